@@ -1,0 +1,1 @@
+"""Pure numerics that models, metrics, training and evaluation share: no files, no printing."""

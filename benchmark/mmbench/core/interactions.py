@@ -1,0 +1,123 @@
+"""Interactions as index arrays: what models train on and metrics are computed from.
+
+Ids live outside (mmbench.data); here a user and an item are rows 0 … n-1. Rows follow the order of the ids (integers
+numerically, other strings lexicographically), so `ties by ascending item id` means `ties by ascending row` everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbench.errors import ShapeError
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainSet:
+    """The distinct training pairs, sorted by (user, item).
+
+    Attributes:
+        users: User row of each pair, shape (n_edges,), ascending.
+        items: Item row of each pair, shape (n_edges,), ascending within a user.
+        n_users: Number of users with a row; rows 0 … n_users-1.
+        n_items: Number of candidate items; rows 0 … n_items-1.
+    """
+
+    users: Index
+    items: Index
+    n_users: int
+    n_items: int
+
+    @classmethod
+    def from_pairs(cls, users: Index, items: Index, n_users: int, n_items: int) -> TrainSet:
+        """Sort the pairs and drop repetitions.
+
+        Args:
+            users: User rows, shape (n,), any order, in [0, n_users).
+            items: Item rows, shape (n,), in [0, n_items).
+            n_users: Number of user rows.
+            n_items: Number of item rows.
+
+        Raises:
+            ShapeError: The arrays differ in length or hold rows out of range.
+        """
+        if users.shape != items.shape or users.ndim != 1:
+            raise ShapeError(f"TrainSet: users {users.shape} and items {items.shape} must be 1-D of equal length")
+        if users.size and (users.min() < 0 or users.max() >= n_users or items.min() < 0 or items.max() >= n_items):
+            raise ShapeError(f"TrainSet: rows outside [0, {n_users}) x [0, {n_items})")
+        key = np.unique(users.astype(np.int64) * n_items + items)
+        return cls(key // n_items, key % n_items, n_users, n_items)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of distinct training pairs, |T|."""
+        return int(self.users.size)
+
+    @cached_property
+    def indptr(self) -> Index:
+        """Where each user's items begin and end in `items`, shape (n_users + 1,)."""
+        counts = np.bincount(self.users, minlength=self.n_users)
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    @cached_property
+    def user_degree(self) -> Index:
+        """Distinct training items of each user, shape (n_users,)."""
+        return np.diff(self.indptr)
+
+    @cached_property
+    def popularity(self) -> Index:
+        """Distinct training users of each item, shape (n_items,)."""
+        return np.bincount(self.items, minlength=self.n_items).astype(np.int64)
+
+    @cached_property
+    def keys(self) -> Index:
+        """`user * n_items + item` of each pair, ascending: membership of a pair by binary search."""
+        return self.users * self.n_items + self.items
+
+    def contains(self, users: Index, items: Index) -> NDArray[np.bool_]:
+        """Whether each pair was seen in training; `users` and `items` broadcast against each other.
+
+        Items outside [0, n_items) are never contained.
+        """
+        users, items = np.broadcast_arrays(users, items)
+        if not self.keys.size:
+            return np.zeros(users.shape, bool)
+        query = users * self.n_items + items
+        position = np.minimum(np.searchsorted(self.keys, query), self.keys.size - 1)
+        return (self.keys[position] == query) & (items >= 0) & (items < self.n_items)
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """The rows of one held-out split, validation or test, sorted by (user, item); the last of repeated pairs wins.
+
+    Attributes:
+        users: User row of each pair, shape (n,), ascending.
+        items: Item row of each pair, shape (n,). Rows >= the training set's `n_items` are items that occur outside
+            training only: they count as relevant but can never be recommended.
+        ratings: Rating of each pair, shape (n,), float64; 1 where the data has none.
+    """
+
+    users: Index
+    items: Index
+    ratings: NDArray[np.float64]
+
+    @classmethod
+    def from_pairs(cls, users: Index, items: Index, ratings: NDArray[np.float64]) -> HeldOut:
+        """Sort the rows by (user, item), keeping the last of repeated pairs.
+
+        Raises:
+            ShapeError: The arrays differ in length.
+        """
+        if not (users.shape == items.shape == ratings.shape and users.ndim == 1):
+            raise ShapeError(f"HeldOut: {users.shape}, {items.shape}, {ratings.shape} must be 1-D of equal length")
+        order = np.lexsort((np.arange(users.size), items, users))
+        users, items, ratings = users[order], items[order], ratings[order]
+        last = np.ones(users.size, bool)
+        last[:-1] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+        return cls(users[last], items[last], ratings[last])

@@ -1,0 +1,1 @@
+"""Reading interactions and features; the only place where mmbench touches input files."""

@@ -1,0 +1,1 @@
+"""Pure array helpers of the extraction: arrays in, arrays out, no files."""

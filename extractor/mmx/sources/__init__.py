@@ -1,0 +1,1 @@
+"""Where content and ready-made features come from."""

@@ -1,0 +1,1 @@
+"""mmstore: the on-disk feature format that mmx writes and mmbench reads."""

@@ -1,0 +1,28 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real development data; tests that ask for it skip where it is absent."""
+    folder = Path(os.environ.get("MMX_TEST_DATA", REPOSITORY.parent / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip("no development data here (set MMX_TEST_DATA to the folder that holds data/ and golden/)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of expected values; tests that ask for it skip where it is absent."""
+    folder = Path(os.environ.get("MMX_TEST_DATA", REPOSITORY.parent / "shared")) / "golden"
+    if not folder.is_dir():
+        pytest.skip("no golden values here (set MMX_TEST_DATA to the folder that holds data/ and golden/)")
+    return folder
