@@ -1,0 +1,109 @@
+"""The hidden part of the demonstration catalogue: styles, tastes, popularity, and who took what.
+
+Pure arrays in, arrays out. An item is a point `z` in a space of `N_FACTORS` factors, scattered around one of
+twelve style centres. A user has one to three favourite points in the same space. User u takes items without
+replacement with probability proportional to exp(utility), where
+
+    utility(u, i) = -|z_i - nearest favourite of u|² / (2 WIDTH²) + POPULARITY_WEIGHT * log popularity_i
+
+except that a share `WHIM` of every user's picks follows popularity alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mmx.demo.words import STYLES
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+N_FACTORS = 6
+SCATTER = 0.45  # standard deviation of an item around its style's centre; the centres have 1
+WIDTH = 0.55  # how far from a favourite point an item may lie and still please
+POPULARITY_SIGMA = 1.0  # of the log-normal popularity
+POPULARITY_WEIGHT = 0.8
+WHIM = 0.1
+MIN_PICKS = 5
+MEAN_EXTRA_PICKS = 4.0  # beyond MIN_PICKS, geometric: most users have few interactions, some have many
+FIRST_SECOND = 1_546_300_800  # 2019-01-01 UTC
+LAST_SECOND = 1_704_067_200  # 2024-01-01 UTC
+
+
+@dataclass(frozen=True)
+class Items:
+    """What is hidden behind the items: `style (n,)`, `factors (n, N_FACTORS)`, `popularity (n,)` > 0."""
+
+    style: IntArray
+    factors: FloatArray
+    centres: FloatArray
+    popularity: FloatArray
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Interactions, one entry each: `user_idx`, `item_idx`, `rating` in 1 … 5, `timestamp` in Unix seconds."""
+
+    user_idx: IntArray
+    item_idx: IntArray
+    rating: IntArray
+    timestamp: IntArray
+
+
+def draw_items(n_items: int, rng: np.random.Generator) -> Items:
+    """Items of about equally many per style, with a log-normal popularity that has nothing to do with style."""
+    centres = rng.standard_normal((len(STYLES), N_FACTORS))
+    style = rng.permutation(np.arange(n_items) % len(STYLES))
+    factors = centres[style] + SCATTER * rng.standard_normal((n_items, N_FACTORS))
+    return Items(style, factors, centres, rng.lognormal(0.0, POPULARITY_SIGMA, n_items))
+
+
+def controls(factors: FloatArray, rng: np.random.Generator, *, noise: float) -> FloatArray:
+    """How the factors show in one modality: `N_FACTORS` knobs in (0, 1) per item, each a mix of all factors.
+
+    Args:
+        factors: Shape (n, N_FACTORS).
+        rng: Decides the modality's own rotation and the noise.
+        noise: Standard deviation of what the modality adds by itself; the factors have about 1.
+    """
+    rotation, _ = np.linalg.qr(rng.standard_normal((N_FACTORS, N_FACTORS)))
+    seen = factors @ rotation + noise * rng.standard_normal(factors.shape)
+    return 1.0 / (1.0 + np.exp(-1.5 * seen))
+
+
+def style_shares(items: Items) -> FloatArray:
+    """How much of each style an item has, shape (n, n_styles), rows sum to 1: softmax over distances."""
+    distance = ((items.factors[:, None, :] - items.centres[None]) ** 2).sum(axis=2)
+    weight = np.exp(-(distance - distance.min(axis=1, keepdims=True)))
+    return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+
+
+def draw_picks(items: Items, n_users: int, rng: np.random.Generator) -> Picks:
+    """Who took what, at least `MIN_PICKS` different items per user, sorted by user and time."""
+    n_items = len(items.factors)
+    most = max(MIN_PICKS, n_items // 4)
+    log_popularity = POPULARITY_WEIGHT * np.log(items.popularity)
+    columns: list[tuple[IntArray, IntArray, IntArray, IntArray]] = []
+    for user in range(n_users):
+        n_picks = min(most, MIN_PICKS + int(rng.geometric(1.0 / (1.0 + MEAN_EXTRA_PICKS))) - 1)
+        n_tastes = 1 + int(rng.binomial(2, 0.35))
+        tastes = items.centres[rng.choice(len(items.centres), n_tastes, replace=False)]
+        tastes = tastes + SCATTER * rng.standard_normal(tastes.shape)
+        distance = ((items.factors[:, None, :] - tastes[None]) ** 2).sum(axis=2).min(axis=1)
+        liking = -distance / (2.0 * WIDTH**2)
+        # Gumbel top-k is sampling without replacement in proportion to exp(utility).
+        order = np.argsort(-(liking + log_popularity + rng.gumbel(size=n_items)), kind="stable")
+        whims = np.argsort(-(log_popularity + rng.gumbel(size=n_items)), kind="stable")
+        n_whims = int(rng.binomial(n_picks, WHIM))
+        taken = list(dict.fromkeys([*whims[:n_whims].tolist(), *order.tolist()]))[:n_picks]
+        picked = rng.permutation(np.asarray(taken, dtype=np.int64))
+        pleasure = 4.6 + 0.12 * np.maximum(liking[picked], -20.0) + 0.6 * rng.standard_normal(n_picks)
+        start = int(rng.integers(FIRST_SECOND, LAST_SECOND - 86_400 * 365))
+        gaps = rng.exponential(86_400 * 300 / n_picks, n_picks).astype(np.int64) + 1
+        times = np.minimum(start + np.cumsum(gaps), LAST_SECOND)
+        columns.append((np.full(n_picks, user), picked, np.clip(np.rint(pleasure), 1, 5).astype(np.int64), times))
+    users, picked_items, ratings, timestamps = (np.concatenate(part) for part in zip(*columns, strict=True))
+    return Picks(users, picked_items, ratings, timestamps)
