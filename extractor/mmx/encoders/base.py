@@ -1,0 +1,273 @@
+"""What every encoder is: a frozen description of itself (its provenance) and load → encode.
+
+Adding an encoder family is one file with one class and one line in `mmx.encoders.ENCODERS`; see `Encoder`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.errors import ContentError, EncoderError, UsageError
+
+MODALITIES = ("visual", "textual", "audio")
+PRECISIONS = ("fp32", "bf16", "fp16")
+INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """Everything that determines the vectors of an encoder; written into the feature set as its provenance.
+
+    Attributes:
+        name: Slug for the set's file name, made from the model id; choices other than the default ones are appended
+            (`resnet50`, `resnet50-layer3`, `resnet50-random`), so that two different sets never share a file.
+        modality: `visual`, `textual` or `audio`.
+        backend: The library that computes: `handcrafted`, `torchvision`, `sentence-transformers`, `torchaudio`.
+        model_id: The model as that library names it.
+        dim: Length of a vector. Of an encoder that has to be fitted: an upper bound until `fit`.
+        layer: The output that is taken.
+        pooling: How positions (pixels, tokens, frames) become one vector; `none` when there is only one.
+        preprocessing: Steps with their numbers (sizes, means, sample rate, maximum tokens, ...).
+        weights: `none`, `random(seed=0)`, a tag such as `IMAGENET1K_V2`, `hub id@revision`, or a file's name.
+        weights_sha256: SHA-256 of the weights file(s), or of the state dict's canonical bytes; None without weights.
+        licence: Licence of the weights as their publisher states it; None when unknown.
+        precision: Arithmetic of the forward pass: `fp32`, `bf16`, `fp16`.
+        libraries: Versions of what computes the vectors.
+    """
+
+    name: str
+    modality: str
+    backend: str
+    model_id: str
+    dim: int
+    layer: str
+    pooling: str
+    preprocessing: Mapping[str, Any]
+    weights: str
+    weights_sha256: str | None
+    licence: str | None
+    precision: str
+    libraries: Mapping[str, str] = field(default_factory=dict)
+
+    def provenance(self) -> dict[str, Any]:
+        """The whole description with JSON types only; two equal descriptions give equal JSON."""
+        return {
+            "extractor": self.name,
+            "modality": self.modality,
+            "backend": self.backend,
+            "model_id": self.model_id,
+            "dim": self.dim,
+            "layer": self.layer,
+            "pooling": self.pooling,
+            "preprocessing": _plain(self.preprocessing),
+            "weights": self.weights,
+            "weights_sha256": self.weights_sha256,
+            "licence": self.licence,
+            "precision": self.precision,
+            "libraries": dict(sorted(self.libraries.items())),
+        }
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """One line of `mmx models`.
+
+    Attributes:
+        name: What to type after `--model`.
+        modality: `visual`, `textual` or `audio`.
+        family: The registry's name of the encoder family.
+        dim: Length of a vector; None when it is only known once the model is loaded.
+        layer: Default output layer.
+        pooling: Default pooling.
+        licence: Licence of the default weights; None when unknown.
+        input: Plain words: `224 x 224 RGB`, `16 kHz mono`, `256 tokens`.
+        weights: `none needed`, `here` (on this machine) or `download`.
+    """
+
+    name: str
+    modality: str
+    family: str
+    dim: int | None
+    layer: str
+    pooling: str
+    licence: str | None
+    input: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, checked for impossible values; the only argument of an encoder's constructor.
+
+    Attributes:
+        model: Model name, hub id or local folder, without the family prefix.
+        modality: `visual`, `textual` or `audio`.
+        layer: Output layer, or None for the family's default.
+        pooling: Pooling, or None for the family's default.
+        weights: `default`, `random`, a path, a tag, or `hub id[@revision]`.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`.
+        precision: `fp32`, `bf16` or `fp16`.
+        offline: Never open a connection.
+        seed: Seed of `weights="random"` and of a fit.
+        cache_dir: Where weights are looked for and downloaded to, instead of the libraries' own caches.
+    """
+
+    model: str
+    modality: str
+    layer: str | None = None
+    pooling: str | None = None
+    weights: str = "default"
+    device: str = "cpu"
+    precision: str = "fp32"
+    offline: bool = False
+    seed: int = 0
+    cache_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.modality not in MODALITIES:
+            raise UsageError(f"unknown modality {self.modality!r}; choose one of: {', '.join(MODALITIES)}.")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"unknown precision {self.precision!r}; choose one of: {', '.join(PRECISIONS)}.")
+
+    def refuse(self, **fixed: str) -> None:
+        """Say no to options that an encoder does not have: `request.refuse(weights="default", precision="fp32")`.
+
+        Args:
+            **fixed: Option name and the only value it may have (an option left at None is always fine).
+
+        Raises:
+            UsageError: An option has another value.
+        """
+        for option, only in fixed.items():
+            given = getattr(self, option)
+            if given is not None and given != only:
+                raise UsageError(f"{self.model}: --{option} {given} is not possible; it is always {only!r} here.")
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns one modality of items into vectors.
+
+    A family is one class that inherits from this protocol and takes a `Request`. Besides `load` and `encode` it has
+    the two class methods by which the registry finds and lists it without building anything. The methods that most
+    encoders don't need have a body here.
+
+    Attributes:
+        spec: The description; complete after construction, or after `fit` where `needs_fit`.
+        modalities: The modalities that the family serves.
+        needs_fit: `fit` must be called with the whole corpus before `load`.
+        device: Where `encode` computes.
+        batch_size: Set by the pipeline. Where bits depend on the batch's size, `encode` pads a shorter batch to
+            this size, so that the last batch and a resumed run give the same bits. None: no padding.
+    """
+
+    modalities: ClassVar[frozenset[str]]
+    spec: EncoderSpec
+    needs_fit: bool = False
+    device: str = "cpu"
+    batch_size: int | None = None
+
+    @classmethod
+    def accepts(cls, model: str, modality: str) -> bool:
+        """Whether this family can build `model`; asked in the registry's order, without building it."""
+        ...
+
+    @classmethod
+    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
+        """The family's names for `mmx models` and for error messages; quick, builds nothing."""
+        ...
+
+    def load(self, content: Path | str) -> Any:
+        """One decoded and preprocessed item, safe to call from several threads.
+
+        Args:
+            content: A file's path (visual, audio) or the text itself (textual).
+
+        Raises:
+            ContentError: The content cannot be decoded, with a plain reason and without the path.
+        """
+        ...
+
+    def encode(self, batch: Sequence[Any]) -> NDArray[np.float32]:
+        """The vectors of loaded items, shape (len(batch), dim), float32; row i belongs to batch[i]."""
+        ...
+
+    def fit(self, contents: Iterable[Path | str]) -> None:
+        """Learn from the whole corpus, deterministically. Nothing to learn by default."""
+
+    def sort_key(self, loaded: Any) -> int:
+        """Size of a loaded item (tokens, samples): batches of similar size are cheaper. 0: irrelevant."""
+        return 0
+
+    def truncated(self, loaded: Any) -> bool:
+        """Whether the content was longer than what the encoder can take, and was cut."""
+        return False
+
+
+def require(module: str) -> Any:
+    """Import an optional library, or say how to install it.
+
+    Raises:
+        EncoderError: The library is not installed or does not fit the others.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:  # a binary that does not fit its torch raises the last two
+        package = module.partition(".")[0]
+        raise EncoderError(
+            f"this encoder needs {package}, which cannot be imported ({error}); run: {INSTALL_EXTRA}"
+        ) from error
+
+
+def versions(*distributions: str) -> dict[str, str]:
+    """Installed versions by distribution name; numpy's is always among them."""
+    found = {}
+    for name in ("numpy", *distributions):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def slug(*parts: str) -> str:
+    """A safe file name from names: lower case, `[a-z0-9_-]` only: `("BAAI/bge-base-en-v1.5",)` → `bge-base-en-v1-5`."""
+    cleaned = (re.sub(r"[^a-z0-9_]+", "-", Path(part).name.lower()).strip("-") for part in parts)
+    return "-".join(part for part in cleaned if part) or "encoder"
+
+
+def checked_text(content: Path | str) -> str:
+    """The text itself, when it is one.
+
+    Raises:
+        ContentError: Not a string, blank, or with bytes that were not UTF-8 (lone surrogates).
+    """
+    if not isinstance(content, str):
+        raise ContentError(f"not a text (got {type(content).__name__})")
+    if not content.strip():
+        raise ContentError("the text is empty")
+    try:
+        content.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ContentError(f"the text is not valid UTF-8 at character {error.start}") from error
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """The value with JSON types only."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(value[key]) for key in sorted(value)}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value

@@ -1,0 +1,81 @@
+"""Audio files to mono samples at a model's sample rate, with soundfile (torchaudio's own loader needs torchcodec)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.encoders.base import require
+from mmx.encoders.images import plain_reason
+from mmx.errors import ContentError
+
+RATE_RANGE = (1_000, 768_000)  # Hz; anything else is a damaged header
+_BLOCK_FRAMES = 1 << 20
+_MAX_KERNEL = 1 << 24  # numbers in a resampling kernel; 44,100 → 16,000 Hz needs under 1 << 17
+
+
+def read_mono(content: Path | str) -> tuple[NDArray[np.float32], int]:
+    """Samples of a file in [-1, 1], channels averaged, and the sample rate in Hz.
+
+    Read in blocks, so that a damaged length in a header costs no memory.
+
+    Returns:
+        Samples, shape (n,), n >= 1, and the file's own sample rate.
+
+    Raises:
+        ContentError: Not audio, damaged, without samples, with samples that are not finite, or with an impossible rate.
+    """
+    soundfile = require("soundfile")
+    path = Path(content)
+    blocks: list[NDArray[np.float32]] = []
+    try:
+        if path.stat().st_size == 0:
+            raise ContentError("the file is empty")
+        with soundfile.SoundFile(path) as file:
+            rate = int(file.samplerate)
+            while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+    except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:  # LibsndfileError is a RuntimeError
+        reason = getattr(error, "error_string", None) or plain_reason(error)
+        raise ContentError(f"the audio cannot be decoded: {reason}") from error
+    if not blocks:
+        raise ContentError("the audio has no samples")
+    if not RATE_RANGE[0] <= rate <= RATE_RANGE[1]:
+        raise ContentError(f"sample rate {rate} Hz is outside {RATE_RANGE[0]} ... {RATE_RANGE[1]} Hz")
+    samples = np.concatenate(blocks)
+    if not np.isfinite(samples).all():
+        raise ContentError("the audio has samples that are not finite")
+    return samples, rate
+
+
+class Resampler:
+    """Brings samples to one rate with torchaudio's windowed-sinc filter; filters are built once per source rate.
+
+    Args:
+        rate: Target rate in Hz.
+    """
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self._transforms: dict[int, Any] = {}
+
+    def __call__(self, samples: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+        """Samples, shape (n,), at `rate` Hz → samples at the target rate, shape (ceil(n * target / rate),)."""
+        if rate == self.rate:
+            return samples
+        import torch
+
+        common = math.gcd(rate, self.rate)
+        if (rate // common) * (self.rate // common) > _MAX_KERNEL:
+            # Nearly coprime rates (44,099 → 16,000 Hz) would need gigabytes of filter there.
+            signal = require("scipy.signal")
+            resampled = signal.resample_poly(samples.astype(np.float64), self.rate // common, rate // common)
+            return resampled.astype(np.float32)  # type: ignore[no-any-return]
+        if rate not in self._transforms:
+            self._transforms[rate] = require("torchaudio.transforms").Resample(rate, self.rate)
+        with torch.inference_mode():
+            return self._transforms[rate](torch.from_numpy(samples)).numpy()  # type: ignore[no-any-return]
