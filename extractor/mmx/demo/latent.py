@@ -25,10 +25,10 @@ N_FACTORS = 6
 SCATTER = 0.45  # standard deviation of an item around its style's centre; the centres have 1
 WIDTH = 0.55  # how far from a favourite point an item may lie and still please
 POPULARITY_SIGMA = 1.0  # of the log-normal popularity
-POPULARITY_WEIGHT = 0.8
+POPULARITY_WEIGHT = 0.6
 WHIM = 0.1
 MIN_PICKS = 5
-MEAN_EXTRA_PICKS = 4.0  # beyond MIN_PICKS, geometric: most users have few interactions, some have many
+MEAN_EXTRA_PICKS = 1.5  # beyond MIN_PICKS, geometric: most users have few interactions, some have many
 FIRST_SECOND = 1_546_300_800  # 2019-01-01 UTC
 LAST_SECOND = 1_704_067_200  # 2024-01-01 UTC
 
@@ -71,7 +71,7 @@ def controls(factors: FloatArray, rng: np.random.Generator, *, noise: float) -> 
     """
     rotation, _ = np.linalg.qr(rng.standard_normal((N_FACTORS, N_FACTORS)))
     seen = factors @ rotation + noise * rng.standard_normal(factors.shape)
-    return 1.0 / (1.0 + np.exp(-1.5 * seen))
+    return np.asarray(1.0 / (1.0 + np.exp(-1.5 * seen)))
 
 
 def style_shares(items: Items) -> FloatArray:

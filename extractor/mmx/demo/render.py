@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import io
 import wave
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from mmx.errors import MmxError
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
+
+Colour: TypeAlias = tuple[int, int, int]
 
 IMAGE_SIZE = 96  # pixels, both sides
 SAMPLE_RATE = 16_000  # Hz
@@ -60,8 +62,10 @@ def draw_image(knobs: FloatArray, style: int, rng: np.random.Generator) -> Image
     canvas = ImageDraw.Draw(picture)
     for _ in range(FIGURES):
         hue = (0.8 * figure_hue + rng.normal(0, 0.03)) % 1.0
-        colour = tuple(int(value) for value in _rgb(hue, 0.8, 0.9))
-        _draw_figure(canvas, style, rng.uniform(12, IMAGE_SIZE - 12, 2), 5 + 12 * size + rng.uniform(0, 4), colour)
+        red, green, blue = (int(value) for value in _rgb(hue, 0.8, 0.9))
+        _draw_figure(
+            canvas, style, rng.uniform(12, IMAGE_SIZE - 12, 2), 5 + 12 * size + rng.uniform(0, 4), (red, green, blue)
+        )
     return picture
 
 
@@ -69,20 +73,20 @@ def _rgb(hue: float, saturation: float, value: float) -> FloatArray:
     return 255.0 * np.asarray(colorsys.hsv_to_rgb(hue % 1.0, saturation, min(value, 1.0)))
 
 
-def _draw_figure(canvas: ImageDraw.ImageDraw, style: int, centre: FloatArray, radius: float, colour: object) -> None:
+def _draw_figure(canvas: ImageDraw.ImageDraw, style: int, centre: FloatArray, radius: float, colour: Colour) -> None:
     """One shape; there are six kinds, filled for even rounds of the styles and outlined for odd ones."""
     x, y = (float(value) for value in centre)
     box = (x - radius, y - radius, x + radius, y + radius)
     kind, outlined = style % 6, style // 6 % 2 == 1
-    paint = {"outline": colour, "width": 3} if outlined else {"fill": colour}
+    fill, outline = (None, colour) if outlined else (colour, None)
     if kind == 0:
-        canvas.ellipse(box, **paint)
+        canvas.ellipse(box, fill, outline, width=3)
     elif kind == 1:
-        canvas.rectangle(box, **paint)
+        canvas.rectangle(box, fill, outline, width=3)
     elif kind == 2:
-        canvas.polygon([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], **paint)
+        canvas.polygon([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], fill, outline, width=3)
     elif kind == 3:
-        canvas.polygon([(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)], **paint)
+        canvas.polygon([(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)], fill, outline, width=3)
     elif kind == 4:
         canvas.line((x - radius, y, x + radius, y), fill=colour, width=5 if outlined else 3)
         canvas.line((x, y - radius, x, y + radius), fill=colour, width=5 if outlined else 3)
@@ -102,7 +106,7 @@ def write_words(shares: FloatArray, rng: np.random.Generator) -> dict[str, str]:
 
     Args:
         shares: How much of each style the item has, shape (n_styles,), sums to 1.
-        rng: Draws the words. Of the words of a description about half come from the item's styles, a tenth from any
+        rng: Draws the words. About three in five words of a description come from the item's styles, a tenth from any
             style and the rest from a filler vocabulary; brand and category have nothing to do with style.
     """
     category = str(rng.choice(list(PRODUCTS)))
@@ -114,9 +118,9 @@ def write_words(shares: FloatArray, rng: np.random.Generator) -> dict[str, str]:
 
     def any_word() -> str:
         source = rng.random()
-        if source < 0.5:
+        if source < 0.6:
             return styled()
-        return str(rng.choice(STYLES[int(rng.integers(len(STYLES)))] if source < 0.6 else FILLER))
+        return str(rng.choice(STYLES[int(rng.integers(len(STYLES)))] if source < 0.7 else FILLER))
 
     words = " ".join(any_word() for _ in range(int(rng.integers(8, 22))))
     return {
