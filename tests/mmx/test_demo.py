@@ -16,6 +16,7 @@ from mmx import demo
 from mmx.demo import is_demo, write_demo
 from mmx.demo.latent import MIN_PICKS, draw_items, draw_picks
 from mmx.errors import DataError, MmxError, UsageError
+from mmx.progress import SilentProgress
 
 N_ITEMS, N_USERS = 60, 40
 
@@ -236,10 +237,10 @@ def test_the_smallest_catalogue(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_after_an_interruption(tmp_path: Path) -> None:
-    class Impatient:
+    class Impatient(SilentProgress):
         done = 0
 
-        def advance(self, n: int) -> None:
+        def advance(self, n: int, bottleneck: str = "") -> None:
             self.done += n
             if self.done == 10:
                 raise KeyboardInterrupt

@@ -15,13 +15,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from mmx.demo.latent import Picks, controls, draw_items, draw_picks, style_shares
 from mmx.demo.render import draw_image, encode_image, encode_sound, make_sound, require_pillow, write_words
 from mmx.errors import DataError, UsageError
+from mmx.progress import Progress, SilentProgress
 
 __all__ = ["is_demo", "write_demo"]
 
@@ -33,13 +34,6 @@ GENERATOR = "mmx demo"
 TEXT_COLUMNS = ("title", "description", "brand", "category")
 # Bytes that no UTF-8 text can hold (0xFF never occurs in it), as a file that was cut or mixed from encodings has.
 CORRUPT_TEXT = b"Lampe \xe9l\xff\xfe\x80gante"
-
-
-class Progress(Protocol):
-    """Anything that wants to know how many items are done."""
-
-    def advance(self, n: int) -> None:
-        """`n` more items are done."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +77,7 @@ def write_demo(
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as scratch:
             folder = Path(scratch) / "new"
             folder.mkdir()
-            _generate(folder, parameters, progress)
+            _generate(folder, parameters, progress or SilentProgress())
             old = Path(scratch) / "old"
             if keep_others:
                 # Equal parameters, equal bytes: entry by entry, so that what lies beside them is never moved at all.
@@ -143,7 +137,7 @@ def _spell(parameters: dict[str, Any]) -> str:
     return " ".join(f"--{name} {value}" for name, value in sorted(parameters.items()))
 
 
-def _generate(folder: Path, parameters: dict[str, int], progress: Progress | None) -> None:
+def _generate(folder: Path, parameters: dict[str, int], progress: Progress) -> None:
     n_items, n_users = parameters["items"], parameters["users"]
     stream = np.random.SeedSequence(parameters["seed"]).spawn(6)
     id_rng, item_rng, look_rng, sound_rng, fault_rng, user_rng = (np.random.default_rng(part) for part in stream)
@@ -156,6 +150,7 @@ def _generate(folder: Path, parameters: dict[str, int], progress: Progress | Non
     (folder / "images").mkdir()
     (folder / "audio").mkdir()
     rows = [b"\t".join(name.encode() for name in ("item_id", *TEXT_COLUMNS))]
+    progress.start("drawing items", n_items)
     for index, item_id in enumerate(item_ids):
         # A generator per item: how one item is drawn never shifts the others.
         rng = np.random.default_rng([parameters["seed"], index])
@@ -176,8 +171,8 @@ def _generate(folder: Path, parameters: dict[str, int], progress: Progress | Non
         if index == faults.corrupt["text"]:
             cells[:2] = [CORRUPT_TEXT, CORRUPT_TEXT]
         rows.append(b"\t".join([item_id.encode(), *cells]))
-        if progress is not None:
-            progress.advance(1)
+        progress.advance(1)
+    progress.stop()
     (folder / "items.tsv").write_bytes(b"\n".join(rows) + b"\n")
     picks = draw_picks(latent, n_users, user_rng)
     _write_interactions(folder / "interactions.tsv", item_ids, n_users, picks)
