@@ -1,0 +1,1 @@
+"""The commands of mmbench, one module each; imported when they are called."""

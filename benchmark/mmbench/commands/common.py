@@ -1,0 +1,76 @@
+"""Options and small steps that several commands share."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mmbench.errors import DataError
+
+if TYPE_CHECKING:
+    from mmbench.progress import Progress
+
+DEFAULT_DATA = Path("data/demo")
+
+DEMO_FEATURES = (("visual", "colour-hog"), ("textual", "tfidf-lsa"), ("audio", "mfcc"))
+"""Encoders that need no weights: what the demonstration catalogue is given when a model needs features."""
+
+
+def _parse_columns(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+    pairs = [value.partition("=") for value in split_list(values)]
+    if any(not (role and equals and name) for role, equals, name in pairs):
+        raise click.BadParameter("expected ROLE=NAME, e.g. user_id=customer", ctx, parameter)
+    return {role: name for role, _, name in pairs}
+
+
+columns_option = click.option(
+    "--columns",
+    multiple=True,
+    callback=_parse_columns,
+    metavar="ROLE=NAME",
+    help="Which column is user_id, item_id, rating, timestamp, where the names are not understood.",
+)
+quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+
+
+def split_list(values: Sequence[str]) -> list[str]:
+    """Comma-separated and repeated values as one list."""
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def require_demo(data: Path | None, *, needs_features: bool, progress: Progress) -> Path:
+    """The dataset folder; the default one is generated, and given features, when it lacks them.
+
+    The extraction tool runs as a process of its own: the two tools meet only on disk.
+
+    Raises:
+        DataError: The demonstration catalogue cannot be made here.
+    """
+    if data is not None:
+        return data
+    if not DEFAULT_DATA.exists():
+        progress.note(f"{DEFAULT_DATA} is not there yet: making the synthetic demonstration catalogue")
+        _mmx("demo", "--out", str(DEFAULT_DATA))
+    if needs_features and not any((DEFAULT_DATA / "features").glob("*/*.h5")):
+        progress.note(f"{DEFAULT_DATA} has no features yet: extracting handcrafted ones (no weights needed)")
+        for modality, model in DEMO_FEATURES:
+            _mmx("extract", "--modality", modality, "--model", model, "--data", str(DEFAULT_DATA), accept=(0, 3))
+    return DEFAULT_DATA
+
+
+def _mmx(*arguments: str, accept: tuple[int, ...] = (0,)) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mmx", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in accept:
+        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
+        raise DataError(f"mmx {' '.join(arguments)} failed: {reason}; or give a dataset of your own with --data DIR")

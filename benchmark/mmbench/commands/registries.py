@@ -1,0 +1,81 @@
+"""`mmbench models` and `mmbench metrics`: the registries, with their settings and formulas."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+
+import click
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def models(name: str | None, as_json: bool) -> None:
+    """List the models, or show one model's equations and settings.
+
+    \b
+    Examples:
+      mmbench models
+      mmbench models vbpr
+    """
+    from mmbench.models import MODELS, model_class
+
+    if name is None:
+        rows = [(model, *_first_lines(model)) for model in MODELS]
+        if as_json:
+            click.echo(json.dumps([{"name": row[0], "features": row[1], "summary": row[2]} for row in rows]))
+            return
+        width = max(len(row[0]) for row in rows)
+        for model, features, text in rows:
+            click.echo(f"{model:<{width}}  {'features' if features else '-':<8}  {text}")
+        return
+    model = model_class(name)
+    schema = model.Config.model_json_schema()["properties"]
+    if as_json:
+        click.echo(json.dumps({"name": name, "settings": schema}))
+        return
+    click.echo(inspect.cleandoc(sys.modules[model.__module__].__doc__ or ""))
+    click.echo("\nSettings (--set NAME=VALUE):")
+    for setting, entry in schema.items():
+        default = json.dumps(entry.get("default")).strip('"')
+        click.echo(f"  {setting:<22} {default:<10} {entry.get('description', '')}")
+
+
+def _first_lines(name: str) -> tuple[bool, str]:
+    from mmbench.models import model_class
+
+    model = model_class(name)
+    return model.uses_features, inspect.cleandoc(model.__doc__ or "").splitlines()[0]
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def metrics(name: str | None, as_json: bool) -> None:
+    """List the metrics, or show one metric's formula, range and source.
+
+    \b
+    Examples:
+      mmbench metrics
+      mmbench metrics nDCG
+    """
+    from mmbench.metrics import METRICS, resolve
+
+    chosen = list(METRICS.values()) if name is None else resolve([name])
+    if as_json:
+        click.echo(json.dumps([_entry(metric) for metric in chosen], ensure_ascii=False))
+    elif name is None:
+        width = max(len(metric.name) for metric in chosen)
+        for metric in chosen:
+            click.echo(f"{metric.name:<{width}}  {metric.formula}")
+    else:
+        for metric in chosen:
+            for key, value in _entry(metric).items():
+                click.echo(f"{key:<11} {value}")
+
+
+def _entry(metric: object) -> dict[str, object]:
+    keys = ("name", "formula", "kind", "population", "bounds", "source", "aliases")
+    return {key: getattr(metric, key) for key in keys}

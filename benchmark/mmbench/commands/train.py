@@ -1,0 +1,194 @@
+"""`mmbench train`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from mmbench.commands.common import DEFAULT_DATA, columns_option, quiet_option, require_demo, split_list
+from mmbench.errors import UsageError
+
+
+@click.command()
+@click.option(
+    "--model", "models", multiple=True, help="Model names, comma-separated or repeated; see `mmbench models`."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), default=None, help=f"Dataset folder.  [default: {DEFAULT_DATA}]"
+)
+@click.option("--split", help="Split name, or random[:TEST,VALID[,SEED]].  [default: the only one, else random]")
+@click.option(
+    "--features", multiple=True, metavar="MODALITY=NAME", help="Feature sets to use.  [default: all modalities]"
+)
+@click.option(
+    "--missing",
+    type=click.Choice(["mean", "zero"]),
+    default="mean",
+    show_default=True,
+    help="What stands in for an absent vector.",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting, e.g. lr=0.001; see `mmbench models NAME`.",
+)
+@click.option(
+    "--grid", multiple=True, metavar="NAME=V1,V2,…", help="Values to try; validation chooses, test is scored once."
+)
+@click.option("--seed", "seeds", default="123", show_default=True, help="Seeds, comma-separated: one run each.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--metrics", default="paper", show_default=True, help="Names, `paper` (six) or `all`; see `mmbench metrics`."
+)
+@click.option("--cutoffs", default="10,20", show_default=True, help="List lengths.")
+@click.option("--select-by", default="Recall@20", show_default=True, help="Validation metric that chooses the epoch.")
+@click.option("--every", type=click.IntRange(min=1), default=10, show_default=True, help="Epochs between validations.")
+@click.option(
+    "--patience", type=click.IntRange(min=1), default=None, help="Stop after so many validations without improvement."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders go."
+)
+@click.option(
+    "--resume", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Go on with this run folder."
+)
+@click.option("--restart", is_flag=True, help="Train anew even if the run exists.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
+@columns_option
+@quiet_option
+def train(
+    models: tuple[str, ...],
+    data: Path | None,
+    split: str | None,
+    features: tuple[str, ...],
+    missing: str,
+    settings: tuple[str, ...],
+    grid: tuple[str, ...],
+    seeds: str,
+    device: str,
+    metrics: str,
+    cutoffs: str,
+    select_by: str,
+    every: int,
+    patience: int | None,
+    out: Path,
+    resume: Path | None,
+    restart: bool,
+    as_json: bool,
+    columns: dict[str, str],
+    quiet: bool,
+) -> None:
+    """Train models and print their validation and test metrics.
+
+    A run is a folder under --out, named after everything that decides its numbers: the same command again shows a finished
+    run, and goes on with an unfinished one. Settings and grids apply to the models that have them.
+
+    \b
+    Examples:
+      mmbench train --model vbpr
+      mmbench train --model vbpr --data my/catalogue --features visual=resnet50 --features textual=tfidf-lsa
+      mmbench train --model vbpr,bpr-mf,item-knn,most-popular --grid lr=0.0005,0.001,0.005,0.01
+      mmbench train --model vbpr --set lr=0.005 --set reg_weight=0.01 --seed 1,2,3,4,5
+      mmbench train --resume runs/demo-vbpr-0123456789
+    """
+    from mmbench import experiment
+    from mmbench.config import Evaluation, Recipe, make_settings, parse_grid, parse_settings
+    from mmbench.data.features import parse_wanted
+    from mmbench.models import model_class
+    from mmbench.progress import make_progress
+
+    progress = make_progress(quiet=quiet)
+    if resume is not None:
+        recipe, inputs, folder = experiment.resume_inputs(resume, data)
+        _show([experiment.run(recipe, inputs, folder, progress=progress, restart=restart)], as_json)
+        return
+    names = split_list(models)
+    if not names:
+        raise UsageError(
+            "--model is missing; e.g. --model vbpr, or several: --model vbpr,bpr-mf (see `mmbench models`)"
+        )
+    values, tried = parse_settings(settings), parse_grid(grid)
+    _known_somewhere([*values, *tried], names)
+    evaluation = Evaluation(
+        metrics=tuple(split_list([metrics])),
+        cutoffs=_integers(cutoffs, "--cutoffs"),
+        select_by=select_by,
+        every=every,
+        patience=patience,
+    )
+    needs_features = any(model_class(name).uses_features for name in names)
+    folder_of_data = require_demo(data, needs_features=needs_features, progress=progress)
+    results = []
+    inputs: experiment.Inputs | None = None
+    for name in names:
+        has = {key for key in [*values, *tried] if _has_setting(name, key)}
+        for seed in _integers(seeds, "--seed"):
+            recipe = Recipe(
+                data=str(folder_of_data),
+                split=split,
+                model=name,
+                features=parse_wanted(features) if model_class(name).uses_features else {},
+                missing=missing,  # type: ignore[arg-type]
+                seed=seed,
+                device=device,
+                settings=make_settings(name, {key: value for key, value in values.items() if key in has}),
+                grid={key: value for key, value in tried.items() if key in has},
+                evaluation=evaluation,
+            )
+            recipe.trials()  # every combination is checked before the first one is trained
+            resolved, inputs = experiment.load_inputs(recipe, columns, inputs)
+            results.append(
+                experiment.run(
+                    resolved, inputs, experiment.run_folder(out, resolved, inputs), progress=progress, restart=restart
+                )
+            )
+    _show(results, as_json)
+
+
+def _show(results: Sequence[object], as_json: bool) -> None:
+    from mmbench.experiment import Result, summarise
+    from mmbench.report.tables import Row, print_results
+
+    runs = [result for result in results if isinstance(result, Result)]
+    if as_json:
+        documents = summarise(runs)
+        click.echo(json.dumps(documents[0] if len(documents) == 1 else {"runs": documents}, ensure_ascii=False))
+        return
+    labels = list(dict.fromkeys(run.recipe.model for run in runs))
+    for split in ("valid", "test"):
+        rows = [Row(label, [getattr(run, split) for run in runs if run.recipe.model == label]) for label in labels]
+        print_results(split, rows)
+    for run in runs:
+        trained = f", best epoch {run.best_epoch}" if run.best_epoch else ""
+        chosen = "".join(f", {name}={getattr(run.recipe.settings, name):g}" for name in run.tried)
+        click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
+
+
+def _known_somewhere(keys: Sequence[str], models: Sequence[str]) -> None:
+    """Every setting must exist in at least one of the models; the error is that of the first model."""
+    from mmbench.config import make_settings
+
+    for key in keys:
+        if not any(_has_setting(model, key) for model in models):
+            make_settings(models[0], {key: None})
+
+
+def _has_setting(model: str, key: str) -> bool:
+    from mmbench.models import model_class
+
+    config = model_class(model).Config
+    trained = model_class(model).sampler is not None
+    field = key if key in config.model_fields else config.ALIASES.get(key.casefold(), key)
+    return field in config.model_fields and (trained or field not in ("epochs", "lr", "batch_size", "embedding_dim"))
+
+
+def _integers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: expected whole numbers separated by commas") from error

@@ -1,0 +1,186 @@
+"""Recipes: what one run is, typed, with every default spelled out."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+
+from mmbench.data.features import MissingPolicy
+from mmbench.errors import DataError, UsageError, unknown_name
+from mmbench.metrics import PAPER, resolve
+from mmbench.models import model_class
+from mmbench.models.base import ModelConfig
+
+RECIPE_FILE = "recipe.yaml"
+
+
+class Evaluation(BaseModel):
+    """How a run is validated and scored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    protocol: Literal["paper"] = Field("paper", description="train positives masked; one list for validation and test")
+    metrics: tuple[str, ...] = Field(PAPER, min_length=1, description="names of `mmbench metrics`")
+    cutoffs: tuple[int, ...] = Field((10, 20), min_length=1, description="list lengths")
+    select_by: str = Field("Recall@20", description="validation metric that chooses epoch and configuration")
+    every: int = Field(10, ge=1, description="epochs between validations")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many validations without improvement; none: never"
+    )
+    threshold: float = Field(0.0, description="a held-out row is relevant if its rating is at least this")
+
+    @model_validator(mode="after")
+    def _names(self) -> Evaluation:
+        if min(self.cutoffs) < 1 or len(set(self.cutoffs)) < len(self.cutoffs):
+            raise ValueError(f"cutoffs {list(self.cutoffs)} must be distinct and at least 1")
+        name, _, cutoff = self.select_by.partition("@")
+        resolve([*self.metrics, name])
+        if not cutoff.isdigit() or int(cutoff) < 1:
+            raise ValueError(f"select_by {self.select_by!r} must look like Recall@20")
+        return self
+
+
+class Recipe(BaseModel):
+    """One run, or one grid of runs from which validation chooses.
+
+    `settings` is the model's own configuration class; `grid` maps some of its fields to the values that are tried.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = Field("data/demo", description="dataset folder")
+    split: str | None = Field(None, description="split name or random:TEST,VALID,SEED; none: the only one")
+    model: str = Field(description="a name of `mmbench models`")
+    features: dict[str, str] = Field({}, description="modality: feature set; empty: all, the newest of each modality")
+    missing: MissingPolicy = Field("mean", description="what stands in for an absent vector")
+    seed: int = Field(123, description="of initial values, batches and dropout")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    settings: SerializeAsAny[ModelConfig]
+    grid: dict[str, tuple[Any, ...]] = Field({}, description="setting: values to try; validation chooses")
+    evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _typed_settings(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("model"), str):
+            settings = values.get("settings", {})
+            if isinstance(settings, Mapping):
+                values = {**values, "settings": make_settings(values["model"], settings)}
+        return values
+
+    def trials(self) -> list[Recipe]:
+        """One recipe without a grid for each of the grid's combinations, in the order in which the values are listed."""
+        names = list(self.grid)
+        return [
+            self.model_copy(
+                update={
+                    "grid": {},
+                    "settings": make_settings(
+                        self.model, {**self.settings.model_dump(), **dict(zip(names, values, strict=True))}
+                    ),
+                }
+            )
+            for values in itertools.product(*self.grid.values())
+        ]
+
+    def dump(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, everything spelled out."""
+        return self.model_dump(mode="json")
+
+    def digest(self, *others: object) -> str:
+        """Ten hex digits of all that determines the run's numbers: the recipe without the folder's path, and `others`."""
+        plain = self.dump()
+        del plain["data"]
+        text = json.dumps([plain, *others], sort_keys=True, default=str)
+        return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def make_settings(model: str, values: Mapping[str, Any]) -> ModelConfig:
+    """A model's settings from names and values; aliases of other frameworks are understood.
+
+    Raises:
+        UsageError: There is no such model or setting, or a value is out of range.
+    """
+    config = model_class(model).Config
+    fields = config.model_fields
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key if key in fields else config.ALIASES.get(key.casefold(), key)
+        if name not in fields:
+            raise unknown_name(f"setting of {model}", key, fields)
+        given[name] = value
+    try:
+        return config(**given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UsageError(
+            f"{model}: {problem['loc'][0] if problem['loc'] else 'settings'} = {problem['input']!r}: {problem['msg']}"
+        ) from error
+
+
+def parse_value(text: str) -> Any:
+    """A command-line value as YAML reads it, with numbers such as 1e-5 read as numbers."""
+    try:
+        return float(text) if "e" in text.casefold() and _is_float(text) else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{text!r} is not a value: {error}") from error
+
+
+def parse_settings(options: Sequence[str]) -> dict[str, Any]:
+    """`lr=0.001` and the like as a mapping.
+
+    Raises:
+        UsageError: An option has no `=` or no value.
+    """
+    values: dict[str, Any] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not (key and equals and text):
+            raise UsageError(f"--set {option}: expected NAME=VALUE, e.g. lr=0.001")
+        values[key] = parse_value(text)
+    return values
+
+
+def parse_grid(options: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """`lr=0.001,0.01` and the like as a mapping from name to the values to try."""
+    return {
+        option.partition("=")[0]: tuple(
+            parse_settings([f"x={value}"])["x"] for value in option.partition("=")[2].split(",")
+        )
+        for option in options
+    }
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Write a recipe as YAML."""
+    path.write_text(yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe that `write_recipe` wrote.
+
+    Raises:
+        DataError: The file is absent or is no recipe.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Recipe(**values)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); is {path.parent} a run folder?") from error
+    except (yaml.YAMLError, TypeError, ValidationError) as error:
+        raise DataError(f"{path}: not a recipe: {str(error).splitlines()[0]}") from error
+
+
+def _is_float(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,255 @@
+"""From a dataset folder to index arrays: find the split or make it, give every id a row, say what was left out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbench.core.interactions import HeldOut, TrainSet
+from mmbench.core.splits import random_per_user
+from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions
+from mmbench.errors import DataError, UsageError
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "valid": ("valid", "val", "validation"),
+    "test": ("test",),
+}
+"""File stems under which each part of a split is found."""
+
+RANDOM = re.compile(r"random(?::(?P<test>[0-9.]+),(?P<valid>[0-9.]+)(?:,(?P<seed>[0-9]+))?)?")
+DEFAULT_RANDOM = "random:0.2,0.2,42"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """All that training and selection may see of a dataset: no test data is reachable from here.
+
+    Attributes:
+        name: The dataset's name.
+        split: The split's name, or the specification it was made by.
+        user_ids: Id of each user row, shape (n_users,), str; users that occur in training, ascending.
+        item_ids: Id of each candidate item row, shape (n_items,), str; items that occur in training, ascending.
+        train: The distinct training pairs.
+        valid: The validation rows of known users.
+        digest: BLAKE2b-128 (hex) of ids, training and validation rows.
+        notes: What a user should know about how the data was read, one line each.
+    """
+
+    name: str
+    split: str
+    user_ids: NDArray[np.str_]
+    item_ids: NDArray[np.str_]
+    train: TrainSet
+    valid: HeldOut
+    digest: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class TestData:
+    """The test rows. Only the final scoring takes this type; training and selection cannot be given one.
+
+    Attributes:
+        rows: The test rows of known users; item rows index `TrainingData.item_ids`, larger ones occur outside training.
+        digest: BLAKE2b-128 (hex) of the rows.
+    """
+
+    __test__ = False  # not a test class, whatever pytest thinks of its name
+
+    rows: HeldOut
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A dataset, split and indexed.
+
+    Attributes:
+        training: What training and selection see.
+        test: What only the final scoring sees.
+        other_item_ids: Items that occur in held-out rows only; the item rows behind the candidates, in this order.
+    """
+
+    training: TrainingData
+    test: TestData
+    other_item_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class SplitTables:
+    """The three parts as tables of ids, before anything is indexed."""
+
+    name: str
+    parts: Mapping[str, InteractionTable]
+    notes: tuple[str, ...] = field(default=())
+
+
+def load_split(data: Path, split: str | None = None, columns: Mapping[str, str] | None = None) -> Split:
+    """Read a dataset folder and index it.
+
+    Args:
+        data: The dataset folder (see the README, `Your own data`).
+        split: Name of a folder under `splits/`; or `random`, or `random:TEST,VALID[,SEED]` for a per-user random split made
+            here; None: the only split that the folder has, else `random:0.2,0.2,42`.
+        columns: Column roles, see `read_interactions`.
+
+    Raises:
+        DataError: The folder lacks what is needed, or a part is empty.
+        UsageError: There is no split of that name.
+    """
+    return index_split(data, read_split(data, split, columns))
+
+
+def read_split(data: Path, split: str | None = None, columns: Mapping[str, str] | None = None) -> SplitTables:
+    """The three parts of a dataset's split as tables; arguments and errors as in `load_split`."""
+    if not data.is_dir():
+        raise DataError(f"{data}: no such dataset folder; `mmx demo --out {data}` makes one to try things on")
+    available = available_splits(data)
+    if split is None:
+        if len(available) > 1:
+            raise UsageError(f"{data}: has several splits; choose one with --split: {', '.join(sorted(available))}")
+        split = next(iter(available), DEFAULT_RANDOM)
+    random = RANDOM.fullmatch(split)
+    if random and split not in available:
+        test, valid = float(random["test"] or 0.2), float(random["valid"] or 0.2)
+        return make_random_split(data, test, valid, int(random["seed"] or 42), columns)
+    if split not in available:
+        choices = ", ".join(sorted(available)) or "none"
+        raise UsageError(
+            f"{data}: no split {split!r} (it has: {choices}); or let one be made: --split {DEFAULT_RANDOM}"
+        )
+    folder, parts, notes = available[split], {}, []
+    for part, stems in PARTS.items():
+        path = find_table(folder, stems)
+        if path is None:
+            raise DataError(
+                f"{folder}: no file {' or '.join(stems)} (.tsv, .csv, .parquet, .jsonl); a split needs all three parts"
+            )
+        parts[part] = read_interactions(path, columns)
+        notes.append(parts[part].note)
+    return SplitTables(split, parts, tuple(dict.fromkeys(note for note in notes if note)))
+
+
+def available_splits(data: Path) -> dict[str, Path]:
+    """Name and folder of each given split: those under `splits/`, and `given` for files at the dataset's root."""
+    found = {
+        folder.name: folder for folder in sorted((data / "splits").glob("*")) if find_table(folder, PARTS["train"])
+    }
+    if find_table(data, PARTS["train"]) and find_table(data, PARTS["test"]):
+        found.setdefault("given", data)
+    return found
+
+
+def make_random_split(
+    data: Path, test_ratio: float, valid_ratio: float, seed: int, columns: Mapping[str, str] | None = None
+) -> SplitTables:
+    """Split `interactions.*` of a dataset per user at random; see `core.splits.random_per_user`."""
+    path = find_table(data, ("interactions",))
+    if path is None:
+        raise DataError(
+            f"{data}: neither a split (train, valid and test files) nor an interactions.tsv; put one of them there"
+        )
+    if not (0 < test_ratio < 1 and 0 < valid_ratio < 1):
+        raise UsageError(f"--split random:{test_ratio:g},{valid_ratio:g}: both shares must lie between 0 and 1")
+    table = read_interactions(path, columns)
+    rows = {user: row for row, user in enumerate(sorted_ids(table.user_ids))}
+    users = np.array([rows[user] for user in table.user_ids.tolist()], np.int64)
+    part = random_per_user(users, test_ratio=test_ratio, valid_ratio=valid_ratio, seed=seed)
+    parts = {name: table.take(part == number) for number, name in enumerate(PARTS)}
+    return SplitTables(f"random:{test_ratio:g},{valid_ratio:g},{seed}", parts, (table.note,) if table.note else ())
+
+
+def write_split(folder: Path, tables: SplitTables) -> None:
+    """Write train.tsv, valid.tsv and test.tsv into a folder that is created."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, table in tables.parts.items():
+        write_interactions(folder / f"{part}.tsv", table)
+
+
+def index_split(data: Path, tables: SplitTables) -> Split:
+    """Give users and items of the training part their rows and translate all three parts.
+
+    Held-out rows of users without training rows are left out; held-out items without training rows get rows behind the
+    candidates: they count as relevant, but can't be recommended (as in the evaluation of arXiv 2309.05273).
+    """
+    train, valid, test = (tables.parts[part] for part in PARTS)
+    for part, table in tables.parts.items():
+        if not len(table):
+            raise DataError(f"{data}: split {tables.name}: the {part} part is empty")
+    user_ids = sorted_ids(train.user_ids)
+    candidates = sorted_ids(train.item_ids)
+    known = set(candidates)
+    others = [item for item in sorted_ids(np.concatenate([valid.item_ids, test.item_ids])) if item not in known]
+    user_rows = {user: row for row, user in enumerate(user_ids)}
+    item_rows = {item: row for row, item in enumerate([*candidates, *others])}
+    notes = list(tables.notes)
+
+    def held_out(part: str, table: InteractionTable) -> HeldOut:
+        users = np.array([user_rows.get(user, -1) for user in table.user_ids.tolist()], np.int64)
+        items = np.array([item_rows[item] for item in table.item_ids.tolist()], np.int64)
+        ratings = np.ones(len(table)) if table.ratings is None else table.ratings
+        kept = users >= 0
+        if not kept.all():
+            gone = len(set(table.user_ids[~kept].tolist()))
+            notes.append(f"{part}: {gone} users without training rows are left out ({np.sum(~kept)} rows)")
+        if not kept.any():
+            raise DataError(f"{data}: split {tables.name}: no user of the {part} part occurs in the training part")
+        return HeldOut.from_pairs(users[kept], items[kept], ratings[kept])
+
+    pairs = TrainSet.from_pairs(
+        np.array([user_rows[user] for user in train.user_ids.tolist()], np.int64),
+        np.array([item_rows[item] for item in train.item_ids.tolist()], np.int64),
+        len(user_ids),
+        len(candidates),
+    )
+    if pairs.n_edges < len(train):
+        notes.append(f"train: {len(train) - pairs.n_edges} repeated pairs were counted once")
+    valid_rows, test_rows = held_out("valid", valid), held_out("test", test)
+    if others:
+        notes.append(f"{len(others)} items occur outside training only: relevant where they occur, never recommended")
+    digest = _digest(user_ids, candidates, others, pairs.keys, valid_rows)
+    training = TrainingData(
+        data.resolve().name,
+        tables.name,
+        np.array(user_ids, dtype=str),
+        np.array(candidates, dtype=str),
+        pairs,
+        valid_rows,
+        digest,
+        tuple(notes),
+    )
+    return Split(training, TestData(test_rows, _digest(test_rows)), tuple(others))
+
+
+def sorted_ids(ids: NDArray[np.object_]) -> list[str]:
+    """The distinct ids in ascending order: numerically if all are canonical non-negative integers, else as strings."""
+    distinct = set(ids.tolist())
+    if all(text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") for text in distinct):
+        return sorted(distinct, key=int)
+    return sorted(distinct)
+
+
+def _digest(*parts: object) -> str:
+    """BLAKE2b-128 of lists of strings, integer arrays and held-out rows, each with its length."""
+    state = hashlib.blake2b(digest_size=16)
+
+    def add(data: bytes) -> None:
+        state.update(len(data).to_bytes(8, "little"))
+        state.update(data)
+
+    for part in parts:
+        if isinstance(part, HeldOut):
+            for array in (part.users, part.items, part.ratings):
+                add(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes())
+        elif isinstance(part, np.ndarray):
+            add(np.ascontiguousarray(part, "<i8").tobytes())
+        elif isinstance(part, list):
+            add("\0".join(part).encode())
+    return state.hexdigest()

@@ -1,0 +1,102 @@
+"""Ranked lists made anywhere else, read and joined to a dataset by id."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mmbench.data.dataset import Split
+from mmbench.errors import DataError
+
+
+def read_lists(path: Path, split: Split, longest: int) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+    """Read a file of recommendations: user, item[, score or rank], with a header or without, TSV, CSV or Parquet.
+
+    The order of a user's rows is the ranking. Scores are not looked at, so that ties mean what the maker of the list meant; a
+    header that names a `rank` column sorts by it, ascending.
+
+    Args:
+        path: The file; `.gz` is understood.
+        split: The dataset whose ids the lists use.
+        longest: Keep this many items per user, the longest cut-off.
+
+    Returns:
+        Users with a list, shape (n,); their items, shape (n, longest), -1 behind the end of a shorter list; notes.
+
+    Raises:
+        DataError: Unreadable, an item twice in a user's list, or no user of the dataset has a list.
+    """
+    frame = _read(path)
+    notes = []
+    training = split.training
+    users = pd.Index(training.user_ids.astype(object)).get_indexer(frame["user"])
+    if (users < 0).any():
+        strangers = frame["user"][users < 0].unique()
+        raise DataError(
+            f"{path}: {len(strangers)} users do not occur in the training data, e.g. {strangers[0]!r}; "
+            "were the lists made for another split, or with internal numbers instead of ids?"
+        )
+    catalogue = [*training.item_ids.tolist(), *split.other_item_ids]
+    items = pd.Index(catalogue, dtype=object).get_indexer(frame["item"])
+    unknown = frame["item"][items < 0]
+    if len(unknown):
+        names = pd.Index(unknown.unique())
+        notes.append(
+            f"{len(names)} recommended items do not occur in the data, e.g. {names[0]!r}; they are never relevant"
+        )
+        items[items < 0] = len(catalogue) + names.get_indexer(unknown)
+    order = np.lexsort((frame["rank"], users)) if "rank" in frame else np.argsort(users, kind="stable")
+    users, items = users[order], items[order].astype(np.int64)
+    listed, starts, counts = np.unique(users, return_index=True, return_counts=True)
+    position = np.arange(users.size) - np.repeat(starts, counts)
+    kept = position < longest
+    lists = np.full((listed.size, longest), -1, np.int64)
+    lists[np.repeat(np.arange(listed.size), counts)[kept], position[kept]] = items[kept]
+    short = int((counts < longest).sum())
+    if short:
+        notes.append(f"{short} lists are shorter than the longest cut-off, {longest}")
+    return listed.astype(np.int64), lists, notes
+
+
+def _read(path: Path) -> pd.DataFrame:
+    """Columns user and item as strings, and rank where the file has one."""
+    name = path.name.removesuffix(".gz")
+    try:
+        if name.endswith(".parquet"):
+            frame = pd.read_parquet(path)
+        else:
+            comma = name.endswith(".csv")
+            frame = pd.read_csv(
+                path,
+                sep="," if comma else "\t",
+                header=None,
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+                quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE,
+            )
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{path}: not a readable table of lists: {str(error).splitlines()[0]}") from error
+    if not name.endswith(".parquet"):
+        first = [str(value).casefold() for value in frame.iloc[0]]
+        if first[0] in ("user", "user_id", "userid") and len(first) > 1 and first[1] in ("item", "item_id", "itemid"):
+            frame = frame.iloc[1:].reset_index(drop=True)
+            frame.columns = pd.Index(first)
+        else:
+            frame.columns = pd.Index(["user", "item", "score"][: len(first)] if 2 <= len(first) <= 3 else first)
+    names = {"user_id": "user", "userid": "user", "item_id": "item", "itemid": "item"}
+    frame = frame.rename(columns=lambda column: names.get(str(column).casefold(), str(column).casefold()))
+    if not {"user", "item"} <= set(frame.columns):
+        raise DataError(f"{path}: columns {list(frame.columns)}; expected user, item[, score or rank]")
+    result = pd.DataFrame({"user": frame["user"].astype(str), "item": frame["item"].astype(str)})
+    if "rank" in frame:
+        result["rank"] = pd.to_numeric(frame["rank"], errors="coerce")
+        if result["rank"].isna().any():
+            raise DataError(f"{path}: row {int(result['rank'].isna().argmax()) + 1}: rank is no number")
+    return result

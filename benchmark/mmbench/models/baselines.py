@@ -1,0 +1,56 @@
+"""Controls that learn nothing: the most popular items, and a random order. Both ignore features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mmbench.core.init import Init
+from mmbench.core.rng import torch_rng
+from mmbench.models.base import ModelConfig, Recommender, Score, TrainSet
+
+
+class UntrainedConfig(ModelConfig):
+    """Settings of a model without training."""
+
+    epochs: int = 0
+
+
+class MostPopular(Recommender):
+    """Every user gets the items with the most distinct training users; ties by ascending item id."""
+
+    Config = UntrainedConfig
+    sampler = None
+    uses_features = False
+
+    def __init__(self, train: TrainSet, features: Mapping[str, Tensor], config: UntrainedConfig, init: Init) -> None:
+        super().__init__()
+        self.register_buffer("popularity", torch.from_numpy(train.popularity).float())
+
+    def scorer(self) -> Score:
+        """The same scores, item popularities in users, for everyone."""
+        popularity = self.get_buffer("popularity")
+        return lambda rows: popularity.expand(rows.numel(), -1)
+
+
+class Random(Recommender):
+    """Every user gets a uniformly random order of the items, which follows from (seed, user)."""
+
+    Config = UntrainedConfig
+    sampler = None
+    uses_features = False
+
+    def __init__(self, train: TrainSet, features: Mapping[str, Tensor], config: UntrainedConfig, init: Init) -> None:
+        super().__init__()
+        self.n_items, self.seed = train.n_items, init.seed
+
+    def scorer(self) -> Score:
+        """Uniform scores in [0, 1); a user's row doesn't depend on which other users are asked for."""
+
+        def score(rows: Tensor) -> Tensor:
+            block = [torch.rand(self.n_items, generator=torch_rng(self.seed, "scores", user)) for user in rows.tolist()]
+            return torch.stack(block).to(rows.device)
+
+        return score

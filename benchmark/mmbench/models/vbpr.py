@@ -1,0 +1,110 @@
+"""VBPR: matrix factorisation plus a second user table that scores projected item content.
+
+Paper: He, McAuley: VBPR: Visual Bayesian Personalized Ranking from Implicit Feedback, AAAI 2016,
+https://arxiv.org/abs/1510.01784; extended here, as in arXiv 2309.05273, to any modalities by concatenating their vectors.
+
+    X       = [F_m1 | F_m2 | …]                              raw features, used as they are, not trained
+    e_i     = W X_i + c ;   p_i = e_i / max(|e_i|, 1e-12)    projection; `normalise`
+    s(u, i) = <user_factors_u, item_factors_i> + <user_content_factors_u, p_i>  (+ b_i + <content_bias, X_i>)
+    L       = mean over the batch of -log sigmoid(s(u, i) - s(u, j))
+              + reg_weight / (2 B) * sum over the batch of (|user_factors_u|² + |item_factors_i|² + |item_factors_j|²
+                                                             + |user_content_factors_u|² + |p_i|² + |p_j|²)
+
+Presets (`preset`): where they differ, and from what the paper says
+    paper      what produced the tables of arXiv 2309.05273: no biases; a projection with bias whose output is normalised;
+               `user_content_factors` starts from N(0, 1), which its code meant to be Xavier-uniform; W and c are not
+               regularised (|p| = 1, so its terms are constants); positives are drawn user-uniformly with replacement.
+    original   the AAAI 2016 model: item bias and content bias, no normalisation, projection without bias, Xavier-uniform
+               start, summed loss with `reg_weight` on the factors and the biases (a tenth on the negative item's bias) and
+               `content_reg_weight` on W and the content bias; every edge once per epoch.
+    corrected  `paper` with `user_content_factors` starting Xavier-uniformly.
+
+Always: the projection is computed once for each distinct item of a batch, which is the same sum in another order.
+
+Trainable: user_factors (n_users, d), item_factors (n_items, d), user_content_factors (n_users, d), projection.weight (d, k),
+projection.bias (d,); `original` has item_bias (n_items,) and content_bias (k,) and no projection.bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from mmbench.core.init import Init, zeros
+from mmbench.core.losses import bpr_loss, squared_norm
+from mmbench.models.base import Batch, ModelConfig, Recommender, TrainSet, concatenated
+
+
+class VBPRConfig(ModelConfig):
+    """Settings of VBPR; the defaults are the published best values of Amazon Office."""
+
+    preset: Literal["paper", "original", "corrected"] = Field("paper", description="whose VBPR; see the module's text")
+    lr: float = Field(5e-3, gt=0, description="Adam's step size")
+    reg_weight: float = Field(1e-2, ge=0, description="weight of the squared norms of the batch's rows")
+    content_reg_weight: float = Field(0.0, ge=0, description="preset original: weight on W and the content bias")
+
+
+class VBPR(Recommender):
+    """Visual BPR over any modalities."""
+
+    Config = VBPRConfig
+    sampler = "uniform-users"
+
+    features: Tensor
+
+    def __init__(self, train: TrainSet, features: Mapping[str, Tensor], config: VBPRConfig, init: Init) -> None:
+        super().__init__()
+        self.config = config
+        self.original = config.preset == "original"
+        self.register_buffer("features", concatenated(features), persistent=False)  # (n_items, k)
+        k, d = self.features.shape[1], config.embedding_dim
+        self.user_factors = init.xavier_uniform("user_factors", train.n_users, d)
+        self.item_factors = init.xavier_uniform("item_factors", train.n_items, d)
+        start = init.normal if config.preset == "paper" else init.xavier_uniform
+        self.user_content_factors = start("user_content_factors", train.n_users, d)
+        self.projection = init.linear("projection", k, d)
+        if self.original:
+            self.sampler = "edges"
+            self.projection.weight = init.xavier_uniform("projection.weight", d, k)
+            self.projection.register_parameter("bias", None)
+            self.item_bias, self.content_bias = zeros(train.n_items), zeros(k)
+
+    def project(self, items: Tensor | None = None) -> Tensor:
+        """Projected content of some or all items, shape (n, d)."""
+        content = self.features if items is None else self.features[items]
+        projected = self.projection(content)
+        return projected if self.original else functional.normalize(projected, dim=1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """`bpr` and `l2`."""
+        assert batch.neg is not None
+        size = len(batch.users)
+        items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
+        content = self.project(items)[inverse]  # (2B, d)
+        item = self.item_factors[items][inverse]  # (2B, d)
+        user, user_content = self.user_factors[batch.users], self.user_content_factors[batch.users]  # (B, d)
+        scores = (user.repeat(2, 1) * item).sum(1) + (user_content.repeat(2, 1) * content).sum(1)  # (2B,)
+        weight = self.config.reg_weight
+        if not self.original:
+            bpr = bpr_loss(scores[:size], scores[size:])
+            return {"bpr": bpr, "l2": squared_norm(user, item, user_content, content) * (weight / (2 * size))}
+        bias = self.item_bias[items][inverse]  # (2B,)
+        scores = scores + bias + (self.features[items] @ self.content_bias)[inverse]
+        norms = squared_norm(user, item, user_content) + squared_norm(bias[:size]) + squared_norm(bias[size:]) / 10
+        content_norms = squared_norm(self.projection.weight, self.content_bias)
+        l2 = norms * (weight / 2) + content_norms * (self.config.content_reg_weight / 2)
+        return {"bpr": bpr_loss(scores[:size], scores[size:]) * size, "l2": l2}
+
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        """[user_factors | user_content_factors | 1] and [item_factors | p | biases]."""
+        users = [self.user_factors, self.user_content_factors]
+        items = [self.item_factors, self.project()]
+        if self.original:
+            users.append(torch.ones_like(self.user_factors[:, :1]))
+            items.append((self.item_bias + self.features @ self.content_bias)[:, None])
+        return torch.cat(users, 1), torch.cat(items, 1)

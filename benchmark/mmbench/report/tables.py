@@ -1,0 +1,76 @@
+"""Result tables that fit 100 columns: models as rows, one block per cut-off."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Values = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: a model's values, one mapping per seed."""
+
+    label: str
+    seeds: Sequence[Values]
+
+
+def results_table(title: str, rows: Sequence[Row], cutoff: int) -> Table:
+    """One block: the metrics at one cut-off, mean ± standard deviation over seeds where there are several.
+
+    Args:
+        title: What is shown.
+        rows: The models; all have the same metrics.
+        cutoff: Which of the `metric@cutoff` values.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    suffix = f"@{cutoff}"
+    names = [name.removesuffix(suffix) for name in rows[0].seeds[0] if name.endswith(suffix)]
+    table = Table(title=f"{title} @{cutoff}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.label, *(_cell([seed[name + suffix] for seed in row.seeds]) for name in names))
+    return table
+
+
+def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation; the latter is 0 for one value."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _cell(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or not known:
+        return "-"
+    mean, spread = mean_and_spread(known)
+    return _number(mean) if len(known) == 1 else f"{_number(mean)} ±{_number(spread)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def print_results(title: str, rows: Sequence[Row]) -> None:
+    """Print one block per cut-off to stdout."""
+    from rich.console import Console
+
+    console = Console(width=None if _is_terminal() else 100, highlight=False)
+    cutoffs = sorted({int(name.rpartition("@")[2]) for name in rows[0].seeds[0]})
+    for cutoff in cutoffs:
+        console.print(results_table(title, rows, cutoff))
+
+
+def _is_terminal() -> bool:
+    import sys
+
+    return sys.stdout.isatty()
