@@ -1,0 +1,114 @@
+"""Accuracy of ranked lists: one value per user, from the ranks at which the relevant items stand.
+
+Each function takes the judged lists and a cut-off k, and gives one value per evaluated user, shape (n,). Users without
+a relevant item get whatever falls out; the evaluator leaves them out. Letters as in `mmbench.metrics.judged`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmbench.core.interactions import Index
+from mmbench.errors import UsageError
+from mmbench.metrics.judged import Judged, Values
+
+
+def divide(numerator: Values | Index, denominator: Values | Index) -> Values:
+    """Element by element, NaN where the denominator is 0."""
+    quotient: Values = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=quotient, where=denominator != 0)
+    return quotient
+
+
+def precision(lists: Judged, k: int) -> Values:
+    """Hits divided by k, also for lists shorter than k."""
+    return lists.n_hits(k) / k
+
+
+def recall(lists: Judged, k: int) -> Values:
+    """Hits divided by the number of relevant items, also where that exceeds k."""
+    return divide(lists.n_hits(k), lists.n_relevant)
+
+
+def f1(lists: Judged, k: int) -> Values:
+    """Harmonic mean of precision and recall, user by user."""
+    return 2.0 * lists.n_hits(k) / (k + lists.n_relevant)
+
+
+def hit_rate(lists: Judged, k: int) -> Values:
+    """1 where any relevant item was found."""
+    return np.where(lists.n_hits(k) > 0, 1.0, 0.0)
+
+
+def mrr(lists: Judged, k: int) -> Values:
+    """Reciprocal 1-based rank of the first hit, 0 without one."""
+    first = lists.hits.ordinal == 0
+    return lists.sum_hits(np.where(first, 1.0 / (lists.hits.rank + 1.0), 0.0), k)
+
+
+def ndcg(lists: Judged, k: int) -> Values:
+    """Discounted graded gain as a share of the best possible one."""
+    dcg = lists.sum_hits(lists.gain[lists.hits.pair] * lists.discount[lists.hits.rank], k)
+    gain, rank = lists.ideal_gain
+    within = rank < k
+    ideal = np.zeros(gain.shape)
+    ideal[within] = gain[within] * lists.discount[rank[within]]
+    return divide(dcg, np.bincount(lists.relevant.user, ideal, lists.n_users))
+
+
+def ndcg_binary(lists: Judged, k: int) -> Values:
+    """Discounted number of hits as a share of the best possible one."""
+    ideal = np.append(0.0, np.cumsum(lists.discount[:k]))
+    return divide(lists.sum_hits(lists.discount[lists.hits.rank], k), ideal[np.minimum(lists.n_relevant, k)])
+
+
+def mean_precision(lists: Judged, k: int) -> Values:
+    """Mean over n = 1 … k of precision at n; a hit at rank r counts in every n > r."""
+    harmonic = np.append(0.0, np.cumsum(1.0 / np.arange(1.0, k + 1.0)))
+    return lists.sum_hits(harmonic[k] - harmonic[np.minimum(lists.hits.rank, k)], k) / k
+
+
+def mean_recall(lists: Judged, k: int) -> Values:
+    """Mean over n = 1 … k of recall at n."""
+    return divide(lists.sum_hits(k - lists.hits.rank.astype(float), k) / k, lists.n_relevant)
+
+
+def average_precision(lists: Judged, k: int) -> Values:
+    """Precision at each hit, summed, over the most hits possible."""
+    at_hit = (lists.hits.ordinal + 1.0) / (lists.hits.rank + 1.0)
+    return divide(lists.sum_hits(at_hit, k), np.minimum(lists.n_relevant, k))
+
+
+def limited_auc(lists: Judged, k: int) -> Values:
+    """Share of candidates ranked below each hit, over the most hits possible."""
+    candidates = lists.train.n_items - lists.n_trained - lists.n_relevant + 1.0
+    of_hit: Values = np.asarray(candidates[lists.hits.user])
+    below = of_hit - lists.hits.rank + lists.hits.ordinal
+    return divide(lists.sum_hits(divide(below, of_hit), k), np.minimum(lists.n_relevant, k))
+
+
+def n_retrieved(lists: Judged, k: int) -> Values:
+    """Length of the list, cut at k."""
+    return lists.length_at(k).astype(float)
+
+
+def subtopic_recall(lists: Judged, k: int) -> Values:
+    """Distinct topics of the hits as a share of all topics.
+
+    Raises:
+        UsageError: The lists were judged without topics.
+    """
+    if lists.topics is None:
+        raise UsageError("SRecall: needs the items' topics; pass a file of item and topic, or leave the metric out")
+    of_items = lists.topics
+    first = np.searchsorted(of_items.items, lists.hits.item, side="left")
+    count = np.searchsorted(of_items.items, lists.hits.item, side="right") - first
+    # One entry per topic of each hit, in the order of the hits, so that a topic's first entry has its best rank.
+    hit = np.repeat(np.arange(count.size), count)
+    within = np.arange(hit.size) - np.repeat(np.cumsum(count) - count, count)
+    names, topic = np.unique(of_items.topics, return_inverse=True)
+    key = lists.hits.user[hit] * max(names.size, 1) + topic[first[hit] + within]
+    _, best = np.unique(key, return_index=True)
+    found = hit[best][lists.hits.rank[hit[best]] < k]
+    n_topics = np.unique(of_items.topics[of_items.items < lists.train.n_items]).size
+    return divide(np.bincount(lists.hits.user[found], minlength=lists.n_users), np.full(lists.n_users, n_topics))
