@@ -1,0 +1,385 @@
+"""Sparse matrices: one product, whose backward is the product with the transpose.
+
+A `SparsePattern` says where the entries are, a `SparseMatrix` gives them constant values. In a model it reads as in the
+papers: `norm_adj @ x` for all nodes, `item_graph.rows(batch) @ x` for some, `propagate(norm_adj, x, n_layers)` for the
+mean of LightGCN's layers. Where the values are learned (attention, learned graphs), `weighted_product` differentiates
+with respect to them too.
+
+On the CPU the product is a compiled loop; elsewhere it is `torch.sparse`. The back end `torch-sparse` (extra `sparse`)
+gives the same results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from mmbench.core import parallel
+from mmbench.core.autograd import apply, array
+from mmbench.errors import ShapeError, UsageError
+
+SparseBackend = Literal["torch", "torch-sparse"]
+
+
+@dataclass(frozen=True, eq=False)
+class SparsePattern:
+    """Where the entries of a sparse matrix are, in compressed sparse rows.
+
+    Attributes:
+        indptr: Entries before each row, shape (n_rows + 1,), int64.
+        indices: Column of each entry, shape (nnz,), int64, ascending within a row.
+        n_columns: Number of columns.
+        backend: What multiplies: `torch` (compiled loops on the CPU, torch.sparse elsewhere) or `torch-sparse`.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    n_columns: int
+    backend: SparseBackend = "torch"
+
+    @classmethod
+    def from_edges(
+        cls, rows: Tensor, columns: Tensor, shape: tuple[int, int], *, backend: SparseBackend = "torch"
+    ) -> tuple[SparsePattern, Tensor]:
+        """The pattern of the distinct (row, column) pairs, and where each pair went.
+
+        Args:
+            rows: Row of each edge, shape (n,), int64.
+            columns: Column of each edge, shape (n,), int64.
+            shape: Number of rows and of columns.
+            backend: What multiplies.
+
+        Returns:
+            The pattern, and the entry of each edge, shape (n,): `zeros(nnz).index_add(0, entry, weights)` adds up
+            the weights of repeated edges.
+
+        Raises:
+            ShapeError: The edges do not fit the shape.
+        """
+        if rows.shape != columns.shape or rows.ndim != 1:
+            raise ShapeError(f"SparsePattern: rows {tuple(rows.shape)}, columns {tuple(columns.shape)} must be equal")
+        if rows.numel() and not (
+            0 <= int(rows.min()) <= int(rows.max()) < shape[0]
+            and 0 <= int(columns.min()) <= int(columns.max()) < shape[1]
+        ):
+            raise ShapeError(f"SparsePattern: edges outside {shape[0]} x {shape[1]}")
+        keys, entry = torch.unique(rows * shape[1] + columns, sorted=True, return_inverse=True)
+        indptr = rows.new_zeros(shape[0] + 1)
+        torch.cumsum(torch.bincount(keys // shape[1], minlength=shape[0]), 0, out=indptr[1:])
+        return cls(indptr, keys % shape[1], shape[1], backend), entry
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+        return self.indptr.numel() - 1, self.n_columns
+
+    @property
+    def nnz(self) -> int:
+        """Number of entries."""
+        return self.indices.numel()
+
+    @cached_property
+    def degree(self) -> Tensor:
+        """Entries of each row, shape (n_rows,), int64."""
+        return self.indptr.diff()
+
+    @cached_property
+    def row(self) -> Tensor:
+        """Row of each entry, shape (nnz,), int64, ascending."""
+        return torch.repeat_interleave(torch.arange(self.shape[0], device=self.indptr.device), self.degree)
+
+    @cached_property
+    def transpose(self) -> tuple[SparsePattern, Tensor]:
+        """The transposed pattern and the order of its entries: entry k there is entry `order[k]` here."""
+        order = torch.argsort(self.indices, stable=True)
+        indptr = self.indptr.new_zeros(self.n_columns + 1)
+        torch.cumsum(torch.bincount(self.indices, minlength=self.n_columns), 0, out=indptr[1:])
+        return SparsePattern(indptr, self.row[order], self.shape[0], self.backend), order
+
+    def to(self, device: torch.device | str) -> SparsePattern:
+        """The same pattern on another device."""
+        return SparsePattern(self.indptr.to(device), self.indices.to(device), self.n_columns, self.backend)
+
+    def multiply(self, values: Tensor, x: Tensor, *, plus: Tensor | None = None) -> Tensor:
+        """The product of the matrix with these values and x, plus another matrix; not differentiated.
+
+        Args:
+            values: Value of each entry, shape (nnz,), the dtype of `x`.
+            x: Shape (n_columns, d), d >= 1.
+            plus: Shape (n_rows, d), added to the product; None for nothing.
+
+        Raises:
+            ShapeError: A shape or a dtype does not fit.
+        """
+        self._check(values, x)
+        if not self._compiled(x):
+            torch_sparse = self.backend == "torch-sparse"
+            product = _with_torch_sparse(self, values, x) if torch_sparse else _torch_csr(self, values) @ x
+            return product if plus is None else product + plus
+        from mmbench.core.kernels import sparse
+
+        out = (
+            x.new_zeros(self.shape[0], x.shape[1])
+            if plus is None
+            else plus.clone(memory_format=torch.contiguous_format)
+        )
+        indptr = self.indptr.numpy()
+        bounds = parallel.split(self.shape[0], work=self.nnz * x.shape[1], indptr=indptr)
+        arrays = self.indices.numpy(), array(values), array(x), out.numpy()
+        parallel.run(sparse.matmul, bounds, indptr, *arrays)
+        return out
+
+    def dots(self, a: Tensor, b: Tensor) -> Tensor:
+        """The inner product `<a[row], b[column]>` of each entry, shape (nnz,); not differentiated.
+
+        Args:
+            a: Shape (n_rows, d).
+            b: Shape (n_columns, d), the dtype of `a`.
+
+        Raises:
+            ShapeError: A shape or a dtype does not fit.
+        """
+        if a.shape[0] != self.shape[0] or b.shape != (self.n_columns, a.shape[1]) or a.dtype != b.dtype:
+            raise ShapeError(f"dots: {tuple(a.shape)} and {tuple(b.shape)} do not fit a {self.shape} pattern")
+        out = a.new_empty(self.nnz)
+        if not self._compiled(a):
+            step = max(1, (1 << 24) // max(1, a.shape[1]))  # entries at once: bounds the two gathered copies
+            for at in range(0, self.nnz, step):
+                part = slice(at, at + step)
+                out[part] = (a.detach()[self.row[part]] * b.detach()[self.indices[part]]).sum(1)
+            return out
+        from mmbench.core.kernels import sparse
+
+        indptr = self.indptr.numpy()
+        bounds = parallel.split(self.shape[0], work=self.nnz * a.shape[1], indptr=indptr)
+        parallel.run(sparse.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy())
+        return out
+
+    def _compiled(self, x: Tensor) -> bool:
+        return self.backend == "torch" and x.device.type == "cpu"
+
+    def _check(self, values: Tensor, x: Tensor) -> None:
+        if values.shape != (self.nnz,):
+            raise ShapeError(f"sparse product: {tuple(values.shape)} values for {self.nnz} entries")
+        if x.ndim != 2 or x.shape[0] != self.n_columns or x.dtype != values.dtype:
+            raise ShapeError(
+                f"sparse product: a {self.shape[0]} x {self.n_columns} matrix of {values.dtype} "
+                f"cannot multiply {tuple(x.shape)} of {x.dtype}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class SparseMatrix:
+    """A constant sparse matrix.
+
+    Attributes:
+        pattern: Where its entries are.
+        values: Their values, shape (nnz,), float32 or float64, no gradient.
+        symmetric: The matrix equals its transpose, so that its own rows serve the backward.
+    """
+
+    pattern: SparsePattern
+    values: Tensor
+    symmetric: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+        return self.pattern.shape
+
+    @cached_property
+    def T(self) -> SparseMatrix:
+        """The transpose; a symmetric matrix is its own."""
+        if self.symmetric:
+            return self
+        pattern, order = self.pattern.transpose
+        return SparseMatrix(pattern, self.values[order])
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """The product with x (n_columns, d), shape (n_rows, d); differentiable with respect to x."""
+        return apply(_Product, x, self)
+
+    def rows(self, index: Tensor) -> RowsOf:
+        """Some rows of the matrix: `matrix.rows(index) @ x` equals `(matrix @ x)[index]`, at the price of the rows.
+
+        Args:
+            index: Row numbers, shape (k,), int64, any order, repetitions allowed.
+        """
+        return RowsOf(self, index)
+
+    def to(self, device: torch.device | str) -> SparseMatrix:
+        """The same matrix on another device."""
+        return SparseMatrix(self.pattern.to(device), self.values.to(device), self.symmetric)
+
+    def to_dense(self) -> Tensor:
+        """The dense matrix (n_rows, n_columns): for tests and very small graphs."""
+        dense = self.values.new_zeros(self.shape)
+        dense[self.pattern.row, self.pattern.indices] = self.values
+        return dense
+
+
+@dataclass(frozen=True, eq=False)
+class RowsOf:
+    """Some rows of a sparse matrix; see `SparseMatrix.rows`."""
+
+    matrix: SparseMatrix
+    index: Tensor
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """The product with x (n_columns, d), shape (k, d); differentiable with respect to x."""
+        return apply(_RowsProduct, x, self.matrix, self.index)
+
+
+def propagate(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
+    """The mean of x and its first `n_layers` propagations: (x + A x + … + A^L x) / (L + 1).
+
+    Evaluated from the inside, x + A (x + A (…)), forward and backward: L products each and no other pass over the
+    nodes. Equal to the sum of layers up to rounding.
+
+    Args:
+        matrix: A, shape (n, n).
+        x: Shape (n, d).
+        n_layers: L >= 0.
+
+    Source: He et al., LightGCN (SIGIR 2020), equation 8 with equal layer weights.
+    """
+    if matrix.shape[0] != matrix.shape[1]:
+        raise ShapeError(f"propagate: the operator must be square (got {matrix.shape[0]} x {matrix.shape[1]})")
+    if n_layers < 0:
+        raise ShapeError(f"propagate: n_layers must be at least 0 (got {n_layers})")
+    return apply(_Propagation, x, matrix, n_layers)
+
+
+def weighted_product(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:
+    """The product of a sparse matrix and x, differentiable with respect to the values and to x.
+
+    Args:
+        pattern: Where the entries are.
+        values: Shape (nnz,), the dtype of `x`.
+        x: Shape (n_columns, d).
+
+    Returns:
+        Shape (n_rows, d).
+    """
+    return apply(_WeightedProduct, values, x, pattern)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix) -> Tensor:
+        ctx.matrix = matrix
+        return matrix.pattern.multiply(matrix.values, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        transpose = ctx.matrix.T
+        return transpose.pattern.multiply(transpose.values, grad), None
+
+
+class _Propagation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix, n_layers: int) -> Tensor:
+        ctx.matrix, ctx.n_layers = matrix, n_layers
+        return _horner(matrix, x, n_layers)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _horner(ctx.matrix.T, grad, ctx.n_layers), None, None
+
+
+def _horner(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
+    total = x
+    for _ in range(n_layers):
+        total = matrix.pattern.multiply(matrix.values, total, plus=x)
+    return total.div_(n_layers + 1) if n_layers else x.clone()
+
+
+class _RowsProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix, index: Tensor) -> Tensor:
+        ctx.matrix, ctx.index = matrix, index
+        matrix.pattern._check(matrix.values, x)
+        if not matrix.pattern._compiled(x):
+            pattern, values = _sub_matrix(matrix, index)
+            return pattern.multiply(values, x)
+        from mmbench.core.kernels import sparse
+
+        indptr = matrix.pattern.indptr.numpy()
+        out = x.new_zeros(index.numel(), x.shape[1])
+        bounds = parallel.split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
+        arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
+        parallel.run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        matrix, index = ctx.matrix, ctx.index
+        if not matrix.pattern._compiled(grad):
+            pattern, values = _sub_matrix(matrix, index)
+            transpose, order = pattern.transpose
+            return transpose.multiply(values[order], grad), None, None
+        from mmbench.core.kernels import sparse
+
+        out = grad.new_zeros(matrix.shape[1], grad.shape[1])
+        # One thread: different rows meet in the same columns, and a batch has few entries.
+        sparse.scatter_rows(
+            array(index),
+            matrix.pattern.indptr.numpy(),
+            matrix.pattern.indices.numpy(),
+            array(matrix.values),
+            array(grad),
+            out.numpy(),
+        )
+        return out, None, None
+
+
+class _WeightedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, x: Tensor, pattern: SparsePattern) -> Tensor:
+        ctx.pattern = pattern
+        ctx.save_for_backward(values, x)
+        return pattern.multiply(values, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        values, x = ctx.saved_tensors
+        grad_values = ctx.pattern.dots(grad, x) if ctx.needs_input_grad[0] else None
+        grad_x = None
+        if ctx.needs_input_grad[1]:
+            transpose, order = ctx.pattern.transpose
+            grad_x = transpose.multiply(values[order], grad)
+        return grad_values, grad_x, None
+
+
+def _torch_csr(pattern: SparsePattern, values: Tensor) -> Tensor:
+    # A pattern is valid by construction; torch warns unless told explicitly that it need not check.
+    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
+        return torch.sparse_csr_tensor(pattern.indptr, pattern.indices, values, pattern.shape)
+
+
+def _sub_matrix(matrix: SparseMatrix, index: Tensor) -> tuple[SparsePattern, Tensor]:
+    pattern = matrix.pattern
+    degree = pattern.degree[index]
+    indptr = degree.new_zeros(index.numel() + 1)
+    torch.cumsum(degree, 0, out=indptr[1:])
+    shift = torch.repeat_interleave(pattern.indptr[index] - indptr[:-1], degree)
+    entry = torch.arange(shift.numel(), device=shift.device) + shift
+    return SparsePattern(indptr, pattern.indices[entry], pattern.n_columns, pattern.backend), matrix.values[entry]
+
+
+def _with_torch_sparse(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:
+    try:
+        import torch_sparse
+    except ImportError as error:
+        raise UsageError(
+            "sparse back end torch-sparse: the package is not installed; "
+            "pip install 'mmx-mmbench[sparse]', or choose the back end torch"
+        ) from error
+    matrix = torch_sparse.SparseTensor(
+        rowptr=pattern.indptr, col=pattern.indices, value=values, sparse_sizes=pattern.shape
+    )
+    return cast(Tensor, torch_sparse.matmul(matrix, x.contiguous(), reduce="sum"))
