@@ -266,7 +266,10 @@ def rank(
             try:
                 lists[start : start + block.size] = top_k(scores, k).cpu().numpy()
             except NanScoreError as error:
-                raise DataError(f"user row {block[error.row]}: {error}") from error
+                raise DataError(
+                    f"scores of user row {block[error.row]}: NaN (expected real numbers); the model has diverged "
+                    "or a feature is NaN: lower the learning rate, check the features"
+                ) from error
             finally:
                 scores[masked] = before
         if progress is not None:

@@ -28,9 +28,7 @@ class NanScoreError(DataError):
     """
 
     def __init__(self, row: int) -> None:
-        super().__init__(
-            f"scores, row {row}: NaN (expected real numbers); has the model diverged? lower the learning rate"
-        )
+        super().__init__(f"scores, row {row}: NaN (expected real numbers)")
         self.row = row
 
 

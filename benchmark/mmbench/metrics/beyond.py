@@ -26,7 +26,7 @@ def expected_free_discovery(lists: Judged, k: int) -> Values:
 
 def expected_popularity_complement(lists: Judged, k: int) -> Values:
     """Discounted share of users who do not know the hits, 1 - pop / |U|, over the discounts of the whole list."""
-    n_users = np.count_nonzero(lists.train.user_degree)
+    n_users = int(np.count_nonzero(lists.train.user_degree))
     return _discounted_share(lists, 1.0 - lists.popularity_of(lists.hits.item) / max(n_users, 1), k)
 
 

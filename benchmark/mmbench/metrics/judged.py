@@ -219,7 +219,7 @@ class Judged:
         """How often each item is in the lists' first k, shape (n_items + len(unseen),)."""
         if k not in self._counts:
             self._counts[k] = np.bincount(self.codes[:k].ravel(), minlength=self.train.n_items + self.unseen.size + 1)
-        return self._counts[k][:-1]
+        return np.asarray(self._counts[k][:-1], np.int64)
 
     def inverse_length_sums(self, k: int) -> Values:
         """Sum of 1 / len(L[:k]) over the lists that hold an item, for each item as in `counts`."""
@@ -254,7 +254,7 @@ class Judged:
 
     def n_tail(self, k: int) -> Index:
         """Tail items in L[:k] of each user, shape (n,)."""
-        return np.count_nonzero(self._in_tail[:k], axis=0)
+        return np.asarray(np.count_nonzero(self._in_tail[:k], axis=0), np.int64)
 
     def n_listed(self, k: int) -> tuple[int, int]:
         """Head and tail items in all L[:k] together."""
