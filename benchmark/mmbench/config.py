@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from mmbench.data.features import MissingPolicy
 from mmbench.errors import DataError, UsageError, unknown_name
@@ -36,12 +36,17 @@ class Evaluation(BaseModel):
     )
     threshold: float = Field(0.0, description="a held-out row is relevant if its rating is at least this")
 
+    @field_validator("metrics")
+    @classmethod
+    def _spelled_out(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(metric.name for metric in resolve(names))
+
     @model_validator(mode="after")
     def _names(self) -> Evaluation:
         if min(self.cutoffs) < 1 or len(set(self.cutoffs)) < len(self.cutoffs):
             raise ValueError(f"cutoffs {list(self.cutoffs)} must be distinct and at least 1")
         name, _, cutoff = self.select_by.partition("@")
-        resolve([*self.metrics, name])
+        resolve([name])
         if not cutoff.isdigit() or int(cutoff) < 1:
             raise ValueError(f"select_by {self.select_by!r} must look like Recall@20")
         return self

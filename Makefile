@@ -1,0 +1,58 @@
+# Everything that is done to this repository, by name. `make` alone lists it.
+PYTHON ?= python3
+BIN := .venv/bin
+CORE := .venv-core/bin
+EXTRAS := extract,tune,report,dev
+SEEDS := 1,2,3,4,5
+
+.PHONY: help setup demo test test-all check format bench wheel-test clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: .venv/installed  ## create .venv and install everything into it
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which: make PYTHON=python3.12 $(MAKECMDGOALS)" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: setup  ## the main job, end to end, on the embedded catalogue
+	@test -e data/demo || $(BIN)/mmx demo --out data/demo
+	@# Exit code 3 says that some items failed: the catalogue has a corrupt file of each kind on purpose.
+	$(BIN)/mmx extract recipes/extract/demo.yaml || test $$? -eq 3
+	$(BIN)/mmbench train --data data/demo --model most-popular,item-knn,bpr-mf,content-knn,vbpr --seed $(SEEDS) \
+		--set epochs=100
+
+test: setup  ## the whole default suite
+	$(BIN)/python -m pytest -n auto
+
+test-all: setup  ## the slow tests too
+	$(BIN)/python -m pytest -n auto -m 'not gpu'
+
+check: setup  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## rewrite files in the common format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## measure what performance claims rest on
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/benchmarks -m 'not gpu' -p no:xdist --benchmark-enable \
+		--benchmark-columns=min,median,max,rounds --benchmark-sort=name -s
+
+wheel-test: setup  ## the built wheel, core dependencies only, in an environment of its own
+	rm -rf dist .venv-core
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(PYTHON) -m venv .venv-core
+	$(CORE)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl pytest pytest-benchmark hypothesis
+	$(CORE)/python -c 'import importlib.util as u, sys; found = [m for m in ("torchvision", "torchaudio", "transformers", "open_clip", "sklearn") if u.find_spec(m)]; sys.exit(f"not a core environment: {found}" if found else 0)'
+	$(CORE)/python -m pytest tests/mmstore tests/mmbench tests/e2e
+
+clean:  ## remove what the other targets made, but not data and runs
+	rm -rf .venv .venv-core dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

@@ -1,0 +1,152 @@
+"""Reading interaction files: every layout that people have, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmbench.data.tables import InteractionTable, read_interactions, write_interactions
+from mmbench.errors import DataError
+
+ROWS = [("u1", "007", 5.0, 10.0), ("u1", "7", 3.0, 11.0), ("日本", "a/b", 1.0, 12.0)]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+def as_rows(table: InteractionTable) -> list[tuple[str, str]]:
+    return list(zip(table.user_ids.tolist(), table.item_ids.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["x.tsv", "x.csv", "x.tsv.gz", "x.parquet", "x.jsonl", "x.jsonl.gz", "x.inter"])
+def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    frame = pd.DataFrame(ROWS, columns=["user_id", "item_id", "rating", "timestamp"])
+    path = tmp_path / name
+    if "parquet" in name:
+        frame.to_parquet(path)
+    elif "jsonl" in name:
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_csv(path, sep="," if "csv" in name else "\t", index=False)
+    table = read_interactions(path)
+    assert as_rows(table) == [row[:2] for row in ROWS]
+    assert table.ratings is not None
+    assert table.timestamps is not None
+    np.testing.assert_array_equal(table.ratings, [5, 3, 1])
+    np.testing.assert_array_equal(table.timestamps, [10, 11, 12])
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [("1\t2\n3\t4\n", 2), ("1\t2\t5\n3\t4\t1\n", 3), ("A1\tB1\t5.0\t99\nA2\tB2\t4.0\t98\n", 4)],
+)
+def test_headerless_files_are_understood_and_said(tmp_path: Path, text: str, columns: int) -> None:
+    table = read_interactions(write(tmp_path / "train.tsv", text))
+    assert len(table) == 2
+    assert "no header" in table.note
+    assert (table.ratings is not None) == (columns >= 3)
+    assert (table.timestamps is not None) == (columns == 4)
+
+
+@pytest.mark.parametrize(
+    "header", ["user\titem", "userID\titemID\trating", "reviewerID\tasin\toverall", "USER_ID\tITEM_ID"]
+)
+def test_names_of_other_frameworks_are_understood(tmp_path: Path, header: str) -> None:
+    row = "\t".join(["a", "b", "1"][: len(header.split("\t"))])
+    assert as_rows(read_interactions(write(tmp_path / "x.tsv", f"{header}\n{row}\n"))) == [("a", "b")]
+
+
+def test_columns_override_the_detection(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "customer,product,stars\nu,i,4\n")
+    with pytest.raises(DataError, match="no column is recognised as user_id or item_id.*--columns user_id=customer"):
+        read_interactions(path)
+    table = read_interactions(path, {"user_id": "customer", "item_id": "product"})
+    assert as_rows(table) == [("u", "i")]
+    assert table.ratings is not None
+    with pytest.raises(DataError, match="no column 'client'"):
+        read_interactions(path, {"user_id": "client"})
+
+
+def test_byte_order_mark_crlf_and_quotes(tmp_path: Path) -> None:
+    table = read_interactions(write(tmp_path / "x.tsv", '\ufeffuser_id\titem_id\r\n"u\ti 1\r\n'))
+    assert as_rows(table) == [('"u', "i 1")]
+    table = read_interactions(write(tmp_path / "x.csv", 'user_id,item_id\n"u,1",i\n'))
+    assert as_rows(table) == [("u,1", "i")]
+
+
+def test_text_that_looks_like_missing_stays_text(tmp_path: Path) -> None:
+    table = read_interactions(write(tmp_path / "x.tsv", "user_id\titem_id\nNA\tnull\n007\t1e5\n"))
+    assert as_rows(table) == [("NA", "null"), ("007", "1e5")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no rows"),
+        ("user_id\titem_id\n", "no rows"),
+        ("user_id\titem_id\nu\t\n", "line 2: empty item_id"),
+        ("user_id\titem_id\nu\ti\n\ti\n", "line 3: empty user_id"),
+        ("user_id\titem_id\trating\nu\ti\tgood\n", "line 2: rating 'good' is no finite number"),
+        ("user_id\titem_id\trating\nu\ti\tinf\n", "no finite number"),
+        ("a\nb\n", "1 columns without a header"),
+        ("1\t2\t3\t4\t5\n", "5 columns without a header"),
+        ("user_id\titem_id\nu\ti\nu\ti\ttoo\tmany\n", "not a readable tsv table"),
+    ],
+)
+def test_bad_files_are_named_with_the_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_interactions(write(tmp_path / "x.tsv", text))
+
+
+def test_files_that_are_no_tables(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_interactions(tmp_path / "absent.tsv")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_interactions(tmp_path)
+    (tmp_path / "latin.tsv").write_bytes(b"user_id\titem_id\n\xff\xfe\ti\n")
+    with pytest.raises(DataError, match="not a readable"):
+        read_interactions(tmp_path / "latin.tsv")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(DataError, match="x.parquet"):
+        read_interactions(tmp_path / "x.parquet")
+    (tmp_path / "x.tsv.gz").write_bytes(gzip.compress(b"user_id\titem_id\nu\ti\n" * 500)[:-20])
+    with pytest.raises(DataError, match=r"x.tsv.gz"):
+        read_interactions(tmp_path / "x.tsv.gz")
+    write(tmp_path / "x.jsonl", '{"user_id": "u", "item_id": "i"}\nnot json\n')
+    with pytest.raises(DataError, match="not a readable jsonl"):
+        read_interactions(tmp_path / "x.jsonl")
+
+
+def test_float_ids_are_refused(tmp_path: Path) -> None:
+    pd.DataFrame({"user_id": [1.0, 2.0], "item_id": ["a", "b"]}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="floating-point"):
+        read_interactions(tmp_path / "x.parquet")
+
+
+IDS = st.text(
+    st.characters(blacklist_characters="\t\n\r\0", blacklist_categories=("Cs", "Zl", "Zp", "Cc")),
+    min_size=1,
+    max_size=8,
+).filter(lambda text: text.strip() == text)
+
+
+@given(st.lists(st.tuples(IDS, IDS, st.floats(-1e6, 1e6)), min_size=1, max_size=20))
+def test_written_tables_read_back_equal(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, float]]
+) -> None:
+    path = tmp_path_factory.mktemp("round") / "train.tsv"
+    users, items, ratings = (list(column) for column in zip(*rows, strict=True))
+    table = InteractionTable(np.array(users, object), np.array(items, object), np.array(ratings, np.float64), None)
+    write_interactions(path, table)
+    back = read_interactions(path)
+    assert as_rows(back) == as_rows(table)
+    assert back.ratings is not None
+    np.testing.assert_array_equal(back.ratings, table.ratings)
