@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,20 +20,32 @@ from mmx.progress import Progress, SilentProgress
 from mmx.sources.ids import EXAMPLES
 from mmx.sources.readers import FORMATS, Source, Vectors
 
+if TYPE_CHECKING:
+    from mmstore import FeatureSetWriter
+
 DTYPES = ("float32", "float16")
 BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import made: the set's file, its content digest, rows in all, rows without a vector, dimension, notes."""
+    """What an import made.
+
+    Attributes:
+        path: The set's file.
+        digest: Its content digest.
+        rows: Number of rows.
+        missing: How many of them have no vector.
+        dim: Length of a vector.
+        already: True when the same import had been done before and nothing was written.
+    """
 
     path: Path
     digest: str
     rows: int
     missing: int
     dim: int
-    notes: tuple[str, ...]
+    already: bool
 
 
 def import_features(
@@ -46,7 +58,7 @@ def import_features(
     dtype: str = "float32",
     nan_is_missing: bool = False,
     zero_is_missing: bool = False,
-    overwrite: bool = False,
+    restart: bool = False,
     progress: Progress | None = None,
 ) -> Imported:
     """Write the vectors of `source` as the set `modality/name` of the store `out`.
@@ -60,7 +72,8 @@ def import_features(
         dtype: How the vectors are stored; they pass through float32 first.
         nan_is_missing: Rows with any NaN are stored as missing; otherwise they are refused.
         zero_is_missing: Rows of nothing but zeros are stored as missing; otherwise they are vectors like any other.
-        overwrite: Replace a set of that name.
+        restart: Replace a set of that name that was made otherwise. One that was made by the same import is left as it
+            is, or finished.
         progress: Told about notes and finished rows.
 
     Raises:
@@ -72,8 +85,6 @@ def import_features(
 
     progress = progress or SilentProgress()
     path = FeatureStore(out).path(modality, name)
-    if path.exists() and not overwrite:
-        raise DataError(f"{path}: exists already; choose another --name, or replace it with --overwrite")
     vectors = FORMATS[format_name](source)
     for note in vectors.notes:
         progress.note(note)
@@ -99,17 +110,33 @@ def import_features(
     }
     progress.start(f"{modality}/{name}", n_rows)
     with FeatureSetWriter(
-        path, modality=modality, name=name, dim=dim, ids=vectors.ids, dtype=dtype, provenance=provenance, restart=True
+        path,
+        modality=modality,
+        name=name,
+        dim=dim,
+        ids=vectors.ids,
+        dtype=dtype,
+        provenance=provenance,
+        restart=restart,
     ) as writer:
-        for start, block in _blocks(vectors.features):
-            rows = np.arange(start, start + len(block))
-            absent = missing[start : start + len(block)]
-            writer.write(rows[~absent], _as_float32(block[~absent]))
-            writer.mark_missing(rows[absent])
-            progress.advance(len(block))
+        already = writer.finished
+        if not already:
+            _write(writer, vectors.features, missing, progress)
         digest = str(writer.finish())
     progress.stop()
-    return Imported(path, digest, n_rows, int(missing.sum()), dim, (*vectors.notes, *notes))
+    return Imported(path, digest, n_rows, int(missing.sum()), dim, already)
+
+
+def _write(writer: FeatureSetWriter, features: NDArray[Any], missing: NDArray[np.bool_], progress: Progress) -> None:
+    """Write the rows that are not there yet."""
+    pending = np.zeros(len(missing), dtype=bool)
+    pending[writer.pending] = True
+    for start, block in _blocks(features):
+        rows = np.arange(start, start + len(block))
+        wanted = pending[rows] & ~missing[rows]
+        writer.write(rows[wanted], _as_float32(block[wanted]))
+        writer.mark_missing(rows[pending[rows] & missing[rows]])
+        progress.advance(len(block))
 
 
 # ------------------------------------------------------------------------------------------------ policies
