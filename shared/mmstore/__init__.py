@@ -1,1 +1,74 @@
-"""mmstore: the on-disk feature format that mmx writes and mmbench reads."""
+"""mmstore: the on-disk feature format that mmx writes and mmbench reads.
+
+`FeatureStore(root)` lists and opens sets, `FeatureSet(path)` reads one, `FeatureSetWriter(path, ...)` writes one.
+`FORMAT.md` beside this file is the normative description of the format. Nothing is imported before it is used, so
+`import mmstore` costs no start-up time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mmstore.errors import (
+    DamagedFeatureSet,
+    IncompleteFeatureSet,
+    InvalidIds,
+    InvalidInput,
+    NotAFeatureSet,
+    ProvenanceMismatch,
+    StoreAccess,
+    StoreError,
+    StoreFull,
+    StoreLocked,
+    StoreWarning,
+    UnknownFeatureSet,
+    UnsupportedVersion,
+)
+from mmstore.spec import FORMAT, FORMAT_VERSION, Status
+
+if TYPE_CHECKING:
+    from mmstore.reader import FeatureSet
+    from mmstore.store import FeatureStore
+    from mmstore.writer import FeatureSetWriter
+
+_LAZY = {
+    "FeatureSet": "mmstore.reader",
+    "FeatureStore": "mmstore.store",
+    "FeatureSetWriter": "mmstore.writer",
+}
+
+__all__ = [
+    "FORMAT",
+    "FORMAT_VERSION",
+    "DamagedFeatureSet",
+    "FeatureSet",
+    "FeatureSetWriter",
+    "FeatureStore",
+    "IncompleteFeatureSet",
+    "InvalidIds",
+    "InvalidInput",
+    "NotAFeatureSet",
+    "ProvenanceMismatch",
+    "Status",
+    "StoreAccess",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
+    "StoreWarning",
+    "UnknownFeatureSet",
+    "UnsupportedVersion",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import the classes that need numpy and h5py on first use (PEP 562)."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'mmstore' has no attribute {name!r}")
+    value: object = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

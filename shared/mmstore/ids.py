@@ -1,0 +1,205 @@
+"""Ids as fixed-length UTF-8 bytes: encoding, checking, and looking up by id. Pure functions, no files.
+
+An id is opaque text. It is kept byte for byte, so `"007"`, `"7"` and `" 7"` are three ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmstore.blocks import block_rows, spans
+from mmstore.errors import InvalidIds
+
+Bytes = NDArray[np.bytes_]
+"""Array of fixed-length byte strings, shape (n,), numpy kind `S`."""
+
+_BLOCK = 1 << 16
+_PAIR_SEPARATOR = b"\xff"  # occurs in no UTF-8 text, so that joined pairs stay distinct
+_NEVER_STORED = b"\xfe"  # stands for NUL in ids that are only looked up
+
+
+def encode_ids(ids: Iterable[str] | NDArray[Any], where: str = "ids") -> Bytes:
+    """Ids as an `S` array of UTF-8 bytes, shape (n,), checked to be storable.
+
+    Args:
+        ids: Text, or an `S` array that already holds UTF-8 (used as it is, without a detour through `str`).
+        where: How error messages name the ids.
+
+    Raises:
+        InvalidIds: An id is not text, is empty, holds NUL or a lone surrogate, or is not UTF-8. Duplicates are
+            a matter of `first_duplicate`.
+    """
+    if isinstance(ids, np.ndarray) and ids.dtype.kind == "S":
+        return _check_bytes(ids, where)
+    sequence = _as_sequence(ids, where)
+    blocks = [np.empty(0, "S1")]
+    for start, stop in spans(len(sequence), _BLOCK):
+        block = [_check_text(text, where, start + i) for i, text in enumerate(sequence[start:stop])]
+        blocks.append(np.array(block, dtype="S"))
+    return np.concatenate(blocks)
+
+
+def encode_lookup(ids: Iterable[str] | NDArray[Any], where: str = "ids") -> Bytes:
+    """Ids to look up, as an `S` array, shape (b,); what no store can hold is encoded so that it matches nothing.
+
+    Raises:
+        InvalidIds: An id is not text at all (an int, say, which would lose leading zeros).
+    """
+    if isinstance(ids, np.ndarray) and ids.dtype.kind == "S":
+        return np.ascontiguousarray(ids)
+    sequence = _as_sequence(ids, where)
+    blocks = [np.empty(0, "S1")]
+    for start, stop in spans(len(sequence), _BLOCK):
+        block = [_require_text(text, where, start + i) for i, text in enumerate(sequence[start:stop])]
+        encoded = [text.encode("utf-8", "surrogatepass").replace(b"\0", _NEVER_STORED) for text in block]
+        blocks.append(np.array(encoded, dtype="S"))
+    return np.concatenate(blocks)
+
+
+def decode_ids(raw: Bytes) -> NDArray[np.str_]:
+    """The text of UTF-8 ids, shape (n,), numpy kind `U`.
+
+    Raises:
+        InvalidIds: An id is not UTF-8.
+    """
+    if raw.size == 0:
+        return np.empty(0, "U1")
+    try:
+        return np.asarray(np.char.decode(raw, "utf-8"))
+    except UnicodeDecodeError as error:
+        raise InvalidIds(f"ids: not UTF-8 ({error.reason}); the file was not written by a conforming writer") from error
+
+
+def pair_keys(users: Bytes, items: Bytes) -> Bytes:
+    """One key per (user, item) pair, shape (n,); equal keys mean equal pairs."""
+    if users.size == 0:
+        return np.empty(0, "S1")
+    joined = np.char.add(np.char.add(users, np.bytes_(_PAIR_SEPARATOR)), items)
+    return cast("Bytes", np.asarray(joined))
+
+
+def first_duplicate(keys: Bytes) -> tuple[int, int] | None:
+    """The rows of the first two equal keys in row order of the repetition, or None where all are distinct."""
+    if keys.size < 2 or bool((keys[1:] > keys[:-1]).all()):
+        return None
+    in_order = np.sort(keys)
+    repeated = in_order[1:][in_order[1:] == in_order[:-1]]
+    if repeated.size == 0:
+        return None
+    rows = np.flatnonzero(np.isin(keys, repeated))
+    seen: dict[bytes, int] = {}
+    for row in rows.tolist():
+        key = bytes(keys[row])
+        if key in seen:
+            return seen[key], row
+        seen[key] = row
+    return None
+
+
+def byte_lengths(raw: Bytes) -> NDArray[np.int64]:
+    """Length of each id in bytes, without the padding, shape (n,)."""
+    return np.asarray(np.char.str_len(raw), dtype=np.int64)
+
+
+def byte_table(raw: Bytes) -> NDArray[np.uint8]:
+    """The padded bytes of the ids, shape (n, width)."""
+    raw = np.ascontiguousarray(raw)
+    return raw.view(np.uint8).reshape(raw.size, raw.dtype.itemsize)
+
+
+@dataclass(frozen=True, slots=True)
+class IdIndex:
+    """Finds rows by key with binary search: 8 bytes per row more than the keys themselves, and no Python objects."""
+
+    sorted_keys: Bytes
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def build(cls, keys: Bytes, where: str) -> IdIndex:
+        """The index of `keys`, shape (n,).
+
+        Raises:
+            InvalidIds: A key occurs twice, so that a lookup would be ambiguous.
+        """
+        if keys.size > 1 and bool((keys[1:] > keys[:-1]).all()):
+            return cls(keys, np.arange(keys.size, dtype=np.int64))
+        rows = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
+        sorted_keys = keys[rows]
+        if bool((sorted_keys[1:] == sorted_keys[:-1]).any()):
+            raise duplicate_error(keys, where)
+        return cls(sorted_keys, rows)
+
+    def find(self, keys: Bytes) -> NDArray[np.int64]:
+        """The row of each key, -1 where it is absent, shape (b,)."""
+        if self.rows.size == 0 or keys.size == 0:
+            return np.full(keys.size, -1, dtype=np.int64)
+        at = np.minimum(np.searchsorted(self.sorted_keys, keys), self.rows.size - 1)
+        return np.where(self.sorted_keys[at] == keys, self.rows[at], np.int64(-1))
+
+
+def duplicate_error(keys: Bytes, where: str) -> InvalidIds:
+    """The error that names the first repeated id among `keys`."""
+    pair = first_duplicate(keys)
+    if pair is None:  # only reached by misuse
+        return InvalidIds(f"{where}: duplicate ids")
+    text = " and ".join(repr(part.decode("utf-8", "replace")) for part in bytes(keys[pair[0]]).split(_PAIR_SEPARATOR))
+    return InvalidIds(f"{where}: {text} occurs twice (rows {pair[0]} and {pair[1]}); ids must be unique")
+
+
+def _as_sequence(ids: Iterable[Any], where: str) -> list[Any] | tuple[Any, ...] | NDArray[Any]:
+    if isinstance(ids, str | bytes):
+        raise InvalidIds(f"{where}: got one {type(ids).__name__}, expected a sequence of ids; put it in a list")
+    if isinstance(ids, np.ndarray) and ids.ndim != 1:
+        raise InvalidIds(f"{where}: got an array of shape {ids.shape}, expected (n,)")
+    return ids if isinstance(ids, list | tuple | np.ndarray) else list(ids)
+
+
+def _require_text(text: object, where: str, row: int) -> str:
+    if isinstance(text, str):
+        return text
+    raise InvalidIds(
+        f"{where}: row {row} is {text!r} (got {type(text).__name__}, expected str); "
+        "read ids as text, so that '007' and '7' stay two ids"
+    )
+
+
+def _check_text(value: object, where: str, row: int) -> bytes:
+    text = _require_text(value, where, row)
+    if not text:
+        raise InvalidIds(f"{where}: row {row} is empty; every row needs an id")
+    if "\0" in text:
+        raise InvalidIds(f"{where}: row {row} ({text!r}) holds a NUL character, which ids can't; remove it")
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InvalidIds(
+            f"{where}: row {row} ({text!r}) holds a lone surrogate, which UTF-8 can't; decode the ids properly"
+        ) from error
+
+
+def _check_bytes(raw: Bytes, where: str) -> Bytes:
+    if raw.ndim != 1:
+        raise InvalidIds(f"{where}: got an array of shape {raw.shape}, expected (n,)")
+    raw = np.ascontiguousarray(raw)
+    for start, stop in spans(raw.size, block_rows(raw.dtype.itemsize)):
+        table = byte_table(raw[start:stop])
+        for bad, what in (
+            (table[:, 0] == 0, "is empty or begins with NUL"),
+            (((table[:, 1:] != 0) & (table[:, :-1] == 0)).any(axis=1), "holds a NUL byte"),
+        ):
+            if bad.any():
+                row = start + int(np.argmax(bad))
+                raise InvalidIds(f"{where}: row {row} {what} ({bytes(raw[row])!r}); ids are non-empty text")
+        for row in (np.flatnonzero((table & 0x80).any(axis=1)) + start).tolist():
+            try:
+                bytes(raw[row]).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InvalidIds(
+                    f"{where}: row {row} is not UTF-8 ({bytes(raw[row])!r}); convert the ids to UTF-8"
+                ) from error
+    return raw

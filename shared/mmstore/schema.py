@@ -1,0 +1,220 @@
+"""The header of a feature set in memory: checked names, JSON provenance, and how two plans are compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmstore.errors import InvalidInput, NotAFeatureSet, UnsupportedVersion
+from mmstore.spec import CREATED, DTYPES, FORMAT, FORMAT_VERSION, LAYOUTS, MAJOR, NEWEST_MINOR, SOURCES, SUFFIX
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MODALITY = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_MAX_NAME = 200  # file systems allow 255 bytes, and the writer's side files add a suffix
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a feature set says about itself, apart from its rows.
+
+    Attributes:
+        modality: `visual`, `textual`, `audio`, or any lower-case name.
+        name: The set's name, as in the file name.
+        source: `item` or `interaction`.
+        layout: `dense` or `ragged`.
+        dim: Length of a vector, >= 1.
+        dtype: `float16` or `float32`, how vectors are stored.
+        rows: Number of rows, >= 0.
+        provenance: How the vectors were made; JSON values only.
+        complete: False while rows are pending.
+        content_digest: 64 hexadecimal digits, or empty while the set is incomplete.
+        format_version: `major.minor` of the file.
+    """
+
+    modality: str
+    name: str
+    source: str
+    layout: str
+    dim: int
+    dtype: str
+    rows: int
+    provenance: dict[str, Any]
+    complete: bool = False
+    content_digest: str = ""
+    format_version: str = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        check_modality(self.modality)
+        check_name(self.name)
+        _check_choice("source", self.source, SOURCES)
+        _check_choice("layout", self.layout, LAYOUTS)
+        _check_choice("dtype", self.dtype, DTYPES)
+        if isinstance(self.dim, bool) or not isinstance(self.dim, int) or self.dim < 1:
+            raise InvalidInput(f"dim: got {self.dim!r}, expected an int >= 1")
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of one stored vector."""
+        return self.dim * int(np.dtype(self.dtype).itemsize)
+
+
+def check_name(name: object) -> str:
+    """`name` if it is a safe file name stem, never a path.
+
+    Raises:
+        InvalidInput: It is not `[A-Za-z0-9][A-Za-z0-9._-]*` of at most 200 characters.
+    """
+    if isinstance(name, str) and _NAME.fullmatch(name) and len(name) <= _MAX_NAME:
+        return name
+    raise InvalidInput(
+        f"name: got {name!r}, expected letters, digits, '.', '_' and '-' only, beginning with a letter or digit, "
+        f"at most {_MAX_NAME}; such as 'clip-vit-b-32'"
+    )
+
+
+def check_modality(modality: object) -> str:
+    """`modality` if it is a safe lower-case folder name.
+
+    Raises:
+        InvalidInput: It is not `[a-z0-9][a-z0-9._-]*` of at most 200 characters.
+    """
+    if isinstance(modality, str) and _MODALITY.fullmatch(modality) and len(modality) <= _MAX_NAME:
+        return modality
+    raise InvalidInput(
+        f"modality: got {modality!r}, expected lower-case letters, digits, '.', '_' and '-' only; such as 'visual'"
+    )
+
+
+def name_of(path: Path) -> str:
+    """The set's name according to its final path, `<root>/<modality>/<name>.h5`.
+
+    Raises:
+        InvalidInput: The file name does not end in `.h5`, or its stem is no valid name.
+    """
+    if path.suffix != SUFFIX:
+        raise InvalidInput(
+            f"{path}: a feature set's file name ends in '{SUFFIX}'; write to {path.name + SUFFIX!r}, say"
+        )
+    return check_name(path.name.removesuffix(SUFFIX))
+
+
+def check_format(where: str, format_name: str) -> None:
+    """Refuse files of another format.
+
+    Raises:
+        NotAFeatureSet: `format_name` is not this format's.
+    """
+    if format_name != FORMAT:
+        raise NotAFeatureSet(
+            f"{where}: not a feature set (attribute 'format': got {format_name!r}, expected {FORMAT!r}); "
+            "import foreign features with `mmx store import`"
+        )
+
+
+def check_version(where: str, version: str) -> str | None:
+    """None for a version that is fully known; a warning for a newer minor of a known major.
+
+    Raises:
+        UnsupportedVersion: The major is unknown, or `version` is not `major.minor`.
+    """
+    match = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", version)
+    if match is None:
+        raise UnsupportedVersion(
+            f"{where}: unreadable format version (got {version!r}, expected 'major.minor' such as {FORMAT_VERSION!r}); "
+            "extract the set again"
+        )
+    major, minor = int(match[1]), int(match[2])
+    if major != MAJOR:
+        cure = "install a newer mmx-mmbench" if major > MAJOR else "extract the set again"
+        raise UnsupportedVersion(
+            f"{where}: format version {version} (this library reads {MAJOR}.x and writes {FORMAT_VERSION}); {cure}"
+        )
+    if minor > NEWEST_MINOR:
+        return (
+            f"{where}: format version {version} is newer than {MAJOR}.{NEWEST_MINOR}, the newest that this library "
+            "knows; what it adds is ignored. Install a newer mmx-mmbench to be sure"
+        )
+    return None
+
+
+def canonical_json(value: object) -> str:
+    """The one JSON text of `value` that mmstore writes: sorted keys, no spaces, UTF-8 kept.
+
+    Raises:
+        InvalidInput: `value` has something that JSON can't hold (NaN, a Path, a lone surrogate).
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(
+            f"provenance: not JSON ({error}); use str, int, finite float, bool, None, lists and dicts with str keys"
+        ) from error
+    if "\\u0000" in text:
+        raise InvalidInput("provenance: holds a NUL character, which an HDF5 string can't; remove it")
+    return text
+
+
+def with_creation_time(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """`provenance` as plain JSON values, with `created` set where the caller did not set it.
+
+    The time is UTC, ISO 8601 in whole seconds, from `SOURCE_DATE_EPOCH` where that is set.
+
+    Raises:
+        InvalidInput: `provenance` is no JSON object, or `SOURCE_DATE_EPOCH` is not a whole number of seconds.
+    """
+    if not isinstance(provenance, Mapping):
+        raise InvalidInput(f"provenance: got {type(provenance).__name__}, expected a mapping")
+    plain: dict[str, Any] = json.loads(canonical_json(dict(provenance)))
+    plain.setdefault(CREATED, _now().isoformat(timespec="seconds").replace("+00:00", "Z"))
+    return plain
+
+
+def _now() -> datetime:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    if not epoch:
+        return datetime.now(UTC)
+    try:
+        return datetime.fromtimestamp(int(epoch), UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidInput(f"SOURCE_DATE_EPOCH: got {epoch!r}, expected whole seconds since 1970") from error
+
+
+def plan_differences(found: Header, wanted: Header) -> list[tuple[str, str]]:
+    """What makes two plans differ, as `(key, "found, expected")`; creation time, progress and ids aside.
+
+    Provenance is compared key by key, so the answer names `provenance.pooling` and not just `provenance`.
+    """
+    differences = []
+    for key in ("modality", "name", "source", "layout", "dim", "dtype", "rows"):
+        old, new = getattr(found, key), getattr(wanted, key)
+        if old != new:
+            differences.append((key, f"{old!r}, expected {new!r}"))
+    old_leaves, new_leaves = dict(_leaves(found.provenance)), dict(_leaves(wanted.provenance))
+    for key in sorted({*old_leaves, *new_leaves} - {f"provenance.{CREATED}"}):
+        if old_leaves.get(key) != new_leaves.get(key):
+            old, new = old_leaves.get(key, "absent"), new_leaves.get(key, "absent")
+            differences.append((key, f"{old}, expected {new}"))
+    return differences
+
+
+def _leaves(value: object, prefix: str = "provenance") -> Iterator[tuple[str, str]]:
+    """Dotted keys of a JSON tree, and the JSON text of each leaf."""
+    if isinstance(value, dict) and value:
+        for key, child in value.items():
+            yield from _leaves(child, f"{prefix}.{key}")
+    else:
+        yield prefix, canonical_json(value)
+
+
+def _check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InvalidInput(f"{what}: got {value!r}, expected one of {', '.join(choices)}")

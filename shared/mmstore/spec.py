@@ -1,0 +1,79 @@
+"""The names, versions and limits of the feature-set format, spelled once. `FORMAT.md` says what they mean."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+FORMAT: Final = "mmstore.feature-set"
+"""Value of the root attribute `format`."""
+
+FORMAT_VERSION: Final = "1.0"
+"""The version that this library writes, `major.minor`."""
+
+MAJOR: Final = 1
+"""The only major version that this library reads."""
+
+NEWEST_MINOR: Final = 0
+"""The newest minor of `MAJOR` that this library knows; a newer one is read with a warning."""
+
+ITEM: Final = "item"
+INTERACTION: Final = "interaction"
+SOURCES: Final = (ITEM, INTERACTION)
+
+DENSE: Final = "dense"
+RAGGED: Final = "ragged"
+LAYOUTS: Final = (DENSE, RAGGED)
+
+DTYPES: Final = ("float16", "float32")
+
+ATTRIBUTES: Final = (
+    "format",
+    "format_version",
+    "modality",
+    "source",
+    "layout",
+    "name",
+    "complete",
+    "provenance",
+    "content_digest",
+)
+"""The root attributes, all of them required."""
+
+ID_DATASETS: Final = {ITEM: ("ids",), INTERACTION: ("user_ids", "item_ids")}
+"""The datasets that identify the rows, by source."""
+
+FEATURES: Final = "features"
+STATUS: Final = "status"
+OFFSETS: Final = "offsets"
+ERRORS: Final = "errors"
+ERROR_ROW: Final = "errors/row"
+ERROR_MESSAGE: Final = "errors/message"
+
+WRITING: Final = "writing"
+"""Group of an unfinished ragged set: where each row's vectors lie in the vector log. Never in a finished file."""
+
+SUFFIX: Final = ".h5"
+PARTIAL_SUFFIX: Final = ".partial"
+
+CREATED: Final = "created"
+"""The key of `provenance` that holds the creation time; it never makes two plans differ."""
+
+MAX_MESSAGE_BYTES: Final = 500
+"""A stored error message is cut to this many bytes of UTF-8."""
+
+BLOCK_BYTES: Final = 1 << 24
+"""How much is read or written at once where a whole file is streamed."""
+
+
+class Status(IntEnum):
+    """What is known about one row."""
+
+    PENDING = 0
+    """Not computed yet; only in unfinished sets."""
+    OK = 1
+    """The row has a finite vector (ragged: at least one)."""
+    MISSING = 2
+    """The item has no such content."""
+    CORRUPT = 3
+    """The item has content that could not be turned into a vector; `/errors` says why."""

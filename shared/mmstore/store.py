@@ -1,0 +1,117 @@
+"""A store: a folder of feature sets, `<root>/<modality>/<name>.h5`. Its listing is its manifest."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmstore.errors import DamagedFeatureSet, InvalidInput, UnknownFeatureSet
+from mmstore.hdf5 import translated
+from mmstore.reader import FeatureSet
+from mmstore.schema import check_modality, check_name
+from mmstore.spec import PARTIAL_SUFFIX, SUFFIX
+
+
+class FeatureStore:
+    """A folder of feature sets. Nothing is cached: sets may come and go while it is in use.
+
+    Args:
+        root: The folder, usually `<dataset>/features`. One that does not exist is an empty store.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({str(self.root)!r})"
+
+    def sets(self) -> list[tuple[str, str]]:
+        """(modality, name) of every finished set, sorted. Files that follow no naming rule are not listed."""
+        return self._listing(SUFFIX)
+
+    def partials(self) -> list[tuple[str, str]]:
+        """(modality, name) of every unfinished set, sorted."""
+        return self._listing(SUFFIX + PARTIAL_SUFFIX)
+
+    def path(self, modality: str, name: str) -> Path:
+        """Where the set of this modality and name lies, or would lie.
+
+        Raises:
+            InvalidInput: `modality` or `name` is not a safe name (it never is a path).
+        """
+        return self.root / check_modality(modality) / f"{check_name(name)}{SUFFIX}"
+
+    def open(self, modality: str, name: str | None = None) -> FeatureSet:
+        """The set of this modality and name, its header checked.
+
+        Args:
+            modality: Such as `visual`.
+            name: Such as `resnet50`; may be left out where the modality has one set only.
+
+        Raises:
+            UnknownFeatureSet: There is none, or the name was left out and there are several; lists the choices.
+            DamagedFeatureSet: The file says that it is of another modality.
+            StoreError: The file can't be read, see `FeatureSet`.
+        """
+        known = self.sets()
+        names = [found for kind, found in known if kind == modality]
+        where = f"{self.root}"
+        if not names:
+            raise UnknownFeatureSet(
+                f"{where}: no feature set of modality {modality!r}{_hint(modality, {kind for kind, _ in known})}; "
+                f"make one with `mmx extract --modality {modality} --model …`{self._partial_note(modality)}"
+            )
+        if name is None:
+            if len(names) > 1:
+                raise UnknownFeatureSet(
+                    f"{where}: several {modality} sets ({', '.join(names)}); say which, as in {modality}={names[0]}"
+                )
+            name = names[0]
+        elif name not in names:
+            raise UnknownFeatureSet(
+                f"{where}: no {modality} set {name!r}{_hint(name, names)}{self._partial_note(modality, name)}"
+            )
+        found = FeatureSet(self.path(modality, name))
+        if found.modality != modality:
+            raise DamagedFeatureSet(
+                f"{found.path}: says that its modality is {found.modality!r} (its folder says {modality!r}); "
+                "move it to the right folder"
+            )
+        return found
+
+    def _partial_note(self, modality: str, name: str | None = None) -> str:
+        unfinished = [found for kind, found in self.partials() if kind == modality and name in (None, found)]
+        if not unfinished:
+            return ""
+        return f". Unfinished: {', '.join(unfinished)}; run their extraction again, it goes on where it stopped"
+
+    def _listing(self, suffix: str) -> list[tuple[str, str]]:
+        found = []
+        with translated(self.root):
+            if not self.root.exists():
+                return []
+            for path in self.root.glob(f"*/*{suffix}"):
+                modality, name = path.parent.name, path.name.removesuffix(suffix)
+                if path.is_file() and _is_valid(modality, name):
+                    found.append((modality, name))
+        return sorted(found)
+
+
+def _is_valid(modality: str, name: str) -> bool:
+    try:
+        check_modality(modality)
+        check_name(name)
+    except InvalidInput:
+        return False
+    return True
+
+
+def _hint(given: str, choices: Iterable[str]) -> str:
+    """` (choices: …; did you mean …?)` for an unknown name."""
+    choices = sorted(choices)
+    if not choices:
+        return " (the store is empty)"
+    close = difflib.get_close_matches(given, choices, n=1)
+    question = f"; did you mean {close[0]!r}?" if close else ""
+    return f" (there are: {', '.join(choices)}{question})"

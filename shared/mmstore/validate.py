@@ -1,0 +1,113 @@
+"""Checking a whole file against `FORMAT.md`: structure, content and digest, in blocks, so that memory stays flat."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmstore import hdf5
+from mmstore.blocks import block_rows, spans
+from mmstore.errors import InvalidIds, StoreError, StoreWarning
+from mmstore.hashing import content_digest
+from mmstore.ids import duplicate_error, encode_ids, first_duplicate, pair_keys
+from mmstore.schema import Header
+from mmstore.spec import DENSE, ERROR_ROW, ERRORS, FEATURES, ID_DATASETS, OFFSETS, RAGGED, STATUS, Status
+
+
+def verify_file(path: Path) -> list[str]:
+    """Everything that breaks a rule of the format, one line each; empty when the file is sound.
+
+    A file that can't be opened is one line as well: nothing raises `StoreError`. A newer minor version warns
+    (`StoreWarning`) and is checked by the rules that are known.
+    """
+    problems: list[str] = []
+    try:
+        with hdf5.open_file(path) as file:
+            header, warning = hdf5.read_header(file, path)
+            if warning:
+                warnings.warn(warning, StoreWarning, stacklevel=3)
+            with hdf5.translated(path):
+                problems += [f"{path}{problem}" for problem in _problems(file, header)]
+    except StoreError as error:
+        problems.append(str(error))
+    return problems
+
+
+def _problems(file: Any, header: Header) -> Iterator[str]:
+    status = np.asarray(file[STATUS][:])
+    if not header.complete:
+        yield f": incomplete ({int((status == Status.PENDING).sum())} of {status.size} rows pending); run the extraction again"
+        return
+    yield from _id_problems(file, header)
+    yield from _status_problems(file, status)
+    offsets = None
+    if header.layout == RAGGED:
+        offsets = np.asarray(file[OFFSETS][:])
+        yield from _offset_problems(offsets, status, int(file[FEATURES].shape[0]))
+    elif file[FEATURES].chunks is not None:
+        yield f":/{FEATURES}: chunked (a dense set is contiguous); extract it again"
+    yield from _vector_problems(file[FEATURES], status if header.layout == DENSE else None)
+    digest = content_digest(
+        source=header.source,
+        layout=header.layout,
+        ids=[file[name] for name in ID_DATASETS[header.source]],
+        status=status,
+        features=file[FEATURES],
+        offsets=offsets,
+    )
+    if digest != header.content_digest:
+        yield f": content_digest differs (got {digest}, the file says {header.content_digest!r}); its content was altered"
+
+
+def _id_problems(file: Any, header: Header) -> Iterator[str]:
+    columns = []
+    for name in ID_DATASETS[header.source]:
+        try:
+            columns.append(encode_ids(hdf5.read_text(file[name]), f":/{name}"))
+        except InvalidIds as error:
+            yield str(error)
+            return
+    keys = columns[0] if len(columns) == 1 else pair_keys(*columns)
+    if first_duplicate(keys) is not None:
+        yield str(duplicate_error(keys, ":/" + " and /".join(ID_DATASETS[header.source])))
+
+
+def _status_problems(file: Any, status: NDArray[np.uint8]) -> Iterator[str]:
+    if status.size and int(status.max()) > max(Status):
+        yield f":/{STATUS}: row {int(status.argmax())} is {int(status.max())} (expected 1, 2 or 3)"
+    if pending := int((status == Status.PENDING).sum()):
+        yield f":/{STATUS}: {pending} rows are pending in a complete set"
+    rows = np.asarray(file[ERROR_ROW][:])
+    if not np.array_equal(rows, np.flatnonzero(status == Status.CORRUPT)):
+        yield f":/{ERRORS}: its rows are not the corrupt rows of /{STATUS} in ascending order"
+
+
+def _offset_problems(offsets: NDArray[np.int64], status: NDArray[np.uint8], vectors: int) -> Iterator[str]:
+    lengths = np.diff(offsets)
+    if int(offsets[0]) != 0 or int(offsets[-1]) != vectors:
+        yield f":/{OFFSETS}: runs from {offsets[0]} to {offsets[-1]} (expected 0 to {vectors})"
+    if bool((lengths < 0).any()):
+        yield f":/{OFFSETS}: descends after row {int(np.argmax(lengths < 0))}"
+    present = status == Status.OK
+    if bool(((lengths > 0) != present).any()):
+        row = int(np.argmax((lengths > 0) != present))
+        yield f":/{OFFSETS}: row {row} has {lengths[row]} vectors and status {status[row]}; present rows, and only they, have some"
+
+
+def _vector_problems(features: Any, status: NDArray[np.uint8] | None) -> Iterator[str]:
+    """Present rows are finite, absent ones NaN throughout; at most one line for each rule."""
+    unfinished, filled = [], []
+    for start, stop in spans(features.shape[0], block_rows(features.shape[1] * features.dtype.itemsize)):
+        block = np.asarray(features[start:stop])
+        present = np.ones(len(block), bool) if status is None else status[start:stop] == Status.OK
+        unfinished.append(np.flatnonzero(present & ~np.isfinite(block).all(axis=1)) + start)
+        filled.append(np.flatnonzero(~present & ~np.isnan(block).all(axis=1)) + start)
+    for found, what in ((unfinished, "present and holds NaN or infinity"), (filled, "absent and holds numbers")):
+        rows = np.concatenate(found) if found else np.empty(0, np.int64)
+        if rows.size:
+            yield f":/{FEATURES}: row {rows[0]} is {what} ({rows.size} such rows)"
