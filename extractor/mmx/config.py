@@ -1,0 +1,171 @@
+"""What an extraction may be told, as frozen models, and recipes that hold several extractions.
+
+The defaults are written here and nowhere else; the command line passes on only what was typed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from mmx.errors import UsageError
+
+Modality: TypeAlias = Literal["visual", "textual", "audio"]
+SetName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+FailureLimit: TypeAlias = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?%?$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+
+class RunConfig(_Frozen):
+    """How extractions run: what all sets of a recipe have in common."""
+
+    data: Path = Field(default=Path("data/demo"), description="the dataset folder")
+    out: Path | None = Field(default=None, description="the feature store; <data>/features when not given")
+    items_file: str | None = Field(default=None, description="the items table inside the dataset folder")
+    id_column: str | None = Field(default=None, description="the column of item ids")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="where the encoder runs")
+    workers: int | None = Field(default=None, ge=1, le=1024, description="loading threads; one per processor")
+    on_error: Literal["skip", "fail"] = Field(default="skip", description="what one corrupt item does")
+    max_failures: FailureLimit = Field(default="1%", description="more corrupt items than this stop the run")
+    retry_failed: bool = Field(default=False, description="try corrupt items again")
+    restart: bool = Field(default=False, description="start anew, whatever is there")
+    limit: int | None = Field(default=None, ge=1, description="only the first items")
+    offline: bool = Field(default=False, description="never open a connection")
+    seed: int = Field(default=0, ge=0, description="seed of random weights and of fitted encoders")
+
+    @property
+    def store(self) -> Path:
+        """The folder of the feature store."""
+        return self.out if self.out is not None else self.data / "features"
+
+    def failure_limit(self, n_items: int) -> int:
+        """The number of corrupt items that is still accepted.
+
+        A number is taken as it is. A share is rounded up and, unless it is zero, never below ten items: in a
+        catalogue of fifty, one broken file is two per cent and no reason to stop.
+        """
+        if not self.max_failures.endswith("%"):
+            return int(float(self.max_failures))
+        share = float(self.max_failures[:-1]) / 100
+        return max(10, -int(-n_items * share // 1)) if share else 0
+
+
+class SetConfig(_Frozen):
+    """One feature set: which encoder looks at what."""
+
+    modality: Modality = Field(description="visual, textual or audio")
+    model: str = Field(min_length=1, description="an encoder's name; `mmx models` lists them")
+    layer: str | None = Field(default=None, description="the layer whose output is taken; the encoder's own choice")
+    pooling: str | None = Field(default=None, description="how several vectors become one; the encoder's own choice")
+    weights: str = Field(default="default", min_length=1, description="default, random, a path or a hub id")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="of the forward pass")
+    text_columns: tuple[str, ...] | None = Field(default=None, min_length=1, description="columns, joined by a blank")
+    path_column: str | None = Field(default=None, description="the column of image or audio paths")
+    batch_size: int | None = Field(default=None, ge=1, le=65_536, description="items per forward pass")
+    store_dtype: Literal["float32", "float16"] = Field(default="float32", description="of the stored vectors")
+    name: SetName | None = Field(default=None, description="the set's name; follows from the encoder when not given")
+
+
+class Recipe(RunConfig):
+    """Several feature sets of one dataset."""
+
+    sets: tuple[SetConfig, ...] = Field(min_length=1, description="the feature sets, made in this order")
+
+    def run(self) -> RunConfig:
+        """What the sets have in common."""
+        return RunConfig(**{name: getattr(self, name) for name in RunConfig.model_fields})
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The recipe in a YAML file.
+
+    Raises:
+        UsageError: no such file, no YAML, or keys and values that are not allowed: one line each, with file, line,
+            key, rule and value, and the closest match of an unknown key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read ({error})") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise UsageError(f"{path.name}{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path.name}: a recipe is a mapping of keys (got {type(content).__name__})")
+    _refuse_twins(path.name, node)
+    recipe: Recipe = _validated(Recipe, content, lambda loc: f"{path.name}, line {_line(node, loc)}: ")
+    return recipe
+
+
+def from_options(model: type[RunConfig] | type[SetConfig], options: dict[str, Any]) -> Any:
+    """A `RunConfig` or `SetConfig` from what was typed on the command line; None stands for not given."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return _validated(model, given, lambda loc: f"--{str(loc[0]).replace('_', '-')}: ")
+
+
+def _validated(model: type[Any], content: dict[str, Any], where: Any) -> Any:
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors(include_url=False):
+            loc = problem["loc"]
+            key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+            lines.append(f"{where(loc)}{key}: {_rule(model, problem)}")
+        raise UsageError("\n".join(lines)) from error
+
+
+def _rule(model: type[BaseModel], problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        owner = SetConfig if problem["loc"][0] == "sets" else model
+        known = sorted(owner.model_fields)
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return f"unknown key; {hint}"
+    if problem["type"] == "missing":
+        return "this key is needed"
+    message: str = problem["msg"]
+    return f"{message[0].lower()}{message[1:]} (got {problem['input']!r})"
+
+
+def _line(node: Any, loc: tuple[str | int, ...]) -> int:
+    """The 1-based line of the deepest node along `loc`, the key's own line for a mapping."""
+    line: int = node.start_mark.line + 1
+    for part in loc:
+        if isinstance(node, yaml.MappingNode):
+            pair = next((pair for pair in node.value if pair[0].value == part), None)
+            if pair is None:
+                return line
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line
+
+
+def _refuse_twins(name: str, node: Any) -> None:
+    """Raises when a mapping has one key twice: YAML would keep the last one without a word."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[Any, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise UsageError(f"{name}, line {line}: {key.value} is given twice (first in line {seen[key.value]})")
+            seen[key.value] = line
+            _refuse_twins(name, value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_twins(name, value)
