@@ -36,5 +36,4 @@ def runs(rows: NDArray[np.int64], *, max_gap: int = 0, max_span: int | None = No
         block = rows // max_span
         ends |= block[1:] != block[:-1]
     edges = np.concatenate(([0], np.flatnonzero(ends) + 1, [rows.size]))
-    for i, j in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        yield i, j
+    yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from mmstore.blocks import block_rows, spans
 from mmstore.ids import byte_lengths, byte_table
+from mmstore.schema import Header
+from mmstore.spec import FEATURES, ID_DATASETS
 
-_CANONICAL_NAN = {2: np.uint16(0x7E00), 4: np.uint32(0x7FC00000)}
+_CANONICAL_NAN = {2: 0x7E00, 4: 0x7FC00000}
 
 
 class Rows(Protocol):
@@ -73,14 +75,26 @@ def content_digest(
     return digest.hexdigest()
 
 
+def file_digest(file: Any, header: Header, status: NDArray[np.uint8], offsets: NDArray[np.int64] | None) -> str:
+    """The content digest of an open file's ids and vectors with the given status and offsets."""
+    return content_digest(
+        source=header.source,
+        layout=header.layout,
+        ids=[file[name] for name in ID_DATASETS[header.source]],
+        status=status,
+        features=file[FEATURES],
+        offsets=offsets,
+    )
+
+
 def canonical_bytes(vectors: NDArray[Any]) -> memoryview:
     """Little-endian row-major bytes of float16 or float32 `vectors`, with every NaN as the one canonical quiet NaN."""
     size = vectors.dtype.itemsize
     bits = np.ascontiguousarray(vectors, dtype=f"<f{size}").view(f"<u{size}")
     absent = np.isnan(vectors)
     if absent.any():
-        bits = np.where(absent, _CANONICAL_NAN[size], bits).astype(f"<u{size}", copy=False)
-    return memoryview(bits.reshape(-1)).cast("B") if bits.size else memoryview(b"")
+        bits = np.where(absent, np.array(_CANONICAL_NAN[size], bits.dtype), bits)
+    return bits.reshape(-1).view(np.uint8).data
 
 
 def _update_plain(digest: hashlib.blake2b, rows: Rows, dtype: str) -> None:

@@ -47,6 +47,8 @@ from mmstore.spec import (
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _BUILT_IN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+# The oldest encoding of every object: newer ones mark a file as open for writing, and after a kill it can't be opened.
+_LIBVER = ("earliest", "v110")
 EXTRACT_AGAIN = "extract it again with --restart, or copy it again from where it came"
 
 
@@ -107,13 +109,13 @@ def open_file(path: Path, mode: str = "r") -> h5py.File:
             raise NotAFeatureSet(f"{path}: is empty; delete it, and extract or copy the set again")
         if start != _SIGNATURE:
             raise NotAFeatureSet(f"{path}: is not an HDF5 file; import foreign features with `mmx store import`")
-        return h5py.File(path, mode, locking=False)
+        return h5py.File(path, mode, locking=False, libver=_LIBVER)
 
 
 def create_file(path: Path) -> h5py.File:
     """A new HDF5 file that every HDF5 library since 1.8 reads, with large datasets on page boundaries."""
     with translated(path):
-        return h5py.File(path, "w", locking=False, alignment_threshold=1 << 16, alignment_interval=4096)
+        return h5py.File(path, "w", locking=False, libver=_LIBVER, alignment_threshold=1 << 16, alignment_interval=4096)
 
 
 def sync(file: h5py.File) -> None:

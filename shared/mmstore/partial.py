@@ -17,6 +17,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from mmstore.blocks import block_rows
 from mmstore.errors import DamagedFeatureSet
-from mmstore.spec import BLOCK_BYTES, MAX_MESSAGE_BYTES, PARTIAL_SUFFIX
+from mmstore.spec import BLOCK_BYTES, PARTIAL_SUFFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +186,6 @@ class ErrorLog:
                 stream.truncate(data.rfind(b"\n") + 1)
 
 
-def clean_message(message: object) -> bytes:
-    """An error message as one line of at most `MAX_MESSAGE_BYTES` bytes of UTF-8."""
-    line = " ".join(str(message).replace("\0", " ").split()) or "unknown"
-    raw = line.encode("utf-8", "backslashreplace")[:MAX_MESSAGE_BYTES]
-    return raw.decode("utf-8", "ignore").encode("utf-8")
-
-
 # ------------------------------------------------------------------------------------------------ vector log
 
 
@@ -212,7 +206,7 @@ class VectorLog:
         self._dim = dim
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._vector_bytes = dim * self._dtype.itemsize
-        self._stream = path.open("ab+", buffering=0)
+        self._stream: FileIO = path.open("ab+", buffering=0)
         size = self._stream.seek(0, os.SEEK_END)
         if size < used * self._vector_bytes:
             self._stream.close()
@@ -261,9 +255,9 @@ class VectorLog:
     def _read(self, first: int, count: int) -> NDArray[np.floating]:
         self._stream.seek(first * self._vector_bytes)
         vectors = np.empty((count, self._dim), self._dtype)
-        view = memoryview(vectors.reshape(-1)).cast("B")
+        view = vectors.reshape(-1).view(np.uint8).data
         while len(view):
-            done = self._stream.readinto(view)  # type: ignore[attr-defined]
+            done = self._stream.readinto(view)
             if not done:
                 raise DamagedFeatureSet(f"{self._stream.name}: ends too early; run again with --restart")
             view = view[done:]

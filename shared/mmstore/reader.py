@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -19,8 +19,20 @@ from mmstore.errors import DamagedFeatureSet, IncompleteFeatureSet, InvalidIds, 
 from mmstore.hdf5 import EXTRACT_AGAIN, translated
 from mmstore.ids import Bytes, IdIndex, decode_ids, encode_lookup, pair_keys
 from mmstore.schema import Header
-from mmstore.spec import DENSE, ERROR_MESSAGE, ERROR_ROW, ERRORS, FEATURES, ID_DATASETS, INTERACTION, ITEM, OFFSETS
-from mmstore.spec import RAGGED, STATUS, Status
+from mmstore.spec import (
+    DENSE,
+    ERROR_MESSAGE,
+    ERROR_ROW,
+    ERRORS,
+    FEATURES,
+    ID_DATASETS,
+    INTERACTION,
+    ITEM,
+    OFFSETS,
+    RAGGED,
+    STATUS,
+    Status,
+)
 
 _READ_BYTES = 1 << 23  # rows are read in pieces of at most this size
 _GAP_BYTES = 1 << 16  # reading this much too much is cheaper than seeking over it
@@ -317,7 +329,7 @@ class FeatureSet:
     def _find(self, ids: Ids) -> NDArray[np.int64]:
         """Row of each id, -1 where the set does not know it, shape (len(ids),)."""
         if self.source == ITEM:
-            keys = encode_lookup(ids)
+            keys = encode_lookup(cast("Sequence[str]", ids))
         else:
             users, items = _split_pairs(ids)
             keys = pair_keys(encode_lookup(users, "user ids"), encode_lookup(items, "item ids"))

@@ -1,11 +1,11 @@
-"""The header of a feature set in memory: checked names, JSON provenance, and how two plans are compared."""
+"""The header of a feature set in memory: checked names, JSON provenance and versions."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -186,33 +186,6 @@ def _now() -> datetime:
         return datetime.fromtimestamp(int(epoch), UTC)
     except (ValueError, OverflowError, OSError) as error:
         raise InvalidInput(f"SOURCE_DATE_EPOCH: got {epoch!r}, expected whole seconds since 1970") from error
-
-
-def plan_differences(found: Header, wanted: Header) -> list[tuple[str, str]]:
-    """What makes two plans differ, as `(key, "found, expected")`; creation time, progress and ids aside.
-
-    Provenance is compared key by key, so the answer names `provenance.pooling` and not just `provenance`.
-    """
-    differences = []
-    for key in ("modality", "name", "source", "layout", "dim", "dtype", "rows"):
-        old, new = getattr(found, key), getattr(wanted, key)
-        if old != new:
-            differences.append((key, f"{old!r}, expected {new!r}"))
-    old_leaves, new_leaves = dict(_leaves(found.provenance)), dict(_leaves(wanted.provenance))
-    for key in sorted({*old_leaves, *new_leaves} - {f"provenance.{CREATED}"}):
-        if old_leaves.get(key) != new_leaves.get(key):
-            old, new = old_leaves.get(key, "absent"), new_leaves.get(key, "absent")
-            differences.append((key, f"{old}, expected {new}"))
-    return differences
-
-
-def _leaves(value: object, prefix: str = "provenance") -> Iterator[tuple[str, str]]:
-    """Dotted keys of a JSON tree, and the JSON text of each leaf."""
-    if isinstance(value, dict) and value:
-        for key, child in value.items():
-            yield from _leaves(child, f"{prefix}.{key}")
-    else:
-        yield prefix, canonical_json(value)
 
 
 def _check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:

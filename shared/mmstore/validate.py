@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mmstore import hdf5
 from mmstore.blocks import block_rows, spans
 from mmstore.errors import InvalidIds, StoreError, StoreWarning
-from mmstore.hashing import content_digest
+from mmstore.hashing import file_digest
 from mmstore.ids import duplicate_error, encode_ids, first_duplicate, pair_keys
 from mmstore.schema import Header
 from mmstore.spec import DENSE, ERROR_ROW, ERRORS, FEATURES, ID_DATASETS, OFFSETS, RAGGED, STATUS, Status
@@ -52,14 +52,7 @@ def _problems(file: Any, header: Header) -> Iterator[str]:
     elif file[FEATURES].chunks is not None:
         yield f":/{FEATURES}: chunked (a dense set is contiguous); extract it again"
     yield from _vector_problems(file[FEATURES], status if header.layout == DENSE else None)
-    digest = content_digest(
-        source=header.source,
-        layout=header.layout,
-        ids=[file[name] for name in ID_DATASETS[header.source]],
-        status=status,
-        features=file[FEATURES],
-        offsets=offsets,
-    )
+    digest = file_digest(file, header, status, offsets)
     if digest != header.content_digest:
         yield f": content_digest differs (got {digest}, the file says {header.content_digest!r}); its content was altered"
 
@@ -96,7 +89,10 @@ def _offset_problems(offsets: NDArray[np.int64], status: NDArray[np.uint8], vect
     present = status == Status.OK
     if bool(((lengths > 0) != present).any()):
         row = int(np.argmax((lengths > 0) != present))
-        yield f":/{OFFSETS}: row {row} has {lengths[row]} vectors and status {status[row]}; present rows, and only they, have some"
+        yield (
+            f":/{OFFSETS}: row {row} has {lengths[row]} vectors and status {status[row]} "
+            "(present rows have some, others none)"
+        )
 
 
 def _vector_problems(features: Any, status: NDArray[np.uint8] | None) -> Iterator[str]:
