@@ -1,0 +1,317 @@
+"""Adam over a model: dense for ordinary parameters, deferred and still exact for large tables of which a step uses rows.
+
+Dense Adam moves every entry of a table at every step, also those without gradient: their momentum goes on. For item
+features with 5,000 columns that is gigabytes of memory traffic per step, although a row without gradient follows a
+course that its moments determine. `RowTable` therefore does nothing to such a row until somebody looks at it, and then
+replays the missed steps, each with its own learning rate and bias corrections. The bits are those of the dense update,
+each operation rounded once. "Lazy" or "sparse" Adam, which drop the missed steps, train a different model.
+
+Source: Kingma & Ba, Adam (ICLR 2015), algorithm 1, with beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmbench.core import parallel
+from mmbench.core.autograd import array
+from mmbench.errors import ShapeError, TrainingError
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+_TINY = 1e-20  # values above it are out of reach of updates whose moments are subnormal
+_EAGER_ROWS = 4096  # rows updated at once where nothing is deferred: bounds the temporaries
+
+
+@dataclass(eq=False)
+class _Borrowed:
+    """Rows handed out for the current step: their numbers (None: the whole table) and the leaf that collects gradient."""
+
+    index: Tensor | None
+    leaf: Tensor
+
+
+class RowTable(nn.Module):
+    """A trainable table (n_rows, dim), of which each step uses some rows, under exact Adam.
+
+    In a model: `x = self.features.rows(items)` gives the rows as a leaf that collects their gradient, and the optimiser
+    (`Adam` below) calls `step(lr)` after the backward. One set of rows per step. The table, its moments and the number of
+    steps are buffers, so the state dict holds them, all steps replayed.
+
+    Args:
+        values: Start, shape (n_rows, dim), float32 or float64, contiguous. Owned and changed in place from now on.
+        deferred: Replay missed steps when a row is next used, instead of moving all rows at every step. None: on the CPU.
+    """
+
+    values: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    steps: Tensor
+
+    def __init__(self, values: Tensor, *, deferred: bool | None = None) -> None:
+        super().__init__()
+        if values.ndim != 2 or not values.is_contiguous() or values.dtype not in (torch.float32, torch.float64):
+            raise ShapeError(
+                f"RowTable: values must be a contiguous float32 or float64 matrix "
+                f"(got {tuple(values.shape)} of {values.dtype})"
+            )
+        self._deferred = deferred
+        self._last_lr = math.inf
+        self.register_buffer("values", values.detach())
+        self.register_buffer("exp_avg", torch.zeros_like(values))
+        self.register_buffer("exp_avg_sq", torch.zeros_like(values))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._borrowed: list[_Borrowed] = []
+        self._forget_history()
+        self.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.flush())  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(lambda module, keys: module._forget_history())  # type: ignore[no-untyped-call]
+
+    @property
+    def deferred(self) -> bool:
+        """Whether steps that a row has missed wait until it is next used."""
+        return self.values.device.type == "cpu" if self._deferred is None else self._deferred
+
+    @property
+    def shape(self) -> torch.Size:
+        """(n_rows, dim)."""
+        return self.values.shape
+
+    def rows(self, index: Tensor | None = None) -> Tensor:
+        """Rows as they are after all steps so far, as a leaf whose gradient the next `step` applies.
+
+        Args:
+            index: Row numbers, shape (k,), int64, strictly ascending; None for the whole table, without a copy.
+
+        Returns:
+            Shape (k, dim). Where gradients are disabled it is `read(index)`.
+
+        Raises:
+            ShapeError: The row numbers are not strictly ascending.
+        """
+        if index is not None and not bool((index[1:] > index[:-1]).all()):
+            raise ShapeError("RowTable: rows() needs distinct rows in ascending order, as torch.unique gives them")
+        if not torch.is_grad_enabled():
+            return self.read(index)
+        leaf = self.read(index).detach().requires_grad_()
+        self._borrowed = [part for part in self._borrowed if part.leaf.grad is not None]
+        self._borrowed.append(_Borrowed(index, leaf))
+        return leaf
+
+    def read(self, index: Tensor | None = None) -> Tensor:
+        """Rows as they are after all steps so far, without gradient; the table's state stays as it is for `index`.
+
+        Args:
+            index: Row numbers, shape (k,), int64; None for the whole table, which is brought up to date and not copied.
+        """
+        if index is None:
+            self.flush()
+            return self.values
+        if not self.deferred:
+            return self.values[index]
+        out = self.values.new_empty(index.numel(), self.shape[1])
+        self._replay(index, out)
+        return out
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """One Adam step of the whole table: the borrowed rows with their gradient, all others with gradient zero.
+
+        Args:
+            lr: Learning rate of this step, > 0.
+
+        Raises:
+            TrainingError: Two sets of rows got a gradient since the last step.
+        """
+        borrowed = [part for part in self._borrowed if part.leaf.grad is not None]
+        self._borrowed = []
+        if len(borrowed) > 1:
+            raise TrainingError("RowTable: rows() gave two sets that got a gradient in one step; ask for their union")
+        t = int(self.steps) + 1
+        scale, correction = lr / (1 - BETA1**t), 1 / math.sqrt(1 - BETA2**t)
+        if self.deferred:
+            if borrowed:
+                self._update(borrowed[0], scale, correction)
+            if lr > self._last_lr:
+                self._settle_from = len(self._scale)
+            self._last_lr = lr
+            self._scale.append(scale)
+            self._correction.append(correction)
+            if borrowed:
+                index = borrowed[0].index
+                if index is None:
+                    self._forget_history()
+                else:
+                    self._last[array(index)] = len(self._scale)
+        else:
+            self._update_all(borrowed[0] if borrowed else None, scale, correction)
+        self.steps += 1
+
+    def discard(self) -> None:
+        """Forget the rows handed out and their gradients: what `zero_grad` is to a parameter."""
+        self._borrowed = []
+
+    def flush(self) -> None:
+        """Replay all missed steps of all rows, so that `values` and the moments are those of dense Adam."""
+        if not self._scale:
+            return
+        self._replay(torch.arange(self.shape[0]), None)
+        self._forget_history()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RowTable:
+        self.flush()  # the table may leave the device where steps are deferred
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _forget_history(self) -> None:
+        # `_last` counts the steps since the last flush that a row has seen; the lists hold what those steps did.
+        self._last = np.zeros(self.shape[0], np.int64)
+        self._scale: list[float] = []
+        self._correction: list[float] = []
+        self._settle_from = 0
+        self._last_lr = math.inf
+
+    def _replay(self, index: Tensor, out: Tensor | None) -> None:
+        from mmbench.core.kernels import adam
+
+        now = len(self._scale)
+        rows = array(index)
+        work = float((now + 1 - self._last[rows]).sum()) * self.shape[1]
+        scalar = self._scalar()
+        parallel.run(
+            adam.replay,
+            parallel.split(index.numel(), work=work),
+            rows,
+            self._last,
+            now,
+            self._settle_from,
+            np.asarray(self._scale, scalar),
+            np.asarray(self._correction, scalar),
+            *map(scalar, (BETA1, BETA2, EPSILON, _TINY)),
+            self.values.numpy(),
+            self.exp_avg.numpy(),
+            self.exp_avg_sq.numpy(),
+            (self.values if out is None else out).numpy(),
+            out is None,
+        )
+
+    def _update(self, borrowed: _Borrowed, scale: float, correction: float) -> None:
+        from mmbench.core.kernels import adam
+
+        gradient = borrowed.leaf.grad
+        assert gradient is not None
+        index = torch.arange(self.shape[0]) if borrowed.index is None else borrowed.index
+        scalar = self._scalar()
+        parallel.run(
+            adam.update,
+            parallel.split(index.numel(), work=gradient.numel()),
+            array(index),
+            self._last,
+            len(self._scale),
+            *map(scalar, (scale, correction, BETA1, BETA2, 1 - BETA1, 1 - BETA2, EPSILON)),
+            array(borrowed.leaf),
+            array(gradient),
+            self.values.numpy(),
+            self.exp_avg.numpy(),
+            self.exp_avg_sq.numpy(),
+        )
+
+    def _update_all(self, borrowed: _Borrowed | None, scale: float, correction: float) -> None:
+        self.exp_avg *= BETA1
+        self.exp_avg_sq *= BETA2
+        if borrowed is not None:
+            gradient = borrowed.leaf.grad
+            assert gradient is not None
+            if borrowed.index is None:
+                self.exp_avg += (1 - BETA1) * gradient
+                self.exp_avg_sq += (1 - BETA2) * (gradient * gradient)
+            else:
+                self.exp_avg[borrowed.index] += (1 - BETA1) * gradient
+                self.exp_avg_sq[borrowed.index] += (1 - BETA2) * (gradient * gradient)
+        parts = (torch.split(tensor, _EAGER_ROWS) for tensor in (self.values, self.exp_avg, self.exp_avg_sq))
+        for values, m, v in zip(*parts, strict=True):
+            values -= scale * m / (v.sqrt() * correction + EPSILON)
+
+    def _scalar(self) -> type[np.float32] | type[np.float64]:
+        return np.float32 if self.values.dtype == torch.float32 else np.float64
+
+
+class Adam:
+    """Adam over all parameters and row tables of a model; no weight decay, no clipping.
+
+    Args:
+        model: Its parameters and the `RowTable`s among its modules are optimised.
+        legacy_zero_grad: A parameter without gradient goes on by its momentum, its step counter too, as torch before 2.0
+            did it, where clearing a gradient meant zero; otherwise it is skipped. A parameter that never had a gradient is
+            skipped in any case. For a table: a step in which none of its rows has a gradient.
+    """
+
+    def __init__(self, model: nn.Module, *, legacy_zero_grad: bool = False) -> None:
+        self.legacy_zero_grad = legacy_zero_grad
+        self.tables = {name: module for name, module in model.named_modules() if isinstance(module, RowTable)}
+        self.parameters = dict(model.named_parameters())
+        self._dense = (
+            torch.optim.Adam(self.parameters.values(), lr=1.0, betas=(BETA1, BETA2), eps=EPSILON, fused=True)
+            if self.parameters
+            else None
+        )
+
+    def zero_grad(self) -> None:
+        """Clear all gradients before a backward."""
+        for parameter in self.parameters.values():
+            if self.legacy_zero_grad and parameter.grad is not None:
+                parameter.grad.detach_().zero_()
+            else:
+                parameter.grad = None
+        for table in self.tables.values():
+            table.discard()
+
+    def step(self, lr: float) -> None:
+        """Apply the gradients of one backward.
+
+        Args:
+            lr: Learning rate of this step, > 0.
+        """
+        for table in self.tables.values():
+            used = any(part.leaf.grad is not None for part in table._borrowed)
+            if used or (self.legacy_zero_grad and int(table.steps)):
+                table.step(lr)
+        if self._dense is not None:
+            for group in self._dense.param_groups:
+                group["lr"] = lr
+            self._dense.step()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Moments and step counters of the parameters by `<parameter>.<what>`; those of tables are in the model's own."""
+        if self._dense is None:
+            return {}
+        return {
+            f"{name}.{key}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self._dense.state.get(parameter, {}).items()
+        }
+
+    def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from `state_dict`.
+
+        With `legacy_zero_grad` a parameter that has moments also goes on by them after a resume, as without one.
+
+        Raises:
+            TrainingError: A tensor belongs to no parameter, or does not have its shape.
+        """
+        for full_name, tensor in tensors.items():
+            name, _, key = full_name.rpartition(".")
+            parameter = self.parameters.get(name)
+            if self._dense is None or parameter is None or key not in ("step", "exp_avg", "exp_avg_sq"):
+                raise TrainingError(f"saved optimiser: {full_name} belongs to no parameter of this model")
+            if key != "step" and tensor.shape != parameter.shape:
+                raise TrainingError(
+                    f"saved optimiser: {full_name} is {tuple(tensor.shape)}, the parameter {tuple(parameter.shape)}"
+                )
+            self._dense.state[parameter][key] = tensor.clone()
+            if self.legacy_zero_grad and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
