@@ -1,0 +1,236 @@
+"""Feature sets out of a store, as what other programs read: .npy, a folder of .npy files, Parquet, safetensors, CSV.
+
+The ids go with the vectors: in a column where the format has columns, else in a list beside the file. Numbers are
+written so that reading them gives the same float. A file appears under its name when it is complete.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from mmstore import FeatureSet
+
+ABSENT = ("skip", "nan", "zero")
+_LONGEST_NAME = 240  # bytes; file systems allow 255, and `.npy` comes on top
+_FORBIDDEN = set('/\\<>:"|?*')
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        path: The file or folder.
+        ids: The list of ids beside it; None where the ids are inside.
+        rows: Number of rows written.
+        left_out: Number of rows without a vector that are not in the export.
+    """
+
+    path: Path
+    ids: Path | None
+    rows: int
+    left_out: int
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """What is to be written: `ids` and `features (n, dim)`, in the set's order, and the set's name for messages."""
+
+    ids: list[str]
+    features: NDArray[Any]
+    where: str
+
+
+def export_features(
+    features: FeatureSet, format_name: str, out: Path, *, absent: str = "skip", mapping: Path | None = None
+) -> Exported:
+    """Write a feature set in another format.
+
+    Args:
+        features: A dense set of items.
+        format_name: One of `FORMATS`.
+        out: The file, or for `npy-folder` the folder; must not exist yet.
+        absent: Rows without a vector are left out (`skip`), or written as NaN (`nan`) or zeros (`zero`).
+        mapping: For `npy-folder`: name the files by row number and write here which is whose.
+
+    Raises:
+        DataError: the set or its ids cannot be written in this format, or `out` is there already.
+        UsageError: an option that does not fit the format.
+    """
+    where = str(features.path)
+    if mapping is not None and format_name != "npy-folder":
+        raise UsageError(f"--mapping: has no meaning for --format {format_name}, which keeps the ids anyway")
+    if features.source != "item" or features.layout != "dense":
+        raise DataError(
+            f"{where}: a {features.layout} set of {features.source}s (expected one vector per item); "
+            "read it with mmstore.FeatureSet"
+        )
+    for path in (out, mapping):
+        if path is not None and (path.exists() or path.is_symlink()):
+            raise DataError(f"{path}: is there already; delete it, or choose another name")
+    ids = [str(item_id) for item_id in features.ids]
+    values, present = features.matrix(ids, dtype=features.dtype)
+    if absent == "skip":
+        ids = [item_id for item_id, there in zip(ids, present.tolist(), strict=True) if there]
+        values = values[present]
+    else:
+        values[~present] = np.nan if absent == "nan" else 0.0
+    matrix = _Matrix(ids, values, where)
+    beside = FORMATS[format_name](matrix, out) if mapping is None else _write_folder(matrix, out, mapping)
+    return Exported(out, beside, len(ids), int(len(present) - len(ids)))
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; it takes its name when the block ends well, and vanishes otherwise."""
+    scratch = _scratch(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield scratch
+            scratch.rename(path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def _scratch(path: Path) -> Path:
+    return path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
+
+
+def _write_ids(path: Path, lines: list[str]) -> None:
+    with _new_file(path) as scratch:
+        scratch.write_bytes("".join(line + "\n" for line in lines).encode())
+
+
+def _beside(matrix: _Matrix, out: Path) -> Path:
+    """Where the id list of `out` goes; refuses ids that a list of lines cannot keep."""
+    _require_lines(matrix)
+    path = out.with_name(f"{out.stem}.ids.txt")
+    if path.exists():
+        raise DataError(f"{path}: is there already, and the ids would go there; delete it, or choose another name")
+    return path
+
+
+def _require_lines(matrix: _Matrix) -> None:
+    for row, item_id in enumerate(matrix.ids):
+        if set(item_id) & set("\t\n\r") or (row == 0 and item_id.startswith("\ufeff")):
+            raise DataError(f"{matrix.where}: id {item_id!r} does not fit in a line of text; use --format parquet")
+
+
+def _write_npy(matrix: _Matrix, out: Path) -> Path:
+    ids = _beside(matrix, out)
+    with _new_file(out) as scratch, scratch.open("wb") as stream:
+        np.save(stream, matrix.features, allow_pickle=False)
+    _write_ids(ids, matrix.ids)
+    return ids
+
+
+def _write_safetensors(matrix: _Matrix, out: Path) -> Path:
+    from safetensors.numpy import save_file
+
+    ids = _beside(matrix, out)
+    with _new_file(out) as scratch:
+        save_file({"features": np.ascontiguousarray(matrix.features)}, scratch, metadata={"ids": ids.name})
+    _write_ids(ids, matrix.ids)
+    return ids
+
+
+def _write_parquet(matrix: _Matrix, out: Path) -> None:
+    """Columns `item_id` (text) and `features` (list of float32, which holds every float16 exactly)."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    flat = pa.array(matrix.features.astype(np.float32, copy=False).ravel())
+    vectors = pa.FixedSizeListArray.from_arrays(flat, matrix.features.shape[1])
+    table = pa.table({"item_id": pa.array(matrix.ids, pa.string()), "features": vectors})
+    with _new_file(out) as scratch:
+        parquet.write_table(table, scratch)
+
+
+def _write_csv(matrix: _Matrix, out: Path) -> None:
+    """`item_id,f0,f1,…` with nine significant digits, which are enough to give every float32 back."""
+    import csv
+
+    with _new_file(out) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["item_id", *(f"f{column}" for column in range(matrix.features.shape[1]))])
+        for item_id, row in zip(matrix.ids, matrix.features, strict=True):
+            writer.writerow([item_id, *("" if value != value else f"{value:.9g}" for value in row.tolist())])
+
+
+def _write_folder(matrix: _Matrix, out: Path, mapping: Path | None) -> Path | None:
+    """One float file of shape (1, dim) per item, named by its id, or by its row where a mapping says whose it is."""
+    if mapping is None:
+        names = [f"{item_id}.npy" for item_id in matrix.ids]
+        _require_file_names(matrix)
+    else:
+        _require_lines(matrix)
+        width = len(str(max(1, len(matrix.ids) - 1)))
+        names = [f"{row:0{width}d}.npy" for row in range(len(matrix.ids))]
+    scratch = _scratch(out)
+    try:
+        scratch.mkdir(parents=True)
+        try:
+            for name, row in zip(names, matrix.features, strict=True):
+                np.save(scratch / name, row[None], allow_pickle=False)
+            scratch.rename(out)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
+    if mapping is not None:
+        pairs = zip(matrix.ids, names, strict=True)
+        _write_ids(mapping, ["item_id\tfile", *(f"{item_id}\t{name}" for item_id, name in pairs)])
+    return mapping
+
+
+def _require_file_names(matrix: _Matrix) -> None:
+    """Refuse ids that are no file name everywhere, and ids that some file systems take for the same name."""
+    seen: dict[str, str] = {}
+    for item_id in matrix.ids:
+        if not _is_file_name(item_id):
+            raise DataError(
+                f"{matrix.where}: id {item_id!r} is no safe file name; number the files with --mapping FILE, "
+                "which then says whose each is"
+            )
+        twin = seen.setdefault(unicodedata.normalize("NFC", item_id).casefold(), item_id)
+        if twin != item_id:
+            raise DataError(
+                f"{matrix.where}: ids {twin!r} and {item_id!r} are one file name on some systems; "
+                "number the files with --mapping FILE, which then says whose each is"
+            )
+
+
+def _is_file_name(item_id: str) -> bool:
+    return (
+        len(item_id.encode()) <= _LONGEST_NAME
+        and not item_id.startswith(".")
+        and item_id == item_id.strip()
+        and item_id.isprintable()
+        and not set(item_id) & _FORBIDDEN
+    )
+
+
+FORMATS: dict[str, Callable[[_Matrix, Path], Path | None]] = {
+    "npy": _write_npy,
+    "npy-folder": lambda matrix, out: _write_folder(matrix, out, None),
+    "parquet": _write_parquet,
+    "safetensors": _write_safetensors,
+    "csv": _write_csv,
+}
+"""What `mmx store export --format` takes."""
