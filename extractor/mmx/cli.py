@@ -12,7 +12,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -74,7 +76,8 @@ class Commands(click.Group):
         kwargs["standalone_mode"] = False
         kwargs.setdefault("obj", options)
         try:
-            code = super().main(*args, **kwargs)
+            with _plain_warnings():
+                code = super().main(*args, **kwargs)
             sys.stdout.flush()
         except BrokenPipeError:  # the reader of a pipe has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,6 +85,22 @@ class Commands(click.Group):
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place that turns errors into codes
             code = _report(error, debug=options["debug"])
         sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Shows what the store warns of as one line, without the place in the source; other warnings as ever."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def plain(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if category.__module__.startswith("mmstore"):
+                click.echo(f"warning: {message}", err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = plain
+        yield
 
 
 def _report(error: BaseException, *, debug: bool) -> int:
@@ -107,8 +126,9 @@ def _report(error: BaseException, *, debug: bool) -> int:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"error: {where}{error.strerror or error}", err=True)
         return 1
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     hint = "" if debug else "; --debug shows where"
-    click.echo(f"error: unexpected {type(error).__name__}: {error}{hint}", err=True)
+    click.echo(f"error: unexpected {type(error).__name__}: {error}{notes}{hint}", err=True)
     return 1
 
 
@@ -239,7 +259,6 @@ def _extract_all(
 ) -> tuple[list[Summary], list[tuple[SetConfig, Exception]]]:
     """Makes every set; of several, one that fails does not keep the others from being made."""
     from mmstore import StoreError
-
     from mmx.errors import Interrupted
     from mmx.extract import extract as make
     from mmx.signals import sigterm_as_interrupt

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmstore import FeatureSet, FeatureSetWriter, Status
 from numpy.typing import NDArray
 
 import mmx
+from mmstore import FeatureSet, FeatureSetWriter, Status
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, create, describe
 from mmx.errors import ContentError, DataError, EncoderError, Interrupted
@@ -182,14 +182,14 @@ def extract(
         counts=Counts(counts[Status.OK], counts[Status.MISSING], counts[Status.CORRUPT]),
         stages=stages,
         elapsed_s=time.perf_counter() - began,
-        errors=_first_errors(path),
+        errors=_first_errors(path, plan.items),
     )
 
 
-def _first_errors(path: Path) -> tuple[tuple[str, str], ...]:
+def _first_errors(path: Path, items: Items) -> tuple[tuple[str, str], ...]:
     """The first corrupt items of a finished set: id and reason."""
     with FeatureSet(path) as features:
-        return tuple(features.errors(ERRORS_SHOWN))
+        return tuple((items.ids[row].as_py(), message) for row, message in features.errors()[:ERRORS_SHOWN])
 
 
 def _say_what_changed(path: Path, plan: Plan, progress: Progress) -> None:
@@ -331,6 +331,9 @@ class _Loop:
                 loaded.append(None)  # gone since the folder was listed
             except OSError as error:
                 loaded.append(ContentError(error.strerror or type(error).__name__))
+            except Exception as error:
+                error.add_note(f"while loading item {self._id(span[0] + len(loaded))!r}")
+                raise
         return _Window(span[0], loaded, time.thread_time() - began)
 
     def _deal_with(self, window: _Window, stop: StopRequest) -> None:

@@ -162,7 +162,7 @@ class Summary:
             ]
         if stages.n_truncated:
             rows.append(("truncated", f"{stages.n_truncated:,} of this run's items were longer than the encoder takes"))
-        rows += [("file", self.path.as_posix()), ("digest", self.digest)]
+        rows.append(("digest", self.digest))
         lines = [f"{label:<10} {value}" for label, value in rows]
         if self.errors:
             lines.append("corrupt, first ones:")
