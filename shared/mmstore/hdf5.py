@@ -292,7 +292,9 @@ def write_header(file: h5py.File, header: Header) -> None:
 def create_text(file: h5py.File, name: str, values: NDArray[np.bytes_]) -> None:
     """A fixed-length UTF-8 dataset, null-padded, of the narrowest width that holds `values`."""
     width = max(1, values.dtype.itemsize)
-    file.create_dataset(name, data=values.astype(h5py.string_dtype("utf-8", width), copy=False))
+    # A view, not a cast: numpy drops the tag that says UTF-8 where the two dtypes are otherwise equal.
+    tagged = np.ascontiguousarray(values, dtype=f"S{width}").view(h5py.string_dtype("utf-8", width))
+    file.create_dataset(name, data=tagged)
 
 
 def create_features(file: h5py.File, header: Header, vectors: int) -> h5py.Dataset:
@@ -309,6 +311,7 @@ def create_features(file: h5py.File, header: Header, vectors: int) -> h5py.Datas
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)  # equal content makes equal bytes
     space = h5py.h5s.create_simple((vectors, header.dim))
     h5py.h5d.create(file.id, FEATURES.encode(), h5py.h5t.py_create(dtype), space, properties)
     return file[FEATURES]

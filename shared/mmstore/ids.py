@@ -138,8 +138,13 @@ class IdIndex:
         """The row of each key, -1 where it is absent, shape (b,)."""
         if self.rows.size == 0 or keys.size == 0:
             return np.full(keys.size, -1, dtype=np.int64)
-        at = np.minimum(np.searchsorted(self.sorted_keys, keys), self.rows.size - 1)
-        return np.where(self.sorted_keys[at] == keys, self.rows[at], np.int64(-1))
+        # Sorted queries walk through memory in order, which is several times faster where there are millions.
+        order = np.argsort(keys, kind="stable")
+        wanted = keys[order]
+        at = np.minimum(np.searchsorted(self.sorted_keys, wanted), self.rows.size - 1)
+        found = np.empty(keys.size, np.int64)
+        found[order] = np.where(self.sorted_keys[at] == wanted, self.rows[at], np.int64(-1))
+        return found
 
 
 def duplicate_error(keys: Bytes, where: str) -> InvalidIds:
