@@ -20,6 +20,7 @@ ENCODERS: dict[str, str] = {
     "colour-hog": "mmx.encoders.handcrafted:ColourHogEncoder",
     "tfidf-lsa": "mmx.encoders.handcrafted:TfidfLsaEncoder",
     "mfcc": "mmx.encoders.handcrafted:MfccEncoder",
+    "torchvision": "mmx.encoders.vision:TorchvisionEncoder",
 }
 
 

@@ -194,6 +194,7 @@ class Encoder(Protocol):
 
         Raises:
             ContentError: The content cannot be decoded, with a plain reason and without the path.
+            FileNotFoundError: The file is not there (any more): the content is missing, not corrupt.
         """
         ...
 

@@ -33,6 +33,7 @@ def decode_rgb(content: Path | str) -> Image:
 
     Raises:
         ContentError: Not a picture, damaged, without pixels, or larger than Pillow's decompression-bomb limit.
+        FileNotFoundError: There is no such file: absent, not corrupt.
     """
     pillow = _pillow()
     path = Path(content)
@@ -43,6 +44,8 @@ def decode_rgb(content: Path | str) -> Image:
             check_pixels(*image.size)
             image.load()
             return _to_rgb(image)
+    except FileNotFoundError:
+        raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise ContentError(f"larger than the decompression-bomb limit of {pillow.MAX_IMAGE_PIXELS} pixels") from error
     except pillow.UnidentifiedImageError as error:

@@ -28,6 +28,7 @@ def read_mono(content: Path | str) -> tuple[NDArray[np.float32], int]:
 
     Raises:
         ContentError: Not audio, damaged, without samples, with samples that are not finite, or with an impossible rate.
+        FileNotFoundError: There is no such file: absent, not corrupt.
     """
     soundfile = require("soundfile")
     path = Path(content)
@@ -39,6 +40,8 @@ def read_mono(content: Path | str) -> tuple[NDArray[np.float32], int]:
             rate = int(file.samplerate)
             while len(block := file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
                 blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+    except FileNotFoundError:
+        raise
     except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:  # LibsndfileError is a RuntimeError
         reason = getattr(error, "error_string", None) or plain_reason(error)
         raise ContentError(f"the audio cannot be decoded: {reason}") from error

@@ -1,0 +1,172 @@
+"""Weights: where they lie, how they get here, their digests, and one clear error when they can't be had.
+
+Files are only ever read as plain tensors (safetensors, or `torch.load` with `weights_only`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError  # only the error that torch.load raises on a file it will not read
+from typing import TYPE_CHECKING, Any
+
+from mmx.encoders.images import plain_reason
+from mmx.errors import EncoderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CONNECT_TIMEOUT_S = 10.0
+WEIGHTLESS = {"visual": "colour-hog", "textual": "tfidf-lsa", "audio": "mfcc"}
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+
+
+def torch_cache(cache_dir: Path | None) -> Path:
+    """The folder of torch hub's checkpoints; `cache_dir` stands in for TORCH_HOME. Imports nothing."""
+    if cache_dir is not None:
+        return cache_dir / "hub" / "checkpoints"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    home = Path(os.environ.get("TORCH_HOME") or cache / "torch").expanduser()
+    return home / "hub" / "checkpoints"
+
+
+def hub_cache(cache_dir: Path | None) -> Path:
+    """The folder of Hugging Face snapshots, by the variables that huggingface_hub reads. Imports nothing."""
+    if cache_dir is not None:
+        return cache_dir / "huggingface"
+    if named := os.environ.get("HF_HUB_CACHE"):
+        return Path(named).expanduser()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser() / "hub"
+
+
+def missing_weights(
+    model: str, what: str, reason: str, *, modality: str, place: str, random: bool = True
+) -> EncoderError:
+    """The one error for weights that can't be had, with every way out.
+
+    Args:
+        model: What the user asked for.
+        what: The weights' name.
+        reason: Why they are not here.
+        modality: For the encoder that needs none.
+        place: Where the file would be looked for.
+        random: Whether `--weights random` is possible.
+    """
+    ways = [
+        f"put the weights at {place}",
+        "name a local copy: --weights PATH",
+        f"use an encoder that needs none: --model {WEIGHTLESS[modality]}",
+    ]
+    if random:
+        ways.append("use an untrained network, to try things out: --weights random")
+    return EncoderError(f"{model}: weights {what} are not on this machine: {reason}. Ways out: {'; or '.join(ways)}.")
+
+
+def download(url: str, folder: Path, *, offline: bool) -> Path:
+    """The checkpoint of `url` in `folder`: what is there, or else downloaded, checked and renamed into place.
+
+    Raises:
+        OSError: It is not there and can't be downloaded; the message says why.
+    """
+    path = folder / url.rpartition("/")[2]
+    if path.is_file():
+        return path
+    if offline:
+        raise OSError("working offline")
+    import torch
+
+    prefix = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    host = url.split("/")[2]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _socket_timeout(CONNECT_TIMEOUT_S):
+            torch.hub.download_url_to_file(url, str(path), prefix.group(1) if prefix else None, progress=True)
+    except (OSError, RuntimeError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
+        reason = plain_reason(getattr(error, "reason", None) or error) if isinstance(error, OSError) else str(error)
+        raise OSError(f"download from {host} failed ({reason})") from error
+    return path
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a `.safetensors` file or a torch checkpoint, unwrapped.
+
+    A checkpoint may be the state dict itself or hold it under `state_dict`, `model_state_dict` or `model`; the prefixes
+    of DataParallel and torch.compile are removed.
+
+    Raises:
+        EncoderError: Not such a file. It is never unpickled to find out.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    where = path.name
+    if not path.is_file():
+        raise EncoderError(f"{path}: no such weights file; --weights takes a .safetensors file or a torch state dict.")
+    try:
+        if path.suffix == ".safetensors":
+            loaded: Any = load_file(path)
+        else:
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise EncoderError(
+            f"{where}: holds more than tensors, and is not read for safety; save it with "
+            "torch.save(model.state_dict(), path) or as .safetensors."
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, SafetensorError) as error:
+        raise EncoderError(f"{where}: not a readable weights file ({plain_reason(error)}).") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping):
+        raise EncoderError(f"{where}: expected a state dict (got {type(loaded).__name__}).")
+    state = {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}
+    for prefix in _PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    if not state:
+        raise EncoderError(f"{where}: no tensors in it; expected a state dict.")
+    return state
+
+
+def file_sha256(*paths: Path) -> str:
+    """SHA-256 of a file; of several files, the SHA-256 over their digests and names in the order given."""
+    digests = []
+    for path in paths:
+        with path.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    if len(paths) == 1:
+        return digests[0]
+    lines = "".join(f"{digest}  {path.name}\n" for digest, path in zip(digests, paths, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over name, dtype, shape and bytes of all tensors, by name; equal weights, equal digest."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    """New sockets wait at most this long for an answer."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
