@@ -1,0 +1,106 @@
+"""What an extraction looks at, settled before the encoder is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mmx
+from mmx.config import RunConfig, SetConfig
+from mmx.encoders import Encoder, describe
+from mmx.executors.local import resolve_device
+from mmx.items import Contents, Items, file_contents, load_items, text_contents
+from mmx.progress import Progress
+
+BATCH_SIZES = {"visual": 32, "textual": 32, "audio": 8}
+"""Items per forward pass when none is asked for. Recorded in the provenance."""
+
+WINDOW_BATCHES = {"visual": 1, "textual": 64, "audio": 8}
+"""Batches per window, within which items are sorted by length. Pictures are all of one size."""
+
+BLOCK = 4096
+"""Rows that are fetched at once where all contents are gone through."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is looked at, settled before the encoder is built.
+
+    Attributes:
+        run: How to go about it.
+        config: Encoder and input.
+        items: The dataset's items, in the order of the rows.
+        contents: What they have in this modality.
+        batch_size: Items per forward pass.
+        device: Where the encoder runs: `cpu`, `cuda`, `cuda:1`, `mps`.
+    """
+
+    run: RunConfig
+    config: SetConfig
+    items: Items
+    contents: Contents
+    batch_size: int
+    device: str
+
+    @property
+    def window(self) -> int:
+        """Rows per window."""
+        return self.batch_size * WINDOW_BATCHES[self.config.modality]
+
+    def all_contents(self) -> Iterator[tuple[int, str | Path]]:
+        """Every usable content with its row, in the order of the rows."""
+        for start in range(0, len(self.items), BLOCK):
+            for row, content in enumerate(self.contents.fetch(start, min(start + BLOCK, len(self.items))), start):
+                if isinstance(content, str | Path):
+                    yield row, content
+
+    def provenance(self, encoder: Encoder) -> dict[str, Any]:
+        """Encoder, input and circumstances that the vectors depend on. No path, host or user."""
+        table = self.items.table
+        return {
+            **encoder.spec.provenance(),
+            "input": {
+                "table": table.path.name if table is not None else None,
+                "columns": list(self.contents.columns),
+                "joined_by": " " if len(self.contents.columns) > 1 else None,
+                "digest": self.contents.digest(),
+            },
+            "batch_size": self.batch_size,
+            "window": self.window,
+            "device": encoder.device.partition(":")[0],
+            "seed": self.run.seed,
+            "tool": {"name": "mmx", "version": mmx.__version__},
+        }
+
+
+def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
+    """Reads the items and finds their contents.
+
+    Raises:
+        DataError: No dataset, a table that cannot be used, or no content of this modality at all.
+        UsageError: A column or file that was named and does not exist.
+    """
+    items = load_items(run.data, items_file=run.items_file, id_column=run.id_column, limit=run.limit)
+    contents: Contents
+    if config.modality == "textual":
+        contents = text_contents(items, config.text_columns)
+    else:
+        contents = file_contents(items, config.modality, config.path_column)
+    for note in (*items.notes, *contents.notes):
+        progress.note(note)
+    return Plan(
+        run=run,
+        config=config,
+        items=items,
+        contents=contents,
+        batch_size=config.batch_size or BATCH_SIZES[config.modality],
+        device=_device(run, config),
+    )
+
+
+def _device(run: RunConfig, config: SetConfig) -> str:
+    """The device to build the encoder on; torch is not even imported for an encoder that has no weights."""
+    light = {info.name for info in describe(config.modality) if info.weights == "none needed"}
+    return "cpu" if config.model in light else resolve_device(run.device)
