@@ -50,7 +50,7 @@ def test_impossible_ratios_are_refused() -> None:
 def test_first_shuffle_is_the_legacy_generators() -> None:
     # Worked by hand: RandomState(42) shuffles [0, 0, 0, 0, 1] of a single user with five rows.
     expected = np.array([0, 0, 0, 0, 1])
-    np.random.RandomState(42).shuffle(expected)  # noqa: NPY002
+    np.random.RandomState(42).shuffle(expected)
     parts = random_per_user(np.zeros(5, np.int64), test_ratio=0.2, valid_ratio=0)
     np.testing.assert_array_equal(parts == TEST, expected == 1)
 

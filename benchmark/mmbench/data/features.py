@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from mmstore import FeatureSet, FeatureStore, Status
 from numpy.typing import NDArray
 
 from mmbench.errors import DataError, UsageError
+from mmstore import FeatureSet, FeatureStore, Status
 
 MissingPolicy = Literal["mean", "zero"]
 """What stands in for an absent vector: the mean of the present ones of that modality, or zeros."""

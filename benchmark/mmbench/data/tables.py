@@ -152,7 +152,7 @@ def _roles(path: Path, frame: pd.DataFrame, header: bool, columns: Mapping[str, 
                 f"{path}: {len(names)} columns without a header (expected 2 to 4: user, item[, rating[, timestamp]])"
             )
         roles: dict[str, object] = dict(zip(ROLES, frame.columns, strict=False))
-        return roles, f"{path.name}: no header; read as {', '.join(ROLES[: len(names)])}"
+        return roles, f"no header; read as {', '.join(ROLES[: len(names)])}"
     roles = {}
     for role, given in columns.items():
         if role not in ROLES:

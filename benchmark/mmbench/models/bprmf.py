@@ -20,6 +20,7 @@ from collections.abc import Mapping
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from mmbench.core.init import Init, zeros
 from mmbench.core.losses import bpr_loss, squared_norm
@@ -49,8 +50,8 @@ class BPRMF(Recommender):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
         assert batch.neg is not None
-        user = self.user_factors[batch.users]  # (B, d)
-        pos, neg = self.item_factors[batch.pos], self.item_factors[batch.neg]  # (B, d)
+        user = functional.embedding(batch.users, self.user_factors)  # (B, d)
+        pos, neg = (functional.embedding(items, self.item_factors) for items in (batch.pos, batch.neg))  # (B, d)
         pos_bias, neg_bias = self.item_bias[batch.pos], self.item_bias[batch.neg]  # (B,)
         bpr = bpr_loss((user * pos).sum(1) + pos_bias, (user * neg).sum(1) + neg_bias)
         l2 = squared_norm(user, pos, neg, pos_bias, neg_bias) * (self.reg_weight / (2 * len(user)))

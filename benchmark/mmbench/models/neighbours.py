@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.init import Init
-from mmbench.core.knn import cosine_knn
 from mmbench.models.base import Recommender, Score, TrainSet, concatenated
 from mmbench.models.baselines import UntrainedConfig
 
@@ -102,6 +101,8 @@ class ContentKNN(_Neighbours):
 
     def similarity(self) -> sp.csr_matrix:
         """Mean cosines over the modalities, the largest per row."""
+        from mmbench.core.knn import cosine_knn
+
         content = self.get_buffer("content")
         n = len(content)
         indices, values = cosine_knn(content, min(self.config.neighbours + 1, n))

@@ -86,8 +86,9 @@ class VBPR(Recommender):
         size = len(batch.users)
         items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
         content = self.project(items)[inverse]  # (2B, d)
-        item = self.item_factors[items][inverse]  # (2B, d)
-        user, user_content = self.user_factors[batch.users], self.user_content_factors[batch.users]  # (B, d)
+        item = functional.embedding(items, self.item_factors)[inverse]  # (2B, d)
+        user = functional.embedding(batch.users, self.user_factors)  # (B, d)
+        user_content = functional.embedding(batch.users, self.user_content_factors)  # (B, d)
         scores = (user.repeat(2, 1) * item).sum(1) + (user_content.repeat(2, 1) * content).sum(1)  # (2B,)
         weight = self.config.reg_weight
         if not self.original:

@@ -1,0 +1,61 @@
+"""Small data sets for the tests of mmbench."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmbench.core.interactions import TrainSet
+
+
+@pytest.fixture
+def block_train() -> TrainSet:
+    """A checkerboard: 24 users x 16 items in two blocks, users of one block see most items of theirs and none of the other."""
+    rng = np.random.default_rng(1)
+    pairs = [(u, i) for u in range(24) for i in range(16) if u % 2 == i % 2 and rng.random() < 0.7]
+    users, items = np.array(pairs).T
+    return TrainSet.from_pairs(users, items, 24, 16)
+
+
+@pytest.fixture
+def block_features() -> dict[str, torch.Tensor]:
+    """Two modalities for the 16 items of `block_train` that tell the blocks apart."""
+    rng = np.random.default_rng(2)
+    side = np.where(np.arange(16) % 2 == 0, 1.0, -1.0)[:, None]
+    return {
+        "visual": torch.tensor(side + 0.3 * rng.standard_normal((16, 6)), dtype=torch.float32),
+        "textual": torch.tensor(-side + 0.3 * rng.standard_normal((16, 5)), dtype=torch.float32),
+    }
+
+
+def write_dataset(folder: Path, *, seed: int = 0, users: int = 40, items: int = 30) -> Path:
+    """A dataset folder with interactions.tsv and a visual and a textual feature set; ids are not numbers."""
+    from mmstore import FeatureSetWriter
+
+    rng = np.random.default_rng(seed)
+    ids = [f"B{item:03d}X" for item in range(items)]
+    side = rng.integers(0, 2, items)
+    lines = ["user_id\titem_id\trating\ttimestamp"]
+    for user in range(users):
+        weights = np.where(side == user % 2, 1.0, 0.1) / (1 + np.arange(items) % 7)
+        chosen = rng.choice(items, 10, replace=False, p=weights / weights.sum())
+        lines += [f"u{user}\t{ids[item]}\t{rng.integers(1, 6)}\t{rng.integers(1000)}" for item in chosen]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "interactions.tsv").write_text("\n".join(lines) + "\n")
+    for modality, name, dim in (("visual", "toy", 6), ("textual", "words", 4)):
+        vectors = (2.0 * side[:, None] - 1 + 0.3 * rng.standard_normal((items, dim))).astype(np.float32)
+        path = folder / "features" / modality / f"{name}.h5"
+        with FeatureSetWriter(path, modality=modality, dim=dim, ids=ids, provenance={"extractor": "test"}) as writer:
+            writer.write(np.arange(1, items), vectors[1:])
+            writer.mark_missing(np.array([0]))
+            writer.finish()
+    return folder
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """See `write_dataset`."""
+    return write_dataset(tmp_path / "toy")

@@ -1,0 +1,134 @@
+"""From a folder to index arrays: which split is taken, who gets which row, what is left out and said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmbench.data.dataset import load_split, read_split, sorted_ids, write_split
+from mmbench.errors import DataError, UsageError
+
+
+def given(folder: Path, **parts: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, text in parts.items():
+        (folder / f"{part}.tsv").write_text(text)
+    return folder
+
+
+TRAIN = "user_id\titem_id\trating\nu2\ti2\t5\nu1\ti9\t3\nu1\ti2\t4\nu1\ti2\t1\n"
+VALID = "user_id\titem_id\trating\nu1\ti5\t5\n"
+TEST = "user_id\titem_id\trating\nu2\ti9\t2\nstranger\ti2\t5\nu2\ti9\t4\n"
+
+
+def test_rows_follow_the_order_of_the_ids(tmp_path: Path) -> None:
+    split = load_split(given(tmp_path / "d", train=TRAIN, valid=VALID, test=TEST))
+    training = split.training
+    assert training.name == "d"
+    assert training.user_ids.tolist() == ["u1", "u2"]
+    assert training.item_ids.tolist() == ["i2", "i9"]
+    assert list(zip(training.train.users.tolist(), training.train.items.tolist(), strict=True)) == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+    ]
+    # i5 occurs in validation only: it has a row behind the candidates
+    assert split.other_item_ids == ("i5",)
+    assert training.valid.items.tolist() == [2]
+    # the later of two equal pairs wins, the unknown user is left out and said
+    assert split.test.rows.items.tolist() == [1]
+    assert split.test.rows.ratings.tolist() == [4]
+    text = "\n".join(training.notes)
+    assert "test: 1 users without training rows are left out (1 rows)" in text
+    assert "train: 1 repeated pairs were counted once" in text
+    assert "1 items occur outside training only" in text
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        (["10", "9", "0"], ["0", "9", "10"]),
+        (["10", "9", "007"], ["007", "10", "9"]),
+        (["b", "a", "B"], ["B", "a", "b"]),
+        (["²", "3"], ["3", "²"]),
+    ],
+)
+def test_integers_sort_as_numbers_and_nothing_else_does(ids: list[str], expected: list[str]) -> None:
+    assert sorted_ids(np.array(ids, object)) == expected
+
+
+def test_validation_goes_by_any_of_its_names(tmp_path: Path) -> None:
+    for name in ("valid", "val", "validation"):
+        folder = given(tmp_path / name, train=TRAIN, test=TEST, **{name: VALID})
+        assert load_split(folder).training.valid.users.size == 1
+
+
+def test_which_split_is_taken(tmp_path: Path) -> None:
+    folder = given(
+        tmp_path / "d", interactions=TRAIN + "u2\ti7\t1\nu2\ti8\t1\nu2\ti5\t1\nu1\ti7\t1\nu1\ti8\t1\nu2\ti4\t1\n"
+    )
+    assert load_split(folder).training.split == "random:0.2,0.2,42"
+    assert load_split(folder, "random:0.3,0.2,7").training.split == "random:0.3,0.2,7"
+    write_split(folder / "splits" / "mine", read_split(folder, "random"))
+    mine = load_split(folder)
+    assert mine.training.split == "mine"
+    # written and read again, the split is the same
+    assert mine.training.digest == load_split(folder, "random").training.digest
+    write_split(folder / "splits" / "other", read_split(folder, "random"))
+    with pytest.raises(UsageError, match="has several splits; choose one with --split: mine, other"):
+        load_split(folder)
+    with pytest.raises(UsageError, match="no split 'theirs' .it has: mine, other"):
+        load_split(folder, "theirs")
+    with pytest.raises(UsageError, match="both shares must lie between 0 and 1"):
+        load_split(folder, "random:1,0.1")
+
+
+def test_the_digest_covers_everything_that_training_sees(tmp_path: Path) -> None:
+    first = load_split(given(tmp_path / "a", train=TRAIN, valid=VALID, test=TEST))
+    same = load_split(given(tmp_path / "b", train=TRAIN, valid=VALID, test=TEST))
+    assert (first.training.digest, first.test.digest) == (same.training.digest, same.test.digest)
+    other = load_split(given(tmp_path / "c", train=TRAIN + "u2\ti9\t1\n", valid=VALID, test=TEST))
+    assert other.training.digest != first.training.digest
+    other = load_split(given(tmp_path / "e", train=TRAIN, valid=VALID, test=TEST.replace("u2\ti9\t4", "u2\ti9\t5")))
+    assert other.training.digest == first.training.digest
+    assert other.test.digest != first.test.digest
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, "neither a split"),
+        ({"train": TRAIN, "test": TEST}, "no file valid or val or validation"),
+        ({"train": TRAIN, "valid": "user_id\titem_id\nnobody\ti2\n", "test": TEST}, "no user of the valid part occurs"),
+        ({"train": "user_id\titem_id\n", "valid": VALID, "test": TEST}, "no rows"),
+    ],
+)
+def test_incomplete_folders_say_what_is_missing(tmp_path: Path, parts: dict[str, str], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_split(given(tmp_path / "d", **parts))
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such dataset folder"):
+        load_split(tmp_path / "absent")
+
+
+def test_two_files_for_one_part(tmp_path: Path) -> None:
+    folder = given(tmp_path / "d", train=TRAIN, valid=VALID, test=TEST)
+    (folder / "train.csv").write_text("user_id,item_id\nu,i\n")
+    with pytest.raises(DataError, match=r"both train.tsv and train.csv"):
+        load_split(folder)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("amazon-office", (4905, 2414, 31118, 9720, 12420, 6)), ("tiktok", (9298, 6245, 59541, 3046, 6125, 465))],
+)
+def test_counts_of_the_real_data(real_data: Path, name: str, counts: tuple[int, ...]) -> None:
+    split = load_split(real_data / name)
+    train = split.training.train
+    held_out = (split.training.valid.users.size, split.test.rows.users.size, len(split.other_item_ids))
+    assert (train.n_users, train.n_items, train.n_edges, *held_out) == counts

@@ -1,0 +1,280 @@
+"""From a recipe to a run folder: selection, resume at any epoch, grids, what is recorded, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mmbench import experiment
+from mmbench.config import Recipe, make_settings, read_recipe
+from mmbench.data.dataset import TestData
+from mmbench.errors import DataError, TrainingError, UsageError
+from mmbench.evaluate import Evaluation
+from mmbench.experiment import Inputs, load_inputs, run, run_folder
+from mmbench.progress import Silent
+from mmbench.results import RunFolder
+from mmbench.train import EpochRecord, Trainer
+
+SETTINGS = {"embedding_dim": 8, "batch_size": 64, "lr": 0.02, "epochs": 12}
+
+
+def prepare(dataset: Path, out: Path, model: str = "vbpr", **changes: object) -> tuple[Recipe, Inputs, RunFolder]:
+    settings = {**SETTINGS, **changes.pop("settings", {})} if model in ("vbpr", "bpr-mf") else {}  # type: ignore[dict-item]
+    recipe = Recipe(
+        data=str(dataset),
+        model=model,
+        settings=make_settings(model, settings),
+        evaluation={"every": 2, "cutoffs": (5, 10), "select_by": "Recall@10"},  # type: ignore[arg-type]
+        **changes,  # type: ignore[arg-type]
+    )
+    recipe, inputs = load_inputs(recipe)
+    return recipe, inputs, run_folder(out, recipe, inputs)
+
+
+def train(dataset: Path, out: Path, model: str = "vbpr", **changes: object) -> experiment.Result:
+    return run(*prepare(dataset, out, model, **changes), progress=Silent())
+
+
+def test_a_run_folder_has_all_that_was_promised(dataset: Path, tmp_path: Path) -> None:
+    result = train(dataset, tmp_path / "runs")
+    folder = result.path
+    assert folder.name.startswith("toy-vbpr-")
+    names = {path.name for path in folder.iterdir()} - {".lock"}
+    assert names == {
+        "recipe.yaml",
+        "run.json",
+        "metrics.json",
+        "trained.json",
+        "history.jsonl",
+        "per_user.parquet",
+        "checkpoint.safetensors",
+    }
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics["test"]) == {
+        f"{name}@{k}" for name in ("Recall", "nDCG", "EFD", "Gini", "APLT", "iCov") for k in (5, 10)
+    }
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in history] == list(range(1, 13))
+    validated = {line["epoch"]: line["valid"]["Recall@10"] for line in history if line["valid"]}
+    assert list(validated) == [2, 4, 6, 8, 10, 12]
+    # the first of the best epochs is chosen, and its numbers are those reported
+    best = max(validated, key=lambda epoch: (validated[epoch], -epoch))
+    assert metrics["best_epoch"] == best
+    assert metrics["valid"]["Recall@10"] == validated[best] == metrics["selected_by"]["value"]
+    record = json.loads((folder / "run.json").read_text())
+    assert record["features"]["visual"]["missing"] == 1
+    assert record["features"]["visual"]["missing_policy"] == "mean"
+    assert record["protocol"]["test_scored"] == "once, after selection"
+    assert record["settings"]["lr"] == 0.02
+    per_user = pd.read_parquet(folder / "per_user.parquet")
+    for split in ("valid", "test"):
+        mean = per_user[per_user.split == split]["Recall@10"].mean()
+        assert mean == pytest.approx(metrics[split]["Recall@10"], rel=1e-12)
+    assert read_recipe(folder / "recipe.yaml").settings.lr == 0.02
+
+
+def test_the_same_recipe_gives_the_same_bytes(dataset: Path, tmp_path: Path) -> None:
+    first, again = (train(dataset, tmp_path / name).path for name in ("a", "b"))
+    assert first.name == again.name
+    assert (first / "metrics.json").read_bytes() == (again / "metrics.json").read_bytes()
+    assert (first / "per_user.parquet").read_bytes() == (again / "per_user.parquet").read_bytes()
+
+
+def test_a_finished_run_is_read_and_not_repeated(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = train(dataset, tmp_path / "runs")
+    monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained again"))
+    again = train(dataset, tmp_path / "runs")
+    assert again == first or (again.path, again.test) == (first.path, first.test)
+
+
+@pytest.mark.parametrize("model", ["vbpr", "bpr-mf"])
+@pytest.mark.parametrize("killed_after", [1, 2, 5, 11])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, killed_after: int
+) -> None:
+    whole = train(dataset, tmp_path / "whole", model)
+    monkeypatch.setattr(experiment, "SAVE_EVERY_S", 0.0)
+    append = RunFolder.append_history
+
+    def die(self: RunFolder, record: EpochRecord) -> None:
+        append(self, record)
+        if record.epoch == killed_after + 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "append_history", die)
+    recipe, inputs, folder = prepare(dataset, tmp_path / "parts", model)
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, inputs, folder, progress=Silent())
+    assert not folder.complete
+    monkeypatch.setattr(RunFolder, "append_history", append)
+    resumed = run(*experiment.resume_inputs(folder.path), progress=Silent())
+    assert (whole.path / "metrics.json").read_bytes() == (resumed.path / "metrics.json").read_bytes()
+    strip = [{**line, "seconds": 0} for line in RunFolder(whole.path).history()]
+    assert strip == [{**line, "seconds": 0} for line in RunFolder(resumed.path).history()]
+
+
+def test_another_feature_file_is_another_run(dataset: Path, tmp_path: Path) -> None:
+    from mmstore import FeatureSet, FeatureSetWriter
+
+    _, _, before = prepare(dataset, tmp_path)
+    path = dataset / "features" / "visual" / "toy.h5"
+    with FeatureSet(path) as features:
+        ids, matrix = features.ids, features.matrix(features.ids)[0]
+    path.unlink()
+    matrix[1] += 0.5
+    with FeatureSetWriter(path, modality="visual", dim=6, ids=ids, provenance={"extractor": "test"}) as writer:
+        writer.write(np.arange(1, 30), matrix[1:])
+        writer.mark_missing(np.array([0]))
+        writer.finish()
+    _, _, after = prepare(dataset, tmp_path)
+    assert before.path != after.path
+    assert prepare(dataset, tmp_path, "bpr-mf")[2].path == prepare(dataset, tmp_path, "bpr-mf")[2].path
+
+
+def test_resuming_on_changed_data_is_refused(dataset: Path, tmp_path: Path) -> None:
+    result = train(dataset, tmp_path / "runs", "bpr-mf")
+    with (dataset / "interactions.tsv").open("a") as rows:
+        rows.write("u0\tnew\t5\t1\n" * 8)
+    with pytest.raises(DataError, match="differ from those the run began with"):
+        experiment.resume_inputs(result.path)
+
+
+def test_a_grid_is_chosen_on_validation_and_scored_once(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+    score_test = experiment._score_test
+
+    def count(*arguments: object) -> Evaluation:
+        scored.append(arguments)
+        return score_test(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(experiment, "_score_test", count)
+    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", grid={"lr": (0.001, 0.02), "reg_weight": (0.0, 0.1)})
+    result = run(recipe, inputs, folder, progress=Silent())
+    assert len(scored) == 1
+    assert result.tried == ("lr", "reg_weight")
+    trials = sorted((folder.path / "trials").iterdir())
+    values = [json.loads((trial / "trained.json").read_text())["value"] for trial in trials]
+    assert len(values) == 4
+    chosen = json.loads((folder.path / "run.json").read_text())["chosen_trial"]
+    assert chosen == int(np.argmax(values))
+    assert not any((trial / "metrics.json").exists() for trial in trials)
+    # alone, the chosen configuration gives the same numbers
+    alone = train(
+        dataset,
+        tmp_path / "alone",
+        settings={"lr": result.recipe.settings.lr, **{"reg_weight": recipe.trials()[chosen].settings.reg_weight}},
+    )  # type: ignore[attr-defined]
+    assert alone.test == result.test
+
+
+def test_selection_cannot_reach_test_rows() -> None:
+    import inspect
+
+    for function in (experiment._train_one, experiment.build, Trainer.__init__):
+        annotations = " ".join(
+            str(parameter.annotation) for parameter in inspect.signature(function).parameters.values()
+        )
+        assert "Split" not in annotations
+        assert TestData.__name__ not in annotations
+
+
+def test_patience_stops(dataset: Path, tmp_path: Path) -> None:
+    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", "bpr-mf", settings={"lr": 1e-12, "epochs": 50})
+    patient = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"patience": 2})})
+    result = run(patient, inputs, folder, progress=Silent())
+    assert len(RunFolder(result.path).history()) == 6
+    assert result.best_epoch == 2
+
+
+def test_a_diverging_training_says_where(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"epoch \d+, step \d+: loss term '(bpr|l2)' is (nan|inf).*lower lr"):
+        train(dataset, tmp_path / "runs", "bpr-mf", settings={"lr": 1e20, "epochs": 4})
+
+
+def test_two_processes_cannot_write_one_run(dataset: Path, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", "bpr-mf")
+    folder.path.mkdir(parents=True)
+    with FileLock(folder.path / ".lock"), pytest.raises(TrainingError, match="another process is writing this run"):
+        run(recipe, inputs, folder, progress=Silent())
+
+
+def test_a_checkpoint_of_another_epoch_is_refused(dataset: Path, tmp_path: Path) -> None:
+    result = train(dataset, tmp_path / "runs", "bpr-mf")
+    folder = RunFolder(result.path)
+    with pytest.raises(TrainingError, match="holds epoch"):
+        folder.load_checkpoint(result.best_epoch + 1)
+    folder.checkpoint_path.write_bytes(b"not safetensors")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        folder.load_checkpoint(result.best_epoch)
+
+
+def test_an_evaluation_of_a_run_gives_its_own_numbers(dataset: Path, tmp_path: Path) -> None:
+    result = train(dataset, tmp_path / "runs")
+    scores = experiment.evaluate_run(result.path, result.recipe.evaluation)
+    assert scores["test"].overall == result.test
+    assert scores["valid"].overall == result.valid
+
+
+def test_lists_from_elsewhere_are_scored_by_the_same_code(dataset: Path, tmp_path: Path) -> None:
+    result = train(dataset, tmp_path / "runs")
+    recipe, inputs, folder = prepare(dataset, tmp_path / "runs")
+    model = experiment.build(recipe, inputs.split.training, inputs.features)
+    model.load_state_dict(folder.load_checkpoint(result.best_epoch))
+    lists = experiment.rank_all(model, inputs.split.training, recipe.evaluation)
+    training = inputs.split.training
+    rows = [
+        (training.user_ids[user], training.item_ids[item], -place)
+        for user, items in zip(lists.users, lists.items, strict=True)
+        for place, item in enumerate(items)
+    ]
+    path = tmp_path / "lists.tsv"
+    pd.DataFrame(rows).to_csv(path, sep="\t", header=False, index=False)
+    scores, _ = experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+    assert scores["test"].overall == result.test
+    shuffled = pd.DataFrame(rows, columns=["user_id", "item_id", "rank"]).assign(rank=lambda frame: -frame["rank"])
+    shuffled.sample(frac=1, random_state=0).to_parquet(tmp_path / "lists.parquet")
+    scores, _ = experiment.evaluate_lists(tmp_path / "lists.parquet", dataset, None, recipe.evaluation)
+    assert scores["test"].overall == result.test
+
+
+def test_lists_of_strangers_are_refused_and_unknown_items_are_said(dataset: Path, tmp_path: Path) -> None:
+    recipe, _, _ = prepare(dataset, tmp_path)
+    path = tmp_path / "lists.tsv"
+    path.write_text("somebody\tB001X\n")
+    with pytest.raises(DataError, match="1 users do not occur in the training data, e.g. 'somebody'"):
+        experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+    path.write_text("u1\tB001X\nu1\tnowhere\n")
+    scores, notes = experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+    assert scores["test"].n_evaluated == 1
+    assert any("1 recommended items do not occur in the data" in note for note in notes)
+    path.write_text("u1\tB001X\nu1\tB001X\n")
+    with pytest.raises(DataError, match="twice in the list"):
+        experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+
+
+def test_settings_are_typed_and_unknown_ones_get_the_closest_match() -> None:
+    assert make_settings("vbpr", {"learning_rate": 0.1, "factors": 16, "l_w": 0.5}).model_dump()["reg_weight"] == 0.5
+    with pytest.raises(UsageError, match="Did you mean 'reg_weight'"):
+        make_settings("vbpr", {"reg_wieght": 1})
+    with pytest.raises(UsageError, match="vbpr: lr = -1"):
+        make_settings("vbpr", {"lr": -1})
+    with pytest.raises(UsageError, match="vbpr: lr = nan"):
+        make_settings("vbpr", {"lr": float("nan")})
+
+
+def test_no_device(dataset: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    with pytest.raises(UsageError, match="--device cuda: not available here"):
+        train(dataset, tmp_path, device="cuda")

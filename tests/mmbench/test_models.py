@@ -1,0 +1,168 @@
+"""What every registered model must do; a new line in the registry is tested here before anyone writes a test for it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mmbench.core.init import Init
+from mmbench.core.interactions import TrainSet
+from mmbench.core.sampling import SAMPLERS
+from mmbench.errors import UsageError
+from mmbench.evaluate import rank
+from mmbench.models import MODELS, model_class
+from mmbench.models.base import ModelConfig, Recommender
+from mmbench.train import Trainer
+
+Features = dict[str, torch.Tensor]
+
+
+def presets(name: str) -> list[dict[str, object]]:
+    field = model_class(name).Config.model_fields.get("preset")
+    return [{}] if field is None else [{"preset": value} for value in field.annotation.__args__]  # type: ignore[union-attr]
+
+
+CASES = [(name, preset) for name in MODELS for preset in presets(name)]
+TRAINED = [
+    (name, preset)
+    for name, preset in CASES
+    if model_class(name)(
+        TrainSet.from_pairs(np.array([0]), np.array([0]), 1, 2),
+        {"visual": torch.ones(2, 3)},
+        model_class(name).Config(),
+        Init(0),
+    ).sampler
+]  # type: ignore[call-arg]
+
+
+def make(
+    name: str, train: TrainSet, features: Features, seed: int = 3, **settings: object
+) -> tuple[Recommender, ModelConfig]:
+    config = model_class(name).Config(**{"embedding_dim": 8, **settings})
+    return model_class(name)(train, features, config, Init(seed)), config  # type: ignore[call-arg]
+
+
+def fit(name: str, train: TrainSet, features: Features, epochs: int, seed: int = 3, **settings: object) -> Recommender:
+    model, config = make(name, train, features, seed, epochs=epochs, batch_size=32, lr=0.02, **settings)
+    trainer = Trainer(model, train, config, lambda _: {"x": 0.0}, metric="x", every=1000, patience=None, seed=seed)
+    for record in trainer.run():
+        assert all(np.isfinite(value) for value in record.loss.values())
+    return model
+
+
+def scores(model: Recommender, train: TrainSet) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.train(False).scorer()(torch.arange(train.n_users))
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_scores_have_the_right_shape_and_are_finite(
+    name: str, preset: Features, block_train: TrainSet, block_features: Features
+) -> None:
+    model, _ = make(name, block_train, block_features, **preset)
+    out = scores(model, block_train)
+    assert out.shape == (block_train.n_users, block_train.n_items)
+    assert torch.isfinite(out).all()
+    some = model.scorer()(torch.tensor([5, 2]))
+    torch.testing.assert_close(some, out[[5, 2]])
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_every_parameter_gets_a_gradient(
+    name: str, preset: Features, block_train: TrainSet, block_features: Features
+) -> None:
+    model, config = make(name, block_train, block_features, batch_size=64, **preset)
+    model.start_epoch(1, 3)
+    assert model.sampler is not None
+    batch = next(iter(SAMPLERS[model.sampler](block_train, 64, 3, "cpu").epoch(1)))
+    terms = model.loss(batch)
+    assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert torch.isfinite(parameter.grad).all(), parameter_name
+        assert parameter.grad.abs().sum() > 0, parameter_name
+    assert config.batch_size == 64
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_training_learns_the_blocks(
+    name: str, preset: Features, block_train: TrainSet, block_features: Features
+) -> None:
+    out = scores(fit(name, block_train, block_features, 60, **preset), block_train)
+    same = (torch.arange(24)[:, None] % 2) == (torch.arange(16)[None, :] % 2)
+    unseen = torch.ones(24, 16, dtype=torch.bool)
+    unseen[block_train.users, block_train.items] = False
+    right = torch.stack(
+        [row[s & n].mean() > row[~s & n].mean() for row, s, n in zip(out, same, unseen, strict=True) if (s & n).any()]
+    )
+    assert right.float().mean() > 0.9
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_same_seed_same_scores_other_seed_other_scores(
+    name: str, preset: Features, block_train: TrainSet, block_features: Features
+) -> None:
+    first, again = (scores(fit(name, block_train, block_features, 2, **preset), block_train) for _ in range(2))
+    assert torch.equal(first, again)
+    if name in ("most-popular", "item-knn", "content-knn"):
+        return
+    assert not torch.equal(first, scores(fit(name, block_train, block_features, 2, seed=4, **preset), block_train))
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_saved_and_loaded_models_score_the_same(
+    name: str, preset: Features, block_train: TrainSet, block_features: Features
+) -> None:
+    model = fit(name, block_train, block_features, 2, **preset)
+    fresh, _ = make(name, block_train, block_features, seed=99, **preset)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(scores(model, block_train), scores(fresh, block_train))
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_a_batch_of_one_row_works(name: str, preset: Features, block_train: TrainSet, block_features: Features) -> None:
+    model, _ = make(name, block_train, block_features, **preset)
+    model.start_epoch(1, 3)
+    assert model.sampler is not None
+    batch = next(iter(SAMPLERS[model.sampler](block_train, 1, 3, "cpu").epoch(1)))
+    assert len(batch.users) == 1
+    assert all(torch.isfinite(term) for term in model.loss(batch).values())
+
+
+def test_controls_rank_as_they_say(block_train: TrainSet, block_features: Features) -> None:
+    popular, _ = make("most-popular", block_train, block_features)
+    lists = rank(popular.scorer(), block_train, np.arange(24), k=3)
+    best = np.lexsort((np.arange(16), -block_train.popularity))
+    for user, items in zip(lists.users, lists.items, strict=True):
+        expected = [item for item in best if not block_train.contains(np.array(user), np.array(item))]
+        np.testing.assert_array_equal(items, expected[:3])
+    for name in ("item-knn", "content-knn"):
+        out = scores(make(name, block_train, block_features)[0], block_train)
+        same = (torch.arange(24)[:, None] % 2) == (torch.arange(16)[None, :] % 2)
+        assert out[same].mean() > 5 * out[~same].mean().clamp(min=1e-3)
+
+
+def test_item_knn_against_a_dense_computation(block_train: TrainSet, block_features: Features) -> None:
+    model, _ = make("item-knn", block_train, block_features, neighbours=4, shrinkage=2.0)
+    x = np.zeros((24, 16))
+    x[block_train.users, block_train.items] = 1
+    together = x.T @ x
+    np.fill_diagonal(together, 0)
+    norm = np.sqrt(x.sum(0))
+    similarity = together / (np.outer(norm, norm) + 2.0)
+    for row in similarity:
+        row[np.lexsort((np.arange(16), -row))[4:]] = 0
+    np.testing.assert_allclose(scores(model, block_train), x @ similarity.T, rtol=1e-6)
+
+
+def test_random_rows_do_not_depend_on_who_else_is_asked(block_train: TrainSet, block_features: Features) -> None:
+    score = make("random", block_train, block_features)[0].scorer()
+    assert torch.equal(score(torch.tensor([3, 9]))[1], score(torch.tensor([9]))[0])
+
+
+def test_unknown_models_get_the_closest_match() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'vbpr'"):
+        model_class("vbrp")
+    assert model_class("Item_KNN") is model_class("item-knn")
