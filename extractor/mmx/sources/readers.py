@@ -247,13 +247,13 @@ def _list_column(name: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool_
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     absent = np.asarray(array.is_null().to_numpy(zero_copy_only=False), dtype=bool)
     present = array.filter(pa.array(~absent))
-    lengths = set(pc.list_value_length(present).unique().to_pylist())
-    if len(lengths) != 1:
-        raise DataError(
-            f"{name}: vectors of {len(lengths)} different lengths {sorted(lengths)[:EXAMPLES]} (expected one)"
-        )
+    lengths = sorted(pc.list_value_length(present).unique().to_pylist())
+    if not lengths:
+        raise DataError(f"{name}: the list column holds only nulls")
+    if len(lengths) > 1:
+        raise DataError(f"{name}: vectors of {len(lengths)} different lengths {lengths[:EXAMPLES]} (expected one)")
     values = _numbers(name, "the list column", present.flatten())
-    features = np.zeros((len(array), lengths.pop()), dtype=values.dtype)
+    features = np.zeros((len(array), lengths[0]), dtype=values.dtype)
     features[~absent] = values.reshape(len(present), -1)
     return features, absent
 
