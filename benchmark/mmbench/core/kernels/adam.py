@@ -17,8 +17,26 @@ from mmbench.core.kernels.jit import kernel
 Array = Any
 Scalar = Any  # of the table's dtype
 
-_PIECE = 512  # entries of a row worked on at once: 3 x 2 KiB in float32
+_PIECE = 512  # entries of a row worked on at once: 4 x 2 KiB in float32
 _LOOK_EVERY = 16  # replayed steps between two looks whether anything still moves
+
+
+# One array at a time, cut out before the loop, and only pieces in the arithmetic: an index `at + j` might be negative and
+# count from the end, and many arrays in one loop might overlap; either keeps the compiler from vectorising.
+
+
+@kernel
+def _load(source: Array, row: int, at: int, width: int, piece: Array) -> None:
+    part = source[row, at : at + width]
+    for j in range(width):
+        piece[j] = part[j]
+
+
+@kernel
+def _store(piece: Array, target: Array, row: int, at: int, width: int) -> None:
+    part = target[row, at : at + width]
+    for j in range(width):
+        part[j] = piece[j]
 
 
 @kernel
@@ -54,10 +72,9 @@ def replay(
         r = rows[i]
         for at in range(0, values.shape[1], _PIECE):
             width = min(_PIECE, values.shape[1] - at)
-            for j in range(width):
-                piece_p[j] = values[r, at + j]
-                piece_m[j] = first[r, at + j]
-                piece_v[j] = second[r, at + j]
+            _load(values, r, at, width, piece_p)
+            _load(first, r, at, width, piece_m)
+            _load(second, r, at, width, piece_v)
             s = last[r]
             moving = True
             while moving and s < now:
@@ -87,13 +104,11 @@ def replay(
                     for j in range(width):
                         piece_m[j] *= beta1
                         piece_v[j] *= beta2
-                for j in range(width):
-                    values[r, at + j] = piece_p[j]
-                    first[r, at + j] = piece_m[j]
-                    second[r, at + j] = piece_v[j]
+                _store(piece_p, values, r, at, width)
+                _store(piece_m, first, r, at, width)
+                _store(piece_v, second, r, at, width)
             else:
-                for j in range(width):
-                    out[i, at + j] = piece_p[j]
+                _store(piece_p, out, i, at, width)
 
 
 @kernel
@@ -117,23 +132,29 @@ def update(
     second: Array,
 ) -> None:
     """Apply gradient[i] to rows[i], whose value after `now` steps is current[i] and whose moments are of last[row]."""
+    piece_p = np.empty(_PIECE, values.dtype)
+    piece_g = np.empty(_PIECE, values.dtype)
     piece_m = np.empty(_PIECE, values.dtype)
     piece_v = np.empty(_PIECE, values.dtype)
     for i in range(lo, hi):
         r = rows[i]
         for at in range(0, values.shape[1], _PIECE):
             width = min(_PIECE, values.shape[1] - at)
-            for j in range(width):
-                piece_m[j] = first[r, at + j]
-                piece_v[j] = second[r, at + j]
+            _load(current, i, at, width, piece_p)
+            _load(gradient, i, at, width, piece_g)
+            _load(first, r, at, width, piece_m)
+            _load(second, r, at, width, piece_v)
             for _ in range(last[r], now):
                 for j in range(width):
                     piece_m[j] *= beta1
                     piece_v[j] *= beta2
             for j in range(width):
-                g = gradient[i, at + j]
+                g = piece_g[j]
                 m = beta1 * piece_m[j] + rest1 * g
                 v = beta2 * piece_v[j] + rest2 * (g * g)
-                first[r, at + j] = m
-                second[r, at + j] = v
-                values[r, at + j] = current[i, at + j] - scale * m / (np.sqrt(v) * correction + epsilon)
+                piece_m[j] = m
+                piece_v[j] = v
+                piece_p[j] -= scale * m / (np.sqrt(v) * correction + epsilon)
+            _store(piece_p, values, r, at, width)
+            _store(piece_m, first, r, at, width)
+            _store(piece_v, second, r, at, width)
