@@ -551,7 +551,7 @@ def a_set(path: Path, ids: list[str], matrix: Any, dtype: str, missing: Any = ()
 
 
 @pytest.mark.parametrize("format_name", sorted(BACK))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), dtype=st.sampled_from(["float32", "float16"]))
 def test_export_then_import_is_the_identity(
     tmp_path_factory: pytest.TempPathFactory, format_name: str, data: st.DataObject, dtype: str
@@ -571,7 +571,7 @@ def test_export_then_import_is_the_identity(
         assert done.left_out == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(matrix=hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2), elements=FLOATS), data=st.data())
 def test_npy_in_and_out_gives_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory, matrix: Any, data: st.DataObject
