@@ -122,7 +122,7 @@ def test_info_of_an_unfinished_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("visual/b", "did you mean 'a'"),
+        ("visual/b", "no visual set 'b' (there are: a)"),
         ("audio/a", "no feature set of modality 'audio'"),
         ("absent.h5", "no such file"),
     ],
