@@ -21,6 +21,7 @@ ENCODERS: dict[str, str] = {
     "tfidf-lsa": "mmx.encoders.handcrafted:TfidfLsaEncoder",
     "mfcc": "mmx.encoders.handcrafted:MfccEncoder",
     "torchvision": "mmx.encoders.vision:TorchvisionEncoder",
+    "sentence-transformers": "mmx.encoders.text:SentenceEncoder",
 }
 
 
