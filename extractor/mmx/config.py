@@ -6,6 +6,7 @@ The defaults are written here and nowhere else; the command line passes on only 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -104,25 +105,27 @@ def load_recipe(path: Path) -> Recipe:
     if not isinstance(content, dict):
         raise UsageError(f"{path.name}: a recipe is a mapping of keys (got {type(content).__name__})")
     _refuse_twins(path.name, node)
-    recipe: Recipe = _validated(Recipe, content, lambda loc: f"{path.name}, line {_line(node, loc)}: ")
+    recipe: Recipe = _validated(Recipe, content, lambda loc: f"{path.name}, line {_line(node, loc)}: {_key(loc)}")
     return recipe
 
 
 def from_options(model: type[RunConfig] | type[SetConfig], options: dict[str, Any]) -> Any:
     """A `RunConfig` or `SetConfig` from what was typed on the command line; None stands for not given."""
     given = {name: value for name, value in options.items() if value is not None}
-    return _validated(model, given, lambda loc: f"--{str(loc[0]).replace('_', '-')}: ")
+    return _validated(model, given, lambda loc: f"--{str(loc[0]).replace('_', '-')}")
 
 
-def _validated(model: type[Any], content: dict[str, Any], where: Any) -> Any:
+def _key(loc: tuple[str | int, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
+
+
+def _validated(model: type[Any], content: dict[str, Any], where: Callable[[tuple[str | int, ...]], str]) -> Any:
     try:
         return model.model_validate(content)
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_url=False):
-            loc = problem["loc"]
-            key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
-            lines.append(f"{where(loc)}{key}: {_rule(model, problem)}")
+            lines.append(f"{where(problem['loc'])}: {_rule(model, problem)}")
         raise UsageError("\n".join(lines)) from error
 
 

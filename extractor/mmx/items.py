@@ -51,12 +51,14 @@ class Items:
         ids: Item ids, an Arrow string array of length n, unique and not empty.
         table: The table they came from; None when they are the stems of content files.
         notes: What was guessed, one line each, for the user to read.
+        limited: Whether only the first items of the dataset were kept.
     """
 
     root: Path
     ids: Column
     table: Table | None
     notes: tuple[str, ...] = ()
+    limited: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -122,7 +124,7 @@ def load_items(
         table = open_table(path)
         column = table.require(id_column) if id_column else _guess_id_column(table, notes)
         items = Items(root, _checked_ids(table, column), table, tuple(notes))
-    return items if limit is None else replace(items, ids=items.ids.slice(0, limit))
+    return items if limit is None else replace(items, ids=items.ids.slice(0, limit), limited=True)
 
 
 def text_contents(items: Items, columns: Sequence[str] | None = None) -> TextContents:
@@ -174,7 +176,7 @@ def file_contents(items: Items, modality: str, column: str | None = None) -> Fil
         blank = pc.equal(named, pa.scalar(b"", pa.binary()))
         notes.append(f"files: column {column!r} of {items.table.path.name if items.table else ''}")
         unused = 0 if not pc.any(blank).as_py() else unused
-    if unused:
+    if unused and not items.limited:
         notes.append(f"{unused:,} {modality} files belong to no item of the table")
     return FileContents(
         columns=(column,) if column else (),

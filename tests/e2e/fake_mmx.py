@@ -1,0 +1,63 @@
+"""`mmx` with one more encoder, `slow-fake`: deterministic, tiny, and slow enough to be killed in the middle.
+
+Run as a script by the tests: python fake_mmx.py extract --modality textual --model slow-fake ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.encoders import ENCODERS, Encoder, EncoderInfo, EncoderSpec, Request
+from mmx.errors import ContentError
+
+SECONDS_PER_BATCH = 0.004
+
+
+class SlowFake(Encoder):
+    """Sixteen numbers from a text's digest, and the batch's size in the last place."""
+
+    modalities = frozenset({"textual"})
+
+    def __init__(self, request: Request) -> None:
+        self.spec = EncoderSpec(
+            name="slow-fake", modality="textual", backend="test", model_id="slow-fake", dim=17, layer="only",
+            pooling="none", preprocessing={}, weights="none", weights_sha256=None, licence=None, precision="fp32",
+        )  # fmt: skip
+
+    @classmethod
+    def accepts(cls, model: str, modality: str) -> bool:
+        return model == "slow-fake"
+
+    @classmethod
+    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
+        return [EncoderInfo("slow-fake", "textual", "slow-fake", 17, "only", "none", None, "text", "none needed")]
+
+    def load(self, content: str | Path) -> str:
+        text = str(content)
+        if text.startswith("bad"):
+            raise ContentError("cannot be decoded")
+        return text
+
+    def sort_key(self, loaded: str) -> int:
+        return len(loaded)
+
+    def encode(self, batch: Sequence[str]) -> NDArray[np.float32]:
+        time.sleep(SECONDS_PER_BATCH)
+        rows = [[*hashlib.blake2b(text.encode(), digest_size=16).digest(), len(batch)] for text in batch]
+        return np.array(rows, dtype=np.float32)
+
+
+ENCODERS["slow-fake"] = "fake_mmx:SlowFake"
+
+if __name__ == "__main__":
+    import mmx.loop
+    from mmx.cli import main
+
+    mmx.loop.FLUSH_S = 0.02
+    main()

@@ -1,0 +1,210 @@
+"""The installed command and kills at random instants, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmstore import FeatureSet
+
+FAKE = Path(__file__).with_name("fake_mmx.py")
+MMX = Path(sysconfig.get_path("scripts")) / "mmx"
+N_ITEMS = 1500
+KILLS = 5
+
+
+def run(*arguments: str | Path, expected: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+    assert done.returncode == expected, done.stderr
+    return done
+
+
+def texts(root: Path) -> Path:
+    root.mkdir()
+    rows = [f"i{n}\t{'bad' if n == 700 else 'x' * (n * 13 % 40)}\n" for n in range(N_ITEMS)]
+    (root / "items.tsv").write_text("item_id\ttitle\n" + "".join(rows), encoding="utf-8")
+    return root
+
+
+def fake(root: Path, out: Path) -> list[str | Path]:
+    return [sys.executable, FAKE, "extract", "--modality", "textual", "--model", "slow-fake", "--data", root, "--out", out,
+            "--batch-size", "8"]  # fmt: skip
+
+
+def _changed(out: Path) -> int:
+    """When the unfinished set was last written to, in nanoseconds; 0 where there is none."""
+    partial = out / "textual" / "slow-fake.h5.partial"
+    try:
+        return partial.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.002)
+
+
+def digest(out: Path, modality: str, name: str) -> str:
+    with FeatureSet(out / modality / f"{name}.h5") as features:
+        assert features.verify() == []
+        return features.content_digest
+
+
+def test_killed_at_random_instants_it_goes_on_and_ends_with_the_same_digest(tmp_path: Path) -> None:
+    root = texts(tmp_path / "data")
+    run(*fake(root, tmp_path / "whole"), expected=3)
+    expected = digest(tmp_path / "whole", "textual", "slow-fake")
+
+    rng = random.Random(5)
+    killed = 0
+    while True:
+        before = _changed(tmp_path / "parts")
+        process = subprocess.Popen([*map(str, fake(root, tmp_path / "parts"))], stderr=subprocess.PIPE, text=True)
+        if killed < KILLS:
+            _wait_until(
+                lambda before=before, process=process: (
+                    _changed(tmp_path / "parts") != before or process.poll() is not None
+                )
+            )
+            time.sleep(rng.uniform(0, 0.15))
+            process.kill()
+        _, errors = process.communicate(timeout=60)
+        if process.returncode != -signal.SIGKILL:
+            break
+        killed += 1
+    assert process.returncode == 3, errors
+    assert killed >= 2, "the encoder is too fast for this test"
+    assert digest(tmp_path / "parts", "textual", "slow-fake") == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_with_130_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    root = texts(tmp_path / "data")
+    process = subprocess.Popen([*map(str, fake(root, tmp_path / "out"))], stderr=subprocess.PIPE, text=True)
+    _wait_until(lambda: _changed(tmp_path / "out") > 0)
+    time.sleep(0.1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
+    assert not (tmp_path / "out" / "textual" / "slow-fake.h5").exists()
+    done = run(*fake(root, tmp_path / "out"), "--json", expected=3)
+    assert json.loads(done.stdout)["this_run"]["items"] < N_ITEMS
+
+
+def test_a_second_writer_is_turned_away(tmp_path: Path) -> None:
+    root = texts(tmp_path / "data")
+    first = subprocess.Popen([*map(str, fake(root, tmp_path / "out"))], stderr=subprocess.DEVNULL)
+    try:
+        _wait_until(lambda: _changed(tmp_path / "out") > 0)
+        second = subprocess.run([*map(str, fake(root, tmp_path / "out"))], capture_output=True, text=True, check=False)
+        assert second.returncode == 1 or first.poll() is not None, second.stderr
+        assert "Traceback" not in second.stderr
+    finally:
+        first.kill()
+        first.wait()
+
+
+def pictures(root: Path) -> Path:
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a", "日本"):
+        Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(root / "images" / f"{name}.png")
+    (root / "items.tsv").write_text("item_id\na\n日本\nnone\n", encoding="utf-8")
+    return root
+
+
+def test_the_installed_command_from_pictures_to_features(tmp_path: Path) -> None:
+    root = pictures(tmp_path / "data")
+    command = [MMX, "extract", "--modality", "visual", "--model", "colour-hog", "--data", "data"]
+    done = run(*command, cwd=tmp_path)
+    assert done.stdout == "data/features/visual/colour-hog.h5\n"
+    assert "2 ok, 1 missing, 0 corrupt" in done.stderr
+    assert "\x1b" not in done.stderr
+    again = run(*command, "--json", cwd=tmp_path)
+    document = json.loads(again.stdout)
+    assert document["already_complete"]
+    assert document["content_digest"] == digest(root / "features", "visual", "colour-hog")
+    (root / "images" / "a.png").write_bytes(b"no picture")
+    broken = run(*command, "--restart", expected=3, cwd=tmp_path)
+    assert "1 ok, 1 missing, 1 corrupt" in broken.stderr
+    assert "  a: " in broken.stderr
+    assert str(tmp_path) not in broken.stderr
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    assert run(sys.executable, "-m", "mmx", "--version").stdout == run(MMX, "--version").stdout
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    done = subprocess.run(f"'{MMX}' models | head -n 1", shell=True, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("model")
+    assert done.stderr == ""
+
+
+def test_help_answers_at_once() -> None:
+    run(MMX, "--help")
+    times = []
+    for _ in range(5):
+        began = time.process_time() + _children_cpu_s()
+        run(MMX, "--help")
+        times.append(time.process_time() + _children_cpu_s() - began)
+    assert min(times) < 0.4
+
+
+def _children_cpu_s() -> float:
+    """CPU time of finished children: what the machine's other work cannot change."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_twenty_kills_during_an_extraction_of_a_thousand_photographs(real_data: Path, tmp_path: Path) -> None:
+    """Twenty trials: kill -9 at a random instant of the work, then the same command; the digest is always the same."""
+
+    def command(out: Path) -> list[str | Path]:
+        return [
+            MMX,
+            "extract",
+            "--modality",
+            "visual",
+            "--model",
+            "colour-hog",
+            "--data",
+            real_data / "images",
+            "--out",
+            out,
+        ]
+
+    began = time.monotonic()
+    run(*command(tmp_path / "whole"))
+    duration_s = time.monotonic() - began
+    expected = digest(tmp_path / "whole", "visual", "colour-hog")
+    rng = random.Random(20)
+    killed_at_work = 0
+    for trial in range(20):
+        out = tmp_path / str(trial)
+        process = subprocess.Popen([*map(str, command(out))], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.1, 0.95) * duration_s)
+        process.kill()
+        process.wait()
+        killed_at_work += (out / "visual" / "colour-hog.h5.partial").exists()
+        run(*command(out))
+        assert digest(out, "visual", "colour-hog") == expected, trial
+    assert killed_at_work >= 10
