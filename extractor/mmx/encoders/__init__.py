@@ -22,6 +22,7 @@ ENCODERS: dict[str, str] = {
     "mfcc": "mmx.encoders.handcrafted:MfccEncoder",
     "torchvision": "mmx.encoders.vision:TorchvisionEncoder",
     "sentence-transformers": "mmx.encoders.text:SentenceEncoder",
+    "torchaudio": "mmx.encoders.audio:TorchaudioEncoder",
 }
 
 

@@ -16,11 +16,13 @@ from pathlib import Path
 from pickle import UnpicklingError  # only the error that torch.load raises on a file it will not read
 from typing import TYPE_CHECKING, Any
 
+from mmx.encoders.base import Request
 from mmx.encoders.images import plain_reason
 from mmx.errors import EncoderError
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Module
 
 CONNECT_TIMEOUT_S = 10.0
 WEIGHTLESS = {"visual": "colour-hog", "textual": "tfidf-lsa", "audio": "mfcc"}
@@ -95,6 +97,21 @@ def download(url: str, folder: Path, *, offline: bool) -> Path:
     return path
 
 
+def published(request: Request, url: str, tag: str) -> Path:
+    """The file of a library's published weights, downloaded when it is not here yet.
+
+    Raises:
+        EncoderError: It can't be had; with the ways out.
+    """
+    cache = torch_cache(request.cache_dir)
+    try:
+        return download(url, cache, offline=request.offline)
+    except OSError as error:
+        raise missing_weights(
+            request.model, tag, str(error), modality=request.modality, place=str(cache / url.rpartition("/")[2])
+        ) from error
+
+
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Tensors by name from a `.safetensors` file or a torch checkpoint, unwrapped.
 
@@ -135,6 +152,32 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not state:
         raise EncoderError(f"{where}: no tensors in it; expected a state dict.")
     return state
+
+
+def fill(network: Module, given: Mapping[str, Tensor], *, what: str, where: str) -> None:
+    """Load a network's weights; tensors that the network does not have (a classifier that was cut off) are ignored.
+
+    Args:
+        network: Gets the weights.
+        given: Tensors by the network's own names.
+        what: The network in words, for the message.
+        where: The file's name, for the message.
+
+    Raises:
+        EncoderError: A tensor is missing or has another shape; the network is unchanged then.
+    """
+    needed = network.state_dict()
+    problems = []
+    for name, like in needed.items():
+        if name not in given:
+            if not name.endswith("num_batches_tracked"):  # absent from older files, and not used at inference
+                problems.append(f"{name} is missing")
+        elif given[name].shape != like.shape:
+            problems.append(f"{name} has shape {tuple(given[name].shape)}, not {tuple(like.shape)}")
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise EncoderError(f"{where}: not a checkpoint of {what}: {'; '.join(problems[:3])}{more}.")
+    network.load_state_dict({name: given[name] for name in needed if name in given}, strict=False)
 
 
 def file_sha256(*paths: Path) -> str:

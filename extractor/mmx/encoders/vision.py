@@ -23,14 +23,7 @@ from numpy.typing import NDArray
 from mmx.core.batching import pad_batch
 from mmx.core.pooling import POOLINGS, pool
 from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, require, slug, versions
-from mmx.encoders.checkpoints import (
-    download,
-    file_sha256,
-    missing_weights,
-    read_state_dict,
-    state_sha256,
-    torch_cache,
-)
+from mmx.encoders.checkpoints import file_sha256, fill, published, read_state_dict, state_sha256, torch_cache
 from mmx.encoders.images import check_pixels, decode_rgb
 from mmx.encoders.runtime import checked_device, forward_pass
 from mmx.encoders.vision_table import LICENCES, MODELS, default_layer
@@ -194,28 +187,9 @@ class TorchvisionEncoder(Encoder):
         if request.weights == "random":
             return state_sha256(self._network.state_dict()), f"random(seed={request.seed})"
         label = tag.name if path is None else path.name
-        if path is None:
-            cache = torch_cache(request.cache_dir)
-            try:
-                path = download(tag.url, cache, offline=request.offline)
-            except OSError as error:
-                raise missing_weights(
-                    request.model, tag.name, str(error), modality="visual", place=str(cache / Path(tag.url).name)
-                ) from error
+        path = path or published(request, tag.url, tag.name)
         given = {_renamed(name): value for name, value in read_state_dict(path).items()}
-        needed = self._network.state_dict()
-        problems = [
-            f"{name} is missing" if name not in given else f"{name} has shape {tuple(given[name].shape)}, not {tuple(like.shape)}"
-            for name, like in needed.items()
-            # Older checkpoints have no counter of batches; it is not used at inference.
-            if not name.endswith("num_batches_tracked") and (name not in given or given[name].shape != like.shape)
-        ]  # fmt: skip
-        if problems:
-            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-            raise EncoderError(
-                f"{path.name}: not a checkpoint of {request.model} up to layer {self._layer}: {'; '.join(problems[:3])}{more}."
-            )
-        self._network.load_state_dict({name: given[name] for name in needed if name in given}, strict=False)
+        fill(self._network, given, what=f"{request.model} up to layer {self._layer}", where=path.name)
         return file_sha256(path), label
 
 
