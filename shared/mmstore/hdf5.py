@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from mmstore.blocks import spans
 from mmstore.errors import (
     DamagedFeatureSet,
     InvalidInput,
@@ -29,9 +30,11 @@ from mmstore.errors import (
     StoreFull,
     UnknownFeatureSet,
 )
+from mmstore.rows import Place, write_all
 from mmstore.schema import Header, canonical_json, check_format, check_version
 from mmstore.spec import (
     ATTRIBUTES,
+    BLOCK_BYTES,
     DENSE,
     ERROR_MESSAGE,
     ERROR_ROW,
@@ -49,6 +52,7 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _BUILT_IN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 # The oldest encoding of every object: newer ones mark a file as open for writing, and after a kill it can't be opened.
 _LIBVER = ("earliest", "v110")
+_PAGE = 4096
 EXTRACT_AGAIN = "extract it again with --restart, or copy it again from where it came"
 
 
@@ -85,8 +89,8 @@ def translate(path: Path, error: OSError) -> StoreError:
     return DamagedFeatureSet(f"{path}: truncated or damaged ({_brief(error)}); {EXTRACT_AGAIN}")
 
 
-def open_file(path: Path, mode: str = "r") -> h5py.File:
-    """An existing HDF5 file, open for reading (`r`) or in-place writing (`r+`).
+def open_file(path: Path) -> h5py.File:
+    """An existing HDF5 file, open for reading.
 
     HDF5's own file locks are off: a finished file never changes, unfinished ones have the writer's lock, and a lock
     that child processes inherit would outlive a killed writer.
@@ -109,18 +113,70 @@ def open_file(path: Path, mode: str = "r") -> h5py.File:
             raise NotAFeatureSet(f"{path}: is empty; delete it, and extract or copy the set again")
         if start != _SIGNATURE:
             raise NotAFeatureSet(f"{path}: is not an HDF5 file; import foreign features with `mmx store import`")
-        return h5py.File(path, mode, locking=False, libver=_LIBVER)
+        return h5py.File(path, "r", locking=False)
 
 
-def create_file(path: Path) -> h5py.File:
-    """A new HDF5 file that every HDF5 library since 1.8 reads, with large datasets on page boundaries."""
+@contextmanager
+def edit_file(path: Path, growth: int) -> Iterator[h5py.File]:
+    """An existing HDF5 file, open for changes that make it at most `growth` bytes longer.
+
+    The bytes are reserved first, because HDF5 loses data and crashes when the disk fills up under it.
+
+    Raises:
+        StoreFull: They can't be reserved; the file's content is as before.
+    """
     with translated(path):
-        return h5py.File(path, "w", locking=False, libver=_LIBVER, alignment_threshold=1 << 16, alignment_interval=4096)
+        _reserve(path, growth)
+        # Large datasets begin on page boundaries, for those who map them into memory.
+        file = h5py.File(
+            path, "r+", locking=False, libver=_LIBVER, alignment_threshold=1 << 16, alignment_interval=_PAGE
+        )
+        try:
+            yield file
+            file.flush()
+        finally:
+            file.close()
 
 
-def sync(file: h5py.File) -> None:
-    """Force what was written to `file` onto the disk; call it after `file.flush()`."""
-    os.fsync(file.id.get_vfd_handle())
+@contextmanager
+def new_file(path: Path, size: int) -> Iterator[h5py.File]:
+    """A new HDF5 file that is going to be about `size` bytes long; see `edit_file`."""
+    with translated(path):
+        with h5py.File("new", "w", driver="core", backing_store=False, libver=_LIBVER) as empty:
+            empty.flush()
+            image = empty.id.get_file_image()
+        path.write_bytes(image)
+    with edit_file(path, size) as file:
+        yield file
+
+
+def _reserve(path: Path, growth: int) -> None:
+    """Make `path` longer by `growth` bytes that the disk really has."""
+    size = path.stat().st_size
+    with path.open("r+b", buffering=0) as stream:
+        if hasattr(os, "posix_fallocate"):
+            try:
+                os.posix_fallocate(stream.fileno(), size, growth)
+                return
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+        stream.seek(size)
+        for start, stop in spans(growth, BLOCK_BYTES):
+            write_all(stream, bytes(stop - start))
+
+
+def place_of(file: h5py.File, path: Path, name: str) -> Place:
+    """Where a dataset lies in its file.
+
+    Raises:
+        DamagedFeatureSet: It is not contiguous.
+    """
+    data = file[name]
+    start = data.id.get_offset()
+    if data.size and start is None:
+        raise DamagedFeatureSet(f"{path}:/{name}: is not stored contiguously; {EXTRACT_AGAIN}")
+    return Place(int(start or 0), data.shape, np.dtype(data.dtype.str))
 
 
 # ------------------------------------------------------------------------------------------------ typed reading

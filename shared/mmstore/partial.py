@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from mmstore.blocks import block_rows
 from mmstore.errors import DamagedFeatureSet
+from mmstore.rows import write_all
 from mmstore.spec import BLOCK_BYTES, PARTIAL_SUFFIX
 
 
@@ -95,32 +96,31 @@ def replace_synced(source: Path, target: Path) -> None:
 # ------------------------------------------------------------------------------------------------ undo
 
 
-def save_undo(partial: Path, undo: Path, start: int, stop: int) -> None:
-    """Copy everything of `partial` but bytes `[start, stop)`, so that `restore_undo` can bring it back.
+def save_undo(paths: Paths, start: int, stop: int) -> None:
+    """Copy everything of the partial set but bytes `[start, stop)`, so that `restore_undo` can bring it back.
 
     Finishing a dense set in place changes HDF5's metadata, which is not atomic. The vectors do not change then, so
     the copy is small: the ids and the status.
     """
-    new = undo.with_name(undo.name + ".new")
-    size = partial.stat().st_size
-    with partial.open("rb") as source, new.open("wb") as target:
+    size = paths.partial.stat().st_size
+    with paths.partial.open("rb") as source, paths.new.open("wb") as target:
         target.write(json.dumps({"size": size, "start": start, "stop": stop}).encode("ascii") + b"\n")
         _copy(source, target, start)
         source.seek(stop)
         _copy(source, target, size - stop)
-    replace_synced(new, undo)
+    replace_synced(paths.new, paths.undo)
 
 
-def restore_undo(partial: Path, undo: Path) -> None:
-    """Bring `partial` back to what it was at `save_undo`, then remove the copy. Safe to repeat after a kill."""
-    with undo.open("rb") as source, partial.open("r+b") as target:
+def restore_undo(paths: Paths) -> None:
+    """Bring the partial set back to what it was at `save_undo`, then remove the copy. Safe to repeat after a kill."""
+    with paths.undo.open("rb") as source, paths.partial.open("r+b") as target:
         header = json.loads(source.readline())
         _copy(source, target, header["start"])
         target.seek(header["stop"])
         _copy(source, target, header["size"] - header["stop"])
         target.truncate(header["size"])
-    sync_path(partial)
-    undo.unlink()
+    sync_path(paths.partial)
+    paths.undo.unlink()
 
 
 def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
@@ -140,7 +140,7 @@ class ErrorLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stream: BinaryIO | None = None
+        self._stream: FileIO | None = None
 
     def append(self, rows: NDArray[np.int64], messages: list[bytes]) -> None:
         """Write through to the operating system, so that a killed process loses none of it."""
@@ -151,7 +151,11 @@ class ErrorLog:
             json.dumps({"row": row, "message": message.decode("utf-8")}) + "\n"
             for row, message in zip(rows.tolist(), messages, strict=True)
         ]
-        write_all(self._stream, "".join(lines).encode("ascii"))
+        try:
+            write_all(self._stream, "".join(lines).encode("ascii"))
+        except OSError:
+            self.close()  # half a line may be there: the next use cuts it off
+            raise
 
     def read(self, rows: NDArray[np.int64]) -> list[bytes]:
         """The messages of `rows` (ascending), in that order."""
@@ -206,7 +210,7 @@ class VectorLog:
         self._dim = dim
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._vector_bytes = dim * self._dtype.itemsize
-        self._stream: FileIO = path.open("ab+", buffering=0)
+        self._stream = path.open("r+b" if path.exists() else "w+b", buffering=0)
         size = self._stream.seek(0, os.SEEK_END)
         if size < used * self._vector_bytes:
             self._stream.close()
@@ -220,7 +224,8 @@ class VectorLog:
     def append(self, vectors: NDArray[np.floating]) -> int:
         """Add `vectors`, shape (k, dim), and return the number of the first."""
         first = self.used
-        write_all(self._stream, np.ascontiguousarray(vectors, dtype=self._dtype).tobytes())
+        self._stream.seek(first * self._vector_bytes)  # not the end: a failed write may have left something there
+        write_all(self._stream, np.ascontiguousarray(vectors, dtype=self._dtype).reshape(-1).view(np.uint8).data)
         self.used += len(vectors)
         return first
 
@@ -270,10 +275,3 @@ class VectorLog:
     def close(self) -> None:
         """Release the file."""
         self._stream.close()
-
-
-def write_all(stream: BinaryIO, data: bytes) -> None:
-    """Write all of `data` to an unbuffered stream, which may take it in pieces."""
-    view = memoryview(data)
-    while len(view):
-        view = view[stream.write(view) :]

@@ -19,7 +19,8 @@ from mmstore.errors import StoreFull
 from mmstore.hashing import file_digest
 from mmstore.ids import Bytes
 from mmstore.partial import Paths, VectorLog, replace_synced, save_undo
-from mmstore.schema import Header
+from mmstore.rows import RowFile
+from mmstore.schema import Header, canonical_json
 from mmstore.spec import (
     DENSE,
     ERRORS,
@@ -36,6 +37,12 @@ from mmstore.spec import (
 START, LENGTH = f"{WRITING}/start", f"{WRITING}/length"
 
 
+_MARGIN = 1 << 20  # attributes, group and chunk tables, alignment
+
+Errors = tuple[NDArray[np.int64], list[bytes]]
+"""The corrupt rows, ascending, and the message of each."""
+
+
 def create_partial(paths: Paths, header: Header, columns: list[Bytes]) -> None:
     """Make a partial set with every row pending.
 
@@ -49,7 +56,7 @@ def create_partial(paths: Paths, header: Header, columns: list[Bytes]) -> None:
             f"{paths.final}: needs {needed / 1e9:.2f} GB for {header.rows} x {header.dim} {header.dtype} vectors "
             f"({free / 1e9:.2f} GB are free); free space on that disk, or store float16"
         )
-    with hdf5.create_file(paths.new) as file:
+    with hdf5.new_file(paths.new, _size(header, columns)) as file:
         _fill_new(file, header, columns, np.zeros(header.rows, np.uint8))
     replace_synced(paths.new, paths.partial)
 
@@ -59,89 +66,107 @@ def copy_as_partial(paths: Paths, header: Header, columns: list[Bytes], status: 
     header = replace(header, complete=False, content_digest="", format_version=FORMAT_VERSION)
     if header.layout == DENSE:
         shutil.copyfile(paths.final, paths.new)
-        with hdf5.open_file(paths.new, "r+") as file:
+        with hdf5.edit_file(paths.new, _MARGIN) as file:
             del file[ERRORS]
             hdf5.write_header(file, header)
-            file[STATUS][:] = status
+            place = hdf5.place_of(file, paths.new, STATUS)
+        rows = RowFile(paths.new, {STATUS: place})
+        rows.put(STATUS, np.arange(header.rows), status)
+        rows.close()
     else:
-        log = VectorLog(paths.vectors, header.dim, header.dtype, 0)
-        with hdf5.open_file(paths.final) as file, hdf5.create_file(paths.new) as new:
+        with hdf5.open_file(paths.final) as file:
             features, offsets = file[FEATURES], np.asarray(file[OFFSETS][:])
+            log = VectorLog(paths.vectors, header.dim, header.dtype, 0)
             for start, stop in spans(features.shape[0], block_rows(header.vector_bytes)):
                 log.append(features[start:stop])
             log.sync()
-            _fill_new(new, header, columns, status)
-            new[START][:] = offsets[:-1]
-            new[LENGTH][:] = np.diff(offsets)
-        log.close()
+            log.close()
+        with hdf5.new_file(paths.new, _size(header, columns)) as file:
+            _fill_new(file, header, columns, status, offsets)
     replace_synced(paths.new, paths.partial)
 
 
-def finish_in_place(
-    paths: Paths, header: Header, digest: str, extent: tuple[int, int], errors: tuple[NDArray[np.int64], list[bytes]]
-) -> None:
-    """Dense: add what the partial set lacks, guarded by the undo copy, and rename it. It must be closed.
+def finish_in_place(paths: Paths, header: Header, status: NDArray[np.uint8], errors: Errors) -> str:
+    """Dense: add what the partial set lacks, guarded by the undo copy, rename it, and return its digest.
 
     Args:
-        paths: Where the set lies.
+        paths: Where the set lies; nobody else has it open.
         header: Its header so far.
-        digest: Its content digest.
-        extent: First byte and end of its vectors in the file; both 0 where it has none.
+        status: Status of each row, shape (n,), none pending.
         errors: The corrupt rows and their messages.
     """
-    save_undo(paths.partial, paths.undo, *extent)
-    with hdf5.open_file(paths.partial, "r+") as file:
+    with hdf5.open_file(paths.partial) as file:
+        digest = file_digest(file, header, status, None)
+        place = hdf5.place_of(file, paths.partial, FEATURES)
+    save_undo(paths, place.start, place.stop)
+    with hdf5.edit_file(paths.partial, _MARGIN + _error_bytes(errors)) as file:
         hdf5.create_errors(file, *errors)
         hdf5.write_header(file, replace(header, complete=True, content_digest=digest))
     replace_synced(paths.partial, paths.final)
+    return digest
 
 
-def assemble(
-    paths: Paths,
-    header: Header,
-    partial: Any,
-    log: VectorLog,
-    status: NDArray[np.uint8],
-    errors: tuple[NDArray[np.int64], list[bytes]],
-) -> str:
+def assemble(paths: Paths, header: Header, log: VectorLog, status: NDArray[np.uint8], errors: Errors) -> str:
     """Ragged: copy the vectors in row order from the log into a new file, rename it, and return its digest.
 
     Args:
         paths: Where the set lies.
         header: Its header so far.
-        partial: The open partial set.
         log: Its vectors.
         status: Status of each row, shape (n,), none pending.
         errors: The corrupt rows and their messages.
     """
     present = status == Status.OK
-    start, length = np.asarray(partial[START][:]), np.asarray(partial[LENGTH][:])
+    with hdf5.open_file(paths.partial) as partial:
+        start, length = np.asarray(partial[START][:]), np.asarray(partial[LENGTH][:])
+        columns = [hdf5.read_text(partial[name]) for name in ID_DATASETS[header.source]]
     length[~present] = 0
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(length)))  # (n + 1,)
-    with hdf5.create_file(paths.new) as file:
-        for name in ID_DATASETS[header.source]:
-            hdf5.create_text(file, name, hdf5.read_text(partial[name]))
+    vectors = int(offsets[-1])
+    size = _size(header, columns) + vectors * header.vector_bytes * 65 // 64 + _error_bytes(errors)
+    with hdf5.new_file(paths.new, size) as file:
+        for name, column in zip(ID_DATASETS[header.source], columns, strict=True):
+            hdf5.create_text(file, name, column)
         file.create_dataset(STATUS, data=status)
         file.create_dataset(OFFSETS, data=offsets.astype("<i8"))
-        features = hdf5.create_features(file, header, int(offsets[-1]))
+        features = hdf5.create_features(file, header, vectors)
         at = 0
         for block in log.gather(start[present], length[present]):
             features[at : at + len(block)] = block
             at += len(block)
         hdf5.create_errors(file, *errors)
+        file.flush()
         digest = file_digest(file, header, status, offsets)
         hdf5.write_header(file, replace(header, complete=True, content_digest=digest))
     replace_synced(paths.new, paths.final)
     return digest
 
 
-def _fill_new(file: Any, header: Header, columns: list[Bytes], status: NDArray[np.uint8]) -> None:
-    """Everything that a partial file holds before its first row."""
+def _fill_new(
+    file: Any,
+    header: Header,
+    columns: list[Bytes],
+    status: NDArray[np.uint8],
+    offsets: NDArray[np.int64] | None = None,
+) -> None:
+    """Everything that a partial file holds before its first row; `offsets` where the vector log is in row order."""
     hdf5.write_header(file, header)
     for name, column in zip(ID_DATASETS[header.source], columns, strict=True):
         hdf5.create_text(file, name, column)
     file.create_dataset(STATUS, data=status)
     if header.layout == RAGGED:
-        for name in (START, LENGTH):
-            file.create_dataset(name, data=np.zeros(header.rows, "<i8"))
+        offsets = np.zeros(header.rows + 1, np.int64) if offsets is None else offsets
+        file.create_dataset(START, data=offsets[:-1].astype("<i8"))
+        file.create_dataset(LENGTH, data=np.diff(offsets).astype("<i8"))
     hdf5.create_features(file, header, header.rows if header.layout == DENSE else 0)
+
+
+def _size(header: Header, columns: list[Bytes]) -> int:
+    """Upper bound of a partial file's bytes, without the vectors."""
+    provenance = len(canonical_json(header.provenance).encode("utf-8"))
+    return header.rows * (1 + 16) + sum(column.nbytes for column in columns) + provenance + _MARGIN
+
+
+def _error_bytes(errors: Errors) -> int:
+    rows, messages = errors
+    return rows.size * (8 + max(map(len, messages), default=0))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -22,15 +21,14 @@ from mmstore.errors import (
     InvalidInput,
     NotAFeatureSet,
     StoreError,
-    StoreFull,
     StoreWarning,
 )
-from mmstore.hashing import file_digest
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes
 from mmstore.locking import WriterLock
 from mmstore.partial import ErrorLog, Paths, VectorLog, restore_undo
 from mmstore.plans import refuse_other_plan
+from mmstore.rows import RowFile
 from mmstore.schema import Header, name_of, with_creation_time
 from mmstore.spec import DENSE, FEATURES, ITEM, RAGGED, STATUS, Status
 from mmstore.steps import LENGTH, START, assemble, copy_as_partial, create_partial, finish_in_place
@@ -100,7 +98,7 @@ class FeatureSetWriter:
         self.path = Path(path)
         self.finished = False
         self._lock: WriterLock | None = None
-        self._file: Any = None  # h5py.File; h5py has no types
+        self._rows: RowFile | None = None
         stem = name_of(self.path)
         if name is not None and name != stem:
             raise InvalidInput(
@@ -124,9 +122,10 @@ class FeatureSetWriter:
         self._dirty: list[NDArray[np.int64]] = []
         self._errors = ErrorLog(self._paths.errors)
         self._vectors: VectorLog | None = None
-        self._full = False
-        with translated(self.path.parent):
+        with translated(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_dir():
+                raise NotAFeatureSet(f"{self.path}: is a folder; remove it, or choose another --name")
         self._lock = WriterLock(self._paths.lock)
         try:
             self._open(columns, restart=restart, retry_failed=retry_failed)
@@ -151,7 +150,7 @@ class FeatureSetWriter:
         elif not resuming:
             with translated(paths.partial):
                 create_partial(paths, self.header, columns)
-        if self._file is None and not self._attach(columns):
+        if self._rows is None and not self._attach(columns):
             raise DamagedFeatureSet(f"{paths.partial}: can't be read back just after it was made; check the disk")
         if retry_failed:
             corrupt = np.flatnonzero(self._status == Status.CORRUPT)
@@ -164,32 +163,25 @@ class FeatureSetWriter:
         try:
             if paths.undo.exists():
                 with translated(paths.undo):
-                    restore_undo(paths.partial, paths.undo)
-            file = hdf5.open_file(paths.partial, "r+")
+                    restore_undo(paths)
+            file = hdf5.open_file(paths.partial)
+        except (NotAFeatureSet, DamagedFeatureSet) as error:
+            return _begin_anew(error)
+        with file:
             try:
                 found, _ = hdf5.read_header(file, paths.partial)
-            except BaseException:
-                file.close()
-                raise
-        except (NotAFeatureSet, DamagedFeatureSet) as error:
-            warnings.warn(f"{error}; the unfinished set is begun anew", StoreWarning, stacklevel=4)
-            return False
-        self._file = file
-        refuse_other_plan(found, self.header, file, columns, f"{paths.partial}: an unfinished set")
-        self.header = found
-        self._status = np.asarray(file[STATUS][:])
+                names = (FEATURES, STATUS) if found.layout == DENSE else (START, LENGTH, STATUS)
+                places = {name: hdf5.place_of(file, paths.partial, name) for name in names}
+            except (NotAFeatureSet, DamagedFeatureSet) as error:
+                return _begin_anew(error)
+            refuse_other_plan(found, self.header, file, columns, f"{paths.partial}: an unfinished set")
+            self.header = found
+            self._status = np.asarray(file[STATUS][:])
+            used = _used_vectors(file, self._status) if found.layout == RAGGED else 0
         if found.layout == RAGGED:
-            self._vectors = VectorLog(paths.vectors, found.dim, found.dtype, self._used_vectors())
+            self._vectors = VectorLog(paths.vectors, found.dim, found.dtype, used)
+        self._rows = RowFile(paths.partial, places)
         return True
-
-    def _used_vectors(self) -> int:
-        """One past the last vector of the log that a finished row refers to."""
-        used = 0
-        for start, stop in spans(self._status.size, block_rows(16)):
-            done = self._status[start:stop] == Status.OK
-            ends = self._file[START][start:stop] + self._file[LENGTH][start:stop]
-            used = max(used, int(ends[done].max(initial=0)))
-        return used
 
     def _adopt_finished(self, columns: list[Bytes], *, retry_failed: bool) -> bool:
         """Take a finished set of the same plan as it is; True where a partial copy was made to retry its failures."""
@@ -265,7 +257,7 @@ class FeatureSetWriter:
         if kept:
             assert self._vectors is not None
             length = np.array([len(matrix) for matrix in kept], np.int64)
-            with self._guarded():
+            with translated(self._paths.partial):
                 first = self._vectors.append(np.concatenate(kept))
             start = first + np.cumsum(length) - length
             self._put_at(START, rows[good], start)
@@ -295,24 +287,21 @@ class FeatureSetWriter:
 
     def flush(self) -> None:
         """Record all rows so far as done: vectors first, then their status, so that a kill never leaves half a row."""
-        self._require_open()
+        rows = self._require_open()
         if not self._dirty:
             return
-        with self._guarded():
-            self._file.flush()
+        with translated(self._paths.partial):
             if self._fsync:
                 self._errors.sync()
                 if self._vectors is not None:
                     self._vectors.sync()
-                hdf5.sync(self._file)
-            rows = np.unique(np.concatenate(self._dirty))
-            status = self._file[STATUS]
-            for i, j in runs(rows, max_gap=_STATUS_GAP):
-                low, high = int(rows[i]), int(rows[j - 1]) + 1
-                status[low:high] = self._status[low:high]
-            self._file.flush()
+                rows.sync()
+            dirty = np.unique(np.concatenate(self._dirty))
+            for i, j in runs(dirty, max_gap=_STATUS_GAP):
+                span = np.arange(dirty[i], dirty[j - 1] + 1)
+                rows.put(STATUS, span, self._status[span])
             if self._fsync:
-                hdf5.sync(self._file)
+                rows.sync()
         self._dirty.clear()
 
     # -------------------------------------------------------------------------------------------- finishing
@@ -331,28 +320,18 @@ class FeatureSetWriter:
             raise IncompleteFeatureSet(
                 f"{self.path}: {n_pending} of {self.header.rows} rows are pending; write or mark them before finish()"
             )
-        with self._guarded():
-            digest = self._finish_dense() if self.header.layout == DENSE else self._finish_ragged()
+        with translated(self._paths.partial):
+            if self._vectors is None:
+                self._close_files()
+                digest = finish_in_place(self._paths, self.header, self._status, self._corrupt())
+            else:
+                digest = assemble(self._paths, self.header, self._vectors, self._status, self._corrupt())
             self.header = replace(self.header, complete=True, content_digest=digest)
             self.finished = True
             self._close_files()
             self._paths.discard_partial()
         self._release()
         return digest
-
-    def _finish_dense(self) -> str:
-        features = self._file[FEATURES]
-        digest = file_digest(self._file, self.header, self._status, None)
-        start = int(features.id.get_offset() or 0)
-        extent = (start, start + self.header.rows * self.header.vector_bytes) if start else (0, 0)
-        errors = self._corrupt()
-        self._close_files()
-        finish_in_place(self._paths, self.header, digest, extent, errors)
-        return digest
-
-    def _finish_ragged(self) -> str:
-        assert self._vectors is not None
-        return assemble(self._paths, self.header, self._file, self._vectors, self._status, self._corrupt())
 
     def _corrupt(self) -> tuple[NDArray[np.int64], list[bytes]]:
         """The corrupt rows and why they are."""
@@ -362,7 +341,7 @@ class FeatureSetWriter:
     def close(self) -> None:
         """Flush and let go of the set; an unfinished one stays and can be continued. Repeating it does nothing."""
         try:
-            if self._file is not None and not self._full and os.getpid() == self._pid:
+            if self._rows is not None and os.getpid() == self._pid:
                 self.flush()
         finally:
             self._release()
@@ -391,15 +370,8 @@ class FeatureSetWriter:
         return checks.pending_rows(rows, self._status)
 
     def _put_at(self, name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Write `values[i]` to row `rows[i]` of a dataset, in runs of neighbouring rows."""
-        order = np.argsort(rows, kind="stable")
-        in_order = rows[order]
-        if not np.array_equal(in_order, rows):
-            values = values[order]
-        with self._guarded():
-            data = self._file[name]
-            for i, j in runs(in_order):
-                data[int(in_order[i]) : int(in_order[i]) + j - i] = values[i:j]
+        with translated(self._paths.partial):
+            self._require_open().put(name, rows, values)
 
     def _put_absent(self, rows: NDArray[np.int64]) -> None:
         if self.header.layout == RAGGED:
@@ -411,7 +383,7 @@ class FeatureSetWriter:
             self._put_at(FEATURES, rows[start:stop], absent[: stop - start])
 
     def _log_corrupt(self, rows: NDArray[np.int64], messages: Iterable[object]) -> None:
-        with self._guarded():
+        with translated(self._paths.partial):
             self._errors.append(rows, [checks.clean_message(message) for message in messages])
         self._mark(rows, Status.CORRUPT)
 
@@ -420,29 +392,20 @@ class FeatureSetWriter:
             self._status[rows] = status
             self._dirty.append(rows)
 
-    def _require_open(self) -> None:
+    def _require_open(self) -> RowFile:
         if os.getpid() != self._pid:
             raise InvalidInput(
                 f"{self.path}: a writer can't be used in a forked process; write from the one that opened it"
             )
-        if self._file is None:
+        if self._rows is None:
             state = "finished" if self.finished else "closed"
             raise InvalidInput(f"{self.path}: the writer is {state}; nothing more can be written")
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Translate errors of writing, and remember a full disk, so that closing does not try to write again."""
-        try:
-            with translated(self._paths.partial):
-                yield
-        except StoreFull:
-            self._full = True
-            raise
+        return self._rows
 
     def _close_files(self) -> None:
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+        rows, self._rows = self._rows, None
+        if rows is not None:
+            rows.close()
         self._errors.close()
         if self._vectors is not None:
             self._vectors.close()
@@ -456,3 +419,17 @@ class FeatureSetWriter:
         finally:
             if self._lock is not None:
                 self._lock.release()
+
+
+def _begin_anew(error: StoreError) -> bool:
+    warnings.warn(f"{error}; the unfinished set is begun anew", StoreWarning, stacklevel=5)
+    return False
+
+
+def _used_vectors(file: Any, status: NDArray[np.uint8]) -> int:
+    """One past the last vector of the log that a finished row refers to."""
+    used = 0
+    for start, stop in spans(status.size, block_rows(16)):
+        ends = file[START][start:stop] + file[LENGTH][start:stop]
+        used = max(used, int(ends[status[start:stop] == Status.OK].max(initial=0)))
+    return used
