@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from mmx import demo
 from mmx.demo import is_demo, write_demo
 from mmx.demo.latent import MIN_PICKS, draw_items, draw_picks
