@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from mmstore import FeatureSet, FeatureSetWriter, Status
@@ -103,8 +104,9 @@ def _say_what_changed(path: Path, plan: Plan, progress: Progress) -> None:
     for row, content in plan.all_contents():
         if missing[row]:
             appeared += 1
-        elif isinstance(content, Path) and content.stat().st_mtime > finished_s:
-            newer += 1
+        elif isinstance(content, Path):
+            with suppress(OSError):  # it may vanish while we look
+                newer += content.stat().st_mtime > finished_s
     if newer or appeared:
         progress.warn(
             f"{path}: complete, but {newer:,} files are newer than the set and {appeared:,} items that had no file "

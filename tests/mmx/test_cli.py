@@ -276,3 +276,21 @@ def test_lazy_commands_exist() -> None:
     context = click.Context(cli)
     for name in mmx.cli._LAZY:
         assert cli.get_command(context, name) is not None
+
+
+def test_a_path_that_leads_out_of_the_folder_is_a_corrupt_item(data: Path, tmp_path: Path) -> None:
+    (data / "images" / "a.png").rename(tmp_path / "outside.png")
+    (data / "images" / "c.png").rename(data / "inside.png")
+    (data / "items.tsv").write_text("item_id\timage\na\t../outside.png\nb\t\nc\tinside.png\n", encoding="utf-8")
+    result = visual(data)
+    assert result.exit_code == 3
+    assert "2 ok, 0 missing, 1 corrupt" in result.stderr
+    assert "  a: ../outside.png: leads out of the dataset folder" in result.stderr
+
+
+def test_an_item_that_is_there_twice_is_named_with_both_lines(data: Path) -> None:
+    (data / "items.tsv").write_bytes(b"\xef\xbb\xbfitem_id\ttitle\r\na\tx\r\nb\ty\r\na\tz\r\n")
+    result = visual(data)
+    assert result.exit_code == 1
+    assert "error: items.tsv: item_id 'a' occurs twice (lines 2 and 4)" in result.stderr
+    assert not (data / "features").exists()

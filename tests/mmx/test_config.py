@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmx.config import Recipe, RunConfig, SetConfig, from_options, load_recipe
+from mmx.encoders import describe
 from mmx.errors import UsageError
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes" / "extract").glob("*.yaml"))
@@ -24,7 +25,8 @@ def test_a_minimal_recipe_has_every_default(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_the_recipes_that_come_with_mmx_are_valid(path: Path) -> None:
-    assert load_recipe(path).sets
+    for config in load_recipe(path).sets:
+        assert config.model in {info.name for info in describe(config.modality)}
 
 
 def test_there_are_recipes() -> None:
