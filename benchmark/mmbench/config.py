@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from mmbench.data.features import MissingPolicy
+from mmbench.data.features import MissingPolicy, Scaling
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics import PAPER, resolve
 from mmbench.models import model_class
@@ -65,6 +65,7 @@ class Recipe(BaseModel):
     model: str = Field(description="a name of `mmbench models`")
     features: dict[str, str] = Field({}, description="modality: feature set; empty: all, the newest of each modality")
     missing: MissingPolicy = Field("mean", description="what stands in for an absent vector")
+    scaling: Scaling = Field("none", description="what is done to the vectors: none (as stored), l2 or standard")
     seed: int = Field(123, description="of initial values, batches and dropout")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     settings: SerializeAsAny[ModelConfig]

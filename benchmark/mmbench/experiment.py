@@ -28,7 +28,7 @@ from mmbench.evaluate import Evaluation as Scores
 from mmbench.evaluate import RankedLists, evaluate, rank
 from mmbench.metrics import resolve
 from mmbench.models import model_class
-from mmbench.models.base import Recommender
+from mmbench.models.base import Features, Recommender
 from mmbench.progress import Progress
 from mmbench.results import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.train import EpochRecord, Trainer
@@ -98,7 +98,11 @@ def load_inputs(
             features = like.features
         else:
             features = load_features(
-                data / "features", split.training.item_ids.tolist(), recipe.features, missing=recipe.missing
+                data / "features",
+                split.training.item_ids.tolist(),
+                recipe.features,
+                missing=recipe.missing,
+                scaling=recipe.scaling,
             )
     names = {modality: one.name for modality, one in features.items()}
     return recipe.model_copy(update={"split": split.training.split, "features": names}), Inputs(split, features)
@@ -179,7 +183,7 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
 def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFeatures]) -> Recommender:
     """The recipe's model with its initial values, on its device."""
     device = choose_device(recipe.device)
-    vectors = {modality: torch.from_numpy(one.vectors) for modality, one in features.items()}
+    vectors = Features({modality: torch.from_numpy(one.vectors) for modality, one in features.items()})
     model = model_class(recipe.model)(training.train, vectors, recipe.settings, Init(recipe.seed))  # type: ignore[call-arg]
     return model.to(device)
 
@@ -310,7 +314,7 @@ def _train_one(
         for record in trainer.run():
             folder.append_history(record)
             if record.improved:
-                folder.save_checkpoint(model.state_dict(), record.epoch)
+                folder.save_checkpoint(model.weights(), record.epoch)
             if time.monotonic() - saved >= SAVE_EVERY_S and trainer.epochs:
                 folder.save_state(trainer.tensors(), trainer.progress)
                 saved = time.monotonic()
@@ -335,14 +339,14 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     training = inputs.split.training
     outcome = trained.read_json("trained.json")
     model = build(recipe, training, inputs.features)
-    model.load_state_dict(trained.load_checkpoint(outcome["best_epoch"]))
+    model.load_weights(trained.load_checkpoint(outcome["best_epoch"]))
     start, start_cpu = time.perf_counter(), cpu_seconds()
     lists = rank_all(model, training, recipe.evaluation)
     scores = _both(lists, inputs.split, recipe.evaluation)
     valid, tested = scores["valid"], scores["test"]
     timings = {"evaluation_s": time.perf_counter() - start, "evaluation_cpu_s": cpu_seconds() - start_cpu}
     if trained.path != folder.path:
-        folder.save_checkpoint(model.state_dict(), outcome["best_epoch"])
+        folder.save_checkpoint(model.weights(), outcome["best_epoch"])
     seconds = [line["seconds"] for line in trained.history() if line["epoch"] > 0]
     timings["train_s_per_epoch"] = statistics.median(seconds) if seconds else None
     timings["train_s"] = sum(seconds)
@@ -414,6 +418,7 @@ def _record(
                 "present": int(one.present.sum()),
                 "missing": int((~one.present).sum()),
                 "missing_policy": recipe.missing,
+                "scaling": recipe.scaling,
                 "provenance": dict(one.provenance),
             }
             for modality, one in inputs.features.items()
@@ -466,7 +471,7 @@ def evaluate_run(path: Path, evaluation: Evaluation, data: Path | None = None) -
     recipe, inputs, folder = resume_inputs(path, data)
     chosen = result.recipe.model_copy(update={"data": recipe.data})
     model = build(chosen, inputs.split.training, inputs.features)
-    model.load_state_dict(folder.load_checkpoint(result.best_epoch))
+    model.load_weights(folder.load_checkpoint(result.best_epoch))
     lists = rank_all(model, inputs.split.training, evaluation)
     return _both(lists, inputs.split, evaluation)
 

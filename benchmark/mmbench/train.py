@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mmbench.core.adam import Adam
 from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import SAMPLERS
 from mmbench.errors import TrainingError
@@ -88,7 +89,7 @@ class Trainer:
             assert model.sampler is not None
             device = next(model.parameters()).device
             self.sampler = SAMPLERS[model.sampler](train, config.batch_size, seed, device)
-            self.optimiser = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
+            self.optimiser = Adam(model, legacy_zero_grad=model.legacy_zero_grad)
 
     def run(self) -> Iterator[EpochRecord]:
         """Train from where `progress` stands to the end, one record an epoch.
@@ -112,9 +113,7 @@ class Trainer:
         """Parameters and optimiser state by name, for an exact resume."""
         tensors = {f"model.{name}": value.detach() for name, value in self.model.state_dict().items()}
         if self.epochs:
-            for name, parameter in self.model.named_parameters():
-                for key, value in self.optimiser.state.get(parameter, {}).items():
-                    tensors[f"adam.{name}.{key}"] = value
+            tensors |= {f"adam.{name}": value for name, value in self.optimiser.state_dict().items()}
         return tensors
 
     def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
@@ -123,17 +122,14 @@ class Trainer:
         Raises:
             TrainingError: The tensors are not those of this model.
         """
-        model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
         try:
-            self.model.load_state_dict(model)
+            self.model.load_state_dict(_under("model.", tensors))
         except RuntimeError as error:
             raise TrainingError(
                 f"the saved state does not fit this model: {error}; train anew with --restart"
             ) from error
-        for name, parameter in self.model.named_parameters():
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{name}.{key}" in tensors]
-            if keys:
-                self.optimiser.state[parameter] = {key: tensors[f"adam.{name}.{key}"].clone() for key in keys}
+        if self.epochs:
+            self.optimiser.load_state_dict(_under("adam.", tensors))
         self.progress = progress
         if progress.best_epoch is not None:
             self.validations_since_best = (progress.epoch - progress.best_epoch) // self.every
@@ -141,8 +137,7 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.model.train()
         self.model.start_epoch(epoch, self.seed)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.config.lr * self.model.lr_factor(epoch)
+        lr = self.config.lr * self.model.lr_factor(epoch)
         sums: dict[str, Tensor] = {}
         for batch in self.sampler.epoch(epoch):
             terms = self.model.loss(batch)
@@ -153,9 +148,9 @@ class Trainer:
                     f"epoch {epoch}, step {batch.step}: loss term {culprit!r} is {terms[culprit].item()}; "
                     f"lower lr (now {self.config.lr:g}) or check the features with `mmx store verify`"
                 )
-            self.optimiser.zero_grad(set_to_none=True)
+            self.optimiser.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step()
+            self.optimiser.step(lr)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach()
         return {name: total.item() / len(self.sampler) for name, total in sums.items()}
@@ -177,3 +172,7 @@ class Trainer:
 
     def _out_of_patience(self) -> bool:
         return self.patience is not None and self.validations_since_best >= self.patience
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

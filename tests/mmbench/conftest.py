@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mmbench.core.interactions import TrainSet
+from mmbench.models.base import Features
 
 
 @pytest.fixture
@@ -21,14 +22,16 @@ def block_train() -> TrainSet:
 
 
 @pytest.fixture
-def block_features() -> dict[str, torch.Tensor]:
+def block_features() -> Features:
     """Two modalities for the 16 items of `block_train` that tell the blocks apart."""
     rng = np.random.default_rng(2)
     side = np.where(np.arange(16) % 2 == 0, 1.0, -1.0)[:, None]
-    return {
-        "visual": torch.tensor(side + 0.3 * rng.standard_normal((16, 6)), dtype=torch.float32),
-        "textual": torch.tensor(-side + 0.3 * rng.standard_normal((16, 5)), dtype=torch.float32),
-    }
+    return Features(
+        {
+            "visual": torch.tensor(side + 0.3 * rng.standard_normal((16, 6)), dtype=torch.float32),
+            "textual": torch.tensor(-side + 0.3 * rng.standard_normal((16, 5)), dtype=torch.float32),
+        }
+    )
 
 
 def write_dataset(folder: Path, *, seed: int = 0, users: int = 40, items: int = 30) -> Path:

@@ -230,7 +230,7 @@ def test_lists_from_elsewhere_are_scored_by_the_same_code(dataset: Path, tmp_pat
     result = train(dataset, tmp_path / "runs")
     recipe, inputs, folder = prepare(dataset, tmp_path / "runs")
     model = experiment.build(recipe, inputs.split.training, inputs.features)
-    model.load_state_dict(folder.load_checkpoint(result.best_epoch))
+    model.load_weights(folder.load_checkpoint(result.best_epoch))
     lists = experiment.rank_all(model, inputs.split.training, recipe.evaluation)
     training = inputs.split.training
     rows = [

@@ -31,6 +31,13 @@ from mmbench.errors import UsageError
     help="What stands in for an absent vector.",
 )
 @click.option(
+    "--scaling",
+    type=click.Choice(["none", "l2", "standard"]),
+    default="none",
+    show_default=True,
+    help="What is done to the vectors first.",
+)
+@click.option(
     "--set",
     "settings",
     multiple=True,
@@ -67,6 +74,7 @@ def train(
     split: str | None,
     features: tuple[str, ...],
     missing: str,
+    scaling: str,
     settings: tuple[str, ...],
     grid: tuple[str, ...],
     seeds: str,
@@ -127,13 +135,15 @@ def train(
     inputs: experiment.Inputs | None = None
     for name in names:
         has = {key for key in [*values, *tried] if _has_setting(name, key)}
-        for seed in _integers(seeds, "--seed"):
+        all_seeds = _integers(seeds, "--seed")
+        for seed in all_seeds if model_class(name).uses_seed else all_seeds[:1]:
             recipe = Recipe(
                 data=str(folder_of_data),
                 split=split,
                 model=name,
                 features=parse_wanted(features) if model_class(name).uses_features else {},
                 missing=missing,  # type: ignore[arg-type]
+                scaling=scaling,  # type: ignore[arg-type]
                 seed=seed,
                 device=device,
                 settings=make_settings(name, {key: value for key, value in values.items() if key in has}),

@@ -16,6 +16,11 @@ from mmstore import FeatureSet, FeatureStore, Status
 MissingPolicy = Literal["mean", "zero"]
 """What stands in for an absent vector: the mean of the present ones of that modality, or zeros."""
 
+Scaling = Literal["none", "l2", "standard"]
+"""What is done to a modality's vectors before a model sees them: nothing, each to unit length, or each dimension to mean 0
+and variance 1 over the present items and all of them divided by the square root of their number (so that a vector's expected
+squared length is 1, whatever its width)."""
+
 
 @dataclass(frozen=True, eq=False)
 class ItemFeatures:
@@ -45,7 +50,12 @@ class ItemFeatures:
 
 
 def load_features(
-    root: Path, item_ids: Sequence[str], wanted: Mapping[str, str] | None = None, *, missing: MissingPolicy = "mean"
+    root: Path,
+    item_ids: Sequence[str],
+    wanted: Mapping[str, str] | None = None,
+    *,
+    missing: MissingPolicy = "mean",
+    scaling: Scaling = "none",
 ) -> dict[str, ItemFeatures]:
     """The vectors of the given items, modality by modality.
 
@@ -55,6 +65,7 @@ def load_features(
         wanted: Modality to set name; empty or None: every modality of the store, and where a modality has several
             sets the one that was made last, which the note says.
         missing: See `MissingPolicy`.
+        scaling: See `Scaling`.
 
     Returns:
         Features by modality, modalities in the order of `wanted`, else alphabetical.
@@ -73,7 +84,7 @@ def load_features(
             f"--data {root.parent}`, or import one: `mmx store import --help`"
         )
     return {
-        modality: _align(store.open(modality, name), item_ids, missing, notes.get(modality, ""))
+        modality: _align(store.open(modality, name), item_ids, missing, scaling, notes.get(modality, ""))
         for modality, name in chosen.items()
     }
 
@@ -113,7 +124,9 @@ def _newest(store: FeatureStore) -> tuple[dict[str, str], dict[str, str]]:
     return chosen, notes
 
 
-def _align(features: FeatureSet, item_ids: Sequence[str], missing: MissingPolicy, note: str) -> ItemFeatures:
+def _align(
+    features: FeatureSet, item_ids: Sequence[str], missing: MissingPolicy, scaling: Scaling, note: str
+) -> ItemFeatures:
     with features:
         if features.source != "item" or features.layout != "dense":
             raise DataError(
@@ -128,6 +141,7 @@ def _align(features: FeatureSet, item_ids: Sequence[str], missing: MissingPolicy
             )
         corrupt = np.isin(features.ids[features.status == Status.CORRUPT], item_ids).sum()
         unused = int((features.status == Status.OK).sum() - present.sum())
+        vectors[present] = _scaled(vectors[present], scaling)
         fill = vectors[present].mean(0, dtype=np.float64).astype(np.float32) if missing == "mean" else np.float32(0)
         vectors[~present] = fill
         return ItemFeatures(
@@ -141,3 +155,14 @@ def _align(features: FeatureSet, item_ids: Sequence[str], missing: MissingPolicy
             int(corrupt),
             note,
         )
+
+
+def _scaled(vectors: NDArray[np.float32], scaling: Scaling) -> NDArray[np.float32]:
+    """Vectors of the present items, shape (n, dim), scaled; zero vectors and constant dimensions stay finite."""
+    if scaling == "none":
+        return vectors
+    if scaling == "l2":
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    mean, spread = vectors.mean(0, dtype=np.float64), vectors.std(0, dtype=np.float64)
+    unit = np.where(spread > 0, spread, 1.0) * np.sqrt(vectors.shape[1])
+    return ((vectors - mean) / unit).astype(np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from mmbench.core.interactions import TrainSet
+from mmbench.core.knn import cosine_knn
 from mmbench.core.sampling import Batch
 
 Score = Callable[[Tensor], Tensor]
@@ -38,6 +39,43 @@ class ModelConfig(BaseModel):
     }
 
 
+Neighbours = Callable[[str, Tensor, int], tuple[Tensor, Tensor]]
+"""Modality, its vectors (n, d) and k to the k nearest rows by cosine and their cosines, each (n, k)."""
+
+
+class Features(Mapping[str, Tensor]):
+    """The items' vectors by modality, (n_items, dim) each, and their nearest neighbours.
+
+    Args:
+        vectors: Modality to vectors, in the order in which models see the modalities.
+        find: How neighbours are found; exact search by default. What loads the features may put a cache in front.
+    """
+
+    def __init__(self, vectors: Mapping[str, Tensor], find: Neighbours | None = None) -> None:
+        self._vectors = dict(vectors)
+        self._find = find or (lambda modality, x, k: cosine_knn(x, k))
+
+    def __getitem__(self, modality: str) -> Tensor:
+        return self._vectors[modality]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._vectors)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def neighbours(self, modality: str, k: int) -> tuple[Tensor, Tensor]:
+        """The k items with the largest cosine to each item, itself included, and the cosines, each (n_items, k).
+
+        Ties by ascending item row; a zero vector is similar to itself alone. See `mmbench.core.knn.cosine_knn`.
+        """
+        return self._find(modality, self._vectors[modality], k)
+
+    def side_by_side(self) -> Tensor:
+        """All modalities concatenated, shape (n_items, sum of dims)."""
+        return torch.cat(list(self._vectors.values()), dim=1)
+
+
 class Recommender(nn.Module):
     """A model: parameters, a loss of a batch, and scores of all items for given users.
 
@@ -48,11 +86,17 @@ class Recommender(nn.Module):
         Config: The pydantic class of the model's settings.
         sampler: Name of the sampler in `mmbench.core.sampling.SAMPLERS`; None for a model that is not trained.
         uses_features: Whether it needs at least one modality.
+        untrained: Parameters whose gradient is zero by construction (a bias that cancels in every difference, say).
+        legacy_zero_grad: Whether parameters without gradient go on by their momentum; see `mmbench.core.adam.Adam`.
+        uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
     """
 
     Config: ClassVar[type[ModelConfig]]
     sampler: str | None = "edges"
     uses_features: ClassVar[bool] = True
+    untrained: frozenset[str] = frozenset()
+    legacy_zero_grad: bool = False
+    uses_seed: ClassVar[bool] = True
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalar terms; their sum is what the optimiser descends."""
@@ -81,10 +125,22 @@ class Recommender(nn.Module):
         columns = items.T.contiguous()
         return lambda rows: users[rows] @ columns
 
+    def weights(self) -> dict[str, Tensor]:
+        """The trained values by name, without the optimiser's moments: what a checkpoint holds."""
+        return {name: value for name, value in self.state_dict().items() if not name.endswith(_OPTIMISER_BUFFERS)}
 
-def concatenated(features: Mapping[str, Tensor]) -> Tensor:
-    """The modalities side by side in the order of their names' listing, shape (n_items, sum of dims)."""
-    return torch.cat(list(features.values()), dim=1)
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the values of `weights()`.
+
+        Raises:
+            RuntimeError: A name is missing, unknown, or has another shape.
+        """
+        moments = {name: value for name, value in self.state_dict().items() if name.endswith(_OPTIMISER_BUFFERS)}
+        self.load_state_dict({**moments, **weights})
 
 
-__all__ = ["Batch", "ModelConfig", "Recommender", "Score", "TrainSet", "concatenated"]
+_OPTIMISER_BUFFERS = (".exp_avg", ".exp_avg_sq", ".steps")
+"""What a `RowTable` keeps beside its values."""
+
+
+__all__ = ["Batch", "Features", "ModelConfig", "Neighbours", "Recommender", "Score", "TrainSet"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from mmbench.core.init import Init
 from mmbench.core.rng import torch_rng
-from mmbench.models.base import ModelConfig, Recommender, Score, TrainSet
+from mmbench.models.base import Features, ModelConfig, Recommender, Score, TrainSet
 
 
 class UntrainedConfig(ModelConfig):
@@ -24,8 +22,9 @@ class MostPopular(Recommender):
     Config = UntrainedConfig
     sampler = None
     uses_features = False
+    uses_seed = False
 
-    def __init__(self, train: TrainSet, features: Mapping[str, Tensor], config: UntrainedConfig, init: Init) -> None:
+    def __init__(self, train: TrainSet, features: Features, config: UntrainedConfig, init: Init) -> None:
         super().__init__()
         self.register_buffer("popularity", torch.from_numpy(train.popularity).float())
 
@@ -42,7 +41,7 @@ class Random(Recommender):
     sampler = None
     uses_features = False
 
-    def __init__(self, train: TrainSet, features: Mapping[str, Tensor], config: UntrainedConfig, init: Init) -> None:
+    def __init__(self, train: TrainSet, features: Features, config: UntrainedConfig, init: Init) -> None:
         super().__init__()
         self.n_items, self.seed = train.n_items, init.seed
 

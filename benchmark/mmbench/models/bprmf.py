@@ -15,8 +15,6 @@ Trainable: user_factors (n_users, d), item_factors (n_items, d), item_bias (n_it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -24,7 +22,7 @@ from torch.nn import functional
 
 from mmbench.core.init import Init, zeros
 from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, ModelConfig, Recommender, TrainSet
+from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
 
 
 class BPRMFConfig(ModelConfig):
@@ -40,7 +38,7 @@ class BPRMF(Recommender):
     sampler = "edges"
     uses_features = False
 
-    def __init__(self, train: TrainSet, features: Mapping[str, Tensor], config: BPRMFConfig, init: Init) -> None:
+    def __init__(self, train: TrainSet, features: Features, config: BPRMFConfig, init: Init) -> None:
         super().__init__()
         self.reg_weight = config.reg_weight
         self.user_factors = init.xavier_uniform("user_factors", train.n_users, config.embedding_dim)

@@ -13,8 +13,6 @@ Nothing is trained; both are controls that any content-aware model should beat.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -24,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.init import Init
-from mmbench.models.base import Recommender, Score, TrainSet, concatenated
+from mmbench.core.knn import cosine_knn
+from mmbench.models.base import Features, Recommender, Score, TrainSet
 from mmbench.models.baselines import UntrainedConfig
 
 
@@ -45,6 +44,7 @@ class _Neighbours(Recommender):
     """Scores by a sparse item-item similarity, shape (n_items, n_items), row = the item that is scored."""
 
     sampler = None
+    uses_seed = False
 
     def __init__(self, train: TrainSet) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class ItemKNN(_Neighbours):
     Config = ItemKNNConfig
     uses_features = False
 
-    def __init__(self, train: TrainSet, features: Mapping[str, Tensor], config: ItemKNNConfig, init: Init) -> None:
+    def __init__(self, train: TrainSet, features: Features, config: ItemKNNConfig, init: Init) -> None:
         super().__init__(train)
         self.config = config
 
@@ -93,16 +93,14 @@ class ContentKNN(_Neighbours):
 
     Config = ContentKNNConfig
 
-    def __init__(self, train: TrainSet, features: Mapping[str, Tensor], config: ContentKNNConfig, init: Init) -> None:
+    def __init__(self, train: TrainSet, features: Features, config: ContentKNNConfig, init: Init) -> None:
         super().__init__(train)
         self.config = config
         unit = {modality: functional.normalize(vectors, dim=1) for modality, vectors in features.items()}
-        self.register_buffer("content", concatenated(unit), persistent=False)
+        self.register_buffer("content", torch.cat(list(unit.values()), 1), persistent=False)
 
     def similarity(self) -> sp.csr_matrix:
         """Mean cosines over the modalities, the largest per row."""
-        from mmbench.core.knn import cosine_knn
-
         content = self.get_buffer("content")
         n = len(content)
         indices, values = cosine_knn(content, min(self.config.neighbours + 1, n))

@@ -27,7 +27,6 @@ projection.bias (d,); `original` has item_bias (n_items,) and content_bias (k,) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -37,7 +36,7 @@ from torch.nn import functional
 
 from mmbench.core.init import Init, zeros
 from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, ModelConfig, Recommender, TrainSet, concatenated
+from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
 
 
 class VBPRConfig(ModelConfig):
@@ -57,11 +56,11 @@ class VBPR(Recommender):
 
     features: Tensor
 
-    def __init__(self, train: TrainSet, features: Mapping[str, Tensor], config: VBPRConfig, init: Init) -> None:
+    def __init__(self, train: TrainSet, features: Features, config: VBPRConfig, init: Init) -> None:
         super().__init__()
         self.config = config
         self.original = config.preset == "original"
-        self.register_buffer("features", concatenated(features), persistent=False)  # (n_items, k)
+        self.register_buffer("features", features.side_by_side(), persistent=False)  # (n_items, k)
         k, d = self.features.shape[1], config.embedding_dim
         self.user_factors = init.xavier_uniform("user_factors", train.n_users, d)
         self.item_factors = init.xavier_uniform("item_factors", train.n_items, d)

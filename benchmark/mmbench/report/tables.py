@@ -34,7 +34,9 @@ def results_table(title: str, rows: Sequence[Row], cutoff: int) -> Table:
 
     suffix = f"@{cutoff}"
     names = [name.removesuffix(suffix) for name in rows[0].seeds[0] if name.endswith(suffix)]
-    table = Table(title=f"{title} @{cutoff}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=f"{title} @{cutoff}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 2, 0, 0)
+    )
     table.add_column("model", no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
@@ -53,7 +55,8 @@ def _cell(values: Sequence[float | None]) -> str:
     if len(known) < len(values) or not known:
         return "-"
     mean, spread = mean_and_spread(known)
-    return _number(mean) if len(known) == 1 else f"{_number(mean)} ±{_number(spread)}"
+    # Without the spread's leading zero six metrics with their spreads fit 100 columns.
+    return _number(mean) if len(known) == 1 else f"{_number(mean)}±{_number(spread).removeprefix('0')}"
 
 
 def _number(value: float) -> str:
