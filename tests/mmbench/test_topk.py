@@ -74,6 +74,15 @@ def test_nan_is_refused(n_items: int, place: int) -> None:
     assert caught.value.row == 2
 
 
+def test_the_first_row_with_a_nan_is_named_wherever_it_stands() -> None:
+    scores = torch.zeros(4, 5_003)
+    scores[3, 0] = -math.nan
+    scores[1, 5_002] = math.nan
+    with pytest.raises(NanScoreError) as caught:
+        top_k(scores, 3)
+    assert caught.value.row == 1
+
+
 @pytest.mark.parametrize(
     ("scores", "k"), [(torch.zeros(3), 1), (torch.zeros(2, 3, dtype=torch.int64), 1), (torch.zeros(2, 3), 0)]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from mmbench.core import graph
 from mmbench.core.interactions import TrainSet
 from mmbench.errors import ShapeError

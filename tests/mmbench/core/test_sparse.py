@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from mmbench.core.sparse import SparseMatrix, SparsePattern, propagate, weighted_product
 from mmbench.errors import ShapeError
-from torch import Tensor
 
 CASES = range(50)
 
