@@ -140,7 +140,8 @@ def _chosen() -> Literal["torch", "onednn"]:
 
 
 def _onednn_is_right() -> bool:
-    if not (torch._C.has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not (available and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return False
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(67, 130, generator=generator), torch.randn(130, 33, generator=generator)
