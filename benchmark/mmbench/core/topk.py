@@ -16,7 +16,7 @@ from torch import Tensor
 from mmbench.errors import DataError, ShapeError
 
 # Columns per block, coarse level first, and how much shorter a level must make the rows to be worth its overhead.
-_BLOCK_WIDTHS = (64, 8)
+_BLOCK_WIDTHS = (32, 8)
 _WORTHWHILE = 2
 
 
@@ -80,9 +80,11 @@ def _among_best_blocks(values: Tensor, k: int, width: int) -> Tensor:
     n_blocks = values.shape[1] // width
     blocks = values[:, : n_blocks * width].view(-1, n_blocks, width)  # (B, n_blocks, width)
     rest = values[:, n_blocks * width :]  # (B, < width)
-    chosen = _first_positions(blocks.amax(2), k)  # (B, k); a NaN reaches its block's maximum and is refused there
-    chosen = chosen.sort(1).values  # so that the order of the candidates is the order of the columns
-    candidates = blocks.gather(1, chosen[:, :, None].expand(-1, -1, width)).flatten(1)
+    maxima = blocks.amax(2)  # (B, n_blocks)
+    _refuse_nan(torch.cat([maxima, rest], 1))  # a NaN anywhere in a block is its maximum
+    chosen = _first_positions(maxima, k).sort(1).values  # ascending, so that candidates are in the order of columns
+    rows = torch.arange(values.shape[0], device=values.device)
+    candidates = blocks[rows[:, None], chosen].flatten(1)  # (B, k * width)
     position = _first_positions(torch.cat([candidates, rest], 1), k)  # (B, k)
     block = position.div(width, rounding_mode="floor")
     in_chosen = chosen.gather(1, block.clamp(max=k - 1)) * width + position % width

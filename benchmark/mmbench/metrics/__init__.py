@@ -35,7 +35,8 @@ class Metric:
         formula: One readable line; letters as in `mmbench.metrics.judged`.
         source: Paper or framework the definition comes from.
         higher_is_better: None where neither direction is better by itself.
-        bounds: Smallest and largest possible value; infinite where there is none.
+        bounds: Smallest and largest value of lists that hold candidates only; infinite where there is none. Lists from
+            elsewhere may hold items outside I and exceed them.
         aliases: Other names that are understood.
         needs: Side data without which the metric does not exist.
     """
@@ -110,7 +111,7 @@ _ALL = (
         population="evaluated",
         formula="100 · |∪_E L[:k]| / |I|",
         source="item coverage in percent of the candidate items",
-        bounds=(0.0, _INF),
+        bounds=(0.0, 100.0),
         aliases=("ItemCoveragePercent", "Coverage", "CatalogueCoverage", "CatalogCoverage"),
     ),
     Metric(
@@ -199,8 +200,7 @@ _ALL = (
         kind=PER_USER,
         population="relevant",
         formula="mean over R of Σ_hits (n - r + h) / n / min(k, |Rel|), h earlier hits, n = |I| - |T_u| - |Rel| + 1",
-        source=f"area under the curve limited to the list; Schröder et al. (ECML PKDD 2011), as in {_ELLIOT}",
-        bounds=(0.0, _INF),
+        source=f"area under the curve limited to the list; Schröder et al. (UCERSTI at RecSys 2011), as in {_ELLIOT}",
         aliases=("LimitedAUC",),
     ),
     Metric(
@@ -210,7 +210,6 @@ _ALL = (
         population="relevant",
         formula="mean over R of |topics of L[:k] ∩ Rel| / |topics of I|",
         source="subtopic recall; Zhai et al., Beyond independent relevance (SIGIR 2003)",
-        bounds=(0.0, _INF),
         aliases=("SubtopicRecall",),
         needs=("topics",),
     ),

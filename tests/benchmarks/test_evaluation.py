@@ -1,0 +1,160 @@
+"""CPU seconds of one evaluation of given lists, of the exact top k, and of ranking everything.
+
+Synthetic data of the sizes of Amazon Office, Toys and Clothing; validation and test are both scored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmbench.core.interactions import HeldOut, Index, TrainSet
+from mmbench.core.topk import top_k
+from mmbench.evaluate import Evaluation, RankedLists, evaluate, rank
+from mmbench.metrics import Metric, resolve
+
+pytestmark = [pytest.mark.slow, pytest.mark.benchmark(timer=time.process_time, warmup=True)]
+
+
+@dataclass(frozen=True)
+class Size:
+    n_users: int
+    n_items: int
+    n_train: int
+    n_valid: int
+    n_test: int
+
+
+SIZES = {
+    "office": Size(4_905, 2_414, 31_118, 9_720, 12_420),
+    "toys": Size(19_412, 11_924, 96_258, 30_000, 40_000),
+    "clothing": Size(39_387, 23_016, 197_338, 41_189, 40_150),
+}
+
+
+def pairs(rng: np.random.Generator, size: Size, n: int) -> tuple[Index, Index]:
+    """User and item rows with a long tail."""
+    items = (size.n_items * rng.random(n) ** 2.5).astype(np.int64)
+    return rng.integers(0, size.n_users, n), items
+
+
+def problem(size: Size, k: int = 20) -> tuple[TrainSet, tuple[HeldOut, HeldOut], Index, Index]:
+    rng = np.random.default_rng(0)
+    train = TrainSet.from_pairs(*pairs(rng, size, size.n_train), size.n_users, size.n_items)
+    held_out = [
+        HeldOut.from_pairs(*pairs(rng, size, n), rng.integers(1, 6, n) * 1.0) for n in (size.n_valid, size.n_test)
+    ]
+    # One random place in each of k strips of the catalogue: distinct, and no user's list like another's.
+    strip = size.n_items // k
+    items = rng.permutation(size.n_items)[np.arange(k) * strip + rng.integers(0, strip, (size.n_users, k))]
+    return train, (held_out[0], held_out[1]), np.arange(size.n_users), items
+
+
+def scoring(size: Size, metrics: list[Metric]) -> Callable[[], list[Evaluation]]:
+    """One evaluation of both splits, from plain arrays: nothing is remembered from the call before."""
+    train, splits, users, items = problem(size)
+
+    def run() -> list[Evaluation]:
+        fresh = TrainSet(train.users, train.items, train.n_users, train.n_items)
+        lists = RankedLists(users, items)
+        return [evaluate(lists, fresh, split, metrics=metrics, cutoffs=(10, 20)) for split in splits]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics", "most_s"),
+    [("office", "paper", 0.06), ("toys", "paper", 0.35), ("office", "all", 0.06), ("toys", "all", 0.35)],
+)
+def test_scoring_given_lists(benchmark: Any, name: str, metrics: str, most_s: float) -> None:
+    found = benchmark(scoring(SIZES[name], resolve([metrics])))
+    assert all(value is not None for evaluation in found for value in evaluation.overall.values())
+    assert benchmark.disabled or benchmark.stats.stats.min <= most_s
+
+
+def test_scoring_costs_the_same_per_user_however_many_there_are() -> None:
+    def seconds(size: Size) -> float:
+        run = scoring(size, resolve(["all"]))
+        run()
+        laps = []
+        for _ in range(5):
+            start = time.process_time()
+            run()
+            laps.append(time.process_time() - start)
+        return min(laps) / size.n_users
+
+    toys = SIZES["toys"]
+    larger = Size(8 * toys.n_users, toys.n_items, 8 * toys.n_train, 8 * toys.n_valid, 8 * toys.n_test)
+    few, many = seconds(toys), seconds(larger)
+    print(f"microseconds per user: {1e6 * few:.2f} with {toys.n_users:,}, {1e6 * many:.2f} with {larger.n_users:,}")
+    assert many < 2 * few  # larger arrays leave the processor's caches; nothing else may grow
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+@pytest.mark.parametrize("select", ["mmbench", "torch"])
+def test_the_20_best_of_23016_for_1024_users(benchmark: Any, select: str, ties: bool) -> None:
+    scores = torch.randn(1_024, 23_016, generator=torch.Generator().manual_seed(0))
+    if ties:
+        scores = (scores * 10).round()
+    benchmark((lambda: top_k(scores, 20)) if select == "mmbench" else (lambda: torch.topk(scores, 20, dim=1)))
+
+
+class PeakMemory:
+    """The most memory this process held since the object was made, in MiB above what it held then."""
+
+    def __init__(self) -> None:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+        except OSError:
+            pytest.skip("peak memory can only be reset on Linux")
+        self.before = self._status("VmRSS")
+
+    @staticmethod
+    def _status(key: str) -> float:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(lines[key].split()[0]) / 1024
+
+    def grown_mib(self) -> float:
+        return self._status("VmHWM") - self.before
+
+
+def test_ranking_and_scoring_everything(benchmark: Any) -> None:
+    size = SIZES["clothing"]
+    train, splits, users, _ = problem(size)
+    generator = torch.Generator().manual_seed(0)
+    of_users = torch.randn(size.n_users, 64, generator=generator)
+    of_items = torch.randn(size.n_items, 64, generator=generator)
+    memory = PeakMemory()
+
+    def run() -> list[Evaluation]:
+        lists = rank(lambda block: of_users[block] @ of_items.T, train, users, k=20)
+        return [evaluate(lists, train, split, metrics=resolve(["all"]), cutoffs=(10, 20)) for split in splits]
+
+    benchmark.pedantic(run, rounds=1)
+    print(f"peak memory above the embeddings: {memory.grown_mib():.0f} MiB")
+    assert memory.grown_mib() <= 600
+    assert benchmark.disabled or benchmark.stats.stats.min <= 8.0
+
+
+def test_memory_does_not_grow_with_the_users() -> None:
+    n_items, dim = 500_000, 8
+    of_items = torch.randn(n_items, dim)
+
+    def peak_mib(n_users: int) -> float:
+        train = TrainSet.from_pairs(np.arange(n_users), np.arange(n_users), n_users, n_items)
+        of_users = torch.randn(n_users, dim)
+        memory = PeakMemory()
+        rank(lambda block: of_users[block] @ of_items.T, train, np.arange(n_users), k=20)
+        return memory.grown_mib()
+
+    peak_mib(40)
+    few, many = peak_mib(200), peak_mib(2_000)
+    print(f"peak memory: {few:.0f} MiB for 200 users, {many:.0f} MiB for 2,000, of 500,000 items each")
+    assert many - few < 32
