@@ -197,8 +197,9 @@ def _judge(
     place = np.full(has_rows.size, -1)
     place[lists.users] = np.arange(lists.users.size)
     source = place[users]  # the user's row of `lists`, or -1
-    by_rank = np.ascontiguousarray(lists.items[source].T)  # (K, n)
-    by_rank[:, source < 0] = -1
+    listed = source >= 0
+    by_rank = np.full((lists.items.shape[1], users.size), -1)  # (K, n)
+    by_rank[:, listed] = lists.items[source[listed]].T
     place[:] = -1
     place[users] = np.arange(users.size)
     position = place[held_out.users]

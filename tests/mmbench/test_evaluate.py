@@ -102,6 +102,7 @@ def test_users_without_a_list_can_score_zero() -> None:
     assert scored(*arguments, "Recall").overall == {"Recall@3": 1.0}
     found = scored(*arguments, "Recall", "UserCoverage", "APLT", missing_users="zero")
     assert found.users.tolist() == [0, 2, 9]
+    assert scored(lists_of({}), arguments[1], "Recall", missing_users="zero").overall == {"Recall@3": 0.0}
     assert found.overall == {"Recall@3": pytest.approx(1 / 3), "UserCoverage@3": 1.0, "APLT@3": pytest.approx(2 / 3)}
 
 

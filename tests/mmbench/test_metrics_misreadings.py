@@ -167,8 +167,8 @@ MISREADINGS = [
                "users = np.flatnonzero(has_rows if with_missing else has_rows & has_list)",
                "users = np.flatnonzero(has_rows)", "Recall SEntropy"),
     Misreading("lists put into the order of the items", E,
-               "np.ascontiguousarray(lists.items[source].T)",
-               "np.ascontiguousarray(-np.sort(-lists.items[source], axis=1).T)", "nDCG MRR"),
+               "= lists.items[source[listed]].T",
+               "= -np.sort(-lists.items[source[listed]], axis=1).T", "nDCG MRR"),
     Misreading("items outside training not relevant", E,
                "kept = (position >= 0)", "kept = (held_out.items < train.n_items) & (position >= 0)", "Recall nDCG"),
 ]  # fmt: skip
