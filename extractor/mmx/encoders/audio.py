@@ -96,9 +96,7 @@ class TorchaudioEncoder(Encoder):
             given = {_renamed(key): value for key, value in read_state_dict(path).items()}
             fill(network, given, what=name, where=path.name)
             digest = file_sha256(path)
-        # The one weight-normalised convolution gets its final weight, instead of computing it in every pass.
-        convolution = network.encoder.transformer.pos_conv_embed.conv
-        torch.nn.utils.parametrize.remove_parametrizations(convolution, "weight")
+        _bake_weight_norm(network.encoder.transformer.pos_conv_embed)
         self._network = network.requires_grad_(False).train(False).to(device)
         self._normalise = bool(bundle._normalize_waveform)
         self._resample = Resampler(RATE)
@@ -212,6 +210,18 @@ def _weights_path(request: Request) -> Path | None:
     if not path.is_file():
         raise EncoderError(f"{request.model}: no weights {request.weights!r}: neither a file nor default or random.")
     return path
+
+
+def _bake_weight_norm(embedding: Any) -> None:
+    """Replace the one weight-normalised convolution by a plain one, which computes no weight and can be pickled."""
+    import torch
+
+    conv = embedding.conv
+    plain = torch.nn.Conv1d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, groups=conv.groups
+    )
+    plain.load_state_dict({"weight": conv.weight, "bias": conv.bias})
+    embedding.conv = plain
 
 
 def _renamed(name: str) -> str:

@@ -94,7 +94,8 @@ def _to_rgb(image: Any) -> Image:
 
 @functools.cache
 def _pillow() -> Any:
-    """`PIL.Image`; pictures over its limit are our error, not its warning."""
+    """`PIL.Image`; what it warns of (its size limit, damaged metadata) is either our error or of no consequence."""
     module = require("PIL.Image")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     warnings.simplefilter("ignore", module.DecompressionBombWarning)
     return module
