@@ -140,6 +140,7 @@ class Trainer:
         lr = self.config.lr * self.model.lr_factor(epoch)
         sums: dict[str, Tensor] = {}
         for batch in self.sampler.epoch(epoch):
+            self.optimiser.zero_grad()  # before the loss: it also forgets the table rows that were handed out
             terms = self.model.loss(batch)
             total = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(total):
@@ -148,7 +149,6 @@ class Trainer:
                     f"epoch {epoch}, step {batch.step}: loss term {culprit!r} is {terms[culprit].item()}; "
                     f"lower lr (now {self.config.lr:g}) or check the features with `mmx store verify`"
                 )
-            self.optimiser.zero_grad()
             total.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step(lr)
             for name, term in terms.items():

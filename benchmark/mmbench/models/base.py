@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmbench.core.interactions import TrainSet
 from mmbench.core.knn import cosine_knn
 from mmbench.core.sampling import Batch
+from mmbench.core.sparse import SparseMatrix, SparsePattern
 
 Score = Callable[[Tensor], Tensor]
 
@@ -124,6 +125,15 @@ class Recommender(nn.Module):
         users, items = self.embeddings()
         columns = items.T.contiguous()
         return lambda rows: users[rows] @ columns
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Recommender:
+        # Graphs are no parameters, but live on the same device. (Their values keep the dtype they were computed in.)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        device = fn(torch.empty(0)).device
+        for name, value in list(vars(self).items()):
+            if isinstance(value, SparseMatrix | SparsePattern):
+                setattr(self, name, value.to(device))
+        return self
 
     def weights(self) -> dict[str, Tensor]:
         """The trained values by name, without the optimiser's moments: what a checkpoint holds."""
