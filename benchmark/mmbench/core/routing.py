@@ -1,0 +1,246 @@
+"""GRCN's refinement of the user-item graph by content: neighbour routing, then a softmax over each node's edges.
+
+For one modality, with p the users' preferences and f the items' projected content, rows of both normalised:
+
+    repeat T times:  a_ui = softmax over i in N(u) of <p_u, f_i> ;   p_u <- rn(p_u + sum_i a_ui f_i)
+    s_ui = <p_u, f_i>
+    alpha_ui = softmax of s over the items of u ;    alpha_iu = softmax of s over the users of i
+    r_u = p_u + sum_i alpha_ui f_i ;                 r_i = f_i + sum_u alpha_iu p_u
+
+The edge order `elliot` reproduces the code behind the tables of arXiv 2309.05273: there the scores stay in user order
+while the item side is in item order, so slot k of the item side (the k-th edge by item, then user) gets the score of the
+k-th edge by user, then item. `aligned` is what the paper says.
+
+On the CPU compiled kernels run all of it user by user and item by item, with a hand-written backward that keeps nothing
+per edge and dimension. `routing_reference` is the same in plain torch, and serves other devices.
+
+Source: Wei et al., GRCN (ACM MM 2020), section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mmbench.core import parallel
+from mmbench.core.autograd import array
+from mmbench.core.graph import bipartite, item_order
+from mmbench.core.interactions import TrainSet
+from mmbench.core.sparse import SparseBackend, SparsePattern
+from mmbench.errors import ShapeError
+
+EdgeOrder = Literal["elliot", "aligned"]
+
+_SMALLEST_NORM = 1e-12  # torch.nn.functional.normalize's
+_MOST_PARTS = 8  # each thread's own copy of the item gradient in the backward
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingGraph:
+    """The user-item graph with all that both sides of a routing look up.
+
+    Attributes:
+        adjacency: Both directions of each edge; edge weights of a model belong to its entries: first the n_edges
+            messages item -> user, in user order, then the n_edges messages user -> item, in item order.
+        n_users: Number of users.
+        users: User of each edge in user order, shape (n_edges,).
+        items: Item of each edge in user order, shape (n_edges,).
+        order: Edge of each item-side slot, shape (n_edges,).
+        source: Edge whose score each slot gets: `order` if aligned, the slot's own number in `elliot`'s order.
+        confident: The node whose confidence weighs each entry, shape (2 n_edges,): the receiver; in `elliot`'s order on
+            the item side the item of edge `source`.
+    """
+
+    adjacency: SparsePattern
+    n_users: int
+    users: Tensor
+    items: Tensor
+    order: Tensor
+    source: Tensor
+    confident: Tensor
+
+    @classmethod
+    def of(cls, train: TrainSet, *, edge_order: EdgeOrder, backend: SparseBackend = "torch") -> RoutingGraph:
+        """The graph of a training set.
+
+        Args:
+            train: The training pairs.
+            edge_order: Which edge's score a slot of the item side gets; see the module's text.
+            backend: What multiplies with `adjacency`.
+        """
+        users, items = torch.from_numpy(train.users), torch.from_numpy(train.items)
+        order = torch.from_numpy(item_order(train))
+        source = torch.arange(train.n_edges) if edge_order == "elliot" else order
+        confident = torch.cat([users, train.n_users + items[source]])
+        return cls(bipartite(train, backend=backend), train.n_users, users, items, order, source, confident)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of training pairs."""
+        return self.users.numel()
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return self.adjacency.n_columns - self.n_users
+
+    def to(self, device: torch.device | str) -> RoutingGraph:
+        """The same graph on another device."""
+        tensors = (self.users, self.items, self.order, self.source, self.confident)
+        return RoutingGraph(self.adjacency.to(device), self.n_users, *(tensor.to(device) for tensor in tensors))
+
+
+def routing(p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Refined users and items of one modality, and the weights of the edges.
+
+    Args:
+        p: Preferences, rows of norm 1, shape (n_users, d).
+        f: Item content, rows of norm 1, shape (n_items, d).
+        graph: The user-item graph.
+        n_routings: T >= 0.
+
+    Returns:
+        r of the users (n_users, d), r of the items (n_items, d), and alpha (2 n_edges,) in the order of
+        `graph.adjacency`'s entries, in (0, 1]. Differentiable once with respect to p and f.
+
+    Raises:
+        ShapeError: p or f do not fit the graph.
+    """
+    if p.shape[0] != graph.n_users or f.shape != (graph.n_items, p.shape[1]) or p.dtype != f.dtype or n_routings < 0:
+        raise ShapeError(
+            f"routing: preferences {tuple(p.shape)} of {p.dtype}, items {tuple(f.shape)} of {f.dtype}, {n_routings} "
+            f"routings, on a graph of {graph.n_users} users and {graph.n_items} items"
+        )
+    if p.device.type != "cpu":
+        return routing_reference(p, f, graph, n_routings)
+    users, items, alpha = _Routing.apply(p, f, graph, n_routings)  # type: ignore[no-untyped-call]
+    return users, items, alpha
+
+
+def routing_reference(p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`routing` in plain torch operations, one row of each per edge: for other devices and as the reference in tests."""
+    users, items = graph.users, graph.items
+    near = f[items]  # (n_edges, d)
+
+    def gather(target: Tensor, index: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
+        return target.index_add(0, index, weights[:, None] * rows)
+
+    for _ in range(n_routings):
+        a = _segment_softmax((p[users] * near).sum(1), users, graph.n_users)
+        p = functional.normalize(gather(p, users, a, near), dim=1, eps=_SMALLEST_NORM)
+    scores = (p[users] * near).sum(1)  # (n_edges,)
+    slot_items, slot_users = items[graph.order], users[graph.order]
+    alpha = _segment_softmax(scores, users, graph.n_users)
+    item_alpha = _segment_softmax(scores[graph.source], slot_items, graph.n_items)
+    r_users = gather(p, users, alpha, near)
+    r_items = gather(f, slot_items, item_alpha, p[slot_users])
+    return r_users, r_items, torch.cat([alpha, item_alpha])
+
+
+def _segment_softmax(scores: Tensor, segment: Tensor, n_segments: int) -> Tensor:
+    top = scores.new_full((n_segments,), -torch.inf).scatter_reduce(0, segment, scores.detach(), "amax")
+    exponential = (scores - top[segment]).exp()
+    return exponential / exponential.new_zeros(n_segments).index_add(0, segment, exponential)[segment]
+
+
+class _Routing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple[Tensor, Tensor, Tensor]:
+        from mmbench.core.kernels import routing as kernels
+
+        user_indptr, item_indptr = _indptr(graph)
+        routed, r_users, r_items = torch.empty_like(p), torch.empty_like(p), torch.empty_like(f)
+        scores, alpha = p.new_empty(graph.n_edges), p.new_empty(2 * graph.n_edges)
+        user_alpha, item_alpha = alpha[: graph.n_edges], alpha[graph.n_edges :]
+        work = graph.n_edges * p.shape[1]
+        parallel.run(
+            kernels.users_forward,
+            parallel.split(graph.n_users, work=work * (2 * n_routings + 2), indptr=user_indptr),
+            user_indptr,
+            graph.items.numpy(),
+            array(p),
+            array(f),
+            n_routings,
+            _scalar(p),
+            *(tensor.numpy() for tensor in (routed, scores, user_alpha, r_users)),
+        )
+        parallel.run(
+            kernels.items_forward,
+            parallel.split(graph.n_items, work=work, indptr=item_indptr),
+            item_indptr,
+            array(graph.users[graph.order]),
+            graph.source.numpy(),
+            scores.numpy(),
+            routed.numpy(),
+            array(f),
+            *(tensor.numpy() for tensor in (item_alpha, r_items)),
+        )
+        ctx.graph, ctx.n_routings = graph, n_routings
+        ctx.save_for_backward(p, f, routed, alpha)
+        return r_users, r_items, alpha
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        from mmbench.core.kernels import routing as kernels
+
+        graph, n_routings = ctx.graph, ctx.n_routings
+        p, f, routed, alpha = ctx.saved_tensors
+        n = graph.n_edges
+        grad_users, grad_items, grad_alpha = map(array, grads)
+        user_indptr, item_indptr = _indptr(graph)
+        work = n * p.shape[1]
+        grad_scores = p.new_empty(n)
+        parallel.run(
+            kernels.items_backward,
+            parallel.split(graph.n_items, work=work, indptr=item_indptr),
+            item_indptr,
+            array(graph.users[graph.order]),
+            graph.source.numpy(),
+            routed.numpy(),
+            array(alpha[n:]),
+            grad_alpha[n:],
+            grad_items,
+            grad_scores.numpy(),
+        )
+        bounds = parallel.split(graph.n_users, work=work * (4 * n_routings + 4), indptr=user_indptr)
+        n_parts = min(bounds.size - 1, _MOST_PARTS)
+        bounds = bounds[np.linspace(0, bounds.size - 1, n_parts + 1).astype(np.int64)]
+        grad_p, grad_f = torch.empty_like(p, memory_format=torch.contiguous_format), f.new_zeros(n_parts, *f.shape)
+        grad_f[0] = torch.from_numpy(grad_items)
+        slots = torch.empty_like(graph.order).scatter_(0, graph.order, torch.arange(n))
+        parallel.run(
+            kernels.users_backward,
+            np.arange(n_parts + 1),
+            bounds,
+            user_indptr,
+            graph.items.numpy(),
+            slots.numpy(),
+            array(p),
+            array(f),
+            n_routings,
+            _scalar(p),
+            array(alpha[:n]),
+            array(alpha[n:]),
+            grad_scores.numpy(),
+            grad_alpha[:n],
+            grad_users,
+            grad_items,
+            grad_p.numpy(),
+            grad_f.numpy(),
+        )
+        return grad_p, grad_f.sum(0) if n_parts > 1 else grad_f[0], None, None
+
+
+def _indptr(graph: RoutingGraph) -> tuple[Any, Any]:
+    indptr = graph.adjacency.indptr
+    return indptr[: graph.n_users + 1].numpy(), (indptr[graph.n_users :] - graph.n_edges).numpy()
+
+
+def _scalar(like: Tensor) -> np.float32 | np.float64:
+    return np.float32(_SMALLEST_NORM) if like.dtype == torch.float32 else np.float64(_SMALLEST_NORM)
