@@ -151,9 +151,10 @@ class RowTable(nn.Module):
             self._update_all(borrowed[0] if borrowed else None, scale, correction)
         self.steps += 1
 
-    def discard(self) -> None:
-        """Forget the rows handed out and their gradients: what `zero_grad` is to a parameter."""
-        self._borrowed = []
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradient of the rows handed out; they still wait for the one of the next backward."""
+        for part in self._borrowed:
+            part.leaf.grad = None
 
     def flush(self) -> None:
         """Replay all missed steps of all rows, so that `values` and the moments are those of dense Adam."""
@@ -268,7 +269,7 @@ class Adam:
             else:
                 parameter.grad = None
         for table in self.tables.values():
-            table.discard()
+            table.zero_grad()
 
     def step(self, lr: float) -> None:
         """Apply the gradients of one backward.

@@ -190,6 +190,17 @@ def test_reading_changes_nothing_and_keeps_no_gradient() -> None:
     assert_same_bits(table, twin)
 
 
+def test_cleared_gradients_are_not_applied() -> None:
+    model = TwoPart()
+    optimiser = Adam(model)
+    before = model.table.read().clone()
+    model.loss(0).backward()
+    optimiser.zero_grad()
+    optimiser.step(0.1)
+    assert torch.equal(model.table.read(), before)
+    assert int(model.table.steps) == 0
+
+
 def test_rows_misused() -> None:
     table = RowTable(start(torch.float32))
     with pytest.raises(ShapeError, match="ascending"):
@@ -220,8 +231,9 @@ class TwoPart(nn.Module):
         return (x @ self.weight.T).square().sum()
 
 
+@pytest.mark.parametrize("clear_first", [False, True])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_optimiser_of_a_model(legacy: bool) -> None:
+def test_optimiser_of_a_model(legacy: bool, clear_first: bool) -> None:
     """Against torch's Adam with gradients of None (skipped) or zero (moved on by momentum)."""
     model, plain = TwoPart(), TwoPart()
     optimiser = Adam(model, legacy_zero_grad=legacy)
@@ -229,8 +241,12 @@ def test_optimiser_of_a_model(legacy: bool) -> None:
     reference = torch.optim.Adam([weight, table], foreach=False)
     seen = False
     for step in range(60):
-        optimiser.zero_grad()
-        model.loss(step).backward()
+        if clear_first:
+            optimiser.zero_grad()
+        loss = model.loss(step)
+        if not clear_first:
+            optimiser.zero_grad()
+        loss.backward()
         optimiser.step(1e-2 / (1 + step))
         weight.grad, table.grad = (torch.zeros_like(p) if legacy and seen else None for p in (weight, table))
         if step % 3 == 0:
