@@ -192,19 +192,30 @@ def test_twenty_kills_during_an_extraction_of_a_thousand_photographs(real_data: 
             out,
         ]
 
+    def begin(out: Path) -> tuple[subprocess.Popen[bytes], Path]:
+        process = subprocess.Popen([*map(str, command(out))], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        partial = out / "visual" / "colour-hog.h5.partial"
+        _wait_until(lambda: partial.exists() or process.poll() is not None)
+        return process, partial
+
+    process, _ = begin(tmp_path / "whole")
     began = time.monotonic()
-    run(*command(tmp_path / "whole"))
-    duration_s = time.monotonic() - began
+    assert process.wait() == 0
+    work_s = time.monotonic() - began
     expected = digest(tmp_path / "whole", "visual", "colour-hog")
     rng = random.Random(20)
-    killed_at_work = 0
-    for trial in range(20):
+    killed = 0
+    for trial in range(60):
         out = tmp_path / str(trial)
-        process = subprocess.Popen([*map(str, command(out))], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.1, 0.95) * duration_s)
+        process, partial = begin(out)
+        time.sleep(rng.uniform(0, 0.9) * work_s)
         process.kill()
         process.wait()
-        killed_at_work += (out / "visual" / "colour-hog.h5.partial").exists()
+        if not partial.exists():  # it was faster than the kill
+            continue
+        killed += 1
         run(*command(out))
         assert digest(out, "visual", "colour-hog") == expected, trial
-    assert killed_at_work >= 10
+        if killed == 20:
+            return
+    pytest.fail(f"only {killed} of 60 runs could be killed before they ended")
