@@ -24,7 +24,7 @@ demo: setup  ## the main job, end to end, on the embedded catalogue
 	@# Exit code 3 says that some items failed: the catalogue has a corrupt file of each kind on purpose.
 	$(BIN)/mmx extract recipes/extract/demo.yaml || test $$? -eq 3
 	$(BIN)/mmbench train --data data/demo --model most-popular,item-knn,bpr-mf,content-knn,vbpr --seed $(SEEDS) \
-		--set epochs=100
+		--scaling l2 --set epochs=150 --set lr=0.01 --set reg_weight=0.1
 
 test: setup  ## the whole default suite
 	$(BIN)/python -m pytest -n auto

@@ -35,7 +35,7 @@ def results_table(title: str, rows: Sequence[Row], cutoff: int) -> Table:
     suffix = f"@{cutoff}"
     names = [name.removesuffix(suffix) for name in rows[0].seeds[0] if name.endswith(suffix)]
     table = Table(
-        title=f"{title} @{cutoff}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 2, 0, 0)
+        title=f"{title} @{cutoff}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
     table.add_column("model", no_wrap=True)
     for name in names:

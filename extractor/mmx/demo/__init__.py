@@ -29,7 +29,7 @@ __all__ = ["is_demo", "write_demo"]
 MIN_ITEMS = 24
 MIN_USERS = 5
 MISSING_SHARE = 0.03  # of the items, for each kind of content
-CONTENT_NOISE = 0.2  # what each modality adds to the six factors, which have a standard deviation of about 1
+CONTENT_NOISE = 0.2  # standard deviation of what each modality adds to the factors, which have about 1
 GENERATOR = "mmx demo"
 TEXT_COLUMNS = ("title", "description", "brand", "category")
 # Bytes that no UTF-8 text can hold (0xFF never occurs in it), as a file that was cut or mixed from encodings has.

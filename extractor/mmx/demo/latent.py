@@ -1,8 +1,9 @@
 """The hidden part of the demonstration catalogue: styles, tastes, popularity, and who took what.
 
-Pure arrays in, arrays out. An item is a point `z` in a space of `N_FACTORS` factors, scattered around one of
-twelve style centres. A user has one to three favourite points in the same space. User u takes items without
-replacement with probability proportional to exp(utility), where
+Pure arrays in, arrays out. An item is a point `z` in a space of `N_FACTORS` factors, scattered widely around one of
+twelve style centres. A user has one to three favourite points in the same space, each that of some item. There are too
+few interactions to learn where every item lies from who took it, and content shows it: that is what makes content worth
+something here, beside a well-tuned model without it. User u takes items without replacement with probability proportional to exp(utility), where
 
     utility(u, i) = -|z_i - nearest favourite of u|² / (2 WIDTH²) + POPULARITY_WEIGHT * log popularity_i
 
@@ -22,10 +23,10 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 N_FACTORS = 6
-SCATTER = 0.45  # standard deviation of an item around its style's centre; the centres have 1
-WIDTH = 0.55  # how far from a favourite point an item may lie and still please
+SCATTER = 0.8  # standard deviation of an item around its style's centre; the centres have 1
+WIDTH = 0.7  # how far from a favourite point an item may lie and still please
 POPULARITY_SIGMA = 1.0  # of the log-normal popularity
-POPULARITY_WEIGHT = 0.6
+POPULARITY_WEIGHT = 0.5
 WHIM = 0.1
 MIN_PICKS = 5
 MEAN_EXTRA_PICKS = 1.5  # beyond MIN_PICKS, geometric: most users have few interactions, some have many
@@ -90,8 +91,7 @@ def draw_picks(items: Items, n_users: int, rng: np.random.Generator) -> Picks:
     for user in range(n_users):
         n_picks = min(most, MIN_PICKS + int(rng.geometric(1.0 / (1.0 + MEAN_EXTRA_PICKS))) - 1)
         n_tastes = 1 + int(rng.binomial(2, 0.35))
-        tastes = items.centres[rng.choice(len(items.centres), n_tastes, replace=False)]
-        tastes = tastes + SCATTER * rng.standard_normal(tastes.shape)
+        tastes = items.factors[rng.choice(n_items, n_tastes, replace=False)]
         distance = ((items.factors[:, None, :] - tastes[None]) ** 2).sum(axis=2).min(axis=1)
         liking = -distance / (2.0 * WIDTH**2)
         # Gumbel top-k is sampling without replacement in proportion to exp(utility).
