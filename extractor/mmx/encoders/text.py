@@ -10,6 +10,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ MODELS: dict[str, tuple[int, int | None, str]] = {
 }
 LICENCES = {"all-MiniLM-L6-v2": "apache-2.0"}
 
+# What the library raises on a folder that holds something else, or damaged files.
+_NOT_A_MODEL = (
+    OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError, UnpicklingError
+)  # fmt: skip
+
 
 class SentenceEncoder(Encoder):
     """A sentence-transformers model; equal to its `encode` of one text at a time, up to rounding."""
@@ -51,10 +57,11 @@ class SentenceEncoder(Encoder):
         if request.offline:
             go_offline()
         library = require("sentence_transformers")
+        damaged = require("safetensors").SafetensorError
         with _quiet():
             try:
                 model = library.SentenceTransformer(str(folder.path), device=str(device), local_files_only=True)
-            except (OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError) as error:
+            except (*_NOT_A_MODEL, damaged) as error:
                 reason = " ".join(str(error).split())[:300]
                 raise EncoderError(
                     f"{request.model}: {folder.label} is not a sentence-transformers model ({reason})."
