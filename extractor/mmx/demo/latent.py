@@ -3,7 +3,9 @@
 Pure arrays in, arrays out. An item is a point `z` in a space of `N_FACTORS` factors, scattered widely around one of
 twelve style centres. A user has one to three favourite points in the same space, each that of some item. There are too
 few interactions to learn where every item lies from who took it, and content shows it: that is what makes content worth
-something here, beside a well-tuned model without it. User u takes items without replacement with probability proportional to exp(utility), where
+something here, beside a well-tuned model without it.
+
+User u takes items without replacement with probability proportional to exp(utility), where
 
     utility(u, i) = -|z_i - nearest favourite of u|² / (2 WIDTH²) + POPULARITY_WEIGHT * log popularity_i
 
