@@ -140,7 +140,7 @@ class Trainer:
         lr = self.config.lr * self.model.lr_factor(epoch)
         sums: dict[str, Tensor] = {}
         for batch in self.sampler.epoch(epoch):
-            self.optimiser.zero_grad()  # before the loss: it also forgets the table rows that were handed out
+            self.optimiser.zero_grad()
             terms = self.model.loss(batch)
             total = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(total):

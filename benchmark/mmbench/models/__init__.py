@@ -16,7 +16,10 @@ MODELS: dict[str, str] = {
     "item-knn": "mmbench.models.neighbours:ItemKNN",
     "content-knn": "mmbench.models.neighbours:ContentKNN",
     "bpr-mf": "mmbench.models.bprmf:BPRMF",
+    "lightgcn": "mmbench.models.lightgcn:LightGCN",
     "vbpr": "mmbench.models.vbpr:VBPR",
+    "mmgcn": "mmbench.models.mmgcn:MMGCN",
+    "freedom": "mmbench.models.freedom:FREEDOM",
 }
 
 

@@ -1,0 +1,172 @@
+"""FREEDOM: a frozen item-item graph from content, and user-item propagation on a graph that is pruned anew each epoch.
+
+Paper: Zhou, Shen: A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation, ACM MM 2023,
+https://doi.org/10.1145/3581783.3611943 (arXiv 2211.06924).
+
+    S_m     = 1 / (k + 1e-7) on the k nearest items of each row by cosine of the raw vectors, itself included; else 0
+    S       = sum_m a_m S_m                                      frozen; `modality_weights` a_m, `neighbours` k
+    n       = floor(n_edges (1 - edge_dropout)) edges per epoch, drawn without replacement, P(u, i) ~ (d_u d_i)^-1/2
+    Â'      = those edges, D'^-1/2 A' D'^-1/2 with their own degrees, 1e-7 added to each
+    z       = mean of x, Â' x, …, Â'^L x ;  x = [user_embedding; item_embedding], L = `n_ui_layers`
+    q_i     = z_i + (S^`n_item_layers` item_embedding)_i
+    g_m,i   = W_m features_m,i                                   features_m starts from the raw vectors
+    L       = mean of -log sigmoid <z_u, q_i - q_j>
+              + content_loss_weight * sum_m mean of -log sigmoid <z_u, g_m,i - g_m,j>
+    s(u, i) = <z_u, q_i> with the full graph in the place of Â'
+
+Presets: `paper`, `original` and `corrected` are one model, for the code behind the tables of arXiv 2309.05273 does what the
+authors' does. (The authors train with batch_size 2048.) `preset` is accepted so that all models can be run with the same.
+
+Differences from both codes: the bias of the projections, which cancels in g_i - g_j, is left out; the batches of an epoch
+do not depend on what was trained before; full ranking uses the sparse graph, and edge_dropout 0 works; modalities other than
+visual and textual have weights too, see `modality_weights`.
+
+Exact, and fast: content is projected, and the item graph multiplied, for the distinct items of a batch only; the vectors are
+a `RowTable`, whose rows catch up with dense Adam when they are next used.
+
+Trainable: user_embedding (n_users, d), item_embedding (n_items, d), for each modality features.<m> (n_items, k_m) and
+projection.<m>.weight (d, k_m). Without weight on the content loss the last two stay where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmbench.core.adam import RowTable
+from mmbench.core.graph import DEGREE_EPSILON, NeighbourUnion, bipartite, symmetric_normalised
+from mmbench.core.init import Init
+from mmbench.core.interactions import Index
+from mmbench.core.linear import linear
+from mmbench.core.losses import bpr_loss
+from mmbench.core.pruning import EdgePruning
+from mmbench.core.sparse import SparseMatrix, propagate
+from mmbench.errors import UsageError
+from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+
+
+class FREEDOMConfig(ModelConfig):
+    """Settings of FREEDOM; the defaults are the published best values of Amazon Office."""
+
+    preset: Literal["paper", "original", "corrected"] = Field("paper", description="all the same here")
+    content_loss_weight: float = Field(1e-5, ge=0, description="weight of each modality's ranking loss")
+    n_ui_layers: int = Field(2, ge=0, description="L, propagations on the user-item graph")
+    n_item_layers: int = Field(1, ge=0, description="propagations on the item-item graph")
+    neighbours: int = Field(10, ge=1, description="k, entries of each row of the item-item graph")
+    modality_weights: dict[str, float] | None = Field(
+        None, description="a_m by modality; none: visual 0.1 and the others 0.9 together, without visual equal shares"
+    )
+    edge_dropout: float = Field(
+        0.8, ge=0, lt=1, description="share of the training edges left out of each epoch's graph"
+    )
+
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        **ModelConfig.ALIASES,
+        **dict.fromkeys(["l_w", "reg", "reg_weight"], "content_loss_weight"),
+        **dict.fromkeys(["top_k", "knn_k"], "neighbours"),
+        **dict.fromkeys(["n_layers", "n_mm_layers"], "n_item_layers"),
+        **dict.fromkeys(["drop", "dropout"], "edge_dropout"),
+    }
+
+
+class FREEDOM(Recommender):
+    """Frozen item-item graph, degree-sensitive pruning of the user-item graph."""
+
+    Config = FREEDOMConfig
+
+    def __init__(self, train: TrainSet, features: Features, config: FREEDOMConfig, init: Init) -> None:
+        super().__init__()
+        self.config, self.train_set = config, train
+        d = config.embedding_dim
+        self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
+        self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
+        self.features = nn.ModuleDict({m: RowTable(vectors.clone()) for m, vectors in features.items()})
+        self.projection = nn.ModuleDict()
+        for m, vectors in features.items():
+            self.projection[m] = init.linear(f"projection.{m}", vectors.shape[1], d)
+            self.projection[m].register_parameter("bias", None)
+        self.item_graph = self._item_graph(features)
+        self.full_graph = self._user_item_graph(train)
+        self.epoch_graph = self.full_graph
+
+    def _item_graph(self, features: Features) -> SparseMatrix:
+        weights = modality_weights(self.config.modality_weights, list(features))
+        k = min(self.config.neighbours, self.train_set.n_items)
+        lists = {m: features.neighbours(m, k)[0] for m in features}
+        union = NeighbourUnion.of(*lists.values())
+        dtype = self.item_embedding.dtype
+        entries = [torch.full_like(near, weights[m] / (k + 1e-7), dtype=dtype) for m, near in lists.items()]
+        return SparseMatrix(union.pattern, union.combine(entries))
+
+    def _user_item_graph(self, edges: TrainSet) -> SparseMatrix:
+        return symmetric_normalised(bipartite(edges), epsilon=DEGREE_EPSILON, dtype=self.item_embedding.dtype)
+
+    def start_epoch(self, epoch: int, seed: int) -> None:
+        """Draw the edges of this epoch's graph."""
+        train, kept = self.train_set, self._kept_edges(epoch, seed)
+        pruned = TrainSet(train.users[kept], train.items[kept], train.n_users, train.n_items)
+        self.epoch_graph = self._user_item_graph(pruned).to(self.item_embedding.device)
+
+    def _kept_edges(self, epoch: int, seed: int) -> Index:
+        """Positions of the training edges that stay, ascending."""
+        return EdgePruning(self.train_set, self.config.edge_dropout, seed).kept(epoch)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """`bpr`, and `bpr_<modality>` for each."""
+        assert batch.neg is not None
+        size = len(batch.users)
+        items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
+        z = propagate(self.epoch_graph, torch.cat([self.user_embedding, self.item_embedding]), self.config.n_ui_layers)
+        rows = functional.embedding(torch.cat([batch.users, items + self.train_set.n_users]), z)  # one scatter backward
+        user, q = rows[:size], rows[size:] + self._item_propagation(items)  # (B, d), (n, d)
+
+        def ranking(item: Tensor) -> Tensor:
+            pair = functional.embedding(inverse, item)  # (2 B, d)
+            return bpr_loss((user * pair[:size]).sum(1), (user * pair[size:]).sum(1))
+
+        terms = {"bpr": ranking(q)}
+        for m in self.features:
+            table, projection = cast(RowTable, self.features[m]), cast(nn.Linear, self.projection[m])
+            content = linear(table.rows(items), projection.weight)  # (n, d)
+            terms[f"bpr_{m}"] = ranking(content) * self.config.content_loss_weight
+        return terms
+
+    def _item_propagation(self, items: Tensor | None = None) -> Tensor:
+        """Rows of S^n item_embedding, all or some."""
+        h: Tensor = self.item_embedding
+        n = self.config.n_item_layers
+        for _ in range(n if items is None else n - 1):
+            h = self.item_graph @ h
+        if items is None:
+            return h
+        return self.item_graph.rows(items) @ h if n else functional.embedding(items, h)
+
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        """Z_u and q_i on the full graph."""
+        x = torch.cat([self.user_embedding, self.item_embedding])
+        z = propagate(self.full_graph, x, self.config.n_ui_layers)
+        n_users = self.train_set.n_users
+        return z[:n_users], z[n_users:] + self._item_propagation()
+
+
+def modality_weights(given: Mapping[str, float] | None, modalities: list[str]) -> dict[str, float]:
+    """The weight of each modality's item graph.
+
+    Raises:
+        UsageError: `given` does not name exactly the modalities.
+    """
+    if given is not None:
+        if set(given) != set(modalities):
+            raise UsageError(
+                f"modality_weights: the modalities are {', '.join(modalities)} (got {', '.join(given)}); weigh each"
+            )
+        return dict(given)
+    others = len(modalities) - 1
+    if "visual" in modalities and others:
+        return {m: 0.1 if m == "visual" else 0.9 / others for m in modalities}
+    return {m: 1 / len(modalities) for m in modalities}

@@ -1,0 +1,163 @@
+"""Scores, loss terms, gradients and optimiser steps of the models against the reference's, in double precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.mmbench.models.golden import Adapter, Problem, deviation, double_precision
+from tests.reference import cases, common, freedom
+from tests.reference.common import Case
+from torch import Tensor
+
+from mmbench.core.adam import RowTable
+from mmbench.models.base import Recommender
+
+
+@pytest.fixture(autouse=True)
+def _double() -> Iterator[None]:
+    with double_precision():
+        yield
+
+
+# ------------------------------------------------------------------------------------------- how each model is met
+
+
+def _freedom_settings(case: Case) -> dict[str, Any]:
+    config = {**case.config}
+    weights = {1: (1.0,), 2: config.pop("mw"), 3: (0.2, 0.5, 0.3)}[len(case.modalities)]
+    config.pop("mw", None)
+    case.config["mw"] = weights
+    return {**config, "modality_weights": dict(zip(case.modalities, weights, strict=True))}
+
+
+def _freedom_extra(case: Case, preset: str, epochs: Sequence[Any]) -> dict[str, Any]:
+    rng = np.random.default_rng(17)
+    return {"kept": [freedom.draw_kept(case, preset, rng) for _ in epochs]}
+
+
+def _freedom_inject(model: Recommender, extra: dict[str, Any]) -> None:
+    model._kept_edges = lambda epoch, seed: extra["kept"][epoch - 1]  # type: ignore[assignment]
+
+
+ADAPTERS = {
+    "freedom": Adapter(
+        settings=_freedom_settings,
+        extra=_freedom_extra,
+        inject=_freedom_inject,
+        absent=lambda name: name.startswith("projection.") and name.endswith(".bias"),  # cancels in every difference
+    ),
+}
+PAIRS = [(model, preset) for model in ADAPTERS for preset in cases.NAMES]
+PROBLEMS = [
+    (model, preset, size, n)
+    for model, preset in PAIRS
+    for size in cases.SIZES
+    for n in ADAPTERS[model].modalities
+    if n == 2 or size == "middle"
+]
+every_problem = pytest.mark.parametrize(("name", "preset", "size", "n_modalities"), PROBLEMS)
+
+
+def problem(name: str, preset: str, size: str, n_modalities: int = 2) -> Problem:
+    return Problem(name, preset, size, ADAPTERS[name], n_modalities)
+
+
+def first_terms(p: Problem, **more: Any) -> dict[str, Tensor]:
+    """The reference's terms of the first batch, as `Problem.first_terms`."""
+    extra = (
+        {"kept": p.extra["kept"][0]}
+        if p.name == "freedom"
+        else {"masks": p.extra["masks"][0][0]}
+        if p.name == "bm3"
+        else {}
+    )
+    return p.reference.loss_terms(p.start, p.case, p.preset, p.epochs[0][0], **extra, **more)  # type: ignore[no-any-return]
+
+
+# ----------------------------------------------------------------------------------------------------------- tests
+
+
+@every_problem
+def test_scores_and_loss_terms(name: str, preset: str, size: str, n_modalities: int) -> None:
+    p = problem(name, preset, size, n_modalities)
+    assert deviation(p.scores(), p.reference.scores(p.start, p.case, preset)) <= 1e-12
+    ours, theirs = p.first_terms(), first_terms(p)
+    assert ours.keys() == theirs.keys()
+    for term in theirs:
+        assert float(ours[term].detach()) == pytest.approx(float(theirs[term].detach()), rel=1e-12, abs=1e-15), term
+    assert deviation(p.scores(), p.reference.scores(p.start, p.case, preset)) <= 1e-12  # whatever the epoch's graph
+
+
+@every_problem
+def test_parameters_after_1_2_and_30_steps(name: str, preset: str, size: str, n_modalities: int) -> None:
+    p = problem(name, preset, size, n_modalities)
+    theirs = p.reference.run(p.start, p.case, preset, p.epochs, cases.LEARNING_RATE, **p.extra)
+    ours = p.run()
+    for step in (1, 2, 30):
+        assert ours[step].keys() == {key for key in theirs[step] if not p.adapter.absent(key)}
+        for key, value in ours[step].items():
+            assert not torch.equal(value, p.start[key]), key
+            assert deviation(value, theirs[step][key]) <= cases.tolerance(name, preset, key), (step, key)
+    assert deviation(p.scores(), p.reference.scores(theirs[30], p.case, preset)) <= 1e-9
+
+
+@pytest.mark.parametrize(("name", "preset"), PAIRS)
+def test_scoring_between_steps_changes_nothing(name: str, preset: str) -> None:
+    undisturbed = problem(name, preset, "small").run(after=(30,))[30]
+    p = problem(name, preset, "small")
+
+    def score(step: int) -> None:
+        if step % 3 == 0:
+            p.scores()
+            p.model.train()
+
+    for key, value in p.run(after=(30,), visit=score)[30].items():
+        assert torch.equal(value, undisturbed[key]), key
+
+
+@pytest.mark.parametrize(("name", "preset"), PAIRS)
+def test_gradients_reach_the_documented_tensors_and_are_right(name: str, preset: str) -> None:
+    p = problem(name, preset, "small")
+    found = p.gradients()
+    reached = {key for key, value in found.items() if value is not None and value.abs().max() > 1e-12}
+    assert reached == cases.GRADIENTS[name, preset]
+    names = p.reference.trainable(p.case, preset)
+    for key, value in common.gradients(p.start, names, lambda now: {**_terms_of(p, now)}).items():
+        if key in reached:
+            assert value is not None
+            assert deviation(found[key], value) <= 1e-9, key  # type: ignore[arg-type]
+    rng, h = np.random.default_rng(43), 1e-6
+    for key in sorted(reached):
+        gradient = found[key]
+        assert gradient is not None
+        for flat in rng.choice(gradient.numel(), min(3, gradient.numel()), replace=False):
+            expected = (moved_loss(p, key, flat, h) - moved_loss(p, key, flat, -h)) / (2 * h)
+            assert float(gradient.reshape(-1)[flat]) == pytest.approx(expected, rel=1e-6, abs=2e-9), key
+
+
+def _terms_of(p: Problem, now: dict[str, Tensor]) -> dict[str, Tensor]:
+    before, p.start = p.start, now
+    try:
+        return first_terms(p)
+    finally:
+        p.start = before
+
+
+@torch.no_grad()
+def moved_loss(p: Problem, key: str, flat: int, h: float) -> float:
+    """Our loss of the first batch with one entry of one tensor moved."""
+    tensor = dict(p.model.named_parameters()).get(key)
+    if tensor is None:
+        table = p.model.get_submodule(key)
+        assert isinstance(table, RowTable)
+        tensor = table.values
+    entries = tensor.view(-1)
+    before = float(entries[flat])
+    entries[flat] += h
+    loss = sum(float(term) for term in p.first_terms().values())
+    entries[flat] = before
+    return loss
