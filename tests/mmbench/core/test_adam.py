@@ -190,6 +190,51 @@ def test_reading_changes_nothing_and_keeps_no_gradient() -> None:
     assert_same_bits(table, twin)
 
 
+@pytest.mark.parametrize("deferred", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_projection_equals_linear_layer_on_rows(deferred: bool, whole: bool) -> None:
+    """60 steps in double precision: table, weight and bias, by rows() and by project()."""
+    generator = torch.Generator().manual_seed(4)
+    tables = [RowTable(start(torch.float64), deferred=deferred) for _ in range(2)]
+    layers = [nn.Linear(DIM, 3, dtype=torch.float64) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    optimisers = [Adam(nn.ModuleList(pair)) for pair in zip(tables, layers, strict=True)]
+    for _ in range(60):
+        rows = None if whole else torch.randint(0, N_ROWS, (12,), generator=generator).unique()
+        probe = torch.randn(N_ROWS if rows is None else len(rows), 3, generator=generator, dtype=torch.float64)
+        projected = tables[0].project(rows, layers[0].weight, layers[0].bias)
+        plain = layers[1](tables[1].rows(rows))
+        torch.testing.assert_close(projected, plain, rtol=1e-11, atol=1e-12)
+        for optimiser, y in zip(optimisers, (projected, plain), strict=True):
+            optimiser.zero_grad()
+            (y.sin() * probe).sum().backward()
+            optimiser.step(1e-2)
+    torch.testing.assert_close(tables[0].read(), tables[1].read(), rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(layers[0].weight, layers[1].weight, rtol=1e-9, atol=1e-10)
+    torch.testing.assert_close(layers[0].bias, layers[1].bias, rtol=1e-9, atol=1e-10)
+
+
+def test_projection_by_a_constant_still_trains_the_rows() -> None:
+    table, weight = RowTable(start(torch.float32)), torch.ones(2, DIM)
+    table.project(torch.tensor([1, 5]), weight).sum().backward()
+    before = table.read(torch.arange(N_ROWS))
+    table.step(0.1)
+    moved = (table.read(torch.arange(N_ROWS)) != before).any(1)
+    assert moved.nonzero().flatten().tolist() == [1, 5]
+    with torch.no_grad():
+        assert torch.equal(table.project(None, weight), table.read() @ weight.T)
+    with pytest.raises(ShapeError, match="cannot project"):
+        table.project(None, torch.ones(2, DIM + 1))
+
+
+def test_second_backward_through_a_projection_is_refused() -> None:
+    table = RowTable(start(torch.float32))
+    y = table.project(torch.tensor([1]), torch.ones(2, DIM)).sum()
+    y.backward(retain_graph=True)
+    with pytest.raises(TrainingError, match="second backward"):
+        y.backward()
+
+
 def test_cleared_gradients_are_not_applied() -> None:
     model = TwoPart()
     optimiser = Adam(model)
