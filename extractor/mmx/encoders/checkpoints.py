@@ -170,7 +170,9 @@ def fill(network: Module, given: Mapping[str, Tensor], *, what: str, where: str)
     problems = []
     for name, like in needed.items():
         if name not in given:
-            if not name.endswith("num_batches_tracked"):  # absent from older files, and not used at inference
+            # Batch counters are absent from older files and not used at inference; constants of a traced graph
+            # (index tables) are the architecture's, not the checkpoint's.
+            if not name.endswith("num_batches_tracked") and not name.startswith("_tensor_constant"):
                 problems.append(f"{name} is missing")
         elif given[name].shape != like.shape:
             problems.append(f"{name} has shape {tuple(given[name].shape)}, not {tuple(like.shape)}")
