@@ -108,6 +108,20 @@ class Recipe(BaseModel):
         return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
 
+def make_evaluation(**values: Any) -> Evaluation:
+    """How to validate and score, from command-line values.
+
+    Raises:
+        UsageError: A value is out of range, or a metric does not exist.
+    """
+    try:
+        return Evaluation(**values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = f"{problem['loc'][0]} = {problem['input']!r}: " if problem["loc"] else ""
+        raise UsageError(where + problem["msg"].removeprefix("Value error, ")) from error
+
+
 def make_settings(model: str, values: Mapping[str, Any]) -> ModelConfig:
     """A model's settings from names and values; aliases of other frameworks are understood.
 

@@ -42,4 +42,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     folded = {choice.casefold(): choice for choice in choices}
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
     hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
-    return UsageError(f"unknown {kind} {name!r}.{hint} Choose one of: {', '.join(choices)}.")
+    offer = f"Choose one of: {', '.join(choices)}." if choices else "There is none."
+    return UsageError(f"unknown {kind} {name!r}.{hint} {offer}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import time
@@ -33,7 +34,7 @@ from mmbench.progress import Progress
 from mmbench.results import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.train import EpochRecord, Trainer
 
-SAVE_EVERY_S = 10.0
+SAVE_EVERY_S = float(os.environ.get("MMBENCH_SAVE_EVERY_S", "10"))
 """Least seconds between two saves of an unfinished training's state."""
 
 

@@ -47,10 +47,10 @@ def evaluate(
       mmbench evaluate --recs lists.tsv --data my/catalogue --split given
     """
     from mmbench import experiment
-    from mmbench.config import Evaluation
+    from mmbench.config import make_evaluation
     from mmbench.report.tables import Row, print_results
 
-    evaluation = Evaluation(
+    evaluation = make_evaluation(
         metrics=tuple(split_list([metrics])), cutoffs=_integers(cutoffs, "--cutoffs"), threshold=threshold
     )
     if (run is None) == (recs is None):

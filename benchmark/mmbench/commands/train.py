@@ -99,13 +99,13 @@ def train(
     \b
     Examples:
       mmbench train --model vbpr
-      mmbench train --model vbpr --data my/catalogue --features visual=resnet50 --features textual=tfidf-lsa
+      mmbench train --model vbpr --data my/catalogue --features visual=resnet50
       mmbench train --model vbpr,bpr-mf,item-knn,most-popular --grid lr=0.0005,0.001,0.005,0.01
       mmbench train --model vbpr --set lr=0.005 --set reg_weight=0.01 --seed 1,2,3,4,5
       mmbench train --resume runs/demo-vbpr-0123456789
     """
     from mmbench import experiment
-    from mmbench.config import Evaluation, Recipe, make_settings, parse_grid, parse_settings
+    from mmbench.config import Recipe, make_evaluation, make_settings, parse_grid, parse_settings
     from mmbench.data.features import parse_wanted
     from mmbench.models import model_class
     from mmbench.progress import make_progress
@@ -122,7 +122,7 @@ def train(
         )
     values, tried = parse_settings(settings), parse_grid(grid)
     _known_somewhere([*values, *tried], names)
-    evaluation = Evaluation(
+    evaluation = make_evaluation(
         metrics=tuple(split_list([metrics])),
         cutoffs=_integers(cutoffs, "--cutoffs"),
         select_by=select_by,
@@ -180,12 +180,16 @@ def _show(results: Sequence[object], as_json: bool) -> None:
 
 
 def _known_somewhere(keys: Sequence[str], models: Sequence[str]) -> None:
-    """Every setting must exist in at least one of the models; the error is that of the first model."""
-    from mmbench.config import make_settings
+    """Every setting must exist in at least one of the models."""
+    from mmbench.errors import unknown_name
+    from mmbench.models import model_class
 
     for key in keys:
         if not any(_has_setting(model, key) for model in models):
-            make_settings(models[0], {key: None})
+            known = {
+                name for model in models for name in model_class(model).Config.model_fields if _has_setting(model, name)
+            }
+            raise unknown_name(f"setting of {' or '.join(models)}", key, known)
 
 
 def _has_setting(model: str, key: str) -> bool:

@@ -1,0 +1,277 @@
+"""The installed `mmbench` as a user runs it: exit codes, output, kill and resume, what it imports."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.mmbench.conftest import write_dataset
+
+from mmbench import cli
+
+SCRIPT = Path(sys.executable).with_name("mmbench")
+ENVIRONMENT = {**os.environ, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
+
+HEAVY = ("torch", "numpy", "pandas", "h5py", "scipy", "pydantic", "yaml", "rich", "numba")
+
+
+def mmbench(*arguments: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [str(SCRIPT), *arguments], cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=300
+    )
+    assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mmbench")
+    write_dataset(folder / "toy")
+    return folder
+
+
+FAST = ("--set", "epochs=6", "--every", "2", "--set", "embedding_dim=8", "--data", "toy", "-q")
+
+
+def test_train_prints_tables_that_fit_100_columns(place: Path) -> None:
+    done = mmbench(
+        "train", "--model", "most-popular,item-knn,content-knn,bpr-mf,vbpr", "--seed", "1,2", *FAST, cwd=place
+    )
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "…" not in done.stdout
+    for text in (
+        "test @10",
+        "test @20",
+        "most-popular",
+        "content-knn",
+        "Recall",
+        "nDCG",
+        "EFD",
+        "Gini",
+        "APLT",
+        "iCov",
+        "±",
+    ):
+        assert text in done.stdout
+    assert done.stderr == ""
+    again = mmbench(
+        "train", "--model", "most-popular,item-knn,content-knn,bpr-mf,vbpr", "--seed", "1,2", *FAST, cwd=place
+    )
+    assert again.stdout == done.stdout
+
+
+def test_json_is_one_document(place: Path) -> None:
+    done = mmbench("train", "--model", "vbpr", *FAST, "--json", cwd=place)
+    document = json.loads(done.stdout)
+    assert set(document) >= {"run", "valid", "test"}
+    assert document["test"]["Recall@20"] > 0
+    evaluated = json.loads(
+        mmbench("evaluate", document["run"], "--json", "--metrics", "all", "--cutoffs", "5,20", cwd=place).stdout
+    )
+    assert evaluated["test"]["Recall@20"] == document["test"]["Recall@20"]
+    assert "LAUC@5" in evaluated["valid"]
+    several = json.loads(mmbench("train", "--model", "vbpr,bpr-mf", *FAST, "--json", cwd=place).stdout)
+    assert [run["model"] for run in several["runs"]] == ["vbpr", "bpr-mf"]
+
+
+def test_progress_goes_to_stderr_in_plain_lines(place: Path) -> None:
+    done = mmbench("train", "--model", "vbpr", "--seed", "77", *FAST[:-1], "--json", cwd=place)
+    json.loads(done.stdout)
+    assert "\r" not in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "--model", "vbrp", *FAST], 2, "Did you mean 'vbpr'"),
+        (["train", *FAST], 2, "--model is missing"),
+        (["train", "--model", "vbpr", *FAST, "--set", "lrr=1"], 2, "Did you mean 'lr'"),
+        (["train", "--model", "vbpr", *FAST, "--set", "lr"], 2, "expected NAME=VALUE"),
+        (["train", "--model", "vbpr", *FAST, "--set", "lr=fast"], 2, "lr = 'fast'"),
+        (["train", "--model", "vbpr", *FAST, "--grid", "lr=0.1,-1"], 2, "lr = -1"),
+        (["train", "--model", "vbpr", *FAST, "--metrics", "recal"], 2, "Did you mean 'Recall'"),
+        (["train", "--model", "vbpr", *FAST, "--cutoffs", "0"], 2, "at least 1"),
+        (["train", "--model", "vbpr", *FAST, "--cutoffs", "ten"], 2, "whole numbers"),
+        (["train", "--model", "vbpr", *FAST, "--select-by", "Recall"], 2, "must look like Recall@20"),
+        (["train", "--model", "vbpr", *FAST, "--features", "visual=toi"], 1, "toy"),
+        (["train", "--model", "vbpr", *FAST, "--features", "visual"], 2, "expected MODALITY=NAME"),
+        (["train", "--model", "vbpr", *FAST, "--split", "mine"], 2, "no split 'mine'"),
+        (["train", "--model", "vbpr", "--data", "nowhere"], 1, "no such dataset folder"),
+        (["train", "--model", "vbpr", *FAST, "--device", "cuda:99"], 2, "not available here"),
+        (["trian"], 2, "Did you mean 'train'"),
+        (["train", "--modle", "vbpr"], 2, "No such option"),
+        (["evaluate"], 2, "either a run folder or --recs"),
+        (["evaluate", "--recs", "x.tsv"], 2, "--recs needs --data"),
+        (["evaluate", "--recs", "x.tsv", "--data", "toy"], 1, "no such file"),
+        (["data", "stats", "nowhere"], 1, "no such dataset folder"),
+        (["data", "split", "toy", "--name", "../x"], 2, "a plain folder name"),
+        (["models", "vbrp"], 2, "Did you mean 'vbpr'"),
+        (["metrics", "recal"], 2, "Did you mean 'Recall'"),
+    ],
+)
+def test_mistakes_give_one_clear_message(
+    place: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(place)
+    assert cli.run(arguments) == code
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) <= 5
+
+
+def test_every_help_has_examples(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    for command in (
+        [],
+        ["train"],
+        ["evaluate"],
+        ["data"],
+        ["data", "stats"],
+        ["data", "split"],
+        ["models"],
+        ["metrics"],
+    ):
+        assert cli.run([*command, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert "Examples:" in text, command
+        assert max(map(len, text.splitlines())) <= 100
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> str:
+    assert cli.run(list(arguments)) == code
+    return capsys.readouterr().out
+
+
+def test_the_registries_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "vbpr" in shown(capsys, "models")
+    assert "He, McAuley" in shown(capsys, "models", "vbpr")
+    assert "reg_weight" in shown(capsys, "models", "vbpr")
+    assert "Recall" in shown(capsys, "metrics")
+    assert "DCG / ideal DCG" in shown(capsys, "metrics", "ndcg")
+    assert {entry["name"] for entry in json.loads(shown(capsys, "models", "--json"))} >= {"vbpr", "bpr-mf"}
+
+
+def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(write_dataset(tmp_path / "other"))
+    counts = json.loads(shown(capsys, "data", "stats", folder, "--json"))
+    assert counts["users"] == 40
+    assert "train" in shown(capsys, "data", "split", folder, "--name", "mine")
+    again = json.loads(shown(capsys, "data", "stats", folder, "--json"))
+    assert (again["split"], again["digest"]) == ("mine", counts["digest"])
+    shown(capsys, "data", "split", folder, "--name", "mine", code=2)
+
+
+def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(place: Path) -> None:
+    slow = (
+        "--set",
+        "epochs=150",
+        "--every",
+        "3",
+        "--set",
+        "embedding_dim=8",
+        "--set",
+        "batch_size=8",
+        "--data",
+        "toy",
+        "-q",
+        "--json",
+    )
+    whole = json.loads(mmbench("train", "--model", "vbpr", *slow, "--out", "whole", cwd=place).stdout)
+    rng = random.Random(0)
+    for attempt in range(2):
+        out = f"killed{attempt}"
+        arguments = [str(SCRIPT), "train", "--model", "vbpr", *slow, "--out", out]
+        environment = {**ENVIRONMENT, "MMBENCH_SAVE_EVERY_S": "0"}
+        process = subprocess.Popen(
+            arguments, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 120
+        while (
+            not list((place / out).glob("*/state.safetensors"))
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.5)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        run = next((place / out).iterdir())
+        assert not (run / "metrics.json").exists(), "the run was over before it was killed: make it longer"
+        mmbench("train", "--resume", str(run), "-q", cwd=place)
+        assert (run / "metrics.json").read_bytes() == (place / whole["run"] / "metrics.json").read_bytes()
+
+
+def test_interrupting_says_that_the_same_command_goes_on(place: Path) -> None:
+    arguments = ["train", "--model", "vbpr", "--data", "toy", "-q", "--set", "epochs=90000", "--every", "90000"]
+    process = subprocess.Popen(
+        [str(SCRIPT), *arguments], cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not list((place / "runs").glob("*/history.jsonl")) and process.poll() is None:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr.strip() == "interrupted; the same command goes on from the last saved epoch"
+
+
+def test_help_is_quick_and_imports_nothing_heavy(place: Path) -> None:
+    code = (
+        "import sys, mmbench.cli\n"
+        "code = mmbench.cli.run(['--help'])\n"
+        f"sys.exit(','.join(name for name in {HEAVY!r} if name in sys.modules) or code)"
+    )
+    before = os.times()
+    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
+    after = os.times()
+    assert done.returncode == 0, done.stderr
+    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+    assert cpu_s < 0.4
+
+
+def test_training_needs_no_extra_and_never_imports_mmx(place: Path) -> None:
+    blocked = (
+        "mmx",
+        "torchvision",
+        "torchaudio",
+        "transformers",
+        "open_clip",
+        "sentence_transformers",
+        "sklearn",
+        "skimage",
+        "PIL",
+    )
+    code = (
+        "import sys\n"
+        f"for name in {blocked!r}: sys.modules[name] = None\n"
+        "import mmbench.cli\n"
+        f"sys.exit(mmbench.cli.run(['train', '--model', 'vbpr', '--out', 'blocked', *{list(FAST)!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, env=ENVIRONMENT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_impossible_folder_is_an_error_with_the_path(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "file").write_text("")
+    monkeypatch.chdir(place)
+    assert cli.run(["train", "--model", "bpr-mf", *FAST, "--out", "file/runs"]) == 1
+    assert "file" in capsys.readouterr().err
