@@ -19,6 +19,7 @@ MODELS: dict[str, str] = {
     "lightgcn": "mmbench.models.lightgcn:LightGCN",
     "vbpr": "mmbench.models.vbpr:VBPR",
     "mmgcn": "mmbench.models.mmgcn:MMGCN",
+    "bm3": "mmbench.models.bm3:BM3",
     "freedom": "mmbench.models.freedom:FREEDOM",
 }
 

@@ -42,7 +42,6 @@ from mmbench.core.adam import RowTable
 from mmbench.core.graph import DEGREE_EPSILON, NeighbourUnion, bipartite, symmetric_normalised
 from mmbench.core.init import Init
 from mmbench.core.interactions import Index
-from mmbench.core.linear import linear
 from mmbench.core.losses import bpr_loss
 from mmbench.core.pruning import EdgePruning
 from mmbench.core.sparse import SparseMatrix, propagate
@@ -132,7 +131,7 @@ class FREEDOM(Recommender):
         terms = {"bpr": ranking(q)}
         for m in self.features:
             table, projection = cast(RowTable, self.features[m]), cast(nn.Linear, self.projection[m])
-            content = linear(table.rows(items), projection.weight)  # (n, d)
+            content = table.project(items, projection.weight)  # (n, d)
             terms[f"bpr_{m}"] = ranking(content) * self.config.content_loss_weight
         return terms
 

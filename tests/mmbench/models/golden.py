@@ -158,13 +158,15 @@ class Problem:
         found = {name: parameter.grad for name, parameter in self.model.named_parameters()}
         for name, table in self.model.named_modules():
             if isinstance(table, RowTable):
-                parts = [part for part in table._borrowed if part.leaf.grad is not None]
-                assert len(parts) <= 1
                 found[name] = None
-                for part in parts:
-                    whole = torch.zeros_like(table.values)
-                    whole[slice(None) if part.index is None else part.index] = part.leaf.grad
-                    found[name] = whole
+                for borrowed in table._borrowed:
+                    if borrowed.has_gradient:
+                        assert found[name] is None, "two sets of rows"
+                        whole = torch.zeros_like(table.values)
+                        rows = torch.arange(len(whole)) if borrowed.index is None else borrowed.index
+                        for part, gradient in borrowed.parts():
+                            whole[rows[part]] = gradient
+                        found[name] = whole
                 table._borrowed = []
         return found
 

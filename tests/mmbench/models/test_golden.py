@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from tests.mmbench.models.golden import Adapter, Problem, deviation, double_precision
-from tests.reference import cases, common, freedom
+from tests.reference import bm3, cases, common, freedom
 from tests.reference.common import Case
 from torch import Tensor
 
 from mmbench.core.adam import RowTable
+from mmbench.core.sampling import Batch
 from mmbench.models.base import Recommender
 
 
@@ -43,7 +44,26 @@ def _freedom_inject(model: Recommender, extra: dict[str, Any]) -> None:
     model._kept_edges = lambda epoch, seed: extra["kept"][epoch - 1]  # type: ignore[assignment]
 
 
+def _bm3_extra(case: Case, preset: str, epochs: Sequence[Any]) -> dict[str, Any]:
+    rng, s = np.random.default_rng(13), bm3.settings(case, preset)
+    rows = {"user": case.n_users, "item": case.n_items, **dict.fromkeys(case.modalities, case.n_items)}
+    keep = 1 - s["dropout"]
+    return {
+        "masks": [
+            [{k: 1.0 * (rng.random((n, s["factors"])) < keep) for k, n in rows.items()} for _ in e] for e in epochs
+        ]
+    }
+
+
+def _bm3_inject(model: Recommender, extra: dict[str, Any]) -> None:
+    def kept(name: str, rows: Tensor, batch: Batch) -> Tensor:
+        return torch.from_numpy(extra["masks"][batch.epoch - 1][batch.step][name.removeprefix("features.")])[rows]
+
+    model._kept = kept  # type: ignore[assignment]
+
+
 ADAPTERS = {
+    "bm3": Adapter(extra=_bm3_extra, inject=_bm3_inject),
     "freedom": Adapter(
         settings=_freedom_settings,
         extra=_freedom_extra,
@@ -130,6 +150,9 @@ def test_gradients_reach_the_documented_tensors_and_are_right(name: str, preset:
         if key in reached:
             assert value is not None
             assert deviation(found[key], value) <= 1e-9, key  # type: ignore[arg-type]
+    if name == "bm3":
+        fix_targets(p.model)
+        p.first_terms()
     rng, h = np.random.default_rng(43), 1e-6
     for key in sorted(reached):
         gradient = found[key]
@@ -145,6 +168,18 @@ def _terms_of(p: Problem, now: dict[str, Tensor]) -> dict[str, Tensor]:
         return first_terms(p)
     finally:
         p.start = before
+
+
+def fix_targets(model: Any) -> None:
+    """BM3's targets are constants: finite differences must not move them."""
+    compute, targets = model._target, {}
+
+    def target(name: str, rows: Tensor, view: Tensor, batch: Batch) -> Tensor:
+        if name not in targets:
+            targets[name] = compute(name, rows, view, batch)
+        return targets[name]
+
+    model._target = target
 
 
 @torch.no_grad()
