@@ -185,7 +185,7 @@ def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFea
     """The recipe's model with its initial values, on its device."""
     device = choose_device(recipe.device)
     vectors = Features({modality: torch.from_numpy(one.vectors) for modality, one in features.items()})
-    model = model_class(recipe.model)(training.train, vectors, recipe.settings, Init(recipe.seed))  # type: ignore[call-arg]
+    model = model_class(recipe.model)(training.train, vectors, recipe.settings, Init(recipe.seed))
     return model.to(device)
 
 
@@ -345,7 +345,10 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     lists = rank_all(model, training, recipe.evaluation)
     scores = _both(lists, inputs.split, recipe.evaluation)
     valid, tested = scores["valid"], scores["test"]
-    timings = {"evaluation_s": time.perf_counter() - start, "evaluation_cpu_s": cpu_seconds() - start_cpu}
+    timings: dict[str, float | None] = {
+        "evaluation_s": time.perf_counter() - start,
+        "evaluation_cpu_s": cpu_seconds() - start_cpu,
+    }
     if trained.path != folder.path:
         folder.save_checkpoint(model.weights(), outcome["best_epoch"])
     seconds = [line["seconds"] for line in trained.history() if line["epoch"] > 0]

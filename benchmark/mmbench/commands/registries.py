@@ -31,12 +31,12 @@ def models(name: str | None, as_json: bool) -> None:
         for model, features, text in rows:
             click.echo(f"{model:<{width}}  {'features' if features else '-':<8}  {text}")
         return
-    model = model_class(name)
-    schema = model.Config.model_json_schema()["properties"]
+    chosen = model_class(name)
+    schema = chosen.Config.model_json_schema()["properties"]
     if as_json:
         click.echo(json.dumps({"name": name, "settings": schema}))
         return
-    click.echo(inspect.cleandoc(sys.modules[model.__module__].__doc__ or ""))
+    click.echo(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or ""))
     click.echo("\nSettings (--set NAME=VALUE):")
     for setting, entry in schema.items():
         default = json.dumps(entry.get("default")).strip('"')

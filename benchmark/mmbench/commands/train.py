@@ -112,8 +112,10 @@ def train(
 
     progress = make_progress(quiet=quiet)
     if resume is not None:
-        recipe, inputs, folder = experiment.resume_inputs(resume, data)
-        _show([experiment.run(recipe, inputs, folder, progress=progress, restart=restart)], as_json)
+        _show(
+            [experiment.run(*experiment.resume_inputs(resume, data), progress=progress, restart=restart)],
+            as_json,
+        )
         return
     names = split_list(models)
     if not names:
@@ -142,8 +144,8 @@ def train(
                 split=split,
                 model=name,
                 features=parse_wanted(features) if model_class(name).uses_features else {},
-                missing=missing,  # type: ignore[arg-type]
-                scaling=scaling,  # type: ignore[arg-type]
+                missing=missing,
+                scaling=scaling,
                 seed=seed,
                 device=device,
                 settings=make_settings(name, {key: value for key, value in values.items() if key in has}),

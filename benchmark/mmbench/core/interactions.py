@@ -89,7 +89,8 @@ class TrainSet:
             return np.zeros(users.shape, bool)
         query = users * self.n_items + items
         position = np.minimum(np.searchsorted(self.keys, query), self.keys.size - 1)
-        return (self.keys[position] == query) & (items >= 0) & (items < self.n_items)
+        seen: NDArray[np.bool_] = (self.keys[position] == query) & (items >= 0) & (items < self.n_items)
+        return seen
 
 
 @dataclass(frozen=True, eq=False)

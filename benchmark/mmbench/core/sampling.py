@@ -100,7 +100,8 @@ class Sampler:
     def _items_of(self, rng: np.random.Generator, users: Index) -> Index:
         """One training item of each user, uniformly."""
         offset = (rng.random(users.size) * self.train.user_degree[users]).astype(np.int64)
-        return self.train.items[self.train.indptr[users] + offset]
+        items: Index = self.train.items[self.train.indptr[users] + offset]
+        return items
 
     def _negatives(self, rng: np.random.Generator, users: Index) -> Index:
         """One unseen item of each user, uniformly, by rejection."""

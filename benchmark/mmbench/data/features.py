@@ -75,7 +75,7 @@ def load_features(
         DataError: The store is empty, a set doesn't fit, or no item has a vector.
     """
     store = FeatureStore(root)
-    chosen, notes = dict(wanted or {}), {}
+    chosen, notes = dict(wanted or {}), dict[str, str]()
     if not chosen:
         chosen, notes = _newest(store)
     if not chosen:
@@ -162,7 +162,7 @@ def _scaled(vectors: NDArray[np.float32], scaling: Scaling) -> NDArray[np.float3
     if scaling == "none":
         return vectors
     if scaling == "l2":
-        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
     mean, spread = vectors.mean(0, dtype=np.float64), vectors.std(0, dtype=np.float64)
     unit = np.where(spread > 0, spread, 1.0) * np.sqrt(vectors.shape[1])
-    return ((vectors - mean) / unit).astype(np.float32)
+    return np.asarray((vectors - mean) / unit, np.float32)

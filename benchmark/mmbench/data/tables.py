@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,7 @@ def _read_frame(path: Path) -> tuple[pd.DataFrame, bool]:
         with opener(path, "rt", encoding="utf-8") as lines:
             return pd.DataFrame([json.loads(line) for line in lines if line.strip()]), True
     comma = name.endswith(".csv")
-    options = {
+    options: dict[str, Any] = {
         "sep": "," if comma else "\t",
         # A tab-separated line is split at tabs and nothing else; quotes are part of an id.
         "quoting": csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE,

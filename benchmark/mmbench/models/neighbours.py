@@ -111,7 +111,7 @@ class ContentKNN(_Neighbours):
 
 
 def _largest(
-    rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float32], k: int, n: int
+    rows: NDArray[np.int64], columns: NDArray[np.integer], values: NDArray[np.floating], k: int, n: int
 ) -> sp.csr_matrix:
     """The k largest values of each row of a sparse n x n matrix; ties by ascending column. `rows` ascend."""
     order = np.lexsort((columns, -values, rows))

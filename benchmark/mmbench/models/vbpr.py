@@ -102,8 +102,8 @@ class VBPR(Recommender):
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """[user_factors | user_content_factors | 1] and [item_factors | p | biases]."""
-        users = [self.user_factors, self.user_content_factors]
-        items = [self.item_factors, self.project()]
+        users: list[Tensor] = [self.user_factors, self.user_content_factors]
+        items: list[Tensor] = [self.item_factors, self.project()]
         if self.original:
             users.append(torch.ones_like(self.user_factors[:, :1]))
             items.append((self.item_bias + self.features @ self.content_bias)[:, None])
