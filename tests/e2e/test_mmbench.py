@@ -68,17 +68,17 @@ def test_train_prints_tables_that_fit_100_columns(place: Path) -> None:
     assert again.stdout == done.stdout
 
 
-def test_json_is_one_document(place: Path) -> None:
-    done = mmbench("train", "--model", "vbpr", *FAST, "--json", cwd=place)
-    document = json.loads(done.stdout)
+def test_json_is_one_document(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    document = json.loads(shown(capsys, "train", "--model", "vbpr", *FAST, "--json"))
     assert set(document) >= {"run", "valid", "test"}
     assert document["test"]["Recall@20"] > 0
     evaluated = json.loads(
-        mmbench("evaluate", document["run"], "--json", "--metrics", "all", "--cutoffs", "5,20", cwd=place).stdout
+        shown(capsys, "evaluate", document["run"], "--json", "--metrics", "all", "--cutoffs", "5,20")
     )
     assert evaluated["test"]["Recall@20"] == document["test"]["Recall@20"]
     assert "LAUC@5" in evaluated["valid"]
-    several = json.loads(mmbench("train", "--model", "vbpr,bpr-mf", *FAST, "--json", cwd=place).stdout)
+    several = json.loads(shown(capsys, "train", "--model", "vbpr,bpr-mf", *FAST, "--json"))
     assert [run["model"] for run in several["runs"]] == ["vbpr", "bpr-mf"]
 
 
