@@ -49,6 +49,7 @@ from mmstore.spec import (
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_MAX_DEFLATION = 1100  # deflate makes data at most 1032 times smaller; a larger shape is damage, not data
 _BUILT_IN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 # The oldest encoding of every object: newer ones mark a file as open for writing, and after a kill it can't be opened.
 _LIBVER = ("earliest", "v110")
@@ -92,8 +93,7 @@ def translate(path: Path, error: OSError) -> StoreError:
 def open_file(path: Path) -> h5py.File:
     """An existing HDF5 file, open for reading.
 
-    HDF5's own file locks are off: a finished file never changes, unfinished ones have the writer's lock, and a lock
-    that child processes inherit would outlive a killed writer.
+    Where the file system has no locks, it is opened without: a finished file never changes.
 
     Raises:
         NotAFeatureSet: A folder, an empty file, or not HDF5.
@@ -113,7 +113,12 @@ def open_file(path: Path) -> h5py.File:
             raise NotAFeatureSet(f"{path}: is empty; delete it, and extract or copy the set again")
         if start != _SIGNATURE:
             raise NotAFeatureSet(f"{path}: is not an HDF5 file; import foreign features with `mmx store import`")
-        return h5py.File(path, "r", locking=False)
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            if "lock" not in str(error):
+                raise
+            return h5py.File(path, "r", locking=False)
 
 
 @contextmanager
@@ -127,6 +132,7 @@ def edit_file(path: Path, growth: int) -> Iterator[h5py.File]:
     """
     with translated(path):
         _reserve(path, growth)
+        # No lock of HDF5's: the writer has its own, and one that child processes inherit would outlive a killed writer.
         # Large datasets begin on page boundaries, for those who map them into memory.
         file = h5py.File(
             path, "r+", locking=False, libver=_LIBVER, alignment_threshold=1 << 16, alignment_interval=_PAGE
@@ -213,6 +219,11 @@ def dataset(file: h5py.File, path: Path, name: str, *, ndim: int, dtypes: tuple[
             )
         if found.ndim != ndim:
             raise DamagedFeatureSet(f"{where}: wrong shape (got {found.shape}, expected {ndim} axes); {EXTRACT_AGAIN}")
+        stored = found.id.get_storage_size() * (1 if found.chunks is None else _MAX_DEFLATION)
+        if found.nbytes > stored:
+            raise DamagedFeatureSet(
+                f"{where}: fewer bytes than its shape says (got {stored}, expected {found.nbytes}); {EXTRACT_AGAIN}"
+            )
         return found
 
 
@@ -298,7 +309,7 @@ def read_header(file: h5py.File, path: Path) -> tuple[Header, str | None]:
                 format_version=version,
             )
         except InvalidInput as error:
-            raise DamagedFeatureSet(f"{path}: bad header: {error}") from error
+            raise DamagedFeatureSet(f"{path}: bad header: {error}; {EXTRACT_AGAIN}") from error
         _check_lengths(file, path, header)
         return header, warning
 
@@ -342,7 +353,12 @@ def write_header(file: h5py.File, header: Header) -> None:
         "content_digest": header.content_digest,
     }
     for name, value in values.items():
-        file.attrs[name] = value
+        if isinstance(value, str):
+            raw = value.encode("utf-8")
+            # Fixed length: a damaged heap of variable-length strings can make HDF5 loop for ever.
+            file.attrs.create(name, raw, dtype=h5py.string_dtype("utf-8", max(1, len(raw))))
+        else:
+            file.attrs[name] = value
 
 
 def create_text(file: h5py.File, name: str, values: NDArray[np.bytes_]) -> None:

@@ -14,7 +14,18 @@ from typing import Any
 import numpy as np
 
 from mmstore.errors import InvalidInput, NotAFeatureSet, UnsupportedVersion
-from mmstore.spec import CREATED, DTYPES, FORMAT, FORMAT_VERSION, LAYOUTS, MAJOR, NEWEST_MINOR, SOURCES, SUFFIX
+from mmstore.spec import (
+    CREATED,
+    DTYPES,
+    FORMAT,
+    FORMAT_VERSION,
+    LAYOUTS,
+    MAJOR,
+    MAX_PROVENANCE_BYTES,
+    NEWEST_MINOR,
+    SOURCES,
+    SUFFIX,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _MODALITY = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -175,6 +186,12 @@ def with_creation_time(provenance: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidInput(f"provenance: got {type(provenance).__name__}, expected a mapping")
     plain: dict[str, Any] = json.loads(canonical_json(dict(provenance)))
     plain.setdefault(CREATED, _now().isoformat(timespec="seconds").replace("+00:00", "Z"))
+    size = len(canonical_json(plain).encode("utf-8"))
+    if size > MAX_PROVENANCE_BYTES:
+        raise InvalidInput(
+            f"provenance: {size} bytes of JSON (at most {MAX_PROVENANCE_BYTES}); "
+            "put what is long into a file and its digest into the provenance"
+        )
     return plain
 
 

@@ -62,6 +62,9 @@ CREATED: Final = "created"
 MAX_MESSAGE_BYTES: Final = 500
 """A stored error message is cut to this many bytes of UTF-8."""
 
+MAX_PROVENANCE_BYTES: Final = 60_000
+"""An HDF5 attribute holds at most 64 KiB, its own header included."""
+
 BLOCK_BYTES: Final = 1 << 24
 """How much is read or written at once where a whole file is streamed."""
 

@@ -235,7 +235,8 @@ def _list_group(group: Any, name: str, indent: str) -> Iterator[str]:
 
     yield f'{indent}GROUP "{name}" {{'
     for key, value in group.attrs.items():
-        yield f'{indent}   ATTRIBUTE "{key}" {_type_name(group.attrs.get_id(key).dtype)} {value!r}'
+        shown = value.decode("utf-8") if isinstance(value, bytes) else bool(value)
+        yield f'{indent}   ATTRIBUTE "{key}" {_type_name(group.attrs.get_id(key).dtype)} {shown!r}'
     for key, node in group.items():
         if isinstance(node, h5py.Group):
             yield from _list_group(node, key, indent + "   ")

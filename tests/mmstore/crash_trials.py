@@ -1,0 +1,184 @@
+"""Kills real writers at many instants and checks what the next run makes of what they left. Run by test_crash.py.
+
+    python crash_trials.py JOB lines|random TRIALS
+
+JOB is `dense`, `ragged`, `retry-dense`, `retry-ragged` or `restart-dense`. With `lines` a forked writer sends itself
+SIGKILL at an exact line of mmstore's code, the lines spread over its whole life; with `random` it is killed from
+outside after a random delay. Every fourth trial kills the recovering writer as well. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import mmstore
+import mmstore.validate  # everything is imported before the forks
+import mmstore.writer
+from mmstore import FeatureSet, Status
+from mmstore.testing import Content, random_content
+
+SOURCE = str(Path(mmstore.__file__).parent)
+IDS = [f"item {row}" for row in range(40)]
+BATCH = 7
+
+
+def _without_corrupt(content: Content) -> Content:
+    full = random_content(8, IDS, layout=content.layout, absent=0.0)
+    vectors = tuple(full.vectors[row] if row in content.errors else v for row, v in enumerate(content.vectors))
+    return Content(content.source, content.layout, content.dtype, content.dim, content.ids, vectors, {})
+
+
+def _extract(content: Content, path: Path, report: Callable[[int], None], **options: Any) -> str:
+    """What an extraction does: batches of pending rows in a scrambled order, a flush after each second one."""
+    with content.writer(path, **options) as writer:
+        rows = random.Random(3).sample(pending := writer.pending.tolist(), len(pending))
+        for start in range(0, len(rows), BATCH):
+            content.put(writer, rows[start : start + BATCH])
+            if start // BATCH % 2:
+                writer.flush()
+                report(len(writer.pending))
+        return writer.finish()
+
+
+class Job:
+    """One kind of extraction: what lies there before it, what it does, and the digest that it must end with."""
+
+    def __init__(self, kind: str) -> None:
+        action, _, layout = kind.rpartition("-")
+        content = random_content(6, IDS, layout=layout)
+        assert content.errors
+        self.before: Content | None = None
+        self.options: dict[str, Any] = {}
+        self.content = content
+        if action == "retry":
+            self.before, self.content, self.options = content, _without_corrupt(content), {"retry_failed": True}
+        elif action == "restart":
+            self.before = random_content(9, IDS[:20], layout=layout)
+            self.options = {"restart": True, "provenance": {"encoder": "another"}}
+
+    def prepare(self, path: Path) -> None:
+        if self.before is not None:
+            self.before.save(path)
+
+    def run(self, path: Path, report: Callable[[int], None] = lambda pending: None) -> str:
+        return _extract(self.content, path, report, **self.options)
+
+
+class KillAtLine:
+    """A trace function that ends the process at the n-th executed line of mmstore."""
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+        self.seen = 0
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> KillAtLine | None:
+        if not frame.f_code.co_filename.startswith(SOURCE):
+            return None
+        if event == "line":
+            self.seen += 1
+            if self.seen == self.left:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self
+
+
+def run_child(job: Job, path: Path, *, line: int | None = None, delay_s: float | None = None) -> tuple[int, int | None]:
+    """Run the job in a forked process that may be killed; its wait status and the last number of pending rows."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if line is not None:
+            sys.settrace(KillAtLine(line))
+        code = 1
+        try:
+            job.run(path, lambda pending: os.write(write, b"%d\n" % pending) and None)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write)
+    if delay_s is not None:
+        time.sleep(delay_s)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    with os.fdopen(read) as pipe:
+        reports = pipe.read().split()
+    return status, int(reports[-1]) if reports else None
+
+
+def count_lines(job: Job, path: Path) -> int:
+    job.prepare(path)
+    counter = KillAtLine(-1)
+    sys.settrace(counter)
+    try:
+        job.run(path)
+    finally:
+        sys.settrace(None)
+    return counter.seen
+
+
+def check(job: Job, path: Path, reported: int | None, digest: str) -> list[str]:
+    """What is wrong after a kill: the old final file, the rows that a flush had promised, and the next run's result."""
+    problems = []
+    if path.exists():
+        problems += FeatureSet(path).verify()
+    elif job.before is not None:
+        problems.append("the finished set that was there is gone")
+    partial = path.with_name(path.name + ".partial")
+    if reported is not None and partial.exists() and not partial.with_name(partial.name + ".undo").exists():
+        with FeatureSet(partial) as found:
+            if not found.complete and found.counts()[Status.PENDING] > reported:
+                problems.append(f"{found.counts()[Status.PENDING]} rows pending, {reported} at the last flush")
+    resumed = job.run(path)
+    problems += FeatureSet(path).verify()
+    if resumed != digest:
+        problems.append(f"digest {resumed}, expected {digest}")
+    if litter := sorted(p.name for p in path.parent.iterdir() if p != path):
+        problems.append(f"left over: {litter}")
+    return problems
+
+
+def main(kind: str, mode: str, trials: int) -> dict[str, Any]:
+    rng = random.Random(trials)
+    job = Job(kind)
+    failures: list[Any] = []
+    killed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        reference = Path(folder) / "reference.h5"
+        lines = count_lines(job, reference)
+        with job.content.writer(Path(folder) / "plain.h5") as writer:
+            job.content.put(writer, writer.pending.tolist())
+            digest = writer.finish()
+        began = time.perf_counter()
+        Job(kind.rpartition("-")[2]).run(Path(folder) / "timed.h5")
+        duration_s = time.perf_counter() - began
+        for trial in range(trials):
+            path = Path(folder) / str(trial) / "set.h5"
+            path.parent.mkdir()
+            job.prepare(path)
+            if mode == "lines":
+                at: dict[str, Any] = {"line": 1 + trial * lines // trials}
+            else:
+                at = {"delay_s": rng.random() * duration_s * 1.2}
+            status, reported = run_child(job, path, **at)
+            killed += os.WIFSIGNALED(status)
+            if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) != 0:
+                failures.append([trial, at, "the writer failed"])
+            if trial % 4 == 3:
+                run_child(job, path, line=rng.randrange(1, lines))
+                reported = None if job.options.get("restart") else reported
+            if problems := check(job, path, reported, digest):
+                failures.append([trial, at, problems])
+    return {"job": kind, "mode": mode, "trials": trials, "killed": killed, "lines": lines, "failures": failures}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
