@@ -19,6 +19,8 @@ MODELS: dict[str, str] = {
     "lightgcn": "mmbench.models.lightgcn:LightGCN",
     "vbpr": "mmbench.models.vbpr:VBPR",
     "mmgcn": "mmbench.models.mmgcn:MMGCN",
+    "grcn": "mmbench.models.grcn:GRCN",
+    "lattice": "mmbench.models.lattice:LATTICE",
     "bm3": "mmbench.models.bm3:BM3",
     "freedom": "mmbench.models.freedom:FREEDOM",
 }

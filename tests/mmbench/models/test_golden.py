@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,13 +10,20 @@ import numpy as np
 import pytest
 import torch
 from tests.mmbench.models.golden import Adapter, Problem, deviation, double_precision
-from tests.reference import bm3, cases, common, freedom
+from tests.reference import bm3, cases, common, freedom, lattice
 from tests.reference.common import Case
 from torch import Tensor
 
+from mmbench.config import make_settings
 from mmbench.core.adam import RowTable
-from mmbench.core.sampling import Batch
-from mmbench.models.base import Recommender
+from mmbench.core.init import Init
+from mmbench.core.interactions import TrainSet
+from mmbench.core.sampling import SAMPLERS, Batch
+from mmbench.errors import UsageError
+from mmbench.models import model_class
+from mmbench.models.base import Features, Recommender
+from mmbench.models.freedom import modality_weights
+from mmbench.train import Trainer
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +71,7 @@ def _bm3_inject(model: Recommender, extra: dict[str, Any]) -> None:
 
 
 ADAPTERS = {
+    "lattice": Adapter(),
     "bm3": Adapter(extra=_bm3_extra, inject=_bm3_inject),
     "freedom": Adapter(
         settings=_freedom_settings,
@@ -120,7 +129,7 @@ def test_parameters_after_1_2_and_30_steps(name: str, preset: str, size: str, n_
     for step in (1, 2, 30):
         assert ours[step].keys() == {key for key in theirs[step] if not p.adapter.absent(key)}
         for key, value in ours[step].items():
-            assert not torch.equal(value, p.start[key]), key
+            assert torch.equal(value, p.start[key]) == torch.equal(theirs[step][key], p.start[key]), key  # who moves
             assert deviation(value, theirs[step][key]) <= cases.tolerance(name, preset, key), (step, key)
     assert deviation(p.scores(), p.reference.scores(theirs[30], p.case, preset)) <= 1e-9
 
@@ -196,3 +205,109 @@ def moved_loss(p: Problem, key: str, flat: int, h: float) -> float:
     loss = sum(float(term) for term in p.first_terms().values())
     entries[flat] = before
     return loss
+
+
+# -------------------------------------------------------------------------------------------------- what differs by
+
+
+@pytest.mark.parametrize("preset", cases.NAMES)
+def test_lattice_presets_are_the_reference_s(preset: str) -> None:
+    ours = make_settings("lattice", {"preset": preset}).variant  # type: ignore[attr-defined]
+    names = {
+        "top_k": "neighbours",
+        "l_m": "raw_weight",
+        "column_normalised": "both_sides",
+        "force_diagonal": "unit_diagonal",
+    }
+    expected = {names.get(key, key): value for key, value in lattice.PRESETS[preset].items()}
+    assert dataclasses.asdict(ours) == expected
+
+
+def test_lattice_goes_on_by_momentum_under_legacy_zero_grad_only() -> None:
+    """Between two steps that do not build the item graph."""
+    for preset, moves in (("paper", True), ("original", True), ("corrected", False)):
+        p = problem("lattice", preset, "small")
+        after = p.run(after=(2, 3))
+        for key in ("features.visual", "projection.textual.weight", "modality_weights"):
+            assert torch.equal(after[2][key], after[3][key]) != moves, (preset, key)
+
+
+def test_bm3_modality_losses_leave_the_embeddings_alone() -> None:
+    p = problem("bm3", "paper", "small")
+    terms = p.first_terms()
+    torch.stack([term for key, term in terms.items() if key.endswith(("_inter", "_intra"))]).sum().backward()  # type: ignore[no-untyped-call]
+    parameters = dict(p.model.named_parameters())
+    assert all(parameters[name].grad is None for name in ("user_embedding", "item_embedding"))
+    assert parameters["predictor.weight"].grad is not None
+
+
+def test_bm3_draws_one_mask_for_each_row_of_a_batch_and_keeps_the_right_share() -> None:
+    case = cases.case("middle", "bm3")
+    p = problem("bm3", "paper", "middle")
+    model = type(p.model)(p.train, Features({m: case.feature(m) for m in case.modalities}), p.config, Init(0))  # type: ignore[call-arg]
+    batch, rows = p.batch(p.epochs[0][0], 1, 0), torch.arange(40)
+    draw = model._kept  # type: ignore[operator]
+    kept = torch.stack([draw("item", rows, dataclasses.replace(batch, step=step)) for step in range(200)])  # type: ignore[operator]
+    share = 1 - p.config.dropout  # type: ignore[attr-defined]
+    assert float(kept.double().mean()) == pytest.approx(share, abs=4 * (share * (1 - share) / kept.numel()) ** 0.5)
+    assert torch.equal(draw("item", rows, batch), draw("item", rows, batch))  # type: ignore[operator]
+    assert not torch.equal(draw("item", rows, batch), draw("user", rows, batch))  # type: ignore[operator]
+
+
+def test_freedom_weighs_modalities_as_asked() -> None:
+    assert modality_weights(None, ["visual", "textual"]) == {"visual": 0.1, "textual": 0.9}
+    assert modality_weights(None, ["visual", "textual", "acoustic"]) == {
+        "visual": 0.1,
+        "textual": 0.45,
+        "acoustic": 0.45,
+    }
+    assert modality_weights(None, ["textual", "acoustic"]) == {"textual": 0.5, "acoustic": 0.5}
+    assert modality_weights(None, ["visual"]) == {"visual": 1.0}
+    assert modality_weights({"b": 2.0, "a": 1.0}, ["a", "b"]) == {"a": 1.0, "b": 2.0}
+    with pytest.raises(UsageError, match="the modalities are a, b"):
+        modality_weights({"a": 1.0}, ["a", "b"])
+
+
+def test_freedom_without_edge_dropout_trains_on_the_full_graph() -> None:
+    p = problem("freedom", "paper", "small")
+    del p.model._kept_edges
+    p.model.config = p.config.model_copy(update={"edge_dropout": 0.0})
+    p.model.start_epoch(1, 0)
+    assert torch.equal(p.model.epoch_graph.values, p.model.full_graph.values)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("n_layers", [0, 1, 3])
+def test_lightgcn_against_a_dense_computation(n_layers: int) -> None:
+    case = cases.case("middle", "freedom")
+    train = TrainSet.from_pairs(case.train_users, case.train_items, case.n_users, case.n_items)
+    settings = {"n_layers": n_layers, "embedding_dim": 8, "lr": 0.01, "reg_weight": 0.1, "epochs": 2, "batch_size": 16}
+    config = make_settings("lightgcn", settings)
+    model = model_class("lightgcn")(train, Features({}), config, Init(5))  # type: ignore[call-arg]
+    a = common.adjacency(case)
+    a = a / torch.sqrt(a.sum(1)[:, None] * a.sum(1)[None, :])
+    names = ("user_embedding", "item_embedding")
+    leaves = {name: model.get_parameter(name).detach().clone().requires_grad_() for name in names}
+    optimiser = torch.optim.Adam(leaves.values(), lr=0.01)
+
+    def represented() -> tuple[Tensor, Tensor]:
+        x = torch.cat([leaves[name] for name in names])
+        return x, torch.stack([torch.linalg.matrix_power(a, n) @ x for n in range(n_layers + 1)]).mean(0)
+
+    for epoch in (1, 2):
+        for batch in SAMPLERS["edges"](train, 16, 3, "cpu").epoch(epoch):
+            assert batch.neg is not None
+            x, z = represented()
+            u, i, j = batch.users, batch.pos + case.n_users, batch.neg + case.n_users
+            difference = (z[u] * (z[i] - z[j])).sum(1)
+            loss = common.bpr(difference) + 0.1 / (2 * len(u)) * common.sum_of_squares(x[u], x[i], x[j])
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    trainer = Trainer(model, train, config, lambda _: {"x": 0.0}, metric="x", every=9, patience=None, seed=3)
+    list(trainer.run())
+    z = represented()[1].detach()
+    for name in names:
+        assert deviation(model.get_parameter(name).detach(), leaves[name].detach()) <= 1e-9
+    with torch.inference_mode():
+        ours = model.scorer()(torch.arange(case.n_users))
+    assert deviation(ours, z[: case.n_users] @ z[case.n_users :].T) <= 1e-9
