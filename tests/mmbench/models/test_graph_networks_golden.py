@@ -30,7 +30,7 @@ def with_modalities(case: Case, n: int) -> Case:
     return case
 
 
-ADAPTERS = {"mmgcn": Adapter()}
+ADAPTERS = {"mmgcn": Adapter(), "grcn": Adapter()}
 golden_with_modalities = golden.with_modalities
 OURS = [  # the reference's names in ours
     (r"(preference|projection)\.(\w+)(.*)", r"networks.\2.\1\3"),
