@@ -15,11 +15,13 @@ Presets (`preset`): where they differ, and from what the paper says
                `user_content_factors` starts from N(0, 1), which its code meant to be Xavier-uniform; W and c are not
                regularised (|p| = 1, so its terms are constants); positives are drawn user-uniformly with replacement.
     original   the AAAI 2016 model: item bias and content bias, no normalisation, projection without bias, Xavier-uniform
-               start, summed loss with `reg_weight` on the factors and the biases (a tenth on the negative item's bias) and
-               `content_reg_weight` on W and the content bias; every edge once per epoch.
+               start (item bias zero), summed loss with `reg_weight` on the factors, `bias_reg_weight` on the item bias (a
+               tenth of it for the negative item) and `content_reg_weight` on W and the content bias, each times a half of
+               the square; every edge once per epoch.
     corrected  `paper` with `user_content_factors` starting Xavier-uniformly.
 
-Always: the projection is computed once for each distinct item of a batch, which is the same sum in another order.
+Always: the loss is computed stably, where the code behind `paper` cuts differences below -80, and with them the gradient. The
+projection is computed once for each distinct item of a batch, which is the same sum in another order.
 
 Trainable: user_factors (n_users, d), item_factors (n_items, d), user_content_factors (n_users, d), projection.weight (d, k),
 projection.bias (d,); `original` has item_bias (n_items,) and content_bias (k,) and no projection.bias.
@@ -27,6 +29,7 @@ projection.bias (d,); `original` has item_bias (n_items,) and content_bias (k,) 
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -35,7 +38,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.init import Init, zeros
+from mmbench.core.linear import linear
 from mmbench.core.losses import bpr_loss, squared_norm
+from mmbench.core.normalise import normalise_rows
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
 
 
@@ -45,6 +50,7 @@ class VBPRConfig(ModelConfig):
     preset: Literal["paper", "original", "corrected"] = Field("paper", description="whose VBPR; see the module's text")
     lr: float = Field(5e-3, gt=0, description="Adam's step size")
     reg_weight: float = Field(1e-2, ge=0, description="weight of the squared norms of the batch's rows")
+    bias_reg_weight: float = Field(1e-2, ge=0, description="preset original: weight of the squares of the item biases")
     content_reg_weight: float = Field(0.0, ge=0, description="preset original: weight on W and the content bias")
 
 
@@ -71,13 +77,14 @@ class VBPR(Recommender):
             self.sampler = "edges"
             self.projection.weight = init.xavier_uniform("projection.weight", d, k)
             self.projection.register_parameter("bias", None)
-            self.item_bias, self.content_bias = zeros(train.n_items), zeros(k)
+            self.item_bias = zeros(train.n_items)
+            self.content_bias = init.uniform("content_bias", k, bound=math.sqrt(6 / (k + 1)))
 
     def project(self, items: Tensor | None = None) -> Tensor:
         """Projected content of some or all items, shape (n, d)."""
         content = self.features if items is None else self.features[items]
-        projected = self.projection(content)
-        return projected if self.original else functional.normalize(projected, dim=1)
+        projected = linear(content, self.projection.weight, self.projection.bias)
+        return projected if self.original else normalise_rows(projected)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
@@ -95,10 +102,10 @@ class VBPR(Recommender):
             return {"bpr": bpr, "l2": squared_norm(user, item, user_content, content) * (weight / (2 * size))}
         bias = self.item_bias[items][inverse]  # (2B,)
         scores = scores + bias + (self.features[items] @ self.content_bias)[inverse]
-        norms = squared_norm(user, item, user_content) + squared_norm(bias[:size]) + squared_norm(bias[size:]) / 10
-        content_norms = squared_norm(self.projection.weight, self.content_bias)
-        l2 = norms * (weight / 2) + content_norms * (self.config.content_reg_weight / 2)
-        return {"bpr": bpr_loss(scores[:size], scores[size:]) * size, "l2": l2}
+        bias_norms = squared_norm(bias[:size]) + squared_norm(bias[size:]) / 10
+        l2 = squared_norm(user, item, user_content) * weight + bias_norms * self.config.bias_reg_weight
+        l2 = l2 + squared_norm(self.projection.weight, self.content_bias) * self.config.content_reg_weight
+        return {"bpr": bpr_loss(scores[:size], scores[size:]) * size, "l2": l2 / 2}
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """[user_factors | user_content_factors | 1] and [item_factors | p | biases]."""

@@ -31,12 +31,15 @@ class Adapter:
     Attributes:
         settings: Hyper-parameters of a case in our names (aliases will do).
         extra: The explicit randomness that the reference's `run` takes, for a case and its epochs.
+        first: The part of it that `loss_terms` takes for the first batch.
         inject: Makes our model use that randomness.
         absent: Reference parameters that ours leaves out.
+        modalities: Numbers of modalities to try.
     """
 
-    settings: Callable[[Case], dict[str, Any]] = lambda case: dict(case.config)
+    settings: Callable[[Case, str], dict[str, Any]] = lambda case, preset: dict(case.config)
     extra: Callable[[Case, str, Sequence[Sequence[Any]]], dict[str, Any]] = lambda case, preset, epochs: {}
+    first: Callable[[dict[str, Any]], dict[str, Any]] = lambda extra: {}
     inject: Callable[[Recommender, dict[str, Any]], None] = lambda model, extra: None
     absent: Callable[[str], bool] = lambda name: False
     modalities: tuple[int, ...] = (1, 2, 3)
@@ -91,7 +94,12 @@ class Problem:
         train = TrainSet.from_pairs(case.train_users, case.train_items, case.n_users, case.n_items)
         self.config = make_settings(
             self.name,
-            {"preset": self.preset, "lr": cases.LEARNING_RATE, "epochs": 99, **self.adapter.settings(case)},
+            {
+                "preset": self.preset,
+                "lr": cases.LEARNING_RATE,
+                "epochs": 99,
+                **self.adapter.settings(case, self.preset),
+            },
         )
         features = Features({m: case.feature(m) for m in case.modalities})
         self.model = model_class(self.name)(train, features, self.config, Init(1))  # type: ignore[call-arg]

@@ -35,7 +35,14 @@ def _double() -> Iterator[None]:
 # ------------------------------------------------------------------------------------------- how each model is met
 
 
-def _freedom_settings(case: Case) -> dict[str, Any]:
+def _vbpr_settings(case: Case, preset: str) -> dict[str, Any]:
+    weights = ["lambda_w", "lambda_b", "lambda_e"] if preset == "original" else ["l_w"]
+    names = ["reg_weight", "bias_reg_weight", "content_reg_weight"]
+    given = {name: case.config[key] for name, key in zip(names, weights, strict=False)}
+    return {"factors": case.config["factors"], **given}
+
+
+def _freedom_settings(case: Case, preset: str) -> dict[str, Any]:
     config = {**case.config}
     weights = {1: (1.0,), 2: config.pop("mw"), 3: (0.2, 0.5, 0.3)}[len(case.modalities)]
     config.pop("mw", None)
@@ -71,11 +78,13 @@ def _bm3_inject(model: Recommender, extra: dict[str, Any]) -> None:
 
 
 ADAPTERS = {
+    "vbpr": Adapter(settings=_vbpr_settings),
     "lattice": Adapter(),
-    "bm3": Adapter(extra=_bm3_extra, inject=_bm3_inject),
+    "bm3": Adapter(extra=_bm3_extra, first=lambda extra: {"masks": extra["masks"][0][0]}, inject=_bm3_inject),
     "freedom": Adapter(
         settings=_freedom_settings,
         extra=_freedom_extra,
+        first=lambda extra: {"kept": extra["kept"][0]},
         inject=_freedom_inject,
         absent=lambda name: name.startswith("projection.") and name.endswith(".bias"),  # cancels in every difference
     ),
@@ -95,16 +104,9 @@ def problem(name: str, preset: str, size: str, n_modalities: int = 2) -> Problem
     return Problem(name, preset, size, ADAPTERS[name], n_modalities)
 
 
-def first_terms(p: Problem, **more: Any) -> dict[str, Tensor]:
+def first_terms(p: Problem) -> dict[str, Tensor]:
     """The reference's terms of the first batch, as `Problem.first_terms`."""
-    extra = (
-        {"kept": p.extra["kept"][0]}
-        if p.name == "freedom"
-        else {"masks": p.extra["masks"][0][0]}
-        if p.name == "bm3"
-        else {}
-    )
-    return p.reference.loss_terms(p.start, p.case, p.preset, p.epochs[0][0], **extra, **more)  # type: ignore[no-any-return]
+    return p.reference.loss_terms(p.start, p.case, p.preset, p.epochs[0][0], **p.adapter.first(p.extra))  # type: ignore[no-any-return]
 
 
 # ----------------------------------------------------------------------------------------------------------- tests
