@@ -76,9 +76,12 @@ class Recipe(BaseModel):
     @classmethod
     def _typed_settings(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("model"), str):
-            settings = values.get("settings", {})
+            settings, grid = values.get("settings", {}), values.get("grid", {})
             if isinstance(settings, Mapping):
                 values = {**values, "settings": make_settings(values["model"], settings)}
+            if isinstance(grid, Mapping):
+                grid = {setting_name(values["model"], key): tried for key, tried in grid.items()}
+                values = {**values, "grid": grid}
         return values
 
     def trials(self) -> list[Recipe]:
@@ -129,20 +132,60 @@ def make_settings(model: str, values: Mapping[str, Any]) -> ModelConfig:
         UsageError: There is no such model or setting, or a value is out of range.
     """
     config = model_class(model).Config
-    fields = config.model_fields
-    given: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key if key in fields else config.ALIASES.get(key.casefold(), key)
-        if name not in fields:
-            raise unknown_name(f"setting of {model}", key, fields)
-        given[name] = value
     try:
-        return config(**given)
+        return config(**{setting_name(model, key): value for key, value in values.items()})
     except ValidationError as error:
         problem = error.errors()[0]
         raise UsageError(
             f"{model}: {problem['loc'][0] if problem['loc'] else 'settings'} = {problem['input']!r}: {problem['msg']}"
         ) from error
+
+
+def setting_name(model: str, key: str) -> str:
+    """Our name of a model's setting, which may be given by the name that another framework uses.
+
+    Raises:
+        UsageError: The model has no such setting.
+    """
+    config = model_class(model).Config
+    name = key if key in config.model_fields else config.ALIASES.get(key.casefold(), key)
+    if name not in config.model_fields:
+        raise unknown_name(f"setting of {model}", key, config.model_fields)
+    return name
+
+
+def for_model(model: str, values: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
+    """Which of several models' settings are this model's: `lr` is everybody's who has it, `vbpr.lr` is VBPR's and wins.
+
+    Args:
+        model: Whose settings are wanted.
+        values: Settings by name or by `model.name`.
+        models: All models of the command.
+
+    Raises:
+        UsageError: A setting belongs to none of the models.
+    """
+    chosen: dict[str, Any] = {}
+    for key, value in sorted(values.items(), key=lambda item: "." in item[0]):
+        scope, dot, name = key.rpartition(".")
+        if dot and scope not in models:
+            raise unknown_name("model in a setting", scope, models)
+        owners = [scope] if dot else [owner for owner in models if _has_setting(owner, name)]
+        if not owners:
+            known = {f for owner in models for f in model_class(owner).Config.model_fields if _has_setting(owner, f)}
+            raise unknown_name(f"setting of {' or '.join(models)}", name, known)
+        if model in owners:
+            chosen[setting_name(model, name)] = value
+    return chosen
+
+
+def _has_setting(model: str, key: str) -> bool:
+    """Whether a setting means something to a model; what every model has is nothing to one that is not trained."""
+    try:
+        name = setting_name(model, key)
+    except UsageError:
+        return False
+    return model_class(model).sampler is not None or name not in ModelConfig.model_fields
 
 
 def parse_value(text: str) -> Any:

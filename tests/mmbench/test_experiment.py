@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmbench import experiment
-from mmbench.config import Recipe, make_settings, read_recipe
+from mmbench.config import Recipe, for_model, make_settings, read_recipe
 from mmbench.data.dataset import TestData
 from mmbench.errors import DataError, TrainingError, UsageError
 from mmbench.evaluate import Evaluation
@@ -271,6 +271,23 @@ def test_settings_are_typed_and_unknown_ones_get_the_closest_match() -> None:
         make_settings("vbpr", {"lr": -1})
     with pytest.raises(UsageError, match="vbpr: lr = nan"):
         make_settings("vbpr", {"lr": float("nan")})
+
+
+def test_settings_of_several_models_find_their_owners() -> None:
+    models = ["item-knn", "bpr-mf", "freedom"]
+    values = {"lr": 0.1, "freedom.lr": 0.2, "neighbours": 7, "freedom.reg_weight": 0.3}
+    assert for_model("bpr-mf", values, models) == {"lr": 0.1}
+    assert for_model("freedom", values, models) == {"lr": 0.2, "neighbours": 7, "content_loss_weight": 0.3}
+    assert for_model("item-knn", values, models) == {"neighbours": 7}
+    with pytest.raises(UsageError, match="unknown model in a setting 'vbpr'"):
+        for_model("bpr-mf", {"vbpr.lr": 1}, models)
+    with pytest.raises(UsageError, match="unknown setting of item-knn 'epochs'"):
+        for_model("item-knn", {"epochs": 1}, ["item-knn"])
+
+
+def test_a_grid_may_use_the_names_of_other_frameworks(dataset: Path, tmp_path: Path) -> None:
+    recipe, _, _ = prepare(dataset, tmp_path, "bpr-mf", grid={"l_w": (0.1, 0.2)})
+    assert [trial.settings.model_dump()["reg_weight"] for trial in recipe.trials()] == [0.1, 0.2]
 
 
 def test_no_device(dataset: Path, tmp_path: Path) -> None:

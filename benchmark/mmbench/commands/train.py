@@ -42,7 +42,7 @@ from mmbench.errors import UsageError
     "settings",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A setting, e.g. lr=0.001; see `mmbench models NAME`.",
+    help="A setting, e.g. lr=0.001, or of one model: vbpr.lr=0.001; see `mmbench models NAME`.",
 )
 @click.option(
     "--grid", multiple=True, metavar="NAME=V1,V2,…", help="Values to try; validation chooses, test is scored once."
@@ -105,7 +105,7 @@ def train(
       mmbench train --resume runs/demo-vbpr-0123456789
     """
     from mmbench import experiment
-    from mmbench.config import Recipe, make_evaluation, make_settings, parse_grid, parse_settings
+    from mmbench.config import Recipe, for_model, make_evaluation, make_settings, parse_grid, parse_settings
     from mmbench.data.features import parse_wanted
     from mmbench.models import model_class
     from mmbench.progress import make_progress
@@ -123,7 +123,6 @@ def train(
             "--model is missing; e.g. --model vbpr, or several: --model vbpr,bpr-mf (see `mmbench models`)"
         )
     values, tried = parse_settings(settings), parse_grid(grid)
-    _known_somewhere([*values, *tried], names)
     evaluation = make_evaluation(
         metrics=tuple(split_list([metrics])),
         cutoffs=_integers(cutoffs, "--cutoffs"),
@@ -136,7 +135,7 @@ def train(
     results = []
     inputs: experiment.Inputs | None = None
     for name in names:
-        has = {key for key in [*values, *tried] if _has_setting(name, key)}
+        own, grid_of_own = for_model(name, values, names), for_model(name, tried, names)
         all_seeds = _integers(seeds, "--seed")
         for seed in all_seeds if model_class(name).uses_seed else all_seeds[:1]:
             recipe = Recipe(
@@ -148,8 +147,8 @@ def train(
                 scaling=scaling,
                 seed=seed,
                 device=device,
-                settings=make_settings(name, {key: value for key, value in values.items() if key in has}),
-                grid={key: value for key, value in tried.items() if key in has},
+                settings=make_settings(name, own),
+                grid=grid_of_own,
                 evaluation=evaluation,
             )
             recipe.trials()  # every combination is checked before the first one is trained
@@ -179,28 +178,6 @@ def _show(results: Sequence[object], as_json: bool) -> None:
         trained = f", best epoch {run.best_epoch}" if run.best_epoch else ""
         chosen = "".join(f", {name}={getattr(run.recipe.settings, name):g}" for name in run.tried)
         click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
-
-
-def _known_somewhere(keys: Sequence[str], models: Sequence[str]) -> None:
-    """Every setting must exist in at least one of the models."""
-    from mmbench.errors import unknown_name
-    from mmbench.models import model_class
-
-    for key in keys:
-        if not any(_has_setting(model, key) for model in models):
-            known = {
-                name for model in models for name in model_class(model).Config.model_fields if _has_setting(model, name)
-            }
-            raise unknown_name(f"setting of {' or '.join(models)}", key, known)
-
-
-def _has_setting(model: str, key: str) -> bool:
-    from mmbench.models import model_class
-
-    config = model_class(model).Config
-    trained = model_class(model).sampler is not None
-    field = key if key in config.model_fields else config.ALIASES.get(key.casefold(), key)
-    return field in config.model_fields and (trained or field not in ("epochs", "lr", "batch_size", "embedding_dim"))
 
 
 def _integers(text: str, option: str) -> tuple[int, ...]:
