@@ -31,3 +31,9 @@ def golden() -> Path:
     if not folder.is_dir():
         pytest.skip("no golden values here (set MMX_TEST_DATA to the folder that holds data/ and golden/)")
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests keep their neighbours in a folder of their own."""
+    os.environ["MMBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -21,6 +21,7 @@ from mmbench.config import RECIPE_FILE, Evaluation, Recipe, read_recipe, write_r
 from mmbench.core.init import Init
 from mmbench.core.interactions import HeldOut
 from mmbench.core.runtime import cpu_seconds, peak_memory_bytes
+from mmbench.data.cache import neighbour_cache
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
 from mmbench.data.features import ItemFeatures, load_features
 from mmbench.data.lists import read_lists
@@ -184,8 +185,9 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
 def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFeatures]) -> Recommender:
     """The recipe's model with its initial values, on its device."""
     device = choose_device(recipe.device)
-    vectors = Features({modality: torch.from_numpy(one.vectors) for modality, one in features.items()})
-    model = model_class(recipe.model)(training.train, vectors, recipe.settings, Init(recipe.seed))
+    vectors = {modality: torch.from_numpy(one.vectors) for modality, one in features.items()}
+    given = Features(vectors, neighbour_cache())
+    model = model_class(recipe.model)(training.train, given, recipe.settings, Init(recipe.seed))
     return model.to(device)
 
 
