@@ -234,7 +234,7 @@ class RowsOf:
         return apply(_RowsProduct, x, self.matrix, self.index)
 
 
-def propagate(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
+def propagate(matrix: SparseMatrix, x: Tensor, n_layers: int, *, rows: Tensor | None = None) -> Tensor:
     """The mean of x and its first `n_layers` propagations: (x + A x + … + A^L x) / (L + 1).
 
     Evaluated from the inside, x + A (x + A (…)), forward and backward: L products each and no other pass over the
@@ -244,6 +244,11 @@ def propagate(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
         matrix: A, shape (n, n).
         x: Shape (n, d).
         n_layers: L >= 0.
+        rows: Row numbers, shape (k,), int64, any order, repetitions allowed: the result is these rows alone, and the last
+            layer and its gradient are computed for them alone. None for all.
+
+    Returns:
+        Shape (n, d), or (k, d).
 
     Source: He et al., LightGCN (SIGIR 2020), equation 8 with equal layer weights.
     """
@@ -251,7 +256,9 @@ def propagate(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
         raise ShapeError(f"propagate: the operator must be square (got {matrix.shape[0]} x {matrix.shape[1]})")
     if n_layers < 0:
         raise ShapeError(f"propagate: n_layers must be at least 0 (got {n_layers})")
-    return apply(_Propagation, x, matrix, n_layers)
+    return (
+        apply(_Propagation, x, matrix, n_layers) if rows is None else apply(_PropagationRows, x, matrix, n_layers, rows)
+    )
 
 
 def weighted_product(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:
@@ -298,43 +305,76 @@ def _horner(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
     return total.div_(n_layers + 1) if n_layers else x.clone()
 
 
+class _PropagationRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix, n_layers: int, rows: Tensor) -> Tensor:
+        ctx.matrix, ctx.n_layers, ctx.rows = matrix, n_layers, rows
+        if n_layers == 0:
+            return x[rows]
+        total = x
+        for _ in range(n_layers - 1):
+            total = matrix.pattern.multiply(matrix.values, total, plus=x)
+        return (_gather(matrix, rows, total) + x[rows]).div_(n_layers + 1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        matrix, n_layers, rows = ctx.matrix, ctx.n_layers, ctx.rows
+        grad = grad / (n_layers + 1)
+        outer = grad.new_zeros(matrix.shape[1], grad.shape[1]).index_add_(0, rows, grad)
+        if n_layers == 0:
+            return outer, None, None, None
+        total = _scatter(matrix, rows, grad, plus=outer)
+        for _ in range(n_layers - 1):
+            total = matrix.T.pattern.multiply(matrix.T.values, total, plus=outer)
+        return total, None, None, None
+
+
 class _RowsProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: SparseMatrix, index: Tensor) -> Tensor:
         ctx.matrix, ctx.index = matrix, index
         matrix.pattern._check(matrix.values, x)
-        if not matrix.pattern._compiled(x):
-            pattern, values = _sub_matrix(matrix, index)
-            return pattern.multiply(values, x)
-        from mmbench.core.kernels import sparse
-
-        indptr = matrix.pattern.indptr.numpy()
-        out = x.new_zeros(index.numel(), x.shape[1])
-        bounds = parallel.split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
-        arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
-        parallel.run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
-        return out
+        return _gather(matrix, index, x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        matrix, index = ctx.matrix, ctx.index
-        if not matrix.pattern._compiled(grad):
-            pattern, values = _sub_matrix(matrix, index)
-            transpose, order = pattern.transpose
-            return transpose.multiply(values[order], grad), None, None
-        from mmbench.core.kernels import sparse
+        return _scatter(ctx.matrix, ctx.index, grad), None, None
 
-        out = grad.new_zeros(matrix.shape[1], grad.shape[1])
-        # One thread: different rows meet in the same columns, and a batch has few entries.
-        sparse.scatter_rows(
-            array(index),
-            matrix.pattern.indptr.numpy(),
-            matrix.pattern.indices.numpy(),
-            array(matrix.values),
-            array(grad),
-            out.numpy(),
-        )
-        return out, None, None
+
+def _gather(matrix: SparseMatrix, index: Tensor, x: Tensor) -> Tensor:
+    """Some rows of the matrix times x."""
+    if not matrix.pattern._compiled(x):
+        pattern, values = _sub_matrix(matrix, index)
+        return pattern.multiply(values, x)
+    from mmbench.core.kernels import sparse
+
+    indptr = matrix.pattern.indptr.numpy()
+    out = x.new_zeros(index.numel(), x.shape[1])
+    bounds = parallel.split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
+    arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
+    parallel.run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
+    return out
+
+
+def _scatter(matrix: SparseMatrix, index: Tensor, grad: Tensor, *, plus: Tensor | None = None) -> Tensor:
+    """The transpose of those rows times grad, plus another matrix."""
+    if not matrix.pattern._compiled(grad):
+        pattern, values = _sub_matrix(matrix, index)
+        transpose, order = pattern.transpose
+        return transpose.multiply(values[order], grad, plus=plus)
+    from mmbench.core.kernels import sparse
+
+    out = grad.new_zeros(matrix.shape[1], grad.shape[1]) if plus is None else plus.clone()
+    # One thread: different rows meet in the same columns, and a batch has few entries.
+    sparse.scatter_rows(
+        array(index),
+        matrix.pattern.indptr.numpy(),
+        matrix.pattern.indices.numpy(),
+        array(matrix.values),
+        array(grad),
+        out.numpy(),
+    )
+    return out
 
 
 class _WeightedProduct(torch.autograd.Function):

@@ -39,11 +39,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.adam import RowTable
 from mmbench.core.graph import DEGREE_EPSILON, bipartite, symmetric_normalised
 from mmbench.core.init import Init
 from mmbench.core.linear import linear
 from mmbench.core.sparse import propagate
+from mmbench.core.table import RowTable
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
 
 

@@ -38,13 +38,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.adam import RowTable
 from mmbench.core.graph import DEGREE_EPSILON, NeighbourUnion, bipartite, symmetric_normalised
 from mmbench.core.init import Init
 from mmbench.core.interactions import Index
 from mmbench.core.losses import bpr_loss
 from mmbench.core.pruning import EdgePruning
 from mmbench.core.sparse import SparseMatrix, propagate
+from mmbench.core.table import RowTable
 from mmbench.errors import UsageError
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
 
@@ -120,9 +120,10 @@ class FREEDOM(Recommender):
         assert batch.neg is not None
         size = len(batch.users)
         items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
-        z = propagate(self.epoch_graph, torch.cat([self.user_embedding, self.item_embedding]), self.config.n_ui_layers)
-        rows = functional.embedding(torch.cat([batch.users, items + self.train_set.n_users]), z)  # one scatter backward
-        user, q = rows[:size], rows[size:] + self._item_propagation(items)  # (B, d), (n, d)
+        nodes = torch.cat([batch.users, items + self.train_set.n_users])
+        x = torch.cat([self.user_embedding, self.item_embedding])
+        z = propagate(self.epoch_graph, x, self.config.n_ui_layers, rows=nodes)  # (B + n, d)
+        user, q = z[:size], z[size:] + self._item_propagation(items)  # (B, d), (n, d)
 
         def ranking(item: Tensor) -> Tensor:
             pair = functional.embedding(inverse, item)  # (2 B, d)

@@ -46,7 +46,6 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.adam import RowTable
 from mmbench.core.graph import (
     NeighbourUnion,
     bipartite,
@@ -60,6 +59,7 @@ from mmbench.core.knn import cosine_knn, gathered_cosines
 from mmbench.core.losses import bpr_loss, squared_norm
 from mmbench.core.normalise import normalise_rows
 from mmbench.core.sparse import SparseMatrix, SparsePattern, weighted_product
+from mmbench.core.table import RowTable
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
 
 

@@ -53,9 +53,8 @@ class LightGCN(Recommender):
         """`bpr` and `l2`."""
         assert batch.neg is not None
         x = torch.cat([self.user_embedding, self.item_embedding])
-        z = propagate(self.graph, x, self.config.n_layers)
-        nodes = torch.stack([batch.users, batch.pos + self.n_users, batch.neg + self.n_users])
-        user, pos, neg = functional.embedding(nodes, z)  # (B, d) each
+        nodes = torch.cat([batch.users, batch.pos + self.n_users, batch.neg + self.n_users])
+        user, pos, neg = propagate(self.graph, x, self.config.n_layers, rows=nodes).chunk(3)  # (B, d) each
         bpr = bpr_loss((user * pos).sum(1), (user * neg).sum(1))
         l2 = squared_norm(functional.embedding(nodes, x)) * (self.config.reg_weight / (2 * len(batch.users)))
         return {"bpr": bpr, "l2": l2}

@@ -70,6 +70,22 @@ def test_propagation_is_the_mean_of_the_layers() -> None:
         )
 
 
+def test_propagation_of_rows_is_the_rows_of_the_propagation(monkeypatch: pytest.MonkeyPatch) -> None:
+    for case in CASES:
+        rng = np.random.default_rng(case)
+        matrix = random_matrix(rng, torch.float64, square=True)
+        x = normal(rng, (matrix.shape[0], 3))
+        index = torch.from_numpy(rng.integers(0, matrix.shape[0], rng.integers(0, 40)))  # repetitions included
+        weight = normal(rng, (index.numel(), 3))
+        if case % 2:
+            monkeypatch.setattr(SparsePattern, "_compiled", lambda self, x: False)  # as on other devices
+        pair = propagate(matrix, x, case % 4, rows=index), propagate(matrix, x, case % 4)[index]
+        torch.testing.assert_close(*pair, rtol=1e-12, atol=1e-12)
+        gradients = (torch.autograd.grad((y * weight).sum(), x)[0] for y in pair)
+        torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
+        monkeypatch.undo()
+
+
 def test_weighted_product_differentiates_values_and_x() -> None:
     for case in CASES:
         rng = np.random.default_rng(case)

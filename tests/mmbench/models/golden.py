@@ -15,10 +15,10 @@ from tests.reference.common import Case, Parameters
 from torch import Tensor
 
 from mmbench.config import make_settings
-from mmbench.core.adam import RowTable
 from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Batch
+from mmbench.core.table import RowTable
 from mmbench.models import model_class
 from mmbench.models.base import Features, Recommender
 from mmbench.train import Trainer
