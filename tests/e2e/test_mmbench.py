@@ -176,7 +176,8 @@ def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     shown(capsys, "data", "split", folder, "--name", "mine", code=2)
 
 
-def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(place: Path) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(place: Path, kills: int) -> None:
     slow = (
         "--set",
         "epochs=150",
@@ -193,8 +194,8 @@ def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(place: Path) -
     )
     whole = json.loads(mmbench("train", "--model", "vbpr", *slow, "--out", "whole", cwd=place).stdout)
     rng = random.Random(0)
-    for attempt in range(2):
-        out = f"killed{attempt}"
+    for attempt in range(kills):
+        out = f"killed{kills}-{attempt}"
         arguments = [str(SCRIPT), "train", "--model", "vbpr", *slow, "--out", out]
         environment = {**ENVIRONMENT, "MMBENCH_SAVE_EVERY_S": "0"}
         process = subprocess.Popen(
