@@ -20,6 +20,7 @@ Source: Wei et al., GRCN (ACM MM 2020), section 3.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -89,6 +90,18 @@ class RoutingGraph:
         """Number of items."""
         return self.adjacency.n_columns - self.n_users
 
+    @cached_property
+    def slot_users(self) -> Tensor:
+        """User of each item-side slot, shape (n_edges,)."""
+        return self.users[self.order]
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """Item-side slot of each edge, shape (n_edges,): the inverse of `order`."""
+        return torch.empty_like(self.order).scatter_(
+            0, self.order, torch.arange(self.n_edges, device=self.order.device)
+        )
+
     def to(self, device: torch.device | str) -> RoutingGraph:
         """The same graph on another device."""
         tensors = (self.users, self.items, self.order, self.source, self.confident)
@@ -134,7 +147,7 @@ def routing_reference(p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int
         a = _segment_softmax((p[users] * near).sum(1), users, graph.n_users)
         p = functional.normalize(gather(p, users, a, near), dim=1, eps=_SMALLEST_NORM)
     scores = (p[users] * near).sum(1)  # (n_edges,)
-    slot_items, slot_users = items[graph.order], users[graph.order]
+    slot_items, slot_users = items[graph.order], graph.slot_users
     alpha = _segment_softmax(scores, users, graph.n_users)
     item_alpha = _segment_softmax(scores[graph.source], slot_items, graph.n_items)
     r_users = gather(p, users, alpha, near)
@@ -173,12 +186,12 @@ class _Routing(torch.autograd.Function):
             kernels.items_forward,
             parallel.split(graph.n_items, work=work, indptr=item_indptr),
             item_indptr,
-            array(graph.users[graph.order]),
+            graph.slot_users.numpy(),
             graph.source.numpy(),
             scores.numpy(),
             routed.numpy(),
             array(f),
-            *(tensor.numpy() for tensor in (item_alpha, r_items)),
+            *(tensor.numpy() for tensor in (item_alpha[None], r_items)),
         )
         ctx.graph, ctx.n_routings = graph, n_routings
         ctx.save_for_backward(p, f, routed, alpha)
@@ -195,17 +208,18 @@ class _Routing(torch.autograd.Function):
         grad_users, grad_items, grad_alpha = map(array, grads)
         user_indptr, item_indptr = _indptr(graph)
         work = n * p.shape[1]
-        grad_scores = p.new_empty(n)
+        grad_scores, reached = p.new_empty(n), np.empty(graph.n_items, np.bool_)
         parallel.run(
             kernels.items_backward,
             parallel.split(graph.n_items, work=work, indptr=item_indptr),
             item_indptr,
-            array(graph.users[graph.order]),
+            graph.slot_users.numpy(),
             graph.source.numpy(),
             routed.numpy(),
             array(alpha[n:]),
             grad_alpha[n:],
             grad_items,
+            reached,
             grad_scores.numpy(),
         )
         bounds = parallel.split(graph.n_users, work=work * (4 * n_routings + 4), indptr=user_indptr)
@@ -213,14 +227,13 @@ class _Routing(torch.autograd.Function):
         bounds = bounds[np.linspace(0, bounds.size - 1, n_parts + 1).astype(np.int64)]
         grad_p, grad_f = torch.empty_like(p, memory_format=torch.contiguous_format), f.new_zeros(n_parts, *f.shape)
         grad_f[0] = torch.from_numpy(grad_items)
-        slots = torch.empty_like(graph.order).scatter_(0, graph.order, torch.arange(n))
         parallel.run(
             kernels.users_backward,
             np.arange(n_parts + 1),
             bounds,
             user_indptr,
             graph.items.numpy(),
-            slots.numpy(),
+            graph.slots.numpy(),
             array(p),
             array(f),
             n_routings,
@@ -231,6 +244,7 @@ class _Routing(torch.autograd.Function):
             grad_alpha[:n],
             grad_users,
             grad_items,
+            reached,
             grad_p.numpy(),
             grad_f.numpy(),
         )

@@ -1,9 +1,11 @@
 """Neighbour routing and edge softmax of GRCN: one pass over the users and one over the items, forward and backward.
 
-A user has few items, whose rows stay in the first-level cache while all routings run over them; nothing is kept per
-edge and dimension. Edges are in user order: edge e joins user u, indptr[u] <= e < indptr[u + 1], and item items[e].
-Slot k of the item side belongs to item i, item_indptr[i] <= k < item_indptr[i + 1], and to user slot_users[k]; its
-score is that of edge source[k].
+A user has few items; their rows are copied side by side once and stay in the first-level cache while all routings run
+over them, four at a time. Nothing is kept per edge and dimension. Edges are in user order: edge e joins user u,
+indptr[u] <= e < indptr[u + 1], and item items[e]. Slot k of the item side belongs to item i,
+item_indptr[i] <= k < item_indptr[i + 1], and to user slot_users[k]; its score is that of edge source[k].
+
+The gradients of a batch are zero for most nodes; users and items that none reaches are passed over.
 """
 
 from __future__ import annotations
@@ -18,51 +20,122 @@ Array = Any
 
 
 @reduction
-def _dot(a: Array, x: Array, row: int) -> Any:
-    total = a[0] * 0
-    for j in range(a.shape[0]):
-        total += a[j] * x[row, j]
+def _copy(near: Array, x: Array, rows: Array, first: int, n: int) -> None:
+    """near[e] = x[rows[first + e]]."""
+    for e in range(n):
+        row = rows[first + e]
+        for j in range(x.shape[1]):
+            near[e, j] = x[row, j]
+
+
+@reduction
+def _dots(near: Array, n: int, x: Array, row: int, out: Array, level: int) -> None:
+    """out[level, e] = <near[e], x[row]>."""
+    zero = x[row, 0] * 0
+    e = 0
+    while e + 4 <= n:
+        s0, s1, s2, s3 = zero, zero, zero, zero
+        for j in range(x.shape[1]):
+            value = x[row, j]
+            s0 += near[e, j] * value
+            s1 += near[e + 1, j] * value
+            s2 += near[e + 2, j] * value
+            s3 += near[e + 3, j] * value
+        out[level, e], out[level, e + 1], out[level, e + 2], out[level, e + 3] = s0, s1, s2, s3
+        e += 4
+    while e < n:
+        s0 = zero
+        for j in range(x.shape[1]):
+            s0 += near[e, j] * x[row, j]
+        out[level, e] = s0
+        e += 1
+
+
+@reduction
+def _add(out: Array, row: int, weights: Array, level: int, near: Array, n: int) -> None:
+    """out[row] += sum_e weights[level, e] near[e]."""
+    e = 0
+    while e + 4 <= n:
+        w0, w1, w2, w3 = weights[level, e], weights[level, e + 1], weights[level, e + 2], weights[level, e + 3]
+        for j in range(out.shape[1]):
+            out[row, j] += w0 * near[e, j] + w1 * near[e + 1, j] + w2 * near[e + 2, j] + w3 * near[e + 3, j]
+        e += 4
+    while e < n:
+        w0 = weights[level, e]
+        for j in range(out.shape[1]):
+            out[row, j] += w0 * near[e, j]
+        e += 1
+
+
+@reduction
+def _dot(a: Array, row: int, b: Array, other: int) -> Any:
+    total = a[row, 0] * 0
+    for j in range(a.shape[1]):
+        total += a[row, j] * b[other, j]
     return total
 
 
 @reduction
-def _add(out: Array, scale: Any, x: Array, row: int) -> None:
-    for j in range(out.shape[0]):
-        out[j] += scale * x[row, j]
+def _is_zero(x: Array, row: int) -> bool:
+    total = abs(x[row, 0]) * 0
+    for j in range(x.shape[1]):
+        total += abs(x[row, j])
+    return bool(total == 0)
 
 
 @reduction
-def _softmax(scores: Array, out: Array) -> None:
-    if scores.shape[0] == 0:
+def _softmax(a: Array, level: int, first: int, n: int) -> None:
+    """In place over a[level, first : first + n]."""
+    if n == 0:
         return
-    top = scores[0]
-    for e in range(1, scores.shape[0]):
-        top = max(top, scores[e])
+    top = a[level, first]
+    for e in range(first, first + n):
+        top = max(top, a[level, e])
     total = top * 0
-    for e in range(scores.shape[0]):
-        out[e] = np.exp(scores[e] - top)
-        total += out[e]
-    for e in range(scores.shape[0]):
-        out[e] /= total
+    for e in range(first, first + n):
+        a[level, e] = np.exp(a[level, e] - top)
+        total += a[level, e]
+    for e in range(first, first + n):
+        a[level, e] /= total
 
 
 @reduction
-def _route(p: Array, f: Array, items: Array, a: Array, smallest_norm: Any, out: Array) -> Any:
-    """Out = rn(p + sum_e a_e f_e) with a = softmax <p, f_e>; returns the norm before normalising."""
-    for e in range(items.shape[0]):
-        a[e] = _dot(p, f, items[e])
-    _softmax(a, a)
-    for j in range(p.shape[0]):
-        out[j] = p[j]
-    for e in range(items.shape[0]):
-        _add(out, a[e], f, items[e])
-    square = p[0] * 0
-    for j in range(p.shape[0]):
-        square += out[j] * out[j]
-    norm = max(np.sqrt(square), smallest_norm)
-    for j in range(p.shape[0]):
-        out[j] /= norm
+def _route(states: Array, t: int, near: Array, n: int, a: Array, smallest_norm: Any) -> Any:
+    """states[t + 1] = rn(states[t] + sum_e a_e near_e), a = softmax <states[t], near_e>; returns the norm before rn."""
+    _dots(near, n, states, t, a, t)
+    _softmax(a, t, 0, n)
+    for j in range(states.shape[1]):
+        states[t + 1, j] = states[t, j]
+    _add(states, t + 1, a, t, near, n)
+    norm = max(np.sqrt(_dot(states, t + 1, states, t + 1)), smallest_norm)
+    for j in range(states.shape[1]):
+        states[t + 1, j] /= norm
     return norm
+
+
+@reduction
+def _largest_degree(indptr: Array, lo: int, hi: int) -> int:
+    most = 0
+    for u in range(lo, hi):
+        most = max(most, indptr[u + 1] - indptr[u])
+    return most
+
+
+@reduction
+def _give(
+    grad_f: Array, part: int, item: int, a: Array, slopes: Array, e: int, flows: Array, states: Array, levels: int
+) -> None:
+    """grad_f[part, item] += sum_t a[t, e] flows[t] + slopes[t, e] states[t]."""
+    t = 0
+    while t + 2 <= levels:
+        a0, s0, a1, s1 = a[t, e], slopes[t, e], a[t + 1, e], slopes[t + 1, e]
+        for j in range(flows.shape[1]):
+            grad_f[part, item, j] += a0 * flows[t, j] + s0 * states[t, j] + a1 * flows[t + 1, j] + s1 * states[t + 1, j]
+        t += 2
+    if t < levels:
+        a0, s0 = a[t, e], slopes[t, e]
+        for j in range(flows.shape[1]):
+            grad_f[part, item, j] += a0 * flows[t, j] + s0 * states[t, j]
 
 
 @reduction
@@ -81,23 +154,28 @@ def users_forward(
     out: Array,
 ) -> None:
     """The routed preference, the scores of the edges, their softmax, and preference plus weighted items."""
-    other = np.empty(p.shape[1], p.dtype)
+    width, most = p.shape[1], _largest_degree(indptr, lo, hi)
+    near = np.empty((most, width), p.dtype)
+    states = np.empty((n_routings + 1, width), p.dtype)
+    a = np.empty((n_routings + 1, most), p.dtype)
     for u in range(lo, hi):
-        first, last = indptr[u], indptr[u + 1]
-        mine, a, state = items[first:last], alpha[first:last], routed[u]
-        for j in range(state.shape[0]):
-            state[j] = p[u, j]
-        for _ in range(n_routings):
-            _route(state, f, mine, a, smallest_norm, other)
-            for j in range(state.shape[0]):
-                state[j] = other[j]
-        for e in range(first, last):
-            scores[e] = _dot(state, f, items[e])
-        _softmax(scores[first:last], a)
-        for j in range(state.shape[0]):
-            out[u, j] = state[j]
-        for e in range(first, last):
-            _add(out[u], alpha[e], f, items[e])
+        first = indptr[u]
+        degree = indptr[u + 1] - first
+        _copy(near, f, items, first, degree)
+        for j in range(width):
+            states[0, j] = p[u, j]
+        for t in range(n_routings):
+            _route(states, t, near, degree, a, smallest_norm)
+        _dots(near, degree, states, n_routings, a, n_routings)
+        for e in range(degree):
+            scores[first + e] = a[n_routings, e]
+        _softmax(a, n_routings, 0, degree)
+        for e in range(degree):
+            alpha[first + e] = a[n_routings, e]
+        for j in range(width):
+            routed[u, j] = states[n_routings, j]
+            out[u, j] = states[n_routings, j]
+        _add(out, u, a, n_routings, near, degree)
 
 
 @reduction
@@ -113,16 +191,18 @@ def items_forward(
     alpha: Array,
     out: Array,
 ) -> None:
-    """The softmax of the scores over the slots of each item, and item plus weighted users."""
+    """The softmax of the scores over the slots of each item, and item plus weighted users; `alpha` is (1, n_edges)."""
     for i in range(lo, hi):
         first, last = indptr[i], indptr[i + 1]
         for k in range(first, last):
-            alpha[k] = scores[source[k]]
-        _softmax(alpha[first:last], alpha[first:last])
+            alpha[0, k] = scores[source[k]]
+        _softmax(alpha, 0, first, last - first)
         for j in range(f.shape[1]):
             out[i, j] = f[i, j]
         for k in range(first, last):
-            _add(out[i], alpha[k], routed, slot_users[k])
+            weight, user = alpha[0, k], slot_users[k]
+            for j in range(f.shape[1]):
+                out[i, j] += weight * routed[user, j]
 
 
 @reduction
@@ -136,14 +216,18 @@ def items_backward(
     alpha: Array,
     grad_alpha: Array,
     grad_out: Array,
+    reached: Array,
     grad_scores: Array,
 ) -> None:
-    """The gradient of the scores through the items' softmax."""
+    """The gradient of the scores through the items' softmax, and whether the output of each item has a gradient."""
     for i in range(lo, hi):
         first, last = indptr[i], indptr[i + 1]
+        reached[i] = not _is_zero(grad_out, i)
         mean = grad_out[i, 0] * 0
         for k in range(first, last):
-            slope = _dot(grad_out[i], routed, slot_users[k]) + grad_alpha[k]
+            slope = grad_alpha[k]
+            if reached[i]:
+                slope += _dot(grad_out, i, routed, slot_users[k])
             grad_scores[source[k]] = slope
             mean += alpha[k] * slope
         for k in range(first, last):
@@ -168,69 +252,75 @@ def users_backward(
     grad_alpha: Array,
     grad_out: Array,
     grad_items_out: Array,
+    reached: Array,
     grad_p: Array,
     grad_f: Array,
 ) -> None:
     """The gradients of p and f, for the users of the parts lo … hi-1; each part adds into its own grad_f[part].
 
     The states of all routings are computed anew. Level t < n_routings stands for one routing, the last one for the pass
-    that is not normalised; at each level an edge gives its item `a flow + slope state`, added up over the levels in
-    registers before it goes to memory. slots[e] is the item-side slot of edge e.
+    that is not normalised; at each level an edge gives its item `a flow + slope state`. slots[e] is the item-side slot
+    of edge e.
     """
-    levels, width = n_routings + 1, p.shape[1]
-    most = 0
-    for u in range(bounds[lo], bounds[hi]):
-        most = max(most, indptr[u + 1] - indptr[u])
-    states = np.empty((levels, width), p.dtype)
-    flows = np.empty((levels, width), p.dtype)
-    norms = np.empty(levels, p.dtype)
-    a = np.empty((levels, most), p.dtype)
-    slopes = np.empty((levels, most), p.dtype)
-    back = np.empty(width, p.dtype)
+    last, width = n_routings, p.shape[1]
+    most = _largest_degree(indptr, bounds[lo], bounds[hi])
+    near = np.empty((most, width), p.dtype)
+    states = np.empty((last + 1, width), p.dtype)
+    flows = np.empty((last + 1, width), p.dtype)
+    norms = np.empty(last + 1, p.dtype)
+    a = np.empty((last + 1, most), p.dtype)
+    slopes = np.empty((last + 1, most), p.dtype)
     for part in range(lo, hi):
         for u in range(bounds[part], bounds[part + 1]):
             first = indptr[u]
             degree = indptr[u + 1] - first
-            mine = items[first : first + degree]
+            wanted = not _is_zero(grad_out, u)
+            some = wanted
+            for e in range(first, first + degree):
+                some = some or grad_alpha[e] != 0 or grad_scores[e] != 0 or reached[items[e]]
+            if not some:
+                for j in range(width):
+                    grad_p[u, j] = 0
+                continue
+            _copy(near, f, items, first, degree)
             for j in range(width):
                 states[0, j] = p[u, j]
-            for t in range(n_routings):
-                norms[t] = _route(states[t], f, mine, a[t, :degree], smallest_norm, states[t + 1])
+            for t in range(last):
+                norms[t] = _route(states, t, near, degree, a, smallest_norm)
             for e in range(degree):
-                a[n_routings, e] = alpha[first + e]
+                a[last, e] = alpha[first + e]
             for j in range(width):
-                back[j] = grad_out[u, j]
-            for t in range(n_routings, -1, -1):
-                flow = flows[t]
-                if t == n_routings:
+                grad_p[u, j] = grad_out[u, j]
+            for t in range(last, -1, -1):
+                # grad_p[u] is the gradient of what level t puts out, flow that of the sum inside.
+                if t == last:
                     for j in range(width):
-                        flow[j] = back[j]
+                        flows[t, j] = grad_p[u, j]
                 else:
                     # Through the normalisation; a norm that was clamped is a constant.
-                    along = _dot(back, states, t + 1) if norms[t] > smallest_norm else back[0] * 0
+                    along = _dot(grad_p, u, states, t + 1) if norms[t] > smallest_norm else norms[t] * 0
                     for j in range(width):
-                        flow[j] = (back[j] - states[t + 1, j] * along) / norms[t]
-                mean = back[0] * 0
+                        flows[t, j] = (grad_p[u, j] - states[t + 1, j] * along) / norms[t]
+                        grad_p[u, j] = flows[t, j]
+                if t < last or wanted:
+                    _dots(near, degree, flows, t, slopes, t)
+                else:
+                    for e in range(degree):
+                        slopes[t, e] = 0
+                mean = a[t, 0] * 0
                 for e in range(degree):
-                    slope = _dot(flow, f, mine[e])
-                    if t == n_routings:
-                        slope += grad_alpha[first + e]
-                    slopes[t, e] = slope
-                    mean += a[t, e] * slope
-                for j in range(width):
-                    back[j] = flow[j]
+                    if t == last:
+                        slopes[t, e] += grad_alpha[first + e]
+                    mean += a[t, e] * slopes[t, e]
                 for e in range(degree):
-                    slope = a[t, e] * (slopes[t, e] - mean)
-                    if t == n_routings:
-                        slope += grad_scores[first + e]
-                        _add(back, item_alpha[slots[first + e]], grad_items_out, mine[e])
-                    slopes[t, e] = slope
-                    _add(back, slope, f, mine[e])
-            for j in range(width):
-                grad_p[u, j] = back[j]
+                    slopes[t, e] = a[t, e] * (slopes[t, e] - mean)
+                    if t == last:
+                        slopes[t, e] += grad_scores[first + e]
+                        item = items[first + e]
+                        if reached[item]:
+                            weight = item_alpha[slots[first + e]]
+                            for j in range(width):
+                                grad_p[u, j] += weight * grad_items_out[item, j]
+                _add(grad_p, u, slopes, t, near, degree)
             for e in range(degree):
-                target = grad_f[part, mine[e]]
-                for t in range(levels):
-                    weight, slope, flow, state = a[t, e], slopes[t, e], flows[t], states[t]
-                    for j in range(width):
-                        target[j] += weight * flow[j] + slope * state[j]
+                _give(grad_f, part, items[first + e], a, slopes, e, flows, states, last + 1)
