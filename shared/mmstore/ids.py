@@ -150,8 +150,7 @@ class IdIndex:
 def duplicate_error(keys: Bytes, where: str) -> InvalidIds:
     """The error that names the first repeated id among `keys`."""
     pair = first_duplicate(keys)
-    if pair is None:  # only reached by misuse
-        return InvalidIds(f"{where}: duplicate ids")
+    assert pair is not None, "no id is repeated"
     text = " and ".join(repr(part.decode("utf-8", "replace")) for part in bytes(keys[pair[0]]).split(_PAIR_SEPARATOR))
     return InvalidIds(f"{where}: {text} occurs twice (rows {pair[0]} and {pair[1]}); ids must be unique")
 

@@ -356,7 +356,7 @@ class FeatureSet:
             for i, j in runs(wanted, max_gap=gap, max_span=self._rows_per_read()):
                 low, high = int(wanted[i]), int(wanted[j - 1]) + 1
                 block = np.asarray(data[low:high])
-                if high - low != j - i:  # gaps or repetitions
+                if not bool((np.diff(wanted[i:j]) == 1).all()):  # gaps or repetitions, perhaps as many of each
                     block = block[wanted[i:j] - low]
                 if not np.isfinite(block).all():
                     bad = int(wanted[i:j][~np.isfinite(block).all(axis=1)][0])

@@ -17,7 +17,7 @@ from mmstore import FeatureSet, FeatureStore, Status, StoreError
 from mmstore.spec import DENSE, RAGGED
 from mmstore.testing import ODD_IDS, Content, contents, random_content, tiny_store
 
-FILES = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+FILES = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 
 
 @contextmanager
@@ -73,6 +73,15 @@ def test_rows_follow_the_ids_asked_for(content: Content, data: st.DataObject) ->
     every = st.lists(st.integers(0, len(content) - 1), max_size=20) if len(content) else st.just([])
     with saved(content) as found:
         assert_rows_equal(found, content, data.draw(every))
+
+
+@pytest.mark.parametrize("rows", [[0, 0, 2], [0, 2, 2], [2, 0, 0], [1, 1, 1, 4, 5], [5, 5, 3, 3], [4, 1, 4, 0, 0]])
+@pytest.mark.parametrize("layout", [DENSE, RAGGED])
+def test_as_many_repetitions_as_gaps(rows: list[int], layout: str) -> None:
+    """The rows asked for span as many rows as there are, and are not those rows."""
+    content = random_content(1, ["a", "b", "c", "d", "e", "f"], layout=layout, absent=0.0)
+    with saved(content) as found:
+        assert_rows_equal(found, content, rows)
 
 
 @FILES

@@ -547,6 +547,31 @@ def test_a_disk_that_fills_up_while_finishing(path: Path, layout: str, monkeypat
     assert files(path) == ["reference.h5", "some-set.h5"] and FeatureSet(path).verify() == []
 
 
+@pytest.mark.parametrize("torn", [slice(0, 3000), slice(-900, None)])
+def test_a_torn_last_step_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch, torn: slice) -> None:
+    """Finishing a dense set rewrites HDF5's tables; a kill in the middle of that leaves neither the old nor the new."""
+    import mmstore.steps
+
+    content = random_content(6, IDS)
+    digest = content.save(path.with_name("reference.h5"))
+
+    def die(source: Path, target: Path) -> None:
+        raw = bytearray(source.read_bytes())
+        raw[torn] = bytes(len(raw[torn]))
+        source.write_bytes(raw)
+        raise KeyboardInterrupt
+
+    with content.writer(path) as writer:
+        content.put(writer, range(20))
+        with monkeypatch.context() as patch:
+            patch.setattr(mmstore.steps, "replace_synced", die)
+            with pytest.raises(KeyboardInterrupt):
+                writer.finish()
+    with content.writer(path) as writer:  # a warning that it is begun anew would be an error here
+        assert writer.pending.size == 0 and writer.finish() == digest
+    assert files(path) == ["reference.h5", "some-set.h5"] and FeatureSet(path).verify() == []
+
+
 def test_file_systems_that_cannot_reserve(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(descriptor: int, offset: int, size: int) -> None:
         raise OSError(95, "Operation not supported")
