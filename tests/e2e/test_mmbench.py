@@ -85,6 +85,11 @@ def test_json_is_one_document(place: Path, capsys: pytest.CaptureFixture[str], m
 def test_progress_goes_to_stderr_in_plain_lines(place: Path) -> None:
     done = mmbench("train", "--model", "vbpr", "--seed", "77", *FAST[:-1], "--json", cwd=place)
     json.loads(done.stdout)
+    for line in (
+        "data: toy, split random:0.2,0.2,42: 40 users, 30 items; 240 train, 80 valid, 80 test",
+        "visual: toy, 6 numbers per item: 29 of 30 items have a vector, 1 missing, 0 corrupt; 0 vectors of other items unused",
+    ):
+        assert line in done.stderr
     assert "\r" not in done.stderr
     assert "\x1b" not in done.stderr
 

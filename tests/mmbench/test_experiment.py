@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from mmbench import experiment
+from mmbench import experiment, fit
 from mmbench.config import Recipe, for_model, make_settings, read_recipe
 from mmbench.data.dataset import TestData
 from mmbench.errors import DataError, TrainingError, UsageError
 from mmbench.evaluate import Evaluation
-from mmbench.experiment import Inputs, load_inputs, run, run_folder
+from mmbench.experiment import load_inputs, run, run_folder
+from mmbench.record import Inputs
 from mmbench.progress import Silent
 from mmbench.results import RunFolder
 from mmbench.train import EpochRecord, Trainer
@@ -100,7 +101,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, killed_after: int
 ) -> None:
     whole = train(dataset, tmp_path / "whole", model)
-    monkeypatch.setattr(experiment, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(fit, "SAVE_EVERY_S", 0.0)
     append = RunFolder.append_history
 
     def die(self: RunFolder, record: EpochRecord) -> None:
@@ -179,12 +180,13 @@ def test_a_grid_is_chosen_on_validation_and_scored_once(
 def test_selection_cannot_reach_test_rows() -> None:
     import inspect
 
-    for function in (experiment._train_one, experiment.build, Trainer.__init__):
+    for function in (fit.fit, fit.fit_one, fit.build, Trainer.__init__):
         annotations = " ".join(
             str(parameter.annotation) for parameter in inspect.signature(function).parameters.values()
         )
         assert "Split" not in annotations
         assert TestData.__name__ not in annotations
+    assert not {"Split", "TestData", "load_split"} & set(vars(fit)), "selection knows the type of test data"
 
 
 def test_patience_stops(dataset: Path, tmp_path: Path) -> None:
@@ -229,9 +231,9 @@ def test_an_evaluation_of_a_run_gives_its_own_numbers(dataset: Path, tmp_path: P
 def test_lists_from_elsewhere_are_scored_by_the_same_code(dataset: Path, tmp_path: Path) -> None:
     result = train(dataset, tmp_path / "runs")
     recipe, inputs, folder = prepare(dataset, tmp_path / "runs")
-    model = experiment.build(recipe, inputs.split.training, inputs.features)
+    model = fit.build(recipe, inputs.split.training, inputs.features)
     model.load_weights(folder.load_checkpoint(result.best_epoch))
-    lists = experiment.rank_all(model, inputs.split.training, recipe.evaluation)
+    lists = fit.rank_all(model, inputs.split.training, recipe.evaluation)
     training = inputs.split.training
     rows = [
         (training.user_ids[user], training.item_ids[item], -place)

@@ -109,6 +109,7 @@ def train(
     from mmbench.data.features import parse_wanted
     from mmbench.models import model_class
     from mmbench.progress import make_progress
+    from mmbench.record import Inputs, coverage
 
     progress = make_progress(quiet=quiet)
     if resume is not None:
@@ -133,7 +134,8 @@ def train(
     needs_features = any(model_class(name).uses_features for name in names)
     folder_of_data = require_demo(data, needs_features=needs_features, progress=progress)
     results = []
-    inputs: experiment.Inputs | None = None
+    inputs: Inputs | None = None
+    said: set[str] = set()
     for name in names:
         own, grid_of_own = for_model(name, values, names), for_model(name, tried, names)
         all_seeds = _integers(seeds, "--seed")
@@ -153,6 +155,10 @@ def train(
             )
             recipe.trials()  # every combination is checked before the first one is trained
             resolved, inputs = experiment.load_inputs(recipe, columns, inputs)
+            for line in coverage(inputs):
+                if line not in said:
+                    progress.note(line)
+                    said.add(line)
             results.append(
                 experiment.run(
                     resolved, inputs, experiment.run_folder(out, resolved, inputs), progress=progress, restart=restart

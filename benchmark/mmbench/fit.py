@@ -1,0 +1,195 @@
+"""Training one configuration and choosing among several: all that happens before test data comes into play.
+
+Nothing here knows the type of test data; what is given to these functions is training and validation rows, and features.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from mmbench.config import Evaluation, Recipe, write_recipe
+from mmbench.core.init import Init
+from mmbench.core.interactions import HeldOut
+from mmbench.core.runtime import cpu_seconds
+from mmbench.data.cache import neighbour_cache
+from mmbench.data.dataset import TrainingData
+from mmbench.data.features import ItemFeatures
+from mmbench.errors import UsageError
+from mmbench.evaluate import Evaluation as Scores
+from mmbench.evaluate import RankedLists, evaluate, rank
+from mmbench.metrics import resolve
+from mmbench.models import model_class
+from mmbench.models.base import Features, Recommender
+from mmbench.progress import Progress
+from mmbench.results import RunFolder
+from mmbench.train import EpochRecord, Trainer
+
+SAVE_EVERY_S = float(os.environ.get("MMBENCH_SAVE_EVERY_S", "10"))
+"""Least seconds between two saves of an unfinished training's state."""
+
+
+def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFeatures]) -> Recommender:
+    """The recipe's model with its initial values, on its device."""
+    device = choose_device(recipe.device)
+    vectors = {modality: torch.from_numpy(one.vectors) for modality, one in features.items()}
+    given = Features(vectors, neighbour_cache())
+    model = model_class(recipe.model)(training.train, given, recipe.settings, Init(recipe.seed))
+    return model.to(device)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Raises:
+        UsageError: There is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(
+            f"--device {name}: not available here ({str(error).splitlines()[0]}); try --device cpu"
+        ) from error
+    return device
+
+
+def rank_all(
+    model: Recommender, training: TrainingData, evaluation: Evaluation, users: np.ndarray | None = None
+) -> RankedLists:
+    """The ranked list of every user, or of some, as long as the longest cut-off; training positives are masked."""
+    model.train(False)
+    longest = max(*evaluation.cutoffs, int(evaluation.select_by.partition("@")[2]))
+    rows = np.arange(training.train.n_users) if users is None else users
+    with torch.inference_mode():
+        return rank(
+            model.scorer(),
+            training.train,
+            rows,
+            k=longest,
+            device=next(iter(model.state_dict().values()), torch.empty(0)).device,
+        )
+
+
+def score(lists: RankedLists, training: TrainingData, held_out: HeldOut, evaluation: Evaluation) -> Scores:
+    """All metrics of the recipe on one held-out split."""
+    return evaluate(
+        lists,
+        training.train,
+        held_out,
+        metrics=resolve(evaluation.metrics),
+        cutoffs=evaluation.cutoffs,
+        threshold=evaluation.threshold,
+    )
+
+
+def fit(
+    recipe: Recipe,
+    training: TrainingData,
+    features: Mapping[str, ItemFeatures],
+    folder: RunFolder,
+    progress: Progress,
+) -> tuple[Recipe, RunFolder]:
+    """Train the recipe, or each trial of its grid; the chosen recipe and where its checkpoint is."""
+    if not recipe.grid:
+        fit_one(recipe, training, features, folder, progress)
+        return recipe, folder
+    best: tuple[float, Recipe, RunFolder] | None = None
+    trials = recipe.trials()
+    for number, trial in enumerate(trials):
+        trial_folder = RunFolder(folder.path / "trials" / f"{number:03d}")
+        trial_folder.path.mkdir(parents=True, exist_ok=True)
+        write_recipe(trial_folder.recipe_path, trial)
+        settings = ", ".join(f"{name}={getattr(trial.settings, name):g}" for name in recipe.grid)
+        value = fit_one(
+            trial,
+            training,
+            features,
+            trial_folder,
+            progress,
+            label=f"trial {number + 1}/{len(trials)} {settings}",
+        )
+        if best is None or value > best[0]:
+            best = (value, trial, trial_folder)
+    assert best is not None
+    return best[1], best[2]
+
+
+def fit_one(
+    recipe: Recipe,
+    training: TrainingData,
+    features: Mapping[str, ItemFeatures],
+    folder: RunFolder,
+    progress: Progress,
+    label: str = "",
+) -> float:
+    """Train one configuration to its end and leave the best epoch's model in the folder; its validation value."""
+    selected = recipe.evaluation.select_by
+    name, _, cutoff = selected.partition("@")
+    with_selected = recipe.evaluation.model_copy(
+        update={
+            "metrics": tuple(dict.fromkeys([*recipe.evaluation.metrics, name])),
+            "cutoffs": tuple(sorted({*recipe.evaluation.cutoffs, int(cutoff)})),
+        }
+    )
+    key = f"{resolve([name])[0].name}@{cutoff}"
+
+    def validate(model: Recommender) -> dict[str, float | None]:
+        held_out = training.valid
+        lists = rank_all(model, training, with_selected, np.unique(held_out.users))
+        return score(lists, training, held_out, with_selected).overall
+
+    if folder.path.joinpath("trained.json").is_file():
+        return float(folder.read_json("trained.json")["value"])
+    model = build(recipe, training, features)
+    trainer = Trainer(
+        model,
+        training.train,
+        recipe.settings,
+        validate,
+        metric=key,
+        every=recipe.evaluation.every,
+        patience=recipe.evaluation.patience,
+        seed=recipe.seed,
+    )
+    state = folder.load_state()
+    if state is not None:
+        trainer.restore(*state)
+        progress.note(f"{folder.path}: going on after epoch {trainer.progress.epoch}")
+    folder.truncate_history(trainer.progress.epoch if state is not None else -1)
+    saved, start_cpu = time.monotonic(), cpu_seconds()
+    with progress.task(
+        label or f"{recipe.model} seed {recipe.seed}", trainer.epochs or 1, trainer.progress.epoch
+    ) as task:
+        for record in trainer.run():
+            folder.append_history(record)
+            if record.improved:
+                folder.save_checkpoint(model.weights(), record.epoch)
+            if time.monotonic() - saved >= SAVE_EVERY_S and trainer.epochs:
+                folder.save_state(trainer.tensors(), trainer.progress)
+                saved = time.monotonic()
+            task.advance(1, _describe(record, key, trainer.progress.best_value))
+    stand = trainer.progress
+    folder.write_json(
+        "trained.json",
+        {
+            "best_epoch": stand.best_epoch,
+            "epochs": stand.epoch,
+            "metric": key,
+            "value": stand.best_value,
+            "cpu_s": cpu_seconds() - start_cpu,
+        },
+    )
+    folder.drop_state()
+    return stand.best_value
+
+
+def _describe(record: EpochRecord, key: str, best: float) -> str:
+    loss = sum(record.loss.values())
+    return f"loss {loss:.4f}  best {key} {best:.4f}" if best > float("-inf") else f"loss {loss:.4f}"

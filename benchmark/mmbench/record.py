@@ -1,0 +1,136 @@
+"""What a finished run says about itself: what ran on what, and the values behind its averages."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+import pandas as pd
+import torch
+
+from mmbench import __version__
+from mmbench.config import Recipe
+from mmbench.core import linear
+from mmbench.core.runtime import peak_memory_bytes
+from mmbench.data.dataset import Split, TrainingData
+from mmbench.data.features import ItemFeatures
+from mmbench.evaluate import Evaluation as Scores
+from mmbench.fit import choose_device
+from mmbench.results import FORMAT, FORMAT_VERSION, RunFolder
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """What a recipe names, loaded: the split and the features of its training items."""
+
+    split: Split
+    features: Mapping[str, ItemFeatures]
+
+    @property
+    def digests(self) -> dict[str, Any]:
+        """What a run's name depends on besides its recipe."""
+        return {
+            "training": self.split.training.digest,
+            "test": self.split.test.digest,
+            "features": {modality: features.digest for modality, features in self.features.items()},
+        }
+
+
+def coverage(inputs: Inputs) -> list[str]:
+    """What was read, one line each: the split's counts, each modality's coverage of the items, and what was left out."""
+    training, test = inputs.split.training, inputs.split.test
+    train = training.train
+    lines = [
+        f"data: {training.name}, split {training.split}: {train.n_users:,} users, {train.n_items:,} items; "
+        f"{train.n_edges:,} train, {training.valid.users.size:,} valid, {test.rows.users.size:,} test",
+        *(f"data: {note}" for note in training.notes),
+    ]
+    for modality, one in inputs.features.items():
+        absent = int((~one.present).sum())
+        lines.append(
+            f"{modality}: {one.name}, {one.vectors.shape[1]:,} numbers per item: {int(one.present.sum()):,} of "
+            f"{one.present.size:,} items have a vector, {absent - one.corrupt:,} missing, {one.corrupt:,} corrupt; "
+            f"{one.unused:,} vectors of other items unused"
+        )
+        if one.note:
+            lines.append(f"{modality}: {one.note}")
+    return lines
+
+
+def write_per_user(folder: RunFolder, training: TrainingData, scores: Mapping[str, Scores]) -> None:
+    """Per-user values as Parquet: user_id, split, one column per metric@cut-off."""
+    frames = [
+        pd.DataFrame({"user_id": training.user_ids[one.users], "split": split, **one.per_user})
+        for split, one in scores.items()
+    ]
+    partial = folder.path / "per_user.parquet.partial"
+    pd.concat(frames, ignore_index=True).to_parquet(partial, index=False)
+    partial.replace(folder.path / "per_user.parquet")
+
+
+def run_record(
+    recipe: Recipe, inputs: Inputs, timings: Mapping[str, Any], chosen: int | None, scores: Mapping[str, Scores]
+) -> dict[str, Any]:
+    """What ran on what."""
+    training = inputs.split.training
+    device = choose_device(recipe.device)
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tool": {"name": "mmbench", "version": __version__},
+        "libraries": {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "pandas", "h5py")},
+        "python": platform.python_version(),
+        "device": {
+            "type": str(device),
+            "name": _device_name(device),
+            "threads": torch.get_num_threads(),
+            "products": linear.describe(),
+        },
+        "dataset": {
+            "name": training.name,
+            "split": training.split,
+            "digest": training.digest,
+            "test_digest": inputs.split.test.digest,
+            "n_users": training.train.n_users,
+            "n_items": training.train.n_items,
+            "n_train": training.train.n_edges,
+            "n_valid": int(training.valid.users.size),
+            "n_test": int(inputs.split.test.rows.users.size),
+            "notes": list(training.notes),
+        },
+        "features": {
+            modality: {
+                "name": one.name,
+                "digest": one.digest,
+                "dim": int(one.vectors.shape[1]),
+                "present": int(one.present.sum()),
+                "missing": int((~one.present).sum()),
+                "missing_policy": recipe.missing,
+                "scaling": recipe.scaling,
+                "provenance": dict(one.provenance),
+            }
+            for modality, one in inputs.features.items()
+        },
+        "seeds": {"run": recipe.seed},
+        "settings": recipe.settings.model_dump(mode="json"),
+        "chosen_trial": chosen,
+        "protocol": {
+            "name": recipe.evaluation.protocol,
+            "candidates": "items that occur in training",
+            "masked": "the user's training items, for validation and for test",
+            "selection": f"first best {recipe.evaluation.select_by} on validation, every {recipe.evaluation.every} epochs",
+            "test_scored": "once, after selection",
+            "ties": "score descending, then item id ascending",
+            "users_evaluated": {split: int(one.n_evaluated) for split, one in scores.items()},
+        },
+        "timings": dict(timings),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
