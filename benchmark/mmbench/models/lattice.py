@@ -62,6 +62,8 @@ from mmbench.core.sparse import SparseMatrix, SparsePattern, weighted_product
 from mmbench.core.table import RowTable
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
 
+_BLOCK_BYTES = 32 * 2**20  # of cosines at once: this comes on top of the vectors and their moments
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -194,7 +196,7 @@ class LATTICE(Recommender):
         for m in self.features:
             table, projection = cast(RowTable, self.features[m]), cast(nn.Linear, self.projection[m])
             content.append(table.project(None, projection.weight, projection.bias))  # (n_items, content_dim)
-            lists.append(cosine_knn(content[-1], self.k)[0])
+            lists.append(cosine_knn(content[-1], self.k, block_bytes=_BLOCK_BYTES)[0])
         union, weights = NeighbourUnion.of(*lists), torch.softmax(self.modality_weights, 0)
         cosines = [w * gathered_cosines(x, near) for w, x, near in zip(weights, content, lists, strict=True)]
         share = self.variant.raw_weight

@@ -1,0 +1,82 @@
+"""CPU seconds per training epoch at the published settings, and the peak memory of the process.
+
+Synthetic data of the sizes of Amazon Office, TikTok and Amazon Clothing, with stand-in vectors of the real widths. How an
+item graph's raw neighbours are found is measured elsewhere; here they are random. For one model and size:
+
+    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest tests/benchmarks/test_training.py -m slow -p no:xdist \
+        --benchmark-enable -s -k 'freedom and clothing'
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmbench.config import make_settings
+from mmbench.core.init import Init
+from mmbench.core.interactions import TrainSet
+from mmbench.core.runtime import peak_memory_bytes, tune_process
+from mmbench.models import model_class
+from mmbench.models.base import Features
+from mmbench.train import Trainer
+
+pytestmark = [pytest.mark.slow, pytest.mark.benchmark(timer=time.process_time)]
+
+
+@dataclass(frozen=True)
+class Size:
+    n_users: int
+    n_items: int
+    n_edges: int
+    dims: dict[str, int]
+
+
+SIZES = {
+    "office": Size(4_905, 2_414, 31_118, {"visual": 4096, "textual": 1024}),
+    "tiktok": Size(9_298, 6_245, 59_541, {"visual": 128, "acoustic": 128}),
+    "clothing": Size(39_387, 23_016, 197_338, {"visual": 4096, "textual": 1024}),
+}
+PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {  # where it is not the default
+    ("bm3", "clothing"): {"lr": 1e-2, "n_layers": 2, "dropout": 0.3, "reg_weight": 0.1},
+}
+MODELS = ("lightgcn", "vbpr", "lattice", "bm3", "freedom")
+
+
+def interactions(size: Size, rng: np.random.Generator) -> TrainSet:
+    """Exactly so many pairs, items with a long tail."""
+    n = 4 * size.n_edges
+    items = (size.n_items * rng.random(n) ** 2.5).astype(np.int64)
+    keys = rng.permutation(np.unique(rng.integers(0, size.n_users, n) * size.n_items + items))[: size.n_edges]
+    return TrainSet.from_pairs(keys // size.n_items, keys % size.n_items, size.n_users, size.n_items)
+
+
+def random_neighbours(modality: str, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Each row itself and others at random."""
+    n, generator = len(vectors), torch.Generator().manual_seed(len(modality))
+    others = torch.randint(0, n, (n, k - 1), generator=generator)
+    cosines = torch.rand(n, k, generator=generator).sort(1, descending=True).values
+    return torch.cat([torch.arange(n)[:, None], others], 1), cosines
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", MODELS)
+def test_epoch(name: str, size: str, benchmark: Any) -> None:
+    tune_process()
+    torch.set_num_threads(1)
+    train = interactions(SIZES[size], np.random.default_rng(0))
+    generator = torch.Generator().manual_seed(1)
+    vectors = {m: torch.rand(train.n_items, dim, generator=generator) for m, dim in SIZES[size].dims.items()}
+    config = make_settings(name, {"epochs": 9, **PUBLISHED.get((name, size), {})})
+    model = model_class(name)(train, Features(vectors, random_neighbours), config, Init(1))  # type: ignore[call-arg]
+    trainer = Trainer(model, train, config, lambda _: {"x": 0.0}, metric="x", every=99, patience=None, seed=1)
+    epochs = trainer.run()
+    next(epochs)  # compiles, and fills the moments
+    benchmark.pedantic(lambda: next(epochs), rounds=3 if size != "clothing" else 1)
+    peak = (peak_memory_bytes() or 0) / 2**30
+    print(f"{name}, {size}: {benchmark.stats.stats.min:.2f} CPU s per epoch; peak memory of the process {peak:.2f} GiB")
