@@ -196,7 +196,7 @@ def test_odd_ids_stay_apart(tmp_path: Path) -> None:
         for row, key in enumerate(ODD_IDS):
             assert_rows_equal(found, content, [row])
             assert found.matrix([key])[0].tobytes() == content.vectors[row].tobytes()
-        assert not found.matrix(["07", "7\t", "日", "É"])[1].any()
+        assert not found.matrix(["07", "7\t", "日", "É", "7\0", "\0007", "nan\0"])[1].any()
 
 
 def test_byte_ids_are_taken_without_a_detour(tmp_path: Path) -> None:
