@@ -3,8 +3,7 @@
 Synthetic data of the sizes of Amazon Office, TikTok and Amazon Clothing, with stand-in vectors of the real widths. How an
 item graph's raw neighbours are found is measured elsewhere; here they are random. For one model and size:
 
-    OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest tests/benchmarks/test_training.py -m slow -p no:xdist \
-        --benchmark-enable -s -k 'freedom and clothing'
+    OMP_NUM_THREADS=1 python -m pytest tests/benchmarks/test_training.py -m slow --benchmark-enable -s -k 'freedom and office'
 """
 
 from __future__ import annotations

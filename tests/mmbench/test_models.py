@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -119,6 +121,25 @@ def test_saved_and_loaded_models_score_the_same(
     fresh, _ = make(name, block_train, block_features, seed=99, **preset)
     fresh.load_weights(model.weights())
     assert torch.equal(scores(model, block_train), scores(fresh, block_train))
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    def trainer() -> Trainer:
+        model, config = make(name, block_train, block_features, epochs=4, batch_size=32, lr=0.02, **preset)
+        return Trainer(model, block_train, config, lambda _: {"x": 0.0}, metric="x", every=99, patience=None, seed=3)
+
+    whole, first, second = trainer(), trainer(), trainer()
+    list(whole.run())
+    records = first.run()
+    next(records), next(records)
+    second.restore({key: value.clone() for key, value in first.tensors().items()}, dataclasses.replace(first.progress))
+    list(second.run())
+    expected = whole.tensors()
+    for key, value in second.tensors().items():
+        assert torch.equal(value, expected[key]), key
 
 
 @pytest.mark.parametrize(("name", "preset"), TRAINED)
