@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmbench.core.autograd import apply
+from mmbench.core import parallel
+from mmbench.core.autograd import apply, array
 from mmbench.errors import ShapeError
 
 SMALLEST_NORM = 1e-12
-_BLOCK = 1 << 19  # entries handled at once, so that temporaries stay in the cache
 
 
 def normalise_rows(x: Tensor) -> Tensor:
@@ -44,10 +44,13 @@ class _Normalise(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         y, norm = ctx.saved_tensors
-        out = torch.empty_like(y)
-        step = max(1, _BLOCK // max(1, y.shape[1])) if y.device.type == "cpu" else max(1, y.shape[0])
-        for parts in zip(*(tensor.split(step) for tensor in (grad, y, norm, out)), strict=True):
-            g, unit, length, result = parts
-            along = (g * unit).sum(1, keepdim=True).masked_fill_(length <= SMALLEST_NORM, 0.0)
-            torch.addcmul(g, unit, along, value=-1, out=result).div_(length)
+        if y.device.type != "cpu":
+            along = (grad * y).sum(1, keepdim=True).masked_fill_(norm <= SMALLEST_NORM, 0.0)
+            return torch.addcmul(grad, y, along, value=-1).div_(norm)
+        from mmbench.core.kernels import normalise
+
+        out = torch.empty_like(y, memory_format=torch.contiguous_format)
+        bounds = parallel.split(y.shape[0], work=y.numel())
+        smallest = array(norm).dtype.type(SMALLEST_NORM)
+        parallel.run(normalise.backward, bounds, array(grad), array(y), array(norm), smallest, out.numpy())
         return out

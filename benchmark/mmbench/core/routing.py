@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core import parallel
-from mmbench.core.autograd import array
+from mmbench.core.autograd import apply, array
 from mmbench.core.graph import bipartite, item_order
 from mmbench.core.interactions import TrainSet
 from mmbench.core.sparse import SparseBackend, SparsePattern
@@ -135,6 +135,29 @@ def routing(p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple
     return users, items, alpha
 
 
+def confident_weights(alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruning: bool) -> Tensor:
+    """Each edge's largest confident attention over the modalities, `max_m alpha_m confidence_m`, cut at 0 if pruned.
+
+    Args:
+        alpha: Attention of each edge by modality, shape (n_modalities, n_edges).
+        confidence: Of each node in each modality, shape (n_nodes, n_modalities).
+        nodes: The node whose confidence weighs each edge, shape (n_edges,), int64.
+        pruning: Whether negative weights become 0; the derivative at 0 is 0.
+
+    Returns:
+        Shape (n_edges,); differentiable once with respect to `alpha` and `confidence`.
+
+    Raises:
+        ShapeError: The shapes do not fit.
+    """
+    if alpha.ndim != 2 or confidence.ndim != 2 or alpha.shape != (confidence.shape[1], *nodes.shape):
+        raise ShapeError(f"confident_weights: {[tuple(part.shape) for part in (alpha, confidence, nodes)]} do not fit")
+    if alpha.device.type != "cpu":
+        weights = (alpha * functional.embedding(nodes, confidence).t()).max(0).values
+        return functional.relu(weights) if pruning else weights
+    return apply(_ConfidentWeights, alpha, confidence, nodes, pruning)
+
+
 def routing_reference(p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple[Tensor, Tensor, Tensor]:
     """`routing` in plain torch operations, one row of each per edge: for other devices and as the reference in tests."""
     users, items = graph.users, graph.items
@@ -169,6 +192,7 @@ class _Routing(torch.autograd.Function):
         user_indptr, item_indptr = _indptr(graph)
         routed, r_users, r_items = torch.empty_like(p), torch.empty_like(p), torch.empty_like(f)
         scores, alpha = p.new_empty(graph.n_edges), p.new_empty(2 * graph.n_edges)
+        attention, norms = p.new_empty(n_routings, graph.n_edges), p.new_empty(n_routings, graph.n_users)
         user_alpha, item_alpha = alpha[: graph.n_edges], alpha[graph.n_edges :]
         work = graph.n_edges * p.shape[1]
         parallel.run(
@@ -180,7 +204,7 @@ class _Routing(torch.autograd.Function):
             array(f),
             n_routings,
             _scalar(p),
-            *(tensor.numpy() for tensor in (routed, scores, user_alpha, r_users)),
+            *(tensor.numpy() for tensor in (attention, norms, routed, scores, user_alpha, r_users)),
         )
         parallel.run(
             kernels.items_forward,
@@ -193,8 +217,8 @@ class _Routing(torch.autograd.Function):
             array(f),
             *(tensor.numpy() for tensor in (item_alpha[None], r_items)),
         )
-        ctx.graph, ctx.n_routings = graph, n_routings
-        ctx.save_for_backward(p, f, routed, alpha)
+        ctx.graph = graph
+        ctx.save_for_backward(p, f, attention, norms, routed, alpha)
         return r_users, r_items, alpha
 
     @staticmethod
@@ -202,8 +226,9 @@ class _Routing(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         from mmbench.core.kernels import routing as kernels
 
-        graph, n_routings = ctx.graph, ctx.n_routings
-        p, f, routed, alpha = ctx.saved_tensors
+        graph = ctx.graph
+        p, f, attention, norms, routed, alpha = ctx.saved_tensors
+        n_routings = attention.shape[0]
         n = graph.n_edges
         grad_users, grad_items, grad_alpha = map(array, grads)
         user_indptr, item_indptr = _indptr(graph)
@@ -236,7 +261,8 @@ class _Routing(torch.autograd.Function):
             graph.slots.numpy(),
             array(p),
             array(f),
-            n_routings,
+            attention.numpy(),
+            norms.numpy(),
             _scalar(p),
             array(alpha[:n]),
             array(alpha[n:]),
@@ -249,6 +275,30 @@ class _Routing(torch.autograd.Function):
             grad_f.numpy(),
         )
         return grad_p, grad_f.sum(0) if n_parts > 1 else grad_f[0], None, None
+
+
+class _ConfidentWeights(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, confidence: Tensor, nodes: Tensor, pruning: bool) -> Tensor:
+        from mmbench.core.kernels import routing as kernels
+
+        out, winner = alpha.new_empty(nodes.shape), torch.empty(nodes.shape, dtype=torch.int16)
+        bounds = parallel.split(nodes.numel(), work=alpha.numel())
+        arrays = array(alpha), array(confidence), array(nodes)
+        parallel.run(kernels.confident_forward, bounds, *arrays, pruning, winner.numpy(), out.numpy())
+        ctx.save_for_backward(alpha, confidence, nodes, winner)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        from mmbench.core.kernels import routing as kernels
+
+        alpha, confidence, nodes, winner = ctx.saved_tensors
+        grad_alpha, grad_confidence = alpha.new_zeros(alpha.shape), confidence.new_zeros(confidence.shape)
+        arrays = map(array, (alpha, confidence, nodes, winner, grad, grad_alpha, grad_confidence))
+        kernels.confident_backward(*arrays)
+        return grad_alpha, grad_confidence, None, None
 
 
 def _indptr(graph: RoutingGraph) -> tuple[Any, Any]:

@@ -44,7 +44,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from functools import reduce
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -56,7 +55,7 @@ from mmbench.core.init import Init
 from mmbench.core.linear import linear
 from mmbench.core.losses import bpr_loss, squared_norm
 from mmbench.core.normalise import normalise_rows
-from mmbench.core.routing import EdgeOrder, RoutingGraph, routing
+from mmbench.core.routing import EdgeOrder, RoutingGraph, confident_weights, routing
 from mmbench.core.sampling import Edges
 from mmbench.core.sparse import weighted_product
 from mmbench.errors import UsageError
@@ -176,14 +175,11 @@ class GRCN(Recommender):
 
     def edge_weights(self, alphas: list[Tensor]) -> Tensor:
         """W of the graph's entries, (2 n_edges,), from the α of each modality."""
-        if self.config.weight_mode == "mean":
-            weights = torch.stack(alphas).mean(0)
-        else:
-            if self.config.weight_mode == "confid":
-                confidence = functional.embedding(self.confident, self.confidence).unbind(1)
-                alphas = [alpha * c for alpha, c in zip(alphas, confidence, strict=True)]
-            weights = reduce(torch.maximum, alphas)
-        return functional.relu(weights) if self.config.pruning else weights
+        alpha, mode, pruning = torch.stack(alphas), self.config.weight_mode, self.config.pruning
+        if mode == "confid":
+            return confident_weights(alpha, self.confidence, self.confident, pruning=pruning)
+        weights = alpha.mean(0) if mode == "mean" else alpha.max(0).values
+        return functional.relu(weights) if pruning else weights
 
     def representation(self) -> list[Pair]:
         """The parts whose inner products add up to the scores."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
-from mmbench.core.routing import EdgeOrder, RoutingGraph, routing, routing_reference
+from mmbench.core.routing import EdgeOrder, RoutingGraph, confident_weights, routing, routing_reference
 from mmbench.core.sparse import weighted_product
 from mmbench.errors import ShapeError
 
@@ -147,3 +147,28 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     for wrong in ((p[1:], f, 1), (p, f[:, 1:], 1), (p, f.float(), 1), (p, f, -1)):
         with pytest.raises(ShapeError, match="routing"):
             routing(*wrong[:2], graph, wrong[2])
+
+
+@pytest.mark.parametrize("pruning", [False, True])
+@pytest.mark.parametrize("n_modalities", [1, 2, 3])
+def test_confident_weights_equal_plain_torch(pruning: bool, n_modalities: int) -> None:
+    generator = torch.Generator().manual_seed(n_modalities)
+    nodes = torch.randint(0, 9, (70,), generator=generator)
+    alpha = torch.rand(n_modalities, 70, generator=generator, dtype=torch.float64)
+    confidence = torch.randn(9, n_modalities, generator=generator, dtype=torch.float64)
+    confidence[4] = 0  # relu at exactly zero
+    alpha[:, 3] = 0
+    probe = torch.randn(70, generator=generator, dtype=torch.float64)
+    results = []
+    for plain in (False, True):
+        a, c = alpha.clone().requires_grad_(), confidence.clone().requires_grad_()
+        if plain:
+            weights = (a * c[nodes].T).max(0).values
+            weights = weights.relu() if pruning else weights
+        else:
+            weights = confident_weights(a, c, nodes, pruning=pruning)
+        results.append((weights.detach(), *torch.autograd.grad((weights * probe).sum(), (a, c))))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-15)
+    with pytest.raises(ShapeError, match="do not fit"):
+        confident_weights(alpha[:, :5], confidence, nodes, pruning=pruning)

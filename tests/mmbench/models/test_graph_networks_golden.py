@@ -141,7 +141,7 @@ def moved_loss(p: Renamed, key: str, flat: int, h: float) -> float:
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_stale_inference_ranks_by_the_parameters_before_the_last_step_of_an_epoch(name: str) -> None:
     settings = {"stale_inference": True, "batch_size": cases.BATCH_SIZE["small"]}
-    adapter = Adapter(settings=lambda case: {**ADAPTERS[name].settings(case), **settings})
+    adapter = Adapter(settings=lambda case, preset: {**ADAPTERS[name].settings(case, preset), **settings})
     p = Renamed(name, "paper", "small", adapter)
     seen: dict[int, Tensor] = {}
 

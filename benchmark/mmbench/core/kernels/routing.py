@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.core.kernels.jit import reduction
+from mmbench.core.kernels.jit import kernel, reduction
 
 Array = Any
 
@@ -100,16 +100,23 @@ def _softmax(a: Array, level: int, first: int, n: int) -> None:
 
 
 @reduction
+def _pull(states: Array, t: int, near: Array, n: int, a: Array) -> None:
+    """states[t + 1] = states[t] + sum_e a[t, e] near_e."""
+    for j in range(states.shape[1]):
+        states[t + 1, j] = states[t, j]
+    _add(states, t + 1, a, t, near, n)
+
+
+@reduction
 def _route(states: Array, t: int, near: Array, n: int, a: Array, smallest_norm: Any) -> Any:
     """states[t + 1] = rn(states[t] + sum_e a_e near_e), a = softmax <states[t], near_e>; returns the norm before rn."""
     _dots(near, n, states, t, a, t)
     _softmax(a, t, 0, n)
-    for j in range(states.shape[1]):
-        states[t + 1, j] = states[t, j]
-    _add(states, t + 1, a, t, near, n)
+    _pull(states, t, near, n, a)
     norm = max(np.sqrt(_dot(states, t + 1, states, t + 1)), smallest_norm)
+    scale = 1 / norm
     for j in range(states.shape[1]):
-        states[t + 1, j] /= norm
+        states[t + 1, j] *= scale
     return norm
 
 
@@ -148,12 +155,17 @@ def users_forward(
     f: Array,
     n_routings: int,
     smallest_norm: Any,
+    attention: Array,
+    norms: Array,
     routed: Array,
     scores: Array,
     alpha: Array,
     out: Array,
 ) -> None:
-    """The routed preference, the scores of the edges, their softmax, and preference plus weighted items."""
+    """The routed preference, the scores of the edges, their softmax, and preference plus weighted items.
+
+    `attention` (n_routings, n_edges) and `norms` (n_routings, n_users) keep what the backward needs of each routing.
+    """
     width, most = p.shape[1], _largest_degree(indptr, lo, hi)
     near = np.empty((most, width), p.dtype)
     states = np.empty((n_routings + 1, width), p.dtype)
@@ -165,7 +177,9 @@ def users_forward(
         for j in range(width):
             states[0, j] = p[u, j]
         for t in range(n_routings):
-            _route(states, t, near, degree, a, smallest_norm)
+            norms[t, u] = _route(states, t, near, degree, a, smallest_norm)
+            for e in range(degree):
+                attention[t, first + e] = a[t, e]
         _dots(near, degree, states, n_routings, a, n_routings)
         for e in range(degree):
             scores[first + e] = a[n_routings, e]
@@ -244,7 +258,8 @@ def users_backward(
     slots: Array,
     p: Array,
     f: Array,
-    n_routings: int,
+    attention: Array,
+    norms: Array,
     smallest_norm: Any,
     alpha: Array,
     item_alpha: Array,
@@ -258,16 +273,15 @@ def users_backward(
 ) -> None:
     """The gradients of p and f, for the users of the parts lo … hi-1; each part adds into its own grad_f[part].
 
-    The states of all routings are computed anew. Level t < n_routings stands for one routing, the last one for the pass
-    that is not normalised; at each level an edge gives its item `a flow + slope state`. slots[e] is the item-side slot
-    of edge e.
+    The states of all routings are computed anew from their attention. Level t < n_routings stands for one routing, the
+    last one for the pass that is not normalised; at each level an edge gives its item `a flow + slope state`. slots[e]
+    is the item-side slot of edge e.
     """
-    last, width = n_routings, p.shape[1]
+    last, width = attention.shape[0], p.shape[1]
     most = _largest_degree(indptr, bounds[lo], bounds[hi])
     near = np.empty((most, width), p.dtype)
     states = np.empty((last + 1, width), p.dtype)
     flows = np.empty((last + 1, width), p.dtype)
-    norms = np.empty(last + 1, p.dtype)
     a = np.empty((last + 1, most), p.dtype)
     slopes = np.empty((last + 1, most), p.dtype)
     for part in range(lo, hi):
@@ -286,7 +300,12 @@ def users_backward(
             for j in range(width):
                 states[0, j] = p[u, j]
             for t in range(last):
-                norms[t] = _route(states, t, near, degree, a, smallest_norm)
+                for e in range(degree):
+                    a[t, e] = attention[t, first + e]
+                _pull(states, t, near, degree, a)
+                scale = 1 / norms[t, u]
+                for j in range(width):
+                    states[t + 1, j] *= scale
             for e in range(degree):
                 a[last, e] = alpha[first + e]
             for j in range(width):
@@ -298,9 +317,12 @@ def users_backward(
                         flows[t, j] = grad_p[u, j]
                 else:
                     # Through the normalisation; a norm that was clamped is a constant.
-                    along = _dot(grad_p, u, states, t + 1) if norms[t] > smallest_norm else norms[t] * 0
+                    norm = norms[t, u]
+                    scale = 1 / norm
+                    along = _dot(grad_p, u, states, t + 1) * scale if norm > smallest_norm else norm * 0
                     for j in range(width):
-                        flows[t, j] = (grad_p[u, j] - states[t + 1, j] * along) / norms[t]
+                        flows[t, j] = grad_p[u, j] * scale - states[t + 1, j] * along
+                    for j in range(width):
                         grad_p[u, j] = flows[t, j]
                 if t < last or wanted:
                     _dots(near, degree, flows, t, slopes, t)
@@ -324,3 +346,32 @@ def users_backward(
                 _add(grad_p, u, slopes, t, near, degree)
             for e in range(degree):
                 _give(grad_f, part, items[first + e], a, slopes, e, flows, states, last + 1)
+
+
+@kernel
+def confident_forward(
+    lo: int, hi: int, alpha: Array, confidence: Array, nodes: Array, pruning: bool, winner: Array, out: Array
+) -> None:
+    """out[e] = max_m alpha[m, e] confidence[nodes[e], m] and its m, the first of equals; pruned: 0 and -1 unless > 0."""
+    for e in range(lo, hi):
+        node = nodes[e]
+        best, which = alpha[0, e] * confidence[node, 0], 0
+        for m in range(1, alpha.shape[0]):
+            value = alpha[m, e] * confidence[node, m]
+            if value > best:
+                best, which = value, m
+        if pruning and best <= 0:
+            best, which = best * 0, -1
+        out[e], winner[e] = best, which
+
+
+@kernel
+def confident_backward(
+    alpha: Array, confidence: Array, nodes: Array, winner: Array, grad: Array, grad_alpha: Array, grad_confidence: Array
+) -> None:
+    """Adds to zeros: the gradient of each edge goes to the modality that won it. One thread: edges share nodes."""
+    for e in range(grad.shape[0]):
+        m, node = winner[e], nodes[e]
+        if m >= 0:
+            grad_alpha[m, e] = grad[e] * confidence[node, m]
+            grad_confidence[node, m] += grad[e] * alpha[m, e]
