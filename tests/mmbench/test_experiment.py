@@ -16,8 +16,8 @@ from mmbench.data.dataset import TestData
 from mmbench.errors import DataError, TrainingError, UsageError
 from mmbench.evaluate import Evaluation
 from mmbench.experiment import load_inputs, run, run_folder
-from mmbench.record import Inputs
 from mmbench.progress import Silent
+from mmbench.record import Inputs
 from mmbench.results import RunFolder
 from mmbench.train import EpochRecord, Trainer
 
