@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mmstore import FeatureSet
+
+Image = pytest.importorskip("PIL.Image", reason="needs the extra extract")
 
 FAKE = Path(__file__).with_name("fake_mmx.py")
 MMX = Path(sysconfig.get_path("scripts")) / "mmx"
