@@ -44,7 +44,7 @@ format: setup  ## rewrite files in the common format
 	$(BIN)/ruff check --fix .
 
 bench: setup  ## measure what performance claims rest on
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest tests/benchmarks -m 'not gpu' -p no:xdist --benchmark-enable \
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(or $(ARGS),tests/benchmarks) -m 'not gpu' -p no:xdist --benchmark-enable \
 		--benchmark-columns=min,median,max,rounds --benchmark-sort=name -s
 
 wheel-test: setup  ## the built wheel, core dependencies only, in an environment of its own
