@@ -112,6 +112,6 @@ def _known(error: Exception) -> int | None:
 
     if isinstance(error, StoreError):
         return 1
-    if isinstance(error, OSError) and error.filename is not None:
-        return 1  # no space, no permission: the message has the path
+    if isinstance(error, OSError) and error.errno is not None:
+        return 1  # no space, no permission
     return None

@@ -131,10 +131,16 @@ class RunFolder:
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    _replace(path, lambda partial: save_file(plain, partial, metadata=metadata))
+    try:
+        _replace(path, lambda partial: save_file(plain, partial, metadata=metadata))
+    except SafetensorError as error:
+        raise TrainingError(
+            f"{path}: cannot be written: {error}; make room or choose another --out, then the same command goes on"
+        ) from error
 
 
 def _load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

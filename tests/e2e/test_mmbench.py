@@ -274,6 +274,29 @@ def test_training_needs_no_extra_and_never_imports_mmx(place: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of this kind exist on POSIX systems")
+def test_a_full_disk_ends_with_one_message_and_the_run_goes_on(place: Path) -> None:
+    import resource
+
+    command = [str(SCRIPT), "train", "--model", "vbpr", *FAST, "--out", "full"]
+    done = subprocess.run(
+        command,
+        cwd=place,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000)),
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert not list((place / "full").rglob("metrics.json"))
+    document = json.loads(mmbench(*command[1:], "--json", cwd=place).stdout)
+    whole = json.loads(mmbench(*command[1:-2], "--json", cwd=place).stdout)
+    assert document["test"] == whole["test"]
+
+
 def test_an_impossible_folder_is_an_error_with_the_path(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
