@@ -12,10 +12,12 @@ import torch
 
 from mmbench import experiment, fit
 from mmbench.config import Recipe, for_model, make_settings, read_recipe
+from mmbench.core.adam import Adam
 from mmbench.data.dataset import TestData
 from mmbench.errors import DataError, TrainingError, UsageError
 from mmbench.evaluate import Evaluation
 from mmbench.experiment import load_inputs, run, run_folder
+from mmbench.models import MODELS, model_class
 from mmbench.progress import Silent
 from mmbench.record import Inputs
 from mmbench.results import RunFolder
@@ -119,6 +121,45 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert (whole.path / "metrics.json").read_bytes() == (resumed.path / "metrics.json").read_bytes()
     strip = [{**line, "seconds": 0} for line in RunFolder(whole.path).history()]
     assert strip == [{**line, "seconds": 0} for line in RunFolder(resumed.path).history()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [name for name in MODELS if model_class(name).sampler])
+def test_killed_within_any_step_every_model_ends_with_the_same_bytes(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    settings = {"epochs": 6, "batch_size": 64, "lr": 0.02}
+
+    def ready(out: str) -> tuple[Recipe, Inputs, RunFolder]:
+        recipe = Recipe(
+            data=str(dataset),
+            model=model,
+            settings=make_settings(model, settings),
+            evaluation={"every": 2, "cutoffs": (10,), "select_by": "Recall@10"},  # type: ignore[arg-type]
+        )
+        recipe, inputs = load_inputs(recipe)
+        return recipe, inputs, run_folder(tmp_path / out, recipe, inputs)
+
+    whole = run(*ready("whole"), progress=Silent()).path
+    monkeypatch.setattr(fit, "SAVE_EVERY_S", 0.0)
+    steps = 0
+    adam_step = Adam.step
+
+    def die(self: Adam, lr: float) -> None:
+        nonlocal steps
+        steps -= 1
+        if steps == 0:
+            raise KeyboardInterrupt
+        adam_step(self, lr)
+
+    monkeypatch.setattr(Adam, "step", die)
+    for number, kill in enumerate(np.random.default_rng(0).choice(np.arange(1, 24), 10, replace=False)):
+        steps = int(kill)
+        recipe, inputs, folder = ready(f"killed{number}")
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe, inputs, folder, progress=Silent())
+        resumed = run(*experiment.resume_inputs(folder.path), progress=Silent()).path
+        assert (resumed / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes(), kill
 
 
 def test_another_feature_file_is_another_run(dataset: Path, tmp_path: Path) -> None:
