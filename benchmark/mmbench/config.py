@@ -12,6 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
+from mmbench.core.sparse import SparseBackend
 from mmbench.data.features import MissingPolicy, Scaling
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics import PAPER, resolve
@@ -68,6 +69,7 @@ class Recipe(BaseModel):
     scaling: Scaling = Field("none", description="what is done to the vectors: none (as stored), l2 or standard")
     seed: int = Field(123, description="of initial values, batches and dropout")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    sparse_backend: SparseBackend = Field("torch", description="what multiplies sparse matrices: torch or torch-sparse")
     settings: SerializeAsAny[ModelConfig]
     grid: dict[str, tuple[Any, ...]] = Field({}, description="setting: values to try; validation chooses")
     evaluation: Evaluation = Evaluation()

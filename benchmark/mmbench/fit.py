@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mmbench.config import Evaluation, Recipe, write_recipe
+from mmbench.core import sparse
 from mmbench.core.init import Init
 from mmbench.core.interactions import HeldOut
 from mmbench.core.runtime import cpu_seconds
@@ -34,8 +35,13 @@ SAVE_EVERY_S = float(os.environ.get("MMBENCH_SAVE_EVERY_S", "10"))
 
 
 def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFeatures]) -> Recommender:
-    """The recipe's model with its initial values, on its device."""
+    """The recipe's model with its initial values, on its device.
+
+    Raises:
+        UsageError: The device or the sparse back end is not available here.
+    """
     device = choose_device(recipe.device)
+    sparse.use(recipe.sparse_backend)
     vectors = {modality: torch.from_numpy(one.vectors) for modality, one in features.items()}
     given = Features(vectors, neighbour_cache())
     model = model_class(recipe.model)(training.train, given, recipe.settings, Init(recipe.seed))

@@ -13,7 +13,7 @@ import torch
 
 from mmbench import __version__
 from mmbench.config import Recipe
-from mmbench.core import linear
+from mmbench.core import linear, sparse
 from mmbench.core.runtime import peak_memory_bytes
 from mmbench.data.dataset import Split, TrainingData
 from mmbench.data.features import ItemFeatures
@@ -87,7 +87,7 @@ def run_record(
             "type": str(device),
             "name": _device_name(device),
             "threads": torch.get_num_threads(),
-            "products": linear.describe(),
+            "products": {**linear.describe(), "sparse": sparse.backend()},
         },
         "dataset": {
             "name": training.name,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmbench.core import sparse
 from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import SAMPLERS
@@ -211,3 +212,28 @@ def test_one_and_two_threads_agree(
     # and Adam makes whole steps of what is left; the routing's sums depend on the number of threads in their last bits.
     tolerance = 1e-2 if name == "grcn" else 1e-6
     assert (alone - together).abs().max() <= tolerance * alone.abs().max()
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_the_sparse_back_end_changes_nothing_but_rounding(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    pytest.importorskip("torch_sparse", exc_type=ImportError)
+    gradients = []
+    for backend in ("torch", "torch-sparse"):
+        sparse.use(backend)  # type: ignore[arg-type]
+        try:
+            model, _ = make(name, block_train, block_features, batch_size=64, **preset)
+            model.start_epoch(1, 3)
+            assert model.sampler is not None
+            batch = next(iter(SAMPLERS[model.sampler](block_train, 64, 3, "cpu").epoch(1)))
+            torch.stack(list(model.loss(batch).values())).sum().backward()
+            parts = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+            gradients.append({**parts, "scores": scores(model, block_train)})
+        finally:
+            sparse.use("torch")
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, value in gradients[0].items():
+        torch.testing.assert_close(
+            gradients[1][key], value, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+        )

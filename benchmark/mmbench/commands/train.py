@@ -50,6 +50,13 @@ from mmbench.errors import UsageError
 @click.option("--seed", "seeds", default="123", show_default=True, help="Seeds, comma-separated: one run each.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
+    "--sparse-backend",
+    type=click.Choice(["torch", "torch-sparse"]),
+    default="torch",
+    show_default=True,
+    help="What multiplies sparse matrices; torch-sparse needs pip install 'mmx-mmbench[sparse]'.",
+)
+@click.option(
     "--metrics", default="paper", show_default=True, help="Names, `paper` (six) or `all`; see `mmbench metrics`."
 )
 @click.option("--cutoffs", default="10,20", show_default=True, help="List lengths.")
@@ -79,6 +86,7 @@ def train(
     grid: tuple[str, ...],
     seeds: str,
     device: str,
+    sparse_backend: str,
     metrics: str,
     cutoffs: str,
     select_by: str,
@@ -149,6 +157,7 @@ def train(
                 scaling=scaling,
                 seed=seed,
                 device=device,
+                sparse_backend=sparse_backend,
                 settings=make_settings(name, own),
                 grid=grid_of_own,
                 evaluation=evaluation,

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from mmbench.core.interactions import TrainSet
-from mmbench.core.sparse import SparseBackend, SparseMatrix, SparsePattern
+from mmbench.core.sparse import SparseMatrix, SparsePattern
 from mmbench.errors import ShapeError
 
 DEGREE_EPSILON = 1e-7  # what BM3's and FREEDOM's code adds to each degree
 
 
-def bipartite(train: TrainSet, *, backend: SparseBackend = "torch") -> SparsePattern:
+def bipartite(train: TrainSet) -> SparsePattern:
     """The user-item adjacency A over users and items: (u, i) and (i, u) for each training pair.
 
     The first n_edges entries are the pairs in the order of `train`; the others are sorted by (item, user), see
@@ -28,7 +28,6 @@ def bipartite(train: TrainSet, *, backend: SparseBackend = "torch") -> SparsePat
 
     Args:
         train: The training pairs.
-        backend: What multiplies.
 
     Returns:
         A symmetric pattern of n_users + n_items rows and 2 n_edges entries.
@@ -37,7 +36,7 @@ def bipartite(train: TrainSet, *, backend: SparseBackend = "torch") -> SparsePat
     degree = np.concatenate([train.user_degree, train.popularity])
     indptr = np.concatenate([[0], np.cumsum(degree)]).astype(np.int64)
     indices = np.concatenate([train.items + train.n_users, train.users[order]])
-    return SparsePattern(torch.from_numpy(indptr), torch.from_numpy(indices), degree.size, backend)
+    return SparsePattern(torch.from_numpy(indptr), torch.from_numpy(indices), degree.size)
 
 
 def item_order(train: TrainSet) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -50,7 +49,7 @@ def with_self_loops(pattern: SparsePattern) -> SparsePattern:
     n = _square(pattern)
     loop = torch.arange(n, device=pattern.indices.device)
     rows, columns = torch.cat([pattern.row, loop]), torch.cat([pattern.indices, loop])
-    return SparsePattern.from_edges(rows, columns, (n, n), backend=pattern.backend)[0]
+    return SparsePattern.from_edges(rows, columns, (n, n))[0]
 
 
 def symmetric_normalised(
@@ -119,7 +118,7 @@ class NeighbourUnion:
     diagonal: Tensor
 
     @classmethod
-    def of(cls, *neighbours: Tensor, backend: SparseBackend = "torch") -> NeighbourUnion:
+    def of(cls, *neighbours: Tensor) -> NeighbourUnion:
         """The union of lists of neighbours, each of shape (n, k_m), int64, and of the diagonal."""
         n = neighbours[0].shape[0]
         if any(part.ndim != 2 or part.shape[0] != n for part in neighbours):
@@ -127,7 +126,7 @@ class NeighbourUnion:
         node = torch.arange(n, device=neighbours[0].device)
         rows = torch.cat([node.repeat_interleave(part.shape[1]) for part in neighbours] + [node])
         columns = torch.cat([part.reshape(-1) for part in neighbours] + [node])
-        pattern, entry = SparsePattern.from_edges(rows, columns, (n, n), backend=backend)
+        pattern, entry = SparsePattern.from_edges(rows, columns, (n, n))
         sizes = [part.numel() for part in neighbours]
         *parts, diagonal = torch.split(entry, [*sizes, n])
         return cls(pattern, tuple(e.view(part.shape) for e, part in zip(parts, neighbours, strict=True)), diagonal)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mmbench.core.graph import DEGREE_EPSILON, bipartite, symmetric_normalised
 from mmbench.core.interactions import Index, TrainSet
 from mmbench.core.rng import numpy_rng
-from mmbench.core.sparse import SparseBackend, SparseMatrix
+from mmbench.core.sparse import SparseMatrix
 from mmbench.errors import ShapeError
 
 
@@ -61,10 +61,8 @@ class EdgePruning:
         keys = numpy_rng(self.seed, "pruning", epoch).standard_exponential(self.train.n_edges) / self.weights
         return np.sort(np.argpartition(keys, n)[:n])
 
-    def adjacency(
-        self, epoch: int, *, dtype: torch.dtype = torch.float32, backend: SparseBackend = "torch"
-    ) -> SparseMatrix:
+    def adjacency(self, epoch: int, *, dtype: torch.dtype = torch.float32) -> SparseMatrix:
         """D^-1/2 A D^-1/2 of the kept edges, with the degrees that are left; nodes without an edge have empty rows."""
         edges, train = self.kept(epoch), self.train
         left = TrainSet(train.users[edges], train.items[edges], train.n_users, train.n_items)
-        return symmetric_normalised(bipartite(left, backend=backend), epsilon=DEGREE_EPSILON, dtype=dtype)
+        return symmetric_normalised(bipartite(left), epsilon=DEGREE_EPSILON, dtype=dtype)

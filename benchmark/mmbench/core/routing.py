@@ -32,7 +32,7 @@ from mmbench.core import parallel
 from mmbench.core.autograd import apply, array
 from mmbench.core.graph import bipartite, item_order
 from mmbench.core.interactions import TrainSet
-from mmbench.core.sparse import SparseBackend, SparsePattern
+from mmbench.core.sparse import SparsePattern
 from mmbench.errors import ShapeError
 
 EdgeOrder = Literal["elliot", "aligned"]
@@ -66,19 +66,18 @@ class RoutingGraph:
     confident: Tensor
 
     @classmethod
-    def of(cls, train: TrainSet, *, edge_order: EdgeOrder, backend: SparseBackend = "torch") -> RoutingGraph:
+    def of(cls, train: TrainSet, *, edge_order: EdgeOrder) -> RoutingGraph:
         """The graph of a training set.
 
         Args:
             train: The training pairs.
             edge_order: Which edge's score a slot of the item side gets; see the module's text.
-            backend: What multiplies with `adjacency`.
         """
         users, items = torch.from_numpy(train.users), torch.from_numpy(train.items)
         order = torch.from_numpy(item_order(train))
         source = torch.arange(train.n_edges) if edge_order == "elliot" else order
         confident = torch.cat([users, train.n_users + items[source]])
-        return cls(bipartite(train, backend=backend), train.n_users, users, items, order, source, confident)
+        return cls(bipartite(train), train.n_users, users, items, order, source, confident)
 
     @property
     def n_edges(self) -> int:

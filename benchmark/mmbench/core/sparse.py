@@ -5,8 +5,8 @@ papers: `norm_adj @ x` for all nodes, `item_graph.rows(batch) @ x` for some, `pr
 mean of LightGCN's layers. Where the values are learned (attention, learned graphs), `weighted_product` differentiates
 with respect to them too.
 
-On the CPU the product is a compiled loop; elsewhere it is `torch.sparse`. The back end `torch-sparse` (extra `sparse`)
-gives the same results.
+On the CPU the product is a compiled loop; elsewhere it is `torch.sparse`. `use("torch-sparse")` lets that package (extra
+`sparse`) multiply instead, up to rounding with the same results.
 """
 
 from __future__ import annotations
@@ -24,6 +24,34 @@ from mmbench.errors import ShapeError, UsageError
 
 SparseBackend = Literal["torch", "torch-sparse"]
 
+_backend: SparseBackend = "torch"
+
+
+def use(backend: SparseBackend) -> None:
+    """Say what multiplies sparse matrices from now on in this process.
+
+    Args:
+        backend: `torch` (compiled loops on the CPU, torch.sparse elsewhere) or `torch-sparse`, an optional package.
+
+    Raises:
+        UsageError: torch-sparse is not installed, or does not fit this torch.
+    """
+    global _backend
+    if backend == "torch-sparse":
+        try:
+            import torch_sparse  # noqa: F401
+        except (ImportError, OSError) as error:
+            raise UsageError(
+                f"sparse back end torch-sparse: cannot be imported ({str(error).splitlines()[0]}); "
+                "pip install 'mmx-mmbench[sparse]', or choose the back end torch"
+            ) from error
+    _backend = backend
+
+
+def backend() -> SparseBackend:
+    """What multiplies sparse matrices."""
+    return _backend
+
 
 @dataclass(frozen=True, eq=False)
 class SparsePattern:
@@ -33,25 +61,20 @@ class SparsePattern:
         indptr: Entries before each row, shape (n_rows + 1,), int64.
         indices: Column of each entry, shape (nnz,), int64, ascending within a row.
         n_columns: Number of columns.
-        backend: What multiplies: `torch` (compiled loops on the CPU, torch.sparse elsewhere) or `torch-sparse`.
     """
 
     indptr: Tensor
     indices: Tensor
     n_columns: int
-    backend: SparseBackend = "torch"
 
     @classmethod
-    def from_edges(
-        cls, rows: Tensor, columns: Tensor, shape: tuple[int, int], *, backend: SparseBackend = "torch"
-    ) -> tuple[SparsePattern, Tensor]:
+    def from_edges(cls, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> tuple[SparsePattern, Tensor]:
         """The pattern of the distinct (row, column) pairs, and where each pair went.
 
         Args:
             rows: Row of each edge, shape (n,), int64.
             columns: Column of each edge, shape (n,), int64.
             shape: Number of rows and of columns.
-            backend: What multiplies.
 
         Returns:
             The pattern, and the entry of each edge, shape (n,): `zeros(nnz).index_add(0, entry, weights)` adds up
@@ -70,7 +93,7 @@ class SparsePattern:
         keys, entry = torch.unique(rows * shape[1] + columns, sorted=True, return_inverse=True)
         indptr = rows.new_zeros(shape[0] + 1)
         torch.cumsum(torch.bincount(keys // shape[1], minlength=shape[0]), 0, out=indptr[1:])
-        return cls(indptr, keys % shape[1], shape[1], backend), entry
+        return cls(indptr, keys % shape[1], shape[1]), entry
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -98,11 +121,11 @@ class SparsePattern:
         order = torch.argsort(self.indices, stable=True)
         indptr = self.indptr.new_zeros(self.n_columns + 1)
         torch.cumsum(torch.bincount(self.indices, minlength=self.n_columns), 0, out=indptr[1:])
-        return SparsePattern(indptr, self.row[order], self.shape[0], self.backend), order
+        return SparsePattern(indptr, self.row[order], self.shape[0]), order
 
     def to(self, device: torch.device | str) -> SparsePattern:
         """The same pattern on another device."""
-        return SparsePattern(self.indptr.to(device), self.indices.to(device), self.n_columns, self.backend)
+        return SparsePattern(self.indptr.to(device), self.indices.to(device), self.n_columns)
 
     def multiply(self, values: Tensor, x: Tensor, *, plus: Tensor | None = None) -> Tensor:
         """The product of the matrix with these values and x, plus another matrix; not differentiated.
@@ -117,8 +140,7 @@ class SparsePattern:
         """
         self._check(values, x)
         if not self._compiled(x):
-            torch_sparse = self.backend == "torch-sparse"
-            product = _with_torch_sparse(self, values, x) if torch_sparse else _torch_csr(self, values) @ x
+            product = _with_torch_sparse(self, values, x) if _backend != "torch" else _torch_csr(self, values) @ x
             return product if plus is None else product + plus
         from mmbench.core.kernels import sparse
 
@@ -160,7 +182,7 @@ class SparsePattern:
         return out
 
     def _compiled(self, x: Tensor) -> bool:
-        return self.backend == "torch" and x.device.type == "cpu"
+        return _backend == "torch" and x.device.type == "cpu"
 
     def _check(self, values: Tensor, x: Tensor) -> None:
         if values.shape != (self.nnz,):
@@ -408,17 +430,12 @@ def _sub_matrix(matrix: SparseMatrix, index: Tensor) -> tuple[SparsePattern, Ten
     torch.cumsum(degree, 0, out=indptr[1:])
     shift = torch.repeat_interleave(pattern.indptr[index] - indptr[:-1], degree)
     entry = torch.arange(shift.numel(), device=shift.device) + shift
-    return SparsePattern(indptr, pattern.indices[entry], pattern.n_columns, pattern.backend), matrix.values[entry]
+    return SparsePattern(indptr, pattern.indices[entry], pattern.n_columns), matrix.values[entry]
 
 
 def _with_torch_sparse(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:
-    try:
-        import torch_sparse
-    except ImportError as error:
-        raise UsageError(
-            "sparse back end torch-sparse: the package is not installed; "
-            "pip install 'mmx-mmbench[sparse]', or choose the back end torch"
-        ) from error
+    import torch_sparse
+
     matrix = torch_sparse.SparseTensor(
         rowptr=pattern.indptr, col=pattern.indices, value=values, sparse_sizes=pattern.shape
     )

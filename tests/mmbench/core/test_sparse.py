@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from mmbench.core import sparse
 from mmbench.core.sparse import SparseMatrix, SparsePattern, propagate, weighted_product
-from mmbench.errors import ShapeError
+from mmbench.errors import ShapeError, UsageError
 
 CASES = range(50)
 
@@ -147,14 +150,33 @@ def test_torch_path_equals_the_compiled_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_torch_sparse_gives_the_same() -> None:
-    pytest.importorskip("torch_sparse")
+    pytest.importorskip("torch_sparse", exc_type=ImportError)
     rng = np.random.default_rng(2)
     matrix = random_matrix(rng, torch.float64)
-    pattern = SparsePattern(matrix.pattern.indptr, matrix.pattern.indices, matrix.shape[1], "torch-sparse")
     x = normal(rng, (matrix.shape[1], 6))
-    other = SparseMatrix(pattern, matrix.values)
-    torch.testing.assert_close(other @ x, matrix @ x)
-    torch.testing.assert_close(other.rows(torch.tensor([0])) @ x, matrix.rows(torch.tensor([0])) @ x)
+    index = torch.from_numpy(rng.integers(0, matrix.shape[0], 9))
+    values = matrix.values.clone().requires_grad_()
+
+    def everything() -> list[Tensor]:
+        y, some, weighted = matrix @ x, matrix.rows(index) @ x, weighted_product(matrix.pattern, values, x)
+        gradients = torch.autograd.grad(y.sin().sum() + some.cos().sum() + weighted.sin().sum(), [x, values])
+        return [y, some, weighted, *gradients]
+
+    ours = everything()
+    try:
+        sparse.use("torch-sparse")
+        theirs = everything()
+    finally:
+        sparse.use("torch")
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_an_absent_back_end_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_sparse", None)
+    with pytest.raises(UsageError, match=r"pip install 'mmx-mmbench\[sparse\]'"):
+        sparse.use("torch-sparse")
+    assert sparse.backend() == "torch"
 
 
 def test_repeated_edges_share_an_entry() -> None:
