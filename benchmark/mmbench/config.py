@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -20,6 +20,10 @@ from mmbench.models import model_class
 from mmbench.models.base import ModelConfig
 
 RECIPE_FILE = "recipe.yaml"
+
+
+Approximation = Literal["frozen-features", "lazy-adam", "tf32"]
+"""What may be given up for speed, by name: see `Recipe.approximate`."""
 
 
 class Evaluation(BaseModel):
@@ -70,6 +74,11 @@ class Recipe(BaseModel):
     seed: int = Field(123, description="of initial values, batches and dropout")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     sparse_backend: SparseBackend = Field("torch", description="what multiplies sparse matrices: torch or torch-sparse")
+    approximate: tuple[Approximation, ...] = Field(
+        (),
+        description="frozen-features: content vectors that a model would train stay as stored; lazy-adam: they move only in "
+        "steps that use them; tf32: matrix products on CUDA with 10 bits of mantissa. None of them is the published model",
+    )
     settings: SerializeAsAny[ModelConfig]
     grid: dict[str, tuple[Any, ...]] = Field({}, description="setting: values to try; validation chooses")
     evaluation: Evaluation = Evaluation()
@@ -211,6 +220,20 @@ def parse_settings(options: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"--set {option}: expected NAME=VALUE, e.g. lr=0.001")
         values[key] = parse_value(text)
     return values
+
+
+def parse_approximations(text: str) -> tuple[Approximation, ...]:
+    """`frozen-features,tf32` and the like, sorted.
+
+    Raises:
+        UsageError: There is no such approximation.
+    """
+    known: dict[str, Approximation] = {name: name for name in get_args(Approximation)}
+    names = sorted({part.strip() for part in text.split(",") if part.strip()})
+    for name in names:
+        if name not in known:
+            raise unknown_name("approximation", name, known)
+    return tuple(known[name] for name in names)
 
 
 def parse_grid(options: Sequence[str]) -> dict[str, tuple[Any, ...]]:

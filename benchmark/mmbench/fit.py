@@ -17,6 +17,7 @@ from mmbench.core import sparse
 from mmbench.core.init import Init
 from mmbench.core.interactions import HeldOut
 from mmbench.core.runtime import cpu_seconds
+from mmbench.core.table import RowTable
 from mmbench.data.cache import neighbour_cache
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import ItemFeatures
@@ -35,7 +36,7 @@ SAVE_EVERY_S = float(os.environ.get("MMBENCH_SAVE_EVERY_S", "10"))
 
 
 def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFeatures]) -> Recommender:
-    """The recipe's model with its initial values, on its device.
+    """The recipe's model with its initial values, on its device, with the approximations that the recipe asks for.
 
     Raises:
         UsageError: The device or the sparse back end is not available here.
@@ -45,6 +46,12 @@ def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFea
     vectors = {modality: torch.from_numpy(one.vectors) for modality, one in features.items()}
     given = Features(vectors, neighbour_cache())
     model = model_class(recipe.model)(training.train, given, recipe.settings, Init(recipe.seed))
+    for table in (module for module in model.modules() if isinstance(module, RowTable)):
+        if "lazy-adam" in recipe.approximate:
+            table.update = "lazy"
+        if "frozen-features" in recipe.approximate:
+            table.update = "frozen"
+    torch.set_float32_matmul_precision("high" if "tf32" in recipe.approximate and device.type == "cuda" else "highest")
     return model.to(device)
 
 

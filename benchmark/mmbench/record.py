@@ -115,6 +115,7 @@ def run_record(
             for modality, one in inputs.features.items()
         },
         "seeds": {"run": recipe.seed},
+        "approximate": list(recipe.approximate),
         "settings": recipe.settings.model_dump(mode="json"),
         "chosen_trial": chosen,
         "protocol": {

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmbench import experiment, fit
-from mmbench.config import Recipe, for_model, make_settings, read_recipe
+from mmbench.config import Recipe, for_model, make_settings, parse_approximations, read_recipe
 from mmbench.core.adam import Adam
 from mmbench.data.dataset import TestData
 from mmbench.errors import DataError, TrainingError, UsageError
@@ -331,6 +331,24 @@ def test_settings_of_several_models_find_their_owners() -> None:
 def test_a_grid_may_use_the_names_of_other_frameworks(dataset: Path, tmp_path: Path) -> None:
     recipe, _, _ = prepare(dataset, tmp_path, "bpr-mf", grid={"l_w": (0.1, 0.2)})
     assert [trial.settings.model_dump()["reg_weight"] for trial in recipe.trials()] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(("names", "moves"), [((), True), (("lazy-adam",), True), (("frozen-features",), False)])
+def test_approximations_are_asked_for_and_recorded(
+    dataset: Path, tmp_path: Path, names: tuple[str, ...], moves: bool
+) -> None:
+    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", "freedom", approximate=names)
+    result = run(recipe, inputs, folder, progress=Silent())
+    assert json.loads((result.path / "run.json").read_text())["approximate"] == list(names)
+    weights = folder.load_checkpoint(result.best_epoch)
+    stored = torch.from_numpy(inputs.features["visual"].vectors)
+    assert torch.equal(weights["features.visual.values"], stored) is not moves
+
+
+def test_an_unknown_approximation_is_refused() -> None:
+    assert parse_approximations(" tf32,frozen-features") == ("frozen-features", "tf32")
+    with pytest.raises(UsageError, match="lazy-adam"):
+        parse_approximations("lazyadam")
 
 
 def test_no_device(dataset: Path, tmp_path: Path) -> None:

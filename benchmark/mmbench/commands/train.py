@@ -57,6 +57,12 @@ from mmbench.errors import UsageError
     help="What multiplies sparse matrices; torch-sparse needs pip install 'mmx-mmbench[sparse]'.",
 )
 @click.option(
+    "--approximate",
+    default="",
+    metavar="NAME,…",
+    help="Give up exactness for speed: frozen-features, lazy-adam, tf32.  [default: none]",
+)
+@click.option(
     "--metrics", default="paper", show_default=True, help="Names, `paper` (six) or `all`; see `mmbench metrics`."
 )
 @click.option("--cutoffs", default="10,20", show_default=True, help="List lengths.")
@@ -87,6 +93,7 @@ def train(
     seeds: str,
     device: str,
     sparse_backend: str,
+    approximate: str,
     metrics: str,
     cutoffs: str,
     select_by: str,
@@ -113,7 +120,15 @@ def train(
       mmbench train --resume runs/demo-vbpr-0123456789
     """
     from mmbench import experiment
-    from mmbench.config import Recipe, for_model, make_evaluation, make_settings, parse_grid, parse_settings
+    from mmbench.config import (
+        Recipe,
+        for_model,
+        make_evaluation,
+        make_settings,
+        parse_approximations,
+        parse_grid,
+        parse_settings,
+    )
     from mmbench.data.features import parse_wanted
     from mmbench.models import model_class
     from mmbench.progress import make_progress
@@ -131,6 +146,7 @@ def train(
         raise UsageError(
             "--model is missing; e.g. --model vbpr, or several: --model vbpr,bpr-mf (see `mmbench models`)"
         )
+    chosen_approximations = parse_approximations(approximate)
     values, tried = parse_settings(settings), parse_grid(grid)
     evaluation = make_evaluation(
         metrics=tuple(split_list([metrics])),
@@ -158,6 +174,7 @@ def train(
                 seed=seed,
                 device=device,
                 sparse_backend=sparse_backend,
+                approximate=chosen_approximations,
                 settings=make_settings(name, own),
                 grid=grid_of_own,
                 evaluation=evaluation,

@@ -4,7 +4,8 @@ Dense Adam moves every entry of a table at every step, also those without gradie
 features with 5,000 columns that is gigabytes of memory traffic per step, although a row without gradient follows a
 course that its moments determine. `RowTable` therefore does nothing to such a row until somebody looks at it, and then
 replays the missed steps, each with its own learning rate and bias corrections. The bits are those of the dense update,
-each operation rounded once. "Lazy" or "sparse" Adam, which drop the missed steps, train a different model.
+each operation rounded once. "Lazy" or "sparse" Adam, which drop the missed steps, train a different model; so do tables that
+stay as they start. Both can be asked for, see `Update`.
 
 Source: Kingma & Ba, Adam (ICLR 2015), algorithm 1, with beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,10 @@ from mmbench.core import parallel
 from mmbench.core.autograd import apply, array
 from mmbench.core.linear import linear, product
 from mmbench.errors import ShapeError, TrainingError
+
+Update = Literal["exact", "lazy", "frozen"]
+"""How a `RowTable` follows Adam: every row at every step; only rows with a gradient, the others stay with their moments; or no
+row at all."""
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 _TINY = 1e-20  # values above it are out of reach of updates whose moments are subnormal
@@ -75,6 +80,9 @@ class RowTable(nn.Module):
     Args:
         values: Start, shape (n_rows, dim), float32 or float64, contiguous. Owned and changed in place from now on.
         deferred: Replay missed steps when a row is next used, instead of moving all rows at every step. None: on the CPU.
+
+    Attributes:
+        update: `exact`, unless an approximation is asked for before the first step.
     """
 
     values: Tensor
@@ -90,6 +98,7 @@ class RowTable(nn.Module):
                 f"(got {tuple(values.shape)} of {values.dtype})"
             )
         self._deferred = deferred
+        self.update: Update = "exact"
         self._last_lr = math.inf
         self.register_buffer("values", values.detach())
         self.register_buffer("exp_avg", torch.zeros_like(values))
@@ -119,12 +128,12 @@ class RowTable(nn.Module):
             index: Row numbers, shape (k,), int64, strictly ascending; None for the whole table, without a copy.
 
         Returns:
-            Shape (k, dim). Where gradients are disabled it is `read(index)`.
+            Shape (k, dim). Where gradients are disabled, or the table is frozen, it is `read(index)`.
 
         Raises:
             ShapeError: The row numbers are not strictly ascending.
         """
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or self.update == "frozen":
             return self.read(index)
         self._check(index)
         return self._borrow(index).current.requires_grad_()
@@ -147,7 +156,7 @@ class RowTable(nn.Module):
         """
         if weight.ndim != 2 or weight.shape[1] != self.shape[1]:
             raise ShapeError(f"RowTable: a weight of {tuple(weight.shape)} cannot project rows of {self.shape[1]}")
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled() or self.update == "frozen":
             return linear(self.read(index), weight, bias)
         self._check(index)
         return apply(_Projection, self._anchor, weight, bias, self._borrow(index))
@@ -169,7 +178,7 @@ class RowTable(nn.Module):
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """One Adam step of the whole table: the borrowed rows with their gradient, all others with gradient zero.
+        """One Adam step of the whole table: the borrowed rows with their gradient, all others as `update` says.
 
         Args:
             lr: Learning rate of this step, > 0.
@@ -183,7 +192,12 @@ class RowTable(nn.Module):
             raise TrainingError("RowTable: rows() gave two sets that got a gradient in one step; ask for their union")
         t = int(self.steps) + 1
         scale, correction = lr / (1 - BETA1**t), 1 / math.sqrt(1 - BETA2**t)
-        if self.deferred:
+        if self.update != "exact":
+            if borrowed and self.deferred:  # nothing is ever missed, so there is nothing to replay
+                self._update(borrowed[0], scale, correction)
+            elif borrowed:
+                self._update_some(borrowed[0], scale, correction)
+        elif self.deferred:
             if borrowed:
                 self._update(borrowed[0], scale, correction)
             if lr > self._last_lr:
@@ -304,6 +318,14 @@ class RowTable(nn.Module):
         pieces = (torch.split(tensor, _EAGER_ROWS) for tensor in (self.values, self.exp_avg, self.exp_avg_sq))
         for values, m, v in zip(*pieces, strict=True):
             values -= scale * m / (v.sqrt() * correction + EPSILON)
+
+    def _update_some(self, borrowed: _Borrowed, scale: float, correction: float) -> None:
+        for part, gradient in borrowed.parts():
+            rows = part if borrowed.index is None else borrowed.index[part]
+            m = BETA1 * self.exp_avg[rows] + (1 - BETA1) * gradient
+            v = BETA2 * self.exp_avg_sq[rows] + (1 - BETA2) * (gradient * gradient)
+            self.exp_avg[rows], self.exp_avg_sq[rows] = m, v
+            self.values[rows] -= scale * m / (v.sqrt() * correction + EPSILON)
 
     def _scalar(self) -> type[np.float32] | type[np.float64]:
         return np.float32 if self.values.dtype == torch.float32 else np.float64

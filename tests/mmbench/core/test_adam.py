@@ -318,3 +318,41 @@ def test_saved_state_of_another_model_is_refused() -> None:
     with pytest.raises(TrainingError, match=r"\(3,\)"):
         optimiser.load_state_dict({"weight.exp_avg": torch.zeros(3)})
     assert Adam(nn.Sequential()).state_dict() == {}
+
+
+@pytest.mark.parametrize("deferred", [True, False])
+def test_lazy_moves_rows_with_a_gradient_only(deferred: bool) -> None:
+    table, exact = (RowTable(start(torch.float64), deferred=deferred) for _ in range(2))
+    table.update = "lazy"
+    p = start(torch.float64).numpy().copy()
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for t, step in enumerate(random_steps(2, 60, torch.float64, schedule="falling"), start=1):
+        rows, gradient, lr = step
+        touch(table, step)
+        touch(exact, step)
+        if rows is not None and gradient is not None:
+            r, g = rows.numpy(), gradient.numpy()
+            m[r], v[r] = 0.9 * m[r] + 0.1 * g, 0.999 * v[r] + 0.001 * g**2
+            p[r] -= lr / (1 - 0.9**t) * m[r] / (np.sqrt(v[r] / (1 - 0.999**t)) + 1e-8)
+    np.testing.assert_allclose(table.read().numpy(), p, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(table.read(), exact.read(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("deferred", [True, False])
+def test_frozen_stays_and_lets_the_projection_learn(deferred: bool) -> None:
+    table, weight = (
+        RowTable(start(torch.float64), deferred=deferred),
+        nn.Parameter(torch.ones(3, DIM, dtype=torch.float64)),
+    )
+    table.update = "frozen"
+    model = nn.ModuleDict({"table": table})
+    for legacy in (False, True):
+        optimiser = Adam(model, legacy_zero_grad=legacy)
+        for _ in range(3):
+            optimiser.zero_grad()
+            index = torch.tensor([1, 4])
+            (table.project(index, weight).sum() + (table.rows(index) * weight[0]).sum()).backward()
+            optimiser.step(0.1)
+    assert torch.equal(table.read(), start(torch.float64))
+    assert weight.grad is not None
+    assert bool((weight.grad != 0).any())
