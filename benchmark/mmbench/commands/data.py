@@ -8,18 +8,23 @@ from pathlib import Path
 import click
 
 from mmbench.commands.common import columns_option
+from mmbench.commands.exchange import export, import_
 from mmbench.errors import UsageError
 
 
 @click.group()
 def data() -> None:
-    """Split a dataset, or show what is in it.
+    """Split a dataset, show what is in it, exchange it with other frameworks.
 
     \b
     Examples:
       mmbench data stats my/catalogue
       mmbench data split my/catalogue --test 0.2 --valid 0.1 --name random-42
     """
+
+
+data.add_command(import_)
+data.add_command(export)
 
 
 @data.command()

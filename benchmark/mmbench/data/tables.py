@@ -86,14 +86,42 @@ def read_interactions(path: Path, columns: Mapping[str, str] | None = None) -> I
 
 
 def write_interactions(path: Path, table: InteractionTable) -> None:
-    """Write rows as TSV with a header; ratings and timestamps in the shortest form that reads back equal."""
+    """Write rows as TSV with a header; ratings and timestamps in the shortest form that reads back equal.
+
+    Raises:
+        DataError: An id holds a tab or a line break.
+    """
     frame = pd.DataFrame({"user_id": table.user_ids, "item_id": table.item_ids})
     for name, values in (("rating", table.ratings), ("timestamp", table.timestamps)):
         if values is not None:
-            frame[name] = [repr(int(value)) if float(value).is_integer() else repr(float(value)) for value in values]
+            frame[name] = shortest(values)
+    write_tsv(path, frame)
+
+
+def write_tsv(path: Path, frame: pd.DataFrame, *, header: bool = True) -> None:
+    """Write a table of texts and numbers as tab-separated lines, in one step; nothing is quoted.
+
+    Raises:
+        DataError: A text holds a tab or a line break, for which there is no place.
+    """
+    columns = [[str(value) for value in frame[name]] for name in frame.columns]
+    for name, texts in zip(frame.columns, columns, strict=True):
+        bad = next((text for text in texts if "\t" in text or "\n" in text or "\r" in text), None)
+        if bad is not None:
+            raise DataError(
+                f"{path.name}: {name} {bad!r} holds a tab or a line break, which a line of text cannot hold"
+            )
     partial = path.with_name(path.name + ".partial")
-    frame.to_csv(partial, sep="\t", index=False, quoting=csv.QUOTE_NONE, lineterminator="\n")
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        if header:
+            file.write("\t".join(map(str, frame.columns)) + "\n")
+        file.writelines("\t".join(row) + "\n" for row in zip(*columns, strict=True))
     partial.replace(path)
+
+
+def shortest(values: NDArray[np.float64]) -> list[str]:
+    """Numbers in the shortest form that reads back equal."""
+    return [repr(int(value)) if float(value).is_integer() else repr(float(value)) for value in values]
 
 
 def find_table(folder: Path, stems: Sequence[str]) -> Path | None:

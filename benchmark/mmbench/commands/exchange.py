@@ -1,0 +1,94 @@
+"""`mmbench data import` and `export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mmbench.commands.common import columns_option
+
+_LAYOUTS = ("mmrec", "recbole", "elliot", "microlens", "ducho")
+
+
+@click.command(name="import")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make.")
+@click.option("--format", "format_name", type=click.Choice(["auto", *_LAYOUTS]), default="auto", show_default=True)
+def import_(folder: Path, out: Path, format_name: str) -> None:
+    """Make a dataset folder out of another framework's.
+
+    Interactions, the split, item texts and content vectors, as far as the layout has them; ids are the original ones where
+    the folder says what they are. Ducho's tree holds features alone and goes into a dataset folder that is there already.
+
+    \b
+    Examples:
+      mmbench data import MMRec/data/baby --out data/baby
+      mmbench data import --format recbole ml-100k --out data/ml-100k
+      mmbench data import --format ducho results/ --out data/baby
+    """
+    from mmbench.data.exchange import layout
+    from mmbench.data.exchange.folder import write_dataset, write_features
+
+    name, module = layout(format_name, folder)
+    bundle = module.read(folder)
+    if bundle.parts:
+        write_dataset(bundle, out)
+    else:
+        write_features(bundle, out)
+    rows = ", ".join(f"{part} {len(table):,}" for part, table in bundle.parts.items())
+    click.echo(f"{out}: from {name}{': ' + rows if rows else ''}")
+    for one in bundle.vectors:
+        absent = int((~one.present).sum())
+        click.echo(f"  {one.modality}/{one.name}: {len(one.ids):,} items x {one.matrix.shape[1]:,}, {absent:,} missing")
+    for note in bundle.notes:
+        click.echo(f"  note: {note}")
+
+
+@click.command(name="export")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--format", "format_name", type=click.Choice(["mmrec", "recbole", "elliot"]), required=True)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+@click.option("--split", help="Split name, or random[:TEST,VALID[,SEED]].  [default: the only one]")
+@click.option("--features", multiple=True, metavar="MODALITY=NAME", help="Feature sets to write as well.")
+@click.option(
+    "--missing",
+    type=click.Choice(["error", "mean", "zero"]),
+    default="error",
+    show_default=True,
+    help="What to write for an absent vector.",
+)
+@columns_option
+def export(
+    folder: Path,
+    format_name: str,
+    out: Path,
+    split: str | None,
+    features: tuple[str, ...],
+    missing: str,
+    columns: dict[str, str],
+) -> None:
+    """Write a dataset as another framework reads it, e.g. to run that framework on the same data.
+
+    What the layout cannot hold stands in mmbench-export.json, so that `mmbench data import` gives the same dataset back.
+
+    \b
+    Examples:
+      mmbench data export data/baby --format mmrec --features visual=resnet50 --features textual=minilm --out MMRec/data/baby
+      mmbench data export data/baby --format elliot --split elliot --features visual=resnet50 --missing mean --out baby
+      mmbench data export data/baby --format recbole --out baby
+    """
+    from mmbench.data.exchange import layout
+    from mmbench.data.exchange.bundle import new_folder
+    from mmbench.data.exchange.folder import read_dataset
+    from mmbench.data.features import parse_wanted
+    from mmbench.errors import UsageError
+
+    wanted = parse_wanted(features)
+    if wanted and format_name == "recbole":
+        raise UsageError("--features: RecBole's files have no place for vectors; leave the option out")
+    bundle = read_dataset(folder, split, wanted, columns)
+    with new_folder(out) as partial:
+        layout(format_name, folder)[1].write(bundle, partial, missing)
+    rows = ", ".join(f"{part} {len(table):,}" for part, table in bundle.parts.items())
+    click.echo(f"{out}: {format_name}: {rows}; {len(bundle.vectors)} feature sets")

@@ -1,0 +1,42 @@
+"""Datasets in other frameworks' layouts, read and written: one module and one line of `LAYOUTS` each.
+
+A layout's module has `detect(folder)`, `read(folder)`, an `EXAMPLE` of what its folder holds, and, where it can be written,
+`write(bundle, folder, missing)`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from mmbench.data.exchange import ducho, elliot, microlens, mmrec, recbole
+from mmbench.errors import DataError, unknown_name
+
+LAYOUTS: dict[str, ModuleType] = {
+    "mmrec": mmrec,
+    "recbole": recbole,
+    "microlens": microlens,
+    "elliot": elliot,
+    "ducho": ducho,
+}
+"""In the order in which a folder is tried on them."""
+
+
+def layout(name: str, folder: Path) -> tuple[str, ModuleType]:
+    """The layout of that name; `auto` looks at the folder.
+
+    Raises:
+        UsageError: There is no such layout.
+        DataError: The folder is absent, or looks like none of them.
+    """
+    if name != "auto":
+        if name not in LAYOUTS:
+            raise unknown_name("layout", name, LAYOUTS)
+        return name, LAYOUTS[name]
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder")
+    for key, module in LAYOUTS.items():
+        if module.detect(folder):
+            return key, module
+    looks = "; ".join(f"{key}: {module.EXAMPLE}" for key, module in LAYOUTS.items())
+    raise DataError(f"{folder}: looks like none of the layouts that are understood ({looks}); say which with --format")

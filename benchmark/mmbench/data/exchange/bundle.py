@@ -1,0 +1,282 @@
+"""A dataset in memory, whatever layout it came in, and the small steps that several layouts share."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mmbench.data.dataset import sorted_ids
+from mmbench.data.tables import InteractionTable, shortest
+from mmbench.errors import DataError
+
+SIDECAR = "mmbench-export.json"
+"""What an export says about itself beside the other framework's files, so that importing it gives the same dataset."""
+
+WHOLE = "interactions"
+"""The one part of a dataset that is not split."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vectors:
+    """Content vectors of one modality.
+
+    Attributes:
+        modality: `visual`, `textual`, `audio` or another lower-case name.
+        name: Name of the feature set.
+        ids: Item of each row, distinct, length n.
+        matrix: Shape (n, dim), float32 or float16; rows that are not present hold anything.
+        present: Which rows have a vector, shape (n,).
+        provenance: How the vectors were made, JSON values.
+    """
+
+    modality: str
+    name: str
+    ids: Sequence[str]
+    matrix: NDArray[Any]
+    present: NDArray[np.bool_]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A dataset.
+
+    Attributes:
+        name: The dataset's name.
+        parts: `train`, `valid` and `test`; or `interactions` alone where there is no split; or nothing.
+        split: Name of the split; empty where there is none.
+        items: Texts and other columns of the items, `item_id` first, strings; None where there are none.
+        vectors: Feature sets, at most one of each modality and name.
+        notes: What was guessed or left out, one line each.
+    """
+
+    name: str
+    parts: Mapping[str, InteractionTable]
+    split: str = ""
+    items: pd.DataFrame | None = None
+    vectors: tuple[Vectors, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def ids(self, column: str) -> list[str]:
+        """The distinct `user_ids` or `item_ids` of all parts in ascending order."""
+        arrays = [getattr(table, column) for table in self.parts.values()]
+        return sorted_ids(np.concatenate(arrays)) if arrays else []
+
+
+def require_split(bundle: Bundle, layout: str) -> None:
+    """Refuse a dataset without a split for a layout that can't say so.
+
+    Raises:
+        DataError: There is no split.
+    """
+    if set(bundle.parts) != {"train", "valid", "test"}:
+        raise DataError(
+            f"{bundle.name}: {layout} files hold a split, and this dataset has none; "
+            "make one with `mmbench data split`, or give --split random"
+        )
+
+
+def numbering(ids: Sequence[str]) -> dict[str, int]:
+    """Id to row number."""
+    return {text: row for row, text in enumerate(ids)}
+
+
+def numbered(table: InteractionTable, users: Mapping[str, int], items: Mapping[str, int]) -> pd.DataFrame:
+    """User and item numbers of each row, with rating and timestamp where there are any."""
+    columns: dict[str, Any] = {
+        "user": [users[text] for text in table.user_ids.tolist()],
+        "item": [items[text] for text in table.item_ids.tolist()],
+    }
+    for name, values in (("rating", table.ratings), ("timestamp", table.timestamps)):
+        if values is not None:
+            columns[name] = shortest(values)
+    return pd.DataFrame(columns)
+
+
+def renamed(
+    table: InteractionTable, users: Mapping[str, str], items: Mapping[str, str], where: Path
+) -> InteractionTable:
+    """The table with other ids.
+
+    Raises:
+        DataError: An id has no other.
+    """
+
+    def translate(ids: NDArray[np.object_], names: Mapping[str, str], what: str) -> NDArray[np.object_]:
+        if not names:
+            return ids
+        unknown = next((text for text in ids.tolist() if text not in names), None)
+        if unknown is not None:
+            raise DataError(
+                f"{where}: {what} {unknown} is not in the id mapping; remove the mapping file, or complete it"
+            )
+        return np.array([names[text] for text in ids.tolist()], dtype=object)
+
+    return InteractionTable(
+        translate(table.user_ids, users, "user"),
+        translate(table.item_ids, items, "item"),
+        table.ratings,
+        table.timestamps,
+        table.note,
+    )
+
+
+def read_mapping(path: Path, original: Sequence[str], number: Sequence[str]) -> dict[str, str]:
+    """A table from numbers to ids, tab- or comma-separated; empty where there is no such file.
+
+    Args:
+        path: The file.
+        original: Accepted names, lower case, of the column of ids.
+        number: Accepted names, lower case, of the column of numbers.
+
+    Returns:
+        Number (as text) to id.
+
+    Raises:
+        DataError: The columns are not there, or a number stands for two ids.
+    """
+    if not path.is_file():
+        return {}
+    frame = read_strings(path)
+    names = {str(name).casefold(): name for name in frame.columns}
+    ids, numbers = (next((names[one] for one in accepted if one in names), None) for accepted in (original, number))
+    if ids is None or numbers is None:
+        raise DataError(
+            f"{path}: expected columns {original[0]} and {number[0]}; it has: {', '.join(map(str, frame.columns))}"
+        )
+    for column in (ids, numbers):
+        repeated = frame[column][frame[column].duplicated()]
+        if len(repeated):
+            raise DataError(f"{path}: {column} {repeated.iloc[0]} occurs twice")
+    return dict(zip(frame[numbers].tolist(), frame[ids].tolist(), strict=True))
+
+
+def read_strings(path: Path, *, header: bool = True) -> pd.DataFrame:
+    """A TSV or CSV file as strings: tab-separated if its first line has a tab, whatever its name.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            tabs = "\t" in file.readline()
+        return pd.read_csv(
+            path,
+            sep="\t" if tabs else ",",
+            quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            header=0 if header else None,
+        )
+    except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{path}: not a readable table: {str(error).strip().splitlines()[0]}") from error
+
+
+def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:
+    """A matrix of numbers from a .npy file, not yet in memory.
+
+    Raises:
+        DataError: It is no matrix of float16, float32 or float64, or has another number of rows.
+    """
+    try:
+        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}") from error
+    if matrix.ndim != 2 or matrix.dtype not in (np.float16, np.float32, np.float64):
+        raise DataError(f"{path}: {matrix.shape} of {matrix.dtype} (expected a matrix of float16, float32 or float64)")
+    if n_rows is not None and len(matrix) != n_rows:
+        raise DataError(
+            f"{path}: {len(matrix)} rows for {n_rows} items; rows are matched by item number, so they must agree"
+        )
+    return np.asarray(matrix, np.float32) if matrix.dtype == np.float64 else matrix
+
+
+def filled(vectors: Vectors, ids: Sequence[str], policy: str) -> tuple[NDArray[np.float32], list[int]]:
+    """The vectors in the order of `ids`, absent ones filled, and which rows were absent.
+
+    Args:
+        vectors: One modality.
+        ids: Items in the order in which rows are wanted.
+        policy: `mean` of the present vectors of these items, `zero`, or `error`.
+
+    Raises:
+        DataError: Vectors are absent and the policy is `error`, or none is present.
+    """
+    rows = numbering(vectors.ids)
+    at = np.array([rows.get(item, -1) for item in ids], np.int64)
+    present = at >= 0
+    present[present] = vectors.present[at[present]]
+    if not present.any():
+        raise DataError(f"{vectors.modality}/{vectors.name}: none of the {len(ids)} items has a vector")
+    absent = np.flatnonzero(~present).tolist()
+    if absent and policy == "error":
+        raise DataError(
+            f"{vectors.modality}/{vectors.name}: {len(absent)} items have no vector, e.g. {ids[absent[0]]}; "
+            "say what to write for them: --missing mean or --missing zero"
+        )
+    out = np.zeros((len(ids), vectors.matrix.shape[1]), np.float32)
+    out[present] = vectors.matrix[at[present]]
+    if policy == "mean":
+        out[~present] = out[present].mean(0, dtype=np.float64)
+    return out, absent
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a mapping as JSON."""
+    path.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def first_line(path: Path) -> str:
+    """The first line of a text file, whatever it holds."""
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return file.readline(1 << 16)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no such file.
+
+    Raises:
+        DataError: It is no JSON object.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: expected a JSON object")
+    return values
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears under its name when all of it is there; until then it is `<name>.partial`.
+
+    Raises:
+        DataError: Something of that name is there already, or the folder cannot be written.
+    """
+    import shutil
+
+    if path.exists():
+        raise DataError(f"{path}: exists already; choose another --out, or remove it")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,50 @@
+"""Ducho's output tree: folders `<modality>…/<library>/<model>/<layer>/` of one .npy per item, named by the item.
+
+Features alone; the sets are named `<model>-<layer>`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from mmbench.data.exchange.bundle import Bundle, Vectors
+from mmbench.data.exchange.elliot import MODALITIES, read_folder
+from mmbench.errors import DataError
+
+EXAMPLE = "visual_embeddings/torch/ResNet50/avgpool/B0001.npy"
+
+
+def detect(folder: Path) -> bool:
+    """Whether a folder looks like this layout."""
+    return any(
+        path.is_dir() and _modality(path.name) and next(path.glob("*/**/*.npy"), None) for path in folder.iterdir()
+    )
+
+
+def read(folder: Path) -> Bundle:
+    """The feature sets of a tree."""
+    vectors = []
+    for top in sorted(path for path in folder.iterdir() if path.is_dir()):
+        modality = _modality(top.name)
+        if modality is None:
+            continue
+        for leaf in sorted({path.parent for path in top.rglob("*.npy")}):
+            ids, matrix = read_folder(leaf)
+            levels = leaf.relative_to(top).parts
+            name = re.sub(r"[^a-z0-9._-]+", "-", "-".join(levels[-2:]).casefold()).strip("-.") or "ducho"
+            provenance = {"extractor": "import-ducho", "levels": list(levels)}
+            vectors.append(Vectors(modality, name, ids, matrix, np.ones(len(ids), bool), provenance))
+    if not vectors:
+        raise DataError(f"{folder}: no .npy file below a folder that is named after a modality, e.g. {EXAMPLE}")
+    names = [(one.modality, one.name) for one in vectors]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise DataError(f"{folder}: two sets would be named {'/'.join(repeated)}; use `mmx store import`")
+    return Bundle(folder.resolve().name, {}, vectors=tuple(vectors))
+
+
+def _modality(name: str) -> str | None:
+    return next((modality for prefix, modality in MODALITIES.items() if name.casefold().startswith(prefix)), None)

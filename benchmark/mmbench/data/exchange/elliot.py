@@ -1,0 +1,122 @@
+"""Elliot's files: `train.tsv`, `val.tsv`, `test.tsv` without a header, and a folder of one .npy per item and modality.
+
+    train.tsv val.tsv test.tsv       tab-separated without a header: user, item, rating[, timestamp]
+    visual_features/<item>.npy …     shape (1, dim) or (dim,); any folder name that begins with a modality
+    users.tsv items.tsv              ours: number and original id, with a header
+
+An export numbers users and items from 0, for Elliot's multimodal models place the vectors by enumerating item numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmbench.data.exchange import bundle as b
+from mmbench.data.exchange.bundle import Bundle, Vectors
+from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_tsv
+from mmbench.errors import DataError
+
+STEMS = {"train": ("train",), "valid": ("val", "validation", "valid"), "test": ("test",)}
+MODALITIES = {"visual": "visual", "image": "visual", "textual": "textual", "text": "textual", "audio": "audio"}
+EXAMPLE = "train.tsv, val.tsv, test.tsv, visual_features/0.npy"
+
+
+def detect(folder: Path) -> bool:
+    """Whether a folder looks like this layout."""
+    return bool(find_table(folder, STEMS["train"]) and find_table(folder, STEMS["test"]))
+
+
+def read(folder: Path) -> Bundle:
+    """The dataset of an Elliot folder; ids are the original ones where `users.tsv` and `items.tsv` are there."""
+    users, items = (b.read_mapping(folder / f"{kind}s.tsv", (f"{kind}_id",), ("number",)) for kind in ("user", "item"))
+    given = b.read_json(folder / b.SIDECAR)
+    parts = {}
+    for part, stems in STEMS.items():
+        path = find_table(folder, stems)
+        if path is None:
+            raise DataError(f"{folder}: no file {' or '.join(stems)} (.tsv, .csv); a split needs all three parts")
+        table = b.renamed(read_interactions(path), users, items, path)
+        ratings = table.ratings if given.get("ratings", True) else None
+        parts[part] = InteractionTable(table.user_ids, table.item_ids, ratings, table.timestamps)
+    vectors = tuple(
+        _vectors(path, items, given)
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and next(path.glob("*.npy"), None)
+    )
+    return Bundle(given.get("name", folder.resolve().name), parts, given.get("split", "elliot"), None, vectors)
+
+
+def write(bundle: Bundle, folder: Path, missing: str) -> None:
+    """Write an Elliot folder."""
+    b.require_split(bundle, "Elliot")
+    user_ids, item_ids = bundle.ids("user_ids"), bundle.ids("item_ids")
+    users, items = b.numbering(user_ids), b.numbering(item_ids)
+    for part, stems in STEMS.items():
+        frame = b.numbered(bundle.parts[part], users, items)
+        if "rating" not in frame.columns:
+            frame.insert(2, "rating", 1)
+        write_tsv(folder / f"{stems[0]}.tsv", frame, header=False)
+    for kind, ids in (("user", user_ids), ("item", item_ids)):
+        write_tsv(folder / f"{kind}s.tsv", pd.DataFrame({"number": range(len(ids)), f"{kind}_id": ids}))
+    sets, absent_rows = {}, {}
+    for one in bundle.vectors:
+        matrix, absent = b.filled(one, item_ids, missing)
+        place = folder / f"{one.modality}_features"
+        place.mkdir()
+        for row, vector in enumerate(matrix):
+            np.save(place / f"{row}.npy", vector[None])
+        sets[one.modality] = {"name": one.name, "provenance": dict(one.provenance)}
+        absent_rows[one.modality] = absent
+    rated = all(table.ratings is not None for table in bundle.parts.values())
+    told = {"name": bundle.name, "split": bundle.split, "ratings": rated, "features": sets, "absent": absent_rows}
+    b.write_json(folder / b.SIDECAR, told)
+
+
+def read_folder(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
+    """File stems and vectors of a folder of one .npy per item.
+
+    Raises:
+        DataError: A file is no vector, or they differ in length.
+    """
+    files = sorted(path.glob("*.npy"))
+    first = _vector(files[0])
+    matrix = np.empty((len(files), first.size), np.float32)
+    for row, file in enumerate(files):
+        vector = _vector(file)
+        if vector.size != first.size:
+            raise DataError(
+                f"{file}: {vector.size} numbers, {files[0].name} has {first.size}; all items need equally many"
+            )
+        matrix[row] = vector
+    return [file.name.removesuffix(".npy") for file in files], matrix
+
+
+def _vector(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        vector = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}") from error
+    if vector.dtype.kind != "f" or vector.size == 0 or vector.size != max(vector.shape, default=0):
+        raise DataError(f"{path}: {vector.shape} of {vector.dtype} (expected one vector of floats, (dim,) or (1, dim))")
+    return np.asarray(vector, np.float32).reshape(-1)
+
+
+def _vectors(path: Path, items: dict[str, str], given: dict[str, Any]) -> Vectors:
+    modality = next(
+        (name for prefix, name in MODALITIES.items() if path.name.startswith(prefix)), path.name.partition("_")[0]
+    )
+    stems, matrix = read_folder(path)
+    unknown = next((stem for stem in stems if items and stem not in items), None)
+    if unknown is not None:
+        raise DataError(f"{path / (unknown + '.npy')}: no item of that number in items.tsv")
+    absent = {str(row) for row in given.get("absent", {}).get(modality, [])}
+    source = given.get("features", {}).get(modality, {})
+    provenance = source.get("provenance") or {"extractor": "import-elliot", "folder": path.name}
+    present = np.array([stem not in absent for stem in stems])
+    return Vectors(
+        modality, source.get("name", "elliot"), [items.get(s, s) for s in stems], matrix, present, provenance
+    )

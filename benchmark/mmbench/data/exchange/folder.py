@@ -1,0 +1,108 @@
+"""Our own dataset folder as a bundle, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mmbench.data.dataset import available_splits, read_split
+from mmbench.data.exchange import bundle as b
+from mmbench.data.exchange.bundle import Bundle, Vectors
+from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions, write_tsv
+from mmbench.errors import DataError
+from mmstore import FeatureSetWriter, FeatureStore
+
+
+def read_dataset(
+    data: Path, split: str | None, wanted: Mapping[str, str], columns: Mapping[str, str] | None = None
+) -> Bundle:
+    """A dataset folder, with one split and some feature sets.
+
+    Args:
+        data: The folder.
+        split: As for `load_split`; None: the only split, or the interactions as they are where there is none.
+        wanted: Feature sets, modality to name.
+        columns: Column roles of the interaction files.
+
+    Raises:
+        DataError: Something is absent or unreadable.
+        UsageError: There is no such split or set.
+    """
+    if not data.is_dir():
+        raise DataError(f"{data}: no such dataset folder")
+    whole = find_table(data, ("interactions",))
+    parts: dict[str, InteractionTable]
+    if split is None and not available_splits(data) and whole is not None:
+        parts, name = {b.WHOLE: _plain(read_interactions(whole, columns))}, ""
+    else:
+        tables = read_split(data, split, columns)
+        parts, name = {part: _plain(table) for part, table in tables.parts.items()}, tables.name
+    item_file = find_table(data, ("items",))
+    items = b.read_strings(item_file) if item_file is not None and ".tsv" in item_file.suffixes else None
+    store = FeatureStore(data / "features")
+    vectors = []
+    for modality, set_name in wanted.items():
+        with store.open(modality, set_name) as features:
+            if features.source != "item" or features.layout != "dense":
+                raise DataError(f"{features.path}: {features.source} / {features.layout} features cannot be exported")
+            ids = features.ids.tolist()
+            matrix, present = features.matrix(ids, dtype=features.dtype)
+            vectors.append(Vectors(modality, set_name, ids, matrix, present, features.provenance))
+    return Bundle(data.resolve().name, parts, name, items, tuple(vectors))
+
+
+def write_dataset(bundle: Bundle, out: Path) -> None:
+    """Write a dataset folder: `interactions.tsv` or `splits/<name>/`, `items.tsv`, `features/`, `dataset.json`.
+
+    Raises:
+        DataError: `out` is there already, or cannot be written.
+        StoreError: A vector is not finite.
+    """
+    with b.new_folder(out) as partial:
+        if set(bundle.parts) == {b.WHOLE}:
+            write_interactions(partial / "interactions.tsv", bundle.parts[b.WHOLE])
+        elif bundle.parts:
+            place = partial / "splits" / bundle.split
+            place.mkdir(parents=True)
+            for part, table in bundle.parts.items():
+                write_interactions(place / f"{part}.tsv", table)
+        if bundle.items is not None:
+            write_tsv(partial / "items.tsv", bundle.items)
+        write_features(bundle, partial)
+        counts = {part: len(table) for part, table in bundle.parts.items()}
+        b.write_json(partial / "dataset.json", {"name": bundle.name, "counts": counts})
+
+
+def write_features(bundle: Bundle, data: Path) -> None:
+    """Write the vectors into the store of a dataset folder.
+
+    Raises:
+        DataError: A vector holds NaN or infinity.
+        StoreError: Another set of that name is there.
+    """
+    for one in bundle.vectors:
+        matrix = np.asarray(one.matrix)
+        bad = np.flatnonzero(one.present & ~np.isfinite(matrix).all(1))
+        if bad.size:
+            raise DataError(
+                f"{one.modality}/{one.name}: the vector of {one.ids[bad[0]]} holds NaN or infinity ({bad.size} such)"
+            )
+        path = data / "features" / one.modality / f"{one.name}.h5"
+        provenance = {key: value for key, value in one.provenance.items() if key != "created"}
+        dtype = "float16" if matrix.dtype == np.float16 else "float32"
+        with FeatureSetWriter(
+            path, modality=one.modality, dim=matrix.shape[1], ids=list(one.ids), dtype=dtype, provenance=provenance
+        ) as writer:
+            rows, absent = np.flatnonzero(one.present), np.flatnonzero(~one.present)
+            for start in range(0, rows.size, 4096):
+                part = rows[start : start + 4096]
+                writer.write(part, matrix[part])
+            if absent.size:
+                writer.mark_missing(absent)
+            writer.finish()
+
+
+def _plain(table: InteractionTable) -> InteractionTable:
+    return InteractionTable(table.user_ids, table.item_ids, table.ratings, table.timestamps)

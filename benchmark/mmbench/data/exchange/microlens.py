@@ -1,0 +1,71 @@
+"""MicroLens: `*_pairs.csv` (or .tsv with a user's items in order) and `*_titles.csv`.
+
+MicroLens-50k_pairs.csv      user, item, timestamp
+MicroLens-50k_pairs.tsv      user, tab, items separated by spaces, oldest first; read only if there is no .csv
+MicroLens-50k_titles.csv     item, title
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mmbench.data.exchange import bundle as b
+from mmbench.data.exchange.bundle import Bundle
+from mmbench.data.tables import InteractionTable, read_interactions
+from mmbench.errors import DataError
+
+EXAMPLE = "MicroLens-50k_pairs.csv, MicroLens-50k_titles.csv"
+
+
+def detect(folder: Path) -> bool:
+    """Whether a folder looks like this layout."""
+    return bool(list(folder.glob("*_pairs.csv")) or list(folder.glob("*_pairs.tsv")))
+
+
+def read(folder: Path) -> Bundle:
+    """The dataset of a MicroLens folder."""
+    notes: tuple[str, ...] = ()
+    path = _one(folder, "*_pairs.csv")
+    if path is not None:
+        table = read_interactions(path)
+    else:
+        path = _one(folder, "*_pairs.tsv")
+        if path is None:
+            raise DataError(f"{folder}: expected one *_pairs.csv or *_pairs.tsv")
+        table = _sequences(path)
+        notes = (f"{path.name} has no times: the place in a user's list stands for the timestamp",)
+    items, titles = None, _one(folder, "*_titles.csv")
+    if titles is not None:
+        items = b.read_strings(titles, header=True)
+        if "item" not in items.columns or "title" not in items.columns:
+            items = b.read_strings(titles, header=False)
+            if items.shape[1] != 2:
+                raise DataError(f"{titles}: {items.shape[1]} columns (expected item and title)")
+            items.columns = items.columns.map({0: "item", 1: "title"})
+        items = items[["item", "title"]].rename(columns={"item": "item_id"})
+    name = path.name.partition("_pairs")[0].casefold()
+    return Bundle(name, {b.WHOLE: table}, items=items, notes=notes)
+
+
+def _one(folder: Path, pattern: str) -> Path | None:
+    found = sorted(folder.glob(pattern))
+    if len(found) > 1:
+        raise DataError(f"{folder}: both {found[0].name} and {found[1].name}; keep one of them")
+    return found[0] if found else None
+
+
+def _sequences(path: Path) -> InteractionTable:
+    users: list[str] = []
+    items: list[str] = []
+    times: list[float] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        user, tab, listed = line.partition("\t")
+        if not (user and tab and listed.split()):
+            raise DataError(f"{path}: line {number}: expected a user, a tab and items separated by spaces")
+        for place, item in enumerate(listed.split(), start=1):
+            users.append(user)
+            items.append(item)
+            times.append(float(place))
+    return InteractionTable(np.array(users, object), np.array(items, object), None, np.array(times))

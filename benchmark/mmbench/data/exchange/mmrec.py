@@ -1,0 +1,117 @@
+"""MMRec's folder: `<name>.inter` with `x_label`, `image_feat.npy`, `text_feat.npy`, id mappings.
+
+<name>.inter          tab-separated, header userID itemID [rating] [timestamp] x_label; 0 train, 1 valid, 2 test
+i_id_mapping.csv      optional, tab-separated: original id (asin), itemID
+u_id_mapping.csv      optional, tab-separated: original id (user_id), userID
+image_feat.npy …      row k belongs to itemID k
+missed_image.csv …    optional (ours): item numbers whose row stands in for an absent vector
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmbench.data.exchange import bundle as b
+from mmbench.data.exchange.bundle import Bundle, Vectors
+from mmbench.data.tables import InteractionTable, read_interactions, write_tsv
+from mmbench.errors import DataError
+
+LABELS = ("train", "valid", "test")
+FILES = {"visual": "image_feat.npy", "textual": "text_feat.npy", "audio": "audio_feat.npy"}
+EXAMPLE = "baby/baby.inter, image_feat.npy, text_feat.npy"
+
+
+def detect(folder: Path) -> bool:
+    """Whether a folder looks like this layout."""
+    path = _interactions(folder)
+    return path is not None and b.first_line(path).rstrip("\n").endswith("x_label")
+
+
+def read(folder: Path) -> Bundle:
+    """The dataset of an MMRec folder; ids are the original ones where the mappings are there."""
+    path = _interactions(folder)
+    if path is None:
+        raise DataError(f"{folder}: expected exactly one .inter file with a column x_label")
+    columns = {"user_id": "userID", "item_id": "itemID"}
+    frame = b.read_strings(path)
+    if "x_label" not in frame.columns:
+        raise DataError(f"{path}: no column x_label; if this is a RecBole file, use --format recbole")
+    labels = frame["x_label"].to_numpy()
+    wrong = sorted(set(labels.tolist()) - {"0", "1", "2"})
+    if wrong:
+        raise DataError(f"{path}: x_label {wrong[0]!r} (expected 0, 1 or 2)")
+    table = read_interactions(path, {role: name for role, name in columns.items() if name in frame.columns})
+    users = b.read_mapping(folder / "u_id_mapping.csv", ("user_id", "reviewerid", "original"), ("userid",))
+    items = b.read_mapping(folder / "i_id_mapping.csv", ("asin", "item_id", "original"), ("itemid",))
+    given = b.read_json(folder / b.SIDECAR)
+    numbers = table.item_ids
+    table = b.renamed(table, users, items, path)
+    parts = {part: table.take(labels == str(label)) for label, part in enumerate(LABELS)}
+    vectors = tuple(
+        _vectors(folder, modality, file, items, numbers, given)
+        for modality, file in FILES.items()
+        if (folder / file).is_file()
+    )
+    notes = () if items else ("no i_id_mapping.csv: the item numbers are taken as ids",)
+    name, split = given.get("name", folder.resolve().name), given.get("split", "mmrec")
+    return Bundle(name, _without_ratings(parts, given), split, None, vectors, notes)
+
+
+def write(bundle: Bundle, folder: Path, missing: str) -> None:
+    """Write an MMRec folder."""
+    b.require_split(bundle, "MMRec")
+    user_ids, item_ids = bundle.ids("user_ids"), bundle.ids("item_ids")
+    users, items = b.numbering(user_ids), b.numbering(item_ids)
+    frames = []
+    for label, part in enumerate(LABELS):
+        frame = b.numbered(bundle.parts[part], users, items).rename(columns={"user": "userID", "item": "itemID"})
+        frames.append(frame.assign(x_label=label))
+    write_tsv(folder / f"{bundle.name}.inter", pd.concat(frames, ignore_index=True))
+    write_tsv(folder / "u_id_mapping.csv", pd.DataFrame({"user_id": user_ids, "userID": range(len(user_ids))}))
+    write_tsv(folder / "i_id_mapping.csv", pd.DataFrame({"asin": item_ids, "itemID": range(len(item_ids))}))
+    sets = {}
+    for one in bundle.vectors:
+        if one.modality not in FILES:
+            raise DataError(
+                f"{one.modality}/{one.name}: MMRec has no place for this modality (it has: {', '.join(FILES)})"
+            )
+        matrix, absent = b.filled(one, item_ids, missing)
+        np.save(folder / FILES[one.modality], matrix)
+        if absent:
+            _missed(folder, one.modality).write_text("".join(f"{row}\n" for row in absent), encoding="utf-8")
+        sets[one.modality] = {"name": one.name, "provenance": dict(one.provenance)}
+    b.write_json(folder / b.SIDECAR, {"name": bundle.name, "split": bundle.split, "features": sets})
+
+
+def _interactions(folder: Path) -> Path | None:
+    found = sorted(folder.glob("*.inter"))
+    return found[0] if len(found) == 1 else None
+
+
+def _missed(folder: Path, modality: str) -> Path:
+    return folder / f"missed_{FILES[modality].removesuffix('_feat.npy')}.csv"
+
+
+def _vectors(
+    folder: Path, modality: str, file: str, items: dict[str, str], numbers: Any, given: dict[str, Any]
+) -> Vectors:
+    matrix = b.load_matrix(folder / file, len(items) or None)
+    largest = max(map(int, numbers.tolist()))
+    if largest >= len(matrix):
+        raise DataError(f"{folder / file}: {len(matrix)} rows, but item {largest} occurs in the interactions")
+    present = np.ones(len(matrix), bool)
+    missed = _missed(folder, modality)
+    if missed.is_file():
+        present[[int(line) for line in missed.read_text(encoding="utf-8").split()]] = False
+    ids = [items.get(str(row), str(row)) for row in range(len(matrix))]
+    source = given.get("features", {}).get(modality, {})
+    provenance = source.get("provenance") or {"extractor": "import-mmrec", "file": file}
+    return Vectors(modality, source.get("name", "mmrec"), ids, matrix, present, provenance)
+
+
+def _without_ratings(parts: dict[str, InteractionTable], given: dict[str, Any]) -> dict[str, InteractionTable]:
+    return {name: InteractionTable(t.user_ids, t.item_ids, t.ratings, t.timestamps) for name, t in parts.items()}

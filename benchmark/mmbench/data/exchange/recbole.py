@@ -1,0 +1,83 @@
+"""RecBole's atomic files: `<name>.inter` or its three parts, `<name>.item`.
+
+    <name>.inter                            tab-separated, header user_id:token item_id:token [rating:float] [timestamp:float]
+    <name>.{train,valid,test}.inter         the same, already split (RecBole's benchmark_filename)
+    <name>.item                             item_id:token and further columns, texts as token_seq
+
+There is no place for content vectors; they stay in the feature store.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from mmbench.data.exchange import bundle as b
+from mmbench.data.exchange.bundle import Bundle
+from mmbench.data.tables import InteractionTable, read_interactions, shortest, write_tsv
+from mmbench.errors import DataError
+
+PARTS = ("train", "valid", "test")
+EXAMPLE = "ml-100k/ml-100k.inter, ml-100k.item"
+
+
+def detect(folder: Path) -> bool:
+    """Whether a folder looks like this layout."""
+    first = next(iter(sorted(folder.glob("*.inter"))), None)
+    return first is not None and ":token" in b.first_line(first)
+
+
+def read(folder: Path) -> Bundle:
+    """The dataset of a folder of atomic files."""
+    name, paths = _parts(folder)
+    parts = {part: _plain(read_interactions(path)) for part, path in paths.items()}
+    item_file = folder / f"{name}.item"
+    items, notes = None, []
+    if item_file.is_file():
+        items = b.read_strings(item_file)
+        items.columns = pd.Index([str(column).partition(":")[0] for column in items.columns])
+        if "item_id" not in items.columns:
+            raise DataError(f"{item_file}: no column item_id:token; it has: {', '.join(items.columns)}")
+        items = items[["item_id", *(column for column in items.columns if column != "item_id")]]
+    unused = sorted(path.name for path in folder.iterdir() if path.suffix in (".user", ".kg", ".link", ".net"))
+    if unused:
+        notes.append(f"not read: {', '.join(unused)}")
+    return Bundle(name, parts, "recbole" if len(parts) == 3 else "", items, (), tuple(notes))
+
+
+def write(bundle: Bundle, folder: Path, missing: str) -> None:
+    """Write atomic files; vectors are left out."""
+    for part, table in bundle.parts.items():
+        columns = {"user_id:token": table.user_ids, "item_id:token": table.item_ids}
+        frame = pd.DataFrame(columns)
+        for role, values in (("rating", table.ratings), ("timestamp", table.timestamps)):
+            if values is not None:
+                frame[f"{role}:float"] = shortest(values)
+        stem = bundle.name if part == b.WHOLE else f"{bundle.name}.{part}"
+        write_tsv(folder / f"{stem}.inter", frame)
+    if bundle.items is not None:
+        typed = {column: f"{column}:token_seq" for column in bundle.items.columns}
+        write_tsv(folder / f"{bundle.name}.item", bundle.items.rename(columns={**typed, "item_id": "item_id:token"}))
+
+
+def _plain(table: InteractionTable) -> InteractionTable:
+    return InteractionTable(table.user_ids, table.item_ids, table.ratings, table.timestamps)
+
+
+def _parts(folder: Path) -> tuple[str, dict[str, Path]]:
+    """The dataset's name, and the file of each part."""
+    files = {path.name.removesuffix(".inter"): path for path in sorted(folder.glob("*.inter"))}
+    named = {name.rpartition(".")[0]: name for name in files if name.rpartition(".")[2] in PARTS}
+    if len(named) == 1:
+        name = next(iter(named))
+        absent = [part for part in PARTS if f"{name}.{part}" not in files]
+        if absent:
+            raise DataError(f"{folder}: no {name}.{absent[0]}.inter; a split needs all three parts")
+        return name, {part: files[f"{name}.{part}"] for part in PARTS}
+    if len(files) == 1:
+        name, path = next(iter(files.items()))
+        return name, {b.WHOLE: path}
+    raise DataError(
+        f"{folder}: expected one .inter file or the three parts of one dataset; found: {', '.join(files) or 'none'}"
+    )

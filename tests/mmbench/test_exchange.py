@@ -1,0 +1,233 @@
+"""Other frameworks' layouts: what is written is read back as it was, and what people have is understood."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mmbench.commands.exchange import export, import_
+from mmbench.data.dataset import load_split, sorted_ids
+from mmbench.data.exchange import LAYOUTS, layout
+from mmbench.data.exchange.bundle import WHOLE, Bundle, Vectors
+from mmbench.data.exchange.folder import read_dataset, write_dataset
+from mmbench.data.tables import InteractionTable
+from mmbench.errors import DataError, UsageError
+from mmstore import FeatureSet
+
+PARTS = ("train", "valid", "test")
+IDS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=1, max_size=6)
+
+
+@st.composite
+def bundles(draw: st.DrawFn) -> Bundle:
+    users = draw(st.lists(IDS, min_size=2, max_size=6, unique=True))
+    items = draw(st.lists(IDS, min_size=2, max_size=8, unique=True))
+    rated, timed = draw(st.booleans()), draw(st.booleans())
+    numbers = st.floats(0, 1e9, allow_nan=False)
+    parts = {}
+    for part in PARTS:
+        n = draw(st.integers(1, 8))
+        pick = st.lists(st.integers(0, 99), min_size=n, max_size=n)
+        columns = [
+            np.array(draw(st.lists(numbers, min_size=n, max_size=n))) if wanted else None for wanted in (rated, timed)
+        ]
+        parts[part] = InteractionTable(
+            np.array([users[k % len(users)] for k in draw(pick)], object),
+            np.array([items[k % len(items)] for k in draw(pick)], object),
+            *columns,
+        )
+    seen = sorted_ids(np.concatenate([table.item_ids for table in parts.values()]))
+    present = np.array([True, *draw(st.lists(st.booleans(), min_size=len(seen) - 1, max_size=len(seen) - 1))])
+    matrix = np.random.default_rng(draw(st.integers(0, 9))).normal(size=(len(seen), 3)).astype(np.float32)
+    return Bundle("toy", parts, "fixed", None, (Vectors("visual", "vgg", seen, matrix, present, {"k": 1}),))
+
+
+def same_tables(a: Bundle, b: Bundle) -> None:
+    assert list(a.parts) == list(b.parts)
+    for part, table in a.parts.items():
+        other = b.parts[part]
+        assert table.user_ids.tolist() == other.user_ids.tolist()
+        assert table.item_ids.tolist() == other.item_ids.tolist()
+        for mine, theirs in ((table.ratings, other.ratings), (table.timestamps, other.timestamps)):
+            assert (mine is None) == (theirs is None)
+            if mine is not None and theirs is not None:
+                np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("name", ["mmrec", "elliot"])
+@given(bundle=bundles())
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_exported_comes_back(name: str, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp(name)
+    LAYOUTS[name].write(bundle, folder, "mean")
+    assert layout("auto", folder)[0] == name
+    back = LAYOUTS[name].read(folder)
+    assert (back.name, back.split) == ("toy", "fixed")
+    same_tables(bundle, back)
+    (ours,), (theirs,) = bundle.vectors, back.vectors
+    assert (theirs.modality, theirs.name, theirs.provenance) == ("visual", "vgg", {"k": 1})
+    place = {item: row for row, item in enumerate(theirs.ids)}
+    for item, vector, present in zip(ours.ids, ours.matrix, ours.present, strict=True):
+        assert theirs.present[place[item]] == present
+        if present:
+            np.testing.assert_array_equal(theirs.matrix[place[item]], vector)
+
+
+@given(bundle=bundles())
+@settings(max_examples=25, deadline=None)
+def test_recbole_files_come_back_with_split_and_texts(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("recbole")
+    ids = bundle.ids("item_ids")
+    items = pd.DataFrame({"item_id": ids, "title": [f"the {text}" for text in ids]})
+    LAYOUTS["recbole"].write(Bundle("toy", bundle.parts, "fixed", items), folder, "error")
+    assert layout("auto", folder)[0] == "recbole"
+    back = LAYOUTS["recbole"].read(folder)
+    same_tables(bundle, back)
+    pd.testing.assert_frame_equal(back.items, items, check_dtype=False)  # type: ignore[arg-type]
+
+
+def test_a_dataset_folder_goes_out_and_in(tmp_path: Path) -> None:
+    """Through the commands: our folder to MMRec and to Elliot and back gives the same digest of data and features."""
+    first = Bundle(
+        "shop",
+        {
+            part: InteractionTable(
+                np.array(["u1", "u2", "u1"], object),
+                np.array(["007", "a/b", "日本"], object),
+                np.array([5.0, 3, 4.5]),
+                None,
+            )
+            for part in PARTS
+        },
+        "mine",
+        pd.DataFrame({"item_id": ["007", "a/b", "日本"], "title": ["x", "", 'say "y"']}),
+        (
+            Vectors(
+                "textual", "t", ["a/b", "日本", "007"], np.eye(3, 4, dtype=np.float32), np.array([True, False, True])
+            ),
+        ),
+    )
+    write_dataset(first, tmp_path / "shop")
+    before = load_split(tmp_path / "shop")
+    runner = CliRunner()
+    for name in ("mmrec", "elliot"):
+        out, again = tmp_path / name, tmp_path / f"{name}-back"
+        options = ["--format", name, "--features", "textual=t", "--out", str(out)]
+        refused = runner.invoke(export, [str(tmp_path / "shop"), *options])
+        assert isinstance(refused.exception, DataError)
+        assert "日本" in str(refused.exception)
+        assert not out.exists()
+        done = runner.invoke(export, [str(tmp_path / "shop"), *options, "--missing", "mean"], catch_exceptions=False)
+        assert done.exit_code == 0
+        done = runner.invoke(import_, [str(out), "--out", str(again)], catch_exceptions=False)
+        assert f"from {name}: train 3, valid 3, test 3" in done.output
+        after = load_split(again)
+        assert after.training.digest == before.training.digest
+        assert after.test.digest == before.test.digest
+        with (
+            FeatureSet(again / "features/textual/t.h5") as theirs,
+            FeatureSet(tmp_path / "shop/features/textual/t.h5") as ours,
+        ):
+            ids = ["007", "a/b", "日本"]
+            for mine, other in zip(ours.matrix(ids), theirs.matrix(ids), strict=True):
+                np.testing.assert_array_equal(mine, other)
+        again_refused = runner.invoke(import_, [str(out), "--out", str(again)])
+        assert "exists already" in str(again_refused.exception)
+
+
+def test_mmrec_without_mappings_keeps_the_numbers(tmp_path: Path) -> None:
+    (tmp_path / "baby.inter").write_text("userID\titemID\trating\tx_label\n0\t1\t5.0\t0\n0\t0\t4\t1\n1\t1\t1\t2\n")
+    np.save(tmp_path / "image_feat.npy", np.ones((2, 3)))
+    bundle = LAYOUTS["mmrec"].read(tmp_path)
+    assert bundle.parts["valid"].item_ids.tolist() == ["0"]
+    assert bundle.vectors[0].ids == ["0", "1"]
+    assert "taken as ids" in bundle.notes[0]
+    np.save(tmp_path / "image_feat.npy", np.ones((1, 3)))
+    with pytest.raises(DataError, match="item 1 occurs"):
+        LAYOUTS["mmrec"].read(tmp_path)
+    (tmp_path / "i_id_mapping.csv").write_text("asin\titemID\nB0\t0\nB1\t1\n")
+    with pytest.raises(DataError, match="1 rows for 2 items"):
+        LAYOUTS["mmrec"].read(tmp_path)
+    (tmp_path / "image_feat.npy").unlink()
+    assert LAYOUTS["mmrec"].read(tmp_path).parts["test"].item_ids.tolist() == ["B1"]
+    (tmp_path / "i_id_mapping.csv").write_text("asin\titemID\nB0\t0\n")
+    with pytest.raises(DataError, match="item 1 is not in the id mapping"):
+        LAYOUTS["mmrec"].read(tmp_path)
+    (tmp_path / "baby.inter").write_text("userID\titemID\tx_label\n0\t1\t3\n")
+    with pytest.raises(DataError, match="x_label '3'"):
+        LAYOUTS["mmrec"].read(tmp_path)
+
+
+def test_microlens_with_times_or_with_sequences(tmp_path: Path) -> None:
+    (tmp_path / "MicroLens-50k_titles.csv").write_text('item,title\n1,"cats, dogs"\n2,\n')
+    (tmp_path / "MicroLens-50k_pairs.tsv").write_text("7\t2 1\n8\t1\n")
+    name, module = layout("auto", tmp_path)
+    assert name == "microlens"
+    bundle = module.read(tmp_path)
+    table = bundle.parts[WHOLE]
+    assert list(zip(table.user_ids, table.item_ids, table.timestamps, strict=True)) == [  # type: ignore[arg-type]
+        ("7", "2", 1),
+        ("7", "1", 2),
+        ("8", "1", 1),
+    ]
+    assert bundle.items is not None
+    assert bundle.items.to_numpy().tolist() == [["1", "cats, dogs"], ["2", ""]]
+    (tmp_path / "MicroLens-50k_pairs.csv").write_text("user,item,timestamp\n7,2,1583378629552\n")
+    assert module.read(tmp_path).parts[WHOLE].timestamps.tolist() == [1583378629552.0]
+    (tmp_path / "MicroLens-50k_titles.csv").write_text("1,a\n2,b\n")
+    assert module.read(tmp_path).items.to_numpy().tolist() == [["1", "a"], ["2", "b"]]
+
+
+def test_duchos_tree_goes_into_the_store(tmp_path: Path) -> None:
+    for row, item in enumerate(("B1", "a.v1")):
+        for layer in ("avgpool", "layer4"):
+            place = tmp_path / "out/visual_embeddings/torch/ResNet50" / layer
+            place.mkdir(parents=True, exist_ok=True)
+            np.save(place / f"{item}.npy", np.full((1, 4), row, np.float32))
+    done = CliRunner().invoke(import_, [str(tmp_path / "out"), "--out", str(tmp_path / "data")], catch_exceptions=False)
+    assert "visual/resnet50-avgpool: 2 items x 4" in done.output
+    with FeatureSet(tmp_path / "data/features/visual/resnet50-layer4.h5") as features:
+        assert features.matrix(["a.v1"])[0].tolist() == [[1, 1, 1, 1]]
+    np.save(tmp_path / "out/visual_embeddings/torch/ResNet50/avgpool/B2.npy", np.ones(5, np.float32))
+    with pytest.raises(DataError, match="5 numbers"):
+        LAYOUTS["ducho"].read(tmp_path / "out")
+
+
+def test_damaged_files_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    with pytest.raises(DataError, match="looks like none"):
+        layout("auto", source)
+    with pytest.raises(UsageError, match="mmrec"):
+        layout("mmrecs", source)
+    (source / "train.tsv").write_text("1\t2\t5\n")
+    (source / "test.tsv").write_text("1\t2\t5\n")
+    result = CliRunner().invoke(import_, [str(source), "--out", str(tmp_path / "out")])
+    assert "no file val" in str(result.exception)
+    (source / "val.tsv").write_text("1\t2\t5\n")
+    (source / "visual_x").mkdir()
+    (source / "visual_x/2.npy").write_bytes(b"\x93NUMPY broken")
+    result = CliRunner().invoke(import_, [str(source), "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, DataError)
+    np.save(source / "visual_x/2.npy", np.array([1.0, np.nan]))
+    result = CliRunner().invoke(import_, [str(source), "--out", str(tmp_path / "out")])
+    assert "NaN" in str(result.exception)
+    assert not list(tmp_path.glob("out*"))
+    np.save(source / "visual_x/2.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    result = CliRunner().invoke(import_, [str(source), "--out", str(tmp_path / "out")])
+    assert isinstance(result.exception, DataError)
+
+
+def test_no_split_no_mmrec(tmp_path: Path) -> None:
+    (tmp_path / "interactions.tsv").write_text("user_id\titem_id\n" + "".join(f"u{k % 3}\ti{k}\n" for k in range(30)))
+    bundle = read_dataset(tmp_path, None, {})
+    assert list(bundle.parts) == [WHOLE]
+    with pytest.raises(DataError, match="--split random"):
+        LAYOUTS["mmrec"].write(bundle, tmp_path, "error")
+    assert list(read_dataset(tmp_path, "random", {}).parts) == list(PARTS)
