@@ -38,7 +38,8 @@ from mmbench.errors import ShapeError
 EdgeOrder = Literal["elliot", "aligned"]
 
 _SMALLEST_NORM = 1e-12  # torch.nn.functional.normalize's
-_MOST_PARTS = 8  # each thread's own copy of the item gradient in the backward
+_MOST_PARTS = 4  # copies of the item gradient in the backward; no more threads than that take part in it
+_PART_WORK = 1 << 16  # multiply-adds below which a further part costs more than it saves
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,14 +247,14 @@ class _Routing(torch.autograd.Function):
             reached,
             grad_scores.numpy(),
         )
-        bounds = parallel.split(graph.n_users, work=work * (4 * n_routings + 4), indptr=user_indptr)
-        n_parts = min(bounds.size - 1, _MOST_PARTS)
-        bounds = bounds[np.linspace(0, bounds.size - 1, n_parts + 1).astype(np.int64)]
+        work *= 4 * n_routings + 4
+        bounds = _parts(user_indptr, work)
+        n_parts = bounds.size - 1
         grad_p, grad_f = torch.empty_like(p, memory_format=torch.contiguous_format), f.new_zeros(n_parts, *f.shape)
         grad_f[0] = torch.from_numpy(grad_items)
         parallel.run(
             kernels.users_backward,
-            np.arange(n_parts + 1),
+            parallel.split(n_parts, work=work),
             bounds,
             user_indptr,
             graph.items.numpy(),
@@ -273,7 +274,9 @@ class _Routing(torch.autograd.Function):
             grad_p.numpy(),
             grad_f.numpy(),
         )
-        return grad_p, grad_f.sum(0) if n_parts > 1 else grad_f[0], None, None
+        for part in grad_f[1:]:
+            grad_f[0] += part
+        return grad_p, grad_f[0], None, None
 
 
 class _ConfidentWeights(torch.autograd.Function):
@@ -298,6 +301,14 @@ class _ConfidentWeights(torch.autograd.Function):
         arrays = map(array, (alpha, confidence, nodes, winner, grad, grad_alpha, grad_confidence))
         kernels.confident_backward(*arrays)
         return grad_alpha, grad_confidence, None, None
+
+
+def _parts(indptr: Any, work: int) -> Any:
+    """Bounds of the user ranges that sum an item gradient each; they, and so its last bits, know nothing of threads."""
+    n_parts = max(1, min(_MOST_PARTS, indptr.size - 1, work // _PART_WORK))
+    bounds = np.searchsorted(indptr, np.arange(n_parts + 1) / n_parts * indptr[-1])
+    bounds[0], bounds[-1] = 0, indptr.size - 1
+    return bounds
 
 
 def _indptr(graph: RoutingGraph) -> tuple[Any, Any]:

@@ -121,7 +121,7 @@ def test_weights_belong_to_the_entries_of_the_adjacency() -> None:
     assert (elliot[n:] - train.n_users).tolist() == train.items.tolist()
 
 
-def test_threads_agree() -> None:
+def test_threads_do_not_change_a_bit() -> None:
     rng = np.random.default_rng(0)
     train = TrainSet.from_pairs(rng.integers(0, 900, 9000), rng.integers(0, 400, 9000), 900, 400)
     graph = RoutingGraph.of(train, edge_order="aligned")
@@ -136,8 +136,7 @@ def test_threads_agree() -> None:
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0][:4], other[:4], strict=True))
-        torch.testing.assert_close(results[0][4], other[4], rtol=1e-6, atol=1e-6)
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
