@@ -4,8 +4,10 @@ BIN := .venv/bin
 CORE := .venv-core/bin
 EXTRAS := extract,tune,report,dev
 SEEDS := 1,2,3,4,5
+# MODELS=vbpr,freedom and EPOCHS=5 make a reproduction a quick look.
+CHOICES = $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: help setup demo test test-all check format bench wheel-test clean
+.PHONY: help setup demo reproduce-tiktok test test-all check format bench wheel-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -26,6 +28,13 @@ demo: setup  ## the main job, end to end, on the embedded catalogue
 	$(BIN)/mmbench train --data data/demo --model most-popular,item-knn,bpr-mf,content-knn,vbpr,freedom --seed $(SEEDS) \
 		--features visual=colour-hog --features textual=tfidf-lsa --features audio=mfcc \
 		--scaling l2 --set epochs=150 --set lr=0.01 --set reg_weight=0.1 --set freedom.lr=0.005 --set freedom.reg_weight=0.001
+
+reproduce-tiktok: setup  ## all models on TikTok, three seeds: TIKTOK=FOLDER with train, validation, test and *_feat.npy
+	@test -n "$(TIKTOK)" || { echo 'error: say where the data is: make reproduce-tiktok TIKTOK=FOLDER (docs/reproducing.md)' >&2; exit 2; }
+	@mkdir -p data/tiktok && cp "$(TIKTOK)"/train.tsv "$(TIKTOK)"/validation.tsv "$(TIKTOK)"/test.tsv data/tiktok/
+	$(BIN)/mmx store import --format npy --modality visual --name tiktok-image "$(TIKTOK)"/image_feat.npy --data data/tiktok
+	$(BIN)/mmx store import --format npy --modality audio --name tiktok-audio "$(TIKTOK)"/audio_feat.npy --data data/tiktok
+	$(BIN)/mmbench reproduce recipes/tiktok.yaml --protocol grid --seed $(or $(SEED),123,124,125) $(CHOICES) --out runs/tiktok --report report/tiktok
 
 test: setup  ## the whole default suite
 	$(BIN)/python -m pytest -n auto

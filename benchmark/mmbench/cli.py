@@ -48,6 +48,7 @@ class LazyGroup(click.Group):
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("mmbench.commands.train:train", "Train models and print their validation and test metrics."),
+    "reproduce": ("mmbench.commands.reproduce:reproduce", "Do published studies again and report ours beside theirs."),
     "evaluate": ("mmbench.commands.evaluate:evaluate", "Score a finished run, or lists made anywhere else."),
     "data": ("mmbench.commands.data:data", "Split a dataset, or show what is in it."),
     "models": ("mmbench.commands.registries:models", "List the models and their settings."),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbench.core.splits import TEST, TRAIN, VALID, random_per_user
+from mmbench.core.splits import TEST, TRAIN, VALID, eighths_per_user, random_per_user
 from mmbench.data.tables import read_interactions
 from mmbench.errors import ShapeError
 
@@ -66,3 +66,28 @@ def test_the_elliot_split_of_amazon_baby_is_reproduced_row_for_row(real_data: Pa
     rows = np.unique(users[order].astype(str), return_inverse=True)[1]
     parts = random_per_user(rows, test_ratio=0.2, valid_ratio=0.1, seed=42)
     np.testing.assert_array_equal(parts, published[order])
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=120), st.integers(0, 5))
+def test_eighths_hold_out_what_the_rule_says(users: list[int], seed: int) -> None:
+    rows = np.array(users)
+    parts = eighths_per_user(rows, seed=seed)
+    for user in set(users):
+        own = parts[rows == user]
+        n = own.size
+        drawn = 0 if n < 3 else 2 if n < 10 else n // 5
+        assert np.sum(own == TEST) == drawn // 2
+        assert np.sum(own == VALID) == drawn - drawn // 2
+    assert np.array_equal(parts, eighths_per_user(rows, seed=seed))
+
+
+def test_eighths_are_those_of_the_authors_clothing(real_data: Path) -> None:
+    """The rule gives every user of the given split as many rows of each part."""
+    tables = [read_interactions(real_data / f"amazon-clothing/{part}.tsv") for part in ("train", "validation", "test")]
+    users = np.concatenate([table.user_ids for table in tables]).astype(np.int64)
+    given = np.concatenate(
+        [np.full(len(table), part) for part, table in zip((TRAIN, VALID, TEST), tables, strict=True)]
+    )
+    ours = eighths_per_user(users)
+    for part in (TRAIN, VALID, TEST):
+        np.testing.assert_array_equal(np.bincount(users[given == part]), np.bincount(users[ours == part]))

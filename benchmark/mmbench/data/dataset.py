@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.core.interactions import HeldOut, TrainSet
-from mmbench.core.splits import random_per_user
+from mmbench.core.splits import eighths_per_user, random_per_user
 from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions
 from mmbench.errors import DataError, UsageError
 
@@ -151,19 +151,36 @@ def make_random_split(
     data: Path, test_ratio: float, valid_ratio: float, seed: int, columns: Mapping[str, str] | None = None
 ) -> SplitTables:
     """Split `interactions.*` of a dataset per user at random; see `core.splits.random_per_user`."""
+    if not (0 < test_ratio < 1 and 0 < valid_ratio < 1):
+        raise UsageError(f"--split random:{test_ratio:g},{valid_ratio:g}: both shares must lie between 0 and 1")
+    table, users = _interactions(data, columns)
+    part = random_per_user(users, test_ratio=test_ratio, valid_ratio=valid_ratio, seed=seed)
+    parts = {name: table.take(part == number) for number, name in enumerate(PARTS)}
+    return SplitTables(f"random:{test_ratio:g},{valid_ratio:g},{seed}", parts, (table.note,) if table.note else ())
+
+
+def make_eighths_split(data: Path, seed: int, columns: Mapping[str, str] | None = None) -> SplitTables:
+    """Split `interactions.*` of a dataset 8:1:1 per user; see `core.splits.eighths_per_user`.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    table, users = _interactions(data, columns)
+    part = eighths_per_user(users, seed=seed)
+    parts = {name: table.take(part == number) for number, name in enumerate(PARTS)}
+    return SplitTables(f"eighths:{seed}", parts, (table.note,) if table.note else ())
+
+
+def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[InteractionTable, NDArray[np.int64]]:
+    """A dataset's interactions, and the user row of each."""
     path = find_table(data, ("interactions",))
     if path is None:
         raise DataError(
             f"{data}: neither a split (train, valid and test files) nor an interactions.tsv; put one of them there"
         )
-    if not (0 < test_ratio < 1 and 0 < valid_ratio < 1):
-        raise UsageError(f"--split random:{test_ratio:g},{valid_ratio:g}: both shares must lie between 0 and 1")
     table = read_interactions(path, columns)
     rows = {user: row for row, user in enumerate(sorted_ids(table.user_ids))}
-    users = np.array([rows[user] for user in table.user_ids.tolist()], np.int64)
-    part = random_per_user(users, test_ratio=test_ratio, valid_ratio=valid_ratio, seed=seed)
-    parts = {name: table.take(part == number) for number, name in enumerate(PARTS)}
-    return SplitTables(f"random:{test_ratio:g},{valid_ratio:g},{seed}", parts, (table.note,) if table.note else ())
+    return table, np.array([rows[user] for user in table.user_ids.tolist()], np.int64)
 
 
 def write_split(folder: Path, tables: SplitTables) -> None:

@@ -56,10 +56,11 @@ def _cell(values: Sequence[float | None]) -> str:
         return "-"
     mean, spread = mean_and_spread(known)
     # Without the spread's leading zero six metrics with their spreads fit 100 columns.
-    return _number(mean) if len(known) == 1 else f"{_number(mean)}±{_number(spread).removeprefix('0')}"
+    return number(mean) if len(known) == 1 else f"{number(mean)}±{number(spread).removeprefix('0')}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """A value with four decimals, or fewer where it is large."""
     return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
 
 

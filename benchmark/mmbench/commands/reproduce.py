@@ -1,0 +1,273 @@
+"""`mmbench reproduce`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mmbench.commands.common import quiet_option, split_list
+from mmbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmbench.experiment import Result
+    from mmbench.report.reproduction import Line, Reproduction
+    from mmbench.study import Study
+
+STAND_IN = "stand-in"
+WIDTHS = {"visual": 4096, "textual": 1024}
+
+
+@click.command()
+@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--protocol", type=click.Choice(["best", "grid"]), default="best", show_default=True)
+@click.option("--models", help="Some of the study's models, comma-separated.  [default: all]")
+@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder, for one study.  [default: data/DATASET]")
+@click.option("--split-dir", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Given split files.")
+@click.option("--split", help="Another split of the dataset than the study's.")
+@click.option("--features", multiple=True, metavar="MODALITY=NAME", help="Other feature sets than the study's.")
+@click.option("--stand-in", is_flag=True, help="Make vectors up where the real ones cannot be had; the report says so.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Fewer epochs than the study's, for a quick look.")
+@click.option(
+    "--seed",
+    "seeds",
+    default="123",
+    show_default=True,
+    help="Seeds, comma-separated; a grid is searched with the first.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders go."
+)
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    default=Path("report"),
+    show_default=True,
+    help="Where the report goes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
+@quiet_option
+def reproduce(
+    recipes: tuple[Path, ...],
+    protocol: str,
+    models: str | None,
+    data: Path | None,
+    split_dir: Path | None,
+    split: str | None,
+    features: tuple[str, ...],
+    stand_in: bool,
+    epochs: int | None,
+    seeds: str,
+    device: str,
+    out: Path,
+    report: Path,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Do published studies again and report ours beside the published values.
+
+    With the protocol best each model trains with its published settings for exactly the published number of epochs; with grid
+    the published grid is tried and validation chooses. Finished runs are read, not repeated: after an interruption the same
+    command goes on.
+
+    \b
+    Examples:
+      mmbench reproduce recipes/amazon/office.yaml
+      mmbench reproduce recipes/amazon/*.yaml --protocol grid --models vbpr,freedom
+      mmbench reproduce recipes/amazon/office.yaml --split-dir office-split --stand-in --epochs 5
+      mmbench reproduce recipes/tiktok.yaml --protocol grid --seed 123,124,125
+    """
+    from mmbench.progress import make_progress
+    from mmbench.report import reproduction
+    from mmbench.study import read_study, run_study
+
+    if (data or split_dir) and len(recipes) > 1:
+        raise UsageError("--data and --split-dir: belong to one study; give one recipe")
+    chosen_seeds = _integers(seeds)
+    progress = make_progress(quiet=quiet)
+    parts: list[Reproduction] = []
+    documents = []
+    for recipe in recipes:
+        study = read_study(recipe)
+        folder = data or Path("data") / study.dataset
+        wanted = _prepare(study, folder, split, split_dir, features, stand_in)
+        names = split_list([models]) if models else list(study.models)
+        lines: list[Line] = []
+        warnings = _warnings(study, wanted, stand_in, epochs)
+        facts = [f"protocol `{protocol}`, seeds {seeds}"]
+        part = reproduction.Reproduction(study.dataset, protocol, _command(), facts, warnings, lines)
+
+        def finished(
+            model: str, results: list[Result], study: Study = study, part: Any = part, lines: Any = lines
+        ) -> None:
+            plan = study.models[model]
+            runs = [result.path for result in results]
+            settings = _settings(results[0], [*plan.grid, *plan.best])
+            lines.append(reproduction.line_of(model, runs, plan.values, settings))
+            part.facts[:] = [part.facts[0], *_facts(runs[0], part.facts)]
+            reproduction.write([*parts, part], report)
+
+        results = run_study(
+            study,
+            "grid" if protocol == "grid" else "best",
+            data=folder,
+            out=out,
+            models=names,
+            seeds=chosen_seeds,
+            progress=progress,
+            finished=finished,
+            split=split,
+            features=wanted,
+            epochs=epochs,
+            device=device,
+        )
+        parts.append(part)
+        documents.append(
+            {
+                "dataset": study.dataset,
+                "models": {name: [{"run": str(r.path), "test": r.test} for r in rs] for name, rs in results.items()},
+                "published": {name: study.models[name].values for name in names},
+            }
+        )
+        if not as_json:
+            _print(study, results)
+    if as_json:
+        click.echo(json.dumps({"report": str(report), "studies": documents}, ensure_ascii=False))
+    else:
+        click.echo(f"report: {report / 'index.md'}")
+
+
+def _prepare(
+    study: Study, folder: Path, split: str | None, split_dir: Path | None, features: Sequence[str], stand_in: bool
+) -> dict[str, str]:
+    """Put given split files and made-up vectors where they are looked for; the feature sets to use."""
+    from mmbench.data.dataset import (
+        available_splits,
+        load_split,
+        make_eighths_split,
+        make_random_split,
+        read_split,
+        write_split,
+    )
+    from mmbench.data.features import parse_wanted
+    from mmbench.errors import DataError
+
+    name = split or study.split
+    if split_dir is not None and name is not None:
+        given = read_split(split_dir, None)
+        if name not in available_splits(folder):
+            write_split(folder / "splits" / name, given)
+        elif load_split(folder, name).training.digest != load_split(split_dir).training.digest:
+            raise DataError(f"{folder}: has another split {name!r} than {split_dir}; use another --data folder")
+    if not folder.is_dir():
+        how = f"`mmx fetch {study.fetch} --out {folder}`" if study.fetch else "see docs/reproducing.md"
+        raise DataError(f"{folder}: no such dataset folder; get it with {how}, or give --data or --split-dir")
+    if name is not None and study.split_rule is not None and name not in available_splits(folder):
+        kind, _, numbers = study.split_rule.partition(":")
+        if kind == "random":
+            test, valid, seed = numbers.split(",")
+            tables = make_random_split(folder, float(test), float(valid), int(seed))
+        else:
+            tables = make_eighths_split(folder, int(numbers))
+        write_split(folder / "splits" / name, tables)
+    wanted = {**study.features, **parse_wanted(features)}
+    if stand_in:
+        for modality in wanted:
+            wanted[modality] = STAND_IN
+        _make_up(folder, name, list(wanted))
+    return wanted
+
+
+def _make_up(folder: Path, split: str | None, modalities: Sequence[str]) -> None:
+    """Write made-up vectors of each modality into the store, unless they are there."""
+    import numpy as np
+
+    from mmbench.core.standin import standin_vectors
+    from mmbench.data.dataset import load_split
+    from mmbench.data.exchange.bundle import Bundle, Vectors
+    from mmbench.data.exchange.folder import write_features
+
+    absent = [m for m in modalities if not (folder / "features" / m / f"{STAND_IN}.h5").is_file()]
+    if not absent:
+        return
+    training = load_split(folder, split).training
+    ids = training.item_ids.tolist()
+    vectors = []
+    for modality in absent:
+        seed = modalities.index(modality)
+        matrix = standin_vectors(training.train, WIDTHS.get(modality, 128), seed)
+        told = {
+            "extractor": STAND_IN,
+            "made_from": "training interactions and noise",
+            "training": training.digest,
+            "seed": seed,
+        }
+        vectors.append(Vectors(modality, STAND_IN, ids, matrix, np.ones(len(ids), bool), told))
+    write_features(Bundle(training.name, {}, vectors=tuple(vectors)), folder)
+
+
+def _warnings(study: Study, wanted: Mapping[str, str], stand_in: bool, epochs: int | None) -> list[str]:
+    warnings = []
+    if stand_in:
+        warnings.append(
+            "The content vectors are made up from training interactions and noise, for the real ones were not at hand. What "
+            "rests on content cannot be compared with the published values; that everything runs, and its cost, can."
+        )
+    elif dict(wanted) != study.features:
+        warnings.append(f"Other feature sets than the study's: {', '.join(f'{m}={n}' for m, n in wanted.items())}.")
+    if epochs is not None:
+        warnings.append(f"Trained for {epochs} epochs instead of the study's: a quick look, no reproduction.")
+    return warnings
+
+
+def _facts(run: Path, so_far: Sequence[str]) -> list[str]:
+    """Data and features of a run, one line each, without those that are known."""
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    data = record["dataset"]
+    lines = [
+        f"{data['n_users']:,} users, {data['n_items']:,} items; {data['n_train']:,} train, {data['n_valid']:,} valid, "
+        f"{data['n_test']:,} test rows; split `{data['split']}`, digest `{data['digest']}`",
+        *(
+            f"{modality}: `{one['name']}`, {one['dim']:,} numbers, {one['missing']:,} of {one['present'] + one['missing']:,} "
+            f"items without ({one['missing_policy']}), digest `{one['digest'][:16]}`"
+            for modality, one in record["features"].items()
+        ),
+    ]
+    return list(dict.fromkeys([*so_far[1:], *lines]))
+
+
+def _settings(result: Result, names: Sequence[str]) -> str:
+    known = result.recipe.settings.model_dump()
+    return ", ".join(
+        f"{name}={known[name]:g}" for name in dict.fromkeys(names) if isinstance(known.get(name), int | float)
+    )
+
+
+def _command() -> str:
+    import shlex
+    import sys
+
+    return shlex.join(["mmbench", *sys.argv[1:]])
+
+
+def _print(study: Study, results: Mapping[str, Sequence[Result]]) -> None:
+    from mmbench.report.tables import Row, print_results
+
+    rows = []
+    for model, runs in results.items():
+        rows.append(Row(model, [run.test for run in runs]))
+        published = study.models[model].values
+        if published:
+            rows.append(Row("  published", [{name: published.get(name) for name in runs[0].test}]))
+    print_results(f"{study.dataset}, test", rows)
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--seed {text}: expected whole numbers separated by commas") from error

@@ -1,0 +1,328 @@
+"""The report of a study that was done again: our values beside the published ones, orders, claims, cost, and what ran."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbench.report.tables import number
+
+Values = Mapping[str, float | None]
+
+CLAIMS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
+    (
+        "LATTICE, BM3 and FREEDOM lead on accuracy",
+        frozenset({"lattice", "bm3", "freedom"}),
+        ("Recall@10", "Recall@20", "nDCG@10", "nDCG@20"),
+    ),
+    (
+        "GRCN and VBPR lead on diversity, novelty and popularity bias",
+        frozenset({"grcn", "vbpr"}),
+        ("Gini@20", "EFD@20", "APLT@20", "iCov@20"),
+    ),
+)
+"""What arXiv 2309.05273 concludes, as sets of models that lead on metrics; larger is better in all of these."""
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One model of the report.
+
+    Attributes:
+        model: Its name.
+        runs: Run folder of each seed.
+        seeds: The seeds.
+        values: Test metrics of each seed.
+        published: Values to compare with; empty where there are none.
+        settings: The settings that were searched or given, in words.
+        best_epochs: Epoch of each seed's model.
+        cost: `train_s_per_epoch`, `train_cpu_s`, `evaluation_s`, `peak_memory_bytes`: medians over seeds, None if unknown.
+    """
+
+    model: str
+    runs: Sequence[str]
+    seeds: Sequence[int]
+    values: Sequence[Values]
+    published: Mapping[str, float]
+    settings: str
+    best_epochs: Sequence[int]
+    cost: Mapping[str, float | None]
+
+    def mean(self, metric: str) -> float | None:
+        """Mean over seeds; None where a seed has no value."""
+        values = [seed.get(metric) for seed in self.values]
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known and len(known) == len(values) else None
+
+    def spread(self, metric: str) -> float | None:
+        """Sample standard deviation over seeds; None for one seed."""
+        known = [value for seed in self.values if (value := seed.get(metric)) is not None]
+        return statistics.stdev(known) if len(known) > 1 else None
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """One dataset of the report.
+
+    Attributes:
+        dataset: Its name.
+        protocol: `best` or `grid`.
+        command: What makes this part of the report again.
+        facts: Counts, split and feature sets, one line each.
+        warnings: Why values may not be comparable, one line each.
+        lines: The models.
+    """
+
+    dataset: str
+    protocol: str
+    command: str
+    facts: Sequence[str]
+    warnings: Sequence[str]
+    lines: Sequence[Line]
+
+    @property
+    def metrics(self) -> list[str]:
+        """All metrics, in the order of the runs."""
+        return list(self.lines[0].values[0]) if self.lines else []
+
+    @property
+    def published(self) -> bool:
+        """Whether there is anything to compare with."""
+        return any(line.published for line in self.lines)
+
+
+def markdown(part: Reproduction) -> str:
+    """A dataset's page."""
+    blocks = [f"# {part.dataset}", "\n".join(f"- {fact}" for fact in part.facts)]
+    if part.warnings:
+        blocks.append("\n>\n".join(f"> **Note.** {text}" for text in part.warnings))
+    for cutoff in sorted({int(name.rpartition("@")[2]) for name in part.metrics}):
+        blocks += [f"## Test @{cutoff}", _values_table(part, cutoff)]
+    if part.published:
+        blocks += ["## Order of the models", _order_table(part), "## Claims of the paper", "\n".join(claims(part))]
+    blocks += ["## Cost", _cost_table(part), "## What ran", _runs_table(part), f"```\n{part.command}\n```"]
+    return "\n\n".join(blocks) + "\n"
+
+
+def index(parts: Sequence[Reproduction], plots: bool) -> str:
+    """The first page: datasets, and the verdict on each claim."""
+    blocks = ["# Reproduction", "One page per dataset:"]
+    blocks.append("\n".join(f"- [{part.dataset}]({part.dataset}.md), protocol `{part.protocol}`" for part in parts))
+    for part in parts:
+        if part.published:
+            blocks += [f"## {part.dataset}", "\n".join(claims(part))]
+        if plots:
+            blocks.append(f"![accuracy against the other metrics on {part.dataset}]({part.dataset}.svg)")
+    if not plots:
+        blocks.append("Plots need matplotlib: `pip install 'mmx-mmbench[report]'`, then the same command.")
+    return "\n\n".join(blocks) + "\n"
+
+
+def values_csv(part: Reproduction) -> str:
+    """All values, unrounded: model, seed, metric, ours, published, run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["dataset", "model", "seed", "metric", "ours", "published", "run"])
+    for line in part.lines:
+        for seed, values, run in zip(line.seeds, line.values, line.runs, strict=True):
+            for metric, value in values.items():
+                ours = "" if value is None else repr(value)
+                writer.writerow([part.dataset, line.model, seed, metric, ours, line.published.get(metric, ""), run])
+    return text.getvalue()
+
+
+def order(part: Reproduction, metric: str, *, ours: bool) -> list[str]:
+    """The models that have both values, best first, by our means or by the published values."""
+    both = {line.model: (line.mean(metric), line.published.get(metric)) for line in part.lines}
+    known = {model: pair[0] if ours else pair[1] for model, pair in both.items() if None not in pair}
+    return sorted(known, key=lambda model: -(known[model] or 0.0))
+
+
+def claims(part: Reproduction) -> list[str]:
+    """A sentence per claim: whether it holds in the published table, and in ours."""
+    lines = []
+    for text, leaders, metrics in CLAIMS:
+        known = [metric for metric in metrics if leaders < set(order(part, metric, ours=True))]
+        if not known:
+            lines.append(f"- *{text}*: not judged; it needs {', '.join(sorted(leaders))} and others to compare with.")
+            continue
+        leads = {ours: [m for m in known if _leads(order(part, m, ours=ours), leaders)] for ours in (True, False)}
+        verdict = "holds" if leads[True] == known else "holds in part" if leads[True] else "does not hold"
+        lines.append(
+            f"- *{text}*: **{verdict}** here: on {len(leads[True])} of {len(known)} metrics ({', '.join(known)}) their mean rank "
+            f"is better than that of the others; in the published table on {len(leads[False])} of {len(known)}."
+        )
+    return lines
+
+
+def _leads(models: Sequence[str], leaders: frozenset[str]) -> bool:
+    """Whether the mean rank of some models is better than that of the others."""
+    ranks: dict[bool, list[int]] = {True: [], False: []}
+    for rank, model in enumerate(models):
+        ranks[model in leaders].append(rank)
+    return statistics.fmean(ranks[True]) < statistics.fmean(ranks[False])
+
+
+def plot(part: Reproduction, path: Path) -> bool:
+    """Accuracy against each other metric at the longest cut-off, ours filled, published hollow; False without matplotlib."""
+    try:
+        import matplotlib
+
+        matplotlib.use("svg")
+        matplotlib.rcParams["svg.hashsalt"] = part.dataset  # the same values give the same file
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    cutoff = max(int(name.rpartition("@")[2]) for name in part.metrics)
+    across = [name for name in part.metrics if name.endswith(f"@{cutoff}") and not name.startswith(("Recall", "nDCG"))]
+    figure = Figure(figsize=(3.2 * len(across), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(across), squeeze=False)[0]
+    colours = (
+        "#0072B2",
+        "#E69F00",
+        "#009E73",
+        "#CC79A7",
+        "#56B4E9",
+        "#D55E00",
+        "#000000",
+        "#999999",
+        "#F0E442",
+        "#8C564B",
+    )
+    for axis, metric in zip(axes, across, strict=True):
+        for colour, line in zip(colours * 2, part.lines, strict=False):
+            x, y = line.mean(metric), line.mean(f"Recall@{cutoff}")
+            if x is None or y is None:
+                continue
+            axis.plot(x, y, "o", color=colour, label=line.model)
+            px, py = line.published.get(metric), line.published.get(f"Recall@{cutoff}")
+            if px is not None and py is not None:
+                axis.plot([x, px], [y, py], "-", color=colour, linewidth=0.6)
+                axis.plot(px, py, "o", color=colour, markerfacecolor="none")
+        axis.set_xlabel(metric)
+        axis.set_ylabel(f"Recall@{cutoff}")
+    axes[-1].legend(
+        fontsize="x-small", title="filled: ours" if not part.published else "filled: ours, hollow: published"
+    )
+    figure.savefig(path, format="svg", metadata={"Date": None})
+    return True
+
+
+def write(parts: Sequence[Reproduction], out: Path) -> None:
+    """Write the report: `index.md`, and for each dataset a page, its values and a plot."""
+    out.mkdir(parents=True, exist_ok=True)
+    plots = True
+    for part in parts:
+        _put(out / f"{part.dataset}.md", markdown(part))
+        _put(out / f"{part.dataset}.csv", values_csv(part))
+        partial = out / f"{part.dataset}.svg.partial"
+        plots = plot(part, partial) and plots
+        if partial.exists():
+            partial.replace(out / f"{part.dataset}.svg")
+    _put(out / "index.md", index(parts, plots))
+
+
+def line_of(model: str, runs: Sequence[Path], published: Mapping[str, float], settings: str) -> Line:
+    """A line from finished run folders, one per seed."""
+    metrics = [json.loads((run / "metrics.json").read_text(encoding="utf-8")) for run in runs]
+    records = [json.loads((run / "run.json").read_text(encoding="utf-8")) for run in runs]
+    timings = [{**record["timings"], "peak_memory_bytes": record["peak_memory_bytes"]} for record in records]
+    return Line(
+        model,
+        [str(run) for run in runs],
+        [record["seeds"]["run"] for record in records],
+        [one["test"] for one in metrics],
+        published,
+        settings,
+        [one["best_epoch"] for one in metrics],
+        {
+            key: _median([one.get(key) for one in timings])
+            for key in ("train_s_per_epoch", "train_cpu_s", "evaluation_s", "peak_memory_bytes")
+        },
+    )
+
+
+def _put(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _median(values: Sequence[Any]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def _values_table(part: Reproduction, cutoff: int) -> str:
+    metrics = [name for name in part.metrics if name.endswith(f"@{cutoff}")]
+    rows = []
+    for line in part.lines:
+        cells = []
+        for metric in metrics:
+            mean, spread = line.mean(metric), line.spread(metric)
+            cells.append("-" if mean is None else number(mean) + ("" if spread is None else f" ± {number(spread)}"))
+        rows.append([f"**{line.model}**", *cells])
+        if line.published:
+            given = [line.published.get(metric) for metric in metrics]
+            rows.append(["published", *("-" if value is None else number(value) for value in given)])
+            rows.append(["difference", *(_difference(line.mean(m), v) for m, v in zip(metrics, given, strict=True))])
+    return _table(["", *(name.rpartition("@")[0] for name in metrics)], rows)
+
+
+def _difference(ours: float | None, published: float | None) -> str:
+    return "-" if ours is None or not published else f"{(ours - published) / published:+.1%}"
+
+
+def _order_table(part: Reproduction) -> str:
+    from scipy.stats import kendalltau
+
+    rows = []
+    for metric in part.metrics:
+        ours, theirs = order(part, metric, ours=True), order(part, metric, ours=False)
+        if len(ours) < 2:
+            continue
+        tau = kendalltau([ours.index(model) for model in theirs], range(len(theirs))).statistic
+        rows.append([metric, " > ".join(ours), " > ".join(theirs), f"{tau:.2f}"])
+    return _table(["metric", "ours", "published", "Kendall's tau"], rows)
+
+
+def _cost_table(part: Reproduction) -> str:
+    rows = []
+    for line in part.lines:
+        peak = line.cost["peak_memory_bytes"]
+        cells = [line.cost[key] for key in ("train_s_per_epoch", "train_cpu_s", "evaluation_s")]
+        rows.append(
+            [
+                line.model,
+                *("-" if value is None else number(value) for value in cells),
+                "-" if peak is None else f"{peak / 2**30:.2f}",
+            ]
+        )
+    head = [
+        "",
+        "seconds per epoch",
+        "CPU seconds of training",
+        "seconds of evaluation",
+        "peak memory of the process, GiB",
+    ]
+    return _table(head, rows)
+
+
+def _runs_table(part: Reproduction) -> str:
+    rows = [
+        [line.model, str(seed), line.settings or "defaults", str(epoch), f"`{run}`"]
+        for line in part.lines
+        for seed, epoch, run in zip(line.seeds, line.best_epochs, line.runs, strict=True)
+    ]
+    return _table(["", "seed", "settings", "epoch", "run folder"], rows)
