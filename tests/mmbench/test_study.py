@@ -149,7 +149,7 @@ def test_a_study_is_done_reported_and_not_repeated(place: Path, tmp_path: Path, 
         assert text in page
     assert "toy.svg" in (tmp_path / "report/index.md").read_text()
     assert (tmp_path / "report/toy.svg").read_text().startswith("<?xml")
-    rows = list(csv.DictReader((tmp_path / "report/toy.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "report/toy.csv").read_text().splitlines()))
     for row in rows:
         runs = models[row["model"]]
         assert float(row["ours"]) == next(run for run in runs if run["run"] == row["run"])["test"][row["metric"]]
