@@ -16,7 +16,7 @@ from mmbench.config import Evaluation, Recipe, write_recipe
 from mmbench.core import sparse
 from mmbench.core.init import Init
 from mmbench.core.interactions import HeldOut
-from mmbench.core.runtime import cpu_seconds
+from mmbench.core.runtime import cpu_seconds, held_interrupts
 from mmbench.core.table import RowTable
 from mmbench.data.cache import neighbour_cache
 from mmbench.data.dataset import TrainingData
@@ -177,9 +177,11 @@ def fit_one(
         progress.note(f"{folder.path}: going on after epoch {trainer.progress.epoch}")
     folder.truncate_history(trainer.progress.epoch if state is not None else -1)
     saved, start_cpu = time.monotonic(), cpu_seconds()
-    with progress.task(
-        label or f"{recipe.model} seed {recipe.seed}", trainer.epochs or 1, trainer.progress.epoch
-    ) as task:
+    label = label or f"{recipe.model} seed {recipe.seed}"
+    with (
+        held_interrupts() as trainer.between_steps,
+        progress.task(label, trainer.epochs or 1, trainer.progress.epoch) as task,
+    ):
         for record in trainer.run():
             folder.append_history(record)
             if record.improved:

@@ -66,6 +66,9 @@ class Trainer:
         every: Epochs between validations, >= 1.
         patience: Stop after this many validations without improvement; None: never.
         seed: Of the batches and of the model's own randomness.
+
+    Attributes:
+        between_steps: Called after each step; may raise to stop.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Trainer:
     ) -> None:
         self.model, self.config, self.validate = model, config, validate
         self.metric, self.every, self.patience, self.seed = metric, every, patience, seed
+        self.between_steps: Callable[[], None] = lambda: None
         self.epochs = config.epochs if model.sampler is not None else 0
         self.progress = Progress()
         self.validations_since_best = 0
@@ -153,6 +157,7 @@ class Trainer:
             self.optimiser.step(lr)
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0) + term.detach()
+            self.between_steps()
         return {name: total.item() / len(self.sampler) for name, total in sums.items()}
 
     def _validated(self, record: EpochRecord) -> EpochRecord:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 
 def tune_process() -> None:
@@ -21,6 +26,39 @@ def tune_process() -> None:
             m_trim_threshold, m_mmap_max = -1, -4
             mallopt(m_mmap_max, 0)
             mallopt(m_trim_threshold, 2**31 - 1)
+
+
+@contextmanager
+def held_interrupts() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back until it is convenient.
+
+    An exception that comes up in the middle of a backward or of a compiled loop can end the process from within C++. Here the
+    first SIGINT is only remembered; the second one acts as it always does.
+
+    Yields:
+        A function that raises KeyboardInterrupt if one was held back. Does nothing outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    held = threading.Event()
+    before = signal.getsignal(signal.SIGINT)
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        held.set()
+        signal.signal(signal.SIGINT, before)
+
+    def let_through() -> None:
+        if held.is_set():
+            held.clear()
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, hold)
+    try:
+        yield let_through
+    finally:
+        signal.signal(signal.SIGINT, before)
+    let_through()
 
 
 def peak_memory_bytes() -> int | None:
