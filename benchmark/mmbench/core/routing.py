@@ -38,7 +38,7 @@ from mmbench.errors import ShapeError
 EdgeOrder = Literal["elliot", "aligned"]
 
 _SMALLEST_NORM = 1e-12  # torch.nn.functional.normalize's
-_MOST_PARTS = 4  # copies of the item gradient in the backward; no more threads than that take part in it
+_MOST_PARTS = 2  # copies of the item gradient in the backward; no more threads than that take part in it
 _PART_WORK = 1 << 16  # multiply-adds below which a further part costs more than it saves
 
 
@@ -101,6 +101,11 @@ class RoutingGraph:
         return torch.empty_like(self.order).scatter_(
             0, self.order, torch.arange(self.n_edges, device=self.order.device)
         )
+
+    @cached_property
+    def parts(self) -> dict[tuple[object, ...], Tensor]:
+        """The backward's parts of the item gradient by shape and dtype, used again by each call: fresh memory costs more."""
+        return {}
 
     def to(self, device: torch.device | str) -> RoutingGraph:
         """The same graph on another device."""
@@ -250,8 +255,11 @@ class _Routing(torch.autograd.Function):
         work *= 4 * n_routings + 4
         bounds = _parts(user_indptr, work)
         n_parts = bounds.size - 1
-        grad_p, grad_f = torch.empty_like(p, memory_format=torch.contiguous_format), f.new_zeros(n_parts, *f.shape)
-        grad_f[0] = torch.from_numpy(grad_items)
+        shape = (n_parts, *f.shape)
+        grad_p = torch.empty_like(p, memory_format=torch.contiguous_format)
+        parts = graph.parts.setdefault((shape, f.dtype), f.new_empty(0)).resize_(shape)
+        parts[0] = torch.from_numpy(grad_items)
+        parts[1:].zero_()
         parallel.run(
             kernels.users_backward,
             parallel.split(n_parts, work=work),
@@ -272,11 +280,12 @@ class _Routing(torch.autograd.Function):
             grad_items,
             reached,
             grad_p.numpy(),
-            grad_f.numpy(),
+            parts.numpy(),
         )
-        for part in grad_f[1:]:
-            grad_f[0] += part
-        return grad_p, grad_f[0], None, None
+        grad_f = parts[0] + parts[1] if n_parts > 1 else parts[0].clone()
+        for part in parts[2:]:
+            grad_f += part
+        return grad_p, grad_f, None, None
 
 
 class _ConfidentWeights(torch.autograd.Function):
