@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("mmbench.commands.train:train", "Train models and print their validation and test metrics."),
     "reproduce": ("mmbench.commands.reproduce:reproduce", "Do published studies again and report ours beside theirs."),
     "evaluate": ("mmbench.commands.evaluate:evaluate", "Score a finished run, or lists made anywhere else."),
+    "compare": ("mmbench.commands.compare:compare", "Say which models are better, with tests and intervals."),
     "data": ("mmbench.commands.data:data", "Split a dataset, or show what is in it."),
     "models": ("mmbench.commands.registries:models", "List the models and their settings."),
     "metrics": ("mmbench.commands.registries:metrics", "List the metrics with formula and source."),

@@ -68,13 +68,14 @@ def print_results(title: str, rows: Sequence[Row]) -> None:
     """Print one block per cut-off to stdout."""
     from rich.console import Console
 
-    console = Console(width=None if _is_terminal() else 100, highlight=False)
+    console = Console(width=None if is_terminal() else 100, highlight=False)
     cutoffs = sorted({int(name.rpartition("@")[2]) for name in rows[0].seeds[0]})
     for cutoff in cutoffs:
         console.print(results_table(title, rows, cutoff))
 
 
-def _is_terminal() -> bool:
+def is_terminal() -> bool:
+    """Whether stdout is one; results for a pipe or a file are 100 columns wide."""
     import sys
 
     return sys.stdout.isatty()

@@ -1,0 +1,322 @@
+"""Comparing finished runs: grouped over seeds, joined by user id, tested, corrected, and put into words."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics as stdlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmbench.config import RECIPE_FILE, Recipe, read_recipe
+from mmbench.core import statistics
+from mmbench.errors import DataError, UsageError, unknown_name
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """A run folder that has been read.
+
+    Attributes:
+        path: The folder.
+        recipe: What was run; for a grid, with the chosen settings.
+        record: `run.json`.
+        metrics: `metrics.json`.
+    """
+
+    path: Path
+    recipe: Recipe
+    record: dict[str, Any]
+    metrics: dict[str, Any]
+
+    def per_user(self, split: str, metric: str) -> pd.Series:
+        """The users' values, by user id; users outside the metric's population are left out.
+
+        Raises:
+            UsageError: The metric has no per-user values in this run.
+        """
+        path = self.path / "per_user.parquet"
+        frame = pd.read_parquet(path)
+        if metric not in frame.columns:
+            known = [name for name in frame.columns if "@" in name]
+            raise unknown_name("per-user metric of this run", metric, known)
+        return frame.loc[frame["split"] == split].set_index("user_id")[metric].dropna()
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """Runs that differ in their seed alone.
+
+    Attributes:
+        label: The model's name, with what tells it from others of the same model.
+        runs: The runs, by seed.
+    """
+
+    label: str
+    runs: Sequence[FinishedRun]
+
+    def values(self, split: str, metric: str) -> list[float]:
+        """One value a seed.
+
+        Raises:
+            UsageError: The runs do not have that metric.
+        """
+        out = []
+        for run in self.runs:
+            if metric not in run.metrics[split]:
+                raise unknown_name(f"metric of {run.path}", metric, run.metrics[split])
+            value = run.metrics[split][metric]
+            if value is None:
+                raise DataError(f"{run.path}: {metric} is not defined on {split}")
+            out.append(float(value))
+        return out
+
+    def per_user(self, split: str, metric: str) -> pd.Series:
+        """The users' values, mean over seeds, by user id."""
+        return pd.concat([run.per_user(split, metric) for run in self.runs], axis=1, join="inner").mean(axis=1)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two systems on one metric.
+
+    Attributes:
+        metric: e.g. `Recall@20`.
+        first: Label of the better one by mean.
+        second: Label of the other.
+        difference: First minus second, means over seeds.
+        interval: Bootstrap interval over users of that difference.
+        p: Of the paired test over users, corrected for all comparisons of the call.
+        p_seeds: Of Welch's test over seeds, not corrected; None with fewer than two seeds of either.
+        effect: Cohen's d_z over users.
+        superiority: Share of users for whom the first is better, ties half.
+        ahead: In how many of `pairs` pairs of seeds the first is ahead.
+        pairs: Number of pairs of seeds.
+        n_users: Users that both have.
+        better: Whether the first may be called better: see `verdict`.
+    """
+
+    metric: str
+    first: str
+    second: str
+    difference: float
+    interval: tuple[float, float]
+    p: float
+    p_seeds: float | None
+    effect: float
+    superiority: float
+    ahead: int
+    pairs: int
+    n_users: int
+    better: bool
+
+    @property
+    def verdict(self) -> str:
+        """The outcome as a sentence."""
+        order = f"{self.first} is ahead of {self.second} in {self.ahead} of {self.pairs} pairs of seeds"
+        if self.better and self.p_seeds is None:
+            return (
+                f"{self.metric}: this run of {self.first} is better than this one of {self.second}; "
+                "how much training varies is unknown at one seed"
+            )
+        if self.better:
+            return f"{self.metric}: {self.first} is better than {self.second}; {order}"
+        if self.pairs == 1:
+            return f"{self.metric}: no significant difference between {self.first} and {self.second}"
+        return f"{self.metric}: the order of {self.first} and {self.second} is not resolved at this number of seeds; {order}"
+
+
+def find_runs(paths: Sequence[Path]) -> list[FinishedRun]:
+    """The finished runs among run folders and folders of run folders.
+
+    Raises:
+        DataError: A path holds no finished run, or one cannot be read.
+    """
+    found: dict[Path, FinishedRun] = {}
+    for path in paths:
+        folders = [path] if (path / RECIPE_FILE).is_file() else sorted(p.parent for p in path.glob(f"*/{RECIPE_FILE}"))
+        finished = [folder for folder in folders if (folder / "metrics.json").is_file()]
+        if not finished:
+            raise DataError(f"{path}: no finished run here; give run folders, or a folder that holds some")
+        for folder in finished:
+            found[folder.resolve()] = _read(folder)
+    return list(found.values())
+
+
+def group(runs: Sequence[FinishedRun]) -> list[System]:
+    """Runs by what was run apart from the seed, in order of first appearance, with labels that tell them apart.
+
+    A run that was searched for and then done by itself counts once.
+
+    Raises:
+        DataError: Two runs of one recipe and seed have different results.
+    """
+    by_recipe: dict[str, dict[int, FinishedRun]] = {}
+    for run in runs:
+        same = by_recipe.setdefault(_without_seed(run), {}).setdefault(run.recipe.seed, run)
+        if same.metrics["test"] != run.metrics["test"]:
+            raise DataError(f"{run.path} and {same.path}: the same recipe and seed, but other results; leave one out")
+    groups = [[members[seed] for seed in sorted(members)] for members in by_recipe.values()]
+    return [System(_label(members, groups), members) for members in groups]
+
+
+def one_each(runs: Sequence[FinishedRun]) -> list[System]:
+    """Each run as a system of its own, labelled by its seed: for comparing the seeds of one model with each other."""
+    return [System(f"{run.recipe.model} seed {run.recipe.seed}", [run]) for run in runs]
+
+
+def require_comparable(runs: Sequence[FinishedRun]) -> None:
+    """Refuse runs whose numbers do not belong into one table.
+
+    Raises:
+        DataError: Data, split, protocol, masks or relevance differ; the message says what and where.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        for what, mine in _conditions(first).items():
+            theirs = _conditions(run)[what]
+            if mine != theirs:
+                raise DataError(
+                    f"{run.path} and {first.path}: {what} differs ({theirs} and {mine}), so their numbers do not belong "
+                    "into one table; compare runs of the same kind, or insist with --allow-mixed"
+                )
+
+
+def compare(
+    systems: Sequence[System],
+    metrics: Sequence[str],
+    *,
+    split: str = "test",
+    baseline: str | None = None,
+    test: str = "randomisation",
+    correction: str = "holm",
+    alpha: float = 0.05,
+) -> list[Comparison]:
+    """Compare all pairs of systems, or all with one.
+
+    A system is called better if the paired test over users rejects at `alpha` after correction and, where both have two seeds
+    or more, Welch's test over seeds does too: the former says that the difference is not due to which users were asked, the
+    latter that it is not due to which seeds were drawn.
+
+    Args:
+        systems: At least two.
+        metrics: Metrics that have per-user values.
+        split: `valid` or `test`.
+        baseline: Label of the system that all others are compared with; None: all pairs.
+        test: A name of `statistics.TESTS`.
+        correction: A name of `statistics.CORRECTIONS`, over all pairs and metrics.
+        alpha: Level of the tests.
+
+    Raises:
+        UsageError: A name is unknown, or there is nothing to compare.
+        DataError: Two systems have fewer than two users in common.
+    """
+    if len(systems) < 2:
+        raise UsageError("nothing to compare: two different systems are needed, or two seeds of one")
+    labels = [system.label for system in systems]
+    if baseline is not None and baseline not in labels:
+        raise unknown_name("system", baseline, labels)
+    pairs = [
+        pair
+        for pair in itertools.combinations(systems, 2)
+        if baseline is None or baseline in (pair[0].label, pair[1].label)
+    ]
+    rows: list[dict[str, Any]] = []
+    for metric in metrics:
+        users = {system.label: system.per_user(split, metric) for system in systems}
+        seeds = {system.label: system.values(split, metric) for system in systems}
+        for a, b in pairs:
+            first, second = sorted((a.label, b.label), key=lambda label: -stdlib.fmean(seeds[label]))
+            both = pd.concat([users[first], users[second]], axis=1, join="inner").to_numpy(np.float64)
+            if len(both) < 2:
+                raise DataError(
+                    f"{first} and {second}: {len(both)} users in common on {split}; they are of different data"
+                )
+            d = both[:, 0] - both[:, 1]
+            rows.append(
+                {
+                    "metric": metric,
+                    "first": first,
+                    "second": second,
+                    "difference": stdlib.fmean(seeds[first]) - stdlib.fmean(seeds[second]),
+                    "interval": statistics.bootstrap_interval(d),
+                    "p": statistics.TESTS[test](d),
+                    "p_seeds": statistics.welch(seeds[first], seeds[second]),
+                    "effect": statistics.effect_size(d),
+                    "superiority": statistics.superiority(d),
+                    "ahead": sum(x > y for x in seeds[first] for y in seeds[second]),
+                    "pairs": len(seeds[first]) * len(seeds[second]),
+                    "n_users": len(d),
+                }
+            )
+    corrected = statistics.CORRECTIONS[correction]([row["p"] for row in rows])
+    return [
+        Comparison(**{**row, "p": p}, better=p < alpha and (row["p_seeds"] is None or row["p_seeds"] < alpha))
+        for row, p in zip(rows, corrected, strict=True)
+    ]
+
+
+def agreement_of_seeds(systems: Sequence[System], metric: str, split: str = "test") -> float | None:
+    """Mean Kendall's tau between the orders of the systems at any two seeds; None unless all have the same two or more seeds."""
+    from scipy.stats import kendalltau
+
+    seeds = {tuple(run.recipe.seed for run in system.runs) for system in systems}
+    if len(seeds) != 1 or len(next(iter(seeds))) < 2 or len(systems) < 3:
+        return None
+    by_seed = list(zip(*(system.values(split, metric) for system in systems), strict=True))
+    return stdlib.fmean(float(kendalltau(a, b).statistic) for a, b in itertools.combinations(by_seed, 2))
+
+
+def _read(folder: Path) -> FinishedRun:
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: cannot be read: {error}") from error
+    recipe = read_recipe(folder / RECIPE_FILE)
+    if recipe.grid:
+        recipe = recipe.trials()[record["chosen_trial"]]
+    return FinishedRun(folder, recipe, record, metrics)
+
+
+def _without_seed(run: FinishedRun) -> str:
+    plain = run.recipe.dump()
+    for name in ("seed", "data", "device"):
+        del plain[name]
+    # A searched and a given setting are the same model.
+    return json.dumps(plain, sort_keys=True, default=str)
+
+
+def _label(members: Sequence[FinishedRun], groups: Sequence[Sequence[FinishedRun]]) -> str:
+    """The model's name, and where several groups share it, the settings in which they differ."""
+    own = members[0].recipe
+    rivals = [other[0].recipe for other in groups if other[0].recipe.model == own.model and other is not members]
+    if not rivals:
+        return own.model
+    settings = own.settings.model_dump()
+    different: dict[str, Any] = {}
+    for rival in rivals:
+        theirs = rival.settings.model_dump()
+        different |= {name: value for name, value in settings.items() if theirs[name] != value}
+    if not different:
+        mine, outer = own.dump(), [rival.dump() for rival in rivals]
+        skip = ("seed", "data", "device", "settings", "grid")
+        different = {key: mine[key] for key in mine if key not in skip and any(one[key] != mine[key] for one in outer)}
+    return f"{own.model}({', '.join(f'{name}={value}' for name, value in different.items())})"
+
+
+def _conditions(run: FinishedRun) -> dict[str, Any]:
+    data, protocol = run.record["dataset"], run.record["protocol"]
+    return {
+        "the dataset's digest": data["digest"],
+        "the test digest": data["test_digest"],
+        "the protocol": protocol["name"],
+        "the candidates": protocol.get("candidates"),
+        "the mask": protocol.get("masked"),
+        "the relevance threshold": run.recipe.evaluation.threshold,
+    }

@@ -1,0 +1,124 @@
+"""Comparing runs: joined by id, grouped over seeds, refused where the numbers do not belong together."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from tests.mmbench.conftest import write_dataset
+
+from mmbench.commands.compare import compare as command
+from mmbench.commands.train import train
+from mmbench.compare import compare, find_runs, group, require_comparable
+from mmbench.errors import DataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("compare")
+    write_dataset(place / "toy", users=120)
+    options = ["--data", str(place / "toy"), "--out", str(place / "runs"), "-q", "--set", "epochs=8", "--every", "8"]
+    options += ["--set", "embedding_dim=8", "--set", "lr=0.05", "--set", "reg_weight=0.0001"]
+    done = CliRunner().invoke(
+        train, ["--model", "most-popular,random,vbpr", "--seed", "1,2,3", *options], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    return place / "runs"
+
+
+def call(*arguments: str) -> dict[str, Any]:
+    done = CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False)
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def test_the_obvious_difference_is_found_and_said(runs: Path) -> None:
+    document = call(str(runs), "--metric", "recall@20")
+    assert [(one["label"], len(one["seeds"])) for one in document["systems"]] == [
+        ("most-popular", 1),
+        ("random", 3),
+        ("vbpr", 3),
+    ]
+    (against,) = [one for one in document["comparisons"] if {one["first"], one["second"]} == {"vbpr", "random"}]
+    assert against["first"] == "vbpr"
+    assert against["better"]
+    assert (against["ahead"], against["pairs"]) == (9, 9)
+    assert against["interval"][0] > 0
+    done = CliRunner().invoke(command, [str(runs)], catch_exceptions=False)
+    assert max(map(len, done.output.splitlines())) <= 100
+    assert "vbpr is better than random" in " ".join(done.output.split())
+    assert "one seed only: most-popular" in done.output
+
+
+def test_values_are_joined_by_user_and_not_by_row(runs: Path, tmp_path: Path) -> None:
+    first, second = (shutil.copytree(path, tmp_path / path.name) for path in sorted(runs.glob("toy-vbpr-*"))[:2])
+    before = call(str(first), str(second))["comparisons"]
+    frame = pd.read_parquet(second / "per_user.parquet")
+    frame.sample(frac=1, random_state=0).to_parquet(second / "per_user.parquet")
+    after = call(str(first), str(second))["comparisons"]
+    for a, b in zip(before, after, strict=True):
+        assert a["p"] == b["p"]
+        assert a["difference"] == b["difference"]
+
+
+def test_seeds_of_one_model_are_compared_with_each_other(runs: Path) -> None:
+    document = call(*map(str, sorted(runs.glob("toy-vbpr-*"))))
+    assert {one["label"] for one in document["systems"]} == {f"vbpr seed {seed}" for seed in (1, 2, 3)}
+    assert all(one["p_seeds"] is None for one in document["comparisons"])
+
+
+def test_means_over_seeds_are_what_is_tested(runs: Path) -> None:
+    systems = {system.label: system for system in group(find_runs([runs]))}
+    frames = [run.per_user("test", "Recall@20") for run in systems["vbpr"].runs]
+    users = frames[0].index
+    by_hand = np.mean([frame.loc[users].to_numpy() for frame in frames], axis=0)
+    np.testing.assert_allclose(systems["vbpr"].per_user("test", "Recall@20").loc[users].to_numpy(), by_hand)
+    outcome = compare(list(systems.values()), ["Recall@20"], baseline="random", test="t", correction="bh")
+    assert len(outcome) == 2
+
+
+def test_what_does_not_belong_together_is_refused(runs: Path, tmp_path: Path) -> None:
+    mine, theirs = sorted(runs.glob("toy-vbpr-*"))[0], tmp_path / "other"
+    shutil.copytree(mine, theirs)
+    record = json.loads((theirs / "run.json").read_text())
+    record["dataset"]["digest"] = "0" * 32
+    (theirs / "run.json").write_text(json.dumps(record))
+    with pytest.raises(DataError, match="the dataset's digest differs"):
+        require_comparable(find_runs([mine, theirs]))
+    done = CliRunner().invoke(command, [str(mine), str(theirs)])
+    assert isinstance(done.exception, DataError)
+    record["dataset"]["digest"] = json.loads((mine / "run.json").read_text())["dataset"]["digest"]
+    (theirs / "run.json").write_text(json.dumps(record))
+    metrics = json.loads((theirs / "metrics.json").read_text())
+    metrics["test"]["Recall@20"] += 0.1
+    (theirs / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(DataError, match="other results"):
+        group(find_runs([mine, theirs]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--metric", "Gini@20"], UsageError, "Recall@20"),
+        (["--metric", "Recall"], UsageError, "NAME@K"),
+        (["--metric", "Recal@20"], UsageError, "Recall"),
+        (["--baseline", "vbprs"], UsageError, "vbpr"),
+    ],
+)
+def test_mistakes_get_the_closest_match(runs: Path, arguments: list[str], error: type[Exception], message: str) -> None:
+    done = CliRunner().invoke(command, [str(runs), *arguments])
+    assert isinstance(done.exception, error)
+    assert message in str(done.exception)
+
+
+def test_nothing_to_compare(runs: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(command, [str(next(iter(runs.glob("toy-most-popular-*"))))])
+    assert "nothing to compare" in str(done.exception)
+    done = CliRunner().invoke(command, [str(tmp_path)])
+    assert "no finished run" in str(done.exception)
