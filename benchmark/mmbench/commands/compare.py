@@ -81,11 +81,10 @@ def compare(
         click.echo(json.dumps(document, ensure_ascii=False))
         return
     _print(systems, outcome, names, split, taus)
-    n = outcome[0].n_users
     click.echo(
-        f"{test} test over {n:,} users, {correction} correction for {len(outcome)} comparisons, alpha {alpha:g}; "
-        "intervals 95 %, bootstrap over users"
+        f"{test} test over {outcome[0].n_users:,} users; {correction} correction for {len(outcome)} comparisons;"
     )
+    click.echo(f"alpha {alpha:g}; intervals 95 %, bootstrap over users")
 
 
 def _spelled(name: str) -> str:
