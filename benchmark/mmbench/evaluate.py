@@ -6,7 +6,7 @@ One ranking serves every metric, cut-off and split: `rank` once, then `evaluate`
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.errors import DataError, ShapeError, UsageError
-from mmbench.metrics.judged import Judged, Mask, Pairs, Topics, Values
+from mmbench.metrics.judged import Judged, Pairs
+from mmbench.metrics.side import Content, Mask, Need, Topics, Values, required
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +107,7 @@ def evaluate(
     threshold: float = 0.0,
     missing_users: Literal["leave-out", "zero"] = "leave-out",
     topics: Topics | None = None,
+    content: Content | None = None,
 ) -> Evaluation:
     """Metric values of ranked lists on one split.
 
@@ -119,17 +121,18 @@ def evaluate(
         missing_users: What becomes of users with held-out rows but no list: left out of every average, or evaluated
             with an empty list, which scores 0 in every accuracy metric.
         topics: The items' topics, for the metrics that need them.
+        content: The items' vectors, for the metrics that measure distances between items.
 
     Raises:
         UsageError: No or impossible cut-offs, or a metric's side data are missing.
         DataError: Lists or held-out rows have unknown users, or ratings that are not finite.
     """
-    _check(lists, train, held_out, metrics, cutoffs, topics)
+    _check(lists, train, held_out, metrics, cutoffs, {"topics": topics, "content": content})
     n_rows = 1 + max(int(users.max(initial=-1)) for users in (lists.users, held_out.users))
     has_rows, has_list = np.zeros(n_rows, bool), np.zeros(n_rows, bool)
     has_rows[held_out.users] = True
     has_list[lists.users] = True
-    judged = _judge(lists, train, held_out, threshold, has_rows, has_list, missing_users == "zero", topics)
+    judged = _judge(lists, train, held_out, threshold, has_rows, has_list, missing_users == "zero", topics, content)
     in_population = {"relevant": judged.n_relevant > 0, "evaluated": np.ones(judged.n_users, bool)}
 
     overall: dict[str, float | None] = {}
@@ -159,7 +162,7 @@ def _check(
     held_out: HeldOut,
     metrics: Sequence[Metric],
     cutoffs: Sequence[int],
-    topics: Topics | None,
+    side: Mapping[Need, Topics | Content | None],
 ) -> None:
     """Refuse what would give a wrong number."""
     width = lists.items.shape[1]
@@ -178,8 +181,8 @@ def _check(
     if not np.isfinite(held_out.ratings).all():
         raise DataError("held-out rows: a rating is not finite (expected numbers); remove or repair these rows")
     for metric in metrics:
-        if "topics" in metric.needs and topics is None:
-            raise UsageError(f"{metric.name}: needs the items' topics; supply them or leave the metric out")
+        for need in metric.needs:
+            required(side[need], need, metric.name)
 
 
 def _judge(
@@ -191,6 +194,7 @@ def _judge(
     has_list: Mask,
     with_missing: bool,
     topics: Topics | None,
+    content: Content | None,
 ) -> Judged:
     """Lists and relevant pairs of the evaluated users, in ascending order of the users."""
     users = np.flatnonzero(has_rows if with_missing else has_rows & has_list)
@@ -205,7 +209,7 @@ def _judge(
     position = place[held_out.users]
     kept = (position >= 0) & (held_out.ratings >= threshold)
     relevant = Pairs(position[kept], held_out.items[kept], held_out.ratings[kept] - threshold)
-    return Judged(users, by_rank, relevant, train, topics)
+    return Judged(users, by_rank, relevant, train, topics, content)
 
 
 def _mean(values: Values) -> float:

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from tests.reference import metrics as oracle
 
 from mmbench.core.interactions import HeldOut, Index, TrainSet
-from mmbench.errors import DataError, UsageError
+from mmbench.errors import DataError, ShapeError, UsageError
 from mmbench.evaluate import Evaluation, RankedLists, evaluate
-from mmbench.metrics import METRICS, PAPER, Metric, Topics, resolve
+from mmbench.metrics import METRICS, NEEDS, PAPER, Content, Metric, Topics, resolve
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden-metrics" / "expected.json"
-EVERY = resolve(["all"], with_topics=True)
+EVERY = resolve(["all"], at_hand=NEEDS)
 
 
 def prepare(case: oracle.Case) -> dict[str, Any]:
@@ -43,7 +43,17 @@ def prepare(case: oracle.Case) -> dict[str, Any]:
         "threshold": case["threshold"],
         "missing_users": case["missing_users"],
         "topics": Topics.from_pairs(pairs[:, 0], pairs[:, 1]),
+        "content": content_of(case),
     }
+
+
+def content_of(case: oracle.Case) -> Content:
+    """The case's vectors as float32, which holds them exactly; what stands in for absent ones must not matter."""
+    vectors = {int(item): vector for item, vector in case["vectors"].items()}
+    present = np.array([item in vectors for item in range(1 + max(vectors, default=-1))], bool)
+    width = max(map(len, vectors.values()), default=1)
+    rows = np.array([vectors.get(item, [7.0] * width) for item in range(present.size)], np.float32)
+    return Content(rows.reshape(-1, width), present)
 
 
 def score(case: oracle.Case, metrics: list[Metric] = EVERY) -> Evaluation:
@@ -159,6 +169,7 @@ def test_the_peers_values_on_office(office: Office, golden: Path, split: str, fi
             metrics=EVERY,
             cutoffs=(5, 10, 20),
             topics=topics,
+            content=Content(np.ones((office.item_ids.size, 1)), np.ones(office.item_ids.size, bool)),
         )
         assert len(expected) == 72
         for key, value in expected.items():
@@ -199,6 +210,7 @@ HAND = {
     "held_out": [(0, 1, 3.0), (0, 3, 5.0), (0, 5, 4.0), (1, 4, 4.0), (2, 3, 1.0)],
     "lists": {"0": [1, 2, 3], "1": [3, 4], "2": [4, 3, 1]},
     "topics": {"0": [0, 1], "1": [1], "3": [1, 2], "4": [3]},
+    "vectors": {"0": [1.0, 0.0], "1": [0.0, 2.0], "3": [3.0, 4.0], "4": [-1.0, 0.0]},
 }
 D = [1.0, 1 / math.log2(3), 0.5]
 
@@ -245,6 +257,35 @@ D = [1.0, 1 / math.log2(3), 0.5]
         ("PopREO", Fraction(1, 3), 0),
         # users 0, 1, 2 trained on 6 head and no tail items: head 2 of 3 at 2 and 3 of 3 at 3; tail 4 and 5 of 6
         ("PopRSP", 0, (1 - Fraction(5, 6)) / (1 + Fraction(5, 6))),
+        # unit vectors of items 0, 1, 3, 4: (1, 0), (0, 1), (3/5, 4/5), (-1, 0); item 2 has none, so user 0 has one item
+        # at 2 and no distance. At 3: 1-3 is 1/5; 3-4 is 8/5 for user 1; 4-3, 4-1 and 3-1 are 8/5, 1 and 1/5 for user 2.
+        ("ILD", Fraction(8, 5), (Fraction(1, 5) + Fraction(8, 5) + Fraction(14, 15)) / 3),
+        # distances to item 0: 1 for item 1, 2/5 for 3, 2 for 4; to item 1: 0, 1/5, 1.
+        (
+            "Unexpectedness",
+            (1 + (Fraction(2, 5) + 2 + Fraction(1, 5) + 1) / 4 + (2 + Fraction(2, 5) + 1 + Fraction(1, 5)) / 4) / 3,
+            (Fraction(7, 10) + Fraction(9, 10) + (Fraction(18, 5) + 1 + 0) / 6) / 3,
+        ),
+        # Histories: topics 0 and 1 with 1/2 each for user 0, with 1/4 and 3/4 for users 1 and 2 (item 2 has no topic).
+        (
+            "Miscalibration",
+            (
+                math.log(0.5 / 0.005) / 2
+                + math.log(0.5 / 0.995) / 2  # q: 1 on topic 1
+                + 2
+                * (math.log(100) / 4 + math.log(0.75 / (0.99 / 4 + 0.0075)) * 3 / 4)  # q: 1/4 on topics 1, 2; 1/2 on 3
+            )
+            / 3,
+            (
+                math.log(100) / 2
+                + math.log(0.5 / (0.99 * 3 / 4 + 0.005)) / 2  # q: 3/4 on topic 1
+                + math.log(100) / 4
+                + math.log(0.75 / (0.99 / 4 + 0.0075)) * 3 / 4
+                + math.log(100) / 4
+                + math.log(0.75 / (0.99 / 2 + 0.0075)) * 3 / 4  # q: 1/3 + 1/6 on topic 1
+            )
+            / 3,
+        ),
     ],
 )
 def test_by_hand(name: str, at_2: Any, at_3: Any) -> None:
@@ -362,6 +403,8 @@ def test_ideal_lists_score_one_and_useless_ones_zero(seed: int) -> None:
         ("ShannonEntropy", "SEntropy"),
         ("ndcg-binary", "nDCGRendle2020"),
         ("map_textbook", "MAP-textbook"),
+        ("calibration_kl", "Miscalibration"),
+        ("intra-list distance", "ILD"),
     ],
 )
 def test_names_are_understood_in_any_case_and_by_alias(given_name: str, name: str) -> None:
@@ -370,8 +413,10 @@ def test_names_are_understood_in_any_case_and_by_alias(given_name: str, name: st
 
 def test_groups_of_names() -> None:
     assert tuple(metric.name for metric in resolve(["paper"])) == PAPER
-    assert [metric.name for metric in resolve(["ALL"], with_topics=True)] == list(METRICS)
-    assert {metric.name for metric in resolve(["all"])} == set(METRICS) - {"SRecall"}
+    assert [metric.name for metric in resolve(["ALL"], at_hand=NEEDS)] == list(METRICS)
+    assert {metric.name for metric in resolve(["all"])} == {
+        name for name, metric in METRICS.items() if not metric.needs
+    }
     assert [metric.name for metric in resolve(["MRR", "paper", "mrr"])] == ["MRR", *PAPER]
 
 
@@ -389,10 +434,32 @@ def test_the_registry_is_complete_and_unambiguous() -> None:
         assert all(resolve([alias]) == [metric] for alias in metric.aliases)
 
 
-def test_topics_are_asked_for_by_name() -> None:
-    arguments = prepare(HAND) | {"topics": None}
-    with pytest.raises(UsageError, match="SRecall: needs the items' topics"):
-        evaluate(**arguments, metrics=resolve(["SRecall"]))
+@pytest.mark.parametrize(("name", "need"), [(m.name, need) for m in METRICS.values() for need in m.needs])
+def test_side_data_are_asked_for_by_name(name: str, need: str) -> None:
+    arguments = prepare(HAND) | {need: None}
+    with pytest.raises(UsageError, match=f"{name}: needs .*--.*; supply it or leave the metric out"):
+        evaluate(**arguments, metrics=resolve([name]))
+
+
+def test_lists_in_blocks_equal_lists_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, names = oracle.random_case(5), resolve(["ILD", "Unexpectedness"])
+    whole = score(case, names)
+    monkeypatch.setattr("mmbench.metrics.side._NUMBERS_AT_A_TIME", 9)  # three vectors at a time
+    for name, values in score(case, names).per_user.items():
+        np.testing.assert_allclose(values, whole.per_user[name], rtol=1e-12, atol=1e-12)
+
+
+def test_equal_items_have_no_distance_and_the_same_topics_no_divergence() -> None:
+    case = dict(
+        HAND, vectors={str(item): [0.3, 0.1] for item in range(5)}, topics={str(item): [4, 5] for item in range(5)}
+    )
+    found = score(case, resolve(["ILD", "Unexpectedness", "Miscalibration"])).overall
+    assert all(value == pytest.approx(0.0, abs=1e-12) for value in found.values())
+
+
+def test_content_of_the_wrong_shape() -> None:
+    with pytest.raises(ShapeError, match=r"expected \(n, d\), \(n,\)"):
+        Content(np.ones((3, 2)), np.ones(2, bool))
 
 
 def test_a_gain_that_overflows_is_an_error() -> None:

@@ -26,9 +26,12 @@ from mmbench.core.interactions import HeldOut, TrainSet
 GOLDEN = Path(__file__).parent.parent / "data" / "golden-metrics" / "expected.json"
 # Imported in this order, so that each finds the planted version of those before it.
 MODULES = (
+    "mmbench.metrics.side",
     "mmbench.metrics.judged",
     "mmbench.metrics.ranking",
     "mmbench.metrics.beyond",
+    "mmbench.metrics.content",
+    "mmbench.metrics.calibration",
     "mmbench.metrics",
     "mmbench.evaluate",
 )
@@ -48,7 +51,7 @@ class Misreading:
         return self.what
 
 
-J, R, B, M, E = MODULES
+S, J, R, B, C, K, M, E = MODULES
 MISREADINGS = [
     Misreading("recall over min(k, relevant)", R,
                "divide(lists.n_hits(k), lists.n_relevant)", "divide(lists.n_hits(k), np.minimum(lists.n_relevant, k))",
@@ -169,6 +172,31 @@ MISREADINGS = [
     Misreading("lists put into the order of the items", E,
                "= lists.items[source[listed]].T",
                "= -np.sort(-lists.items[source[listed]], axis=1).T", "nDCG MRR"),
+    Misreading("an item's distance to itself counted", C,
+               "1.0 - divide(cosines, n * (n - 1.0))", "1.0 - divide(cosines + n, n * n)", "ILD"),
+    Misreading("similarity instead of distance", C,
+               "1.0 - divide(cosines, n * (n - 1.0))", "divide(cosines, n * (n - 1.0))", "ILD"),
+    Misreading("distances over the whole list", C,
+               "in _by_users(content, lists.n_users, lists.listed(k)):\n        cosines",
+               "in _by_users(content, lists.n_users, lists.listed(99)):\n        cosines", "ILD"),
+    Misreading("distance to the sum of the profile", C, "n * m)", "n)", "Unexpectedness"),
+    Misreading("distance to the list itself", C, "(total * known).sum(1), n * m", "(total * total).sum(1), n * n",
+               "Unexpectedness"),
+    Misreading("inner products of vectors of any length", S,
+               "self.vectors[part] / self.length[part, None]", "self.vectors[part] * 1.0", "ILD Unexpectedness"),
+    Misreading("the stand-in of an absent vector used", S,
+               "np.where(self.present, length, 0.0)", "length", "ILD Unexpectedness"),
+    Misreading("divergence the other way round", K,
+               "np.log(p / ((1.0 - ALPHA) * q + ALPHA * p))", "np.log(((1.0 - ALPHA) * q + ALPHA * p) / p)",
+               "Miscalibration"),
+    Misreading("divergence in bits", K, "p * np.log(p", "p * np.log2(p", "Miscalibration"),
+    Misreading("a tenth of the history mixed in", K, "ALPHA = 0.01", "ALPHA = 0.1", "Miscalibration"),
+    Misreading("the list mixed into the history", K,
+               "(1.0 - ALPHA) * q + ALPHA * p)", "ALPHA * q + (1.0 - ALPHA) * p)", "Miscalibration"),
+    Misreading("every topic of an item with full weight", K,
+               "1.0 / n_topics[place]", "1.0 + 0.0 * n_topics[place]", "Miscalibration"),
+    Misreading("items without a topic in the denominator", K,
+               "n_with_topic = np.bincount(users[n_topics > 0],", "n_with_topic = np.bincount(users,", "Miscalibration"),
     Misreading("items outside training not relevant", E,
                "kept = (position >= 0)", "kept = (held_out.items < train.n_items) & (position >= 0)", "Recall nDCG"),
 ]  # fmt: skip
@@ -215,16 +243,21 @@ def differing(metrics: ModuleType, evaluator: ModuleType) -> list[str]:
         train, rows = np.array(case["train"]), np.array(case["held_out"])
         lists = np.array([row + [-1] * (case["width"] - len(row)) for row in case["lists"].values()])
         pairs = np.array([(item, topic) for item, topics in case["topics"].items() for topic in topics], np.int64)
+        present = np.zeros(1 + max(map(int, case["vectors"])), bool)
+        vectors = np.ones((present.size, len(next(iter(case["vectors"].values())))))
+        for item, vector in case["vectors"].items():
+            present[int(item)], vectors[int(item)] = True, vector
         with np.errstate(all="ignore"):
             found = evaluator.evaluate(
                 evaluator.RankedLists(np.array(list(case["lists"]), np.int64), lists),
                 TrainSet.from_pairs(train[:, 0], train[:, 1], case["n_users"], case["n_items"]),
                 HeldOut.from_pairs(rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64), rows[:, 2]),
-                metrics=metrics.resolve(["all"], with_topics=True),
+                metrics=metrics.resolve(["all"], at_hand=metrics.NEEDS),
                 cutoffs=case["cutoffs"],
                 threshold=case["threshold"],
                 missing_users=case["missing_users"],
                 topics=metrics.Topics.from_pairs(pairs[:, 0], pairs[:, 1]),
+                content=metrics.Content(vectors, present),
             )
         for key, value in entry["expected"].items():
             ours = found.overall[key]

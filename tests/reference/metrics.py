@@ -46,6 +46,7 @@ class Split:
         self.with_relevant = [user for user in self.evaluated if self.relevant[user]]
         self.list = {user: self.whole[user][:k] for user in self.evaluated}
         self.topics = {int(item): set(topics) for item, topics in case["topics"].items()}
+        self.vectors = {int(item): vector for item, vector in case["vectors"].items() if any(vector)}
         self.head, self.tail = self._head_and_tail()
 
     def _head_and_tail(self) -> tuple[set[int], set[int]]:
@@ -138,14 +139,14 @@ def lauc(s: Split, user: int) -> float | None:
     return total / min(s.k, len(s.relevant[user]))
 
 
-def subtopic_recall(s: Split, user: int) -> float:
+def subtopic_recall(s: Split, user: int) -> float | None:
     everything: set[int] = set()
     for item in range(s.n_items):
         everything |= s.topics.get(item, set())
     found: set[int] = set()
     for rank in s.hits(user):
         found |= s.topics.get(s.list[user][rank], set())
-    return len(found) / len(everything)
+    return len(found) / len(everything) if everything else None
 
 
 def n_retrieved(s: Split, user: int) -> float:
@@ -180,6 +181,40 @@ def aclt(s: Split, user: int) -> float:
 def arp(s: Split, user: int) -> float | None:
     cut = s.list[user]
     return sum(s.pop.get(item, 0) for item in cut) / len(cut) if cut else None
+
+
+def distance(a: list[float], b: list[float]) -> float:
+    dot = sum(x * y for x, y in zip(a, b, strict=True))
+    return 1 - dot / math.sqrt(sum(x * x for x in a) * sum(y * y for y in b))
+
+
+def ild(s: Split, user: int) -> float | None:
+    vectors = [s.vectors[item] for item in s.list[user] if item in s.vectors]
+    pairs = [distance(a, b) for place, a in enumerate(vectors) for b in vectors[:place]]
+    return sum(pairs) / len(pairs) if pairs else None
+
+
+def unexpectedness(s: Split, user: int) -> float | None:
+    listed = [s.vectors[item] for item in s.list[user] if item in s.vectors]
+    known = [s.vectors[item] for item in s.trained.get(user, ()) if item in s.vectors]
+    pairs = [distance(a, b) for a in listed for b in known]
+    return sum(pairs) / len(pairs) if pairs else None
+
+
+def topic_shares(s: Split, items: Any) -> dict[int, float]:
+    shares: dict[int, float] = {}
+    with_topic = [item for item in items if s.topics.get(item)]
+    for item in with_topic:
+        for topic in s.topics[item]:
+            shares[topic] = shares.get(topic, 0.0) + 1 / len(s.topics[item]) / len(with_topic)
+    return shares
+
+
+def miscalibration(s: Split, user: int) -> float | None:
+    p, q = topic_shares(s, s.trained.get(user, ())), topic_shares(s, s.list[user])
+    if not p or not q:
+        return None
+    return sum(share * math.log(share / (0.99 * q.get(topic, 0.0) + 0.01 * share)) for topic, share in p.items())
 
 
 # Overall: one value for all lists.
@@ -269,7 +304,14 @@ OVER_RELEVANT = {
     "EPC": epc,
     "NumRetrieved": n_retrieved,
 }
-OVER_EVALUATED = {"APLT": aplt, "ARP": arp, "ACLT": aclt}
+OVER_EVALUATED = {
+    "APLT": aplt,
+    "ARP": arp,
+    "ACLT": aclt,
+    "ILD": ild,
+    "Unexpectedness": unexpectedness,
+    "Miscalibration": miscalibration,
+}
 OVERALL = {
     "Gini": gini,
     "iCov": item_coverage_percent,
@@ -349,8 +391,18 @@ def random_case(
         "train": train,
         "held_out": held_out,
         "lists": lists,
-        "topics": {str(item): draw.sample(range(7), k=draw.randint(1, 3)) for item in everything} if topics else {},
+        "topics": {str(item): draw.sample(range(7), k=draw.randint(item % 5 > 0, 3)) for item in everything}
+        if topics
+        else {},
+        "vectors": random_vectors(everything, seed),
     }
+
+
+def random_vectors(items: list[int], seed: int) -> dict[str, list[float]]:
+    """Vectors of most items, one of them zero."""
+    draw = random.Random(f"vectors of {seed}")
+    vectors = {str(item): [draw.randint(-4, 6) / 4 for _ in range(3)] for item in items if draw.random() < 0.9}
+    return vectors | {str(items[-1]): [0.0, 0.0, 0.0]}
 
 
 def even_case() -> Case:
@@ -376,6 +428,7 @@ def even_case() -> Case:
         ],
         "lists": {"0": [6, 2, 3], "1": [4, 3, 0, 2], "2": [4, 0], "3": [2, 1, 0, 4], "5": [3, 4, 0, 1]},
         "topics": {"0": [0], "1": [0, 1], "2": [2], "3": [1], "4": [3], "6": [9]},
+        "vectors": {"0": [1.0, 0.0], "1": [1.0, 1.0], "2": [0.0, 2.0], "4": [-1.0, 0.0], "6": [3.0, -3.0]},
     }
 
 

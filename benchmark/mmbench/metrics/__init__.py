@@ -1,6 +1,6 @@
 """Metrics of ranked lists, by name.
 
-Adding one takes a function of (judged lists, cut-off) in `ranking` or `beyond` and an entry in `METRICS`; averaging,
+Adding one takes a function of (judged lists, cut-off) in a module of this folder and an entry in `METRICS`; averaging,
 cut-offs and populations happen once, in `mmbench.evaluate`. Shared names mean what the Elliot framework computes under
 them, because the published tables of the field were made with it; where a textbook means something else by the same
 name, that has a name of its own.
@@ -9,15 +9,16 @@ name, that has a name of its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from mmbench.errors import unknown_name
-from mmbench.metrics import beyond, ranking
-from mmbench.metrics.judged import Judged, Topics, Values
+from mmbench.metrics import beyond, calibration, content, ranking
+from mmbench.metrics.judged import Judged
+from mmbench.metrics.side import NEEDS, Content, Need, Topics, Values
 
-__all__ = ["METRICS", "PAPER", "Judged", "Metric", "Topics", "resolve"]
+__all__ = ["METRICS", "NEEDS", "PAPER", "Content", "Judged", "Metric", "Need", "Topics", "resolve"]
 
 PER_USER: Literal["per-user"] = "per-user"
 OVERALL: Literal["overall"] = "overall"
@@ -38,7 +39,7 @@ class Metric:
         bounds: Smallest and largest value of lists that hold candidates only; infinite where there is none. Lists from
             elsewhere may hold items outside I and exceed them.
         aliases: Other names that are understood.
-        needs: Side data without which the metric does not exist.
+        needs: Side data without which the metric does not exist; see `mmbench.metrics.side.NEEDS`.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Metric:
     higher_is_better: bool | None = True
     bounds: tuple[float, float] = (0.0, 1.0)
     aliases: tuple[str, ...] = ()
-    needs: tuple[Literal["topics"], ...] = ()
+    needs: tuple[Need, ...] = ()
 
 
 _ELLIOT = "Anelli et al., Elliot (SIGIR 2021)"
@@ -300,6 +301,41 @@ _ALL = (
         higher_is_better=False,
         aliases=("RSP",),
     ),
+    Metric(
+        name="ILD",
+        compute=content.intra_list_distance,
+        kind=PER_USER,
+        population="evaluated",
+        formula="mean over E of Σ_i≠j (1 - cos(x_i, x_j)) / (n (n - 1)), i and j the n items of L[:k] with a vector x",
+        source=f"intra-list distance; Zhang and Hurley, Avoiding monotony (RecSys 2008), as in {_NOVELTY}",
+        bounds=(0.0, 2.0),
+        aliases=("IntraListDistance", "IntraListDiversity", "ContentDiversity"),
+        needs=("content",),
+    ),
+    Metric(
+        name="Unexpectedness",
+        compute=content.unexpectedness,
+        kind=PER_USER,
+        population="evaluated",
+        formula="mean over E of the mean of 1 - cos(x_i, x_j) over i in L[:k] and j in T_u, where both have a vector x",
+        source=f"distance of a list to its user's profile; {_NOVELTY}",
+        higher_is_better=None,
+        bounds=(0.0, 2.0),
+        aliases=("Unexp", "ContentNovelty", "ProfileDistance"),
+        needs=("content",),
+    ),
+    Metric(
+        name="Miscalibration",
+        compute=calibration.miscalibration,
+        kind=PER_USER,
+        population="evaluated",
+        formula="mean over E of Σ_g p(g) ln(p(g) / (0.99 q(g) + 0.01 p(g))), p and q the topic shares of T_u and of L[:k]",
+        source="Kullback-Leibler divergence C_KL with α = 0.01; Steck, Calibrated recommendations (RecSys 2018), eq. 2-6",
+        higher_is_better=False,
+        bounds=(0.0, -math.log(calibration.ALPHA)),
+        aliases=("Calibration", "CalibrationKL", "CKL"),
+        needs=("topics",),
+    ),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
@@ -307,13 +343,13 @@ METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 PAPER = ("Recall", "nDCG", "EFD", "Gini", "APLT", "iCov")
 
 
-def resolve(names: Sequence[str], *, with_topics: bool = False) -> list[Metric]:
+def resolve(names: Sequence[str], *, at_hand: Collection[Need] = ()) -> list[Metric]:
     """The metrics of the given names, in their order, each once.
 
     Args:
         names: Names or aliases in any case, hyphens, underscores and spaces ignored; `paper` stands for the six of
             `PAPER`, `all` for every metric that the data allow.
-        with_topics: Whether the items' topics are at hand, so that `all` includes what needs them.
+        at_hand: Side data that are there, so that `all` includes what needs them.
 
     Raises:
         UsageError: A name is unknown; the message has the closest match.
@@ -322,7 +358,7 @@ def resolve(names: Sequence[str], *, with_topics: bool = False) -> list[Metric]:
     for name in names:
         folded = _fold(name)
         if folded == "all":
-            found = [metric for metric in METRICS.values() if with_topics or not metric.needs]
+            found = [metric for metric in METRICS.values() if set(metric.needs) <= set(at_hand)]
         elif folded == "paper":
             found = [METRICS[paper] for paper in PAPER]
         elif folded in _BY_FOLDED_NAME:

@@ -10,8 +10,9 @@ import math
 
 import numpy as np
 
-from mmbench.metrics.judged import Judged, Mask, Values
+from mmbench.metrics.judged import Judged
 from mmbench.metrics.ranking import divide
+from mmbench.metrics.side import Mask, Values
 
 
 def expected_free_discovery(lists: Judged, k: int) -> Values:

@@ -19,40 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.core.interactions import Index, TrainSet
-from mmbench.errors import DataError, ShapeError
-
-Values = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from mmbench.errors import DataError
+from mmbench.metrics.side import Content, Mask, Topics, Values
 
 # Pairs compared with their lists at a time, in places: bounds the working memory whatever the size of the split.
 _PLACES_AT_A_TIME = 1 << 22
 # 2 ** 1024 overflows a float64; the margin leaves room for the sums of gains.
 _LARGEST_EXPONENT = 960.0
-
-
-@dataclass(frozen=True, eq=False)
-class Topics:
-    """What each item is about: distinct (item, topic) pairs, sorted.
-
-    Attributes:
-        items: Item row of each pair, shape (n,), ascending.
-        topics: Topic of each pair, shape (n,), any integers.
-    """
-
-    items: Index
-    topics: Index
-
-    @classmethod
-    def from_pairs(cls, items: Index, topics: Index) -> Topics:
-        """Sort the pairs and drop repetitions.
-
-        Raises:
-            ShapeError: The arrays are not 1-D of equal length.
-        """
-        if items.shape != topics.shape or items.ndim != 1:
-            raise ShapeError(f"Topics: items {items.shape} and topics {topics.shape} must be 1-D of equal length")
-        pairs = np.unique(np.stack([items, topics], axis=1).astype(np.int64), axis=0)
-        return cls(pairs[:, 0], pairs[:, 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +72,7 @@ class Judged:
         relevant: The relevant pairs of these users.
         train: The training pairs.
         topics: The items' topics, where the data have them.
+        content: The items' vectors that distances between items are measured with, where they were asked for.
     """
 
     users: Index
@@ -106,6 +80,7 @@ class Judged:
     relevant: Pairs
     train: TrainSet
     topics: Topics | None = None
+    content: Content | None = None
 
     # -- users ---------------------------------------------------------------------------------------------------
 
@@ -124,6 +99,20 @@ class Judged:
         """Training items of each user, |T_u|, shape (n,); 0 for users without a training row."""
         degree = np.append(self.train.user_degree, 0)
         return np.asarray(degree[np.minimum(self.users, self.train.n_users)], np.int64)
+
+    @cached_property
+    def trained(self) -> tuple[Index, Index]:
+        """The training pairs of the evaluated users: position in `users`, ascending, and item row."""
+        place = np.full(max(self.train.n_users, int(self.users.max(initial=-1)) + 1), -1)
+        place[self.users] = np.arange(self.n_users)
+        user = place[self.train.users]
+        return user[user >= 0], self.train.items[user >= 0]
+
+    def listed(self, k: int) -> tuple[Index, Index]:
+        """The items of all L[:k]: position in `users`, ascending, and item row, both best item first."""
+        items = self.by_rank[:k].T.ravel()
+        user = np.repeat(np.arange(self.n_users), min(k, self.by_rank.shape[0]))
+        return user[items >= 0], items[items >= 0]
 
     @cached_property
     def length(self) -> Index:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from mmbench.core.interactions import Index
-from mmbench.errors import UsageError
-from mmbench.metrics.judged import Judged, Values
+from mmbench.metrics.judged import Judged
+from mmbench.metrics.side import Values, required
 
 
 def divide(numerator: Values | Index, denominator: Values | Index) -> Values:
@@ -98,16 +98,10 @@ def subtopic_recall(lists: Judged, k: int) -> Values:
     Raises:
         UsageError: The lists were judged without topics.
     """
-    if lists.topics is None:
-        raise UsageError("SRecall: needs the items' topics; pass a file of item and topic, or leave the metric out")
-    of_items = lists.topics
-    first = np.searchsorted(of_items.items, lists.hits.item, side="left")
-    count = np.searchsorted(of_items.items, lists.hits.item, side="right") - first
-    # One entry per topic of each hit, in the order of the hits, so that a topic's first entry has its best rank.
-    hit = np.repeat(np.arange(count.size), count)
-    within = np.arange(hit.size) - np.repeat(np.cumsum(count) - count, count)
+    of_items = required(lists.topics, "topics", "SRecall")
+    hit, pair = of_items.of(lists.hits.item)  # in the order of the hits: a topic's first entry has its best rank
     names, topic = np.unique(of_items.topics, return_inverse=True)
-    key = lists.hits.user[hit] * max(names.size, 1) + topic[first[hit] + within]
+    key = lists.hits.user[hit] * max(names.size, 1) + topic[pair]
     _, best = np.unique(key, return_index=True)
     found = hit[best][lists.hits.rank[hit[best]] < k]
     n_topics = np.unique(of_items.topics[of_items.items < lists.train.n_items]).size

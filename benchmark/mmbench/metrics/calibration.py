@@ -1,0 +1,52 @@
+"""Whether a list has the topics that its user's history has, in the same shares.
+
+Source: Steck, Calibrated recommendations (RecSys 2018). Every item of the history and of the list weighs the same; an
+item's weight is shared evenly among its topics, and items without a topic are left out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmbench.core.interactions import Index
+from mmbench.metrics.judged import Judged
+from mmbench.metrics.ranking import divide
+from mmbench.metrics.side import Mask, Topics, Values, required
+
+ALPHA = 0.01
+"""How much of the history's distribution is mixed into the list's, so that the divergence stays finite (Steck, eq. 6)."""
+
+
+def miscalibration(lists: Judged, k: int) -> Values:
+    """Kullback-Leibler divergence of the list's topics from the history's, in nats; 0 is perfectly calibrated.
+
+    Not defined where history or list have no item with a topic.
+
+    Raises:
+        UsageError: The lists were judged without topics.
+    """
+    topics = required(lists.topics, "topics", "Miscalibration")
+    names, topic = np.unique(topics.topics, return_inverse=True)
+    width = max(names.size, 1)
+    known, p, has_history = _shares(topics, topic, width, lists.trained, lists.n_users)
+    listed, shares, has_list = _shares(topics, topic, width, lists.listed(k), lists.n_users)
+    q = np.zeros(known.size)
+    if listed.size:
+        place = np.minimum(np.searchsorted(listed, known), listed.size - 1)
+        q = np.where(listed[place] == known, shares[place], 0.0)
+    terms = p * np.log(p / ((1.0 - ALPHA) * q + ALPHA * p))
+    divergence = np.bincount(known // width, terms, lists.n_users)
+    return np.where(has_history & has_list, np.maximum(divergence, 0.0), np.nan)  # rounding may leave -1e-17
+
+
+def _shares(
+    topics: Topics, topic: Index, width: int, pairs: tuple[Index, Index], n_users: int
+) -> tuple[Index, Values, Mask]:
+    """Topic shares of each user's items: `user * width + topic` ascending, its share, and who has any."""
+    users, items = pairs
+    place, pair = topics.of(items)
+    n_topics = np.bincount(place, minlength=items.size)
+    key, inverse = np.unique(users[place] * width + topic[pair], return_inverse=True)
+    weight = np.bincount(inverse, 1.0 / n_topics[place], key.size)
+    n_with_topic = np.bincount(users[n_topics > 0], minlength=n_users)
+    return key, divide(weight, n_with_topic[key // width]), n_with_topic > 0
