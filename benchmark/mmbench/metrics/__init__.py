@@ -330,7 +330,7 @@ _ALL = (
         kind=PER_USER,
         population="evaluated",
         formula="mean over E of Σ_g p(g) ln(p(g) / (0.99 q(g) + 0.01 p(g))), p and q the topic shares of T_u and of L[:k]",
-        source="Kullback-Leibler divergence C_KL with α = 0.01; Steck, Calibrated recommendations (RecSys 2018), eq. 2-6",
+        source="Kullback-Leibler divergence C_KL with α = 0.01; Steck, Calibrated recommendations (RecSys 2018)",
         higher_is_better=False,
         bounds=(0.0, -math.log(calibration.ALPHA)),
         aliases=("Calibration", "CalibrationKL", "CKL"),

@@ -14,7 +14,7 @@ from mmbench.metrics.ranking import divide
 from mmbench.metrics.side import Mask, Topics, Values, required
 
 ALPHA = 0.01
-"""How much of the history's distribution is mixed into the list's, so that the divergence stays finite (Steck, eq. 6)."""
+"""How much of the history's distribution is mixed into the list's, so that the divergence stays finite."""
 
 
 def miscalibration(lists: Judged, k: int) -> Values:
