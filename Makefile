@@ -25,7 +25,7 @@ demo: setup  ## the main job, end to end, on the embedded catalogue
 	@test -e data/demo || $(BIN)/mmx demo --out data/demo
 	@# Exit code 3 says that some items failed: the catalogue has a corrupt file of each kind on purpose.
 	$(BIN)/mmx extract recipes/extract/demo.yaml || test $$? -eq 3
-	$(BIN)/mmbench train --data data/demo --model most-popular,item-knn,bpr-mf,content-knn,vbpr,freedom --seed $(SEEDS) \
+	$(BIN)/mmbench train --data data/demo --protocol paper --model most-popular,item-knn,bpr-mf,content-knn,vbpr,freedom --seed $(SEEDS) \
 		--features visual=colour-hog --features textual=tfidf-lsa --features audio=mfcc \
 		--scaling l2 --set epochs=150 --set lr=0.01 --set reg_weight=0.1 --set freedom.lr=0.005 --set freedom.reg_weight=0.001
 

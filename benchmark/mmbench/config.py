@@ -10,12 +10,22 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from mmbench.core.sparse import SparseBackend
 from mmbench.data.features import MissingPolicy, Scaling
 from mmbench.errors import DataError, UsageError, unknown_name
-from mmbench.metrics import PAPER, resolve
+from mmbench.metrics import PAPER, Need, resolve
+from mmbench.metrics.side import required
 from mmbench.models import model_class
 from mmbench.models.base import ModelConfig
 
@@ -25,13 +35,25 @@ RECIPE_FILE = "recipe.yaml"
 Approximation = Literal["frozen-features", "lazy-adam", "tf32"]
 """What may be given up for speed, by name: see `Recipe.approximate`."""
 
+Protocol = Literal["paper", "strict"]
+"""How runs are scored, by name: see `mmbench.protocol`."""
+
 
 class Evaluation(BaseModel):
     """How a run is validated and scored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    protocol: Literal["paper"] = Field("paper", description="train positives masked; one list for validation and test")
+    protocol: Protocol = Field(
+        "strict",
+        description="strict: candidates are the whole catalogue, validation positives are masked at test, users without a "
+        "list or training rows score 0; paper: as in arXiv 2309.05273, candidates are the training items, only training "
+        "positives are masked, those users are left out",
+    )
+    diversity_features: str | None = Field(
+        None, description="MODALITY=NAME: the vectors that metrics measure distances between items with"
+    )
+    categories: str | None = Field(None, description="column of items.tsv that has the items' categories")
     metrics: tuple[str, ...] = Field(PAPER, min_length=1, description="names of `mmbench metrics`")
     cutoffs: tuple[int, ...] = Field((10, 20), min_length=1, description="list lengths")
     select_by: str = Field("Recall@20", description="validation metric that chooses epoch and configuration")
@@ -43,15 +65,25 @@ class Evaluation(BaseModel):
 
     @field_validator("metrics")
     @classmethod
-    def _spelled_out(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(metric.name for metric in resolve(names))
+    def _spelled_out(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        sources: dict[Need, str] = {"content": "diversity_features", "topics": "categories"}
+        at_hand = [need for need, source in sources.items() if info.data.get(source)]
+        chosen = resolve(names, at_hand=at_hand)
+        for metric in chosen:
+            for need in metric.needs:
+                required(True if need in at_hand else None, need, metric.name)
+        return tuple(metric.name for metric in chosen)
 
     @model_validator(mode="after")
     def _names(self) -> Evaluation:
         if min(self.cutoffs) < 1 or len(set(self.cutoffs)) < len(self.cutoffs):
             raise ValueError(f"cutoffs {list(self.cutoffs)} must be distinct and at least 1")
         name, _, cutoff = self.select_by.partition("@")
-        resolve([name])
+        (metric,) = resolve([name])
+        if metric.needs and metric.name not in self.metrics:
+            raise ValueError(f"select_by {self.select_by!r} must be among the metrics, since it needs side data")
+        if metric.higher_is_better is not True:
+            raise ValueError(f"select_by {self.select_by!r}: higher is not better, so it can't choose an epoch")
         if not cutoff.isdigit() or int(cutoff) < 1:
             raise ValueError(f"select_by {self.select_by!r} must look like Recall@20")
         return self

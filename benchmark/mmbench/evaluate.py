@@ -248,38 +248,75 @@ def rank(
         ShapeError: `users` out of range, or scores of another shape.
         DataError: A score is NaN; the message names the user.
     """
-    import torch
+    (lists,) = rank_each(
+        score,
+        train,
+        users,
+        k=k,
+        masks=(also_masked,),
+        block_bytes=block_bytes,
+        device=device,
+        progress=progress,
+    )
+    return lists
 
-    from mmbench.core.topk import NanScoreError, top_k
+
+def rank_each(
+    score: Callable[[Tensor], Tensor],
+    train: TrainSet,
+    users: Index,
+    *,
+    k: int,
+    masks: Sequence[HeldOut | None],
+    block_bytes: int = 64 * _MIB,
+    device: torch.device | str = "cpu",
+    progress: SupportsAdvance | None = None,
+) -> list[RankedLists]:
+    """As `rank`, once for each of several further masks; every user is scored once.
+
+    Args and errors as in `rank`, but for
+        masks: Further pairs to mask; None for none.
+    """
+    import torch
 
     if users.size and (users.min() < 0 or users.max() >= train.n_users):
         raise ShapeError(f"rank: user rows must be in [0, {train.n_users})")
     at_a_time = max(block_bytes // (4 * max(train.n_items, 1)), 1)
-    lists = np.full((users.size, k), -1, np.int64)
+    lists = [np.full((users.size, k), -1, np.int64) for _ in masks]
     for start in range(0, users.size, at_a_time):
         block = users[start : start + at_a_time]
-        rows, items = _masked_pairs(block, train, also_masked)
         with torch.no_grad():
             scores = score(torch.from_numpy(block).to(device))
         if tuple(scores.shape) != (block.size, train.n_items):
             raise ShapeError(f"rank: scores {tuple(scores.shape)} for {block.size} users and {train.n_items} items")
-        masked = torch.from_numpy(rows).to(scores.device), torch.from_numpy(items).to(scores.device)
         with torch.inference_mode():
             scores = scores.contiguous()  # an expanded tensor has one memory cell for many entries
-            before = scores[masked]
-            scores[masked] = -math.inf
-            try:
-                lists[start : start + block.size] = top_k(scores, k).cpu().numpy()
-            except NanScoreError as error:
-                raise DataError(
-                    f"scores of user row {block[error.row]}: NaN (expected real numbers); the model has diverged "
-                    "or a feature is NaN: lower the learning rate, check the features"
-                ) from error
-            finally:
-                scores[masked] = before
+            for mask, found in zip(masks, lists, strict=True):
+                pairs = _masked_pairs(block, train, mask)
+                found[start : start + block.size] = _best(scores, pairs, k, block)
         if progress is not None:
             progress.advance(block.size)
-    return RankedLists(users, lists)
+    return [RankedLists(users, found) for found in lists]
+
+
+def _best(scores: Tensor, masked: tuple[Index, Index], k: int, block: Index) -> Index:
+    """The k best columns of each row but for the masked pairs; the scores are left as they were."""
+    import torch
+
+    from mmbench.core.topk import NanScoreError, top_k
+
+    rows, items = (torch.from_numpy(axis).to(scores.device) for axis in masked)
+    before = scores[rows, items]
+    scores[rows, items] = -math.inf
+    try:
+        return np.asarray(top_k(scores, k).cpu().numpy(), np.int64)
+    except NanScoreError as error:
+        raise DataError(
+            f"scores of user row {block[error.row]}: NaN (expected real numbers); the model has diverged "
+            "or a feature is NaN: lower the learning rate, check the features"
+        ) from error
+    finally:
+        scores[rows, items] = before
 
 
 def _masked_pairs(block: Index, train: TrainSet, also_masked: HeldOut | None) -> tuple[Index, Index]:

@@ -6,25 +6,32 @@ import shutil
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from numpy.typing import NDArray
 
 from mmbench.config import RECIPE_FILE, Evaluation, Recipe, read_recipe, write_recipe
+from mmbench.core.interactions import HeldOut
 from mmbench.core.runtime import cpu_seconds
+from mmbench.data.catalogue import read_categories
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
-from mmbench.data.features import ItemFeatures, load_features
+from mmbench.data.features import ItemFeatures, load_content, load_features, load_presence
 from mmbench.data.lists import read_lists
 from mmbench.errors import DataError, TrainingError
 from mmbench.evaluate import Evaluation as Scores
 from mmbench.evaluate import RankedLists
-from mmbench.fit import build, fit, rank_all, score
+from mmbench.fit import build, fit
 from mmbench.models import model_class
 from mmbench.progress import Progress
+from mmbench.protocol import describe, lists_for_both, rows_to_score, score, validation_rows
 from mmbench.record import Inputs, run_record, write_per_user
 from mmbench.results import FORMAT, FORMAT_VERSION, RunFolder
+from mmbench.slices import Slice, SliceScores, make_slices, score_slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +46,7 @@ class Result:
         best_epoch: That epoch.
         seconds_per_epoch: Median training seconds; None for a model that is not trained.
         tried: The settings that validation chose from a grid.
+        slices: Split to slices, as `SliceScores.as_json` gives them.
     """
 
     path: Path
@@ -48,6 +56,7 @@ class Result:
     best_epoch: int
     seconds_per_epoch: float | None
     tried: tuple[str, ...] = ()
+    slices: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 def load_inputs(
@@ -64,7 +73,8 @@ def load_inputs(
         DataError: The dataset or the store lacks what the recipe needs.
     """
     data = Path(recipe.data)
-    split = load_split(data, recipe.split, columns) if like is None else like.split
+    strict = recipe.evaluation.protocol == "strict"
+    split = load_split(data, recipe.split, columns, catalogue=strict) if like is None else like.split
     features: Mapping[str, ItemFeatures] = {}
     if model_class(recipe.model).uses_features:
         if like is not None and like.features:
@@ -76,9 +86,32 @@ def load_inputs(
                 recipe.features,
                 missing=recipe.missing,
                 scaling=recipe.scaling,
+                others=split.other_item_ids if strict else (),
             )
     names = {modality: one.name for modality, one in features.items()}
-    return recipe.model_copy(update={"split": split.training.split, "features": names}), Inputs(split, features)
+    if like is None:
+        evaluation, split, digests = _side_data(data, recipe.evaluation, split)
+    else:
+        evaluation, digests = recipe.evaluation, dict(like.evaluation)
+    recipe = recipe.model_copy(update={"split": split.training.split, "features": names, "evaluation": evaluation})
+    return recipe, Inputs(split, features, digests)
+
+
+def _side_data(data: Path, evaluation: Evaluation, split: Split) -> tuple[Evaluation, Split, dict[str, str]]:
+    """The split with what the metrics need besides it, the choice of vectors spelled out, and digests."""
+    training, digests = split.training, {}
+    if evaluation.protocol == "strict":
+        digests["catalogue"] = split.catalogue_digest
+    if evaluation.categories is not None:
+        topics, digests["categories"] = read_categories(data, evaluation.categories, training.all_item_ids)
+        training = replace(training, topics=topics)
+    if evaluation.diversity_features is not None:
+        content, chosen, digests["diversity_features"] = load_content(
+            data / "features", evaluation.diversity_features, training.item_ids.tolist(), training.other_item_ids
+        )
+        training = replace(training, content=content)
+        evaluation = evaluation.model_copy(update={"diversity_features": chosen})
+    return evaluation, replace(split, training=training), digests
 
 
 def run_folder(out: Path, recipe: Recipe, inputs: Inputs) -> RunFolder:
@@ -131,6 +164,7 @@ def read_result(path: Path) -> Result:
         metrics["best_epoch"],
         record["timings"]["train_s_per_epoch"],
         tried,
+        metrics.get("slices", {}),
     )
 
 
@@ -160,9 +194,9 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     model = build(recipe, training, inputs.features)
     model.load_weights(trained.load_checkpoint(outcome["best_epoch"]))
     start, start_cpu = time.perf_counter(), cpu_seconds()
-    lists = rank_all(model, training, recipe.evaluation)
-    scores = _both(lists, inputs.split, recipe.evaluation)
-    valid, tested = scores["valid"], scores["test"]
+    lists = lists_for_both(model, training, inputs.features, recipe.evaluation)
+    scored = _score_both(lists, inputs.split, recipe.evaluation, _present(inputs.features))
+    scores = scored.scores
     timings: dict[str, float | None] = {
         "evaluation_s": time.perf_counter() - start,
         "evaluation_cpu_s": cpu_seconds() - start_cpu,
@@ -183,15 +217,11 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
             "format_version": FORMAT_VERSION,
             "best_epoch": outcome["best_epoch"],
             "selected_by": {"split": "valid", "metric": outcome["metric"], "value": outcome["value"]},
-            "valid": valid.overall,
-            "test": tested.overall,
+            "valid": scores["valid"].overall,
+            "test": scores["test"].overall,
+            "slices": {name: [one.as_json() for one in slices] for name, slices in scored.slices.items()},
         },
     )
-
-
-def _score_test(lists: RankedLists, training: TrainingData, test: TestData, evaluation: Evaluation) -> Scores:
-    """The only place where test rows meet a model's lists."""
-    return score(lists, training, test.rows, evaluation)
 
 
 def _clear(folder: RunFolder) -> None:
@@ -203,40 +233,115 @@ def _clear(folder: RunFolder) -> None:
     shutil.rmtree(folder.path / "trials", ignore_errors=True)
 
 
-def evaluate_run(path: Path, evaluation: Evaluation, data: Path | None = None) -> dict[str, Scores]:
-    """Rank again with a finished run's model and score both held-out splits.
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What an evaluation found.
+
+    Attributes:
+        scores: The metrics on `valid` and on `test`.
+        slices: The same on their slices; empty if they were not asked for.
+        protocol: Every choice that was made, see `mmbench.protocol.describe`.
+        notes: What should be known about the data and the lists, one line each.
+    """
+
+    scores: dict[str, Scores]
+    slices: dict[str, list[SliceScores]]
+    protocol: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def evaluate_run(path: Path, evaluation: Evaluation, data: Path | None = None, *, slices: bool = False) -> Scored:
+    """Rank again with a finished run's model and score both held-out splits, by the run's protocol or another.
 
     Raises:
         DataError: The folder is no finished run, or its data has changed.
     """
     result = read_result(path)
     recipe, inputs, folder = resume_inputs(path, data)
-    chosen = result.recipe.model_copy(update={"data": recipe.data})
-    model = build(chosen, inputs.split.training, inputs.features)
+    chosen = result.recipe.model_copy(update={"data": recipe.data, "evaluation": evaluation})
+    if evaluation != recipe.evaluation:
+        chosen, inputs = load_inputs(chosen)
+    evaluation, training = chosen.evaluation, inputs.split.training
+    model = build(chosen, training, inputs.features)
     model.load_weights(folder.load_checkpoint(result.best_epoch))
-    lists = rank_all(model, inputs.split.training, evaluation)
-    return _both(lists, inputs.split, evaluation)
+    present = None
+    if slices:
+        present = _present(inputs.features) or load_presence(Path(chosen.data) / "features", training.all_item_ids)
+    lists = lists_for_both(model, training, inputs.features, evaluation)
+    return replace(
+        _score_both(lists, inputs.split, evaluation, present), protocol=describe(evaluation, training, type(model))
+    )
 
 
 def evaluate_lists(
-    recs: Path, data: Path, split: str | None, evaluation: Evaluation, columns: Mapping[str, str] | None = None
-) -> tuple[dict[str, Scores], list[str]]:
-    """Score lists made anywhere else on both held-out splits; the scores and what should be known about the lists.
+    recs: Path,
+    data: Path,
+    split: str | None,
+    evaluation: Evaluation,
+    columns: Mapping[str, str] | None = None,
+    *,
+    slices: bool = False,
+) -> Scored:
+    """Score lists made anywhere else on both held-out splits.
 
     Raises:
         DataError: The lists can't be read or do not belong to the dataset.
     """
-    loaded = load_split(data, split, columns)
+    loaded = load_split(data, split, columns, catalogue=evaluation.protocol == "strict")
+    evaluation, loaded, _ = _side_data(data, evaluation, loaded)
+    training = loaded.training
     users, items, notes = read_lists(recs, loaded, max(evaluation.cutoffs))
-    return _both(RankedLists(users, items), loaded, evaluation), [*loaded.training.notes, *notes]
+    present = load_presence(data / "features", training.all_item_ids) if slices else None
+    known = _n_listed(users, items, training.valid) if evaluation.protocol == "strict" else 0
+    if known:
+        notes.append(f"{known} listed items are validation positives of their user; at test they count as misses")
+    lists = RankedLists(users, items)
+    scored = _score_both((lists, lists), loaded, evaluation, present)
+    return replace(scored, protocol=describe(evaluation, training, None), notes=(*training.notes, *notes))
 
 
-def _both(lists: RankedLists, split: Split, evaluation: Evaluation) -> dict[str, Scores]:
+def _n_listed(users: NDArray[np.int64], items: NDArray[np.int64], rows: HeldOut) -> int:
+    """How many of the held-out pairs are in their user's list."""
+    n_items = 1 + max(int(items.max(initial=0)), int(rows.items.max(initial=0)))
+    listed = (users[:, None] * n_items + items)[items >= 0]
+    return int(np.isin(listed, rows.users * n_items + rows.items).sum())
+
+
+def _score_both(
+    lists: tuple[RankedLists, RankedLists],
+    split: Split,
+    evaluation: Evaluation,
+    present: Mapping[str, NDArray[np.bool_]] | None,
+) -> Scored:
+    """Score validation and test; with slices where presence is given."""
     training = split.training
-    return {
-        "valid": score(lists, training, training.valid, evaluation),
-        "test": _score_test(lists, training, split.test, evaluation),
-    }
+    slices: list[Slice] = []
+    if present is not None:
+        slices = make_slices(training.train, training.n_item_rows, training.n_user_rows, present)
+    valid = _score_rows(lists[0], training, validation_rows(training, evaluation), evaluation, slices)
+    tested = _score_test(lists[1], training, split.test, evaluation, slices)
+    sliced = {"valid": valid[1], "test": tested[1]} if slices else {}
+    return Scored({"valid": valid[0], "test": tested[0]}, sliced, {})
+
+
+def _score_test(
+    lists: RankedLists, training: TrainingData, test: TestData, evaluation: Evaluation, slices: Sequence[Slice]
+) -> tuple[Scores, list[SliceScores]]:
+    """The only place where test rows meet lists."""
+    return _score_rows(lists, training, rows_to_score(test.rows, test.of_others, evaluation), evaluation, slices)
+
+
+def _score_rows(
+    lists: RankedLists, training: TrainingData, rows: HeldOut, evaluation: Evaluation, slices: Sequence[Slice]
+) -> tuple[Scores, list[SliceScores]]:
+    """Metrics of held-out rows, all together and slice by slice."""
+    of = partial(score, lists, training, evaluation=evaluation)
+    return of(rows), score_slices(slices, rows, of)
+
+
+def _present(features: Mapping[str, ItemFeatures]) -> dict[str, NDArray[np.bool_]]:
+    """Which item rows have a vector of their own, by modality."""
+    return {modality: np.append(one.present, one.other_present) for modality, one in features.items()}
 
 
 def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -248,6 +353,7 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
             "seed": result.recipe.seed,
             "settings": result.recipe.settings.model_dump(mode="json"),
             "best_epoch": result.best_epoch,
+            "protocol": result.recipe.evaluation.protocol,
             "valid": result.valid,
             "test": result.test,
         }

@@ -12,22 +12,20 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from mmbench.config import Evaluation, Recipe, write_recipe
+from mmbench.config import Recipe, write_recipe
 from mmbench.core import sparse
 from mmbench.core.init import Init
-from mmbench.core.interactions import HeldOut
 from mmbench.core.runtime import cpu_seconds, held_interrupts
 from mmbench.core.table import RowTable
 from mmbench.data.cache import neighbour_cache
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import ItemFeatures
 from mmbench.errors import UsageError
-from mmbench.evaluate import Evaluation as Scores
-from mmbench.evaluate import RankedLists, evaluate, rank
 from mmbench.metrics import resolve
 from mmbench.models import model_class
 from mmbench.models.base import Features, Recommender
 from mmbench.progress import Progress
+from mmbench.protocol import rank_all, score, validation_rows
 from mmbench.results import RunFolder
 from mmbench.train import EpochRecord, Trainer
 
@@ -71,35 +69,6 @@ def choose_device(name: str) -> torch.device:
             f"--device {name}: not available here ({str(error).splitlines()[0]}); try --device cpu"
         ) from error
     return device
-
-
-def rank_all(
-    model: Recommender, training: TrainingData, evaluation: Evaluation, users: np.ndarray | None = None
-) -> RankedLists:
-    """The ranked list of every user, or of some, as long as the longest cut-off; training positives are masked."""
-    model.train(False)
-    longest = max(*evaluation.cutoffs, int(evaluation.select_by.partition("@")[2]))
-    rows = np.arange(training.train.n_users) if users is None else users
-    with torch.inference_mode():
-        return rank(
-            model.scorer(),
-            training.train,
-            rows,
-            k=longest,
-            device=next(iter(model.state_dict().values()), torch.empty(0)).device,
-        )
-
-
-def score(lists: RankedLists, training: TrainingData, held_out: HeldOut, evaluation: Evaluation) -> Scores:
-    """All metrics of the recipe on one held-out split."""
-    return evaluate(
-        lists,
-        training.train,
-        held_out,
-        metrics=resolve(evaluation.metrics),
-        cutoffs=evaluation.cutoffs,
-        threshold=evaluation.threshold,
-    )
 
 
 def fit(
@@ -154,9 +123,8 @@ def fit_one(
     key = f"{resolve([name])[0].name}@{cutoff}"
 
     def validate(model: Recommender) -> dict[str, float | None]:
-        held_out = training.valid
-        lists = rank_all(model, training, with_selected, np.unique(held_out.users))
-        return score(lists, training, held_out, with_selected).overall
+        (lists,) = rank_all(model, training, features, with_selected, users=np.unique(training.valid.users))
+        return score(lists, training, validation_rows(training, with_selected), with_selected).overall
 
     if folder.path.joinpath("trained.json").is_file():
         return float(folder.read_json("trained.json")["value"])

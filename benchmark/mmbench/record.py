@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -19,15 +20,24 @@ from mmbench.data.dataset import Split, TrainingData
 from mmbench.data.features import ItemFeatures
 from mmbench.evaluate import Evaluation as Scores
 from mmbench.fit import choose_device
+from mmbench.models import model_class
+from mmbench.protocol import describe
 from mmbench.results import FORMAT, FORMAT_VERSION, RunFolder
 
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """What a recipe names, loaded: the split and the features of its training items."""
+    """What a recipe names, loaded.
+
+    Attributes:
+        split: The split.
+        features: The features of its items.
+        evaluation: Digests of what else the evaluation looks at: the catalogue, vectors, categories.
+    """
 
     split: Split
     features: Mapping[str, ItemFeatures]
+    evaluation: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digests(self) -> dict[str, Any]:
@@ -36,6 +46,7 @@ class Inputs:
             "training": self.split.training.digest,
             "test": self.split.test.digest,
             "features": {modality: features.digest for modality, features in self.features.items()},
+            **({"evaluation": dict(self.evaluation)} if self.evaluation else {}),
         }
 
 
@@ -62,9 +73,9 @@ def coverage(inputs: Inputs) -> list[str]:
 
 def write_per_user(folder: RunFolder, training: TrainingData, scores: Mapping[str, Scores]) -> None:
     """Per-user values as Parquet: user_id, split, one column per metric@cut-off."""
+    user_ids = np.array([*training.user_ids.tolist(), *training.other_user_ids], dtype=object)
     frames = [
-        pd.DataFrame({"user_id": training.user_ids[one.users], "split": split, **one.per_user})
-        for split, one in scores.items()
+        pd.DataFrame({"user_id": user_ids[one.users], "split": split, **one.per_user}) for split, one in scores.items()
     ]
     partial = folder.path / "per_user.parquet.partial"
     pd.concat(frames, ignore_index=True).to_parquet(partial, index=False)
@@ -119,13 +130,11 @@ def run_record(
         "settings": recipe.settings.model_dump(mode="json"),
         "chosen_trial": chosen,
         "protocol": {
-            "name": recipe.evaluation.protocol,
-            "candidates": "items that occur in training",
-            "masked": "the user's training items, for validation and for test",
-            "selection": f"first best {recipe.evaluation.select_by} on validation, every {recipe.evaluation.every} epochs",
-            "test_scored": "once, after selection",
-            "ties": "score descending, then item id ascending",
-            "users_evaluated": {split: int(one.n_evaluated) for split, one in scores.items()},
+            **describe(recipe.evaluation, training, model_class(recipe.model)),
+            "digests": dict(inputs.evaluation),
+            "users_evaluated": {split: one.n_evaluated for split, one in scores.items()},
+            "users_with_relevant": {split: one.n_relevant for split, one in scores.items()},
+            "users_without_list_counted": {split: one.n_without_list for split, one in scores.items()},
         },
         "timings": dict(timings),
         "peak_memory_bytes": peak_memory_bytes(),

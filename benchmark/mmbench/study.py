@@ -129,7 +129,10 @@ class Study(BaseModel):
         if protocol == "best" and trained:  # validated once, when the published number of epochs is over
             every = int(settings["epochs"])
         evaluation = Evaluation(
-            select_by=self.select_by, every=every, patience=self.patience if protocol == "grid" else None
+            protocol="paper",
+            select_by=self.select_by,
+            every=every,
+            patience=self.patience if protocol == "grid" else None,
         )
         return Recipe(
             data=str(data),

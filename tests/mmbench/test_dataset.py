@@ -37,11 +37,13 @@ def test_rows_follow_the_order_of_the_ids(tmp_path: Path) -> None:
     # i5 occurs in validation only: it has a row behind the candidates
     assert split.other_item_ids == ("i5",)
     assert training.valid.items.tolist() == [2]
-    # the later of two equal pairs wins, the unknown user is left out and said
+    # the later of two equal pairs wins, the unknown user is kept apart and said
     assert split.test.rows.items.tolist() == [1]
     assert split.test.rows.ratings.tolist() == [4]
     text = "\n".join(training.notes)
-    assert "test: 1 users without training rows are left out (1 rows)" in text
+    assert "test: 1 users without training rows (1 rows)" in text
+    assert training.other_user_ids == ("stranger",)
+    assert split.test.of_others.users.tolist() == [2]
     assert "train: 1 repeated pairs were counted once" in text
     assert "1 items occur outside training only" in text
 

@@ -15,10 +15,10 @@ from mmbench.config import Recipe, for_model, make_settings, parse_approximation
 from mmbench.core.adam import Adam
 from mmbench.data.dataset import TestData
 from mmbench.errors import DataError, TrainingError, UsageError
-from mmbench.evaluate import Evaluation
 from mmbench.experiment import load_inputs, run, run_folder
 from mmbench.models import MODELS, model_class
 from mmbench.progress import Silent
+from mmbench.protocol import rank_all
 from mmbench.record import Inputs
 from mmbench.results import RunFolder
 from mmbench.train import EpochRecord, Trainer
@@ -32,8 +32,7 @@ def prepare(dataset: Path, out: Path, model: str = "vbpr", **changes: object) ->
         data=str(dataset),
         model=model,
         settings=make_settings(model, settings),
-        evaluation={"every": 2, "cutoffs": (5, 10), "select_by": "Recall@10"},  # type: ignore[arg-type]
-        **changes,  # type: ignore[arg-type]
+        **{"evaluation": {"every": 2, "cutoffs": (5, 10), "select_by": "Recall@10"}, **changes},  # type: ignore[arg-type]
     )
     recipe, inputs = load_inputs(recipe)
     return recipe, inputs, run_folder(out, recipe, inputs)
@@ -194,7 +193,7 @@ def test_a_grid_is_chosen_on_validation_and_scored_once(
     scored = []
     score_test = experiment._score_test
 
-    def count(*arguments: object) -> Evaluation:
+    def count(*arguments: object) -> object:
         scored.append(arguments)
         return score_test(*arguments)  # type: ignore[arg-type]
 
@@ -264,17 +263,18 @@ def test_a_checkpoint_of_another_epoch_is_refused(dataset: Path, tmp_path: Path)
 
 def test_an_evaluation_of_a_run_gives_its_own_numbers(dataset: Path, tmp_path: Path) -> None:
     result = train(dataset, tmp_path / "runs")
-    scores = experiment.evaluate_run(result.path, result.recipe.evaluation)
+    scores = experiment.evaluate_run(result.path, result.recipe.evaluation).scores
     assert scores["test"].overall == result.test
     assert scores["valid"].overall == result.valid
 
 
 def test_lists_from_elsewhere_are_scored_by_the_same_code(dataset: Path, tmp_path: Path) -> None:
-    result = train(dataset, tmp_path / "runs")
-    recipe, inputs, folder = prepare(dataset, tmp_path / "runs")
+    paper = {"evaluation": {"protocol": "paper", "every": 2, "cutoffs": (5, 10), "select_by": "Recall@10"}}
+    result = train(dataset, tmp_path / "runs", **paper)
+    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", **paper)
     model = fit.build(recipe, inputs.split.training, inputs.features)
     model.load_weights(folder.load_checkpoint(result.best_epoch))
-    lists = fit.rank_all(model, inputs.split.training, recipe.evaluation)
+    (lists,) = rank_all(model, inputs.split.training, inputs.features, recipe.evaluation)
     training = inputs.split.training
     rows = [
         (training.user_ids[user], training.item_ids[item], -place)
@@ -283,11 +283,11 @@ def test_lists_from_elsewhere_are_scored_by_the_same_code(dataset: Path, tmp_pat
     ]
     path = tmp_path / "lists.tsv"
     pd.DataFrame(rows).to_csv(path, sep="\t", header=False, index=False)
-    scores, _ = experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+    scores = experiment.evaluate_lists(path, dataset, None, recipe.evaluation).scores
     assert scores["test"].overall == result.test
     shuffled = pd.DataFrame(rows, columns=["user_id", "item_id", "rank"]).assign(rank=lambda frame: -frame["rank"])
     shuffled.sample(frac=1, random_state=0).to_parquet(tmp_path / "lists.parquet")
-    scores, _ = experiment.evaluate_lists(tmp_path / "lists.parquet", dataset, None, recipe.evaluation)
+    scores = experiment.evaluate_lists(tmp_path / "lists.parquet", dataset, None, recipe.evaluation).scores
     assert scores["test"].overall == result.test
 
 
@@ -298,9 +298,11 @@ def test_lists_of_strangers_are_refused_and_unknown_items_are_said(dataset: Path
     with pytest.raises(DataError, match="1 users do not occur in the training data, e.g. 'somebody'"):
         experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
     path.write_text("u1\tB001X\nu1\tnowhere\n")
-    scores, notes = experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
-    assert scores["test"].n_evaluated == 1
-    assert any("1 recommended items do not occur in the data" in note for note in notes)
+    scored = experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+    assert scored.scores["test"].n_evaluated > 1  # the others score 0
+    paper = recipe.evaluation.model_copy(update={"protocol": "paper"})
+    assert experiment.evaluate_lists(path, dataset, None, paper).scores["test"].n_evaluated == 1
+    assert any("1 recommended items do not occur in the data" in note for note in scored.notes)
     path.write_text("u1\tB001X\nu1\tB001X\n")
     with pytest.raises(DataError, match="twice in the list"):
         experiment.evaluate_lists(path, dataset, None, recipe.evaluation)

@@ -236,3 +236,45 @@ def test_the_sparse_back_end_changes_nothing_but_rounding(
         torch.testing.assert_close(
             gradients[1][key], value, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
         )
+
+
+UNSEEN = {"most-popular", "random", "content-knn", "vbpr"}
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_items_that_training_has_not_seen(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    """Trained items keep their scores; unseen ones are scored by their content, or never listed."""
+    model, _ = make(name, block_train, block_features, **preset)
+    model.train(False)
+    copies = {modality: vectors[:5].clone() for modality, vectors in block_features.items()}
+    users = torch.arange(block_train.n_users)
+    with torch.inference_mode():
+        seen, everything = model.scorer()(users), model.scorer_with_unseen(copies, 5)(users)
+        nothing_unseen = model.scorer_with_unseen({m: v[:0] for m, v in copies.items()}, 0)(users)
+    assert everything.shape == (block_train.n_users, block_train.n_items + 5)
+    torch.testing.assert_close(everything[:, : block_train.n_items], seen, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(nothing_unseen, seen, rtol=1e-5, atol=1e-6)
+    unseen = everything[:, block_train.n_items :]
+    assert model.scores_unseen == (name in UNSEEN)
+    assert bool(torch.isfinite(unseen).all()) if model.scores_unseen else bool((unseen == -torch.inf).all())
+
+
+def test_an_unseen_copy_of_an_item_scores_what_the_items_content_scores(
+    block_train: TrainSet, block_features: Features
+) -> None:
+    copies = {modality: vectors[3:4].clone() for modality, vectors in block_features.items()}
+    users = torch.arange(block_train.n_users)
+    for preset in presets("vbpr"):
+        model, _ = make("vbpr", block_train, block_features, **preset)
+        with torch.inference_mode():
+            with_factors = model.scorer_with_unseen(copies, 1)(users)[:, -1]
+            model.item_factors[3] = 0.0  # type: ignore[operator, index]
+            torch.testing.assert_close(with_factors, model.scorer()(users)[:, 3], rtol=1e-5, atol=1e-6)
+    model, _ = make("content-knn", block_train, block_features, neighbours=100)
+    with torch.inference_mode():
+        copy, original = model.scorer_with_unseen(copies, 1)(users)[:, -1], model.scorer()(users)[:, 3]
+    knows_it = torch.from_numpy(block_train.contains(np.arange(block_train.n_users), np.array(3)))
+    # the copy is similar to the original itself as well, by exactly one
+    torch.testing.assert_close(copy, original + knows_it, rtol=1e-5, atol=1e-5)

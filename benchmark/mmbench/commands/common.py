@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,21 @@ columns_option = click.option(
     help="Which column is user_id, item_id, rating, timestamp, where the names are not understood.",
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+
+
+def side_options(command: Callable[..., object]) -> Callable[..., object]:
+    """What metrics may look at besides interactions: `--diversity-features` and `--categories`."""
+    content = click.option(
+        "--diversity-features",
+        metavar="MODALITY[=NAME]",
+        help="Feature set in which ILD and Unexpectedness measure distances, e.g. visual=resnet50.",
+    )
+    topics = click.option(
+        "--categories",
+        metavar="COLUMN",
+        help="Column of items.tsv for Miscalibration and SRecall; `a|b`: two categories.",
+    )
+    return content(topics(command))
 
 
 def split_list(values: Sequence[str]) -> list[str]:

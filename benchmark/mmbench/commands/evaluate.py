@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mmbench.commands.common import columns_option, split_list
+from mmbench.commands.common import columns_option, side_options, split_list
 from mmbench.commands.train import _integers
 from mmbench.errors import UsageError
 
@@ -20,6 +20,13 @@ from mmbench.errors import UsageError
 @click.option(
     "--metrics", default="paper", show_default=True, help="Names, `paper` (six) or `all`; see `mmbench metrics`."
 )
+@click.option(
+    "--protocol",
+    type=click.Choice(["strict", "paper"]),
+    help="Candidates, masks and who is scored; see `mmbench train`.  [default: the run's own; strict for lists]",
+)
+@side_options
+@click.option("--slices", is_flag=True, help="Also by popularity, activity, cold items and modalities.")
 @click.option("--cutoffs", default="10,20", show_default=True, help="List lengths.")
 @click.option(
     "--threshold", type=float, default=0.0, show_default=True, help="Relevant means a rating of at least this."
@@ -32,6 +39,10 @@ def evaluate(
     data: Path | None,
     split: str | None,
     metrics: str,
+    protocol: str | None,
+    diversity_features: str | None,
+    categories: str | None,
+    slices: bool,
     cutoffs: str,
     threshold: float,
     as_json: bool,
@@ -44,32 +55,47 @@ def evaluate(
     \b
     Examples:
       mmbench evaluate runs/demo-vbpr-0123456789 --metrics all --cutoffs 5,10,20
+      mmbench evaluate runs/demo-vbpr-0123456789 --protocol paper --slices
+      mmbench evaluate runs/demo-vbpr-0123456789 --metrics ILD --diversity-features visual
       mmbench evaluate --recs lists.tsv --data my/catalogue --split given
     """
     from mmbench import experiment
-    from mmbench.config import make_evaluation
-    from mmbench.report.tables import Row, print_results
+    from mmbench.config import RECIPE_FILE, make_evaluation, read_recipe
+    from mmbench.report.tables import Row, print_results, print_slices
 
-    evaluation = make_evaluation(
-        metrics=tuple(split_list([metrics])), cutoffs=_integers(cutoffs, "--cutoffs"), threshold=threshold
-    )
     if (run is None) == (recs is None):
         raise UsageError("give either a run folder or --recs FILE with --data DIR")
+    if protocol is None:
+        protocol = "strict" if run is None else read_recipe(run / RECIPE_FILE).evaluation.protocol
+    evaluation = make_evaluation(
+        protocol=protocol,
+        diversity_features=diversity_features,
+        categories=categories,
+        metrics=tuple(split_list([metrics])),
+        cutoffs=_integers(cutoffs, "--cutoffs"),
+        threshold=threshold,
+    )
     if run is not None:
-        label, scores = str(run), experiment.evaluate_run(run, evaluation, data)
-        notes: list[str] = []
+        label, scored = str(run), experiment.evaluate_run(run, evaluation, data, slices=slices)
     else:
         assert recs is not None
         if data is None:
             raise UsageError("--recs needs --data DIR: the dataset that the lists were made for")
-        label, (scores, notes) = recs.name, experiment.evaluate_lists(recs, data, split, evaluation, columns)
+        label = recs.name
+        scored = experiment.evaluate_lists(recs, data, split, evaluation, columns, slices=slices)
+    sliced = {name: [one.as_json() for one in found] for name, found in scored.slices.items()}
     if as_json:
-        click.echo(
-            json.dumps({"run": label, **{name: one.overall for name, one in scores.items()}}, ensure_ascii=False)
-        )
+        document = {"run": label, **{name: one.overall for name, one in scored.scores.items()}}
+        document |= {"protocol": scored.protocol} | ({"slices": sliced} if slices else {})
+        click.echo(json.dumps(document, ensure_ascii=False))
         return
-    for name, one in scores.items():
+    for name, one in scored.scores.items():
         print_results(name, [Row(label, [one.overall])])
-        click.echo(f"{name}: {one.n_evaluated} users evaluated, {one.n_without_list} of them without a list")
-    for note in notes:
+        without = "left out" if protocol == "paper" else "scored 0"
+        click.echo(
+            f"{name}, {protocol} protocol: {one.n_evaluated} users evaluated; {one.n_without_list} without a list {without}"
+        )
+        if slices:
+            print_slices(name, sliced[name])
+    for note in scored.notes:
         click.echo(f"note: {note}")

@@ -77,5 +77,5 @@ def metrics(name: str | None, as_json: bool) -> None:
 
 
 def _entry(metric: object) -> dict[str, object]:
-    keys = ("name", "formula", "kind", "population", "bounds", "source", "aliases")
+    keys = ("name", "formula", "kind", "population", "bounds", "source", "aliases", "needs")
     return {key: getattr(metric, key) for key in keys}

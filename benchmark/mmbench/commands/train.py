@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from mmbench.commands.common import DEFAULT_DATA, columns_option, quiet_option, require_demo, split_list
+from mmbench.commands.common import (
+    DEFAULT_DATA,
+    columns_option,
+    quiet_option,
+    require_demo,
+    side_options,
+    split_list,
+)
 from mmbench.errors import UsageError
 
 
@@ -65,6 +72,16 @@ from mmbench.errors import UsageError
 @click.option(
     "--metrics", default="paper", show_default=True, help="Names, `paper` (six) or `all`; see `mmbench metrics`."
 )
+@click.option(
+    "--protocol",
+    type=click.Choice(["strict", "paper"]),
+    default="strict",
+    show_default=True,
+    help="strict: the whole catalogue are candidates, validation positives are masked at test, users without a list "
+    "score 0. paper: as in arXiv 2309.05273.",
+)
+@side_options
+@click.option("--slices", is_flag=True, help="Print the test metrics by slice, too; metrics.json always has them.")
 @click.option("--cutoffs", default="10,20", show_default=True, help="List lengths.")
 @click.option("--select-by", default="Recall@20", show_default=True, help="Validation metric that chooses the epoch.")
 @click.option("--every", type=click.IntRange(min=1), default=10, show_default=True, help="Epochs between validations.")
@@ -95,6 +112,10 @@ def train(
     sparse_backend: str,
     approximate: str,
     metrics: str,
+    protocol: str,
+    diversity_features: str | None,
+    categories: str | None,
+    slices: bool,
     cutoffs: str,
     select_by: str,
     every: int,
@@ -139,6 +160,7 @@ def train(
         _show(
             [experiment.run(*experiment.resume_inputs(resume, data), progress=progress, restart=restart)],
             as_json,
+            slices=slices,
         )
         return
     names = split_list(models)
@@ -149,6 +171,9 @@ def train(
     chosen_approximations = parse_approximations(approximate)
     values, tried = parse_settings(settings), parse_grid(grid)
     evaluation = make_evaluation(
+        protocol=protocol,
+        diversity_features=diversity_features,
+        categories=categories,
         metrics=tuple(split_list([metrics])),
         cutoffs=_integers(cutoffs, "--cutoffs"),
         select_by=select_by,
@@ -190,12 +215,12 @@ def train(
                     resolved, inputs, experiment.run_folder(out, resolved, inputs), progress=progress, restart=restart
                 )
             )
-    _show(results, as_json)
+    _show(results, as_json, slices=slices)
 
 
-def _show(results: Sequence[object], as_json: bool) -> None:
+def _show(results: Sequence[object], as_json: bool, *, slices: bool) -> None:
     from mmbench.experiment import Result, summarise
-    from mmbench.report.tables import Row, print_results
+    from mmbench.report.tables import Row, print_results, print_slices
 
     runs = [result for result in results if isinstance(result, Result)]
     if as_json:
@@ -210,6 +235,8 @@ def _show(results: Sequence[object], as_json: bool) -> None:
         trained = f", best epoch {run.best_epoch}" if run.best_epoch else ""
         chosen = "".join(f", {name}={getattr(run.recipe.settings, name):g}" for name in run.tried)
         click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
+        if slices:
+            print_slices("test", run.slices["test"])
 
 
 def _integers(text: str, option: str) -> tuple[int, ...]:

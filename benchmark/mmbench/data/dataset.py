@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.core.splits import eighths_per_user, random_per_user
+from mmbench.data.catalogue import read_item_ids
 from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions
 from mmbench.errors import DataError, UsageError
+from mmbench.metrics.side import Content, Topics
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -25,6 +27,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 
 RANDOM = re.compile(r"random(?::(?P<test>[0-9.]+),(?P<valid>[0-9.]+)(?:,(?P<seed>[0-9]+))?)?")
 DEFAULT_RANDOM = "random:0.2,0.2,42"
+
+NO_ROWS = HeldOut(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,12 @@ class TrainingData:
         valid: The validation rows of known users.
         digest: BLAKE2b-128 (hex) of ids, training and validation rows.
         notes: What a user should know about how the data was read, one line each.
+        other_item_ids: Items that do not occur in training, in the order of the item rows behind the candidates: those
+            of held-out rows, then, if the catalogue was asked for, those of the items table. Ascending in both parts.
+        other_user_ids: Users of held-out rows that do not occur in training, ascending: the user rows behind the others.
+        valid_of_others: The validation rows of these users.
+        topics: The items' categories, if asked for.
+        content: The vectors that distances between items are measured with, if asked for.
     """
 
     name: str
@@ -50,6 +60,26 @@ class TrainingData:
     valid: HeldOut
     digest: str
     notes: tuple[str, ...] = ()
+    other_item_ids: tuple[str, ...] = ()
+    other_user_ids: tuple[str, ...] = ()
+    valid_of_others: HeldOut = NO_ROWS
+    topics: Topics | None = None
+    content: Content | None = None
+
+    @property
+    def n_item_rows(self) -> int:
+        """Number of item rows, those outside training included."""
+        return int(self.item_ids.size) + len(self.other_item_ids)
+
+    @property
+    def n_user_rows(self) -> int:
+        """Number of user rows, those outside training included."""
+        return int(self.user_ids.size) + len(self.other_user_ids)
+
+    @property
+    def all_item_ids(self) -> list[str]:
+        """Id of every item row, those of the candidates first."""
+        return [*self.item_ids.tolist(), *self.other_item_ids]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,12 +89,14 @@ class TestData:
     Attributes:
         rows: The test rows of known users; item rows index `TrainingData.item_ids`, larger ones occur outside training.
         digest: BLAKE2b-128 (hex) of the rows.
+        of_others: The test rows of users outside training.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
     rows: HeldOut
     digest: str
+    of_others: HeldOut = NO_ROWS
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +106,17 @@ class Split:
     Attributes:
         training: What training and selection see.
         test: What only the final scoring sees.
-        other_item_ids: Items that occur in held-out rows only; the item rows behind the candidates, in this order.
+        catalogue_digest: BLAKE2b-128 (hex) of the items outside training.
     """
 
     training: TrainingData
     test: TestData
-    other_item_ids: tuple[str, ...] = ()
+    catalogue_digest: str = ""
+
+    @property
+    def other_item_ids(self) -> tuple[str, ...]:
+        """Items outside training; see `TrainingData`."""
+        return self.training.other_item_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +128,9 @@ class SplitTables:
     notes: tuple[str, ...] = field(default=())
 
 
-def load_split(data: Path, split: str | None = None, columns: Mapping[str, str] | None = None) -> Split:
+def load_split(
+    data: Path, split: str | None = None, columns: Mapping[str, str] | None = None, *, catalogue: bool = False
+) -> Split:
     """Read a dataset folder and index it.
 
     Args:
@@ -99,12 +138,13 @@ def load_split(data: Path, split: str | None = None, columns: Mapping[str, str] 
         split: Name of a folder under `splits/`; or `random`, or `random:TEST,VALID[,SEED]` for a per-user random split made
             here; None: the only split that the folder has, else `random:0.2,0.2,42`.
         columns: Column roles, see `read_interactions`.
+        catalogue: Whether items that only the items table names get rows too.
 
     Raises:
         DataError: The folder lacks what is needed, or a part is empty.
         UsageError: There is no split of that name.
     """
-    return index_split(data, read_split(data, split, columns))
+    return index_split(data, read_split(data, split, columns), catalogue=catalogue)
 
 
 def read_split(data: Path, split: str | None = None, columns: Mapping[str, str] | None = None) -> SplitTables:
@@ -190,11 +230,12 @@ def write_split(folder: Path, tables: SplitTables) -> None:
         write_interactions(folder / f"{part}.tsv", table)
 
 
-def index_split(data: Path, tables: SplitTables) -> Split:
+def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False) -> Split:
     """Give users and items of the training part their rows and translate all three parts.
 
-    Held-out rows of users without training rows are left out; held-out items without training rows get rows behind the
-    candidates: they count as relevant, but can't be recommended (as in the evaluation of arXiv 2309.05273).
+    Held-out rows of users without training rows are kept apart; held-out items without training rows, and, if asked for,
+    the items that only the items table names, get rows behind the candidates: whether they can be recommended is up to
+    the protocol.
     """
     train, valid, test = (tables.parts[part] for part in PARTS)
     for part, table in tables.parts.items():
@@ -204,21 +245,32 @@ def index_split(data: Path, tables: SplitTables) -> Split:
     candidates = sorted_ids(train.item_ids)
     known = set(candidates)
     others = [item for item in sorted_ids(np.concatenate([valid.item_ids, test.item_ids])) if item not in known]
-    user_rows = {user: row for row, user in enumerate(user_ids)}
+    users_of_training = set(user_ids)
+    strangers = [
+        user for user in sorted_ids(np.concatenate([valid.user_ids, test.user_ids])) if user not in users_of_training
+    ]
+    user_rows = {user: row for row, user in enumerate([*user_ids, *strangers])}
     item_rows = {item: row for row, item in enumerate([*candidates, *others])}
+    unused: list[str] = []
+    if catalogue:
+        named = np.array([item for item in read_item_ids(data) if item not in item_rows], object)
+        unused = sorted_ids(named)
     notes = list(tables.notes)
 
-    def held_out(part: str, table: InteractionTable) -> HeldOut:
-        users = np.array([user_rows.get(user, -1) for user in table.user_ids.tolist()], np.int64)
+    def held_out(part: str, table: InteractionTable) -> tuple[HeldOut, HeldOut]:
+        users = np.array([user_rows[user] for user in table.user_ids.tolist()], np.int64)
         items = np.array([item_rows[item] for item in table.item_ids.tolist()], np.int64)
         ratings = np.ones(len(table)) if table.ratings is None else table.ratings
-        kept = users >= 0
+        kept = users < len(user_ids)
         if not kept.all():
             gone = len(set(table.user_ids[~kept].tolist()))
-            notes.append(f"{part}: {gone} users without training rows are left out ({np.sum(~kept)} rows)")
+            notes.append(
+                f"{part}: {gone} users without training rows ({np.sum(~kept)} rows); --protocol paper leaves them out"
+            )
         if not kept.any():
             raise DataError(f"{data}: split {tables.name}: no user of the {part} part occurs in the training part")
-        return HeldOut.from_pairs(users[kept], items[kept], ratings[kept])
+        known, unknown = (HeldOut.from_pairs(users[rows], items[rows], ratings[rows]) for rows in (kept, ~kept))
+        return known, unknown
 
     pairs = TrainSet.from_pairs(
         np.array([user_rows[user] for user in train.user_ids.tolist()], np.int64),
@@ -228,9 +280,11 @@ def index_split(data: Path, tables: SplitTables) -> Split:
     )
     if pairs.n_edges < len(train):
         notes.append(f"train: {len(train) - pairs.n_edges} repeated pairs were counted once")
-    valid_rows, test_rows = held_out("valid", valid), held_out("test", test)
+    (valid_rows, valid_of_others), (test_rows, test_of_others) = held_out("valid", valid), held_out("test", test)
     if others:
-        notes.append(f"{len(others)} items occur outside training only: relevant where they occur, never recommended")
+        notes.append(
+            f"{len(others)} items occur outside training only: relevant where they occur; --protocol paper never lists them"
+        )
     digest = _digest(user_ids, candidates, others, pairs.keys, valid_rows)
     training = TrainingData(
         data.resolve().name,
@@ -241,8 +295,13 @@ def index_split(data: Path, tables: SplitTables) -> Split:
         valid_rows,
         digest,
         tuple(notes),
+        other_item_ids=(*others, *unused),
+        other_user_ids=tuple(strangers),
+        valid_of_others=valid_of_others,
     )
-    return Split(training, TestData(test_rows, _digest(test_rows)), tuple(others))
+    return Split(
+        training, TestData(test_rows, _digest(test_rows), test_of_others), _digest([*others, *unused], strangers)
+    )
 
 
 def sorted_ids(ids: NDArray[np.object_]) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench.errors import DataError, UsageError
+from mmbench.errors import DataError, UsageError, unknown_name
+from mmbench.metrics.side import Content
 from mmstore import FeatureSet, FeatureStore, Status
 
 MissingPolicy = Literal["mean", "zero"]
@@ -36,6 +37,8 @@ class ItemFeatures:
         unused: Vectors of the set that belong to no item of the dataset.
         corrupt: Items of the dataset whose content could not be decoded.
         note: What a user should know, e.g. how the set was chosen; else empty.
+        other_vectors: Vectors of further items, shape (n_others, dim), scaled and filled as those of the items are.
+        other_present: Which of them have a vector of their own, shape (n_others,).
     """
 
     modality: str
@@ -46,7 +49,9 @@ class ItemFeatures:
     provenance: Mapping[str, object]
     unused: int
     corrupt: int
-    note: str = ""
+    note: str
+    other_vectors: NDArray[np.float32]
+    other_present: NDArray[np.bool_]
 
 
 def load_features(
@@ -56,6 +61,7 @@ def load_features(
     *,
     missing: MissingPolicy = "mean",
     scaling: Scaling = "none",
+    others: Sequence[str] = (),
 ) -> dict[str, ItemFeatures]:
     """The vectors of the given items, modality by modality.
 
@@ -66,6 +72,7 @@ def load_features(
             sets the one that was made last, which the note says.
         missing: See `MissingPolicy`.
         scaling: See `Scaling`.
+        others: Further items, of which nothing is learned: neither means nor spreads.
 
     Returns:
         Features by modality, modalities in the order of `wanted`, else alphabetical.
@@ -84,9 +91,45 @@ def load_features(
             f"--data {root.parent}`, or import one: `mmx store import --help`"
         )
     return {
-        modality: _align(store.open(modality, name), item_ids, missing, scaling, notes.get(modality, ""))
+        modality: _align(store.open(modality, name), item_ids, others, missing, scaling, notes.get(modality, ""))
         for modality, name in chosen.items()
     }
+
+
+def load_content(root: Path, chosen: str, item_ids: Sequence[str], others: Sequence[str]) -> tuple[Content, str, str]:
+    """Vectors to measure distances between items with, as stored; the set's `MODALITY=NAME`; its content digest.
+
+    Args:
+        root: The store.
+        chosen: `MODALITY=NAME`, or `MODALITY` for the set of that modality that was made last.
+        item_ids: Items in the order in which rows are wanted.
+        others: Further items, whose rows follow.
+
+    Raises:
+        UsageError: No such modality or set.
+        DataError: The set doesn't fit, or no item has a vector.
+    """
+    modality, _, name = chosen.partition("=")
+    if not name:
+        newest, _ = _newest(FeatureStore(root))
+        if modality not in newest:
+            raise unknown_name("modality of the feature store", modality, newest)
+        name = newest[modality]
+    (one,) = load_features(root, item_ids, {modality: name}, missing="zero", others=others).values()
+    vectors = np.concatenate([one.vectors, one.other_vectors]) if others else one.vectors
+    return Content(vectors, np.append(one.present, one.other_present)), f"{modality}={name}", one.digest
+
+
+def load_presence(root: Path, item_ids: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """Modality to which items have a vector, in the set of each modality that was made last; empty without a store."""
+    if not root.is_dir():
+        return {}
+    store = FeatureStore(root)
+    found = {}
+    for modality, name in _newest(store)[0].items():
+        with store.open(modality, name) as features:
+            found[modality] = np.isin(item_ids, features.ids[features.status == Status.OK])
+    return found
 
 
 def parse_wanted(options: Sequence[str]) -> dict[str, str]:
@@ -125,7 +168,12 @@ def _newest(store: FeatureStore) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _align(
-    features: FeatureSet, item_ids: Sequence[str], missing: MissingPolicy, scaling: Scaling, note: str
+    features: FeatureSet,
+    item_ids: Sequence[str],
+    others: Sequence[str],
+    missing: MissingPolicy,
+    scaling: Scaling,
+    note: str,
 ) -> ItemFeatures:
     with features:
         if features.source != "item" or features.layout != "dense":
@@ -139,11 +187,15 @@ def _align(
                 f"{features.path}: none of the {len(item_ids)} items has a vector; its ids look like {theirs}, "
                 f"the dataset's like {ours}"
             )
+        other_vectors, other_present = features.matrix(others, dtype=np.float32)
         corrupt = np.isin(features.ids[features.status == Status.CORRUPT], item_ids).sum()
-        unused = int((features.status == Status.OK).sum() - present.sum())
-        vectors[present] = _scaled(vectors[present], scaling)
+        unused = int((features.status == Status.OK).sum() - present.sum() - other_present.sum())
+        own = vectors[present]
+        other_vectors[other_present] = _scaled(other_vectors[other_present], scaling, own)
+        vectors[present] = _scaled(own, scaling, own)
         fill = vectors[present].mean(0, dtype=np.float64).astype(np.float32) if missing == "mean" else np.float32(0)
         vectors[~present] = fill
+        other_vectors[~other_present] = fill
         return ItemFeatures(
             features.modality,
             features.name,
@@ -154,15 +206,17 @@ def _align(
             unused,
             int(corrupt),
             note,
+            np.ascontiguousarray(other_vectors),
+            other_present,
         )
 
 
-def _scaled(vectors: NDArray[np.float32], scaling: Scaling) -> NDArray[np.float32]:
-    """Vectors of the present items, shape (n, dim), scaled; zero vectors and constant dimensions stay finite."""
+def _scaled(vectors: NDArray[np.float32], scaling: Scaling, own: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors, shape (n, dim), scaled by what the present items' `own` say; zero vectors, constant dimensions stay finite."""
     if scaling == "none":
         return vectors
     if scaling == "l2":
         return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
-    mean, spread = vectors.mean(0, dtype=np.float64), vectors.std(0, dtype=np.float64)
+    mean, spread = own.mean(0, dtype=np.float64), own.std(0, dtype=np.float64)
     unit = np.where(spread > 0, spread, 1.0) * np.sqrt(vectors.shape[1])
     return np.asarray((vectors - mean) / unit, np.float32)

@@ -40,8 +40,8 @@ def read_lists(path: Path, split: Split, longest: int) -> tuple[NDArray[np.int64
             f"{path}: {len(strangers)} users do not occur in the training data, e.g. {strangers[0]!r}; "
             "were the lists made for another split, or with internal numbers instead of ids?"
         )
-    catalogue = [*training.item_ids.tolist(), *split.other_item_ids]
-    items = pd.Index(catalogue, dtype=object).get_indexer(frame["item"])
+    catalogue = training.all_item_ids
+    items = pd.Index(catalogue, dtype=object).get_indexer(pd.Index(frame["item"]))
     unknown = frame["item"][items < 0]
     if len(unknown):
         names = pd.Index(unknown.unique())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
 from mmbench.core.knn import cosine_knn
@@ -90,6 +92,7 @@ class Recommender(nn.Module):
         untrained: Parameters whose gradient is zero by construction (a bias that cancels in every difference, say).
         legacy_zero_grad: Whether parameters without gradient go on by their momentum; see `mmbench.core.adam.Adam`.
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
+        scores_unseen: Whether it can score items that training has not seen; see `scorer_with_unseen`.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -98,6 +101,7 @@ class Recommender(nn.Module):
     untrained: frozenset[str] = frozenset()
     legacy_zero_grad: bool = False
     uses_seed: ClassVar[bool] = True
+    scores_unseen: ClassVar[bool] = False
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Named scalar terms; their sum is what the optimiser descends."""
@@ -125,6 +129,20 @@ class Recommender(nn.Module):
         users, items = self.embeddings()
         columns = items.T.contiguous()
         return lambda rows: users[rows] @ columns
+
+    def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
+        """As `scorer`, with further columns: items that training has not seen, scored by what is known of them.
+
+        A model of which `scores_unseen` is false gives them -inf, so that they are never listed: a representation that
+        only training gives an item can't be made up afterwards. The columns of the other items are those of `scorer`.
+
+        Args:
+            unseen: Modality to the unseen items' vectors, (n_unseen, dim) each, prepared as those of the training items
+                were; the modalities are those that the model was built with, none for a model without features.
+            n_unseen: Number of further columns.
+        """
+        score = self.scorer()
+        return lambda rows: functional.pad(score(rows), (0, n_unseen), value=-math.inf)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Recommender:
         # Graphs are no parameters, but live on the same device. (Their values keep the dtype they were computed in.)

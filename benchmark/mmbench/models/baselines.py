@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mmbench.core.init import Init
 from mmbench.core.rng import torch_rng
@@ -23,6 +26,7 @@ class MostPopular(Recommender):
     sampler = None
     uses_features = False
     uses_seed = False
+    scores_unseen = True
 
     def __init__(self, train: TrainSet, features: Features, config: UntrainedConfig, init: Init) -> None:
         super().__init__()
@@ -33,6 +37,11 @@ class MostPopular(Recommender):
         popularity = self.get_buffer("popularity")
         return lambda rows: popularity.expand(rows.numel(), -1)
 
+    def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
+        """An item without a training user has popularity 0."""
+        popularity = functional.pad(self.get_buffer("popularity"), (0, n_unseen))
+        return lambda rows: popularity.expand(rows.numel(), -1)
+
 
 class Random(Recommender):
     """Every user gets a uniformly random order of the items, which follows from (seed, user)."""
@@ -40,6 +49,7 @@ class Random(Recommender):
     Config = UntrainedConfig
     sampler = None
     uses_features = False
+    scores_unseen = True
 
     def __init__(self, train: TrainSet, features: Features, config: UntrainedConfig, init: Init) -> None:
         super().__init__()
@@ -47,9 +57,13 @@ class Random(Recommender):
 
     def scorer(self) -> Score:
         """Uniform scores in [0, 1); a user's row doesn't depend on which other users are asked for."""
+        return self.scorer_with_unseen({}, 0)
 
-        def score(rows: Tensor) -> Tensor:
-            block = [torch.rand(self.n_items, generator=torch_rng(self.seed, "scores", user)) for user in rows.tolist()]
-            return torch.stack(block).to(rows.device)
+    def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
+        """Further uniform scores of the same generator."""
 
-        return score
+        def scores_of(user: int) -> Tensor:
+            generator = torch_rng(self.seed, "scores", user)
+            return torch.cat([torch.rand(n, generator=generator) for n in (self.n_items, n_unseen)])
+
+        return lambda rows: torch.stack([scores_of(user) for user in rows.tolist()]).to(rows.device)

@@ -13,6 +13,8 @@ Nothing is trained; both are controls that any content-aware model should beat.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import scipy.sparse as sp
 import torch
@@ -22,7 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.init import Init
-from mmbench.core.knn import cosine_knn
+from mmbench.core.knn import BLOCK_BYTES, cosine_knn
+from mmbench.core.topk import top_k
 from mmbench.models.base import Features, Recommender, Score, TrainSet
 from mmbench.models.baselines import UntrainedConfig
 
@@ -57,7 +60,11 @@ class _Neighbours(Recommender):
 
     def scorer(self) -> Score:
         """Sums of similarities to the user's training items."""
-        transposed = self.similarity().T.tocsr()
+        return self._sums(self.similarity())
+
+    def _sums(self, similarity: sp.csr_matrix) -> Score:
+        """User rows to sums of similarities, shape (n scored items, n_items), to the user's training items."""
+        transposed = similarity.T.tocsr()
 
         def score(rows: Tensor) -> Tensor:
             block = (self.seen[rows.cpu().numpy()] @ transposed).toarray()
@@ -92,12 +99,35 @@ class ContentKNN(_Neighbours):
     """Neighbours by content."""
 
     Config = ContentKNNConfig
+    scores_unseen = True
 
     def __init__(self, train: TrainSet, features: Features, config: ContentKNNConfig, init: Init) -> None:
         super().__init__(train)
         self.config = config
-        unit = {modality: functional.normalize(vectors, dim=1) for modality, vectors in features.items()}
-        self.register_buffer("content", torch.cat(list(unit.values()), 1), persistent=False)
+        self.modalities = tuple(features)
+        self.register_buffer("content", self._side_by_side(features), persistent=False)
+
+    def _side_by_side(self, vectors: Mapping[str, Tensor]) -> Tensor:
+        """The modalities' vectors, each of length 1, next to each other."""
+        return torch.cat([functional.normalize(vectors[modality], dim=1) for modality in self.modalities], 1)
+
+    def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
+        """An unseen item is as similar to the training items as its content; its neighbours are among them."""
+        content = functional.normalize(self.get_buffer("content"), dim=1)  # (n, d)
+        n, k = len(content), self.config.neighbours
+        further = functional.normalize(self._side_by_side(unseen).to(content.device), dim=1)  # (n_unseen, d)
+        nearest = torch.zeros((n_unseen, min(k, n)), dtype=torch.int64)
+        cosines = torch.zeros((n_unseen, min(k, n)))
+        at_a_time = max(BLOCK_BYTES // (4 * n), 1)
+        for start in range(0, n_unseen, at_a_time):
+            block = further[start : start + at_a_time] @ content.T  # (B, n)
+            found = top_k(block, min(k, n))
+            nearest[start : start + at_a_time], cosines[start : start + at_a_time] = found, block.gather(1, found)
+        rows = np.repeat(np.arange(n_unseen), min(k, n))
+        columns, values = nearest.numpy().ravel(), cosines.numpy().ravel()
+        keep = values > 0
+        of_unseen = sp.csr_matrix((values[keep], (rows[keep], columns[keep])), shape=(n_unseen, n))
+        return self._sums(sp.vstack([self.similarity(), of_unseen]).tocsr())
 
     def similarity(self) -> sp.csr_matrix:
         """Mean cosines over the modalities, the largest per row."""

@@ -30,6 +30,7 @@ projection.bias (d,); `original` has item_bias (n_items,) and content_bias (k,) 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -41,7 +42,7 @@ from mmbench.core.init import Init, zeros
 from mmbench.core.linear import linear
 from mmbench.core.losses import bpr_loss, squared_norm
 from mmbench.core.normalise import normalise_rows
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.models.base import Batch, Features, ModelConfig, Recommender, Score, TrainSet
 
 
 class VBPRConfig(ModelConfig):
@@ -59,6 +60,7 @@ class VBPR(Recommender):
 
     Config = VBPRConfig
     sampler = "uniform-users"
+    scores_unseen = True
 
     features: Tensor
 
@@ -66,6 +68,7 @@ class VBPR(Recommender):
         super().__init__()
         self.config = config
         self.original = config.preset == "original"
+        self.modalities = tuple(features)
         self.register_buffer("features", features.side_by_side(), persistent=False)  # (n_items, k)
         k, d = self.features.shape[1], config.embedding_dim
         self.user_factors = init.xavier_uniform("user_factors", train.n_users, d)
@@ -82,7 +85,10 @@ class VBPR(Recommender):
 
     def project(self, items: Tensor | None = None) -> Tensor:
         """Projected content of some or all items, shape (n, d)."""
-        content = self.features if items is None else self.features[items]
+        return self._projected(self.features if items is None else self.features[items])
+
+    def _projected(self, content: Tensor) -> Tensor:
+        """Projection of the given content, shape (n, k), to shape (n, d)."""
         projected = linear(content, self.projection.weight, self.projection.bias)
         return projected if self.original else normalise_rows(projected)
 
@@ -110,8 +116,22 @@ class VBPR(Recommender):
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """[user_factors | user_content_factors | 1] and [item_factors | p | biases]."""
         users: list[Tensor] = [self.user_factors, self.user_content_factors]
-        items: list[Tensor] = [self.item_factors, self.project()]
         if self.original:
             users.append(torch.ones_like(self.user_factors[:, :1]))
-            items.append((self.item_bias + self.features @ self.content_bias)[:, None])
-        return torch.cat(users, 1), torch.cat(items, 1)
+        return torch.cat(users, 1), self._items(self.features, self.item_factors)
+
+    def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
+        """Unseen items have a content part; factors and bias that were never trained are zero."""
+        users, items = self.embeddings()
+        content = torch.cat([unseen[modality] for modality in self.modalities], 1).to(items.device)  # (n_unseen, k)
+        further = self._items(content, items.new_zeros(n_unseen, self.config.embedding_dim))
+        columns = torch.cat([items, further]).T.contiguous()
+        return lambda rows: users[rows] @ columns
+
+    def _items(self, content: Tensor, factors: Tensor) -> Tensor:
+        """[factors | p | biases] of items with the given content; the item bias of rows that were not trained is zero."""
+        projected = self._projected(content)
+        if not self.original:
+            return torch.cat([factors, projected], 1)
+        bias = self.item_bias if content is self.features else 0.0
+        return torch.cat([factors, projected, (content @ self.content_bias + bias)[:, None]], 1)

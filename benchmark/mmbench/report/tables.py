@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,6 +72,43 @@ def print_results(title: str, rows: Sequence[Row]) -> None:
     cutoffs = sorted({int(name.rpartition("@")[2]) for name in rows[0].seeds[0]})
     for cutoff in cutoffs:
         console.print(results_table(title, rows, cutoff))
+
+
+_METRICS_A_TABLE = 6  # so many columns of values fit 100 columns beside the slices and their counts
+
+
+def print_slices(title: str, slices: Sequence[Mapping[str, Any]]) -> None:
+    """Print the metrics of each slice to stdout, with how many rows and users are behind them.
+
+    Args:
+        title: What is shown.
+        slices: As `SliceScores.as_json` gives them.
+    """
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if is_terminal() else 100, highlight=False)
+    names = list(slices[0]["metrics"]) if slices else []
+    for cutoff in sorted({int(name.rpartition("@")[2]) for name in names}):
+        at_cutoff = [name for name in names if name.endswith(f"@{cutoff}")]
+        for start in range(0, len(at_cutoff), _METRICS_A_TABLE):
+            shown = at_cutoff[start : start + _METRICS_A_TABLE]
+            table = Table(
+                title=f"{title} @{cutoff} by slice",
+                title_justify="left",
+                title_style="bold",
+                box=SIMPLE_HEAD,
+                padding=(0, 1, 0, 0),
+            )
+            table.add_column("slice", no_wrap=True)
+            for name in ("rows", "users", *(name.partition("@")[0] for name in shown)):
+                table.add_column(name, justify="right", no_wrap=True)
+            for one in slices:
+                counts = f"{one['rows']:,}", f"{one['users_evaluated']:,}"
+                cells = [_cell([one["metrics"][name]]) for name in shown]
+                table.add_row(f"{one['family']} {one['slice']}", *counts, *cells)
+            console.print(table)
 
 
 def is_terminal() -> bool:
