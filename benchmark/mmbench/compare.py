@@ -45,7 +45,7 @@ class FinishedRun:
         if metric not in frame.columns:
             known = [name for name in frame.columns if "@" in name]
             raise unknown_name("per-user metric of this run", metric, known)
-        return frame.loc[frame["split"] == split].set_index("user_id")[metric].dropna()
+        return frame.loc[frame["split"] == split].set_index("user_id")[metric].dropna().sort_index()
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,6 +317,7 @@ def _conditions(run: FinishedRun) -> dict[str, Any]:
         "the test digest": data["test_digest"],
         "the protocol": protocol["name"],
         "the candidates": protocol.get("candidates"),
+        "the catalogue's digest": protocol.get("digests", {}).get("catalogue"),
         "the mask": protocol.get("masked"),
         "the relevance threshold": run.recipe.evaluation.threshold,
     }
