@@ -178,16 +178,20 @@ def cli() -> None:
 @click.option("--path-column", metavar="C", help="Column of image or audio paths  [image, audio, ...].")
 @click.option("--items-file", metavar="FILE", help="Items table inside the dataset folder  [items.*].")
 @click.option("--id-column", metavar="C", help="Column of item ids  [item_id].")
-@click.option("--batch-size", metavar="auto|N", help="Items per forward pass  [auto: 32, audio 8].")
+@click.option(
+    "--batch-size", metavar="auto|N", help="Items per forward pass  [auto: 32, audio 8; GPU 128, texts 256, audio 16]."
+)
 @click.option("--device", metavar="D", help="auto, cpu, cuda, cuda:0, mps  [auto].")
 @click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the forward pass  [fp32].")
 @click.option("--store-dtype", type=click.Choice(["float32", "float16"]), help="Of the stored vectors  [float32].")
-@click.option("--workers", metavar="auto|N", help="Loading threads  [auto: one per processor].")
+@click.option(
+    "--workers", metavar="auto|N", help="Threads that load and, on the CPU, encode  [auto: one per processor]."
+)
 @click.option("--on-error", type=click.Choice(["skip", "fail"]), help="What one corrupt item does  [skip].")
 @click.option(
     "--max-failures", metavar="N|P%", help="More corrupt items stop the run; a share allows at least 10  [1%]."
 )
-@click.option("--retry-failed", is_flag=True, help="Try corrupt items again.")
+@click.option("--retry-failed", is_flag=True, help="Try corrupt and missing items again.")
 @click.option("--restart", is_flag=True, help="Start anew, whatever is there.")
 @click.option("--limit", metavar="N", type=int, help="Only the first N items, into a set of their own.")
 @click.option("--seed", metavar="N", type=int, help="Of random weights and fitted encoders  [0].")
@@ -211,6 +215,9 @@ def extract(
       mmx extract --modality visual --model resnet50 --weights random --limit 100 --json
       mmx extract recipes/extract/demo.yaml
     """
+    from mmx.core.runtime import tune_process
+
+    tune_process()
     with _console(quiet=quiet, verbose=verbose) as progress:
         run, sets = _what_to_extract(recipe, typed)
         _demo_when_absent(run.data, progress)
@@ -259,25 +266,42 @@ def _extract_all(
 ) -> tuple[list[Summary], list[tuple[SetConfig, Exception]]]:
     """Makes every set; of several, one that fails does not keep the others from being made."""
     from mmstore import StoreError
+    from mmx.encoders.runtime import out_of_memory
     from mmx.errors import Interrupted
     from mmx.extract import extract as make
+    from mmx.extract import extract_together, share_contents
     from mmx.signals import sigterm_as_interrupt
 
     sigterm_as_interrupt()
-    done: list[Summary] = []
+    done: list[tuple[SetConfig, Summary]] = []
     failed: list[tuple[SetConfig, Exception]] = []
-    for config in sets:
-        try:
-            summary = make(run, config, progress=progress)
-        except (MmxError, StoreError) as error:
-            if len(sets) == 1 or isinstance(error, Interrupted):
+
+    def take(made: list[SetConfig], summaries: list[Summary]) -> None:
+        done.extend(zip(made, summaries, strict=True))
+        for summary in summaries:
+            progress.note(summary.as_text() + ("\n" if len(sets) > 1 else ""))
+
+    for group in share_contents(run, sets):
+        if len(group) > 1:
+            try:
+                take(group, extract_together(run, group, progress=progress))
+                continue
+            except Interrupted:
                 raise
-            failed.append((config, error))
-            progress.warn(f"{config.modality}/{config.model} failed: {error}")
-            continue
-        done.append(summary)
-        progress.note(summary.as_text() + ("\n" if len(sets) > 1 else ""))
-    return done, failed
+            except (MmxError, StoreError, RuntimeError, MemoryError) as error:
+                if not (isinstance(error, MmxError | StoreError) or out_of_memory(error)):
+                    raise
+                progress.note("not all sets of this group could be made together: one after the other")
+        for config in group:
+            try:
+                take([config], [make(run, config, progress=progress)])
+            except (MmxError, StoreError) as error:
+                if len(sets) == 1 or isinstance(error, Interrupted):
+                    raise
+                failed.append((config, error))
+                progress.warn(f"{config.modality}/{config.model} failed: {error}")
+    done.sort(key=lambda pair: sets.index(pair[0]))
+    return [summary for _, summary in done], failed
 
 
 def _demo_when_absent(data: Path, progress: ConsoleProgress) -> None:

@@ -32,10 +32,12 @@ class RunConfig(_Frozen):
     items_file: str | None = Field(default=None, description="the items table inside the dataset folder")
     id_column: str | None = Field(default=None, description="the column of item ids")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="where the encoder runs")
-    workers: int | None = Field(default=None, ge=1, le=1024, description="loading threads; one per processor")
+    workers: int | None = Field(
+        default=None, ge=1, le=1024, description="threads that load and, on the CPU, encode; one per processor"
+    )
     on_error: Literal["skip", "fail"] = Field(default="skip", description="what one corrupt item does")
     max_failures: FailureLimit = Field(default="1%", description="more corrupt items than this stop the run")
-    retry_failed: bool = Field(default=False, description="try corrupt items again")
+    retry_failed: bool = Field(default=False, description="try corrupt and missing items again")
     restart: bool = Field(default=False, description="start anew, whatever is there")
     limit: int | None = Field(default=None, ge=1, description="only the first items")
     offline: bool = Field(default=False, description="never open a connection")

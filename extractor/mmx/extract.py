@@ -1,18 +1,19 @@
-"""One feature set from raw contents: plan, build the encoder, let it learn, run the loop, finish the file."""
+"""Feature sets from raw contents: plan, build the encoders, let them learn, run the loop, finish the files."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from mmstore import FeatureSet, FeatureSetWriter, Status
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, create
 from mmx.items import Items
+from mmx.lane import Lane
 from mmx.loop import Loop
-from mmx.plan import Plan, make_plan
+from mmx.plan import Plan, batch_size_of, make_plan
 from mmx.progress import Progress, SilentProgress
 from mmx.summary import Counts, Stages, Summary
 
@@ -39,9 +40,81 @@ def extract(
         mmstore.StoreError: The file could not be written, or one of another plan is in the way.
         Interrupted: SIGINT or SIGTERM; what was computed is kept.
     """
+    return extract_together(run, (config,), progress=progress, build=build)[0]
+
+
+def extract_together(
+    run: RunConfig,
+    configs: Sequence[SetConfig],
+    *,
+    progress: Progress | None = None,
+    build: Callable[..., Encoder] = create,
+) -> list[Summary]:
+    """Makes several feature sets of the same contents in one pass: every file is read and decoded once.
+
+    The vectors are those of one set after the other. Arguments and errors as of `extract`; what ends one set ends all.
+
+    Args:
+        run: Dataset, store and how to go about it.
+        configs: Encoders of one group of `share_contents`.
+        progress: Who hears about it.
+        build: Builds each encoder.
+
+    Returns:
+        A summary for each set, in the given order.
+    """
     progress = progress or SilentProgress()
     began = time.perf_counter()
-    plan = make_plan(run, config, progress)
+    plans: list[Plan] = []
+    lanes: list[Lane] = []
+    writers: list[FeatureSetWriter] = []
+    encoders: list[Encoder] = []
+    all_stages: list[Stages] = []
+    with ExitStack() as stack:
+        for config in configs:
+            plan = make_plan(run, config, progress) if not plans else plans[0].of(config)
+            stages = Stages()
+            encoder = _built(plan, build, stages)
+            path = _path(plan, encoder)
+            progress.detail(
+                f"{path}: {len(plan.items):,} items, {encoder.spec.dim} numbers each, batches of {plan.batch_size}"
+            )
+            writer = stack.enter_context(_open_writer(path, plan, encoder))
+            if writer.finished:
+                _say_what_changed(path, plan, progress)
+            else:
+                lanes.append(Lane(plan, encoder, writer, progress, stages))
+            plans.append(plan)
+            encoders.append(encoder)
+            writers.append(writer)
+            all_stages.append(stages)
+        if lanes:
+            Loop(plans[0], lanes, progress).go()
+        for lane in lanes:
+            with lane.stages.timed("write"):
+                lane.writer.finish()
+    unfinished = {id(lane.writer) for lane in lanes}
+    return [
+        _summary(plan, encoder, writer, stages, already=id(writer) not in unfinished, began=began)
+        for plan, encoder, writer, stages in zip(plans, encoders, writers, all_stages, strict=True)
+    ]
+
+
+def share_contents(run: RunConfig, configs: Sequence[SetConfig]) -> list[list[SetConfig]]:
+    """Groups of sets that look at the same pictures or sounds in batches of the same size, in the order of the first ones.
+
+    A text costs nothing to read, so that sets of texts stay alone.
+    """
+    groups: dict[tuple[object, ...], list[SetConfig]] = {}
+    for place, config in enumerate(configs):
+        own: tuple[object, ...] = (config.modality, config.path_column, batch_size_of(run, config))
+        groups.setdefault((place,) if config.modality == "textual" else own, []).append(config)
+    return list(groups.values())
+
+
+def _built(plan: Plan, build: Callable[..., Encoder], stages: Stages) -> Encoder:
+    """The encoder of a plan, fitted if it has to be."""
+    config, run = plan.config, plan.run
     encoder = build(
         config.model,
         modality=config.modality,
@@ -54,33 +127,33 @@ def extract(
         seed=run.seed,
     )
     encoder.batch_size = plan.batch_size
-    stages = Stages()
     if encoder.needs_fit:
         with stages.timed("fit"):
             encoder.fit(content for _, content in plan.all_contents())
+    return encoder
+
+
+def _path(plan: Plan, encoder: Encoder) -> Path:
+    run, config = plan.run, plan.config
     name = config.name or encoder.spec.name + (f"-first{run.limit}" if run.limit else "")
-    path = run.store / config.modality / f"{name}.h5"
-    progress.detail(f"{path}: {len(plan.items):,} items, {encoder.spec.dim} numbers each, batches of {plan.batch_size}")
-    with _open_writer(path, name, plan, encoder) as writer:
-        already = writer.finished
-        if not already:
-            Loop(plan, encoder, writer, progress, stages).go()
-            with stages.timed("write"):
-                writer.finish()
-    if already:
-        _say_what_changed(path, plan, progress)
+    return run.store / config.modality / f"{name}.h5"
+
+
+def _summary(
+    plan: Plan, encoder: Encoder, writer: FeatureSetWriter, stages: Stages, *, already: bool, began: float
+) -> Summary:
     counts = writer.counts()
     return Summary(
-        path=path,
-        modality=config.modality,
-        name=name,
+        path=writer.path,
+        modality=plan.config.modality,
+        name=writer.path.stem,
         dim=encoder.spec.dim,
         digest=writer.header.content_digest,
         already_complete=already,
         counts=Counts(counts[Status.OK], counts[Status.MISSING], counts[Status.CORRUPT]),
         stages=stages,
         elapsed_s=time.perf_counter() - began,
-        errors=_first_errors(path, plan.items),
+        errors=_first_errors(writer.path, plan.items),
     )
 
 
@@ -114,15 +187,15 @@ def _say_what_changed(path: Path, plan: Plan, progress: Progress) -> None:
         )
 
 
-def _open_writer(path: Path, name: str, plan: Plan, encoder: Encoder) -> FeatureSetWriter:
+def _open_writer(path: Path, plan: Plan, encoder: Encoder) -> FeatureSetWriter:
     return FeatureSetWriter(
         path,
         modality=plan.config.modality,
-        name=name,
         dim=encoder.spec.dim,
         ids=plan.items.id_array(),
         dtype=plan.config.store_dtype,
         provenance=plan.provenance(encoder),
         restart=plan.run.restart,
         retry_failed=plan.run.retry_failed,
+        retry_missing=plan.run.retry_failed,
     )

@@ -4,67 +4,70 @@ Which items share a batch follows from their row numbers and contents alone: row
 size; within a window the items that could be loaded are sorted by the encoder's `sort_key` and cut into batches.
 A window that was interrupted is formed again as a whole, only batches with pending rows are encoded, and only those
 rows are written. So a run that was killed and continued gives the vectors of one that was not, bit for bit, however
-many workers load. (Rows that `--retry-failed` brings back join their window anew, so that an encoder whose last bits
-depend on who shares a batch may differ there from a fresh run.)
+many workers there are. (Rows that `--retry-failed` brings back join their window anew, so that an encoder whose last
+bits depend on who shares a batch may differ there from a fresh run.)
 
-The calling thread encodes and writes; the feature file is never open in another thread or process.
+Several encoders that look at the same contents go through them together, each in a lane of its own, so that a file is
+read and decoded once. Worker threads load and, for encoders that allow it, encode; the calling thread writes, and the
+feature files are never open in another thread or process.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore import FeatureSetWriter, Status
-from mmx.encoders import Encoder
-from mmx.errors import ContentError, DataError, EncoderError, Interrupted
-from mmx.executors.local import LocalExecutor
+from mmx.encoders.sharing import shared_decoding
+from mmx.errors import ContentError, Interrupted
+from mmx.executors.local import LocalExecutor, busy_and_queued_s
+from mmx.lane import Lane
 from mmx.plan import Plan
 from mmx.progress import Progress
 from mmx.signals import StopRequest
-from mmx.summary import Stages
 
 FLUSH_S = 2.0
-"""Vectors are made safe at least this often: a killed run loses no more than that and the batch it was in."""
+"""Vectors are made safe at least this often: a killed run loses no more than that and the batches it was in."""
 
-ERRORS_TOLD = 3
 _TASK_ITEMS = 256
+_COLLECT_ROWS = 4096  # vectors that wait to be written together, where windows are smaller than that
 
 Span = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class _Window:
-    """Loaded items of rows `start` to `start + len(loaded)`: an object, None (missing) or a ContentError each."""
+@dataclass
+class _Part:
+    """Loaded items of some rows: for each lane, and each row, an object, None (missing) or a ContentError.
 
-    start: int
-    loaded: list[Any]
-    cpu_s: float
+    A lane that has nothing pending in the window has None instead of a list.
+    """
+
+    loaded: list[list[Any] | None]
+    cpu_s: float = 0.0
+    blocked_s: float = 0.0
+    n_bytes: int = 0
 
 
 class Loop:
-    """From pending rows to written vectors."""
+    """From pending rows to written vectors, for all lanes of one plan.
 
-    def __init__(
-        self, plan: Plan, encoder: Encoder, writer: FeatureSetWriter, progress: Progress, stages: Stages
-    ) -> None:
+    Args:
+        plan: What is looked at.
+        lanes: One for each encoder.
+        progress: Who hears about it.
+    """
+
+    def __init__(self, plan: Plan, lanes: Sequence[Lane], progress: Progress) -> None:
         self.plan = plan
-        self.encoder = encoder
-        self.writer = writer
+        self.lanes = list(lanes)
         self.progress = progress
-        self.stages = stages
-        self.errors: list[tuple[str, str]] = []
         self.n_rows = len(plan.items)
-        self.pending = np.zeros(self.n_rows, dtype=np.bool_)
-        self.pending[writer.pending] = True
-        self.n_corrupt = writer.counts()[Status.CORRUPT]
-        self.limit = plan.run.failure_limit(self.n_rows)
-        self._computed: list[tuple[NDArray[np.int64], NDArray[np.float32]]] = []
         self._flushed = time.perf_counter()
 
     def go(self) -> None:
@@ -74,26 +77,34 @@ class Loop:
             DataError: Too many corrupt items, or one where none is accepted, or nothing usable at all.
             Interrupted: A signal asked to stop.
         """
-        n_pending = int(self.pending.sum())
-        windows = np.unique(np.flatnonzero(self.pending) // self.plan.window)
-        label = f"{self.plan.config.modality}/{self.encoder.spec.name}"
+        n_done = sum(self.n_rows - lane.n_pending for lane in self.lanes)
+        pending = np.logical_or.reduce([lane.pending for lane in self.lanes])
+        windows = np.unique(np.flatnonzero(pending) // self.plan.window)
+        label = f"{self.plan.config.modality}/{' + '.join(lane.name for lane in self.lanes)}"
         began = time.perf_counter()
-        self.progress.start(label, self.n_rows, self.n_rows - n_pending)
+        self.progress.start(label, self.n_rows * len(self.lanes), n_done)
         try:
             with StopRequest() as stop, LocalExecutor(self.plan.run.workers) as executor:
-                for window in self._windows(executor, windows):
-                    try:
-                        self._deal_with(window, stop)
-                    finally:
-                        self._write()
-                    if stop.requested:
-                        raise self._interrupted()
+                for lane in self.lanes:
+                    lane.attach(executor, executor.workers if self.plan.device == "cpu" else 2)
+                try:
+                    for window, part in self._windows(executor, windows):
+                        self._deal_with(window, part, stop)
+                        if stop.requested:
+                            raise self._interrupted()
+                    for lane in self.lanes:
+                        lane.drain()
+                finally:
+                    for lane in self.lanes:
+                        lane.settle()
         finally:
-            self.stages.loop_s += time.perf_counter() - began
+            for lane in self.lanes:
+                lane.stages.loop_s += time.perf_counter() - began
             self.progress.stop()
-        self._refuse_emptiness()
+        for lane in self.lanes:
+            lane.refuse_emptiness()
 
-    def _windows(self, executor: LocalExecutor, windows: NDArray[np.int64]) -> Iterator[_Window]:
+    def _windows(self, executor: LocalExecutor, windows: NDArray[np.int64]) -> Iterator[tuple[int, _Part]]:
         """The windows with all their items loaded, in order, loading a bounded distance ahead."""
         size, n_rows = self.plan.window, self.n_rows
         step = max(1, min(_TASK_ITEMS, size // (2 * executor.workers)))
@@ -106,158 +117,86 @@ class Loop:
         ahead = 2 * -(-size // step) + executor.workers
         parts = executor.map_ahead(self._load, spans, ahead=ahead)
         for window in windows.tolist():
-            stop = min((window + 1) * size, n_rows)
-            loaded: list[Any] = []
-            cpu_s = 0.0
-            with self.stages.timed("wait"):
-                while window * size + len(loaded) < stop:
-                    part = next(parts)
-                    loaded += part.loaded
-                    cpu_s += part.cpu_s
-            yield _Window(window * size, loaded, cpu_s)
+            start, stop = window * size, min((window + 1) * size, n_rows)
+            began = time.perf_counter()
+            whole = next(parts)
+            for _ in range(start + step, stop, step):
+                part = next(parts)
+                for mine, more in zip(whole.loaded, part.loaded, strict=True):
+                    if mine is not None and more is not None:
+                        mine += more
+                whole.cpu_s += part.cpu_s
+                whole.blocked_s += part.blocked_s
+                whole.n_bytes += part.n_bytes
+            for lane in self.lanes:
+                lane.stages.waited(time.perf_counter() - began, whole.cpu_s, whole.blocked_s)
+                lane.stages.n_bytes += whole.n_bytes
+            yield start, whole
 
-    def _load(self, span: Span) -> _Window:
-        """Loads a few items; runs in a worker thread."""
-        began = time.thread_time()
-        loaded: list[Any] = []
-        for content in self.plan.contents.fetch(*span):
-            if content is None or isinstance(content, ContentError):
-                loaded.append(content)
-                continue
-            try:
-                loaded.append(self.encoder.load(content))
-            except ContentError as error:
-                loaded.append(error)
-            except FileNotFoundError:
-                loaded.append(None)  # gone since the folder was listed
-            except OSError as error:
-                loaded.append(ContentError(error.strerror or type(error).__name__))
-            except Exception as error:
-                error.add_note(f"while loading item {self._id(span[0] + len(loaded))!r}")
-                raise
-        return _Window(span[0], loaded, time.thread_time() - began)
+    def _load(self, span: Span) -> _Part:
+        """Loads a few items for all lanes; runs in a worker thread."""
+        began, (busy, queued) = time.perf_counter(), busy_and_queued_s()
+        contents = self.plan.contents.fetch(*span)
+        first = span[0] - span[0] % self.plan.window
+        window = slice(first, first + self.plan.window)
+        wanted = [lane if lane.pending[window].any() else None for lane in self.lanes]
+        part = _Part([None if lane is None else [] for lane in wanted])
+        with shared_decoding(sum(lane is not None for lane in wanted) > 1):
+            for content in contents:
+                if isinstance(content, Path):
+                    part.n_bytes += _size(content)
+                elif isinstance(content, str):
+                    part.n_bytes += len(content)
+                for lane, loaded in zip(wanted, part.loaded, strict=True):
+                    if lane is None or loaded is None:
+                        continue
+                    if content is None or isinstance(content, ContentError):
+                        loaded.append(content)
+                        continue
+                    try:
+                        loaded.append(lane.encoder.load(content))
+                    except ContentError as error:
+                        loaded.append(error)
+                    except FileNotFoundError:
+                        loaded.append(None)  # gone since the folder was listed
+                    except OSError as error:
+                        loaded.append(ContentError(error.strerror or type(error).__name__))
+                    except MemoryError:
+                        loaded.append(ContentError("too large for the memory of this machine"))
+                    except Exception as error:
+                        error.add_note(f"while loading item {lane.id_of(span[0] + len(loaded))!r}")
+                        raise
+        busy_now, queued_now = busy_and_queued_s()
+        part.cpu_s = busy_now - busy
+        part.blocked_s = max(0.0, time.perf_counter() - began - part.cpu_s - (queued_now - queued))
+        return part
 
-    def _deal_with(self, window: _Window, stop: StopRequest) -> None:
-        """Encodes and writes what is pending in one window."""
-        self.stages.decode_s += window.cpu_s
-        usable, missing, corrupt = [], [], []
-        for offset, loaded in enumerate(window.loaded):
-            row = window.start + offset
+    def _deal_with(self, start: int, part: _Part, stop: StopRequest) -> None:
+        """Encodes what is pending in one window, and writes now and then."""
+        for lane, loaded in zip(self.lanes, part.loaded, strict=True):
             if loaded is None:
-                missing.append(row)
-            elif isinstance(loaded, ContentError):
-                corrupt.append((row, str(loaded)))
-            else:
-                usable.append(row)
-        corrupt = [(row, message) for row, message in corrupt if self.pending[row]]
-        if corrupt and self.plan.run.on_error == "fail":
-            row, message = corrupt[0]
-            raise DataError(f"item {self._id(row)!r}: {message}; --on-error skip records such items and goes on")
-        self._mark_missing(np.array(missing, dtype=np.int64))
-        self._mark_corrupt(corrupt)
-        for rows in self._batches(usable, window):
-            mine = self.pending[rows]
-            if mine.any():
-                self._encode(rows, mine, window)
-            if time.perf_counter() - self._flushed >= FLUSH_S:
-                self._write()
-                with self.stages.timed("write"):
-                    self.writer.flush()
-                self._flushed = time.perf_counter()
-            if stop.requested:
-                return
-
-    def _batches(self, usable: list[int], window: _Window) -> Iterator[NDArray[np.int64]]:
-        """Row numbers of each batch: items of similar size together, in the order of the rows where sizes are equal."""
-        rows = np.array(usable, dtype=np.int64)
-        keys = np.array([self.encoder.sort_key(window.loaded[row - window.start]) for row in usable], dtype=np.int64)
-        rows = rows[np.argsort(keys, kind="stable")]
-        for start in range(0, len(rows), self.plan.batch_size):
-            yield rows[start : start + self.plan.batch_size]
-
-    def _encode(self, rows: NDArray[np.int64], mine: NDArray[np.bool_], window: _Window) -> None:
-        batch = [window.loaded[row - window.start] for row in rows.tolist()]
-        with self.stages.timed("encode"):
-            features = self.encoder.encode(batch)  # (len(batch), dim)
-        if features.shape != (len(batch), self.encoder.spec.dim):
-            raise EncoderError(
-                f"{self.encoder.spec.name}: encode returned shape {features.shape} "
-                f"(expected {(len(batch), self.encoder.spec.dim)})"
-            )
-        self.stages.n_truncated += sum(
-            self.encoder.truncated(loaded) for loaded, wanted in zip(batch, mine.tolist(), strict=True) if wanted
-        )
-        self._computed.append((rows[mine], features[mine]))
-        self._done(int(mine.sum()))
-        bad = rows[mine & ~np.isfinite(features).all(axis=1)]
-        self._count_corrupt([(row, "the encoder returned NaN or infinity") for row in bad.tolist()])
-
-    def _write(self) -> None:
-        """Hands the vectors of the window so far to the writer, in the order of the rows: one write instead of many.
-
-        The writer takes a row that is not finite as corrupt.
-        """
-        if not self._computed:
-            return
-        rows = np.concatenate([rows for rows, _ in self._computed])
-        features = np.concatenate([features for _, features in self._computed])
-        self._computed.clear()
-        order = np.argsort(rows)
-        with self.stages.timed("write"):
-            self.writer.write(rows[order], features[order])
-
-    def _mark_missing(self, rows: NDArray[np.int64]) -> None:
-        rows = rows[self.pending[rows]]
-        if len(rows):
-            with self.stages.timed("write"):
-                self.writer.mark_missing(rows)
-            self._done(len(rows))
-
-    def _mark_corrupt(self, corrupt: list[tuple[int, str]]) -> None:
-        if not corrupt:
-            return
-        with self.stages.timed("write"):
-            self.writer.mark_corrupt(
-                np.array([row for row, _ in corrupt], dtype=np.int64), [message for _, message in corrupt]
-            )
-        self._done(len(corrupt))
-        self._count_corrupt(corrupt)
-
-    def _count_corrupt(self, corrupt: list[tuple[int, str]]) -> None:
-        for row, message in corrupt:
-            if len(self.errors) < ERRORS_TOLD:
-                self.errors.append((self._id(row), message))
-            self.progress.detail(f"corrupt: {self._id(row)}: {message}")
-        self.n_corrupt += len(corrupt)
-        if self.n_corrupt > self.limit:
-            first = "; ".join(f"{item}: {message}" for item, message in self.errors)
-            raise DataError(
-                f"{self.n_corrupt:,} of {self.n_rows:,} items are corrupt (more than --max-failures "
-                f"{self.plan.run.max_failures}): {first}. What was computed is kept; raise the limit, or repair the "
-                "files and add --retry-failed"
-            )
-
-    def _done(self, n: int) -> None:
-        self.stages.n_items += n
-        self.progress.advance(n, self.stages.bottleneck())
-
-    def _id(self, row: int) -> str:
-        return str(self.plan.items.ids[row].as_py())
+                continue
+            for batch in lane.batches(start, loaded):
+                lane.encode(*batch)
+                if time.perf_counter() - self._flushed >= FLUSH_S:
+                    for each in self.lanes:
+                        each.flush()
+                    self._flushed = time.perf_counter()
+                if stop.requested:
+                    return
+            if lane.n_computed >= _COLLECT_ROWS:
+                lane.write()
 
     def _interrupted(self) -> Interrupted:
-        done = self.n_rows - len(self.writer.pending)
-        return Interrupted(
-            f"interrupted: {done:,} of {self.n_rows:,} items are safe; the same command goes on from there"
-        )
+        for lane in self.lanes:
+            lane.settle()
+        done = sum(self.n_rows - len(lane.writer.pending) for lane in self.lanes)
+        total = self.n_rows * len(self.lanes)
+        return Interrupted(f"interrupted: {done:,} of {total:,} items are safe; the same command goes on from there")
 
-    def _refuse_emptiness(self) -> None:
-        counts = self.writer.counts()
-        if counts[Status.OK]:
-            return
-        if counts[Status.CORRUPT]:
-            item, message = self.errors[0] if self.errors else ("?", "?")
-            raise DataError(f"none of the {self.n_rows:,} items could be encoded; the first: {item}: {message}")
-        raise DataError(
-            f"{self.plan.run.data}: none of the {self.n_rows:,} items has {self.plan.config.modality} content "
-            "(looked in the path columns, and for files named after the item ids); see `mmx extract --help`"
-        )
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size  # noqa: PTH116 - half the time of Path.stat
+    except OSError:
+        return 0

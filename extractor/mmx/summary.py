@@ -31,22 +31,32 @@ class Stages:
     Attributes:
         fit_s: Seconds of fitting the encoder.
         decode_s: CPU seconds of all loading threads together.
-        wait_s: Seconds for which the encoder had to wait for them.
-        encode_s: Seconds of the encoder.
+        decode_wait_s: Seconds for which the calling thread waited for them while they were computing.
+        disk_wait_s: The same while they were blocked, as by a slow disk.
+        encode_s: Seconds of all forward passes together.
+        encode_wait_s: Seconds for which the calling thread waited for them.
         write_s: Seconds of writing and flushing.
         loop_s: Seconds from the first item to the last.
         n_items: Items that this run dealt with.
         n_truncated: Those of them that were longer than what the encoder takes.
+        n_bytes: Size of the contents that were read.
+        workers: Threads that loaded, and encoded where the encoder allows it.
+        batch_size: Items per forward pass; smaller than planned where memory ran out.
     """
 
     fit_s: float = 0.0
     decode_s: float = 0.0
-    wait_s: float = 0.0
+    decode_wait_s: float = 0.0
+    disk_wait_s: float = 0.0
     encode_s: float = 0.0
+    encode_wait_s: float = 0.0
     write_s: float = 0.0
     loop_s: float = 0.0
     n_items: int = 0
     n_truncated: int = 0
+    n_bytes: int = 0
+    workers: int = 0
+    batch_size: int = 0
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -58,9 +68,20 @@ class Stages:
             key = f"{stage}_s"
             setattr(self, key, getattr(self, key) + time.perf_counter() - began)
 
+    def waited(self, wall_s: float, cpu_s: float, blocked_s: float) -> None:
+        """Divides a wait for loaded items between decoding and disk, as the loading threads' own time was divided."""
+        blocked = blocked_s / (cpu_s + blocked_s) if blocked_s > 0 else 0.0
+        self.decode_s += cpu_s
+        self.disk_wait_s += wall_s * blocked
+        self.decode_wait_s += wall_s * (1 - blocked)
+
     def bottleneck(self) -> str:
-        """The stage that the calling thread spent most of its time on, with its share: `decode (64 %)`."""
-        shares = {"decode": self.wait_s, "encode": self.encode_s, "write": self.write_s}
+        """What the calling thread waited for most, with its share: `decode (64%)`, `encode`, `disk`."""
+        shares = {
+            "decode": self.decode_wait_s,
+            "encode": self.encode_wait_s,
+            "disk": self.disk_wait_s + self.write_s,
+        }
         total = sum(shares.values())
         if total <= 0:
             return ""
@@ -124,13 +145,18 @@ class Summary:
             "this_run": {
                 "items": self.stages.n_items,
                 "truncated": self.stages.n_truncated,
+                "bytes_read": self.stages.n_bytes,
                 "items_per_s": round(self.stages.rate, 3),
+                "workers": self.stages.workers,
+                "batch_size": self.stages.batch_size,
                 "bottleneck": self.stages.bottleneck(),
                 "seconds": {
                     "fit": round(self.stages.fit_s, 3),
                     "decode_cpu": round(self.stages.decode_s, 3),
-                    "wait_for_decode": round(self.stages.wait_s, 3),
+                    "wait_for_decode": round(self.stages.decode_wait_s, 3),
+                    "wait_for_disk": round(self.stages.disk_wait_s, 3),
                     "encode": round(self.stages.encode_s, 3),
+                    "wait_for_encode": round(self.stages.encode_wait_s, 3),
                     "write": round(self.stages.write_s, 3),
                     "total": round(self.elapsed_s, 3),
                 },
@@ -152,12 +178,14 @@ class Summary:
             rows += [
                 (
                     "this run",
-                    f"{stages.n_items:,} items in {self.elapsed_s:.1f} s, {stages.rate:,.1f} items/s in the loop",
+                    f"{stages.n_items:,} items, {stages.n_bytes / 1e6:,.1f} MB in {self.elapsed_s:.1f} s, "
+                    f"{stages.rate:,.1f} items/s in the loop; {stages.workers} workers, batches of {stages.batch_size}",
                 ),
                 (
                     "time",
-                    f"decode {stages.decode_s:.1f} CPU-s (waited {stages.wait_s:.1f} s), encode {stages.encode_s:.1f} s, "
-                    f"write {stages.write_s:.1f} s{fit}; limited by {stages.bottleneck() or 'nothing'}",
+                    f"decode {stages.decode_s:.1f} CPU-s, encode {stages.encode_s:.1f} s, write {stages.write_s:.1f} s{fit}; "
+                    f"waited for decode {stages.decode_wait_s:.1f} s, for encode {stages.encode_wait_s:.1f} s, for the disk "
+                    f"{stages.disk_wait_s:.1f} s; limited by {stages.bottleneck() or 'nothing'}",
                 ),
             ]
         if stages.n_truncated:

@@ -45,7 +45,7 @@ class FeatureSetWriter:
 
     * An unfinished set of the same plan (everything but the creation time) is continued: see `pending`.
     * A finished one of the same plan has nothing pending and `finished` is True. With `retry_failed` its corrupt rows
-      become pending again, in a copy; the old set stays until the new one replaces it.
+      (with `retry_missing` its missing ones) become pending again, in a copy; the old set stays until the new one replaces it.
     * One of another plan is never touched without `restart`.
 
     Args:
@@ -62,7 +62,8 @@ class FeatureSetWriter:
         provenance: How the vectors are made, as JSON values. It should hold no host name, user name or absolute path.
             `created` is added where it is absent.
         restart: Discard an unfinished set, and replace a finished one on `finish`.
-        retry_failed: Make corrupt rows pending again.
+        retry_failed: Make corrupt rows pending again: their files may have been repaired.
+        retry_missing: Make missing rows pending again: their files may have come since.
         fsync: Also force every flush onto the disk (some milliseconds each), to survive a power cut.
 
     Attributes:
@@ -93,6 +94,7 @@ class FeatureSetWriter:
         provenance: Mapping[str, Any],
         restart: bool = False,
         retry_failed: bool = False,
+        retry_missing: bool = False,
         fsync: bool = False,
     ) -> None:
         self.path = Path(path)
@@ -126,16 +128,18 @@ class FeatureSetWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_dir():
                 raise NotAFeatureSet(f"{self.path}: is a folder; remove it, or choose another --name")
+        failed = [Status.CORRUPT] if retry_failed else []
+        missing = [Status.MISSING] if retry_missing else []
         self._lock = WriterLock(self._paths.lock)
         try:
-            self._open(columns, restart=restart, retry_failed=retry_failed)
+            self._open(columns, restart=restart, retry=[*failed, *missing])
         except BaseException:
             self._release()
             raise
 
     # -------------------------------------------------------------------------------------------- opening
 
-    def _open(self, columns: list[Bytes], *, restart: bool, retry_failed: bool) -> None:
+    def _open(self, columns: list[Bytes], *, restart: bool, retry: list[Status]) -> None:
         paths = self._paths
         with translated(paths.partial):
             paths.new.unlink(missing_ok=True)
@@ -145,16 +149,15 @@ class FeatureSetWriter:
             if not resuming:
                 paths.discard_partial()
         if not resuming and not restart and self.path.exists():
-            if not self._adopt_finished(columns, retry_failed=retry_failed):
+            if not self._adopt_finished(columns, retry):
                 return
         elif not resuming:
             with translated(paths.partial):
                 create_partial(paths, self.header, columns)
         if self._rows is None and not self._attach(columns):
             raise DamagedFeatureSet(f"{paths.partial}: can't be read back just after it was made; check the disk")
-        if retry_failed:
-            corrupt = np.flatnonzero(self._status == Status.CORRUPT)
-            self._mark(corrupt, Status.PENDING)
+        if retry:
+            self._mark(np.flatnonzero(np.isin(self._status, retry)), Status.PENDING)
             self.flush()
 
     def _attach(self, columns: list[Bytes]) -> bool:
@@ -183,20 +186,20 @@ class FeatureSetWriter:
         self._rows = RowFile(paths.partial, places)
         return True
 
-    def _adopt_finished(self, columns: list[Bytes], *, retry_failed: bool) -> bool:
+    def _adopt_finished(self, columns: list[Bytes], retry: list[Status]) -> bool:
         """Take a finished set of the same plan as it is; True where a partial copy was made to retry its failures."""
         with hdf5.open_file(self.path) as file:
             found, _ = hdf5.read_header(file, self.path)
             refuse_other_plan(found, self.header, file, columns, f"{self.path}: a finished set")
             self.header = found
             self._status = np.asarray(file[STATUS][:])
-        corrupt = self._status == Status.CORRUPT
-        if not (retry_failed and corrupt.any()):
+        again = np.isin(self._status, retry)
+        if not again.any():
             self.finished = True
             self._release()
             return False
         with translated(self._paths.partial):
-            status = np.where(corrupt, np.uint8(Status.PENDING), self._status)
+            status = np.where(again, np.uint8(Status.PENDING), self._status)
             copy_as_partial(self._paths, found, columns, status)
         return True
 

@@ -430,6 +430,19 @@ def test_corrupt_rows_of_an_unfinished_set_are_retried(path: Path) -> None:
     assert dict(FeatureSet(path).errors()) == content.errors
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_missing_rows_are_retried_on_request(path: Path, layout: str) -> None:
+    content = random_content(6, IDS, layout=layout)
+    missing = [row for row, vectors in enumerate(content.vectors) if vectors is None and row not in content.errors]
+    assert missing
+    digest = content.save(path)
+    with content.writer(path, retry_missing=True) as writer:
+        assert writer.pending.tolist() == missing
+        writer.mark_missing(missing)
+        assert writer.finish() == digest
+    assert FeatureSet(path).verify() == []
+
+
 # ------------------------------------------------------------------------------------------------ locking
 
 

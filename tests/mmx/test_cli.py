@@ -269,7 +269,7 @@ def test_the_defaults_in_the_help_are_the_defaults() -> None:
         option.help for option in command.params if isinstance(option, click.Option) and option.name == "batch_size"
     )
     assert help_of_batch is not None
-    assert all(str(size) in help_of_batch for size in BATCH_SIZES.values())
+    assert all(str(size) in help_of_batch for sizes in BATCH_SIZES.values() for size in sizes.values())
 
 
 def test_lazy_commands_exist() -> None:

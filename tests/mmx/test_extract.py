@@ -256,6 +256,24 @@ def test_repaired_items_are_retried_on_request(tmp_path: Path) -> None:
     assert (repaired.counts.ok, repaired.exit_code, repaired.stages.n_items) == (2, 0, 1)
 
 
+def test_items_that_have_a_file_by_now_are_retried_on_request(tmp_path: Path) -> None:
+    dataset(tmp_path, {"a": "", "b": ""})
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_text("one", encoding="utf-8")
+
+    def run(**options: Any) -> Summary:
+        config = SetConfig(modality="visual", model="fake")
+        return extract(
+            RunConfig(data=tmp_path, device="cpu", **options), config, build=lambda model, **_: FakeEncoder("visual")
+        )
+
+    assert run().counts.missing == 1
+    (tmp_path / "images" / "b.jpg").write_text("two", encoding="utf-8")
+    assert run().counts.missing == 1
+    found = run(retry_failed=True)
+    assert (found.counts.ok, found.counts.missing, found.stages.n_items) == (2, 0, 1)
+
+
 def test_a_complete_set_of_files_that_changed_is_said_to_be_old(tmp_path: Path) -> None:
     root = dataset(tmp_path, {"a": "", "b": ""})
     (root / "images").mkdir()
@@ -345,5 +363,7 @@ def test_the_summary_as_json_and_text(tmp_path: Path) -> None:
     document = json.loads(json.dumps(summary.as_json()))
     assert document["items"] == {"total": 2, "ok": 1, "missing": 0, "corrupt": 1}
     assert document["content_digest"] == summary.digest
-    assert set(document["this_run"]["seconds"]) == {"fit", "decode_cpu", "wait_for_decode", "encode", "write", "total"}
+    assert set(document["this_run"]["seconds"]) == {
+        "fit", "decode_cpu", "wait_for_decode", "wait_for_disk", "encode", "wait_for_encode", "write", "total",
+    }  # fmt: skip
     assert "b: cannot decode bad" in summary.as_text()

@@ -18,7 +18,7 @@ from mmx.core.batching import equal_parts, groups_of_equal
 from mmx.core.pooling import pool
 from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, require, slug, versions
 from mmx.encoders.checkpoints import file_sha256, fill, published, read_state_dict, state_sha256, torch_cache
-from mmx.encoders.runtime import checked_device, forward_pass
+from mmx.encoders.runtime import checked_device, forward_pass, prepared
 from mmx.encoders.sounds import Resampler, read_mono
 from mmx.errors import EncoderError, UsageError, unknown_name
 
@@ -64,6 +64,7 @@ class TorchaudioEncoder(Encoder):
     """A self-supervised speech model up to one transformer layer (counted from 1; the last by default)."""
 
     modalities = frozenset({"audio"})
+    concurrent = True
 
     MIN_SAMPLES: ClassVar[int] = 400  # receptive field of the convolutions: one frame
     MAX_SAMPLES: ClassVar[int] = 30 * RATE  # longer clips are cut into equal parts; attention grows with the square
@@ -97,7 +98,7 @@ class TorchaudioEncoder(Encoder):
             fill(network, given, what=name, where=path.name)
             digest = file_sha256(path)
         _bake_weight_norm(network.encoder.transformer.pos_conv_embed)
-        self._network = network.requires_grad_(False).train(False).to(device)
+        self._network = prepared(network, device, request.precision)
         self._normalise = bool(bundle._normalize_waveform)
         self._resample = Resampler(RATE)
         self._device = device

@@ -164,6 +164,8 @@ class Encoder(Protocol):
     Attributes:
         spec: The description; complete after construction, or after `fit` where `needs_fit`.
         modalities: The modalities that the family serves.
+        concurrent: `encode` may be called from several threads at once. On the CPU the pipeline then runs one forward pass per
+            processor, each on one thread, which is faster than one pass on all of them and immune to busy neighbours.
         needs_fit: `fit` must be called with the whole corpus before `load`.
         device: Where `encode` computes.
         batch_size: Set by the pipeline. Where bits depend on the batch's size, `encode` pads a shorter batch to
@@ -171,6 +173,7 @@ class Encoder(Protocol):
     """
 
     modalities: ClassVar[frozenset[str]]
+    concurrent: ClassVar[bool] = False
     spec: EncoderSpec
     needs_fit: bool = False
     device: str = "cpu"

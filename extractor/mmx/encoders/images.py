@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmx.encoders.base import require
+from mmx.encoders.sharing import remembered
 from mmx.errors import ContentError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _DECODE_ERRORS = (
 )  # fmt: skip
 
 
+@remembered
 def decode_rgb(content: Path | str) -> Image:
     """The picture in a file, as 8-bit RGB.
 

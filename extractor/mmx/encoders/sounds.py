@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmx.encoders.base import require
 from mmx.encoders.images import plain_reason
+from mmx.encoders.sharing import remembered
 from mmx.errors import ContentError
 
 RATE_RANGE = (1_000, 768_000)  # Hz; anything else is a damaged header
@@ -18,6 +19,7 @@ _BLOCK_FRAMES = 1 << 20
 _MAX_KERNEL = 1 << 24  # numbers in a resampling kernel; 44,100 → 16,000 Hz needs under 1 << 17
 
 
+@remembered
 def read_mono(content: Path | str) -> tuple[NDArray[np.float32], int]:
     """Samples of a file in [-1, 1], channels averaged, and the sample rate in Hz.
 

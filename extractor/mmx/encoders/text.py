@@ -20,7 +20,7 @@ from mmx.core.batching import pad_rows
 from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, checked_text, require, slug, versions
 from mmx.encoders.checkpoints import file_sha256
 from mmx.encoders.hub import ModelFolder, find_model, go_offline, is_cached, looks_like_hub_id
-from mmx.encoders.runtime import checked_device, forward_pass
+from mmx.encoders.runtime import checked_device, forward_pass, prepared
 from mmx.errors import ContentError, EncoderError, UsageError
 
 ORGANISATION = "sentence-transformers"  # where a bare name lives on the hub
@@ -50,6 +50,7 @@ class SentenceEncoder(Encoder):
     """A sentence-transformers model; equal to its `encode` of one text at a time, up to rounding."""
 
     modalities = frozenset({"textual"})
+    concurrent = True
 
     def __init__(self, request: Request) -> None:
         device = checked_device(request)
@@ -66,7 +67,7 @@ class SentenceEncoder(Encoder):
                 raise EncoderError(
                     f"{request.model}: {folder.label} is not a sentence-transformers model ({reason})."
                 ) from error
-        self._model = model.float().train(False)
+        self._model = prepared(model.float(), device, request.precision)
         self._device = device
         self.device = str(device)
         self._prompt = _default_prompt(model)

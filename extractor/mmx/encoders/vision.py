@@ -25,7 +25,7 @@ from mmx.core.pooling import POOLINGS, pool
 from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, require, slug, versions
 from mmx.encoders.checkpoints import file_sha256, fill, published, read_state_dict, state_sha256, torch_cache
 from mmx.encoders.images import check_pixels, decode_rgb
-from mmx.encoders.runtime import checked_device, forward_pass
+from mmx.encoders.runtime import checked_device, forward_pass, prepared
 from mmx.encoders.vision_table import LICENCES, MODELS, default_layer
 from mmx.errors import EncoderError, UsageError, unknown_name
 
@@ -39,6 +39,7 @@ class TorchvisionEncoder(Encoder):
     """A torchvision model up to one layer, by default the last one before the classifier."""
 
     modalities = frozenset({"visual"})
+    concurrent = True
 
     def __init__(self, request: Request) -> None:
         import torch
@@ -60,7 +61,7 @@ class TorchvisionEncoder(Encoder):
         self._pooling, dim = self._measure(request, crop)
 
         digest, label = self._load_weights(request, tag, path)
-        self._network.requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+        self._network = prepared(self._network, device, request.precision)
         self._mean = torch.tensor(transforms.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(transforms.std, device=device).view(1, 3, 1, 1)
         self._device = device

@@ -1,13 +1,15 @@
-"""Work on this machine: contents are loaded by threads, ahead of the encoder, in the order of the items.
+"""Work on this machine: threads load contents ahead of the encoder, in the order of the items, and run forward passes.
 
-Threads and not processes: image and audio decoders and the resizing between them leave the interpreter lock, nothing
-has to be copied between processes, and the feature file is never inherited by a fork. The encoder and the one writer
-stay in the thread that calls.
+Threads and not processes: decoders, resizing and the kernels of a forward pass leave the interpreter lock, all threads
+share one copy of the weights, nothing has to be copied between processes, and the feature file is never inherited by a
+fork. The one writer stays in the thread that calls.
 """
 
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,8 +27,29 @@ def available_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def busy_and_queued_s() -> tuple[float, float]:
+    """Seconds for which the calling thread has computed, and for which it was ready but got no processor.
+
+    What is left of the wall time it was blocked, usually by a disk. The second figure is 0 where the system keeps none.
+    """
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as stream:  # noqa: PTH123 - a few times faster than Path
+            busy, queued, _ = stream.read().split()
+    except (OSError, ValueError):
+        return time.thread_time(), 0.0
+    return int(busy) / 1e9, int(queued) / 1e9
+
+
+def _one_thread_each() -> None:
+    """Each worker computes on one thread of its own: as many workers as processors leave none for more."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
+
+
 class LocalExecutor:
     """A pool of threads that runs a function over tasks, in order, a bounded distance ahead of the reader.
+
+    While it is entered, torch computes on one thread in each worker; the caller's own setting comes back at the end.
 
     Args:
         workers: Number of threads; None takes one per available processor.
@@ -34,13 +57,22 @@ class LocalExecutor:
 
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or available_cpus()
-        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="mmx-load")
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="mmx-load", initializer=_one_thread_each)
+        self._torch_threads: int | None = None
 
     def __enter__(self) -> Self:
+        if (torch := sys.modules.get("torch")) is not None:
+            self._torch_threads = torch.get_num_threads()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._torch_threads is not None:
+            sys.modules["torch"].set_num_threads(self._torch_threads)
+
+    def submit(self, function: Callable[[Task], Result], task: Task) -> Future[Result]:
+        """Has `function(task)` computed by the next thread that is free."""
+        return self._pool.submit(function, task)
 
     def map_ahead(self, function: Callable[[Task], Result], tasks: Iterable[Task], *, ahead: int) -> Iterator[Result]:
         """The results of `function` over `tasks`, in their order.

@@ -1,0 +1,394 @@
+"""The pipeline around the encoders: threads, batches, memory that runs out, several encoders over the same contents."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
+
+from mmstore import FeatureSet, Status
+from mmx.cli import cli
+from mmx.config import RunConfig, SetConfig
+from mmx.encoders import Encoder, EncoderSpec, create, images, runtime
+from mmx.encoders.base import Request
+from mmx.encoders.sharing import remembered, shared_decoding
+from mmx.errors import DataError, EncoderError, Interrupted
+from mmx.executors.local import LocalExecutor, busy_and_queued_s
+from mmx.extract import extract, extract_together, share_contents
+from mmx.summary import Stages, Summary
+
+
+class Concurrent(Encoder):
+    """The length of each text, and the number of items in the forward pass; runs out of memory above `room` items."""
+
+    modalities = frozenset({"textual"})
+    concurrent = True
+
+    def __init__(self, *, room: int = 1000, error: type[BaseException] = MemoryError, pad: bool = False) -> None:
+        self.spec = EncoderSpec(
+            name="fake", modality="textual", backend="test", model_id="fake", dim=2, layer="only", pooling="none",
+            preprocessing={}, weights="none", weights_sha256=None, licence=None, precision="fp32",
+        )  # fmt: skip
+        self.room = room
+        self.error = error
+        self.batches: list[int] = []
+        self.threads: Counter[str] = Counter()
+        self.lock = threading.Lock()
+        self.fail_at = 0
+
+    @classmethod
+    def accepts(cls, model: str, modality: str) -> bool:
+        return model == "fake"
+
+    def load(self, content: str | Path) -> str:
+        return str(content)
+
+    def encode(self, batch: Sequence[str]) -> NDArray[np.float32]:
+        if len(batch) > self.room or "huge" in batch:
+            raise self.error("can't allocate memory: you tried to allocate 7 bytes")
+        with self.lock:
+            self.batches.append(len(batch))
+            self.threads[threading.current_thread().name] += 1
+            if len(self.batches) == self.fail_at:
+                raise ZeroDivisionError
+        return np.array([[len(text), sum(map(ord, text))] for text in batch], dtype=np.float32)
+
+    def fit(self, contents: Iterable[str | Path]) -> None:
+        raise AssertionError
+
+    def sort_key(self, loaded: str) -> int:
+        return len(loaded)
+
+
+def texts(root: Path, n: int = 500, **special: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    rows = [f"i{k:04d}\t{'x' * (k * 7 % 23 + 1)}" for k in range(n)] + [f"{k}\t{v}" for k, v in special.items()]
+    (root / "items.tsv").write_text("item_id\ttitle\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    return root
+
+
+def go(root: Path, encoder: Encoder, *, batch_size: int = 8, **run: Any) -> Summary:
+    config = SetConfig(modality="textual", model="fake", batch_size=batch_size)
+    return extract(RunConfig(data=root, device="cpu", **run), config, build=lambda model, **options: encoder)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_forward_passes_run_in_the_worker_threads_and_change_nothing(tmp_path: Path, workers: int) -> None:
+    root = texts(tmp_path)
+    inline = Concurrent()
+    inline.concurrent = False  # type: ignore[misc]
+    expected = go(root, inline, out=tmp_path / "inline")
+    encoder = Concurrent()
+    assert go(root, encoder, out=tmp_path / "threads", workers=workers).digest == expected.digest
+    assert set(inline.threads) == {threading.current_thread().name}
+    assert 1 <= len(encoder.threads) <= workers
+    assert all(name.startswith("mmx-load") for name in encoder.threads)
+
+
+@pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError, RuntimeError])
+def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path, error: type[BaseException]) -> None:
+    root = texts(tmp_path)
+    expected = go(root, Concurrent(), out=tmp_path / "a")
+    encoder = Concurrent(room=3, error=error)
+    summary = go(root, encoder, out=tmp_path / "b")
+    assert summary.digest == expected.digest
+    assert summary.stages.batch_size == 2
+    assert encoder.batch_size == 2
+    assert max(encoder.batches) == 2
+    assert summary.as_json()["this_run"]["batch_size"] == 2
+
+
+def test_an_item_that_does_not_fit_alone_is_corrupt_and_the_rest_goes_on(tmp_path: Path) -> None:
+    summary = go(texts(tmp_path, 50, giant="huge"), Concurrent())
+    assert (summary.counts.ok, summary.counts.corrupt, summary.exit_code) == (50, 1, 3)
+    assert summary.errors[0][0] == "giant"
+    assert "out of memory with this item alone" in summary.errors[0][1]
+
+
+def test_other_errors_of_a_forward_pass_come_through_and_what_was_done_is_kept(tmp_path: Path) -> None:
+    root = texts(tmp_path)
+    encoder = Concurrent()
+    encoder.fail_at = 40
+    with pytest.raises(ZeroDivisionError):
+        go(root, encoder, workers=2)
+    again = Concurrent()
+    go(root, again)
+    assert sum(again.batches) <= 500 - 8 * 37  # two workers: at most two batches beside the one that failed
+
+
+def test_an_interruption_keeps_the_batches_under_way(tmp_path: Path) -> None:
+    root = texts(tmp_path)
+    whole = go(root, Concurrent(), out=tmp_path / "whole")
+
+    class Stopped(Concurrent):
+        def encode(self, batch: Sequence[str]) -> NDArray[np.float32]:
+            if len(self.batches) == 20:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().encode(batch)
+
+    with pytest.raises(Interrupted):
+        go(root, Stopped(), out=tmp_path / "parts")
+    again = Concurrent()
+    assert go(root, again, out=tmp_path / "parts").digest == whole.digest
+    assert 0 < sum(again.batches) < 500 - 8 * 15
+
+
+def test_a_wrong_shape_in_a_worker_is_the_encoders_fault(tmp_path: Path) -> None:
+    class Wide(Concurrent):
+        def encode(self, batch: Sequence[str]) -> NDArray[np.float32]:
+            return np.zeros((len(batch), 3), dtype=np.float32)
+
+    with pytest.raises(EncoderError, match=r"\(expected \(8, 2\)\)"):
+        go(texts(tmp_path), Wide())
+
+
+def test_workers_compute_on_one_thread_each_and_the_callers_setting_comes_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with LocalExecutor(2) as executor:
+            assert executor.submit(lambda _: torch.get_num_threads(), None).result() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_thread_knows_how_long_it_has_computed() -> None:
+    busy, queued = busy_and_queued_s()
+    np.linalg.svd(np.random.default_rng(0).random((300, 300)))
+    busy_now, queued_now = busy_and_queued_s()
+    assert busy_now > busy
+    assert queued_now >= queued
+
+
+def test_the_bottleneck_is_what_was_waited_for() -> None:
+    stages = Stages()
+    assert stages.bottleneck() == ""
+    stages.waited(3.0, 1.0, 2.0)
+    assert stages.bottleneck() == "disk (67%)"
+    stages.waited(9.0, 5.0, 0.0)
+    assert stages.bottleneck() == "decode (83%)"
+    stages.encode_wait_s = 48.0
+    assert stages.bottleneck() == "encode (80%)"
+
+
+# ---------------------------------------------------------------------------------------------- real encoders
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("catalogue")
+    (root / "images").mkdir()
+    rng = np.random.default_rng(5)
+    for k in range(21):
+        pixels = rng.integers(0, 256, (40 + k, 60, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((300, 240)).save(root / "images" / f"{k:02d}.jpg")
+    (root / "images" / "09.jpg").write_bytes(b"no picture")
+    (root / "items.tsv").write_text("item_id\n" + "".join(f"{k:02d}\n" for k in range(22)), encoding="utf-8")
+    return root
+
+
+def pictures(root: Path, out: Path, *, batch_size: int | None = 8, model: str = "resnet18", **run: Any) -> Summary:
+    config = SetConfig(modality="visual", model=model, weights="random", batch_size=batch_size)
+    return extract(RunConfig(data=root, out=out, device="cpu", **run), config)
+
+
+def features_of(summary: Summary) -> NDArray[np.float32]:
+    with FeatureSet(summary.path) as features:
+        return features.matrix(features.ids[features.status == Status.OK])[0]
+
+
+def test_a_network_gives_the_same_bits_whatever_the_number_of_workers(catalogue: Path, tmp_path: Path) -> None:
+    digests = {pictures(catalogue, tmp_path / str(workers), workers=workers).digest for workers in (1, 2, 3)}
+    assert len(digests) == 1
+
+
+def test_a_network_agrees_between_batch_sizes(catalogue: Path, tmp_path: Path) -> None:
+    expected = features_of(pictures(catalogue, tmp_path / "7", batch_size=7))
+    for size in (1, 64):
+        found = features_of(pictures(catalogue, tmp_path / str(size), batch_size=size))
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_the_order_of_the_items_changes_no_vector(catalogue: Path, tmp_path: Path) -> None:
+    forward = pictures(catalogue, tmp_path / "a")
+    shuffled = tmp_path / "shuffled"
+    shuffled.mkdir()
+    (shuffled / "images").symlink_to(catalogue / "images")
+    ids = [f"{k:02d}" for k in np.random.default_rng(1).permutation(22)]
+    (shuffled / "items.tsv").write_text("item_id\timage\n" + "".join(f"{i}\t\n" for i in ids), encoding="utf-8")
+    (shuffled / "images").unlink()
+    (shuffled / "images").mkdir()
+    for path in (catalogue / "images").iterdir():
+        (shuffled / "images" / path.name).write_bytes(path.read_bytes())
+    other = pictures(shuffled, tmp_path / "b")
+    wanted = [f"{k:02d}" for k in range(21) if k != 9]
+    with FeatureSet(forward.path) as a, FeatureSet(other.path) as b:
+        assert np.array_equal(a.matrix(wanted)[0], b.matrix(wanted)[0])  # batches are padded to one size
+
+
+def test_the_kernel_of_linear_layers_is_part_of_the_plan(catalogue: Path, tmp_path: Path) -> None:
+    with FeatureSet(pictures(catalogue, tmp_path).path) as features:
+        assert features.provenance["linear"] in ("onednn", "torch")
+    run = RunConfig(data=catalogue, out=tmp_path, device="cpu")
+    with FeatureSet(extract(run, SetConfig(modality="visual", model="colour-hog")).path) as features:
+        assert "linear" not in features.provenance
+
+
+def test_both_kernels_of_linear_layers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not runtime._onednn_is_right():
+        pytest.skip("this build of torch has no working oneDNN")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torchvision.models.VisionTransformer(32, 16, 2, 2, 64, 128).train(False)
+        pixels = torch.rand(3, 3, 32, 32)
+    tokens = {}
+    for kernel in ("torch", "onednn"):
+        monkeypatch.setattr(runtime, "linear_kernel", lambda kernel=kernel: kernel)
+        with runtime.forward_pass(torch.device("cpu"), "fp32"):
+            tokens[kernel] = network(pixels)
+    assert (tokens["torch"] - tokens["onednn"]).abs().max() <= 1e-5
+
+
+def test_linear_layers_of_other_types_keep_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not runtime._onednn_is_right():
+        pytest.skip("this build of torch has no working oneDNN")
+    monkeypatch.setattr(runtime, "linear_kernel", lambda: "onednn")
+    weight = torch.rand(3, 4)
+    with runtime.forward_pass(torch.device("cpu"), "fp32"):
+        double = torch.nn.functional.linear(torch.ones(2, 4).double(), weight.double())
+        vector = torch.nn.functional.linear(torch.ones(4), weight)
+        named = torch.nn.functional.linear(torch.ones(2, 4), weight, bias=torch.ones(3))
+    assert double.dtype == torch.float64
+    assert torch.allclose(vector, weight.sum(1))
+    assert torch.allclose(named[0], weight.sum(1) + 1)
+
+
+def test_folded_batch_norms_change_roundings_only() -> None:
+    request = Request("resnet18", "visual", weights="random", layer="layer4")
+    model = torchvision.models.resnet18(weights=None)
+    torch.manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    network = torch.fx.symbolic_trace(model.train(False))
+    x = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = network(x)
+    runtime.prepared(network, torch.device("cpu"), request.precision)
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    runtime.prepared(network, torch.device("cpu"), "bf16")
+    assert not any(node.target.endswith("bn1") for node in network.graph.nodes if node.op == "call_module")
+    with torch.inference_mode():
+        assert (network(x) - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+# ---------------------------------------------------------------------------------------------- together
+
+
+def test_sets_of_the_same_pictures_are_made_together_and_equal_those_made_alone(
+    catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: Counter[str] = Counter()
+    original = images._pillow().open
+
+    def counting(path: Path, *more: Any) -> Any:
+        decoded[Path(path).name] += 1
+        return original(path, *more)
+
+    monkeypatch.setattr(images._pillow(), "open", counting)
+    run = RunConfig(data=catalogue, out=tmp_path / "together", device="cpu")
+    configs = [
+        SetConfig(modality="visual", model="resnet18", weights="random", batch_size=8),
+        SetConfig(modality="visual", model="colour-hog", batch_size=8),
+    ]
+    together = extract_together(run, configs)
+    assert set(decoded.values()) == {1}
+    alone = [extract(run.model_copy(update={"out": tmp_path / "alone"}), config) for config in configs]
+    assert [s.digest for s in together] == [s.digest for s in alone]
+    assert set(decoded.values()) == {3}
+    assert [s.name for s in together] == ["resnet18-random", "colour-hog"]
+    assert [s.counts.corrupt for s in together] == [1, 1]
+    assert [s.already_complete for s in extract_together(run, configs)] == [True, True]
+
+
+def test_a_set_that_is_complete_does_not_keep_the_other_from_being_made(catalogue: Path, tmp_path: Path) -> None:
+    run = RunConfig(data=catalogue, out=tmp_path, device="cpu")
+    hog, net = (
+        SetConfig(modality="visual", model="colour-hog", batch_size=8),
+        SetConfig(modality="visual", model="resnet18", weights="random", batch_size=8),
+    )
+    first = extract(run, hog)
+    both = extract_together(run, [hog, net])
+    assert [s.already_complete for s in both] == [True, False]
+    assert both[0].digest == first.digest
+
+
+def test_groups() -> None:
+    def config(modality: str, model: str, **more: Any) -> SetConfig:
+        return SetConfig(modality=modality, model=model, **more)  # type: ignore[arg-type]
+
+    a, b = config("visual", "a"), config("visual", "b")
+    other = config("visual", "c", batch_size=2)
+    t1, t2 = config("textual", "t1"), config("textual", "t2")
+    run = RunConfig(device="cpu")
+    assert share_contents(run, [a, t1, b, t2, other]) == [[a, b], [t1], [t2], [other]]
+
+
+def test_a_group_that_fails_is_made_one_by_one(catalogue: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"data: {catalogue}\nout: {tmp_path / 'out'}\ndevice: cpu\nsets:\n"
+        "  - {modality: visual, model: no-such-model, batch_size: 8}\n"
+        "  - {modality: visual, model: colour-hog, batch_size: 8}\n",
+        encoding="utf-8",
+    )
+    result = CliRunner().invoke(cli, ["extract", str(recipe), "--json"])
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert [s["name"] for s in document["sets"]] == ["colour-hog"]
+    assert document["failed"][0]["model"] == "no-such-model"
+
+
+def test_decoded_contents_are_remembered_only_while_they_are_shared() -> None:
+    calls: list[str] = []
+
+    @remembered
+    def decode(content: str) -> str:
+        calls.append(content)
+        return content.upper()
+
+    assert [decode("a"), decode("a")] == ["A", "A"]
+    assert len(calls) == 2
+    with shared_decoding():
+        assert [decode("a"), decode("a"), decode("b"), decode("b")] == ["A", "A", "B", "B"]
+        assert len(calls) == 4
+    with shared_decoding(False):
+        decode("b"), decode("b")
+    assert len(calls) == 6
+
+
+def test_too_many_failures_stop_all_sets_that_are_made_together(catalogue: Path, tmp_path: Path) -> None:
+    run = RunConfig(data=catalogue, out=tmp_path, device="cpu", max_failures="0")
+    configs = [
+        SetConfig(modality="visual", model="colour-hog", batch_size=8, name="one"),
+        SetConfig(modality="visual", model="colour-hog", batch_size=8, name="two"),
+    ]
+    with pytest.raises(DataError, match="--max-failures 0"):
+        extract_together(run, configs)
+    assert create("colour-hog", modality="visual").concurrent is False
