@@ -411,6 +411,21 @@ def test_names_are_understood_in_any_case_and_by_alias(given_name: str, name: st
     assert [metric.name for metric in resolve([given_name])] == [name]
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        # Elliot, WarpRec; RecBole, MMRec; Cornac, LensKit
+        "Recall nDCG nDCGRendle2020 EFD EPC Gini SEntropy ItemCoverage UserCoverage UserCoverageAtN NumRetrieved APLT ACLT "
+        "ARP PopREO PopRSP Precision HR MRR MAP MAR F1 LAUC SRecall HitRate ShannonEntropy REO RSP",
+        "recall ndcg precision map hit mrr itemcoverage averagepopularity giniindex shannonentropy tailpercentage",
+        "Recall NDCG Precision FMeasure HitRatio MRR MAP Hit RecipRank",
+    ],
+)
+def test_the_names_of_other_frameworks_are_understood_in_any_case(names: str) -> None:
+    for name in names.split():
+        assert resolve([name]) == resolve([name.upper()]) == resolve([name.lower()])
+
+
 def test_groups_of_names() -> None:
     assert tuple(metric.name for metric in resolve(["paper"])) == PAPER
     assert [metric.name for metric in resolve(["ALL"], at_hand=NEEDS)] == list(METRICS)

@@ -141,7 +141,7 @@ _ALL = (
         population="relevant",
         formula="mean over R of [|L[:k] ∩ Rel| > 0]",
         source="information retrieval",
-        aliases=("HR", "Hit", "Hits"),
+        aliases=("HR", "Hit", "Hits", "HitRatio"),
     ),
     Metric(
         name="MRR",
@@ -150,7 +150,7 @@ _ALL = (
         population="relevant",
         formula="mean over R of 1 / (r + 1), r the rank of the first hit; 0 without a hit in L[:k]",
         source="Voorhees, TREC-8 question answering track (1999)",
-        aliases=("ReciprocalRank",),
+        aliases=("ReciprocalRank", "RecipRank"),
     ),
     Metric(
         name="MAP",

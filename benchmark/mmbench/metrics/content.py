@@ -7,14 +7,11 @@ Letters as in `mmbench.metrics.judged`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
-from mmbench.core.interactions import Index
 from mmbench.metrics.judged import Judged
 from mmbench.metrics.ranking import divide
-from mmbench.metrics.side import Content, Values, required
+from mmbench.metrics.side import Values, required
 
 
 def intra_list_distance(lists: Judged, k: int) -> Values:
@@ -24,11 +21,10 @@ def intra_list_distance(lists: Judged, k: int) -> Values:
         UsageError: The lists were judged without content.
     """
     content = required(lists.content, "content", "ILD")
-    distance = np.full(lists.n_users, np.nan)
-    for block, (total, n) in _by_users(content, lists.n_users, lists.listed(k)):
-        cosines = np.square(total).sum(1) - n  # of all ordered pairs of different items
-        distance[block] = 1.0 - divide(cosines, n * (n - 1.0))
-    return np.asarray(np.clip(distance, 0.0, 2.0))  # rounding may leave the range by 1e-16
+    listed = content.indicator(*lists.listed(k), lists.n_users)
+    n = np.diff(listed.indptr).astype(np.float64)
+    cosines = content.inner(listed, listed) - n  # of all ordered pairs of different items
+    return np.asarray(np.clip(1.0 - divide(cosines, n * (n - 1.0)), 0.0, 2.0))  # rounding may leave the range by 1e-16
 
 
 def unexpectedness(lists: Judged, k: int) -> Values:
@@ -38,21 +34,7 @@ def unexpectedness(lists: Judged, k: int) -> Values:
         UsageError: The lists were judged without content.
     """
     content = required(lists.content, "content", "Unexpectedness")
-    distance = np.full(lists.n_users, np.nan)
-    profiles = _by_users(content, lists.n_users, lists.trained)
-    for (block, (total, n)), (_, (known, m)) in zip(
-        _by_users(content, lists.n_users, lists.listed(k)), profiles, strict=True
-    ):
-        distance[block] = 1.0 - divide((total * known).sum(1), n * m)
-    return np.asarray(np.clip(distance, 0.0, 2.0))
-
-
-def _by_users(
-    content: Content, n_users: int, pairs: tuple[Index, Index]
-) -> Iterator[tuple[slice, tuple[Values, Values]]]:
-    """Sums of unit vectors for one block of users after the other; `pairs` are users, ascending, and items."""
-    users, items = pairs
-    for start in range(0, n_users, content.rows_at_a_time):
-        block = slice(start, min(start + content.rows_at_a_time, n_users))
-        first, last = np.searchsorted(users, [block.start, block.stop])
-        yield block, content.sums(users[first:last] - start, items[first:last], block.stop - start)
+    listed = content.indicator(*lists.listed(k), lists.n_users)
+    known = content.indicator(*lists.trained, lists.n_users)
+    n, m = (np.diff(one.indptr).astype(np.float64) for one in (listed, known))
+    return np.asarray(np.clip(1.0 - divide(content.inner(listed, known), n * m), 0.0, 2.0))

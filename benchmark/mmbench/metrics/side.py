@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeVar
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from mmbench.core.interactions import Index
@@ -23,7 +25,7 @@ NEEDS: dict[Need, str] = {
 }
 """Side data by name, and what a user can do to have them."""
 
-# Unit vectors that exist at a time, in numbers: bounds the working memory whatever the width and the number of lists.
+# Numbers of unit vectors, and of their sums, at a time: bounds the working memory whatever the sizes.
 _NUMBERS_AT_A_TIME = 1 << 22
 
 _Side = TypeVar("_Side")
@@ -95,34 +97,47 @@ class Content:
                 f"Content: vectors {self.vectors.shape}, present {self.present.shape}: expected (n, d), (n,)"
             )
 
-    @property
-    def rows_at_a_time(self) -> int:
-        """How many vectors of this width fit the working memory."""
-        return max(_NUMBERS_AT_A_TIME // max(int(self.vectors.shape[1]), 1), 1)
-
     @cached_property
     def length(self) -> Values:
         """Euclidean length of each vector, shape (n,); 0 where there is none."""
-        length = np.zeros(len(self.vectors))
-        for start in range(0, length.size, self.rows_at_a_time):
-            block = self.vectors[start : start + self.rows_at_a_time].astype(np.float64)
-            length[start : start + len(block)] = np.sqrt(np.square(block).sum(1))
-        return np.where(self.present, length, 0.0)
+        squares = np.zeros(len(self.vectors))
+        for block in self._column_blocks():
+            squares += np.square(block).sum(1)
+        return np.where(self.present, np.sqrt(squares), 0.0)
 
-    def sums(self, group: Index, items: Index, n_groups: int) -> tuple[Values, Values]:
-        """Sum of the unit vectors of each group's items, shape (n_groups, d), and their number, shape (n_groups,).
+    def indicator(self, group: Index, items: Index, n_groups: int) -> sp.csr_matrix:
+        """Which items with a vector each group has, shape (n_groups, n), 1 or absent.
 
         Args:
             group: Group of each item, ascending, in [0, n_groups).
-            items: Item rows, same shape; those without a vector are left out.
+            items: Item rows, same shape, distinct within a group; those without a vector are left out.
             n_groups: Number of groups.
         """
         usable = np.append(self.length > 0, False)[np.minimum(items, len(self.vectors))]
-        group, items = group[usable], items[usable]
-        total = np.zeros((n_groups, self.vectors.shape[1]))
-        for start in range(0, items.size, self.rows_at_a_time):
-            part, of = items[start : start + self.rows_at_a_time], group[start : start + self.rows_at_a_time]
-            unit = self.vectors[part] / self.length[part, None]  # (rows_at_a_time, d), float64
-            first = np.flatnonzero(np.diff(of, prepend=-1))
-            total[of[first]] += np.add.reduceat(unit, first, axis=0)
-        return total, np.bincount(group, minlength=n_groups).astype(np.float64)
+        indptr = np.append(0, np.cumsum(np.bincount(group[usable], minlength=n_groups)))
+        ones = np.ones(int(indptr[-1]))
+        return sp.csr_matrix((ones, items[usable], indptr), shape=(n_groups, len(self.vectors)))
+
+    def inner(self, a: sp.csr_matrix, b: sp.csr_matrix) -> Values:
+        """Inner product of the sums of unit vectors of each group of `a` and of the same group of `b`, shape (n_groups,).
+
+        Some columns of the vectors and some groups at a time, so that working memory is bounded.
+        """
+        product = np.zeros(a.shape[0])
+        per_vector = np.where(self.length > 0, 1.0 / np.where(self.length > 0, self.length, 1.0), 0.0)[:, None]
+        for block in self._column_blocks():
+            unit = block * per_vector  # (n, some columns)
+            at_a_time = max(_NUMBERS_AT_A_TIME // unit.shape[1], 1)
+            for start in range(0, product.size, at_a_time):
+                groups = slice(start, start + at_a_time)
+                first = a[groups] @ unit  # (some groups, some columns)
+                second = first if b is a else b[groups] @ unit
+                product[groups] += np.einsum("gc,gc->g", first, second)
+        return product
+
+    def _column_blocks(self) -> Iterator[Values]:
+        """The vectors in double precision, some columns at a time."""
+        n, width = self.vectors.shape
+        at_a_time = max(_NUMBERS_AT_A_TIME // max(n, 1), 1)
+        for start in range(0, width, at_a_time):
+            yield self.vectors[:, start : start + at_a_time].astype(np.float64)
