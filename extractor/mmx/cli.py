@@ -33,7 +33,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 DEFAULT_DATA = Path("data/demo")
 _INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
 
-_LAZY = {"store": ("mmx.store_cli:store", "List, check, import, export and compare feature sets.")}
+_LAZY = {
+    "fetch": ("mmx.fetch_cli:fetch", "Download a public collection and convert it to a dataset folder."),
+    "store": ("mmx.store_cli:store", "List, check, import, export and compare feature sets."),
+}
 """Commands of other modules: where they are, and their line in `mmx --help`."""
 
 
@@ -175,6 +178,7 @@ def cli() -> None:
 @click.option("--pooling", metavar="NAME", help="How several vectors become one  [the encoder's].")
 @click.option("--weights", metavar="W", help="default, random, a path, a tag, or HUB_ID[@revision]  [default].")
 @click.option("--text-columns", metavar="A,B", help="Text columns, joined by a blank  [title, brand, ...].")
+@click.option("--text-template", metavar="T", help="lattice, catalogue, or '{title} by {brand}'  [columns joined].")
 @click.option("--path-column", metavar="C", help="Column of image or audio paths  [image, audio, ...].")
 @click.option("--items-file", metavar="FILE", help="Items table inside the dataset folder  [items.*].")
 @click.option("--id-column", metavar="C", help="Column of item ids  [item_id].")

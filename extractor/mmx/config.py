@@ -70,6 +70,9 @@ class SetConfig(_Frozen):
     weights: str = Field(default="default", min_length=1, description="default, random, a path or a hub id")
     precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="of the forward pass")
     text_columns: tuple[str, ...] | None = Field(default=None, min_length=1, description="columns, joined by a blank")
+    text_template: str | None = Field(
+        default=None, description="how columns are joined: a name, or '{title} by {brand}'"
+    )
     path_column: str | None = Field(default=None, description="the column of image or audio paths")
     batch_size: int | None = Field(default=None, ge=1, le=65_536, description="items per forward pass")
     store_dtype: Literal["float32", "float16"] = Field(default="float32", description="of the stored vectors")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from mmx.errors import ContentError, DataError, UsageError
 from mmx.tables import SUFFIXES, Column, Table, is_table, open_table
+from mmx.templates import Template, parse_template
 
 Content: TypeAlias = str | Path | ContentError | None
 """What one item has: a text, a file, nothing (None), or something that cannot be used and why."""
@@ -127,17 +128,24 @@ def load_items(
     return items if limit is None else replace(items, ids=items.ids.slice(0, limit), limited=True)
 
 
-def text_contents(items: Items, columns: Sequence[str] | None = None) -> TextContents:
-    """The items' texts: the named columns, or the usual ones that the table has, joined by one blank.
+def text_contents(items: Items, columns: Sequence[str] | None = None, template: str | None = None) -> TextContents:
+    """The items' texts: the named columns, or the usual ones that the table has, joined by one blank; or as a template says.
 
     Raises:
         DataError: there is no table to take texts from.
-        UsageError: a column that does not exist, or none of the usual ones and none named.
+        UsageError: a column that does not exist, none of the usual ones and none named, or no such template.
     """
     if items.table is None:
         raise DataError(f"{items.root}: no items table, so there is no text (expected items.tsv with a text column)")
     notes: tuple[str, ...] = ()
-    if columns is None:
+    filled_in = None if template is None else parse_template(template)
+    if filled_in is not None:
+        if columns is not None:
+            raise UsageError(
+                "--text-columns and --text-template: a template names its columns itself; give one of them"
+            )
+        columns = filled_in.columns
+    elif columns is None:
         columns = [name for name in items.table.columns if name.casefold() in TEXT_COLUMNS]
         columns.sort(key=lambda name: TEXT_COLUMNS.index(name.casefold()))
         if not columns:
@@ -147,7 +155,7 @@ def text_contents(items: Items, columns: Sequence[str] | None = None) -> TextCon
             )
         notes = (f"text: {' + '.join(columns)} of {items.table.path.name} (--text-columns overrides)",)
     read = items.table.read(columns)
-    return TextContents(tuple(columns), notes, tuple(read[name].slice(0, len(items)) for name in columns))
+    return TextContents(tuple(columns), notes, tuple(read[name].slice(0, len(items)) for name in columns), filled_in)
 
 
 def file_contents(items: Items, modality: str, column: str | None = None) -> FileContents:
@@ -196,13 +204,14 @@ class TextContents:
     columns: tuple[str, ...]
     notes: tuple[str, ...]
     values: tuple[Column, ...]
+    template: Template | None = None
 
     def fetch(self, start: int, stop: int) -> list[Content]:
         """Joined texts; None where nothing but blanks is there, a ContentError where the bytes are not UTF-8."""
         columns = [column.slice(start, stop - start).to_pylist() for column in self.values]
         if len(columns) == 1:
-            return [_text([value], self.columns) for value in columns[0]]
-        return [_text(values, self.columns) for values in zip(*columns, strict=True)]
+            return [_text([value], self.columns, self.template) for value in columns[0]]
+        return [_text(values, self.columns, self.template) for values in zip(*columns, strict=True)]
 
     def digest(self) -> str:
         """BLAKE2b-256 over the lengths and bytes of every cell, column by column, hexadecimal."""
@@ -282,16 +291,17 @@ class FileContents:
         return None
 
 
-def _text(values: Sequence[bytes], columns: Sequence[str]) -> Content:
+def _text(values: Sequence[bytes], columns: Sequence[str], template: Template | None) -> Content:
     parts = []
     for value, column in zip(values, columns, strict=True):
         try:
             part = value.decode().strip()
         except UnicodeDecodeError as error:
             return ContentError(f"{column}: not valid UTF-8 (byte {value[error.start]:#04x} at {error.start})")
-        if part:
-            parts.append(part)
-    return " ".join(parts) or None
+        parts.append(part)
+    if template is not None:
+        return template.fill(dict(zip(columns, parts, strict=True)))
+    return " ".join(filter(None, parts)) or None
 
 
 def _inside(root: Path, path: Path) -> bool:

@@ -73,7 +73,8 @@ class Plan:
             "input": {
                 "table": table.path.name if table is not None else None,
                 "columns": list(self.contents.columns),
-                "joined_by": " " if len(self.contents.columns) > 1 else None,
+                "joined_by": " " if len(self.contents.columns) > 1 and not self.config.text_template else None,
+                **({"template": self.config.text_template} if self.config.text_template else {}),
                 "digest": self.contents.digest(),
             },
             "batch_size": self.batch_size,
@@ -100,7 +101,7 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
     items = load_items(run.data, items_file=run.items_file, id_column=run.id_column, limit=run.limit)
     contents: Contents
     if config.modality == "textual":
-        contents = text_contents(items, config.text_columns)
+        contents = text_contents(items, config.text_columns, config.text_template)
     else:
         contents = file_contents(items, config.modality, config.path_column)
     for note in (*items.notes, *contents.notes):
