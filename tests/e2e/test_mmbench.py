@@ -68,6 +68,31 @@ def test_train_prints_tables_that_fit_100_columns(place: Path) -> None:
     assert again.stdout == done.stdout
 
 
+def test_all_metrics_and_slices_fit_100_columns(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    run = json.loads(shown(capsys, "train", "--model", "vbpr", *FAST, "--json"))["run"]
+    text = shown(capsys, "evaluate", run, "--metrics", "all", "--slices", "--protocol", "paper")
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    for expected in (
+        "UserCoverageAtN",
+        "nDCGRendle2020",
+        "popularity head",
+        "activity q1",
+        "visual without",
+        "left out",
+    ):
+        assert expected in text
+    printed = shown(capsys, "train", "--model", "vbpr", *FAST, "--slices")
+    assert "test @20 by slice" in printed
+    document = json.loads(shown(capsys, "evaluate", run, "--slices", "--json"))
+    stored = json.loads((place / run / "metrics.json").read_text())
+    assert document["protocol"]["name"] == "strict"
+    assert document["slices"] == stored["slices"]
+
+
 def test_json_is_one_document(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     document = json.loads(shown(capsys, "train", "--model", "vbpr", *FAST, "--json"))

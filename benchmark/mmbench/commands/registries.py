@@ -34,9 +34,12 @@ def models(name: str | None, as_json: bool) -> None:
     chosen = model_class(name)
     schema = chosen.Config.model_json_schema()["properties"]
     if as_json:
-        click.echo(json.dumps({"name": name, "settings": schema}))
+        click.echo(json.dumps({"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema}))
         return
     click.echo(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or ""))
+    click.echo(
+        f"\nItems unseen in training: {'scored' if chosen.scores_unseen else 'never listed'} (--protocol strict)."
+    )
     click.echo("\nSettings (--set NAME=VALUE):")
     for setting, entry in schema.items():
         default = json.dumps(entry.get("default")).strip('"')

@@ -21,19 +21,20 @@ class Row:
     seeds: Sequence[Values]
 
 
-def results_table(title: str, rows: Sequence[Row], cutoff: int) -> Table:
+def results_table(title: str, rows: Sequence[Row], cutoff: int, names: Sequence[str] | None = None) -> Table:
     """One block: the metrics at one cut-off, mean ± standard deviation over seeds where there are several.
 
     Args:
         title: What is shown.
         rows: The models; all have the same metrics.
         cutoff: Which of the `metric@cutoff` values.
+        names: Which metrics, without the cut-off; all by default.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     suffix = f"@{cutoff}"
-    names = [name.removesuffix(suffix) for name in rows[0].seeds[0] if name.endswith(suffix)]
+    names = _metrics_at(rows, cutoff) if names is None else names
     table = Table(
         title=f"{title} @{cutoff}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
@@ -65,16 +66,18 @@ def number(value: float) -> str:
 
 
 def print_results(title: str, rows: Sequence[Row]) -> None:
-    """Print one block per cut-off to stdout."""
+    """Print one block per cut-off to stdout, in as many tables as 100 columns need."""
     from rich.console import Console
 
-    console = Console(width=None if is_terminal() else 100, highlight=False)
-    cutoffs = sorted({int(name.rpartition("@")[2]) for name in rows[0].seeds[0]})
-    for cutoff in cutoffs:
-        console.print(results_table(title, rows, cutoff))
-
-
-_METRICS_A_TABLE = 6  # so many columns of values fit 100 columns beside the slices and their counts
+    console = Console(width=None if is_terminal() else WIDTH, highlight=False)
+    label = max(len(row.label) for row in rows)
+    for cutoff in sorted({int(name.rpartition("@")[2]) for name in rows[0].seeds[0]}):
+        columns = {
+            name: [_cell([seed[f"{name}@{cutoff}"] for seed in row.seeds]) for row in rows]
+            for name in _metrics_at(rows, cutoff)
+        }
+        for names in _fitting(columns, label):
+            console.print(results_table(title, rows, cutoff, names))
 
 
 def print_slices(title: str, slices: Sequence[Mapping[str, Any]]) -> None:
@@ -88,12 +91,18 @@ def print_slices(title: str, slices: Sequence[Mapping[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if is_terminal() else 100, highlight=False)
-    names = list(slices[0]["metrics"]) if slices else []
-    for cutoff in sorted({int(name.rpartition("@")[2]) for name in names}):
-        at_cutoff = [name for name in names if name.endswith(f"@{cutoff}")]
-        for start in range(0, len(at_cutoff), _METRICS_A_TABLE):
-            shown = at_cutoff[start : start + _METRICS_A_TABLE]
+    console = Console(width=None if is_terminal() else WIDTH, highlight=False)
+    labels = [f"{one['family']} {one['slice']}" for one in slices]
+    counts = [(f"{one['rows']:,}", f"{one['users_evaluated']:,}") for one in slices]
+    taken = max(map(len, labels), default=0) + sum(
+        2 + max(5, *map(len, column)) for column in zip(*counts, strict=True)
+    )
+    rows = [Row(label, [one["metrics"]]) for label, one in zip(labels, slices, strict=True)]
+    for cutoff in sorted({int(name.rpartition("@")[2]) for name in rows[0].seeds[0]}) if rows else ():
+        columns = {
+            name: [_cell([row.seeds[0][f"{name}@{cutoff}"]]) for row in rows] for name in _metrics_at(rows, cutoff)
+        }
+        for names in _fitting(columns, taken):
             table = Table(
                 title=f"{title} @{cutoff} by slice",
                 title_justify="left",
@@ -102,13 +111,35 @@ def print_slices(title: str, slices: Sequence[Mapping[str, Any]]) -> None:
                 padding=(0, 1, 0, 0),
             )
             table.add_column("slice", no_wrap=True)
-            for name in ("rows", "users", *(name.partition("@")[0] for name in shown)):
+            for name in ("rows", "users", *names):
                 table.add_column(name, justify="right", no_wrap=True)
-            for one in slices:
-                counts = f"{one['rows']:,}", f"{one['users_evaluated']:,}"
-                cells = [_cell([one["metrics"][name]]) for name in shown]
-                table.add_row(f"{one['family']} {one['slice']}", *counts, *cells)
+            for place, label in enumerate(labels):
+                table.add_row(label, *counts[place], *(columns[name][place] for name in names))
             console.print(table)
+
+
+WIDTH = 100
+"""Columns of a table for a pipe or a file."""
+
+
+def _metrics_at(rows: Sequence[Row], cutoff: int) -> list[str]:
+    """The metrics that have a value at a cut-off."""
+    suffix = f"@{cutoff}"
+    return [name.removesuffix(suffix) for name in rows[0].seeds[0] if name.endswith(suffix)]
+
+
+def _fitting(columns: Mapping[str, Sequence[str]], taken: int) -> list[list[str]]:
+    """The columns, in their order, in as few tables as fit the width beside what is `taken` in each of them."""
+    tables: list[list[str]] = [[]]
+    used = taken
+    for name, cells in columns.items():
+        width = 2 + max(len(name), *map(len, cells))
+        if tables[-1] and used + width > WIDTH - 3:  # the frame's margins
+            tables.append([])
+            used = taken
+        tables[-1].append(name)
+        used += width
+    return tables
 
 
 def is_terminal() -> bool:
