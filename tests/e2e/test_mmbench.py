@@ -249,10 +249,14 @@ def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(place: Path, k
 
 def test_interrupting_says_that_the_same_command_goes_on(place: Path) -> None:
     arguments = ["train", "--model", "vbpr", "--data", "toy", "-q", "--set", "epochs=90000", "--every", "90000"]
+    arguments += [
+        "--out",
+        "interrupted",
+    ]  # a folder of its own: a run of another test would say that this one has begun
     process = subprocess.Popen(
         [str(SCRIPT), *arguments], cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while not list((place / "runs").glob("*/history.jsonl")) and process.poll() is None:
+    while not list((place / "interrupted").glob("*/history.jsonl")) and process.poll() is None:
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
