@@ -22,7 +22,13 @@ from mmx.summary import Stages
 
 ERRORS_TOLD = 3
 
+WINDOW_BYTES = 1 << 28
+"""Loaded items that are sorted together: so many bytes at most, or a single item."""
+
 Rows = NDArray[np.int64]
+Batch = tuple[Rows, NDArray[np.bool_], list[Any]]
+"""Rows of a batch, which of them are pending, and their loaded items."""
+
 Outcome = tuple[NDArray[np.float32], list[tuple[int, str]], float]
 """Vectors of a batch, the positions in it that could not be encoded and why, and the seconds that it took."""
 
@@ -56,6 +62,8 @@ class Lane:
         self.n_computed = 0
         self.limit = plan.run.failure_limit(self.n_rows)
         self.stages.batch_size = plan.batch_size
+        self._waiting: list[Any] = []
+        self._waiting_from = self._waiting_bytes = 0
         self._computed: list[tuple[Rows, NDArray[np.float32]]] = []
         self._executor: LocalExecutor | None = None
         self._room = 0
@@ -69,7 +77,26 @@ class Lane:
 
     # -------------------------------------------------------------------------------------------- batches
 
-    def batches(self, start: int, loaded: list[Any]) -> Iterator[tuple[Rows, NDArray[np.bool_], list[Any]]]:
+    def receive(self, start: int, loaded: list[Any], n_bytes: int, *, last: bool) -> Iterator[Batch]:
+        """Takes the next loaded items of a window; its batches, when it is complete or too large to wait for more.
+
+        Where a window is cut depends on its items alone, so that it is cut in the same place next time.
+
+        Args:
+            start: The first item's row.
+            loaded: For each row an object, None (missing) or a ContentError.
+            n_bytes: Memory that they take.
+            last: Whether they complete the window.
+        """
+        if not self._waiting:
+            self._waiting_from = start
+        self._waiting += loaded
+        self._waiting_bytes += n_bytes
+        if last or self._waiting_bytes > WINDOW_BYTES:
+            window, self._waiting, self._waiting_bytes = self._waiting, [], 0
+            yield from self.batches(self._waiting_from, window)
+
+    def batches(self, start: int, loaded: list[Any]) -> Iterator[Batch]:
         """Batches of a window that have pending rows: their rows, which of these are pending, and the loaded items.
 
         What is missing or corrupt is recorded first. Items of similar size come together, in the order of the rows where

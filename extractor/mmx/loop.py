@@ -1,7 +1,8 @@
 """From pending rows to written vectors: load ahead, encode in fixed batches, write, stop when asked to.
 
 Which items share a batch follows from their row numbers and contents alone: rows are cut into windows of fixed
-size; within a window the items that could be loaded are sorted by the encoder's `sort_key` and cut into batches.
+size (and cut short where their items take much memory); within a window the items that could be loaded are sorted by
+the encoder's `sort_key` and cut into batches.
 A window that was interrupted is formed again as a whole, only batches with pending rows are encoded, and only those
 rows are written. So a run that was killed and continued gives the vectors of one that was not, bit for bit, however
 many workers there are. (Rows that `--retry-failed` brings back join their window anew, so that an encoder whose last
@@ -15,6 +16,7 @@ feature files are never open in another thread or process.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,14 +43,20 @@ _COLLECT_ROWS = 4096  # vectors that wait to be written together, where windows 
 Span = tuple[int, int]
 
 
+HELD_BYTES = 1 << 28
+"""Loaded items that wait for the encoder: from so many bytes on, no more are loaded ahead than the workers do at once."""
+
+
 @dataclass
 class _Part:
-    """Loaded items of some rows: for each lane, and each row, an object, None (missing) or a ContentError.
+    """Loaded items of the rows from `start`: for each lane, and each row, an object, None (missing) or a ContentError.
 
     A lane that has nothing pending in the window has None instead of a list.
     """
 
+    start: int
     loaded: list[list[Any] | None]
+    held_bytes: list[int]
     cpu_s: float = 0.0
     blocked_s: float = 0.0
     n_bytes: int = 0
@@ -69,6 +77,8 @@ class Loop:
         self.progress = progress
         self.n_rows = len(plan.items)
         self._flushed = time.perf_counter()
+        self._held = 0
+        self._lock = threading.Lock()
 
     def go(self) -> None:
         """Deals with every pending row.
@@ -88,8 +98,8 @@ class Loop:
                 for lane in self.lanes:
                     lane.attach(executor, executor.workers if self.plan.device == "cpu" else 2)
                 try:
-                    for window, part in self._windows(executor, windows):
-                        self._deal_with(window, part, stop)
+                    for part, last in self._parts(executor, windows):
+                        self._deal_with(part, stop, last=last)
                         if stop.requested:
                             raise self._interrupted()
                     for lane in self.lanes:
@@ -104,10 +114,11 @@ class Loop:
         for lane in self.lanes:
             lane.refuse_emptiness()
 
-    def _windows(self, executor: LocalExecutor, windows: NDArray[np.int64]) -> Iterator[tuple[int, _Part]]:
-        """The windows with all their items loaded, in order, loading a bounded distance ahead."""
+    def _parts(self, executor: LocalExecutor, windows: NDArray[np.int64]) -> Iterator[tuple[_Part, bool]]:
+        """The windows' items, loaded, in order and a bounded distance ahead; True with the last ones of a window."""
         size, n_rows = self.plan.window, self.n_rows
-        step = max(1, min(_TASK_ITEMS, size // (2 * executor.workers)))
+        # Sounds can be of any length: they are loaded one by one, so that little is under way at any time.
+        step = 1 if self.plan.config.modality == "audio" else max(1, min(_TASK_ITEMS, size // (2 * executor.workers)))
         spans = (
             (start, min(start + step, (window + 1) * size, n_rows))
             for window in windows.tolist()
@@ -115,23 +126,18 @@ class Loop:
         )
         # Two windows ahead keep the workers busy while the encoder is at work; more would only cost memory.
         ahead = 2 * -(-size // step) + executor.workers
-        parts = executor.map_ahead(self._load, spans, ahead=ahead)
+        parts = executor.map_ahead(self._load, spans, ahead=ahead, full=lambda: self._held > HELD_BYTES)
         for window in windows.tolist():
-            start, stop = window * size, min((window + 1) * size, n_rows)
-            began = time.perf_counter()
-            whole = next(parts)
-            for _ in range(start + step, stop, step):
+            stop = min((window + 1) * size, n_rows)
+            for start in range(window * size, stop, step):
+                began = time.perf_counter()
                 part = next(parts)
-                for mine, more in zip(whole.loaded, part.loaded, strict=True):
-                    if mine is not None and more is not None:
-                        mine += more
-                whole.cpu_s += part.cpu_s
-                whole.blocked_s += part.blocked_s
-                whole.n_bytes += part.n_bytes
-            for lane in self.lanes:
-                lane.stages.waited(time.perf_counter() - began, whole.cpu_s, whole.blocked_s)
-                lane.stages.n_bytes += whole.n_bytes
-            yield start, whole
+                with self._lock:
+                    self._held -= sum(part.held_bytes)
+                for lane in self.lanes:
+                    lane.stages.waited(time.perf_counter() - began, part.cpu_s, part.blocked_s)
+                    lane.stages.n_bytes += part.n_bytes
+                yield part, start + step >= stop
 
     def _load(self, span: Span) -> _Part:
         """Loads a few items for all lanes; runs in a worker thread."""
@@ -140,7 +146,7 @@ class Loop:
         first = span[0] - span[0] % self.plan.window
         window = slice(first, first + self.plan.window)
         wanted = [lane if lane.pending[window].any() else None for lane in self.lanes]
-        part = _Part([None if lane is None else [] for lane in wanted])
+        part = _Part(span[0], [None if lane is None else [] for lane in wanted], [])
         with shared_decoding(sum(lane is not None for lane in wanted) > 1):
             for content in contents:
                 if isinstance(content, Path):
@@ -166,17 +172,20 @@ class Loop:
                     except Exception as error:
                         error.add_note(f"while loading item {lane.id_of(span[0] + len(loaded))!r}")
                         raise
+        part.held_bytes = [sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in part.loaded]
+        with self._lock:
+            self._held += sum(part.held_bytes)
         busy_now, queued_now = busy_and_queued_s()
         part.cpu_s = busy_now - busy
         part.blocked_s = max(0.0, time.perf_counter() - began - part.cpu_s - (queued_now - queued))
         return part
 
-    def _deal_with(self, start: int, part: _Part, stop: StopRequest) -> None:
-        """Encodes what is pending in one window, and writes now and then."""
-        for lane, loaded in zip(self.lanes, part.loaded, strict=True):
+    def _deal_with(self, part: _Part, stop: StopRequest, *, last: bool) -> None:
+        """Hands loaded items to the lanes; encodes what is pending at the end of a window, and writes now and then."""
+        for lane, loaded, held_bytes in zip(self.lanes, part.loaded, part.held_bytes, strict=True):
             if loaded is None:
                 continue
-            for batch in lane.batches(start, loaded):
+            for batch in lane.receive(part.start, loaded, held_bytes, last=last):
                 lane.encode(*batch)
                 if time.perf_counter() - self._flushed >= FLUSH_S:
                     for each in self.lanes:

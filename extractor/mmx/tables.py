@@ -347,6 +347,8 @@ def _read_parquet(path: Path, names: list[str]) -> dict[str, Column]:
             column = pc.binary_join(pc.cast(column, pa.list_(pa.string())), " ")
         elif pa.types.is_dictionary(kind):
             column = pc.cast(column, kind.value_type)
+        elif pa.types.is_floating(kind) and pc.all(pc.is_null(column, nan_is_null=True)).as_py():
+            column = pa.chunked_array([pa.nulls(len(column), pa.string())])  # how data frames keep a text nobody has
         elif pa.types.is_floating(kind) or pa.types.is_nested(kind):
             raise DataError(f"{path.name}: column {name!r} has type {kind} (expected text or whole numbers)")
         if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):

@@ -101,7 +101,7 @@ MANY = {f"i{number:04d}": "x" * (number * 7 % 23 + 1) for number in range(1000)}
 
 
 def test_every_item_gets_its_row_and_its_status(tmp_path: Path) -> None:
-    root = dataset(tmp_path, {"a": "one", "b": "", "c": "bad", "d": "a long title", "e": "nan"})
+    root = dataset(tmp_path, {"a": "one", "b": "", "c": "bad", "d": "a long title", "e": "nan vector"})
     progress = Recorder()
     summary = go(root, progress=progress)
     assert (summary.counts.ok, summary.counts.missing, summary.counts.corrupt) == (2, 1, 2)

@@ -307,9 +307,9 @@ def test_sets_of_the_same_pictures_are_made_together_and_equal_those_made_alone(
     decoded: Counter[str] = Counter()
     original = images._pillow().open
 
-    def counting(path: Path, *more: Any) -> Any:
+    def counting(path: Path, **more: Any) -> Any:
         decoded[Path(path).name] += 1
-        return original(path, *more)
+        return original(path, **more)
 
     monkeypatch.setattr(images._pillow(), "open", counting)
     run = RunConfig(data=catalogue, out=tmp_path / "together", device="cpu")

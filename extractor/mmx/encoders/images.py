@@ -18,6 +18,9 @@ from mmx.errors import ContentError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "ICO", "AVIF")
+"""What is looked for in a file, whatever its name. Pillow knows more, among them formats that start other programs."""
+
 # What Pillow's decoders raise on damaged input. OSError covers "truncated" and "cannot identify".
 _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError,
@@ -42,7 +45,7 @@ def decode_rgb(content: Path | str) -> Image:
     try:
         if path.stat().st_size == 0:
             raise ContentError("the file is empty")
-        with pillow.open(path) as image:
+        with pillow.open(path, formats=_formats()) as image:
             check_pixels(*image.size)
             image.load()
             return _to_rgb(image)
@@ -51,7 +54,7 @@ def decode_rgb(content: Path | str) -> Image:
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise ContentError(f"larger than the decompression-bomb limit of {pillow.MAX_IMAGE_PIXELS} pixels") from error
     except pillow.UnidentifiedImageError as error:
-        raise ContentError("not an image that Pillow can read") from error
+        raise ContentError("not an image of a known format") from error
     except _DECODE_ERRORS as error:
         raise ContentError(f"the image cannot be decoded: {plain_reason(error)}") from error
 
@@ -92,6 +95,14 @@ def _to_rgb(image: Any) -> Image:
     if mode in ("P", "PA"):
         image = image.convert("RGBA")  # palettes with transparency: the direct way to RGB warns
     return image.convert("RGB")  # type: ignore[no-any-return]
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Those of `FORMATS` that this Pillow can read."""
+    pillow = _pillow()
+    pillow.init()
+    return [name for name in FORMATS if name in pillow.OPEN]
 
 
 @functools.cache

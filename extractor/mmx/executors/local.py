@@ -74,13 +74,21 @@ class LocalExecutor:
         """Has `function(task)` computed by the next thread that is free."""
         return self._pool.submit(function, task)
 
-    def map_ahead(self, function: Callable[[Task], Result], tasks: Iterable[Task], *, ahead: int) -> Iterator[Result]:
+    def map_ahead(
+        self,
+        function: Callable[[Task], Result],
+        tasks: Iterable[Task],
+        *,
+        ahead: int,
+        full: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Result]:
         """The results of `function` over `tasks`, in their order.
 
         Args:
             function: Runs in a worker thread.
             tasks: Consumed lazily.
             ahead: At most so many tasks are under way or waiting to be read, which bounds the memory.
+            full: Whether the results that wait to be read are too large for more tasks than the workers can do at once.
 
         Raises:
             Whatever `function` raised, when its turn comes.
@@ -90,7 +98,7 @@ class LocalExecutor:
         try:
             for task in remaining:
                 waiting.append(self._pool.submit(function, task))
-                if len(waiting) >= ahead:
+                while len(waiting) >= ahead or (len(waiting) > self.workers and full()):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
