@@ -5,9 +5,19 @@ CORE := .venv-core/bin
 EXTRAS := extract,tune,report,dev
 SEEDS := 1,2,3,4,5
 # MODELS=vbpr,freedom and EPOCHS=5 make a reproduction a quick look.
-CHOICES = $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS))
+# For reproduce-amazon: AMAZON_MIRROR=DIR|URL instead of the collection's site; SPLIT_DIR=DIR (one dataset) and STAND_IN=1 where
+# data or features cannot be had; TEXT_WEIGHTS=DIR where the text encoder is a local copy.
+DATASETS := office,toys,beauty,sports,clothing
+PROTOCOL := best
+TEXT_ENCODER := sentence-transformers/stsb-roberta-large
+DATA := data
+RUNS := runs
+REPORT := report
+comma := ,
+AMAZON = $(subst $(comma), ,$(DATASETS))
+CHOICES = $(if $(SEED),--seed $(SEED)) $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: help setup demo reproduce-tiktok test test-all check format bench wheel-test clean
+.PHONY: help setup demo reproduce-amazon reproduce-tiktok test test-all check format bench wheel-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -29,12 +39,22 @@ demo: setup  ## the main job, end to end, on the embedded catalogue
 		--features visual=colour-hog --features textual=tfidf-lsa --features audio=mfcc \
 		--scaling l2 --set epochs=150 --set lr=0.01 --set reg_weight=0.1 --set freedom.lr=0.005 --set freedom.reg_weight=0.001
 
+reproduce-amazon: setup  ## the study of arXiv 2309.05273: DATASETS=office MODELS=vbpr,freedom PROTOCOL=best|grid EPOCHS=5
+	@$(if $(or $(SPLIT_DIR),$(STAND_IN)),:,set -e; for name in $(AMAZON); do \
+		$(BIN)/mmx fetch amazon-2014/$$name --out $(DATA)/amazon-$$name $(if $(AMAZON_MIRROR),--mirror $(AMAZON_MIRROR)); \
+		$(BIN)/mmx extract --modality textual --model $(TEXT_ENCODER) --name stsb-roberta-large --text-template lattice \
+			--data $(DATA)/amazon-$$name $(if $(TEXT_WEIGHTS),--weights $(TEXT_WEIGHTS)) || test $$? -eq 3; \
+	done)
+	$(BIN)/mmbench reproduce $(AMAZON:%=recipes/amazon/%.yaml) --protocol $(PROTOCOL) $(CHOICES) --data-root $(DATA) \
+		$(if $(SPLIT_DIR),--split-dir $(SPLIT_DIR)) $(if $(STAND_IN),--stand-in) --out $(RUNS)/amazon --report $(REPORT)/amazon
+
 reproduce-tiktok: setup  ## all models on TikTok, three seeds: TIKTOK=FOLDER with train, validation, test and *_feat.npy
 	@test -n "$(TIKTOK)" || { echo 'error: say where the data is: make reproduce-tiktok TIKTOK=FOLDER (docs/reproducing.md)' >&2; exit 2; }
-	@mkdir -p data/tiktok && cp "$(TIKTOK)"/train.tsv "$(TIKTOK)"/validation.tsv "$(TIKTOK)"/test.tsv data/tiktok/
-	$(BIN)/mmx store import --format npy --modality visual --name tiktok-image "$(TIKTOK)"/image_feat.npy --data data/tiktok
-	$(BIN)/mmx store import --format npy --modality audio --name tiktok-audio "$(TIKTOK)"/audio_feat.npy --data data/tiktok
-	$(BIN)/mmbench reproduce recipes/tiktok.yaml --protocol grid --seed $(or $(SEED),123,124,125) $(CHOICES) --out runs/tiktok --report report/tiktok
+	@mkdir -p $(DATA)/tiktok && cp "$(TIKTOK)"/train.tsv "$(TIKTOK)"/validation.tsv "$(TIKTOK)"/test.tsv $(DATA)/tiktok/
+	$(BIN)/mmx store import --format npy --modality visual --name tiktok-image "$(TIKTOK)"/image_feat.npy --data $(DATA)/tiktok
+	$(BIN)/mmx store import --format npy --modality audio --name tiktok-audio "$(TIKTOK)"/audio_feat.npy --data $(DATA)/tiktok
+	$(BIN)/mmbench reproduce recipes/tiktok.yaml --protocol grid $(if $(SEED),,--seed 123,124,125) $(CHOICES) \
+		--data-root $(DATA) --out $(RUNS)/tiktok --report $(REPORT)/tiktok
 
 test: setup  ## the whole default suite
 	$(BIN)/python -m pytest -n auto

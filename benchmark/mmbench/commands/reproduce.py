@@ -25,7 +25,16 @@ WIDTHS = {"visual": 4096, "textual": 1024}
 @click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--protocol", type=click.Choice(["best", "grid"]), default="best", show_default=True)
 @click.option("--models", help="Some of the study's models, comma-separated.  [default: all]")
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder, for one study.  [default: data/DATASET]")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Dataset folder, for one study.  [default: DATA_ROOT/DATASET]"
+)
+@click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    default=Path("data"),
+    show_default=True,
+    help="Where dataset folders are.",
+)
 @click.option("--split-dir", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Given split files.")
 @click.option("--split", help="Another split of the dataset than the study's.")
 @click.option("--features", multiple=True, metavar="MODALITY=NAME", help="Other feature sets than the study's.")
@@ -56,6 +65,7 @@ def reproduce(
     protocol: str,
     models: str | None,
     data: Path | None,
+    data_root: Path,
     split_dir: Path | None,
     split: str | None,
     features: tuple[str, ...],
@@ -93,7 +103,7 @@ def reproduce(
     documents = []
     for recipe in recipes:
         study = read_study(recipe)
-        folder = data or Path("data") / study.dataset
+        folder = data or data_root / study.dataset
         wanted = _prepare(study, folder, split, split_dir, features, stand_in)
         names = split_list([models]) if models else list(study.models)
         lines: list[Line] = []
