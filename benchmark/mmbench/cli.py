@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("mmbench.commands.reproduce:reproduce", "Do published studies again and report ours beside theirs."),
     "evaluate": ("mmbench.commands.evaluate:evaluate", "Score a finished run, or lists made anywhere else."),
     "compare": ("mmbench.commands.compare:compare", "Say which models are better, with tests and intervals."),
-    "data": ("mmbench.commands.data:data", "Split a dataset, or show what is in it."),
+    "data": ("mmbench.commands.data:data", "Split, filter, check, import and export datasets."),
     "models": ("mmbench.commands.registries:models", "List the models and their settings."),
     "metrics": ("mmbench.commands.registries:metrics", "List the metrics with formula and source."),
 }

@@ -203,7 +203,8 @@ def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "train" in shown(capsys, "data", "split", folder, "--name", "mine")
     again = json.loads(shown(capsys, "data", "stats", folder, "--json"))
     assert (again["split"], again["digest"]) == ("mine", counts["digest"])
-    shown(capsys, "data", "split", folder, "--name", "mine", code=2)
+    assert "there already" in shown(capsys, "data", "split", folder, "--name", "mine")
+    shown(capsys, "data", "split", folder, "--name", "mine", "--seed", "7", code=1)
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])

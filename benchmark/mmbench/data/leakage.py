@@ -1,0 +1,106 @@
+"""What a split gives away: pairs in two parts, training from the future, content made of test rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mmbench.data.dataset import PARTS, SplitTables
+from mmbench.data.tables import InteractionTable
+from mmstore import FeatureStore
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for.
+
+    Attributes:
+        what: In words.
+        count: How often it was found.
+        example: One occurrence; empty where there is none.
+        leak: Whether it lets training see what is tested; else it is worth knowing only.
+    """
+
+    what: str
+    count: int
+    example: str = ""
+    leak: bool = False
+
+
+def find_leaks(tables: SplitTables, store: Path | None = None) -> list[Finding]:
+    """Look through a split, and through the dataset's feature store where there is one.
+
+    Args:
+        tables: The three parts.
+        store: The store's folder.
+
+    Returns:
+        All that was looked for, found or not.
+    """
+    pairs = {part: list(zip(t.user_ids.tolist(), t.item_ids.tolist(), strict=True)) for part, t in tables.parts.items()}
+    sets = {part: set(own) for part, own in pairs.items()}
+    findings = []
+    for a, b in (("train", "valid"), ("train", "test"), ("valid", "test")):
+        findings.append(_finding(f"pairs both in {a} and in {b}", sorted(sets[a] & sets[b]), leak=True))
+    for part in PARTS:
+        findings.append(Finding(f"repeated pairs in {part}", len(pairs[part]) - len(sets[part])))
+    train, test = tables.parts["train"], tables.parts["test"]
+    if train.timestamps is not None and test.timestamps is not None:
+        findings += _from_the_future(train, test)
+    for what, column in (("users", "user_ids"), ("items", "item_ids")):
+        seen = set(getattr(train, column).tolist())
+        for part in ("valid", "test"):
+            unseen = sorted(set(getattr(tables.parts[part], column).tolist()) - seen)
+            findings.append(_finding(f"{what} of {part} without training rows", unseen))
+    if store is not None and store.is_dir():
+        findings += _in_the_store(tables.parts, sets, FeatureStore(store))
+    return findings
+
+
+def _finding(what: str, found: list[object] | list[str] | list[tuple[str, str]], *, leak: bool = False) -> Finding:
+    example = found[0] if found else ""
+    return Finding(what, len(found), " ".join(example) if isinstance(example, tuple) else str(example), leak)
+
+
+def _from_the_future(train: InteractionTable, test: InteractionTable) -> list[Finding]:
+    assert train.timestamps is not None
+    assert test.timestamps is not None
+    earliest: dict[str, float] = {}
+    for user, time in zip(test.user_ids.tolist(), test.timestamps.tolist(), strict=True):
+        earliest[user] = min(time, earliest.get(user, np.inf))
+    own = np.array([earliest.get(user, np.inf) for user in train.user_ids.tolist()])
+    later = np.flatnonzero(train.timestamps > own)
+    anywhere = np.flatnonzero(train.timestamps > test.timestamps.min())
+
+    def example(rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
+        return f"{train.user_ids[rows[0]]} {train.item_ids[rows[0]]}" if rows.size else ""
+
+    return [
+        Finding("training rows later than a test row of the same user", later.size, example(later), leak=True),
+        Finding("training rows later than the earliest test row of anybody", anywhere.size, example(anywhere)),
+    ]
+
+
+def _in_the_store(
+    parts: Mapping[str, InteractionTable], sets: Mapping[str, set[tuple[str, str]]], store: FeatureStore
+) -> list[Finding]:
+    items = sorted({item for table in parts.values() for item in table.item_ids.tolist()})
+    findings = []
+    for modality, name in store.sets():
+        with store.open(modality, name) as features:
+            if features.source == "interaction":
+                covered = set(zip(features.user_ids.tolist(), features.item_ids.tolist(), strict=True))
+                held_out = sorted(covered & (sets["valid"] | sets["test"]))
+                findings.append(
+                    _finding(f"{modality}/{name}: content of held-out pairs, e.g. their reviews", held_out, leak=True)
+                )
+                continue
+            if features.layout != "dense":
+                continue
+            _, present = features.matrix(items)
+            absent = [item for item, there in zip(items, present.tolist(), strict=True) if not there]
+            findings.append(_finding(f"{modality}/{name}: items of the split without a vector", absent))
+    return findings

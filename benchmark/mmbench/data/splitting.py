@@ -1,0 +1,169 @@
+"""Filtering and splitting a dataset's interactions on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmbench import __version__
+from mmbench.core.filters import Filter, describe
+from mmbench.core.splits import Rows, split_rows
+from mmbench.data.dataset import PARTS, SplitTables, sorted_ids, write_split
+from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions
+from mmbench.errors import DataError, ShapeError
+
+RECORD = "split.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A dataset's interactions.
+
+    Attributes:
+        path: The file.
+        table: Its rows.
+    """
+
+    path: Path
+    table: InteractionTable
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file, hexadecimal."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_source(data: Path, columns: Mapping[str, str] | None = None) -> Source:
+    """The `interactions.*` of a dataset folder.
+
+    Raises:
+        DataError: There is no such file, or it cannot be read.
+    """
+    path = find_table(data, ("interactions",))
+    if path is None:
+        raise DataError(f"{data}: no interactions.tsv (.csv, .parquet, .jsonl) to split or filter")
+    return Source(path, read_interactions(path, columns))
+
+
+def as_rows(table: InteractionTable) -> Rows:
+    """The rows as numbers in the order of the ids."""
+    codes = []
+    for ids in (table.user_ids, table.item_ids):
+        place = {text: row for row, text in enumerate(sorted_ids(ids))}
+        codes.append(np.array([place[text] for text in ids.tolist()], np.int64))
+    return Rows(codes[0], codes[1], table.timestamps)
+
+
+def apply_filters(
+    table: InteractionTable, filters: Sequence[Filter]
+) -> tuple[InteractionTable, list[tuple[str, dict[str, float | int]]]]:
+    """The rows that stay, and the counts before the first and after each filter.
+
+    Raises:
+        UsageError: A filter needs ratings that are not there.
+        DataError: Nothing stays.
+    """
+    counts = [("before", describe(as_rows(table)))]
+    for one in filters:
+        table = table.take(one.keep(as_rows(table), table.ratings))
+        counts.append((one.text, describe(as_rows(table))))
+        if not len(table):
+            raise DataError(f"--filter {one.text}: no interactions are left; use a weaker filter")
+    return table, counts
+
+
+def make_split(
+    data: Path,
+    name: str,
+    method: str,
+    filters: Sequence[Filter] = (),
+    columns: Mapping[str, str] | None = None,
+    **options: Any,
+) -> tuple[dict[str, Any], bool]:
+    """Write `splits/<name>/` with the three parts and `split.json`; the same call again changes nothing.
+
+    Args:
+        data: Dataset folder.
+        name: Name of the split, a plain folder name.
+        method: A name of `METHODS`.
+        filters: Applied first, in this order.
+        columns: Column roles of the interactions.
+        options: Of `split_rows`.
+
+    Returns:
+        What `split.json` holds, and whether the split was there already.
+
+    Raises:
+        DataError: No interactions, a part would be empty, or another split of that name is there.
+        UsageError: An option does not fit.
+    """
+    source = read_source(data, columns)
+    wanted = {
+        "method": method,
+        "options": options,
+        "filters": [one.text for one in filters],
+        "interactions": source.digest,
+    }
+    target = data / "splits" / name
+    if target.exists():
+        record = _read_record(target)
+        if record is not None and {key: record.get(key) for key in wanted} == json.loads(json.dumps(wanted)):
+            return record, True
+        raise DataError(f"{target}: exists already, made otherwise; choose another --name or remove it")
+    table, counts = apply_filters(source.table, filters)
+    try:
+        part = split_rows(method, as_rows(table), **options)
+    except ShapeError as error:
+        raise DataError(f"{source.path}: {error}") from error
+    tables = SplitTables(name, {key: table.take(part == number) for number, key in enumerate(PARTS)})
+    for key, own in tables.parts.items():
+        if not len(own):
+            raise DataError(f"{data}: the {key} part would be empty; choose other shares or another method")
+    record = {
+        **wanted,
+        "counts": {key: len(own) for key, own in tables.parts.items()},
+        "statistics": dict(counts),
+        "tool": {"name": "mmbench", "version": __version__},
+    }
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_split(partial, tables)
+    (partial / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.rename(target)
+    return record, False
+
+
+def filter_dataset(
+    data: Path, out: Path, filters: Sequence[Filter], columns: Mapping[str, str] | None = None
+) -> list[tuple[str, dict[str, float | int]]]:
+    """Write the interactions that stay into a dataset folder that is new; counts before and after each filter.
+
+    Raises:
+        DataError: No interactions, nothing stays, or `out` is there.
+        UsageError: A filter needs what is not there.
+    """
+    if out.exists():
+        raise DataError(f"{out}: exists already; choose another --out, or remove it")
+    table, counts = apply_filters(read_source(data, columns).table, filters)
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    write_interactions(partial / "interactions.tsv", table)
+    partial.rename(out)
+    return counts
+
+
+def _read_record(target: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((target / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
