@@ -180,6 +180,13 @@ def cli() -> None:
 @click.option("--text-columns", metavar="A,B", help="Text columns, joined by a blank  [title, brand, ...].")
 @click.option("--text-template", metavar="T", help="lattice, catalogue, or '{title} by {brand}'  [columns joined].")
 @click.option("--path-column", metavar="C", help="Column of image or audio paths  [image, audio, ...].")
+@click.option("--several", type=click.Choice(["mean", "ragged"]), help="All files of an item: their mean, or each one.")
+@click.option("--path-separator", metavar="S", help="Between two paths of one cell, with --several.")
+@click.option(
+    "--long-texts",
+    type=click.Choice(["truncate", "mean", "ragged", "error"]),
+    help="Texts longer than the encoder takes: cut off, in pieces, or corrupt  [truncate].",
+)
 @click.option("--items-file", metavar="FILE", help="Items table inside the dataset folder  [items.*].")
 @click.option("--id-column", metavar="C", help="Column of item ids  [item_id].")
 @click.option(

@@ -8,10 +8,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from mmx.errors import UsageError
 
@@ -74,9 +74,26 @@ class SetConfig(_Frozen):
         default=None, description="how columns are joined: a name, or '{title} by {brand}'"
     )
     path_column: str | None = Field(default=None, description="the column of image or audio paths")
+    several: Literal["mean", "ragged"] | None = Field(
+        default=None, description="all files of an item instead of one: their mean, or every vector"
+    )
+    path_separator: str | None = Field(default=None, min_length=1, description="between two paths of one cell")
+    long_texts: Literal["truncate", "mean", "ragged", "error"] = Field(
+        default="truncate", description="texts longer than the encoder takes: cut off, in pieces, or corrupt"
+    )
     batch_size: int | None = Field(default=None, ge=1, le=65_536, description="items per forward pass")
     store_dtype: Literal["float32", "float16"] = Field(default="float32", description="of the stored vectors")
     name: SetName | None = Field(default=None, description="the set's name; follows from the encoder when not given")
+
+    @model_validator(mode="after")
+    def _fits_the_modality(self) -> Self:
+        if self.modality == "textual" and (self.several or self.path_separator):
+            raise ValueError("several and path_separator are about files; a text set has text_columns")
+        if self.modality != "textual" and self.long_texts != "truncate":
+            raise ValueError(f"long_texts is about texts (got modality {self.modality})")
+        if self.path_separator and not self.several:
+            raise ValueError("path_separator needs several: mean or ragged")
+        return self
 
 
 class Recipe(RunConfig):
@@ -117,7 +134,7 @@ def load_recipe(path: Path) -> Recipe:
 def from_options(model: type[RunConfig] | type[SetConfig], options: dict[str, Any]) -> Any:
     """A `RunConfig` or `SetConfig` from what was typed on the command line; None stands for not given."""
     given = {name: value for name, value in options.items() if value is not None}
-    return _validated(model, given, lambda loc: f"--{str(loc[0]).replace('_', '-')}")
+    return _validated(model, given, lambda loc: f"--{str(loc[0] if loc else 'modality').replace('_', '-')}")
 
 
 def _key(loc: tuple[str | int, ...]) -> str:
@@ -144,6 +161,8 @@ def _rule(model: type[BaseModel], problem: Any) -> str:
     if problem["type"] == "missing":
         return "this key is needed"
     message: str = problem["msg"]
+    if problem["type"] == "value_error":  # ours, about several keys at once
+        return message.removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]} (got {problem['input']!r})"
 
 

@@ -15,6 +15,7 @@ from mmx.lane import Lane
 from mmx.loop import Loop
 from mmx.plan import Plan, batch_size_of, make_plan
 from mmx.progress import Progress, SilentProgress
+from mmx.several import Several
 from mmx.summary import Counts, Stages, Summary
 
 ERRORS_SHOWN = 5
@@ -107,7 +108,13 @@ def share_contents(run: RunConfig, configs: Sequence[SetConfig]) -> list[list[Se
     """
     groups: dict[tuple[object, ...], list[SetConfig]] = {}
     for place, config in enumerate(configs):
-        own: tuple[object, ...] = (config.modality, config.path_column, batch_size_of(run, config))
+        own: tuple[object, ...] = (
+            config.modality,
+            config.path_column,
+            config.several,
+            config.path_separator,
+            batch_size_of(run, config),
+        )
         groups.setdefault((place,) if config.modality == "textual" else own, []).append(config)
     return list(groups.values())
 
@@ -126,16 +133,22 @@ def _built(plan: Plan, build: Callable[..., Encoder], stages: Stages) -> Encoder
         offline=run.offline,
         seed=run.seed,
     )
-    encoder.batch_size = plan.batch_size
+    stages.long_items = "chunked" if config.long_texts in ("mean", "ragged") else "truncated"
+    combine = config.several or (config.long_texts if config.long_texts in ("mean", "ragged") else None)
+    if combine or config.long_texts == "error":
+        encoder = Several(encoder, combine="ragged" if combine == "ragged" else "mean", long_texts=config.long_texts)
     if encoder.needs_fit:
         with stages.timed("fit"):
             encoder.fit(content for _, content in plan.all_contents())
+    encoder.batch_size = plan.batch_size
     return encoder
 
 
 def _path(plan: Plan, encoder: Encoder) -> Path:
     run, config = plan.run, plan.config
-    name = config.name or encoder.spec.name + (f"-first{run.limit}" if run.limit else "")
+    parts = {"mean": "-several", "ragged": "-ragged"}.get(config.several or "", "")
+    chunks = {"mean": "-chunked", "ragged": "-chunks"}.get(config.long_texts, "")
+    name = config.name or encoder.spec.name + parts + chunks + (f"-first{run.limit}" if run.limit else "")
     return run.store / config.modality / f"{name}.h5"
 
 
@@ -177,6 +190,7 @@ def _say_what_changed(path: Path, plan: Plan, progress: Progress) -> None:
     for row, content in plan.all_contents():
         if missing[row]:
             appeared += 1
+            missing[row] = False  # count an item once
         elif isinstance(content, Path):
             with suppress(OSError):  # it may vanish while we look
                 newer += content.stat().st_mtime > finished_s
@@ -193,6 +207,7 @@ def _open_writer(path: Path, plan: Plan, encoder: Encoder) -> FeatureSetWriter:
         modality=plan.config.modality,
         dim=encoder.spec.dim,
         ids=plan.items.id_array(),
+        layout="ragged" if encoder.ragged else "dense",
         dtype=plan.config.store_dtype,
         provenance=plan.provenance(encoder),
         restart=plan.run.restart,

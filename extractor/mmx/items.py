@@ -21,8 +21,8 @@ from mmx.errors import ContentError, DataError, UsageError
 from mmx.tables import SUFFIXES, Column, Table, is_table, open_table
 from mmx.templates import Template, parse_template
 
-Content: TypeAlias = str | Path | ContentError | None
-"""What one item has: a text, a file, nothing (None), or something that cannot be used and why."""
+Content: TypeAlias = str | Path | ContentError | tuple[Path | ContentError, ...] | None
+"""What one item has: a text, a file, several files, nothing (None), or something that cannot be used and why."""
 
 MODALITIES = ("visual", "textual", "audio")
 FOLDERS = {"visual": "images", "audio": "audio"}
@@ -242,9 +242,7 @@ class FileContents:
         if self.named is None:
             return [self._indexed(name) for name in found]
         named: list[bytes] = self.named.slice(start, stop - start).to_pylist()
-        return [
-            self._from_table(value) if value else self._indexed(name) for value, name in zip(named, found, strict=True)
-        ]
+        return [self.path_of(value) if value else self._indexed(name) for value, name in zip(named, found, strict=True)]
 
     def digest(self) -> None:
         """None: reading every file twice would cost as much as the work itself."""
@@ -257,7 +255,8 @@ class FileContents:
             return ContentError(f"{os.fsdecode(name)}: a link that leads out of the dataset folder")
         return path
 
-    def _from_table(self, value: bytes) -> Content:
+    def path_of(self, value: bytes) -> Content:
+        """The file that a cell names; None where there is none, a ContentError where the path may not be followed."""
         try:
             name = value.decode().strip()
         except UnicodeDecodeError:

@@ -29,8 +29,11 @@ Rows = NDArray[np.int64]
 Batch = tuple[Rows, NDArray[np.bool_], list[Any]]
 """Rows of a batch, which of them are pending, and their loaded items."""
 
-Outcome = tuple[NDArray[np.float32], list[tuple[int, str]], float]
-"""Vectors of a batch, the positions in it that could not be encoded and why, and the seconds that it took."""
+Vectors = NDArray[np.float32] | list[NDArray[np.float32]]
+"""One vector per item, shape (b, dim), or of a ragged set several, shape (k, dim) each."""
+
+Outcome = tuple[list[NDArray[np.float32]], list[tuple[int, str]], float]
+"""Vectors of each item of a batch, the positions in it that could not be encoded and why, and the seconds that it took."""
 
 
 class Lane:
@@ -64,7 +67,8 @@ class Lane:
         self.stages.batch_size = plan.batch_size
         self._waiting: list[Any] = []
         self._waiting_from = self._waiting_bytes = 0
-        self._computed: list[tuple[Rows, NDArray[np.float32]]] = []
+        self._computed_rows: list[Rows] = []
+        self._computed: list[NDArray[np.float32]] = []
         self._executor: LocalExecutor | None = None
         self._room = 0
         self._in_flight: deque[tuple[Rows, NDArray[np.bool_], Future[Outcome]]] = deque()
@@ -168,7 +172,7 @@ class Lane:
     def _forward(self, batch: list[Any]) -> Outcome:
         """Vectors of a batch, in halves when memory runs out; runs in a worker thread where the encoder allows it."""
         began = time.perf_counter()
-        features = np.full((len(batch), self.encoder.spec.dim), np.nan, dtype=np.float32)
+        features: list[NDArray[np.float32]] = []
         refused: list[tuple[int, str]] = []
         start = 0
         while start < len(batch):
@@ -181,22 +185,29 @@ class Lane:
                 reason = " ".join(str(error).split())[:200]
             else:
                 self._check_shape(part, size)
-                features[start : start + size] = part
+                features += list(part)
                 start += size
                 continue
             release_memory()
             if size == 1:
                 refused.append((start, f"out of memory with this item alone ({reason})"))
+                features.append(np.empty(0, dtype=np.float32))
                 start += 1
             elif size <= self.stages.batch_size:  # else another thread has halved it meanwhile
                 self.stages.batch_size = self.encoder.batch_size = max(1, size // 2)
         return features, refused, time.perf_counter() - began
 
-    def _check_shape(self, features: NDArray[np.float32], n: int) -> None:
-        if features.shape != (n, self.encoder.spec.dim):
-            raise EncoderError(
-                f"{self.name}: encode returned shape {features.shape} (expected {(n, self.encoder.spec.dim)})"
-            )
+    def _check_shape(self, features: Vectors, n: int) -> None:
+        dim = self.encoder.spec.dim
+        if self.encoder.ragged:
+            shapes = [part.shape for part in features]
+            wrong = next((shape for shape in shapes if len(shape) != 2 or shape[0] < 1 or shape[1] != dim), None)
+            if len(shapes) != n or wrong is not None:
+                got = f"{len(shapes)} arrays" if wrong is None else f"an array of shape {wrong}"
+                raise EncoderError(f"{self.name}: encode returned {got} (expected {n} of shape (k, {dim}), k >= 1)")
+        elif not isinstance(features, np.ndarray) or features.shape != (n, dim):
+            got = f"shape {features.shape}" if isinstance(features, np.ndarray) else type(features).__name__
+            raise EncoderError(f"{self.name}: encode returned {got} (expected {(n, dim)})")
 
     def _take(self, rows: Rows, mine: NDArray[np.bool_], outcome: Outcome) -> None:
         """Takes the vectors of a batch over."""
@@ -204,16 +215,19 @@ class Lane:
         self.stages.encode_s += seconds
         if self._executor is None:
             self.stages.encode_wait_s += seconds
-        if refused:
-            keep = np.ones(len(rows), dtype=np.bool_)
-            keep[[position for position, _ in refused]] = False
-            self._mark_corrupt([(int(rows[position]), why) for position, why in refused if mine[position]])
-            rows, features, mine = rows[keep], features[keep], mine[keep]
-        self._computed.append((rows[mine], features[mine]))
-        self.n_computed += int(mine.sum())
-        self._done(int(mine.sum()))
-        bad = rows[mine & ~np.isfinite(features).all(axis=1)]
-        self._count_corrupt([(row, "the encoder returned NaN or infinity") for row in bad.tolist()])
+        self._mark_corrupt([(int(rows[position]), why) for position, why in refused if mine[position]])
+        without = {position for position, _ in refused}
+        kept = [position for position in np.flatnonzero(mine).tolist() if position not in without]
+        vectors = [features[position] for position in kept]
+        if not self.encoder.ragged and vectors:
+            finite = np.isfinite(np.stack(vectors)).all(axis=1)
+        else:
+            finite = np.array([bool(np.isfinite(vector).all()) for vector in vectors], dtype=np.bool_)
+        self._computed_rows.append(rows[kept])
+        self._computed += vectors
+        self.n_computed += len(kept)
+        self._done(len(kept))
+        self._count_corrupt([(row, "the encoder returned NaN or infinity") for row in rows[kept][~finite].tolist()])
 
     # -------------------------------------------------------------------------------------------- rows
 
@@ -224,13 +238,17 @@ class Lane:
         """
         if not self._computed:
             return
-        rows = np.concatenate([rows for rows, _ in self._computed])
-        features = np.concatenate([features for _, features in self._computed])
+        rows = np.concatenate(self._computed_rows)
+        order = np.argsort(rows)
+        vectors = [self._computed[k] for k in order.tolist()]
+        self._computed_rows.clear()
         self._computed.clear()
         self.n_computed = 0
-        order = np.argsort(rows)
         with self.stages.timed("write"):
-            self.writer.write(rows[order], features[order])
+            if self.encoder.ragged:
+                self.writer.write_ragged(rows[order], vectors)
+            else:
+                self.writer.write(rows[order], np.stack(vectors))
 
     def flush(self) -> None:
         """Writes, and makes safe what is written."""

@@ -149,10 +149,11 @@ class Loop:
         part = _Part(span[0], [None if lane is None else [] for lane in wanted], [])
         with shared_decoding(sum(lane is not None for lane in wanted) > 1):
             for content in contents:
-                if isinstance(content, Path):
-                    part.n_bytes += _size(content)
-                elif isinstance(content, str):
+                if isinstance(content, str):
                     part.n_bytes += len(content)
+                else:
+                    for one in content if isinstance(content, tuple) else (content,):
+                        part.n_bytes += _size(one) if isinstance(one, Path) else 0
                 for lane, loaded in zip(wanted, part.loaded, strict=True):
                     if lane is None or loaded is None:
                         continue
@@ -160,7 +161,7 @@ class Loop:
                         loaded.append(content)
                         continue
                     try:
-                        loaded.append(lane.encoder.load(content))
+                        loaded.append(lane.encoder.load(content))  # type: ignore[arg-type]
                     except ContentError as error:
                         loaded.append(error)
                     except FileNotFoundError:

@@ -14,6 +14,7 @@ from mmx.encoders.runtime import linear_kernel
 from mmx.executors.local import resolve_device
 from mmx.items import Contents, Items, file_contents, load_items, text_contents
 from mmx.progress import Progress
+from mmx.several import several_files
 
 BATCH_SIZES = {"cpu": {"visual": 32, "textual": 32, "audio": 8}, "gpu": {"visual": 128, "textual": 256, "audio": 16}}
 """Items per forward pass when none is asked for. Recorded in the provenance.
@@ -59,11 +60,12 @@ class Plan:
         return replace(self, config=config, device=_device(self.run, config))
 
     def all_contents(self) -> Iterator[tuple[int, str | Path]]:
-        """Every usable content with its row, in the order of the rows."""
+        """Every usable content with its row, in the order of the rows; of an item with several files each of them."""
         for start in range(0, len(self.items), BLOCK):
             for row, content in enumerate(self.contents.fetch(start, min(start + BLOCK, len(self.items))), start):
-                if isinstance(content, str | Path):
-                    yield row, content
+                for one in content if isinstance(content, tuple) else (content,):
+                    if isinstance(one, str | Path):
+                        yield row, one
 
     def provenance(self, encoder: Encoder) -> dict[str, Any]:
         """Encoder, input and circumstances that the vectors depend on. No path, host or user."""
@@ -75,6 +77,8 @@ class Plan:
                 "columns": list(self.contents.columns),
                 "joined_by": " " if len(self.contents.columns) > 1 and not self.config.text_template else None,
                 **({"template": self.config.text_template} if self.config.text_template else {}),
+                **({"several": self.config.several} if self.config.several else {}),
+                **({"long_texts": self.config.long_texts} if self.config.long_texts != "truncate" else {}),
                 "digest": self.contents.digest(),
             },
             "batch_size": self.batch_size,
@@ -102,6 +106,8 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
     contents: Contents
     if config.modality == "textual":
         contents = text_contents(items, config.text_columns, config.text_template)
+    elif config.several:
+        contents = several_files(items, config.modality, config.path_column, config.path_separator)
     else:
         contents = file_contents(items, config.modality, config.path_column)
     for note in (*items.notes, *contents.notes):

@@ -39,6 +39,7 @@ class Stages:
         loop_s: Seconds from the first item to the last.
         n_items: Items that this run dealt with.
         n_truncated: Those of them that were longer than what the encoder takes.
+        long_items: What became of these: `truncated` or `chunked`.
         n_bytes: Size of the contents that were read.
         workers: Threads that loaded, and encoded where the encoder allows it.
         batch_size: Items per forward pass; smaller than planned where memory ran out.
@@ -54,6 +55,7 @@ class Stages:
     loop_s: float = 0.0
     n_items: int = 0
     n_truncated: int = 0
+    long_items: str = "truncated"
     n_bytes: int = 0
     workers: int = 0
     batch_size: int = 0
@@ -144,7 +146,7 @@ class Summary:
             },
             "this_run": {
                 "items": self.stages.n_items,
-                "truncated": self.stages.n_truncated,
+                self.stages.long_items: self.stages.n_truncated,
                 "bytes_read": self.stages.n_bytes,
                 "items_per_s": round(self.stages.rate, 3),
                 "workers": self.stages.workers,
@@ -189,7 +191,9 @@ class Summary:
                 ),
             ]
         if stages.n_truncated:
-            rows.append(("truncated", f"{stages.n_truncated:,} of this run's items were longer than the encoder takes"))
+            rows.append(
+                (stages.long_items, f"{stages.n_truncated:,} of this run's items were longer than the encoder takes")
+            )
         rows.append(("digest", self.digest))
         lines = [f"{label:<10} {value}" for label, value in rows]
         if self.errors:

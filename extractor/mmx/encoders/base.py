@@ -166,6 +166,8 @@ class Encoder(Protocol):
         modalities: The modalities that the family serves.
         concurrent: `encode` may be called from several threads at once. On the CPU the pipeline then runs one forward pass per
             processor, each on one thread, which is faster than one pass on all of them and immune to busy neighbours.
+        ragged: `encode` gives several vectors per item (patches, tokens, frames): a list with one array of shape (k, dim),
+            k >= 1, for each item.
         needs_fit: `fit` must be called with the whole corpus before `load`.
         device: Where `encode` computes.
         batch_size: Set by the pipeline. Where bits depend on the batch's size, `encode` pads a shorter batch to
@@ -175,6 +177,7 @@ class Encoder(Protocol):
     modalities: ClassVar[frozenset[str]]
     concurrent: ClassVar[bool] = False
     spec: EncoderSpec
+    ragged: bool = False
     needs_fit: bool = False
     device: str = "cpu"
     batch_size: int | None = None
