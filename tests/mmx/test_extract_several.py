@@ -100,6 +100,7 @@ def test_a_long_text_in_pieces_is_the_mean_of_them(texts: Path) -> None:
     with FeatureSet(summary.path) as features:
         assert features.provenance["input"]["long_texts"] == "mean"
         found, present = features.matrix(["short", "long", "none", "word"])
+    assert present.tolist() == [True, True, False, True]
     assert found[0].tolist() == vector("red dress")
     for row, text in ((1, LONG), (3, "x" * 30)):
         assert found[row] == pytest.approx(np.mean([vector(piece) for piece in chunks(text)], axis=0))
