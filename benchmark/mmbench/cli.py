@@ -51,6 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("mmbench.commands.reproduce:reproduce", "Do published studies again and report ours beside theirs."),
     "evaluate": ("mmbench.commands.evaluate:evaluate", "Score a finished run, or lists made anywhere else."),
     "compare": ("mmbench.commands.compare:compare", "Say which models are better, with tests and intervals."),
+    "report": ("mmbench.commands.report:report", "Write tables and plots as Markdown, HTML, LaTeX and CSV."),
     "data": ("mmbench.commands.data:data", "Split, filter, check, import and export datasets."),
     "models": ("mmbench.commands.registries:models", "List the models and their settings."),
     "metrics": ("mmbench.commands.registries:metrics", "List the metrics with formula and source."),

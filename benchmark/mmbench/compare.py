@@ -16,6 +16,7 @@ import pandas as pd
 from mmbench.config import RECIPE_FILE, Recipe, read_recipe
 from mmbench.core import statistics
 from mmbench.errors import DataError, UsageError, unknown_name
+from mmbench.metrics import resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,6 +271,18 @@ def agreement_of_seeds(systems: Sequence[System], metric: str, split: str = "tes
         return None
     by_seed = list(zip(*(system.values(split, metric) for system in systems), strict=True))
     return stdlib.fmean(float(kendalltau(a, b).statistic) for a, b in itertools.combinations(by_seed, 2))
+
+
+def spelled(name: str) -> str:
+    """`ndcg@20` as `nDCG@20`.
+
+    Raises:
+        UsageError: No such metric, or no cut-off.
+    """
+    metric, at, cutoff = name.partition("@")
+    if not (at and cutoff.isdigit()):
+        raise UsageError(f"--metric {name}: expected NAME@K, e.g. Recall@20")
+    return f"{resolve([metric])[0].name}@{cutoff}"
 
 
 def _read(folder: Path) -> FinishedRun:

@@ -58,7 +58,7 @@ def test_from_download_to_report(mirror: Path, encoder: Path, tmp_path: Path) ->
     options = (f"AMAZON_MIRROR={mirror}", f"TEXT_WEIGHTS={encoder}", "EPOCHS=2")
     done = call(tmp_path, "DATASETS=office", *options)
     page = (tmp_path / "report/amazon/amazon-office.md").read_text()
-    for text in ("**vbpr**", "**mmgcn**", "**grcn**", "**lattice**", "**bm3**", "**freedom**", "published", "Kendall"):
+    for text in ("| vbpr |", "| mmgcn |", "| grcn |", "| lattice |", "| bm3 |", "| freedom |", "published", "Kendall"):
         assert text in page
     assert "amazon-office, test @20" in done.stdout
     assert "LATTICE, BM3 and FREEDOM lead" in (tmp_path / "report/amazon/index.md").read_text()

@@ -19,7 +19,7 @@ from mmbench.commands.reproduce import reproduce
 from mmbench.config import setting_name
 from mmbench.data.dataset import load_split
 from mmbench.errors import DataError, UsageError
-from mmbench.report.reproduction import Line, Reproduction, claims, index, markdown, order
+from mmbench.report.reproduction import Line, Reproduction, claims, index, order, page
 from mmbench.study import read_study
 
 RECIPES = sorted((REPOSITORY / "recipes/amazon").glob("*.yaml"))
@@ -145,7 +145,7 @@ def test_a_study_is_done_reported_and_not_repeated(place: Path, tmp_path: Path, 
     settings = [yaml.safe_load((Path(run["run"]) / "recipe.yaml").read_text()) for run in models["vbpr"]]
     assert [bool(one["grid"]) for one in settings] == [protocol == "grid", False]
     page = (tmp_path / "report/toy.md").read_text()
-    for text in ("**freedom**", "published", "## Order of the models", "## Cost", models["bm3"][1]["run"], "±"):
+    for text in ("| freedom |", "published", "## Order of the models", "## Cost", models["bm3"][1]["run"], "±"):
         assert text in page
     assert "toy.svg" in (tmp_path / "report/index.md").read_text()
     assert (tmp_path / "report/toy.svg").read_text().startswith("<?xml")
@@ -208,17 +208,17 @@ def test_orders_differences_and_claims() -> None:
     turned = Reproduction("x", "best", "cmd", [], [], [line(n, [dict(swapped[n])], accuracy[n]) for n in names])
     assert "does not hold" in claims(turned)[0]
     assert "on 1 of 1" in claims(turned)[0].partition("published table")[2]
-    assert "-1.00" in markdown(turned)
+    assert "-1.00" in page(turned).markdown()
     few = Reproduction("x", "best", "cmd", [], [], lines[:3])
     assert "not judged" in claims(few)[0]
     two = Reproduction(
         "x", "best", "c", [], [], [line("vbpr", [{"Recall@20": 0.2}, {"Recall@20": 0.4}], {"Recall@20": 0.25})]
     )
-    assert "0.3000 ± 0.1414" in markdown(two)
-    assert "+20.0%" in markdown(two)
+    assert "0.3000 ± 0.1414" in page(two).markdown()
+    assert "+20.0%" in page(two).markdown()
     gap = Reproduction("x", "best", "c", [], [], [line("vbpr", [{"Recall@20": None}], {"Recall@20": 0.25})])
-    assert "| - |" in markdown(gap)
-    assert "pip install" in index([same], plots=False)
+    assert "| - |" in page(gap).markdown()
+    assert "pip install" in index([same], {}).markdown()
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def compare(
       mmbench compare runs/ --metric Recall@20 --baseline bpr-mf
       mmbench compare runs/demo-vbpr-0123456789 runs/demo-bpr-mf-0123456789 --test t
     """
-    from mmbench.compare import agreement_of_seeds, find_runs, group, one_each, require_comparable
+    from mmbench.compare import agreement_of_seeds, find_runs, group, one_each, require_comparable, spelled
     from mmbench.compare import compare as compare_systems
 
     found = find_runs(runs)
@@ -63,7 +63,7 @@ def compare(
     systems = group(found)
     if len(systems) == 1:
         systems = one_each(found)
-    names = [_spelled(name) for name in split_list([metrics])]
+    names = [spelled(name) for name in split_list([metrics])]
     outcome = compare_systems(
         systems, names, split=split, baseline=baseline, test=test, correction=correction, alpha=alpha
     )
@@ -85,17 +85,6 @@ def compare(
         f"{test} test over {outcome[0].n_users:,} users; {correction} correction for {len(outcome)} comparisons;"
     )
     click.echo(f"alpha {alpha:g}; intervals 95 %, bootstrap over users")
-
-
-def _spelled(name: str) -> str:
-    """`ndcg@20` as `nDCG@20`."""
-    from mmbench.errors import UsageError
-    from mmbench.metrics import resolve
-
-    metric, at, cutoff = name.partition("@")
-    if not (at and cutoff.isdigit()):
-        raise UsageError(f"--metric {name}: expected NAME@K, e.g. Recall@20")
-    return f"{resolve([metric])[0].name}@{cutoff}"
 
 
 def _system(system: System, split: str, metrics: Sequence[str]) -> dict[str, Any]:

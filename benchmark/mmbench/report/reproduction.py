@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbench.metrics import resolve
+from mmbench.report.pages import Block, Page, Table, put
+from mmbench.report.plots import learning_curves, trade_offs
 from mmbench.report.tables import number
 
 Values = Mapping[str, float | None]
@@ -72,11 +75,12 @@ class Reproduction:
 
     Attributes:
         dataset: Its name.
-        protocol: `best` or `grid`.
+        protocol: What was done, in a word or two; may be empty.
         command: What makes this part of the report again.
         facts: Counts, split and feature sets, one line each.
         warnings: Why values may not be comparable, one line each.
         lines: The models.
+        comparisons: Sentences on which model is better than which.
     """
 
     dataset: str
@@ -85,6 +89,12 @@ class Reproduction:
     facts: Sequence[str]
     warnings: Sequence[str]
     lines: Sequence[Line]
+    comparisons: Sequence[str] = ()
+
+    @property
+    def cutoffs(self) -> list[int]:
+        """The cut-offs, ascending."""
+        return sorted({int(name.rpartition("@")[2]) for name in self.metrics})
 
     @property
     def metrics(self) -> list[str]:
@@ -97,31 +107,37 @@ class Reproduction:
         return any(line.published for line in self.lines)
 
 
-def markdown(part: Reproduction) -> str:
+def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
     """A dataset's page."""
-    blocks = [f"# {part.dataset}", "\n".join(f"- {fact}" for fact in part.facts)]
+    blocks: list[Block] = ["\n".join(f"- {fact}" for fact in part.facts)]
     if part.warnings:
         blocks.append("\n>\n".join(f"> **Note.** {text}" for text in part.warnings))
-    for cutoff in sorted({int(name.rpartition("@")[2]) for name in part.metrics}):
-        blocks += [f"## Test @{cutoff}", _values_table(part, cutoff)]
+    for cutoff in part.cutoffs:
+        blocks += [f"## Test @{cutoff}", values_table(part, cutoff)]
     if part.published:
         blocks += ["## Order of the models", _order_table(part), "## Claims of the paper", "\n".join(claims(part))]
+    if part.comparisons:
+        blocks += ["## Which differences are resolved", "\n".join(f"- {text}" for text in part.comparisons)]
+    blocks += [f"![{part.dataset}]({image})" for image in images]
     blocks += ["## Cost", _cost_table(part), "## What ran", _runs_table(part), f"```\n{part.command}\n```"]
-    return "\n\n".join(blocks) + "\n"
+    return Page(part.dataset, blocks)
 
 
-def index(parts: Sequence[Reproduction], plots: bool) -> str:
+def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) -> Page:
     """The first page: datasets, and the verdict on each claim."""
-    blocks = ["# Reproduction", "One page per dataset:"]
-    blocks.append("\n".join(f"- [{part.dataset}]({part.dataset}.md), protocol `{part.protocol}`" for part in parts))
+    blocks: list[Block] = ["One page per dataset:"]
+    blocks.append(
+        "\n".join(
+            f"- [{part.dataset}]({part.dataset}.md){f', {part.protocol}' if part.protocol else ''}" for part in parts
+        )
+    )
     for part in parts:
         if part.published:
             blocks += [f"## {part.dataset}", "\n".join(claims(part))]
-        if plots:
-            blocks.append(f"![accuracy against the other metrics on {part.dataset}]({part.dataset}.svg)")
-    if not plots:
+        blocks += [f"![{part.dataset}]({image})" for image in images.get(part.dataset, ())]
+    if not any(images.values()):
         blocks.append("Plots need matplotlib: `pip install 'mmx-mmbench[report]'`, then the same command.")
-    return "\n\n".join(blocks) + "\n"
+    return Page("Reproduction" if any(part.published for part in parts) else "Report", blocks)
 
 
 def values_csv(part: Reproduction) -> str:
@@ -169,63 +185,29 @@ def _leads(models: Sequence[str], leaders: frozenset[str]) -> bool:
     return statistics.fmean(ranks[True]) < statistics.fmean(ranks[False])
 
 
-def plot(part: Reproduction, path: Path) -> bool:
-    """Accuracy against each other metric at the longest cut-off, ours filled, published hollow; False without matplotlib."""
-    try:
-        import matplotlib
-
-        matplotlib.use("svg")
-        matplotlib.rcParams["svg.hashsalt"] = part.dataset  # the same values give the same file
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    cutoff = max(int(name.rpartition("@")[2]) for name in part.metrics)
-    across = [name for name in part.metrics if name.endswith(f"@{cutoff}") and not name.startswith(("Recall", "nDCG"))]
-    figure = Figure(figsize=(3.2 * len(across), 3.2), layout="constrained")
-    axes = figure.subplots(1, len(across), squeeze=False)[0]
-    colours = (
-        "#0072B2",
-        "#E69F00",
-        "#009E73",
-        "#CC79A7",
-        "#56B4E9",
-        "#D55E00",
-        "#000000",
-        "#999999",
-        "#F0E442",
-        "#8C564B",
-    )
-    for axis, metric in zip(axes, across, strict=True):
-        for colour, line in zip(colours * 2, part.lines, strict=False):
-            x, y = line.mean(metric), line.mean(f"Recall@{cutoff}")
-            if x is None or y is None:
-                continue
-            axis.plot(x, y, "o", color=colour, label=line.model)
-            px, py = line.published.get(metric), line.published.get(f"Recall@{cutoff}")
-            if px is not None and py is not None:
-                axis.plot([x, px], [y, py], "-", color=colour, linewidth=0.6)
-                axis.plot(px, py, "o", color=colour, markerfacecolor="none")
-        axis.set_xlabel(metric)
-        axis.set_ylabel(f"Recall@{cutoff}")
-    axes[-1].legend(
-        fontsize="x-small", title="filled: ours" if not part.published else "filled: ours, hollow: published"
-    )
-    figure.savefig(path, format="svg", metadata={"Date": None})
-    return True
-
-
 def write(parts: Sequence[Reproduction], out: Path) -> None:
-    """Write the report: `index.md`, and for each dataset a page, its values and a plot."""
+    """Write the report: `index`, and for each dataset a page, its tables as LaTeX, its values and plots.
+
+    Pages are there as Markdown and as HTML.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    plots = True
+    images: dict[str, list[str]] = {}
     for part in parts:
-        _put(out / f"{part.dataset}.md", markdown(part))
-        _put(out / f"{part.dataset}.csv", values_csv(part))
-        partial = out / f"{part.dataset}.svg.partial"
-        plots = plot(part, partial) and plots
-        if partial.exists():
-            partial.replace(out / f"{part.dataset}.svg")
-    _put(out / "index.md", index(parts, plots))
+        images[part.dataset] = []
+        for name, draw in ((f"{part.dataset}.svg", trade_offs), (f"{part.dataset}-curves.svg", learning_curves)):
+            partial = out / f"{name}.partial"
+            if draw(part, partial):
+                partial.replace(out / name)
+                images[part.dataset].append(name)
+        _put_page(page(part, images[part.dataset]), out / part.dataset)
+        put(out / f"{part.dataset}.csv", values_csv(part))
+        put(out / f"{part.dataset}.tex", "\n".join(values_table(part, k).latex() for k in part.cutoffs))
+    _put_page(index(parts, images), out / "index")
+
+
+def _put_page(one: Page, path: Path) -> None:
+    put(path.with_name(path.name + ".md"), one.markdown())
+    put(path.with_name(path.name + ".html"), one.html())
 
 
 def line_of(model: str, runs: Sequence[Path], published: Mapping[str, float], settings: str) -> Line:
@@ -248,43 +230,37 @@ def line_of(model: str, runs: Sequence[Path], published: Mapping[str, float], se
     )
 
 
-def _put(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
 def _median(values: Sequence[Any]) -> float | None:
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-
-
-def _values_table(part: Reproduction, cutoff: int) -> str:
+def values_table(part: Reproduction, cutoff: int) -> Table:
+    """Mean and spread over seeds of each model, the best of a metric bold, with the published value below."""
     metrics = [name for name in part.metrics if name.endswith(f"@{cutoff}")]
+    means = {metric: [mean for line in part.lines if (mean := line.mean(metric)) is not None] for metric in metrics}
+    larger = {metric for metric in metrics if resolve([metric.rpartition("@")[0]])[0].higher_is_better}
     rows = []
     for line in part.lines:
         cells = []
         for metric in metrics:
             mean, spread = line.mean(metric), line.spread(metric)
-            cells.append("-" if mean is None else number(mean) + ("" if spread is None else f" ± {number(spread)}"))
-        rows.append([f"**{line.model}**", *cells])
+            text = "-" if mean is None else number(mean) + ("" if spread is None else f" ± {number(spread)}")
+            best = mean is not None and metric in larger and len(means[metric]) > 1 and mean == max(means[metric])
+            cells.append(f"**{text}**" if best else text)
+        rows.append([line.model, *cells])
         if line.published:
             given = [line.published.get(metric) for metric in metrics]
             rows.append(["published", *("-" if value is None else number(value) for value in given)])
             rows.append(["difference", *(_difference(line.mean(m), v) for m, v in zip(metrics, given, strict=True))])
-    return _table(["", *(name.rpartition("@")[0] for name in metrics)], rows)
+    return Table(["", *(name.rpartition("@")[0] for name in metrics)], rows)
 
 
 def _difference(ours: float | None, published: float | None) -> str:
     return "-" if ours is None or not published else f"{(ours - published) / published:+.1%}"
 
 
-def _order_table(part: Reproduction) -> str:
+def _order_table(part: Reproduction) -> Table:
     from scipy.stats import kendalltau
 
     rows = []
@@ -294,10 +270,10 @@ def _order_table(part: Reproduction) -> str:
             continue
         tau = kendalltau([ours.index(model) for model in theirs], range(len(theirs))).statistic
         rows.append([metric, " > ".join(ours), " > ".join(theirs), f"{tau:.2f}"])
-    return _table(["metric", "ours", "published", "Kendall's tau"], rows)
+    return Table(["metric", "ours", "published", "Kendall's tau"], rows)
 
 
-def _cost_table(part: Reproduction) -> str:
+def _cost_table(part: Reproduction) -> Table:
     rows = []
     for line in part.lines:
         peak = line.cost["peak_memory_bytes"]
@@ -316,13 +292,13 @@ def _cost_table(part: Reproduction) -> str:
         "seconds of evaluation",
         "peak memory of the process, GiB",
     ]
-    return _table(head, rows)
+    return Table(head, rows)
 
 
-def _runs_table(part: Reproduction) -> str:
+def _runs_table(part: Reproduction) -> Table:
     rows = [
         [line.model, str(seed), line.settings or "defaults", str(epoch), f"`{run}`"]
         for line in part.lines
         for seed, epoch, run in zip(line.seeds, line.best_epochs, line.runs, strict=True)
     ]
-    return _table(["", "seed", "settings", "epoch", "run folder"], rows)
+    return Table(["", "seed", "settings", "epoch", "run folder"], rows)

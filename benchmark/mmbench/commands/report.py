@@ -1,0 +1,82 @@
+"""`mmbench report`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mmbench.compare import FinishedRun, System
+    from mmbench.report.reproduction import Reproduction
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("report"), show_default=True, help="Where the report goes."
+)
+@click.option("--metric", default="Recall@20", show_default=True, help="Metric that models are compared on.")
+@click.option("--allow-mixed", is_flag=True, help="One table in spite of different splits or protocols.")
+def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) -> None:
+    """Write tables, plots and which differences are resolved, as Markdown, HTML, LaTeX and CSV.
+
+    RUNS are run folders, or folders that hold some; each dataset has a page. Every row says which run folders it is from.
+
+    \b
+    Examples:
+      mmbench report runs/
+      mmbench report runs/tiktok --out report/tiktok --metric nDCG@20
+    """
+    from mmbench.compare import find_runs, group, require_comparable
+    from mmbench.report import reproduction
+
+    by_dataset: dict[str, list[FinishedRun]] = {}
+    for run in find_runs(runs):
+        by_dataset.setdefault(run.record["dataset"]["name"], []).append(run)
+    parts = []
+    for name, members in sorted(by_dataset.items()):
+        if not allow_mixed:
+            require_comparable(members)
+        parts.append(_part(name, members, group(members), metric))
+    reproduction.write(parts, out)
+    click.echo((out / "index.md").as_posix())
+
+
+def _part(name: str, members: Sequence[FinishedRun], systems: Sequence[System], metric: str) -> Reproduction:
+    from mmbench.compare import compare, spelled
+    from mmbench.errors import MmbenchError
+    from mmbench.report.reproduction import Reproduction, line_of
+
+    record = members[0].record
+    data, protocol = record["dataset"], record["protocol"]
+    facts = [
+        f"{data['n_users']:,} users, {data['n_items']:,} items; {data['n_train']:,} train, {data['n_valid']:,} valid, "
+        f"{data['n_test']:,} test rows; split `{data['split']}`, digest `{data['digest']}`",
+        f"protocol `{protocol['name']}`; {protocol['selection']}",
+    ]
+    lines = [line_of(system.label, [run.path for run in system.runs], {}, _settings(system)) for system in systems]
+    sentences: list[str] = []
+    if len(systems) > 1:
+        try:
+            outcome = compare(systems, [spelled(metric)])
+        except MmbenchError as error:
+            sentences = [f"not compared: {error}"]
+        else:
+            sentences = [one.verdict for one in outcome]
+            sentences.append(
+                f"randomisation test over {outcome[0].n_users:,} users, Holm correction; see `mmbench compare`"
+            )
+    command = shlex.join(["mmbench", *sys.argv[1:]])
+    return Reproduction(name, "", command, facts, [], lines, sentences)
+
+
+def _settings(system: System) -> str:
+    recipe = system.runs[0].recipe
+    known = recipe.settings.model_dump()
+    default = type(recipe.settings)().model_dump()
+    return ", ".join(f"{name}={value}" for name, value in known.items() if value != default[name])
