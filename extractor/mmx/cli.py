@@ -180,6 +180,10 @@ def cli() -> None:
 @click.option("--text-columns", metavar="A,B", help="Text columns, joined by a blank  [title, brand, ...].")
 @click.option("--text-template", metavar="T", help="lattice, catalogue, or '{title} by {brand}'  [columns joined].")
 @click.option("--path-column", metavar="C", help="Column of image or audio paths  [image, audio, ...].")
+@click.option(
+    "--source", type=click.Choice(["item", "interaction"]), help="interaction: a vector for each review  [item]."
+)
+@click.option("--user-column", metavar="C", help="Column of users, with --source interaction  [user_id].")
 @click.option("--several", type=click.Choice(["mean", "ragged"]), help="All files of an item: their mean, or each one.")
 @click.option("--path-separator", metavar="S", help="Between two paths of one cell, with --several.")
 @click.option(

@@ -31,6 +31,7 @@ class RunConfig(_Frozen):
     out: Path | None = Field(default=None, description="the feature store; <data>/features when not given")
     items_file: str | None = Field(default=None, description="the items table inside the dataset folder")
     id_column: str | None = Field(default=None, description="the column of item ids")
+    user_column: str | None = Field(default=None, description="the column of users, where the source is interaction")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="where the encoder runs")
     workers: int | None = Field(
         default=None, ge=1, le=1024, description="threads that load and, on the CPU, encode; one per processor"
@@ -65,6 +66,9 @@ class SetConfig(_Frozen):
 
     modality: Modality = Field(description="visual, textual or audio")
     model: str = Field(min_length=1, description="an encoder's name; `mmx models` lists them")
+    source: Literal["item", "interaction"] = Field(
+        default="item", description="item: one vector per item; interaction: one per review"
+    )
     layer: str | None = Field(default=None, description="the layer whose output is taken; the encoder's own choice")
     pooling: str | None = Field(default=None, description="how several vectors become one; the encoder's own choice")
     weights: str = Field(default="default", min_length=1, description="default, random, a path or a hub id")
@@ -91,6 +95,8 @@ class SetConfig(_Frozen):
             raise ValueError("several and path_separator are about files; a text set has text_columns")
         if self.modality != "textual" and self.long_texts != "truncate":
             raise ValueError(f"long_texts is about texts (got modality {self.modality})")
+        if self.modality != "textual" and self.source == "interaction":
+            raise ValueError(f"source interaction is about texts (got modality {self.modality})")
         if self.path_separator and not self.several:
             raise ValueError("path_separator needs several: mean or ragged")
         return self

@@ -148,7 +148,8 @@ def _path(plan: Plan, encoder: Encoder) -> Path:
     run, config = plan.run, plan.config
     parts = {"mean": "-several", "ragged": "-ragged"}.get(config.several or "", "")
     chunks = {"mean": "-chunked", "ragged": "-chunks"}.get(config.long_texts, "")
-    name = config.name or encoder.spec.name + parts + chunks + (f"-first{run.limit}" if run.limit else "")
+    source = "-interactions" if config.source == "interaction" else ""
+    name = config.name or encoder.spec.name + source + parts + chunks + (f"-first{run.limit}" if run.limit else "")
     return run.store / config.modality / f"{name}.h5"
 
 
@@ -173,7 +174,7 @@ def _summary(
 def _first_errors(path: Path, items: Items) -> tuple[tuple[str, str], ...]:
     """The first corrupt items of a finished set: id and reason."""
     with FeatureSet(path) as features:
-        return tuple((items.ids[row].as_py(), message) for row, message in features.errors()[:ERRORS_SHOWN])
+        return tuple((items.name_of(row), message) for row, message in features.errors()[:ERRORS_SHOWN])
 
 
 def _say_what_changed(path: Path, plan: Plan, progress: Progress) -> None:
@@ -206,7 +207,8 @@ def _open_writer(path: Path, plan: Plan, encoder: Encoder) -> FeatureSetWriter:
         path,
         modality=plan.config.modality,
         dim=encoder.spec.dim,
-        ids=plan.items.id_array(),
+        **plan.items.keys(),
+        source=plan.config.source,
         layout="ragged" if encoder.ragged else "dense",
         dtype=plan.config.store_dtype,
         provenance=plan.provenance(encoder),

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,15 @@ class Items:
 
     def id_array(self) -> NDArray[np.bytes_]:
         """The ids as a fixed-length UTF-8 array, shape (n,), dtype `S<longest>`."""
-        return _fixed_length(self.ids)
+        return fixed_length(self.ids)
+
+    def keys(self) -> dict[str, Any]:
+        """The columns that tell the rows apart, by their names in a feature set."""
+        return {"ids": self.id_array()}
+
+    def name_of(self, row: int) -> str:
+        """What a message calls the row."""
+        return str(self.ids[row].as_py())
 
 
 class Contents(Protocol):
@@ -112,15 +120,22 @@ def load_items(
     if path is None:
         items = _items_from_files(root)
     else:
-        if items_file and not _inside(root, path):
+        if items_file and not inside(root, path):
             raise UsageError(f"--items-file {items_file}: outside of the dataset folder {root}")
         table = open_table(path)
-        column = table.require(id_column) if id_column else _guess_id_column(table, notes)
-        items = Items(root, _checked_ids(table, column), table, tuple(notes))
+        column = table.require(id_column) if id_column else guess_id_column(table, notes)
+        ids = checked_ids(table, column)
+        _refuse_repetition(table, column, ids)
+        items = Items(root, ids, table, tuple(notes))
     return items if limit is None else replace(items, ids=items.ids.slice(0, limit), limited=True)
 
 
-def text_contents(items: Items, columns: Sequence[str] | None = None, template: str | None = None) -> TextContents:
+def text_contents(
+    items: Items,
+    columns: Sequence[str] | None = None,
+    template: str | None = None,
+    usual: Sequence[str] = TEXT_COLUMNS,
+) -> TextContents:
     """The items' texts: the named columns, or the usual ones that the table has, joined by one blank; or as a template says.
 
     Raises:
@@ -138,8 +153,8 @@ def text_contents(items: Items, columns: Sequence[str] | None = None, template: 
             )
         columns = filled_in.columns
     elif columns is None:
-        columns = [name for name in items.table.columns if name.casefold() in TEXT_COLUMNS]
-        columns.sort(key=lambda name: TEXT_COLUMNS.index(name.casefold()))
+        columns = [name for name in items.table.columns if name.casefold() in usual]
+        columns.sort(key=lambda name: usual.index(name.casefold()))
         if not columns:
             raise UsageError(
                 f"{items.table.path.name}: which columns hold text? Name them with --text-columns "
@@ -251,7 +266,7 @@ class FileContents:
         if name is None:
             return None
         path = self.root / os.fsdecode(name)
-        if name in self.links and not _inside(self.root, path):
+        if name in self.links and not inside(self.root, path):
             return ContentError(f"{os.fsdecode(name)}: a link that leads out of the dataset folder")
         return path
 
@@ -269,12 +284,12 @@ class FileContents:
             try:
                 mode = path.stat().st_mode
             except (FileNotFoundError, NotADirectoryError):
-                if not _inside(self.root, path):
+                if not inside(self.root, path):
                     return ContentError(f"{name}: leads out of the dataset folder")
                 continue
             except OSError as error:
                 return ContentError(f"{name}: {error.strerror or error}")
-            if not _inside(self.root, path):
+            if not inside(self.root, path):
                 return ContentError(f"{name}: leads out of the dataset folder")
             if not stat.S_ISREG(mode):
                 return ContentError(f"{name}: not a file")
@@ -295,7 +310,7 @@ def _text(values: Sequence[bytes], columns: Sequence[str], template: Template | 
     return " ".join(filter(None, parts)) or None
 
 
-def _inside(root: Path, path: Path) -> bool:
+def inside(root: Path, path: Path) -> bool:
     """Whether `path`, with every link followed, lies in `root`."""
     return os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), ""))  # noqa: PTH118
 
@@ -318,7 +333,12 @@ def _find_table(root: Path, notes: list[str]) -> Path | None:
     return None
 
 
-def _guess_id_column(table: Table, notes: list[str]) -> str:
+def guess_id_column(table: Table, notes: list[str]) -> str:
+    """The column of item ids by its usual names, or else one that ends in `id`, which is noted.
+
+    Raises:
+        DataError: There is none.
+    """
     for name in ID_COLUMNS:
         if name in table.columns:
             return table.require(name)
@@ -336,8 +356,8 @@ def _guess_path_column(table: Table, modality: str) -> str | None:
     return next((name for name in PATH_COLUMNS[modality] if name in table.columns), None)
 
 
-def _checked_ids(table: Table, column: str) -> Column:
-    """The id column as strings, once it is sure that no id is empty, undecodable or there twice."""
+def checked_ids(table: Table, column: str) -> Column:
+    """An id column as strings, once it is sure that no id is empty or undecodable."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -361,6 +381,14 @@ def _checked_ids(table: Table, column: str) -> Column:
     nul = pc.index(pc.match_substring(ids, "\0"), True).as_py()
     if nul >= 0:
         raise DataError(f"{name}, line {table.lines([nul])[0]}: {column} {ids[nul].as_py()!r} holds a NUL character")
+    return ids
+
+
+def _refuse_repetition(table: Table, column: str, ids: Column) -> None:
+    """Raises a DataError that names both lines where an id is there twice."""
+    import pyarrow.compute as pc
+
+    name = table.path.name
     if _repeats(ids):
         counts = pc.value_counts(ids)
         twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
@@ -371,16 +399,15 @@ def _checked_ids(table: Table, column: str) -> Column:
             f"{name}: {column} {twice[0].as_py()!r} occurs twice (lines {first} and {second}){more}; "
             "keep one row per item"
         )
-    return ids
 
 
 def _repeats(ids: Column) -> bool:
     """Whether an id occurs twice: by sorting, which takes a fifth of the memory of a table of all of them."""
-    in_order = np.sort(_fixed_length(ids))
+    in_order = np.sort(fixed_length(ids))
     return bool((in_order[1:] == in_order[:-1]).any())
 
 
-def _fixed_length(ids: Column) -> NDArray[np.bytes_]:
+def fixed_length(ids: Column) -> NDArray[np.bytes_]:
     """Ids as a fixed-length UTF-8 array, shape (n,), dtype `S<longest>`."""
     import pyarrow as pa
     import pyarrow.compute as pc

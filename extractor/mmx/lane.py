@@ -296,7 +296,7 @@ class Lane:
 
     def id_of(self, row: int) -> str:
         """The item's id."""
-        return str(self.plan.items.ids[row].as_py())
+        return self.plan.items.name_of(row)
 
     def refuse_emptiness(self) -> None:
         """Raises a DataError when not one item has a vector."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import mmx
+from mmx import interactions
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, describe
 from mmx.encoders.runtime import linear_kernel
 from mmx.executors.local import resolve_device
-from mmx.items import Contents, Items, file_contents, load_items, text_contents
+from mmx.items import TEXT_COLUMNS, Contents, Items, file_contents, load_items, text_contents
 from mmx.progress import Progress
 from mmx.several import several_files
 
@@ -102,10 +103,18 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
         DataError: No dataset, a table that cannot be used, or no content of this modality at all.
         UsageError: A column or file that was named and does not exist.
     """
-    items = load_items(run.data, items_file=run.items_file, id_column=run.id_column, limit=run.limit)
+    usual: Sequence[str] = TEXT_COLUMNS
+    items: Items
+    if config.source == "interaction":
+        usual = interactions.TEXT_COLUMNS
+        items = interactions.load_interactions(
+            run.data, items_file=run.items_file, id_column=run.id_column, user_column=run.user_column, limit=run.limit
+        )
+    else:
+        items = load_items(run.data, items_file=run.items_file, id_column=run.id_column, limit=run.limit)
     contents: Contents
     if config.modality == "textual":
-        contents = text_contents(items, config.text_columns, config.text_template)
+        contents = text_contents(items, config.text_columns, config.text_template, usual)
     elif config.several:
         contents = several_files(items, config.modality, config.path_column, config.path_separator)
     else:
