@@ -50,6 +50,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("mmbench.commands.train:train", "Train models and print their validation and test metrics."),
     "reproduce": ("mmbench.commands.reproduce:reproduce", "Do published studies again and report ours beside theirs."),
     "evaluate": ("mmbench.commands.evaluate:evaluate", "Score a finished run, or lists made anywhere else."),
+    "recommend": ("mmbench.commands.recommend:recommend", "Write what a finished run recommends, or its embeddings."),
     "compare": ("mmbench.commands.compare:compare", "Say which models are better, with tests and intervals."),
     "report": ("mmbench.commands.report:report", "Write tables and plots as Markdown, HTML, LaTeX and CSV."),
     "data": ("mmbench.commands.data:data", "Split, filter, check, import and export datasets."),

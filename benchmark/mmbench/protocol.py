@@ -19,7 +19,7 @@ from mmbench.data.features import ItemFeatures
 from mmbench.evaluate import Evaluation as Scores
 from mmbench.evaluate import RankedLists, evaluate, rank_each
 from mmbench.metrics import resolve
-from mmbench.models.base import Recommender
+from mmbench.models.base import Recommender, Score
 
 
 def candidates(training: TrainingData, evaluation: Evaluation) -> TrainSet:
@@ -69,19 +69,24 @@ def rank_all(
     longest = max(*evaluation.cutoffs, int(evaluation.select_by.partition("@")[2]))
     train = candidates(training, evaluation)
     with torch.inference_mode():
-        if evaluation.protocol == "paper":
-            score = model.scorer()
-        else:
-            unseen = {modality: torch.from_numpy(one.other_vectors) for modality, one in features.items()}
-            score = model.scorer_with_unseen(unseen, train.n_items - training.train.n_items)
         return rank_each(
-            score,
+            scorer_of(model, training, features, evaluation),
             train,
             np.arange(train.n_users) if users is None else users,
             k=longest,
             masks=masks,
             device=next(iter(model.state_dict().values()), torch.empty(0)).device,
         )
+
+
+def scorer_of(
+    model: Recommender, training: TrainingData, features: Mapping[str, ItemFeatures], evaluation: Evaluation
+) -> Score:
+    """A function from user rows (B,) to scores of the candidates (B, n); called without gradients."""
+    if evaluation.protocol == "paper":
+        return model.scorer()
+    unseen = {modality: torch.from_numpy(one.other_vectors) for modality, one in features.items()}
+    return model.scorer_with_unseen(unseen, len(training.other_item_ids))
 
 
 def lists_for_both(
