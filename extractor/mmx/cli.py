@@ -35,6 +35,7 @@ _INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
 
 _LAZY = {
     "fetch": ("mmx.fetch_cli:fetch", "Download a public collection and convert it to a dataset folder."),
+    "fuse": ("mmx.fuse_cli:fuse", "Join several feature sets of the same items into one."),
     "store": ("mmx.store_cli:store", "List, check, import, export and compare feature sets."),
 }
 """Commands of other modules: where they are, and their line in `mmx --help`."""

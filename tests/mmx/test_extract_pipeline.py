@@ -277,6 +277,17 @@ def test_linear_layers_of_other_types_keep_torchs_kernel(monkeypatch: pytest.Mon
     assert torch.allclose(named[0], weight.sum(1) + 1)
 
 
+def test_convolutions_stay_exact_until_the_last_thread_is_out() -> None:
+    cudnn = torch.backends.cudnn
+    before = (cudnn.deterministic, cudnn.allow_tf32)
+    exact = runtime._exact_convolutions
+    with exact:
+        with exact:
+            assert (cudnn.deterministic, cudnn.allow_tf32) == (True, False)
+        assert (cudnn.deterministic, cudnn.allow_tf32) == (True, False)
+    assert (cudnn.deterministic, cudnn.allow_tf32) == before
+
+
 def test_folded_batch_norms_change_roundings_only() -> None:
     request = Request("resnet18", "visual", weights="random", layer="layer4")
     model = torchvision.models.resnet18(weights=None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -74,15 +75,45 @@ def forward_pass(device: torch.device, precision: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if device.type == "cuda":
-            stack.enter_context(
-                torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-            )
+            stack.enter_context(_exact_convolutions)
         if precision != "fp32":
             dtype = torch.bfloat16 if precision == "bf16" else torch.float16
             stack.enter_context(torch.autocast(device.type, dtype=dtype))
         elif device.type == "cpu" and linear_kernel() == "onednn":
             stack.enter_context(_through_onednn()())
         yield
+
+
+class _ExactConvolutions:
+    """cuDNN without TF32 and with the same algorithms every time, for as long as any thread is inside.
+
+    The settings belong to the process: the first thread in makes them, the last one out puts the former ones back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._flags: Any = None
+
+    def __enter__(self) -> None:
+        import torch
+
+        with self._lock:
+            if self._inside == 0:
+                self._flags = torch.backends.cudnn.flags(
+                    enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+                )
+                self._flags.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._flags.__exit__(*error)
+
+
+_exact_convolutions = _ExactConvolutions()
 
 
 def out_of_memory(error: BaseException) -> bool:

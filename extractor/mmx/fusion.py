@@ -1,0 +1,212 @@
+"""Several feature sets of the same items as one: concatenated, or added, averaged or multiplied number by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import mmx
+from mmstore import FeatureSet, FeatureSetWriter, Status
+from mmx.errors import DataError, UsageError
+from mmx.progress import Progress, SilentProgress
+
+How = Literal["concat", "sum", "mean", "mul"]
+HOW = ("concat", "sum", "mean", "mul")
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What a fusion made.
+
+    Attributes:
+        path: The set's file.
+        digest: Its content digest.
+        dim: Length of a vector.
+        ok: Rows with a vector.
+        missing: Rows that a set knows as missing, or does not know.
+        corrupt: Rows that are corrupt in a set.
+        already: Whether it was there before.
+    """
+
+    path: Path
+    digest: str
+    dim: int
+    ok: int
+    missing: int
+    corrupt: int
+    already: bool
+
+
+def fuse_vectors(parts: Sequence[NDArray[np.float64]], how: How, *, unit: bool = False) -> NDArray[np.float64]:
+    """Vectors of the same items from several sets as one vector each.
+
+    Args:
+        parts: One array per set, shape (n, dim of the set); for all but `concat` of one width.
+        how: `concat`: one after the other; `sum`, `mean`, `mul`: number by number.
+        unit: Scale every vector to length 1 before; one of zeros stays.
+
+    Returns:
+        Shape (n, sum of widths) for `concat`, else (n, dim).
+    """
+    if unit:
+        norms = [np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
+        parts = [part / np.where(norm > 0, norm, 1.0) for part, norm in zip(parts, norms, strict=True)]
+    if how == "concat":
+        return np.concatenate(parts, axis=1)
+    if how == "mul":
+        return reduce(np.multiply, parts)
+    total = reduce(np.add, parts)
+    return total / len(parts) if how == "mean" else total
+
+
+def fuse(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    how: How,
+    name: str,
+    modality: str,
+    unit: bool = False,
+    restart: bool = False,
+    progress: Progress | None = None,
+) -> Fused:
+    """Makes one set out of several, row by row of the first one's items, matched by id.
+
+    An item has a vector where every set has one; it is corrupt where it is corrupt in one of them, else missing. Computed in
+    double precision, stored as float32.
+
+    Args:
+        paths: Two sets or more, dense and complete.
+        out: The store.
+        how: See `fuse_vectors`.
+        name: Name of the new set.
+        modality: Its modality.
+        unit: See `fuse_vectors`.
+        restart: Replace a set of this name that was made otherwise.
+        progress: Who hears about it.
+
+    Raises:
+        DataError: Sets of several vectors per item, of different sources, or of different widths where that matters.
+        mmstore.StoreError: A set cannot be read or written.
+    """
+    progress = progress or SilentProgress()
+    if len(paths) < 2:
+        raise UsageError(f"a fusion needs two sets or more (got {len(paths)})")
+    with ExitStack() as stack:
+        sets = [stack.enter_context(FeatureSet(path)) for path in paths]
+        dim = _fused_dim(sets, how)
+        keys = _keys(sets[0])
+        writer = stack.enter_context(
+            FeatureSetWriter(
+                out / modality / f"{name}.h5",
+                modality=modality,
+                dim=dim,
+                source=sets[0].source,
+                provenance=_provenance(sets, name, how, unit=unit),
+                restart=restart,
+                **keys,
+            )
+        )
+        already = writer.finished
+        if not already:
+            pending = np.zeros(len(sets[0]), dtype=np.bool_)
+            pending[writer.pending] = True
+            reasons = [_reasons(features) for features in sets]
+            progress.start(f"{modality}/{name}", len(sets[0]))
+            for start in range(0, len(sets[0]), _BLOCK):
+                rows = start + np.flatnonzero(pending[start : start + _BLOCK])
+                _fuse_block(sets, reasons, writer, rows, how, unit=unit)
+                progress.advance(min(_BLOCK, len(sets[0]) - start))
+            progress.stop()
+            writer.finish()
+    counts = writer.counts()
+    if not counts[Status.OK]:
+        progress.warn(f"{writer.path}: no item has a vector in all of the sets")
+    return Fused(
+        writer.path,
+        writer.header.content_digest,
+        dim,
+        counts[Status.OK],
+        counts[Status.MISSING],
+        counts[Status.CORRUPT],
+        already,
+    )
+
+
+def _fuse_block(
+    sets: Sequence[FeatureSet],
+    reasons: Sequence[dict[Any, str]],
+    writer: FeatureSetWriter,
+    rows: NDArray[np.int64],
+    how: How,
+    *,
+    unit: bool,
+) -> None:
+    ids = sets[0].raw_ids[rows]
+    found = [features.matrix(ids, dtype=np.float64) for features in sets]
+    present = np.logical_and.reduce([mask for _, mask in found])
+    if present.any():
+        fused = fuse_vectors([matrix[present] for matrix, _ in found], how, unit=unit)
+        writer.write(rows[present], fused.astype(np.float32))
+    corrupt: dict[int, str] = {}
+    for row, item in zip(rows[~present].tolist(), ids[~present].tolist(), strict=True):
+        why = next((known[_key(item)] for known in reasons if _key(item) in known), None)
+        if why is not None:
+            corrupt[row] = why
+    if corrupt:
+        writer.mark_corrupt(list(corrupt), list(corrupt.values()))
+    missing = [row for row in rows[~present].tolist() if row not in corrupt]
+    if missing:
+        writer.mark_missing(missing)
+
+
+def _reasons(features: FeatureSet) -> dict[Any, str]:
+    """Why items are corrupt in a set, by their ids."""
+    raw, label = features.raw_ids, f"{features.modality}/{features.name}"
+    return {_key(raw[row].tolist()): f"{label}: {message}" for row, message in features.errors()}
+
+
+def _key(raw: bytes | list[bytes]) -> Any:
+    return tuple(raw) if isinstance(raw, list) else raw
+
+
+def _fused_dim(sets: Sequence[FeatureSet], how: How) -> int:
+    for features in sets:
+        label = f"{features.modality}/{features.name}"
+        if features.layout != "dense":
+            raise DataError(f"{label}: has several vectors per item; a fusion takes one (extract it with a pooling)")
+        if features.source != sets[0].source:
+            raise DataError(
+                f"{label}: its rows are of source {features.source} (expected {sets[0].source}, as the first)"
+            )
+    dims = [features.dim for features in sets]
+    if how != "concat" and len(set(dims)) > 1:
+        raise DataError(f"--how {how} needs vectors of one length (got {', '.join(map(str, dims))}); use --how concat")
+    return sum(dims) if how == "concat" else dims[0]
+
+
+def _keys(features: FeatureSet) -> dict[str, Any]:
+    raw = features.raw_ids
+    return {"ids": raw} if raw.ndim == 1 else {"user_ids": raw[:, 0], "item_ids": raw[:, 1]}
+
+
+def _provenance(sets: Sequence[FeatureSet], name: str, how: How, *, unit: bool) -> dict[str, Any]:
+    return {
+        "extractor": name,
+        "backend": "fusion",
+        "fusion": how,
+        "scaling": "l2" if unit else "none",
+        "of": [
+            {"modality": s.modality, "name": s.name, "content_digest": s.content_digest, "provenance": s.provenance}
+            for s in sets
+        ],
+        "tool": {"name": "mmx", "version": mmx.__version__},
+    }
