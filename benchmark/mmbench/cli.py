@@ -49,6 +49,7 @@ class LazyGroup(click.Group):
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("mmbench.commands.train:train", "Train models and print their validation and test metrics."),
     "reproduce": ("mmbench.commands.reproduce:reproduce", "Do published studies again and report ours beside theirs."),
+    "tune": ("mmbench.commands.tune:tune", "Search settings on validation; score test once."),
     "evaluate": ("mmbench.commands.evaluate:evaluate", "Score a finished run, or lists made anywhere else."),
     "recommend": ("mmbench.commands.recommend:recommend", "Write what a finished run recommends, or its embeddings."),
     "compare": ("mmbench.commands.compare:compare", "Say which models are better, with tests and intervals."),

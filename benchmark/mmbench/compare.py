@@ -16,6 +16,7 @@ import pandas as pd
 from mmbench.config import RECIPE_FILE, Recipe, read_recipe
 from mmbench.core import statistics
 from mmbench.errors import DataError, UsageError, unknown_name
+from mmbench.experiment import chosen_recipe
 from mmbench.metrics import resolve
 
 
@@ -291,10 +292,7 @@ def _read(folder: Path) -> FinishedRun:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{folder}: cannot be read: {error}") from error
-    recipe = read_recipe(folder / RECIPE_FILE)
-    if recipe.grid:
-        recipe = recipe.trials()[record["chosen_trial"]]
-    return FinishedRun(folder, recipe, record, metrics)
+    return FinishedRun(folder, chosen_recipe(read_recipe(folder / RECIPE_FILE), record), record, metrics)
 
 
 def _without_seed(run: FinishedRun) -> str:

@@ -89,10 +89,42 @@ class Evaluation(BaseModel):
         return self
 
 
-class Recipe(BaseModel):
-    """One run, or one grid of runs from which validation chooses.
+class Range(BaseModel):
+    """Numbers between two bounds, both included; `log` is uniform in the logarithm, `integer` whole numbers."""
 
-    `settings` is the model's own configuration class; `grid` maps some of its fields to the values that are tried.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(
+                f"{self.low:g}..{self.high:g}: the first must be less than the second, with log more than 0"
+            )
+        return self
+
+
+class Search(BaseModel):
+    """A search: so many trials, proposed by a sampler, from a space of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sampler: Literal["tpe", "random"] = Field("tpe", description="where earlier trials did well, or at random")
+    budget: int = Field(ge=1, le=100_000, description="number of trials")
+    space: dict[str, Range | tuple[Any, ...]] = Field(
+        min_length=1, description="setting: range, or values to choose from"
+    )
+
+
+class Recipe(BaseModel):
+    """One run, or one grid or search of runs from which validation chooses.
+
+    `settings` is the model's own configuration class; `grid` maps some of its fields to the values that are tried, `search` says
+    how values are proposed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,6 +145,7 @@ class Recipe(BaseModel):
     )
     settings: SerializeAsAny[ModelConfig]
     grid: dict[str, tuple[Any, ...]] = Field({}, description="setting: values to try; validation chooses")
+    search: Search | None = Field(None, description="trials that are proposed one by one; validation chooses")
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="before")
@@ -127,19 +160,30 @@ class Recipe(BaseModel):
                 values = {**values, "grid": grid}
         return values
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> Recipe:
+        if self.search is not None:
+            if self.grid:
+                raise ValueError("grid and search: give one of them")
+            for name in self.search.space:
+                if name not in type(self.settings).model_fields:
+                    raise ValueError(f"search: {self.model} has no setting {name!r}")
+        return self
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """Names of the settings that validation chooses."""
+        return tuple(self.grid) if self.search is None else tuple(self.search.space)
+
+    def trial(self, values: Mapping[str, Any]) -> Recipe:
+        """The recipe of one trial, with these settings and nothing left to choose."""
+        settings = make_settings(self.model, {**self.settings.model_dump(), **values})
+        return self.model_copy(update={"grid": {}, "search": None, "settings": settings})
+
     def trials(self) -> list[Recipe]:
         """One recipe without a grid for each of the grid's combinations, in the order in which the values are listed."""
-        names = list(self.grid)
         return [
-            self.model_copy(
-                update={
-                    "grid": {},
-                    "settings": make_settings(
-                        self.model, {**self.settings.model_dump(), **dict(zip(names, values, strict=True))}
-                    ),
-                }
-            )
-            for values in itertools.product(*self.grid.values())
+            self.trial(dict(zip(self.grid, values, strict=True))) for values in itertools.product(*self.grid.values())
         ]
 
     def dump(self) -> dict[str, Any]:
@@ -276,6 +320,32 @@ def parse_grid(options: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         )
         for option in options
     }
+
+
+def parse_search(options: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
+    """`lr=log:1e-4..1e-2`, `n_layers=int:1..3`, `dropout=0.1..0.5` and `reg_weight=1e-5,1e-2` as a space.
+
+    Raises:
+        UsageError: An option is none of these.
+    """
+    space: dict[str, Range | tuple[Any, ...]] = {}
+    for option in options:
+        name, _, text = option.partition("=")
+        kind, colon, bounds = text.partition(":")
+        low, dots, high = (bounds if colon else text).partition("..")
+        if not dots:
+            space |= parse_grid([option])
+            continue
+        try:
+            if kind not in ("log", "int") and colon:
+                raise ValueError(f"{kind!r} is neither log nor int")
+            space[name] = Range(low=float(low), high=float(high), log=kind == "log", integer=kind == "int")
+        except ValueError as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise UsageError(
+                f"--search {option}: {reason}; e.g. lr=log:1e-4..1e-2, n_layers=int:1..3, reg_weight=1e-5,1e-2"
+            ) from error
+    return space
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:

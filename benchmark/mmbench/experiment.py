@@ -138,7 +138,7 @@ def run(recipe: Recipe, inputs: Inputs, folder: RunFolder, *, progress: Progress
         if not folder.complete:
             write_recipe(folder.recipe_path, recipe)
             chosen, chosen_folder = fit(recipe, inputs.split.training, inputs.features, folder, progress)
-            _finish(chosen, chosen_folder, inputs, folder, trials=recipe.grid)
+            _finish(chosen, chosen_folder, inputs, folder)
     return read_result(folder.path)
 
 
@@ -153,9 +153,8 @@ def read_result(path: Path) -> Result:
         raise DataError(f"{path}: the run is not finished; go on with `mmbench train --resume {path}`")
     metrics, record = folder.read_json("metrics.json"), folder.read_json("run.json")
     recipe = read_recipe(folder.recipe_path)
-    tried = tuple(recipe.grid)
-    if recipe.grid:
-        recipe = recipe.trials()[record["chosen_trial"]]
+    tried = recipe.searched
+    recipe = chosen_recipe(recipe, record)
     return Result(
         path,
         recipe,
@@ -166,6 +165,11 @@ def read_result(path: Path) -> Result:
         tried,
         metrics.get("slices", {}),
     )
+
+
+def chosen_recipe(recipe: Recipe, record: Mapping[str, Any]) -> Recipe:
+    """A finished run's recipe with the settings that validation chose, as `run.json` has them."""
+    return recipe.trial(record["settings"]) if recipe.searched else recipe
 
 
 def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs, RunFolder]:
@@ -187,7 +191,7 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
     return recipe, inputs, RunFolder(path)
 
 
-def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolder, trials: Mapping[str, Any]) -> None:
+def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolder) -> None:
     """Score the chosen model on validation and, the only time, on test; write the run's record."""
     training = inputs.split.training
     outcome = trained.read_json("trained.json")
@@ -208,7 +212,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     timings["train_s"] = sum(seconds)
     timings["train_cpu_s"] = outcome["cpu_s"]
     write_per_user(folder, training, scores)
-    chosen = int(trained.path.name) if trials else None
+    chosen = int(trained.path.name) if trained.path != folder.path else None
     folder.write_json("run.json", run_record(recipe, inputs, timings, chosen, scores))
     folder.write_json(
         "metrics.json",

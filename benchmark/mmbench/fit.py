@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from mmbench.models.base import Features, Recommender
 from mmbench.progress import Progress
 from mmbench.protocol import rank_all, score, validation_rows
 from mmbench.results import RunFolder
+from mmbench.search import propose
 from mmbench.train import EpochRecord, Trainer
 
 SAVE_EVERY_S = float(os.environ.get("MMBENCH_SAVE_EVERY_S", "10"))
@@ -78,29 +80,33 @@ def fit(
     folder: RunFolder,
     progress: Progress,
 ) -> tuple[Recipe, RunFolder]:
-    """Train the recipe, or each trial of its grid; the chosen recipe and where its checkpoint is."""
-    if not recipe.grid:
+    """Train the recipe, or each trial of its grid or search; the chosen recipe and where its checkpoint is."""
+    if not recipe.searched:
         fit_one(recipe, training, features, folder, progress)
         return recipe, folder
+    grid = recipe.trials() if recipe.search is None else []
+    n_trials = len(grid) if recipe.search is None else recipe.search.budget
+    past: list[tuple[dict[str, Any], float]] = []
     best: tuple[float, Recipe, RunFolder] | None = None
-    trials = recipe.trials()
-    for number, trial in enumerate(trials):
+    for number in range(n_trials):
+        # The same for the same results so far, so that a killed search goes on as it would have.
+        trial = grid[number] if recipe.search is None else recipe.trial(propose(recipe.search, recipe.seed, past))
+        values = {name: getattr(trial.settings, name) for name in recipe.searched}
         trial_folder = RunFolder(folder.path / "trials" / f"{number:03d}")
         trial_folder.path.mkdir(parents=True, exist_ok=True)
         write_recipe(trial_folder.recipe_path, trial)
-        settings = ", ".join(f"{name}={getattr(trial.settings, name):g}" for name in recipe.grid)
-        value = fit_one(
-            trial,
-            training,
-            features,
-            trial_folder,
-            progress,
-            label=f"trial {number + 1}/{len(trials)} {settings}",
-        )
+        label = f"trial {number + 1}/{n_trials} " + ", ".join(f"{name}={in_words(v)}" for name, v in values.items())
+        value = fit_one(trial, training, features, trial_folder, progress, label=label)
+        past.append((values, value))
         if best is None or value > best[0]:
             best = (value, trial, trial_folder)
     assert best is not None
     return best[1], best[2]
+
+
+def in_words(value: object) -> str:
+    """A setting's value, numbers in few digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def fit_one(

@@ -234,5 +234,5 @@ def _recipes(
     for number, seed in enumerate(seeds):
         recipe = study.recipe(model, protocol, data=data, seed=seed, **options)
         if number and recipe.grid:
-            recipe = recipe.model_copy(update={"grid": {}, "settings": results[0].recipe.settings})
+            recipe = recipe.trial(results[0].recipe.settings.model_dump())
         yield recipe

@@ -126,6 +126,9 @@ def train(
     as_json: bool,
     columns: dict[str, str],
     quiet: bool,
+    search: tuple[str, ...] = (),
+    sampler: str = "tpe",
+    budget: int = 0,
 ) -> None:
     """Train models and print their validation and test metrics.
 
@@ -143,17 +146,20 @@ def train(
     from mmbench import experiment
     from mmbench.config import (
         Recipe,
+        Search,
         for_model,
         make_evaluation,
         make_settings,
         parse_approximations,
         parse_grid,
+        parse_search,
         parse_settings,
     )
     from mmbench.data.features import parse_wanted
     from mmbench.models import model_class
     from mmbench.progress import make_progress
     from mmbench.record import Inputs, coverage
+    from mmbench.search import require_optuna
 
     progress = make_progress(quiet=quiet)
     if resume is not None:
@@ -170,6 +176,9 @@ def train(
         )
     chosen_approximations = parse_approximations(approximate)
     values, tried = parse_settings(settings), parse_grid(grid)
+    space = parse_search(search)
+    if space and sampler == "tpe":
+        require_optuna()  # now, and not after five trials
     evaluation = make_evaluation(
         protocol=protocol,
         diversity_features=diversity_features,
@@ -187,6 +196,7 @@ def train(
     said: set[str] = set()
     for name in names:
         own, grid_of_own = for_model(name, values, names), for_model(name, tried, names)
+        own_space = for_model(name, space, names)
         all_seeds = _integers(seeds, "--seed")
         for seed in all_seeds if model_class(name).uses_seed else all_seeds[:1]:
             recipe = Recipe(
@@ -202,6 +212,7 @@ def train(
                 approximate=chosen_approximations,
                 settings=make_settings(name, own),
                 grid=grid_of_own,
+                search=None if not own_space else Search(sampler=sampler, budget=budget, space=own_space),
                 evaluation=evaluation,
             )
             recipe.trials()  # every combination is checked before the first one is trained
@@ -220,6 +231,7 @@ def train(
 
 def _show(results: Sequence[object], as_json: bool, *, slices: bool) -> None:
     from mmbench.experiment import Result, summarise
+    from mmbench.fit import in_words
     from mmbench.report.tables import Row, print_results, print_slices
 
     runs = [result for result in results if isinstance(result, Result)]
@@ -233,7 +245,7 @@ def _show(results: Sequence[object], as_json: bool, *, slices: bool) -> None:
         print_results(split, rows)
     for run in runs:
         trained = f", best epoch {run.best_epoch}" if run.best_epoch else ""
-        chosen = "".join(f", {name}={getattr(run.recipe.settings, name):g}" for name in run.tried)
+        chosen = "".join(f", {name}={in_words(getattr(run.recipe.settings, name))}" for name in run.tried)
         click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
         if slices:
             print_slices("test", run.slices["test"])
