@@ -78,10 +78,10 @@ class Stages:
         self.decode_wait_s += wall_s * (1 - blocked)
 
     def bottleneck(self) -> str:
-        """What the calling thread waited for most, with its share: `decode (64%)`, `encode`, `disk`."""
+        """What the calling thread waited for most, with its share: `decode (64%)`, `device`, `disk`."""
         shares = {
             "decode": self.decode_wait_s,
-            "encode": self.encode_wait_s,
+            "device": self.encode_wait_s,
             "disk": self.disk_wait_s + self.write_s,
         }
         total = sum(shares.values())

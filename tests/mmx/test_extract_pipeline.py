@@ -6,8 +6,11 @@ import json
 import os
 import signal
 import threading
+import time
+import weakref
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmstore import FeatureSet, Status
+from mmx import lane, loop
 from mmx.cli import cli
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, EncoderSpec, create, images, runtime
@@ -182,7 +186,7 @@ def test_the_bottleneck_is_what_was_waited_for() -> None:
     stages.waited(9.0, 5.0, 0.0)
     assert stages.bottleneck() == "decode (83%)"
     stages.encode_wait_s = 48.0
-    assert stages.bottleneck() == "encode (80%)"
+    assert stages.bottleneck() == "device (80%)"
 
 
 # ---------------------------------------------------------------------------------------------- real encoders
@@ -403,3 +407,67 @@ def test_too_many_failures_stop_all_sets_that_are_made_together(catalogue: Path,
     with pytest.raises(DataError, match="--max-failures 0"):
         extract_together(run, configs)
     assert create("colour-hog", modality="visual").concurrent is False
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+
+class Bulky(Concurrent):
+    """Loads a kilobyte for each letter; the second number is what its batch has in common."""
+
+    modalities = frozenset({"audio"})
+    loaded = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = replace(self.spec, modality="audio")
+        self.alive = weakref.WeakSet[Any]()
+        self.most = 0
+
+    def load(self, content: str | Path) -> Any:
+        array = np.zeros(256 * len(Path(content).read_text(encoding="utf-8")), dtype=np.float32).view(Counted)
+        with self.lock:
+            self.alive.add(array)
+            self.most = max(self.most, len(self.alive))
+        return array
+
+    def encode(self, batch: Sequence[Any]) -> NDArray[np.float32]:
+        time.sleep(0.002)
+        return np.array([[len(item), sum(map(len, batch))] for item in batch], dtype=np.float32)
+
+
+class Counted(np.ndarray[Any, Any]):
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
+def test_large_items_are_loaded_a_few_at_a_time_and_give_the_same_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "audio").mkdir()
+    for k in range(120):
+        (tmp_path / "audio" / f"{k:03d}.wav").write_text("x" * (1 + k * 7 % 19), encoding="utf-8")
+
+    def run(out: str, encoder: Encoder, workers: int = 2) -> Summary:
+        config = SetConfig(modality="audio", model="fake", batch_size=4)
+        run_config = RunConfig(data=tmp_path, out=tmp_path / out, device="cpu", workers=workers)
+        return extract(run_config, config, build=lambda model, **options: encoder)
+
+    free = Bulky()
+    run("free", free)
+    monkeypatch.setattr(lane, "WINDOW_BYTES", 30 * 1024)
+    monkeypatch.setattr(loop, "HELD_BYTES", 30 * 1024)
+    narrow = Bulky()
+    first = run("narrow", narrow)
+    assert narrow.most < free.most
+    assert run("one", Bulky(), workers=1).digest == first.digest
+
+    class Stopped(Bulky):
+        def encode(self, batch: Sequence[Any]) -> NDArray[np.float32]:
+            self.loaded += 1
+            if self.loaded == 9:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().encode(batch)
+
+    with pytest.raises(Interrupted):
+        run("parts", Stopped())
+    assert run("parts", Bulky()).digest == first.digest
