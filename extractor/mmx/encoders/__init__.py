@@ -23,6 +23,8 @@ ENCODERS: dict[str, str] = {
     "torchvision": "mmx.encoders.vision:TorchvisionEncoder",
     "sentence-transformers": "mmx.encoders.text:SentenceEncoder",
     "torchaudio": "mmx.encoders.audio:TorchaudioEncoder",
+    "open_clip": "mmx.encoders.open_clip:OpenClipEncoder",
+    "transformers": "mmx.encoders.hf",
 }
 
 
