@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmx import __version__
+from mmx.encoders import broken_families
 from mmx.executors.local import available_cpus
 
 _PACKAGES = {
@@ -41,6 +42,7 @@ def examine(data: Path) -> dict[str, Any]:
         data: The dataset folder whose disk is looked at.
     """
     packages, problems = _packages()
+    problems += [f"{error}; update or remove that distribution" for error in broken_families().values()]
     return {
         "mmx": __version__,
         "python": platform.python_version(),

@@ -1,19 +1,22 @@
 """The encoder registry: which families exist, who builds a model name, what `mmx models` lists.
 
-A family is one class (see `mmx.encoders.base.Encoder`) and one line in `ENCODERS`. The paths are lazy: nothing
-heavy is imported before an encoder of that modality is built.
+A family is one class (see `mmx.encoders.base.Encoder`) and one line in `ENCODERS`, or an entry point of another distribution. The
+paths are lazy: nothing heavy is imported before an encoder of that modality is built.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from pathlib import Path
 from typing import cast
 
 from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request
 from mmx.errors import EncoderError, UsageError, unknown_name
 
-__all__ = ["ENCODERS", "Encoder", "EncoderInfo", "EncoderSpec", "Request", "create", "describe", "family"]
+__all__ = [
+    "ENCODERS", "Encoder", "EncoderInfo", "EncoderSpec", "Request", "broken_families", "create", "describe", "families", "family",
+]  # fmt: skip
 
 # Asked in this order: exact names first, families that take any hub id last.
 ENCODERS: dict[str, str] = {
@@ -24,24 +27,50 @@ ENCODERS: dict[str, str] = {
     "sentence-transformers": "mmx.encoders.text:SentenceEncoder",
     "torchaudio": "mmx.encoders.audio:TorchaudioEncoder",
     "open_clip": "mmx.encoders.open_clip:OpenClipEncoder",
-    "transformers": "mmx.encoders.hf",
+    "transformers": "mmx.encoders.hf:TransformersEncoder",
 }
 
 
+GROUP = "mmx.encoders"
+"""Entry points of this group in other distributions are families, too: `name = "module:Class"`."""
+
+
+def families() -> dict[str, str]:
+    """Our families and those that installed distributions bring, by name; a name of ours cannot be taken."""
+    found = {point.name: point.value for point in importlib.metadata.entry_points(group=GROUP)}
+    return {**ENCODERS, **{name: path for name, path in found.items() if name not in ENCODERS}}
+
+
+def broken_families() -> dict[str, str]:
+    """Families of other distributions that cannot be imported or are no encoders, and why."""
+    broken = {}
+    for name in families().keys() - ENCODERS.keys():
+        try:
+            cls = family(name)
+            if not (callable(getattr(cls, "accepts", None)) and callable(getattr(cls, "known", None))):
+                raise EncoderError(
+                    f"encoder family {name!r}: {families()[name]} is no encoder class (accepts and known are missing)"
+                )
+        except EncoderError as error:
+            broken[name] = str(error)
+    return broken
+
+
 def family(name: str) -> type[Encoder]:
-    """The class of a registered family.
+    """The class of a family.
 
     Raises:
         UsageError: No family has that name.
         EncoderError: The registered path leads nowhere.
     """
-    if name not in ENCODERS:
-        raise unknown_name("encoder family", name, ENCODERS)
-    path = ENCODERS[name]
+    known = families()
+    if name not in known:
+        raise unknown_name("encoder family", name, known)
+    path = known[name]
     module, _, attribute = path.partition(":")
     try:
         return cast("type[Encoder]", getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError) as error:
+    except Exception as error:
         raise EncoderError(f"encoder family {name!r}: cannot import {path} ({error})") from error
 
 
@@ -77,9 +106,10 @@ def create(
         EncoderError: The weights can't be had, a library is missing.
     """
     prefix, separator, rest = model.partition(":")
-    chosen = [prefix] if separator and prefix in ENCODERS else list(ENCODERS)
+    known = families()
+    chosen = [prefix] if separator and prefix in known else [name for name in known if name not in broken_families()]
     request = Request(
-        model=rest if separator and prefix in ENCODERS else model,
+        model=rest if separator and prefix in known else model,
         modality=modality,
         layer=layer,
         pooling=pooling,
@@ -108,7 +138,8 @@ def describe(modality: str | None = None, *, cache_dir: Path | None = None) -> l
         cache_dir: Where weights are looked for, as in `create`.
     """
     infos = []
-    for name in ENCODERS:
+    broken = broken_families()
+    for name in (name for name in families() if name not in broken):
         cls = family(name)
         for of in sorted(cls.modalities):
             if modality in (None, of):

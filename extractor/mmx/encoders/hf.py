@@ -1,9 +1,9 @@
 """transformers: vision, text and audio models by hub id or folder, and both towers of CLIP-like models.
 
 The library's own processors prepare the content and its own classes compute; weights are read from safetensors (or as plain
-tensors), and no code that comes with a model is ever run. Models that join two modalities (CLIP, SigLIP, ALIGN, AltCLIP, CLAP) give
-their projected vectors: the sets of both modalities have the same weights digest and the same `space`, so that they can be seen to
-lie in one space.
+tensors), and no code that comes with a model is ever run. Models that join two modalities (CLIP, SigLIP, ALIGN, AltCLIP, CLAP)
+give their projected vectors: the sets of both modalities have the same weights digest and the same `space`, so that they can be
+seen to lie in one space.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,17 @@ MODELS: dict[str, dict[str, tuple[int, str, str, str, str | None]]] = {
 }
 POOLINGS = {"visual": ("cls", "mean"), "textual": ("cls", "mean", "last"), "audio": ("cls", "mean")}
 _FEATURES = {"visual": "get_image_features", "textual": "get_text_features", "audio": "get_audio_features"}
-_NO_CLASS_TOKEN = ("swin", "swinv2", "convnext", "convnextv2", "resnet", "siglip_vision_model", "pvt", "focalnet", "regnet")
+_NO_CLASS_TOKEN = (
+    "swin",
+    "swinv2",
+    "convnext",
+    "convnextv2",
+    "resnet",
+    "siglip_vision_model",
+    "pvt",
+    "focalnet",
+    "regnet",
+)
 _LONGEST_TEXT = 8192  # tokenizers that know no limit say 10^30
 _NOT_A_MODEL = (
     OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError, UnpicklingError
@@ -61,7 +71,15 @@ _NOT_A_MODEL = (
 class TransformersEncoder(Encoder):
     """What the three modalities share: finding, building, choosing a layer, describing."""
 
-    concurrent = False
+    modalities = frozenset({"visual", "textual", "audio"})
+    concurrent = True
+
+    def __new__(cls, request: Request) -> TransformersEncoder:
+        """The class of the request's modality."""
+        if cls is TransformersEncoder:
+            kinds: dict[str, type[Any]] = {"visual": HFVisionEncoder, "textual": HFTextEncoder, "audio": HFAudioEncoder}
+            return cast("TransformersEncoder", object.__new__(kinds[request.modality]))
+        return super().__new__(cls)
 
     def __init__(self, request: Request) -> None:
         device = checked_device(request)
@@ -87,6 +105,7 @@ class TransformersEncoder(Encoder):
     @classmethod
     def accepts(cls, model: str, modality: str) -> bool:
         """Whether it has the form of a hub id, or is a folder of a model."""
+        model = model.removeprefix("transformers:")
         return looks_like_hub_id(model) or (Path(model).expanduser() / "config.json").is_file()
 
     @classmethod
@@ -114,22 +133,30 @@ class TransformersEncoder(Encoder):
         """
         layer = request.layer or (PROJECTION if self._joint else "last")
         config = _tower(model.config, request.modality)
-        n_layers = next((getattr(config, n) for n in ("num_hidden_layers", "encoder_layers") if hasattr(config, n)), None)
+        n_layers = next(
+            (getattr(config, n) for n in ("num_hidden_layers", "encoder_layers") if hasattr(config, n)), None
+        )
         if layer == PROJECTION:
             if not self._joint:
                 raise UsageError(f"{request.model}: --layer projection is not possible, the model joins no modalities.")
             if request.pooling not in (None, "none"):
-                raise UsageError(f"{request.model}: --pooling {request.pooling} is not possible with --layer projection.")
+                raise UsageError(
+                    f"{request.model}: --pooling {request.pooling} is not possible with --layer projection."
+                )
             return layer, "none"
         if self._joint:
-            raise UsageError(f"{request.model}: --layer {layer} is not possible; of this model only 'projection' is taken.")
+            raise UsageError(
+                f"{request.model}: --layer {layer} is not possible; of this model only 'projection' is taken."
+            )
         if layer != "last" and not (layer.isdigit() and (n_layers is None or int(layer) <= n_layers)):
             raise UsageError(f"{request.model}: --layer {layer}: expected last or a number in [0, {n_layers}].")
         kind = str(getattr(config, "model_type", ""))
         usual = "cls" if request.modality == "visual" and kind not in _NO_CLASS_TOKEN else "mean"
         pooling = request.pooling or usual
         if pooling not in POOLINGS[request.modality]:
-            raise UsageError(f"{request.model}: --pooling {pooling}: choose one of: {', '.join(POOLINGS[request.modality])}.")
+            raise UsageError(
+                f"{request.model}: --pooling {pooling}: choose one of: {', '.join(POOLINGS[request.modality])}."
+            )
         return layer, pooling
 
     def _vectors(self, inputs: dict[str, Any], mask: Any = None) -> NDArray[np.float32]:
@@ -140,7 +167,11 @@ class TransformersEncoder(Encoder):
                 output = getattr(self._model, _FEATURES[self._modality])(**inputs)
                 vectors = output if hasattr(output, "shape") else output.pooler_output
             else:
-                encoder = self._model.get_encoder() if getattr(self._model.config, "is_encoder_decoder", False) else self._model
+                encoder = (
+                    self._model.get_encoder()
+                    if getattr(self._model.config, "is_encoder_decoder", False)
+                    else self._model
+                )
                 output = encoder(**inputs, output_hidden_states=self._layer != "last")
                 states = output.last_hidden_state if self._layer == "last" else output.hidden_states[int(self._layer)]
                 vectors = _pool(states, self._pooling, mask)
@@ -289,7 +320,7 @@ class HFAudioEncoder(TransformersEncoder):
 
     def sort_key(self, loaded: dict[str, NDArray[Any]]) -> int:
         """Length of the longest input."""
-        return max(value.shape[0] for value in loaded.values())
+        return int(max(value.shape[0] for value in loaded.values()))
 
     def _inputs(self, samples: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         try:
@@ -320,7 +351,9 @@ def _build(library: Any, folder: ModelFolder) -> Any:
             logging.enable_progress_bar()
     absent = sorted(name for name in told["missing_keys"] if ".pooler." not in name and not name.startswith("pooler."))
     if absent:
-        raise EncoderError(f"{folder.label}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; is the download complete?")
+        raise EncoderError(
+            f"{folder.label}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; is the download complete?"
+        )
     return model
 
 

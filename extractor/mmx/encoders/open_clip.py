@@ -1,7 +1,7 @@
 """open_clip: both towers of its CLIP models, by architecture and the tag or file of its weights.
 
-The vectors are the towers' projected outputs, not normalised. The sets of both modalities have the same weights digest and the same
-`space`, so that they can be seen to lie in one space.
+The vectors are the towers' projected outputs, not normalised. The sets of both modalities have the same weights digest and the
+same `space`, so that they can be seen to lie in one space.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class OpenClipEncoder(Encoder):
     """One tower of an open_clip model."""
 
     modalities = frozenset({"visual", "textual"})
+    concurrent = True
 
     def __init__(self, request: Request) -> None:
         import torch
@@ -44,7 +45,9 @@ class OpenClipEncoder(Encoder):
         library = require("open_clip")
         torch.manual_seed(request.seed)
         try:
-            model, _, transform = library.create_model_and_transforms(request.model, pretrained=None, load_weights=False)
+            model, _, transform = library.create_model_and_transforms(
+                request.model, pretrained=None, load_weights=False
+            )
         except (*_TRANSPORT, TypeError) as error:
             raise EncoderError(f"{request.model}: open_clip cannot build it: {plain_reason(error)}") from error
         digest, label = _load(library, model, request)
@@ -77,6 +80,7 @@ class OpenClipEncoder(Encoder):
     @classmethod
     def accepts(cls, model: str, modality: str) -> bool:
         """Whether open_clip has an architecture of that name; looks at its files without importing it."""
+        model = model.removeprefix("open_clip:")
         if model in MODELS:
             return True
         if "open_clip" in sys.modules:
@@ -91,7 +95,15 @@ class OpenClipEncoder(Encoder):
         takes = "77 tokens" if modality == "textual" else "{0} x {0} RGB"
         return [
             EncoderInfo(
-                f"open_clip:{name}", modality, "open_clip", dim, "projection", "none", None, takes.format(size), "download"
+                f"open_clip:{name}",
+                modality,
+                "open_clip",
+                dim,
+                "projection",
+                "none",
+                None,
+                takes.format(size),
+                "download",
             )
             for name, (dim, size, _) in MODELS.items()
         ]
@@ -151,7 +163,12 @@ def _published(library: Any, request: Request) -> tuple[Path, str]:
         config = library.get_pretrained_cfg(request.model, tag)
         cache = None if request.cache_dir is None else str(request.cache_dir)
         return Path(library.download_pretrained(config, cache_dir=cache)), tag
-    except Exception as error:  # noqa: BLE001 - the transport's own exceptions are of no common class
+    except Exception as error:
         raise missing_weights(
-            request.model, tag, plain_reason(error), modality=request.modality, place="the cache of open_clip", random=True
+            request.model,
+            tag,
+            plain_reason(error),
+            modality=request.modality,
+            place="the cache of open_clip",
+            random=True,
         ) from error
