@@ -47,6 +47,7 @@ class Result:
         seconds_per_epoch: Median training seconds; None for a model that is not trained.
         tried: The settings that validation chose from a grid.
         slices: Split to slices, as `SliceScores.as_json` gives them.
+        cost: `s/epoch`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training; None where unknown or not measurable.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Result:
     seconds_per_epoch: float | None
     tried: tuple[str, ...] = ()
     slices: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
+    cost: Mapping[str, float | None] = field(default_factory=dict)
 
 
 def load_inputs(
@@ -164,7 +166,21 @@ def read_result(path: Path) -> Result:
         record["timings"]["train_s_per_epoch"],
         tried,
         metrics.get("slices", {}),
+        cost_of(record),
     )
+
+
+def cost_of(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """What a run cost, from its record; see `Result.cost`."""
+    timings, energy = record["timings"], record["timings"].get("train_energy_j")
+    peaks = [record["peak_memory_bytes"], record["peak_gpu_memory_bytes"]]
+    return {
+        "s/epoch": timings["train_s_per_epoch"],
+        "evaluation s": timings["evaluation_s"],
+        "peak GiB": None if peaks[0] is None else peaks[0] / 2**30,
+        "GPU GiB": None if peaks[1] is None else peaks[1] / 2**30,
+        "energy J": sum(energy.values()) if isinstance(energy, dict) else None,
+    }
 
 
 def chosen_recipe(recipe: Recipe, record: Mapping[str, Any]) -> Recipe:
@@ -201,7 +217,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     lists = lists_for_both(model, training, inputs.features, recipe.evaluation)
     scored = _score_both(lists, inputs.split, recipe.evaluation, _present(inputs.features))
     scores = scored.scores
-    timings: dict[str, float | None] = {
+    timings: dict[str, Any] = {
         "evaluation_s": time.perf_counter() - start,
         "evaluation_cpu_s": cpu_seconds() - start_cpu,
     }
@@ -211,6 +227,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     timings["train_s_per_epoch"] = statistics.median(seconds) if seconds else None
     timings["train_s"] = sum(seconds)
     timings["train_cpu_s"] = outcome["cpu_s"]
+    timings["train_energy_j"] = outcome.get("energy_j")
     write_per_user(folder, training, scores)
     chosen = int(trained.path.name) if trained.path != folder.path else None
     folder.write_json("run.json", run_record(recipe, inputs, timings, chosen, scores))
@@ -360,6 +377,7 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
             "protocol": result.recipe.evaluation.protocol,
             "valid": result.valid,
             "test": result.test,
+            "cost": dict(result.cost),
         }
         for result in results
     ]

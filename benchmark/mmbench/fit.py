@@ -16,6 +16,7 @@ import torch
 from mmbench.config import Recipe, write_recipe
 from mmbench.core import sparse
 from mmbench.core.init import Init
+from mmbench.core.meters import EnergyMeter
 from mmbench.core.runtime import cpu_seconds, held_interrupts
 from mmbench.core.table import RowTable
 from mmbench.data.cache import neighbour_cache
@@ -155,6 +156,7 @@ def fit_one(
     with (
         held_interrupts() as trainer.between_steps,
         progress.task(label, trainer.epochs or 1, trainer.progress.epoch) as task,
+        EnergyMeter(gpu=choose_device(recipe.device).type == "cuda") as meter,
     ):
         for record in trainer.run():
             folder.append_history(record)
@@ -173,6 +175,7 @@ def fit_one(
             "metric": key,
             "value": stand.best_value,
             "cpu_s": cpu_seconds() - start_cpu,
+            "energy_j": meter.describe(),
         },
     )
     folder.drop_state()

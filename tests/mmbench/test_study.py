@@ -191,7 +191,7 @@ def test_given_split_files_are_taken_and_never_mixed(place: Path, tmp_path: Path
 
 
 def line(model: str, values: list[dict[str, float | None]], published: dict[str, float]) -> Line:
-    cost = dict.fromkeys(("train_s_per_epoch", "train_cpu_s", "evaluation_s", "peak_memory_bytes"))
+    cost = dict.fromkeys(("train_s_per_epoch", "train_cpu_s", "evaluation_s", "peak_memory_bytes", "energy_j"))
     return Line(
         model, [f"runs/{model}"] * len(values), list(range(len(values))), values, published, "", [1] * len(values), cost
     )

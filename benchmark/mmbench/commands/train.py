@@ -232,7 +232,7 @@ def train(
 def _show(results: Sequence[object], as_json: bool, *, slices: bool) -> None:
     from mmbench.experiment import Result, summarise
     from mmbench.fit import in_words
-    from mmbench.report.tables import Row, print_results, print_slices
+    from mmbench.report.tables import Row, print_costs, print_results, print_slices
 
     runs = [result for result in results if isinstance(result, Result)]
     if as_json:
@@ -243,6 +243,7 @@ def _show(results: Sequence[object], as_json: bool, *, slices: bool) -> None:
     for split in ("valid", "test"):
         rows = [Row(label, [getattr(run, split) for run in runs if run.recipe.model == label]) for label in labels]
         print_results(split, rows)
+    print_costs([Row(label, [run.cost for run in runs if run.recipe.model == label]) for label in labels])
     for run in runs:
         trained = f", best epoch {run.best_epoch}" if run.best_epoch else ""
         chosen = "".join(f", {name}={in_words(getattr(run.recipe.settings, name))}" for name in run.tried)

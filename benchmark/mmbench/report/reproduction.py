@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbench.experiment import cost_of
 from mmbench.metrics import resolve
 from mmbench.report.pages import Block, Page, Table, put
 from mmbench.report.plots import learning_curves, trade_offs
 from mmbench.report.tables import number
 
 Values = Mapping[str, float | None]
+
+COSTS = ("train_s_per_epoch", "train_cpu_s", "evaluation_s", "peak_memory_bytes", "energy_j")
 
 CLAIMS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
     (
@@ -45,7 +48,8 @@ class Line:
         published: Values to compare with; empty where there are none.
         settings: The settings that were searched or given, in words.
         best_epochs: Epoch of each seed's model.
-        cost: `train_s_per_epoch`, `train_cpu_s`, `evaluation_s`, `peak_memory_bytes`: medians over seeds, None if unknown.
+        cost: `train_s_per_epoch`, `train_cpu_s`, `evaluation_s`, `peak_memory_bytes`, `energy_j`:
+            medians over seeds, None if unknown.
     """
 
     model: str
@@ -214,7 +218,14 @@ def line_of(model: str, runs: Sequence[Path], published: Mapping[str, float], se
     """A line from finished run folders, one per seed."""
     metrics = [json.loads((run / "metrics.json").read_text(encoding="utf-8")) for run in runs]
     records = [json.loads((run / "run.json").read_text(encoding="utf-8")) for run in runs]
-    timings = [{**record["timings"], "peak_memory_bytes": record["peak_memory_bytes"]} for record in records]
+    timings = [
+        {
+            **record["timings"],
+            "peak_memory_bytes": record["peak_memory_bytes"],
+            "energy_j": cost_of(record)["energy J"],
+        }
+        for record in records
+    ]
     return Line(
         model,
         [str(run) for run in runs],
@@ -223,10 +234,7 @@ def line_of(model: str, runs: Sequence[Path], published: Mapping[str, float], se
         published,
         settings,
         [one["best_epoch"] for one in metrics],
-        {
-            key: _median([one.get(key) for one in timings])
-            for key in ("train_s_per_epoch", "train_cpu_s", "evaluation_s", "peak_memory_bytes")
-        },
+        {key: _median([one.get(key) for one in timings]) for key in COSTS},
     )
 
 
@@ -276,13 +284,14 @@ def _order_table(part: Reproduction) -> Table:
 def _cost_table(part: Reproduction) -> Table:
     rows = []
     for line in part.lines:
-        peak = line.cost["peak_memory_bytes"]
+        peak, energy = line.cost["peak_memory_bytes"], line.cost["energy_j"]
         cells = [line.cost[key] for key in ("train_s_per_epoch", "train_cpu_s", "evaluation_s")]
         rows.append(
             [
                 line.model,
                 *("-" if value is None else number(value) for value in cells),
                 "-" if peak is None else f"{peak / 2**30:.2f}",
+                "-" if energy is None else f"{energy:,.0f}",
             ]
         )
     head = [
@@ -291,6 +300,7 @@ def _cost_table(part: Reproduction) -> Table:
         "CPU seconds of training",
         "seconds of evaluation",
         "peak memory of the process, GiB",
+        "joules of training",
     ]
     return Table(head, rows)
 

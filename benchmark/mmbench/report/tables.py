@@ -142,6 +142,23 @@ def _fitting(columns: Mapping[str, Sequence[str]], taken: int) -> list[list[str]
     return tables
 
 
+def print_costs(rows: Sequence[Row]) -> None:
+    """Print what each model cost, medians over seeds; what no model has is left out."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    names = [name for name in rows[0].seeds[0] if any(seed.get(name) is not None for row in rows for seed in row.seeds)]
+    table = Table(title="cost", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        known = [[value for seed in row.seeds if (value := seed.get(name)) is not None] for name in names]
+        table.add_row(row.label, *(f"{statistics.median(values):.3g}" if values else "-" for values in known))
+    Console(width=None if is_terminal() else 100, highlight=False).print(table)
+
+
 def is_terminal() -> bool:
     """Whether stdout is one; results for a pipe or a file are 100 columns wide."""
     import sys

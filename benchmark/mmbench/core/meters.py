@@ -1,0 +1,107 @@
+"""What a piece of work costs: energy, where the machine has a meter that may be read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+POWERCAP = Path("/sys/class/powercap")
+_PERIOD_S = 1.0  # between two looks at a GPU's power
+
+
+class EnergyMeter:
+    """Energy used by the whole machine's metered parts while the block runs.
+
+    Processors: the package counters of Linux powercap (Intel and AMD RAPL), which count microjoules and start again from zero.
+    NVIDIA GPUs: power read once a second and summed up. Other programs' share is in it.
+
+    Attributes:
+        joules: Energy by meter, after the block; empty where there is none.
+        reason: Why there is none; empty otherwise.
+    """
+
+    def __init__(self, *, gpu: bool = False, powercap: Path = POWERCAP) -> None:
+        self._gpu, self._powercap = gpu, powercap
+        self.joules: dict[str, float] = {}
+        self.reason = ""
+        self._stop = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._before = counters(self._powercap)
+        if self._gpu and shutil.which("nvidia-smi"):
+            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        after = counters(self._powercap)
+        used = difference(self._before, after)
+        if used:
+            self.joules["cpu"] = sum(used.values())
+        if self._watcher is not None:
+            self._stop.set()
+            self._watcher.join()
+        if not self.joules:
+            there = any(self._powercap.glob("*-rapl:*")) if self._powercap.is_dir() else False
+            self.reason = f"no permission to read {self._powercap}" if there else "no meter on this machine"
+
+    def describe(self) -> dict[str, float] | str:
+        """Joules by meter, or why there are none: for the run's record."""
+        return dict(self.joules) or self.reason
+
+    def _watch(self) -> None:
+        last = time.monotonic()
+        while not self._stop.wait(_PERIOD_S):
+            watts = _gpu_watts()
+            now = time.monotonic()
+            if watts is None:
+                return
+            self.joules["gpu"] = self.joules.get("gpu", 0.0) + watts * (now - last)
+            last = now
+
+
+def counters(powercap: Path = POWERCAP) -> dict[str, tuple[int, int]]:
+    """Microjoules so far and where they start again, of each processor package that may be read."""
+    found = {}
+    for zone in sorted(powercap.glob("*-rapl:*")) if powercap.is_dir() else ():
+        if zone.name.count(":") != 1:  # a part of a package
+            continue
+        try:
+            now, most = (int((zone / name).read_text()) for name in ("energy_uj", "max_energy_range_uj"))
+        except (OSError, ValueError):
+            continue
+        found[zone.name] = (now, most)
+    return found
+
+
+def difference(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> dict[str, float]:
+    """Joules between two looks at the counters, each of which started again at most once."""
+    out = {}
+    for zone, (start, most) in before.items():
+        if zone in after:
+            spent = after[zone][0] - start
+            out[zone] = (spent + most if spent < 0 else spent) / 1e6
+    return out
+
+
+def _gpu_watts() -> float | None:
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        return sum(float(line) for line in done.stdout.split())
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,50 @@
+"""Energy from counters that start again, and none where there is no meter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmbench.core import meters
+from mmbench.core.meters import EnergyMeter, counters, difference
+
+
+def package(folder: Path, name: str, energy: int, most: int = 1_000_000_000) -> None:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / name / "energy_uj").write_text(f"{energy}\n")
+    (folder / name / "max_energy_range_uj").write_text(f"{most}\n")
+
+
+def test_packages_are_summed_and_their_parts_are_not(tmp_path: Path) -> None:
+    package(tmp_path, "intel-rapl:0", 5_000_000)
+    package(tmp_path, "intel-rapl:0:0", 1_000_000)
+    package(tmp_path, "intel-rapl:1", 999_000_000)
+    with EnergyMeter(powercap=tmp_path) as meter:
+        package(tmp_path, "intel-rapl:0", 8_500_000)
+        package(tmp_path, "intel-rapl:0:0", 900_000_000)
+        package(tmp_path, "intel-rapl:1", 1_000_000)  # began again
+    assert meter.describe() == {"cpu": pytest.approx(3.5 + 2.0)}
+
+
+def test_no_meter_is_said(tmp_path: Path) -> None:
+    with EnergyMeter(powercap=tmp_path / "absent") as meter:
+        pass
+    assert meter.describe() == "no meter on this machine"
+    (tmp_path / "intel-rapl:0").mkdir()
+    with EnergyMeter(powercap=tmp_path) as meter:
+        pass
+    assert "no permission" in str(meter.describe())
+    assert counters(tmp_path) == {}
+    assert difference({"a": (1, 10)}, {}) == {}
+
+
+def test_a_gpus_power_is_summed_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import time
+
+    monkeypatch.setattr(meters, "_PERIOD_S", 0.01)
+    monkeypatch.setattr(meters, "_gpu_watts", lambda: 100.0)
+    monkeypatch.setattr(meters.shutil, "which", lambda name: name)
+    with EnergyMeter(gpu=True, powercap=tmp_path) as meter:
+        time.sleep(0.3)
+    assert 5 < meter.joules["gpu"] < 60
