@@ -228,6 +228,37 @@ def test_audio(models: Path, clips: list[Path], name: str) -> None:
     check(create(f"transformers:{folder}", modality="audio"), clips, torch.stack(rows).numpy())
 
 
+def test_every_position_as_a_ragged_set(models: Path, pictures: list[Path], clips: list[Path], tmp_path: Path) -> None:
+    import torch
+    import transformers as t
+    from click.testing import CliRunner
+
+    from mmstore import FeatureSet
+    from mmx.cli import cli
+
+    folder = str(models / "bert")
+    model, words = t.AutoModel.from_pretrained(folder).train(False), t.AutoTokenizer.from_pretrained(folder)
+    encoder = create(f"transformers:{folder}", modality="textual", pooling="all")
+    assert encoder.ragged
+    vectors = encoder.encode([encoder.load(text) for text in TEXTS])
+    for text, own in zip(TEXTS, vectors, strict=True):
+        with torch.inference_mode():
+            states = model(**words(text, return_tensors="pt", truncation=True, max_length=16)).last_hidden_state[0]
+        np.testing.assert_allclose(own, states.numpy(), rtol=1e-5, atol=1e-5)
+    patches = create(str(models / "vit"), modality="visual", pooling="all")
+    assert [one.shape for one in patches.encode([patches.load(path) for path in pictures[:2]])] == [(17, 16)] * 2
+    frames = create(str(models / "wav2vec2"), modality="audio", pooling="all")
+    lengths = [len(one) for one in frames.encode([frames.load(path) for path in clips])]
+    assert lengths[0] == lengths[2] < lengths[1] < lengths[3]
+    (tmp_path / "items.tsv").write_text("item_id\ttitle\n" + "".join(f"i{k}\t{text}\n" for k, text in enumerate(TEXTS)))
+    arguments = ["extract", "--modality", "textual", "--model", f"transformers:{folder}", "--pooling", "all", "-q"]
+    CliRunner().invoke(cli, [*arguments, "--data", str(tmp_path), "--name", "tokens"])
+    with FeatureSet(tmp_path / "features/textual/tokens.h5") as features:
+        assert features.layout == "ragged"
+        for own, stored in zip(vectors, features.ragged([f"i{k}" for k in range(len(TEXTS))]), strict=True):
+            np.testing.assert_allclose(stored, own, rtol=1e-5, atol=1e-5)
+
+
 def test_what_is_no_model_and_what_a_model_has_not(models: Path, tmp_path: Path) -> None:
     folder = str(models / "vit")
     for options in ({"layer": "9"}, {"layer": "x"}, {"pooling": "last"}, {"layer": "projection"}):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,7 +49,10 @@ MODELS: dict[str, dict[str, tuple[int, str, str, str, str | None]]] = {
         "laion/clap-htsat-unfused": (512, PROJECTION, "none", "10 s at 48 kHz", "apache-2.0"),
     },
 }
-POOLINGS = {"visual": ("cls", "mean"), "textual": ("cls", "mean", "last"), "audio": ("cls", "mean")}
+ALL = "all"
+"""The pooling that keeps every position: patches, tokens or frames, several vectors per item."""
+
+POOLINGS = {"visual": ("cls", "mean", ALL), "textual": ("cls", "mean", "last", ALL), "audio": ("cls", "mean", ALL)}
 _FEATURES = {"visual": "get_image_features", "textual": "get_text_features", "audio": "get_audio_features"}
 _NO_CLASS_TOKEN = (
     "swin",
@@ -62,6 +65,8 @@ _NO_CLASS_TOKEN = (
     "focalnet",
     "regnet",
 )
+Vectors: TypeAlias = NDArray[np.float32] | list[NDArray[np.float32]]
+
 _LONGEST_TEXT = 8192  # tokenizers that know no limit say 10^30
 _NOT_A_MODEL = (
     OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError, UnpicklingError
@@ -98,6 +103,7 @@ class TransformersEncoder(Encoder):
         self._modality, self._precision, self._device = request.modality, request.precision, device
         self._joint = hasattr(model, _FEATURES[request.modality])
         self._layer, self._pooling = self._choose(request, model)
+        self.ragged = self._pooling == ALL
         self._model = prepared(model.float(), device, request.precision)
         self.device = str(device)
         self.spec = self._describe(request, folder)
@@ -159,8 +165,8 @@ class TransformersEncoder(Encoder):
             )
         return layer, pooling
 
-    def _vectors(self, inputs: dict[str, Any], mask: Any = None) -> NDArray[np.float32]:
-        """One vector per row of the model's inputs."""
+    def _vectors(self, inputs: dict[str, Any], mask: Any = None) -> Vectors:
+        """One vector per row of the model's inputs, or with `ALL` those of its positions."""
         inputs = {name: value.to(self._device) for name, value in inputs.items()}
         with forward_pass(self._device, self._precision):
             if self._layer == PROJECTION:
@@ -174,6 +180,8 @@ class TransformersEncoder(Encoder):
                 )
                 output = encoder(**inputs, output_hidden_states=self._layer != "last")
                 states = output.last_hidden_state if self._layer == "last" else output.hidden_states[int(self._layer)]
+                if self._pooling == ALL:
+                    return _positions(states, mask)
                 vectors = _pool(states, self._pooling, mask)
             return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
 
@@ -220,8 +228,8 @@ class HFVisionEncoder(TransformersEncoder):
         pixels = self._processor(images=decode_rgb(content), return_tensors="np")["pixel_values"][0]
         return np.asarray(pixels, np.float32)
 
-    def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Vectors, shape (len(batch), dim)."""
+    def encode(self, batch: Sequence[NDArray[np.float32]]) -> Vectors:  # type: ignore[override]
+        """Vectors, shape (len(batch), dim); with pooling `all` a list of (k, dim)."""
         import torch
 
         return self._vectors({"pixel_values": torch.from_numpy(np.stack(batch))})
@@ -229,7 +237,7 @@ class HFVisionEncoder(TransformersEncoder):
     def _probe(self) -> int:
         image = require("PIL.Image").new("RGB", (64, 64))
         pixels = self._processor(images=image, return_tensors="np")["pixel_values"][0]
-        return int(self.encode([np.asarray(pixels, np.float32)]).shape[1])
+        return int(self.encode([np.asarray(pixels, np.float32)])[0].shape[-1])
 
 
 class HFTextEncoder(TransformersEncoder):
@@ -261,8 +269,8 @@ class HFTextEncoder(TransformersEncoder):
             raise ContentError("the text has no tokens")
         return {"ids": np.asarray(ids, np.int64), "length": len(ids), "cut": cut}
 
-    def encode(self, batch: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
-        """Vectors, shape (len(batch), dim); padding does not change them."""
+    def encode(self, batch: Sequence[dict[str, Any]]) -> Vectors:  # type: ignore[override]
+        """Vectors, shape (len(batch), dim), with pooling `all` a list of (k, dim); padding does not change them."""
         import torch
 
         fill = self._processor.pad_token_id or 0
@@ -285,7 +293,7 @@ class HFTextEncoder(TransformersEncoder):
         return bool(loaded["cut"])
 
     def _probe(self) -> int:
-        return int(self.encode([self.load("a")]).shape[1])
+        return int(self.encode([self.load("a")])[0].shape[-1])
 
 
 class HFAudioEncoder(TransformersEncoder):
@@ -306,7 +314,7 @@ class HFAudioEncoder(TransformersEncoder):
         """The model's inputs for one clip."""
         return self._inputs(self._resample(*read_mono(content)))
 
-    def encode(self, batch: Sequence[dict[str, NDArray[Any]]]) -> NDArray[np.float32]:
+    def encode(self, batch: Sequence[dict[str, NDArray[Any]]]) -> Vectors:  # type: ignore[override]
         """Vectors, shape (len(batch), dim); clips of different lengths go through one by one, so that padding changes nothing."""
         import torch
 
@@ -316,7 +324,7 @@ class HFAudioEncoder(TransformersEncoder):
         for group in groups:
             inputs = {name: torch.from_numpy(np.stack([item[name] for item in group])) for name in group[0]}
             rows.append(self._vectors(inputs))
-        return np.concatenate(rows)
+        return [one for row in rows for one in row] if self.ragged else np.concatenate(rows)
 
     def sort_key(self, loaded: dict[str, NDArray[Any]]) -> int:
         """Length of the longest input."""
@@ -330,7 +338,7 @@ class HFAudioEncoder(TransformersEncoder):
         return {name: np.asarray(made[name])[0] for name in made if name != "attention_mask"}
 
     def _probe(self) -> int:
-        return int(self.encode([self._inputs(np.zeros(self._rate, np.float32))]).shape[1])
+        return int(self.encode([self._inputs(np.zeros(self._rate, np.float32))])[0].shape[-1])
 
 
 def _build(library: Any, folder: ModelFolder) -> Any:
@@ -361,6 +369,15 @@ def _tower(config: Any, modality: str) -> Any:
     """The part of a joint model's configuration that is about one modality."""
     name = {"visual": "vision_config", "textual": "text_config", "audio": "audio_config"}[modality]
     return getattr(config, name, config)
+
+
+def _positions(states: Any, mask: Any) -> list[NDArray[np.float32]]:
+    """Each row's states, (k, d); those of a text without its padding."""
+    if states.ndim == 4:
+        states = states.flatten(2).transpose(1, 2)
+    rows = states.float().cpu().numpy()
+    lengths = [rows.shape[1]] * len(rows) if mask is None else mask.sum(1).tolist()
+    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
 
 
 def _pool(states: Any, pooling: str, mask: Any) -> Any:
