@@ -34,6 +34,7 @@ DEFAULT_DATA = Path("data/demo")
 _INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
 
 _LAZY = {
+    "finetune": ("mmx.finetune_cli:finetune", "Adapt an encoder to a catalogue by its training interactions."),
     "fetch": ("mmx.fetch_cli:fetch", "Download a public collection and convert it to a dataset folder."),
     "fuse": ("mmx.fuse_cli:fuse", "Join several feature sets of the same items into one."),
     "store": ("mmx.store_cli:store", "List, check, import, export and compare feature sets."),

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
@@ -116,24 +118,45 @@ class SentenceEncoder(Encoder):
 
     def encode(self, batch: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
         """Sentence embeddings, normalised where the model's modules do so, shape (len(batch), dim)."""
-        import torch
-
-        if self._padded:
-            tokenizer = self._model.tokenizer
-            fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
-            left = tokenizer.padding_side == "left"
-            features: dict[str, Any] = dict(batch[0]["rest"])
-            for name in batch[0]["rows"]:
-                matrix = pad_rows([item["rows"][name] for item in batch], fill.get(name, 0), left=left)
-                features[name] = torch.from_numpy(matrix).to(self._device)
-        else:
-            features = self._model.preprocess([item["text"] for item in batch], prompt=self._prompt)
-            features = {
-                name: value.to(self._device) if hasattr(value, "to") else value for name, value in features.items()
-            }
+        features = self._collate(batch)
         with forward_pass(self._device, self._precision):
             vectors = self._model(features)["sentence_embedding"]  # (len(batch), dim)
             return vectors[:, : self._model.truncate_dim].float().cpu().numpy()  # type: ignore[no-any-return]
+
+    @property
+    def network(self) -> Any:
+        """The model, for fine-tuning."""
+        return self._model
+
+    def differentiable(self, batch: Sequence[dict[str, Any]]) -> Any:
+        """As `encode`, with gradients: a tensor."""
+        return self._model(self._collate(batch))["sentence_embedding"][:, : self._model.truncate_dim]
+
+    def save(self, path: Path) -> None:
+        """Write a folder as the library saves it, with what it was made of; in one step."""
+        partial = path.with_name(path.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        with _quiet():
+            self._model.save(str(partial), create_model_card=False)
+        told = json.dumps({"finetuned_from": self.spec.provenance()}, indent=2, sort_keys=True)
+        (partial / "mmx.json").write_text(told + "\n", encoding="utf-8")
+        partial.rename(path)
+
+    def _collate(self, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The model's inputs for loaded texts, padded to the longest."""
+        import torch
+
+        if not self._padded:
+            features = self._model.preprocess([item["text"] for item in batch], prompt=self._prompt)
+            return {n: value.to(self._device) if hasattr(value, "to") else value for n, value in features.items()}
+        tokenizer = self._model.tokenizer
+        fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+        left = tokenizer.padding_side == "left"
+        padded: dict[str, Any] = dict(batch[0]["rest"])
+        for name in batch[0]["rows"]:
+            matrix = pad_rows([item["rows"][name] for item in batch], fill.get(name, 0), left=left)
+            padded[name] = torch.from_numpy(matrix).to(self._device)
+        return padded
 
     def sort_key(self, loaded: dict[str, Any]) -> int:
         """Number of tokens."""

@@ -12,6 +12,7 @@ block doubles the variance, and the vectors of different pictures become nearly 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -150,11 +151,35 @@ class TorchvisionEncoder(Encoder):
 
         pixels = pad_batch(np.stack(batch), self.batch_size)  # (b, height, width, 3)
         with forward_pass(self._device, self.spec.precision):
-            # Channels come last in memory already, as the network wants them.
-            x = torch.from_numpy(pixels).to(self._device).permute(0, 3, 1, 2).to(torch.float32)
-            x.div_(255).sub_(self._mean).div_(self._std)  # (b, 3, height, width)
-            vectors = pool(self._network(x)[self._layer], self._pooling, channels_last=self._channels_last)
-            return vectors[: len(batch)].float().cpu().numpy()
+            return self._forward(torch.from_numpy(pixels))[: len(batch)].float().cpu().numpy()
+
+    @property
+    def network(self) -> Any:
+        """The network, for fine-tuning."""
+        return self._network
+
+    def differentiable(self, batch: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """As `encode`, with gradients."""
+        import torch
+
+        return self._forward(torch.from_numpy(np.stack(batch)))
+
+    def save(self, path: Path) -> None:
+        """Write the weights as safetensors, with what they were made of; in one step."""
+        tensors = {name: value.detach().cpu().contiguous() for name, value in self._network.state_dict().items()}
+        partial = path.with_name(path.name + ".partial")
+        told = {"mmx": json.dumps({"finetuned_from": self.spec.provenance()}, sort_keys=True)}
+        require("safetensors.torch").save_file(tensors, partial, told)
+        partial.replace(path)
+
+    def _forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (b, height, width, 3), uint8, to pooled vectors (b, dim)."""
+        import torch
+
+        # Channels come last in memory already, as the network wants them.
+        x = pixels.to(self._device).permute(0, 3, 1, 2).to(torch.float32)
+        x.div_(255).sub_(self._mean).div_(self._std)  # (b, 3, height, width)
+        return pool(self._network(x)[self._layer], self._pooling, channels_last=self._channels_last)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore; a network cut by torch.fx comes back in training mode."""
