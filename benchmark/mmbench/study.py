@@ -7,7 +7,7 @@ train what it chose, so that every model has the same budget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,10 +176,9 @@ def run_study(
     models: Sequence[str],
     seeds: Sequence[int],
     progress: Progress,
-    finished: Callable[[str, list[Result]], None] = lambda model, results: None,
     **options: Any,
-) -> dict[str, list[Result]]:
-    """Do what is left of a study.
+) -> Iterator[tuple[str, list[Result]]]:
+    """Do what is left of a study, model by model.
 
     Args:
         study: What to do.
@@ -189,11 +188,10 @@ def run_study(
         models: Which of the study's models, in order.
         seeds: Seeds; with `grid` the first one searches.
         progress: Where to report to.
-        finished: Called after each model.
         options: `split`, `features`, `epochs`, `device` of `Study.recipe`.
 
-    Returns:
-        Results by model, in the order of the seeds.
+    Yields:
+        Each model and its results, in the order of the seeds.
 
     Raises:
         UsageError: A model is not in the study.
@@ -203,22 +201,20 @@ def run_study(
     for model in models:
         if model not in study.models:
             raise unknown_name(f"model of the study {study.dataset}", model, study.models)
-    results: dict[str, list[Result]] = {}
     inputs: Inputs | None = None
     said: set[str] = set()
     for model in models:
         own = seeds if model_class(model).uses_seed else seeds[:1]
-        results[model] = []
-        for recipe in _recipes(study, model, protocol, data, own, results[model], options):
+        results: list[Result] = []
+        for recipe in _recipes(study, model, protocol, data, own, results, options):
             resolved, inputs = experiment.load_inputs(recipe, None, inputs)
             for line in coverage(inputs):
                 if line not in said:
                     progress.note(line)
                     said.add(line)
             folder = experiment.run_folder(out, resolved, inputs)
-            results[model].append(experiment.run(resolved, inputs, folder, progress=progress))
-        finished(model, results[model])
-    return results
+            results.append(experiment.run(resolved, inputs, folder, progress=progress))
+        yield model, results
 
 
 def _recipes(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -106,22 +106,10 @@ def reproduce(
         folder = data or data_root / study.dataset
         wanted = _prepare(study, folder, split, split_dir, features, stand_in)
         names = split_list([models]) if models else list(study.models)
-        lines: list[Line] = []
-        warnings = _warnings(study, wanted, stand_in, epochs)
         facts = [f"protocol `{protocol}`, seeds {seeds}"]
-        part = reproduction.Reproduction(study.dataset, protocol, _command(), facts, warnings, lines)
-
-        def finished(
-            model: str, results: list[Result], study: Study = study, part: Any = part, lines: Any = lines
-        ) -> None:
-            plan = study.models[model]
-            runs = [result.path for result in results]
-            settings = _settings(results[0], [*plan.grid, *plan.best])
-            lines.append(reproduction.line_of(model, runs, plan.values, settings))
-            part.facts[:] = [part.facts[0], *_facts(runs[0], part.facts)]
-            reproduction.write([*parts, part], report)
-
-        results = run_study(
+        lines: list[Line] = []
+        results: dict[str, list[Result]] = {}
+        for model, runs in run_study(
             study,
             "grid" if protocol == "grid" else "best",
             data=folder,
@@ -129,12 +117,19 @@ def reproduce(
             models=names,
             seeds=chosen_seeds,
             progress=progress,
-            finished=finished,
             split=split,
             features=wanted,
             epochs=epochs,
             device=device,
-        )
+        ):
+            plan, results[model] = study.models[model], runs
+            settings = _settings(runs[0], [*plan.grid, *plan.best])
+            lines.append(reproduction.line_of(model, [run.path for run in runs], plan.values, settings))
+            facts += [fact for fact in _facts(runs[0].path) if fact not in facts]
+            part = reproduction.Reproduction(
+                study.dataset, protocol, _command(), facts, _warnings(study, wanted, stand_in, epochs), lines
+            )
+            reproduction.write([*parts, part], report)  # after each model, so that there is something to look at
         parts.append(part)
         documents.append(
             {
@@ -234,11 +229,11 @@ def _warnings(study: Study, wanted: Mapping[str, str], stand_in: bool, epochs: i
     return warnings
 
 
-def _facts(run: Path, so_far: Sequence[str]) -> list[str]:
-    """Data and features of a run, one line each, without those that are known."""
+def _facts(run: Path) -> list[str]:
+    """Data and features of a run, one line each."""
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     data = record["dataset"]
-    lines = [
+    return [
         f"{data['n_users']:,} users, {data['n_items']:,} items; {data['n_train']:,} train, {data['n_valid']:,} valid, "
         f"{data['n_test']:,} test rows; split `{data['split']}`, digest `{data['digest']}`",
         *(
@@ -247,7 +242,6 @@ def _facts(run: Path, so_far: Sequence[str]) -> list[str]:
             for modality, one in record["features"].items()
         ),
     ]
-    return list(dict.fromkeys([*so_far[1:], *lines]))
 
 
 def _settings(result: Result, names: Sequence[str]) -> str:
