@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,8 @@ def random_per_user(
 
     Row for row the split of the Elliot framework (`random_subsampling`), which made the data of arXiv 2309.05273: users in
     ascending order, floor(n (1 - ratio)) rows stay and the others go, chosen by shuffling with NumPy's legacy generator, whose
-    state runs on from the test pass to the validation pass. So test rounds up: a user with one row has it in test.
+    state runs on from the test pass to the validation pass. So test rounds up: a user with one row has it in test. The product
+    is a floating-point one, as there: with ratio 0.9 a user of ten rows keeps none.
 
     Args:
         users: User of each row, shape (n,); ascending order of these numbers is the order in which users are drawn.
@@ -241,15 +244,20 @@ def _from_the_end(order: NDArray[np.int64], test_ratio: float, valid_ratio: floa
     """The last share of an order is test, the last of the rest validation; both rounded up."""
     _check_ratios(test_ratio, valid_ratio)
     parts = np.full(order.size, TRAIN, np.int8)
-    n_rest = int(np.floor(order.size * (1 - test_ratio)))
-    n_train = int(np.floor(n_rest * (1 - valid_ratio)))
+    n_rest = order.size - _share(order.size, test_ratio)
+    n_train = n_rest - _share(n_rest, valid_ratio)
     parts[order[n_rest:]], parts[order[n_train:n_rest]] = TEST, VALID
     return parts
 
 
+def _share(n: int, ratio: float) -> int:
+    """A share of n, rounded up; of the ratio as written: n (1 - 0.9) in floating point is less than one of ten."""
+    return ceil(n * Fraction(repr(ratio)))
+
+
 def _boundary(times: NDArray[np.float64], ratio: float) -> float:
     """The latest instant from which on at least a share of the rows lie; beyond all of them for the share 0."""
-    first = int(np.floor(times.size * (1 - ratio)))
+    first = times.size - _share(times.size, ratio)
     return float(np.sort(times)[first]) if first < times.size else np.inf
 
 

@@ -178,9 +178,14 @@ def read_split(data: Path, split: str | None = None, columns: Mapping[str, str] 
 
 
 def available_splits(data: Path) -> dict[str, Path]:
-    """Name and folder of each given split: those under `splits/`, and `given` for files at the dataset's root."""
+    """Name and folder of each given split: those under `splits/`, and `given` for files at the dataset's root.
+
+    Hidden folders and `*.partial`, what a killed split leaves, are none.
+    """
     found = {
-        folder.name: folder for folder in sorted((data / "splits").glob("*")) if find_table(folder, PARTS["train"])
+        folder.name: folder
+        for folder in sorted((data / "splits").glob("*"))
+        if folder.suffix != ".partial" and not folder.name.startswith(".") and find_table(folder, PARTS["train"])
     }
     if find_table(data, PARTS["train"]) and find_table(data, PARTS["test"]):
         found.setdefault("given", data)

@@ -43,6 +43,17 @@ def test_each_row_gets_one_part_whatever_the_order(
     assert sorted(key) == sorted(zip(moved.users, moved.items, moved.times, other, strict=True))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("ratio", [0.1, 0.2, 0.3, 0.7, 0.9])
+@pytest.mark.parametrize("method", ["global-random", "temporal", "global-temporal", "cold-items"])
+def test_a_share_is_the_one_that_was_written(method: str, ratio: float) -> None:
+    # In floating point 10 (1 - 0.9) is less than 1, and floor would leave nothing to train on.
+    rows = Rows(np.zeros(10, np.int64), np.arange(10), np.arange(10.0))
+    parts = split_rows(method, rows, test_ratio=ratio, valid_ratio=0, seed=1)
+    assert np.sum(parts == TEST) == round(10 * ratio)
+    parts = split_rows(method, rows, test_ratio=0, valid_ratio=ratio, seed=1)
+    assert np.sum(parts == VALID) == round(10 * ratio)
+
+
 @given(ROWS, st.integers(1, 3), st.booleans())
 def test_leave_k_out_takes_k_of_each_and_the_latest(rows: Rows, k: int, last: bool) -> None:
     rows = timed(rows)
@@ -80,7 +91,7 @@ def test_cold_items_have_rows_in_one_part_only(rows: Rows, test: float, valid: f
     n = np.unique(rows.items).size
     of_item = [set(parts[rows.items == item].tolist()) for item in np.unique(rows.items)]
     assert all(len(own) == 1 for own in of_item)
-    assert of_item.count({TEST}) == n - int(np.floor(n * (1 - test)))
+    assert -1e-9 < of_item.count({TEST}) - n * test < 1 + 1e-9
 
 
 def test_given_instants() -> None:
