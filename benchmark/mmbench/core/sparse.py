@@ -1,9 +1,8 @@
 """Sparse matrices: one product, whose backward is the product with the transpose.
 
 A `SparsePattern` says where the entries are, a `SparseMatrix` gives them constant values. In a model it reads as in the
-papers: `norm_adj @ x` for all nodes, `item_graph.rows(batch) @ x` for some, `propagate(norm_adj, x, n_layers)` for the
-mean of LightGCN's layers. Where the values are learned (attention, learned graphs), `weighted_product` differentiates
-with respect to them too.
+papers: `norm_adj @ x` for all nodes, `item_graph.rows(batch) @ x` for some. Where the values are learned (attention, learned
+graphs), `weighted_product` differentiates with respect to them too.
 
 On the CPU the product is a compiled loop; elsewhere it is `torch.sparse`. `use("torch-sparse")` lets that package (extra
 `sparse`) multiply instead, up to rounding with the same results.
@@ -138,8 +137,8 @@ class SparsePattern:
         Raises:
             ShapeError: A shape or a dtype does not fit.
         """
-        self._check(values, x)
-        if not self._compiled(x):
+        self.check(values, x)
+        if not self.compiled(x):
             product = _with_torch_sparse(self, values, x) if _backend != "torch" else _torch_csr(self, values) @ x
             return product if plus is None else product + plus
         from mmbench.core.kernels import sparse
@@ -168,7 +167,7 @@ class SparsePattern:
         if a.shape[0] != self.shape[0] or b.shape != (self.n_columns, a.shape[1]) or a.dtype != b.dtype:
             raise ShapeError(f"dots: {tuple(a.shape)} and {tuple(b.shape)} do not fit a {self.shape} pattern")
         out = a.new_empty(self.nnz)
-        if not self._compiled(a):
+        if not self.compiled(a):
             step = max(1, (1 << 24) // max(1, a.shape[1]))  # entries at once: bounds the two gathered copies
             for at in range(0, self.nnz, step):
                 part = slice(at, at + step)
@@ -181,10 +180,12 @@ class SparsePattern:
         parallel.run(sparse.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy())
         return out
 
-    def _compiled(self, x: Tensor) -> bool:
+    def compiled(self, x: Tensor) -> bool:
+        """Whether the compiled loops multiply x."""
         return _backend == "torch" and x.device.type == "cpu"
 
-    def _check(self, values: Tensor, x: Tensor) -> None:
+    def check(self, values: Tensor, x: Tensor) -> None:
+        """Raise ShapeError unless the matrix with these values can multiply x."""
         if values.shape != (self.nnz,):
             raise ShapeError(f"sparse product: {tuple(values.shape)} values for {self.nnz} entries")
         if x.ndim != 2 or x.shape[0] != self.n_columns or x.dtype != values.dtype:
@@ -253,34 +254,54 @@ class RowsOf:
 
     def __matmul__(self, x: Tensor) -> Tensor:
         """The product with x (n_columns, d), shape (k, d); differentiable with respect to x."""
-        return apply(_RowsProduct, x, self.matrix, self.index)
+        return apply(_RowsProduct, x, self)
 
+    def multiply(self, x: Tensor) -> Tensor:
+        """The same product, not differentiated."""
+        matrix, index = self.matrix, self.index
+        matrix.pattern.check(matrix.values, x)
+        if not matrix.pattern.compiled(x):
+            pattern, values = self._copied()
+            return pattern.multiply(values, x)
+        from mmbench.core.kernels import sparse
 
-def propagate(matrix: SparseMatrix, x: Tensor, n_layers: int, *, rows: Tensor | None = None) -> Tensor:
-    """The mean of x and its first `n_layers` propagations: (x + A x + … + A^L x) / (L + 1).
+        indptr = matrix.pattern.indptr.numpy()
+        out = x.new_zeros(index.numel(), x.shape[1])
+        bounds = parallel.split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
+        arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
+        parallel.run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
+        return out
 
-    Evaluated from the inside, x + A (x + A (…)), forward and backward: L products each and no other pass over the
-    nodes. Equal to the sum of layers up to rounding.
+    def multiply_transposed(self, grad: Tensor, *, plus: Tensor | None = None) -> Tensor:
+        """The transpose of these rows times grad (k, d), plus another matrix, shape (n_columns, d); not differentiated."""
+        matrix = self.matrix
+        if not matrix.pattern.compiled(grad):
+            pattern, values = self._copied()
+            transpose, order = pattern.transpose
+            return transpose.multiply(values[order], grad, plus=plus)
+        from mmbench.core.kernels import sparse
 
-    Args:
-        matrix: A, shape (n, n).
-        x: Shape (n, d).
-        n_layers: L >= 0.
-        rows: Row numbers, shape (k,), int64, any order, repetitions allowed: the result is these rows alone, and the last
-            layer and its gradient are computed for them alone. None for all.
+        out = grad.new_zeros(matrix.shape[1], grad.shape[1]) if plus is None else plus.clone()
+        # One thread: different rows meet in the same columns, and a batch has few entries.
+        sparse.scatter_rows(
+            array(self.index),
+            matrix.pattern.indptr.numpy(),
+            matrix.pattern.indices.numpy(),
+            array(matrix.values),
+            array(grad),
+            out.numpy(),
+        )
+        return out
 
-    Returns:
-        Shape (n, d), or (k, d).
-
-    Source: He et al., LightGCN (SIGIR 2020), equation 8 with equal layer weights.
-    """
-    if matrix.shape[0] != matrix.shape[1]:
-        raise ShapeError(f"propagate: the operator must be square (got {matrix.shape[0]} x {matrix.shape[1]})")
-    if n_layers < 0:
-        raise ShapeError(f"propagate: n_layers must be at least 0 (got {n_layers})")
-    return (
-        apply(_Propagation, x, matrix, n_layers) if rows is None else apply(_PropagationRows, x, matrix, n_layers, rows)
-    )
+    def _copied(self) -> tuple[SparsePattern, Tensor]:
+        """These rows as a matrix of their own."""
+        pattern, index = self.matrix.pattern, self.index
+        degree = pattern.degree[index]
+        indptr = degree.new_zeros(index.numel() + 1)
+        torch.cumsum(degree, 0, out=indptr[1:])
+        shift = torch.repeat_interleave(pattern.indptr[index] - indptr[:-1], degree)
+        entry = torch.arange(shift.numel(), device=shift.device) + shift
+        return SparsePattern(indptr, pattern.indices[entry], pattern.n_columns), self.matrix.values[entry]
 
 
 def weighted_product(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:
@@ -309,94 +330,15 @@ class _Product(torch.autograd.Function):
         return transpose.pattern.multiply(transpose.values, grad), None
 
 
-class _Propagation(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix, n_layers: int) -> Tensor:
-        ctx.matrix, ctx.n_layers = matrix, n_layers
-        return _horner(matrix, x, n_layers)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _horner(ctx.matrix.T, grad, ctx.n_layers), None, None
-
-
-def _horner(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
-    total = x
-    for _ in range(n_layers):
-        total = matrix.pattern.multiply(matrix.values, total, plus=x)
-    return total.div_(n_layers + 1) if n_layers else x.clone()
-
-
-class _PropagationRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix, n_layers: int, rows: Tensor) -> Tensor:
-        ctx.matrix, ctx.n_layers, ctx.rows = matrix, n_layers, rows
-        if n_layers == 0:
-            return x[rows]
-        total = x
-        for _ in range(n_layers - 1):
-            total = matrix.pattern.multiply(matrix.values, total, plus=x)
-        return (_gather(matrix, rows, total) + x[rows]).div_(n_layers + 1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        matrix, n_layers, rows = ctx.matrix, ctx.n_layers, ctx.rows
-        grad = grad / (n_layers + 1)
-        outer = grad.new_zeros(matrix.shape[1], grad.shape[1]).index_add_(0, rows, grad)
-        if n_layers == 0:
-            return outer, None, None, None
-        total = _scatter(matrix, rows, grad, plus=outer)
-        for _ in range(n_layers - 1):
-            total = matrix.T.pattern.multiply(matrix.T.values, total, plus=outer)
-        return total, None, None, None
-
-
 class _RowsProduct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix, index: Tensor) -> Tensor:
-        ctx.matrix, ctx.index = matrix, index
-        matrix.pattern._check(matrix.values, x)
-        return _gather(matrix, index, x)
+    def forward(ctx: Any, x: Tensor, rows: RowsOf) -> Tensor:
+        ctx.rows = rows
+        return rows.multiply(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _scatter(ctx.matrix, ctx.index, grad), None, None
-
-
-def _gather(matrix: SparseMatrix, index: Tensor, x: Tensor) -> Tensor:
-    """Some rows of the matrix times x."""
-    if not matrix.pattern._compiled(x):
-        pattern, values = _sub_matrix(matrix, index)
-        return pattern.multiply(values, x)
-    from mmbench.core.kernels import sparse
-
-    indptr = matrix.pattern.indptr.numpy()
-    out = x.new_zeros(index.numel(), x.shape[1])
-    bounds = parallel.split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
-    arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
-    parallel.run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
-    return out
-
-
-def _scatter(matrix: SparseMatrix, index: Tensor, grad: Tensor, *, plus: Tensor | None = None) -> Tensor:
-    """The transpose of those rows times grad, plus another matrix."""
-    if not matrix.pattern._compiled(grad):
-        pattern, values = _sub_matrix(matrix, index)
-        transpose, order = pattern.transpose
-        return transpose.multiply(values[order], grad, plus=plus)
-    from mmbench.core.kernels import sparse
-
-    out = grad.new_zeros(matrix.shape[1], grad.shape[1]) if plus is None else plus.clone()
-    # One thread: different rows meet in the same columns, and a batch has few entries.
-    sparse.scatter_rows(
-        array(index),
-        matrix.pattern.indptr.numpy(),
-        matrix.pattern.indices.numpy(),
-        array(matrix.values),
-        array(grad),
-        out.numpy(),
-    )
-    return out
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.rows.multiply_transposed(grad), None
 
 
 class _WeightedProduct(torch.autograd.Function):
@@ -421,16 +363,6 @@ def _torch_csr(pattern: SparsePattern, values: Tensor) -> Tensor:
     # A pattern is valid by construction; torch warns unless told explicitly that it need not check.
     with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
         return torch.sparse_csr_tensor(pattern.indptr, pattern.indices, values, pattern.shape)
-
-
-def _sub_matrix(matrix: SparseMatrix, index: Tensor) -> tuple[SparsePattern, Tensor]:
-    pattern = matrix.pattern
-    degree = pattern.degree[index]
-    indptr = degree.new_zeros(index.numel() + 1)
-    torch.cumsum(degree, 0, out=indptr[1:])
-    shift = torch.repeat_interleave(pattern.indptr[index] - indptr[:-1], degree)
-    entry = torch.arange(shift.numel(), device=shift.device) + shift
-    return SparsePattern(indptr, pattern.indices[entry], pattern.n_columns), matrix.values[entry]
 
 
 def _with_torch_sparse(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ from torch.nn import functional
 from mmbench.core.graph import DEGREE_EPSILON, bipartite, symmetric_normalised
 from mmbench.core.init import Init
 from mmbench.core.linear import linear
-from mmbench.core.sparse import propagate
+from mmbench.core.propagation import propagate
 from mmbench.core.table import RowTable
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
 

@@ -42,8 +42,9 @@ from mmbench.core.graph import DEGREE_EPSILON, NeighbourUnion, bipartite, symmet
 from mmbench.core.init import Init
 from mmbench.core.interactions import Index
 from mmbench.core.losses import bpr_loss
+from mmbench.core.propagation import propagate
 from mmbench.core.pruning import EdgePruning
-from mmbench.core.sparse import SparseMatrix, propagate
+from mmbench.core.sparse import SparseMatrix
 from mmbench.core.table import RowTable
 from mmbench.errors import UsageError
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet

@@ -25,7 +25,7 @@ from torch.nn import functional
 from mmbench.core.graph import bipartite, symmetric_normalised
 from mmbench.core.init import Init
 from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.core.sparse import propagate
+from mmbench.core.propagation import propagate
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mmbench.core import sparse
-from mmbench.core.sparse import SparseMatrix, SparsePattern, propagate, weighted_product
+from mmbench.core.propagation import propagate
+from mmbench.core.sparse import SparseMatrix, SparsePattern, weighted_product
 from mmbench.errors import ShapeError, UsageError
 
 CASES = range(50)
@@ -81,7 +82,7 @@ def test_propagation_of_rows_is_the_rows_of_the_propagation(monkeypatch: pytest.
         index = torch.from_numpy(rng.integers(0, matrix.shape[0], rng.integers(0, 40)))  # repetitions included
         weight = normal(rng, (index.numel(), 3))
         if case % 2:
-            monkeypatch.setattr(SparsePattern, "_compiled", lambda self, x: False)  # as on other devices
+            monkeypatch.setattr(SparsePattern, "compiled", lambda self, x: False)  # as on other devices
         pair = propagate(matrix, x, case % 4, rows=index), propagate(matrix, x, case % 4)[index]
         torch.testing.assert_close(*pair, rtol=1e-12, atol=1e-12)
         gradients = (torch.autograd.grad((y * weight).sum(), x)[0] for y in pair)
@@ -144,7 +145,7 @@ def test_torch_path_equals_the_compiled_one(monkeypatch: pytest.MonkeyPatch) -> 
         return [y, some, matrix.pattern.dots(y, x), *gradients]
 
     compiled = everything()
-    monkeypatch.setattr(SparsePattern, "_compiled", lambda self, x: False)
+    monkeypatch.setattr(SparsePattern, "compiled", lambda self, x: False)
     for a, b in zip(compiled, everything(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
