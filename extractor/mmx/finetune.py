@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from mmx.contents import Contents
 from mmx.errors import ContentError, DataError, UsageError
-from mmx.items import Contents, Items
+from mmx.items import Items
 from mmx.progress import Progress
 from mmx.tables import SUFFIXES, open_table
 

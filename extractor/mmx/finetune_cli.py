@@ -69,11 +69,12 @@ def finetune(
       mmx finetune --modality textual --model all-MiniLM-L6-v2 --data my/catalogue --split loo --out minilm-mine
       mmx extract --modality textual --model minilm-mine --data my/catalogue
     """
+    from mmx.contents import file_contents, text_contents
     from mmx.encoders import create
     from mmx.executors.local import resolve_device
     from mmx.finetune import Trainable, Training, histories, training_part
     from mmx.finetune import finetune as train
-    from mmx.items import file_contents, load_items, text_contents
+    from mmx.items import load_items
     from mmx.progress import ConsoleProgress
     from mmx.signals import StopRequest
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.errors import DataError, UsageError
-from mmx.items import Items, checked_ids, fixed_length, guess_id_column, inside
+from mmx.folder import inside
+from mmx.items import Items, checked_ids, fixed_length, guess_id_column
 from mmx.tables import SUFFIXES, Column, open_table
 
 TABLES = ("reviews", "interactions")

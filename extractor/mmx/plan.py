@@ -10,10 +10,11 @@ from typing import Any
 import mmx
 from mmx import interactions
 from mmx.config import RunConfig, SetConfig
+from mmx.contents import TEXT_COLUMNS, Contents, file_contents, text_contents
 from mmx.encoders import Encoder, describe
 from mmx.encoders.runtime import linear_kernel
 from mmx.executors.local import resolve_device
-from mmx.items import TEXT_COLUMNS, Contents, Items, file_contents, load_items, text_contents
+from mmx.items import Items, load_items
 from mmx.progress import Progress
 from mmx.several import several_files
 

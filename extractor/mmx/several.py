@@ -14,9 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmx.contents import Content, FileContents, file_contents
 from mmx.encoders import Encoder, EncoderInfo
 from mmx.errors import ContentError, UsageError
-from mmx.items import FILE_SUFFIXES, FOLDERS, Content, FileContents, Items, file_contents
+from mmx.folder import FILE_SUFFIXES, FOLDERS
+from mmx.items import Items
 
 Combine = Literal["mean", "ragged"]
 LongTexts = Literal["truncate", "mean", "ragged", "error"]

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from mmx.contents import Content, file_contents, text_contents
 from mmx.errors import ContentError, DataError, UsageError
-from mmx.items import Content, file_contents, load_items, text_contents
+from mmx.items import load_items
 
 
 def write(path: Path, text: str | bytes = b"x") -> Path:
