@@ -13,22 +13,21 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from mmx import __version__
+from mmx.cli_options import common_options, console
 from mmx.errors import MmxError, UsageError
 
 if TYPE_CHECKING:
     from mmx.config import Recipe, RunConfig, SetConfig
     from mmx.progress import ConsoleProgress
     from mmx.summary import Summary
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_DATA = Path("data/demo")
 _INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
@@ -137,28 +136,6 @@ def _report(error: BaseException, *, debug: bool) -> int:
     return 1
 
 
-def _common(command: Command) -> Command:
-    """Adds -v, -q and --debug."""
-
-    def set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-        if value:
-            ctx.obj["debug"] = True
-
-    for option in (
-        click.option("--debug", is_flag=True, expose_value=False, callback=set_debug, help="Show tracebacks."),
-        click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong."),
-        click.option("-v", "--verbose", is_flag=True, help="Say more."),
-    ):
-        command = option(command)
-    return command
-
-
-def _console(*, quiet: bool, verbose: bool) -> ConsoleProgress:
-    from mmx.progress import ConsoleProgress
-
-    return ConsoleProgress(-1 if quiet else 1 if verbose else 0)
-
-
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -214,7 +191,7 @@ def cli() -> None:
 @click.option("--seed", metavar="N", type=int, help="Of random weights and fitted encoders  [0].")
 @click.option("--offline", is_flag=True, help="Never open a connection.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@_common
+@common_options
 @click.pass_context
 def extract(
     ctx: click.Context, /, *, recipe: Path | None, as_json: bool, quiet: bool, verbose: bool, **typed: Any
@@ -235,7 +212,7 @@ def extract(
     from mmx.core.runtime import tune_process
 
     tune_process()
-    with _console(quiet=quiet, verbose=verbose) as progress:
+    with console(quiet=quiet, verbose=verbose) as progress:
         run, sets = _what_to_extract(recipe, typed)
         _demo_when_absent(run.data, progress)
         done, failed = _extract_all(run, sets, progress)
@@ -333,7 +310,7 @@ def _demo_when_absent(data: Path, progress: ConsoleProgress) -> None:
 @cli.command(short_help="List the encoders.")
 @click.option("--modality", type=click.Choice(["visual", "textual", "audio"]), help="Only these.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@_common
+@common_options
 def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """List the encoders: dimension, layer, pooling, licence, input, and whether the weights are on this machine.
 
@@ -365,7 +342,7 @@ def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -
 @click.option("--items", metavar="N", type=click.IntRange(min=1), default=800, show_default=True)
 @click.option("--users", metavar="N", type=click.IntRange(min=1), default=1500, show_default=True)
 @click.option("--seed", metavar="N", type=int, default=7, show_default=True)
-@_common
+@common_options
 def demo(*, out: Path, items: int, users: int, seed: int, quiet: bool, verbose: bool) -> None:
     """Generate the synthetic demo catalogue: items with pictures, texts and sounds, and users who like some of them.
 
@@ -376,7 +353,7 @@ def demo(*, out: Path, items: int, users: int, seed: int, quiet: bool, verbose: 
     """
     from mmx.demo import write_demo
 
-    with _console(quiet=quiet, verbose=verbose) as progress:
+    with console(quiet=quiet, verbose=verbose) as progress:
         write_demo(out, items=items, users=users, seed=seed, progress=progress)
     click.echo(out.as_posix())
 
@@ -384,7 +361,7 @@ def demo(*, out: Path, items: int, users: int, seed: int, quiet: bool, verbose: 
 @cli.command(short_help="Say what works on this machine and what is missing.")
 @click.option("--data", metavar="DIR", type=click.Path(path_type=Path), default=DEFAULT_DATA, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@_common
+@common_options
 @click.pass_context
 def doctor(ctx: click.Context, *, data: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Say what works on this machine: versions, devices, codecs, caches, disk, and how to install what is missing.

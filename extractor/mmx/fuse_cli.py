@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
+from mmx.cli_options import debug_option, store_option
 from mmx.errors import UsageError
-from mmx.store_cli import _check_names, _debug, _find, _store, _store_option
+from mmx.named_sets import check_names, find_set, store_at
 
 if TYPE_CHECKING:
     from mmx.fusion import How
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
 )
 @click.option("--name", metavar="NAME", help="Name of the new set  [the names and HOW].")
 @click.option("--modality", metavar="M", help="Its modality  [theirs, or fused].")
-@_store_option
+@store_option
 @click.option("--restart", is_flag=True, help="Replace a set of this name that was made otherwise.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@_debug
+@debug_option
 @click.pass_context
 def fuse(
     ctx: click.Context, /, *, sets: tuple[str, ...], how: str, scaling: str, name: str | None, modality: str | None,
@@ -47,16 +48,16 @@ def fuse(
     from mmx.fusion import fuse as make
     from mmx.progress import ConsoleProgress
 
-    paths = [_find(target, root) for target in sets]
+    paths = [find_set(target, root) for target in sets]
     modalities = {path.parent.name for path in paths}
     modality = modality or (modalities.pop() if len(modalities) == 1 else "fused")
     name = name or "-".join([*(path.stem for path in paths), how])
-    _check_names(modality, name)
+    check_names(modality, name)
     if len(paths) < 2:
         raise UsageError("MODALITY/NAME: a fusion needs two sets or more")
     with ConsoleProgress(-1 if quiet else 0) as progress:
         done = make(
-            paths, _store(root).root, how=cast("How", how), name=name, modality=modality, unit=scaling == "l2", restart=restart,
+            paths, store_at(root).root, how=cast("How", how), name=name, modality=modality, unit=scaling == "l2", restart=restart,
             progress=progress,
         )  # fmt: skip
     if as_json:

@@ -7,22 +7,16 @@ from __future__ import annotations
 
 import difflib
 import json
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
+from mmx.cli_options import DEFAULT_STORE, debug_option, store_option
 from mmx.errors import DataError, UsageError
+from mmx.named_sets import check_names, find_set, opened, store_at, warnings_said
 
-if TYPE_CHECKING:
-    from mmstore import FeatureSet, FeatureStore
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-DEFAULT_STORE = Path("data/demo/features")
 IMPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors")
 EXPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors", "csv")
 SHOWN = 5  # errors and examples, where there may be thousands
@@ -58,36 +52,13 @@ def store() -> None:
     """
 
 
-def _debug(command: Command) -> Command:
-    def remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-        options = ctx.find_root().obj
-        if value and isinstance(options, dict):
-            options["debug"] = True
-
-    return click.option("--debug", is_flag=True, expose_value=False, callback=remember, help="Show tracebacks.")(
-        command
-    )
-
-
-def _store_option(command: Command) -> Command:
-    return click.option(
-        "--store",
-        "root",
-        metavar="DIR",
-        type=_PATH,
-        default=DEFAULT_STORE,
-        show_default=True,
-        help="The store that MODALITY/NAME is looked up in.",
-    )(command)
-
-
 # ------------------------------------------------------------------------------------------------ looking
 
 
 @store.command()
 @click.argument("root", type=_PATH, default=DEFAULT_STORE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@_debug
+@debug_option
 @click.pass_context
 def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
     """List the feature sets of a store (ROOT: the store, or the dataset folder around it).
@@ -102,13 +73,13 @@ def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
     from mmstore import StoreError
     from mmx.sources.overview import listing, summary
 
-    found = _store(root)
+    found = store_at(root)
     root = found.root
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
     for modality, name in found.sets():
         try:
-            with _opened(found.path(modality, name)) as features:
+            with opened(found.path(modality, name)) as features:
                 rows.append(summary(features))
         except StoreError as error:
             problems.append(str(error))
@@ -128,9 +99,9 @@ def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
 
 @store.command()
 @click.argument("target", metavar="PATH|MODALITY/NAME")
-@_store_option
+@store_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, with all errors.")
-@_debug
+@debug_option
 def info(*, target: str, root: Path, as_json: bool) -> None:
     """Say what one feature set is: counts, how the vectors were made, and why items failed.
 
@@ -141,7 +112,7 @@ def info(*, target: str, root: Path, as_json: bool) -> None:
     """
     from mmx.sources.overview import failures, leaves, one_line, summary
 
-    with _opened(_find(target, root)) as features:
+    with opened(find_set(target, root)) as features:
         facts, provenance, errors = summary(features), features.provenance, failures(features)
     if as_json:
         click.echo(json.dumps({**facts, "provenance": provenance, "errors": errors}, ensure_ascii=False))
@@ -157,7 +128,7 @@ def info(*, target: str, root: Path, as_json: bool) -> None:
 @store.command()
 @click.argument("paths", metavar="[PATH|STORE]...", nargs=-1, type=_PATH)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@_debug
+@debug_option
 @click.pass_context
 def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> None:
     """Read feature sets in full and check them against every rule of the format and their own digest.
@@ -174,7 +145,7 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
 
     problems: dict[str, list[str]] = {}
     for path in _paths_to_verify(paths or (DEFAULT_STORE,)):
-        with _warnings_said():
+        with warnings_said():
             problems[path.as_posix()] = FeatureSet(path).verify()
     n_bad = sum(1 for found in problems.values() if found)
     if as_json:
@@ -189,10 +160,10 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
 @store.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@_store_option
+@store_option
 @click.option("--exit-code", is_flag=True, help="Exit with 1 unless ids, status and vectors are equal.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@_debug
+@debug_option
 @click.pass_context
 def diff(ctx: click.Context, /, *, first: str, second: str, root: Path, exit_code: bool, as_json: bool) -> None:
     """Compare two feature sets by id: who is only in one, how far vectors differ, what was made differently.
@@ -204,7 +175,7 @@ def diff(ctx: click.Context, /, *, first: str, second: str, root: Path, exit_cod
     """
     from mmx.sources.overview import compare, one_line
 
-    with _opened(_find(first, root)) as a, _opened(_find(second, root)) as b:
+    with opened(find_set(first, root)) as a, opened(find_set(second, root)) as b:
         result = compare(a, b)
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False))
@@ -238,7 +209,7 @@ def diff(ctx: click.Context, /, *, first: str, second: str, root: Path, exit_cod
 @click.option("--restart", is_flag=True, help="Replace a set of this name that was made otherwise.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@_debug
+@debug_option
 def import_(
     *, file: Path, format_name: str, modality: str, name: str, out: Path | None, dtype: str, quiet: bool, as_json: bool,
     nan_is_missing: bool, zero_is_missing: bool, restart: bool, ids: Path | None, id_column: str | None,
@@ -277,7 +248,7 @@ def import_(
         if data is None:
             raise UsageError("--out: which store? --out DIR/features")
         out = data / "features"
-    _check_names(modality, name)
+    check_names(modality, name)
     source = Source(file, ids, id_column, row_column, data, column, tensor)
     with ConsoleProgress(-1 if quiet else 0) as progress:
         done = import_features(
@@ -310,9 +281,9 @@ def import_(
 @click.option(
     "--mapping", metavar="FILE", type=_PATH, help="npy-folder: number the files, and write here which is whose."
 )
-@_store_option
+@store_option
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
-@_debug
+@debug_option
 def export(
     *, target: str, format_name: str, out: Path, absent: str, mapping: Path | None, root: Path, quiet: bool
 ) -> None:
@@ -329,7 +300,7 @@ def export(
     """
     from mmx.sources.exporters import export_features
 
-    with _opened(_find(target, root)) as features:
+    with opened(find_set(target, root)) as features:
         done = export_features(features, format_name, out, absent=absent, mapping=mapping)
     click.echo(done.path.as_posix())
     if not quiet:
@@ -338,57 +309,11 @@ def export(
         click.echo(f"{done.rows:,} rows{where}{skipped}", err=True)
 
 
-# ------------------------------------------------------------------------------------------------ helpers
-
-
-@contextmanager
-def _warnings_said() -> Iterator[None]:
-    """What mmstore warns about goes to stderr, a line each."""
-    from mmstore import StoreWarning
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", StoreWarning)
-        try:
-            yield
-        finally:
-            for warning in caught:
-                click.echo(f"warning: {warning.message}", err=True)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[FeatureSet]:
-    """An open feature set, its header checked."""
-    from mmstore import FeatureSet
-
-    with _warnings_said(), FeatureSet(path) as features:
-        _ = features.header
-        yield features
-
-
-def _store(root: Path) -> FeatureStore:
-    """The store at `root`, or inside it when `root` is a dataset folder."""
-    from mmstore import FeatureStore
-
-    if not root.is_dir():
-        raise DataError(f"{root}: no such store; mmx extract or mmx store import make one, or name another folder")
-    return FeatureStore(root / "features" if (root / "features").is_dir() else root)
-
-
-def _find(target: str, root: Path) -> Path:
-    """The file that `target` means: a path, or MODALITY/NAME in the store `root`."""
-    if Path(target).exists():
-        return Path(target)
-    names = target.removesuffix(".h5").split("/")
-    if len(names) != 2 or not root.is_dir():
-        raise DataError(f"{target}: no such file; give a path, or MODALITY/NAME together with --store DIR")
-    return _store(root).open(*names).path
-
-
 def _paths_to_verify(paths: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            listing = _store(path)
+            listing = store_at(path)
             inside = [listing.path(modality, name) for modality, name in listing.sets()]
             if not inside:
                 raise DataError(f"{path}: no feature sets to verify (expected MODALITY/NAME.h5 inside)")
@@ -402,15 +327,3 @@ def _paths_to_verify(paths: Sequence[Path]) -> list[Path]:
 
 def _located(name: str, problem: str) -> str:
     return problem if problem.startswith(name) else f"{name}: {problem}"
-
-
-def _check_names(modality: str, name: str) -> None:
-    """A bad name is a matter of the command line, found before anything is read."""
-    from mmstore import InvalidInput
-    from mmstore.schema import check_modality, check_name
-
-    try:
-        check_modality(modality)
-        check_name(name)
-    except InvalidInput as error:
-        raise UsageError(f"--{error}") from error
