@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,21 +12,14 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmstore import checks, hdf5
+from mmstore import checks
 from mmstore.blocks import block_rows, runs, spans
-from mmstore.errors import (
-    DamagedFeatureSet,
-    IncompleteFeatureSet,
-    InvalidInput,
-    NotAFeatureSet,
-    StoreError,
-    StoreWarning,
-)
+from mmstore.errors import DamagedFeatureSet, IncompleteFeatureSet, InvalidInput, NotAFeatureSet, StoreError
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes
 from mmstore.locking import WriterLock
-from mmstore.partial import ErrorLog, Paths, VectorLog, restore_undo
-from mmstore.plans import refuse_other_plan
+from mmstore.partial import ErrorLog, Paths, VectorLog
+from mmstore.resume import finished_set, unfinished_set
 from mmstore.rows import RowFile
 from mmstore.schema import Header, name_of, with_creation_time
 from mmstore.spec import DENSE, FEATURES, ITEM, RAGGED, STATUS, Status
@@ -162,37 +154,18 @@ class FeatureSetWriter:
 
     def _attach(self, columns: list[Bytes]) -> bool:
         """Open the partial file for writing; False where it is beyond use and has to be begun anew."""
-        paths = self._paths
-        try:
-            if paths.undo.exists():
-                with translated(paths.undo):
-                    restore_undo(paths)
-            file = hdf5.open_file(paths.partial)
-        except (NotAFeatureSet, DamagedFeatureSet) as error:
-            return _begin_anew(error)
-        with file:
-            try:
-                found, _ = hdf5.read_header(file, paths.partial)
-                names = (FEATURES, STATUS) if found.layout == DENSE else (START, LENGTH, STATUS)
-                places = {name: hdf5.place_of(file, paths.partial, name) for name in names}
-            except (NotAFeatureSet, DamagedFeatureSet) as error:
-                return _begin_anew(error)
-            refuse_other_plan(found, self.header, file, columns, f"{paths.partial}: an unfinished set")
-            self.header = found
-            self._status = np.asarray(file[STATUS][:])
-            used = _used_vectors(file, self._status) if found.layout == RAGGED else 0
-        if found.layout == RAGGED:
-            self._vectors = VectorLog(paths.vectors, found.dim, found.dtype, used)
-        self._rows = RowFile(paths.partial, places)
+        found = unfinished_set(self._paths, self.header, columns)
+        if found is None:
+            return False
+        self.header, self._status = found.header, found.status
+        if self.header.layout == RAGGED:
+            self._vectors = VectorLog(self._paths.vectors, self.header.dim, self.header.dtype, found.used_vectors)
+        self._rows = RowFile(self._paths.partial, found.places)
         return True
 
     def _adopt_finished(self, columns: list[Bytes], retry: list[Status]) -> bool:
         """Take a finished set of the same plan as it is; True where a partial copy was made to retry its failures."""
-        with hdf5.open_file(self.path) as file:
-            found, _ = hdf5.read_header(file, self.path)
-            refuse_other_plan(found, self.header, file, columns, f"{self.path}: a finished set")
-            self.header = found
-            self._status = np.asarray(file[STATUS][:])
+        self.header, self._status = finished_set(self._paths, self.header, columns)
         again = np.isin(self._status, retry)
         if not again.any():
             self.finished = True
@@ -200,7 +173,7 @@ class FeatureSetWriter:
             return False
         with translated(self._paths.partial):
             status = np.where(again, np.uint8(Status.PENDING), self._status)
-            copy_as_partial(self._paths, found, columns, status)
+            copy_as_partial(self._paths, self.header, columns, status)
         return True
 
     # -------------------------------------------------------------------------------------------- writing
@@ -422,17 +395,3 @@ class FeatureSetWriter:
         finally:
             if self._lock is not None:
                 self._lock.release()
-
-
-def _begin_anew(error: StoreError) -> bool:
-    warnings.warn(f"{error}; the unfinished set is begun anew", StoreWarning, stacklevel=5)
-    return False
-
-
-def _used_vectors(file: Any, status: NDArray[np.uint8]) -> int:
-    """One past the last vector of the log that a finished row refers to."""
-    used = 0
-    for start, stop in spans(status.size, block_rows(16)):
-        ends = file[START][start:stop] + file[LENGTH][start:stop]
-        used = max(used, int(ends[status[start:stop] == Status.OK].max(initial=0)))
-    return used
