@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import statistics as stdlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from mmbench.core import statistics
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.experiment import chosen_recipe
 from mmbench.metrics import resolve
+from mmbench.results import RunFolder
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,11 @@ class FinishedRun:
             UsageError: The metric has no per-user values in this run.
         """
         path = self.path / "per_user.parquet"
-        frame = pd.read_parquet(path)
+        try:
+            frame = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{path}: cannot be read ({reason}); train anew with --restart") from error
         if metric not in frame.columns:
             known = [name for name in frame.columns if "@" in name]
             raise unknown_name("per-user metric of this run", metric, known)
@@ -89,7 +95,7 @@ class Comparison:
 
     Attributes:
         metric: e.g. `Recall@20`.
-        first: Label of the better one by mean.
+        first: Label of the better one by mean: the one with less where the metric says that less is better.
         second: Label of the other.
         difference: First minus second, means over seeds.
         interval: Bootstrap interval over users of that difference.
@@ -100,7 +106,7 @@ class Comparison:
         ahead: In how many of `pairs` pairs of seeds the first is ahead.
         pairs: Number of pairs of seeds.
         n_users: Users that both have.
-        better: Whether the first may be called better: see `verdict`.
+        better: Whether the first may be called better, or higher where the metric has no better side: see `verdict`.
     """
 
     metric: str
@@ -120,14 +126,15 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """The outcome as a sentence."""
+        word = "higher" if _sign(self.metric) is None else "better"
         order = f"{self.first} is ahead of {self.second} in {self.ahead} of {self.pairs} pairs of seeds"
         if self.better and self.p_seeds is None:
             return (
-                f"{self.metric}: this run of {self.first} is better than this one of {self.second}; "
+                f"{self.metric}: this run of {self.first} is {word} than this one of {self.second}; "
                 "how much training varies is unknown at one seed"
             )
         if self.better:
-            return f"{self.metric}: {self.first} is better than {self.second}; {order}"
+            return f"{self.metric}: {self.first} is {word} than {self.second}; {order}"
         if self.pairs == 1:
             return f"{self.metric}: no significant difference between {self.first} and {self.second}"
         return f"{self.metric}: the order of {self.first} and {self.second} is not resolved at this number of seeds; {order}"
@@ -230,10 +237,11 @@ def compare(
     ]
     rows: list[dict[str, Any]] = []
     for metric in metrics:
+        sign = _sign(metric) or 1
         users = {system.label: system.per_user(split, metric) for system in systems}
         seeds = {system.label: system.values(split, metric) for system in systems}
         for a, b in pairs:
-            first, second = sorted((a.label, b.label), key=lambda label: -stdlib.fmean(seeds[label]))
+            first, second = sorted((a.label, b.label), key=lambda label: -sign * stdlib.fmean(seeds[label]))
             both = pd.concat([users[first], users[second]], axis=1, join="inner").to_numpy(np.float64)
             if len(both) < 2:
                 raise DataError(
@@ -250,8 +258,8 @@ def compare(
                     "p": statistics.TESTS[test](d),
                     "p_seeds": statistics.welch(seeds[first], seeds[second]),
                     "effect": statistics.effect_size(d),
-                    "superiority": statistics.superiority(d),
-                    "ahead": sum(x > y for x in seeds[first] for y in seeds[second]),
+                    "superiority": statistics.superiority(sign * d),
+                    "ahead": sum(sign * x > sign * y for x in seeds[first] for y in seeds[second]),
                     "pairs": len(seeds[first]) * len(seeds[second]),
                     "n_users": len(d),
                 }
@@ -264,14 +272,18 @@ def compare(
 
 
 def agreement_of_seeds(systems: Sequence[System], metric: str, split: str = "test") -> float | None:
-    """Mean Kendall's tau between the orders of the systems at any two seeds; None unless all have the same two or more seeds."""
+    """Mean Kendall's tau between the orders of the systems at any two seeds; None unless all have the same two or more seeds.
+
+    None as well where a seed does not tell any of them from another.
+    """
     from scipy.stats import kendalltau
 
     seeds = {tuple(run.recipe.seed for run in system.runs) for system in systems}
     if len(seeds) != 1 or len(next(iter(seeds))) < 2 or len(systems) < 3:
         return None
     by_seed = list(zip(*(system.values(split, metric) for system in systems), strict=True))
-    return stdlib.fmean(float(kendalltau(a, b).statistic) for a, b in itertools.combinations(by_seed, 2))
+    tau = stdlib.fmean(float(kendalltau(a, b).statistic) for a, b in itertools.combinations(by_seed, 2))
+    return None if math.isnan(tau) else tau  # where all systems are equal there is no order
 
 
 def spelled(name: str) -> str:
@@ -286,39 +298,47 @@ def spelled(name: str) -> str:
     return f"{resolve([metric])[0].name}@{cutoff}"
 
 
+def _sign(metric: str) -> int | None:
+    """1 where more of a metric is better, -1 where less is, None where neither."""
+    higher = resolve([metric.partition("@")[0]])[0].higher_is_better
+    return None if higher is None else 1 if higher else -1
+
+
 def _read(folder: Path) -> FinishedRun:
-    try:
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: cannot be read: {error}") from error
+    record, metrics = (RunFolder(folder).read_json(name) for name in ("run.json", "metrics.json"))
     return FinishedRun(folder, chosen_recipe(read_recipe(folder / RECIPE_FILE), record), record, metrics)
 
 
 def _without_seed(run: FinishedRun) -> str:
-    plain = run.recipe.dump()
-    for name in ("seed", "data", "device"):
-        del plain[name]
     # A searched and a given setting are the same model.
-    return json.dumps(plain, sort_keys=True, default=str)
+    return json.dumps([_settings(run), _others(run)], sort_keys=True, default=str)
+
+
+def _settings(run: FinishedRun) -> dict[str, Any]:
+    return run.recipe.settings.model_dump(mode="json")
+
+
+def _others(run: FinishedRun) -> dict[str, Any]:
+    """What was run apart from seed and settings, by plain names: `every`, `visual` and so on."""
+    flat: dict[str, Any] = {"data": run.record["dataset"]["name"], "digest": run.record["dataset"]["digest"]}
+    for name, value in run.recipe.dump().items():
+        if name not in ("seed", "data", "device", "settings", "grid", "search", "columns"):
+            flat |= value if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _label(members: Sequence[FinishedRun], groups: Sequence[Sequence[FinishedRun]]) -> str:
-    """The model's name, and where several groups share it, the settings in which they differ."""
-    own = members[0].recipe
-    rivals = [other[0].recipe for other in groups if other[0].recipe.model == own.model and other is not members]
-    if not rivals:
-        return own.model
-    settings = own.settings.model_dump()
+    """The model's name, and where several groups share it, in what they differ: settings, else anything else."""
+    own = members[0]
     different: dict[str, Any] = {}
-    for rival in rivals:
-        theirs = rival.settings.model_dump()
-        different |= {name: value for name, value in settings.items() if theirs[name] != value}
+    for rival in (other[0] for other in groups if other is not members):
+        if rival.recipe.model == own.recipe.model:
+            told_by = _settings if _settings(rival) != _settings(own) else _others
+            mine, theirs = told_by(own), told_by(rival)
+            different |= {name: mine.get(name) for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)}
     if not different:
-        mine, outer = own.dump(), [rival.dump() for rival in rivals]
-        skip = ("seed", "data", "device", "settings", "grid")
-        different = {key: mine[key] for key in mine if key not in skip and any(one[key] != mine[key] for one in outer)}
-    return f"{own.model}({', '.join(f'{name}={value}' for name, value in different.items())})"
+        return own.recipe.model
+    return f"{own.recipe.model}({', '.join(f'{name}={value}' for name, value in sorted(different.items()))})"
 
 
 def _conditions(run: FinishedRun) -> dict[str, Any]:

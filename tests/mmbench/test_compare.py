@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -122,3 +123,53 @@ def test_nothing_to_compare(runs: Path, tmp_path: Path) -> None:
     assert "nothing to compare" in str(done.exception)
     done = CliRunner().invoke(command, [str(tmp_path)])
     assert "no finished run" in str(done.exception)
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One model with two learning rates, and one of them validated more often; metrics of which less, or neither, is better."""
+    place = tmp_path_factory.mktemp("kinds")
+    write_dataset(place / "toy", users=60)
+    options = ["--data", str(place / "toy"), "--out", str(place / "runs"), "-q", "--set", "epochs=2"]
+    options += ["--model", "bpr-mf", "--metrics", "Recall,ARP,NumRetrieved"]
+    for own in (["--set", "lr=0.5"], ["--set", "lr=0.001"], ["--set", "lr=0.5", "--every", "1"]):
+        assert CliRunner().invoke(train, [*options, *own], catch_exceptions=False).exit_code == 0
+    return place / "runs"
+
+
+def test_no_two_systems_have_one_name(kinds: Path) -> None:
+    systems = group(find_runs([kinds]))
+    assert {system.label for system in systems} == {
+        "bpr-mf(every=10, lr=0.5)",
+        "bpr-mf(every=1, lr=0.5)",
+        "bpr-mf(lr=0.001)",
+    }
+
+
+def test_less_is_better_where_the_metric_says_so(kinds: Path) -> None:
+    a, b = (system for system in group(find_runs([kinds])) if "every=1," not in system.label)
+    (arp,) = compare([a, b], ["ARP@20"])
+    low, high = sorted((a, b), key=lambda system: system.values("test", "ARP@20"))
+    assert (arp.first, arp.second) == (low.label, high.label)
+    assert arp.difference < 0
+    d = low.per_user("test", "ARP@20") - high.per_user("test", "ARP@20")
+    assert arp.superiority == pytest.approx(np.mean((d < 0) + 0.5 * (d == 0)))
+    assert (arp.ahead, arp.pairs) == (1, 1)
+    (neither,) = compare([a, b], ["NumRetrieved@20"])
+    assert "better" not in dataclasses.replace(neither, better=True).verdict
+
+
+@pytest.mark.parametrize(("name", "content"), [("per_user.parquet", "junk"), ("metrics.json", "[]"), ("run.json", "{")])
+def test_a_damaged_run_is_named(kinds: Path, tmp_path: Path, name: str, content: str) -> None:
+    shutil.copytree(kinds, tmp_path / "runs")
+    for folder in (tmp_path / "runs").iterdir():
+        (folder / name).write_text(content)
+    with pytest.raises(DataError, match=name):
+        compare(group(find_runs([tmp_path / "runs"])), ["Recall@20"])
+
+
+def test_an_infinite_effect_is_still_json(kinds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmbench.core.statistics.effect_size", lambda d: float("inf"))
+    done = CliRunner().invoke(command, [str(kinds), "--metric", "Recall@20", "--json"], catch_exceptions=False)
+    assert "Infinity" not in done.stdout
+    assert json.loads(done.stdout)["comparisons"][0]["effect"] is None

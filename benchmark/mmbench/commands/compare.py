@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,7 @@ def compare(
             "alpha": alpha,
             "split": split,
             "systems": [_system(system, split, names) for system in systems],
-            "comparisons": [{**dataclasses.asdict(one), "verdict": one.verdict} for one in outcome],
+            "comparisons": [_comparison(one) for one in outcome],
             "agreement_of_seeds": taus,
         }
         click.echo(json.dumps(document, ensure_ascii=False))
@@ -94,6 +95,11 @@ def _system(system: System, split: str, metrics: Sequence[str]) -> dict[str, Any
         "seeds": [run.recipe.seed for run in system.runs],
         "values": {name: system.values(split, name) for name in metrics},
     }
+
+
+def _comparison(one: Comparison) -> dict[str, Any]:
+    effect = one.effect if math.isfinite(one.effect) else None  # JSON has no infinity
+    return {**dataclasses.asdict(one), "effect": effect, "verdict": one.verdict}
 
 
 def _print(
