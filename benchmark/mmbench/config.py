@@ -130,6 +130,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     data: str = Field("data/demo", description="dataset folder")
+    columns: dict[str, str] = Field(
+        {}, description="role: column of the interactions; where the names are not understood"
+    )
     split: str | None = Field(None, description="split name or random:TEST,VALID,SEED; none: the only one")
     model: str = Field(description="a name of `mmbench models`")
     features: dict[str, str] = Field({}, description="modality: feature set; empty: all, the newest of each modality")
@@ -191,9 +194,9 @@ class Recipe(BaseModel):
         return self.model_dump(mode="json")
 
     def digest(self, *others: object) -> str:
-        """Ten hex digits of all that determines the run's numbers: the recipe without the folder's path, and `others`."""
+        """Ten hex digits of all that determines the run's numbers: the recipe but for where the data are, and `others`."""
         plain = self.dump()
-        del plain["data"]
+        del plain["data"], plain["columns"]
         text = json.dumps([plain, *others], sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
@@ -349,8 +352,10 @@ def parse_search(options: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
-    """Write a recipe as YAML."""
-    path.write_text(yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    """Write a recipe as YAML, in one step."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    partial.replace(path)
 
 
 def read_recipe(path: Path) -> Recipe:

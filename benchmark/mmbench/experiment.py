@@ -61,14 +61,11 @@ class Result:
     cost: Mapping[str, float | None] = field(default_factory=dict)
 
 
-def load_inputs(
-    recipe: Recipe, columns: Mapping[str, str] | None = None, like: Inputs | None = None
-) -> tuple[Recipe, Inputs]:
+def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inputs]:
     """Load what a recipe names, and spell out in the recipe what it left to be found: split and feature sets.
 
     Args:
         recipe: What is wanted.
-        columns: Column roles of the interaction files.
         like: Inputs of another recipe on the same data, split and feature sets: what it holds is not read again.
 
     Raises:
@@ -76,7 +73,7 @@ def load_inputs(
     """
     data = Path(recipe.data)
     strict = recipe.evaluation.protocol == "strict"
-    split = load_split(data, recipe.split, columns, catalogue=strict) if like is None else like.split
+    split = load_split(data, recipe.split, recipe.columns, catalogue=strict) if like is None else like.split
     features: Mapping[str, ItemFeatures] = {}
     if model_class(recipe.model).uses_features:
         if like is not None and like.features:
@@ -94,9 +91,10 @@ def load_inputs(
     if like is None:
         evaluation, split, digests = _side_data(data, recipe.evaluation, split)
     else:
-        evaluation, digests = recipe.evaluation, dict(like.evaluation)
+        digests = dict(like.evaluation)
+        evaluation = recipe.evaluation.model_copy(update={"diversity_features": like.diversity_features})
     recipe = recipe.model_copy(update={"split": split.training.split, "features": names, "evaluation": evaluation})
-    return recipe, Inputs(split, features, digests)
+    return recipe, Inputs(split, features, digests, evaluation.diversity_features)
 
 
 def _side_data(data: Path, evaluation: Evaluation, split: Split) -> tuple[Evaluation, Split, dict[str, str]]:
@@ -246,8 +244,8 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
 
 
 def _clear(folder: RunFolder) -> None:
-    """Remove what an earlier run left, and nothing else."""
-    for name in ("run.json", "metrics.json", "trained.json", "history.jsonl", "per_user.parquet"):
+    """Remove what an earlier run left, and nothing else; first of all the file that says the run is complete."""
+    for name in ("metrics.json", "run.json", "trained.json", "history.jsonl", "per_user.parquet"):
         (folder.path / name).unlink(missing_ok=True)
     for path in (folder.checkpoint_path, folder.state_path):
         path.unlink(missing_ok=True)

@@ -33,11 +33,13 @@ class Inputs:
         split: The split.
         features: The features of its items.
         evaluation: Digests of what else the evaluation looks at: the catalogue, vectors, categories.
+        diversity_features: Which vectors distances are measured with, spelled out; None for none.
     """
 
     split: Split
     features: Mapping[str, ItemFeatures]
     evaluation: Mapping[str, str] = field(default_factory=dict)
+    diversity_features: str | None = None
 
     @property
     def digests(self) -> dict[str, Any]:

@@ -207,7 +207,7 @@ def run_study(
         own = seeds if model_class(model).uses_seed else seeds[:1]
         results: list[Result] = []
         for recipe in _recipes(study, model, protocol, data, own, results, options):
-            resolved, inputs = experiment.load_inputs(recipe, None, inputs)
+            resolved, inputs = experiment.load_inputs(recipe, inputs)
             for line in coverage(inputs):
                 if line not in said:
                     progress.note(line)

@@ -137,3 +137,19 @@ def test_counts_of_the_real_data(real_data: Path, name: str, counts: tuple[int, 
     train = split.training.train
     held_out = (split.training.valid.users.size, split.test.rows.users.size, len(split.other_item_ids))
     assert (train.n_users, train.n_items, train.n_edges, *held_out) == counts
+
+
+def test_the_digest_of_the_catalogue_covers_the_rows_of_strangers(tmp_path: Path) -> None:
+    folders = [
+        given(tmp_path / "a", train=TRAIN, valid=VALID + "new\ti1\t1\n", test=TEST),
+        given(tmp_path / "b", train=TRAIN, valid=VALID, test=TEST + "new\ti1\t1\n"),
+    ]
+    a, b = map(load_split, folders)
+    assert a.training.other_user_ids == b.training.other_user_ids
+    assert a.catalogue_digest != b.catalogue_digest
+
+
+@pytest.mark.parametrize("name", ["random:0.2.3,0.1", "random:.,0.1", "random:0.2"])
+def test_a_random_split_that_is_misspelled(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="no split"):
+        load_split(given(tmp_path / "d", train=TRAIN, valid=VALID, test=TEST), name)

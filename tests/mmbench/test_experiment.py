@@ -358,3 +358,59 @@ def test_no_device(dataset: Path, tmp_path: Path) -> None:
         pytest.skip("this machine has one")
     with pytest.raises(UsageError, match="--device cuda: not available here"):
         train(dataset, tmp_path, device="cuda")
+
+
+def test_runs_on_columns_of_other_names_can_be_used_afterwards(dataset: Path, tmp_path: Path) -> None:
+    expected = train(dataset, tmp_path / "a", "most-popular")
+    rows = pd.read_csv(dataset / "interactions.tsv", sep="\t")
+    rows = rows.rename(columns={"user_id": "customer", "item_id": "product", "rating": "grade", "timestamp": "when"})
+    rows.to_csv(dataset / "interactions.tsv", sep="\t", index=False)
+    columns = {"user_id": "customer", "item_id": "product", "rating": "grade", "timestamp": "when"}
+    result = train(dataset, tmp_path / "b", "most-popular", columns=columns)
+    assert result.path.name == expected.path.name
+    scored = experiment.evaluate_run(result.path, result.recipe.evaluation)
+    assert scored.scores["test"].overall == expected.test
+
+
+def test_every_model_of_a_command_spells_out_what_distances_are_measured_with(dataset: Path, tmp_path: Path) -> None:
+    evaluation = {"metrics": ("Recall", "ILD"), "diversity_features": "visual"}
+    inputs: Inputs | None = None
+    for model in ("most-popular", "item-knn"):
+        recipe = Recipe(data=str(dataset), model=model, settings=make_settings(model, {}), evaluation=evaluation)  # type: ignore[arg-type]
+        resolved, inputs = load_inputs(recipe, inputs)
+        assert resolved.evaluation.diversity_features == "visual=toy"
+        path = run(resolved, inputs, run_folder(tmp_path, resolved, inputs), progress=Silent()).path
+        assert experiment.resume_inputs(path)[0] == resolved
+
+
+def test_a_restart_that_is_killed_leaves_no_half_of_a_finished_run(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = train(dataset, tmp_path, "most-popular")
+    unlink, left = Path.unlink, [1]
+
+    def die(self: Path, missing_ok: bool = False) -> None:
+        if self.parent == result.path:
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+        unlink(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(*prepare(dataset, tmp_path, "most-popular"), progress=Silent(), restart=True)
+    monkeypatch.undo()
+    assert train(dataset, tmp_path, "most-popular").test == result.test
+
+
+def test_a_recipe_is_whole_or_absent(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Path.write_text
+
+    def die(self: Path, text: str, *arguments: object, **options: object) -> int:
+        write(self, text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path, "most-popular")
+    assert not list(tmp_path.rglob("recipe.yaml"))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbench.data.tables import InteractionTable, read_interactions, write_interactions
-from mmbench.errors import DataError
+from mmbench.errors import DataError, UsageError
 
 ROWS = [("u1", "007", 5.0, 10.0), ("u1", "7", 3.0, 11.0), ("日本", "a/b", 1.0, 12.0)]
 
@@ -150,3 +150,23 @@ def test_written_tables_read_back_equal(
     assert as_rows(back) == as_rows(table)
     assert back.ratings is not None
     np.testing.assert_array_equal(back.ratings, table.ratings)
+
+
+def test_given_columns_make_a_header(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.tsv", "customer\tproduct\nu1\ti1\n")
+    table = read_interactions(path, {"user_id": "customer", "item_id": "product"})
+    assert as_rows(table) == [("u1", "i1")]
+    with pytest.raises(DataError, match="no column 'client' for user_id: its first line is no header"):
+        read_interactions(path, {"user_id": "client"})
+    with pytest.raises(UsageError, match=r"unknown role in --columns 'usr_id'.*'user_id'"):
+        read_interactions(path, {"usr_id": "customer"})
+
+
+def test_columns_of_one_meaning(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tsv", "user\tparent_asin\tasin\nu1\tp\tq\n")
+    table = read_interactions(path)
+    assert as_rows(table) == [("u1", "p")]
+    assert table.note == "item_id: read from parent_asin, not from asin; --columns decides otherwise"
+    assert as_rows(read_interactions(path, {"item_id": "asin"})) == [("u1", "q")]
+    with pytest.raises(DataError, match="2 columns are named item"):
+        read_interactions(write(tmp_path / "b.tsv", "user\titem\titem\nu1\tp\tq\n"))

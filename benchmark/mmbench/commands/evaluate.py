@@ -65,6 +65,8 @@ def evaluate(
 
     if (run is None) == (recs is None):
         raise UsageError("give either a run folder or --recs FILE with --data DIR")
+    if run is not None and (split is not None or columns):
+        raise UsageError("--split and --columns go with --recs; a run is scored on the split that it was trained on")
     if protocol is None:
         protocol = "strict" if run is None else read_recipe(run / RECIPE_FILE).evaluation.protocol
     evaluation = make_evaluation(

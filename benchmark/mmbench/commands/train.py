@@ -169,7 +169,7 @@ def train(
             slices=slices,
         )
         return
-    names = split_list(models)
+    names = list(dict.fromkeys(split_list(models)))
     if not names:
         raise UsageError(
             "--model is missing; e.g. --model vbpr, or several: --model vbpr,bpr-mf (see `mmbench models`)"
@@ -197,10 +197,11 @@ def train(
     for name in names:
         own, grid_of_own = for_model(name, values, names), for_model(name, tried, names)
         own_space = for_model(name, space, names)
-        all_seeds = _integers(seeds, "--seed")
+        all_seeds = tuple(dict.fromkeys(_integers(seeds, "--seed")))
         for seed in all_seeds if model_class(name).uses_seed else all_seeds[:1]:
             recipe = Recipe(
                 data=str(folder_of_data),
+                columns=columns,
                 split=split,
                 model=name,
                 features=parse_wanted(features) if model_class(name).uses_features else {},
@@ -216,7 +217,7 @@ def train(
                 evaluation=evaluation,
             )
             recipe.trials()  # every combination is checked before the first one is trained
-            resolved, inputs = experiment.load_inputs(recipe, columns, inputs)
+            resolved, inputs = experiment.load_inputs(recipe, inputs)
             for line in coverage(inputs):
                 if line not in said:
                     progress.note(line)

@@ -25,7 +25,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 }
 """File stems under which each part of a split is found."""
 
-RANDOM = re.compile(r"random(?::(?P<test>[0-9.]+),(?P<valid>[0-9.]+)(?:,(?P<seed>[0-9]+))?)?")
+RANDOM = re.compile(r"random(?::(?P<test>\d*\.?\d+),(?P<valid>\d*\.?\d+)(?:,(?P<seed>\d+))?)?", re.ASCII)
 DEFAULT_RANDOM = "random:0.2,0.2,42"
 
 NO_ROWS = HeldOut(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
@@ -106,7 +106,7 @@ class Split:
     Attributes:
         training: What training and selection see.
         test: What only the final scoring sees.
-        catalogue_digest: BLAKE2b-128 (hex) of the items outside training.
+        catalogue_digest: BLAKE2b-128 (hex) of the items outside training, and of the rows of users outside it.
     """
 
     training: TrainingData
@@ -304,8 +304,11 @@ def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False) -> 
         other_user_ids=tuple(strangers),
         valid_of_others=valid_of_others,
     )
+    of_others = [valid_of_others, test_of_others] if strangers else []
     return Split(
-        training, TestData(test_rows, _digest(test_rows), test_of_others), _digest([*others, *unused], strangers)
+        training,
+        TestData(test_rows, _digest(test_rows), test_of_others),
+        _digest([*others, *unused], strangers, *of_others),
     )
 
 

@@ -111,11 +111,12 @@ def make_split(
         "options": options,
         "filters": [one.text for one in filters],
         "interactions": source.digest,
+        **({"columns": dict(columns)} if columns else {}),
     }
     target = data / "splits" / name
     if target.exists():
         record = _read_record(target)
-        if record is not None and {key: record.get(key) for key in wanted} == json.loads(json.dumps(wanted)):
+        if record is not None and {key: record.get(key) for key in (*wanted, "columns")} == {"columns": None, **wanted}:
             return record, True
         raise DataError(f"{target}: exists already, made otherwise; choose another --name or remove it")
     table, counts = apply_filters(source.table, filters)

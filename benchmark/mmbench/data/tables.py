@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbench.errors import DataError
+from mmbench.errors import DataError, unknown_name
 
 SUFFIXES = (".tsv", ".csv", ".parquet", ".jsonl", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".txt", ".inter")
 ROLES = ("user_id", "item_id", "rating", "timestamp")
@@ -65,7 +65,7 @@ def read_interactions(path: Path, columns: Mapping[str, str] | None = None) -> I
         DataError: The file is absent, unreadable or empty, a row lacks a user or an item, or a rating is no number.
     """
     try:
-        frame, header = _read_frame(path)
+        frame, header = _read_frame(path, tuple((columns or {}).values()))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (OSError, EOFError) as error:
@@ -136,8 +136,8 @@ def find_table(folder: Path, stems: Sequence[str]) -> Path | None:
     return found[0] if found else None
 
 
-def _read_frame(path: Path) -> tuple[pd.DataFrame, bool]:
-    """The file as strings, and whether its first line was a header."""
+def _read_frame(path: Path, given: Sequence[str]) -> tuple[pd.DataFrame, bool]:
+    """The file as strings, and whether its first line was a header: it is one if it holds names that were given."""
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
         frame = pd.read_parquet(path)
@@ -164,6 +164,7 @@ def _read_frame(path: Path) -> tuple[pd.DataFrame, bool]:
     first = [str(value) for value in frame.iloc[0]]
     known = {name for names in NAMES.values() for name in names}
     header = sum(value.strip().casefold() in known for value in first) >= 2
+    header = header or any(value.strip() in given for value in first)
     if not header and len(first) >= 3 and not _is_number(first[2]):
         header = True  # a rating that is no number: a header with names of its own
     if header:
@@ -175,17 +176,20 @@ def _read_frame(path: Path) -> tuple[pd.DataFrame, bool]:
 def _roles(path: Path, frame: pd.DataFrame, header: bool, columns: Mapping[str, str]) -> tuple[dict[str, object], str]:
     """Which column has which role, and a note when that was guessed."""
     names = [str(name) for name in frame.columns]
+    for role in columns:
+        if role not in ROLES:
+            raise unknown_name("role in --columns", role, ROLES)
     if not header:
+        for role, given in columns.items():
+            raise DataError(f"{path}: no column {given!r} for {role}: its first line is no header; add one")
         if not 2 <= len(names) <= 4:
             raise DataError(
                 f"{path}: {len(names)} columns without a header (expected 2 to 4: user, item[, rating[, timestamp]])"
             )
         roles: dict[str, object] = dict(zip(ROLES, frame.columns, strict=False))
         return roles, f"no header; read as {', '.join(ROLES[: len(names)])}"
-    roles = {}
+    roles, notes = {}, []
     for role, given in columns.items():
-        if role not in ROLES:
-            raise DataError(f"--columns: unknown role {role!r}; choose one of: {', '.join(ROLES)}")
         if given not in names:
             raise DataError(f"{path}: no column {given!r} for {role}; it has: {', '.join(names)}")
         roles[role] = given
@@ -193,13 +197,20 @@ def _roles(path: Path, frame: pd.DataFrame, header: bool, columns: Mapping[str, 
         found = [name for name in names if name.casefold() in accepted]
         if found and role not in roles:
             roles[role] = found[0]
+            if len(set(found)) > 1:
+                notes.append(
+                    f"{role}: read from {found[0]}, not from {', '.join(found[1:])}; --columns decides otherwise"
+                )
+    repeated = next((name for name in roles.values() if names.count(str(name)) > 1), None)
+    if repeated is not None:
+        raise DataError(f"{path}: {names.count(str(repeated))} columns are named {repeated}; rename all but one")
     missing = [role for role in ("user_id", "item_id") if role not in roles]
     if missing:
         raise DataError(
             f"{path}: no column is recognised as {' or '.join(missing)} among {', '.join(names)}; "
             f"name it, e.g. --columns {missing[0]}={names[0]}"
         )
-    return roles, ""
+    return roles, "; ".join(notes)
 
 
 def _ids(path: Path, column: pd.Series, role: str, first_line: int) -> NDArray[np.object_]:
