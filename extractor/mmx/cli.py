@@ -341,7 +341,7 @@ def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -
 @click.option("--out", metavar="DIR", type=click.Path(path_type=Path), default=DEFAULT_DATA, show_default=True)
 @click.option("--items", metavar="N", type=click.IntRange(min=1), default=800, show_default=True)
 @click.option("--users", metavar="N", type=click.IntRange(min=1), default=1500, show_default=True)
-@click.option("--seed", metavar="N", type=int, default=7, show_default=True)
+@click.option("--seed", metavar="N", type=click.IntRange(0, 2**32 - 1), default=7, show_default=True)
 @common_options
 def demo(*, out: Path, items: int, users: int, seed: int, quiet: bool, verbose: bool) -> None:
     """Generate the synthetic demo catalogue: items with pictures, texts and sounds, and users who like some of them.

@@ -42,7 +42,7 @@ class RunConfig(_Frozen):
     restart: bool = Field(default=False, description="start anew, whatever is there")
     limit: int | None = Field(default=None, ge=1, description="only the first items")
     offline: bool = Field(default=False, description="never open a connection")
-    seed: int = Field(default=0, ge=0, description="seed of random weights and of fitted encoders")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of random weights and of fitted encoders")
 
     @property
     def store(self) -> Path:

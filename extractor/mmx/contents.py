@@ -53,7 +53,7 @@ class Contents(Protocol):
         """The content of rows `start` to `stop` (exclusive), one entry per row. Safe to call from any thread."""
 
     def digest(self) -> str | None:
-        """BLAKE2b-256 of the inputs, hexadecimal, where that is cheap (texts); None for files."""
+        """BLAKE2b-256 of the cells that are read, hexadecimal; None where files are matched by their names."""
 
 
 def text_contents(
@@ -99,9 +99,6 @@ def file_contents(items: Items, modality: str, column: str | None = None) -> Fil
         modality: `visual` (folder `images`) or `audio` (folder `audio`); the dataset folder itself is searched too.
         column: The column of paths; None looks for the usual names.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
     notes: list[str] = []
     found, links, unused = _match_by_name(items, modality)
     named = None
@@ -114,10 +111,8 @@ def file_contents(items: Items, modality: str, column: str | None = None) -> Fil
             notes.append(f"column {column!r} holds addresses, which are not fetched; files are matched by item id")
             named, column = None, None
     if named is not None:
-        blank = pc.equal(named, pa.scalar(b"", pa.binary()))
         notes.append(f"files: column {column!r} of {items.table.path.name if items.table else ''}")
-        unused = 0 if not pc.any(blank).as_py() else unused
-    if unused and not items.limited:
+    elif unused and not items.limited:
         notes.append(f"{unused:,} {modality} files belong to no item of the table")
     return FileContents(
         columns=(column,) if column else (),
@@ -147,14 +142,8 @@ class TextContents:
         return [_text(values, self.columns, self.template) for values in zip(*columns, strict=True)]
 
     def digest(self) -> str:
-        """BLAKE2b-256 over the lengths and bytes of every cell, column by column, hexadecimal."""
-        state = hashlib.blake2b(digest_size=32)
-        for column in self.values:
-            for start in range(0, len(column), _BLOCK):
-                cells = column.slice(start, _BLOCK).to_pylist()
-                state.update(np.fromiter(map(len, cells), dtype="<i8", count=len(cells)).tobytes())
-                state.update(b"".join(cells))
-        return state.hexdigest()
+        """BLAKE2b-256 of every cell."""
+        return _digest(self.values)
 
 
 @dataclass(frozen=True)
@@ -185,8 +174,12 @@ class FileContents:
         named: list[bytes] = self.named.slice(start, stop - start).to_pylist()
         return [self.path_of(value) if value else self._indexed(name) for value, name in zip(named, found, strict=True)]
 
-    def digest(self) -> None:
-        """None: reading every file twice would cost as much as the work itself."""
+    def digest(self) -> str | None:
+        """BLAKE2b-256 of the path column's cells; None without one.
+
+        The files themselves are left out: reading every file twice would cost as much as the work itself.
+        """
+        return None if self.named is None else _digest([self.named])
 
     def _indexed(self, name: bytes | None) -> Content:
         if name is None:
@@ -221,6 +214,17 @@ class FileContents:
                 return ContentError(f"{name}: not a file")
             return path
         return None
+
+
+def _digest(columns: Sequence[Column]) -> str:
+    """BLAKE2b-256 over the lengths and bytes of every cell, column by column, hexadecimal."""
+    state = hashlib.blake2b(digest_size=32)
+    for column in columns:
+        for start in range(0, len(column), _BLOCK):
+            cells = column.slice(start, _BLOCK).to_pylist()
+            state.update(np.fromiter(map(len, cells), dtype="<i8", count=len(cells)).tobytes())
+            state.update(b"".join(cells))
+    return state.hexdigest()
 
 
 def _text(values: Sequence[bytes], columns: Sequence[str], template: Template | None) -> Content:

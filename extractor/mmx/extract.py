@@ -215,4 +215,5 @@ def _open_writer(path: Path, plan: Plan, encoder: Encoder) -> FeatureSetWriter:
         restart=plan.run.restart,
         retry_failed=plan.run.retry_failed,
         retry_missing=plan.run.retry_failed,
+        fsync=True,  # flushes are seconds apart: what is recorded as done survives a power cut, too
     )

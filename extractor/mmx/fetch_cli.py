@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from mmx.cli_options import debug_option
 from mmx.errors import UsageError
 
 _PATH = click.Path(path_type=Path)
@@ -32,6 +33,7 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
 @click.option("--jobs", type=click.IntRange(1, 32), default=4, show_default=True, help="Connections for images.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
+@debug_option
 @click.pass_context
 def fetch(
     ctx: click.Context,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from mmx.cli_options import debug_option
 from mmx.errors import UsageError
 
 _PATH = click.Path(path_type=Path)
@@ -32,11 +33,12 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--lr", type=float, default=1e-5, show_default=True)
 @click.option("--temperature", type=float, default=0.07, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True, metavar="D")
 @click.option("--offline", is_flag=True, help="Never open a connection.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
+@debug_option
 def finetune(
     modality: str,
     model: str,

@@ -80,6 +80,7 @@ class Plan:
                 "joined_by": " " if len(self.contents.columns) > 1 and not self.config.text_template else None,
                 **({"template": self.config.text_template} if self.config.text_template else {}),
                 **({"several": self.config.several} if self.config.several else {}),
+                **({"path_separator": self.config.path_separator} if self.config.path_separator else {}),
                 **({"long_texts": self.config.long_texts} if self.config.long_texts != "truncate" else {}),
                 "digest": self.contents.digest(),
             },

@@ -226,8 +226,9 @@ class SeveralFiles:
             for cell, item, content in zip(cells, ids, by_name, strict=True)
         ]
 
-    def digest(self) -> None:
-        """None: reading every file twice would cost as much as the work itself."""
+    def digest(self) -> str | None:
+        """BLAKE2b-256 of the path column's cells; None without one."""
+        return self.files.digest()
 
     def _of_cell(self, cell: bytes) -> Content:
         paths = [cell] if self.separator is None else cell.split(self.separator.encode())

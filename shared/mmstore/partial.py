@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -164,9 +165,10 @@ class ErrorLog:
             self._cut_torn_line()
             with self._path.open("rb") as stream:
                 for line in stream:
-                    entry = json.loads(line)
-                    if entry["row"] in found:
-                        found[entry["row"]] = entry["message"].encode("utf-8")
+                    with suppress(ValueError, LookupError, TypeError, AttributeError):  # damaged: the reason is unknown
+                        entry = json.loads(line)
+                        if entry["row"] in found:
+                            found[entry["row"]] = entry["message"].encode("utf-8")
         return list(found.values())
 
     def sync(self) -> None:

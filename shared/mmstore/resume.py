@@ -58,11 +58,15 @@ def unfinished_set(paths: Paths, wanted: Header, columns: list[Bytes]) -> Unfini
             found, _ = hdf5.read_header(file, paths.partial)
             names = (FEATURES, STATUS) if found.layout == DENSE else (START, LENGTH, STATUS)
             places = {name: hdf5.place_of(file, paths.partial, name) for name in names}
+            status = np.asarray(file[STATUS][:])
+            if status.size and int(status.max()) > max(Status):
+                raise DamagedFeatureSet(
+                    f"{paths.partial}:/{STATUS}: holds {int(status.max())} (expected 0 … {max(Status)})"
+                )
         except (NotAFeatureSet, DamagedFeatureSet) as error:
             _begin_anew(error)
             return None
         refuse_other_plan(found, wanted, file, columns, f"{paths.partial}: an unfinished set")
-        status = np.asarray(file[STATUS][:])
         used = _used_vectors(file, status) if found.layout == RAGGED else 0
     return Unfinished(found, status, places, used)
 

@@ -334,7 +334,7 @@ def test_creation_time_is_no_part_of_the_plan(path: Path, monkeypatch: pytest.Mo
     assert FeatureSet(path).provenance["created"] == "1970-01-01T00:00:01Z"
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "cut", "foreign"])
+@pytest.mark.parametrize("damage", ["empty", "text", "cut", "foreign", "status"])
 def test_a_partial_file_beyond_use_is_begun_anew(path: Path, damage: str) -> None:
     content = random_content(6, IDS)
     digest = content.save(path)
@@ -347,6 +347,11 @@ def test_a_partial_file_beyond_use_is_begun_anew(path: Path, damage: str) -> Non
         partial.write_text("not HDF5")
     elif damage == "cut":
         partial.write_bytes(partial.read_bytes()[:1000])
+    elif damage == "status":
+        import h5py
+
+        with h5py.File(partial, "r+") as file:
+            file["status"][3] = 9
     else:
         import h5py
 
@@ -356,6 +361,25 @@ def test_a_partial_file_beyond_use_is_begun_anew(path: Path, damage: str) -> Non
         assert writer.pending.size == 20
         content.put(writer, range(20))
         assert writer.finish() == digest
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"\0" * 30, b"{}", b"[1]", b'{"row": [], "message": "x"}', b'{"row": 2, "message": 1}', b"\xff"],
+    ids=["zeros", "empty", "list", "unhashable", "number", "bytes"],
+)
+def test_a_damaged_error_log_costs_reasons_and_no_vectors(path: Path, line: bytes) -> None:
+    with open_writer(path) as writer:
+        writer.mark_corrupt([0], ["the reason"])
+        writer.mark_corrupt([2], ["lost"])
+    log = path.with_name(path.name + ".partial.errors")
+    log.write_bytes(log.read_bytes().splitlines()[0] + b"\n" + line + b"\n")
+    with open_writer(path) as writer:
+        writer.write([1], [[1.0, 2.0]])
+        writer.finish()
+    errors = dict(FeatureSet(path).errors())
+    assert errors[0] == "the reason" and errors[2].startswith("unknown")
+    assert FeatureSet(path).verify() == []
 
 
 def test_a_lost_vector_log_is_an_error_and_not_a_wrong_set(path: Path) -> None:

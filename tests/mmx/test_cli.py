@@ -278,6 +278,20 @@ def test_lazy_commands_exist() -> None:
         assert cli.get_command(context, name) is not None
 
 
+@pytest.mark.parametrize("name", [name for name in cli.list_commands(click.Context(cli)) if name != "store"])
+def test_every_command_takes_the_debug_option_that_an_unexpected_error_advises(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert any("--debug" in option.opts for option in command.params)
+
+
+@pytest.mark.parametrize("command", ["demo", "finetune"])
+def test_a_seed_that_no_library_takes_is_a_matter_of_the_command_line(command: str) -> None:
+    result = CliRunner().invoke(cli, [command, "--seed", str(2**32)])
+    assert result.exit_code == 2
+    assert "--seed" in result.stderr
+
+
 def test_a_path_that_leads_out_of_the_folder_is_a_corrupt_item(data: Path, tmp_path: Path) -> None:
     (data / "images" / "a.png").rename(tmp_path / "outside.png")
     (data / "images" / "c.png").rename(data / "inside.png")

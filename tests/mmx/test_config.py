@@ -53,6 +53,7 @@ def test_the_demo_recipe_names_every_key_once() -> None:
             "workers: 0\nsets: [{modality: visual, model: x}]\n",
             r"line 1: workers: .*greater than or equal to 1 \(got 0\)",
         ),
+        (f"seed: {2**32}\nsets: [{{modality: visual, model: x}}]\n", r"line 1: seed: .*less than 4294967296"),
         ("sets: []\n", r"line 1: sets: .*at least 1"),
         ("data: a\n", r"sets: this key is needed"),
         ("zzzzz: 1\nsets: [{modality: visual, model: x}]\n", r"unknown key; known keys: data, device"),

@@ -6,13 +6,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mmstore import FeatureSet, ProvenanceMismatch, Status
+from mmstore import FeatureSet, FeatureSetWriter, ProvenanceMismatch, Status
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, EncoderSpec
 from mmx.errors import ContentError, DataError, EncoderError, Interrupted
@@ -254,6 +254,43 @@ def test_repaired_items_are_retried_on_request(tmp_path: Path) -> None:
     assert run().counts.corrupt == 1
     repaired = run(retry_failed=True)
     assert (repaired.counts.ok, repaired.exit_code, repaired.stages.n_items) == (2, 0, 1)
+
+
+def test_other_paths_are_another_plan(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "images" / f"{name}.jpg").write_text(name, encoding="utf-8")
+
+    def run(cell: str, several: Literal["mean"] | None, separator: str | None) -> Summary:
+        (tmp_path / "items.tsv").write_text(f"item_id\timage\na\t{cell}\n", encoding="utf-8")
+        config = SetConfig(modality="visual", model="fake", several=several, path_separator=separator)
+        return extract(RunConfig(data=tmp_path, device="cpu"), config, build=lambda model, **_: FakeEncoder("visual"))
+
+    for several in (None, "mean"):
+        separator = "|" if several else None
+        assert not run("one.jpg", several, separator).already_complete
+        assert run("one.jpg", several, separator).already_complete
+        with pytest.raises(ProvenanceMismatch, match="input.digest"):
+            run("two.jpg", several, separator)
+    with pytest.raises(ProvenanceMismatch, match="path_separator"):
+        run("one.jpg", "mean", ";")
+
+
+def test_what_is_flushed_is_forced_onto_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    flushed: list[int] = []
+    finish = FeatureSetWriter.finish
+
+    def flush_first(writer: FeatureSetWriter) -> str:
+        calls.clear()
+        writer.flush()
+        flushed.append(len(calls))
+        return finish(writer)
+
+    monkeypatch.setattr(os, "fsync", calls.append)
+    monkeypatch.setattr(FeatureSetWriter, "finish", flush_first)
+    go(dataset(tmp_path, {"a": "one"}))
+    assert flushed == [2]  # vectors, then their status
 
 
 def test_items_that_have_a_file_by_now_are_retried_on_request(tmp_path: Path) -> None:

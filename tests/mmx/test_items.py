@@ -161,6 +161,15 @@ def test_files_of_no_item_are_counted(tmp_path: Path) -> None:
     assert any("2 visual files belong to no item" in note for note in notes)
 
 
+def test_files_that_a_path_column_names_are_not_said_to_belong_to_no_item(tmp_path: Path) -> None:
+    write(tmp_path / "items.tsv", "item_id\timage\na\t1.jpg\nb\t\n")
+    for name in ("1", "b"):
+        write(tmp_path / "images" / f"{name}.jpg")
+    contents = file_contents(load_items(tmp_path), "visual")
+    assert contents.fetch(0, 2) == [tmp_path / "images/1.jpg", tmp_path / "images/b.jpg"]
+    assert contents.notes == ("files: column 'image' of items.tsv",)
+
+
 def test_a_path_column_is_followed_inside_the_folder_only(tmp_path: Path) -> None:
     root = tmp_path / "data"
     outside = write(tmp_path / "secret.jpg")
