@@ -15,7 +15,7 @@ RUNS := runs
 REPORT := report
 comma := ,
 AMAZON = $(subst $(comma), ,$(DATASETS))
-CHOICES = $(if $(SEED),--seed $(SEED)) $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS))
+CHOICES = $(if $(SEED),--seed $(SEED)) $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(JOBS),--jobs $(JOBS))
 
 .PHONY: help setup demo reproduce-amazon reproduce-tiktok test test-all check format bench wheel-test clean
 .DEFAULT_GOAL := help

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -126,6 +127,23 @@ def run(recipe: Recipe, inputs: Inputs, folder: RunFolder, *, progress: Progress
     Raises:
         TrainingError: The run is being written by another process, or the training diverged.
     """
+    with locked(folder):
+        if restart:
+            clear(folder)
+        if not folder.complete:
+            write_recipe(folder.recipe_path, recipe)
+            chosen, chosen_folder = fit(recipe, inputs.split.training, inputs.features, folder, progress)
+            _finish(chosen, chosen_folder, inputs, folder)
+    return read_result(folder.path)
+
+
+@contextmanager
+def locked(folder: RunFolder) -> Iterator[None]:
+    """Keep other processes from writing a run.
+
+    Raises:
+        TrainingError: Another process is writing it.
+    """
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.path / ".lock")
     try:
@@ -133,13 +151,7 @@ def run(recipe: Recipe, inputs: Inputs, folder: RunFolder, *, progress: Progress
     except Timeout as error:
         raise TrainingError(f"{folder.path}: another process is writing this run; wait for it or stop it") from error
     with lock:
-        if restart:
-            _clear(folder)
-        if not folder.complete:
-            write_recipe(folder.recipe_path, recipe)
-            chosen, chosen_folder = fit(recipe, inputs.split.training, inputs.features, folder, progress)
-            _finish(chosen, chosen_folder, inputs, folder)
-    return read_result(folder.path)
+        yield
 
 
 def read_result(path: Path) -> Result:
@@ -228,7 +240,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     timings["train_energy_j"] = outcome.get("energy_j")
     write_per_user(folder, training, scores)
     chosen = int(trained.path.name) if trained.path != folder.path else None
-    folder.write_json("run.json", run_record(recipe, inputs, timings, chosen, scores))
+    folder.write_json("run.json", run_record(recipe, inputs, timings, chosen, scores, outcome))
     folder.write_json(
         "metrics.json",
         {
@@ -243,7 +255,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     )
 
 
-def _clear(folder: RunFolder) -> None:
+def clear(folder: RunFolder) -> None:
     """Remove what an earlier run left, and nothing else; first of all the file that says the run is complete."""
     for name in ("metrics.json", "run.json", "trained.json", "history.jsonl", "per_user.parquet"):
         (folder.path / name).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from mmbench.config import Recipe, write_recipe
 from mmbench.core import sparse
 from mmbench.core.init import Init
 from mmbench.core.meters import EnergyMeter
-from mmbench.core.runtime import cpu_seconds, held_interrupts
+from mmbench.core.runtime import cpu_seconds, held_interrupts, peak_memory_bytes
 from mmbench.core.table import RowTable
 from mmbench.data.cache import neighbour_cache
 from mmbench.data.dataset import TrainingData
@@ -80,10 +80,16 @@ def fit(
     features: Mapping[str, ItemFeatures],
     folder: RunFolder,
     progress: Progress,
+    *,
+    jobs: int = 1,
 ) -> tuple[Recipe, RunFolder]:
-    """Train the recipe, or each trial of its grid or search; the chosen recipe and where its checkpoint is."""
+    """Train the recipe, or each trial of its grid or search; the chosen recipe and where its checkpoint is.
+
+    Trainings that are finished in the folder are read, not repeated. `jobs`: how many trainings run on this machine at once, for
+    the record.
+    """
     if not recipe.searched:
-        fit_one(recipe, training, features, folder, progress)
+        fit_one(recipe, training, features, folder, progress, jobs=jobs)
         return recipe, folder
     grid = recipe.trials() if recipe.search is None else []
     n_trials = len(grid) if recipe.search is None else recipe.search.budget
@@ -92,17 +98,35 @@ def fit(
     for number in range(n_trials):
         # The same for the same results so far, so that a killed search goes on as it would have.
         trial = grid[number] if recipe.search is None else recipe.trial(propose(recipe.search, recipe.seed, past))
-        values = {name: getattr(trial.settings, name) for name in recipe.searched}
-        trial_folder = RunFolder(folder.path / "trials" / f"{number:03d}")
-        trial_folder.path.mkdir(parents=True, exist_ok=True)
-        write_recipe(trial_folder.recipe_path, trial)
-        label = f"trial {number + 1}/{n_trials} " + ", ".join(f"{name}={in_words(v)}" for name, v in values.items())
-        value = fit_one(trial, training, features, trial_folder, progress, label=label)
-        past.append((values, value))
+        trial_folder = folder.trial(number)
+        label = f"trial {number + 1}/{n_trials} {values_in_words(recipe, trial)}"
+        value = fit_trial(trial, training, features, trial_folder, progress, label=label, jobs=jobs)
+        past.append(({name: getattr(trial.settings, name) for name in recipe.searched}, value))
         if best is None or value > best[0]:
             best = (value, trial, trial_folder)
     assert best is not None
     return best[1], best[2]
+
+
+def fit_trial(
+    trial: Recipe,
+    training: TrainingData,
+    features: Mapping[str, ItemFeatures],
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    label: str = "",
+    jobs: int = 1,
+) -> float:
+    """Train one trial in its own folder, recipe beside it; its validation value."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_recipe(folder.recipe_path, trial)
+    return fit_one(trial, training, features, folder, progress, label=label, jobs=jobs)
+
+
+def values_in_words(recipe: Recipe, trial: Recipe) -> str:
+    """What a trial tries: `lr=0.001, reg_weight=0.1`."""
+    return ", ".join(f"{name}={in_words(getattr(trial.settings, name))}" for name in recipe.searched)
 
 
 def in_words(value: object) -> str:
@@ -116,7 +140,9 @@ def fit_one(
     features: Mapping[str, ItemFeatures],
     folder: RunFolder,
     progress: Progress,
+    *,
     label: str = "",
+    jobs: int = 1,
 ) -> float:
     """Train one configuration to its end and leave the best epoch's model in the folder; its validation value."""
     selected = recipe.evaluation.select_by
@@ -133,7 +159,7 @@ def fit_one(
         (lists,) = rank_all(model, training, features, with_selected, users=np.unique(training.valid.users))
         return score(lists, training, validation_rows(training, with_selected), with_selected).overall
 
-    if folder.path.joinpath("trained.json").is_file():
+    if folder.trained:
         return float(folder.read_json("trained.json")["value"])
     model = build(recipe, training, features)
     trainer = Trainer(
@@ -175,7 +201,10 @@ def fit_one(
             "metric": key,
             "value": stand.best_value,
             "cpu_s": cpu_seconds() - start_cpu,
-            "energy_j": meter.describe(),
+            "energy_j": meter.describe() if jobs == 1 else f"not known: {jobs} trainings at once",
+            "peak_memory_bytes": peak_memory_bytes(),
+            "threads": torch.get_num_threads(),
+            "jobs": jobs,
         },
     )
     folder.drop_state()

@@ -85,10 +85,16 @@ def write_per_user(folder: RunFolder, training: TrainingData, scores: Mapping[st
 
 
 def run_record(
-    recipe: Recipe, inputs: Inputs, timings: Mapping[str, Any], chosen: int | None, scores: Mapping[str, Scores]
+    recipe: Recipe,
+    inputs: Inputs,
+    timings: Mapping[str, Any],
+    chosen: int | None,
+    scores: Mapping[str, Scores],
+    trained: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What ran on what."""
+    """What ran on what; `trained` is what the training, perhaps in another process, said of itself."""
     training = inputs.split.training
+    peaks = [peak for peak in (peak_memory_bytes(), trained.get("peak_memory_bytes")) if peak is not None]
     device = choose_device(recipe.device)
     return {
         "format": FORMAT,
@@ -99,7 +105,8 @@ def run_record(
         "device": {
             "type": str(device),
             "name": _device_name(device),
-            "threads": torch.get_num_threads(),
+            "threads": trained.get("threads", torch.get_num_threads()),
+            "trainings_at_once": trained.get("jobs", 1),
             "products": {**linear.describe(), "sparse": sparse.backend()},
         },
         "dataset": {
@@ -139,7 +146,7 @@ def run_record(
             "users_without_list_counted": {split: one.n_without_list for split, one in scores.items()},
         },
         "timings": dict(timings),
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": max(peaks, default=None),
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }
 

@@ -47,6 +47,15 @@ class RunFolder:
         """Whether the run came to its end."""
         return self.metrics_path.is_file()
 
+    def trial(self, number: int) -> RunFolder:
+        """The folder of one trial of a grid or search."""
+        return RunFolder(self.path / "trials" / f"{number:03d}")
+
+    @property
+    def trained(self) -> bool:
+        """Whether the training in this very folder came to its end."""
+        return self.path.joinpath("trained.json").is_file()
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON document atomically; NaN is refused."""
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)

@@ -7,7 +7,7 @@ train what it chose, so that every model has the same budget.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmbench import experiment
+from mmbench.ahead import train_ahead
 from mmbench.config import Evaluation, Recipe, make_settings, setting_name
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.experiment import Result
@@ -176,6 +177,7 @@ def run_study(
     models: Sequence[str],
     seeds: Sequence[int],
     progress: Progress,
+    jobs: int = 1,
     **options: Any,
 ) -> Iterator[tuple[str, list[Result]]]:
     """Do what is left of a study, model by model.
@@ -188,6 +190,7 @@ def run_study(
         models: Which of the study's models, in order.
         seeds: Seeds; with `grid` the first one searches.
         progress: Where to report to.
+        jobs: Trainings at once, see `mmbench.ahead`.
         options: `split`, `features`, `epochs`, `device` of `Study.recipe`.
 
     Yields:
@@ -203,32 +206,38 @@ def run_study(
             raise unknown_name(f"model of the study {study.dataset}", model, study.models)
     inputs: Inputs | None = None
     said: set[str] = set()
+
+    def plan(recipe: Recipe) -> tuple[Recipe, Inputs]:
+        nonlocal inputs
+        resolved, inputs = experiment.load_inputs(recipe, inputs)
+        for line in coverage(inputs):
+            if line not in said:
+                progress.note(line)
+                said.add(line)
+        return resolved, inputs
+
+    def ahead(recipes: Iterable[Recipe]) -> None:
+        if jobs > 1:
+            train_ahead([plan(recipe) for recipe in recipes], out, jobs=jobs, progress=progress)
+
+    def recipe_of(model: str, seed: int) -> Recipe:
+        return study.recipe(model, protocol, data=data, seed=seed, **options)
+
+    def do(recipe: Recipe) -> Result:
+        resolved, loaded = plan(recipe)
+        return experiment.run(resolved, loaded, experiment.run_folder(out, resolved, loaded), progress=progress)
+
+    own = {model: seeds if model_class(model).uses_seed else seeds[:1] for model in models}
+    searches = {model for model in models if recipe_of(model, seeds[0]).grid}
+    first = {
+        model: [recipe_of(model, seed) for seed in own[model][: 1 if model in searches else None]] for model in models
+    }
+    ahead(recipe for recipes in first.values() for recipe in recipes)
     for model in models:
-        own = seeds if model_class(model).uses_seed else seeds[:1]
-        results: list[Result] = []
-        for recipe in _recipes(study, model, protocol, data, own, results, options):
-            resolved, inputs = experiment.load_inputs(recipe, inputs)
-            for line in coverage(inputs):
-                if line not in said:
-                    progress.note(line)
-                    said.add(line)
-            folder = experiment.run_folder(out, resolved, inputs)
-            results.append(experiment.run(resolved, inputs, folder, progress=progress))
+        results = [do(recipe) for recipe in first[model]]
+        # After a search the other seeds take what it chose.
+        chosen = results[0].recipe.settings.model_dump()
+        others = [recipe_of(model, seed).trial(chosen) for seed in own[model][len(results) :]]
+        ahead(others)
+        results += [do(recipe) for recipe in others]
         yield model, results
-
-
-def _recipes(
-    study: Study,
-    model: str,
-    protocol: Protocol,
-    data: Path,
-    seeds: Sequence[int],
-    results: Sequence[Result],
-    options: Mapping[str, Any],
-) -> Iterator[Recipe]:
-    """One recipe a seed; after a search the others take what it chose, which is known when they are asked for."""
-    for number, seed in enumerate(seeds):
-        recipe = study.recipe(model, protocol, data=data, seed=seed, **options)
-        if number and recipe.grid:
-            recipe = recipe.trial(results[0].recipe.settings.model_dump())
-        yield recipe

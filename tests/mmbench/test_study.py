@@ -160,6 +160,16 @@ def test_a_study_is_done_reported_and_not_repeated(place: Path, tmp_path: Path, 
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("metrics.json")} == stamps
 
 
+def test_several_trainings_at_once_give_the_same_study(place: Path, tmp_path: Path) -> None:
+    options = ("--protocol", "grid", "--models", "vbpr,bpr-mf", "--seed", "1,2", "--report", str(tmp_path / "report"))
+    alone = call(place, *options, "--out", str(tmp_path / "alone"))
+    at_once = call(place, *options, "--out", str(tmp_path / "at-once"), "--jobs", "2")
+    strip = [[run["test"] for run in runs] for runs in alone["studies"][0]["models"].values()]
+    assert strip == [[run["test"] for run in runs] for runs in at_once["studies"][0]["models"].values()]
+    trained = [json.loads(path.read_text())["jobs"] for path in (tmp_path / "at-once").rglob("trained.json")]
+    assert sorted(trained) == [1, 1, 2, 2, 2, 2]  # the seed that is left of each model is alone, with all threads
+
+
 def test_stand_ins_and_quick_looks_are_said(place: Path, tmp_path: Path) -> None:
     options = ("--out", str(tmp_path / "runs"), "--report", str(tmp_path / "report"), "--models", "freedom")
     call(place, *options, "--stand-in", "--epochs", "1")

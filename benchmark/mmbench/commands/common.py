@@ -37,6 +37,14 @@ columns_option = click.option(
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 
+jobs_option = click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Trainings at once (models, seeds, trials of a grid), each a process with its share of the threads.",
+)
+
 
 def side_options(command: Callable[..., object]) -> Callable[..., object]:
     """What metrics may look at besides interactions: `--diversity-features` and `--categories`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbench.commands.common import quiet_option, split_list
+from mmbench.commands.common import jobs_option, quiet_option, split_list
 from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ WIDTHS = {"visual": 4096, "textual": 1024}
     show_default=True,
     help="Where the report goes.",
 )
+@jobs_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
 @quiet_option
 def reproduce(
@@ -75,6 +76,7 @@ def reproduce(
     device: str,
     out: Path,
     report: Path,
+    jobs: int,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -117,6 +119,7 @@ def reproduce(
             models=names,
             seeds=chosen_seeds,
             progress=progress,
+            jobs=jobs,
             split=split,
             features=wanted,
             epochs=epochs,

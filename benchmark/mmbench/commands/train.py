@@ -11,6 +11,7 @@ import click
 from mmbench.commands.common import (
     DEFAULT_DATA,
     columns_option,
+    jobs_option,
     quiet_option,
     require_demo,
     side_options,
@@ -95,6 +96,7 @@ from mmbench.errors import UsageError
     "--resume", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Go on with this run folder."
 )
 @click.option("--restart", is_flag=True, help="Train anew even if the run exists.")
+@jobs_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
 @columns_option
 @quiet_option
@@ -123,6 +125,7 @@ def train(
     out: Path,
     resume: Path | None,
     restart: bool,
+    jobs: int,
     as_json: bool,
     columns: dict[str, str],
     quiet: bool,
@@ -141,9 +144,11 @@ def train(
       mmbench train --model vbpr --data my/catalogue --features visual=resnet50
       mmbench train --model vbpr,bpr-mf,item-knn,most-popular --grid lr=0.0005,0.001,0.005,0.01
       mmbench train --model vbpr --set lr=0.005 --set reg_weight=0.01 --seed 1,2,3,4,5
+      mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --jobs 4
       mmbench train --resume runs/demo-vbpr-0123456789
     """
     from mmbench import experiment
+    from mmbench.ahead import train_ahead
     from mmbench.config import (
         Recipe,
         Search,
@@ -191,7 +196,7 @@ def train(
     )
     needs_features = any(model_class(name).uses_features for name in names)
     folder_of_data = require_demo(data, needs_features=needs_features, progress=progress)
-    results = []
+    planned: list[tuple[Recipe, Inputs]] = []
     inputs: Inputs | None = None
     said: set[str] = set()
     for name in names:
@@ -222,11 +227,14 @@ def train(
                 if line not in said:
                     progress.note(line)
                     said.add(line)
-            results.append(
-                experiment.run(
-                    resolved, inputs, experiment.run_folder(out, resolved, inputs), progress=progress, restart=restart
-                )
-            )
+            planned.append((resolved, inputs))
+    if jobs > 1:
+        train_ahead(planned, out, jobs=jobs, progress=progress, restart=restart)
+        restart = False
+    results = [
+        experiment.run(recipe, loaded, experiment.run_folder(out, recipe, loaded), progress=progress, restart=restart)
+        for recipe, loaded in planned
+    ]
     _show(results, as_json, slices=slices)
 
 
