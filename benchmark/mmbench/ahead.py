@@ -152,5 +152,7 @@ def _train(job: _Job) -> None:
 
 def _same_data(one: Recipe, other: Recipe) -> bool:
     """Whether what one recipe loads serves another, too; a model without content has no features to differ in."""
-    names = ["data", "split", "missing", "scaling", "evaluation"] + ["features"] * bool(one.features and other.features)
+    names = ["data", "columns", "split", "missing", "scaling", "evaluation"] + ["features"] * bool(
+        one.features and other.features
+    )
     return all(getattr(one, name) == getattr(other, name) for name in names)
