@@ -104,7 +104,8 @@ def run(arguments: list[str]) -> int:
         code = _known(error)
         if debug or code is None:
             raise
-        sys.stderr.write(f"error: {error}\n")
+        what = "out of memory: " if isinstance(error, MemoryError) else ""
+        sys.stderr.write(f"error: {what}{error}\n")
         return code
     return outcome if isinstance(outcome, int) else 0
 
@@ -113,6 +114,8 @@ def _known(error: Exception) -> int | None:
     """The exit code of an error whose message is meant for the user; None for any other."""
     if isinstance(error, MmbenchError):
         return error.exit_code
+    if isinstance(error, MemoryError):
+        return 1
     from mmstore import StoreError
 
     if isinstance(error, StoreError):

@@ -315,14 +315,21 @@ def parse_approximations(text: str) -> tuple[Approximation, ...]:
     return tuple(known[name] for name in names)
 
 
-def parse_grid(options: Sequence[str]) -> dict[str, tuple[Any, ...]]:
-    """`lr=0.001,0.01` and the like as a mapping from name to the values to try."""
-    return {
-        option.partition("=")[0]: tuple(
-            parse_settings([f"x={value}"])["x"] for value in option.partition("=")[2].split(",")
-        )
-        for option in options
-    }
+def parse_grid(options: Sequence[str], flag: str = "--grid") -> dict[str, tuple[Any, ...]]:
+    """`lr=0.001,0.01` and the like as a mapping from name to the values to try.
+
+    Raises:
+        UsageError: An option has no `=` or lacks a value, or a name is given twice.
+    """
+    grid: dict[str, tuple[Any, ...]] = {}
+    for option in options:
+        name, _, text = option.partition("=")
+        if not (name and all(text.split(","))):
+            raise UsageError(f"{flag} {option}: expected NAME=V1,V2,…, e.g. lr=0.001,0.01")
+        if name in grid:
+            raise UsageError(f"{flag} {option}: {name} is given twice; list all of its values at once")
+        grid[name] = tuple(parse_value(value) for value in text.split(","))
+    return grid
 
 
 def parse_search(options: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
@@ -334,10 +341,12 @@ def parse_search(options: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
     space: dict[str, Range | tuple[Any, ...]] = {}
     for option in options:
         name, _, text = option.partition("=")
+        if name in space:
+            raise UsageError(f"--search {option}: {name} is given twice")
         kind, colon, bounds = text.partition(":")
         low, dots, high = (bounds if colon else text).partition("..")
         if not dots:
-            space |= parse_grid([option])
+            space |= parse_grid([option], "--search")
             continue
         try:
             if kind not in ("log", "int") and colon:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mmbench.config import RECIPE_FILE, Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.core.interactions import HeldOut
-from mmbench.core.runtime import cpu_seconds
+from mmbench.core.runtime import cpu_seconds, forget_peak_memory
 from mmbench.data.catalogue import read_categories
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
 from mmbench.data.features import ItemFeatures, load_content, load_features, load_presence
@@ -132,6 +132,7 @@ def run(recipe: Recipe, inputs: Inputs, folder: RunFolder, *, progress: Progress
             clear(folder)
         if not folder.complete:
             write_recipe(folder.recipe_path, recipe)
+            forget_peak_memory()
             chosen, chosen_folder = fit(recipe, inputs.split.training, inputs.features, folder, progress)
             _finish(chosen, chosen_folder, inputs, folder)
     return read_result(folder.path)

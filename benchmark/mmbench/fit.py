@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmbench.config import Recipe, write_recipe
+from mmbench.config import Recipe, read_recipe, write_recipe
 from mmbench.core import sparse
 from mmbench.core.init import Init
 from mmbench.core.meters import EnergyMeter
-from mmbench.core.runtime import cpu_seconds, held_interrupts, peak_memory_bytes
+from mmbench.core.runtime import cpu_seconds, forget_peak_memory, held_interrupts, peak_memory_bytes
 from mmbench.core.table import RowTable
 from mmbench.data.cache import neighbour_cache
 from mmbench.data.dataset import TrainingData
@@ -96,9 +96,13 @@ def fit(
     past: list[tuple[dict[str, Any], float]] = []
     best: tuple[float, Recipe, RunFolder] | None = None
     for number in range(n_trials):
-        # The same for the same results so far, so that a killed search goes on as it would have.
-        trial = grid[number] if recipe.search is None else recipe.trial(propose(recipe.search, recipe.seed, past))
         trial_folder = folder.trial(number)
+        if recipe.search is None:
+            trial = grid[number]
+        elif trial_folder.recipe_path.is_file():  # begun before; a newer sampler might propose something else
+            trial = recipe.trial(read_recipe(trial_folder.recipe_path).settings.model_dump())
+        else:  # the same for the same results so far, so that a killed search goes on as it would have
+            trial = recipe.trial(propose(recipe.search, recipe.seed, past))
         label = f"trial {number + 1}/{n_trials} {values_in_words(recipe, trial)}"
         value = fit_trial(trial, training, features, trial_folder, progress, label=label, jobs=jobs)
         past.append(({name: getattr(trial.settings, name) for name in recipe.searched}, value))
@@ -161,6 +165,7 @@ def fit_one(
 
     if folder.trained:
         return float(folder.read_json("trained.json")["value"])
+    forget_peak_memory()
     model = build(recipe, training, features)
     trainer = Trainer(
         model,
@@ -177,7 +182,7 @@ def fit_one(
         trainer.restore(*state)
         progress.note(f"{folder.path}: going on after epoch {trainer.progress.epoch}")
     folder.truncate_history(trainer.progress.epoch if state is not None else -1)
-    saved, start_cpu = time.monotonic(), cpu_seconds()
+    saved, start_cpu = time.monotonic(), cpu_seconds() - trainer.progress.cpu_s
     label = label or f"{recipe.model} seed {recipe.seed}"
     with (
         held_interrupts() as trainer.between_steps,
@@ -188,6 +193,7 @@ def fit_one(
             folder.append_history(record)
             if record.improved:
                 folder.save_checkpoint(model.weights(), record.epoch)
+            trainer.progress.cpu_s = cpu_seconds() - start_cpu
             if time.monotonic() - saved >= SAVE_EVERY_S and trainer.epochs:
                 folder.save_state(trainer.tensors(), trainer.progress)
                 saved = time.monotonic()
@@ -201,7 +207,7 @@ def fit_one(
             "metric": key,
             "value": stand.best_value,
             "cpu_s": cpu_seconds() - start_cpu,
-            "energy_j": meter.describe() if jobs == 1 else f"not known: {jobs} trainings at once",
+            "energy_j": _energy(meter, jobs=jobs, whole=state is None),
             "peak_memory_bytes": peak_memory_bytes(),
             "threads": torch.get_num_threads(),
             "jobs": jobs,
@@ -209,6 +215,13 @@ def fit_one(
     )
     folder.drop_state()
     return stand.best_value
+
+
+def _energy(meter: EnergyMeter, *, jobs: int, whole: bool) -> dict[str, float] | str:
+    """What the meter read, or why that is not what this training took."""
+    if jobs > 1:
+        return f"not known: {jobs} trainings at once"
+    return meter.describe() if whole else "not known: the training was interrupted"
 
 
 def _describe(record: EpochRecord, key: str, best: float) -> str:

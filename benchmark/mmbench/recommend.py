@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -106,6 +107,7 @@ def recommendations(
     user_ids, item_ids = training.user_ids.astype(object), run.item_ids
     with torch.inference_mode(), progress.task("recommend", users.size) as task:
         score = scorer_of(run.model, training, run.inputs.features, run.evaluation)
+        k = min(k, train.n_items)
         for start in range(0, users.size, _BLOCK_USERS):
             block = users[start : start + _BLOCK_USERS]
             yield _frame(block, _lists(score, train, block, k, mask, device), user_ids, item_ids)
@@ -117,6 +119,7 @@ def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
 
     Raises:
         UsageError: Another suffix.
+        DataError: An id holds what the format has no place for.
     """
     if out.suffix not in SUFFIXES:
         raise UsageError(f"--out {out}: expected a file name that ends in {', '.join(SUFFIXES)}")
@@ -139,9 +142,18 @@ def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
                             }
                             file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     else:
-                        separator = "," if out.suffix == ".csv" else "\t"
-                        frame.to_csv(file, sep=separator, index=False, header=number == 0, lineterminator="\n")
+                        comma = out.suffix == ".csv"
+                        frame.to_csv(
+                            file,
+                            sep="," if comma else "\t",
+                            quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE,  # as all our TSV files
+                            index=False,
+                            header=number == 0,
+                            lineterminator="\n",
+                        )
         partial.replace(out)
+    except csv.Error as error:
+        raise DataError(f"{out}: an id holds a tab or a line break; write .csv, .parquet or .jsonl") from error
     finally:
         partial.unlink(missing_ok=True)
     return n

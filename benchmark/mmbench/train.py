@@ -47,11 +47,13 @@ class Progress:
         epoch: Last finished epoch.
         best_epoch: Epoch with the best validation value so far, the first one on ties; None before any validation.
         best_value: That value.
+        cpu_s: CPU seconds spent so far, as the caller counts them.
     """
 
     epoch: int = 0
     best_epoch: int | None = None
     best_value: float = field(default=-math.inf)
+    cpu_s: float = 0.0
 
 
 class Trainer:

@@ -139,6 +139,12 @@ def test_progress_goes_to_stderr_in_plain_lines(place: Path) -> None:
         (["train", "--model", "vbpr", *FAST, "--device", "cuda:99"], 2, "not available here"),
         (["trian"], 2, "Did you mean 'train'"),
         (["train", "--modle", "vbpr"], 2, "No such option"),
+        (["train", "--model", "vbpr", *FAST, "--grid", "lr"], 2, "--grid lr: expected NAME=V1,V2"),
+        (["train", "--model", "vbpr", *FAST, "--grid", "lr=1", "--grid", "lr=2"], 2, "lr is given twice"),
+        (["train", "--resume", "toy", "--set", "lr=1"], 2, "--set: has no meaning beside --resume"),
+        (["train", "--model", "vbpr", *FAST, "--columns", "usr=u"], 2, "unknown role in --columns 'usr'"),
+        (["tune", "--model", "vbpr", *FAST, "--search", "lr=1..2", "--search", "lr=2..3"], 2, "lr is given twice"),
+        (["evaluate", "toy", "--split", "given"], 2, "--split and --columns go with --recs"),
         (["evaluate"], 2, "either a run folder or --recs"),
         (["evaluate", "--recs", "x.tsv"], 2, "--recs needs --data"),
         (["evaluate", "--recs", "x.tsv", "--data", "toy"], 1, "no such file"),
@@ -334,3 +340,20 @@ def test_an_impossible_folder_is_an_error_with_the_path(
     monkeypatch.chdir(place)
     assert cli.run(["train", "--model", "bpr-mf", *FAST, "--out", "file/runs"]) == 1
     assert "file" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_an_error_without_traceback(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    assert cli.run(["train", "--model", "most-popular", "--data", "toy", "-q", "--cutoffs", "20,99999999999999"]) == 1
+    assert "error: out of memory" in capsys.readouterr().err
+
+
+def test_seeds_and_models_given_twice_are_one(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    models = ["--model", "random,random", "--seed", "3,3"]
+    assert cli.run(["train", *models, "--data", "toy", "-q", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == 3

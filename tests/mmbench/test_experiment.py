@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from mmbench import experiment, fit
 from mmbench.config import Recipe, for_model, make_settings, parse_approximations, read_recipe
 from mmbench.core.adam import Adam
+from mmbench.core.runtime import peak_memory_bytes
 from mmbench.data.dataset import TestData
 from mmbench.errors import DataError, TrainingError, UsageError
 from mmbench.experiment import load_inputs, run, run_folder
@@ -304,7 +306,10 @@ def test_lists_of_strangers_are_refused_and_unknown_items_are_said(dataset: Path
     assert experiment.evaluate_lists(path, dataset, None, paper).scores["test"].n_evaluated == 1
     assert any("1 recommended items do not occur in the data" in note for note in scored.notes)
     path.write_text("u1\tB001X\nu1\tB001X\n")
-    with pytest.raises(DataError, match="twice in the list"):
+    with pytest.raises(DataError, match="item 'B001X' is twice in the list of user 'u1'"):
+        experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+    path.write_text("user\titem\n")
+    with pytest.raises(DataError, match="no lists"):
         experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
 
 
@@ -414,3 +419,37 @@ def test_a_recipe_is_whole_or_absent(dataset: Path, tmp_path: Path, monkeypatch:
     with pytest.raises(KeyboardInterrupt):
         train(dataset, tmp_path, "most-popular")
     assert not list(tmp_path.rglob("recipe.yaml"))
+
+
+def test_what_an_interrupted_training_cost_is_counted_whole_or_not_at_all(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(10_000))
+    monkeypatch.setattr(fit, "cpu_seconds", lambda: float(next(clock)))
+    monkeypatch.setattr(fit, "SAVE_EVERY_S", 0.0)
+    whole = RunFolder(train(dataset, tmp_path / "whole").path).read_json("trained.json")
+    append = RunFolder.append_history
+
+    def die(self: RunFolder, record: EpochRecord) -> None:
+        append(self, record)
+        if record.epoch == 7:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "append_history", die)
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path / "parts")
+    monkeypatch.setattr(RunFolder, "append_history", append)
+    parts = RunFolder(train(dataset, tmp_path / "parts").path).read_json("trained.json")
+    assert parts["cpu_s"] == pytest.approx(whole["cpu_s"], abs=1)
+    assert parts["energy_j"] == "not known: the training was interrupted"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process's peak cannot be reset")
+def test_a_runs_peak_of_memory_is_its_own(dataset: Path, tmp_path: Path) -> None:
+    hog = np.ones(1 << 27)  # 1 GiB
+    before = peak_memory_bytes()
+    assert before is not None
+    assert before > hog.nbytes
+    del hog
+    record = RunFolder(train(dataset, tmp_path, "most-popular").path).read_json("run.json")
+    assert record["peak_memory_bytes"] < before - (1 << 29)

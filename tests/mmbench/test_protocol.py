@@ -250,3 +250,18 @@ def test_types_of_the_side_data() -> None:
     rows = HeldOut(empty, empty, np.zeros(0))
     assert Topics.from_pairs(empty, empty).items.size == 0
     assert TrainingData.__dataclass_fields__["valid_of_others"].default.users.size == rows.users.size
+
+
+@pytest.mark.parametrize("name", ["items.jsonl", "items.parquet", "items.csv"])
+def test_the_items_table_may_have_any_format(tmp_path: Path, name: str) -> None:
+    frame = pd.DataFrame({"item_id": ["007", "7", "x"], "date": ["2020", "2021", ""], "kind": ["a|b", "b", ""]})
+    if name.endswith("jsonl"):
+        frame.to_json(tmp_path / name, orient="records", lines=True)
+    elif name.endswith("parquet"):
+        frame.to_parquet(tmp_path / name)
+    else:
+        frame.to_csv(tmp_path / name, index=False)
+    assert read_item_ids(tmp_path) == ["007", "7", "x"]
+    topics, _ = read_categories(tmp_path, "kind", ["7", "007"])
+    assert list(zip(topics.items.tolist(), topics.topics.tolist(), strict=True)) == [(0, 1), (1, 0), (1, 1)]
+    assert read_categories(tmp_path, "date", ["7", "007"])[0].topics.tolist() == [1, 0]

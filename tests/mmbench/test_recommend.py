@@ -119,3 +119,43 @@ def test_mistakes(place: Path, tmp_path: Path, arguments: list[str], error: type
     assert isinstance(done.exception, error)
     assert message in str(done.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_ids_with_quotes_and_lists_as_json_lines_are_read_back(tmp_path: Path) -> None:
+    toy = write_dataset(tmp_path / "toy")
+    rows = (toy / "interactions.tsv").read_text().replace("B001X", 'the "best" one').replace("u7\t", '"u7"\t')
+    (toy / "interactions.tsv").write_text(rows)
+    options = ["--model", "most-popular", "--data", str(toy), "--out", str(tmp_path / "runs"), "-q"]
+    assert CliRunner().invoke(train, options, catch_exceptions=False).exit_code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    result = experiment.read_result(run)
+    for suffix in SUFFIXES:
+        out = tmp_path / f"recs{suffix}"
+        call(str(run), "--out", str(out))
+        scored = experiment.evaluate_lists(out, toy, None, result.recipe.evaluation)
+        assert scored.scores["test"].overall == result.test
+
+
+def test_an_id_that_tsv_cannot_hold(tmp_path: Path) -> None:
+    toy = write_dataset(tmp_path / "toy")
+    frame = pd.read_csv(toy / "interactions.tsv", sep="\t")
+    (toy / "interactions.tsv").unlink()
+    frame.assign(user_id="tab\t" + frame["user_id"]).to_parquet(toy / "interactions.parquet")
+    options = ["--model", "most-popular", "--data", str(toy), "--out", str(tmp_path / "runs"), "-q"]
+    assert CliRunner().invoke(train, options, catch_exceptions=False).exit_code == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    with pytest.raises(DataError, match="an id holds a tab"):
+        call(str(run), "--out", str(tmp_path / "recs.tsv"))
+    assert not list(tmp_path.glob("recs*"))
+
+
+def test_many_users_may_be_named_and_lists_end_with_the_candidates(place: Path, tmp_path: Path) -> None:
+    run, out = run_of(place, "strict", "vbpr"), tmp_path / "recs.parquet"
+    users = ",".join(f"u{user}" for user in [*range(40)] * 10)
+    assert call(str(run), "--out", str(out), "--users", users, "-k", str(10**12))["users"] == 40
+    (tmp_path / "users.txt").write_bytes(b"\xef\xbb\xbfu1\r\nu2\r\n\r\n")
+    assert call(str(run), "--out", str(out), "--users", str(tmp_path / "users.txt"))["users"] == 2
+    for content, message in ((b"\n", "no user ids"), (b"u1\n\xff\xfe", "not UTF-8")):
+        (tmp_path / "users.txt").write_bytes(content)
+        with pytest.raises((DataError, UsageError), match=message):
+            call(str(run), "--out", str(out), "--users", str(tmp_path / "users.txt"))

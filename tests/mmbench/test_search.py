@@ -197,3 +197,19 @@ def test_killed_at_any_instant_it_ends_as_it_would_have(toy: Path, tmp_path: Pat
         list((tmp_path / "whole").rglob("trained.json"))
     )
     shutil.rmtree(tmp_path / "killed")
+
+
+def test_a_trial_that_was_begun_keeps_its_settings_whatever_a_newer_sampler_proposes(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--model", "bpr-mf", "--data", str(toy), "--out", str(tmp_path), *ARGUMENTS, *SPACES, "--json"]
+    options += ["--sampler", "random", "--budget", "3"]
+    whole = json.loads(CliRunner().invoke(tune, options, catch_exceptions=False).stdout)
+    run = Path(whole["run"])
+    for name in ("metrics.json", "run.json", "trials/002/trained.json"):
+        (run / name).unlink()
+    monkeypatch.setattr("mmbench.fit.propose", lambda *_: {"lr": 0.5, "reg_weight": 0.1})
+    again = json.loads(CliRunner().invoke(tune, options, catch_exceptions=False).stdout)
+    assert (again["settings"], again["test"]) == (whole["settings"], whole["test"])
+    for trial in (run / "trials").iterdir():
+        assert yaml.safe_load((trial / "recipe.yaml").read_text())["settings"]["lr"] != 0.5

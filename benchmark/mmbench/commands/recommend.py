@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mmbench.commands.common import quiet_option
-from mmbench.errors import UsageError
+from mmbench.errors import DataError, UsageError
 
 
 @click.command()
@@ -69,6 +69,13 @@ def recommend(
 
 def _named(users: str) -> list[str]:
     path = Path(users)
-    if path.is_file():
-        return [line.rstrip("\r\n") for line in path.open(encoding="utf-8") if line.strip()]
-    return [user for user in users.split(",") if user]
+    try:
+        named = path.read_text(encoding="utf-8-sig").split("\n") if path.is_file() else users.split(",")
+    except OSError:  # a long list is no possible name of a file
+        named = users.split(",")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text; expected one user id a line") from error
+    found = [user for user in named if user.strip()]
+    if not found:
+        raise UsageError(f"--users {users}: no user ids; expected a file with one a line, or ids separated by commas")
+    return found

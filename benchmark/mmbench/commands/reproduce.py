@@ -99,7 +99,7 @@ def reproduce(
 
     if (data or split_dir) and len(recipes) > 1:
         raise UsageError("--data and --split-dir: belong to one study; give one recipe")
-    chosen_seeds = _integers(seeds)
+    chosen_seeds = tuple(dict.fromkeys(_integers(seeds)))
     progress = make_progress(quiet=quiet)
     parts: list[Reproduction] = []
     documents = []

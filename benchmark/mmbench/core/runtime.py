@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 
@@ -61,8 +63,23 @@ def held_interrupts() -> Iterator[Callable[[], None]]:
     let_through()
 
 
+def forget_peak_memory() -> None:
+    """Let the peaks of memory begin anew, so that one run's is not reported for those after it; the process's on Linux only."""
+    gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)  # what is free and kept counts as used otherwise
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_bytes() -> int | None:
-    """The largest resident size of this process so far; None where the system does not say."""
+    """The largest resident size of this process so far, or since `forget_peak_memory`; None where the system does not say."""
     try:
         import resource
     except ImportError:

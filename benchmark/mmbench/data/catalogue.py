@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mmbench.data.tables import NAMES, find_table
+from mmbench.data.tables import NAMES, find_table, read_json_lines
 from mmbench.errors import DataError, unknown_name
 from mmbench.metrics.side import Topics
 
@@ -80,7 +80,7 @@ def _frame(path: Path, column: str | None) -> pd.DataFrame:
     if name.endswith(".parquet"):
         return pd.read_parquet(path)
     if name.endswith(".jsonl"):
-        return pd.read_json(path, lines=True, dtype=False, convert_dates=False)
+        return read_json_lines(path)
     comma = name.endswith(".csv")
 
     def read(columns: list[str] | None, rows: int | None) -> pd.DataFrame:

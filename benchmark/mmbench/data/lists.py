@@ -10,11 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmbench.data.dataset import Split
+from mmbench.data.tables import read_json_lines
 from mmbench.errors import DataError
 
 
 def read_lists(path: Path, split: Split, longest: int) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """Read a file of recommendations: user, item[, score or rank], with a header or without, TSV, CSV or Parquet.
+    """Read a file of recommendations: user, item[, score or rank], with a header or without, TSV, CSV or Parquet; or JSON lines.
+
+    JSON lines are what `mmbench recommend` writes: a user's `user_id` and `item_ids`, best first.
 
     The order of a user's rows is the ranking. Scores are not looked at, so that ties mean what the maker of the list meant; a
     header that names a `rank` column sorts by it, ascending.
@@ -28,7 +31,7 @@ def read_lists(path: Path, split: Split, longest: int) -> tuple[NDArray[np.int64
         Users with a list, shape (n,); their items, shape (n, longest), -1 behind the end of a shorter list; notes.
 
     Raises:
-        DataError: Unreadable, an item twice in a user's list, or no user of the dataset has a list.
+        DataError: Unreadable, an item twice in a user's list, no list at all, or one of somebody unknown.
     """
     frame = _read(path)
     notes = []
@@ -54,6 +57,12 @@ def read_lists(path: Path, split: Split, longest: int) -> tuple[NDArray[np.int64
     listed, starts, counts = np.unique(users, return_index=True, return_counts=True)
     position = np.arange(users.size) - np.repeat(starts, counts)
     kept = position < longest
+    repeated = np.flatnonzero(pd.DataFrame({"user": users, "item": items})[kept].duplicated())
+    if repeated.size:
+        row = frame.iloc[order[kept][repeated[0]]]
+        raise DataError(
+            f"{path}: item {row['item']!r} is twice in the list of user {row['user']!r}; remove one of them"
+        )
     lists = np.full((listed.size, longest), -1, np.int64)
     lists[np.repeat(np.arange(listed.size), counts)[kept], position[kept]] = items[kept]
     short = int((counts < longest).sum())
@@ -68,6 +77,10 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         if name.endswith(".parquet"):
             frame = pd.read_parquet(path)
+        elif name.endswith(".jsonl"):
+            frame = read_json_lines(path)
+            if "item_ids" in frame.columns:
+                frame = frame.explode("item_ids").dropna(subset="item_ids").rename(columns={"item_ids": "item_id"})
         else:
             comma = name.endswith(".csv")
             frame = pd.read_csv(
@@ -83,7 +96,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: no such file") from error
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise DataError(f"{path}: not a readable table of lists: {str(error).splitlines()[0]}") from error
-    if not name.endswith(".parquet"):
+    if not name.endswith((".parquet", ".jsonl")):
         first = [str(value).casefold() for value in frame.iloc[0]]
         if first[0] in ("user", "user_id", "userid") and len(first) > 1 and first[1] in ("item", "item_id", "itemid"):
             frame = frame.iloc[1:].reset_index(drop=True)
@@ -94,6 +107,8 @@ def _read(path: Path) -> pd.DataFrame:
     frame = frame.rename(columns=lambda column: names.get(str(column).casefold(), str(column).casefold()))
     if not {"user", "item"} <= set(frame.columns):
         raise DataError(f"{path}: columns {list(frame.columns)}; expected user, item[, score or rank]")
+    if not len(frame):
+        raise DataError(f"{path}: no lists; expected user, item[, score or rank] per line")
     result = pd.DataFrame({"user": frame["user"].astype(str), "item": frame["item"].astype(str)})
     if "rank" in frame:
         result["rank"] = pd.to_numeric(frame["rank"], errors="coerce")

@@ -124,6 +124,17 @@ def shortest(values: NDArray[np.float64]) -> list[str]:
     return [repr(int(value)) if float(value).is_integer() else repr(float(value)) for value in values]
 
 
+def read_json_lines(path: Path) -> pd.DataFrame:
+    """A table of one JSON object a line, gzip or not; values as they are.
+
+    Raises:
+        ValueError: A line is no JSON.
+    """
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8-sig") as lines:
+        return pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+
+
 def find_table(folder: Path, stems: Sequence[str]) -> Path | None:
     """The file in `folder` whose name is one of the stems with a known suffix; None if there is none.
 
@@ -143,9 +154,7 @@ def _read_frame(path: Path, given: Sequence[str]) -> tuple[pd.DataFrame, bool]:
         frame = pd.read_parquet(path)
         return frame, True
     if name.endswith(".jsonl"):
-        opener = gzip.open if path.name.endswith(".gz") else open
-        with opener(path, "rt", encoding="utf-8") as lines:
-            return pd.DataFrame([json.loads(line) for line in lines if line.strip()]), True
+        return read_json_lines(path), True
     comma = name.endswith(".csv")
     options: dict[str, Any] = {
         "sep": "," if comma else "\t",
