@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     save(t.WhisperModel(whisper), place / "whisper")
     t.WhisperFeatureExtractor(feature_size=16, chunk_length=2).save_pretrained(place / "whisper")
+    audio = t.ClapAudioConfig(
+        num_mel_bins=64, spec_size=64, patch_size=4, patch_stride=[4, 4], hidden_size=16, patch_embeds_hidden_size=8,
+        depths=[1, 1], num_attention_heads=[2, 2], num_hidden_layers=2, window_size=4, projection_dim=8, num_classes=4,
+    )  # fmt: skip
+    clap_text = t.ClapTextConfig(**{**text, "max_position_embeddings": 18}, pad_token_id=0, projection_dim=8)
+    clap = t.ClapConfig(text_config=clap_text.to_dict(), audio_config=audio.to_dict(), projection_dim=8)
+    save(t.ClapModel(clap), place / "clap")
+    t.ClapFeatureExtractor(
+        sampling_rate=16000, max_length_s=1, frequency_max=8000, truncation="rand_trunc"
+    ).save_pretrained(place / "clap")
     return place
 
 
@@ -184,6 +196,21 @@ def test_text(models: Path, pooling: str, layer: str) -> None:
     assert [encoder.truncated(encoder.load(text)) for text in TEXTS] == [False] * 5 + [True]
 
 
+@pytest.mark.parametrize("name", ["bert", "clip"])
+def test_texts_of_any_length_can_be_loaded_from_several_threads(models: Path, name: str) -> None:
+    encoder = create(f"transformers:{models / name}", modality="textual")
+    texts = [" ".join(["red"] * (3 + 40 * (k % 2))) for k in range(600)]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            loaded = list(pool.map(encoder.load, texts))
+    finally:
+        sys.setswitchinterval(before)
+    assert [item["length"] for item in loaded] == [5, 16] * 300
+    assert [encoder.truncated(item) for item in loaded] == [False, True] * 300
+
+
 @pytest.mark.parametrize("name", ["clip", "siglip"])
 def test_both_towers_are_one_space(models: Path, name: str) -> None:
     import torch
@@ -226,6 +253,29 @@ def test_audio(models: Path, clips: list[Path], name: str) -> None:
             out = (model.get_encoder() if name == "whisper" else model)(**inputs)
         rows.append(out.last_hidden_state[0].mean(0))
     check(create(f"transformers:{folder}", modality="audio"), clips, torch.stack(rows).numpy())
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"), [("ast", slice(10_480)), ("whisper", slice(32_000)), ("clap", slice(8_000, 24_000))]
+)
+def test_a_longer_clip_is_cut_the_same_way_every_time_and_counted(
+    models: Path, tmp_path: Path, name: str, taken: slice
+) -> None:
+    import soundfile
+
+    samples = np.random.default_rng(2).normal(0, 0.1, 64_000 if name == "whisper" else 32_000).astype(np.float32)
+    encoder = create(f"transformers:{models / name}", modality="audio")
+    loaded = {}
+    for part, kept in {"all": slice(None), "taken": taken, "fewer": slice(taken.start, taken.stop - 2000)}.items():
+        soundfile.write(tmp_path / f"{part}.wav", samples[kept], 16_000, subtype="FLOAT")
+        loaded[part] = encoder.load(tmp_path / f"{part}.wav")
+    vectors = {part: encoder.encode([clip]) for part, clip in loaded.items()}
+    np.testing.assert_array_equal(vectors["all"], vectors["taken"])
+    assert (vectors["fewer"] != vectors["taken"]).any()
+    assert {part: encoder.truncated(clip) for part, clip in loaded.items()} == {
+        "all": True, "taken": False, "fewer": False,
+    }  # fmt: skip
+    assert loaded["all"].nbytes == sum(value.nbytes for value in loaded["all"].values()) > 0
 
 
 def test_every_position_as_a_ragged_set(models: Path, pictures: list[Path], clips: list[Path], tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ seen to lie in one space.
 
 from __future__ import annotations
 
+import copy
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
@@ -17,54 +19,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.core.batching import pad_rows
+from mmx.core.pooling import every_position, pool_positions
 from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, checked_text, require, slug, versions
 from mmx.encoders.checkpoints import file_sha256
+from mmx.encoders.hf_table import MODELS, PROJECTION
 from mmx.encoders.hub import ModelFolder, find_model, go_offline, is_cached, looks_like_hub_id
 from mmx.encoders.images import decode_rgb
 from mmx.encoders.runtime import checked_device, forward_pass, prepared
 from mmx.encoders.sounds import Resampler, read_mono
 from mmx.errors import ContentError, EncoderError, UsageError
 
-PROJECTION = "projection"
-
-# What `mmx models` lists; any other hub id or folder works too: (dimension, layer, pooling, input, licence).
-MODELS: dict[str, dict[str, tuple[int, str, str, str, str | None]]] = {
-    "visual": {
-        "google/vit-base-patch16-224": (768, "last", "cls", "224 x 224 RGB", "apache-2.0"),
-        "facebook/dinov2-base": (768, "last", "cls", "224 x 224 RGB", "apache-2.0"),
-        "microsoft/swin-base-patch4-window7-224": (1024, "last", "mean", "224 x 224 RGB", "apache-2.0"),
-        "openai/clip-vit-base-patch32": (512, PROJECTION, "none", "224 x 224 RGB", None),
-        "google/siglip-base-patch16-224": (768, PROJECTION, "none", "224 x 224 RGB", "apache-2.0"),
-    },
-    "textual": {
-        "openai/clip-vit-base-patch32": (512, PROJECTION, "none", "77 tokens", None),
-        "google/siglip-base-patch16-224": (768, PROJECTION, "none", "64 tokens", "apache-2.0"),
-        "laion/clap-htsat-unfused": (512, PROJECTION, "none", "512 tokens", "apache-2.0"),
-        "FacebookAI/roberta-base": (768, "last", "mean", "512 tokens", "mit"),
-    },
-    "audio": {
-        "MIT/ast-finetuned-audioset-10-10-0.4593": (768, "last", "mean", "10 s at 16 kHz", "bsd-3-clause"),
-        "facebook/wav2vec2-base": (768, "last", "mean", "16 kHz mono", "apache-2.0"),
-        "openai/whisper-base": (512, "last", "mean", "30 s at 16 kHz", "apache-2.0"),
-        "laion/clap-htsat-unfused": (512, PROJECTION, "none", "10 s at 48 kHz", "apache-2.0"),
-    },
-}
 ALL = "all"
 """The pooling that keeps every position: patches, tokens or frames, several vectors per item."""
 
 POOLINGS = {"visual": ("cls", "mean", ALL), "textual": ("cls", "mean", "last", ALL), "audio": ("cls", "mean", ALL)}
 _FEATURES = {"visual": "get_image_features", "textual": "get_text_features", "audio": "get_audio_features"}
 _NO_CLASS_TOKEN = (
-    "swin",
-    "swinv2",
-    "convnext",
-    "convnextv2",
-    "resnet",
-    "siglip_vision_model",
-    "pvt",
-    "focalnet",
-    "regnet",
-)
+    "swin", "swinv2", "convnext", "convnextv2", "resnet", "siglip_vision_model", "pvt", "focalnet", "regnet"
+)  # fmt: skip
 Vectors: TypeAlias = NDArray[np.float32] | list[NDArray[np.float32]]
 
 _LONGEST_TEXT = 8192  # tokenizers that know no limit say 10^30
@@ -181,8 +153,8 @@ class TransformersEncoder(Encoder):
                 output = encoder(**inputs, output_hidden_states=self._layer != "last")
                 states = output.last_hidden_state if self._layer == "last" else output.hidden_states[int(self._layer)]
                 if self._pooling == ALL:
-                    return _positions(states, mask)
-                vectors = _pool(states, self._pooling, mask)
+                    return every_position(states, mask)
+                vectors = pool_positions(states, self._pooling, mask)
             return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
 
     def _describe(self, request: Request, folder: ModelFolder) -> EncoderSpec:
@@ -254,6 +226,11 @@ class HFTextEncoder(TransformersEncoder):
         self._max_tokens = int(min(tokenizer.model_max_length, positions, _LONGEST_TEXT))
         # SigLIP has only ever seen texts padded to its full length, without a mask.
         self._full_length = str(getattr(config, "model_type", "")).startswith("siglip")
+        # Each is used with one setting only, settled before there are threads: a fast tokenizer whose settings change
+        # while another thread uses it fails, or cuts where it should not.
+        self._cut = functools.partial(tokenizer, truncation=True, max_length=self._max_tokens)
+        self._whole = functools.partial(copy.deepcopy(tokenizer), truncation=False, verbose=False)
+        self._cut("a"), self._whole("a")
         return tokenizer
 
     def _preprocessing(self) -> dict[str, Any]:
@@ -261,10 +238,10 @@ class HFTextEncoder(TransformersEncoder):
 
     def load(self, content: Path | str) -> dict[str, Any]:
         """The text's tokens, and under `cut` whether there were too many."""
-        ids = self._processor(checked_text(content), truncation=False, verbose=False)["input_ids"]
+        ids = self._whole(checked_text(content))["input_ids"]
         cut = len(ids) > self._max_tokens
         if cut:
-            ids = self._processor(content, truncation=True, max_length=self._max_tokens)["input_ids"]
+            ids = self._cut(content)["input_ids"]
         if not ids:
             raise ContentError("the text has no tokens")
         return {"ids": np.asarray(ids, np.int64), "length": len(ids), "cut": cut}
@@ -296,6 +273,17 @@ class HFTextEncoder(TransformersEncoder):
         return int(self.encode([self.load("a")])[0].shape[-1])
 
 
+class _Clip(dict[str, NDArray[Any]]):
+    """A model's inputs for one clip, and whether it was cut."""
+
+    cut = False
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the inputs."""
+        return sum(value.nbytes for value in self.values())
+
+
 class HFAudioEncoder(TransformersEncoder):
     """An audio model (AST, wav2vec2, HuBERT, WavLM, Whisper's encoder), or the audio tower of a joint one."""
 
@@ -304,13 +292,15 @@ class HFAudioEncoder(TransformersEncoder):
     def _make_processor(self, library: Any, path: Path) -> Any:
         extractor = library.AutoFeatureExtractor.from_pretrained(str(path), local_files_only=True)
         self._rate = int(extractor.sampling_rate)
+        self._longest, self._from = _window(extractor)
         self._resample = Resampler(self._rate)
         return extractor
 
     def _preprocessing(self) -> dict[str, Any]:
-        return {"sample_rate": self._rate, "channels": "mono"}
+        longer = None if self._longest is None else f"cut to the {self._from} {self._longest} samples"
+        return {"sample_rate": self._rate, "channels": "mono", "longer": longer}
 
-    def load(self, content: Path | str) -> dict[str, NDArray[Any]]:
+    def load(self, content: Path | str) -> _Clip:
         """The model's inputs for one clip."""
         return self._inputs(self._resample(*read_mono(content)))
 
@@ -330,15 +320,41 @@ class HFAudioEncoder(TransformersEncoder):
         """Length of the longest input."""
         return int(max(value.shape[0] for value in loaded.values()))
 
-    def _inputs(self, samples: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    def truncated(self, loaded: _Clip) -> bool:
+        """Whether the clip was longer than what the model takes."""
+        return loaded.cut
+
+    def _inputs(self, samples: NDArray[np.float32]) -> _Clip:
+        over = 0 if self._longest is None else max(0, len(samples) - self._longest)
+        start = over // 2 if self._from == "middle" else 0
+        kept = samples[start : start + self._longest] if over and self._longest else samples
         try:
-            made = self._processor(samples, sampling_rate=self._rate, return_tensors="np")
+            made = self._processor(kept, sampling_rate=self._rate, return_tensors="np")
         except (ValueError, RuntimeError, IndexError, AssertionError) as error:
             raise ContentError(f"too short for this model ({len(samples)} samples)") from error
-        return {name: np.asarray(made[name])[0] for name in made if name != "attention_mask"}
+        clip = _Clip({name: np.asarray(made[name])[0] for name in made if name != "attention_mask"})
+        clip.cut = over > 0
+        return clip
 
     def _probe(self) -> int:
         return int(self.encode([self._inputs(np.zeros(self._rate, np.float32))])[0].shape[-1])
+
+
+def _window(extractor: Any) -> tuple[int | None, str]:
+    """The samples of a clip that an extractor looks at, None: all; and which of a longer one are taken.
+
+    CLAP's own choice of a longer clip's part is random; the middle makes it the same every time.
+    """
+    match type(extractor).__name__:
+        case "ClapFeatureExtractor":
+            return int(extractor.nb_max_samples), "middle"
+        case "WhisperFeatureExtractor":
+            return int(extractor.n_samples), "first"
+        case "ASTFeatureExtractor":  # windows of 25 ms every 10 ms
+            rate = extractor.sampling_rate
+            return int(extractor.max_length - 1) * (rate // 100) + rate // 40, "first"
+        case _:
+            return None, "first"
 
 
 def _build(library: Any, folder: ModelFolder) -> Any:
@@ -369,28 +385,3 @@ def _tower(config: Any, modality: str) -> Any:
     """The part of a joint model's configuration that is about one modality."""
     name = {"visual": "vision_config", "textual": "text_config", "audio": "audio_config"}[modality]
     return getattr(config, name, config)
-
-
-def _positions(states: Any, mask: Any) -> list[NDArray[np.float32]]:
-    """Each row's states, (k, d); those of a text without its padding."""
-    if states.ndim == 4:
-        states = states.flatten(2).transpose(1, 2)
-    rows = states.float().cpu().numpy()
-    lengths = [rows.shape[1]] * len(rows) if mask is None else mask.sum(1).tolist()
-    return [row[:length] for row, length in zip(rows, lengths, strict=True)]
-
-
-def _pool(states: Any, pooling: str, mask: Any) -> Any:
-    """States (b, n, d), or (b, d, height, width) of convolutional networks, as (b, d)."""
-    import torch
-
-    if states.ndim == 4:
-        states = states.flatten(2).transpose(1, 2)
-    if pooling == "cls":
-        return states[:, 0]
-    if mask is None:
-        return states.mean(1)
-    if pooling == "last":
-        return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
-    weights = mask.to(states.dtype)[:, :, None]
-    return (states * weights).sum(1) / weights.sum(1)
