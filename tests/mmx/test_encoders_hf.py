@@ -391,6 +391,52 @@ def test_open_clip(tiny_clip: str, pictures: list[Path], tmp_path: Path) -> None
         create("ViT-B-32", modality="visual", offline=True)
 
 
+def test_open_clip_prepares_pictures_and_chooses_the_activation_as_the_tag_says(
+    tiny_clip: str, pictures: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import open_clip
+    import torch
+    from huggingface_hub import constants
+    from PIL import Image
+
+    told = {
+        "mean": (0.5,) * 3,
+        "std": (0.25,) * 3,
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+        "quick_gelu": True,
+    }
+    tags = {"usual": {"hf_hub": "org/tiny/", **told}, "other": {"hf_hub": "org/tiny/x.bin"}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, tiny_clip, tags)
+    torch.manual_seed(4)
+    snapshot = tmp_path / "models--org--tiny" / "snapshots" / "1234"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--org--tiny" / "refs").mkdir()
+    (tmp_path / "models--org--tiny" / "refs" / "main").write_text("1234")
+    weights = snapshot / "open_clip_pytorch_model.bin"
+    torch.save(open_clip.create_model(tiny_clip).state_dict(), weights)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(weights))
+    model, _, transform = open_clip.create_model_and_transforms(tiny_clip, pretrained="usual", force_quick_gelu=True)
+    model.train(False)
+    words = open_clip.get_tokenizer(tiny_clip)
+    with torch.inference_mode():
+        seen = torch.cat([model.encode_image(transform(Image.open(path).convert("RGB"))[None]) for path in pictures])
+        read = torch.cat([model.encode_text(words([text])) for text in TEXTS])
+    images, texts = (create(tiny_clip, modality=kind, offline=True) for kind in ("visual", "textual"))
+    check(images, pictures, seen.numpy())
+    check(texts, TEXTS, read.numpy())
+    assert images.spec.weights == "usual" and texts.spec.preprocessing["quick_gelu"]
+    with pytest.raises(EncoderError, match="offline"):
+        create(tiny_clip, modality="visual", weights="other", offline=True)
+    (snapshot / "x.bin").write_bytes(weights.read_bytes())
+    other = create(tiny_clip, modality="textual", weights="other", offline=True)
+    assert not other.spec.preprocessing["quick_gelu"]
+    own = create(tiny_clip, modality="visual", weights=str(weights))
+    assert not own.spec.preprocessing["quick_gelu"]
+    assert own.spec.preprocessing["transform"] == images.spec.preprocessing["transform"]
+
+
 PLUGIN = """
 import numpy as np
 from mmx.encoders import Encoder, EncoderInfo, EncoderSpec

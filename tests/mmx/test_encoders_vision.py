@@ -161,6 +161,25 @@ def test_a_tag_brings_its_own_transforms(tmp_path: Path, pictures: list[Path]) -
         assert encoder.spec.weights == tag and encoder.spec.name == f"mobilenet_v3_large-{tag.lower()}"
 
 
+def test_a_file_of_a_tag_and_what_is_trained_from_it_keep_the_tags_transforms(
+    tmp_path: Path, pictures: list[Path]
+) -> None:
+    name = "mobilenet_v3_large"
+    published = tmp_path / Path(get_model_weights(name)["IMAGENET1K_V1"].url).name
+    torch.save(trained(name).state_dict(), published)
+    first = create(name, modality="visual", weights=str(published))
+    assert first.spec.preprocessing["resize"] == [256]
+    for file in ("mine.safetensors", "mine-again.safetensors"):
+        first.save(tmp_path / file)  # type: ignore[attr-defined]
+        again = create(name, modality="visual", weights=str(tmp_path / file))
+        assert again.spec.preprocessing == first.spec.preprocessing
+        np.testing.assert_array_equal(again.load(pictures[0]), first.load(pictures[0]))
+        first = again
+    published.rename(tmp_path / "unknown.pth")
+    unknown = create(name, modality="visual", weights=str(tmp_path / "unknown.pth"))
+    assert unknown.spec.preprocessing["resize"] == [232]
+
+
 @pytest.mark.parametrize("offline", [True, False])
 def test_weights_that_cannot_be_had(tmp_path: Path, offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(url: str, *args: object, **kwargs: object) -> None:

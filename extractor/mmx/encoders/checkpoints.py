@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import os
 import re
 import socket
@@ -152,6 +153,21 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not state:
         raise EncoderError(f"{where}: no tensors in it; expected a state dict.")
     return state
+
+
+def finetuned_from(path: Path) -> dict[str, Any]:
+    """The provenance of the encoder that `mmx finetune` made a checkpoint from; empty where the file tells nothing of it."""
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            told = json.loads((file.metadata() or {}).get("mmx", "{}"))
+    except (OSError, ValueError, SafetensorError):
+        return {}  # `read_state_dict` says what is wrong
+    found = told.get("finetuned_from") if isinstance(told, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def fill(network: Module, given: Mapping[str, Tensor], *, what: str, where: str) -> None:

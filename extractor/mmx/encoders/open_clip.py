@@ -1,7 +1,8 @@
 """open_clip: both towers of its CLIP models, by architecture and the tag or file of its weights.
 
-The vectors are the towers' projected outputs, not normalised. The sets of both modalities have the same weights digest and the
-same `space`, so that they can be seen to lie in one space.
+Pictures are prepared, and the activation chosen, as the weights' tag says. The vectors are the towers' projected outputs, not
+normalised. The sets of both modalities have the same weights digest and the same `space`, so that they can be seen to lie in one
+space.
 """
 
 from __future__ import annotations
@@ -43,14 +44,20 @@ class OpenClipEncoder(Encoder):
         request.refuse(layer="projection", pooling="none")
         device = checked_device(request)
         library = require("open_clip")
+        tag, path = _which_weights(library, request)
+        told = library.get_pretrained_cfg(request.model, tag) if tag else {}
+        # An activation belongs to the weights of a tag; the user's own file is taken to be what the architecture says.
+        quick_gelu = request.weights != "random" and path is None and bool(told.get("quick_gelu"))
         torch.manual_seed(request.seed)
         try:
             model, _, transform = library.create_model_and_transforms(
-                request.model, pretrained=None, load_weights=False
-            )
+                request.model, pretrained=None, load_weights=False, force_quick_gelu=quick_gelu,
+                image_mean=told.get("mean"), image_std=told.get("std"),
+                image_interpolation=told.get("interpolation"), image_resize_mode=told.get("resize_mode"),
+            )  # fmt: skip
         except (*_TRANSPORT, TypeError) as error:
             raise EncoderError(f"{request.model}: open_clip cannot build it: {plain_reason(error)}") from error
-        digest, label = _load(library, model, request)
+        digest, label = _load(library, model, request, tag, path)
         self._text = request.modality == "textual"
         self._tokenizer = library.get_tokenizer(request.model) if self._text else None
         self._transform, self._precision, self._device = transform, request.precision, device
@@ -68,6 +75,7 @@ class OpenClipEncoder(Encoder):
             preprocessing={
                 "transform": None if self._text else " ".join(str(transform).split()),
                 "max_tokens": getattr(model, "context_length", None) if self._text else None,
+                "quick_gelu": quick_gelu or bool(library.get_model_config(request.model).get("quick_gelu")),
                 "space": digest[:16],
             },
             weights=label,
@@ -133,36 +141,49 @@ class OpenClipEncoder(Encoder):
         return int(self.encode([loaded]).shape[1])
 
 
-def _load(library: Any, model: Any, request: Request) -> tuple[str, str]:
+def _which_weights(library: Any, request: Request) -> tuple[str, Path | None]:
+    """The tag whose preprocessing is taken, which for random weights and a file is the default one; and the user's own file.
+
+    The tag is empty where an architecture has none.
+
+    Raises:
+        UsageError: Neither a tag nor a file.
+    """
+    tags = library.list_pretrained_tags_by_model(request.model)
+    usual = MODELS.get(request.model, (0, 0, ""))[2]
+    default = usual if usual in tags else next(iter(tags), "")
+    if request.weights == "random" or (request.weights == "default" and default):
+        return default, None
+    if request.weights in tags:
+        return request.weights, None
+    path = Path(request.weights).expanduser()
+    if path.is_file():
+        return default, path
+    raise UsageError(
+        f"{request.model}: no weights {request.weights!r}: neither a file nor one of random, {', '.join(tags) or 'no tags'}."
+    )
+
+
+def _load(library: Any, model: Any, request: Request, tag: str, path: Path | None) -> tuple[str, str]:
     """Fill the model; digest and name of what it was filled with."""
     if request.weights == "random":
         return state_sha256(model.state_dict()), f"random(seed={request.seed})"
-    path, label = Path(request.weights).expanduser(), Path(request.weights).name
-    if not path.is_file():
-        path, label = _published(library, request)
+    label = tag if path is None else path.name
+    path = path or _published(library, request, tag)
     given = {name.removeprefix("module."): value for name, value in read_state_dict(path).items()}
     given.pop("position_ids", None)
     fill(model, given, what=request.model, where=path.name)
     return file_sha256(path), label
 
 
-def _published(library: Any, request: Request) -> tuple[Path, str]:
+def _published(library: Any, request: Request, tag: str) -> Path:
     """The file of a tag's weights, downloaded if it is not here yet."""
-    tags = library.list_pretrained_tags_by_model(request.model)
-    tag = request.weights
-    if tag == "default":
-        usual = MODELS.get(request.model, (0, 0, ""))[2]
-        tag = usual if usual in tags else next(iter(tags), "")
-    if tag not in tags:
-        raise UsageError(
-            f"{request.model}: no weights {request.weights!r}: neither a file nor one of random, {', '.join(tags) or 'no tags'}."
-        )
+    config = library.get_pretrained_cfg(request.model, tag)
     try:
         if request.offline:
-            raise OSError("working offline")
-        config = library.get_pretrained_cfg(request.model, tag)
+            return _cached(config, request.cache_dir)
         cache = None if request.cache_dir is None else str(request.cache_dir)
-        return Path(library.download_pretrained(config, cache_dir=cache)), tag
+        return Path(library.download_pretrained(config, cache_dir=cache))
     except Exception as error:
         raise missing_weights(
             request.model,
@@ -172,3 +193,19 @@ def _published(library: Any, request: Request) -> tuple[Path, str]:
             place="the cache of open_clip",
             random=True,
         ) from error
+
+
+def _cached(config: dict[str, Any], cache: Path | None) -> Path:
+    """The file of a tag's weights, if it is on this machine.
+
+    Raises:
+        OSError: It is not.
+    """
+    repository, _, name = str(config.get("hf_hub", "")).rpartition("/")
+    name = name or "open_clip_pytorch_model.bin"
+    safe = "open_clip_model.safetensors" if name == "open_clip_pytorch_model.bin" else f"{Path(name).stem}.safetensors"
+    for each in (safe, name) if repository else ():
+        found = require("huggingface_hub").try_to_load_from_cache(repository, each, cache_dir=cache)
+        if isinstance(found, str):
+            return Path(found)
+    raise OSError("working offline")

@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 from mmx.core.batching import pad_batch
 from mmx.core.pooling import POOLINGS, pool
 from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, require, slug, versions
-from mmx.encoders.checkpoints import file_sha256, fill, published, read_state_dict, state_sha256, torch_cache
+from mmx.encoders.checkpoints import (
+    file_sha256,
+    fill,
+    finetuned_from,
+    published,
+    read_state_dict,
+    state_sha256,
+    torch_cache,
+)
 from mmx.encoders.images import check_pixels, decode_rgb
 from mmx.encoders.runtime import checked_device, forward_pass, prepared
 from mmx.encoders.vision_table import LICENCES, MODELS, default_layer
@@ -78,17 +86,7 @@ class TorchvisionEncoder(Encoder):
             dim=dim,
             layer=layer,
             pooling=self._pooling,
-            preprocessing={
-                "colour": "RGB",
-                "exif_orientation": "ignored",
-                "alpha": "dropped",
-                "resize": list(transforms.resize_size),
-                "crop": list(transforms.crop_size),
-                "interpolation": transforms.interpolation.value,
-                "antialias": bool(transforms.antialias),
-                "mean": list(transforms.mean),
-                "std": list(transforms.std),
-            },
+            preprocessing=_preprocessing(transforms),
             weights=label,
             weights_sha256=digest,
             licence=tag.meta.get("license") if request.weights != "random" and path is None else None,
@@ -168,7 +166,7 @@ class TorchvisionEncoder(Encoder):
         """Write the weights as safetensors, with what they were made of; in one step."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._network.state_dict().items()}
         partial = path.with_name(path.name + ".partial")
-        told = {"mmx": json.dumps({"finetuned_from": self.spec.provenance()}, sort_keys=True)}
+        told = {"mmx": json.dumps({"finetuned_from": self.spec.provenance()}, sort_keys=True)}  # see `finetuned_from`
         require("safetensors.torch").save_file(tensors, partial, told)
         partial.replace(path)
 
@@ -228,11 +226,39 @@ def _which_weights(request: Request, tags: Any) -> tuple[Any, Path | None]:
         return tags[request.weights], None
     path = Path(request.weights).expanduser()
     if path.exists():
-        return default, path
+        return _tag_of(path, tags), path
     raise EncoderError(
         f"{request.model}: no weights {request.weights!r}: neither a file nor one of default, random, "
         f"{', '.join(tag.name for tag in tags)}."
     )
+
+
+def _tag_of(path: Path, tags: Any) -> Any:
+    """The tag whose transforms a file's weights were trained with, as far as the file tells; else the default.
+
+    It tells by the name under which it is published, or as a fine-tuned checkpoint by what it was made from.
+    """
+    in_order = [tags.DEFAULT, *tags]
+    told = finetuned_from(path).get("preprocessing")
+    return next(
+        (tag for tag in in_order if tag.url.endswith(f"/{path.name}") or _preprocessing(tag.transforms()) == told),
+        tags.DEFAULT,
+    )
+
+
+def _preprocessing(transforms: Any) -> dict[str, Any]:
+    """The numbers of a tag's transforms, for the record."""
+    return {
+        "colour": "RGB",
+        "exif_orientation": "ignored",
+        "alpha": "dropped",
+        "resize": list(transforms.resize_size),
+        "crop": list(transforms.crop_size),
+        "interpolation": transforms.interpolation.value,
+        "antialias": bool(transforms.antialias),
+        "mean": list(transforms.mean),
+        "std": list(transforms.std),
+    }
 
 
 def _options(name: str, tag: Any, *, random: bool) -> dict[str, Any]:
