@@ -141,6 +141,24 @@ def test_a_dataset_folder_goes_out_and_in(tmp_path: Path) -> None:
         assert "exists already" in str(again_refused.exception)
 
 
+@pytest.mark.parametrize("name", ["items.tsv", "items.csv", "items.jsonl"])
+def test_the_items_table_goes_out_whatever_it_looks_like(name: str, tmp_path: Path) -> None:
+    """Other formats than TSV, an id column of another name, bytes that are not UTF-8 (the demo catalogue has some)."""
+    (tmp_path / "interactions.tsv").write_text("user_id\titem_id\nu\t007\nu\tb\n")
+    rows = {
+        "items.tsv": b"title\tasin\nblue \xe9\t007\n\tb\n",
+        "items.csv": b'title,asin\n"blue\n\xe9",007\n,b\n',
+        "items.jsonl": '{"title": ["blue", "\ufffd"], "asin": "007"}\n{"title": null, "asin": "b"}\n'.encode(),
+    }
+    (tmp_path / name).write_bytes(rows[name])
+    done = CliRunner().invoke(
+        export, [str(tmp_path), "--format", "recbole", "--out", str(tmp_path / "out")], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    (written,) = (tmp_path / "out").glob("*.item")
+    assert written.read_text() == "item_id:token\ttitle:token_seq\n007\tblue \ufffd\nb\t\n"
+
+
 def test_mmrec_without_mappings_keeps_the_numbers(tmp_path: Path) -> None:
     (tmp_path / "baby.inter").write_text("userID\titemID\trating\tx_label\n0\t1\t5.0\t0\n0\t0\t4\t1\n1\t1\t1\t2\n")
     np.save(tmp_path / "image_feat.npy", np.ones((2, 3)))

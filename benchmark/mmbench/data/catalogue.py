@@ -28,6 +28,22 @@ def read_item_ids(data: Path) -> list[str]:
     return _read(data, None)[0]
 
 
+def read_items(data: Path) -> pd.DataFrame | None:
+    """All columns of a dataset's `items.*` as texts, the ids first as `item_id`; None where there is no such table.
+
+    Lists are joined by blanks, absent cells are empty, and bytes that are not UTF-8 become U+FFFD.
+
+    Raises:
+        DataError: The table can't be read, or has no column of item ids or an empty one.
+    """
+    path = find_table(data, ("items",))
+    if path is None:
+        return None
+    frame, id_column = _checked(path, None, whole=True)
+    frame = frame[[id_column, *(name for name in frame.columns if name != id_column)]]
+    return frame.rename(columns={id_column: "item_id"}).map(lambda cell: " ".join(_names(cell, None)))
+
+
 def read_categories(data: Path, column: str, item_ids: Sequence[str]) -> tuple[Topics, str]:
     """The categories of items as (row, number of the category) pairs, and a digest of them and their names.
 
@@ -59,8 +75,14 @@ def _read(data: Path, column: str | None) -> tuple[list[str], list[object]]:
     path = find_table(data, ("items",))
     if path is None:
         return [], []
+    frame, id_column = _checked(path, column)
+    return frame[id_column].astype(str).tolist(), [] if column is None else frame[column].tolist()
+
+
+def _checked(path: Path, column: str | None, *, whole: bool = False) -> tuple[pd.DataFrame, str]:
+    """The table, with the asked-for column and an id in every row, and the name of its column of ids."""
     try:
-        frame = _frame(path, column)
+        frame = _frame(path, column, whole=whole)
     except (OSError, EOFError, ValueError, pd.errors.ParserError) as error:
         raise DataError(f"{path}: not a readable table of items: {str(error).splitlines()[0]}") from error
     id_column = next((name for name in frame.columns if _is_id(str(name))), None)
@@ -71,11 +93,11 @@ def _read(data: Path, column: str | None) -> tuple[list[str], list[object]]:
     ids = frame[id_column]
     if ids.isna().any() or (ids.astype(str) == "").any():
         raise DataError(f"{path}: an item has no id; remove or repair this row")
-    return ids.astype(str).tolist(), [] if column is None else frame[column].tolist()
+    return frame, id_column
 
 
-def _frame(path: Path, column: str | None) -> pd.DataFrame:
-    """The table with its ids and one column; text tables without the other columns' contents."""
+def _frame(path: Path, column: str | None, *, whole: bool) -> pd.DataFrame:
+    """The table with its ids and one column; text tables without the other columns' contents unless all are wanted."""
     name = path.name.removesuffix(".gz")
     if name.endswith(".parquet"):
         return pd.read_parquet(path)
@@ -91,11 +113,13 @@ def _frame(path: Path, column: str | None) -> pd.DataFrame:
             dtype=str,
             keep_default_na=False,
             encoding="utf-8-sig",
-            encoding_errors="replace",  # a title may hold bytes that are not UTF-8: none of our business here
+            encoding_errors="replace",  # a title may hold bytes that are not UTF-8, and does not decide any number
             usecols=columns,
             nrows=rows,
         )
 
+    if whole:
+        return read(None, None)
     names = [str(one) for one in read(None, 0).columns]
     wanted = [one for one in names if _is_id(one) or one == column]
     return read(wanted, None) if any(map(_is_id, wanted)) and column in (None, *wanted) else pd.DataFrame(columns=names)
@@ -105,10 +129,10 @@ def _is_id(name: str) -> bool:
     return name.strip().casefold() in (*NAMES["item_id"], "id")
 
 
-def _names(cell: object) -> Iterable[str]:
-    """The categories of one cell."""
+def _names(cell: object, separator: str | None = SEPARATOR) -> Iterable[str]:
+    """The categories of one cell; without a separator a text is one, as it is."""
     if isinstance(cell, str):
-        return [part.strip() for part in cell.split(SEPARATOR) if part.strip()]
+        return [cell] if separator is None else [part.strip() for part in cell.split(separator) if part.strip()]
     if isinstance(cell, list | tuple | np.ndarray):
         return [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in cell]
     return [] if cell is None or cell != cell else [str(cell)]

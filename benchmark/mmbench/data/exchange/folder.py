@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmbench.data.catalogue import read_items
 from mmbench.data.dataset import available_splits, read_split
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
@@ -39,8 +40,7 @@ def read_dataset(
     else:
         tables = read_split(data, split, columns)
         parts, name = {part: _plain(table) for part, table in tables.parts.items()}, tables.name
-    item_file = find_table(data, ("items",))
-    items = b.read_strings(item_file) if item_file is not None and ".tsv" in item_file.suffixes else None
+    items = read_items(data)
     store = FeatureStore(data / "features")
     vectors = []
     for modality, set_name in wanted.items():

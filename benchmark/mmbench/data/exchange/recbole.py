@@ -57,8 +57,11 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
         stem = bundle.name if part == b.WHOLE else f"{bundle.name}.{part}"
         write_tsv(folder / f"{stem}.inter", frame)
     if bundle.items is not None:
-        typed = {column: f"{column}:token_seq" for column in bundle.items.columns}
-        write_tsv(folder / f"{bundle.name}.item", bundle.items.rename(columns={**typed, "item_id": "item_id:token"}))
+        items = bundle.items.copy()
+        for column in items.columns.drop("item_id"):  # a sequence of words: a line break is as good as a blank
+            items[column] = items[column].str.replace(r"[\t\r\n]+", " ", regex=True)
+        typed = {column: f"{column}:token_seq" for column in items.columns}
+        write_tsv(folder / f"{bundle.name}.item", items.rename(columns={**typed, "item_id": "item_id:token"}))
 
 
 def _plain(table: InteractionTable) -> InteractionTable:
