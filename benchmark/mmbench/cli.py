@@ -68,9 +68,9 @@ def cli(debug: bool) -> None:
 
     \b
     Examples:
-      mmbench train --model vbpr                          on data/demo, made on first use
+      mmbench train --model vbpr                          # on data/demo, made on first use
       mmbench train --model vbpr --data my/catalogue --features visual=resnet50
-      mmbench train --model vbpr,bpr-mf --seed 1,2,3      mean and spread over seeds
+      mmbench train --model vbpr,bpr-mf --seed 1,2,3      # mean and spread over seeds
       mmbench evaluate --recs lists.tsv --data my/catalogue
     """
 

@@ -312,12 +312,14 @@ def _demo_when_absent(data: Path, progress: ConsoleProgress) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @common_options
 def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """List the encoders: dimension, layer, pooling, licence, input, and whether the weights are on this machine.
+    """List the encoders: dimension, input, and whether the weights are on this machine.
+
+    --verbose adds the layer, the pooling and the weights' licence, beyond the width of a terminal.
 
     \b
     EXAMPLES
       mmx models
-      mmx models --modality audio
+      mmx models --modality audio --verbose
       mmx models --json
     """
     import dataclasses
@@ -328,9 +330,10 @@ def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(info) for info in infos]))
         return
-    header = ("model", "modality", "dim", "layer", "pooling", "input", "weights", "licence")
+    header = ("model", "modality", "dim", "input", "weights", *(("layer", "pooling", "licence") if verbose else ()))
     rows = [
-        (i.name, i.modality, str(i.dim or "?"), i.layer, i.pooling, i.input, i.weights, i.licence or "-") for i in infos
+        (i.name, i.modality, str(i.dim or "?"), i.input, i.weights, i.layer, i.pooling, i.licence or "-")[: len(header)]
+        for i in infos
     ]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (header, *rows):
@@ -338,10 +341,26 @@ def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -
 
 
 @cli.command(short_help="Generate the synthetic demo catalogue.")
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), default=DEFAULT_DATA, show_default=True)
-@click.option("--items", metavar="N", type=click.IntRange(min=1), default=800, show_default=True)
-@click.option("--users", metavar="N", type=click.IntRange(min=1), default=1500, show_default=True)
-@click.option("--seed", metavar="N", type=click.IntRange(0, 2**32 - 1), default=7, show_default=True)
+@click.option(
+    "--out",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DATA,
+    show_default=True,
+    help="Dataset folder to make.",
+)
+@click.option(
+    "--items", metavar="N", type=click.IntRange(min=1), default=800, show_default=True, help="How many items."
+)
+@click.option("--users", metavar="N", type=click.IntRange(min=1), default=1500, show_default=True, help="And users.")
+@click.option(
+    "--seed",
+    metavar="N",
+    type=click.IntRange(0, 2**32 - 1),
+    default=7,
+    show_default=True,
+    help="Another seed, another catalogue.",
+)
 @common_options
 def demo(*, out: Path, items: int, users: int, seed: int, quiet: bool, verbose: bool) -> None:
     """Generate the synthetic demo catalogue: items with pictures, texts and sounds, and users who like some of them.
@@ -359,7 +378,14 @@ def demo(*, out: Path, items: int, users: int, seed: int, quiet: bool, verbose: 
 
 
 @cli.command(short_help="Say what works on this machine and what is missing.")
-@click.option("--data", metavar="DIR", type=click.Path(path_type=Path), default=DEFAULT_DATA, show_default=True)
+@click.option(
+    "--data",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_DATA,
+    show_default=True,
+    help="Whose disk is looked at.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @common_options
 @click.pass_context

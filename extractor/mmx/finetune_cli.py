@@ -27,14 +27,20 @@ _PATH = click.Path(path_type=Path)
 @click.option("--layer", metavar="NAME", help="Layer that is trained up to  [the encoder's].")
 @click.option("--pooling", metavar="NAME", help="How several vectors become one  [the encoder's].")
 @click.option("--text-columns", metavar="A,B", help="Text columns, as in mmx extract.")
-@click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True, help="Passes over the users.")
 @click.option(
     "--batch-size", type=click.IntRange(min=2), default=32, show_default=True, help="Pairs of items per step."
 )
-@click.option("--lr", type=float, default=1e-5, show_default=True)
-@click.option("--temperature", type=float, default=0.07, show_default=True)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-@click.option("--device", default="auto", show_default=True, metavar="D")
+@click.option("--lr", type=float, default=1e-5, show_default=True, help="AdamW's step size.")
+@click.option("--temperature", type=float, default=0.07, show_default=True, help="Cosines are divided by it.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Of the pairs, batches and random weights.",
+)
+@click.option("--device", default="auto", show_default=True, metavar="D", help="auto, cpu, cuda, cuda:0, mps.")
 @click.option("--offline", is_flag=True, help="Never open a connection.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("sets", metavar="MODALITY/NAME...", nargs=-1, required=True)
-@click.option("--how", type=click.Choice(["concat", "sum", "mean", "mul"]), default="concat", show_default=True)
+@click.option(
+    "--how",
+    type=click.Choice(["concat", "sum", "mean", "mul"]),
+    default="concat",
+    show_default=True,
+    help="What becomes of an item's vectors.",
+)
 @click.option(
     "--scaling", type=click.Choice(["none", "l2"]), default="none", show_default=True, help="Of each vector, before."
 )

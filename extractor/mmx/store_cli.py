@@ -55,7 +55,7 @@ def store() -> None:
 # ------------------------------------------------------------------------------------------------ looking
 
 
-@store.command()
+@store.command(short_help="List the feature sets of a store.")
 @click.argument("root", type=_PATH, default=DEFAULT_STORE)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @debug_option
@@ -97,7 +97,7 @@ def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
     ctx.exit(1 if problems else 0)
 
 
-@store.command()
+@store.command(short_help="Say what a feature set is, and why items failed.")
 @click.argument("target", metavar="PATH|MODALITY/NAME")
 @store_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, with all errors.")
@@ -125,7 +125,7 @@ def info(*, target: str, root: Path, as_json: bool) -> None:
     click.echo("\n".join(lines))
 
 
-@store.command()
+@store.command(short_help="Check feature sets in full, against the format and their digest.")
 @click.argument("paths", metavar="[PATH|STORE]...", nargs=-1, type=_PATH)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @debug_option
@@ -157,7 +157,7 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
     ctx.exit(1 if n_bad else 0)
 
 
-@store.command()
+@store.command(short_help="Compare two feature sets by id.")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @store_option
@@ -191,19 +191,25 @@ def diff(ctx: click.Context, /, *, first: str, second: str, root: Path, exit_cod
 # ------------------------------------------------------------------------------------------------ moving
 
 
-@store.command("import")
+@store.command("import", short_help="Make a feature set out of vectors that are there already.")
 @click.argument("file", metavar="FILE|FOLDER", type=_PATH)
 @click.option("--format", "format_name", type=click.Choice(IMPORT_FORMATS), required=True, help="What FILE is.")
 @click.option("--modality", metavar="M", required=True, help="visual, textual, audio, or another lower-case name.")
 @click.option("--name", metavar="NAME", required=True, help="Name of the new set.")
 @click.option("--out", metavar="DIR", type=_PATH, help="The store  [DATA/features, where --data is given].")
-@click.option("--ids", metavar="FILE", type=_PATH, help="Which row is which item; see below.")
+@click.option("--ids", metavar="FILE", type=_PATH, help="Which row is which item; see above.")
 @click.option("--id-column", metavar="C", help="Column of ids, in the --ids file or in a Parquet FILE.")
 @click.option("--row-column", metavar="C", help="Column of row numbers (from 0) in the --ids file.")
 @click.option("--data", metavar="DIR", type=_PATH, help="Row i is item i: only where its item ids are exactly 0 … n-1.")
 @click.option("--column", metavar="C", multiple=True, help="Column of numbers in a Parquet FILE; may be repeated.")
 @click.option("--tensor", metavar="NAME", help="Tensor in a safetensors FILE that holds several.")
-@click.option("--dtype", type=click.Choice(["float32", "float16"]), default="float32", show_default=True)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the stored vectors.",
+)
 @click.option("--nan-is-missing", is_flag=True, help="Store rows with NaN as missing; without it they are refused.")
 @click.option("--zero-is-missing", is_flag=True, help="Store rows of zeros as missing; without it they stay vectors.")
 @click.option("--restart", is_flag=True, help="Replace a set of this name that was made otherwise.")
@@ -270,7 +276,7 @@ def import_(
         click.echo(f"{done.rows:,} rows ({done.missing:,} missing) of {done.dim} numbers {state}", err=True)
 
 
-@store.command()
+@store.command(short_help="Write a feature set as what other programs read.")
 @click.argument("target", metavar="PATH|MODALITY/NAME")
 @click.option("--format", "format_name", type=click.Choice(EXPORT_FORMATS), required=True, help="What to write.")
 @click.option("--out", metavar="PATH", type=_PATH, required=True, help="The file, or the folder for npy-folder.")

@@ -193,12 +193,41 @@ def shown(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) ->
     return capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("train", "--resume", ".", "--model", "bm3"), "--model"),
+        (("train", "--resume", ".", "--set", "lr=1"), "--set"),
+        (("recommend", ".", "--embeddings", "x", "-k", "3"), "-k"),
+        (("recommend", ".", "--embeddings", "x", "--users", "u1"), "--users"),
+        (("data", "split", ".", "--method", "eighths", "--test", "0.3"), "--test"),
+        (("data", "split", ".", "--method", "leave-k-out", "--valid", "0.3"), "--valid"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(
+    arguments: tuple[str, ...],
+    option: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("data: x\nmodel: vbpr\nsettings: {}\n")
+    assert cli.run(list(arguments)) == 2
+    assert f"error: {option}: " in capsys.readouterr().err
+
+
 def test_the_registries_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "vbpr" in shown(capsys, "models")
     assert "He, McAuley" in shown(capsys, "models", "vbpr")
     assert "reg_weight" in shown(capsys, "models", "vbpr")
     assert "Recall" in shown(capsys, "metrics")
     assert "DCG / ideal DCG" in shown(capsys, "metrics", "ndcg")
+    assert "  lr " not in shown(capsys, "models", "item-knn")
+    assert "neighbours" in json.loads(shown(capsys, "models", "item-knn", "--json"))["settings"]
+    assert "no settings" in shown(capsys, "models", "most-popular")
+    assert "pop an item's training users" in shown(capsys, "metrics")
+    assert max(map(len, (shown(capsys, "models") + shown(capsys, "metrics")).splitlines())) <= 100
     assert {entry["name"] for entry in json.loads(shown(capsys, "models", "--json"))} >= {"vbpr", "bpr-mf"}
 
 

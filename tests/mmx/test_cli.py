@@ -160,6 +160,12 @@ def test_every_error_is_one_line_and_a_code(
     assert "Traceback" in mmx_run("models", "--debug").stderr
 
 
+@pytest.mark.parametrize("command", [["fetch", "amazon-2014/offce"], ["finetune"], ["store", "ls"], ["fuse"]])
+def test_every_command_has_debug(command: list[str]) -> None:
+    """The message of an unexpected error recommends it."""
+    assert "No such option" not in mmx_run(*command, "--debug").stderr
+
+
 def test_warnings_of_the_store_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def warn(*args: Any, **kwargs: Any) -> list[Any]:
         warnings.warn("begun anew", StoreWarning, stacklevel=2)
@@ -222,6 +228,8 @@ def test_models_as_table_and_json() -> None:
     table = mmx_run("models", "--modality", "audio").stdout.splitlines()
     assert table[0].split()[:3] == ["model", "modality", "dim"]
     assert any(line.split()[:3] == ["mfcc", "audio", "300"] for line in table)
+    assert max(map(len, mmx_run("models").stdout.splitlines())) <= 100
+    assert "licence" in mmx_run("models", "--modality", "audio", "--verbose").stdout.splitlines()[0]
     names = {info["name"]: info for info in json.loads(mmx_run("models", "--json").stdout)}
     assert names["colour-hog"]["dim"] == 452
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mmbench.errors import DataError
+from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from mmbench.progress import Progress
@@ -59,6 +59,23 @@ def side_options(command: Callable[..., object]) -> Callable[..., object]:
         help="Column of items.tsv for Miscalibration and SRecall; `a|b`: two categories.",
     )
     return content(topics(command))
+
+
+def refuse_options(names: Collection[str], why: str) -> None:
+    """Refuse options that were typed and would change nothing; call it from within a command.
+
+    Args:
+        names: The parameters' names (`test_ratio`, not `--test`).
+        why: Completes `--test: `.
+
+    Raises:
+        UsageError: One of them was given.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+        if given and parameter.name in names:
+            raise UsageError(f"{parameter.opts[0]}: {why}")
 
 
 def split_list(values: Sequence[str]) -> list[str]:

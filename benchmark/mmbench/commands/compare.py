@@ -24,11 +24,27 @@ if TYPE_CHECKING:
 )
 @click.option("--baseline", help="Compare all others with this model only.  [default: all pairs]")
 @click.option(
-    "--test", type=click.Choice(["randomisation", "t", "wilcoxon"]), default="randomisation", show_default=True
+    "--test",
+    type=click.Choice(["randomisation", "t", "wilcoxon"]),
+    default="randomisation",
+    show_default=True,
+    help="Paired test over users.",
 )
-@click.option("--correction", type=click.Choice(["holm", "bh"]), default="holm", show_default=True)
-@click.option("--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True)
-@click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True)
+@click.option(
+    "--correction",
+    type=click.Choice(["holm", "bh"]),
+    default="holm",
+    show_default=True,
+    help="For all comparisons of the call.",
+)
+@click.option(
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Level of the tests.",
+)
+@click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Whose metrics.")
 @click.option("--allow-mixed", is_flag=True, help="Compare in spite of different data, splits or protocols.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
 def compare(

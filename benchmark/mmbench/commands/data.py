@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mmbench.commands.common import columns_option
+from mmbench.commands.common import columns_option, refuse_options
 from mmbench.commands.exchange import export, import_
 from mmbench.errors import UsageError
 
@@ -29,7 +29,7 @@ data.add_command(import_)
 data.add_command(export)
 
 
-@data.command()
+@data.command(short_help="Show counts of a split, its digest, and what was left out.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--split", help="Split name or random[:TEST,VALID[,SEED]].")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -85,12 +85,12 @@ _filters_option = click.option(
 )
 
 
-@data.command()
+@data.command(short_help="Split the interactions and write how it was done.")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--method", default="random", show_default=True, help="See below.")
+@click.option("--method", default="random", show_default=True, help="See above.")
 @click.option("--test", "test_ratio", type=float, default=0.2, show_default=True, help="Share that becomes test.")
 @click.option("--valid", "valid_ratio", type=float, default=0.2, show_default=True, help="Share of the rest.")
-@click.option("--seed", type=int, default=42, show_default=True)
+@click.option("--seed", type=int, default=42, show_default=True, help="Of what is drawn.")
 @click.option("--k", type=click.IntRange(min=1), help="leave-k-out: rows per user and part.  [default: 1]")
 @click.option("--last/--any", "last", default=None, help="leave-k-out: the latest rows, or any.  [default: last]")
 @click.option("--test-from", type=float, help="global-temporal: first timestamp of test.")
@@ -136,6 +136,8 @@ def split(
     from mmbench.core.filters import parse_filter
     from mmbench.data.splitting import make_split
 
+    if method in ("eighths", "leave-k-out"):
+        refuse_options(("test_ratio", "valid_ratio"), f"has no meaning for --method {method}")
     parsed = [parse_filter(text) for text in filters]
     name = name or "-".join(
         [method, f"{test_ratio:g}", f"{valid_ratio:g}", str(seed), *(str(one) for one in (k,) if one)]
@@ -157,7 +159,7 @@ def split(
     click.echo(f"{target}: {counts}{' (there already)' if there else ''}")
 
 
-@data.command(name="filter")
+@data.command(name="filter", short_help="Keep some interactions, and show what each filter does.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @_filters_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make.")
@@ -183,7 +185,7 @@ def filter_(folder: Path, filters: tuple[str, ...], out: Path, as_json: bool, co
     click.echo(out.as_posix())
 
 
-@data.command()
+@data.command(short_help="Look for what a split gives away.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--split", help="Split name or random[:TEST,VALID[,SEED]].")
 @click.option("--strict", is_flag=True, help="Exit code 1 if something leaks.")

@@ -14,7 +14,14 @@ _LAYOUTS = ("mmrec", "recbole", "elliot", "microlens", "ducho")
 @click.command(name="import")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make.")
-@click.option("--format", "format_name", type=click.Choice(["auto", *_LAYOUTS]), default="auto", show_default=True)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["auto", *_LAYOUTS]),
+    default="auto",
+    show_default=True,
+    help="Whose layout; auto: found out.",
+)
 def import_(folder: Path, out: Path, format_name: str) -> None:
     """Make a dataset folder out of another framework's.
 
@@ -45,9 +52,15 @@ def import_(folder: Path, out: Path, format_name: str) -> None:
         click.echo(f"  note: {note}")
 
 
-@click.command(name="export")
+@click.command(name="export", short_help="Write a dataset as another framework reads it.")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--format", "format_name", type=click.Choice(["mmrec", "recbole", "elliot"]), required=True)
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(["mmrec", "recbole", "elliot"]),
+    required=True,
+    help="Whose layout.",
+)
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
 @click.option("--split", help="Split name, or random[:TEST,VALID[,SEED]].  [default: the only one]")
 @click.option("--features", multiple=True, metavar="MODALITY=NAME", help="Feature sets to write as well.")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mmbench.commands.common import quiet_option
+from mmbench.commands.common import quiet_option, refuse_options
 from mmbench.errors import DataError, UsageError
 
 
@@ -50,6 +50,8 @@ def recommend(
 
     if out is None and embeddings is None:
         raise UsageError("--out is missing, e.g. --out recs.parquet; or --embeddings FOLDER")
+    if out is None:
+        refuse_options(("k", "users", "include_seen"), "is about lists, and needs --out; --embeddings writes everybody")
     trained = load_run(run, data)
     document: dict[str, object] = {"run": str(run)}
     if embeddings is not None:

@@ -5,8 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import textwrap
 
 import click
+
+_LETTERS = (
+    "L a user's list, L[:k] its first k items; Rel the user's relevant items; T the training pairs, T_u those of the user; "
+    "pop an item's training users; I the candidate items; E the evaluated users, R those of them with a relevant item; "
+    "d(r) = 1 / log2(r + 2), r = 0, 1, … the rank; c_i how many lists hold item i, C the sum."
+)
 
 
 @click.command()
@@ -21,6 +28,7 @@ def models(name: str | None, as_json: bool) -> None:
       mmbench models vbpr
     """
     from mmbench.models import MODELS, model_class
+    from mmbench.models.base import ModelConfig
 
     if name is None:
         rows = [(model, *_first_lines(model)) for model in MODELS]
@@ -29,10 +37,12 @@ def models(name: str | None, as_json: bool) -> None:
             return
         width = max(len(row[0]) for row in rows)
         for model, features, text in rows:
-            click.echo(f"{model:<{width}}  {'features' if features else '-':<8}  {text}")
+            _hanging(f"{model:<{width}}  {'features' if features else '-':<8}  ", text)
         return
     chosen = model_class(name)
     schema = chosen.Config.model_json_schema()["properties"]
+    if chosen.sampler is None:  # what every model has means nothing to one that is not trained
+        schema = {setting: entry for setting, entry in schema.items() if setting not in ModelConfig.model_fields}
     if as_json:
         click.echo(json.dumps({"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema}))
         return
@@ -40,10 +50,16 @@ def models(name: str | None, as_json: bool) -> None:
     click.echo(
         f"\nItems unseen in training: {'scored' if chosen.scores_unseen else 'never listed'} (--protocol strict)."
     )
-    click.echo("\nSettings (--set NAME=VALUE):")
+    click.echo("\nSettings (--set NAME=VALUE):" if schema else "\nIt has no settings.")
     for setting, entry in schema.items():
         default = json.dumps(entry.get("default")).strip('"')
-        click.echo(f"  {setting:<22} {default:<10} {entry.get('description', '')}")
+        _hanging(f"  {setting:<22} {default:<10} ", entry.get("description", ""))
+
+
+def _hanging(label: str, text: str) -> None:
+    """Print a text beside its label, within 100 columns."""
+    lines = textwrap.wrap(text, 100 - len(label), break_long_words=False, break_on_hyphens=False) or [""]
+    click.echo((label + ("\n" + " " * len(label)).join(lines)).rstrip())
 
 
 def _first_lines(name: str) -> tuple[bool, str]:
@@ -72,11 +88,14 @@ def metrics(name: str | None, as_json: bool) -> None:
     elif name is None:
         width = max(len(metric.name) for metric in chosen)
         for metric in chosen:
-            click.echo(f"{metric.name:<{width}}  {metric.formula}")
+            _hanging(f"{metric.name:<{width}}  ", metric.formula)
+        click.echo()
+        _hanging("Letters: ", _LETTERS)
     else:
         for metric in chosen:
             for key, value in _entry(metric).items():
-                click.echo(f"{key:<11} {value}")
+                _hanging(f"{key:<11} ", str(value))
+        _hanging(f"{'letters':<11} ", _LETTERS)
 
 
 def _entry(metric: object) -> dict[str, object]:

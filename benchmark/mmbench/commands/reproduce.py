@@ -23,7 +23,13 @@ WIDTHS = {"visual": 4096, "textual": 1024}
 
 @click.command()
 @click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--protocol", type=click.Choice(["best", "grid"]), default="best", show_default=True)
+@click.option(
+    "--protocol",
+    type=click.Choice(["best", "grid"]),
+    default="best",
+    show_default=True,
+    help="Published settings, or the published grid.",
+)
 @click.option("--models", help="Some of the study's models, comma-separated.  [default: all]")
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Dataset folder, for one study.  [default: DATA_ROOT/DATASET]"

@@ -13,6 +13,7 @@ from mmbench.commands.common import (
     columns_option,
     jobs_option,
     quiet_option,
+    refuse_options,
     require_demo,
     side_options,
     split_list,
@@ -168,7 +169,11 @@ def train(
 
     progress = make_progress(quiet=quiet)
     if resume is not None:
-        _refuse_beside_resume()
+        everything = {parameter.name or "" for parameter in click.get_current_context().command.params}
+        refuse_options(
+            everything - {"resume", "data", "slices", "restart", "as_json", "quiet"},
+            "has no meaning beside --resume, which goes on with the run's own recipe",
+        )
         _show(
             [experiment.run(*experiment.resume_inputs(resume, data), progress=progress, restart=restart)],
             as_json,
@@ -260,17 +265,6 @@ def _show(results: Sequence[object], as_json: bool, *, slices: bool) -> None:
         click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
         if slices:
             print_slices("test", run.slices["test"])
-
-
-def _refuse_beside_resume() -> None:
-    """A run that goes on is what its recipe says: options that say otherwise must not be passed over in silence."""
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
-        if given and parameter.name not in ("resume", "data", "slices", "restart", "as_json", "quiet"):
-            raise UsageError(
-                f"{parameter.opts[0]}: has no meaning beside --resume, which goes on with the run's own recipe"
-            )
 
 
 def _integers(text: str, option: str) -> tuple[int, ...]:

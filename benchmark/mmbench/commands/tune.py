@@ -20,7 +20,9 @@ _TAKEN_OVER = [parameter for parameter in train.params if parameter.name not in 
     help="lr=log:1e-4..1e-2, n_layers=int:1..3, dropout=0.1..0.5, or values to choose from: reg_weight=1e-5,1e-2.",
 )
 @click.option("--budget", type=click.IntRange(min=1), default=12, show_default=True, help="Trials of each model.")
-@click.option("--sampler", type=click.Choice(["tpe", "random"]), default="tpe", show_default=True)
+@click.option(
+    "--sampler", type=click.Choice(["tpe", "random"]), default="tpe", show_default=True, help="What proposes trials."
+)
 def tune(search: tuple[str, ...], **options: Any) -> None:
     """Search settings on the validation split, with the same number of trials for every model; score test once.
 

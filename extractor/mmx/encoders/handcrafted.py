@@ -147,7 +147,7 @@ class TfidfLsaEncoder(_Handcrafted):
     name = "tfidf-lsa"
     layer = "lsa"
     pooling = "none"
-    input = "text of any length"
+    input = "any text"
     dim = 256
     libraries = ("scikit-learn", "scipy")
     needs_fit = True
