@@ -85,6 +85,6 @@ class Adam:
                 raise TrainingError(
                     f"saved optimiser: {full_name} is {tuple(tensor.shape)}, the parameter {tuple(parameter.shape)}"
                 )
-            self._dense.state[parameter][key] = tensor.clone()
+            self._dense.state[parameter][key] = tensor.to(parameter.device, copy=True)
             if self.legacy_zero_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)

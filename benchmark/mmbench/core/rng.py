@@ -31,6 +31,6 @@ def numpy_rng(seed: int, purpose: str, *counters: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(derive(seed, purpose, *counters)))
 
 
-def torch_rng(seed: int, purpose: str, *counters: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator on `device` for one purpose; see `derive`."""
-    return torch.Generator(device=device).manual_seed(derive(seed, purpose, *counters))
+def torch_rng(seed: int, purpose: str, *counters: int) -> torch.Generator:
+    """A torch generator of the CPU for one purpose; see `derive`. What it draws is moved to where it is needed."""
+    return torch.Generator().manual_seed(derive(seed, purpose, *counters))

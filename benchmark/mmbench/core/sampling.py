@@ -46,8 +46,8 @@ class Batch:
     step: int
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A random stream of this step alone (dropout masks, say), on the batch's device."""
-        return torch_rng(self.seed, purpose, self.epoch, self.step, device=self.users.device)
+        """A random stream of this step alone (dropout masks, say); of the CPU, so that every device sees the same."""
+        return torch_rng(self.seed, purpose, self.epoch, self.step)
 
 
 class Sampler:

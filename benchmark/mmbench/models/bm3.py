@@ -115,7 +115,7 @@ class BM3(Recommender):
         """Which entries of the rows of `user`, `item` or `features.<m>` stay, (n, d)."""
         shape = (len(rows), self.config.embedding_dim)
         generator = batch.generator(f"dropout:{name}")
-        return torch.rand(shape, generator=generator, device=rows.device) >= self.config.dropout
+        return (torch.rand(shape, generator=generator) >= self.config.dropout).to(rows.device)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """p(h_u) and p(h_i)."""
