@@ -61,7 +61,9 @@ class Evaluation(BaseModel):
     patience: int | None = Field(
         None, ge=1, description="stop after so many validations without improvement; none: never"
     )
-    threshold: float = Field(0.0, description="a held-out row is relevant if its rating is at least this")
+    threshold: float = Field(
+        0.0, allow_inf_nan=False, description="a held-out row is relevant if its rating is at least this"
+    )
 
     @field_validator("metrics")
     @classmethod

@@ -16,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from mmbench.config import RECIPE_FILE, Evaluation, Recipe, read_recipe, write_recipe
+from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.core.interactions import HeldOut
 from mmbench.core.runtime import cpu_seconds, forget_peak_memory
 from mmbench.data.catalogue import read_categories
@@ -30,7 +30,7 @@ from mmbench.fit import build, fit
 from mmbench.models import model_class
 from mmbench.progress import Progress
 from mmbench.protocol import describe, lists_for_both, rows_to_score, score, validation_rows
-from mmbench.record import Inputs, run_record, write_per_user
+from mmbench.record import Inputs, digests_of, run_record, write_per_user
 from mmbench.results import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.slices import Slice, SliceScores, make_slices, score_slices
 
@@ -200,22 +200,29 @@ def chosen_recipe(recipe: Recipe, record: Mapping[str, Any]) -> Recipe:
 
 
 def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs, RunFolder]:
-    """What an unfinished run needs to go on.
+    """What an unfinished run needs to go on, or what a finished one was made of.
+
+    A finished run says itself which data it is from; of an unfinished one the folder's name does.
 
     Raises:
         DataError: The dataset has changed since the run began.
     """
-    recipe = read_recipe(path / RECIPE_FILE)
+    folder = RunFolder(path)
+    recipe = read_recipe(folder.recipe_path)
     if data is not None:
         recipe = recipe.model_copy(update={"data": str(data)})
     recipe, inputs = load_inputs(recipe)
-    digest = recipe.digest(inputs.digests)
-    if not path.resolve().name.endswith(digest):
+    if folder.complete:
+        same = digests_of(folder.read_json("run.json")) == inputs.digests
+    else:
+        same = path.resolve().name.endswith(recipe.digest(inputs.digests))
+    if not same:
+        renamed = "" if folder.complete else "; or give the folder the name back that it had, if it was renamed"
         raise DataError(
             f"{path}: the interactions, split or features in {recipe.data} differ from those the run began with; "
-            "start a new run, or restore the data"
+            f"start a new run, or restore the data{renamed}"
         )
-    return recipe, inputs, RunFolder(path)
+    return recipe, inputs, folder
 
 
 def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolder) -> None:

@@ -52,6 +52,17 @@ class Inputs:
         }
 
 
+def digests_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`Inputs.digests` of a finished run, from its `run.json`."""
+    digests = record["protocol"].get("digests")
+    return {
+        "training": record["dataset"]["digest"],
+        "test": record["dataset"]["test_digest"],
+        "features": {modality: one["digest"] for modality, one in record["features"].items()},
+        **({"evaluation": digests} if digests else {}),
+    }
+
+
 def coverage(inputs: Inputs) -> list[str]:
     """What was read, one line each: the split's counts, each modality's coverage of the items, and what was left out."""
     training, test = inputs.split.training, inputs.split.test

@@ -149,6 +149,8 @@ def test_progress_goes_to_stderr_in_plain_lines(place: Path) -> None:
         (["evaluate", "--recs", "x.tsv"], 2, "--recs needs --data"),
         (["evaluate", "--recs", "x.tsv", "--data", "toy"], 1, "no such file"),
         (["data", "stats", "nowhere"], 1, "no such dataset folder"),
+        (["data", "split", "toy", "--test", "1"], 2, "not in the range"),
+        (["evaluate", "--recs", "x.tsv", "--data", "toy", "--threshold", "nan"], 2, "threshold = nan"),
         (["data", "split", "toy", "--name", "../x"], 2, "a plain folder name"),
         (["models", "vbrp"], 2, "Did you mean 'vbpr'"),
         (["metrics", "recal"], 2, "Did you mean 'Recall'"),

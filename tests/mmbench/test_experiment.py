@@ -189,6 +189,16 @@ def test_resuming_on_changed_data_is_refused(dataset: Path, tmp_path: Path) -> N
         experiment.resume_inputs(result.path)
 
 
+def test_a_finished_run_may_be_renamed_and_an_unfinished_one_may_not(dataset: Path, tmp_path: Path) -> None:
+    for model in ("vbpr", "most-popular"):
+        result = train(dataset, tmp_path / "runs", model)
+        renamed = result.path.rename(tmp_path / f"my best {model}")
+        assert experiment.evaluate_run(renamed, result.recipe.evaluation).scores["test"].overall == result.test
+    (renamed / "metrics.json").unlink()
+    with pytest.raises(DataError, match="if it was renamed"):
+        experiment.resume_inputs(renamed)
+
+
 def test_a_grid_is_chosen_on_validation_and_scored_once(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

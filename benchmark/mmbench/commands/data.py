@@ -76,6 +76,8 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
         _show_counts([("interactions", describe(as_rows(read_source(folder, columns).table)))])
 
 
+_SHARE = click.FloatRange(0, 1, max_open=True)
+
 _filters_option = click.option(
     "--filter",
     "filters",
@@ -88,8 +90,8 @@ _filters_option = click.option(
 @data.command(short_help="Split the interactions and write how it was done.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--method", default="random", show_default=True, help="See above.")
-@click.option("--test", "test_ratio", type=float, default=0.2, show_default=True, help="Share that becomes test.")
-@click.option("--valid", "valid_ratio", type=float, default=0.2, show_default=True, help="Share of the rest.")
+@click.option("--test", "test_ratio", type=_SHARE, default=0.2, show_default=True, help="Share that becomes test.")
+@click.option("--valid", "valid_ratio", type=_SHARE, default=0.2, show_default=True, help="Share of the rest.")
 @click.option("--seed", type=int, default=42, show_default=True, help="Of what is drawn.")
 @click.option("--k", type=click.IntRange(min=1), help="leave-k-out: rows per user and part.  [default: 1]")
 @click.option("--last/--any", "last", default=None, help="leave-k-out: the latest rows, or any.  [default: last]")
