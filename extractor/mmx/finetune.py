@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.contents import Contents
-from mmx.errors import ContentError, DataError, UsageError
+from mmx.errors import ContentError, DataError, Interrupted, UsageError
 from mmx.items import Items
 from mmx.progress import Progress
 from mmx.tables import SUFFIXES, open_table
@@ -146,18 +146,20 @@ def finetune(
         users: From `histories`.
         training: How.
         progress: Told about pairs.
-        stop: Asked between steps; a true answer ends the training as it stands with an exception by the caller.
+        stop: Asked between steps; a true answer ends the training.
 
     Returns:
         Mean loss of each epoch.
 
     Raises:
         UsageError: A value is out of range.
+        Interrupted: `stop` said so.
         DataError: No pair has content, or the loss is not finite.
     """
     import torch
 
-    if training.batch_size < 2 or training.lr <= 0 or training.temperature <= 0 or training.epochs < 1:
+    finite = 0 < training.lr < np.inf and 0 < training.temperature < np.inf
+    if training.batch_size < 2 or training.epochs < 1 or not finite:
         raise UsageError("finetune: batch size must be at least 2, epochs at least 1, lr and temperature positive")
     network = encoder.network.requires_grad_(True)
     optimiser = torch.optim.AdamW(network.parameters(), lr=training.lr)
@@ -167,7 +169,7 @@ def finetune(
         total, n = 0.0, 0
         for rows, first, second in _batches(encoder, contents, pairs(users, training.seed, epoch), training.batch_size):
             if stop():
-                raise KeyboardInterrupt
+                raise Interrupted("interrupted: nothing was saved; the same command begins anew")
             progress.advance(training.batch_size, "device")
             if len(rows) < 2:
                 continue

@@ -12,9 +12,12 @@ from click.testing import CliRunner
 
 from mmstore import FeatureSet
 from mmx.cli import cli
-from mmx.errors import DataError
-from mmx.finetune import contrastive_loss, histories, pairs, training_part
+from mmx.contents import file_contents
+from mmx.encoders import create
+from mmx.errors import DataError, Interrupted
+from mmx.finetune import Trainable, Training, contrastive_loss, finetune, histories, pairs, training_part
 from mmx.items import load_items
+from mmx.progress import SilentProgress
 
 N_ITEMS = 12
 
@@ -165,6 +168,8 @@ def test_pictures_come_closer_and_extraction_takes_the_weights(data: Path, tmp_p
         ({"--split": "other"}, "no train.tsv"),
         ({"--model": "colour-hog"}, "cannot be fine-tuned"),
         ({"--lr": "-1"}, "positive"),
+        ({"--lr": "nan"}, "positive"),
+        ({"--temperature": "inf"}, "positive"),
     ],
 )
 def test_mistakes(data: Path, tmp_path: Path, changes: dict[str, str], message: str) -> None:
@@ -179,3 +184,13 @@ def test_mistakes(data: Path, tmp_path: Path, changes: dict[str, str], message: 
     assert done.exit_code in (1, 2)
     assert message in done.output
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interruption_says_that_nothing_was_kept(data: Path) -> None:
+    items = load_items(data)
+    encoder = create("squeezenet1_1", modality="visual", weights="random")
+    assert isinstance(encoder, Trainable)
+    users = histories(training_part(data, "s"), items)
+    contents = file_contents(items, "visual")
+    with pytest.raises(Interrupted, match="nothing was saved"):
+        finetune(encoder, contents, users, Training(batch_size=4), progress=SilentProgress(), stop=lambda: True)

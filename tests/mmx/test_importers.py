@@ -80,6 +80,16 @@ def test_a_tab_separated_file_called_csv_is_read_as_what_it_is(tmp_path: Path) -
     assert named.record["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def test_a_column_that_numbers_the_rows_in_another_order_is_not_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "map.csv"
+    path.write_text("asin,title,itemID,rank\nx,5,2,1\ny,red,0,1\nz,,1,2\n")
+    with pytest.raises(UsageError, match="--row-column itemID"):
+        ids_from_file(path, 3, id_column="asin")
+    assert ids_from_file(path, 3, id_column="asin", row_column="itemID").ids == ["y", "z", "x"]
+    path.write_text("asin,itemID\nx,0\ny,1\nz,2\n")
+    assert ids_from_file(path, 3, id_column="asin").ids == ["x", "y", "z"]
+
+
 def test_a_column_of_a_table(tmp_path: Path) -> None:
     path = lines(tmp_path / "items.csv", "n,asin,title", '1,007,"a, b"', "2,8,c")
     assert ids_from_file(path, 2, id_column="asin").ids == ["007", "8"]
@@ -104,8 +114,10 @@ def test_ids_in_binary_and_json_tables(tmp_path: Path, suffix: str) -> None:
         table.to_parquet(path)
     else:
         table.to_json(path, orient="records", lines=True)
-    assert ids_from_file(path, 2, id_column="asin").ids == ["007", "8"]
     assert ids_from_file(path, 2).ids == ["8", "007"]
+    assert ids_from_file(path, 2, id_column="asin", row_column="row").ids == ["8", "007"]
+    with pytest.raises(UsageError, match="--row-column row"):
+        ids_from_file(path, 2, id_column="asin")
 
 
 @pytest.mark.parametrize(

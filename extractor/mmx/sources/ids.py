@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmx.errors import DataError, UsageError
+from mmx.errors import DataError, MmxError, UsageError
 from mmx.items import ID_COLUMNS, load_items
-from mmx.tables import SUFFIXES, is_table, open_table
+from mmx.tables import SUFFIXES, Table, is_table, open_table
 
 INTERACTION_FILES = ("interactions", "train", "valid", "val", "validation", "test")
 INTERACTION_ITEM_COLUMNS = (*ID_COLUMNS, "item", "iid", "item_id:token")
@@ -155,8 +155,27 @@ def _from_table(
     rows: Sequence[int | None] = [None] * len(ids)
     if row_column is not None:
         rows = [_row_number(path, value.decode("utf-8", "replace")) for value in read[row_column].to_pylist()]
+    else:
+        _refuse_other_order(table, [name for name in table.columns if name != id_column], len(ids))
     record = {"id_column": id_column, **({"row_column": row_column} if row_column is not None else {})}
     return list(zip(ids, rows, strict=True)), record
+
+
+def _refuse_other_order(table: Table, names: Sequence[str], n_rows: int) -> None:
+    """Raises a UsageError where a column numbers the rows 0 … n-1, and otherwise than their order does."""
+    for name in names:
+        try:
+            cells = table.read([name])[name].to_pylist()
+        except MmxError:
+            continue  # not text: no row numbers
+        if not all(cell.isdigit() for cell in cells):
+            continue
+        rows = list(map(int, cells))
+        if rows != list(range(n_rows)) and sorted(rows) == list(range(n_rows)):
+            raise UsageError(
+                f"{table.path.name}: column {name!r} numbers the rows 0 … {n_rows - 1} in another order than theirs; "
+                f"if these are the rows of the matrix, add --row-column {name}, else give a file without this column"
+            )
 
 
 def _from_records(path: Path, n_rows: int) -> tuple[list[tuple[str, int | None]], tuple[str, ...]]:
