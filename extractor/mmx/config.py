@@ -151,9 +151,13 @@ def _validated(model: type[Any], content: dict[str, Any], where: Callable[[tuple
     try:
         return model.model_validate(content)
     except ValidationError as error:
+        problems = error.errors(include_url=False)
         lines = []
-        for problem in error.errors(include_url=False):
-            lines.append(f"{where(problem['loc'])}: {_rule(model, problem)}")
+        for problem in problems:
+            loc = problem["loc"]
+            if any(other["loc"][: len(loc)] == loc != other["loc"] for other in problems):
+                continue  # a set with a mistake does not count as one: "too few sets" would be said besides
+            lines.append(f"{where(loc)}: {_rule(model, problem)}")
         raise UsageError("\n".join(lines)) from error
 
 

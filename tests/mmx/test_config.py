@@ -39,6 +39,13 @@ def test_the_demo_recipe_names_every_key_once() -> None:
         assert key in text, key
 
 
+def test_a_mistake_in_a_set_is_not_said_to_be_too_few_sets(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("sets:\n  - modality: visual\n    modle: x\n")
+    with pytest.raises(UsageError) as caught:
+        load_recipe(tmp_path / "r.yaml")
+    assert [line.partition(": ")[2][:12] for line in str(caught.value).splitlines()] == ["sets[0].mode", "sets[0].modl"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
