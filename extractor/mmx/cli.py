@@ -352,7 +352,9 @@ def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -
 @click.option(
     "--items", metavar="N", type=click.IntRange(min=1), default=800, show_default=True, help="How many items."
 )
-@click.option("--users", metavar="N", type=click.IntRange(min=1), default=1500, show_default=True, help="And users.")
+@click.option(
+    "--users", metavar="N", type=click.IntRange(min=1), default=1500, show_default=True, help="How many users."
+)
 @click.option(
     "--seed",
     metavar="N",
