@@ -6,16 +6,21 @@ Nothing is run: lines are parsed by the very click commands that would run them.
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from tests.conftest import REPOSITORY
 
 from mmbench.cli import cli as mmbench
+from mmbench.data.exchange.bundle import WHOLE, Bundle, Vectors
+from mmbench.data.exchange.folder import write_dataset
+from mmbench.data.tables import InteractionTable
 from mmbench.metrics import METRICS
 from mmbench.models import MODELS
 from mmx.cli import cli as mmx
@@ -180,6 +185,23 @@ def test_every_registered_name_has_an_entry() -> None:
     for page in (REPOSITORY / "docs/models").glob("*.md"):
         assert page.stem in MODELS
         assert f"models/{page.name})" in text["training.md"], page.name
+
+
+def test_the_python_of_the_store_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = {WHOLE: InteractionTable(np.array(["u"], object), np.array(["007"], object), None, None)}
+    vectors = Vectors("visual", "mine", ["007", "B1"], np.ones((2, 3), np.float32), np.array([True, False]))
+    Path("my").mkdir()
+    write_dataset(Bundle("catalogue", parts, "", None, (vectors,)), Path("my/catalogue"))
+    text = (REPOSITORY / "docs/store.md").read_text(encoding="utf-8")
+    (block,) = (block for language, block in FENCE.findall(text) if language == "python")
+    Path("block.py").write_text(block, encoding="utf-8")
+    space = runpy.run_path("block.py")
+    assert space["vectors"].shape == (2, 3)
+    assert space["present"].tolist() == [True, False]
+    assert capsys.readouterr().out.startswith("3 {")
 
 
 def slug(heading: str) -> str:
