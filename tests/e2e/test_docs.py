@@ -204,6 +204,18 @@ def test_the_python_of_the_store_page_runs(
     assert capsys.readouterr().out.startswith("3 {")
 
 
+def test_the_encoder_of_the_encoders_page_is_one(tmp_path: Path) -> None:
+    text = (REPOSITORY / "docs/encoders.md").read_text(encoding="utf-8")
+    (block,) = (block for language, block in FENCE.findall(text) if language == "python")
+    (tmp_path / "block.py").write_text(block, encoding="utf-8")
+    letters = runpy.run_path(str(tmp_path / "block.py"))["Letters"]
+    assert letters.accepts("letters", "textual")
+    assert letters.known("textual")[0].name == "letters"
+    encoder = letters(None)
+    vectors = encoder.encode([encoder.load("banana")])
+    assert (vectors.tolist(), str(vectors.dtype), encoder.spec.dim) == ([[6, 3]], "float32", 2)
+
+
 def slug(heading: str) -> str:
     """The anchor that code forges give a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
