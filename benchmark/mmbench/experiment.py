@@ -127,6 +127,8 @@ def run(recipe: Recipe, inputs: Inputs, folder: RunFolder, *, progress: Progress
     Raises:
         TrainingError: The run is being written by another process, or the training diverged.
     """
+    if folder.complete and not restart:
+        return read_result(folder.path)  # wherever it is kept: nothing is written, not even a lock
     with locked(folder):
         if restart:
             clear(folder)

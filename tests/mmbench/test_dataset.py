@@ -153,3 +153,10 @@ def test_the_digest_of_the_catalogue_covers_the_rows_of_strangers(tmp_path: Path
 def test_a_random_split_that_is_misspelled(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="no split"):
         load_split(given(tmp_path / "d", train=TRAIN, valid=VALID, test=TEST), name)
+
+
+def test_pairs_that_cannot_be_found_are_said(tmp_path: Path) -> None:
+    split = load_split(given(tmp_path / "d", train=TRAIN, valid=VALID, test=TEST + "u1\ti9\t5\n"))
+    assert "test: 1 repeated pairs were counted once, by their last row" in split.training.notes
+    assert any(note.startswith("test: 1 pairs are in train, too: relevant, but") for note in split.training.notes)
+    assert not any(note.startswith("valid:") for note in split.training.notes)

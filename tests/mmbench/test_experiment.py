@@ -96,6 +96,8 @@ def test_a_finished_run_is_read_and_not_repeated(
     monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained again"))
     again = train(dataset, tmp_path / "runs")
     assert again == first or (again.path, again.test) == (first.path, first.test)
+    with experiment.locked(RunFolder(first.path)):  # nor is anything written
+        assert train(dataset, tmp_path / "runs").test == first.test
 
 
 @pytest.mark.parametrize("model", ["vbpr", "bpr-mf"])

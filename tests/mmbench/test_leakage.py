@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -67,7 +68,7 @@ def test_a_split_is_written_once_and_says_how(toy: Path) -> None:
         (("--k", "2"), UsageError, "--k"),
         (("--name", "../x"), UsageError, "plain folder name"),
         (("--filter", "kcore:99"), DataError, "no interactions are left"),
-        (("--test", "1.5"), DataError, "ratio"),
+        (("--test", "1.5"), click.BadParameter, "not in the range"),
         (("--valid", "0"), DataError, "valid part would be empty"),
     ],
 )

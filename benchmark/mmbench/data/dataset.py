@@ -275,6 +275,15 @@ def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False) -> 
         if not kept.any():
             raise DataError(f"{data}: split {tables.name}: no user of the {part} part occurs in the training part")
         known, unknown = (HeldOut.from_pairs(users[rows], items[rows], ratings[rows]) for rows in (kept, ~kept))
+        repeated = len(table) - known.users.size - unknown.users.size
+        if repeated:
+            notes.append(f"{part}: {repeated} repeated pairs were counted once, by their last row")
+        masked = int(pairs.contains(known.users, known.items).sum())
+        if masked:
+            notes.append(
+                f"{part}: {masked} pairs are in train, too: relevant, but never listed; "
+                "`mmbench data split --filter dedup:last` makes a split without such"
+            )
         return known, unknown
 
     pairs = TrainSet.from_pairs(
