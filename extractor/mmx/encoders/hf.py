@@ -274,8 +274,9 @@ class HFTextEncoder(TransformersEncoder):
 
 
 class _Clip(dict[str, NDArray[Any]]):
-    """A model's inputs for one clip, and whether it was cut."""
+    """A model's inputs for one clip, the samples that they are made of, and whether there were more."""
 
+    n_samples = 0
     cut = False
 
     @property
@@ -293,18 +294,21 @@ class HFAudioEncoder(TransformersEncoder):
         extractor = library.AutoFeatureExtractor.from_pretrained(str(path), local_files_only=True)
         self._rate = int(extractor.sampling_rate)
         self._longest, self._from = _window(extractor)
+        # Whisper's encoder sees every clip padded to 30 s: positions behind its end are left out of the vector.
+        self._frame = 2 * int(extractor.hop_length) if type(extractor).__name__ == "WhisperFeatureExtractor" else None
         self._resample = Resampler(self._rate)
         return extractor
 
     def _preprocessing(self) -> dict[str, Any]:
         longer = None if self._longest is None else f"cut to the {self._from} {self._longest} samples"
-        return {"sample_rate": self._rate, "channels": "mono", "longer": longer}
+        positions = "all" if self._frame is None else f"one for each {self._frame} samples of the clip"
+        return {"sample_rate": self._rate, "channels": "mono", "longer": longer, "positions": positions}
 
     def load(self, content: Path | str) -> _Clip:
         """The model's inputs for one clip."""
         return self._inputs(self._resample(*read_mono(content)))
 
-    def encode(self, batch: Sequence[dict[str, NDArray[Any]]]) -> Vectors:  # type: ignore[override]
+    def encode(self, batch: Sequence[_Clip]) -> Vectors:  # type: ignore[override]
         """Vectors, shape (len(batch), dim); clips of different lengths go through one by one, so that padding changes nothing."""
         import torch
 
@@ -313,7 +317,11 @@ class HFAudioEncoder(TransformersEncoder):
         rows = []
         for group in groups:
             inputs = {name: torch.from_numpy(np.stack([item[name] for item in group])) for name in group[0]}
-            rows.append(self._vectors(inputs))
+            mask = None
+            if self._frame is not None:
+                position = torch.arange(inputs["input_features"].shape[-1] // 2)
+                mask = position < torch.tensor([[-(-item.n_samples // self._frame)] for item in group])
+            rows.append(self._vectors(inputs, mask if mask is None else mask.to(self._device)))
         return [one for row in rows for one in row] if self.ragged else np.concatenate(rows)
 
     def sort_key(self, loaded: dict[str, NDArray[Any]]) -> int:
@@ -333,7 +341,7 @@ class HFAudioEncoder(TransformersEncoder):
         except (ValueError, RuntimeError, IndexError, AssertionError) as error:
             raise ContentError(f"too short for this model ({len(samples)} samples)") from error
         clip = _Clip({name: np.asarray(made[name])[0] for name in made if name != "attention_mask"})
-        clip.cut = over > 0
+        clip.cut, clip.n_samples = over > 0, len(kept)
         return clip
 
     def _probe(self) -> int:
