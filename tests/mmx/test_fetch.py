@@ -285,3 +285,20 @@ def test_images_have_a_status_each_and_failed_ones_are_tried_again(server: Threa
     server.requests.clear()
     assert fetch_images(tmp_path, pause_s=0) == {"ok": 3, "missing": 1, "failed": 1}
     assert [path for path, _ in server.requests] == ["/gone.jpg"]
+
+
+def test_an_address_that_is_none_fails_alone_and_opens_no_file(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(b"secret")
+    rows = [
+        ("B1", secret.as_uri()),
+        ("B2", address(server, "/a b.jpg")),
+        ("B3", "x"),
+        ("B4", address(server, "/4.jpg")),
+    ]
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "items.tsv").write_text("\n".join(["item_id\timage_url", *map("\t".join, rows)]) + "\n")
+    server.files["/4.jpg"] = b"jpeg"
+    assert fetch_images(data, pause_s=0) == {"ok": 1, "missing": 0, "failed": 3}
+    assert {path.name for path in (data / "images").iterdir()} == {"B4.jpg", "status.tsv"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shutil
@@ -207,7 +208,11 @@ def fetch_images(
             return item, "failed", "the id is no file name"
         try:
             _get_image(item, addresses[item], folder, timeout_s)
-        except (OSError, ValueError) as error:
+        except (
+            OSError,
+            ValueError,
+            http.client.HTTPException,
+        ) as error:  # the last: an address with a blank, a bad answer
             return item, "failed", " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
         finally:
             time.sleep(pause_s)
@@ -252,6 +257,8 @@ def _statuses(folder: Path) -> dict[str, str]:
 
 
 def _get_image(item: str, url: str, folder: Path, timeout_s: float) -> None:
+    if not url.lower().startswith(("http://", "https://")):  # urllib would also open a file of this machine
+        raise ValueError("not an address on the web")
     match = _SUFFIX.search(url.partition("?")[0])
     target = folder / (item + (match.group(0).lower() if match else ".jpg"))
     with urllib.request.urlopen(urllib.request.Request(url, headers=download.AGENT), timeout=timeout_s) as answer:
