@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pickle
 import shutil
@@ -217,6 +218,34 @@ def test_a_snapshot_in_the_cache_is_used_without_a_network(
     assert np.abs(in_batches(encoder, TEXTS, 7) - directly(tiny, TEXTS)).max() <= 1e-6
     with pytest.raises(EncoderError, match="working offline"):
         create("someone/tiny@v2", modality="textual", cache_dir=tmp_path, offline=True)
+
+
+def test_a_download_that_was_broken_off_between_two_files_goes_on(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    snapshot = tmp_path / "snapshots" / ("c" * 40)
+    shutil.copytree(tiny, snapshot)
+    whole = snapshot / "model.safetensors"
+    first, second = (whole.with_name(f"model-0000{k}-of-00002.safetensors") for k in (1, 2))
+    whole.rename(first)
+    index = {"weight_map": {"a": first.name, "b": second.name}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    (snapshot / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "x.bin"}}))  # not used
+    asked: list[bool] = []
+
+    def fetch(*_: object, local_files_only: bool, **__: object) -> str:
+        asked.append(local_files_only)
+        return str(snapshot)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    with pytest.raises(EncoderError, match=r"1 files are not here yet, e\.g\. model-00002.*Ways out"):
+        create("someone/tiny", modality="textual", cache_dir=tmp_path)
+    assert asked == [True, False]
+    assert ModelFolder(snapshot, "x").lacks() == [second.name]
+    second.write_bytes(b"")
+    assert ModelFolder(snapshot, "x").lacks() == []
 
 
 def test_names_hub_ids_and_folders_are_accepted() -> None:

@@ -5,6 +5,7 @@ A model is always loaded from a folder that is complete on disk, so that a netwo
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -40,6 +41,20 @@ class ModelFolder:
             for path in files
             if path.name != "training_args.bin" and (path.suffix == ".safetensors" or path.parent not in safe)
         ]
+
+    def lacks(self) -> list[str]:
+        """Weights files that an index names and that are not there: a download was broken off."""
+        used = {(path.parent, path.suffix) for path in self.weights()}
+        absent = []
+        for index in sorted(self.path.rglob("*.index.json")):
+            if (index.parent, Path(index.name.removesuffix(".index.json")).suffix) not in used:
+                continue  # of the other kind of file, which is not loaded
+            try:
+                parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):
+                continue  # the library says what is wrong with it
+            absent += sorted(str(part) for part in parts if not (index.parent / str(part)).is_file())
+        return absent
 
     def sha256(self) -> str:
         """Digest of the weights files.
@@ -132,7 +147,7 @@ def _snapshot(request: Request, wanted: str) -> ModelFolder:
     problems = (OSError, ValueError, RuntimeError, transport)
     try:
         found = fetch("*", local=True)
-        if found.weights():
+        if found.weights() and not found.lacks():
             return found
     except problems:
         pass  # not here yet
@@ -141,7 +156,10 @@ def _snapshot(request: Request, wanted: str) -> ModelFolder:
         if request.offline:
             raise OSError("working offline")
         found = fetch(*_SMALL_FILES, "*.safetensors", local=False)
-        return found if found.weights() else fetch("*.bin", local=False)
+        found = found if found.weights() else fetch("*.bin", local=False)
+        if absent := found.lacks():  # without a network the hub gives what is here
+            raise OSError(f"{len(absent)} files are not here yet, e.g. {absent[0]}")
+        return found
     except problems as error:
         reason = _reason(error)
         raise missing_weights(
