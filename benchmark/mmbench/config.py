@@ -109,6 +109,11 @@ class Range(BaseModel):
             )
         return self
 
+    def probes(self) -> list[float]:
+        """Values which are allowed where all of the range is: its bounds, and in it one that is not a whole number."""
+        bounds = [self.low, self.high]
+        return bounds if self.integer else [*bounds, self.low + (self.high - self.low) * 0.381966]
+
 
 class Search(BaseModel):
     """A search: so many trials, proposed by a sampler, from a space of settings."""
@@ -173,6 +178,9 @@ class Recipe(BaseModel):
             for name in self.search.space:
                 if name not in type(self.settings).model_fields:
                     raise ValueError(f"search: {self.model} has no setting {name!r}")
+            for name, domain in self.search.space.items():  # now, and not after some trials
+                for value in domain.probes() if isinstance(domain, Range) else domain:
+                    make_settings(self.model, {**self.settings.model_dump(), name: value})
         return self
 
     @property

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
-from mmbench.core.interactions import HeldOut
+from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.core.runtime import cpu_seconds, forget_peak_memory
 from mmbench.data.catalogue import read_categories
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
@@ -333,6 +333,9 @@ def evaluate_lists(
     training = loaded.training
     users, items, notes = read_lists(recs, loaded, max(evaluation.cutoffs))
     present = load_presence(data / "features", training.all_item_ids) if slices else None
+    seen = _n_listed(users, items, training.train)
+    if seen:
+        notes.append(f"{seen} listed items are training positives of their user, which are never relevant")
     known = _n_listed(users, items, training.valid) if evaluation.protocol == "strict" else 0
     if known:
         notes.append(f"{known} listed items are validation positives of their user; at test they count as misses")
@@ -341,8 +344,8 @@ def evaluate_lists(
     return replace(scored, protocol=describe(evaluation, training, None), notes=(*training.notes, *notes))
 
 
-def _n_listed(users: NDArray[np.int64], items: NDArray[np.int64], rows: HeldOut) -> int:
-    """How many of the held-out pairs are in their user's list."""
+def _n_listed(users: NDArray[np.int64], items: NDArray[np.int64], rows: HeldOut | TrainSet) -> int:
+    """How many of the pairs are in their user's list."""
     n_items = 1 + max(int(items.max(initial=0)), int(rows.items.max(initial=0)))
     listed = (users[:, None] * n_items + items)[items >= 0]
     return int(np.isin(listed, rows.users * n_items + rows.items).sum())

@@ -465,3 +465,12 @@ def test_a_runs_peak_of_memory_is_its_own(dataset: Path, tmp_path: Path) -> None
     del hog
     record = RunFolder(train(dataset, tmp_path, "most-popular").path).read_json("run.json")
     assert record["peak_memory_bytes"] < before - (1 << 29)
+
+
+def test_lists_that_hold_training_items_are_said(dataset: Path, tmp_path: Path) -> None:
+    recipe, inputs, _ = prepare(dataset, tmp_path, "most-popular")
+    training = inputs.split.training
+    user, item = training.train.users[0], training.train.items[0]
+    (tmp_path / "lists.tsv").write_text(f"{training.user_ids[user]}\t{training.item_ids[item]}\n")
+    scored = experiment.evaluate_lists(tmp_path / "lists.tsv", dataset, None, recipe.evaluation)
+    assert "1 listed items are training positives of their user, which are never relevant" in scored.notes

@@ -116,3 +116,9 @@ def test_nothing_is_markup_by_accident() -> None:
     assert '<a href="c.html">b</a>' in page
     assert r"a\_b" in table.latex()
     assert r"\textbf{1 $\pm$ 2 \%}" in table.latex()
+
+
+def test_names_with_special_characters_are_escaped_once() -> None:
+    text = Page("a", ["![a & b](a & b.svg)", '- [a & "b"](a & b.md)']).html()
+    assert '<img src="a &amp; b.svg" alt="a &amp; b">' in text
+    assert '<a href="a &amp; b.html">a &amp; &quot;b&quot;</a>' in text

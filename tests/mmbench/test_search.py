@@ -106,6 +106,15 @@ def test_grid_or_search() -> None:
         Recipe(**values, search=Search(budget=2, space={"rate": (0.1,)}))
 
 
+@pytest.mark.parametrize(
+    "space", [["lr=-0.001..0.1"], ["lr=0.1,-1"], ["n_layers=1..3"], ["n_layers=int:0..2", "lr=x,1"]]
+)
+def test_a_space_that_leaves_what_is_allowed_is_refused_before_anything_is_trained(space: list[str]) -> None:
+    values: dict[str, Any] = {"model": "lightgcn", "settings": make_settings("lightgcn", {})}
+    with pytest.raises(UsageError, match="lightgcn: (lr|n_layers) = "):
+        Recipe(**values, search=Search(budget=2, space=parse_search(space)))
+
+
 ARGUMENTS = ["--set", "epochs=4", "--every", "2", "--set", "embedding_dim=8", "--budget", "7", "--seed", "3", "-q"]
 SPACES = ["--search", "lr=log:1e-3..1e-1", "--search", "reg_weight=1e-4,1e-2,1e-1"]
 

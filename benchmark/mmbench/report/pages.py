@@ -102,15 +102,9 @@ def _block(text: str) -> str:
 
 
 def _inline(text: str) -> str:
-    out = markup.escape(text, quote=False)
-    out = re.sub(
-        r"!\[([^\]]*)\]\(([^)]+)\)", lambda m: f'<img src="{markup.escape(m[2])}" alt="{markup.escape(m[1])}">', out
-    )
-    out = re.sub(
-        r"\[([^\]]*)\]\(([^)]+)\)",
-        lambda m: f'<a href="{markup.escape(m[2].removesuffix(".md"))}.html">{m[1]}</a>',
-        out,
-    )
+    out = markup.escape(text)
+    out = re.sub(r"!\[([^\]]*)\]\(([^)]+)\)", r'<img src="\2" alt="\1">', out)
+    out = re.sub(r"\[([^\]]*)\]\(([^)]+)\)", lambda m: f'<a href="{m[2].removesuffix(".md")}.html">{m[1]}</a>', out)
     out = re.sub(r"`([^`]+)`", r"<code>\1</code>", out)
     out = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", out)
     return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", out)
