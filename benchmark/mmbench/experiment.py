@@ -335,7 +335,7 @@ def evaluate_lists(
     present = load_presence(data / "features", training.all_item_ids) if slices else None
     seen = _n_listed(users, items, training.train)
     if seen:
-        notes.append(f"{seen} listed items are training positives of their user, which are never relevant")
+        notes.append(f"{seen} listed items are training positives of their user; no model here lists such")
     known = _n_listed(users, items, training.valid) if evaluation.protocol == "strict" else 0
     if known:
         notes.append(f"{known} listed items are validation positives of their user; at test they count as misses")

@@ -19,6 +19,7 @@ from mmbench.ahead import train_ahead
 from mmbench.config import Evaluation, Recipe, make_settings, setting_name
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.experiment import Result
+from mmbench.metrics import resolve
 from mmbench.models import MODELS, model_class
 from mmbench.progress import Progress
 from mmbench.record import Inputs, coverage
@@ -48,7 +49,11 @@ class ModelPlan(BaseModel):
     @property
     def values(self) -> dict[str, float]:
         """The published values as `Recall@20` to value."""
-        return {f"{name}{cutoff}": value for cutoff, values in self.published.items() for name, value in values.items()}
+        return {
+            f"{resolve([name])[0].name}{cutoff}": value
+            for cutoff, values in self.published.items()
+            for name, value in values.items()
+        }
 
 
 class Study(BaseModel):
@@ -86,6 +91,10 @@ class Study(BaseModel):
                 raise ValueError(str(unknown_name("model", name, MODELS)))
             for key in (*plan.fixed, *plan.grid, *plan.best):
                 setting_name(name, key)
+            for cutoff in plan.published:
+                if not (cutoff.startswith("@") and cutoff[1:].isdigit()):
+                    raise ValueError(f"published: {cutoff!r} must look like @20")
+            _ = plan.values  # every metric exists
         return self
 
     def recipe(

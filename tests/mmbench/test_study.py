@@ -248,3 +248,15 @@ def test_wrong_studies_are_refused(place: Path, tmp_path: Path, change: dict[str
     path.write_text(yaml.safe_dump(yaml.safe_load((place / "toy.yaml").read_text()) | change))
     with pytest.raises(UsageError, match=message):
         read_study(path)
+
+
+@pytest.mark.parametrize(
+    ("published", "message"),
+    [("{'20': {Recall: 0.5}}", "'20' must look like @20"), ("{'@20': {Recal: 1}}", "'Recall'")],
+)
+def test_published_values_that_would_stand_beside_nothing_are_refused(
+    tmp_path: Path, published: str, message: str
+) -> None:
+    (tmp_path / "s.yaml").write_text(f"dataset: toy\nmodels:\n  vbpr:\n    published: {published}\n")
+    with pytest.raises(UsageError, match=message):
+        read_study(tmp_path / "s.yaml")
