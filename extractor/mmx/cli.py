@@ -11,16 +11,13 @@ import importlib
 import json
 import os
 import sys
-import traceback
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from mmx import __version__
+from mmx.cli_errors import plain_warnings, report
 from mmx.cli_options import common_options, console
 from mmx.errors import MmxError, UsageError
 
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     from mmx.summary import Summary
 
 DEFAULT_DATA = Path("data/demo")
-_INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
 
 _LAZY = {
     "finetune": ("mmx.finetune_cli:finetune", "Adapt an encoder to a catalogue by its training interactions."),
@@ -80,60 +76,15 @@ class Commands(click.Group):
         kwargs["standalone_mode"] = False
         kwargs.setdefault("obj", options)
         try:
-            with _plain_warnings():
+            with plain_warnings():
                 code = super().main(*args, **kwargs)
             sys.stdout.flush()
         except BrokenPipeError:  # the reader of a pipe has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = 0
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the one place that turns errors into codes
-            code = _report(error, debug=options["debug"])
+            code = report(error, debug=options["debug"])
         sys.exit(code if isinstance(code, int) else 0)
-
-
-@contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Shows what the store warns of as one line, without the place in the source; other warnings as ever."""
-    with warnings.catch_warnings():
-        show = warnings.showwarning
-
-        def plain(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if category.__module__.startswith("mmstore"):
-                click.echo(f"warning: {message}", err=True)
-            else:
-                show(message, category, *where, **more)
-
-        warnings.showwarning = plain
-        yield
-
-
-def _report(error: BaseException, *, debug: bool) -> int:
-    """Prints an error as one line on stderr and gives its exit code; with `--debug` the traceback comes first."""
-    from mmstore import StoreError
-
-    if debug:
-        traceback.print_exception(error)
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
-    if isinstance(error, click.Abort | KeyboardInterrupt):
-        click.echo("interrupted; the same command goes on from what is saved", err=True)
-        return 130
-    if isinstance(error, MmxError | StoreError):
-        for line in str(error).splitlines() or [type(error).__name__]:
-            click.echo(f"error: {line}", err=True)
-        return error.exit_code if isinstance(error, MmxError) else 1
-    if isinstance(error, ModuleNotFoundError):
-        click.echo(f"error: {error.name} is not installed; run: {_INSTALL_EXTRA}", err=True)
-        return 1
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
-        return 1
-    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    hint = "" if debug else "; --debug shows where"
-    click.echo(f"error: unexpected {type(error).__name__}: {error}{notes}{hint}", err=True)
-    return 1
 
 
 @click.group(
