@@ -134,7 +134,7 @@ def _train(job: _Job) -> None:
     """Do one training, in a training process."""
     global _loaded
     like = None
-    if _loaded is not None and _same_data(_loaded[0], job.recipe):
+    if _loaded is not None and same_data(_loaded[0], job.recipe):
         like = _loaded[1]
     recipe, inputs = load_inputs(job.recipe, like)
     _loaded = recipe, inputs
@@ -150,7 +150,7 @@ def _train(job: _Job) -> None:
         fit_trial(trial, training, inputs.features, folder.trial(job.trial), Silent(), jobs=job.jobs)
 
 
-def _same_data(one: Recipe, other: Recipe) -> bool:
+def same_data(one: Recipe, other: Recipe) -> bool:
     """Whether what one recipe loads serves another, too; a model without content has no features to differ in."""
     names = ["data", "columns", "split", "missing", "scaling", "evaluation"] + ["features"] * bool(
         one.features and other.features

@@ -48,6 +48,7 @@ class LazyGroup(click.Group):
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("mmbench.commands.train:train", "Train models and print their validation and test metrics."),
+    "run": ("mmbench.commands.run:run", "Run recipes: datasets, models and seeds from a file."),
     "reproduce": ("mmbench.commands.reproduce:reproduce", "Do published studies again and report ours beside theirs."),
     "tune": ("mmbench.commands.tune:tune", "Search settings on validation; score test once."),
     "evaluate": ("mmbench.commands.evaluate:evaluate", "Score a finished run, or lists made anywhere else."),

@@ -114,3 +114,15 @@ def _mmx(*arguments: str, accept: tuple[int, ...] = (0,)) -> None:
     if done.returncode not in accept:
         reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
         raise DataError(f"mmx {' '.join(arguments)} failed: {reason}; or give a dataset of your own with --data DIR")
+
+
+def integers(text: str, option: str) -> tuple[int, ...]:
+    """`1,2,3` as numbers.
+
+    Raises:
+        UsageError: A part is no whole number.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} {text}: expected whole numbers separated by commas") from error

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import click
 
-from mmbench.commands.common import columns_option, side_options, split_list
-from mmbench.commands.train import _integers
+from mmbench.commands.common import columns_option, integers, side_options, split_list
 from mmbench.errors import UsageError
 
 
@@ -74,7 +73,7 @@ def evaluate(
         diversity_features=diversity_features,
         categories=categories,
         metrics=tuple(split_list([metrics])),
-        cutoffs=_integers(cutoffs, "--cutoffs"),
+        cutoffs=integers(cutoffs, "--cutoffs"),
         threshold=threshold,
     )
     if run is not None:

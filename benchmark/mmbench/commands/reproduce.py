@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbench.commands.common import jobs_option, quiet_option, split_list
+from mmbench.commands.common import integers, jobs_option, quiet_option, split_list
 from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def reproduce(
 
     if (data or split_dir) and len(recipes) > 1:
         raise UsageError("--data and --split-dir: belong to one study; give one recipe")
-    chosen_seeds = tuple(dict.fromkeys(_integers(seeds)))
+    chosen_seeds = tuple(dict.fromkeys(integers(seeds, "--seed")))
     progress = make_progress(quiet=quiet)
     parts: list[Reproduction] = []
     documents = []
@@ -277,10 +277,3 @@ def _print(study: Study, results: Mapping[str, Sequence[Result]]) -> None:
         if published:
             rows.append(Row("  published", [{name: published.get(name) for name in runs[0].test}]))
     print_results(f"{study.dataset}, test", rows)
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"--seed {text}: expected whole numbers separated by commas") from error

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mmbench.commands.common import (
     DEFAULT_DATA,
     columns_option,
+    integers,
     jobs_option,
     quiet_option,
     refuse_options,
@@ -19,6 +21,9 @@ from mmbench.commands.common import (
     split_list,
 )
 from mmbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmbench.experiment import Result
 
 
 @click.command()
@@ -149,7 +154,6 @@ def train(
       mmbench train --resume runs/demo-vbpr-0123456789
     """
     from mmbench import experiment
-    from mmbench.ahead import train_ahead
     from mmbench.config import (
         Recipe,
         Search,
@@ -164,8 +168,8 @@ def train(
     from mmbench.data.features import parse_wanted
     from mmbench.models import model_class
     from mmbench.progress import make_progress
-    from mmbench.record import Inputs, coverage
     from mmbench.search import require_optuna
+    from mmbench.series import run_series
 
     progress = make_progress(quiet=quiet)
     if resume is not None:
@@ -174,7 +178,7 @@ def train(
             everything - {"resume", "data", "slices", "restart", "as_json", "quiet"},
             "has no meaning beside --resume, which goes on with the run's own recipe",
         )
-        _show(
+        show(
             [experiment.run(*experiment.resume_inputs(resume, data), progress=progress, restart=restart)],
             as_json,
             slices=slices,
@@ -195,20 +199,18 @@ def train(
         diversity_features=diversity_features,
         categories=categories,
         metrics=tuple(split_list([metrics])),
-        cutoffs=_integers(cutoffs, "--cutoffs"),
+        cutoffs=integers(cutoffs, "--cutoffs"),
         select_by=select_by,
         every=every,
         patience=patience,
     )
     needs_features = any(model_class(name).uses_features for name in names)
     folder_of_data = require_demo(data, needs_features=needs_features, progress=progress)
-    planned: list[tuple[Recipe, Inputs]] = []
-    inputs: Inputs | None = None
-    said: set[str] = set()
+    planned: list[Recipe] = []
     for name in names:
         own, grid_of_own = for_model(name, values, names), for_model(name, tried, names)
         own_space = for_model(name, space, names)
-        all_seeds = tuple(dict.fromkeys(_integers(seeds, "--seed")))
+        all_seeds = tuple(dict.fromkeys(integers(seeds, "--seed")))
         for seed in all_seeds if model_class(name).uses_seed else all_seeds[:1]:
             recipe = Recipe(
                 data=str(folder_of_data),
@@ -228,38 +230,24 @@ def train(
                 evaluation=evaluation,
             )
             recipe.trials()  # every combination is checked before the first one is trained
-            resolved, inputs = experiment.load_inputs(recipe, inputs)
-            for line in coverage(inputs):
-                if line not in said:
-                    progress.note(line)
-                    said.add(line)
-            planned.append((resolved, inputs))
-    if jobs > 1:
-        train_ahead(planned, out, jobs=jobs, progress=progress, restart=restart)
-        restart = False
-    results = [
-        experiment.run(recipe, loaded, experiment.run_folder(out, recipe, loaded), progress=progress, restart=restart)
-        for recipe, loaded in planned
-    ]
-    _show(results, as_json, slices=slices)
+            planned.append(recipe)
+    results = run_series(planned, out, progress=progress, jobs=jobs, restart=restart)
+    show(results, as_json, slices=slices)
 
 
-def _show(results: Sequence[object], as_json: bool, *, slices: bool) -> None:
-    from mmbench.experiment import Result, summarise
+def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
+    """Print runs: validation, test and cost, a table for each dataset and treatment of vectors; or one JSON document."""
+    from mmbench.experiment import summarise
     from mmbench.fit import in_words
-    from mmbench.report.tables import Row, print_costs, print_results, print_slices
+    from mmbench.report.tables import print_slices
 
-    runs = [result for result in results if isinstance(result, Result)]
     if as_json:
-        documents = summarise(runs)
+        documents = summarise(results)
         click.echo(json.dumps(documents[0] if len(documents) == 1 else {"runs": documents}, ensure_ascii=False))
         return
-    labels = list(dict.fromkeys(run.recipe.model for run in runs))
-    for split in ("valid", "test"):
-        rows = [Row(label, [getattr(run, split) for run in runs if run.recipe.model == label]) for label in labels]
-        print_results(split, rows)
-    print_costs([Row(label, [run.cost for run in runs if run.recipe.model == label]) for label in labels])
-    for run in runs:
+    for about, runs in _by_data(results).items():
+        _tables(about, runs)
+    for run in results:
         trained = f", best epoch {run.best_epoch}" if run.best_epoch else ""
         chosen = "".join(f", {name}={in_words(getattr(run.recipe.settings, name))}" for name in run.tried)
         click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
@@ -267,8 +255,46 @@ def _show(results: Sequence[object], as_json: bool, *, slices: bool) -> None:
             print_slices("test", run.slices["test"])
 
 
-def _integers(text: str, option: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: expected whole numbers separated by commas") from error
+def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """The runs by what tells their data apart; one empty key if nothing does."""
+
+    def facts(run: Result) -> dict[str, str]:
+        recipe = run.recipe
+        data = {"data": Path(recipe.data).name, "split": str(recipe.split), "protocol": recipe.evaluation.protocol}
+        return {**data, "missing": f"missing {recipe.missing}", "scaling": f"scaling {recipe.scaling}"}
+
+    told = [facts(run) for run in results]
+    differ = [name for name in told[0] if len({one[name] for one in told}) > 1]
+    groups: dict[str, list[Result]] = {}
+    for run, one in zip(results, told, strict=True):
+        groups.setdefault(", ".join(one[name] for name in differ), []).append(run)
+    return groups
+
+
+def _tables(about: str, runs: Sequence[Result]) -> None:
+    from mmbench.report.tables import Row, print_costs, print_results
+
+    rows: dict[str, list[Result]] = {}
+    for run, label in zip(runs, _labels(runs), strict=True):
+        rows.setdefault(label, []).append(run)
+    for split in ("valid", "test"):
+        values = [Row(label, [getattr(run, split) for run in own]) for label, own in rows.items()]
+        print_results(f"{about}, {split}" if about else split, values)
+    print_costs([Row(label, [run.cost for run in own]) for label, own in rows.items()])
+
+
+def _labels(runs: Sequence[Result]) -> list[str]:
+    """Each run's model, with what tells it from the others of that model; seeds and what validation chose do not."""
+
+    def told(run: Result) -> dict[str, object]:
+        recipe = run.recipe
+        settings = {name: value for name, value in recipe.settings if name not in run.tried}
+        return {**settings, **recipe.features, "approximate": recipe.approximate, "sparse": recipe.sparse_backend}
+
+    labels = []
+    for run in runs:
+        own, rivals = told(run), [told(other) for other in runs if other.recipe.model == run.recipe.model]
+        differ = [name for name in own if any(other.get(name) != own[name] for other in rivals)]
+        parts = ", ".join(f"{name}={own[name]}" for name in differ)
+        labels.append(f"{run.recipe.model}({parts})" if parts else run.recipe.model)
+    return labels
