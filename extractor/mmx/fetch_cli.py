@@ -49,8 +49,9 @@ def fetch(
 ) -> None:
     """Download a public collection and convert it to a dataset folder: items.tsv, interactions.tsv, features/.
 
-    NAME is amazon-2014/, amazon-2018/ or amazon-2023/ and one of office, toys, beauty, sports, clothing, baby, music. What
-    has been downloaded is kept and checked; a broken download goes on where it stopped. Exit code 3: some images failed.
+    NAME is amazon-2014/, amazon-2018/ or amazon-2023/ and one of office, toys, beauty, sports, clothing, baby (not 2018),
+    music. What has been downloaded is kept and checked; a broken download goes on where it stopped. Exit code 3: some images
+    failed.
 
     \b
     EXAMPLES

@@ -33,9 +33,10 @@ class Template:
 
 
 def _lattice(texts: Mapping[str, str]) -> str:
-    # Their code appends the title a second time where it means the brand, if there is a brand.
+    # Their code puts a blank after each category only, so that the words beside a seam become one, and appends the title a
+    # second time where it means the brand, if there is a brand.
     second = texts["title"] if texts["brand"] else ""
-    return " ".join((texts["categories"], texts["title"], second, texts["description"]))
+    return f"{texts['categories']} {texts['title']}{second}{texts['description']}"
 
 
 TEMPLATES = {

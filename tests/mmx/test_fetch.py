@@ -248,16 +248,16 @@ def test_lines_are_data_and_bad_ones_are_counted(tmp_path: Path) -> None:
 
 
 def test_the_later_collections(tmp_path: Path) -> None:
-    review = {"user_id": "U", "parent_asin": "P", "asin": "C", "rating": 5.0, "timestamp": 1}
+    review = {"user_id": "U", "parent_asin": "P", "asin": "C", "rating": 5.0, "timestamp": 1700000000123}
     with gzip.open(tmp_path / "r.jsonl.gz", "wt") as file:
         file.write(json.dumps(review) + "\n" + json.dumps({**review, "parent_asin": None, "asin": "C2"}) + "\n")
     assert list(amazon.interactions(tmp_path / "r.jsonl.gz", amazon.Counts())) == [
-        ("U", "P", "5", "1"),
-        ("U", "C2", "5", "1"),
+        ("U", "P", "5", "1700000000.123"),  # Unix time: seconds, as in the earlier collections
+        ("U", "C2", "5", "1700000000.123"),
     ]
     with gzip.open(tmp_path / "r.csv.gz", "wt") as file:
         file.write("user_id,parent_asin,rating,timestamp\nU,P,4.0,1700000000000\n")
-    assert list(amazon.interactions(tmp_path / "r.csv.gz", amazon.Counts())) == [("U", "P", "4", "1700000000000")]
+    assert list(amazon.interactions(tmp_path / "r.csv.gz", amazon.Counts())) == [("U", "P", "4", "1700000000")]
     meta = {"parent_asin": "P", "title": "T", "store": "S", "images": [{"large": "https://i/x.jpg"}], "description": []}
     with gzip.open(tmp_path / "m.jsonl.gz", "wt") as file:
         file.write(json.dumps(meta) + "\n")
@@ -268,7 +268,26 @@ def test_the_later_collections(tmp_path: Path) -> None:
     assert names["amazon-2023"][1].endswith("meta_Beauty_and_Personal_Care.jsonl.gz")
 
 
-@pytest.mark.parametrize(("name", "hint"), [("amazon-2015/office", "amazon-2014"), ("amazon-2014/offce", "office")])
+@pytest.mark.parametrize(
+    "broken", [{"overall": None}, {"overall": "five"}, {"unixReviewTime": None}, {"overall": np.nan}]
+)
+def test_a_review_without_a_number_is_counted_and_left_out(tmp_path: Path, broken: dict[str, object]) -> None:
+    review = {"reviewerID": "U", "asin": "P", "overall": 4, "unixReviewTime": 1_400_000_000}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(review | broken) + "\n" + json.dumps(review) + "\n")
+    counts = amazon.Counts()
+    assert list(amazon.interactions(path, counts)) == [("U", "P", "4", "1400000000")]
+    assert counts.values == {"reviews whose rating or time is no number": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("amazon-2015/office", "amazon-2014"),
+        ("amazon-2014/offce", "office"),
+        ("amazon-2018/baby", "unknown category of amazon-2018"),  # the collection has none
+    ],
+)
 def test_unknown_names_get_the_closest(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match=hint):
         amazon.parse_name(name)

@@ -12,8 +12,10 @@ ITEM = {"title": "Pen", "brand": "Pilot", "categories": "Office Pens", "descript
 
 def test_lattice_has_the_title_in_the_place_of_the_brand() -> None:
     template = parse_template("lattice")
-    assert template.fill(ITEM) == "Office Pens Pen Pen A fine point"
-    assert template.fill({**ITEM, "brand": ""}) == "Office Pens Pen A fine point"
+    # As their code has it: a blank after each category, and none between title, title and description.
+    assert template.fill(ITEM) == "Office Pens PenPenA fine point"
+    assert template.fill({**ITEM, "brand": ""}) == "Office Pens PenA fine point"
+    assert template.fill({**ITEM, "categories": "", "description": ""}) == "PenPen"
     assert template.fill(dict.fromkeys(ITEM, "")) is None
 
 

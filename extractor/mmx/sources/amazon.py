@@ -41,6 +41,7 @@ _RENAMED = {
     ("amazon-2023", "beauty"): "Beauty_and_Personal_Care",
     ("amazon-2023", "baby"): "Baby_Products",
 }
+_ABSENT = {("amazon-2018", "baby")}
 BASES = {
     "amazon-2014": "http://snap.stanford.edu/data/amazon/productGraph/",
     "amazon-2018": "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2/",
@@ -103,8 +104,9 @@ def parse_name(name: str) -> tuple[str, str]:
     collection, _, category = name.partition("/")
     if collection not in FILES:
         raise unknown_name("collection", collection, FILES)
-    if category not in CATEGORIES:
-        raise unknown_name(f"category of {collection}", category, CATEGORIES)
+    known = [name for name in CATEGORIES if (collection, name) not in _ABSENT]
+    if category not in known:
+        raise unknown_name(f"category of {collection}", category, known)
     return collection, category
 
 
@@ -177,7 +179,10 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def interactions(path: Path, counts: Counts) -> Iterator[tuple[str, str, str, str]]:
-    """User, item, rating and Unix time of each review, as text; a repeated pair is kept once, its first row."""
+    """User, item, rating and Unix time in seconds of each review, as text; a repeated pair is kept once, its first row.
+
+    The times of 2023 (`timestamp`) are milliseconds, those of the earlier collections (`unixReviewTime`) seconds.
+    """
     seen: set[tuple[str, str]] = set()
     for record in records(path, counts):
         user = _cell(record.get("reviewerID") or record.get("user_id"))
@@ -185,13 +190,19 @@ def interactions(path: Path, counts: Counts) -> Iterator[tuple[str, str, str, st
         if not user or not item:
             counts.add("reviews without user or item")
             continue
+        try:
+            rating = float(record.get("overall", record.get("rating", 1)))
+            time_s = float(record.get("unixReviewTime", 0)) or float(record.get("timestamp", 0)) / 1000
+        except (TypeError, ValueError):
+            rating = time_s = math.nan
+        if not (math.isfinite(rating) and math.isfinite(time_s)):
+            counts.add("reviews whose rating or time is no number")
+            continue
         if (user, item) in seen:
             counts.add("repeated reviews")
             continue
         seen.add((user, item))
-        rating = record.get("overall", record.get("rating", 1))
-        time = record.get("unixReviewTime", record.get("timestamp", 0))
-        yield user, item, f"{float(rating):g}", str(int(float(time)))
+        yield user, item, f"{rating:g}", f"{time_s:.13g}"  # 13 digits: milliseconds, until the year 2286
 
 
 def metadata(path: Path, items: set[str], counts: Counts) -> dict[str, dict[str, str]]:
