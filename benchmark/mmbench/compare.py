@@ -85,13 +85,18 @@ class System:
         return out
 
     def per_user(self, split: str, metric: str) -> pd.Series:
-        """The users' values, mean over seeds, by user id."""
-        return pd.concat([run.per_user(split, metric) for run in self.runs], axis=1, join="inner").mean(axis=1)
+        """The users' values, mean over seeds, by user id; of the users that have one at every seed."""
+        return self.by_seed(split, metric).dropna().mean(axis=1)
+
+    def by_seed(self, split: str, metric: str) -> pd.DataFrame:
+        """The users' values by user id, a column a seed; NaN where a user has none at a seed but has one at another."""
+        columns = [run.per_user(split, metric).rename(seed) for seed, run in enumerate(self.runs)]
+        return pd.concat(columns, axis=1).sort_index()
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two systems on one metric.
+    """Two systems on one metric, over the users that have a value in both.
 
     Attributes:
         metric: e.g. `Recall@20`.
@@ -105,7 +110,9 @@ class Comparison:
         superiority: Share of users for whom the first is better, ties half.
         ahead: In how many of `pairs` pairs of seeds the first is ahead.
         pairs: Number of pairs of seeds.
-        n_users: Users that both have.
+        n_users: Users that have a value in both at every seed; all that is said here is about them.
+        n_others: Users that have one in one of the two alone, or not at every seed: the metric is not defined for them in the
+            other, and they are left out.
         better: Whether the first may be called better, or higher where the metric has no better side: see `verdict`.
     """
 
@@ -121,11 +128,20 @@ class Comparison:
     ahead: int
     pairs: int
     n_users: int
+    n_others: int
     better: bool
 
     @property
     def verdict(self) -> str:
-        """The outcome as a sentence."""
+        """The outcome as a sentence, with how many users it is about where some were left out."""
+        if self.n_others:
+            return (
+                f"{self._outcome}; over the {self.n_users:,} users that have a value in both, {self.n_others:,} do not"
+            )
+        return self._outcome
+
+    @property
+    def _outcome(self) -> str:
         word = "higher" if _sign(self.metric) is None else "better"
         order = f"{self.first} is ahead of {self.second} in {self.ahead} of {self.pairs} pairs of seeds"
         if self.better and self.p_seeds is None:
@@ -223,7 +239,7 @@ def compare(
 
     Raises:
         UsageError: A name is unknown, or there is nothing to compare.
-        DataError: Two systems have fewer than two users in common.
+        DataError: Two systems have fewer than two users in common, or a metric is not defined.
     """
     if len(systems) < 2:
         raise UsageError("nothing to compare: two different systems are needed, or two seeds of one")
@@ -238,16 +254,21 @@ def compare(
     rows: list[dict[str, Any]] = []
     for metric in metrics:
         sign = _sign(metric) or 1
-        users = {system.label: system.per_user(split, metric) for system in systems}
-        seeds = {system.label: system.values(split, metric) for system in systems}
+        for system in systems:
+            system.values(split, metric)  # that it is there and defined
+        users = {system.label: system.by_seed(split, metric) for system in systems}
         for a, b in pairs:
-            first, second = sorted((a.label, b.label), key=lambda label: -sign * stdlib.fmean(seeds[label]))
-            both = pd.concat([users[first], users[second]], axis=1, join="inner").to_numpy(np.float64)
-            if len(both) < 2:
+            everyone = pd.concat([users[a.label], users[b.label]], axis=1)
+            shared = everyone.dropna().sort_index().to_numpy(np.float64)
+            if len(shared) < 2:
                 raise DataError(
-                    f"{first} and {second}: {len(both)} users in common on {split}; they are of different data"
+                    f"{a.label} and {b.label}: {len(shared)} users have {metric} in both on {split}, so there is nothing to "
+                    "compare; are they of different data?"
                 )
-            d = both[:, 0] - both[:, 1]
+            values = dict(zip((a.label, b.label), np.split(shared, [len(a.runs)], axis=1), strict=True))
+            seeds = {label: [float(mean) for mean in columns.mean(0)] for label, columns in values.items()}
+            first, second = sorted(values, key=lambda label: -sign * stdlib.fmean(seeds[label]))
+            d = values[first].mean(1) - values[second].mean(1)
             rows.append(
                 {
                     "metric": metric,
@@ -262,6 +283,7 @@ def compare(
                     "ahead": sum(sign * x > sign * y for x in seeds[first] for y in seeds[second]),
                     "pairs": len(seeds[first]) * len(seeds[second]),
                     "n_users": len(d),
+                    "n_others": len(everyone) - len(d),
                 }
             )
     corrected = statistics.CORRECTIONS[correction]([row["p"] for row in rows])
@@ -269,6 +291,12 @@ def compare(
         Comparison(**{**row, "p": p}, better=p < alpha and (row["p_seeds"] is None or row["p_seeds"] < alpha))
         for row, p in zip(rows, corrected, strict=True)
     ]
+
+
+def users_in_words(outcome: Sequence[Comparison]) -> str:
+    """How many users the comparisons are over: `120 users`, `115 to 120 users`."""
+    counts = sorted({one.n_users for one in outcome})
+    return f"{counts[0]:,} users" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,} users"
 
 
 def agreement_of_seeds(systems: Sequence[System], metric: str, split: str = "test") -> float | None:

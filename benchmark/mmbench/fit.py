@@ -5,6 +5,7 @@ Nothing here knows the type of test data; what is given to these functions is tr
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -32,8 +33,21 @@ from mmbench.results import RunFolder
 from mmbench.search import propose
 from mmbench.train import EpochRecord, Trainer
 
-SAVE_EVERY_S = float(os.environ.get("MMBENCH_SAVE_EVERY_S", "10"))
-"""Least seconds between two saves of an unfinished training's state."""
+
+def save_every_s() -> float:
+    """Least seconds between two saves of an unfinished training's state: `$MMBENCH_SAVE_EVERY_S`, else 10.
+
+    Raises:
+        UsageError: The variable is no number of seconds.
+    """
+    given = os.environ.get("MMBENCH_SAVE_EVERY_S", "10")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UsageError(f"MMBENCH_SAVE_EVERY_S={given}: expected seconds, 0 or more; e.g. 10, or unset it")
+    return seconds
 
 
 def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFeatures]) -> Recommender:
@@ -165,6 +179,7 @@ def fit_one(
 
     if folder.trained:
         return float(folder.read_json("trained.json")["value"])
+    pause_s = save_every_s()
     forget_peak_memory()
     model = build(recipe, training, features)
     trainer = Trainer(
@@ -194,7 +209,7 @@ def fit_one(
             if record.improved:
                 folder.save_checkpoint(model.weights(), record.epoch)
             trainer.progress.cpu_s = cpu_seconds() - start_cpu
-            if time.monotonic() - saved >= SAVE_EVERY_S and trainer.epochs:
+            if time.monotonic() - saved >= pause_s and trainer.epochs:
                 folder.save_state(trainer.tensors(), trainer.progress)
                 saved = time.monotonic()
             task.advance(1, _describe(record, key, trainer.progress.best_value))

@@ -159,6 +159,28 @@ def test_less_is_better_where_the_metric_says_so(kinds: Path) -> None:
     assert "better" not in dataclasses.replace(neither, better=True).verdict
 
 
+def test_everything_said_is_about_the_users_that_have_a_value_in_both(kinds: Path, tmp_path: Path) -> None:
+    """Where a metric is not defined for some users of one system, its mean is over others than the paired test."""
+    shutil.copytree(kinds, tmp_path / "runs")
+    a, b = (system for system in group(find_runs([tmp_path / "runs"])) if "every=1," not in system.label)
+    path = a.runs[0].path / "per_user.parquet"
+    frame = pd.read_parquet(path)
+    rows = frame.index[frame["split"] == "test"]
+    best = frame.loc[rows, "Recall@20"].nlargest(15).index  # without them the order turns
+    frame.loc[best, "Recall@20"] = np.nan
+    frame.to_parquet(path)
+    left_out = frame.loc[best, "user_id"]
+    (one,) = compare([a, b], ["Recall@20"])
+    assert (one.n_users, one.n_others) == (len(rows) - 15, 15)
+    mine, theirs = (system.per_user("test", "Recall@20").drop(left_out, errors="ignore").mean() for system in (a, b))
+    assert one.first == (a.label if mine > theirs else b.label)
+    assert one.difference == pytest.approx(abs(mine - theirs))
+    assert one.interval[0] <= one.difference <= one.interval[1]
+    assert f"over the {len(rows) - 15} users that have a value in both, 15 do not" in one.verdict
+    done = CliRunner().invoke(command, [str(tmp_path / "runs"), "--metric", "Recall@20"], catch_exceptions=False)
+    assert f"test over {len(rows) - 15} to {len(rows)} users" in done.output
+
+
 @pytest.mark.parametrize(("name", "content"), [("per_user.parquet", "junk"), ("metrics.json", "[]"), ("run.json", "{")])
 def test_a_damaged_run_is_named(kinds: Path, tmp_path: Path, name: str, content: str) -> None:
     shutil.copytree(kinds, tmp_path / "runs")

@@ -106,7 +106,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, killed_after: int
 ) -> None:
     whole = train(dataset, tmp_path / "whole", model)
-    monkeypatch.setattr(fit, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
     append = RunFolder.append_history
 
     def die(self: RunFolder, record: EpochRecord) -> None:
@@ -144,7 +144,7 @@ def test_killed_within_any_step_every_model_ends_with_the_same_bytes(
         return recipe, inputs, run_folder(tmp_path / out, recipe, inputs)
 
     whole = run(*ready("whole"), progress=Silent()).path
-    monkeypatch.setattr(fit, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
     steps = 0
     adam_step = Adam.step
 
@@ -364,6 +364,15 @@ def test_approximations_are_asked_for_and_recorded(
     assert torch.equal(weights["features.visual.values"], stored) is not moves
 
 
+@pytest.mark.parametrize("given", ["x", "-1", "nan", ""])
+def test_a_pause_between_saves_that_is_none_is_refused(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", given)
+    with pytest.raises(UsageError, match=f"MMBENCH_SAVE_EVERY_S={given}: expected seconds"):
+        train(dataset, tmp_path)
+
+
 def test_an_unknown_approximation_is_refused() -> None:
     assert parse_approximations(" tf32,frozen-features") == ("frozen-features", "tf32")
     with pytest.raises(UsageError, match="lazy-adam"):
@@ -438,7 +447,7 @@ def test_what_an_interrupted_training_cost_is_counted_whole_or_not_at_all(
 ) -> None:
     clock = iter(range(10_000))
     monkeypatch.setattr(fit, "cpu_seconds", lambda: float(next(clock)))
-    monkeypatch.setattr(fit, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
     whole = RunFolder(train(dataset, tmp_path / "whole").path).read_json("trained.json")
     append = RunFolder.append_history
 

@@ -12,7 +12,6 @@ import torch
 from tests.mmbench.elsewhere import elsewhere
 from tests.mmbench.test_models import TRAINED, presets
 
-from mmbench import fit
 from mmbench.config import Recipe, make_settings
 from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
@@ -112,7 +111,7 @@ def test_a_run_is_validated_saved_resumed_and_ranked_there(
 ) -> None:
     is_trained = name in {name for name, _ in TRAINED}
     settings = {"embedding_dim": 8, "batch_size": 64, "epochs": 4, **STEADY.get(name, {})} if is_trained else {}
-    monkeypatch.setattr(fit, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
     append = RunFolder.append_history
 
     def stop(self: RunFolder, record: EpochRecord) -> None:

@@ -15,6 +15,7 @@ from tests.mmbench.conftest import write_dataset
 
 from mmbench.commands.report import report
 from mmbench.commands.train import train
+from mmbench.errors import UsageError
 from mmbench.report.pages import Page, Table
 
 PLOTS = importlib.util.find_spec("matplotlib") is not None
@@ -62,6 +63,13 @@ def test_a_report_of_any_runs(runs: Path, tmp_path: Path) -> None:
     bold = [[cell.strip().startswith("**") for cell in line.split("|")[1:-1]] for line in table[4:6]]
     assert sum(row[names.index("Recall")] for row in bold) >= 1
     assert not any(row[names.index("ARP")] for row in bold)
+
+
+def test_a_misspelled_metric_is_no_report(runs: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(report, [str(runs), "--out", str(tmp_path / "report"), "--metric", "Recal@20"])
+    assert isinstance(done.exception, UsageError)
+    assert "Recall" in str(done.exception)
+    assert not (tmp_path / "report").exists()
 
 
 def test_html_is_well_formed(runs: Path, tmp_path: Path) -> None:

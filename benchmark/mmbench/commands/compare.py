@@ -71,7 +71,15 @@ def compare(
       mmbench compare runs/ --metric Recall@20 --baseline bpr-mf
       mmbench compare runs/demo-vbpr-0123456789 runs/demo-bpr-mf-0123456789 --test t
     """
-    from mmbench.compare import agreement_of_seeds, find_runs, group, one_each, require_comparable, spelled
+    from mmbench.compare import (
+        agreement_of_seeds,
+        find_runs,
+        group,
+        one_each,
+        require_comparable,
+        spelled,
+        users_in_words,
+    )
     from mmbench.compare import compare as compare_systems
 
     found = find_runs(runs)
@@ -98,9 +106,7 @@ def compare(
         click.echo(json.dumps(document, ensure_ascii=False))
         return
     _print(systems, outcome, names, split, taus)
-    click.echo(
-        f"{test} test over {outcome[0].n_users:,} users; {correction} correction for {len(outcome)} comparisons;"
-    )
+    click.echo(f"{test} test over {users_in_words(outcome)}; {correction} correction for {len(outcome)} comparisons;")
     click.echo(f"alpha {alpha:g}; intervals 95 %, bootstrap over users")
 
 

@@ -32,9 +32,10 @@ def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) ->
       mmbench report runs/
       mmbench report runs/tiktok --out report/tiktok --metric nDCG@20
     """
-    from mmbench.compare import find_runs, group, require_comparable
+    from mmbench.compare import find_runs, group, require_comparable, spelled
     from mmbench.report import reproduction
 
+    metric = spelled(metric)
     by_dataset: dict[str, list[FinishedRun]] = {}
     for run in find_runs(runs):
         by_dataset.setdefault(run.record["dataset"]["name"], []).append(run)
@@ -48,7 +49,7 @@ def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) ->
 
 
 def _part(name: str, members: Sequence[FinishedRun], systems: Sequence[System], metric: str) -> Reproduction:
-    from mmbench.compare import compare, spelled
+    from mmbench.compare import compare, users_in_words
     from mmbench.errors import MmbenchError
     from mmbench.report.reproduction import Reproduction, line_of
 
@@ -63,13 +64,13 @@ def _part(name: str, members: Sequence[FinishedRun], systems: Sequence[System], 
     sentences: list[str] = []
     if len(systems) > 1:
         try:
-            outcome = compare(systems, [spelled(metric)])
+            outcome = compare(systems, [metric])
         except MmbenchError as error:
             sentences = [f"not compared: {error}"]
         else:
             sentences = [one.verdict for one in outcome]
             sentences.append(
-                f"randomisation test over {outcome[0].n_users:,} users, Holm correction; see `mmbench compare`"
+                f"randomisation test over {users_in_words(outcome)}, Holm correction; see `mmbench compare`"
             )
     command = shlex.join(["mmbench", *sys.argv[1:]])
     return Reproduction(name, "", command, facts, [], lines, sentences)
