@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mmbench.commands.exchange import export, import_
@@ -16,6 +16,7 @@ from mmbench.data.dataset import load_split, sorted_ids
 from mmbench.data.exchange import LAYOUTS, layout
 from mmbench.data.exchange.bundle import WHOLE, Bundle, Vectors
 from mmbench.data.exchange.folder import read_dataset, write_dataset
+from mmbench.data.exchange.recbole import ABSENT
 from mmbench.data.tables import InteractionTable
 from mmbench.errors import DataError, UsageError
 from mmstore import FeatureSet
@@ -83,6 +84,8 @@ def test_what_is_exported_comes_back(name: str, bundle: Bundle, tmp_path_factory
 @settings(max_examples=25, deadline=None)
 def test_recbole_files_come_back_with_split_and_texts(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("recbole")
+    every = [*bundle.ids("user_ids"), *bundle.ids("item_ids")]
+    assume(not any(text.startswith('"') or text in ABSENT for text in every))  # refused, see below
     ids = bundle.ids("item_ids")
     items = pd.DataFrame({"item_id": ids, "title": [f"the {text}" for text in ids]})
     LAYOUTS["recbole"].write(Bundle("toy", bundle.parts, "fixed", items), folder, "error")
@@ -182,6 +185,73 @@ def test_mmrec_without_mappings_keeps_the_numbers(tmp_path: Path) -> None:
         LAYOUTS["mmrec"].read(tmp_path)
 
 
+def test_mmrecs_own_files_of_stand_ins_and_numbers_that_are_none(tmp_path: Path) -> None:
+    """MMRec's preprocessing writes the mean for an absent picture, and which those are; 2reindex-feat and 3feat-encoder."""
+    (tmp_path / "baby.inter").write_text("userID\titemID\tx_label\n0\t1\t0\n0\t0\t1\n1\t1\t2\n")
+    for file in ("image_feat.npy", "text_feat.npy"):
+        np.save(tmp_path / file, np.ones((3, 2)))
+    (tmp_path / "missed_img_itemIDs.csv").write_text("2\n")
+    visual, textual = LAYOUTS["mmrec"].read(tmp_path).vectors
+    assert visual.present.tolist() == [True, True, False]
+    assert textual.present.all()
+    for wrong in ("3", "-1", "x"):
+        (tmp_path / "missed_img_itemIDs.csv").write_text(f"{wrong}\n")
+        with pytest.raises(DataError, match=f"itemIDs.csv: item {wrong} occurs"):
+            LAYOUTS["mmrec"].read(tmp_path)
+    (tmp_path / "baby.inter").write_text("userID\titemID\tx_label\n0\tB01\t0\n")
+    with pytest.raises(DataError, match="item B01 occurs"):
+        LAYOUTS["mmrec"].read(tmp_path)
+
+
+def test_elliot_finds_each_items_vector_where_it_looks_for_it(tmp_path: Path) -> None:
+    """Its loader takes the first length as the dimensions, and places vectors by enumerating the items of training."""
+    users = np.array(["u"], object)
+    parts = {
+        part: InteractionTable(np.repeat(users, len(items)), np.array(items, object), None, None)
+        for part, items in (("train", ["c", "e"]), ("valid", ["a", "c"]), ("test", ["d"]))
+    }
+    ids = ["a", "c", "d", "e"]
+    matrix = np.arange(12, dtype=np.float32).reshape(4, 3)
+    vectors = Vectors("visual", "v", ids, matrix, np.ones(4, bool))
+    LAYOUTS["elliot"].write(Bundle("toy", parts, "s", None, (vectors,)), tmp_path, "error")
+    train = pd.read_csv(tmp_path / "train.tsv", sep="\t", header=None, names=["user", "item", "rating"])
+    names = pd.read_csv(tmp_path / "items.tsv", sep="\t").set_index("number")["item_id"]
+    assert sorted(train["item"]) == [0, 1]
+    for number in range(4):
+        vector = np.load(tmp_path / f"visual_features/{number}.npy")
+        assert vector.shape == (3,)
+        np.testing.assert_array_equal(vector, matrix[ids.index(names[number])])
+
+
+def test_recbole_reads_what_is_written_for_it(tmp_path: Path) -> None:
+    """With pandas, as its Dataset does: a quote at the beginning of a field would swallow lines, a second colon is an error."""
+    titles = ['"Weird Al', 'say "y"', '"a"', ""]
+    items = pd.DataFrame({"item_id": list("abcd"), "title:en": titles})
+    table = InteractionTable(np.array(["u"] * 4, object), np.array(list("abcd"), object), None, None)
+    LAYOUTS["recbole"].write(Bundle("toy", {WHOLE: table}, "", items), tmp_path, "error")
+    frame = pd.read_csv(tmp_path / "toy.item", delimiter="\t", dtype=str, encoding="utf-8", engine="python")
+    assert all(len(column.split(":")) == 2 for column in frame.columns)
+    assert [text.split() for text in frame.iloc[:, 1].fillna("")] == [text.split() for text in titles]
+    back = LAYOUTS["recbole"].read(tmp_path)
+    assert back.items is not None
+    assert back.items.iloc[:, 1].tolist() == titles
+    for wrong in ('"b', "NA", "null"):
+        table = InteractionTable(np.array(["u"], object), np.array([wrong], object), None, None)
+        with pytest.raises(DataError, match="rename it"):
+            LAYOUTS["recbole"].write(Bundle("toy", {WHOLE: table}), tmp_path / "other", "error")
+
+
+@pytest.mark.parametrize(("name", "file"), [("mmrec", "baby.inter"), ("recbole", "baby.train.inter")])
+def test_files_are_named_like_their_folder_which_is_where_they_are_looked_for(
+    tmp_path: Path, name: str, file: str
+) -> None:
+    table = InteractionTable(np.array(["u"], object), np.array(["i"], object), None, None)
+    write_dataset(Bundle("shop", dict.fromkeys(PARTS, table), "s"), tmp_path / "shop")
+    arguments = [str(tmp_path / "shop"), "--format", name, "--out", str(tmp_path / "baby")]
+    assert CliRunner().invoke(export, arguments, catch_exceptions=False).exit_code == 0
+    assert (tmp_path / "baby" / file).is_file()
+
+
 def test_microlens_with_times_or_with_sequences(tmp_path: Path) -> None:
     (tmp_path / "MicroLens-50k_titles.csv").write_text('item,title\n1,"cats, dogs"\n2,\n')
     (tmp_path / "MicroLens-50k_pairs.tsv").write_text("7\t2 1\n8\t1\n")
@@ -212,6 +282,11 @@ def test_duchos_tree_goes_into_the_store(tmp_path: Path) -> None:
     assert "visual/resnet50-avgpool: 2 items x 4" in done.output
     with FeatureSet(tmp_path / "data/features/visual/resnet50-layer4.h5") as features:
         assert features.matrix(["a.v1"])[0].tolist() == [[1, 1, 1, 1]]
+    both = tmp_path / "both/visual_embeddings_textual_embeddings_concat/transformers/openai/clip-vit/1"
+    both.mkdir(parents=True)
+    np.save(both / "B1.npy", np.ones((1, 8), np.float32))
+    (fused,) = LAYOUTS["ducho"].read(tmp_path / "both").vectors
+    assert (fused.modality, fused.name) == ("fused", "clip-vit-1-concat")  # and not visual
     np.save(tmp_path / "out/visual_embeddings/torch/ResNet50/avgpool/B2.npy", np.ones(5, np.float32))
     with pytest.raises(DataError, match="5 numbers"):
         LAYOUTS["ducho"].read(tmp_path / "out")

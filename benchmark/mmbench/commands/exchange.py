@@ -91,6 +91,8 @@ def export(
       mmbench data export data/baby --format elliot --split elliot --features visual=resnet50 --missing mean --out baby
       mmbench data export data/baby --format recbole --out baby
     """
+    from dataclasses import replace
+
     from mmbench.data.exchange import layout
     from mmbench.data.exchange.bundle import new_folder
     from mmbench.data.exchange.folder import read_dataset
@@ -101,6 +103,9 @@ def export(
     if wanted and format_name == "recbole":
         raise UsageError("--features: RecBole's files have no place for vectors; leave the option out")
     bundle = read_dataset(folder, split, wanted, columns)
+    bundle = replace(
+        bundle, name=out.resolve().name
+    )  # MMRec and RecBole look for files that are named like their folder
     with new_folder(out) as partial:
         layout(format_name, folder)[1].write(bundle, partial, missing)
     rows = ", ".join(f"{part} {len(table):,}" for part, table in bundle.parts.items())

@@ -1,6 +1,7 @@
 """Ducho's output tree: folders `<modality>…/<library>/<model>/<layer>/` of one .npy per item, named by the item.
 
-Features alone; the sets are named `<model>-<layer>`.
+Features alone; the sets are named `<model>-<layer>`. A folder of several modalities fused, which Ducho names after both and how
+(`visual_embeddings_textual_embeddings_concat`), is of the modality `fused`, its sets `<model>-<layer>-<how>`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from mmbench.data.exchange.elliot import MODALITIES, read_folder
 from mmbench.errors import DataError
 
 EXAMPLE = "visual_embeddings/torch/ResNet50/avgpool/B0001.npy"
+_FUSED = re.compile(r"^(?:visual|image).*_(?:textual|text).*_(concat|sum|mul|mean)$")
 
 
 def detect(folder: Path) -> bool:
@@ -34,7 +36,9 @@ def read(folder: Path) -> Bundle:
         for leaf in sorted({path.parent for path in top.rglob("*.npy")}):
             ids, matrix = read_folder(leaf)
             levels = leaf.relative_to(top).parts
-            name = re.sub(r"[^a-z0-9._-]+", "-", "-".join(levels[-2:]).casefold()).strip("-.") or "ducho"
+            fused = _FUSED.search(top.name.casefold())
+            names = [*levels[-2:], *(fused.groups() if fused else ())]
+            name = re.sub(r"[^a-z0-9._-]+", "-", "-".join(names).casefold()).strip("-.") or "ducho"
             provenance = {"extractor": "import-ducho", "levels": list(levels)}
             vectors.append(Vectors(modality, name, ids, matrix, np.ones(len(ids), bool), provenance))
     if not vectors:
@@ -47,4 +51,6 @@ def read(folder: Path) -> Bundle:
 
 
 def _modality(name: str) -> str | None:
+    if _FUSED.search(name.casefold()):
+        return "fused"
     return next((modality for prefix, modality in MODALITIES.items() if name.casefold().startswith(prefix)), None)

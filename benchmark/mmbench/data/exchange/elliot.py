@@ -1,10 +1,12 @@
 """Elliot's files: `train.tsv`, `val.tsv`, `test.tsv` without a header, and a folder of one .npy per item and modality.
 
     train.tsv val.tsv test.tsv       tab-separated without a header: user, item, rating[, timestamp]
-    visual_features/<item>.npy …     shape (1, dim) or (dim,); any folder name that begins with a modality
+    visual_features/<item>.npy …     shape (dim,), read also as (1, dim); any folder name that begins with a modality
     users.tsv items.tsv              ours: number and original id, with a header
 
-An export numbers users and items from 0, for Elliot's multimodal models place the vectors by enumerating item numbers.
+An export numbers users and items from 0, and items of training first: Elliot's multimodal models place vectors by enumerating
+item numbers, and embeddings by enumerating those that occur in training. A vector is written as (dim,), for Elliot's own loader
+takes the first length of the array for the number of dimensions.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def read(folder: Path) -> Bundle:
 def write(bundle: Bundle, folder: Path, missing: str) -> None:
     """Write an Elliot folder."""
     b.require_split(bundle, "Elliot")
-    user_ids, item_ids = bundle.ids("user_ids"), bundle.ids("item_ids")
+    user_ids, item_ids = bundle.ids("user_ids"), _training_first(bundle)
     users, items = b.numbering(user_ids), b.numbering(item_ids)
     for part, stems in STEMS.items():
         frame = b.numbered(bundle.parts[part], users, items)
@@ -68,12 +70,17 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
         place = folder / f"{one.modality}_features"
         place.mkdir()
         for row, vector in enumerate(matrix):
-            np.save(place / f"{row}.npy", vector[None])
+            np.save(place / f"{row}.npy", vector)
         sets[one.modality] = {"name": one.name, "provenance": dict(one.provenance)}
         absent_rows[one.modality] = absent
     rated = all(table.ratings is not None for table in bundle.parts.values())
     told = {"name": bundle.name, "split": bundle.split, "ratings": rated, "features": sets, "absent": absent_rows}
     b.write_json(folder / b.SIDECAR, told)
+
+
+def _training_first(bundle: Bundle) -> list[str]:
+    known = set(bundle.parts["train"].item_ids.tolist())
+    return sorted(bundle.ids("item_ids"), key=lambda item: item not in known)  # stable: ascending in each half
 
 
 def read_folder(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:

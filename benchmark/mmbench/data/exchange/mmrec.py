@@ -4,11 +4,13 @@
 i_id_mapping.csv      optional, tab-separated: original id (asin), itemID
 u_id_mapping.csv      optional, tab-separated: original id (user_id), userID
 image_feat.npy …      row k belongs to itemID k
-missed_image.csv …    optional (ours): item numbers whose row stands in for an absent vector
+missed_image.csv …    optional (ours): item numbers whose row stands in for an absent vector; MMRec's own preprocessing calls that
+                      file of the images missed_img_itemIDs.csv
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from mmbench.errors import DataError
 
 LABELS = ("train", "valid", "test")
 FILES = {"visual": "image_feat.npy", "textual": "text_feat.npy", "audio": "audio_feat.npy"}
+THEIR_MISSED = "missed_img_itemIDs.csv"
 EXAMPLE = "baby/baby.inter, image_feat.npy, text_feat.npy"
 
 
@@ -100,17 +103,27 @@ def _vectors(
     folder: Path, modality: str, file: str, items: dict[str, str], numbers: Any, given: dict[str, Any]
 ) -> Vectors:
     matrix = b.load_matrix(folder / file, len(items) or None)
-    largest = max(map(int, numbers.tolist()))
-    if largest >= len(matrix):
-        raise DataError(f"{folder / file}: {len(matrix)} rows, but item {largest} occurs in the interactions")
+    _numbers(folder / file, numbers.tolist(), len(matrix))
     present = np.ones(len(matrix), bool)
-    missed = _missed(folder, modality)
-    if missed.is_file():
-        present[[int(line) for line in missed.read_text(encoding="utf-8").split()]] = False
+    for missed in (_missed(folder, modality), *([folder / THEIR_MISSED] if modality == "visual" else [])):
+        if missed.is_file():
+            present[_numbers(missed, missed.read_text(encoding="utf-8").split(), len(matrix))] = False
     ids = [items.get(str(row), str(row)) for row in range(len(matrix))]
     source = given.get("features", {}).get(modality, {})
     provenance = source.get("provenance") or {"extractor": "import-mmrec", "file": file}
     return Vectors(modality, source.get("name", "mmrec"), ids, matrix, present, provenance)
+
+
+def _numbers(where: Path, texts: Sequence[str], n: int) -> list[int]:
+    """Item numbers of a matrix of n rows.
+
+    Raises:
+        DataError: One is none.
+    """
+    bad = next((text for text in texts if not (text.isascii() and text.isdigit() and int(text) < n)), None)
+    if bad is not None:
+        raise DataError(f"{where}: item {bad} occurs, but there are vectors of items 0 to {n - 1}")
+    return [int(text) for text in texts]
 
 
 def _without_ratings(parts: dict[str, InteractionTable], given: dict[str, Any]) -> dict[str, InteractionTable]:
