@@ -7,7 +7,7 @@ keep their statistics and dropout is off, so that the same call gives the same w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +43,8 @@ class Trainable(Protocol):
     def differentiable(self, batch: Sequence[Any]) -> Tensor:
         """Vectors of loaded items, shape (b, d), with gradients."""
 
-    def save(self, path: Path) -> None:
-        """Write the weights so that `--weights PATH` (or `--model PATH`) takes them."""
+    def save(self, path: Path, training: Mapping[str, Any]) -> None:
+        """Write the weights so that `--weights PATH` (or `--model PATH`) takes them, and in them how they were trained."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,11 @@ def finetune(
     progress.start("finetune", training.epochs * len(users))
     for epoch in range(training.epochs):
         total, n = 0.0, 0
-        for rows, first, second in _batches(encoder, contents, pairs(users, training.seed, epoch), training.batch_size):
+        drawn = pairs(users, training.seed, epoch)
+        for at, (rows, first, second) in enumerate(_batches(encoder, contents, drawn, training.batch_size)):
             if stop():
                 raise Interrupted("interrupted: nothing was saved; the same command begins anew")
-            progress.advance(training.batch_size, "device")
+            progress.advance(min(training.batch_size, len(drawn) - at * training.batch_size), "device")
             if len(rows) < 2:
                 continue
             optimiser.zero_grad()
@@ -188,7 +189,8 @@ def finetune(
         if not n:
             raise DataError("finetune: no pair of items has usable content")
         losses.append(total / n)
-        progress.note(f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f} over {n:,} pairs")
+        left_out = f" ({len(drawn) - n:,} left out: no usable content, or alone in a batch)" if n < len(drawn) else ""
+        progress.note(f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f} over {n:,} pairs{left_out}")
     progress.stop()
     network.requires_grad_(False)
     return losses

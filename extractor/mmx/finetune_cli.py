@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from mmx.cli_options import debug_option
-from mmx.errors import UsageError
+from mmx.errors import DataError, UsageError
 
 _PATH = click.Path(path_type=Path)
 
@@ -79,6 +81,7 @@ def finetune(
     """
     from mmx.contents import file_contents, text_contents
     from mmx.encoders import create
+    from mmx.encoders.checkpoints import file_sha256
     from mmx.executors.local import resolve_device
     from mmx.finetune import Trainable, Training, histories, training_part
     from mmx.finetune import finetune as train
@@ -90,8 +93,11 @@ def finetune(
         raise UsageError(f"--out {out}: expected a file name that ends in .safetensors")
     if out.exists():
         raise UsageError(f"{out}: exists already; choose another --out, or remove it")
+    if modality == "visual" and text_columns is not None:
+        raise UsageError("--text-columns is about texts (got --modality visual)")
+    part = training_part(data, split)
     items = load_items(data)
-    users = histories(training_part(data, split), items)
+    users = histories(part, items)
     columns = None if text_columns is None else [name.strip() for name in text_columns.split(",")]
     contents = text_contents(items, columns) if modality == "textual" else file_contents(items, modality)
     encoder = create(
@@ -101,12 +107,17 @@ def finetune(
     if not isinstance(encoder, Trainable):
         raise UsageError(f"{model}: this family cannot be fine-tuned; use a torchvision or sentence-transformers model")
     training = Training(epochs, batch_size, lr, temperature, seed)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"--out {out}: its folder cannot be made ({error.strerror})") from error
+    if not os.access(out.parent, os.W_OK):  # found out before the training, not after it
+        raise DataError(f"--out {out}: {out.parent} cannot be written to")
     with ConsoleProgress(-1 if quiet else 0) as progress, StopRequest() as request:
         for note in (*items.notes, *contents.notes):
             progress.note(note)
         losses = train(encoder, contents, users, training, progress=progress, stop=lambda: request.requested)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        encoder.save(out)
+        encoder.save(out, {"split": split, "train_sha256": file_sha256(part), **asdict(training), "loss": losses})
     if as_json:
         click.echo(json.dumps({"path": str(out), "users": len(users), "loss": losses}))
     else:

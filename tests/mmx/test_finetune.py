@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -159,6 +161,49 @@ def test_pictures_come_closer_and_extraction_takes_the_weights(data: Path, tmp_p
     with FeatureSet(tmp_path / "f/visual/after.h5") as features:
         assert features.provenance["weights"] == "mine.safetensors"
     assert not list(tmp_path.glob("*.partial"))
+    safetensors = pytest.importorskip("safetensors")
+    with safetensors.safe_open(weights, "pt") as file:
+        told = json.loads(file.metadata()["mmx"])["training"]
+    train = (data / "splits/s/train.tsv").read_bytes()
+    assert told["train_sha256"] == hashlib.sha256(train).hexdigest()
+    assert (told["split"], told["epochs"], told["batch_size"], told["lr"], told["seed"]) == ("s", 3, 8, 0.0003, 0)
+    assert told["loss"] == json.loads(out)["loss"]
+
+
+def test_a_place_that_cannot_be_written_is_found_before_the_training(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("mmx.finetune.finetune", lambda *_, **__: pytest.fail("trained for nothing"))
+    said = call(
+        "finetune", "--modality", "visual", "--model", "squeezenet1_1", "--weights", "random", "--data", str(data), "--split",
+        "s", "--out", str(tmp_path / "file/x.safetensors"), code=1,
+    )  # fmt: skip
+    assert "its folder cannot be made" in said
+
+
+def test_progress_ends_at_the_number_of_pairs_and_says_what_was_left_out(data: Path) -> None:
+    class Heard(SilentProgress):
+        total = done = 0
+        notes: ClassVar[list[str]] = []
+
+        def start(self, label: str, total: int, done: int = 0) -> None:
+            self.total = total
+
+        def advance(self, n: int, bottleneck: str = "") -> None:
+            self.done += n
+
+        def note(self, message: str) -> None:
+            self.notes.append(message)
+
+    items = load_items(data)
+    encoder = create("squeezenet1_1", modality="visual", weights="random")
+    assert isinstance(encoder, Trainable)
+    users = [np.array([0, 2]), np.array([1, 5]), np.array([3, 7])]  # item 3 has no picture
+    heard = Heard()
+    finetune(encoder, file_contents(items, "visual"), users, Training(1, 4, lr=1e-6), progress=heard)
+    assert (heard.done, heard.total) == (3, 3)
+    assert re.search(r"over 2 pairs \(1 left out", heard.notes[0])
 
 
 @pytest.mark.parametrize(
@@ -170,6 +215,7 @@ def test_pictures_come_closer_and_extraction_takes_the_weights(data: Path, tmp_p
         ({"--lr": "-1"}, "positive"),
         ({"--lr": "nan"}, "positive"),
         ({"--temperature": "inf"}, "positive"),
+        ({"--text-columns": "title"}, "about texts"),
     ],
 )
 def test_mistakes(data: Path, tmp_path: Path, changes: dict[str, str], message: str) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
 from typing import Any
@@ -132,13 +132,15 @@ class SentenceEncoder(Encoder):
         """As `encode`, with gradients: a tensor."""
         return self._model(self._collate(batch))["sentence_embedding"][:, : self._model.truncate_dim]
 
-    def save(self, path: Path) -> None:
-        """Write a folder as the library saves it, with what it was made of; in one step."""
+    def save(self, path: Path, training: Mapping[str, Any]) -> None:
+        """Write a folder as the library saves it, with what it was made of and how; in one step."""
         partial = path.with_name(path.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         with _quiet():
             self._model.save(str(partial), create_model_card=False)
-        told = json.dumps({"finetuned_from": self.spec.provenance()}, indent=2, sort_keys=True)
+        told = json.dumps(
+            {"finetuned_from": self.spec.provenance(), "training": dict(training)}, indent=2, sort_keys=True
+        )
         (partial / "mmx.json").write_text(told + "\n", encoding="utf-8")
         partial.rename(path)
 

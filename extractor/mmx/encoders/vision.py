@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -162,11 +162,13 @@ class TorchvisionEncoder(Encoder):
 
         return self._forward(torch.from_numpy(np.stack(batch)))
 
-    def save(self, path: Path) -> None:
-        """Write the weights as safetensors, with what they were made of; in one step."""
+    def save(self, path: Path, training: Mapping[str, Any]) -> None:
+        """Write the weights as safetensors, with what they were made of and how; in one step."""
         tensors = {name: value.detach().cpu().contiguous() for name, value in self._network.state_dict().items()}
         partial = path.with_name(path.name + ".partial")
-        told = {"mmx": json.dumps({"finetuned_from": self.spec.provenance()}, sort_keys=True)}  # see `finetuned_from`
+        told = {
+            "mmx": json.dumps({"finetuned_from": self.spec.provenance(), "training": dict(training)}, sort_keys=True)
+        }  # see `finetuned_from`
         require("safetensors.torch").save_file(tensors, partial, told)
         partial.replace(path)
 
