@@ -229,7 +229,8 @@ def _extract_all(
     for group in share_contents(run, sets):
         if len(group) > 1:
             try:
-                take(group, extract_together(run, group, progress=progress))
+                taken = [summary.path for _, summary in done]
+                take(group, extract_together(run, group, progress=progress, taken=taken))
                 continue
             except Interrupted:
                 raise
@@ -239,7 +240,8 @@ def _extract_all(
                 progress.note("not all sets of this group could be made together: one after the other")
         for config in group:
             try:
-                take([config], [make(run, config, progress=progress)])
+                taken = [summary.path for _, summary in done]
+                take([config], [make(run, config, progress=progress, taken=taken)])
             except (MmxError, StoreError) as error:
                 if len(sets) == 1 or isinstance(error, Interrupted):
                     raise

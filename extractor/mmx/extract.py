@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from mmstore import FeatureSet, FeatureSetWriter, Status
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, create
+from mmx.errors import UsageError
 from mmx.items import Items
 from mmx.lane import Lane
 from mmx.loop import Loop
@@ -27,6 +28,7 @@ def extract(
     *,
     progress: Progress | None = None,
     build: Callable[..., Encoder] = create,
+    taken: Collection[Path] = (),
 ) -> Summary:
     """Makes one feature set, or goes on with it, or finds it complete.
 
@@ -35,13 +37,14 @@ def extract(
         config: Encoder and input.
         progress: Who hears about it.
         build: Builds the encoder; `mmx.encoders.create` unless a program brings its own.
+        taken: Files that other sets of the same run have become: none of them is replaced, `run.restart` or not.
 
     Raises:
         MmxError: The set could not be made. What was computed is kept, and the same call goes on from there.
         mmstore.StoreError: The file could not be written, or one of another plan is in the way.
         Interrupted: SIGINT or SIGTERM; what was computed is kept.
     """
-    return extract_together(run, (config,), progress=progress, build=build)[0]
+    return extract_together(run, (config,), progress=progress, build=build, taken=taken)[0]
 
 
 def extract_together(
@@ -50,6 +53,7 @@ def extract_together(
     *,
     progress: Progress | None = None,
     build: Callable[..., Encoder] = create,
+    taken: Collection[Path] = (),
 ) -> list[Summary]:
     """Makes several feature sets of the same contents in one pass: every file is read and decoded once.
 
@@ -60,6 +64,7 @@ def extract_together(
         configs: Encoders of one group of `share_contents`.
         progress: Who hears about it.
         build: Builds each encoder.
+        taken: See `extract`.
 
     Returns:
         A summary for each set, in the given order.
@@ -77,6 +82,8 @@ def extract_together(
             stages = Stages()
             encoder = _built(plan, build, stages)
             path = _path(plan, encoder)
+            if path in taken or path in [writer.path for writer in writers]:
+                raise UsageError(f"{path}: another set of this run has that name; give one of them a name of its own")
             progress.detail(
                 f"{path}: {len(plan.items):,} items, {encoder.spec.dim} numbers each, batches of {plan.batch_size}"
             )

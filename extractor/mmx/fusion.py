@@ -94,19 +94,23 @@ def fuse(
         progress: Who hears about it.
 
     Raises:
+        UsageError: The new set would be one of those it is made of.
         DataError: Sets of several vectors per item, of different sources, or of different widths where that matters.
         mmstore.StoreError: A set cannot be read or written.
     """
     progress = progress or SilentProgress()
     if len(paths) < 2:
         raise UsageError(f"a fusion needs two sets or more (got {len(paths)})")
+    target = out / modality / f"{name}.h5"
+    if any(path.resolve() == target.resolve() for path in paths):  # --restart would replace what it is made of
+        raise UsageError(f"{target}: is one of the sets that are fused; choose another --name")
     with ExitStack() as stack:
         sets = [stack.enter_context(FeatureSet(path)) for path in paths]
         dim = _fused_dim(sets, how)
         keys = _keys(sets[0])
         writer = stack.enter_context(
             FeatureSetWriter(
-                out / modality / f"{name}.h5",
+                target,
                 modality=modality,
                 dim=dim,
                 source=sets[0].source,
@@ -155,7 +159,8 @@ def _fuse_block(
     present = np.logical_and.reduce([mask for _, mask in found])
     if present.any():
         fused = fuse_vectors([matrix[present] for matrix, _ in found], how, unit=unit)
-        writer.write(rows[present], fused.astype(np.float32))
+        with np.errstate(over="ignore"):  # the writer records a row that is not finite as corrupt
+            writer.write(rows[present], fused.astype(np.float32))
     corrupt: dict[int, str] = {}
     for row, item in zip(rows[~present].tolist(), ids[~present].tolist(), strict=True):
         why = next((known[_key(item)] for known in reasons if _key(item) in known), None)

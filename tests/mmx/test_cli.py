@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 import mmx.cli
-from mmstore import StoreError, StoreWarning
+from mmstore import FeatureSet, StoreError, StoreWarning
 from mmx.cli import cli
 from mmx.config import RunConfig, SetConfig
 from mmx.errors import Interrupted, MmxError, UsageError
@@ -203,6 +203,28 @@ def test_one_set_that_fails_does_not_keep_the_others_from_being_made(data: Path,
     document = json.loads(result.stdout)
     assert [one["model"] for one in document["failed"]] == ["mfcc"]
     assert [one["name"] for one in document["sets"]] == ["colour-hog"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("modality: visual, model: colour-hog", "modality: visual, model: colour-hog, store_dtype: float16"),
+        ("modality: visual, model: colour-hog", "modality: visual, model: colour-hog, batch_size: 2"),
+    ],
+    ids=["made together", "one after the other"],
+)
+def test_a_set_of_a_recipe_never_replaces_another_one_of_it(
+    data: Path, tmp_path: Path, first: str, second: str
+) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"data: {data}\nsets:\n  - {{{first}}}\n  - {{{second}}}\n")
+    result = mmx_run("extract", recipe, "--restart")
+    assert result.exit_code == 1
+    assert "another set of this run has that name" in result.stderr
+    assert result.stdout.count("colour-hog.h5") == 1
+    with FeatureSet(data / "features/visual/colour-hog.h5") as features:
+        assert features.dtype == np.float32
+        assert features.provenance["batch_size"] != 2
 
 
 def test_the_demo_is_generated_when_the_default_data_is_absent(

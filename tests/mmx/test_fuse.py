@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mmstore import FeatureSet, FeatureSetWriter, Status
 from mmx.cli import cli
-from mmx.errors import DataError
+from mmx.errors import DataError, UsageError
 from mmx.fusion import HOW, How, fuse, fuse_vectors
 
 RNG = np.random.default_rng(4)
@@ -116,3 +116,18 @@ def test_the_command(pair: list[Path], tmp_path: Path) -> None:
     assert CliRunner().invoke(cli, ["fuse", "visual/one", "--store", str(tmp_path)]).exit_code == 2
     assert "Did you mean" in CliRunner().invoke(cli, ["fuze"]).stderr
     assert CliRunner().invoke(cli, [*line, "--name", "../x"]).exit_code == 2
+
+
+def test_a_set_is_not_replaced_by_what_is_made_of_it(pair: list[Path], tmp_path: Path) -> None:
+    before = pair[0].read_bytes()
+    with pytest.raises(UsageError, match="another --name"):
+        fuse(pair, tmp_path, how="sum", name="one", modality="visual", restart=True)
+    assert pair[0].read_bytes() == before
+
+
+def test_a_product_that_float32_cannot_hold_is_corrupt(tmp_path: Path) -> None:
+    rows = {"1": np.full(3, 1e30, np.float32), "2": VECTORS["a"]}
+    done = fuse(
+        [made(tmp_path, "visual", name, rows) for name in "ab"], tmp_path, how="mul", name="m", modality="visual"
+    )
+    assert (done.ok, done.corrupt) == (1, 1)
