@@ -126,6 +126,10 @@ def test_nothing_is_markup_by_accident() -> None:
     assert r"\textbf{1 $\pm$ 2 \%}" in table.latex()
 
 
+def test_a_bar_in_a_cell_is_no_column() -> None:
+    assert Table(["a|b"], [["runs/x|y"]]).markdown().splitlines()[2] == r"| runs/x\|y |"
+
+
 def test_names_with_special_characters_are_escaped_once() -> None:
     text = Page("a", ["![a & b](a & b.svg)", '- [a & "b"](a & b.md)']).html()
     assert '<img src="a &amp; b.svg" alt="a &amp; b">' in text

@@ -180,6 +180,34 @@ def test_stand_ins_and_quick_looks_are_said(place: Path, tmp_path: Path) -> None
     call(place, *options, "--stand-in", "--epochs", "1")  # the vectors are there by now
 
 
+def test_what_would_be_lost_or_mistaken_in_a_report_is_said(place: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(reproduce, [str(place / "toy.yaml")] * 2)
+    assert "not the only study of toy" in str(done.exception)
+    study = yaml.safe_load((place / "toy.yaml").read_text())
+    del study["split"], study["split_rule"]
+    study["models"]["vbpr"] |= {
+        "grid": {"learning_rate": [0.01], "preset": ["paper"]}
+    }  # another framework's name, a word
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
+    arguments = [
+        str(tmp_path / "toy.yaml"),
+        "--data",
+        str(place / "toy"),
+        "--models",
+        "vbpr",
+        "--protocol",
+        "grid",
+        "-q",
+    ]
+    arguments += ["--out", str(tmp_path / "runs"), "--report", str(tmp_path / "report")]
+    done = CliRunner().invoke(reproduce, [*arguments, "--split-dir", str(tmp_path)])
+    assert "--split-dir: the study of toy names no split" in str(done.exception)
+    CliRunner().invoke(reproduce, [*arguments, "--split", "random:0.3,0.1,7"], catch_exceptions=False)
+    text = (tmp_path / "report/toy.md").read_text()
+    assert "Another split than the study's: random:0.3,0.1,7 instead of the only one." in text
+    assert "| lr=0.01, preset=paper, epochs=4 |" in text
+
+
 def test_given_split_files_are_taken_and_never_mixed(place: Path, tmp_path: Path) -> None:
     given = tmp_path / "given"
     given.mkdir()
@@ -231,6 +259,36 @@ def test_orders_differences_and_claims() -> None:
     gap = Reproduction("x", "best", "c", [], [], [line("vbpr", [{"Recall@20": None}], {"Recall@20": 0.25})])
     assert "| - |" in page(gap).markdown()
     assert "pip install" in index([same], {}).markdown()
+
+
+def test_equals_share_their_rank_and_less_may_be_better() -> None:
+    """Published values have four decimals, so there are ties: the order in which models are listed must not break them."""
+
+    def reproduction(ours: list[float], theirs: list[float], metric: str = "Recall@20") -> Reproduction:
+        names = ["lattice", "bm3", "freedom", "vbpr", "grcn"]
+        values = zip(names, ours, theirs, strict=False)
+        return Reproduction("x", "best", "c", [], [], [line(name, [{metric: a}], {metric: b}) for name, a, b in values])
+
+    tied = page(reproduction([0.3, 0.3, 0.1], [0.1, 0.2, 0.3])).markdown()
+    assert (
+        "| Recall@20 | lattice = bm3 > freedom | freedom > bm3 > lattice | -0.82 |" in tied
+    )  # tau-b: -2 / sqrt(2 * 3)
+    assert "| vbpr" not in tied
+    equal = page(reproduction([0.3, 0.3], [0.1, 0.2])).markdown()
+    assert "| lattice = bm3 | bm3 > lattice | - |" in equal
+    assert "does not hold" in claims(reproduction([0.5] * 5, [0.5, 0.4, 0.3, 0.2, 0.1]))[0]  # whoever is listed first
+    less = reproduction([0.1, 0.2, 0.3], [0.1, 0.3, 0.2], "ARP@20")
+    assert order(less, "ARP@20", ours=True) == ["lattice", "bm3", "freedom"]
+    assert "| ARP@20 | lattice > bm3 > freedom | lattice > freedom > bm3 | 0.33 |" in page(less).markdown()
+
+
+def test_metrics_of_any_run_have_a_column() -> None:
+    part = Reproduction("x", "", "c", [], [], [line("a", [{"Recall@5": 0.1}], {}), line("b", [{"nDCG@10": 0.2}], {})])
+    text = page(part).markdown()
+    assert "## Test @5" in text
+    assert "## Test @10" in text
+    assert "| b | **0.2" not in text  # alone it is no best one
+    assert "| b | 0.2000 |" in text
 
 
 @pytest.mark.parametrize(

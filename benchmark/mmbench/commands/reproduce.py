@@ -106,11 +106,17 @@ def reproduce(
     if (data or split_dir) and len(recipes) > 1:
         raise UsageError("--data and --split-dir: belong to one study; give one recipe")
     chosen_seeds = tuple(dict.fromkeys(integers(seeds, "--seed")))
+    studies = [read_study(recipe) for recipe in recipes]
+    datasets = [study.dataset for study in studies]
+    for dataset, recipe in zip(datasets, recipes, strict=True):
+        if datasets.count(dataset) > 1:
+            raise UsageError(
+                f"{recipe}: not the only study of {dataset}, of which the report has one page; do one at a time"
+            )
     progress = make_progress(quiet=quiet)
     parts: list[Reproduction] = []
     documents = []
-    for recipe in recipes:
-        study = read_study(recipe)
+    for study in studies:
         folder = data or data_root / study.dataset
         wanted = _prepare(study, folder, split, split_dir, features, stand_in)
         names = split_list([models]) if models else list(study.models)
@@ -136,7 +142,7 @@ def reproduce(
             lines.append(reproduction.line_of(model, [run.path for run in runs], plan.values, settings))
             facts += [fact for fact in _facts(runs[0].path) if fact not in facts]
             part = reproduction.Reproduction(
-                study.dataset, protocol, _command(), facts, _warnings(study, wanted, stand_in, epochs), lines
+                study.dataset, protocol, _command(), facts, _warnings(study, wanted, stand_in, epochs, split), lines
             )
             reproduction.write([*parts, part], report)  # after each model, so that there is something to look at
         parts.append(part)
@@ -171,6 +177,10 @@ def _prepare(
     from mmbench.errors import DataError
 
     name = split or study.split
+    if split_dir is not None and name is None:
+        raise UsageError(
+            f"--split-dir: the study of {study.dataset} names no split to put it under; give --split NAME, too"
+        )
     if split_dir is not None and name is not None:
         given = read_split(split_dir, None)
         if name not in available_splits(folder):
@@ -224,8 +234,12 @@ def _make_up(folder: Path, split: str | None, modalities: Sequence[str]) -> None
     write_features(Bundle(training.name, {}, vectors=tuple(vectors)), folder)
 
 
-def _warnings(study: Study, wanted: Mapping[str, str], stand_in: bool, epochs: int | None) -> list[str]:
+def _warnings(
+    study: Study, wanted: Mapping[str, str], stand_in: bool, epochs: int | None, split: str | None
+) -> list[str]:
     warnings = []
+    if split not in (None, study.split):
+        warnings.append(f"Another split than the study's: {split} instead of {study.split or 'the only one'}.")
     if stand_in:
         warnings.append(
             "The content vectors are made up from training interactions and noise, for the real ones were not at hand. What "
@@ -254,9 +268,12 @@ def _facts(run: Path) -> list[str]:
 
 
 def _settings(result: Result, names: Sequence[str]) -> str:
+    from mmbench.config import setting_name
+
     known = result.recipe.settings.model_dump()
     return ", ".join(
-        f"{name}={known[name]:g}" for name in dict.fromkeys(names) if isinstance(known.get(name), int | float)
+        f"{name}={value:g}" if isinstance(value := known[name], float) else f"{name}={value}"
+        for name in dict.fromkeys(setting_name(result.recipe.model, name) for name in names)
     )
 
 

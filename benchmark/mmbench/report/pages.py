@@ -24,7 +24,7 @@ class Table:
     def markdown(self) -> str:
         """As Markdown."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
 
     def html(self) -> str:
         """As HTML."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,8 +104,8 @@ class Reproduction:
 
     @property
     def metrics(self) -> list[str]:
-        """All metrics, in the order of the runs."""
-        return list(self.lines[0].values[0]) if self.lines else []
+        """All metrics that a run has, in the order of the runs."""
+        return list(dict.fromkeys(name for line in self.lines for seed in line.values for name in seed))
 
     @property
     def published(self) -> bool:
@@ -157,11 +159,27 @@ def values_csv(part: Reproduction) -> str:
     return text.getvalue()
 
 
-def order(part: Reproduction, metric: str, *, ours: bool) -> list[str]:
-    """The models that have both values, best first, by our means or by the published values."""
+def pairs(part: Reproduction, metric: str) -> dict[str, tuple[float, float]]:
+    """Our mean and the published value of the models that have both."""
     both = {line.model: (line.mean(metric), line.published.get(metric)) for line in part.lines}
-    known = {model: pair[0] if ours else pair[1] for model, pair in both.items() if None not in pair}
-    return sorted(known, key=lambda model: -(known[model] or 0.0))
+    return {model: (ours, theirs) for model, (ours, theirs) in both.items() if ours is not None and theirs is not None}
+
+
+def order(part: Reproduction, metric: str, *, ours: bool) -> list[str]:
+    """The models that have both values, best first (smallest where less is better), by our means or by the published values."""
+    known = {model: values[0 if ours else 1] for model, values in pairs(part, metric).items()}
+    return sorted(known, key=lambda model: -_sign(metric) * known[model])
+
+
+def _sign(metric: str) -> int:
+    return -1 if resolve([metric.rpartition("@")[0]])[0].higher_is_better is False else 1
+
+
+def _order_in_words(values: Mapping[str, float], sign: int) -> str:
+    """`a > b = c`: best first, equals in the order given."""
+    models = sorted(values, key=lambda model: -sign * values[model])
+    joints = [" = " if values[a] == values[b] else " > " for a, b in itertools.pairwise(models)]
+    return "".join(itertools.chain.from_iterable(zip(models, [*joints, ""], strict=True)))
 
 
 def claims(part: Reproduction) -> list[str]:
@@ -172,7 +190,7 @@ def claims(part: Reproduction) -> list[str]:
         if not known:
             lines.append(f"- *{text}*: not judged; it needs {', '.join(sorted(leaders))} and others to compare with.")
             continue
-        leads = {ours: [m for m in known if _leads(order(part, m, ours=ours), leaders)] for ours in (True, False)}
+        leads = {ours: [m for m in known if _leads(part, m, leaders, ours=ours)] for ours in (True, False)}
         verdict = "holds" if leads[True] == known else "holds in part" if leads[True] else "does not hold"
         lines.append(
             f"- *{text}*: **{verdict}** here: on {len(leads[True])} of {len(known)} metrics ({', '.join(known)}) their mean rank "
@@ -181,12 +199,16 @@ def claims(part: Reproduction) -> list[str]:
     return lines
 
 
-def _leads(models: Sequence[str], leaders: frozenset[str]) -> bool:
-    """Whether the mean rank of some models is better than that of the others."""
-    ranks: dict[bool, list[int]] = {True: [], False: []}
-    for rank, model in enumerate(models):
-        ranks[model in leaders].append(rank)
-    return statistics.fmean(ranks[True]) < statistics.fmean(ranks[False])
+def _leads(part: Reproduction, metric: str, leaders: frozenset[str], *, ours: bool) -> bool:
+    """Whether the mean rank of some models is better than that of the others; equals share the mean of their ranks."""
+    from scipy.stats import rankdata
+
+    both = pairs(part, metric)
+    ranks = rankdata([-_sign(metric) * values[0 if ours else 1] for values in both.values()])
+    means = [
+        statistics.fmean(r for m, r in zip(both, ranks, strict=True) if (m in leaders) is led) for led in (True, False)
+    ]
+    return means[0] < means[1]
 
 
 def write(parts: Sequence[Reproduction], out: Path) -> None:
@@ -273,11 +295,13 @@ def _order_table(part: Reproduction) -> Table:
 
     rows = []
     for metric in part.metrics:
-        ours, theirs = order(part, metric, ours=True), order(part, metric, ours=False)
-        if len(ours) < 2:
+        both = pairs(part, metric)
+        if len(both) < 2:
             continue
-        tau = kendalltau([ours.index(model) for model in theirs], range(len(theirs))).statistic
-        rows.append([metric, " > ".join(ours), " > ".join(theirs), f"{tau:.2f}"])
+        ours, theirs = ({model: values[k] for model, values in both.items()} for k in (0, 1))
+        tau = kendalltau(list(ours.values()), list(theirs.values())).statistic  # tau-b, nan where all are equal
+        words = [_order_in_words(values, _sign(metric)) for values in (ours, theirs)]
+        rows.append([metric, *words, "-" if math.isnan(tau) else f"{tau:.2f}"])
     return Table(["metric", "ours", "published", "Kendall's tau"], rows)
 
 
