@@ -169,7 +169,7 @@ def extract(
         done, failed = _extract_all(run, sets, progress)
     if as_json:
         single = recipe is None and done
-        failures = [{"modality": one.modality, "model": one.model, "error": str(error)} for one, error in failed]
+        failures = [{"modality": one.modality, "model": one.model, "error": reason} for one, reason in failed]
         click.echo(
             json.dumps(done[0].as_json() if single else {"sets": [s.as_json() for s in done], "failed": failures})
         )
@@ -183,7 +183,7 @@ def _what_to_extract(recipe: Path | None, typed: dict[str, Any]) -> tuple[RunCon
     """The run and its sets, from a recipe or from flags; flags about the run go before what a recipe says."""
     from mmx.config import RunConfig, SetConfig, from_options, load_recipe
 
-    given = {name: value for name, value in typed.items() if value not in (None, False)}
+    given = {name: value for name, value in typed.items() if value is not None and value is not False}
     for name in ("batch_size", "workers"):
         if given.get(name) == "auto":
             del given[name]
@@ -208,8 +208,8 @@ def _what_to_extract(recipe: Path | None, typed: dict[str, Any]) -> tuple[RunCon
 
 def _extract_all(
     run: RunConfig, sets: tuple[SetConfig, ...], progress: ConsoleProgress
-) -> tuple[list[Summary], list[tuple[SetConfig, Exception]]]:
-    """Makes every set; of several, one that fails does not keep the others from being made."""
+) -> tuple[list[Summary], list[tuple[SetConfig, str]]]:
+    """Makes every set; of several, one that fails (and why is said) does not keep the others from being made."""
     from mmstore import StoreError
     from mmx.encoders.runtime import out_of_memory
     from mmx.errors import Interrupted
@@ -219,12 +219,15 @@ def _extract_all(
 
     sigterm_as_interrupt()
     done: list[tuple[SetConfig, Summary]] = []
-    failed: list[tuple[SetConfig, Exception]] = []
+    failed: list[tuple[SetConfig, str]] = []
 
     def take(made: list[SetConfig], summaries: list[Summary]) -> None:
         done.extend(zip(made, summaries, strict=True))
         for summary in summaries:
             progress.note(summary.as_text() + ("\n" if len(sets) > 1 else ""))
+
+    def foreseen(error: Exception) -> bool:
+        return isinstance(error, MmxError | StoreError) or out_of_memory(error)
 
     for group in share_contents(run, sets):
         if len(group) > 1:
@@ -235,18 +238,19 @@ def _extract_all(
             except Interrupted:
                 raise
             except (MmxError, StoreError, RuntimeError, MemoryError) as error:
-                if not (isinstance(error, MmxError | StoreError) or out_of_memory(error)):
+                if not foreseen(error):
                     raise
                 progress.note("not all sets of this group could be made together: one after the other")
         for config in group:
             try:
                 taken = [summary.path for _, summary in done]
                 take([config], [make(run, config, progress=progress, taken=taken)])
-            except (MmxError, StoreError) as error:
-                if len(sets) == 1 or isinstance(error, Interrupted):
+            except (MmxError, StoreError, RuntimeError, MemoryError) as error:
+                if len(sets) == 1 or isinstance(error, Interrupted) or not foreseen(error):
                     raise
-                failed.append((config, error))
-                progress.warn(f"{config.modality}/{config.model} failed: {error}")
+                reason = str(error) or type(error).__name__
+                failed.append((config, reason))  # the words alone: a traceback would keep the encoder in memory
+                progress.warn(f"{config.modality}/{config.model} failed: {reason}")
     done.sort(key=lambda pair: sets.index(pair[0]))
     return [summary for _, summary in done], failed
 

@@ -205,6 +205,32 @@ def test_one_set_that_fails_does_not_keep_the_others_from_being_made(data: Path,
     assert [one["name"] for one in document["sets"]] == ["colour-hog"]
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")])
+def test_a_set_that_memory_is_too_small_for_does_not_keep_the_others_from_being_made(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fit(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mmx.encoders.handcrafted.TfidfLsaEncoder.fit", fit)
+    recipe = tmp_path / "r.yaml"
+    sets = "[{modality: textual, model: tfidf-lsa}, {modality: visual, model: colour-hog}]"
+    recipe.write_text(f"data: {data}\nsets: {sets}\n")
+    result = mmx_run("extract", recipe, "--json")
+    assert result.exit_code == 1
+    document = json.loads(result.stdout)
+    assert [one["error"] for one in document["failed"]] == [str(error) or "MemoryError"]
+    assert [one["name"] for one in document["sets"]] == ["colour-hog"]
+
+
+def test_a_zero_on_the_command_line_goes_before_the_recipe(data: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"data: {data}\nseed: 3\nsets: [{{modality: textual, model: tfidf-lsa}}]\n")
+    assert mmx_run("extract", recipe, "--seed", "0").exit_code == 0
+    with FeatureSet(data / "features/textual/tfidf-lsa.h5") as features:
+        assert features.provenance["preprocessing"]["seed"] == 0
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [
