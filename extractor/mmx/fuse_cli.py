@@ -11,7 +11,7 @@ import click
 
 from mmx.cli_options import debug_option, store_option
 from mmx.errors import UsageError
-from mmx.named_sets import check_names, find_set, store_at
+from mmx.named_sets import check_names, find_set, opened, store_at
 
 if TYPE_CHECKING:
     from mmx.fusion import How
@@ -55,8 +55,12 @@ def fuse(
     from mmx.progress import ConsoleProgress
 
     paths = [find_set(target, root) for target in sets]
-    modalities = {path.parent.name for path in paths}
-    modality = modality or (modalities.pop() if len(modalities) == 1 else "fused")
+    if modality is None:
+        modalities = set()
+        for path in paths:
+            with opened(path) as features:
+                modalities.add(features.modality)
+        modality = modalities.pop() if len(modalities) == 1 else "fused"
     name = name or "-".join([*(path.stem for path in paths), how])
     check_names(modality, name)
     if len(paths) < 2:

@@ -131,3 +131,11 @@ def test_a_product_that_float32_cannot_hold_is_corrupt(tmp_path: Path) -> None:
         [made(tmp_path, "visual", name, rows) for name in "ab"], tmp_path, how="mul", name="m", modality="visual"
     )
     assert (done.ok, done.corrupt) == (1, 1)
+
+
+def test_the_modality_is_that_of_the_sets_wherever_their_files_lie(pair: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    copies = [str(path.rename(tmp_path / "elsewhere" / path.name)) for path in pair]
+    for sets, expected in ((copies, "fused"), ([copies[0], copies[0]], "visual")):
+        done = CliRunner().invoke(cli, ["fuse", *sets, "--store", str(tmp_path), "--name", "new", "-q"])
+        assert done.stdout.split() == [(tmp_path / expected / "new.h5").as_posix()]
