@@ -71,10 +71,16 @@ def train_ahead(
         TrainingError: A training diverged, was killed, or another process is writing one of the runs.
     """
     with ExitStack() as held:
-        todo: list[_Job] = []
+        mine: list[tuple[Recipe, RunFolder]] = []
         for recipe, inputs in planned:
             folder = run_folder(out, recipe, inputs)
-            held.enter_context(locked(folder))
+            if (
+                restart or not folder.complete
+            ):  # as in `experiment.run`: in a finished one nothing is written, not even a lock
+                held.enter_context(locked(folder))
+                mine.append((recipe, folder))
+        todo: list[_Job] = []
+        for recipe, folder in mine:  # all are held: nothing is removed where another process would stop this one
             if restart:
                 clear(folder)
             if not folder.complete and model_class(recipe.model).sampler is not None:

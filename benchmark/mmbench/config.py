@@ -107,6 +107,8 @@ class Range(BaseModel):
             raise ValueError(
                 f"{self.low:g}..{self.high:g}: the first must be less than the second, with log more than 0"
             )
+        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError(f"{self.low:g}..{self.high:g}: whole numbers are needed with int")
         return self
 
     def probes(self) -> list[float]:
@@ -293,7 +295,7 @@ def parse_value(text: str) -> Any:
     try:
         return float(text) if "e" in text.casefold() and _is_float(text) else yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UsageError(f"{text!r} is not a value: {error}") from error
+        raise UsageError(f"{text!r} is not a value: {str(error).splitlines()[0]}") from error
 
 
 def parse_settings(options: Sequence[str]) -> dict[str, Any]:

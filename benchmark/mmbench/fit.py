@@ -30,7 +30,7 @@ from mmbench.models.base import Features, Recommender
 from mmbench.progress import Progress
 from mmbench.protocol import rank_all, score, validation_rows
 from mmbench.results import RunFolder
-from mmbench.search import propose
+from mmbench.search import propose, size, typed
 from mmbench.train import EpochRecord, Trainer
 
 
@@ -99,24 +99,25 @@ def fit(
 ) -> tuple[Recipe, RunFolder]:
     """Train the recipe, or each trial of its grid or search; the chosen recipe and where its checkpoint is.
 
-    Trainings that are finished in the folder are read, not repeated. `jobs`: how many trainings run on this machine at once, for
-    the record.
+    Trainings that are finished in the folder are read, not repeated, and a search ends when its space is exhausted. `jobs`: how
+    many trainings run on this machine at once, for the record.
     """
     if not recipe.searched:
         fit_one(recipe, training, features, folder, progress, jobs=jobs)
         return recipe, folder
-    grid = recipe.trials() if recipe.search is None else []
-    n_trials = len(grid) if recipe.search is None else recipe.search.budget
+    search = typed(recipe)
+    grid = recipe.trials() if search is None else []
+    n_trials = len(grid) if search is None else int(min(search.budget, size(search)))
     past: list[tuple[dict[str, Any], float]] = []
     best: tuple[float, Recipe, RunFolder] | None = None
     for number in range(n_trials):
         trial_folder = folder.trial(number)
-        if recipe.search is None:
+        if search is None:
             trial = grid[number]
         elif trial_folder.recipe_path.is_file():  # begun before; a newer sampler might propose something else
             trial = recipe.trial(read_recipe(trial_folder.recipe_path).settings.model_dump())
         else:  # the same for the same results so far, so that a killed search goes on as it would have
-            trial = recipe.trial(propose(recipe.search, recipe.seed, past))
+            trial = recipe.trial(propose(search, recipe.seed, past))
         label = f"trial {number + 1}/{n_trials} {values_in_words(recipe, trial)}"
         value = fit_trial(trial, training, features, trial_folder, progress, label=label, jobs=jobs)
         past.append(({name: getattr(trial.settings, name) for name in recipe.searched}, value))

@@ -6,14 +6,15 @@ went on from one to the next: a search that was killed proposes what it would ha
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mmbench.config import Range, Search
+from mmbench.config import Range, Recipe, Search, make_settings
 from mmbench.core.rng import derive, numpy_rng
 from mmbench.errors import UsageError
 
@@ -28,7 +29,7 @@ def propose(search: Search, seed: int, past: Sequence[Trial]) -> dict[str, Any]:
     """The settings of the next trial; not one that was tried, unless the space has no other.
 
     Args:
-        search: Space and sampler.
+        search: Space and sampler, as `typed` gives them.
         seed: The recipe's seed.
         past: The trials so far, in order.
 
@@ -44,8 +45,44 @@ def propose(search: Search, seed: int, past: Sequence[Trial]) -> dict[str, Any]:
         random = search.sampler == "random" or len(past) < _STARTUP or attempt >= _ATTEMPTS // 2
         proposal = _random(search, seed, len(past), attempt) if random else _tpe(search, seed, past, attempt)
         if proposal not in tried:
-            break
+            return proposal
+    if len(tried) < size(search) < math.inf:  # few are left, and chance did not hit one
+        untried = [values for values in _all(search) if values not in tried]
+        return untried[int(numpy_rng(seed, "search", len(past), _ATTEMPTS).integers(len(untried)))]
     return proposal
+
+
+def size(search: Search) -> float:
+    """How many different proposals there are; infinite where a range is not of whole numbers."""
+    out: float = 1
+    for domain in search.space.values():
+        if not isinstance(domain, Range):
+            out *= sum(value not in domain[:place] for place, value in enumerate(domain))
+        else:
+            out *= int(domain.high) - int(domain.low) + 1 if domain.integer else math.inf
+    return out
+
+
+def typed(recipe: Recipe) -> Search | None:
+    """A recipe's search with the values to choose from as settings hold them: a list as a tuple, `1` as `1.0`."""
+    if recipe.search is None:
+        return None
+    given = recipe.settings.model_dump()
+    space = {
+        name: domain
+        if isinstance(domain, Range)
+        else tuple(getattr(make_settings(recipe.model, {**given, name: value}), name) for value in domain)
+        for name, domain in recipe.search.space.items()
+    }
+    return recipe.search.model_copy(update={"space": space})
+
+
+def _all(search: Search) -> Iterator[dict[str, Any]]:
+    domains = (
+        range(int(domain.low), int(domain.high) + 1) if isinstance(domain, Range) else domain
+        for domain in search.space.values()
+    )
+    return (dict(zip(search.space, values, strict=True)) for values in itertools.product(*domains))
 
 
 def _random(search: Search, seed: int, number: int, attempt: int) -> dict[str, Any]:

@@ -71,6 +71,19 @@ def test_a_training_that_fails_is_an_error_and_the_others_are_kept(dataset: Path
     train_ahead(plan(dataset, bpr_mf=(0.02, 0.01)), tmp_path, jobs=2, progress=Silent())
 
 
+def test_finished_runs_are_read_without_a_lock(dataset: Path, tmp_path: Path) -> None:
+    """An archive that cannot be written serves, and another process that reads it is in nobody's way."""
+    planned = plan(dataset, bpr_mf=(0.02,), vbpr=(0.02,))
+    finish(planned, tmp_path)
+    folder = experiment.run_folder(tmp_path, *planned[0])
+    (folder.path / ".lock").unlink(missing_ok=True)
+    with experiment.locked(experiment.run_folder(tmp_path, *planned[1])):
+        train_ahead(planned, tmp_path, jobs=2, progress=Silent())
+        with pytest.raises(TrainingError, match="another process"):
+            train_ahead(planned, tmp_path, jobs=2, progress=Silent(), restart=True)
+    assert all(experiment.run_folder(tmp_path, *one).complete for one in planned)  # refused, and nothing was cleared
+
+
 def die(job: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -24,7 +24,7 @@ from mmbench.compare import find_runs
 from mmbench.config import Range, Recipe, Search, make_settings, parse_search
 from mmbench.errors import UsageError
 from mmbench.experiment import read_result
-from mmbench.search import propose
+from mmbench.search import propose, size, typed
 
 SPACE: dict[str, Any] = {
     "lr": Range(low=1e-4, high=1e-1, log=True),
@@ -74,13 +74,51 @@ def test_tpe_learns() -> None:
     assert best["tpe"] > best["random"]
 
 
-def test_a_small_space_is_exhausted_before_anything_is_repeated() -> None:
-    search = Search(sampler="random", budget=9, space={"a": (1, 2, 3), "b": ("x", "y")})
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_small_space_is_exhausted_before_anything_is_repeated(sampler: str) -> None:
+    if sampler == "tpe":
+        pytest.importorskip("optuna")
+    space = {"a": tuple(range(20)), "b": ("x", "y"), "c": Range(low=1, high=2, integer=True)}
+    search = Search(sampler=sampler, budget=99, space=space)  # type: ignore[arg-type]
+    assert size(search) == 80
+    for seed in range(3):
+        past: list[tuple[dict[str, Any], float]] = [
+            ({"a": a, "b": b, "c": c}, 0.0) for a in range(20) for b in "xy" for c in (1, 2) if (a, b, c) != (7, "y", 2)
+        ]
+        past.append((propose(search, seed, past), 0.0))
+        assert past[-1][0] == {"a": 7, "b": "y", "c": 2}
+        assert propose(search, seed, past)  # nothing new is left
+
+
+def test_a_search_ends_with_its_space(toy: Path, tmp_path: Path) -> None:
+    options = ["--model", "bpr-mf", "--data", str(toy), "--out", str(tmp_path), "--sampler", "random", *ARGUMENTS]
+    done = CliRunner().invoke(tune, [*options, "--search", "lr=1e-2,1e-1,0.1"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert len(list(tmp_path.rglob("trained.json"))) == 2  # of a budget of 7
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "choices", "held"),
+    [
+        ("mmgcn", "content_dims", "[64],[128]", ((64,), (128,))),
+        ("vbpr", "lr", "1,'0.01'", (1.0, 0.01)),
+        ("mmgcn", "concatenate", "1,0", (True, False)),
+    ],
+)
+def test_values_to_choose_from_are_found_again_among_settings(
+    model: str, name: str, choices: str, held: tuple[Any, ...]
+) -> None:
+    """After five trials TPE looks up what was tried; a list in the space is a tuple in the settings."""
+    pytest.importorskip("optuna")
+    space = {**parse_search([f"{name}={choices}"]), "reg_weight": Range(low=0.1, high=0.5)}
+    recipe = Recipe(model=model, settings=make_settings(model, {}), search=Search(budget=8, space=space))
+    search = typed(recipe)
+    assert search is not None
+    assert search.space[name] == held
     past: list[tuple[dict[str, Any], float]] = []
-    for _ in range(6):
-        past.append((propose(search, 0, past), 0.0))
-    assert len({tuple(values.items()) for values, _ in past}) == 6
-    assert propose(search, 0, past)  # nothing new is left
+    for number in range(8):
+        settings = recipe.trial(propose(search, 1, past)).settings
+        past.append(({key: getattr(settings, key) for key in recipe.searched}, float(number)))
 
 
 def test_spaces_from_the_command_line() -> None:
@@ -92,7 +130,7 @@ def test_spaces_from_the_command_line() -> None:
         "reg": (1e-5, 1e-2),
         "preset": ("paper", "original"),
     }
-    for wrong in ("lr=log:0..1", "lr=2..1", "lr=lin:1..2", "lr=a..b"):
+    for wrong in ("lr=log:0..1", "n=int:1.5..3", "lr=2..1", "lr=lin:1..2", "lr=a..b"):
         with pytest.raises(UsageError, match="--search"):
             parse_search([wrong])
 
