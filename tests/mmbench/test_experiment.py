@@ -183,6 +183,27 @@ def test_another_feature_file_is_another_run(dataset: Path, tmp_path: Path) -> N
     assert prepare(dataset, tmp_path, "bpr-mf")[2].path == prepare(dataset, tmp_path, "bpr-mf")[2].path
 
 
+@pytest.mark.parametrize("model", ["mmgcn", "vbpr"])
+def test_the_order_in_which_feature_sets_are_given_decides_nothing(dataset: Path, tmp_path: Path, model: str) -> None:
+    # The folder's name knows no order; MMGCN projects its first modality and keeps the second one's width.
+    results = []
+    for number, features in enumerate(
+        ({}, {"visual": "toy", "textual": "words"}, {"textual": "words", "visual": "toy"})
+    ):
+        recipe = Recipe(
+            data=str(dataset),
+            model=model,
+            features=features,
+            settings=make_settings(model, {"embedding_dim": 8, "batch_size": 64, "epochs": 2}),
+        )
+        resolved, inputs = load_inputs(recipe)
+        assert list(inputs.features) == ["visual", "textual"]
+        folder = run_folder(tmp_path / str(number), resolved, inputs)
+        results.append(run(resolved, inputs, folder, progress=Silent()))
+    assert len({result.path.name for result in results}) == 1
+    assert len({(result.path / "metrics.json").read_bytes() for result in results}) == 1
+
+
 def test_resuming_on_changed_data_is_refused(dataset: Path, tmp_path: Path) -> None:
     result = train(dataset, tmp_path / "runs", "bpr-mf")
     with (dataset / "interactions.tsv").open("a") as rows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,9 @@ Scaling = Literal["none", "l2", "standard"]
 """What is done to a modality's vectors before a model sees them: nothing, each to unit length, or each dimension to mean 0
 and variance 1 over the present items and all of them divided by the square root of their number (so that a vector's expected
 squared length is 1, whatever its width)."""
+
+MODALITIES = ("visual", "textual", "audio")
+"""The modalities that come first, as in the papers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +78,8 @@ def load_features(
         others: Further items, of which nothing is learned: neither means nor spreads.
 
     Returns:
-        Features by modality, modalities in the order of `wanted`, else alphabetical.
+        Features by modality, in an order of their own (`MODALITIES`, then the names of others): some models treat the first
+        modality differently, and how a command or file lists them must not decide that.
 
     Raises:
         UsageError: No such modality or set.
@@ -91,9 +95,17 @@ def load_features(
             f"--data {root.parent}`, or import one: `mmx store import --help`"
         )
     return {
-        modality: _align(store.open(modality, name), item_ids, others, missing, scaling, notes.get(modality, ""))
-        for modality, name in chosen.items()
+        modality: _align(
+            store.open(modality, chosen[modality]), item_ids, others, missing, scaling, notes.get(modality, "")
+        )
+        for modality in in_order(chosen)
     }
+
+
+def in_order(modalities: Iterable[str]) -> list[str]:
+    """Modalities in the order in which models see them: `MODALITIES`, then others by name."""
+    place = {modality: number for number, modality in enumerate(MODALITIES)}
+    return sorted(modalities, key=lambda modality: (place.get(modality, len(place)), modality))
 
 
 def load_content(root: Path, chosen: str, item_ids: Sequence[str], others: Sequence[str]) -> tuple[Content, str, str]:

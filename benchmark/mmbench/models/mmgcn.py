@@ -89,7 +89,8 @@ class MMGCNConfig(ModelConfig):
     content_dims: tuple[int | None, ...] = Field(
         (256, None),
         min_length=1,
-        description="width each modality is projected to, in their order, None: raw; the last one serves all others",
+        description="width each modality is projected to, in the order visual, textual, audio, others by name, None: raw; the "
+        "last one serves all others",
     )
     n_layers: int | None = Field(None, ge=1, le=10, description="graph layers of each modality")
     concatenate: bool | None = Field(None, description="mix [H | O] instead of adding O to the mixed H")
