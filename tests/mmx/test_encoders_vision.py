@@ -170,7 +170,7 @@ def test_a_file_of_a_tag_and_what_is_trained_from_it_keep_the_tags_transforms(
     first = create(name, modality="visual", weights=str(published))
     assert first.spec.preprocessing["resize"] == [256]
     for file in ("mine.safetensors", "mine-again.safetensors"):
-        first.save(tmp_path / file)  # type: ignore[attr-defined]
+        first.save(tmp_path / file, {})  # type: ignore[attr-defined]
         again = create(name, modality="visual", weights=str(tmp_path / file))
         assert again.spec.preprocessing == first.spec.preprocessing
         np.testing.assert_array_equal(again.load(pictures[0]), first.load(pictures[0]))

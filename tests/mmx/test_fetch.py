@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import threading
@@ -245,6 +246,17 @@ def test_lines_are_data_and_bad_ones_are_counted(tmp_path: Path) -> None:
         file.write("nonsense\n" * 200)
     with pytest.raises(DataError, match="is this the right file"):
         list(amazon.records(path, amazon.Counts()))
+
+
+@pytest.mark.parametrize("content", [b"a,b\n\xff\xfe", b"a,b\n" + b"x" * 200_000])
+def test_a_table_that_is_none_is_no_traceback(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "r.csv").write_bytes(content)
+    limit = csv.field_size_limit(100_000)
+    try:
+        with pytest.raises(DataError, match="is this the right file"):
+            list(amazon.records(tmp_path / "r.csv", amazon.Counts()))
+    finally:
+        csv.field_size_limit(limit)
 
 
 def test_the_later_collections(tmp_path: Path) -> None:

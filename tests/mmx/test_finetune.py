@@ -140,6 +140,8 @@ def test_texts_come_closer_and_extraction_takes_the_folder(data: Path, tmp_path:
             "-q",
         )
         gaps[name] = gap(store / f"textual/{name}.h5")
+        with FeatureSet(store / f"textual/{name}.h5") as features:
+            assert features.provenance.get("training") == (told["training"] if name == "after" else None)
     assert gaps["after"] > gaps["before"] + 0.1
     call("finetune", "--model", str(tiny), *options, "--out", str(tmp_path / "a"), code=2)
 
@@ -168,6 +170,8 @@ def test_pictures_come_closer_and_extraction_takes_the_weights(data: Path, tmp_p
     assert told["train_sha256"] == hashlib.sha256(train).hexdigest()
     assert (told["split"], told["epochs"], told["batch_size"], told["lr"], told["seed"]) == ("s", 3, 8, 0.0003, 0)
     assert told["loss"] == json.loads(out)["loss"]
+    with FeatureSet(tmp_path / "f/visual/after.h5") as features:  # which split the vectors know stands in the set
+        assert features.provenance["training"] == told
 
 
 def test_a_place_that_cannot_be_written_is_found_before_the_training(

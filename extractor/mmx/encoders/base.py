@@ -42,6 +42,7 @@ class EncoderSpec:
         licence: Licence of the weights as their publisher states it; None when unknown.
         precision: Arithmetic of the forward pass: `fp32`, `bf16`, `fp16`.
         libraries: Versions of what computes the vectors.
+        training: Of fine-tuned weights: split, SHA-256 of its training part and settings, as the checkpoint tells them.
     """
 
     name: str
@@ -57,6 +58,7 @@ class EncoderSpec:
     licence: str | None
     precision: str
     libraries: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def provenance(self) -> dict[str, Any]:
         """The whole description with JSON types only; two equal descriptions give equal JSON."""
@@ -74,6 +76,7 @@ class EncoderSpec:
             "licence": self.licence,
             "precision": self.precision,
             "libraries": dict(sorted(self.libraries.items())),
+            **({"training": _plain(self.training)} if self.training else {}),
         }
 
 

@@ -157,16 +157,28 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def finetuned_from(path: Path) -> dict[str, Any]:
     """The provenance of the encoder that `mmx finetune` made a checkpoint from; empty where the file tells nothing of it."""
+    return _told_by(path, "finetuned_from")
+
+
+def training_of(path: Path) -> dict[str, Any]:
+    """How `mmx finetune` trained a checkpoint (a file, or a folder of a text model); empty where it tells nothing of it."""
+    return _told_by(path, "training")
+
+
+def _told_by(path: Path, what: str) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
-    if path.suffix != ".safetensors":
-        return {}
     try:
-        with safe_open(path, "pt") as file:
-            told = json.loads((file.metadata() or {}).get("mmx", "{}"))
+        if path.is_dir():
+            told = json.loads((path / "mmx.json").read_text(encoding="utf-8"))
+        elif path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                told = json.loads((file.metadata() or {}).get("mmx", "{}"))
+        else:
+            return {}
     except (OSError, ValueError, SafetensorError):
-        return {}  # `read_state_dict` says what is wrong
-    found = told.get("finetuned_from") if isinstance(told, dict) else None
+        return {}  # whoever reads the weights says what is wrong
+    found = told.get(what) if isinstance(told, dict) else None
     return found if isinstance(found, dict) else {}
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mmx.core.batching import pad_rows
 from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, checked_text, require, slug, versions
-from mmx.encoders.checkpoints import file_sha256
+from mmx.encoders.checkpoints import file_sha256, training_of
 from mmx.encoders.hub import ModelFolder, find_model, go_offline, is_cached, looks_like_hub_id
 from mmx.encoders.runtime import checked_device, forward_pass, prepared
 from mmx.errors import ContentError, EncoderError, UsageError
@@ -205,6 +205,7 @@ class SentenceEncoder(Encoder):
             licence=folder.licence(),
             precision=request.precision,
             libraries=versions("torch", "transformers", "sentence-transformers", "tokenizers"),
+            training=training_of(folder.path),
         )
 
     def _preprocess(self, text: str) -> dict[str, Any]:

@@ -32,6 +32,7 @@ from mmx.encoders.checkpoints import (
     read_state_dict,
     state_sha256,
     torch_cache,
+    training_of,
 )
 from mmx.encoders.images import check_pixels, decode_rgb
 from mmx.encoders.runtime import checked_device, forward_pass, prepared
@@ -92,6 +93,7 @@ class TorchvisionEncoder(Encoder):
             licence=tag.meta.get("license") if request.weights != "random" and path is None else None,
             precision=request.precision,
             libraries=versions("torch", "torchvision", "pillow"),
+            training={} if path is None else training_of(path),
         )
 
     @classmethod

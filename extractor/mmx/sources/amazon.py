@@ -157,8 +157,8 @@ def records(path: Path, counts: Counts) -> Iterator[dict[str, Any]]:
                     yield record
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip file is cut off or damaged ({error}); remove it and get it again") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 ({error}); is this the right file?") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error}); is this the right file?") from error
 
 
 def _opened(path: Path) -> IO[str]:
