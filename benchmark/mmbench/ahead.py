@@ -11,10 +11,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -106,7 +106,8 @@ def _run(todo: Sequence[_Job], jobs: int, progress: Progress) -> None:
         ProcessPoolExecutor(jobs, context, _start, (listen, threads)) as pool,
     ):
         try:
-            futures: dict[Future[None], _Job] = {pool.submit(_train, job): job for job in todo}
+            with _interrupts_blocked():  # here processes are started
+                futures: dict[Future[None], _Job] = {pool.submit(_train, job): job for job in todo}
             for future in as_completed(futures):
                 future.result()
                 task.advance(1, futures[future].label)
@@ -118,6 +119,19 @@ def _run(todo: Sequence[_Job], jobs: int, progress: Progress) -> None:
         finally:
             held.close()
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C waits until this is over; processes started meanwhile do not see it, not even while they import."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(listen: Connection, threads: int) -> None:

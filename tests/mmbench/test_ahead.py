@@ -94,6 +94,19 @@ def test_a_killed_training_process_is_an_error(dataset: Path, tmp_path: Path, mo
         train_ahead(plan(dataset, bpr_mf=(0.02, 0.01)), tmp_path, jobs=2, progress=Silent())
 
 
+def say_the_mask(job: object) -> None:
+    if signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        raise TrainingError("Ctrl-C would be seen here")
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks")
+def test_ctrl_c_belongs_to_the_command_alone(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every training process that is still importing prints a traceback of its own."""
+    monkeypatch.setattr(ahead, "_train", say_the_mask)
+    train_ahead(plan(dataset, bpr_mf=(0.02, 0.01)), tmp_path, jobs=2, progress=Silent())
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def children(pid: int) -> set[int]:
     """Its live child processes, as Linux tells them."""
     found = set()
