@@ -58,6 +58,9 @@ def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFea
     """
     device = choose_device(recipe.device)
     sparse.use(recipe.sparse_backend)
+    torch.set_float32_matmul_precision(
+        "highest"
+    )  # whatever a run before asked for: neighbours are exact, and kept for others
     vectors = {modality: torch.from_numpy(one.vectors) for modality, one in features.items()}
     given = Features(vectors, neighbour_cache())
     model = model_class(recipe.model)(training.train, given, recipe.settings, Init(recipe.seed))
@@ -66,7 +69,8 @@ def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFea
             table.update = "lazy"
         if "frozen-features" in recipe.approximate:
             table.update = "frozen"
-    torch.set_float32_matmul_precision("high" if "tf32" in recipe.approximate and device.type == "cuda" else "highest")
+    if "tf32" in recipe.approximate and device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     return model.to(device)
 
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmbench.config import Recipe, make_settings
 from mmbench.core.knn import cosine_knn
 from mmbench.data import cache
 from mmbench.data.cache import NeighbourCache, cache_folder, neighbour_cache
+from mmbench.experiment import load_inputs
+from mmbench.fit import build
 
 
 @pytest.fixture
@@ -68,3 +71,25 @@ def test_where_the_folder_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MMBENCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "b")
     assert cache_folder() == Path("b/mmbench")
+
+
+def test_neighbours_are_exact_whatever_the_run_before_was(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `--approximate tf32` of one run sets must not decide what is kept for the next, under the same name."""
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path))
+    recipe, inputs = load_inputs(Recipe(data=str(dataset), model="lattice", settings=make_settings("lattice", {})))
+    precisions: list[str] = []
+
+    def spy(vectors: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        precisions.append(torch.get_float32_matmul_precision())
+        return cosine_knn(vectors, k)
+
+    monkeypatch.setattr(cache, "cosine_knn", spy)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        build(recipe, inputs.split.training, inputs.features)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert precisions == ["highest", "highest"]  # visual and textual
