@@ -1,8 +1,8 @@
 """Adapting an encoder to a catalogue: items that the same users took are pulled together, in content alone.
 
-A pair of items of one user's training history is a positive; the other items of the batch are negatives (the symmetric InfoNCE of
-SimCLR and CLIP: Chen et al., ICML 2020; Radford et al., ICML 2021). Only the training part of a split is ever opened. Batch norms
-keep their statistics and dropout is off, so that the same call gives the same weights.
+A pair of items of one user's training history is a positive; the items of the batch that nobody took together are negatives
+(the symmetric InfoNCE of SimCLR and CLIP: Chen et al., ICML 2020; Radford et al., ICML 2021). Only the training part of a split
+is ever opened. Batch norms keep their statistics and dropout is off, so that the same call gives the same weights.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from mmx.contents import Contents
 from mmx.errors import ContentError, DataError, Interrupted, UsageError
@@ -110,23 +111,39 @@ def pairs(users: Sequence[NDArray[np.int64]], seed: int, epoch: int) -> NDArray[
     return drawn[rng.permutation(len(drawn))]
 
 
-def contrastive_loss(a: Tensor, b: Tensor, rows: Tensor, temperature: float) -> Tensor:
-    """Symmetric InfoNCE of pairs (a_k, b_k) against all other items of the batch.
+def contrastive_loss(a: Tensor, b: Tensor, together: Tensor, temperature: float) -> Tensor:
+    """Symmetric InfoNCE of pairs (a_k, b_k) against the other pairs' items.
 
     Args:
         a: First items' vectors, shape (n, d).
         b: Second items' vectors, shape (n, d).
-        rows: Their item rows, shape (n, 2): an item is no negative of itself.
+        together: Whether somebody took a_k and b_l, shape (n, n), bool; such items are no negatives of each other.
         temperature: Divides cosines.
     """
     import torch
 
     a, b = (torch.nn.functional.normalize(x, dim=1) for x in (a, b))
-    logits = a @ b.T / temperature
-    same = (rows[:, :1] == rows[:, 1]) | (rows[:, 1:] == rows[:, 1]) | (rows[:, :1] == rows[:, 0])
-    logits = logits.masked_fill(same & ~torch.eye(len(a), dtype=torch.bool, device=a.device), -torch.inf)
+    others = together & ~torch.eye(len(a), dtype=torch.bool, device=a.device)
+    logits = (a @ b.T / temperature).masked_fill(others, -torch.inf)
     target = torch.arange(len(a), device=a.device)
     return (torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)) / 2
+
+
+class TakenTogether:
+    """Which items of the catalogue somebody took both of.
+
+    Args:
+        users: From `histories`.
+    """
+
+    def __init__(self, users: Sequence[NDArray[np.int64]]) -> None:
+        items, takers = np.concatenate(users), np.repeat(np.arange(len(users)), [len(own) for own in users])
+        self._takers = csr_matrix((np.ones(items.size, np.int32), (items, takers)))
+
+    def __call__(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """For items (n,) and items (m,), shape (n, m); an item that is taken at all is together with itself."""
+        both = csr_matrix(self._takers[first] @ self._takers[second].T)
+        return np.asarray(both.toarray() > 0)
 
 
 def finetune(
@@ -163,6 +180,7 @@ def finetune(
         raise UsageError("finetune: batch size must be at least 2, epochs at least 1, lr and temperature positive")
     network = encoder.network.requires_grad_(True)
     optimiser = torch.optim.AdamW(network.parameters(), lr=training.lr)
+    together = TakenTogether(users)
     losses = []
     progress.start("finetune", training.epochs * len(users))
     for epoch in range(training.epochs):
@@ -177,8 +195,8 @@ def finetune(
             optimiser.zero_grad()
             vectors = encoder.differentiable([*first, *second])
             n_pairs = len(rows)
-            which = torch.from_numpy(rows).to(vectors.device)
-            loss = contrastive_loss(vectors[:n_pairs], vectors[n_pairs:], which, training.temperature)
+            known = torch.from_numpy(together(rows[:, 0], rows[:, 1])).to(vectors.device)
+            loss = contrastive_loss(vectors[:n_pairs], vectors[n_pairs:], known, training.temperature)
             if not torch.isfinite(loss):
                 raise DataError(
                     f"finetune: the loss is {loss.item()} in epoch {epoch + 1}; lower --lr (now {training.lr:g})"

@@ -17,7 +17,7 @@ from mmx.cli import cli
 from mmx.contents import file_contents
 from mmx.encoders import create
 from mmx.errors import DataError, Interrupted
-from mmx.finetune import Trainable, Training, contrastive_loss, finetune, histories, pairs, training_part
+from mmx.finetune import TakenTogether, Trainable, Training, contrastive_loss, finetune, histories, pairs, training_part
 from mmx.items import load_items
 from mmx.progress import SilentProgress
 
@@ -65,10 +65,22 @@ def test_the_loss_by_hand() -> None:
     def cross(x: np.ndarray) -> float:
         return float(-np.mean(np.log(np.exp(x.diagonal()) / np.exp(x).sum(1))))
 
-    rows = torch.tensor([[0, 1], [2, 3]])
-    assert contrastive_loss(a, b, rows, 0.5).item() == pytest.approx((cross(logits) + cross(logits.T)) / 2)
-    # The second pair's items are those of the first: nothing is a negative.
-    assert contrastive_loss(a, b, torch.tensor([[0, 1], [0, 1]]), 0.5).item() == pytest.approx(0)
+    loss = contrastive_loss(a, b, torch.eye(2, dtype=torch.bool), 0.5)
+    assert loss.item() == pytest.approx((cross(logits) + cross(logits.T)) / 2)
+    # Somebody took all of them: nothing is a negative.
+    assert contrastive_loss(a, b, torch.ones(2, 2, dtype=torch.bool), 0.5).item() == pytest.approx(0)
+    # Somebody took the first pair's first item and the second pair's second one, which is no negative then.
+    some = contrastive_loss(a, b, torch.tensor([[True, True], [False, True]]), 0.5)
+    rest = np.where([[False, True], [False, False]], -np.inf, logits)
+    assert some.item() == pytest.approx((cross(rest) + cross(rest.T)) / 2)
+
+
+def test_items_that_somebody_took_together_are_no_negatives() -> None:
+    together = TakenTogether([np.array([0, 1]), np.array([1, 3, 4])])
+    np.testing.assert_array_equal(
+        together(np.array([0, 3, 1]), np.array([1, 4, 0])),
+        [[True, False, True], [True, True, False], [True, True, True]],
+    )
 
 
 def test_pairs_are_of_one_user_and_follow_from_the_seed(data: Path) -> None:
