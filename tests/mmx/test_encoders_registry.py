@@ -97,7 +97,10 @@ def test_provenance_is_plain_json_and_complete() -> None:
     assert written["preprocessing"] == {"size": [1, 2]}
     assert list(written["libraries"]) == ["a", "z"]
     names = {field.name for field in dataclasses.fields(EncoderSpec)} - {"name"} | {"extractor"}
-    assert set(written) == names
+    assert set(written) == names - {"training"}  # only fine-tuned weights have been trained on anything here
+    tuned = dataclasses.replace(SPEC, training={"split": "s", "lr": 0.1}).provenance()
+    assert set(tuned) == names
+    assert tuned["training"] == {"split": "s", "lr": 0.1}
 
 
 @pytest.mark.parametrize(
