@@ -13,10 +13,10 @@ Array = Any
 def backward(lo: int, hi: int, grad: Array, unit: Array, norm: Array, smallest_norm: Any, out: Array) -> None:
     """out[r] = (grad[r] - unit[r] <unit[r], grad[r]>) / norm[r]; a norm that was clamped is a constant."""
     for r in range(lo, hi):
-        along = grad[r, 0] * 0
+        along = grad.dtype.type(0)
         if norm[r, 0] > smallest_norm:
             for j in range(grad.shape[1]):
                 along += grad[r, j] * unit[r, j]
-        scale = 1 / norm[r, 0]
+        scale = grad.dtype.type(1) / norm[r, 0]
         for j in range(grad.shape[1]):
             out[r, j] = (grad[r, j] - unit[r, j] * along) * scale

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.core.kernels.jit import kernel, reduction
+from mmbench.core.kernels.jit import inlined_reduction, kernel, reduction
 
 Array = Any
 
 
-@reduction
+@inlined_reduction
 def _copy(near: Array, x: Array, rows: Array, first: int, n: int) -> None:
     """near[e] = x[rows[first + e]]."""
     for e in range(n):
@@ -28,10 +28,10 @@ def _copy(near: Array, x: Array, rows: Array, first: int, n: int) -> None:
             near[e, j] = x[row, j]
 
 
-@reduction
+@inlined_reduction
 def _dots(near: Array, n: int, x: Array, row: int, out: Array, level: int) -> None:
     """out[level, e] = <near[e], x[row]>."""
-    zero = x[row, 0] * 0
+    zero = x.dtype.type(0)
     e = 0
     while e + 4 <= n:
         s0, s1, s2, s3 = zero, zero, zero, zero
@@ -51,10 +51,9 @@ def _dots(near: Array, n: int, x: Array, row: int, out: Array, level: int) -> No
         e += 1
 
 
-@reduction
-def _add(out: Array, row: int, weights: Array, level: int, near: Array, n: int) -> None:
+@inlined_reduction
+def _add(out: Array, row: int, weights: Array, level: int, near: Array, e: int, n: int) -> None:
     """out[row] += sum_e weights[level, e] near[e]."""
-    e = 0
     while e + 4 <= n:
         w0, w1, w2, w3 = weights[level, e], weights[level, e + 1], weights[level, e + 2], weights[level, e + 3]
         for j in range(out.shape[1]):
@@ -67,23 +66,38 @@ def _add(out: Array, row: int, weights: Array, level: int, near: Array, n: int) 
         e += 1
 
 
-@reduction
+@inlined_reduction
+def _sum(out: Array, row: int, base: Array, at: int, weights: Array, level: int, near: Array, n: int) -> None:
+    """out[row] = base[at] + sum_e weights[level, e] near[e]; these are two rows."""
+    e = 0
+    if n >= 4:
+        w0, w1, w2, w3 = weights[level, 0], weights[level, 1], weights[level, 2], weights[level, 3]
+        for j in range(out.shape[1]):
+            out[row, j] = base[at, j] + w0 * near[0, j] + w1 * near[1, j] + w2 * near[2, j] + w3 * near[3, j]
+        e = 4
+    else:
+        for j in range(out.shape[1]):
+            out[row, j] = base[at, j]
+    _add(out, row, weights, level, near, e, n)
+
+
+@inlined_reduction
 def _dot(a: Array, row: int, b: Array, other: int) -> Any:
-    total = a[row, 0] * 0
+    total = a.dtype.type(0)
     for j in range(a.shape[1]):
         total += a[row, j] * b[other, j]
     return total
 
 
-@reduction
+@inlined_reduction
 def _is_zero(x: Array, row: int) -> bool:
-    total = abs(x[row, 0]) * 0
+    total = x.dtype.type(0)
     for j in range(x.shape[1]):
         total += abs(x[row, j])
     return bool(total == 0)
 
 
-@reduction
+@inlined_reduction
 def _softmax(a: Array, level: int, first: int, n: int) -> None:
     """In place over a[level, first : first + n]."""
     if n == 0:
@@ -91,7 +105,7 @@ def _softmax(a: Array, level: int, first: int, n: int) -> None:
     top = a[level, first]
     for e in range(first, first + n):
         top = max(top, a[level, e])
-    total = top * 0
+    total = a.dtype.type(0)
     for e in range(first, first + n):
         a[level, e] = np.exp(a[level, e] - top)
         total += a[level, e]
@@ -99,50 +113,25 @@ def _softmax(a: Array, level: int, first: int, n: int) -> None:
         a[level, e] /= total
 
 
-@reduction
-def _pull(states: Array, t: int, near: Array, n: int, a: Array) -> None:
-    """states[t + 1] = states[t] + sum_e a[t, e] near_e."""
-    for j in range(states.shape[1]):
-        states[t + 1, j] = states[t, j]
-    _add(states, t + 1, a, t, near, n)
-
-
-@reduction
+@inlined_reduction
 def _route(states: Array, t: int, near: Array, n: int, a: Array, smallest_norm: Any) -> Any:
     """states[t + 1] = rn(states[t] + sum_e a_e near_e), a = softmax <states[t], near_e>; returns the norm before rn."""
     _dots(near, n, states, t, a, t)
     _softmax(a, t, 0, n)
-    _pull(states, t, near, n, a)
+    _sum(states, t + 1, states, t, a, t, near, n)
     norm = max(np.sqrt(_dot(states, t + 1, states, t + 1)), smallest_norm)
-    scale = 1 / norm
+    scale = states.dtype.type(1) / norm
     for j in range(states.shape[1]):
         states[t + 1, j] *= scale
     return norm
 
 
-@reduction
+@inlined_reduction
 def _largest_degree(indptr: Array, lo: int, hi: int) -> int:
     most = 0
     for u in range(lo, hi):
         most = max(most, indptr[u + 1] - indptr[u])
     return most
-
-
-@reduction
-def _give(
-    grad_f: Array, part: int, item: int, a: Array, slopes: Array, e: int, flows: Array, states: Array, levels: int
-) -> None:
-    """grad_f[part, item] += sum_t a[t, e] flows[t] + slopes[t, e] states[t]."""
-    t = 0
-    while t + 2 <= levels:
-        a0, s0, a1, s1 = a[t, e], slopes[t, e], a[t + 1, e], slopes[t + 1, e]
-        for j in range(flows.shape[1]):
-            grad_f[part, item, j] += a0 * flows[t, j] + s0 * states[t, j] + a1 * flows[t + 1, j] + s1 * states[t + 1, j]
-        t += 2
-    if t < levels:
-        a0, s0 = a[t, e], slopes[t, e]
-        for j in range(flows.shape[1]):
-            grad_f[part, item, j] += a0 * flows[t, j] + s0 * states[t, j]
 
 
 @reduction
@@ -188,8 +177,7 @@ def users_forward(
             alpha[first + e] = a[n_routings, e]
         for j in range(width):
             routed[u, j] = states[n_routings, j]
-            out[u, j] = states[n_routings, j]
-        _add(out, u, a, n_routings, near, degree)
+        _sum(out, u, states, n_routings, a, n_routings, near, degree)
 
 
 @reduction
@@ -237,7 +225,7 @@ def items_backward(
     for i in range(lo, hi):
         first, last = indptr[i], indptr[i + 1]
         reached[i] = not _is_zero(grad_out, i)
-        mean = grad_out[i, 0] * 0
+        mean = grad_out.dtype.type(0)
         for k in range(first, last):
             slope = grad_alpha[k]
             if reached[i]:
@@ -274,17 +262,20 @@ def users_backward(
     """The gradients of p and f, for the users of the parts lo … hi-1; each part adds into its own grad_f[part].
 
     The states of all routings are computed anew from their attention. Level t < n_routings stands for one routing, the
-    last one for the pass that is not normalised; at each level an edge gives its item `a flow + slope state`. slots[e]
-    is the item-side slot of edge e.
+    last one for the pass that is not normalised. Into each level goes a state; its flow is the gradient of the sum that
+    comes out, and an edge gives its item `attention x flow + slope x state`. slots[e] is the item-side slot of edge e.
     """
     last, width = attention.shape[0], p.shape[1]
+    levels = last + 1
+    zero, one = p.dtype.type(0), p.dtype.type(1)
     most = _largest_degree(indptr, bounds[lo], bounds[hi])
     near = np.empty((most, width), p.dtype)
-    states = np.empty((last + 1, width), p.dtype)
-    flows = np.empty((last + 1, width), p.dtype)
-    a = np.empty((last + 1, most), p.dtype)
-    slopes = np.empty((last + 1, most), p.dtype)
+    vectors = np.empty((2 * levels, width), p.dtype)  # the flow of each level, then the state of each
+    a = np.empty((levels, most), p.dtype)
+    slopes = np.empty((levels, most), p.dtype)
+    shares = np.empty((1, 2 * levels), p.dtype)  # what an edge gives its item of each vector
     for part in range(lo, hi):
+        to_items = grad_f[part]
         for u in range(bounds[part], bounds[part + 1]):
             first = indptr[u]
             degree = indptr[u + 1] - first
@@ -294,42 +285,37 @@ def users_backward(
                 some = some or grad_alpha[e] != 0 or grad_scores[e] != 0 or reached[items[e]]
             if not some:
                 for j in range(width):
-                    grad_p[u, j] = 0
+                    grad_p[u, j] = zero
                 continue
             _copy(near, f, items, first, degree)
             for j in range(width):
-                states[0, j] = p[u, j]
+                vectors[levels, j] = p[u, j]
             for t in range(last):
                 for e in range(degree):
                     a[t, e] = attention[t, first + e]
-                _pull(states, t, near, degree, a)
-                scale = 1 / norms[t, u]
+                _sum(vectors, levels + t + 1, vectors, levels + t, a, t, near, degree)
+                scale = one / norms[t, u]
                 for j in range(width):
-                    states[t + 1, j] *= scale
+                    vectors[levels + t + 1, j] *= scale
             for e in range(degree):
                 a[last, e] = alpha[first + e]
             for j in range(width):
-                grad_p[u, j] = grad_out[u, j]
+                vectors[last, j] = grad_out[u, j]
             for t in range(last, -1, -1):
-                # grad_p[u] is the gradient of what level t puts out, flow that of the sum inside.
-                if t == last:
-                    for j in range(width):
-                        flows[t, j] = grad_p[u, j]
-                else:
+                if t < last:
                     # Through the normalisation; a norm that was clamped is a constant.
                     norm = norms[t, u]
-                    scale = 1 / norm
-                    along = _dot(grad_p, u, states, t + 1) * scale if norm > smallest_norm else norm * 0
+                    scale = one / norm
+                    out = levels + t + 1
+                    along = _dot(grad_p, u, vectors, out) * scale if norm > smallest_norm else zero
                     for j in range(width):
-                        flows[t, j] = grad_p[u, j] * scale - states[t + 1, j] * along
-                    for j in range(width):
-                        grad_p[u, j] = flows[t, j]
+                        vectors[t, j] = grad_p[u, j] * scale - vectors[out, j] * along
                 if t < last or wanted:
-                    _dots(near, degree, flows, t, slopes, t)
+                    _dots(near, degree, vectors, t, slopes, t)
                 else:
                     for e in range(degree):
-                        slopes[t, e] = 0
-                mean = a[t, 0] * 0
+                        slopes[t, e] = zero
+                mean = zero
                 for e in range(degree):
                     if t == last:
                         slopes[t, e] += grad_alpha[first + e]
@@ -338,14 +324,19 @@ def users_backward(
                     slopes[t, e] = a[t, e] * (slopes[t, e] - mean)
                     if t == last:
                         slopes[t, e] += grad_scores[first + e]
-                        item = items[first + e]
+                _sum(grad_p, u, vectors, t, slopes, t, near, degree)  # the gradient of the state
+                if t == last:
+                    for e in range(first, first + degree):
+                        item = items[e]
                         if reached[item]:
-                            weight = item_alpha[slots[first + e]]
+                            weight = item_alpha[slots[e]]
                             for j in range(width):
                                 grad_p[u, j] += weight * grad_items_out[item, j]
-                _add(grad_p, u, slopes, t, near, degree)
             for e in range(degree):
-                _give(grad_f, part, items[first + e], a, slopes, e, flows, states, last + 1)
+                for t in range(levels):
+                    shares[0, t] = a[t, e]
+                    shares[0, levels + t] = slopes[t, e]
+                _add(to_items, items[first + e], shares, 0, vectors, 0, 2 * levels)
 
 
 @kernel
@@ -361,7 +352,7 @@ def confident_forward(
             if value > best:
                 best, which = value, m
         if pruning and best <= 0:
-            best, which = best * 0, -1
+            best, which = alpha.dtype.type(0), -1
         out[e], winner[e] = best, which
 
 

@@ -55,7 +55,7 @@ def dots(lo: int, hi: int, indptr: Array, indices: Array, a: Array, b: Array, ou
     for r in range(lo, hi):
         for e in range(indptr[r], indptr[r + 1]):
             column = indices[e]
-            total = a[r, 0] * 0
+            total = a.dtype.type(0)
             for j in range(a.shape[1]):
                 total += a[r, j] * b[column, j]
             out[e] = total
