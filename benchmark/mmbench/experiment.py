@@ -90,7 +90,7 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
             )
     names = {modality: one.name for modality, one in features.items()}
     if like is None:
-        evaluation, split, digests = _side_data(data, recipe.evaluation, split)
+        evaluation, split, digests = _side_data(data, recipe.evaluation, split, recipe.columns)
     else:
         digests = dict(like.evaluation)
         evaluation = recipe.evaluation.model_copy(update={"diversity_features": like.diversity_features})
@@ -98,13 +98,17 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
     return recipe, Inputs(split, features, digests, evaluation.diversity_features)
 
 
-def _side_data(data: Path, evaluation: Evaluation, split: Split) -> tuple[Evaluation, Split, dict[str, str]]:
+def _side_data(
+    data: Path, evaluation: Evaluation, split: Split, columns: Mapping[str, str] | None
+) -> tuple[Evaluation, Split, dict[str, str]]:
     """The split with what the metrics need besides it, the choice of vectors spelled out, and digests."""
     training, digests = split.training, {}
     if evaluation.protocol == "strict":
         digests["catalogue"] = split.catalogue_digest
     if evaluation.categories is not None:
-        topics, digests["categories"] = read_categories(data, evaluation.categories, training.all_item_ids)
+        topics, digests["categories"] = read_categories(
+            data, evaluation.categories, training.all_item_ids, (columns or {}).get("item_id")
+        )
         training = replace(training, topics=topics)
     if evaluation.diversity_features is not None:
         content, chosen, digests["diversity_features"] = load_content(
@@ -329,7 +333,7 @@ def evaluate_lists(
         DataError: The lists can't be read or do not belong to the dataset.
     """
     loaded = load_split(data, split, columns, catalogue=evaluation.protocol == "strict")
-    evaluation, loaded, _ = _side_data(data, evaluation, loaded)
+    evaluation, loaded, _ = _side_data(data, evaluation, loaded, columns)
     training = loaded.training
     users, items, notes = read_lists(recs, loaded, max(evaluation.cutoffs))
     present = load_presence(data / "features", training.all_item_ids) if slices else None

@@ -100,7 +100,7 @@ def file_contents(items: Items, modality: str, column: str | None = None) -> Fil
         column: The column of paths; None looks for the usual names.
     """
     notes: list[str] = []
-    found, links, unused = _match_by_name(items, modality)
+    found, links, unused, doubled = _match_by_name(items, modality)
     named = None
     if items.table is not None:
         column = items.table.require(column) if column else _guess_path_column(items.table, modality)
@@ -114,6 +114,11 @@ def file_contents(items: Items, modality: str, column: str | None = None) -> Fil
         notes.append(f"files: column {column!r} of {items.table.path.name if items.table else ''}")
     elif unused and not items.limited:
         notes.append(f"{unused:,} {modality} files belong to no item of the table")
+    if named is None and doubled:
+        notes.append(
+            f"{len(doubled):,} items have files of several extensions, of which one is taken (not {doubled[0]}); "
+            f"what lies in {FOLDERS[modality]}/<item_id>/ is taken together, with --several"
+        )
     return FileContents(
         columns=(column,) if column else (),
         notes=tuple(notes),
@@ -244,14 +249,18 @@ def _guess_path_column(table: Table, modality: str) -> str | None:
     return next((name for name in PATH_COLUMNS[modality] if name in table.columns), None)
 
 
-def _match_by_name(items: Items, modality: str) -> tuple[Column, frozenset[bytes], int]:
-    """For every item the file that bears its id (null without one), which of those are links, and files left over."""
+def _match_by_name(items: Items, modality: str) -> tuple[Column, frozenset[bytes], int, list[str]]:
+    """For every item the file that bears its id (null without one), which of those are links, and what is left over.
+
+    That is: how many files bear the id of no item, and for each item with several files the first that is not taken.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     stems: list[bytes] = []
     names: list[bytes] = []
     links: set[bytes] = set()
+    others: dict[bytes, str] = {}
     last = None
     for folder in (FOLDERS[modality], ""):
         listed, linked = content_files(items.root / folder, FILE_SUFFIXES[modality])
@@ -260,11 +269,15 @@ def _match_by_name(items: Items, modality: str) -> tuple[Column, frozenset[bytes
             if (name_stem := stem(name)) != last:  # the names are sorted: the preferred extension comes first
                 stems.append(os.fsencode(name_stem))
                 names.append(os.fsencode(prefix + name))
+            else:
+                others.setdefault(os.fsencode(name_stem), prefix + name)
             last = name_stem
         links.update(os.fsencode(prefix + name) for name in linked)
         last = None
     keys = pa.array(stems, pa.binary())
     paths = pa.array(names, pa.binary())
-    rows = pc.index_in(items.ids.cast(pa.binary()), value_set=keys)
-    used = pc.count_distinct(rows).as_py()
-    return pa.chunked_array(pc.take(paths, rows), pa.binary()), frozenset(links), len(set(stems)) - used
+    ids = items.ids.cast(pa.binary())
+    rows = pc.index_in(ids, value_set=keys)
+    left = len(set(stems)) - pc.count_distinct(rows).as_py()
+    doubled = [others[one] for one in ids.filter(pc.is_in(ids, value_set=pa.array(others, pa.binary()))).to_pylist()]
+    return pa.chunked_array(pc.take(paths, rows), pa.binary()), frozenset(links), left, doubled

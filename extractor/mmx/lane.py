@@ -16,6 +16,7 @@ from mmx.encoders import Encoder
 from mmx.encoders.runtime import out_of_memory, release_memory
 from mmx.errors import ContentError, DataError, EncoderError
 from mmx.executors.local import LocalExecutor
+from mmx.folder import FILE_SUFFIXES, FOLDERS
 from mmx.plan import Plan
 from mmx.progress import Progress
 from mmx.summary import Stages
@@ -306,7 +307,12 @@ class Lane:
         if counts[Status.CORRUPT]:
             item, message = self.errors[0] if self.errors else ("?", "?")
             raise DataError(f"none of the {self.n_rows:,} items could be encoded; the first: {item}: {message}")
+        modality, columns = self.plan.config.modality, self.plan.contents.columns
+        looked = f"in column {' and '.join(columns)}" if columns else "for a column of paths"
+        if modality in FOLDERS:
+            name = f"{FOLDERS[modality]}/{self.id_of(0)}{FILE_SUFFIXES[modality][0]}"
+            looked += f", and for files such as {name}, by the items' ids"
         raise DataError(
-            f"{self.plan.run.data}: none of the {self.n_rows:,} items has {self.plan.config.modality} content "
-            "(looked in the path columns, and for files named after the item ids); see `mmx extract --help`"
+            f"{self.plan.run.data}: none of the {self.n_rows:,} items has {modality} content (looked {looked}); "
+            "see `mmx extract --help`"
         )

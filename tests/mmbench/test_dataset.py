@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmbench.data.dataset import load_split, read_split, sorted_ids, write_split
+from mmbench.data.splitting import make_split
 from mmbench.errors import DataError, UsageError
 
 
@@ -113,6 +114,34 @@ def test_the_digest_covers_everything_that_training_sees(tmp_path: Path) -> None
 def test_incomplete_folders_say_what_is_missing(tmp_path: Path, parts: dict[str, str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_split(given(tmp_path / "d", **parts))
+
+
+def test_files_of_other_names_are_named(tmp_path: Path) -> None:
+    (tmp_path / "ratings.csv").write_text("userId,movieId\n1,2\n")
+    with pytest.raises(DataError, match=r"put one of them there, or give it its name: here are ratings\.csv$"):
+        load_split(tmp_path)
+
+
+def test_a_written_split_of_columns_of_other_names(tmp_path: Path) -> None:
+    rows = "".join(f"u{n % 5}\t00{n % 7}\n" for n in range(35))
+    (tmp_path / "interactions.tsv").write_text("customer\tsku\n" + rows)
+    (tmp_path / "items.tsv").write_text("item_id\tsku\n" + "".join(f"x{n}\t00{n}\n" for n in range(9)))
+    columns = {"user_id": "customer", "item_id": "sku"}
+    made = load_split(tmp_path, "random", columns, catalogue=True)
+    make_split(tmp_path, "mine", "random", [], columns, test_ratio=0.2, valid_ratio=0.2, seed=42)
+    written = load_split(tmp_path, "mine", columns, catalogue=True)
+    assert written.training.digest == made.training.digest
+    assert set(written.training.all_item_ids) == set(made.training.all_item_ids) == {f"00{n}" for n in range(9)}
+
+
+def test_an_items_table_of_other_ids_is_refused(tmp_path: Path) -> None:
+    folder = given(tmp_path / "d", train=TRAIN, valid=VALID, test=TEST)
+    (folder / "items.tsv").write_text("item_id\nI1\nI2\n")
+    with pytest.raises(
+        DataError, match=r"none of the 2 items of the items table occurs in the interactions .'I1' there"
+    ):
+        load_split(folder, catalogue=True)
+    load_split(folder)
 
 
 def test_no_folder(tmp_path: Path) -> None:

@@ -252,6 +252,20 @@ def test_types_of_the_side_data() -> None:
     assert TrainingData.__dataclass_fields__["valid_of_others"].default.users.size == rows.users.size
 
 
+@pytest.mark.parametrize(
+    "header",
+    ["id,item_id", "asin,item_id", "parent_asin,asin", "id,itemID", "title,movieId", "item,id", "title,track_id,price"],
+)
+def test_both_tools_take_the_same_column_of_ids(tmp_path: Path, header: str) -> None:
+    from mmx.items import load_items
+
+    names = header.split(",")
+    pd.DataFrame({name: [f"{name}-{n}" for n in range(3)] for name in names}).to_csv(
+        tmp_path / "items.csv", index=False
+    )
+    assert read_item_ids(tmp_path) == load_items(tmp_path).ids.to_pylist()
+
+
 @pytest.mark.parametrize("name", ["items.jsonl", "items.parquet", "items.csv"])
 def test_the_items_table_may_have_any_format(tmp_path: Path, name: str) -> None:
     frame = pd.DataFrame({"item_id": ["007", "7", "x"], "date": ["2020", "2021", ""], "kind": ["a|b", "b", ""]})

@@ -57,7 +57,8 @@ def test_headerless_files_are_understood_and_said(tmp_path: Path, text: str, col
 
 
 @pytest.mark.parametrize(
-    "header", ["user\titem", "userID\titemID\trating", "reviewerID\tasin\toverall", "USER_ID\tITEM_ID"]
+    "header",
+    ["user\titem", "userID\titemID\trating", "reviewerID\tasin\toverall", "USER_ID\tITEM_ID", "userId\tmovieId"],
 )
 def test_names_of_other_frameworks_are_understood(tmp_path: Path, header: str) -> None:
     row = "\t".join(["a", "b", "1"][: len(header.split("\t"))])
@@ -69,10 +70,20 @@ def test_columns_override_the_detection(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column is recognised as user_id or item_id.*--columns user_id=customer"):
         read_interactions(path)
     table = read_interactions(path, {"user_id": "customer", "item_id": "product"})
+    with pytest.raises(UsageError, match="--columns: customer cannot be user_id and item_id at once"):
+        read_interactions(path, {"user_id": "customer", "item_id": "customer"})
     assert as_rows(table) == [("u", "i")]
     assert table.ratings is not None
     with pytest.raises(DataError, match="no column 'client'"):
         read_interactions(path, {"user_id": "client"})
+
+
+def test_the_hint_never_names_a_column_that_has_a_role(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", "userId,sku,stars\nu,i,4\n")
+    with pytest.raises(DataError, match=r"no column is recognised as item_id.*--columns item_id=sku$"):
+        read_interactions(path)
+    with pytest.raises(DataError, match=r"no column is recognised as user_id.*--columns user_id=sku$"):
+        read_interactions(path, {"item_id": "userId"})
 
 
 def test_byte_order_mark_crlf_and_quotes(tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ def test_of_two_files_for_one_item_the_choice_is_fixed(tmp_path: Path) -> None:
     for name in ("images/a.png", "images/a.jpg", "a.jpeg"):
         write(tmp_path / name)
     assert files(tmp_path) == [tmp_path / "images/a.jpg"]
+    (note,) = file_contents(load_items(tmp_path), "visual").notes
+    assert note.startswith("1 items have files of several extensions, of which one is taken (not images/a.png)")
 
 
 def test_files_of_no_item_are_counted(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
     from mmbench.data.tables import find_table
 
     loaded = load_split(folder, split, columns)
+    whole = find_table(folder, ("interactions",)) is not None and not as_json
+    interactions = describe(as_rows(read_source(folder, columns).table)) if whole else None
     training, test = loaded.training, loaded.test
     train = training.train
     counts = {
@@ -72,8 +74,8 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
             click.echo(f"{key:<15} {f'{value:.6g}' if isinstance(value, float) else value}")
     for note in training.notes:
         click.echo(f"note            {note}")
-    if find_table(folder, ("interactions",)) is not None:
-        _show_counts([("interactions", describe(as_rows(read_source(folder, columns).table)))])
+    if interactions is not None:
+        _show_counts([("interactions", interactions)])
 
 
 _SHARE = click.FloatRange(0, 1, max_open=True)
@@ -222,6 +224,11 @@ def validate(folder: Path, split: str | None, strict: bool, as_json: bool, colum
     return 1 if strict and leaks else 0
 
 
+def _plain(key: str, value: float) -> str:
+    """A count or a share; an instant in full, as `--test-from` takes it."""
+    return repr(value).removesuffix(".0") if key.endswith("timestamp") else f"{value:,.6g}"
+
+
 def _show_counts(counts: Sequence[tuple[str, Mapping[str, float | int]]]) -> None:
     """What filters did: a row per count, a column per step."""
     from rich.box import SIMPLE_HEAD
@@ -235,5 +242,5 @@ def _show_counts(counts: Sequence[tuple[str, Mapping[str, float | int]]]) -> Non
     for name, _ in counts:
         table.add_column(name, justify="right")
     for key in counts[0][1]:
-        table.add_row(key, *(f"{values[key]:,.6g}" if key in values else "-" for _, values in counts))
+        table.add_row(key, *(_plain(key, values[key]) if key in values else "-" for _, values in counts))
     Console(width=None if is_terminal() else 100, highlight=False).print(table)

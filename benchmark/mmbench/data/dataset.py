@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.core.splits import eighths_per_user, random_per_user
 from mmbench.data.catalogue import read_item_ids
-from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions
+from mmbench.data.tables import SUFFIXES, InteractionTable, find_table, read_interactions, write_interactions
 from mmbench.errors import DataError, UsageError
 from mmbench.metrics.side import Content, Topics
 
@@ -144,7 +144,9 @@ def load_split(
         DataError: The folder lacks what is needed, or a part is empty.
         UsageError: There is no split of that name.
     """
-    return index_split(data, read_split(data, split, columns), catalogue=catalogue)
+    return index_split(
+        data, read_split(data, split, columns), catalogue=catalogue, id_column=(columns or {}).get("item_id")
+    )
 
 
 def read_split(data: Path, split: str | None = None, columns: Mapping[str, str] | None = None) -> SplitTables:
@@ -166,6 +168,8 @@ def read_split(data: Path, split: str | None = None, columns: Mapping[str, str] 
             f"{data}: no split {split!r} (it has: {choices}); or let one be made: --split {DEFAULT_RANDOM}"
         )
     folder, parts, notes = available[split], {}, []
+    if (folder / "split.json").is_file():
+        columns = None  # `mmbench data split` wrote it: its columns have our names, whatever those of the source are
     for part, stems in PARTS.items():
         path = find_table(folder, stems)
         if path is None:
@@ -220,8 +224,11 @@ def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[Intera
     """A dataset's interactions, and the user row of each."""
     path = find_table(data, ("interactions",))
     if path is None:
+        here = sorted(one.name for one in data.iterdir() if one.name.endswith(SUFFIXES) and one.is_file())
+        rename = f", or give it its name: here are {', '.join(here[:5])}" if here else ""
         raise DataError(
-            f"{data}: neither a split (train, valid and test files) nor an interactions.tsv; put one of them there"
+            f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or .csv, .parquet, .jsonl); "
+            f"put one of them there{rename}"
         )
     table = read_interactions(path, columns)
     rows = {user: row for row, user in enumerate(sorted_ids(table.user_ids))}
@@ -235,12 +242,15 @@ def write_split(folder: Path, tables: SplitTables) -> None:
         write_interactions(folder / f"{part}.tsv", table)
 
 
-def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False) -> Split:
+def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False, id_column: str | None = None) -> Split:
     """Give users and items of the training part their rows and translate all three parts.
 
     Held-out rows of users without training rows are kept apart; held-out items without training rows, and, if asked for,
     the items that only the items table names, get rows behind the candidates: whether they can be recommended is up to
-    the protocol.
+    the protocol. `id_column` is as in `read_item_ids`.
+
+    Raises:
+        DataError: A part is empty, or the items table has nothing to do with the interactions.
     """
     train, valid, test = (tables.parts[part] for part in PARTS)
     for part, table in tables.parts.items():
@@ -258,8 +268,13 @@ def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False) -> 
     item_rows = {item: row for row, item in enumerate([*candidates, *others])}
     unused: list[str] = []
     if catalogue:
-        named = np.array([item for item in read_item_ids(data) if item not in item_rows], object)
-        unused = sorted_ids(named)
+        items = read_item_ids(data, id_column)
+        unused = sorted_ids(np.array([item for item in items if item not in item_rows], object))
+        if items and len(unused) == len(set(items)):
+            raise DataError(
+                f"{data}: none of the {len(unused):,} items of the items table occurs in the interactions "
+                f"({unused[0]!r} there, {candidates[0]!r} here); use the same ids, as the column item_id of both"
+            )
     notes = list(tables.notes)
 
     def held_out(part: str, table: InteractionTable) -> tuple[HeldOut, HeldOut]:

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbench.errors import DataError, unknown_name
+from mmbench.errors import DataError, UsageError, unknown_name
 
 SUFFIXES = (".tsv", ".csv", ".parquet", ".jsonl", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".txt", ".inter")
 ROLES = ("user_id", "item_id", "rating", "timestamp")
 NAMES: Mapping[str, tuple[str, ...]] = {
     "user_id": ("user_id", "user", "userid", "uid", "reviewerid", "user_id:token"),
-    "item_id": ("item_id", "item", "itemid", "iid", "asin", "parent_asin", "item_id:token"),
+    "item_id": ("item_id", "item", "itemid", "iid", "asin", "parent_asin", "movieid", "item_id:token"),
     "rating": ("rating", "overall", "score", "stars", "rating:float"),
     "timestamp": ("timestamp", "time", "unixreviewtime", "date", "timestamp:float"),
 }
@@ -202,8 +202,11 @@ def _roles(path: Path, frame: pd.DataFrame, header: bool, columns: Mapping[str, 
         if given not in names:
             raise DataError(f"{path}: no column {given!r} for {role}; it has: {', '.join(names)}")
         roles[role] = given
+    twice = next((name for name in roles.values() if list(roles.values()).count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"--columns: {twice} cannot be {' and '.join(r for r in roles if roles[r] == twice)} at once")
     for role, accepted in NAMES.items():
-        found = [name for name in names if name.casefold() in accepted]
+        found = [name for name in names if name.casefold() in accepted and name not in columns.values()]
         if found and role not in roles:
             roles[role] = found[0]
             if len(set(found)) > 1:
@@ -217,7 +220,7 @@ def _roles(path: Path, frame: pd.DataFrame, header: bool, columns: Mapping[str, 
     if missing:
         raise DataError(
             f"{path}: no column is recognised as {' or '.join(missing)} among {', '.join(names)}; "
-            f"name it, e.g. --columns {missing[0]}={names[0]}"
+            f"name it, e.g. --columns {missing[0]}={next((name for name in names if name not in roles.values()), 'NAME')}"
         )
     return roles, "; ".join(notes)
 

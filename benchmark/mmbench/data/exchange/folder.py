@@ -40,7 +40,7 @@ def read_dataset(
     else:
         tables = read_split(data, split, columns)
         parts, name = {part: _plain(table) for part, table in tables.parts.items()}, tables.name
-    items = read_items(data)
+    items = read_items(data, (columns or {}).get("item_id"))
     store = FeatureStore(data / "features")
     vectors = []
     for modality, set_name in wanted.items():
