@@ -43,7 +43,7 @@ from mmbench.core.init import Init
 from mmbench.core.interactions import Index
 from mmbench.core.losses import bpr_loss
 from mmbench.core.propagation import propagate
-from mmbench.core.pruning import EdgePruning
+from mmbench.core.pruning import kept_edges
 from mmbench.core.sparse import SparseMatrix
 from mmbench.core.table import RowTable
 from mmbench.errors import UsageError
@@ -114,7 +114,7 @@ class FREEDOM(Recommender):
 
     def _kept_edges(self, epoch: int, seed: int) -> Index:
         """Positions of the training edges that stay, ascending."""
-        return EdgePruning(self.train_set, self.config.edge_dropout, seed).kept(epoch)
+        return kept_edges(self.train_set, self.config.edge_dropout, seed=seed, epoch=epoch)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """`bpr`, and `bpr_<modality>` for each."""

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from mmbench.core.graph import DEGREE_EPSILON, bipartite, symmetric_normalised
 from mmbench.core.interactions import TrainSet
-from mmbench.core.pruning import EdgePruning
+from mmbench.core.pruning import kept_edges
 from mmbench.errors import ShapeError
 
 
@@ -22,51 +23,46 @@ def random_train(seed: int, n_users: int = 20, n_items: int = 15, n: int = 90) -
 def test_number_of_kept_edges_is_the_authors() -> None:
     edges = np.arange(197_338)
     clothing = TrainSet(edges, edges * 0, edges.size, 1)
-    assert EdgePruning(clothing, 0.8, 0).n_kept == 39_467
+    assert kept_edges(clothing, 0.8, seed=0, epoch=1).size == 39_467
     ten = TrainSet(np.arange(10), np.zeros(10, np.int64), 10, 1)
-    assert EdgePruning(ten, 0.8, 0).n_kept == 1  # 10 * 0.19999999999999996
-    assert EdgePruning(ten, 0.9, 0).n_kept == 0
-    assert EdgePruning(ten, 0.5, 0).n_kept == 5
+    for rate, n_kept in ((0.8, 1), (0.9, 0), (0.5, 5)):  # 10 * 0.19999999999999996
+        assert kept_edges(ten, rate, seed=0, epoch=1).size == n_kept
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 0.99])
 def test_adjacency_equals_the_dense_one(rate: float) -> None:
     for seed in range(50):
         train = random_train(seed)
-        pruning = EdgePruning(train, rate, seed)
-        kept = pruning.kept(3)
-        assert kept.size == pruning.n_kept == np.unique(kept).size
+        kept = kept_edges(train, rate, seed=seed, epoch=3)
+        assert kept.size == int(train.n_edges * (1 - rate)) == np.unique(kept).size
         n = train.n_users + train.n_items
         dense = torch.zeros(n, n, dtype=torch.float64)
         u, i = torch.from_numpy(train.users[kept]), torch.from_numpy(train.items[kept]) + train.n_users
         dense[u, i] = dense[i, u] = 1
         scale = (dense.sum(1) + 1e-7) ** -0.5
-        matrix = pruning.adjacency(3, dtype=torch.float64)
+        left = TrainSet(train.users[kept], train.items[kept], train.n_users, train.n_items)
+        matrix = symmetric_normalised(bipartite(left), epsilon=DEGREE_EPSILON, dtype=torch.float64)
         torch.testing.assert_close(matrix.to_dense(), scale[:, None] * dense * scale, rtol=1e-12, atol=0)
         assert matrix.T is matrix
 
 
 def test_edges_follow_from_seed_and_epoch_alone() -> None:
     train = random_train(1)
-    pruning = EdgePruning(train, 0.5, 9)
-    fifth = pruning.kept(5)
-    pruning.kept(6)
-    assert np.array_equal(fifth, EdgePruning(train, 0.5, 9).kept(5))
-    assert not np.array_equal(fifth, pruning.kept(6))
-    assert not np.array_equal(fifth, EdgePruning(train, 0.5, 10).kept(5))
+    fifth, sixth = (kept_edges(train, 0.5, seed=9, epoch=epoch) for epoch in (5, 6))
+    assert np.array_equal(fifth, kept_edges(train, 0.5, seed=9, epoch=5))
+    assert not np.array_equal(fifth, sixth)
+    assert not np.array_equal(fifth, kept_edges(train, 0.5, seed=10, epoch=5))
 
 
 def test_nothing_is_dropped_at_rate_zero() -> None:
     train = random_train(2)
-    assert EdgePruning(train, 0.0, 1).kept(1).tolist() == list(range(train.n_edges))
+    assert kept_edges(train, 0.0, seed=1, epoch=1).tolist() == list(range(train.n_edges))
 
 
 def test_inclusion_frequencies_are_those_of_successive_draws() -> None:
     """All ways to draw 3 of 6 edges one after the other, summed exactly, against 4,000 epochs."""
     train = TrainSet.from_pairs(np.array([0, 0, 0, 1, 2, 2]), np.array([0, 1, 2, 0, 0, 1]), 3, 3)
-    pruning = EdgePruning(train, 0.5, 123)
-    weights = pruning.weights
-    np.testing.assert_allclose(weights, [1 / 3, 6**-0.5, 3**-0.5, 3**-0.5, 6**-0.5, 0.5])
+    weights = np.array([1 / 3, 6**-0.5, 3**-0.5, 3**-0.5, 6**-0.5, 0.5])  # (d_u d_i)^-1/2
     expected = np.zeros(6)
     for drawn in itertools.permutations(range(6), 3):
         left, chance = weights.sum(), 1.0
@@ -77,7 +73,7 @@ def test_inclusion_frequencies_are_those_of_successive_draws() -> None:
     epochs = 4000
     counts = np.zeros(6)
     for epoch in range(epochs):
-        counts[pruning.kept(epoch)] += 1
+        counts[kept_edges(train, 0.5, seed=123, epoch=epoch)] += 1
     deviation = (counts - epochs * expected) / np.sqrt(epochs * expected * (1 - expected))
     assert np.abs(deviation).max() < 4, deviation
 
@@ -85,7 +81,7 @@ def test_inclusion_frequencies_are_those_of_successive_draws() -> None:
 def test_rate_outside_its_range_is_refused() -> None:
     for rate in (-0.1, 1.0, float("nan")):
         with pytest.raises(ShapeError, match="rate"):
-            EdgePruning(random_train(0), rate, 0)
+            kept_edges(random_train(0), rate, seed=0, epoch=1)
 
 
 @pytest.mark.real_data
@@ -93,4 +89,5 @@ def test_clothing(real_data: Path) -> None:
     table = np.loadtxt(real_data / "amazon-clothing" / "train.tsv", usecols=(0, 1), dtype=np.int64)
     rows = [np.unique(column, return_inverse=True)[1] for column in table.T]
     train = TrainSet.from_pairs(*rows, *(int(row.max()) + 1 for row in rows))
-    assert EdgePruning(train, 0.8, 123).adjacency(1).pattern.nnz == 78_934
+    kept = kept_edges(train, 0.8, seed=123, epoch=1)
+    assert kept.size == 39_467
