@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from mmbench.metrics import Metric
 
 _MIB = 1 << 20
-
-
-class SupportsAdvance(Protocol):
-    """What `rank` tells about its progress."""
-
-    def advance(self, n: int, /) -> object:
-        """`n` more users are done."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,7 +220,6 @@ def rank(
     also_masked: HeldOut | None = None,
     block_bytes: int = 64 * _MIB,
     device: torch.device | str = "cpu",
-    progress: SupportsAdvance | None = None,
 ) -> RankedLists:
     """The k best candidates of each user, over all items but those of the user's training pairs.
 
@@ -242,22 +234,12 @@ def rank(
         also_masked: Further pairs to mask, e.g. the validation rows when ranking for test.
         block_bytes: Size of a block of float32 scores; at least one user is scored at a time.
         device: Where `score` wants its users.
-        progress: Told the number of users after each block.
 
     Raises:
         ShapeError: `users` out of range, or scores of another shape.
         DataError: A score is NaN; the message names the user.
     """
-    (lists,) = rank_each(
-        score,
-        train,
-        users,
-        k=k,
-        masks=(also_masked,),
-        block_bytes=block_bytes,
-        device=device,
-        progress=progress,
-    )
+    (lists,) = rank_each(score, train, users, k=k, masks=(also_masked,), block_bytes=block_bytes, device=device)
     return lists
 
 
@@ -270,7 +252,6 @@ def rank_each(
     masks: Sequence[HeldOut | None],
     block_bytes: int = 64 * _MIB,
     device: torch.device | str = "cpu",
-    progress: SupportsAdvance | None = None,
 ) -> list[RankedLists]:
     """As `rank`, once for each of several further masks; every user is scored once.
 
@@ -294,8 +275,6 @@ def rank_each(
             for mask, found in zip(masks, lists, strict=True):
                 pairs = _masked_pairs(block, train, mask)
                 found[start : start + block.size] = _best(scores, pairs, k, block)
-        if progress is not None:
-            progress.advance(block.size)
     return [RankedLists(users, found) for found in lists]
 
 

@@ -15,12 +15,13 @@ import pandas as pd
 import torch
 
 from mmbench import __version__
+from mmbench.config import Evaluation
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.errors import DataError, UsageError
-from mmbench.evaluate import rank_each
+from mmbench.evaluate import rank
 from mmbench.experiment import read_result, resume_inputs
 from mmbench.fit import build
-from mmbench.models.base import Recommender
+from mmbench.models.base import Recommender, Score
 from mmbench.progress import Progress
 from mmbench.protocol import candidates, scorer_of
 from mmbench.record import Inputs
@@ -44,7 +45,7 @@ class Trained:
     model: Recommender
     inputs: Inputs
     path: Path
-    evaluation: Any
+    evaluation: Evaluation
 
     @property
     def item_ids(self) -> np.ndarray[Any, Any]:
@@ -200,9 +201,9 @@ def export_embeddings(run: Trained, out: Path) -> dict[str, int]:
 
 
 def _lists(
-    score: Any, train: TrainSet, block: Index, k: int, mask: HeldOut | None, device: torch.device
+    score: Score, train: TrainSet, block: Index, k: int, mask: HeldOut | None, device: torch.device
 ) -> tuple[Index, np.ndarray[Any, Any]]:
-    (lists,) = rank_each(score, train, block, k=k, masks=(mask,), device=device)
+    lists = rank(score, train, block, k=k, also_masked=mask, device=device)
     scores = np.full(lists.items.shape, np.nan, np.float32)
     step = max(1, (1 << 24) // max(1, train.n_items))
     for start in range(0, block.size, step):
