@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +17,10 @@ from mmbench.core.knn import cosine_knn
 from mmbench.core.sampling import Batch
 from mmbench.core.sparse import SparseMatrix, SparsePattern
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Preset = TypeVar("Preset", bound="DataclassInstance")
 Score = Callable[[Tensor], Tensor]
 
 
@@ -40,6 +45,12 @@ class ModelConfig(BaseModel):
         "l_w": "reg_weight",
         "reg": "reg_weight",
     }
+
+
+def overridden(preset: Preset, config: ModelConfig) -> Preset:
+    """A preset's values, and where the config's field of the same name is given, that."""
+    given = {field.name: getattr(config, field.name) for field in fields(preset)}
+    return replace(preset, **{name: value for name, value in given.items() if value is not None})
 
 
 Neighbours = Callable[[str, Tensor, int], tuple[Tensor, Tensor]]
@@ -171,4 +182,4 @@ _OPTIMISER_BUFFERS = (".exp_avg", ".exp_avg_sq", ".steps")
 """What a `RowTable` keeps beside its values."""
 
 
-__all__ = ["Batch", "Features", "ModelConfig", "Neighbours", "Recommender", "Score", "TrainSet"]
+__all__ = ["Batch", "Features", "ModelConfig", "Neighbours", "Recommender", "Score", "TrainSet", "overridden"]

@@ -43,7 +43,7 @@ modality preference.<m> (n_users, k), projection.<m>.weight (k, dim), projection
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -59,7 +59,7 @@ from mmbench.core.routing import EdgeOrder, RoutingGraph, confident_weights, rou
 from mmbench.core.sampling import Edges
 from mmbench.core.sparse import weighted_product
 from mmbench.errors import UsageError
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
 
 Pair = tuple[Tensor, Tensor]
 """Something of all users and the same of all items."""
@@ -118,9 +118,7 @@ class GRCNConfig(ModelConfig):
     @property
     def variant(self) -> Variant:
         """The preset's values, and where a field is given, that."""
-        preset = PRESETS[self.preset]
-        given = {field.name: getattr(self, field.name) for field in fields(preset)}
-        return Variant(**{name: getattr(preset, name) if value is None else value for name, value in given.items()})
+        return overridden(PRESETS[self.preset], self)
 
 
 class GRCN(Recommender):

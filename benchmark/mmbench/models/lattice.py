@@ -38,7 +38,7 @@ features.<m> (n_items, k_m), projection.<m>.weight (`content_dim`, k_m) and proj
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -60,7 +60,7 @@ from mmbench.core.losses import bpr_loss, squared_norm
 from mmbench.core.normalise import normalise_rows
 from mmbench.core.sparse import SparseMatrix, SparsePattern, weighted_product
 from mmbench.core.table import RowTable
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
 
 _BLOCK_BYTES = 32 * 2**20  # of cosines at once: this comes on top of the vectors and their moments
 
@@ -112,9 +112,7 @@ class LATTICEConfig(ModelConfig):
     @property
     def variant(self) -> Variant:
         """The preset's values, and where a field is given, that."""
-        preset = PRESETS[self.preset]
-        given = {field.name: getattr(self, field.name) for field in fields(preset)}
-        return Variant(**{name: getattr(preset, name) if value is None else value for name, value in given.items()})
+        return overridden(PRESETS[self.preset], self)
 
 
 class LATTICE(Recommender):

@@ -40,7 +40,7 @@ layers.<l>.mix.weight (d, k or d; `concatenate`: d more columns) and their biase
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar, Literal, cast
 
 import torch
@@ -56,7 +56,7 @@ from mmbench.core.mix import leaky_mix
 from mmbench.core.normalise import normalise_rows
 from mmbench.core.sampling import Edges
 from mmbench.core.sparse import SparseMatrix, SparsePattern
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
 
 Pair = tuple[Tensor, Tensor]
 """Something of the users and the same of the items."""
@@ -109,9 +109,7 @@ class MMGCNConfig(ModelConfig):
     @property
     def variant(self) -> Variant:
         """The preset's values, and where a field is given, that."""
-        preset = PRESETS[self.preset]
-        given = {field.name: getattr(self, field.name) for field in fields(preset)}
-        return Variant(**{name: getattr(preset, name) if value is None else value for name, value in given.items()})
+        return overridden(PRESETS[self.preset], self)
 
 
 class Layer(nn.Module):

@@ -83,10 +83,6 @@ class VBPR(Recommender):
             self.item_bias = zeros(train.n_items)
             self.content_bias = init.uniform("content_bias", k, bound=math.sqrt(6 / (k + 1)))
 
-    def project(self, items: Tensor | None = None) -> Tensor:
-        """Projected content of some or all items, shape (n, d)."""
-        return self._projected(self.features if items is None else self.features[items])
-
     def _projected(self, content: Tensor) -> Tensor:
         """Projection of the given content, shape (n, k), to shape (n, d)."""
         projected = linear(content, self.projection.weight, self.projection.bias)
@@ -97,7 +93,7 @@ class VBPR(Recommender):
         assert batch.neg is not None
         size = len(batch.users)
         items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
-        content = self.project(items)[inverse]  # (2B, d)
+        content = self._projected(self.features[items])[inverse]  # (2B, d)
         item = functional.embedding(items, self.item_factors)[inverse]  # (2B, d)
         user = functional.embedding(batch.users, self.user_factors)  # (B, d)
         user_content = functional.embedding(batch.users, self.user_content_factors)  # (B, d)
