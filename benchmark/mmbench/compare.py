@@ -18,7 +18,7 @@ from mmbench.config import RECIPE_FILE, Recipe, read_recipe
 from mmbench.core import statistics
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.experiment import chosen_recipe
-from mmbench.metrics import resolve
+from mmbench.metrics import resolve, sign
 from mmbench.results import RunFolder
 
 
@@ -142,7 +142,7 @@ class Comparison:
 
     @property
     def _outcome(self) -> str:
-        word = "higher" if _sign(self.metric) is None else "better"
+        word = "higher" if sign(self.metric) is None else "better"
         order = f"{self.first} is ahead of {self.second} in {self.ahead} of {self.pairs} pairs of seeds"
         if self.better and self.p_seeds is None:
             return (
@@ -253,7 +253,7 @@ def compare(
     ]
     rows: list[dict[str, Any]] = []
     for metric in metrics:
-        sign = _sign(metric) or 1
+        towards = sign(metric) or 1  # where neither side is better, the higher one comes first
         for system in systems:
             system.values(split, metric)  # that it is there and defined
         users = {system.label: system.by_seed(split, metric) for system in systems}
@@ -267,7 +267,7 @@ def compare(
                 )
             values = dict(zip((a.label, b.label), np.split(shared, [len(a.runs)], axis=1), strict=True))
             seeds = {label: [float(mean) for mean in columns.mean(0)] for label, columns in values.items()}
-            first, second = sorted(values, key=lambda label: -sign * stdlib.fmean(seeds[label]))
+            first, second = sorted(values, key=lambda label: -towards * stdlib.fmean(seeds[label]))
             d = values[first].mean(1) - values[second].mean(1)
             rows.append(
                 {
@@ -279,8 +279,8 @@ def compare(
                     "p": statistics.TESTS[test](d),
                     "p_seeds": statistics.welch(seeds[first], seeds[second]),
                     "effect": statistics.effect_size(d),
-                    "superiority": statistics.superiority(sign * d),
-                    "ahead": sum(sign * x > sign * y for x in seeds[first] for y in seeds[second]),
+                    "superiority": statistics.superiority(towards * d),
+                    "ahead": sum(towards * x > towards * y for x in seeds[first] for y in seeds[second]),
                     "pairs": len(seeds[first]) * len(seeds[second]),
                     "n_users": len(d),
                     "n_others": len(everyone) - len(d),
@@ -324,12 +324,6 @@ def spelled(name: str) -> str:
     if not (at and cutoff.isdigit()):
         raise UsageError(f"--metric {name}: expected NAME@K, e.g. Recall@20")
     return f"{resolve([metric])[0].name}@{cutoff}"
-
-
-def _sign(metric: str) -> int | None:
-    """1 where more of a metric is better, -1 where less is, None where neither."""
-    higher = resolve([metric.partition("@")[0]])[0].higher_is_better
-    return None if higher is None else 1 if higher else -1
 
 
 def _read(folder: Path) -> FinishedRun:

@@ -1,6 +1,6 @@
 """Metrics of ranked lists, by name.
 
-Adding one takes a function of (judged lists, cut-off) in a module of this folder and an entry in `METRICS`; averaging,
+Adding one takes a function of (judged lists, cut-off) in a module of this folder and an entry in the list below; averaging,
 cut-offs and populations happen once, in `mmbench.evaluate`. Shared names mean what the Elliot framework computes under
 them, because the published tables of the field were made with it; where a textbook means something else by the same
 name, that has a name of its own.
@@ -18,7 +18,7 @@ from mmbench.metrics import beyond, calibration, content, ranking
 from mmbench.metrics.judged import Judged
 from mmbench.metrics.side import NEEDS, Content, Need, Topics, Values
 
-__all__ = ["METRICS", "NEEDS", "PAPER", "Content", "Judged", "Metric", "Need", "Topics", "resolve"]
+__all__ = ["METRICS", "NEEDS", "PAPER", "Content", "Judged", "Metric", "Need", "Topics", "resolve", "sign"]
 
 PER_USER: Literal["per-user"] = "per-user"
 OVERALL: Literal["overall"] = "overall"
@@ -367,6 +367,12 @@ def resolve(names: Sequence[str], *, at_hand: Collection[Need] = ()) -> list[Met
             raise unknown_name("metric", name, [*METRICS, "all", "paper"])
         chosen |= {metric.name: metric for metric in found}
     return list(chosen.values())
+
+
+def sign(name: str) -> int | None:
+    """1 where more of a metric, e.g. `Recall@20`, is better, -1 where less is, None where neither."""
+    higher = resolve([name.partition("@")[0]])[0].higher_is_better
+    return None if higher is None else 1 if higher else -1
 
 
 def _fold(name: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html as markup
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -55,7 +55,7 @@ class Page:
     """
 
     title: str
-    blocks: Sequence[Block] = field(default=())
+    blocks: Sequence[Block]
 
     def markdown(self) -> str:
         """As Markdown."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.experiment import cost_of
-from mmbench.metrics import resolve
+from mmbench.metrics import sign
 from mmbench.report.pages import Block, Page, Table, put
 from mmbench.report.plots import learning_curves, trade_offs
 from mmbench.report.tables import number
@@ -165,19 +165,9 @@ def pairs(part: Reproduction, metric: str) -> dict[str, tuple[float, float]]:
     return {model: (ours, theirs) for model, (ours, theirs) in both.items() if ours is not None and theirs is not None}
 
 
-def order(part: Reproduction, metric: str, *, ours: bool) -> list[str]:
-    """The models that have both values, best first (smallest where less is better), by our means or by the published values."""
-    known = {model: values[0 if ours else 1] for model, values in pairs(part, metric).items()}
-    return sorted(known, key=lambda model: -_sign(metric) * known[model])
-
-
-def _sign(metric: str) -> int:
-    return -1 if resolve([metric.rpartition("@")[0]])[0].higher_is_better is False else 1
-
-
-def _order_in_words(values: Mapping[str, float], sign: int) -> str:
-    """`a > b = c`: best first, equals in the order given."""
-    models = sorted(values, key=lambda model: -sign * values[model])
+def _order_in_words(values: Mapping[str, float], metric: str) -> str:
+    """`a > b = c`: best first, smallest where less is better, equals in the order given."""
+    models = sorted(values, key=lambda model: -(sign(metric) or 1) * values[model])
     joints = [" = " if values[a] == values[b] else " > " for a, b in itertools.pairwise(models)]
     return "".join(itertools.chain.from_iterable(zip(models, [*joints, ""], strict=True)))
 
@@ -186,7 +176,7 @@ def claims(part: Reproduction) -> list[str]:
     """A sentence per claim: whether it holds in the published table, and in ours."""
     lines = []
     for text, leaders, metrics in CLAIMS:
-        known = [metric for metric in metrics if leaders < set(order(part, metric, ours=True))]
+        known = [metric for metric in metrics if leaders < set(pairs(part, metric))]
         if not known:
             lines.append(f"- *{text}*: not judged; it needs {', '.join(sorted(leaders))} and others to compare with.")
             continue
@@ -204,7 +194,7 @@ def _leads(part: Reproduction, metric: str, leaders: frozenset[str], *, ours: bo
     from scipy.stats import rankdata
 
     both = pairs(part, metric)
-    ranks = rankdata([-_sign(metric) * values[0 if ours else 1] for values in both.values()])
+    ranks = rankdata([-(sign(metric) or 1) * values[0 if ours else 1] for values in both.values()])
     means = [
         statistics.fmean(r for m, r in zip(both, ranks, strict=True) if (m in leaders) is led) for led in (True, False)
     ]
@@ -269,14 +259,13 @@ def values_table(part: Reproduction, cutoff: int) -> Table:
     """Mean and spread over seeds of each model, the best of a metric bold, with the published value below."""
     metrics = [name for name in part.metrics if name.endswith(f"@{cutoff}")]
     means = {metric: [mean for line in part.lines if (mean := line.mean(metric)) is not None] for metric in metrics}
-    larger = {metric for metric in metrics if resolve([metric.rpartition("@")[0]])[0].higher_is_better}
     rows = []
     for line in part.lines:
         cells = []
         for metric in metrics:
             mean, spread = line.mean(metric), line.spread(metric)
             text = "-" if mean is None else number(mean) + ("" if spread is None else f" ± {number(spread)}")
-            best = mean is not None and metric in larger and len(means[metric]) > 1 and mean == max(means[metric])
+            best = mean is not None and sign(metric) == 1 and len(means[metric]) > 1 and mean == max(means[metric])
             cells.append(f"**{text}**" if best else text)
         rows.append([line.model, *cells])
         if line.published:
@@ -300,7 +289,7 @@ def _order_table(part: Reproduction) -> Table:
             continue
         ours, theirs = ({model: values[k] for model, values in both.items()} for k in (0, 1))
         tau = kendalltau(list(ours.values()), list(theirs.values())).statistic  # tau-b, nan where all are equal
-        words = [_order_in_words(values, _sign(metric)) for values in (ours, theirs)]
+        words = [_order_in_words(values, metric) for values in (ours, theirs)]
         rows.append([metric, *words, "-" if math.isnan(tau) else f"{tau:.2f}"])
     return Table(["metric", "ours", "published", "Kendall's tau"], rows)
 
