@@ -74,9 +74,7 @@ def train_ahead(
         mine: list[tuple[Recipe, RunFolder]] = []
         for recipe, inputs in planned:
             folder = run_folder(out, recipe, inputs)
-            if (
-                restart or not folder.complete
-            ):  # as in `experiment.run`: in a finished one nothing is written, not even a lock
+            if restart or not folder.complete:  # else, as in `experiment.run`, nothing is written, not even a lock
                 held.enter_context(locked(folder))
                 mine.append((recipe, folder))
         todo: list[_Job] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -292,8 +293,11 @@ def _has_setting(model: str, key: str) -> bool:
 
 def parse_value(text: str) -> Any:
     """A command-line value as YAML reads it, with numbers such as 1e-5 read as numbers."""
+    if "e" in text.casefold():
+        with contextlib.suppress(ValueError):
+            return float(text)
     try:
-        return float(text) if "e" in text.casefold() and _is_float(text) else yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(f"{text!r} is not a value: {str(error).splitlines()[0]}") from error
 
@@ -392,11 +396,3 @@ def read_recipe(path: Path) -> Recipe:
         raise DataError(f"{path}: cannot be read ({error.strerror}); is {path.parent} a run folder?") from error
     except (yaml.YAMLError, TypeError, ValidationError) as error:
         raise DataError(f"{path}: not a recipe: {str(error).splitlines()[0]}") from error
-
-
-def _is_float(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -45,7 +45,6 @@ class Result:
         valid: Validation metrics of the chosen epoch.
         test: Test metrics of the same epoch.
         best_epoch: That epoch.
-        seconds_per_epoch: Median training seconds; None for a model that is not trained.
         tried: The settings that validation chose from a grid.
         slices: Split to slices, as `SliceScores.as_json` gives them.
         cost: `s/epoch`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training; None where unknown or not measurable.
@@ -56,7 +55,6 @@ class Result:
     valid: dict[str, float | None]
     test: dict[str, float | None]
     best_epoch: int
-    seconds_per_epoch: float | None
     tried: tuple[str, ...] = ()
     slices: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     cost: Mapping[str, float | None] = field(default_factory=dict)
@@ -86,7 +84,7 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
                 recipe.features,
                 missing=recipe.missing,
                 scaling=recipe.scaling,
-                others=split.other_item_ids if strict else (),
+                others=split.training.other_item_ids if strict else (),
             )
     names = {modality: one.name for modality, one in features.items()}
     if like is None:
@@ -172,16 +170,13 @@ def read_result(path: Path) -> Result:
         raise DataError(f"{path}: the run is not finished; go on with `mmbench train --resume {path}`")
     metrics, record = folder.read_json("metrics.json"), folder.read_json("run.json")
     recipe = read_recipe(folder.recipe_path)
-    tried = recipe.searched
-    recipe = chosen_recipe(recipe, record)
     return Result(
         path,
-        recipe,
+        chosen_recipe(recipe, record),
         metrics["valid"],
         metrics["test"],
         metrics["best_epoch"],
-        record["timings"]["train_s_per_epoch"],
-        tried,
+        recipe.searched,
         metrics.get("slices", {}),
         cost_of(record),
     )

@@ -58,9 +58,8 @@ def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFea
     """
     device = choose_device(recipe.device)
     sparse.use(recipe.sparse_backend)
-    torch.set_float32_matmul_precision(
-        "highest"
-    )  # whatever a run before asked for: neighbours are exact, and kept for others
+    # Whatever a run before asked for: neighbours are exact, and kept for others.
+    torch.set_float32_matmul_precision("highest")
     vectors = {modality: torch.from_numpy(one.vectors) for modality, one in features.items()}
     given = Features(vectors, neighbour_cache())
     model = model_class(recipe.model)(training.train, given, recipe.settings, Init(recipe.seed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -11,6 +10,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console
+
+
+PLAIN_PERIOD_S = 15.0
+"""Seconds between lines where stderr is no terminal."""
 
 
 class Progress(Protocol):
@@ -49,17 +52,12 @@ class _SilentTask:
 
 
 class Terminal:
-    """A live bar with rate and remaining time on a terminal; elsewhere a plain line every few seconds.
+    """A live bar with rate and remaining time on a terminal; elsewhere a plain line every `PLAIN_PERIOD_S`."""
 
-    Args:
-        every_s: Seconds between plain lines.
-    """
-
-    def __init__(self, every_s: float = 15.0) -> None:
+    def __init__(self) -> None:
         from rich.console import Console
 
         self.console: Console = Console(stderr=True, highlight=False)
-        self.every_s = every_s
 
     def note(self, message: str) -> None:
         """One line that stays."""
@@ -102,7 +100,7 @@ class _Lines:
     def advance(self, steps: int = 1, message: str = "") -> None:
         self._done += steps
         now = time.monotonic()
-        if now - self._last < self._terminal.every_s:
+        if now - self._last < PLAIN_PERIOD_S:
             return
         self._last = now
         rate = (self._done - self._begun_at) / (now - self._started)
@@ -113,8 +111,3 @@ class _Lines:
 def make_progress(*, quiet: bool = False) -> Progress:
     """The progress for a command line."""
     return Silent() if quiet else Terminal()
-
-
-def warn(message: str) -> None:
-    """A warning on stderr, also under `-q`."""
-    sys.stderr.write(f"warning: {message}\n")

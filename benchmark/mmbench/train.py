@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class Progress:
 
     epoch: int = 0
     best_epoch: int | None = None
-    best_value: float = field(default=-math.inf)
+    best_value: float = -math.inf
     cpu_s: float = 0.0
 
 

@@ -36,7 +36,7 @@ def test_rows_follow_the_order_of_the_ids(tmp_path: Path) -> None:
         (1, 0),
     ]
     # i5 occurs in validation only: it has a row behind the candidates
-    assert split.other_item_ids == ("i5",)
+    assert split.training.other_item_ids == ("i5",)
     assert training.valid.items.tolist() == [2]
     # the later of two equal pairs wins, the unknown user is kept apart and said
     assert split.test.rows.items.tolist() == [1]
@@ -164,7 +164,7 @@ def test_two_files_for_one_part(tmp_path: Path) -> None:
 def test_counts_of_the_real_data(real_data: Path, name: str, counts: tuple[int, ...]) -> None:
     split = load_split(real_data / name)
     train = split.training.train
-    held_out = (split.training.valid.users.size, split.test.rows.users.size, len(split.other_item_ids))
+    held_out = (split.training.valid.users.size, split.test.rows.users.size, len(split.training.other_item_ids))
     assert (train.n_users, train.n_items, train.n_edges, *held_out) == counts
 
 

@@ -43,7 +43,7 @@ def test_users_are_independent_of_row_order_between_them() -> None:
 
 
 def test_impossible_ratios_are_refused() -> None:
-    with pytest.raises(ShapeError, match="test_ratio is 1"):
+    with pytest.raises(ShapeError, match="test ratio is 1"):
         random_per_user(np.array([0]), test_ratio=1, valid_ratio=0)
 
 

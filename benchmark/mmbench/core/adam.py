@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from mmbench.core.table import BETA1, BETA2, EPSILON, RowTable
 from mmbench.errors import TrainingError
 
-__all__ = ["Adam", "RowTable"]
-
 
 class Adam:
     """Adam over all parameters and row tables of a model; no weight decay, no clipping.

@@ -45,7 +45,7 @@ def at_least(ids: NDArray[np.int64], k: int) -> Keep:
     return np.bincount(ids)[ids] >= k if ids.size else np.ones(0, bool)
 
 
-def min_rating(rows: Rows, ratings: NDArray[np.float64] | None, threshold: float) -> Keep:
+def min_rating(ratings: NDArray[np.float64] | None, threshold: float) -> Keep:
     """Rows with at least that rating.
 
     Raises:
@@ -110,7 +110,7 @@ def parse_filter(text: str) -> Filter:
     if name == "min-rating":
         if len(numbers) != 1:
             raise wrong
-        return Filter(text, lambda rows, ratings: min_rating(rows, ratings, numbers[0]))
+        return Filter(text, lambda _, ratings: min_rating(ratings, numbers[0]))
     if len(numbers) > (2 if name == "kcore" else 1) or any(value < 1 or value % 1 for value in numbers):
         raise wrong
     whole = [int(value) for value in numbers]
@@ -124,11 +124,7 @@ def parse_filter(text: str) -> Filter:
 def describe(rows: Rows) -> dict[str, float | int]:
     """Counts of some rows: users, items, density, rows per user and per item, Gini of the items' popularity, time range.
 
-    Args:
-        rows: The interactions.
-
-    Returns:
-        Name to value; the Gini index as in the metrics, over the items that occur, 0 for equal popularity.
+    The Gini index is over the items that occur, 0 for equal popularity; the metric `Gini` runs the other way.
     """
     per_user, per_item = (np.unique(ids, return_counts=True)[1] for ids in (rows.users, rows.items))
     n = rows.users.size

@@ -1,6 +1,6 @@
 """Randomness by purpose: every stream follows from (seed, purpose, counters), never from what ran before.
 
-A batch of (seed, epoch, step) is therefore the same in a fresh run, in a resumed one and in a stacked grid.
+A batch of (seed, epoch, step) is therefore the same in a fresh run and in a resumed one.
 """
 
 from __future__ import annotations

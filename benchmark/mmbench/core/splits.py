@@ -38,18 +38,14 @@ def random_per_user(
     Raises:
         ShapeError: A ratio is out of range.
     """
-    for name, ratio in (("test_ratio", test_ratio), ("valid_ratio", valid_ratio)):
-        if not 0 <= ratio < 1:
-            raise ShapeError(f"random_per_user: {name} is {ratio}, must be in [0, 1)")
+    _check_ratios(test_ratio, valid_ratio)
     generator = np.random.RandomState(seed)
     parts = np.full(users.size, TRAIN, np.int8)
     for part, ratio in ((TEST, test_ratio), (VALID, valid_ratio)):
         if not ratio:
             continue
         rows = np.flatnonzero(parts == TRAIN)
-        rows = rows[np.argsort(users[rows], kind="stable")]  # grouped by user, file order within a user
-        _, starts = np.unique(users[rows], return_index=True)
-        for group in np.split(rows, starts[1:]):
+        for group in _groups(users, rows[np.argsort(users[rows], kind="stable")]):  # file order within a user
             held_out = np.ones(group.size, bool)
             held_out[: int(np.floor(group.size * (1 - ratio)))] = False
             generator.shuffle(held_out)
@@ -72,9 +68,7 @@ def eighths_per_user(users: NDArray[np.int64], *, seed: int = 42) -> NDArray[np.
     """
     rng = numpy_rng(seed, "eighths")
     parts = np.full(users.size, TRAIN, np.int8)
-    rows = np.argsort(users, kind="stable")
-    _, starts = np.unique(users[rows], return_index=True)
-    for group in np.split(rows, starts[1:]):
+    for group in _groups(users, np.argsort(users, kind="stable")):
         if group.size < 3:
             continue
         n_test, n_valid = (1, 1) if group.size < 10 else (group.size // 5 // 2, group.size // 5 - group.size // 5 // 2)
@@ -273,16 +267,8 @@ def _groups(users: NDArray[np.int64], order: NDArray[np.int64]) -> list[NDArray[
     return np.split(order, starts[1:])
 
 
-METHODS: dict[str, str] = {
-    "random": "a random share of each user's rows, row for row as the Elliot framework",
-    "eighths": "8:1:1 of each user's rows at random, the rule behind LATTICE's data",
-    "global-random": "a random share of all rows",
-    "leave-k-out": "k rows of each user, the latest or at random; k = 1 is leave-one-out",
-    "temporal": "the latest share of each user's rows",
-    "global-temporal": "what is later than one instant for all",
-    "cold-items": "all rows of a random share of the items",
-}
-"""The methods by name."""
+METHODS = ("random", "eighths", "global-random", "leave-k-out", "temporal", "global-temporal", "cold-items")
+"""The methods by name; `mmbench data split --help` says what each does."""
 
 
 def split_rows(

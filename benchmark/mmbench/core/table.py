@@ -73,9 +73,9 @@ class RowTable(nn.Module):
     """A trainable table (n_rows, dim), of which each step uses some rows, under exact Adam.
 
     In a model: `x = self.features.rows(items)` gives the rows as a leaf that collects their gradient, and the optimiser
-    (`Adam` below) calls `step(lr)` after the backward; `project(items, weight, bias)` does the same for rows that only a
-    linear layer sees. One set of rows per step. The table, its moments and the number of
-    steps are buffers, so the state dict holds them, all steps replayed.
+    (`mmbench.core.adam.Adam`) calls `step(lr)` after the backward; `project(items, weight, bias)` does the same for rows
+    that only a linear layer sees. One set of rows per step. The table, its moments and the number of steps are buffers, so
+    the state dict holds them, all steps replayed.
 
     Args:
         values: Start, shape (n_rows, dim), float32 or float64, contiguous. Owned and changed in place from now on.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -113,11 +113,6 @@ class Split:
     test: TestData
     catalogue_digest: str = ""
 
-    @property
-    def other_item_ids(self) -> tuple[str, ...]:
-        """Items outside training; see `TrainingData`."""
-        return self.training.other_item_ids
-
 
 @dataclass(frozen=True, eq=False)
 class SplitTables:
@@ -125,7 +120,13 @@ class SplitTables:
 
     name: str
     parts: Mapping[str, InteractionTable]
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def divided(cls, name: str, table: InteractionTable, part: NDArray[np.int8]) -> SplitTables:
+        """The rows of one table by their part, TRAIN, VALID or TEST of `mmbench.core.splits`, shape (n,)."""
+        parts = {key: table.take(part == number) for number, key in enumerate(PARTS)}
+        return cls(name, parts, (table.note,) if table.note else ())
 
 
 def load_split(
@@ -204,20 +205,17 @@ def make_random_split(
         raise UsageError(f"--split random:{test_ratio:g},{valid_ratio:g}: both shares must lie between 0 and 1")
     table, users = _interactions(data, columns)
     part = random_per_user(users, test_ratio=test_ratio, valid_ratio=valid_ratio, seed=seed)
-    parts = {name: table.take(part == number) for number, name in enumerate(PARTS)}
-    return SplitTables(f"random:{test_ratio:g},{valid_ratio:g},{seed}", parts, (table.note,) if table.note else ())
+    return SplitTables.divided(f"random:{test_ratio:g},{valid_ratio:g},{seed}", table, part)
 
 
-def make_eighths_split(data: Path, seed: int, columns: Mapping[str, str] | None = None) -> SplitTables:
+def make_eighths_split(data: Path, seed: int) -> SplitTables:
     """Split `interactions.*` of a dataset 8:1:1 per user; see `core.splits.eighths_per_user`.
 
     Raises:
         DataError: There is no such file.
     """
-    table, users = _interactions(data, columns)
-    part = eighths_per_user(users, seed=seed)
-    parts = {name: table.take(part == number) for number, name in enumerate(PARTS)}
-    return SplitTables(f"eighths:{seed}", parts, (table.note,) if table.note else ())
+    table, users = _interactions(data, None)
+    return SplitTables.divided(f"eighths:{seed}", table, eighths_per_user(users, seed=seed))
 
 
 def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[InteractionTable, NDArray[np.int64]]:

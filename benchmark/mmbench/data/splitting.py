@@ -15,7 +15,7 @@ import numpy as np
 from mmbench import __version__
 from mmbench.core.filters import Filter, describe
 from mmbench.core.splits import Rows, split_rows
-from mmbench.data.dataset import PARTS, SplitTables, sorted_ids, write_split
+from mmbench.data.dataset import SplitTables, sorted_ids, write_split
 from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions
 from mmbench.errors import DataError, ShapeError
 
@@ -124,7 +124,7 @@ def make_split(
         part = split_rows(method, as_rows(table), **options)
     except ShapeError as error:
         raise DataError(f"{source.path}: {error}") from error
-    tables = SplitTables(name, {key: table.take(part == number) for number, key in enumerate(PARTS)})
+    tables = SplitTables.divided(name, table, part)
     for key, own in tables.parts.items():
         if not len(own):
             raise DataError(f"{data}: the {key} part would be empty; choose other shares or another method")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmbench.core.adam import Adam, RowTable
+from mmbench.core.adam import Adam
+from mmbench.core.table import RowTable
 from mmbench.errors import ShapeError, TrainingError
 
 N_ROWS, DIM = 40, 70
