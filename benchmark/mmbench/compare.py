@@ -19,6 +19,7 @@ from mmbench.core import statistics
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.experiment import chosen_recipe
 from mmbench.metrics import resolve, sign
+from mmbench.models import model_class
 from mmbench.results import RunFolder
 
 
@@ -29,12 +30,14 @@ class FinishedRun:
     Attributes:
         path: The folder.
         recipe: What was run; for a grid, with the chosen settings.
+        asked: The recipe as it was given, with what was to be searched.
         record: `run.json`.
         metrics: `metrics.json`.
     """
 
     path: Path
     recipe: Recipe
+    asked: Recipe
     record: dict[str, Any]
     metrics: dict[str, Any]
 
@@ -68,6 +71,11 @@ class System:
     label: str
     runs: Sequence[FinishedRun]
 
+    @property
+    def exact(self) -> bool:
+        """Whether the model has no randomness, so that one run is all there is to know."""
+        return not model_class(self.runs[0].recipe.model).uses_seed
+
     def values(self, split: str, metric: str) -> list[float]:
         """One value a seed.
 
@@ -77,7 +85,8 @@ class System:
         out = []
         for run in self.runs:
             if metric not in run.metrics[split]:
-                raise unknown_name(f"metric of {run.path}", metric, run.metrics[split])
+                error = unknown_name(f"metric of {run.path}", metric, run.metrics[split])
+                raise UsageError(f"{error} Other metrics have to be asked for in training: --metrics, --cutoffs.")
             value = run.metrics[split][metric]
             if value is None:
                 raise DataError(f"{run.path}: {metric} is not defined on {split}")
@@ -105,7 +114,8 @@ class Comparison:
         difference: First minus second, means over seeds.
         interval: Bootstrap interval over users of that difference.
         p: Of the paired test over users, corrected for all comparisons of the call.
-        p_seeds: Of Welch's test over seeds, not corrected; None with fewer than two seeds of either.
+        p_seeds: Of Welch's test over seeds, not corrected; None with fewer than two seeds of a model with randomness, and
+            where neither has any.
         effect: Cohen's d_z over users.
         superiority: Share of users for whom the first is better, ties half.
         ahead: In how many of `pairs` pairs of seeds the first is ahead.
@@ -113,6 +123,7 @@ class Comparison:
         n_users: Users that have a value in both at every seed; all that is said here is about them.
         n_others: Users that have one in one of the two alone, or not at every seed: the metric is not defined for them in the
             other, and they are left out.
+        one_seed: Whether a model with randomness has one seed only, so that how much training varies is unknown.
         better: Whether the first may be called better, or higher where the metric has no better side: see `verdict`.
     """
 
@@ -129,6 +140,7 @@ class Comparison:
     pairs: int
     n_users: int
     n_others: int
+    one_seed: bool
     better: bool
 
     @property
@@ -144,11 +156,13 @@ class Comparison:
     def _outcome(self) -> str:
         word = "higher" if sign(self.metric) is None else "better"
         order = f"{self.first} is ahead of {self.second} in {self.ahead} of {self.pairs} pairs of seeds"
-        if self.better and self.p_seeds is None:
+        if self.better and self.one_seed:
             return (
                 f"{self.metric}: this run of {self.first} is {word} than this one of {self.second}; "
                 "how much training varies is unknown at one seed"
             )
+        if self.better and self.p_seeds is None:
+            return f"{self.metric}: {self.first} is {word} than {self.second}; neither has any randomness"
         if self.better:
             return f"{self.metric}: {self.first} is {word} than {self.second}; {order}"
         if self.pairs == 1:
@@ -176,14 +190,19 @@ def find_runs(paths: Sequence[Path]) -> list[FinishedRun]:
 def group(runs: Sequence[FinishedRun]) -> list[System]:
     """Runs by what was run apart from the seed, in order of first appearance, with labels that tell them apart.
 
-    A run that was searched for and then done by itself counts once.
+    A run that was searched for and then done by itself counts once. Where the same search chose other settings at other
+    seeds, choosing is part of the system.
 
     Raises:
         DataError: Two runs of one recipe and seed have different results.
     """
+    chosen: dict[str, set[str]] = {}
+    for run in runs:
+        chosen.setdefault(_as_asked(run), set()).add(_as_chosen(run))
     by_recipe: dict[str, dict[int, FinishedRun]] = {}
     for run in runs:
-        same = by_recipe.setdefault(_without_seed(run), {}).setdefault(run.recipe.seed, run)
+        key = _as_chosen(run) if len(chosen[_as_asked(run)]) == 1 else _as_asked(run)
+        same = by_recipe.setdefault(key, {}).setdefault(run.recipe.seed, run)
         if same.metrics["test"] != run.metrics["test"]:
             raise DataError(f"{run.path} and {same.path}: the same recipe and seed, but other results; leave one out")
     groups = [[members[seed] for seed in sorted(members)] for members in by_recipe.values()]
@@ -225,8 +244,8 @@ def compare(
     """Compare all pairs of systems, or all with one.
 
     A system is called better if the paired test over users rejects at `alpha` after correction and, where both have two seeds
-    or more, Welch's test over seeds does too: the former says that the difference is not due to which users were asked, the
-    latter that it is not due to which seeds were drawn.
+    or more, or no randomness, Welch's test over seeds does too: the former says that the difference is not due to which users
+    were asked, the latter that it is not due to which seeds were drawn.
 
     Args:
         systems: At least two.
@@ -277,13 +296,14 @@ def compare(
                     "difference": stdlib.fmean(seeds[first]) - stdlib.fmean(seeds[second]),
                     "interval": statistics.bootstrap_interval(d),
                     "p": statistics.TESTS[test](d),
-                    "p_seeds": statistics.welch(seeds[first], seeds[second]),
+                    "p_seeds": statistics.welch(seeds[a.label], seeds[b.label], (a.exact, b.exact)),
                     "effect": statistics.effect_size(d),
                     "superiority": statistics.superiority(towards * d),
                     "ahead": sum(towards * x > towards * y for x in seeds[first] for y in seeds[second]),
                     "pairs": len(seeds[first]) * len(seeds[second]),
                     "n_users": len(d),
                     "n_others": len(everyone) - len(d),
+                    "one_seed": any(len(one.runs) == 1 and not one.exact for one in (a, b)),
                 }
             )
     corrected = statistics.CORRECTIONS[correction]([row["p"] for row in rows])
@@ -328,20 +348,37 @@ def spelled(name: str) -> str:
 
 def _read(folder: Path) -> FinishedRun:
     record, metrics = (RunFolder(folder).read_json(name) for name in ("run.json", "metrics.json"))
-    return FinishedRun(folder, chosen_recipe(read_recipe(folder / RECIPE_FILE), record), record, metrics)
+    asked = read_recipe(folder / RECIPE_FILE)
+    return FinishedRun(folder, chosen_recipe(asked, record), asked, record, metrics)
 
 
-def _without_seed(run: FinishedRun) -> str:
+def _as_chosen(run: FinishedRun) -> str:
     # A searched and a given setting are the same model.
-    return json.dumps([_settings(run), _others(run)], sort_keys=True, default=str)
+    return json.dumps([_settings([run]), _others([run])], sort_keys=True, default=str)
 
 
-def _settings(run: FinishedRun) -> dict[str, Any]:
-    return run.recipe.settings.model_dump(mode="json")
+def _as_asked(run: FinishedRun) -> str:
+    searched = run.asked.searched
+    given = {name: value for name, value in _settings([run]).items() if name not in searched}
+    return json.dumps([given, _others([run]), _search([run])], sort_keys=True, default=str)
 
 
-def _others(run: FinishedRun) -> dict[str, Any]:
+def _settings(members: Sequence[FinishedRun]) -> dict[str, Any]:
+    """The settings; `searched` where a search chose by the seed."""
+    first, *others = (run.recipe.settings.model_dump(mode="json") for run in members)
+    return {
+        name: value if all(other[name] == value for other in others) else "searched" for name, value in first.items()
+    }
+
+
+def _search(members: Sequence[FinishedRun]) -> dict[str, Any]:
+    asked = members[0].asked.dump()
+    return {"grid": asked["grid"], "search": asked["search"]}
+
+
+def _others(members: Sequence[FinishedRun]) -> dict[str, Any]:
     """What was run apart from seed and settings, by plain names: `every`, `visual` and so on."""
+    run = members[0]
     flat: dict[str, Any] = {"data": run.record["dataset"]["name"], "digest": run.record["dataset"]["digest"]}
     for name, value in run.recipe.dump().items():
         if name not in ("seed", "data", "device", "settings", "grid", "search", "columns"):
@@ -351,16 +388,16 @@ def _others(run: FinishedRun) -> dict[str, Any]:
 
 def _label(members: Sequence[FinishedRun], groups: Sequence[Sequence[FinishedRun]]) -> str:
     """The model's name, and where several groups share it, in what they differ: settings, else anything else."""
-    own = members[0]
+    model = members[0].recipe.model
     different: dict[str, Any] = {}
-    for rival in (other[0] for other in groups if other is not members):
-        if rival.recipe.model == own.recipe.model:
-            told_by = _settings if _settings(rival) != _settings(own) else _others
-            mine, theirs = told_by(own), told_by(rival)
-            different |= {name: mine.get(name) for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)}
+    for rival in (other for other in groups if other is not members and other[0].recipe.model == model):
+        told_by = next((one for one in (_settings, _others) if one(rival) != one(members)), _search)
+        mine, theirs = told_by(members), told_by(rival)
+        different |= {name: mine.get(name) for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)}
     if not different:
-        return own.recipe.model
-    return f"{own.recipe.model}({', '.join(f'{name}={value}' for name, value in sorted(different.items()))})"
+        return model
+    parts = (f"{name}={f'{v:.6g}' if isinstance(v, float) else v}" for name, v in sorted(different.items()))
+    return f"{model}({', '.join(parts)})"
 
 
 def _conditions(run: FinishedRun) -> dict[str, Any]:

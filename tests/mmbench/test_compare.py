@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from scipy import stats
 from tests.mmbench.conftest import write_dataset
 
 from mmbench.commands.compare import compare as command
@@ -54,7 +55,12 @@ def test_the_obvious_difference_is_found_and_said(runs: Path) -> None:
     done = CliRunner().invoke(command, [str(runs)], catch_exceptions=False)
     assert max(map(len, done.output.splitlines())) <= 100
     assert "vbpr is better than random" in " ".join(done.output.split())
-    assert "one seed only: most-popular" in done.output
+    assert "one seed only" not in done.output  # most-popular has no randomness: one run is all there is
+    (exact,) = [one for one in document["comparisons"] if {one["first"], one["second"]} == {"vbpr", "most-popular"}]
+    assert not exact["one_seed"]
+    values = {one["label"]: one["values"]["Recall@20"] for one in document["systems"]}
+    by_hand = stats.ttest_1samp(values["vbpr"], values["most-popular"][0]).pvalue
+    assert exact["p_seeds"] == pytest.approx(by_hand)
 
 
 def test_values_are_joined_by_user_and_not_by_row(runs: Path, tmp_path: Path) -> None:
@@ -143,6 +149,26 @@ def test_no_two_systems_have_one_name(kinds: Path) -> None:
         "bpr-mf(every=10, lr=0.5)",
         "bpr-mf(every=1, lr=0.5)",
         "bpr-mf(lr=0.001)",
+    }
+
+
+def test_a_search_that_chose_by_the_seed_is_one_system(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "toy", users=60)
+    options = ["--data", str(tmp_path / "toy"), "--out", str(tmp_path / "runs"), "-q", "--set", "epochs=2"]
+    options += ["--model", "bpr-mf", "--seed", "1,2,3"]
+    for own in (["--grid", "lr=0.5,0.6,0.7,0.8"], ["--set", "lr=0.001", "--set", "reg_weight=0.02"]):
+        assert CliRunner().invoke(train, [*options, *own], catch_exceptions=False).exit_code == 0
+    found = find_runs([tmp_path / "runs"])
+    assert len({run.recipe.settings.lr for run in found if run.asked.grid}) > 1  # else there is nothing to see here
+    systems = group(found)
+    labels = {"bpr-mf(lr=searched, reg_weight=0.01)", "bpr-mf(lr=0.001, reg_weight=0.02)"}
+    assert {system.label for system in systems} == labels
+    assert {len(system.runs) for system in systems} == {3}
+    done = CliRunner().invoke(command, [str(tmp_path / "runs")], catch_exceptions=False)
+    assert max(map(len, done.output.splitlines())) <= 100
+    assert "…" not in done.output.replace(" … ", "")  # no number is cut
+    assert {line for line in done.output.splitlines() if line.startswith("bpr-mf #")} == {
+        f"bpr-mf #{number}: {system.label}" for number, system in enumerate(systems, 1)
     }
 
 

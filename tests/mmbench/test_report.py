@@ -52,6 +52,8 @@ def test_a_report_of_any_runs(runs: Path, tmp_path: Path) -> None:
         assert str(folder) in page
         assert any(row["run"] == str(folder) for row in rows)
     assert "## Which differences are resolved" in page
+    tables = (out / "toy.tex").read_text().split("\\end{tabular}\n")
+    assert [table.strip().splitlines()[0] for table in tables[:-1]] == ["% toy, test @5", "% toy, test @20"]
     assert "lr=0.0" in page
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     CliRunner().invoke(report, [str(runs), "--out", str(out)], catch_exceptions=False)

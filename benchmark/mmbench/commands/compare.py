@@ -62,8 +62,8 @@ def compare(
 
     RUNS are run folders, or folders that hold some. Runs that differ in their seed alone are one system: its users' values are
     averaged over seeds. A system is called better if the paired test over users rejects after correction for all comparisons,
-    and, with two seeds or more of both, Welch's test over seeds rejects too. Seeds of a single model are compared with each
-    other.
+    and, with two seeds or more of both, Welch's test over seeds rejects too (a model without randomness needs one). Seeds of a
+    single model are compared with each other.
 
     \b
     Examples:
@@ -131,23 +131,28 @@ def _print(
     split: str,
     taus: dict[str, float | None],
 ) -> None:
-    import statistics
     import textwrap
 
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
-    from mmbench.report.tables import Row, is_terminal, number, results_table
+    from mmbench.report.tables import Row, is_terminal, number, print_results
 
     console = Console(width=None if is_terminal() else 100, highlight=False)
-    for cutoff in dict.fromkeys(int(name.rpartition("@")[2]) for name in metrics):
-        chosen = [name for name in metrics if name.endswith(f"@{cutoff}")]
-        rows = []
-        for system in systems:
-            values = {name: system.values(split, name) for name in chosen}
-            rows.append(Row(system.label, [{n: values[n][k] for n in chosen} for k in range(len(system.runs))]))
-        console.print(results_table(split, rows, cutoff))
+    short = _short([system.label for system in systems])
+    systems = [dataclasses.replace(system, label=short[system.label]) for system in systems]
+    outcome = [dataclasses.replace(one, first=short[one.first], second=short[one.second]) for one in outcome]
+    rows = []
+    for system in systems:
+        values = {name: system.values(split, name) for name in metrics}
+        rows.append(Row(system.label, [{n: values[n][k] for n in metrics} for k in range(len(system.runs))]))
+    print_results(split, rows)
+    for label, name in short.items():
+        if name != label:
+            click.echo(textwrap.fill(f"{name}: {label}", console.width, subsequent_indent="  "))
+    if any(name != label for label, name in short.items()):
+        click.echo()
     for metric in metrics:
         table = Table(title=metric, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for name, side in (("first", "left"), ("second", "left")):
@@ -173,9 +178,27 @@ def _print(
     for metric, tau in taus.items():
         if tau is not None:
             click.echo(f"{metric}: mean Kendall's tau between the orders of two seeds {tau:.2f}")
-    single = [system.label for system in systems if len(system.runs) == 1]
-    if single and statistics.fmean(len(system.runs) for system in systems) > 1:
-        click.echo(f"one seed only: {', '.join(single)}")
+    single = [system.label for system in systems if len(system.runs) == 1 and not system.exact]
+    if single and any(len(system.runs) > 1 for system in systems):
+        click.echo(textwrap.fill(f"one seed only: {', '.join(single)}", console.width, subsequent_indent="  "))
+
+
+_LABEL_WIDTH = 16  # two of them and all columns of a comparison fit 100 columns
+
+
+def _short(labels: Sequence[str]) -> dict[str, str]:
+    """A name for each label that leaves tables readable: itself, or the model's with a number."""
+    numbers: dict[str, int] = {}
+    names = {}
+    for label in labels:
+        model, bracket, _ = label.partition("(")
+        if bracket and len(label) > _LABEL_WIDTH:
+            numbers[model] = numbers.get(model, 0) + 1
+            label_of = f"{model} #{numbers[model]}"
+        else:
+            label_of = label
+        names[label] = label_of
+    return names
 
 
 def _p(value: float) -> str:

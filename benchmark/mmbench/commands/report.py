@@ -77,7 +77,7 @@ def _part(name: str, members: Sequence[FinishedRun], systems: Sequence[System], 
 
 
 def _settings(system: System) -> str:
-    recipe = system.runs[0].recipe
-    known = recipe.settings.model_dump()
-    default = type(recipe.settings)().model_dump()
-    return ", ".join(f"{name}={value}" for name, value in known.items() if value != default[name])
+    default = type(system.runs[0].recipe.settings)().model_dump()
+    known = [run.recipe.settings.model_dump() for run in system.runs]
+    values = {name: list(dict.fromkeys(str(one[name]) for one in known)) for name in default}
+    return ", ".join(f"{name}={' / '.join(texts)}" for name, texts in values.items() if texts != [str(default[name])])

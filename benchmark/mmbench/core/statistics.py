@@ -112,19 +112,26 @@ def superiority(d: Differences) -> float:
     return float(np.mean((d > 0) + 0.5 * (d == 0)))
 
 
-def welch(a: Sequence[float], b: Sequence[float]) -> float | None:
+def welch(a: Sequence[float], b: Sequence[float], exact: tuple[bool, bool] = (False, False)) -> float | None:
     """The p-value of Welch's t-test between two systems' runs, seeds being the replicates; None with fewer than two of either.
 
     Args:
         a: One value a seed.
         b: Likewise; the seeds need not be the same.
+        exact: Whether a single value is all that a system can have, because it has no randomness: the test is then the
+            one-sample t-test of the other's seeds against it. For a, for b.
     """
     from scipy import stats
 
-    if min(len(a), len(b)) < 2:
+    if any(len(values) < 2 and not known for values, known in zip((a, b), exact, strict=True)):
         return None
+    if len(a) == len(b) == 1:
+        return None  # nothing varies that a test could be about
     if np.ptp(a) == 0 and np.ptp(b) == 0:
         return 1.0 if a[0] == b[0] else 0.0
+    if min(len(a), len(b)) == 1:
+        many, one = (a, b[0]) if len(b) == 1 else (b, a[0])
+        return float(stats.ttest_1samp(many, one).pvalue)
     return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
 
 

@@ -217,7 +217,8 @@ def write(parts: Sequence[Reproduction], out: Path) -> None:
                 images[part.dataset].append(name)
         _put_page(page(part, images[part.dataset]), out / part.dataset)
         put(out / f"{part.dataset}.csv", values_csv(part))
-        put(out / f"{part.dataset}.tex", "\n".join(values_table(part, k).latex() for k in part.cutoffs))
+        tables = (f"% {part.dataset}, test @{k}\n{values_table(part, k).latex()}" for k in part.cutoffs)
+        put(out / f"{part.dataset}.tex", "\n".join(tables))
     _put_page(index(parts, images), out / "index")
 
 
