@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 
-from mmstore import FeatureSet, FeatureSetWriter, Status
+from mmstore import FeatureSet, FeatureSetWriter, ProvenanceMismatch, Status
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, create
+from mmx.encoders.runtime import other_linear_kernel, take_over
 from mmx.errors import UsageError
 from mmx.items import Items
 from mmx.lane import Lane
@@ -87,7 +89,7 @@ def extract_together(
             progress.detail(
                 f"{path}: {len(plan.items):,} items, {encoder.spec.dim} numbers each, batches of {plan.batch_size}"
             )
-            writer = stack.enter_context(_open_writer(path, plan, encoder))
+            writer = stack.enter_context(_writer(path, plan, encoder, alone=not lanes))
             if writer.finished:
                 _say_what_changed(path, plan, progress)
             else:
@@ -209,7 +211,30 @@ def _say_what_changed(path: Path, plan: Plan, progress: Progress) -> None:
         )
 
 
-def _open_writer(path: Path, plan: Plan, encoder: Encoder) -> FeatureSetWriter:
+def _writer(path: Path, plan: Plan, encoder: Encoder, *, alone: bool) -> FeatureSetWriter:
+    """The set to write. One that was begun with the other kernel of linear layers goes on with that one.
+
+    Which kernel is faster is measured, on a processor that may be another one or busy, and must not stand in the way of what
+    is there. Sets that are made together have one kernel, so that an unfinished one may bring its own only if it is the
+    first.
+    """
+    provenance = plan.provenance(encoder)
+    try:
+        return _open_writer(path, plan, encoder, provenance)
+    except ProvenanceMismatch as error:
+        kernel = other_linear_kernel() if error.keys == ("provenance.linear",) else None
+        if kernel is None:
+            raise
+        writer = _open_writer(path, plan, encoder, {**provenance, "linear": kernel})
+        if not writer.finished:
+            if not alone:
+                writer.close()
+                raise
+            take_over(kernel)
+        return writer
+
+
+def _open_writer(path: Path, plan: Plan, encoder: Encoder, provenance: Mapping[str, Any]) -> FeatureSetWriter:
     return FeatureSetWriter(
         path,
         modality=plan.config.modality,
@@ -218,7 +243,7 @@ def _open_writer(path: Path, plan: Plan, encoder: Encoder) -> FeatureSetWriter:
         source=plan.config.source,
         layout="ragged" if encoder.ragged else "dense",
         dtype=plan.config.store_dtype,
-        provenance=plan.provenance(encoder),
+        provenance=provenance,
         restart=plan.run.restart,
         retry_failed=plan.run.retry_failed,
         retry_missing=plan.run.retry_failed,

@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from mmstore import FeatureSet, Status
+from mmstore import FeatureSet, ProvenanceMismatch, Status
 from mmx import lane, loop
 from mmx.cli import cli
 from mmx.config import RunConfig, SetConfig
@@ -250,6 +250,64 @@ def test_the_kernel_of_linear_layers_is_part_of_the_plan(catalogue: Path, tmp_pa
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu")
     with FeatureSet(extract(run, SetConfig(modality="visual", model="colour-hog")).path) as features:
         assert "linear" not in features.provenance
+
+
+@pytest.fixture
+def faster(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The kernel of linear layers that a measurement finds faster."""
+    if not runtime._onednn_is_right():
+        pytest.skip("this build of torch has no working oneDNN")
+    found = ["torch"]
+    monkeypatch.setattr(runtime, "_faster_kernel", lambda: found[-1])
+    yield found
+    runtime._taken_over.clear()
+
+
+def stops_at(batch: int) -> Callable[..., Encoder]:
+    """Builds encoders that fail at that batch."""
+
+    def build(*arguments: Any, **options: Any) -> Encoder:
+        encoder = create(*arguments, **options)
+        encode, seen = encoder.encode, Counter[str]()
+
+        def failing(contents: Sequence[Any]) -> Any:
+            seen["batches"] += 1
+            if seen["batches"] == batch:
+                raise ZeroDivisionError
+            return encode(contents)
+
+        encoder.encode = failing  # type: ignore[method-assign]
+        return encoder
+
+    return build
+
+
+def test_a_set_goes_on_with_the_kernel_it_was_begun_with(catalogue: Path, tmp_path: Path, faster: list[str]) -> None:
+    run = RunConfig(data=catalogue, out=tmp_path, device="cpu", workers=1)
+    config = SetConfig(modality="visual", model="resnet18", weights="random", batch_size=8)
+    with pytest.raises(ZeroDivisionError):
+        extract(run, config, build=stops_at(2))
+    faster.append("onednn")
+    with FeatureSet(extract(run, config).path) as features:
+        assert features.provenance["linear"] == "torch" == runtime.linear_kernel()
+    runtime._taken_over.clear()
+    assert extract(run, config).already_complete  # nothing is computed: nothing to take over
+    assert runtime.linear_kernel() == "onednn"
+
+
+def test_sets_that_are_made_together_have_one_kernel(catalogue: Path, tmp_path: Path, faster: list[str]) -> None:
+    run = RunConfig(data=catalogue, out=tmp_path, device="cpu", workers=1)
+    begun, new = (
+        SetConfig(modality="visual", model=model, weights="random", batch_size=8) for model in ("resnet18", "resnet34")
+    )
+    with pytest.raises(ZeroDivisionError):
+        extract(run, begun, build=stops_at(2))
+    faster.append("onednn")
+    with pytest.raises(ProvenanceMismatch, match=r"provenance\.linear"):
+        extract_together(run, (new, begun))
+    for config, kernel in ((begun, "torch"), (new, "onednn")):  # one after the other both go on
+        with FeatureSet(extract(run, config).path) as features:
+            assert features.provenance["linear"] == kernel
 
 
 def test_both_kernels_of_linear_layers_agree(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,6 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-@functools.cache
 def linear_kernel() -> str:
     """What computes fp32 linear layers on this CPU: `onednn` where it is right and clearly faster, else `torch`.
 
@@ -143,6 +142,26 @@ def linear_kernel() -> str:
     does not. Both compute in full single precision. Measured once per process, in some milliseconds; written into
     the provenance of the sets, because the last bits depend on it.
     """
+    return _taken_over[-1] if _taken_over else _faster_kernel()
+
+
+def other_linear_kernel() -> str | None:
+    """The kernel that `linear_kernel` is not; None where it cannot be used."""
+    if linear_kernel() == "onednn":
+        return "torch"
+    return "onednn" if _onednn_is_right() else None
+
+
+def take_over(kernel: str) -> None:
+    """Let the process compute linear layers as a set was begun, by `kernel`; no forward pass may be under way."""
+    _taken_over[:] = [kernel]
+
+
+_taken_over: list[str] = []
+
+
+@functools.cache
+def _faster_kernel() -> str:
     return "onednn" if _onednn_is_right() and _onednn_is_faster() else "torch"
 
 
@@ -172,6 +191,7 @@ def _through_onednn() -> Any:
     return ThroughOneDnn
 
 
+@functools.cache
 def _onednn_is_right() -> bool:
     import torch
 
