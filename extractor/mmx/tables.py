@@ -310,7 +310,10 @@ def _read_json(path: Path, names: list[str]) -> dict[str, Column]:
             text = _json_text(record.get(name))
             if text is None:
                 kind = type(record[name]).__name__
-                raise DataError(f"{path.name}, line {number}: {name!r} is a JSON {kind} (expected text)")
+                raise DataError(
+                    f"{path.name}, line {number}: {name!r} is a JSON {kind} (expected a text, a number or a list of them); "
+                    "write what is wanted of it as a column of its own"
+                )
             buffers[name].append(text.encode("utf-8", "surrogatepass"))
         if len(buffers[names[0]]) == _JSON_CHUNK:
             flush()

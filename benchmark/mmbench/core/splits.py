@@ -103,7 +103,10 @@ class Rows:
             ShapeError: There are none.
         """
         if self.times is None:
-            raise ShapeError(f"{what}: needs timestamps, and these interactions have none")
+            raise ShapeError(
+                f"{what}: needs timestamps, and these interactions have none; if a column of another "
+                "name holds them: --columns timestamp=NAME"
+            )
         return self.times
 
 

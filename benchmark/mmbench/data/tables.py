@@ -240,8 +240,10 @@ def _numbers(path: Path, column: pd.Series, role: str, first_line: int) -> NDArr
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
+        repair = "write Unix seconds" if role == "timestamp" else "write numbers"
         raise DataError(
-            f"{path}: line {bad[0] + first_line}: {role} {column.iloc[bad[0]]!r} is no finite number ({bad.size} such rows)"
+            f"{path}: line {bad[0] + first_line}: {role} {column.iloc[bad[0]]!r} is no finite number ({bad.size} such rows); "
+            f"{repair}, or give a column that is no {role} another name"
         )
     return values
 
