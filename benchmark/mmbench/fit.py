@@ -17,13 +17,13 @@ import torch
 from mmbench.config import Recipe, read_recipe, write_recipe
 from mmbench.core import sparse
 from mmbench.core.init import Init
-from mmbench.core.meters import EnergyMeter
 from mmbench.core.runtime import cpu_seconds, forget_peak_memory, held_interrupts, peak_memory_bytes
 from mmbench.core.table import RowTable
 from mmbench.data.cache import neighbour_cache
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import ItemFeatures
 from mmbench.errors import UsageError
+from mmbench.meters import EnergyMeter
 from mmbench.metrics import resolve
 from mmbench.models import model_class
 from mmbench.models.base import Features, Recommender
@@ -167,8 +167,9 @@ def fit_one(
     jobs: int = 1,
 ) -> float:
     """Train one configuration to its end and leave the best epoch's model in the folder; its validation value."""
-    selected = recipe.evaluation.select_by
-    name, _, cutoff = selected.partition("@")
+    if folder.trained:
+        return float(folder.read_json("trained.json")["value"])
+    name, _, cutoff = recipe.evaluation.select_by.partition("@")
     with_selected = recipe.evaluation.model_copy(
         update={
             "metrics": tuple(dict.fromkeys([*recipe.evaluation.metrics, name])),
@@ -181,8 +182,6 @@ def fit_one(
         (lists,) = rank_all(model, training, features, with_selected, users=np.unique(training.valid.users))
         return score(lists, training, validation_rows(training, with_selected), with_selected).overall
 
-    if folder.trained:
-        return float(folder.read_json("trained.json")["value"])
     pause_s = save_every_s()
     forget_peak_memory()
     model = build(recipe, training, features)

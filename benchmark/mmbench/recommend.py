@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from mmbench import __version__
 from mmbench.config import Evaluation
 from mmbench.core.interactions import HeldOut, Index, TrainSet
+from mmbench.data.folders import new_folder
 from mmbench.errors import DataError, UsageError
 from mmbench.evaluate import rank
 from mmbench.experiment import read_result, resume_inputs
@@ -173,30 +173,25 @@ def export_embeddings(run: Trained, out: Path) -> dict[str, int]:
         raise UsageError(
             f"{run.path}: the scores of this model are no inner products of a user and an item representation"
         )
-    if out.exists():
-        raise DataError(f"{out}: exists already; choose another folder, or remove it")
-    with torch.inference_mode():
-        users, items = (table.cpu().numpy() for table in run.model.embeddings())
     training = run.inputs.split.training
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    for name, ids, table in (("users", training.user_ids, users), ("items", training.item_ids, items)):
-        broken = next((text for text in ids.tolist() if "\n" in text or "\r" in text), None)
-        if broken is not None:
-            raise DataError(f"{run.path}: id {broken!r} holds a line break, which a list of lines cannot hold")
-        np.save(partial / f"{name}.npy", table)
-        (partial / f"{name}.txt").write_text("\n".join(ids.tolist()) + "\n", encoding="utf-8")
-    about = {
-        "run": run.path.name,
-        "score": "inner product of a row of users.npy and a row of items.npy",
-        "rows": "row i belongs to line i of the .txt file of the same name",
-        "users": list(users.shape),
-        "items": list(items.shape),
-        "tool": {"name": "mmbench", "version": __version__},
-    }
-    (partial / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    partial.rename(out)
+    with new_folder(out) as partial:
+        with torch.inference_mode():
+            users, items = (table.cpu().numpy() for table in run.model.embeddings())
+        for name, ids, table in (("users", training.user_ids, users), ("items", training.item_ids, items)):
+            broken = next((text for text in ids.tolist() if "\n" in text or "\r" in text), None)
+            if broken is not None:
+                raise DataError(f"{run.path}: id {broken!r} holds a line break, which a list of lines cannot hold")
+            np.save(partial / f"{name}.npy", table)
+            (partial / f"{name}.txt").write_text("\n".join(ids.tolist()) + "\n", encoding="utf-8")
+        about = {
+            "run": run.path.name,
+            "score": "inner product of a row of users.npy and a row of items.npy",
+            "rows": "row i belongs to line i of the .txt file of the same name",
+            "users": list(users.shape),
+            "items": list(items.shape),
+            "tool": {"name": "mmbench", "version": __version__},
+        }
+        (partial / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return {"users": len(users), "items": len(items), "dim": users.shape[1]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Sequence
@@ -76,6 +77,11 @@ def refuse_options(names: Collection[str], why: str) -> None:
         given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
         if given and parameter.name in names:
             raise UsageError(f"{parameter.opts[0]}: {why}")
+
+
+def command_line() -> str:
+    """What was typed, for a report that says how it is made again."""
+    return shlex.join(["mmbench", *sys.argv[1:]])
 
 
 def split_list(values: Sequence[str]) -> list[str]:

@@ -134,12 +134,11 @@ def _print(
     import textwrap
 
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    from mmbench.report.tables import Row, is_terminal, number, print_results
+    from mmbench.report.tables import Row, number, print_results, stdout_console
 
-    console = Console(width=None if is_terminal() else 100, highlight=False)
+    console = stdout_console()
     short = _short([system.label for system in systems])
     systems = [dataclasses.replace(system, label=short[system.label]) for system in systems]
     outcome = [dataclasses.replace(one, first=short[one.first], second=short[one.second]) for one in outcome]

@@ -1,4 +1,4 @@
-"""`mmbench data`: look at a dataset, split it."""
+"""`mmbench data`: look at a dataset, split and filter it, look for leaks; `import` and `export` are a module of their own."""
 
 from __future__ import annotations
 
@@ -143,9 +143,7 @@ def split(
     if method in ("eighths", "leave-k-out"):
         refuse_options(("test_ratio", "valid_ratio"), f"has no meaning for --method {method}")
     parsed = [parse_filter(text) for text in filters]
-    name = name or "-".join(
-        [method, f"{test_ratio:g}", f"{valid_ratio:g}", str(seed), *(str(one) for one in (k,) if one)]
-    )
+    name = name or "-".join([method, f"{test_ratio:g}", f"{valid_ratio:g}", str(seed), *([str(k)] if k else [])])
     if Path(name).name != name or name.startswith("."):
         raise UsageError(f"--name {name}: a plain folder name, please")
     given = {"k": k, "last": last, "test_from": test_from, "valid_from": valid_from}
@@ -232,10 +230,9 @@ def _plain(key: str, value: float) -> str:
 def _show_counts(counts: Sequence[tuple[str, Mapping[str, float | int]]]) -> None:
     """What filters did: a row per count, a column per step."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
-    from mmbench.report.tables import is_terminal
+    from mmbench.report.tables import stdout_console
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
@@ -243,4 +240,4 @@ def _show_counts(counts: Sequence[tuple[str, Mapping[str, float | int]]]) -> Non
         table.add_column(name, justify="right")
     for key in counts[0][1]:
         table.add_row(key, *(_plain(key, values[key]) if key in values else "-" for _, values in counts))
-    Console(width=None if is_terminal() else 100, highlight=False).print(table)
+    stdout_console().print(table)

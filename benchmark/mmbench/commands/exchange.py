@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from mmbench.commands.common import columns_option
+from mmbench.errors import UsageError
 
 _LAYOUTS = ("mmrec", "recbole", "elliot", "microlens", "ducho")
 
@@ -94,18 +95,16 @@ def export(
     from dataclasses import replace
 
     from mmbench.data.exchange import layout
-    from mmbench.data.exchange.bundle import new_folder
     from mmbench.data.exchange.folder import read_dataset
     from mmbench.data.features import parse_wanted
-    from mmbench.errors import UsageError
+    from mmbench.data.folders import new_folder
 
     wanted = parse_wanted(features)
     if wanted and format_name == "recbole":
         raise UsageError("--features: RecBole's files have no place for vectors; leave the option out")
     bundle = read_dataset(folder, split, wanted, columns)
-    bundle = replace(
-        bundle, name=out.resolve().name
-    )  # MMRec and RecBole look for files that are named like their folder
+    # MMRec and RecBole look for files that are named like their folder.
+    bundle = replace(bundle, name=out.resolve().name)
     with new_folder(out) as partial:
         layout(format_name, folder)[1].write(bundle, partial, missing)
     rows = ", ".join(f"{part} {len(table):,}" for part, table in bundle.parts.items())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from mmbench.commands.common import command_line
+from mmbench.errors import MmbenchError
 
 if TYPE_CHECKING:
     from mmbench.compare import FinishedRun, System
@@ -50,16 +51,11 @@ def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) ->
 
 def _part(name: str, members: Sequence[FinishedRun], systems: Sequence[System], metric: str) -> Reproduction:
     from mmbench.compare import compare, users_in_words
-    from mmbench.errors import MmbenchError
-    from mmbench.report.reproduction import Reproduction, line_of
+    from mmbench.report.reproduction import Reproduction, data_fact, line_of
 
     record = members[0].record
-    data, protocol = record["dataset"], record["protocol"]
-    facts = [
-        f"{data['n_users']:,} users, {data['n_items']:,} items; {data['n_train']:,} train, {data['n_valid']:,} valid, "
-        f"{data['n_test']:,} test rows; split `{data['split']}`, digest `{data['digest']}`",
-        f"protocol `{protocol['name']}`; {protocol['selection']}",
-    ]
+    protocol = record["protocol"]
+    facts = [data_fact(record), f"protocol `{protocol['name']}`; {protocol['selection']}"]
     lines = [line_of(system.label, [run.path for run in system.runs], {}, _settings(system)) for system in systems]
     sentences: list[str] = []
     if len(systems) > 1:
@@ -72,8 +68,7 @@ def _part(name: str, members: Sequence[FinishedRun], systems: Sequence[System], 
             sentences.append(
                 f"randomisation test over {users_in_words(outcome)}, Holm correction; see `mmbench compare`"
             )
-    command = shlex.join(["mmbench", *sys.argv[1:]])
-    return Reproduction(name, "", command, facts, [], lines, sentences)
+    return Reproduction(name, "", command_line(), facts, [], lines, sentences)
 
 
 def _settings(system: System) -> str:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbench.commands.common import integers, jobs_option, quiet_option, split_list
-from mmbench.errors import UsageError
+from mmbench.commands.common import command_line, integers, jobs_option, quiet_option, split_list
+from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from mmbench.experiment import Result
     from mmbench.report.reproduction import Line, Reproduction
-    from mmbench.study import Study
+    from mmbench.study import Protocol, Study
 
 STAND_IN = "stand-in"
 WIDTHS = {"visual": 4096, "textual": 1024}
@@ -69,7 +69,7 @@ WIDTHS = {"visual": 4096, "textual": 1024}
 @quiet_option
 def reproduce(
     recipes: tuple[Path, ...],
-    protocol: str,
+    protocol: Protocol,
     models: str | None,
     data: Path | None,
     data_root: Path,
@@ -125,7 +125,7 @@ def reproduce(
         results: dict[str, list[Result]] = {}
         for model, runs in run_study(
             study,
-            "grid" if protocol == "grid" else "best",
+            protocol,
             data=folder,
             out=out,
             models=names,
@@ -142,7 +142,7 @@ def reproduce(
             lines.append(reproduction.line_of(model, [run.path for run in runs], plan.values, settings))
             facts += [fact for fact in _facts(runs[0].path) if fact not in facts]
             part = reproduction.Reproduction(
-                study.dataset, protocol, _command(), facts, _warnings(study, wanted, stand_in, epochs, split), lines
+                study.dataset, protocol, command_line(), facts, _warnings(study, wanted, stand_in, epochs, split), lines
             )
             reproduction.write([*parts, part], report)  # after each model, so that there is something to look at
         parts.append(part)
@@ -174,7 +174,6 @@ def _prepare(
         write_split,
     )
     from mmbench.data.features import parse_wanted
-    from mmbench.errors import DataError
 
     name = split or study.split
     if split_dir is not None and name is None:
@@ -254,11 +253,12 @@ def _warnings(
 
 def _facts(run: Path) -> list[str]:
     """Data and features of a run, one line each."""
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    data = record["dataset"]
+    from mmbench.report.reproduction import data_fact
+    from mmbench.results import RunFolder
+
+    record = RunFolder(run).read_json("run.json")
     return [
-        f"{data['n_users']:,} users, {data['n_items']:,} items; {data['n_train']:,} train, {data['n_valid']:,} valid, "
-        f"{data['n_test']:,} test rows; split `{data['split']}`, digest `{data['digest']}`",
+        data_fact(record),
         *(
             f"{modality}: `{one['name']}`, {one['dim']:,} numbers, {one['missing']:,} of {one['present'] + one['missing']:,} "
             f"items without ({one['missing_policy']}), digest `{one['digest'][:16]}`"
@@ -275,13 +275,6 @@ def _settings(result: Result, names: Sequence[str]) -> str:
         f"{name}={value:g}" if isinstance(value := known[name], float) else f"{name}={value}"
         for name in dict.fromkeys(setting_name(result.recipe.model, name) for name in names)
     )
-
-
-def _command() -> str:
-    import shlex
-    import sys
-
-    return shlex.join(["mmbench", *sys.argv[1:]])
 
 
 def _print(study: Study, results: Mapping[str, Sequence[Result]]) -> None:

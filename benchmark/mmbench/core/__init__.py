@@ -1,1 +1,1 @@
-"""Pure numerics that models, metrics, training and evaluation share: no files, no printing."""
+"""Numerics that models, metrics, training and evaluation share, and the settings of the process: no data files, no printing."""

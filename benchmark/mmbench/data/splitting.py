@@ -16,6 +16,7 @@ from mmbench import __version__
 from mmbench.core.filters import Filter, describe
 from mmbench.core.splits import Rows, split_rows
 from mmbench.data.dataset import SplitTables, sorted_ids, write_split
+from mmbench.data.folders import new_folder
 from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions
 from mmbench.errors import DataError, ShapeError
 
@@ -151,14 +152,9 @@ def filter_dataset(
         DataError: No interactions, nothing stays, or `out` is there.
         UsageError: A filter needs what is not there.
     """
-    if out.exists():
-        raise DataError(f"{out}: exists already; choose another --out, or remove it")
-    table, counts = apply_filters(read_source(data, columns).table, filters)
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_interactions(partial / "interactions.tsv", table)
-    partial.rename(out)
+    with new_folder(out) as partial:
+        table, counts = apply_filters(read_source(data, columns).table, filters)
+        write_interactions(partial / "interactions.tsv", table)
     return counts
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from mmbench.errors import DataError
+from mmbench.results import RunFolder
 
 if TYPE_CHECKING:
     from mmbench.report.reproduction import Reproduction
@@ -79,10 +81,10 @@ def _save(figure: Any, path: Path) -> bool:
 
 def _curve(run: Path) -> list[tuple[int, float]]:
     """Epoch and validation value; of a search, those of the chosen trial."""
-    with suppress(OSError, ValueError, KeyError):
-        chosen = json.loads((run / "run.json").read_text(encoding="utf-8"))["chosen_trial"]
-        metric = json.loads((run / "metrics.json").read_text(encoding="utf-8"))["selected_by"]["metric"]
-        folder = run if chosen is None else run / "trials" / f"{chosen:03d}"
-        lines = map(json.loads, (folder / "history.jsonl").read_text(encoding="utf-8").splitlines())
+    folder = RunFolder(run)
+    with suppress(OSError, ValueError, KeyError, DataError):
+        chosen = folder.read_json("run.json")["chosen_trial"]
+        metric = folder.read_json("metrics.json")["selected_by"]["metric"]
+        lines = (folder if chosen is None else folder.trial(chosen)).history()
         return [(line["epoch"], line["valid"][metric]) for line in lines if line.get("valid")]
     return []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from mmbench.metrics import sign
 from mmbench.report.pages import Block, Page, Table, put
 from mmbench.report.plots import learning_curves, trade_offs
 from mmbench.report.tables import number
+from mmbench.results import RunFolder
 
 Values = Mapping[str, float | None]
 
@@ -229,8 +229,7 @@ def _put_page(one: Page, path: Path) -> None:
 
 def line_of(model: str, runs: Sequence[Path], published: Mapping[str, float], settings: str) -> Line:
     """A line from finished run folders, one per seed."""
-    metrics = [json.loads((run / "metrics.json").read_text(encoding="utf-8")) for run in runs]
-    records = [json.loads((run / "run.json").read_text(encoding="utf-8")) for run in runs]
+    metrics, records = ([RunFolder(run).read_json(name) for run in runs] for name in ("metrics.json", "run.json"))
     timings = [
         {
             **record["timings"],
@@ -248,6 +247,15 @@ def line_of(model: str, runs: Sequence[Path], published: Mapping[str, float], se
         settings,
         [one["best_epoch"] for one in metrics],
         {key: _median([one.get(key) for one in timings]) for key in COSTS},
+    )
+
+
+def data_fact(record: Mapping[str, Any]) -> str:
+    """Counts, split and digest of a run's dataset, from its `run.json`."""
+    data = record["dataset"]
+    return (
+        f"{data['n_users']:,} users, {data['n_items']:,} items; {data['n_train']:,} train, {data['n_valid']:,} valid, "
+        f"{data['n_test']:,} test rows; split `{data['split']}`, digest `{data['digest']}`"
     )
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
+
+WIDTH = 100
+"""Columns of a table for a pipe or a file."""
 
 Values = Mapping[str, float | None]
 
@@ -30,34 +35,35 @@ def results_table(title: str, rows: Sequence[Row], cutoff: int, names: Sequence[
         cutoff: Which of the `metric@cutoff` values.
         names: Which metrics, without the cut-off; all by default.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     suffix = f"@{cutoff}"
     names = _metrics_at(rows, cutoff) if names is None else names
-    table = Table(
-        title=f"{title} @{cutoff}", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column("model", no_wrap=True)
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = _new_table(f"{title} @{cutoff}", "model", names)
     for row in rows:
         table.add_row(row.label, *(_cell([seed[name + suffix] for seed in row.seeds]) for name in names))
     return table
 
 
-def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation; the latter is 0 for one value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def _new_table(title: str, label: str, names: Sequence[str]) -> Table:
+    """An empty table: a column of labels, then one of numbers for each name."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(label, no_wrap=True)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
 
 
 def _cell(values: Sequence[float | None]) -> str:
+    """Mean and sample standard deviation over seeds; a dash where a seed has no value."""
     known = [value for value in values if value is not None]
     if len(known) < len(values) or not known:
         return "-"
-    mean, spread = mean_and_spread(known)
+    if len(known) == 1:
+        return number(known[0])
     # Without the spread's leading zero six metrics with their spreads fit 100 columns.
-    return number(mean) if len(known) == 1 else f"{number(mean)}±{number(spread).removeprefix('0')}"
+    return f"{number(statistics.fmean(known))}±{number(statistics.stdev(known)).removeprefix('0')}"
 
 
 def number(value: float) -> str:
@@ -67,9 +73,7 @@ def number(value: float) -> str:
 
 def print_results(title: str, rows: Sequence[Row]) -> None:
     """Print one block per cut-off to stdout, in as many tables as 100 columns need."""
-    from rich.console import Console
-
-    console = Console(width=None if is_terminal() else WIDTH, highlight=False)
+    console = stdout_console()
     label = max(len(row.label) for row in rows)
     for cutoff in sorted({int(name.rpartition("@")[2]) for name in rows[0].seeds[0]}):
         columns = {
@@ -87,11 +91,7 @@ def print_slices(title: str, slices: Sequence[Mapping[str, Any]]) -> None:
         title: What is shown.
         slices: As `SliceScores.as_json` gives them.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if is_terminal() else WIDTH, highlight=False)
+    console = stdout_console()
     labels = [f"{one['family']} {one['slice']}" for one in slices]
     counts = [(f"{one['rows']:,}", f"{one['users_evaluated']:,}") for one in slices]
     taken = max(map(len, labels), default=0) + sum(
@@ -103,23 +103,10 @@ def print_slices(title: str, slices: Sequence[Mapping[str, Any]]) -> None:
             name: [_cell([row.seeds[0][f"{name}@{cutoff}"]]) for row in rows] for name in _metrics_at(rows, cutoff)
         }
         for names in _fitting(columns, taken):
-            table = Table(
-                title=f"{title} @{cutoff} by slice",
-                title_justify="left",
-                title_style="bold",
-                box=SIMPLE_HEAD,
-                padding=(0, 1, 0, 0),
-            )
-            table.add_column("slice", no_wrap=True)
-            for name in ("rows", "users", *names):
-                table.add_column(name, justify="right", no_wrap=True)
+            table = _new_table(f"{title} @{cutoff} by slice", "slice", ["rows", "users", *names])
             for place, label in enumerate(labels):
                 table.add_row(label, *counts[place], *(columns[name][place] for name in names))
             console.print(table)
-
-
-WIDTH = 100
-"""Columns of a table for a pipe or a file."""
 
 
 def _metrics_at(rows: Sequence[Row], cutoff: int) -> list[str]:
@@ -144,23 +131,16 @@ def _fitting(columns: Mapping[str, Sequence[str]], taken: int) -> list[list[str]
 
 def print_costs(rows: Sequence[Row]) -> None:
     """Print what each model cost, medians over seeds; what no model has is left out."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
     names = [name for name in rows[0].seeds[0] if any(seed.get(name) is not None for row in rows for seed in row.seeds)]
-    table = Table(title="cost", title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("model", no_wrap=True)
-    for name in names:
-        table.add_column(name, justify="right", no_wrap=True)
+    table = _new_table("cost", "model", names)
     for row in rows:
         known = [[value for seed in row.seeds if (value := seed.get(name)) is not None] for name in names]
         table.add_row(row.label, *(f"{statistics.median(values):.3g}" if values else "-" for values in known))
-    Console(width=None if is_terminal() else 100, highlight=False).print(table)
+    stdout_console().print(table)
 
 
-def is_terminal() -> bool:
-    """Whether stdout is one; results for a pipe or a file are 100 columns wide."""
-    import sys
+def stdout_console() -> Console:
+    """Where results are printed: `WIDTH` columns wide for a pipe or a file."""
+    from rich.console import Console
 
-    return sys.stdout.isatty()
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)

@@ -11,6 +11,7 @@ takes the first length of the array for the number of dimensions.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pandas as pd
 
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
-from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_tsv
+from mmbench.data.tables import find_table, read_interactions, write_tsv
 from mmbench.errors import DataError
 
 STEMS = {"train": ("train",), "valid": ("val", "validation", "valid"), "test": ("test",)}
@@ -42,8 +43,7 @@ def read(folder: Path) -> Bundle:
         if path is None:
             raise DataError(f"{folder}: no file {' or '.join(stems)} (.tsv, .csv); a split needs all three parts")
         table = b.renamed(read_interactions(path), users, items, path)
-        ratings = table.ratings if given.get("ratings", True) else None
-        parts[part] = InteractionTable(table.user_ids, table.item_ids, ratings, table.timestamps)
+        parts[part] = table if given.get("ratings", True) else replace(table, ratings=None)
     vectors = tuple(
         _vectors(path, items, given)
         for path in sorted(folder.iterdir())

@@ -11,6 +11,7 @@ from mmbench.data.catalogue import read_items
 from mmbench.data.dataset import available_splits, read_split
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
+from mmbench.data.folders import new_folder
 from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions, write_tsv
 from mmbench.errors import DataError
 from mmstore import FeatureSetWriter, FeatureStore
@@ -34,12 +35,12 @@ def read_dataset(
     if not data.is_dir():
         raise DataError(f"{data}: no such dataset folder")
     whole = find_table(data, ("interactions",))
-    parts: dict[str, InteractionTable]
+    parts: Mapping[str, InteractionTable]
     if split is None and not available_splits(data) and whole is not None:
-        parts, name = {b.WHOLE: _plain(read_interactions(whole, columns))}, ""
+        parts, name = {b.WHOLE: read_interactions(whole, columns)}, ""
     else:
         tables = read_split(data, split, columns)
-        parts, name = {part: _plain(table) for part, table in tables.parts.items()}, tables.name
+        parts, name = tables.parts, tables.name
     items = read_items(data, (columns or {}).get("item_id"))
     store = FeatureStore(data / "features")
     vectors = []
@@ -60,7 +61,7 @@ def write_dataset(bundle: Bundle, out: Path) -> None:
         DataError: `out` is there already, or cannot be written.
         StoreError: A vector is not finite.
     """
-    with b.new_folder(out) as partial:
+    with new_folder(out) as partial:
         if set(bundle.parts) == {b.WHOLE}:
             write_interactions(partial / "interactions.tsv", bundle.parts[b.WHOLE])
         elif bundle.parts:
@@ -102,7 +103,3 @@ def write_features(bundle: Bundle, data: Path) -> None:
             if absent.size:
                 writer.mark_missing(absent)
             writer.finish()
-
-
-def _plain(table: InteractionTable) -> InteractionTable:
-    return InteractionTable(table.user_ids, table.item_ids, table.ratings, table.timestamps)

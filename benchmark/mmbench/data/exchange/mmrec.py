@@ -19,7 +19,7 @@ import pandas as pd
 
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
-from mmbench.data.tables import InteractionTable, read_interactions, write_tsv
+from mmbench.data.tables import read_interactions, write_tsv
 from mmbench.errors import DataError
 
 LABELS = ("train", "valid", "test")
@@ -61,7 +61,7 @@ def read(folder: Path) -> Bundle:
     )
     notes = () if items else ("no i_id_mapping.csv: the item numbers are taken as ids",)
     name, split = given.get("name", folder.resolve().name), given.get("split", "mmrec")
-    return Bundle(name, _without_ratings(parts, given), split, None, vectors, notes)
+    return Bundle(name, parts, split, None, vectors, notes)
 
 
 def write(bundle: Bundle, folder: Path, missing: str) -> None:
@@ -124,7 +124,3 @@ def _numbers(where: Path, texts: Sequence[str], n: int) -> list[int]:
     if bad is not None:
         raise DataError(f"{where}: item {bad} occurs, but there are vectors of items 0 to {n - 1}")
     return [int(text) for text in texts]
-
-
-def _without_ratings(parts: dict[str, InteractionTable], given: dict[str, Any]) -> dict[str, InteractionTable]:
-    return {name: InteractionTable(t.user_ids, t.item_ids, t.ratings, t.timestamps) for name, t in parts.items()}

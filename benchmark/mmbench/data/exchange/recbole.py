@@ -17,7 +17,7 @@ import pandas as pd
 
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle
-from mmbench.data.tables import InteractionTable, read_interactions, shortest, write_tsv
+from mmbench.data.tables import read_interactions, shortest, write_tsv
 from mmbench.errors import DataError
 
 PARTS = ("train", "valid", "test")
@@ -38,7 +38,7 @@ def detect(folder: Path) -> bool:
 def read(folder: Path) -> Bundle:
     """The dataset of a folder of atomic files."""
     name, paths = _parts(folder)
-    parts = {part: _plain(read_interactions(path)) for part, path in paths.items()}
+    parts = {part: read_interactions(path) for part, path in paths.items()}
     item_file = folder / f"{name}.item"
     items, notes = None, []
     if item_file.is_file():
@@ -77,10 +77,6 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
             )
         typed = {column: f"{str(column).replace(':', '_')}:token_seq" for column in items.columns}
         write_tsv(folder / f"{bundle.name}.item", items.rename(columns={**typed, "item_id": "item_id:token"}))
-
-
-def _plain(table: InteractionTable) -> InteractionTable:
-    return InteractionTable(table.user_ids, table.item_ids, table.ratings, table.timestamps)
 
 
 def _parts(folder: Path) -> tuple[str, dict[str, Path]]:

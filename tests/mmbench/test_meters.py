@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.core import meters
-from mmbench.core.meters import EnergyMeter, counters, difference
+from mmbench import meters
+from mmbench.meters import EnergyMeter, counters, difference
 
 
 def package(folder: Path, name: str, energy: int, most: int = 1_000_000_000) -> None:
