@@ -10,19 +10,20 @@ from typing import Any
 
 import click
 
-from mmx.errors import MmxError
-
-_INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
+from mmx.errors import INSTALL_EXTRA, MmxError
 
 
 @contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Shows what the store warns of as one line, without the place in the source; other warnings as ever."""
+    """Shows what the store warns of as one line, once, without the place in the source; other warnings as ever."""
+    from mmstore import StoreWarning
+
     with warnings.catch_warnings():
+        warnings.simplefilter("default", StoreWarning)
         show = warnings.showwarning
 
         def plain(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if category.__module__.startswith("mmstore"):
+            if issubclass(category, StoreWarning):
                 click.echo(f"warning: {message}", err=True)
             else:
                 show(message, category, *where, **more)
@@ -48,7 +49,7 @@ def report(error: BaseException, *, debug: bool) -> int:
             click.echo(f"error: {line}", err=True)
         return error.exit_code if isinstance(error, MmxError) else 1
     if isinstance(error, ModuleNotFoundError):
-        click.echo(f"error: {error.name} is not installed; run: {_INSTALL_EXTRA}", err=True)
+        click.echo(f"error: {error.name} is not installed; run: {INSTALL_EXTRA}", err=True)
         return 1
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmx import __version__
 from mmx.encoders import broken_families
+from mmx.errors import INSTALL_EXTRA
 from mmx.executors.local import available_cpus
 
 _PACKAGES = {
@@ -91,9 +92,9 @@ def _packages() -> tuple[dict[str, dict[str, str | None]], list[str]]:
                 problems.append(f"{name} is missing; run: pip install mmx-mmbench")
         found[name] = {"version": version, "for": purpose}
         if version is not None and module in _IMPORTED and (error := _import_error(module)):
-            problems.append(f"{name} {version} cannot be imported: {error}; run: pip install 'mmx-mmbench[extract]'")
+            problems.append(f"{name} {version} cannot be imported: {error}; run: {INSTALL_EXTRA}")
     if absent := [name for name in missing if _PACKAGES[name][1]]:
-        problems.append(f"{', '.join(absent)} missing; run: pip install 'mmx-mmbench[extract]'")
+        problems.append(f"{', '.join(absent)} missing; run: {INSTALL_EXTRA}")
     return found, problems
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
+"""How to get what the core dependencies lack."""
+
 
 class MmxError(Exception):
     """Anything that went wrong for a reason the user can act on. Exit code 1."""

@@ -18,7 +18,6 @@ from mmx.errors import DataError, UsageError
 from mmx.progress import Progress, SilentProgress
 
 How = Literal["concat", "sum", "mean", "mul"]
-HOW = ("concat", "sum", "mean", "mul")
 _BLOCK = 4096
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import click
 
 from mmx.errors import DataError, UsageError
 
@@ -17,25 +14,11 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def warnings_said() -> Iterator[None]:
-    """What mmstore warns about goes to stderr, a line each."""
-    from mmstore import StoreWarning
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", StoreWarning)
-        try:
-            yield
-        finally:
-            for warning in caught:
-                click.echo(f"warning: {warning.message}", err=True)
-
-
-@contextmanager
 def opened(path: Path) -> Iterator[FeatureSet]:
     """An open feature set, its header checked."""
     from mmstore import FeatureSet
 
-    with warnings_said(), FeatureSet(path) as features:
+    with FeatureSet(path) as features:
         _ = features.header
         yield features
 

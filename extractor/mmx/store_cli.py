@@ -15,7 +15,7 @@ import click
 
 from mmx.cli_options import DEFAULT_STORE, debug_option, store_option
 from mmx.errors import DataError, UsageError
-from mmx.named_sets import check_names, find_set, opened, store_at, warnings_said
+from mmx.named_sets import check_names, find_set, opened, store_at
 
 IMPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors")
 EXPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors", "csv")
@@ -145,8 +145,7 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
 
     problems: dict[str, list[str]] = {}
     for path in _paths_to_verify(paths or (DEFAULT_STORE,)):
-        with warnings_said():
-            problems[path.as_posix()] = FeatureSet(path).verify()
+        problems[path.as_posix()] = FeatureSet(path).verify()
     n_bad = sum(1 for found in problems.values() if found)
     if as_json:
         click.echo(json.dumps({"sets": problems, "ok": n_bad == 0}))

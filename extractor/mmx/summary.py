@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class Summary:
     counts: Counts
     stages: Stages
     elapsed_s: float
-    errors: tuple[tuple[str, str], ...] = field(default=())
+    errors: tuple[tuple[str, str], ...] = ()
 
     @property
     def exit_code(self) -> int:

@@ -56,21 +56,20 @@ class FeatureStore:
         """
         known = self.sets()
         names = [found for kind, found in known if kind == modality]
-        where = f"{self.root}"
         if not names:
             raise UnknownFeatureSet(
-                f"{where}: no feature set of modality {modality!r}{_hint(modality, {kind for kind, _ in known})}; "
+                f"{self.root}: no feature set of modality {modality!r}{_hint(modality, {kind for kind, _ in known})}; "
                 f"make one with `mmx extract --modality {modality} --model …`{self._partial_note(modality)}"
             )
         if name is None:
             if len(names) > 1:
                 raise UnknownFeatureSet(
-                    f"{where}: several {modality} sets ({', '.join(names)}); say which, as in {modality}={names[0]}"
+                    f"{self.root}: several {modality} sets ({', '.join(names)}); say which, as in {modality}={names[0]}"
                 )
             name = names[0]
         elif name not in names:
             raise UnknownFeatureSet(
-                f"{where}: no {modality} set {name!r}{_hint(name, names)}{self._partial_note(modality, name)}"
+                f"{self.root}: no {modality} set {name!r}{_hint(name, names)}{self._partial_note(modality, name)}"
             )
         found = FeatureSet(self.path(modality, name))
         if found.modality != modality:

@@ -206,7 +206,7 @@ def contents() -> SearchStrategy[Content]:
         if source == INTERACTION:
             users = draw(ids(max_size=3).filter(bool))
             keys = [(users[i % len(users)], key) for i, key in enumerate(keys)]
-        content = random_content(
+        return random_content(
             draw(st.integers(0, 2**32 - 1)),
             keys,
             layout=draw(st.sampled_from(LAYOUTS)),
@@ -214,7 +214,6 @@ def contents() -> SearchStrategy[Content]:
             dim=draw(st.integers(1, 5)),
             absent=draw(st.sampled_from((0.0, 0.4, 1.0))),
         )
-        return content
 
     return draw_content()
 

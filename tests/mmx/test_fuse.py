@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mmstore import FeatureSet, FeatureSetWriter, Status
 from mmx.cli import cli
 from mmx.errors import DataError, UsageError
-from mmx.fusion import HOW, How, fuse, fuse_vectors
+from mmx.fusion import How, fuse, fuse_vectors
 
 RNG = np.random.default_rng(4)
 
@@ -51,7 +51,7 @@ EXPECTED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("how", get_args(How))
 def test_vectors_are_matched_by_id(pair: list[Path], tmp_path: Path, how: How) -> None:
     done = fuse(pair, tmp_path, how=how, name="both", modality="fused")
     assert (done.ok, done.missing, done.corrupt) == (3, 1, 2)

@@ -1,1 +1,1 @@
-"""Pure array helpers of the extraction: arrays in, arrays out, no files."""
+"""Helpers of the extraction, arrays in and arrays out, and the settings of the process: no data files."""

@@ -16,11 +16,10 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.errors import ContentError, EncoderError, UsageError
+from mmx.errors import INSTALL_EXTRA, ContentError, EncoderError, UsageError
 
 MODALITIES = ("visual", "textual", "audio")
 PRECISIONS = ("fp32", "bf16", "fp16")
-INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class EncoderSpec:
         name: Slug for the set's file name, made from the model id; choices other than the default ones are appended
             (`resnet50`, `resnet50-layer3`, `resnet50-random`), so that two different sets never share a file.
         modality: `visual`, `textual` or `audio`.
-        backend: The library that computes: `handcrafted`, `torchvision`, `sentence-transformers`, `torchaudio`.
+        backend: The library that computes: `handcrafted`, `torchvision`, `open_clip`, `transformers` and so on.
         model_id: The model as that library names it.
         dim: Length of a vector. Of an encoder that has to be fitted: an upper bound until `fit`.
         layer: The output that is taken.
@@ -236,6 +235,13 @@ def require(module: str) -> Any:
         raise EncoderError(
             f"this encoder needs {package}, which cannot be imported ({error}); run: {INSTALL_EXTRA}"
         ) from error
+
+
+def plain_reason(error: BaseException) -> str:
+    """A foreign exception in one line, without the path that an OSError carries."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def versions(*distributions: str) -> dict[str, str]:

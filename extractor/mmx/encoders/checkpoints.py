@@ -17,8 +17,7 @@ from pathlib import Path
 from pickle import UnpicklingError  # only the error that torch.load raises on a file it will not read
 from typing import TYPE_CHECKING, Any
 
-from mmx.encoders.base import Request
-from mmx.encoders.images import plain_reason
+from mmx.encoders.base import Request, plain_reason
 from mmx.errors import EncoderError
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -23,7 +22,15 @@ from mmx.core.pooling import every_position, pool_positions
 from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, checked_text, require, slug, versions
 from mmx.encoders.checkpoints import file_sha256
 from mmx.encoders.hf_table import MODELS, PROJECTION
-from mmx.encoders.hub import ModelFolder, find_model, go_offline, is_cached, looks_like_hub_id
+from mmx.encoders.hub import (
+    NOT_A_MODEL,
+    ModelFolder,
+    find_model,
+    go_offline,
+    is_cached,
+    looks_like_hub_id,
+    without_bar,
+)
 from mmx.encoders.images import decode_rgb
 from mmx.encoders.runtime import checked_device, forward_pass, prepared
 from mmx.encoders.sounds import Resampler, read_mono
@@ -40,9 +47,6 @@ _NO_CLASS_TOKEN = (
 Vectors: TypeAlias = NDArray[np.float32] | list[NDArray[np.float32]]
 
 _LONGEST_TEXT = 8192  # tokenizers that know no limit say 10^30
-_NOT_A_MODEL = (
-    OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError, UnpicklingError
-)  # fmt: skip
 
 
 class TransformersEncoder(Encoder):
@@ -67,7 +71,7 @@ class TransformersEncoder(Encoder):
         try:
             self._model = model = _build(library, folder)
             self._processor = self._make_processor(library, folder.path)
-        except (*_NOT_A_MODEL, require("safetensors").SafetensorError) as error:
+        except (*NOT_A_MODEL, require("safetensors").SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise EncoderError(
                 f"{request.model}: {folder.label} is not a transformers model of {request.modality} ({reason})."
@@ -83,7 +87,6 @@ class TransformersEncoder(Encoder):
     @classmethod
     def accepts(cls, model: str, modality: str) -> bool:
         """Whether it has the form of a hub id, or is a folder of a model."""
-        model = model.removeprefix("transformers:")
         return looks_like_hub_id(model) or (Path(model).expanduser() / "config.json").is_file()
 
     @classmethod
@@ -371,16 +374,10 @@ def _build(library: Any, folder: ModelFolder) -> Any:
     Raises:
         EncoderError: The weights lack something that is used.
     """
-    logging = require("transformers.utils.logging")
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with without_bar():
         model, told = library.AutoModel.from_pretrained(
             str(folder.path), local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     absent = sorted(name for name in told["missing_keys"] if ".pooler." not in name and not name.startswith("pooler."))
     if absent:
         raise EncoderError(

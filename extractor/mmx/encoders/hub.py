@@ -8,14 +8,20 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
 
-from mmx.encoders.base import Request, require
+from mmx.encoders.base import Request, plain_reason, require
 from mmx.encoders.checkpoints import CONNECT_TIMEOUT_S, file_sha256, hub_cache, missing_weights
-from mmx.encoders.images import plain_reason
 from mmx.errors import EncoderError, UsageError
 
+NOT_A_MODEL = (
+    OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError, UnpicklingError
+)  # fmt: skip
+"""What the libraries raise on a folder that holds something else, or damaged files."""
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.md", "*.jinja")
 _OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*", "rust_model*")
 
@@ -81,6 +87,19 @@ def go_offline() -> None:
     """Keep the libraries that know these switches from opening a connection; they read them when imported."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+@contextmanager
+def without_bar() -> Iterator[None]:
+    """No bar of transformers' for reading a file from disk."""
+    logging = require("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def looks_like_hub_id(model: str) -> bool:

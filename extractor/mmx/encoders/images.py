@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmx.encoders.base import require
+from mmx.encoders.base import plain_reason, require
 from mmx.encoders.sharing import remembered
 from mmx.errors import ContentError
 
@@ -70,13 +70,6 @@ def check_pixels(width: int, height: int) -> None:
         raise ContentError(f"the image has no pixels ({width} x {height})")
     if limit is not None and width * height > limit:
         raise ContentError(f"{width} x {height} is larger than the decompression-bomb limit of {limit} pixels")
-
-
-def plain_reason(error: BaseException) -> str:
-    """A foreign exception in one line, without the path that an OSError carries."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _to_rgb(image: Any) -> Image:

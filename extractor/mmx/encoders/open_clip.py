@@ -16,9 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, checked_text, require, slug, versions
+from mmx.encoders.base import (
+    Encoder,
+    EncoderInfo,
+    EncoderSpec,
+    Request,
+    checked_text,
+    plain_reason,
+    require,
+    slug,
+    versions,
+)
 from mmx.encoders.checkpoints import file_sha256, fill, missing_weights, read_state_dict, state_sha256
-from mmx.encoders.images import decode_rgb, plain_reason
+from mmx.encoders.images import decode_rgb
 from mmx.encoders.runtime import checked_device, forward_pass, prepared
 from mmx.errors import EncoderError, UsageError
 
@@ -88,7 +98,6 @@ class OpenClipEncoder(Encoder):
     @classmethod
     def accepts(cls, model: str, modality: str) -> bool:
         """Whether open_clip has an architecture of that name; looks at its files without importing it."""
-        model = model.removeprefix("open_clip:")
         if model in MODELS:
             return True
         if "open_clip" in sys.modules:
@@ -191,7 +200,6 @@ def _published(library: Any, request: Request, tag: str) -> Path:
             plain_reason(error),
             modality=request.modality,
             place="the cache of open_clip",
-            random=True,
         ) from error
 
 

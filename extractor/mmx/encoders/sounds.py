@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.encoders.base import require
-from mmx.encoders.images import plain_reason
+from mmx.encoders.base import plain_reason, require
 from mmx.encoders.sharing import remembered
 from mmx.errors import ContentError
 

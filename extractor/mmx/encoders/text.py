@@ -6,13 +6,11 @@ batches formed from texts of similar length; a batch is padded to its own longes
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,15 @@ from numpy.typing import NDArray
 from mmx.core.batching import pad_rows
 from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, checked_text, require, slug, versions
 from mmx.encoders.checkpoints import file_sha256, training_of
-from mmx.encoders.hub import ModelFolder, find_model, go_offline, is_cached, looks_like_hub_id
+from mmx.encoders.hub import (
+    NOT_A_MODEL,
+    ModelFolder,
+    find_model,
+    go_offline,
+    is_cached,
+    looks_like_hub_id,
+    without_bar,
+)
 from mmx.encoders.runtime import checked_device, forward_pass, prepared
 from mmx.errors import ContentError, EncoderError, UsageError
 
@@ -42,11 +48,6 @@ MODELS: dict[str, tuple[int, int | None, str]] = {
 }
 LICENCES = {"all-MiniLM-L6-v2": "apache-2.0"}
 
-# What the library raises on a folder that holds something else, or damaged files.
-_NOT_A_MODEL = (
-    OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError, UnpicklingError
-)  # fmt: skip
-
 
 class SentenceEncoder(Encoder):
     """A sentence-transformers model; equal to its `encode` of one text at a time, up to rounding."""
@@ -61,10 +62,10 @@ class SentenceEncoder(Encoder):
             go_offline()
         library = require("sentence_transformers")
         damaged = require("safetensors").SafetensorError
-        with _quiet():
+        with without_bar():
             try:
                 model = library.SentenceTransformer(str(folder.path), device=str(device), local_files_only=True)
-            except (*_NOT_A_MODEL, damaged) as error:
+            except (*NOT_A_MODEL, damaged) as error:
                 reason = " ".join(str(error).split())[:300]
                 raise EncoderError(
                     f"{request.model}: {folder.label} is not a sentence-transformers model ({reason})."
@@ -136,7 +137,7 @@ class SentenceEncoder(Encoder):
         """Write a folder as the library saves it, with what it was made of and how; in one step."""
         partial = path.with_name(path.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        with _quiet():
+        with without_bar():
             self._model.save(str(partial), create_model_card=False)
         told = json.dumps(
             {"finetuned_from": self.spec.provenance(), "training": dict(training)}, indent=2, sort_keys=True
@@ -254,16 +255,3 @@ def _mode(pooling: Any) -> str:
     """The name of a Pooling module's mode(s)."""
     mode = pooling.pooling_mode
     return mode if isinstance(mode, str) else "+".join(mode)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No bar for reading a file from disk."""
-    logging = require("transformers.utils.logging")
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

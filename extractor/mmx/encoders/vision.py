@@ -202,9 +202,8 @@ class TorchvisionEncoder(Encoder):
         if request.pooling is not None and request.pooling not in POOLINGS:
             raise unknown_name("pooling", request.pooling, POOLINGS)
         positions = _n_positions(output, self._channels_last)
-        default = _default(request.model.lower())
-        wanted = request.pooling or (default[1] if self._layer == default[0] else "mean")
-        how = "none" if positions == 1 else wanted
+        usual = _usual_pooling(request.model.lower(), self._layer)
+        how = "none" if positions == 1 else request.pooling or usual
         try:
             return how, pool(output, how, channels_last=self._channels_last).shape[1]
         except ValueError as error:
@@ -313,11 +312,15 @@ def _n_positions(output: Tensor, channels_last: bool) -> int:
     return int(output.shape[1]) if output.ndim == 3 else 1
 
 
+def _usual_pooling(name: str, layer: str) -> str:
+    """The pooling when none is asked for."""
+    default, pooling = _default(name)
+    return pooling if layer == default else "mean"
+
+
 def _pooling_slug(request: Request, layer: str, name: str, pooling: str) -> str:
     """The pooling, when it was asked for and makes a difference."""
-    default = _default(name)
-    usual = default[1] if layer == default[0] else "mean"
-    return pooling if request.pooling is not None and pooling not in ("none", usual) else ""
+    return pooling if request.pooling is not None and pooling not in ("none", _usual_pooling(name, layer)) else ""
 
 
 def _weights_slug(request: Request, path: Path | None) -> str:

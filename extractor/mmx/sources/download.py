@@ -6,7 +6,6 @@ later use of a file that has changed since is an error.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import random
@@ -23,6 +22,7 @@ from typing import Any
 
 from mmx.errors import DataError
 from mmx.progress import Progress, SilentProgress
+from mmx.sources.ids import sha256_of
 
 CHECKSUMS = "checksums.json"
 RETRIES = 5
@@ -103,12 +103,6 @@ def forget(path: Path) -> None:
     known = _known(path)
     if known.pop(path.name, None) is not None:
         _write(path.parent / CHECKSUMS, known)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _download(wanted: Wanted, partial: Path, progress: Progress, retries: int, wait: Callable[[float], None]) -> None:

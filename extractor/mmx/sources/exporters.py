@@ -23,7 +23,6 @@ from mmx.errors import DataError, UsageError
 if TYPE_CHECKING:
     from mmstore import FeatureSet
 
-ABSENT = ("skip", "nan", "zero")
 _LONGEST_NAME = 240  # bytes; file systems allow 255, and `.npy` comes on top
 _FORBIDDEN = set('/\\<>:"|?*')
 

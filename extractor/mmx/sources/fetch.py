@@ -22,6 +22,7 @@ from mmx.errors import DataError, UsageError
 from mmx.progress import Progress, SilentProgress
 from mmx.sources import amazon, download
 from mmx.sources.amazon import Counts
+from mmx.sources.ids import sha256_of
 
 ROLES = ("reviews", "meta", "features")
 FEATURE_SET = "amazon-cnn"
@@ -83,7 +84,7 @@ def fetch(
         if given is not None and not given.is_file():
             raise DataError(f"{given}: no such file")
         files[role] = given or download.get(one, downloads, progress=progress, **options)
-    source = {"name": name, "files": {role: download.sha256_of(path) for role, path in files.items()}}
+    source = {"name": name, "files": {role: sha256_of(path) for role, path in files.items()}}
     if (out / "dataset.json").is_file():
         before = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
         if before.get("source") != source:
@@ -157,7 +158,7 @@ def _import_vectors(path: Path, items: list[str], out: Path, counts: Counts, pro
     provenance = {
         "extractor": "import-amazon-b",
         "backend": "import",
-        "importer": {"format": "amazon-b", "file": path.name, "file_sha256": download.sha256_of(path)},
+        "importer": {"format": "amazon-b", "file": path.name, "file_sha256": sha256_of(path)},
         "tool": {"name": "mmx", "version": __version__},
     }
     target = out / "features" / "visual" / f"{FEATURE_SET}.h5"
@@ -208,11 +209,7 @@ def fetch_images(
             return item, "failed", "the id is no file name"
         try:
             _get_image(item, addresses[item], folder, timeout_s)
-        except (
-            OSError,
-            ValueError,
-            http.client.HTTPException,
-        ) as error:  # the last: an address with a blank, a bad answer
+        except (OSError, ValueError, http.client.HTTPException) as error:  # the last: a bad address or answer
             return item, "failed", " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
         finally:
             time.sleep(pause_s)

@@ -23,7 +23,6 @@ from mmx.sources.readers import FORMATS, Source, Vectors
 if TYPE_CHECKING:
     from mmstore import FeatureSetWriter
 
-DTYPES = ("float32", "float16")
 BLOCK_BYTES = 1 << 24
 
 
@@ -112,7 +111,6 @@ def import_features(
     with FeatureSetWriter(
         path,
         modality=modality,
-        name=name,
         dim=dim,
         ids=vectors.ids,
         dtype=dtype,
