@@ -26,23 +26,6 @@ class Row:
     seeds: Sequence[Values]
 
 
-def results_table(title: str, rows: Sequence[Row], cutoff: int, names: Sequence[str] | None = None) -> Table:
-    """One block: the metrics at one cut-off, mean ± standard deviation over seeds where there are several.
-
-    Args:
-        title: What is shown.
-        rows: The models; all have the same metrics.
-        cutoff: Which of the `metric@cutoff` values.
-        names: Which metrics, without the cut-off; all by default.
-    """
-    suffix = f"@{cutoff}"
-    names = _metrics_at(rows, cutoff) if names is None else names
-    table = _new_table(f"{title} @{cutoff}", "model", names)
-    for row in rows:
-        table.add_row(row.label, *(_cell([seed[name + suffix] for seed in row.seeds]) for name in names))
-    return table
-
-
 def _new_table(title: str, label: str, names: Sequence[str]) -> Table:
     """An empty table: a column of labels, then one of numbers for each name."""
     from rich.box import SIMPLE_HEAD
@@ -72,16 +55,8 @@ def number(value: float) -> str:
 
 
 def print_results(title: str, rows: Sequence[Row]) -> None:
-    """Print one block per cut-off to stdout, in as many tables as 100 columns need."""
-    console = stdout_console()
-    label = max(len(row.label) for row in rows)
-    for cutoff in sorted({int(name.rpartition("@")[2]) for name in rows[0].seeds[0]}):
-        columns = {
-            name: [_cell([seed[f"{name}@{cutoff}"] for seed in row.seeds]) for row in rows]
-            for name in _metrics_at(rows, cutoff)
-        }
-        for names in _fitting(columns, label):
-            console.print(results_table(title, rows, cutoff, names))
+    """Print one block per cut-off to stdout, in as many tables as 100 columns need; mean ± standard deviation over seeds."""
+    _print_blocks(title, "model", rows, {})
 
 
 def print_slices(title: str, slices: Sequence[Mapping[str, Any]]) -> None:
@@ -91,21 +66,31 @@ def print_slices(title: str, slices: Sequence[Mapping[str, Any]]) -> None:
         title: What is shown.
         slices: As `SliceScores.as_json` gives them.
     """
+    rows = [Row(f"{one['family']} {one['slice']}", [one["metrics"]]) for one in slices]
+    counts = {
+        "rows": [f"{one['rows']:,}" for one in slices],
+        "users": [f"{one['users_evaluated']:,}" for one in slices],
+    }
+    _print_blocks(title, "slice", rows, counts, " by slice")
+
+
+def _print_blocks(
+    title: str, label: str, rows: Sequence[Row], counts: Mapping[str, Sequence[str]], what: str = ""
+) -> None:
+    """The metrics at each cut-off, in tables that fit; `counts` are columns that stand in each of them."""
     console = stdout_console()
-    labels = [f"{one['family']} {one['slice']}" for one in slices]
-    counts = [(f"{one['rows']:,}", f"{one['users_evaluated']:,}") for one in slices]
-    taken = max(map(len, labels), default=0) + sum(
-        2 + max(5, *map(len, column)) for column in zip(*counts, strict=True)
-    )
-    rows = [Row(label, [one["metrics"]]) for label, one in zip(labels, slices, strict=True)]
+    taken = max((len(row.label) for row in rows), default=0)
+    taken += sum(2 + max(len(name), *map(len, cells)) for name, cells in counts.items() if cells)
     for cutoff in sorted({int(name.rpartition("@")[2]) for name in rows[0].seeds[0]}) if rows else ():
         columns = {
-            name: [_cell([row.seeds[0][f"{name}@{cutoff}"]]) for row in rows] for name in _metrics_at(rows, cutoff)
+            name: [_cell([seed[f"{name}@{cutoff}"] for seed in row.seeds]) for row in rows]
+            for name in _metrics_at(rows, cutoff)
         }
         for names in _fitting(columns, taken):
-            table = _new_table(f"{title} @{cutoff} by slice", "slice", ["rows", "users", *names])
-            for place, label in enumerate(labels):
-                table.add_row(label, *counts[place], *(columns[name][place] for name in names))
+            shown = {**counts, **{name: columns[name] for name in names}}
+            table = _new_table(f"{title} @{cutoff}{what}", label, list(shown))
+            for place, row in enumerate(rows):
+                table.add_row(row.label, *(cells[place] for cells in shown.values()))
             console.print(table)
 
 
