@@ -25,6 +25,7 @@ from PIL import Image
 from mmstore import FeatureSet, ProvenanceMismatch, Status
 from mmx import lane, loop
 from mmx.cli import cli
+from mmx.cli_options import console
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, EncoderSpec, create, images, runtime
 from mmx.encoders.base import Request
@@ -293,6 +294,31 @@ def test_a_set_goes_on_with_the_kernel_it_was_begun_with(catalogue: Path, tmp_pa
     runtime._taken_over.clear()
     assert extract(run, config).already_complete  # nothing is computed: nothing to take over
     assert runtime.linear_kernel() == "onednn"
+
+
+def test_a_finished_set_outlives_an_upgrade(
+    catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunConfig(data=catalogue, out=tmp_path, device="cpu")
+    config = SetConfig(modality="visual", model="colour-hog")
+    with pytest.raises(ZeroDivisionError):
+        extract(run, config, build=stops_at(1))
+    monkeypatch.setattr("mmx.__version__", "99.0")
+    with pytest.raises(ProvenanceMismatch, match=r"tool\.version"):  # never the vectors of two versions in one set
+        extract(run, config)
+    digest = extract(run.model_copy(update={"restart": True}), config).digest
+    monkeypatch.setattr("mmx.__version__", "100.0")
+    with console(quiet=False, verbose=False) as progress:
+        again = extract(run, config, progress=progress)
+    assert (again.digest, again.already_complete) == (digest, True)
+    assert "complete, made with other tool.version; --restart computes it again" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    with pytest.raises(ProvenanceMismatch):
+        extract(run.model_copy(update={"retry_failed": True}), config)
+    with pytest.raises(ProvenanceMismatch, match="batch_size"):
+        extract(run, config.model_copy(update={"batch_size": 7}))
+    assert not extract(run.model_copy(update={"restart": True}), config).already_complete
 
 
 def test_sets_that_are_made_together_have_one_kernel(catalogue: Path, tmp_path: Path, faster: list[str]) -> None:
