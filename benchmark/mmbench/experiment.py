@@ -268,7 +268,7 @@ def clear(folder: RunFolder) -> None:
     """Remove what an earlier run left, and nothing else; first of all the file that says the run is complete."""
     for name in ("metrics.json", "run.json", "trained.json", "history.jsonl", "per_user.parquet"):
         (folder.path / name).unlink(missing_ok=True)
-    for path in (folder.checkpoint_path, folder.state_path):
+    for path in (folder.checkpoint_path, folder.checkpoint_of_state_path, folder.state_path):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder.path / "trials", ignore_errors=True)
 

@@ -217,6 +217,8 @@ def fit_one(
                 saved = time.monotonic()
             task.advance(1, _describe(record, key, trainer.progress.best_value))
     stand = trainer.progress
+    assert stand.best_epoch is not None
+    folder.keep_checkpoint(stand.best_epoch)
     folder.write_json(
         "trained.json",
         {

@@ -30,6 +30,8 @@ class RunFolder:
         per_user.parquet: Per-user values of the chosen model.
         checkpoint.safetensors: The chosen model.
         state.safetensors: Where an unfinished training stands; removed when it is done.
+        checkpoint-of-state.safetensors: The best model as of that state, if there has been a better one since: what a training
+            that goes on from there does not repeat to the last bit (on a GPU, say) may end without another better one.
 
     Every file but the history appears under its name in one step.
     """
@@ -41,6 +43,7 @@ class RunFolder:
         self.history_path = path / "history.jsonl"
         self.checkpoint_path = path / "checkpoint.safetensors"
         self.state_path = path / "state.safetensors"
+        self.checkpoint_of_state_path = path / "checkpoint-of-state.safetensors"
 
     @property
     def complete(self) -> bool:
@@ -107,6 +110,8 @@ class RunFolder:
 
     def save_checkpoint(self, tensors: Mapping[str, torch.Tensor], epoch: int) -> None:
         """Save the model of one epoch as the best so far."""
+        if self.checkpoint_path.is_file() and not self.checkpoint_of_state_path.exists():
+            self.checkpoint_path.replace(self.checkpoint_of_state_path)
         _save_tensors(self.checkpoint_path, tensors, {"epoch": str(epoch)})
 
     def load_checkpoint(self, epoch: int) -> dict[str, torch.Tensor]:
@@ -123,9 +128,19 @@ class RunFolder:
             )
         return tensors
 
+    def keep_checkpoint(self, epoch: int) -> None:
+        """Keep the checkpoint of the chosen epoch, and no other."""
+        former = self.checkpoint_of_state_path
+        if former.is_file() and (
+            not self.checkpoint_path.is_file() or _load_tensors(self.checkpoint_path)[1].get("epoch") != str(epoch)
+        ):
+            former.replace(self.checkpoint_path)
+        former.unlink(missing_ok=True)
+
     def save_state(self, tensors: Mapping[str, torch.Tensor], progress: TrainingProgress) -> None:
         """Save where the training stands."""
         _save_tensors(self.state_path, tensors, {"progress": json.dumps(asdict(progress))})
+        self.checkpoint_of_state_path.unlink(missing_ok=True)
 
     def load_state(self) -> tuple[dict[str, torch.Tensor], TrainingProgress] | None:
         """Where the training stood; None if it had not come far enough to be saved."""

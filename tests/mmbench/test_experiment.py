@@ -126,6 +126,37 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert strip == [{**line, "seconds": 0} for line in RunFolder(resumed.path).history()]
 
 
+@pytest.mark.parametrize(("values", "best"), [({4: 0.5, 6: 0.4, 8: 0.3}, 2), ({4: 0.5, 6: 3.0, 8: 2.0}, 6)])
+def test_what_is_computed_again_need_not_be_better_again(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[int, float], best: int
+) -> None:
+    """A kill loses the epochs after the saved state; repeated on a GPU, they differ from what the checkpoint is of."""
+    validated, save = Trainer._validated, RunFolder.save_state
+
+    def scripted(values: dict[int, float]) -> None:
+        def validate(self: Trainer, record: EpochRecord) -> EpochRecord:
+            if record.epoch not in values:
+                raise KeyboardInterrupt
+            self.validate = lambda model: {self.metric: values[record.epoch]}
+            return validated(self, record)
+
+        monkeypatch.setattr(Trainer, "_validated", validate)
+
+    monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
+    monkeypatch.setattr(
+        RunFolder, "save_state", lambda self, tensors, at: save(self, tensors, at) if at.epoch < 4 else None
+    )
+    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", "bpr-mf", settings={"epochs": 8})
+    scripted({2: 1.0, 4: 5.0, 6: 6.0})
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, inputs, folder, progress=Silent())
+    scripted(values)
+    result = run(*experiment.resume_inputs(folder.path), progress=Silent())
+    assert result.best_epoch == best
+    assert folder.load_checkpoint(best)
+    assert not folder.checkpoint_of_state_path.exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [name for name in MODELS if model_class(name).sampler])
 def test_killed_within_any_step_every_model_ends_with_the_same_bytes(
