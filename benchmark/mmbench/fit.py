@@ -17,7 +17,13 @@ import torch
 from mmbench.config import Recipe, read_recipe, write_recipe
 from mmbench.core import sparse
 from mmbench.core.init import Init
-from mmbench.core.runtime import cpu_seconds, forget_peak_memory, held_interrupts, peak_memory_bytes
+from mmbench.core.runtime import (
+    cpu_seconds,
+    forget_peak_memory,
+    held_interrupts,
+    peak_gpu_memory_bytes,
+    peak_memory_bytes,
+)
 from mmbench.core.table import RowTable
 from mmbench.data.cache import neighbour_cache
 from mmbench.data.dataset import TrainingData
@@ -182,7 +188,7 @@ def fit_one(
         (lists,) = rank_all(model, training, features, with_selected, users=np.unique(training.valid.users))
         return score(lists, training, validation_rows(training, with_selected), with_selected).overall
 
-    pause_s = save_every_s()
+    pause_s, device = save_every_s(), choose_device(recipe.device)
     forget_peak_memory()
     model = build(recipe, training, features)
     trainer = Trainer(
@@ -205,7 +211,7 @@ def fit_one(
     with (
         held_interrupts() as trainer.between_steps,
         progress.task(label, trainer.epochs or 1, trainer.progress.epoch) as task,
-        EnergyMeter(gpu=choose_device(recipe.device).type == "cuda") as meter,
+        EnergyMeter(gpu=device.type == "cuda") as meter,
     ):
         for record in trainer.run():
             folder.append_history(record)
@@ -229,6 +235,7 @@ def fit_one(
             "cpu_s": cpu_seconds() - start_cpu,
             "energy_j": _energy(meter, jobs=jobs, whole=state is None),
             "peak_memory_bytes": peak_memory_bytes(),
+            "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device),
             "threads": torch.get_num_threads(),
             "jobs": jobs,
         },

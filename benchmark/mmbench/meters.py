@@ -22,6 +22,10 @@ class EnergyMeter:
     Processors: the package counters of Linux powercap (Intel and AMD RAPL), which count microjoules and start again from zero.
     NVIDIA GPUs: power read once a second and summed up. Other programs' share is in it.
 
+    Args:
+        gpu: Whether the work is done on a GPU; energy without its share would be no figure of that work, so there is then none.
+        powercap: Where the processors' counters are.
+
     Attributes:
         joules: Energy by meter, after the block; empty where there is none.
         reason: Why there is none; empty otherwise.
@@ -49,7 +53,10 @@ class EnergyMeter:
         if self._watcher is not None:
             self._stop.set()
             self._watcher.join()
-        if not self.joules:
+        if self._gpu and "gpu" not in self.joules:
+            self.joules.clear()
+            self.reason = "the GPU's power could not be read"
+        elif not self.joules:
             there = any(self._powercap.glob("*-rapl:*")) if self._powercap.is_dir() else False
             self.reason = f"no permission to read {self._powercap}" if there else "no meter on this machine"
 
@@ -58,14 +65,16 @@ class EnergyMeter:
         return dict(self.joules) or self.reason
 
     def _watch(self) -> None:
-        last = time.monotonic()
-        while not self._stop.wait(_PERIOD_S):
+        last, joules, going_on = time.monotonic(), 0.0, True
+        while going_on:
+            going_on = not self._stop.wait(_PERIOD_S)  # the last piece, shorter than a period, counts too
             watts = _gpu_watts()
             now = time.monotonic()
             if watts is None:
                 return
-            self.joules["gpu"] = self.joules.get("gpu", 0.0) + watts * (now - last)
+            joules += watts * (now - last)
             last = now
+        self.joules["gpu"] = joules
 
 
 def counters(powercap: Path = POWERCAP) -> dict[str, tuple[int, int]]:

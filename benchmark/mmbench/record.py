@@ -15,7 +15,7 @@ import torch
 from mmbench import __version__
 from mmbench.config import Recipe
 from mmbench.core import linear, sparse
-from mmbench.core.runtime import peak_memory_bytes
+from mmbench.core.runtime import peak_gpu_memory_bytes, peak_memory_bytes
 from mmbench.data.dataset import Split, TrainingData
 from mmbench.data.features import ItemFeatures
 from mmbench.evaluate import Evaluation as Scores
@@ -105,8 +105,8 @@ def run_record(
 ) -> dict[str, Any]:
     """What ran on what; `trained` is what the training, perhaps in another process, said of itself."""
     training = inputs.split.training
-    peaks = [peak for peak in (peak_memory_bytes(), trained.get("peak_memory_bytes")) if peak is not None]
     device = choose_device(recipe.device)
+    peaks = {"peak_memory_bytes": peak_memory_bytes(), "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device)}
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -157,8 +157,7 @@ def run_record(
             "users_without_list_counted": {split: one.n_without_list for split, one in scores.items()},
         },
         "timings": dict(timings),
-        "peak_memory_bytes": max(peaks, default=None),
-        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        **{name: max(filter(None, (here, trained.get(name))), default=None) for name, here in peaks.items()},
     }
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from mmbench import experiment, fit
+from mmbench import experiment, fit, record
 from mmbench.config import Recipe, for_model, make_settings, parse_approximations, read_recipe
 from mmbench.core.adam import Adam
 from mmbench.core.runtime import peak_memory_bytes
@@ -281,6 +281,17 @@ def test_a_grid_is_chosen_on_validation_and_scored_once(
         settings={"lr": result.recipe.settings.lr, **{"reg_weight": recipe.trials()[chosen].settings.reg_weight}},
     )  # type: ignore[attr-defined]
     assert alone.test == result.test
+
+
+def test_the_memory_of_a_gpu_is_that_of_the_training_too(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The training may have been done by another process, or before this one was started."""
+    monkeypatch.setattr(fit, "peak_gpu_memory_bytes", lambda device: 3 * 2**30)
+    monkeypatch.setattr(record, "peak_gpu_memory_bytes", lambda device: 2**30)
+    assert train(dataset, tmp_path / "runs", "bpr-mf").cost["GPU GiB"] == 3
+    monkeypatch.undo()
+    assert train(dataset, tmp_path / "others", "bpr-mf").cost["GPU GiB"] is None
 
 
 def test_selection_cannot_reach_test_rows() -> None:

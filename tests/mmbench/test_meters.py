@@ -48,3 +48,28 @@ def test_a_gpus_power_is_summed_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with EnergyMeter(gpu=True, powercap=tmp_path) as meter:
         time.sleep(0.3)
     assert 5 < meter.joules["gpu"] < 60
+
+
+def test_a_piece_of_work_shorter_than_a_period_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(meters, "_gpu_watts", lambda: 100.0)
+    monkeypatch.setattr(meters.shutil, "which", lambda name: name)
+    with EnergyMeter(gpu=True, powercap=tmp_path) as meter:
+        pass
+    assert 0 < meter.joules["gpu"] < 60
+
+
+@pytest.mark.parametrize("tool", [None, "nvidia-smi"])
+def test_the_processors_energy_is_not_that_of_work_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tool: str | None
+) -> None:
+    import time
+
+    readings = iter([100.0])  # and then none
+    monkeypatch.setattr(meters, "_PERIOD_S", 0.01)
+    monkeypatch.setattr(meters, "_gpu_watts", lambda: next(readings, None))
+    monkeypatch.setattr(meters.shutil, "which", lambda name: tool)
+    package(tmp_path, "intel-rapl:0", 5_000_000)
+    with EnergyMeter(gpu=True, powercap=tmp_path) as meter:
+        package(tmp_path, "intel-rapl:0", 8_500_000)
+        time.sleep(0.1)
+    assert meter.describe() == "the GPU's power could not be read"

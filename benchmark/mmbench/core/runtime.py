@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 def tune_process() -> None:
@@ -74,10 +78,10 @@ def forget_peak_memory() -> None:
             trim(0)  # what is free and kept counts as used otherwise
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        for device in range(torch.cuda.device_count()):
-            torch.cuda.reset_peak_memory_stats(device)
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    if cuda is not None and cuda.is_initialized():
+        for device in range(cuda.device_count()):
+            cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_bytes() -> int | None:
@@ -88,6 +92,13 @@ def peak_memory_bytes() -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_gpu_memory_bytes(device: torch.device) -> int | None:
+    """The most memory that tensors had on a CUDA device so far, or since `forget_peak_memory`; None for other devices."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def cpu_seconds() -> float:
