@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from mmbench import __version__
+from mmbench.core.runtime import out_of_memory
 from mmbench.errors import MmbenchError
 
 
@@ -105,17 +106,25 @@ def run(arguments: list[str]) -> int:
         code = _known(error)
         if debug or code is None:
             raise
-        what = "out of memory: " if isinstance(error, MemoryError) else ""
-        sys.stderr.write(f"error: {what}{error}\n")
+        sys.stderr.write(f"error: {_in_words(error)}\n")
         return code
     return outcome if isinstance(outcome, int) else 0
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, MmbenchError) or not out_of_memory(error):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory: {error}"
+    told = ". ".join(str(error).splitlines()[0].split(". ")[:3])  # torch goes on with how its allocator can be tuned
+    return f"{told}; less is needed with a smaller batch_size or fewer --jobs, and none of a GPU's with --device cpu"
 
 
 def _known(error: Exception) -> int | None:
     """The exit code of an error whose message is meant for the user; None for any other."""
     if isinstance(error, MmbenchError):
         return error.exit_code
-    if isinstance(error, MemoryError):
+    if out_of_memory(error):
         return 1
     from mmstore import StoreError
 

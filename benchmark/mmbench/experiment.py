@@ -302,7 +302,7 @@ def evaluate_run(path: Path, evaluation: Evaluation, data: Path | None = None, *
     if evaluation != recipe.evaluation:
         chosen, inputs = load_inputs(chosen)
     evaluation, training = chosen.evaluation, inputs.split.training
-    model = build(chosen, training, inputs.features)
+    model = build(chosen, training, inputs.features, finished=True)
     model.load_weights(folder.load_checkpoint(result.best_epoch))
     present = None
     if slices:

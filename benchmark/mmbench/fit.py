@@ -56,13 +56,26 @@ def save_every_s() -> float:
     return seconds
 
 
-def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFeatures]) -> Recommender:
+def build(
+    recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFeatures], *, finished: bool = False
+) -> Recommender:
     """The recipe's model with its initial values, on its device, with the approximations that the recipe asks for.
+
+    Args:
+        recipe: Says which model, with what settings.
+        training: What it is for.
+        features: Of the items.
+        finished: It will not be trained, and where its device is not here, another will do.
 
     Raises:
         UsageError: The device or the sparse back end is not available here.
     """
-    device = choose_device(recipe.device)
+    try:
+        device = choose_device(recipe.device)
+    except UsageError:
+        if not finished:
+            raise
+        device = choose_device("auto")
     sparse.use(recipe.sparse_backend)
     # Whatever a run before asked for: neighbours are exact, and kept for others.
     torch.set_float32_matmul_precision("highest")
@@ -82,15 +95,20 @@ def build(recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFea
 def choose_device(name: str) -> torch.device:
     """The torch device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
+    `auto` is CUDA where there is a GPU, unless it is so old (torch warns of it then) that torch has no code for it; else the CPU.
+
     Raises:
-        UsageError: There is no such device here.
+        UsageError: There is no such device here, or it does not compute.
     """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    automatic = name == "auto"
+    if automatic:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()  # that there is memory tells nothing yet
     except (RuntimeError, AssertionError) as error:
+        if automatic and "no kernel image" in str(error):
+            return torch.device("cpu")
         raise UsageError(
             f"--device {name}: not available here ({str(error).splitlines()[0]}); try --device cpu"
         ) from error

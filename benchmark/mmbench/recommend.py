@@ -62,7 +62,8 @@ def load_run(path: Path, data: Path | None = None) -> Trained:
     """
     result = read_result(path)
     recipe, inputs, folder = resume_inputs(path, data)
-    model = build(result.recipe.model_copy(update={"data": recipe.data}), inputs.split.training, inputs.features)
+    chosen = result.recipe.model_copy(update={"data": recipe.data})
+    model = build(chosen, inputs.split.training, inputs.features, finished=True)
     model.load_weights(folder.load_checkpoint(result.best_epoch))
     model.train(False)
     return Trained(model, inputs, path, recipe.evaluation)

@@ -12,9 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tests.mmbench.conftest import write_dataset
 
 from mmbench import cli
+from mmbench.train import Trainer
 
 SCRIPT = Path(sys.executable).with_name("mmbench")
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
@@ -388,3 +390,29 @@ def test_seeds_and_models_given_twice_are_one(
     models = ["--model", "random,random", "--seed", "3,3"]
     assert cli.run(["train", *models, "--data", "toy", "-q", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["seed"] == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of which 1.20 GiB is "
+            "free. Including non-PyTorch memory, this process has 5 GiB memory in use. See documentation for more"
+        ),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried …"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_gpu_without_memory_is_one_line(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(Trainer, "run", fail)
+    assert cli.run(["train", "--model", "bpr-mf", *FAST, "--out", "none"]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith(f"error: {str(error)[:20]}")
+    assert "smaller batch_size" in told
+    assert "non-PyTorch" not in told

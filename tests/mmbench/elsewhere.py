@@ -17,8 +17,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
-from mmbench.core import sparse
-
 ELSEWHERE = torch.device("meta")
 
 _MAY_MIX = {"copy_", "_to_copy", "index", "index_put", "index_put_", "_index_put_impl_"}
@@ -81,23 +79,11 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return tree_map(lambda x: same.get(id(x), There(x)) if stays and isinstance(x, Tensor) else x, result)
 
 
-class _Product:
-    """A sparse matrix of another device: torch.sparse has no such layout for tensors like these."""
-
-    def __init__(self, pattern: sparse.SparsePattern, values: Tensor) -> None:
-        self.pattern, self.values = pattern, values
-
-    def __matmul__(self, x: Tensor) -> Tensor:
-        rows = self.values[:, None] * x[self.pattern.indices]
-        return x.new_zeros(self.pattern.shape[0], x.shape[1]).index_add(0, self.pattern.row, rows)
-
-
 @contextmanager
 def elsewhere() -> Iterator[torch.device]:
     """While it lasts, modules and tensors can be moved to the device that it gives."""
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sparse, "_torch_csr", _Product)
         patch.setattr(import_module("torch.optim.adam"), "_device_dtype_check_for_fused", lambda *_: None)
         patch.setattr(torch, "inference_mode", torch.no_grad)  # tensors of Python have version counters
         torch.__future__.set_overwrite_module_params_on_conversion(True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mmbench.experiment import load_inputs, run, run_folder
 from mmbench.models import MODELS, model_class
 from mmbench.progress import Silent
 from mmbench.protocol import rank_all
+from mmbench.recommend import load_run
 from mmbench.record import Inputs
 from mmbench.results import RunFolder
 from mmbench.train import EpochRecord, Trainer
@@ -447,6 +449,36 @@ def test_no_device(dataset: Path, tmp_path: Path) -> None:
         pytest.skip("this machine has one")
     with pytest.raises(UsageError, match="--device cuda: not available here"):
         train(dataset, tmp_path, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("reason", "automatic"),
+    [("no kernel image is available for execution on the device", "cpu"), ("device(s) is/are busy", None)],
+)
+def test_a_gpu_that_does_not_compute_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, reason: str, automatic: str | None
+) -> None:
+    def fail(*shape: int, device: torch.device) -> None:
+        raise torch.AcceleratorError(f"CUDA error: {reason}\nCUDA kernel errors might be …")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", fail)
+    with pytest.raises(UsageError, match=f"--device cuda: not available here .CUDA error: {re.escape(reason)}"):
+        fit.choose_device("cuda")
+    if automatic:
+        assert fit.choose_device("auto") == torch.device(automatic)
+    else:  # it would be silently slow
+        with pytest.raises(UsageError, match="try --device cpu"):
+            fit.choose_device("auto")
+
+
+def test_a_finished_run_is_of_use_where_its_device_is_not(dataset: Path, tmp_path: Path) -> None:
+    result = train(dataset, tmp_path, "bpr-mf", device="cpu")
+    recipe = result.path / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("device: cpu", "device: cuda:64"))
+    assert experiment.read_result(result.path).recipe.device == "cuda:64"
+    assert experiment.evaluate_run(result.path, result.recipe.evaluation).scores["test"].overall == result.test
+    assert load_run(result.path).model.weights()
 
 
 def test_runs_on_columns_of_other_names_can_be_used_afterwards(dataset: Path, tmp_path: Path) -> None:

@@ -101,6 +101,14 @@ def peak_gpu_memory_bytes(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, of the machine or of a device."""
+    if isinstance(error, MemoryError):
+        return True
+    known = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")  # of a GPU, the CPU, a library on a GPU
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in known)
+
+
 def cpu_seconds() -> float:
     """User and system time of this process so far."""
     times = os.times()

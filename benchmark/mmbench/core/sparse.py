@@ -4,14 +4,16 @@ A `SparsePattern` says where the entries are, a `SparseMatrix` gives them consta
 papers: `norm_adj @ x` for all nodes, `item_graph.rows(batch) @ x` for some. Where the values are learned (attention, learned
 graphs), `weighted_product` differentiates with respect to them too.
 
-On the CPU the product is a compiled loop; elsewhere it is `torch.sparse`. `use("torch-sparse")` lets that package (extra
-`sparse`) multiply instead, up to rounding with the same results.
+On the CPU the product is a compiled loop; on CUDA it is `torch.sparse`, which other devices lack. `use("torch-sparse")` lets
+that package (extra `sparse`) multiply instead, up to rounding with the same results.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Literal, cast
 
 import torch
@@ -139,6 +141,8 @@ class SparsePattern:
         """
         self.check(values, x)
         if not self.compiled(x):
+            if _backend == "torch" and x.device.type not in ("cpu", "cuda"):
+                return _gathered(self, values, x, plus)
             product = _with_torch_sparse(self, values, x) if _backend != "torch" else _torch_csr(self, values) @ x
             return product if plus is None else product + plus
         from mmbench.core.kernels import sparse
@@ -168,9 +172,7 @@ class SparsePattern:
             raise ShapeError(f"dots: {tuple(a.shape)} and {tuple(b.shape)} do not fit a {self.shape} pattern")
         out = a.new_empty(self.nnz)
         if not self.compiled(a):
-            step = max(1, (1 << 24) // max(1, a.shape[1]))  # entries at once: bounds the two gathered copies
-            for at in range(0, self.nnz, step):
-                part = slice(at, at + step)
+            for part in self._parts(a.shape[1]):
                 out[part] = (a.detach()[self.row[part]] * b.detach()[self.indices[part]]).sum(1)
             return out
         from mmbench.core.kernels import sparse
@@ -179,6 +181,11 @@ class SparsePattern:
         bounds = parallel.split(self.shape[0], work=self.nnz * a.shape[1], indptr=indptr)
         parallel.run(sparse.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy())
         return out
+
+    def _parts(self, width: int) -> Iterator[slice]:
+        """The entries, so many at once that gathered rows of so many numbers are bounded."""
+        step = max(1, (1 << 24) // max(1, width))
+        return (slice(at, at + step) for at in range(0, self.nnz, step))
 
     def compiled(self, x: Tensor) -> bool:
         """Whether the compiled loops multiply x."""
@@ -359,10 +366,28 @@ class _WeightedProduct(torch.autograd.Function):
         return grad_values, grad_x, None
 
 
+def _gathered(pattern: SparsePattern, values: Tensor, x: Tensor, plus: Tensor | None) -> Tensor:
+    out = x.new_zeros(pattern.shape[0], x.shape[1]) if plus is None else plus.clone()
+    for part in pattern._parts(x.shape[1]):
+        out.index_add_(0, pattern.row[part], values[part, None] * x[pattern.indices[part]])
+    return out
+
+
 def _torch_csr(pattern: SparsePattern, values: Tensor) -> Tensor:
+    _hear_of_the_beta_state()
     # A pattern is valid by construction; torch warns unless told explicitly that it need not check.
     with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
         return torch.sparse_csr_tensor(pattern.indptr, pattern.indices, values, pattern.shape)
+
+
+@cache
+def _hear_of_the_beta_state() -> None:
+    """Make the first such tensor of the process, at which torch tells whoever is there what concerns nobody but us."""
+    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(
+            torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), (1, 1)
+        )
 
 
 def _with_torch_sparse(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import numpy as np
@@ -148,6 +149,30 @@ def test_torch_path_equals_the_compiled_one(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(SparsePattern, "compiled", lambda self, x: False)
     for a, b in zip(compiled, everything(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.gpu
+def test_the_gpu_multiplies_as_the_cpu_does() -> None:
+    for case in CASES:
+        rng = np.random.default_rng(case)
+        matrix = random_matrix(rng, torch.float64)
+        x, index = normal(rng, (matrix.shape[1], 1 + case % 5)), torch.from_numpy(rng.integers(0, matrix.shape[0], 9))
+        there = matrix.to("cuda")
+        pairs = [(matrix @ x, there @ x.cuda()), (matrix.rows(index) @ x, there.rows(index.cuda()) @ x.cuda())]
+        pairs += [tuple(torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0] for y in pair) for pair in pairs]
+        for here, elsewhere in pairs:
+            torch.testing.assert_close(elsewhere.cpu(), here, rtol=1e-12, atol=1e-12)
+
+
+def test_torch_says_nothing_of_its_sparse_rows() -> None:
+    """A process of its own: it would be said once."""
+    code = (
+        "import torch; from mmbench.core.sparse import SparsePattern, _torch_csr\n"
+        "p = SparsePattern(torch.tensor([0, 1]), torch.tensor([0]), 1)\n"
+        "print((_torch_csr(p, torch.ones(1)) @ torch.ones(1, 2)).tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[[1.0, 1.0]]\n", "")
 
 
 def test_torch_sparse_gives_the_same() -> None:
