@@ -83,7 +83,8 @@ _ALL = (
         compute=beyond.expected_free_discovery,
         kind=PER_USER,
         population="relevant",
-        formula="mean over R of Σ_hits d(r) · -log2(pop / |T|) / Σ_r<len(L[:k]) d(r)",
+        formula="mean over R of Σ_hits d(r) · -log2(pop / |T|) / Σ_r<len(L[:k]) d(r); an item outside training counts as the "
+        "rarest in it",
         source=f"expected free discovery; {_NOVELTY}",
         bounds=(0.0, _INF),
     ),
@@ -101,7 +102,8 @@ _ALL = (
         compute=beyond.tail_share,
         kind=PER_USER,
         population="evaluated",
-        formula="mean over E of |L[:k] ∩ tail| / len(L[:k]); the head holds 80 % of T, the tail is the rest",
+        formula="mean over E of |L[:k] ∩ tail| / len(L[:k]); head the fewest items, by descending pop, ties by id, that hold 80 % "
+        "of T; tail the rest",
         source=f"average percentage of long-tail items, as a fraction; {_BIAS}",
         aliases=("LongTail", "TailPercentage"),
     ),
