@@ -102,8 +102,8 @@ _ALL = (
         compute=beyond.tail_share,
         kind=PER_USER,
         population="evaluated",
-        formula="mean over E of |L[:k] ∩ tail| / len(L[:k]); head the fewest items, by descending pop, ties by id, that hold 80 % "
-        "of T; tail the rest",
+        formula="mean over E of |L[:k] ∩ tail| / len(L[:k]); head the fewest items, by descending pop, ties by id, that hold "
+        "80 % of T; tail the rest",
         source=f"average percentage of long-tail items, as a fraction; {_BIAS}",
         aliases=("LongTail", "TailPercentage"),
     ),
