@@ -272,6 +272,20 @@ def test_microlens_with_times_or_with_sequences(tmp_path: Path) -> None:
     assert module.read(tmp_path).items.to_numpy().tolist() == [["1", "a"], ["2", "b"]]
 
 
+def test_duchos_tree_beside_splits_is_said_and_can_be_added(tmp_path: Path) -> None:
+    leaf = tmp_path / "shop/visual_embeddings_indexed/torch/ResNet50/avgpool"
+    leaf.mkdir(parents=True)
+    for item in ("7", "8"):
+        np.save(leaf / f"{item}.npy", np.ones((1, 3), np.float32))
+    for part in ("train", "val", "test"):
+        (tmp_path / f"shop/{part}.tsv").write_text("1\t7\t1\n1\t8\t1\n")
+    runner, out = CliRunner(), str(tmp_path / "data")
+    done = runner.invoke(import_, [str(tmp_path / "shop"), "--out", out], catch_exceptions=False)
+    assert f"note: it holds a tree of Ducho's, too: mmbench data import --format ducho {tmp_path}" in done.output
+    added = runner.invoke(import_, ["--format", "ducho", str(tmp_path / "shop"), "--out", out], catch_exceptions=False)
+    assert "visual/resnet50-avgpool: 2 items x 3, 0 missing" in added.output
+
+
 def test_duchos_tree_goes_into_the_store(tmp_path: Path) -> None:
     for row, item in enumerate(("B1", "a.v1")):
         for layer in ("avgpool", "layer4"):

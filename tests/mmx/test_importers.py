@@ -178,6 +178,14 @@ def test_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
         ids_from_dataset(tmp_path / "absent", 2, matrix="m.npy")
 
 
+def test_the_ids_of_a_dataset_that_has_a_written_split_alone(tmp_path: Path) -> None:
+    split = tmp_path / "splits" / "mmrec"
+    split.mkdir(parents=True)
+    for part, items in {"train": "01", "valid": "2", "test": "13"}.items():
+        (split / f"{part}.tsv").write_text("user_id\titem_id\n" + "".join(f"u\t{item}\n" for item in items))
+    assert ids_from_dataset(tmp_path, 4, matrix="m.npy").ids == ["0", "1", "2", "3"]
+
+
 # ------------------------------------------------------------------------------------------------ npy
 
 

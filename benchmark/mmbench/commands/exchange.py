@@ -35,7 +35,7 @@ def import_(folder: Path, out: Path, format_name: str) -> None:
       mmbench data import --format recbole ml-100k --out data/ml-100k
       mmbench data import --format ducho results/ --out data/baby
     """
-    from mmbench.data.exchange import layout
+    from mmbench.data.exchange import LAYOUTS, layout
     from mmbench.data.exchange.folder import write_dataset, write_features
 
     name, module = layout(format_name, folder)
@@ -49,7 +49,12 @@ def import_(folder: Path, out: Path, format_name: str) -> None:
     for one in bundle.vectors:
         absent = int((~one.present).sum())
         click.echo(f"  {one.modality}/{one.name}: {len(one.ids):,} items x {one.matrix.shape[1]:,}, {absent:,} missing")
-    for note in bundle.notes:
+    notes = [*bundle.notes]
+    if name != "ducho" and LAYOUTS["ducho"].detect(folder):
+        notes.append(
+            f"it holds a tree of Ducho's, too: mmbench data import --format ducho {folder} --out {out} adds it"
+        )
+    for note in notes:
         click.echo(f"  note: {note}")
 
 

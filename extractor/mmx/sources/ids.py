@@ -76,7 +76,7 @@ def ids_from_dataset(folder: Path, n_rows: int, *, matrix: str) -> RowIds:
     """The ids "0", "1", … n-1, provided that these are exactly the item ids of the dataset in `folder`.
 
     Args:
-        folder: The dataset: `items.tsv` or its like, or else its interaction or split files.
+        folder: The dataset: `items.tsv` or its like, or else its interaction or split files, `splits/*/` included.
         n_rows: Number of rows of the matrix.
         matrix: Name of the matrix file, for messages.
 
@@ -244,7 +244,8 @@ def _dataset_ids(folder: Path) -> tuple[set[str], str]:
     if any((folder / f"items{suffix}").is_file() for suffix in SUFFIXES):
         items = load_items(folder)
         return set(items.ids.to_pylist()), items.table.path.name if items.table else "items"
-    paths = [path for path in sorted(folder.iterdir()) if is_table(path) and _stem(path) in INTERACTION_FILES]
+    candidates = sorted([*folder.iterdir(), *folder.glob("splits/*/*")])
+    paths = [path for path in candidates if is_table(path) and _stem(path) in INTERACTION_FILES]
     if not paths:
         raise DataError(
             f"{folder}: no items.tsv, interactions.tsv or split files to take item ids from; use --ids FILE"
