@@ -382,12 +382,30 @@ def test_lists_of_strangers_are_refused_and_unknown_items_are_said(dataset: Path
     paper = recipe.evaluation.model_copy(update={"protocol": "paper"})
     assert experiment.evaluate_lists(path, dataset, None, paper).scores["test"].n_evaluated == 1
     assert any("1 recommended items do not occur in the data" in note for note in scored.notes)
+    path.write_text("u1\t0\nu1\t1\n")
+    with pytest.raises(DataError, match=r"none of the 2 recommended items occurs in the data, e.g. '0' .there: '"):
+        experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
     path.write_text("u1\tB001X\nu1\tB001X\n")
     with pytest.raises(DataError, match="item 'B001X' is twice in the list of user 'u1'"):
         experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
     path.write_text("user\titem\n")
     with pytest.raises(DataError, match="no lists"):
         experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+
+
+def test_scores_that_contradict_the_order_of_the_rows_are_said(dataset: Path, tmp_path: Path) -> None:
+    recipe, inputs, _ = prepare(dataset, tmp_path)
+    a, b, c = inputs.split.training.item_ids[:3]
+    path = tmp_path / "lists.tsv"
+    path.write_text(f"u1\t{a}\t0.5\nu1\t{b}\t0.7\nu2\t{b}\t0.9\nu2\t{c}\t0.9\n")
+    notes = experiment.evaluate_lists(path, dataset, None, recipe.evaluation).notes
+    assert any("1 lists have a score that is larger than the one before it" in note for note in notes)
+    path.write_text(f"u1\t{b}\t0.7\nu2\t{b}\t0.9\nu1\t{a}\t0.5\n")  # the next user's may be larger
+    notes = experiment.evaluate_lists(path, dataset, None, recipe.evaluation).notes
+    assert not any("larger" in note for note in notes)
+    (tmp_path / "wide.tsv").write_text("id\ttop_0\ttop_1\ttop_2\nu1\ta\tb\tc\n")
+    with pytest.raises(DataError, match="id, top_0.*one row per user and item"):
+        experiment.evaluate_lists(tmp_path / "wide.tsv", dataset, None, recipe.evaluation)
 
 
 def test_settings_are_typed_and_unknown_ones_get_the_closest_match() -> None:

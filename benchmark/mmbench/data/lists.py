@@ -31,7 +31,7 @@ def read_lists(path: Path, split: Split, longest: int) -> tuple[NDArray[np.int64
         Users with a list, shape (n,); their items, shape (n, longest), -1 behind the end of a shorter list; notes.
 
     Raises:
-        DataError: Unreadable, an item twice in a user's list, no list at all, or one of somebody unknown.
+        DataError: Unreadable, an item twice in a user's list, no list at all, one of somebody unknown, or no known item.
     """
     frame = _read(path)
     notes = []
@@ -48,6 +48,11 @@ def read_lists(path: Path, split: Split, longest: int) -> tuple[NDArray[np.int64
     unknown = frame["item"][items < 0]
     if len(unknown):
         names = pd.Index(unknown.unique())
+        if len(unknown) == len(items):
+            raise DataError(
+                f"{path}: none of the {len(names):,} recommended items occurs in the data, e.g. {names[0]!r} (there: "
+                f"{catalogue[0]!r}); were the lists made with internal numbers instead of ids?"
+            )
         notes.append(
             f"{len(names)} recommended items do not occur in the data, e.g. {names[0]!r}; they are never relevant"
         )
@@ -55,6 +60,14 @@ def read_lists(path: Path, split: Split, longest: int) -> tuple[NDArray[np.int64
     order = np.lexsort((frame["rank"], users)) if "rank" in frame else np.argsort(users, kind="stable")
     users, items = users[order], items[order].astype(np.int64)
     listed, starts, counts = np.unique(users, return_index=True, return_counts=True)
+    if "rank" not in frame and "score" in frame:
+        scores = frame["score"].to_numpy()[order]
+        rising = np.unique(users[1:][(users[1:] == users[:-1]) & (scores[1:] > scores[:-1])]).size
+        if rising:
+            notes.append(
+                f"{rising:,} lists have a score that is larger than the one before it: the order of the rows is the ranking, "
+                "not the scores; sort the file if it should be"
+            )
     position = np.arange(users.size) - np.repeat(starts, counts)
     kept = position < longest
     repeated = np.flatnonzero(pd.DataFrame({"user": users, "item": items})[kept].duplicated())
@@ -106,7 +119,9 @@ def _read(path: Path) -> pd.DataFrame:
     names = {"user_id": "user", "userid": "user", "item_id": "item", "itemid": "item"}
     frame = frame.rename(columns=lambda column: names.get(str(column).casefold(), str(column).casefold()))
     if not {"user", "item"} <= set(frame.columns):
-        raise DataError(f"{path}: columns {list(frame.columns)}; expected user, item[, score or rank]")
+        raise DataError(
+            f"{path}: columns {', '.join(frame.columns)[:80]!r}; expected user, item[, score or rank], one row per user and item"
+        )
     if not len(frame):
         raise DataError(f"{path}: no lists; expected user, item[, score or rank] per line")
     result = pd.DataFrame({"user": frame["user"].astype(str), "item": frame["item"].astype(str)})
@@ -114,4 +129,6 @@ def _read(path: Path) -> pd.DataFrame:
         result["rank"] = pd.to_numeric(frame["rank"], errors="coerce")
         if result["rank"].isna().any():
             raise DataError(f"{path}: row {int(result['rank'].isna().argmax()) + 1}: rank is no number")
+    elif "score" in frame:
+        result["score"] = pd.to_numeric(frame["score"], errors="coerce")
     return result
