@@ -24,11 +24,11 @@ import torch
 from mmbench.config import Recipe, write_recipe
 from mmbench.core.runtime import tune_process
 from mmbench.errors import DataError, TrainingError
-from mmbench.experiment import clear, load_inputs, locked, run_folder
+from mmbench.experiment import clear, locked, run_folder
 from mmbench.fit import fit, fit_trial, values_in_words
+from mmbench.inputs import Inputs, Loader
 from mmbench.models import model_class
 from mmbench.progress import Progress, Silent
-from mmbench.record import Inputs
 from mmbench.results import RunFolder
 
 
@@ -61,7 +61,7 @@ def train_ahead(
     The trials of a search, each of which is proposed by the results before it, are one training.
 
     Args:
-        planned: Recipes with their inputs, as `experiment.load_inputs` gives them.
+        planned: Recipes with their inputs, as `load_inputs` gives them.
         out: Where run folders are.
         jobs: Processes, >= 1; torch's threads are divided among them.
         progress: Where to report to.
@@ -145,17 +145,12 @@ def _start(listen: Connection, threads: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-_loaded: tuple[Recipe, Inputs] | None = None  # of the job before, in a training process
+_load = Loader(Silent())  # in a training process: the job before may be on the same data
 
 
 def _train(job: _Job) -> None:
     """Do one training, in a training process."""
-    global _loaded
-    like = None
-    if _loaded is not None and same_data(_loaded[0], job.recipe):
-        like = _loaded[1]
-    recipe, inputs = load_inputs(job.recipe, like)
-    _loaded = recipe, inputs
+    recipe, inputs = _load(job.recipe)
     if run_folder(job.folder.parent, recipe, inputs).path != job.folder:
         raise DataError(
             f"{recipe.data}: interactions or features have changed since this command began; start it again"
@@ -166,11 +161,3 @@ def _train(job: _Job) -> None:
     else:
         trial = recipe.trials()[job.trial]
         fit_trial(trial, training, inputs.features, folder.trial(job.trial), Silent(), jobs=job.jobs)
-
-
-def same_data(one: Recipe, other: Recipe) -> bool:
-    """Whether what one recipe loads serves another, too; a model without content has no features to differ in."""
-    names = ["data", "columns", "split", "missing", "scaling", "evaluation"] + ["features"] * bool(
-        one.features and other.features
-    )
-    return all(getattr(one, name) == getattr(other, name) for name in names)

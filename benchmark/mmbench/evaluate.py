@@ -67,7 +67,7 @@ class RankedLists:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Scores:
     """Metric values of one split.
 
     Attributes:
@@ -101,7 +101,7 @@ def evaluate(
     missing_users: Literal["leave-out", "zero"] = "leave-out",
     topics: Topics | None = None,
     content: Content | None = None,
-) -> Evaluation:
+) -> Scores:
     """Metric values of ranked lists on one split.
 
     Args:
@@ -138,7 +138,7 @@ def evaluate(
                 per_user[f"{metric.name}@{k}"] = value
                 value = _mean(value)
             overall[f"{metric.name}@{k}"] = None if math.isnan(value) else value
-    return Evaluation(
+    return Scores(
         overall=overall,
         per_user=per_user,
         users=judged.users,

@@ -19,18 +19,16 @@ from numpy.typing import NDArray
 from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.core.runtime import cpu_seconds, forget_peak_memory
-from mmbench.data.catalogue import read_categories
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
-from mmbench.data.features import ItemFeatures, load_content, load_features, load_presence
+from mmbench.data.features import ItemFeatures, load_presence
 from mmbench.data.lists import read_lists
 from mmbench.errors import DataError, TrainingError
-from mmbench.evaluate import Evaluation as Scores
-from mmbench.evaluate import RankedLists
+from mmbench.evaluate import RankedLists, Scores
 from mmbench.fit import build, fit
-from mmbench.models import model_class
+from mmbench.inputs import Inputs, digests_of, load_inputs, side_data
 from mmbench.progress import Progress
 from mmbench.protocol import describe, lists_for_both, rows_to_score, score, validation_rows
-from mmbench.record import Inputs, digests_of, run_record, write_per_user
+from mmbench.record import run_record, write_per_user
 from mmbench.results import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.slices import Slice, SliceScores, make_slices, score_slices
 
@@ -58,63 +56,6 @@ class Result:
     tried: tuple[str, ...] = ()
     slices: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     cost: Mapping[str, float | None] = field(default_factory=dict)
-
-
-def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inputs]:
-    """Load what a recipe names, and spell out in the recipe what it left to be found: split and feature sets.
-
-    Args:
-        recipe: What is wanted.
-        like: Inputs of another recipe on the same data, split and feature sets: what it holds is not read again.
-
-    Raises:
-        DataError: The dataset or the store lacks what the recipe needs.
-    """
-    data = Path(recipe.data)
-    strict = recipe.evaluation.protocol == "strict"
-    split = load_split(data, recipe.split, recipe.columns, catalogue=strict) if like is None else like.split
-    features: Mapping[str, ItemFeatures] = {}
-    if model_class(recipe.model).uses_features:
-        if like is not None and like.features:
-            features = like.features
-        else:
-            features = load_features(
-                data / "features",
-                split.training.item_ids.tolist(),
-                recipe.features,
-                missing=recipe.missing,
-                scaling=recipe.scaling,
-                others=split.training.other_item_ids if strict else (),
-            )
-    names = {modality: one.name for modality, one in features.items()}
-    if like is None:
-        evaluation, split, digests = _side_data(data, recipe.evaluation, split, recipe.columns)
-    else:
-        digests = dict(like.evaluation)
-        evaluation = recipe.evaluation.model_copy(update={"diversity_features": like.diversity_features})
-    recipe = recipe.model_copy(update={"split": split.training.split, "features": names, "evaluation": evaluation})
-    return recipe, Inputs(split, features, digests, evaluation.diversity_features)
-
-
-def _side_data(
-    data: Path, evaluation: Evaluation, split: Split, columns: Mapping[str, str] | None
-) -> tuple[Evaluation, Split, dict[str, str]]:
-    """The split with what the metrics need besides it, the choice of vectors spelled out, and digests."""
-    training, digests = split.training, {}
-    if evaluation.protocol == "strict":
-        digests["catalogue"] = split.catalogue_digest
-    if evaluation.categories is not None:
-        topics, digests["categories"] = read_categories(
-            data, evaluation.categories, training.all_item_ids, (columns or {}).get("item_id")
-        )
-        training = replace(training, topics=topics)
-    if evaluation.diversity_features is not None:
-        content, chosen, digests["diversity_features"] = load_content(
-            data / "features", evaluation.diversity_features, training.item_ids.tolist(), training.other_item_ids
-        )
-        training = replace(training, content=content)
-        evaluation = evaluation.model_copy(update={"diversity_features": chosen})
-    return evaluation, replace(split, training=training), digests
 
 
 def run_folder(out: Path, recipe: Recipe, inputs: Inputs) -> RunFolder:
@@ -328,7 +269,7 @@ def evaluate_lists(
         DataError: The lists can't be read or do not belong to the dataset.
     """
     loaded = load_split(data, split, columns, catalogue=evaluation.protocol == "strict")
-    evaluation, loaded, _ = _side_data(data, evaluation, loaded, columns)
+    evaluation, loaded, _ = side_data(data, evaluation, loaded, columns)
     training = loaded.training
     users, items, notes = read_lists(recs, loaded, max(evaluation.cutoffs))
     present = load_presence(data / "features", training.all_item_ids) if slices else None

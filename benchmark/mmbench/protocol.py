@@ -16,8 +16,7 @@ from mmbench.config import Evaluation
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import ItemFeatures
-from mmbench.evaluate import Evaluation as Scores
-from mmbench.evaluate import RankedLists, evaluate, rank_each
+from mmbench.evaluate import RankedLists, Scores, evaluate, rank_each
 from mmbench.metrics import resolve
 from mmbench.models.base import Recommender, Score
 

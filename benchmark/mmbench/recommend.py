@@ -21,10 +21,10 @@ from mmbench.errors import DataError, UsageError
 from mmbench.evaluate import rank
 from mmbench.experiment import read_result, resume_inputs
 from mmbench.fit import build
+from mmbench.inputs import Inputs
 from mmbench.models.base import Recommender, Score
 from mmbench.progress import Progress
 from mmbench.protocol import candidates, scorer_of
-from mmbench.record import Inputs
 
 SUFFIXES = (".parquet", ".tsv", ".csv", ".jsonl")
 _BLOCK_USERS = 4096

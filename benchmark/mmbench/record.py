@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -16,72 +15,13 @@ from mmbench import __version__
 from mmbench.config import Recipe
 from mmbench.core import linear, sparse
 from mmbench.core.runtime import peak_gpu_memory_bytes, peak_memory_bytes
-from mmbench.data.dataset import Split, TrainingData
-from mmbench.data.features import ItemFeatures
-from mmbench.evaluate import Evaluation as Scores
+from mmbench.data.dataset import TrainingData
+from mmbench.evaluate import Scores
 from mmbench.fit import choose_device
+from mmbench.inputs import Inputs
 from mmbench.models import model_class
 from mmbench.protocol import describe
 from mmbench.results import FORMAT, FORMAT_VERSION, RunFolder
-
-
-@dataclass(frozen=True, eq=False)
-class Inputs:
-    """What a recipe names, loaded.
-
-    Attributes:
-        split: The split.
-        features: The features of its items.
-        evaluation: Digests of what else the evaluation looks at: the catalogue, vectors, categories.
-        diversity_features: Which vectors distances are measured with, spelled out; None for none.
-    """
-
-    split: Split
-    features: Mapping[str, ItemFeatures]
-    evaluation: Mapping[str, str] = field(default_factory=dict)
-    diversity_features: str | None = None
-
-    @property
-    def digests(self) -> dict[str, Any]:
-        """What a run's name depends on besides its recipe."""
-        return {
-            "training": self.split.training.digest,
-            "test": self.split.test.digest,
-            "features": {modality: features.digest for modality, features in self.features.items()},
-            **({"evaluation": dict(self.evaluation)} if self.evaluation else {}),
-        }
-
-
-def digests_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """`Inputs.digests` of a finished run, from its `run.json`."""
-    digests = record["protocol"].get("digests")
-    return {
-        "training": record["dataset"]["digest"],
-        "test": record["dataset"]["test_digest"],
-        "features": {modality: one["digest"] for modality, one in record["features"].items()},
-        **({"evaluation": digests} if digests else {}),
-    }
-
-
-def coverage(inputs: Inputs) -> list[str]:
-    """What was read, one line each: the split's counts, each modality's coverage of the items, and what was left out."""
-    training, test = inputs.split.training, inputs.split.test
-    train = training.train
-    lines = [
-        f"data: {training.name}, split {training.split}: {train.n_users:,} users, {train.n_items:,} items; "
-        f"{train.n_edges:,} train, {training.valid.users.size:,} valid, {test.rows.users.size:,} test",
-        *(f"data: {note}" for note in training.notes),
-    ]
-    for modality, one in inputs.features.items():
-        absent = int((~one.present).sum())
-        lines.append(
-            f"{modality}: {one.name}, {one.vectors.shape[1]:,} numbers per item: {int(one.present.sum()):,} of "
-            f"{one.present.size:,} items have a vector, {absent - one.corrupt:,} missing, {one.corrupt:,} corrupt; "
-            f"{one.unused:,} vectors of other items unused"
-        )
-        if one.note:
-            lines.append(f"{modality}: {one.note}")
-    return lines
 
 
 def write_per_user(folder: RunFolder, training: TrainingData, scores: Mapping[str, Scores]) -> None:

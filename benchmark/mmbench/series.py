@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mmbench.ahead import same_data, train_ahead
+from mmbench.ahead import train_ahead
 from mmbench.config import Recipe
-from mmbench.experiment import Result, load_inputs, run, run_folder
+from mmbench.experiment import Result, run, run_folder
+from mmbench.inputs import Loader, same_data
 from mmbench.progress import Progress
-from mmbench.record import Inputs, coverage
 
 
 def run_series(
@@ -29,17 +29,9 @@ def run_series(
         TrainingError: A training diverged, or another process is writing one of the runs.
     """
     results: list[Result] = []
-    said: set[str] = set()
+    load = Loader(progress)
     for group in _grouped(recipes):
-        planned: list[tuple[Recipe, Inputs]] = []
-        inputs: Inputs | None = None
-        for recipe in group:
-            resolved, inputs = load_inputs(recipe, inputs)
-            for line in coverage(inputs):
-                if line not in said:
-                    progress.note(line)
-                    said.add(line)
-            planned.append((resolved, inputs))
+        planned = [load(recipe) for recipe in group]
         if jobs > 1:
             train_ahead(planned, out, jobs=jobs, progress=progress, restart=restart)
         anew = restart and jobs == 1

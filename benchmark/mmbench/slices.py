@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mmbench.core.interactions import HeldOut, TrainSet
-from mmbench.evaluate import Evaluation
+from mmbench.evaluate import Scores
 from mmbench.metrics.side import Mask
 
 HEAD, TAIL = (1, 2), (4, 5)  # shares of the training interactions, as fractions: 0.8 is not a binary fraction
@@ -52,7 +52,7 @@ class SliceScores:
 
     slice: Slice
     n_rows: int
-    scores: Evaluation
+    scores: Scores
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, counts beside metrics."""
@@ -94,9 +94,7 @@ def make_slices(train: TrainSet, n_items: int, n_users: int, present: Mapping[st
     return [one for one in found if one.members.any()]
 
 
-def score_slices(
-    slices: Sequence[Slice], held_out: HeldOut, score: Callable[[HeldOut], Evaluation]
-) -> list[SliceScores]:
+def score_slices(slices: Sequence[Slice], held_out: HeldOut, score: Callable[[HeldOut], Scores]) -> list[SliceScores]:
     """The metrics on each slice's held-out rows.
 
     Args:

@@ -19,10 +19,10 @@ from mmbench.ahead import train_ahead
 from mmbench.config import Evaluation, Recipe, make_settings, setting_name
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.experiment import Result
+from mmbench.inputs import Loader
 from mmbench.metrics import resolve
 from mmbench.models import MODELS, model_class
 from mmbench.progress import Progress
-from mmbench.record import Inputs, coverage
 
 Protocol = Literal["best", "grid"]
 
@@ -213,28 +213,18 @@ def run_study(
     for model in models:
         if model not in study.models:
             raise unknown_name(f"model of the study {study.dataset}", model, study.models)
-    inputs: Inputs | None = None
-    said: set[str] = set()
-
-    def plan(recipe: Recipe) -> tuple[Recipe, Inputs]:
-        nonlocal inputs
-        resolved, inputs = experiment.load_inputs(recipe, inputs)
-        for line in coverage(inputs):
-            if line not in said:
-                progress.note(line)
-                said.add(line)
-        return resolved, inputs
+    load = Loader(progress)
 
     def ahead(recipes: Iterable[Recipe]) -> None:
         if jobs > 1:
-            train_ahead([plan(recipe) for recipe in recipes], out, jobs=jobs, progress=progress)
+            train_ahead([load(recipe) for recipe in recipes], out, jobs=jobs, progress=progress)
 
     def recipe_of(model: str, seed: int) -> Recipe:
         return study.recipe(model, protocol, data=data, seed=seed, **options)
 
     def do(recipe: Recipe) -> Result:
-        resolved, loaded = plan(recipe)
-        return experiment.run(resolved, loaded, experiment.run_folder(out, resolved, loaded), progress=progress)
+        resolved, inputs = load(recipe)
+        return experiment.run(resolved, inputs, experiment.run_folder(out, resolved, inputs), progress=progress)
 
     own = {model: seeds if model_class(model).uses_seed else seeds[:1] for model in models}
     searches = {model for model in models if recipe_of(model, seeds[0]).grid}

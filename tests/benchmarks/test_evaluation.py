@@ -17,7 +17,7 @@ import torch
 
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.core.topk import top_k
-from mmbench.evaluate import Evaluation, RankedLists, evaluate, rank, rank_each
+from mmbench.evaluate import RankedLists, Scores, evaluate, rank, rank_each
 from mmbench.metrics import Content, Metric, resolve
 from mmbench.slices import make_slices, score_slices
 
@@ -58,11 +58,11 @@ def problem(size: Size, k: int = 20) -> tuple[TrainSet, tuple[HeldOut, HeldOut],
     return train, (held_out[0], held_out[1]), np.arange(size.n_users), items
 
 
-def scoring(size: Size, metrics: list[Metric]) -> Callable[[], list[Evaluation]]:
+def scoring(size: Size, metrics: list[Metric]) -> Callable[[], list[Scores]]:
     """One evaluation of both splits, from plain arrays: nothing is remembered from the call before."""
     train, splits, users, items = problem(size)
 
-    def run() -> list[Evaluation]:
+    def run() -> list[Scores]:
         fresh = TrainSet(train.users, train.items, train.n_users, train.n_items)
         lists = RankedLists(users, items)
         return [evaluate(lists, fresh, split, metrics=metrics, cutoffs=(10, 20)) for split in splits]
@@ -137,7 +137,7 @@ def test_ranking_and_scoring_everything(benchmark: Any, protocol: str) -> None:
     masks = (None, splits[0]) if protocol == "strict" else (None,)
     memory = PeakMemory()
 
-    def run() -> list[Evaluation]:
+    def run() -> list[Scores]:
         lists = rank_each(lambda block: of_users[block] @ columns, train, users, k=20, masks=masks)
         return [
             evaluate(lists[min(number, len(lists) - 1)], train, split, metrics=resolve(["all"]), cutoffs=(10, 20))

@@ -16,8 +16,8 @@ from mmbench import ahead, experiment
 from mmbench.ahead import train_ahead
 from mmbench.config import Recipe, make_settings
 from mmbench.errors import TrainingError
+from mmbench.inputs import Inputs, load_inputs
 from mmbench.progress import Silent
-from mmbench.record import Inputs
 from mmbench.train import Trainer
 
 EVALUATION = {"every": 2, "cutoffs": (5, 10), "select_by": "Recall@10"}
@@ -33,7 +33,7 @@ def plan(dataset: Path, epochs: int = 4, **grids: tuple[float, ...]) -> list[tup
             grid={"lr": rates} if len(rates) > 1 else {},
             evaluation=EVALUATION,
         )
-        resolved, inputs = experiment.load_inputs(recipe, inputs)
+        resolved, inputs = load_inputs(recipe, inputs)
         planned.append((resolved, inputs))
     return planned
 

@@ -11,8 +11,8 @@ from mmbench.config import Recipe, make_settings
 from mmbench.core.knn import cosine_knn
 from mmbench.data import cache
 from mmbench.data.cache import NeighbourCache, cache_folder, neighbour_cache
-from mmbench.experiment import load_inputs
 from mmbench.fit import build
+from mmbench.inputs import load_inputs
 
 
 @pytest.fixture

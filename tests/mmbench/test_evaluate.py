@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.errors import DataError, ShapeError, UsageError
-from mmbench.evaluate import Evaluation, RankedLists, evaluate, rank
+from mmbench.evaluate import RankedLists, Scores, evaluate, rank
 from mmbench.metrics import resolve
 
 
@@ -36,7 +36,7 @@ def train_of(*pairs: tuple[int, int], n_users: int = 4, n_items: int = 6) -> Tra
 TRAIN = train_of((0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 2), (3, 3))
 
 
-def scored(lists: RankedLists, held_out: HeldOut, *names: str, **arguments: Any) -> Evaluation:
+def scored(lists: RankedLists, held_out: HeldOut, *names: str, **arguments: Any) -> Scores:
     arguments = {"cutoffs": (3,)} | arguments
     return evaluate(lists, TRAIN, held_out, metrics=resolve(names or ["all"]), **arguments)
 

@@ -18,12 +18,12 @@ from mmbench.core.adam import Adam
 from mmbench.core.runtime import peak_memory_bytes
 from mmbench.data.dataset import TestData
 from mmbench.errors import DataError, TrainingError, UsageError
-from mmbench.experiment import load_inputs, run, run_folder
+from mmbench.experiment import run, run_folder
+from mmbench.inputs import Inputs, load_inputs
 from mmbench.models import MODELS, model_class
 from mmbench.progress import Silent
 from mmbench.protocol import rank_all
 from mmbench.recommend import load_run
-from mmbench.record import Inputs
 from mmbench.results import RunFolder
 from mmbench.train import EpochRecord, Trainer
 

@@ -18,7 +18,7 @@ from tests.reference import metrics as oracle
 
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.errors import DataError, ShapeError, UsageError
-from mmbench.evaluate import Evaluation, RankedLists, evaluate
+from mmbench.evaluate import RankedLists, Scores, evaluate
 from mmbench.metrics import METRICS, NEEDS, PAPER, Content, Metric, Topics, resolve
 
 GOLDEN = Path(__file__).parent.parent / "data" / "golden-metrics" / "expected.json"
@@ -56,7 +56,7 @@ def content_of(case: oracle.Case) -> Content:
     return Content(rows.reshape(-1, width), present)
 
 
-def score(case: oracle.Case, metrics: list[Metric] = EVERY) -> Evaluation:
+def score(case: oracle.Case, metrics: list[Metric] = EVERY) -> Scores:
     return evaluate(**prepare(case), metrics=metrics)
 
 

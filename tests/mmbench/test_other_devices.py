@@ -16,7 +16,8 @@ from mmbench.config import Recipe, make_settings
 from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
 from mmbench.core.table import RowTable
-from mmbench.experiment import evaluate_run, load_inputs, resume_inputs, run, run_folder
+from mmbench.experiment import evaluate_run, resume_inputs, run, run_folder
+from mmbench.inputs import load_inputs
 from mmbench.models import MODELS, model_class
 from mmbench.models.base import Features, Recommender
 from mmbench.progress import Silent

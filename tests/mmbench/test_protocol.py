@@ -19,10 +19,10 @@ from mmbench.data.catalogue import read_categories, read_item_ids
 from mmbench.data.dataset import TrainingData
 from mmbench.errors import DataError, UsageError
 from mmbench.fit import build
+from mmbench.inputs import Inputs, load_inputs
 from mmbench.metrics.side import Topics
 from mmbench.progress import Silent
 from mmbench.protocol import lists_for_both
-from mmbench.record import Inputs
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def cold(tmp_path: Path) -> Path:
 
 def recipe_of(data: Path, model: str = "content-knn", **evaluation: Any) -> tuple[Recipe, Inputs]:
     evaluation = {"cutoffs": (3, 10), "select_by": "Recall@10", **evaluation}
-    return experiment.load_inputs(
+    return load_inputs(
         Recipe(data=str(data), model=model, settings=make_settings(model, {}), evaluation=make_evaluation(**evaluation))
     )
 

@@ -12,7 +12,7 @@ from tests.mmbench.test_metrics import prepare
 from tests.reference import metrics as oracle
 
 from mmbench.core.interactions import HeldOut, TrainSet
-from mmbench.evaluate import Evaluation, evaluate
+from mmbench.evaluate import Scores, evaluate
 from mmbench.metrics import resolve
 from mmbench.slices import Slice, make_slices, score_slices
 
@@ -100,7 +100,7 @@ def test_values_come_with_their_counts() -> None:
     arguments: dict[str, Any] = prepare(case)
     held_out = arguments.pop("held_out")
 
-    def score(rows: HeldOut) -> Evaluation:
+    def score(rows: HeldOut) -> Scores:
         return evaluate(held_out=rows, metrics=resolve(["Recall"]), **arguments)
 
     slices = make_slices(arguments["train"], case["n_items"] + 4, case["n_users"])
