@@ -94,8 +94,11 @@ def extract_together(
             progress.detail(
                 f"{path}: {len(plan.items):,} items, {encoder.spec.dim} numbers each, batches of {plan.batch_size}"
             )
-            writer = stack.enter_context(_writer(path, plan, encoder, progress, alone=not lanes))
+            writer = stack.enter_context(_writer(path, plan, encoder, alone=not lanes))
             if writer.finished:
+                if writer.versions_differ:
+                    keys = ", ".join(key.removeprefix("provenance.") for key in writer.versions_differ)
+                    progress.warn(f"{path}: complete, made with another {keys}; --restart computes it again")
                 _say_what_changed(path, plan, progress)
             else:
                 lanes.append(Lane(plan, encoder, writer, progress, stages))
@@ -216,33 +219,26 @@ def _say_what_changed(path: Path, plan: Plan, progress: Progress) -> None:
         )
 
 
-def _writer(path: Path, plan: Plan, encoder: Encoder, progress: Progress, *, alone: bool) -> FeatureSetWriter:
-    """The set to write, or the finished one that is there already.
+def _writer(path: Path, plan: Plan, encoder: Encoder, *, alone: bool) -> FeatureSetWriter:
+    """The set to write. One that was begun with the other kernel of linear layers goes on with that one.
 
-    A finished set stays what it is, whatever versions of the libraries or kernel of linear layers are at hand now. One that
-    was begun with the other kernel goes on with that: which is faster is measured, on a processor that may be another one or
-    busy. Sets that are made together have one kernel, so that an unfinished one may bring its own only if it is the first.
+    Which kernel is faster is measured, on a processor that may be another one or busy, and must not stand in the way of what
+    is there. Sets that are made together have one kernel, so that an unfinished one may bring its own only if it is the
+    first.
     """
     provenance = plan.provenance(encoder)
     try:
         return _open_writer(path, plan, encoder, provenance)
     except ProvenanceMismatch as error:
-        different = [key.removeprefix("provenance.") for key in error.keys]
-        if path.exists() and not plan.run.retry_failed and all(key.startswith(_CIRCUMSTANCES) for key in different):
-            with FeatureSet(path) as found:
-                writer = _open_writer(path, plan, encoder, found.provenance)
-            if writer.finished:
-                progress.warn(f"{path}: complete, made with other {', '.join(different)}; --restart computes it again")
-                return writer
-            writer.close()
-        kernel = other_linear_kernel()
-        if different != ["linear"] or kernel is None:
+        kernel = other_linear_kernel() if error.keys == ("provenance.linear",) else None
+        if kernel is None:
             raise
         writer = _open_writer(path, plan, encoder, {**provenance, "linear": kernel})
-        if not alone:
-            writer.close()
-            raise
-        take_over(kernel)
+        if not writer.finished:
+            if not alone:
+                writer.close()
+                raise
+            take_over(kernel)
         return writer
 
 

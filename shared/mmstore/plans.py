@@ -12,10 +12,12 @@ from mmstore.blocks import block_rows, spans
 from mmstore.errors import ProvenanceMismatch
 from mmstore.ids import Bytes
 from mmstore.schema import Header, canonical_json
-from mmstore.spec import CREATED, ID_DATASETS
+from mmstore.spec import CREATED, ID_DATASETS, VERSIONS
 
 
-def refuse_other_plan(found: Header, wanted: Header, file: Any, columns: list[Bytes], where: str) -> None:
+def refuse_other_plan(
+    found: Header, wanted: Header, file: Any, columns: list[Bytes], where: str, *, any_versions: bool = False
+) -> list[str]:
     """Check that an existing file has the wanted plan.
 
     Args:
@@ -24,16 +26,22 @@ def refuse_other_plan(found: Header, wanted: Header, file: Any, columns: list[By
         file: The existing file, open.
         columns: The id columns that the writer would give it.
         where: The path and what it is, the beginning of the message.
+        any_versions: Let the versions of programs differ.
+
+    Returns:
+        The keys of the versions that differ.
 
     Raises:
         ProvenanceMismatch: It has another one; says what differs.
     """
     differences = plan_differences(found, wanted)
+    versions = [key for key, _ in differences if any_versions and f"{key}.".startswith(VERSIONS)]
+    differences = [difference for difference in differences if difference[0] not in versions]
     if found.source == wanted.source and found.rows == wanted.rows:
         for name, column in zip(ID_DATASETS[found.source], columns, strict=True):
             differences += _column_difference(file[name], column, name)
     if not differences:
-        return
+        return versions
     shown = "; ".join(f"{key}: {values}" for key, values in differences[:6])
     more = f"; and {len(differences) - 6} more" if len(differences) > 6 else ""
     raise ProvenanceMismatch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,16 +72,20 @@ def unfinished_set(paths: Paths, wanted: Header, columns: list[Bytes]) -> Unfini
     return Unfinished(found, status, places, used)
 
 
-def finished_set(paths: Paths, wanted: Header, columns: list[Bytes]) -> tuple[Header, NDArray[np.uint8]]:
-    """Header and status, shape (n,), of the finished set at `paths`.
+def finished_set(
+    paths: Paths, wanted: Header, columns: list[Bytes], retry: Collection[Status]
+) -> tuple[Header, NDArray[np.uint8], list[str]]:
+    """Header and status, shape (n,), of the finished set at `paths`, and the keys of versions that differ.
 
     Raises:
-        ProvenanceMismatch: It has another plan.
+        ProvenanceMismatch: It has another plan. Versions of programs may differ as long as it has no row to `retry`.
     """
     with hdf5.open_file(paths.final) as file:
         found, _ = hdf5.read_header(file, paths.final)
-        refuse_other_plan(found, wanted, file, columns, f"{paths.final}: a finished set")
-        return found, np.asarray(file[STATUS][:])
+        status = np.asarray(file[STATUS][:])
+        where, done = f"{paths.final}: a finished set", not np.isin(status, list(retry)).any()
+        versions = refuse_other_plan(found, wanted, file, columns, where, any_versions=done)
+        return found, status, versions
 
 
 def _begin_anew(error: StoreError) -> None:

@@ -59,6 +59,9 @@ PARTIAL_SUFFIX: Final = ".partial"
 CREATED: Final = "created"
 """The key of `provenance` that holds the creation time; it never makes two plans differ."""
 
+VERSIONS: Final = ("provenance.libraries.", "provenance.tool.version.")
+"""What versions of programs have their keys below: a finished set that was made with others stays what it is."""
+
 MAX_MESSAGE_BYTES: Final = 500
 """A stored error message is cut to this many bytes of UTF-8."""
 

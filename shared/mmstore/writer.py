@@ -38,6 +38,7 @@ class FeatureSetWriter:
     * An unfinished set of the same plan (everything but the creation time) is continued: see `pending`.
     * A finished one of the same plan has nothing pending and `finished` is True. With `retry_failed` its corrupt rows
       (with `retry_missing` its missing ones) become pending again, in a copy; the old set stays until the new one replaces it.
+      Where no row is, versions of programs in the provenance may differ: see `versions_differ`.
     * One of another plan is never touched without `restart`.
 
     Args:
@@ -62,6 +63,7 @@ class FeatureSetWriter:
         path: The final path.
         header: What the set says about itself, with the creation time of its first run.
         finished: True once the set lies under its final name.
+        versions_differ: Keys such as `provenance.libraries.numpy` in which a finished set that was found differs.
 
     Raises:
         InvalidInput: An argument breaks a rule of the format.
@@ -91,6 +93,7 @@ class FeatureSetWriter:
     ) -> None:
         self.path = Path(path)
         self.finished = False
+        self.versions_differ: list[str] = []
         self._lock: WriterLock | None = None
         self._rows: RowFile | None = None
         stem = name_of(self.path)
@@ -165,7 +168,7 @@ class FeatureSetWriter:
 
     def _adopt_finished(self, columns: list[Bytes], retry: list[Status]) -> bool:
         """Take a finished set of the same plan as it is; True where a partial copy was made to retry its failures."""
-        self.header, self._status = finished_set(self._paths, self.header, columns)
+        self.header, self._status, self.versions_differ = finished_set(self._paths, self.header, columns, retry)
         again = np.isin(self._status, retry)
         if not again.any():
             self.finished = True

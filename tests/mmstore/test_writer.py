@@ -325,6 +325,47 @@ def test_another_plan_is_never_continued(path: Path, options: dict[str, Any], ke
     assert files(path) == ["some-set.h5"] and FeatureSet(path).verify() == []
 
 
+def test_a_finished_set_may_be_of_other_versions(path: Path) -> None:
+    def made_with(version: str) -> dict[str, Any]:
+        return {"encoder": "test", "tool": {"name": "mmx", "version": version}, "libraries": {"numpy": version}}
+
+    content = random_content(6, IDS)
+    with content.writer(path, provenance=made_with("1")) as writer:
+        content.put(writer, writer.pending.tolist())
+        digest = writer.finish()
+    keys = ["provenance.libraries.numpy", "provenance.tool.version"]
+    with content.writer(path, provenance=made_with("2")) as writer:
+        assert writer.finished and writer.finish() == digest and writer.versions_differ == keys
+    with content.writer(path, provenance=made_with("1")) as writer:
+        assert writer.versions_differ == []
+    assert FeatureSet(path).provenance["tool"]["version"] == "1"
+    with pytest.raises(ProvenanceMismatch) as caught:
+        content.writer(path, provenance={**made_with("2"), "encoder": "other"})
+    assert list(caught.value.keys) == ["provenance.encoder"]
+    for provenance in (
+        {**made_with("1"), "tool": {"name": "other", "version": "1"}},
+        {"encoder": "test", "libraries_": 1},
+    ):
+        with pytest.raises(ProvenanceMismatch):
+            content.writer(path, provenance=provenance)
+
+
+def test_vectors_of_two_versions_never_meet(path: Path) -> None:
+    content = random_content(6, IDS)
+    content.writer(path, provenance={"tool": {"version": "1"}}).close()
+    with pytest.raises(ProvenanceMismatch, match=r"tool\.version"):
+        content.writer(path, provenance={"tool": {"version": "2"}})
+    with content.writer(path, provenance={"tool": {"version": "1"}}) as writer:
+        writer.mark_corrupt(writer.pending, ["?"] * writer.pending.size)
+        writer.finish()
+    with pytest.raises(ProvenanceMismatch, match=r"tool\.version"):
+        content.writer(path, provenance={"tool": {"version": "2"}}, retry_failed=True)
+    with content.writer(
+        path, provenance={"tool": {"version": "2"}}, retry_missing=True
+    ) as writer:  # of which it has none
+        assert writer.finished
+
+
 def test_creation_time_is_no_part_of_the_plan(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = random_content(6, IDS)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")

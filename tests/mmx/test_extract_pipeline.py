@@ -311,7 +311,7 @@ def test_a_finished_set_outlives_an_upgrade(
     with console(quiet=False, verbose=False) as progress:
         again = extract(run, config, progress=progress)
     assert (again.digest, again.already_complete) == (digest, True)
-    assert "complete, made with other tool.version; --restart computes it again" in " ".join(
+    assert "complete, made with another tool.version; --restart computes it again" in " ".join(
         capsys.readouterr().err.split()
     )
     with pytest.raises(ProvenanceMismatch):
