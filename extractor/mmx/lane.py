@@ -15,7 +15,7 @@ from mmstore import FeatureSetWriter, Status
 from mmx.encoders import Encoder
 from mmx.encoders.runtime import out_of_memory, release_memory
 from mmx.errors import ContentError, DataError, EncoderError
-from mmx.executors.local import LocalExecutor
+from mmx.executors.local import LocalExecutor, Turns
 from mmx.folder import FILE_SUFFIXES, FOLDERS
 from mmx.plan import Plan
 from mmx.progress import Progress
@@ -71,14 +71,20 @@ class Lane:
         self._computed_rows: list[Rows] = []
         self._computed: list[NDArray[np.float32]] = []
         self._executor: LocalExecutor | None = None
+        self._turns = Turns()
         self._room = 0
         self._in_flight: deque[tuple[Rows, NDArray[np.bool_], Future[Outcome]]] = deque()
 
-    def attach(self, executor: LocalExecutor, threads: int) -> None:
-        """Says where forward passes run: in `threads` worker threads, or, of an encoder that forbids it, right here."""
-        self.stages.workers = executor.workers
+    def attach(self, executor: LocalExecutor, turns: Turns) -> None:
+        """Says where forward passes run: in these worker threads, or, of an encoder that forbids it, right here.
+
+        Args:
+            executor: The threads.
+            turns: Of all passes that share memory with them.
+        """
+        self._turns = turns
         if self.encoder.concurrent:
-            self._executor, self._room = executor, threads + 1  # one waits, so that no worker ever does
+            self._executor, self._room = executor, executor.workers + 1  # one waits, so that no worker ever does
 
     # -------------------------------------------------------------------------------------------- batches
 
@@ -171,15 +177,19 @@ class Lane:
         self._take(rows, mine, outcome)
 
     def _forward(self, batch: list[Any]) -> Outcome:
-        """Vectors of a batch, in halves when memory runs out; runs in a worker thread where the encoder allows it."""
+        """Vectors of a batch, in halves when memory runs out; runs in a worker thread where the encoder allows it.
+
+        The halves wait until no other pass is under way: memory that the others had says nothing about them.
+        """
         began = time.perf_counter()
         features: list[NDArray[np.float32]] = []
         refused: list[tuple[int, str]] = []
-        start = 0
+        start, alone = 0, False
         while start < len(batch):
             size = min(self.stages.batch_size, len(batch) - start)
             try:
-                part = self.encoder.encode(batch[start : start + size])
+                with self._turns.taken(alone=alone):
+                    part = self.encoder.encode(batch[start : start + size])
             except Exception as error:
                 if not out_of_memory(error):
                     raise
@@ -190,12 +200,14 @@ class Lane:
                 start += size
                 continue
             release_memory()
-            if size == 1:
+            if size > 1:
+                if size <= self.stages.batch_size:  # else another thread has halved it meanwhile
+                    self.stages.batch_size = self.encoder.batch_size = size // 2
+            elif alone:
                 refused.append((start, f"out of memory with this item alone ({reason})"))
                 features.append(np.empty(0, dtype=np.float32))
                 start += 1
-            elif size <= self.stages.batch_size:  # else another thread has halved it meanwhile
-                self.stages.batch_size = self.encoder.batch_size = max(1, size // 2)
+            alone = True
         return features, refused, time.perf_counter() - began
 
     def _check_shape(self, features: Vectors, n: int) -> None:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from mmx.encoders.sharing import shared_decoding
 from mmx.errors import ContentError, Interrupted
-from mmx.executors.local import LocalExecutor, busy_and_queued_s
+from mmx.executors.local import LocalExecutor, Turns, busy_and_queued_s
 from mmx.lane import Lane
 from mmx.plan import Plan
 from mmx.progress import Progress
@@ -36,6 +36,9 @@ from mmx.signals import StopRequest
 
 FLUSH_S = 2.0
 """Vectors are made safe at least this often: a killed run loses no more than that and the batches it was in."""
+
+PASSES_ON_GPU = 2
+"""Forward passes under way at once on a GPU: while one computes, the next batch is put together."""
 
 _TASK_ITEMS = 256
 _COLLECT_ROWS = 4096  # vectors that wait to be written together, where windows are smaller than that
@@ -94,9 +97,13 @@ class Loop:
         began = time.perf_counter()
         self.progress.start(label, self.n_rows * len(self.lanes), n_done)
         try:
-            with StopRequest() as stop, LocalExecutor(self.plan.run.workers) as executor:
+            # A pass on a GPU keeps its thread waiting, which should not be one of those that load.
+            passes = LocalExecutor(PASSES_ON_GPU, "mmx-encode")
+            with StopRequest() as stop, LocalExecutor(self.plan.run.workers) as executor, passes:
+                turns = Turns()
                 for lane in self.lanes:
-                    lane.attach(executor, executor.workers if self.plan.device == "cpu" else 2)
+                    lane.stages.workers = executor.workers
+                    lane.attach(executor if lane.plan.device == "cpu" else passes, turns)
                 try:
                     for part, last in self._parts(executor, windows):
                         self._deal_with(part, stop, last=last)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mmstore import FeatureSet, ProvenanceMismatch, Status
-from mmx import lane, loop
+from mmx import lane, loop, plan
 from mmx.cli import cli
 from mmx.cli_options import console
 from mmx.config import RunConfig, SetConfig
@@ -121,6 +121,44 @@ def test_an_item_that_does_not_fit_alone_is_corrupt_and_the_rest_goes_on(tmp_pat
     assert (summary.counts.ok, summary.counts.corrupt, summary.exit_code) == (50, 1, 3)
     assert summary.errors[0][0] == "giant"
     assert "out of memory with this item alone" in summary.errors[0][1]
+
+
+class OfOneDevice(Concurrent):
+    """Memory for `room` items, which all passes that are under way share."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(error=torch.OutOfMemoryError)
+        self.room_left = room
+
+    def encode(self, batch: Sequence[str]) -> NDArray[np.float32]:
+        with self.lock:
+            if len(batch) > self.room_left:
+                raise self.error("CUDA out of memory. Tried to allocate 7 bytes")
+            self.room_left -= len(batch)
+        time.sleep(0.005)
+        vectors = super().encode(batch)
+        with self.lock:
+            self.room_left += len(batch)
+        return vectors
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_a_pass_fails_for_what_others_have_of_the_memory_and_not_for_its_items(tmp_path: Path, batch_size: int) -> None:
+    root = texts(tmp_path, 200)
+    encoder = OfOneDevice(batch_size)
+    summary = go(root, encoder, batch_size=batch_size, workers=2)
+    assert (summary.counts.ok, summary.counts.corrupt) == (200, 0)
+    assert summary.stages.batch_size == max(1, batch_size // 2)  # two passes of it fit
+
+
+def test_on_a_gpu_the_threads_that_load_do_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "resolve_device", lambda device: "cuda")
+    encoder = Concurrent()
+    summary = go(texts(tmp_path), encoder, workers=1)
+    assert summary.counts.ok == 500
+    assert summary.stages.workers == 1
+    assert encoder.threads
+    assert all(name.startswith("mmx-encode") for name in encoder.threads)
 
 
 def test_other_errors_of_a_forward_pass_come_through_and_what_was_done_is_kept(tmp_path: Path) -> None:

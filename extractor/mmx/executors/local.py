@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -46,6 +48,30 @@ def _one_thread_each() -> None:
         torch.set_num_threads(1)
 
 
+class Turns:
+    """Who may use a memory that all share: as many as like at once, or one that has to be alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._closed = 0  # by those who are alone, or wait for it
+
+    @contextmanager
+    def taken(self, *, alone: bool) -> Iterator[None]:
+        """Go in, as soon as nobody is inside if `alone`, and otherwise as soon as nobody is alone or wants to be."""
+        with self._changed:
+            self._closed += alone
+            self._changed.wait_for(lambda: not (self._inside if alone else self._closed))
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._closed -= alone
+                self._inside -= 1
+                self._changed.notify_all()
+
+
 class LocalExecutor:
     """A pool of threads that runs a function over tasks, in order, a bounded distance ahead of the reader.
 
@@ -53,11 +79,12 @@ class LocalExecutor:
 
     Args:
         workers: Number of threads; None takes one per available processor.
+        name: Of the threads.
     """
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: int | None = None, name: str = "mmx-load") -> None:
         self.workers = workers or available_cpus()
-        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="mmx-load", initializer=_one_thread_each)
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix=name, initializer=_one_thread_each)
         self._torch_threads: int | None = None
 
     def __enter__(self) -> Self:
