@@ -43,13 +43,15 @@ def examine(data: Path) -> dict[str, Any]:
         data: The dataset folder whose disk is looked at.
     """
     packages, problems = _packages()
+    devices, unusable = _devices()
+    problems += unusable
     problems += [f"{error}; update or remove that distribution" for error in broken_families().values()]
     return {
         "mmx": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "packages": packages,
-        "devices": _devices(),
+        "devices": devices,
         "codecs": _codecs(),
         "caches": _caches(),
         "disk_free_bytes": shutil.disk_usage(_existing(data)).free,
@@ -108,15 +110,28 @@ def _import_error(module: str) -> str | None:
     return None
 
 
-def _devices() -> list[str]:
-    devices = [f"cpu: {available_cpus()} processors"]
+def _devices() -> tuple[list[str], list[str]]:
+    devices, problems = [f"cpu: {available_cpus()} processors"], []
     if _import_error("torch") is None:
         import torch
 
-        devices += [f"cuda:{i}: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+        # The driver counts, whatever torch makes of driver and GPU.
+        for i in range(torch.cuda.device_count()):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    name = torch.cuda.get_device_name(i)
+                    torch.ones(1, device=f"cuda:{i}").item()
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0].rstrip(".")
+                problems.append(
+                    f"cuda:{i} cannot be used by torch {torch.__version__}: {reason}; until then --device cpu"
+                )
+            else:
+                devices.append(f"cuda:{i}: {name}")
         if torch.backends.mps.is_available():
             devices.append("mps")
-    return devices
+    return devices, problems
 
 
 def _codecs() -> dict[str, list[str]]:

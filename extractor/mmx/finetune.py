@@ -2,7 +2,8 @@
 
 A pair of items of one user's training history is a positive; the items of the batch that nobody took together are negatives
 (the symmetric InfoNCE of SimCLR and CLIP: Chen et al., ICML 2020; Radford et al., ICML 2021). Only the training part of a split
-is ever opened. Batch norms keep their statistics and dropout is off, so that the same call gives the same weights.
+is ever opened. Batch norms keep their statistics and dropout is off, so that the same call gives the same weights (on a GPU up
+to rounding: the backward of some layers adds up in any order there).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from mmx.contents import Contents
+from mmx.encoders.runtime import exact_arithmetic
 from mmx.errors import ContentError, DataError, Interrupted, UsageError
 from mmx.items import Items
 from mmx.progress import Progress
@@ -193,16 +195,17 @@ def finetune(
             if len(rows) < 2:
                 continue
             optimiser.zero_grad()
-            vectors = encoder.differentiable([*first, *second])
             n_pairs = len(rows)
-            known = torch.from_numpy(together(rows[:, 0], rows[:, 1])).to(vectors.device)
-            loss = contrastive_loss(vectors[:n_pairs], vectors[n_pairs:], known, training.temperature)
-            if not torch.isfinite(loss):
-                raise DataError(
-                    f"finetune: the loss is {loss.item()} in epoch {epoch + 1}; lower --lr (now {training.lr:g})"
-                )
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+            with exact_arithmetic:
+                vectors = encoder.differentiable([*first, *second])
+                known = torch.from_numpy(together(rows[:, 0], rows[:, 1])).to(vectors.device)
+                loss = contrastive_loss(vectors[:n_pairs], vectors[n_pairs:], known, training.temperature)
+                if not torch.isfinite(loss):
+                    raise DataError(
+                        f"finetune: the loss is {loss.item()} in epoch {epoch + 1}; lower --lr (now {training.lr:g})"
+                    )
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
             total, n = total + loss.item() * len(rows), n + len(rows)
         if not n:
             raise DataError("finetune: no pair of items has usable content")

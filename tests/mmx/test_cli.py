@@ -291,6 +291,19 @@ def test_doctor_says_what_is_here(tmp_path: Path) -> None:
     assert "packages" in mmx_run("doctor", "--data", tmp_path).stdout
 
 
+def test_doctor_says_why_a_gpu_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    def fail(index: int) -> str:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020). Please update …")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # as the driver counts
+    monkeypatch.setattr(torch.cuda, "get_device_name", fail)
+    result = mmx_run("doctor", "--data", tmp_path)
+    assert "problem: cuda:0 cannot be used by torch" in result.stdout
+    assert "driver on your system is too old" in result.stdout
+
+
 def test_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import mmx.doctor
 

@@ -403,15 +403,24 @@ def test_linear_layers_of_other_types_keep_torchs_kernel(monkeypatch: pytest.Mon
     assert torch.allclose(named[0], weight.sum(1) + 1)
 
 
-def test_convolutions_stay_exact_until_the_last_thread_is_out() -> None:
-    cudnn = torch.backends.cudnn
-    before = (cudnn.deterministic, cudnn.allow_tf32)
-    exact = runtime._exact_convolutions
-    with exact:
+@pytest.mark.parametrize("products", ["highest", "high"])
+def test_arithmetic_stays_exact_until_the_last_thread_is_out(products: str) -> None:
+    cudnn, exact = torch.backends.cudnn, runtime.exact_arithmetic
+
+    def settings() -> tuple[bool, bool, str, bool]:
+        products = torch.get_float32_matmul_precision(), torch.backends.cuda.matmul.allow_tf32
+        return cudnn.deterministic, cudnn.allow_tf32, *products
+
+    torch.set_float32_matmul_precision(products)  # as by a variable that NVIDIA's containers set
+    try:
+        before = settings()
         with exact:
-            assert (cudnn.deterministic, cudnn.allow_tf32) == (True, False)
-        assert (cudnn.deterministic, cudnn.allow_tf32) == (True, False)
-    assert (cudnn.deterministic, cudnn.allow_tf32) == before
+            with exact:
+                assert settings() == (True, False, "highest", False)
+            assert settings() == (True, False, "highest", False)
+        assert settings() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_folded_batch_norms_change_roundings_only() -> None:

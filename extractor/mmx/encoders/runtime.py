@@ -75,7 +75,7 @@ def forward_pass(device: torch.device, precision: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if device.type == "cuda":
-            stack.enter_context(_exact_convolutions)
+            stack.enter_context(exact_arithmetic)
         if precision != "fp32":
             dtype = torch.bfloat16 if precision == "bf16" else torch.float16
             stack.enter_context(torch.autocast(device.type, dtype=dtype))
@@ -84,16 +84,19 @@ def forward_pass(device: torch.device, precision: str) -> Iterator[None]:
         yield
 
 
-class _ExactConvolutions:
-    """cuDNN without TF32 and with the same algorithms every time, for as long as any thread is inside.
+class _ExactArithmetic:
+    """No TF32 on a GPU, and cuDNN with the same algorithms every time, for as long as any thread is inside.
 
-    The settings belong to the process: the first thread in makes them, the last one out puts the former ones back.
+    Convolutions have TF32 unless told otherwise, matrix products where `TORCH_ALLOW_TF32_CUBLAS_OVERRIDE` is set, as it is in
+    NVIDIA's containers. The settings belong to the process: the first thread in makes them, the last one out puts the former
+    ones back.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
         self._flags: Any = None
+        self._products = ""
 
     def __enter__(self) -> None:
         import torch
@@ -104,16 +107,22 @@ class _ExactConvolutions:
                     enabled=True, benchmark=False, deterministic=True, allow_tf32=False
                 )
                 self._flags.__enter__()
+                self._products = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("highest")
             self._inside += 1
 
     def __exit__(self, *error: object) -> None:
+        import torch
+
         with self._lock:
             self._inside -= 1
             if self._inside == 0:
+                torch.set_float32_matmul_precision(self._products)
                 self._flags.__exit__(*error)
 
 
-_exact_convolutions = _ExactConvolutions()
+exact_arithmetic = _ExactArithmetic()
+"""The context of exact fp32 arithmetic on GPUs; any thread may enter it at any time."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -124,7 +133,13 @@ def out_of_memory(error: BaseException) -> bool:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(
-        text in str(error) for text in ("can't allocate memory", "out of memory", "could not create a memory object")
+        text in str(error)
+        for text in (
+            "can't allocate memory",
+            "out of memory",
+            "could not create a memory object",
+            "_STATUS_ALLOC_FAILED",
+        )
     )
 
 

@@ -137,20 +137,32 @@ class LocalExecutor:
 def resolve_device(device: str) -> str:
     """The device behind `auto`: CUDA where there is one, else Apple's GPU, else the CPU.
 
+    A GPU so old that this torch has no code for it (it warns of that) is none for `auto`.
+
     Raises:
-        UsageError: the device that was asked for is not there.
+        UsageError: No device has that name, or the one that was asked for is not there or does not compute.
     """
     if device == "cpu":
         return device
+    kind, _, index = device.partition(":")
+    if kind not in ("auto", "cuda", "mps") or (kind != "cuda" and device != kind) or not (index or "0").isdecimal():
+        raise UsageError(f"--device {device}: no such device; choose auto, cpu, cuda, cuda:0, ... or mps")
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if device == "auto":
-        return "cuda" if cuda else "mps" if mps else "cpu"
-    kind, _, index = device.partition(":")
-    here = {"cuda": torch.cuda.device_count() if cuda else 0, "mps": 1 if mps else 0}[kind]
-    if here <= int(index or 0):
+    here = {"cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}
+    automatic = device == "auto"
+    if automatic:
+        device = "cuda" if cuda else "mps" if mps else "cpu"
+    elif here[kind] <= int(index or 0):
         raise UsageError(
-            f"--device {device}: not on this machine ({here} {kind} devices found); --device auto takes what is there"
+            f"--device {device}: not on this machine ({here[kind]} {kind} devices found); --device auto takes what is there"
         )
+    try:
+        torch.ones(1, device=device).item()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if automatic and "no kernel image" in reason:
+            return "cpu"
+        raise UsageError(f"--device {device}: it does not compute ({reason}); --device cpu does") from error
     return device
