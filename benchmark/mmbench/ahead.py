@@ -24,7 +24,7 @@ import torch
 from mmbench.config import Recipe, write_recipe
 from mmbench.core.runtime import tune_process
 from mmbench.errors import DataError, TrainingError
-from mmbench.experiment import clear, locked, run_folder
+from mmbench.experiment import locked, run_folder
 from mmbench.fit import fit, fit_trial, values_in_words
 from mmbench.inputs import Inputs, Loader
 from mmbench.models import model_class
@@ -80,7 +80,7 @@ def train_ahead(
         todo: list[_Job] = []
         for recipe, folder in mine:  # all are held: nothing is removed where another process would stop this one
             if restart:
-                clear(folder)
+                folder.clear()
             if not folder.complete and model_class(recipe.model).sampler is not None:
                 write_recipe(folder.recipe_path, recipe)
                 todo += [_Job(recipe, trial, folder.path, jobs) for trial in _missing(recipe, folder)]

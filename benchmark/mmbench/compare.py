@@ -93,10 +93,6 @@ class System:
             out.append(float(value))
         return out
 
-    def per_user(self, split: str, metric: str) -> pd.Series:
-        """The users' values, mean over seeds, by user id; of the users that have one at every seed."""
-        return self.by_seed(split, metric).dropna().mean(axis=1)
-
     def by_seed(self, split: str, metric: str) -> pd.DataFrame:
         """The users' values by user id, a column a seed; NaN where a user has none at a seed but has one at another."""
         columns = [run.per_user(split, metric).rename(seed) for seed, run in enumerate(self.runs)]

@@ -78,7 +78,6 @@ class Scores:
         n_evaluated: Number of evaluated users, |E|.
         n_relevant: Those of them with at least one relevant item, |R|.
         n_without_list: Users with held-out rows but no list, whatever was done about them.
-        n_without_rows: Users with a list but no held-out row; they are not evaluated.
     """
 
     overall: dict[str, float | None]
@@ -87,7 +86,6 @@ class Scores:
     n_evaluated: int
     n_relevant: int
     n_without_list: int
-    n_without_rows: int
 
 
 def evaluate(
@@ -145,7 +143,6 @@ def evaluate(
         n_evaluated=judged.n_users,
         n_relevant=int(np.count_nonzero(judged.n_relevant)),
         n_without_list=int(np.count_nonzero(has_rows & ~has_list)),
-        n_without_rows=int(np.count_nonzero(has_list & ~has_rows)),
     )
 
 

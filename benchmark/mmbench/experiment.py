@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -74,7 +73,7 @@ def run(recipe: Recipe, inputs: Inputs, folder: RunFolder, *, progress: Progress
         return read_result(folder.path)  # wherever it is kept: nothing is written, not even a lock
     with locked(folder):
         if restart:
-            clear(folder)
+            folder.clear()
         if not folder.complete:
             write_recipe(folder.recipe_path, recipe)
             forget_peak_memory()
@@ -203,15 +202,6 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
             "slices": {name: [one.as_json() for one in slices] for name, slices in scored.slices.items()},
         },
     )
-
-
-def clear(folder: RunFolder) -> None:
-    """Remove what an earlier run left, and nothing else; first of all the file that says the run is complete."""
-    for name in ("metrics.json", "run.json", "trained.json", "history.jsonl", "per_user.parquet"):
-        (folder.path / name).unlink(missing_ok=True)
-    for path in (folder.checkpoint_path, folder.checkpoint_of_state_path, folder.state_path):
-        path.unlink(missing_ok=True)
-    shutil.rmtree(folder.path / "trials", ignore_errors=True)
 
 
 @dataclass(frozen=True, eq=False)

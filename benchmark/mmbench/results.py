@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -58,6 +59,14 @@ class RunFolder:
     def trained(self) -> bool:
         """Whether the training in this very folder came to its end."""
         return self.path.joinpath("trained.json").is_file()
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, and nothing else; first of all the file that says the run is complete."""
+        others = [self.path / name for name in ("run.json", "trained.json", "per_user.parquet")]
+        tensors = (self.checkpoint_path, self.checkpoint_of_state_path, self.state_path)
+        for path in (self.metrics_path, *others, self.history_path, *tensors):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "trials", ignore_errors=True)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON document atomically; NaN is refused."""

@@ -42,9 +42,8 @@ class FeatureSetWriter:
     * One of another plan is never touched without `restart`.
 
     Args:
-        path: Final path, `<root>/<modality>/<name>.h5`; missing folders are made.
+        path: Final path, `<root>/<modality>/<name>.h5`, which says the set's name; missing folders are made.
         modality: `visual`, `textual`, `audio`, or any lower-case name.
-        name: The set's name; must equal the stem of `path`, from which it is taken by default.
         dim: Length of a vector, >= 1.
         ids: Unique item ids in the catalogue's order, text or an `S` array of UTF-8, shape (n,); `source="item"`.
         user_ids: Users of the interactions, shape (n,); `source="interaction"`.
@@ -77,7 +76,6 @@ class FeatureSetWriter:
         path: Path,
         *,
         modality: str,
-        name: str | None = None,
         dim: int,
         ids: Sequence[str] | NDArray[Any] | None = None,
         user_ids: Sequence[str] | NDArray[Any] | None = None,
@@ -96,15 +94,10 @@ class FeatureSetWriter:
         self.versions_differ: list[str] = []
         self._lock: WriterLock | None = None
         self._rows: RowFile | None = None
-        stem = name_of(self.path)
-        if name is not None and name != stem:
-            raise InvalidInput(
-                f"{path}: the set's name and its file name differ ({name!r} and {stem!r}); make them equal"
-            )
         columns = checks.id_columns(source, ids, user_ids, item_ids)
         self.header = Header(
             modality=modality,
-            name=stem,
+            name=name_of(self.path),
             source=source,
             layout=layout,
             dim=int(dim) if isinstance(dim, np.integer) else dim,

@@ -94,7 +94,7 @@ def test_users_are_counted() -> None:
     )
     assert found.users.tolist() == [0, 1]
     assert found.per_user["Recall@3"].tolist() == [1.0, 0.0]
-    assert (found.n_evaluated, found.n_relevant, found.n_without_list, found.n_without_rows) == (2, 2, 2, 1)
+    assert (found.n_evaluated, found.n_relevant, found.n_without_list) == (2, 2, 2)
 
 
 def test_users_without_a_list_can_score_zero() -> None:

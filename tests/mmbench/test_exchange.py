@@ -25,6 +25,11 @@ PARTS = ("train", "valid", "test")
 IDS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=1, max_size=6)
 
 
+def test_the_command_names_every_layout() -> None:
+    (names,) = (option.type.choices for option in import_.params if option.name == "format_name")  # type: ignore[attr-defined]
+    assert set(names) == {"auto", *LAYOUTS}
+
+
 @st.composite
 def bundles(draw: st.DrawFn) -> Bundle:
     users = draw(st.lists(IDS, min_size=2, max_size=6, unique=True))

@@ -206,11 +206,11 @@ def train(
     )
     needs_features = any(model_class(name).uses_features for name in names)
     folder_of_data = require_demo(data, needs_features=needs_features, progress=progress)
+    all_seeds = tuple(dict.fromkeys(integers(seeds, "--seed")))
     planned: list[Recipe] = []
     for name in names:
         own, grid_of_own = for_model(name, values, names), for_model(name, tried, names)
         own_space = for_model(name, space, names)
-        all_seeds = tuple(dict.fromkeys(integers(seeds, "--seed")))
         for seed in all_seeds if model_class(name).uses_seed else all_seeds[:1]:
             recipe = Recipe(
                 data=str(folder_of_data),

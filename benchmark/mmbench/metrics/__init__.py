@@ -1,6 +1,6 @@
 """Metrics of ranked lists, by name.
 
-Adding one takes a function of (judged lists, cut-off) in a module of this folder and an entry in the list below; averaging,
+Adding one takes a function of (judged lists, cut-off) in a module of this folder and an entry in `METRICS`; averaging,
 cut-offs and populations happen once, in `mmbench.evaluate`. Shared names mean what the Elliot framework computes under
 them, because the published tables of the field were made with it; where a textbook means something else by the same
 name, that has a name of its own.
@@ -60,7 +60,12 @@ _NOVELTY = "Vargas and Castells, Rank and relevance in novelty and diversity met
 _FAIRNESS = "Zhu et al., Measuring and mitigating item under-recommendation bias (SIGIR 2020)"
 _INF = math.inf
 
-_ALL = (
+
+def _by_name(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+METRICS = _by_name(
     Metric(
         name="Recall",
         compute=ranking.recall,
@@ -340,7 +345,6 @@ _ALL = (
     ),
 )
 
-METRICS: dict[str, Metric] = {metric.name: metric for metric in _ALL}
 
 PAPER = ("Recall", "nDCG", "EFD", "Gini", "APLT", "iCov")
 
@@ -382,4 +386,4 @@ def _fold(name: str) -> str:
     return name.casefold().replace("-", "").replace("_", "").replace(" ", "")
 
 
-_BY_FOLDED_NAME = {_fold(name): metric for metric in _ALL for name in (metric.name, *metric.aliases)}
+_BY_FOLDED_NAME = {_fold(name): metric for metric in METRICS.values() for name in (metric.name, *metric.aliases)}

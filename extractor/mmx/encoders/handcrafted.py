@@ -65,7 +65,7 @@ class _Handcrafted(Encoder):
 
     def preprocessing(self, seed: int) -> dict[str, Any]:
         """The numbers that determine the vectors."""
-        raise TypeError(f"{type(self).__name__} has no preprocessing")
+        raise AssertionError(f"{type(self).__name__} has no preprocessing")
 
 
 class ColourHogEncoder(_Handcrafted):

@@ -64,7 +64,7 @@ class TransformersEncoder(Encoder):
 
     def __init__(self, request: Request) -> None:
         device = checked_device(request)
-        self._folder = folder = find_model(request, request.model)
+        folder = find_model(request, request.model)
         if request.offline:
             go_offline()
         library = require("transformers")

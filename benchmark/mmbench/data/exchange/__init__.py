@@ -1,4 +1,4 @@
-"""Datasets in other frameworks' layouts, read and written: one module and one line of `LAYOUTS` each.
+"""Datasets in other frameworks' layouts, read and written: one module and one line of `LAYOUTS` each, and a name in the command.
 
 A layout's module has `detect(folder)`, `read(folder)`, an `EXAMPLE` of what its folder holds, and, where it can be written,
 `write(bundle, folder, missing)`.
