@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 
 from mmx.config import Recipe, RunConfig, SetConfig, from_options, load_recipe
+from mmx.contents import text_contents
+from mmx.demo import write_demo
 from mmx.encoders import describe
 from mmx.errors import UsageError
+from mmx.items import load_items
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes" / "extract").glob("*.yaml"))
 
@@ -37,6 +40,17 @@ def test_the_demo_recipe_names_every_key_once() -> None:
     text = next(path for path in RECIPES if path.name == "demo.yaml").read_text(encoding="utf-8")
     for key in (*RunConfig.model_fields, *SetConfig.model_fields):
         assert key in text, key
+
+
+def test_the_demo_recipe_makes_the_sets_that_the_plain_commands_make(tmp_path: Path) -> None:
+    """`make demo` goes on with the sets that `mmbench train` makes on first use, instead of finding them in its way."""
+    write_demo(tmp_path / "demo", items=40, users=40, seed=3)
+    items = load_items(tmp_path / "demo")
+    sets = load_recipe(next(path for path in RECIPES if path.name == "demo.yaml")).sets
+    (textual,) = (config for config in sets if config.modality == "textual")
+    assert text_contents(items, textual.text_columns).columns == text_contents(items).columns
+    plain = [SetConfig(modality=config.modality, model=config.model) for config in sets]
+    assert [config.model_copy(update={"text_columns": None}) for config in sets] == plain
 
 
 def test_a_mistake_in_a_set_is_not_said_to_be_too_few_sets(tmp_path: Path) -> None:
