@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 import pytest
 import torch
-from tests.mmbench.elsewhere import elsewhere
+from tests.elsewhere import elsewhere
 from tests.mmbench.test_models import TRAINED, presets
 
 from mmbench.config import Recipe, make_settings

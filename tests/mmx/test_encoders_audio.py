@@ -11,6 +11,7 @@ import pytest
 import soundfile
 import torch
 import torchaudio
+from tests.mmx.on_another_device import same_there
 
 from mmx.encoders import create, describe
 from mmx.encoders.audio import MODELS, URL, TorchaudioEncoder
@@ -86,6 +87,12 @@ def test_wavlm(sounds: list[Path]) -> None:
     assert (
         np.abs(vectors - directly(small("WAVLM_BASE"), [wave_of(path) for path in sounds[:4]], layer=1)).max() <= 1e-5
     )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")  # these have values
+def test_other_devices_give_the_same(sounds: list[Path]) -> None:
+    same_there("WAVLM_BASE", sounds[:2], modality="audio", weights="random", layer="2")
 
 
 def test_waveforms_are_normalised_one_by_one(

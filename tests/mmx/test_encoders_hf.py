@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.mmx.on_another_device import same_there
 
 from mmx.encoders import create, describe
 from mmx.errors import ContentError, EncoderError, UsageError
@@ -351,6 +352,23 @@ def test_the_registry_lists_them() -> None:
     assert names["transformers:openai/clip-vit-base-patch32", "textual"].dim == 512
     assert names["open_clip:ViT-B-32", "visual"].layer == "projection"
     assert ("transformers:MIT/ast-finetuned-audioset-10-10-0.4593", "audio") in names
+
+
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")  # these have values
+@pytest.mark.parametrize(
+    ("name", "modality", "pooling"),
+    [
+        ("vit", "visual", None), ("convnext", "visual", None), ("clip", "visual", None), ("siglip", "visual", None),
+        ("bert", "textual", None), ("bert", "textual", "last"), ("bert", "textual", "all"), ("clip", "textual", None),
+        ("siglip", "textual", None),
+        ("wav2vec2", "audio", None), ("whisper", "audio", None), ("whisper", "audio", "all"), ("clap", "audio", None),
+    ],
+)  # fmt: skip
+def test_other_devices_give_the_same(
+    models: Path, pictures: list[Path], clips: list[Path], name: str, modality: str, pooling: str | None
+) -> None:
+    contents = {"visual": pictures[:3], "textual": TEXTS[:3], "audio": clips}[modality]
+    same_there(f"transformers:{models / name}", contents, modality=modality, pooling=pooling)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.mmx.on_another_device import same_there
 
 from mmx.encoders import create, describe
 from mmx.encoders.hub import ModelFolder, looks_like_hub_id
@@ -96,6 +97,11 @@ def test_equal_to_sentence_transformers_one_at_a_time(tmp_path: Path, options: d
     assert encoder.spec.pooling == options.get("pooling", "mean")
     assert encoder.spec.preprocessing["normalisation"] == ("l2" if options.get("normalise", True) else "none")
     assert encoder.spec.preprocessing["prompt"] == options.get("prompt")
+
+
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")  # these have values
+def test_other_devices_give_the_same(tiny: Path) -> None:
+    same_there(str(tiny), TEXTS[:5], modality="textual")
 
 
 def test_the_spec_of_a_local_folder(tiny: Path) -> None:

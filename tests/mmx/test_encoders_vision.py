@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 import torchvision
 from PIL import Image
+from tests.mmx.on_another_device import same_there
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import get_graph_node_names
 
@@ -304,6 +305,14 @@ def test_swin_layers_have_their_channels_last(pictures: list[Path]) -> None:
 def test_options_that_do_not_fit(options: dict[str, str], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
         create(SMALL, modality="visual", weights="random", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")  # these have values
+@pytest.mark.parametrize(
+    "name", [SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in ("swin_v2_t", "maxvit_t"))]
+)
+def test_other_devices_give_the_same(pictures: list[Path], name: str) -> None:
+    same_there(name, pictures[:2], modality="visual", weights="random")
 
 
 def test_bf16_is_close_but_not_equal(pictures: list[Path], state_file: Path) -> None:

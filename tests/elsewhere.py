@@ -1,7 +1,7 @@
 """A device for machines that have none: real values that say they live on `meta`.
 
-Models and trainer take the paths that they take on a GPU, and tensors of two devices in one operation are the error that they
-are there, so that what was forgotten to be moved is found on any machine. The values are those of the CPU.
+Models, trainer and encoders take the paths that they take on a GPU, and tensors of two devices in one operation are the error
+that they are there, so that what was forgotten to be moved is found on any machine. The values are those of the CPU.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class There(Tensor):
         made.held = held
         return made
 
+    def tolist(self) -> Any:
+        return self.held.tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
@@ -79,12 +82,21 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return tree_map(lambda x: same.get(id(x), There(x)) if stays and isinstance(x, Tensor) else x, result)
 
 
+def _tensor(data: Any, *, device: torch.device | str | None = None, **more: Any) -> Tensor:
+    made = _tensor_here(data, **more)  # which of `meta` would forget the values
+    return made if device is None else made.to(device)
+
+
+_tensor_here = torch.tensor
+
+
 @contextmanager
 def elsewhere() -> Iterator[torch.device]:
     """While it lasts, modules and tensors can be moved to the device that it gives."""
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(import_module("torch.optim.adam"), "_device_dtype_check_for_fused", lambda *_: None)
+        patch.setattr(torch, "tensor", _tensor)
         patch.setattr(torch, "inference_mode", torch.no_grad)  # tensors of Python have version counters
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
