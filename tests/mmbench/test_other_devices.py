@@ -69,6 +69,19 @@ def test_training_gives_the_same_model(
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_the_gpu_trains_the_same_model(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    settings = {**preset, **STEADY.get(name, {})}
+    here, there = (trained(name, block_train, block_features, settings, device) for device in ("cpu", "cuda"))
+    for key, value in here.weights().items():
+        found = there.weights()[key]
+        assert found.device.type == "cuda"
+        torch.testing.assert_close(found.cpu(), value, rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+
+
 @pytest.mark.parametrize("update", ["lazy", "frozen"])
 @pytest.mark.parametrize("name", ["lattice", "bm3", "freedom"])
 def test_approximations_give_the_same_model(

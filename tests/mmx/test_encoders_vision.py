@@ -315,6 +315,12 @@ def test_other_devices_give_the_same(pictures: list[Path], name: str) -> None:
     same_there(name, pictures[:2], modality="visual", weights="random")
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [SMALL, "vit_b_16", "swin_t"])
+def test_the_gpu_gives_the_same(pictures: list[Path], name: str) -> None:
+    same_there(name, pictures[:4], modality="visual", weights="random", device="cuda")
+
+
 def test_bf16_is_close_but_not_equal(pictures: list[Path], state_file: Path) -> None:
     full, half = (
         in_batches(create(SMALL, modality="visual", weights=str(state_file), precision=precision), pictures, 9)
