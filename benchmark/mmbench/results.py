@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmbench.errors import DataError, TrainingError
-from mmbench.train import EpochRecord
-from mmbench.train import Progress as TrainingProgress
+from mmbench.train import EpochRecord, TrainingProgress
 
 if TYPE_CHECKING:
     import torch

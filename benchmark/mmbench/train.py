@@ -40,7 +40,7 @@ class EpochRecord:
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a training stands; together with the tensors of `Trainer.tensors` it is all that a resume needs.
 
     Attributes:
@@ -89,7 +89,7 @@ class Trainer:
         self.metric, self.every, self.patience, self.seed = metric, every, patience, seed
         self.between_steps: Callable[[], None] = lambda: None
         self.epochs = config.epochs if model.sampler is not None else 0
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.validations_since_best = 0
         if self.epochs:
             assert model.sampler is not None
@@ -122,7 +122,7 @@ class Trainer:
             tensors |= {f"adam.{name}": value for name, value in self.optimiser.state_dict().items()}
         return tensors
 
-    def restore(self, tensors: dict[str, Tensor], progress: Progress) -> None:
+    def restore(self, tensors: dict[str, Tensor], progress: TrainingProgress) -> None:
         """Go on from a state that `tensors` and `progress` described.
 
         Raises:

@@ -49,7 +49,7 @@ def store_option(command: Command) -> Command:
     )(command)
 
 
-def console(*, quiet: bool, verbose: bool) -> ConsoleProgress:
+def console(*, quiet: bool, verbose: bool = False) -> ConsoleProgress:
     """Progress on stderr, as talkative as -q and -v say."""
     from mmx.progress import ConsoleProgress
 

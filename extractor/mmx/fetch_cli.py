@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mmx.cli_options import debug_option
+from mmx.cli_options import console, debug_option
 from mmx.errors import UsageError
 
 _PATH = click.Path(path_type=Path)
@@ -60,7 +60,6 @@ def fetch(
       mmx fetch amazon-2023/baby --images --jobs 8
       mmx fetch amazon-2014/office --from-files reviews=r.json.gz --from-files meta=m.json.gz --from-files features=f.b
     """
-    from mmx.progress import ConsoleProgress
     from mmx.sources.amazon import parse_name
     from mmx.sources.fetch import FEATURE_SET, fetch_images
     from mmx.sources.fetch import fetch as get
@@ -69,7 +68,7 @@ def fetch(
         raise UsageError(f"--mirror {mirror}: neither an address nor a folder")
     parse_name(name)
     target = out or Path("data") / name.replace("/", "-")
-    with ConsoleProgress(-1 if quiet else 0) as progress:
+    with console(quiet=quiet) as progress:
         done = get(
             name,
             target,

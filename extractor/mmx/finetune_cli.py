@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from mmx.cli_options import debug_option
+from mmx.cli_options import console, debug_option
 from mmx.errors import DataError, UsageError
 
 _PATH = click.Path(path_type=Path)
@@ -86,7 +86,6 @@ def finetune(
     from mmx.finetune import Trainable, Training, histories, training_part
     from mmx.finetune import finetune as train
     from mmx.items import load_items
-    from mmx.progress import ConsoleProgress
     from mmx.signals import StopRequest
 
     if modality == "visual" and out.suffix != ".safetensors":
@@ -113,7 +112,7 @@ def finetune(
         raise DataError(f"--out {out}: its folder cannot be made ({error.strerror})") from error
     if not os.access(out.parent, os.W_OK):  # found out before the training, not after it
         raise DataError(f"--out {out}: {out.parent} cannot be written to")
-    with ConsoleProgress(-1 if quiet else 0) as progress, StopRequest() as request:
+    with console(quiet=quiet) as progress, StopRequest() as request:
         for note in (*items.notes, *contents.notes):
             progress.note(note)
         losses = train(encoder, contents, users, training, progress=progress, stop=lambda: request.requested)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from mmx.cli_options import debug_option, store_option
+from mmx.cli_options import console, debug_option, store_option
 from mmx.errors import UsageError
 from mmx.named_sets import check_names, find_set, opened, store_at
 
@@ -52,7 +52,6 @@ def fuse(
       mmx fuse visual/resnet50 textual/all-minilm-l6-v2 --name both --store data/mine/features
     """
     from mmx.fusion import fuse as make
-    from mmx.progress import ConsoleProgress
 
     paths = [find_set(target, root) for target in sets]
     if modality is None:
@@ -65,7 +64,7 @@ def fuse(
     check_names(modality, name)
     if len(paths) < 2:
         raise UsageError("MODALITY/NAME: a fusion needs two sets or more")
-    with ConsoleProgress(-1 if quiet else 0) as progress:
+    with console(quiet=quiet) as progress:
         done = make(
             paths, store_at(root).root, how=cast("How", how), name=name, modality=modality, unit=scaling == "l2", restart=restart,
             progress=progress,

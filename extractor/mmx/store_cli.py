@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from mmx.cli_options import DEFAULT_STORE, debug_option, store_option
+from mmx.cli_options import DEFAULT_STORE, console, debug_option, store_option
 from mmx.errors import DataError, UsageError
 from mmx.named_sets import check_names, find_set, opened, store_at
 
@@ -245,7 +245,6 @@ def import_(
       mmx store import --format npy-folder --modality audio --name vggish vectors/ --out data/mine/features
       mmx store import --format parquet --modality textual --name mpnet emb.parquet --id-column asin --out f
     """
-    from mmx.progress import ConsoleProgress
     from mmx.sources.importers import import_features
     from mmx.sources.readers import Source
 
@@ -255,7 +254,7 @@ def import_(
         out = data / "features"
     check_names(modality, name)
     source = Source(file, ids, id_column, row_column, data, column, tensor)
-    with ConsoleProgress(-1 if quiet else 0) as progress:
+    with console(quiet=quiet) as progress:
         done = import_features(
             format_name, source, out, modality=modality, name=name, dtype=dtype, progress=progress, restart=restart,
             nan_is_missing=nan_is_missing, zero_is_missing=zero_is_missing,

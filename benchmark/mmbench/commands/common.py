@@ -36,6 +36,12 @@ columns_option = click.option(
     metavar="ROLE=NAME",
     help="Which column is user_id, item_id, rating, timestamp, where the names are not understood.",
 )
+out_option = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders go."
+)
+metrics_option = click.option(
+    "--metrics", default="paper", show_default=True, help="Names, `paper` (six) or `all`; see `mmbench metrics`."
+)
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 
 jobs_option = click.option(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mmbench.commands.common import columns_option, integers, side_options, split_list
+from mmbench.commands.common import columns_option, integers, metrics_option, side_options, split_list
 from mmbench.errors import UsageError
 
 
@@ -16,9 +16,7 @@ from mmbench.errors import UsageError
 @click.option("--recs", type=click.Path(path_type=Path), help="Lists made elsewhere: user, item[, score or rank].")
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder; for a run: if it has moved.")
 @click.option("--split", help="Split name, as in `mmbench train`.")
-@click.option(
-    "--metrics", default="paper", show_default=True, help="Names, `paper` (six) or `all`; see `mmbench metrics`."
-)
+@metrics_option
 @click.option(
     "--protocol",
     type=click.Choice(["strict", "paper"]),

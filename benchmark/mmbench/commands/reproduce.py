@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbench.commands.common import command_line, integers, jobs_option, quiet_option, split_list
+from mmbench.commands.common import command_line, integers, jobs_option, out_option, quiet_option, split_list
 from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ WIDTHS = {"visual": 4096, "textual": 1024}
     help="Seeds, comma-separated; a grid is searched with the first.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders go."
-)
+@out_option
 @click.option(
     "--report",
     type=click.Path(path_type=Path),

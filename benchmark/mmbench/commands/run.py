@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mmbench.commands.common import integers, jobs_option, quiet_option
+from mmbench.commands.common import integers, jobs_option, out_option, quiet_option
 
 
 @click.command()
@@ -14,9 +14,7 @@ from mmbench.commands.common import integers, jobs_option, quiet_option
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder instead of the recipe's.")
 @click.option("--seed", "seeds", help="Seeds instead of the recipe's, comma-separated.")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps, instead of the recipe's.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders go."
-)
+@out_option
 @click.option("--restart", is_flag=True, help="Train anew even what is finished.")
 @click.option("--slices", is_flag=True, help="Print the test metrics by slice, too; metrics.json always has them.")
 @jobs_option

@@ -14,6 +14,8 @@ from mmbench.commands.common import (
     columns_option,
     integers,
     jobs_option,
+    metrics_option,
+    out_option,
     quiet_option,
     refuse_options,
     require_demo,
@@ -76,9 +78,7 @@ if TYPE_CHECKING:
     metavar="NAME,…",
     help="Give up exactness for speed: frozen-features, lazy-adam, tf32.  [default: none]",
 )
-@click.option(
-    "--metrics", default="paper", show_default=True, help="Names, `paper` (six) or `all`; see `mmbench metrics`."
-)
+@metrics_option
 @click.option(
     "--protocol",
     type=click.Choice(["strict", "paper"]),
@@ -95,9 +95,7 @@ if TYPE_CHECKING:
 @click.option(
     "--patience", type=click.IntRange(min=1), default=None, help="Stop after so many validations without improvement."
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders go."
-)
+@out_option
 @click.option(
     "--resume", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Go on with this run folder."
 )
