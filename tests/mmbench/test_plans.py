@@ -116,3 +116,13 @@ def test_tables_keep_apart_what_differs(tmp_path: Path) -> None:
     for text in ("one, test @10", "two, test @10", "bpr-mf(lr=0.5)", "bpr-mf(lr=0.001)", "±"):
         assert text in done.stdout, done.stdout
     assert len(list((tmp_path / "runs").iterdir())) == 2 * 3 + 1
+
+
+def test_a_model_in_any_case_is_one_run(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "toy", users=20)
+    options = ["--data", str(tmp_path / "toy"), "--out", str(tmp_path / "runs"), "-q"]
+    for names in ("most-popular", "Most_Popular,MOST-POPULAR"):
+        done = CliRunner().invoke(train, ["--model", names, *options], catch_exceptions=False)
+        assert done.exit_code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("toy-most-popular-")

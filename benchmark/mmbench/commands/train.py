@@ -164,7 +164,7 @@ def train(
         parse_settings,
     )
     from mmbench.data.features import parse_wanted
-    from mmbench.models import model_class
+    from mmbench.models import model_class, model_name
     from mmbench.progress import make_progress
     from mmbench.search import require_optuna
     from mmbench.series import run_series
@@ -182,7 +182,7 @@ def train(
             slices=slices,
         )
         return
-    names = list(dict.fromkeys(split_list(models)))
+    names = list(dict.fromkeys(map(model_name, split_list(models))))
     if not names:
         raise UsageError(
             "--model is missing; e.g. --model vbpr, or several: --model vbpr,bpr-mf (see `mmbench models`)"

@@ -26,14 +26,23 @@ MODELS: dict[str, str] = {
 }
 
 
-def model_class(name: str) -> type[Recommender]:
-    """The class registered under a name, case-insensitively.
+def model_name(name: str) -> str:
+    """A model's name as it is registered, from one in any case, with `-` or `_`: `VBPR`, `bpr_mf`.
 
     Raises:
         UsageError: There is no such model; the message has the closest match.
     """
-    path = MODELS.get(name.casefold().replace("_", "-"))
-    if path is None:
+    registered = name.casefold().replace("_", "-")
+    if registered not in MODELS:
         raise unknown_name("model", name, MODELS)
-    module, attribute = path.split(":")
+    return registered
+
+
+def model_class(name: str) -> type[Recommender]:
+    """The class registered under a name, which may be written as for `model_name`.
+
+    Raises:
+        UsageError: There is no such model; the message has the closest match.
+    """
+    module, attribute = MODELS[model_name(name)].split(":")
     return cast("type[Recommender]", getattr(importlib.import_module(module), attribute))
