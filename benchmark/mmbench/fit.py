@@ -20,6 +20,7 @@ from mmbench.core.init import Init
 from mmbench.core.runtime import (
     cpu_seconds,
     forget_peak_memory,
+    gpu_uuid,
     held_interrupts,
     peak_gpu_memory_bytes,
     peak_memory_bytes,
@@ -229,7 +230,7 @@ def fit_one(
     with (
         held_interrupts() as trainer.between_steps,
         progress.task(label, trainer.epochs or 1, trainer.progress.epoch) as task,
-        EnergyMeter(gpu=device.type == "cuda") as meter,
+        EnergyMeter(gpu=gpu_uuid(device)) as meter,
     ):
         for record in trainer.run():
             folder.append_history(record)

@@ -17,13 +17,14 @@ _PERIOD_S = 1.0  # between two looks at a GPU's power
 
 
 class EnergyMeter:
-    """Energy used by the whole machine's metered parts while the block runs.
+    """Energy used by the machine's processors, and by the GPU that does the work, while the block runs.
 
     Processors: the package counters of Linux powercap (Intel and AMD RAPL), which count microjoules and start again from zero.
-    NVIDIA GPUs: power read once a second and summed up. Other programs' share is in it.
+    An NVIDIA GPU: power read once a second and summed up. Other programs' share is in it.
 
     Args:
-        gpu: Whether the work is done on a GPU; energy without its share would be no figure of that work, so there is then none.
+        gpu: UUID of the GPU on which the work is done, if it is; energy without its share would be no figure of that work, so
+            there is then none.
         powercap: Where the processors' counters are.
 
     Attributes:
@@ -31,7 +32,7 @@ class EnergyMeter:
         reason: Why there is none; empty otherwise.
     """
 
-    def __init__(self, *, gpu: bool = False, powercap: Path = POWERCAP) -> None:
+    def __init__(self, *, gpu: str | None = None, powercap: Path = POWERCAP) -> None:
         self._gpu, self._powercap = gpu, powercap
         self.joules: dict[str, float] = {}
         self.reason = ""
@@ -68,7 +69,7 @@ class EnergyMeter:
         last, joules, going_on = time.monotonic(), 0.0, True
         while going_on:
             going_on = not self._stop.wait(_PERIOD_S)  # the last piece, shorter than a period, counts too
-            watts = _gpu_watts()
+            watts = _watts(str(self._gpu))
             now = time.monotonic()
             if watts is None:
                 return
@@ -101,16 +102,16 @@ def difference(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[
     return out
 
 
-def _gpu_watts() -> float | None:
+def _watts(gpu: str) -> float | None:
     try:
         done = subprocess.run(
-            ["nvidia-smi", "--query-gpu=power.draw", "--format=csv,noheader,nounits"],
+            ["nvidia-smi", "-i", gpu, "--query-gpu=power.draw", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
             timeout=10,
             check=True,
             env={**os.environ, "LC_ALL": "C"},
         )
-        return sum(float(line) for line in done.stdout.split())
+        return float(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None

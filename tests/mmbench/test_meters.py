@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -43,17 +44,17 @@ def test_a_gpus_power_is_summed_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     import time
 
     monkeypatch.setattr(meters, "_PERIOD_S", 0.01)
-    monkeypatch.setattr(meters, "_gpu_watts", lambda: 100.0)
+    monkeypatch.setattr(meters, "_watts", lambda gpu: 100.0)
     monkeypatch.setattr(meters.shutil, "which", lambda name: name)
-    with EnergyMeter(gpu=True, powercap=tmp_path) as meter:
+    with EnergyMeter(gpu="GPU-7", powercap=tmp_path) as meter:
         time.sleep(0.3)
     assert 5 < meter.joules["gpu"] < 60
 
 
 def test_a_piece_of_work_shorter_than_a_period_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(meters, "_gpu_watts", lambda: 100.0)
+    monkeypatch.setattr(meters, "_watts", lambda gpu: 100.0)
     monkeypatch.setattr(meters.shutil, "which", lambda name: name)
-    with EnergyMeter(gpu=True, powercap=tmp_path) as meter:
+    with EnergyMeter(gpu="GPU-7", powercap=tmp_path) as meter:
         pass
     assert 0 < meter.joules["gpu"] < 60
 
@@ -66,10 +67,21 @@ def test_the_processors_energy_is_not_that_of_work_on_a_gpu(
 
     readings = iter([100.0])  # and then none
     monkeypatch.setattr(meters, "_PERIOD_S", 0.01)
-    monkeypatch.setattr(meters, "_gpu_watts", lambda: next(readings, None))
+    monkeypatch.setattr(meters, "_watts", lambda gpu: next(readings, None))
     monkeypatch.setattr(meters.shutil, "which", lambda name: tool)
     package(tmp_path, "intel-rapl:0", 5_000_000)
-    with EnergyMeter(gpu=True, powercap=tmp_path) as meter:
+    with EnergyMeter(gpu="GPU-7", powercap=tmp_path) as meter:
         package(tmp_path, "intel-rapl:0", 8_500_000)
         time.sleep(0.1)
     assert meter.describe() == "the GPU's power could not be read"
+
+
+def test_only_the_gpu_that_does_the_work_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text('#!/bin/sh\n[ "$1 $2" = "-i GPU-7" ] && echo 100.00 || printf "100.00\\n900.00\\n"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert meters._watts("GPU-7") == 100
+    with EnergyMeter(gpu="GPU-7", powercap=tmp_path / "absent") as meter:
+        pass
+    assert set(meter.joules) == {"gpu"}

@@ -101,6 +101,13 @@ def peak_gpu_memory_bytes(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
+def gpu_uuid(device: torch.device) -> str | None:
+    """What the driver calls a CUDA device, `GPU-…`, whatever `CUDA_VISIBLE_DEVICES` makes of its number; None for others."""
+    import torch
+
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, of the machine or of a device."""
     if isinstance(error, MemoryError):
