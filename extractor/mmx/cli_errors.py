@@ -55,6 +55,14 @@ def report(error: BaseException, *, debug: bool) -> int:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"error: {where}{error.strerror or error}", err=True)
         return 1
+    from mmx.encoders.runtime import out_of_memory
+
+    if out_of_memory(error):
+        told = ". ".join((str(error).splitlines() or ["the machine has no more"])[0].split(". ")[:3])
+        click.echo(
+            f"error: out of memory: {told}; a smaller --batch-size needs less, --device cpu none of a GPU's", err=True
+        )
+        return 1
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
     hint = "" if debug else "; --debug shows where"
     click.echo(f"error: unexpected {type(error).__name__}: {error}{notes}{hint}", err=True)

@@ -144,6 +144,12 @@ def test_a_corrupt_item_stops_the_run_when_asked_to(data: Path) -> None:
         ),
         (PermissionError(13, "Permission denied", "here"), 1, "error: here: Permission denied\n"),
         (RuntimeError("odd"), 1, "error: unexpected RuntimeError: odd; --debug shows where\n"),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 is full. Including 3 MB of others. See …"),
+            1,
+            "error: out of memory: CUDA out of memory. Tried to allocate 2 GiB. GPU 0 is full; "
+            "a smaller --batch-size needs less, --device cpu none of a GPU's\n",
+        ),
     ],
 )
 def test_every_error_is_one_line_and_a_code(
