@@ -11,6 +11,7 @@ from mmbench.config import Evaluation, Recipe
 from mmbench.data.catalogue import read_categories
 from mmbench.data.dataset import Split, load_split
 from mmbench.data.features import ItemFeatures, load_content, load_features
+from mmbench.data.leakage import trained_on
 from mmbench.models import model_class
 from mmbench.progress import Progress
 
@@ -79,6 +80,7 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
                 scaling=recipe.scaling,
                 others=split.training.other_item_ids if strict else (),
             )
+            features = {modality: _warned(one, data, split.training.split) for modality, one in features.items()}
     names = {modality: one.name for modality, one in features.items()}
     if like is None:
         evaluation, split, digests = side_data(data, recipe.evaluation, split, recipe.columns)
@@ -87,6 +89,18 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
         evaluation = recipe.evaluation.model_copy(update={"diversity_features": like.diversity_features})
     recipe = recipe.model_copy(update={"split": split.training.split, "features": names, "evaluation": evaluation})
     return recipe, Inputs(split, features, digests, evaluation.diversity_features)
+
+
+def _warned(features: ItemFeatures, data: Path, split: str) -> ItemFeatures:
+    """The features, with a note where their encoder may have seen what is held out."""
+    foreign = trained_on(features.provenance, data, split)
+    if not foreign:
+        return features
+    seen = (
+        f"{features.name}: its encoder was trained on split {', '.join(foreign)} and not on this one, so it may have seen "
+        "pairs that are held out here"
+    )
+    return replace(features, note="; ".join(filter(None, (features.note, seen))))
 
 
 def side_data(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from click.testing import CliRunner
 from tests.mmbench.conftest import write_dataset
 
 from mmbench.commands.data import data
+from mmbench.config import Recipe
 from mmbench.data.dataset import load_split
 from mmbench.errors import DataError, UsageError
+from mmbench.inputs import load_inputs
+from mmbench.models.vbpr import VBPRConfig
 from mmstore import FeatureSetWriter
 
 
@@ -127,3 +131,24 @@ def test_every_planted_leak_is_found(toy: Path) -> None:
     call("split", str(toy), "--method", "temporal", "--name", "clean")
     (toy / "features/textual/reviews.h5").unlink()
     assert "0 of 4 kinds of leaks" in call("validate", str(toy), "--split", "clean", "--strict")
+
+
+def test_vectors_of_an_encoder_trained_on_another_split_are_a_leak(toy: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "2")):
+        call("split", str(toy), "--seed", seed, "--name", name)
+    trained = hashlib.sha256((toy / "splits/a/train.tsv").read_bytes()).hexdigest()
+    one = {"extractor": "tuned", "training": {"split": "a", "train_sha256": trained}}
+    ids = sorted(load_split(toy, "a").training.all_item_ids)
+    for modality, provenance in (("textual", one), ("fused", {"of": [{"provenance": one}, {"provenance": {}}]})):
+        with FeatureSetWriter(
+            toy / f"features/{modality}/tuned.h5", modality=modality, dim=2, ids=ids, provenance=provenance
+        ) as writer:
+            writer.write(np.arange(len(ids)), np.ones((len(ids), 2), np.float32))
+            writer.finish()
+        recipe = Recipe(model="vbpr", data=str(toy), settings=VBPRConfig(), features={modality: "tuned"})
+        for split, warned in (("a", False), ("b", True), ("random:0.2,0.2,42", True)):
+            note = load_inputs(recipe.model_copy(update={"split": split}))[1].features[modality].note
+            assert ("trained on split a and not on this one" in note) == warned, split
+            found = json.loads(call("validate", str(toy), "--split", split, "--json"))["findings"]
+            what = f"{modality}/tuned: other splits its encoder was trained on"
+            assert [(x["example"], x["leak"]) for x in found if x["what"] == what] == [("a", True)] * warned

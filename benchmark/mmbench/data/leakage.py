@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mmbench.data.dataset import PARTS, SplitTables
-from mmbench.data.tables import InteractionTable
+from mmbench.data.dataset import PARTS, SplitTables, available_splits
+from mmbench.data.tables import InteractionTable, find_table
 from mmstore import FeatureStore
 
 
@@ -35,7 +36,7 @@ def find_leaks(tables: SplitTables, store: Path | None = None) -> list[Finding]:
 
     Args:
         tables: The three parts.
-        store: The store's folder.
+        store: The store's folder, in the dataset's folder.
 
     Returns:
         All that was looked for, found or not.
@@ -56,8 +57,33 @@ def find_leaks(tables: SplitTables, store: Path | None = None) -> list[Finding]:
             unseen = sorted(set(getattr(tables.parts[part], column).tolist()) - seen)
             findings.append(_finding(f"{what} of {part} without training rows", unseen))
     if store is not None and store.is_dir():
-        findings += _in_the_store(tables.parts, sets, FeatureStore(store))
+        findings += _in_the_store(tables, sets, FeatureStore(store), store.parent)
     return findings
+
+
+def trained_on(provenance: object, data: Path, split: str) -> list[str]:
+    """Names of other splits whose training part an encoder behind the vectors was trained on (`mmx finetune`).
+
+    Args:
+        provenance: Of a feature set; that of a fused one holds those of its parts.
+        data: The dataset folder.
+        split: The split that is none of the others: known by the bytes of its training file, not by its name.
+    """
+    told = _trainings(provenance)
+    if not told:
+        return []
+    folder = available_splits(data).get(split)
+    path = find_table(folder, PARTS["train"]) if folder is not None else None
+    own = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else None
+    return sorted({str(one.get("split", "?")) for one in told if one["train_sha256"] != own})
+
+
+def _trainings(provenance: object) -> list[Mapping[str, object]]:
+    if isinstance(provenance, Mapping):
+        if "train_sha256" in provenance:
+            return [provenance]
+        provenance = list(provenance.values())
+    return [one for part in provenance for one in _trainings(part)] if isinstance(provenance, list) else []
 
 
 def _finding(what: str, found: list[object] | list[str] | list[tuple[str, str]], *, leak: bool = False) -> Finding:
@@ -85,12 +111,17 @@ def _from_the_future(train: InteractionTable, test: InteractionTable) -> list[Fi
 
 
 def _in_the_store(
-    parts: Mapping[str, InteractionTable], sets: Mapping[str, set[tuple[str, str]]], store: FeatureStore
+    tables: SplitTables, sets: Mapping[str, set[tuple[str, str]]], store: FeatureStore, data: Path
 ) -> list[Finding]:
-    items = sorted({item for table in parts.values() for item in table.item_ids.tolist()})
+    items = sorted({item for table in tables.parts.values() for item in table.item_ids.tolist()})
     findings = []
     for modality, name in store.sets():
         with store.open(modality, name) as features:
+            foreign = trained_on(features.provenance, data, tables.name)
+            if foreign:
+                findings.append(
+                    _finding(f"{modality}/{name}: other splits its encoder was trained on", foreign, leak=True)
+                )
             if features.source == "interaction":
                 covered = set(zip(features.user_ids.tolist(), features.item_ids.tolist(), strict=True))
                 held_out = sorted(covered & (sets["valid"] | sets["test"]))
