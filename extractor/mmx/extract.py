@@ -22,11 +22,6 @@ from mmx.several import Several
 from mmx.summary import Counts, Stages, Summary
 
 ERRORS_SHOWN = 5
-_CIRCUMSTANCES = (
-    "libraries.",
-    "tool.version",
-    "linear",
-)  # what may differ in a finished set without a reason to refuse it
 
 
 def extract(

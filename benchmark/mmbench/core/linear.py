@@ -29,7 +29,7 @@ _measured: dict[str, float] = {}
 def use(backend: Backend) -> None:
     """Say what multiplies from now on in this process; `auto` finds out anew at the next large product.
 
-    A run that is resumed sets what `describe` recorded, so that rounding does not depend on a timing.
+    No run calls this: each process finds out for itself, and what it found stands in the run's record.
 
     Raises:
         RuntimeError: oneDNN is asked for where it is absent or wrong.
@@ -44,24 +44,6 @@ def use(backend: Backend) -> None:
 def describe() -> dict[str, str | float]:
     """What multiplies, for the run record: `gemm`, and the rates in GFLOP/s if they were measured."""
     return {"gemm": _chosen(), **{f"{name}_gflops": round(rate, 1) for name, rate in _measured.items()}}
-
-
-def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """The product of two matrices, differentiable once.
-
-    Args:
-        a: Shape (m, k).
-        b: Shape (k, n), same dtype and device; any strides, so a transposed view costs nothing.
-
-    Returns:
-        Shape (m, n).
-
-    Raises:
-        ShapeError: The shapes do not fit.
-    """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-        raise ShapeError(f"matmul: {tuple(a.shape)} times {tuple(b.shape)}")
-    return apply(_MatMul, a, b)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -86,27 +68,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A b + bias without derivative: the routine behind `matmul` and `linear`, for use in other kernels."""
+    """A b + bias without derivative: the routine behind `linear`, for use in other kernels."""
     m, k, n = *a.shape, b.shape[1]
     large = m * k * n >= _MIN_WORK and a.dtype == b.dtype == torch.float32 and a.device.type == b.device.type == "cpu"
     if large and _chosen() == "onednn":
         return _onednn(a, b, bias)
     return a @ b if bias is None else torch.addmm(bias, a, b)
-
-
-class _MatMul(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return product(a, b)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        a, b = ctx.saved_tensors
-        grad_a = product(grad, b.t()) if ctx.needs_input_grad[0] else None
-        grad_b = product(a.t(), grad) if ctx.needs_input_grad[1] else None
-        return grad_a, grad_b
 
 
 class _Linear(torch.autograd.Function):

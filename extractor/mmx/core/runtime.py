@@ -1,4 +1,4 @@
-"""The process's own settings: the allocator, waiting threads; what it has used so far."""
+"""The process's own settings: the allocator, waiting threads."""
 
 from __future__ import annotations
 
@@ -27,13 +27,3 @@ def tune_process() -> None:
             mallopt(_M_ARENA_MAX, 1)
             mallopt(_M_MMAP_MAX, 0)
             mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def peak_memory_bytes() -> int | None:
-    """The largest resident size of this process so far; None where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -24,8 +24,6 @@ from mmx.demo.render import draw_image, encode_image, encode_sound, make_sound, 
 from mmx.errors import DataError, UsageError
 from mmx.progress import Progress, SilentProgress
 
-__all__ = ["is_demo", "write_demo"]
-
 MIN_ITEMS = 24
 MIN_USERS = 5
 MISSING_SHARE = 0.03  # of the items, for each kind of content
@@ -94,12 +92,8 @@ def write_demo(
         raise DataError(f"{out}: the catalogue cannot be written ({error.strerror or error})") from error
 
 
-def is_demo(folder: Path) -> bool:
-    """Whether `folder` is a demonstration catalogue that `write_demo` wrote."""
-    return _parameters_of(folder) is not None
-
-
 def _parameters_of(folder: Path) -> dict[str, object] | None:
+    """What a demonstration catalogue was made with; None for a folder that is none."""
     try:
         described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         generator = described["generator"]

@@ -24,7 +24,6 @@ from mmx.sources import amazon, download
 from mmx.sources.amazon import Counts
 from mmx.sources.ids import sha256_of
 
-ROLES = ("reviews", "meta", "features")
 FEATURE_SET = "amazon-cnn"
 _STATUS_FILE = "status.tsv"
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")

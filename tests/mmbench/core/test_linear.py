@@ -36,7 +36,6 @@ def test_products_and_gradients(backend: str) -> None:
         pairs = [
             (linear.linear(*leaves), double_product + doubles[2], 3),
             (linear.linear(x, weight), double_product, 2),
-            (linear.matmul(x, weight.t()), double_product, 2),
         ]
         for ours, plain, used in pairs:
             torch.testing.assert_close(ours.double(), plain, rtol=1e-5, atol=2e-4)
@@ -51,9 +50,9 @@ def test_large_products_take_the_chosen_routine(backend: str, monkeypatch: pytes
     plain = linear._onednn
     monkeypatch.setattr(linear, "_onednn", lambda a, b, bias=None: calls.append(a.shape) or plain(a, b, bias))
     a, b = torch.randn(128, 64), torch.randn(64, 64)
-    linear.matmul(a, b)
-    linear.matmul(a[:2], b)  # small
-    linear.matmul(a.double(), b.double())
+    linear.product(a, b)
+    linear.product(a[:2], b)  # small
+    linear.product(a.double(), b.double())
     assert calls == ([a.shape] if backend == "onednn" else [])
     assert linear.describe() == {"gemm": backend}
 
@@ -61,12 +60,11 @@ def test_large_products_take_the_chosen_routine(backend: str, monkeypatch: pytes
 def test_double_precision_is_exact() -> None:
     x, w, b = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((5, 4), (3, 4), (3,)))
     assert torch.autograd.gradcheck(linear.linear, (x, w, b))
-    assert torch.autograd.gradcheck(linear.matmul, (x, w.detach().t().clone().requires_grad_()))
 
 
 def test_no_routine_rounds_to_half_precision(backend: str) -> None:
     a = torch.full((128, 64), 1 + 2**-12)
-    assert linear.matmul(a, torch.eye(64)).eq(a).all()
+    assert linear.product(a, torch.eye(64)).eq(a).all()
 
 
 def test_the_probe_refuses_a_wrong_operator(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,8 +88,6 @@ def test_the_probe_measures_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ShapeError, match="matmul"):
-        linear.matmul(torch.zeros(2, 3), torch.zeros(2, 3))
     with pytest.raises(ShapeError, match="weight"):
         linear.linear(torch.zeros(2, 3), torch.zeros(3, 2))
     with pytest.raises(ShapeError, match="bias"):
