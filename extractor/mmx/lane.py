@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -311,12 +311,14 @@ class Lane:
         """The item's id."""
         return self.plan.items.name_of(row)
 
-    def refuse_emptiness(self) -> None:
-        """Raises a DataError when not one item has a vector."""
-        counts = self.writer.counts()
-        if counts[Status.OK]:
-            return
-        if counts[Status.CORRUPT]:
+    @property
+    def empty(self) -> bool:
+        """Whether not one item has a vector."""
+        return not self.writer.counts()[Status.OK]
+
+    def refuse(self) -> NoReturn:
+        """Raises a DataError: not one item has a vector, and why."""
+        if self.writer.counts()[Status.CORRUPT]:
             item, message = self.errors[0] if self.errors else ("?", "?")
             raise DataError(f"none of the {self.n_rows:,} items could be encoded; the first: {item}: {message}")
         modality, columns = self.plan.config.modality, self.plan.contents.columns

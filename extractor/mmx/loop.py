@@ -118,8 +118,13 @@ class Loop:
             for lane in self.lanes:
                 lane.stages.loop_s += time.perf_counter() - began
             self.progress.stop()
-        for lane in self.lanes:
-            lane.refuse_emptiness()
+        empty = [lane for lane in self.lanes if lane.empty]
+        try:
+            if empty:
+                empty[0].refuse()
+        finally:
+            for lane in empty:  # there is nothing to go on with: once contents are there, the same command finds them
+                lane.writer.discard()
 
     def _parts(self, executor: LocalExecutor, windows: NDArray[np.int64]) -> Iterator[tuple[_Part, bool]]:
         """The windows' items, loaded, in order and a bounded distance ahead; True with the last ones of a window."""

@@ -318,6 +318,17 @@ class FeatureSetWriter:
         finally:
             self._release()
 
+    def discard(self) -> None:
+        """Remove the unfinished set, so that the next one begins anew. A finished set of that name stays.
+
+        Raises:
+            StoreError: The set is finished, closed or in another process, or its files can't be removed.
+        """
+        self._require_open()
+        with translated(self._paths.partial):
+            self._close_files()
+            self._paths.discard_partial()
+
     def __enter__(self) -> Self:
         return self
 

@@ -703,3 +703,15 @@ def test_every_flush_is_forced_onto_the_disk_on_request(path: Path, monkeypatch:
                 writer.flush()
                 counts.append(len(calls))
     assert counts == [0, 0, 3, 4]  # error log, [vector log,] rows, status
+
+
+def test_a_discarded_set_leaves_nothing_and_begins_anew(path: Path) -> None:
+    for _ in range(2):
+        with open_writer(path) as writer:
+            assert writer.pending.tolist() == [0, 1, 2]
+            writer.mark_missing([0, 2])
+            writer.mark_corrupt([1], ["broken"])
+            writer.discard()
+        assert not [one for one in path.parent.iterdir() if ".lock" not in one.name]
+    with pytest.raises(StoreError):
+        writer.discard()

@@ -340,7 +340,26 @@ def test_a_complete_set_of_files_that_changed_is_said_to_be_old(tmp_path: Path) 
 def test_nothing_usable_is_an_error_and_no_set(tmp_path: Path, texts: dict[str, str]) -> None:
     with pytest.raises(DataError, match="none of the"):
         go(dataset(tmp_path, texts))
+    assert not list((tmp_path / "features").rglob("*.h5*.partial*"))
     assert not (tmp_path / "features/textual/fake.h5").exists()
+
+
+def test_after_nothing_usable_the_same_command_finds_what_has_come(tmp_path: Path) -> None:
+    root = dataset(tmp_path, {"a": "", "b": ""})
+
+    def run() -> Summary:
+        return extract(
+            RunConfig(data=root, device="cpu"),
+            SetConfig(modality="visual", model="fake"),
+            progress=Recorder(),
+            build=lambda model, **_: FakeEncoder("visual"),
+        )
+
+    with pytest.raises(DataError, match=r"looked for a column of paths, and for files such as images/a\.jpg"):
+        run()
+    (root / "images").mkdir()
+    (root / "images" / "a.jpg").write_text("one", encoding="utf-8")
+    assert run().counts.ok == 1
 
 
 def test_no_files_of_the_modality_at_all(tmp_path: Path) -> None:
