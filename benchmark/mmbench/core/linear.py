@@ -124,15 +124,12 @@ def _onednn_is_right() -> bool:
 
 def _onednn_is_faster() -> bool:
     a, b = torch.ones(512, 1024), torch.ones(1024, 256)
-
-    def rate(function: Callable[[Tensor, Tensor], Tensor]) -> float:
-        function(a, b)
-        best = float("inf")
-        for _ in range(5):
+    routines: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"torch": torch.matmul, "onednn": _onednn}
+    best = dict.fromkeys(routines, float("inf"))
+    for _ in range(9):  # in turns: a busy moment slows both, and the same machine always chooses the same
+        for name, routine in routines.items():
             start = time.perf_counter()
-            function(a, b)
-            best = min(best, time.perf_counter() - start)
-        return 2 * a.numel() * b.shape[1] / best / 1e9
-
-    _measured.update(torch=rate(torch.matmul), onednn=rate(_onednn))
-    return _measured["onednn"] >= _CLEARLY_FASTER * _measured["torch"]
+            routine(a, b)
+            best[name] = min(best[name], time.perf_counter() - start)
+    _measured.update({name: 2 * a.numel() * b.shape[1] / seconds / 1e9 for name, seconds in best.items()})
+    return best["torch"] >= _CLEARLY_FASTER * best["onednn"]
