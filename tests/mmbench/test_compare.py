@@ -17,8 +17,9 @@ from tests.mmbench.conftest import write_dataset
 
 from mmbench.commands.compare import compare as command
 from mmbench.commands.train import train
-from mmbench.compare import System, compare, find_runs, group, require_comparable
+from mmbench.compare import compare
 from mmbench.errors import DataError, UsageError
+from mmbench.systems import System, find_runs, group, require_comparable
 
 
 @pytest.fixture(scope="module")

@@ -20,11 +20,11 @@ from click.testing import CliRunner
 from tests.mmbench.conftest import write_dataset
 
 from mmbench.commands.tune import tune
-from mmbench.compare import find_runs
 from mmbench.config import Range, Recipe, Search, make_settings, parse_search
 from mmbench.errors import UsageError
 from mmbench.experiment import read_result
 from mmbench.search import propose, size, typed
+from mmbench.systems import find_runs
 
 SPACE: dict[str, Any] = {
     "lr": Range(low=1e-4, high=1e-1, log=True),

@@ -14,7 +14,8 @@ import click
 from mmbench.commands.common import split_list
 
 if TYPE_CHECKING:
-    from mmbench.compare import Comparison, System
+    from mmbench.compare import Comparison
+    from mmbench.systems import System
 
 
 @click.command()
@@ -71,16 +72,9 @@ def compare(
       mmbench compare runs/ --metric Recall@20 --baseline bpr-mf
       mmbench compare runs/demo-vbpr-0123456789 runs/demo-bpr-mf-0123456789 --test t
     """
-    from mmbench.compare import (
-        agreement_of_seeds,
-        find_runs,
-        group,
-        one_each,
-        require_comparable,
-        spelled,
-        users_in_words,
-    )
+    from mmbench.compare import agreement_of_seeds, spelled, users_in_words
     from mmbench.compare import compare as compare_systems
+    from mmbench.systems import find_runs, group, one_each, require_comparable
 
     found = find_runs(runs)
     if not allow_mixed:

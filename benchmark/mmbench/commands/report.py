@@ -12,8 +12,8 @@ from mmbench.commands.common import command_line
 from mmbench.errors import MmbenchError
 
 if TYPE_CHECKING:
-    from mmbench.compare import FinishedRun, System
     from mmbench.report.reproduction import Reproduction
+    from mmbench.systems import FinishedRun, System
 
 
 @click.command()
@@ -33,8 +33,9 @@ def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) ->
       mmbench report runs/
       mmbench report runs/tiktok --out report/tiktok --metric nDCG@20
     """
-    from mmbench.compare import find_runs, group, require_comparable, spelled
+    from mmbench.compare import spelled
     from mmbench.report import reproduction
+    from mmbench.systems import find_runs, group, require_comparable
 
     metric = spelled(metric)
     by_dataset: dict[str, list[FinishedRun]] = {}
