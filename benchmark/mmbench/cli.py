@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from mmbench import __version__
-from mmbench.core.runtime import out_of_memory
+from mmbench.core.process import out_of_memory
 from mmbench.errors import MmbenchError
 
 
@@ -79,7 +79,7 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Entry point: exit code 0 done, 1 data or run failed, 2 usage, 130 interrupted and resumable."""
-    from mmbench.core.runtime import tune_process
+    from mmbench.core.process import tune_process
 
     tune_process()
     sys.exit(run(sys.argv[1:]))

@@ -22,13 +22,13 @@ from pydantic import (
     model_validator,
 )
 
-from mmbench.core.sparse import SparseBackend
 from mmbench.data.features import MissingPolicy, Scaling
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics import PAPER, Need, resolve
-from mmbench.metrics.side import required
+from mmbench.metrics.item_data import required
 from mmbench.models import model_class
 from mmbench.models.base import ModelConfig
+from mmbench.ops.sparse import SparseBackend
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -37,7 +37,7 @@ Approximation = Literal["frozen-features", "lazy-adam", "tf32"]
 """What may be given up for speed, by name: see `Recipe.approximate`."""
 
 Protocol = Literal["paper", "strict"]
-"""How runs are scored, by name: see `mmbench.protocol`."""
+"""How runs are scored, by name: see `mmbench.evaluation.protocol`."""
 
 
 class Evaluation(BaseModel):

@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from mmx import __version__
-from mmx.cli_errors import plain_warnings, report
-from mmx.cli_options import common_options, console
+from mmx.commands.errors import plain_warnings, report
+from mmx.commands.options import common_options, console
 from mmx.errors import MmxError, UsageError
 
 if TYPE_CHECKING:
     from mmx.config import Recipe, RunConfig, SetConfig
+    from mmx.extraction.summary import Summary
     from mmx.progress import ConsoleProgress
-    from mmx.summary import Summary
 
 DEFAULT_DATA = Path("data/demo")
 
 _LAZY = {
-    "finetune": ("mmx.finetune_cli:finetune", "Adapt an encoder to a catalogue by its training interactions."),
-    "fetch": ("mmx.fetch_cli:fetch", "Download a public collection and convert it to a dataset folder."),
-    "fuse": ("mmx.fuse_cli:fuse", "Join several feature sets of the same items into one."),
-    "store": ("mmx.store_cli:store", "List, check, import, export and compare feature sets."),
+    "finetune": ("mmx.commands.finetune:finetune", "Adapt an encoder to a catalogue by its training interactions."),
+    "fetch": ("mmx.commands.fetch:fetch", "Download a public collection and convert it to a dataset folder."),
+    "fuse": ("mmx.commands.fuse:fuse", "Join several feature sets of the same items into one."),
+    "store": ("mmx.commands.store:store", "List, check, import, export and compare feature sets."),
 }
 """Commands of other modules: where they are, and their line in `mmx --help`."""
 
@@ -160,7 +160,7 @@ def extract(
       mmx extract --modality visual --model resnet50 --weights random --limit 100 --json
       mmx extract recipes/extract/demo.yaml
     """
-    from mmx.core.runtime import tune_process
+    from mmx.extraction.process import tune_process
 
     tune_process()
     with console(quiet=quiet, verbose=verbose) as progress:
@@ -211,11 +211,11 @@ def _extract_all(
 ) -> tuple[list[Summary], list[tuple[SetConfig, str]]]:
     """Makes every set; of several, one that fails (and why is said) does not keep the others from being made."""
     from mmstore import StoreError
-    from mmx.encoders.runtime import out_of_memory
+    from mmx.encoders.compute import out_of_memory
     from mmx.errors import Interrupted
-    from mmx.extract import extract as make
-    from mmx.extract import extract_together, share_contents
-    from mmx.signals import sigterm_as_interrupt
+    from mmx.extraction.extract import extract as make
+    from mmx.extraction.extract import extract_together, share_contents
+    from mmx.extraction.signals import sigterm_as_interrupt
 
     sigterm_as_interrupt()
     done: list[tuple[SetConfig, Summary]] = []
@@ -356,7 +356,7 @@ def doctor(ctx: click.Context, *, data: Path, as_json: bool, quiet: bool, verbos
       mmx doctor
       mmx doctor --data /mnt/catalogue --json
     """
-    from mmx.doctor import as_text, examine
+    from mmx.commands.doctor import as_text, examine
 
     findings = examine(data)
     click.echo(json.dumps(findings) if as_json else as_text(findings))

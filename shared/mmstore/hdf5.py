@@ -30,7 +30,7 @@ from mmstore.errors import (
     StoreFull,
     UnknownFeatureSet,
 )
-from mmstore.rows import Place, write_all
+from mmstore.row_file import Place, write_all
 from mmstore.schema import Header, canonical_json, check_format, check_version
 from mmstore.spec import (
     ATTRIBUTES,

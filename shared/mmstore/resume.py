@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from mmstore import hdf5
 from mmstore.blocks import block_rows, spans
+from mmstore.compatibility import refuse_other_plan
 from mmstore.errors import DamagedFeatureSet, NotAFeatureSet, StoreError, StoreWarning
+from mmstore.finishing import LENGTH, START
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes
-from mmstore.partial import Paths, restore_undo
-from mmstore.plans import refuse_other_plan
-from mmstore.rows import Place
+from mmstore.row_file import Place
 from mmstore.schema import Header
+from mmstore.side_files import Paths, restore_undo
 from mmstore.spec import DENSE, FEATURES, RAGGED, STATUS, Status
-from mmstore.steps import LENGTH, START
 
 
 @dataclass(frozen=True, slots=True)

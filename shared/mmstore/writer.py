@@ -12,18 +12,18 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmstore import checks
+from mmstore import arguments
 from mmstore.blocks import block_rows, runs, spans
 from mmstore.errors import DamagedFeatureSet, IncompleteFeatureSet, InvalidInput, NotAFeatureSet, StoreError
+from mmstore.finishing import LENGTH, START, assemble, copy_as_partial, create_partial, finish_in_place
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes
 from mmstore.locking import WriterLock
-from mmstore.partial import ErrorLog, Paths, VectorLog
 from mmstore.resume import finished_set, unfinished_set
-from mmstore.rows import RowFile
+from mmstore.row_file import RowFile
 from mmstore.schema import Header, name_of, with_creation_time
+from mmstore.side_files import ErrorLog, Paths, VectorLog
 from mmstore.spec import DENSE, FEATURES, ITEM, RAGGED, STATUS, Status
-from mmstore.steps import LENGTH, START, assemble, copy_as_partial, create_partial, finish_in_place
 
 _STATUS_GAP = 1 << 14  # bytes of known status that are rewritten rather than starting another write
 
@@ -94,7 +94,7 @@ class FeatureSetWriter:
         self.versions_differ: list[str] = []
         self._lock: WriterLock | None = None
         self._rows: RowFile | None = None
-        columns = checks.id_columns(source, ids, user_ids, item_ids)
+        columns = arguments.id_columns(source, ids, user_ids, item_ids)
         self.header = Header(
             modality=modality,
             name=name_of(self.path),
@@ -198,8 +198,8 @@ class FeatureSetWriter:
             StoreFull: The disk is full; what was flushed is kept.
         """
         rows = self._check_rows(rows, DENSE)
-        given = checks.vectors(features, rows.size, self.header.dim)
-        stored = checks.cast(given, self.header.dtype)
+        given = arguments.vectors(features, rows.size, self.header.dim)
+        stored = arguments.cast(given, self.header.dtype)
         finite = np.isfinite(stored).all(axis=1)
         if not finite.all():
             stored = np.where(finite[:, None], stored, np.array(np.nan, stored.dtype))
@@ -207,7 +207,7 @@ class FeatureSetWriter:
         self._mark(rows[finite], Status.OK)
         if not finite.all():
             bad = np.flatnonzero(~finite)
-            self._log_corrupt(rows[bad], [checks.why_not_finite(given[i], self.header.dtype) for i in bad])
+            self._log_corrupt(rows[bad], [arguments.why_not_finite(given[i], self.header.dtype) for i in bad])
 
     def write_ragged(self, rows: ArrayLike, vectors: Sequence[ArrayLike]) -> None:
         """Store one or more vectors for each of `rows`; a row with none, with NaN or infinity becomes corrupt.
@@ -221,9 +221,9 @@ class FeatureSetWriter:
             StoreFull: The disk is full; what was flushed is kept.
         """
         rows = self._check_rows(rows, RAGGED)
-        checks.one_for_each("vectors", vectors, rows.size)
-        given = [checks.vectors(matrix, None, self.header.dim) for matrix in vectors]
-        stored = [checks.cast(matrix, self.header.dtype) for matrix in given]
+        arguments.one_for_each("vectors", vectors, rows.size)
+        given = [arguments.vectors(matrix, None, self.header.dim) for matrix in vectors]
+        stored = [arguments.cast(matrix, self.header.dtype) for matrix in given]
         good = np.array([len(matrix) > 0 and bool(np.isfinite(matrix).all()) for matrix in stored], dtype=bool)
         kept = [matrix for matrix, fine in zip(stored, good, strict=True) if fine]
         if kept:
@@ -237,7 +237,7 @@ class FeatureSetWriter:
             self._mark(rows[good], Status.OK)
         bad = np.flatnonzero(~good)
         if bad.size:
-            self._log_corrupt(rows[bad], [checks.why_not_finite(given[i], self.header.dtype) for i in bad])
+            self._log_corrupt(rows[bad], [arguments.why_not_finite(given[i], self.header.dtype) for i in bad])
 
     def mark_missing(self, rows: ArrayLike) -> None:
         """Record that the items of `rows` (pending, each once, shape (b,)) have no such content."""
@@ -253,7 +253,7 @@ class FeatureSetWriter:
             messages: Why, one for each row; kept as one line of at most 500 bytes.
         """
         rows = self._check_rows(rows)
-        checks.one_for_each("messages", messages, rows.size)
+        arguments.one_for_each("messages", messages, rows.size)
         self._put_absent(rows)
         self._log_corrupt(rows, messages)
 
@@ -350,7 +350,7 @@ class FeatureSetWriter:
         if layout is not None and layout != self.header.layout:
             method = "write" if self.header.layout == DENSE else "write_ragged"
             raise InvalidInput(f"{self.path}: the set is {self.header.layout}; use {method}()")
-        return checks.pending_rows(rows, self._status)
+        return arguments.pending_rows(rows, self._status)
 
     def _put_at(self, name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
         with translated(self._paths.partial):
@@ -367,7 +367,7 @@ class FeatureSetWriter:
 
     def _log_corrupt(self, rows: NDArray[np.int64], messages: Iterable[object]) -> None:
         with translated(self._paths.partial):
-            self._errors.append(rows, [checks.clean_message(message) for message in messages])
+            self._errors.append(rows, [arguments.clean_message(message) for message in messages])
         self._mark(rows, Status.CORRUPT)
 
     def _mark(self, rows: NDArray[np.int64], status: Status) -> None:

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from mmbench.core.interactions import HeldOut, Index, TrainSet
-from mmbench.core.topk import top_k
-from mmbench.evaluate import RankedLists, Scores, evaluate, rank, rank_each
+from mmbench.evaluation.evaluate import RankedLists, Scores, evaluate, rank, rank_each
+from mmbench.evaluation.slices import make_slices, score_slices
 from mmbench.metrics import Content, Metric, resolve
-from mmbench.slices import make_slices, score_slices
+from mmbench.ops.topk import top_k
 
 pytestmark = [pytest.mark.slow, pytest.mark.benchmark(timer=time.process_time, warmup=True)]
 

@@ -22,11 +22,11 @@ import pytest
 import torch
 
 from mmx.config import RunConfig, SetConfig
-from mmx.core.runtime import tune_process
 from mmx.encoders import Encoder, create
-from mmx.encoders.runtime import linear_kernel
-from mmx.extract import extract
-from mmx.summary import Summary
+from mmx.encoders.compute import linear_kernel
+from mmx.extraction.extract import extract
+from mmx.extraction.process import tune_process
+from mmx.extraction.summary import Summary
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_data]
 
@@ -131,13 +131,13 @@ def test_reading_and_resampling_is_a_small_part_of_the_work_on_sounds(
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from mmx.core.runtime import peak_memory_bytes, tune_process
+from mmx.extraction.process import peak_memory_bytes, tune_process
 tune_process()
 import numpy as np
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders.base import Encoder, EncoderSpec
 from mmx.errors import Interrupted
-from mmx.extract import extract
+from mmx.extraction.extract import extract
 
 class Constant(Encoder):
     modalities = frozenset({"textual", "visual"})
@@ -148,7 +148,7 @@ class Constant(Encoder):
     def load(self, content):
         if isinstance(content, str):
             return content
-        from mmx.encoders.images import decode_rgb
+        from mmx.encoders.decoding.images import decode_rgb
         return np.asarray(decode_rgb(content).resize((224, 224)))
     def encode(self, batch):
         return np.ones((len(batch), self.spec.dim), dtype=np.float32)

@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmbench.core import linear, sparse
-from mmbench.core.adam import Adam
-from mmbench.core.graph import bipartite, symmetric_normalised
 from mmbench.core.interactions import TrainSet
-from mmbench.core.knn import cosine_knn
-from mmbench.core.runtime import tune_process
-from mmbench.core.table import RowTable
+from mmbench.core.process import tune_process
+from mmbench.ops import gemm, sparse
+from mmbench.ops.adam import Adam
+from mmbench.ops.graph import bipartite, symmetric_normalised
+from mmbench.ops.knn import cosine_knn
+from mmbench.ops.row_table import RowTable
 
 pytestmark = [pytest.mark.slow, pytest.mark.benchmark(timer=time.process_time)]
 
@@ -51,7 +51,7 @@ def median_seconds(function: Callable[[], object], rounds: int) -> float:
 def gemm_gflops() -> float:
     """The rate of a large single-precision product by the routine that training uses."""
     a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
-    return 2 * 2048**3 / 1e9 / median_seconds(lambda: linear.matmul(a, b), 5)
+    return 2 * 2048**3 / 1e9 / median_seconds(lambda: gemm.matmul(a, b), 5)
 
 
 def bandwidth() -> float:

@@ -20,11 +20,11 @@ from torch import Tensor
 from mmbench.config import make_settings
 from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
-from mmbench.core.runtime import peak_memory_bytes, tune_process
+from mmbench.core.process import peak_memory_bytes, tune_process
 from mmbench.core.sampling import Batch
 from mmbench.models import model_class
 from mmbench.models.base import Features
-from mmbench.train import Trainer
+from mmbench.trainer import Trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.benchmark(timer=time.process_time)]
 

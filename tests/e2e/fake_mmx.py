@@ -56,8 +56,8 @@ class SlowFake(Encoder):
 ENCODERS["slow-fake"] = "fake_mmx:SlowFake"
 
 if __name__ == "__main__":
-    import mmx.loop
+    import mmx.extraction.pipeline
     from mmx.cli import main
 
-    mmx.loop.FLUSH_S = 0.02
+    mmx.extraction.pipeline.FLUSH_S = 0.02
     main()

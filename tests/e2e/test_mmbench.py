@@ -16,7 +16,7 @@ import torch
 from tests.mmbench.conftest import write_dataset
 
 from mmbench import cli
-from mmbench.train import Trainer
+from mmbench.trainer import Trainer
 
 SCRIPT = Path(sys.executable).with_name("mmbench")
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}

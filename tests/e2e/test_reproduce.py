@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import REPOSITORY
-from tests.mmx.amazon_mirror import write_mirror
+from tests.mmx.download.amazon_mirror import write_mirror
 
 from mmstore import FeatureSet
 
@@ -49,7 +49,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("sentence_transformers")
-    from tests.mmx.test_encoders_text import build
+    from tests.mmx.encoders.test_sentence_transformers import build
 
     return build(tmp_path_factory.mktemp("encoder"))
 

@@ -627,7 +627,7 @@ def test_a_disk_that_fills_up_while_finishing(path: Path, layout: str, monkeypat
 @pytest.mark.parametrize("torn", [slice(0, 3000), slice(-900, None)])
 def test_a_torn_last_step_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch, torn: slice) -> None:
     """Finishing a dense set rewrites HDF5's tables; a kill in the middle of that leaves neither the old nor the new."""
-    import mmstore.steps
+    import mmstore.finishing
 
     content = random_content(6, IDS)
     digest = content.save(path.with_name("reference.h5"))
@@ -641,7 +641,7 @@ def test_a_torn_last_step_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch,
     with content.writer(path) as writer:
         content.put(writer, range(20))
         with monkeypatch.context() as patch:
-            patch.setattr(mmstore.steps, "replace_synced", die)
+            patch.setattr(mmstore.finishing, "replace_synced", die)
             with pytest.raises(KeyboardInterrupt):
                 writer.finish()
     with content.writer(path) as writer:  # a warning that it is begun anew would be an error here
@@ -666,11 +666,11 @@ def test_vectors_larger_than_the_disk_are_refused_at_the_start(path: Path) -> No
 
 def test_a_failed_write_in_a_log_leaves_no_gap(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A half-written batch, and then the same process goes on: the next vectors and messages are whole."""
-    import mmstore.partial
+    import mmstore.side_files
 
     content = random_content(6, IDS, layout=RAGGED)
     digest = content.save(path.with_name("reference.h5"))
-    whole = mmstore.partial.write_all
+    whole = mmstore.side_files.write_all
 
     def half(stream: Any, data: Any) -> None:
         stream.write(memoryview(data)[: len(memoryview(data)) // 2])
@@ -680,10 +680,10 @@ def test_a_failed_write_in_a_log_leaves_no_gap(path: Path, monkeypatch: pytest.M
         for row in range(20):
             with monkeypatch.context() as patch:
                 if content.vectors[row] is not None or row in content.errors:
-                    patch.setattr(mmstore.partial, "write_all", half)
+                    patch.setattr(mmstore.side_files, "write_all", half)
                     with pytest.raises(StoreFull):
                         content.put(writer, [row])
-            assert mmstore.partial.write_all is whole
+            assert mmstore.side_files.write_all is whole
             if row in writer.pending:
                 content.put(writer, [row])
         assert writer.finish() == digest

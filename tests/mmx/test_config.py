@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from mmx.catalogue.contents import text_contents
+from mmx.catalogue.items import load_items
 from mmx.config import Recipe, RunConfig, SetConfig, from_options, load_recipe
-from mmx.contents import text_contents
 from mmx.demo import write_demo
 from mmx.encoders import describe
 from mmx.errors import UsageError
-from mmx.items import load_items
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes" / "extract").glob("*.yaml"))
 

@@ -14,8 +14,8 @@ import click
 from mmbench.commands.common import split_list
 
 if TYPE_CHECKING:
-    from mmbench.compare import Comparison
-    from mmbench.systems import System
+    from mmbench.analysis.compare import Comparison
+    from mmbench.runs.finished_runs import System
 
 
 @click.command()
@@ -72,9 +72,9 @@ def compare(
       mmbench compare runs/ --metric Recall@20 --baseline bpr-mf
       mmbench compare runs/demo-vbpr-0123456789 runs/demo-bpr-mf-0123456789 --test t
     """
-    from mmbench.compare import agreement_of_seeds, spelled, users_in_words
-    from mmbench.compare import compare as compare_systems
-    from mmbench.systems import find_runs, group, one_each, require_comparable
+    from mmbench.analysis.compare import agreement_of_seeds, spelled, users_in_words
+    from mmbench.analysis.compare import compare as compare_systems
+    from mmbench.runs.finished_runs import find_runs, group, one_each, require_comparable
 
     found = find_runs(runs)
     if not allow_mixed:
@@ -130,7 +130,7 @@ def _print(
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from mmbench.report.tables import Row, number, print_results, stdout_console
+    from mmbench.analysis.report.tables import Row, number, print_results, stdout_console
 
     console = stdout_console()
     short = _short([system.label for system in systems])

@@ -42,8 +42,8 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
       mmbench data stats data/demo
       mmbench data stats my/catalogue --split random:0.2,0.1
     """
-    from mmbench.core.filters import describe
     from mmbench.data.dataset import load_split
+    from mmbench.data.filters import describe
     from mmbench.data.splitting import as_rows, read_source
     from mmbench.data.tables import find_table
 
@@ -137,7 +137,7 @@ def split(
       mmbench data split my/catalogue --method leave-k-out --filter kcore:5 --name loo
       mmbench data split my/catalogue --method cold-items --test 0.1 --valid 0.1
     """
-    from mmbench.core.filters import parse_filter
+    from mmbench.data.filters import parse_filter
     from mmbench.data.splitting import make_split
 
     if method in ("eighths", "leave-k-out"):
@@ -174,7 +174,7 @@ def filter_(folder: Path, filters: tuple[str, ...], out: Path, as_json: bool, co
     Examples:
       mmbench data filter my/catalogue --filter min-rating:4 --filter dedup:last --filter kcore:5 --out my/core
     """
-    from mmbench.core.filters import parse_filter
+    from mmbench.data.filters import parse_filter
     from mmbench.data.splitting import filter_dataset
 
     if not filters:
@@ -232,7 +232,7 @@ def _show_counts(counts: Sequence[tuple[str, Mapping[str, float | int]]]) -> Non
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    from mmbench.report.tables import stdout_console
+    from mmbench.analysis.report.tables import stdout_console
 
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")

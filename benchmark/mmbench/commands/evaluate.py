@@ -56,9 +56,9 @@ def evaluate(
       mmbench evaluate runs/demo-vbpr-0123456789 --metrics ILD --diversity-features visual
       mmbench evaluate --recs lists.tsv --data my/catalogue --split given
     """
-    from mmbench import experiment
+    from mmbench.analysis.report.tables import Row, print_results, print_slices
     from mmbench.config import RECIPE_FILE, make_evaluation, read_recipe
-    from mmbench.report.tables import Row, print_results, print_slices
+    from mmbench.runs import run as experiment
 
     if (run is None) == (recs is None):
         raise UsageError("give either a run folder or --recs FILE with --data DIR")

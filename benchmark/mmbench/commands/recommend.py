@@ -45,8 +45,8 @@ def recommend(
       mmbench recommend runs/demo-vbpr-0123456789 --users u1,u2 -k 5 --out recs.tsv
       mmbench recommend runs/demo-freedom-0123456789 --embeddings freedom/
     """
+    from mmbench.analysis.recommend import export_embeddings, load_run, recommendations, user_rows, write
     from mmbench.progress import make_progress
-    from mmbench.recommend import export_embeddings, load_run, recommendations, user_rows, write
 
     if out is None and embeddings is None:
         raise UsageError("--out is missing, e.g. --out recs.parquet; or --embeddings FOLDER")

@@ -12,8 +12,8 @@ from mmbench.commands.common import command_line
 from mmbench.errors import MmbenchError
 
 if TYPE_CHECKING:
-    from mmbench.report.reproduction import Reproduction
-    from mmbench.systems import FinishedRun, System
+    from mmbench.analysis.report.reproduction import Reproduction
+    from mmbench.runs.finished_runs import FinishedRun, System
 
 
 @click.command()
@@ -33,9 +33,9 @@ def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) ->
       mmbench report runs/
       mmbench report runs/tiktok --out report/tiktok --metric nDCG@20
     """
-    from mmbench.compare import spelled
-    from mmbench.report import reproduction
-    from mmbench.systems import find_runs, group, require_comparable
+    from mmbench.analysis.compare import spelled
+    from mmbench.analysis.report import reproduction
+    from mmbench.runs.finished_runs import find_runs, group, require_comparable
 
     metric = spelled(metric)
     by_dataset: dict[str, list[FinishedRun]] = {}
@@ -51,8 +51,8 @@ def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) ->
 
 
 def _part(name: str, members: Sequence[FinishedRun], systems: Sequence[System], metric: str) -> Reproduction:
-    from mmbench.compare import compare, users_in_words
-    from mmbench.report.reproduction import Reproduction, data_fact, line_of
+    from mmbench.analysis.compare import compare, users_in_words
+    from mmbench.analysis.report.reproduction import Reproduction, data_fact, line_of
 
     record = members[0].record
     protocol = record["protocol"]

@@ -13,9 +13,9 @@ from mmbench.commands.common import command_line, integers, jobs_option, out_opt
 from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from mmbench.experiment import Result
-    from mmbench.report.reproduction import Line, Reproduction
-    from mmbench.study import Protocol, Study
+    from mmbench.analysis.report.reproduction import Line, Reproduction
+    from mmbench.analysis.study import Protocol, Study
+    from mmbench.runs.run import Result
 
 STAND_IN = "stand-in"
 WIDTHS = {"visual": 4096, "textual": 1024}
@@ -97,9 +97,9 @@ def reproduce(
       mmbench reproduce recipes/amazon/office.yaml --split-dir office-split --stand-in --epochs 5
       mmbench reproduce recipes/tiktok.yaml --protocol grid --seed 123,124,125
     """
+    from mmbench.analysis.report import reproduction
+    from mmbench.analysis.study import read_study, run_study
     from mmbench.progress import make_progress
-    from mmbench.report import reproduction
-    from mmbench.study import read_study, run_study
 
     if (data or split_dir) and len(recipes) > 1:
         raise UsageError("--data and --split-dir: belong to one study; give one recipe")
@@ -207,10 +207,10 @@ def _make_up(folder: Path, split: str | None, modalities: Sequence[str]) -> None
     """Write made-up vectors of each modality into the store, unless they are there."""
     import numpy as np
 
-    from mmbench.core.standin import standin_vectors
     from mmbench.data.dataset import load_split
     from mmbench.data.exchange.bundle import Bundle, Vectors
     from mmbench.data.exchange.folder import write_features
+    from mmbench.data.synthetic_vectors import standin_vectors
 
     absent = [m for m in modalities if not (folder / "features" / m / f"{STAND_IN}.h5").is_file()]
     if not absent:
@@ -251,8 +251,8 @@ def _warnings(
 
 def _facts(run: Path) -> list[str]:
     """Data and features of a run, one line each."""
-    from mmbench.report.reproduction import data_fact
-    from mmbench.results import RunFolder
+    from mmbench.analysis.report.reproduction import data_fact
+    from mmbench.runs.folder import RunFolder
 
     record = RunFolder(run).read_json("run.json")
     return [
@@ -276,7 +276,7 @@ def _settings(result: Result, names: Sequence[str]) -> str:
 
 
 def _print(study: Study, results: Mapping[str, Sequence[Result]]) -> None:
-    from mmbench.report.tables import Row, print_results
+    from mmbench.analysis.report.tables import Row, print_results
 
     rows = []
     for model, runs in results.items():

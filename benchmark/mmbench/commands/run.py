@@ -45,9 +45,9 @@ def run(
       mmbench run study.yaml --seed 1,2,3,4,5
     """
     from mmbench.commands.train import show
-    from mmbench.plans import read_plan
     from mmbench.progress import make_progress
-    from mmbench.series import run_series
+    from mmbench.runs.batch import run_series
+    from mmbench.runs.recipe_lists import read_plan
 
     given = {"data": data and str(data), "seed": seeds and list(integers(seeds, "--seed")), "device": device}
     instead = {key: value for key, value in given.items() if value is not None}

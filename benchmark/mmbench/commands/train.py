@@ -25,7 +25,7 @@ from mmbench.commands.common import (
 from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from mmbench.experiment import Result
+    from mmbench.runs.run import Result
 
 
 @click.command()
@@ -151,7 +151,6 @@ def train(
       mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --jobs 4
       mmbench train --resume runs/demo-vbpr-0123456789
     """
-    from mmbench import experiment
     from mmbench.config import (
         Recipe,
         Search,
@@ -166,8 +165,9 @@ def train(
     from mmbench.data.features import parse_wanted
     from mmbench.models import model_class, model_name
     from mmbench.progress import make_progress
-    from mmbench.search import require_optuna
-    from mmbench.series import run_series
+    from mmbench.runs import run as experiment
+    from mmbench.runs.batch import run_series
+    from mmbench.runs.search import require_optuna
 
     progress = make_progress(quiet=quiet)
     if resume is not None:
@@ -235,9 +235,9 @@ def train(
 
 def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
     """Print runs: validation, test and cost, a table for each dataset and treatment of vectors; or one JSON document."""
-    from mmbench.experiment import summarise
-    from mmbench.fit import in_words
-    from mmbench.report.tables import print_slices
+    from mmbench.analysis.report.tables import print_slices
+    from mmbench.runs.fit import in_words
+    from mmbench.runs.run import summarise
 
     if as_json:
         documents = summarise(results)
@@ -270,7 +270,7 @@ def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def _tables(about: str, runs: Sequence[Result]) -> None:
-    from mmbench.report.tables import Row, print_costs, print_results
+    from mmbench.analysis.report.tables import Row, print_costs, print_results
 
     rows: dict[str, list[Result]] = {}
     for run, label in zip(runs, _labels(runs), strict=True):

@@ -1,1 +1,1 @@
-"""Numerics that models, metrics, training and evaluation share, and the settings of the process: no data files, no printing."""
+"""Interactions, sampling, initial values, random streams and losses. No files, no printing."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmbench.core.knn import cosine_knn
+from mmbench.ops.knn import cosine_knn
 
 VERSION = "cosine-knn 1"
 """Changes whenever `cosine_knn` may give other neighbours for the same vectors."""

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mmbench.data.tables import NAMES, find_table, read_json_lines
 from mmbench.errors import DataError, unknown_name
-from mmbench.metrics.side import Topics
+from mmbench.metrics.item_data import Topics
 
 SEPARATOR = "|"
 """What separates several categories of one item in a text table; Parquet and JSON lines may have lists."""

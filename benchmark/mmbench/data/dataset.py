@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.core.interactions import HeldOut, TrainSet
-from mmbench.core.splits import eighths_per_user, random_per_user
 from mmbench.data.catalogue import read_item_ids
+from mmbench.data.splits import eighths_per_user, random_per_user
 from mmbench.data.tables import SUFFIXES, InteractionTable, find_table, read_interactions, write_interactions
 from mmbench.errors import DataError, UsageError
-from mmbench.metrics.side import Content, Topics
+from mmbench.metrics.item_data import Content, Topics
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -124,7 +124,7 @@ class SplitTables:
 
     @classmethod
     def divided(cls, name: str, table: InteractionTable, part: NDArray[np.int8]) -> SplitTables:
-        """The rows of one table by their part, TRAIN, VALID or TEST of `mmbench.core.splits`, shape (n,)."""
+        """The rows of one table by their part, TRAIN, VALID or TEST of `mmbench.data.splits`, shape (n,)."""
         parts = {key: table.take(part == number) for number, key in enumerate(PARTS)}
         return cls(name, parts, (table.note,) if table.note else ())
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.errors import DataError, UsageError, unknown_name
-from mmbench.metrics.side import Content
+from mmbench.metrics.item_data import Content
 from mmstore import FeatureSet, FeatureStore, Status
 
 MissingPolicy = Literal["mean", "zero"]

@@ -1,7 +1,7 @@
 """Metrics of ranked lists, by name.
 
 Adding one takes a function of (judged lists, cut-off) in a module of this folder and an entry in `METRICS`; averaging,
-cut-offs and populations happen once, in `mmbench.evaluate`. Shared names mean what the Elliot framework computes under
+cut-offs and populations happen once, in `mmbench.evaluation.evaluate`. Shared names mean what the Elliot framework computes under
 them, because the published tables of the field were made with it; where a textbook means something else by the same
 name, that has a name of its own.
 """
@@ -15,8 +15,8 @@ from typing import Literal
 
 from mmbench.errors import unknown_name
 from mmbench.metrics import beyond, calibration, content, ranking
-from mmbench.metrics.judged import Judged
-from mmbench.metrics.side import NEEDS, Content, Need, Topics, Values
+from mmbench.metrics.item_data import NEEDS, Content, Need, Topics, Values
+from mmbench.metrics.judged_lists import Judged
 
 __all__ = ["METRICS", "NEEDS", "PAPER", "Content", "Judged", "Metric", "Need", "Topics", "resolve", "sign"]
 
@@ -33,13 +33,13 @@ class Metric:
         compute: Judged lists and cut-off to one value per evaluated user, shape (n,), or to one number.
         kind: `per-user` metrics are averaged over their population; `overall` ones are one number for all lists.
         population: `relevant` (R): evaluated users with at least one relevant item; `evaluated` (E): all of them.
-        formula: One readable line; letters as in `mmbench.metrics.judged`.
+        formula: One readable line; letters as in `mmbench.metrics.judged_lists`.
         source: Paper or framework the definition comes from.
         higher_is_better: None where neither direction is better by itself.
         bounds: Smallest and largest value of lists that hold candidates only; infinite where there is none. Lists from
             elsewhere may hold items outside I and exceed them.
         aliases: Other names that are understood.
-        needs: Side data without which the metric does not exist; see `mmbench.metrics.side.NEEDS`.
+        needs: Side data without which the metric does not exist; see `mmbench.metrics.item_data.NEEDS`.
     """
 
     name: str

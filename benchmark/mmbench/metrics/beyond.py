@@ -1,7 +1,7 @@
 """Novelty, coverage, concentration and popularity bias of ranked lists.
 
 Each function takes the judged lists and a cut-off k, and gives one value per evaluated user, shape (n,), or one number
-for all lists together. NaN where a value is not defined. Letters as in `mmbench.metrics.judged`.
+for all lists together. NaN where a value is not defined. Letters as in `mmbench.metrics.judged_lists`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import math
 
 import numpy as np
 
-from mmbench.metrics.judged import Judged
+from mmbench.metrics.item_data import Mask, Values
+from mmbench.metrics.judged_lists import Judged
 from mmbench.metrics.ranking import divide
-from mmbench.metrics.side import Mask, Values
 
 
 def expected_free_discovery(lists: Judged, k: int) -> Values:

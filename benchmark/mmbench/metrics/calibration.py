@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from mmbench.core.interactions import Index
-from mmbench.metrics.judged import Judged
+from mmbench.metrics.item_data import Mask, Topics, Values, required
+from mmbench.metrics.judged_lists import Judged
 from mmbench.metrics.ranking import divide
-from mmbench.metrics.side import Mask, Topics, Values, required
 
 ALPHA = 0.01
 """How much of the history's distribution is mixed into the list's, so that the divergence stays finite."""

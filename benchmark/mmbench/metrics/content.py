@@ -2,16 +2,16 @@
 
 The mean over all pairs of two groups of unit vectors is the inner product of the groups' means, so neither function
 compares items with items: time and memory grow with the lists and the vectors' width, never with items x items.
-Letters as in `mmbench.metrics.judged`.
+Letters as in `mmbench.metrics.judged_lists`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from mmbench.metrics.judged import Judged
+from mmbench.metrics.item_data import Values, required
+from mmbench.metrics.judged_lists import Judged
 from mmbench.metrics.ranking import divide
-from mmbench.metrics.side import Values, required
 
 
 def intra_list_distance(lists: Judged, k: int) -> Values:

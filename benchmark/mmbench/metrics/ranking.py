@@ -1,7 +1,7 @@
 """Accuracy of ranked lists: one value per user, from the ranks at which the relevant items stand.
 
 Each function takes the judged lists and a cut-off k, and gives one value per evaluated user, shape (n,). Users without
-a relevant item get whatever falls out; the evaluator leaves them out. Letters as in `mmbench.metrics.judged`.
+a relevant item get whatever falls out; the evaluator leaves them out. Letters as in `mmbench.metrics.judged_lists`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from mmbench.core.interactions import Index
-from mmbench.metrics.judged import Judged
-from mmbench.metrics.side import Values, required
+from mmbench.metrics.item_data import Values, required
+from mmbench.metrics.judged_lists import Judged
 
 
 def divide(numerator: Values | Index, denominator: Values | Index) -> Values:

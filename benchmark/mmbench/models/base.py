@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
-from mmbench.core.knn import cosine_knn
 from mmbench.core.sampling import Batch
-from mmbench.core.sparse import SparseMatrix, SparsePattern
+from mmbench.ops.knn import cosine_knn
+from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -81,7 +81,7 @@ class Features(Mapping[str, Tensor]):
     def neighbours(self, modality: str, k: int) -> tuple[Tensor, Tensor]:
         """The k items with the largest cosine to each item, itself included, and the cosines, each (n_items, k).
 
-        Ties by ascending item row; a zero vector is similar to itself alone. See `mmbench.core.knn.cosine_knn`.
+        Ties by ascending item row; a zero vector is similar to itself alone. See `mmbench.ops.knn.cosine_knn`.
         """
         return self._find(modality, self._vectors[modality], k)
 
@@ -101,7 +101,7 @@ class Recommender(nn.Module):
         sampler: Name of the sampler in `mmbench.core.sampling.SAMPLERS`; None for a model that is not trained.
         uses_features: Whether it needs at least one modality.
         untrained: Parameters whose gradient is zero by construction (a bias that cancels in every difference, say).
-        legacy_zero_grad: Whether parameters without gradient go on by their momentum; see `mmbench.core.adam.Adam`.
+        legacy_zero_grad: Whether parameters without gradient go on by their momentum; see `mmbench.ops.adam.Adam`.
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
         scores_unseen: Whether it can score items that training has not seen; see `scorer_with_unseen`.
     """

@@ -39,12 +39,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.graph import DEGREE_EPSILON, bipartite, symmetric_normalised
 from mmbench.core.init import Init
-from mmbench.core.linear import linear
-from mmbench.core.propagation import propagate
-from mmbench.core.table import RowTable
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.ops.gemm import linear
+from mmbench.ops.graph import DEGREE_EPSILON, bipartite, symmetric_normalised
+from mmbench.ops.propagation import propagate
+from mmbench.ops.row_table import RowTable
 
 
 class BM3Config(ModelConfig):

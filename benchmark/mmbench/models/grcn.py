@@ -34,7 +34,7 @@ ranked by fresh embeddings; `stale_inference` ranks by those of the epoch's last
 codes do.
 
 How it is computed, equal up to rounding: all routings of a user, and the softmax of an item's edges, in one fused pass each
-with a backward of its own, see `mmbench.core.routing`; the score as a sum over parts, without concatenating them.
+with a backward of its own, see `mmbench.ops.routing`; the score as a sum over parts, without concatenating them.
 
 Trainable: user_embedding (n_users, d), item_embedding (n_items, d), confidence (n_users + n_items, n_modalities), and for each
 modality preference.<m> (n_users, k), projection.<m>.weight (k, dim), projection.<m>.bias (k,).
@@ -52,14 +52,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.core.init import Init
-from mmbench.core.linear import linear
 from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.core.normalise import normalise_rows
-from mmbench.core.routing import EdgeOrder, RoutingGraph, confident_weights, routing
 from mmbench.core.sampling import Edges
-from mmbench.core.sparse import weighted_product
 from mmbench.errors import UsageError
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.ops.gemm import linear
+from mmbench.ops.normalise import normalise_rows
+from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing
+from mmbench.ops.sparse import weighted_product
 
 Pair = tuple[Tensor, Tensor]
 """Something of all users and the same of all items."""

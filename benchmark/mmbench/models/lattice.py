@@ -46,7 +46,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.graph import (
+from mmbench.core.init import Init
+from mmbench.core.losses import bpr_loss, squared_norm
+from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.ops.graph import (
     NeighbourUnion,
     bipartite,
     laplacian,
@@ -54,13 +57,10 @@ from mmbench.core.graph import (
     symmetric_normalised,
     with_self_loops,
 )
-from mmbench.core.init import Init
-from mmbench.core.knn import cosine_knn, gathered_cosines
-from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.core.normalise import normalise_rows
-from mmbench.core.sparse import SparseMatrix, SparsePattern, weighted_product
-from mmbench.core.table import RowTable
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.ops.knn import cosine_knn, gathered_cosines
+from mmbench.ops.normalise import normalise_rows
+from mmbench.ops.row_table import RowTable
+from mmbench.ops.sparse import SparseMatrix, SparsePattern, weighted_product
 
 _BLOCK_BYTES = 32 * 2**20  # of cosines at once: this comes on top of the vectors and their moments
 

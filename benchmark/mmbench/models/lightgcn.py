@@ -22,11 +22,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.graph import bipartite, symmetric_normalised
 from mmbench.core.init import Init
 from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.core.propagation import propagate
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.ops.graph import bipartite, symmetric_normalised
+from mmbench.ops.propagation import propagate
 
 
 class LightGCNConfig(ModelConfig):

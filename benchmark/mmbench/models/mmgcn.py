@@ -48,15 +48,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.graph import row_normalised
 from mmbench.core.init import Init
-from mmbench.core.linear import linear
 from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.core.mix import leaky_mix
-from mmbench.core.normalise import normalise_rows
 from mmbench.core.sampling import Edges
-from mmbench.core.sparse import SparseMatrix, SparsePattern
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.ops.gemm import linear
+from mmbench.ops.graph import row_normalised
+from mmbench.ops.leaky_mix import leaky_mix
+from mmbench.ops.normalise import normalise_rows
+from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 Pair = tuple[Tensor, Tensor]
 """Something of the users and the same of the items."""

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.init import Init
-from mmbench.core.knn import BLOCK_BYTES, cosine_knn
-from mmbench.core.topk import top_k
 from mmbench.models.base import Features, Recommender, Score, TrainSet
 from mmbench.models.baselines import UntrainedConfig
+from mmbench.ops.knn import BLOCK_BYTES, cosine_knn
+from mmbench.ops.topk import top_k
 
 
 class ItemKNNConfig(UntrainedConfig):

@@ -39,10 +39,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.init import Init, zeros
-from mmbench.core.linear import linear
 from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.core.normalise import normalise_rows
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, Score, TrainSet
+from mmbench.ops.gemm import linear
+from mmbench.ops.normalise import normalise_rows
 
 
 class VBPRConfig(ModelConfig):

@@ -23,11 +23,11 @@ ENCODERS: dict[str, str] = {
     "colour-hog": "mmx.encoders.handcrafted:ColourHogEncoder",
     "tfidf-lsa": "mmx.encoders.handcrafted:TfidfLsaEncoder",
     "mfcc": "mmx.encoders.handcrafted:MfccEncoder",
-    "torchvision": "mmx.encoders.vision:TorchvisionEncoder",
-    "sentence-transformers": "mmx.encoders.text:SentenceEncoder",
-    "torchaudio": "mmx.encoders.audio:TorchaudioEncoder",
+    "torchvision": "mmx.encoders.torchvision:TorchvisionEncoder",
+    "sentence-transformers": "mmx.encoders.sentence_transformers:SentenceEncoder",
+    "torchaudio": "mmx.encoders.torchaudio:TorchaudioEncoder",
     "open_clip": "mmx.encoders.open_clip:OpenClipEncoder",
-    "transformers": "mmx.encoders.hf:TransformersEncoder",
+    "transformers": "mmx.encoders.transformers:TransformersEncoder",
 }
 
 

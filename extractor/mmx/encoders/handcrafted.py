@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.core.descriptors import FRAME_STATISTICS, colour_histogram, frame_statistics
 from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, checked_text, require, versions
-from mmx.encoders.images import decode_rgb
-from mmx.encoders.sounds import Resampler, read_mono
+from mmx.encoders.decoding.images import decode_rgb
+from mmx.encoders.decoding.sounds import Resampler, read_mono
+from mmx.encoders.descriptors import FRAME_STATISTICS, colour_histogram, frame_statistics
 from mmx.errors import ContentError, DataError
 
 

@@ -27,9 +27,9 @@ from mmx.encoders.base import (
     slug,
     versions,
 )
-from mmx.encoders.checkpoints import file_sha256, fill, missing_weights, read_state_dict, state_sha256
-from mmx.encoders.images import decode_rgb
-from mmx.encoders.runtime import checked_device, forward_pass, prepared
+from mmx.encoders.compute import checked_device, forward_pass, prepared
+from mmx.encoders.decoding.images import decode_rgb
+from mmx.encoders.weights.checkpoints import file_sha256, fill, missing_weights, read_state_dict, state_sha256
 from mmx.errors import EncoderError, UsageError
 
 # What `mmx models` lists; any other architecture of open_clip works too. (dimension, image size, usual weights)

@@ -18,10 +18,10 @@ from mmbench.config import make_settings
 from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Batch
-from mmbench.core.table import RowTable
 from mmbench.models import model_class
 from mmbench.models.base import Features, Recommender
-from mmbench.train import Trainer
+from mmbench.ops.row_table import RowTable
+from mmbench.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from mmbench.config import make_settings
 from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import SAMPLERS, Batch
-from mmbench.core.table import RowTable
 from mmbench.errors import UsageError
 from mmbench.models import model_class
 from mmbench.models.base import Features, Recommender
 from mmbench.models.freedom import modality_weights
-from mmbench.train import Trainer
+from mmbench.ops.row_table import RowTable
+from mmbench.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)

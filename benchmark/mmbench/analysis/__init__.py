@@ -1,0 +1,1 @@
+"""Compare finished runs, recommend from them, report on them."""

@@ -1,0 +1,243 @@
+"""What a finished run recommends, and its representations, by original ids."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmbench import __version__
+from mmbench.config import Evaluation
+from mmbench.core.interactions import HeldOut, Index, TrainSet
+from mmbench.data.folders import new_folder
+from mmbench.errors import DataError, UsageError
+from mmbench.evaluation.evaluate import rank
+from mmbench.evaluation.protocol import candidates, scorer_of
+from mmbench.models.base import Recommender, Score
+from mmbench.progress import Progress
+from mmbench.runs.fit import build
+from mmbench.runs.inputs import Inputs
+from mmbench.runs.run import read_result, resume_inputs
+
+SUFFIXES = (".parquet", ".tsv", ".csv", ".jsonl")
+_BLOCK_USERS = 4096
+_EMPTY = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A finished run's model with its data.
+
+    Attributes:
+        model: The model of the best epoch.
+        inputs: Data and features.
+        path: The run folder.
+        evaluation: How the run was scored: says which items are candidates.
+    """
+
+    model: Recommender
+    inputs: Inputs
+    path: Path
+    evaluation: Evaluation
+
+    @property
+    def item_ids(self) -> np.ndarray[Any, Any]:
+        """Ids of the candidates."""
+        training = self.inputs.split.training
+        return np.asarray(training.all_item_ids, object)[: candidates(training, self.evaluation).n_items]
+
+
+def load_run(path: Path, data: Path | None = None) -> Trained:
+    """The model of a finished run.
+
+    Raises:
+        DataError: The folder is no finished run, or its data has changed.
+    """
+    result = read_result(path)
+    recipe, inputs, folder = resume_inputs(path, data)
+    chosen = result.recipe.model_copy(update={"data": recipe.data})
+    model = build(chosen, inputs.split.training, inputs.features, finished=True)
+    model.load_weights(folder.load_checkpoint(result.best_epoch))
+    model.train(False)
+    return Trained(model, inputs, path, recipe.evaluation)
+
+
+def user_rows(run: Trained, users: Sequence[str] | None) -> Index:
+    """Rows of the named users; None: all.
+
+    Raises:
+        DataError: A user has no training rows.
+    """
+    ids = run.inputs.split.training.user_ids
+    if users is None:
+        return np.arange(ids.size)
+    rows = pd.Index(ids.astype(object)).get_indexer(pd.Index(list(users), dtype=object))
+    if (rows < 0).any():
+        unknown = [user for user, row in zip(users, rows, strict=True) if row < 0]
+        raise DataError(
+            f"{len(unknown)} users have no training rows, e.g. {unknown[0]!r}; only known users can be ranked for"
+        )
+    return np.asarray(list(dict.fromkeys(rows.tolist())), np.int64)
+
+
+def recommendations(
+    run: Trained, users: Index, k: int, *, include_seen: bool, progress: Progress
+) -> Iterator[pd.DataFrame]:
+    """Lists block by block: columns user_id, item_id, rank (from 1) and score, best first.
+
+    As at test, the user's training items are left out, and under the protocol `strict` the validation items too.
+
+    Args:
+        run: The run.
+        users: User rows.
+        k: Length of the lists; shorter where fewer candidates are left.
+        include_seen: Leave nothing out.
+        progress: Told about users.
+    """
+    training = run.inputs.split.training
+    train, mask = candidates(training, run.evaluation), training.valid if run.evaluation.protocol == "strict" else None
+    if include_seen:
+        train, mask = TrainSet(_EMPTY, _EMPTY, train.n_users, train.n_items), None
+    device = next(iter(run.model.state_dict().values()), torch.empty(0)).device
+    user_ids, item_ids = training.user_ids.astype(object), run.item_ids
+    with torch.inference_mode(), progress.task("recommend", users.size) as task:
+        score = scorer_of(run.model, training, run.inputs.features, run.evaluation)
+        k = min(k, train.n_items)
+        for start in range(0, users.size, _BLOCK_USERS):
+            block = users[start : start + _BLOCK_USERS]
+            yield _frame(block, _lists(score, train, block, k, mask, device), user_ids, item_ids)
+            task.advance(block.size)
+
+
+def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
+    """Write lists as the suffix says, in one step; the number of rows.
+
+    Raises:
+        UsageError: Another suffix.
+        DataError: An id holds what the format has no place for.
+    """
+    if out.suffix not in SUFFIXES:
+        raise UsageError(f"--out {out}: expected a file name that ends in {', '.join(SUFFIXES)}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    n = 0
+    try:
+        if out.suffix == ".parquet":
+            n = _write_parquet(frames, partial)
+        else:
+            with partial.open("w", encoding="utf-8", newline="\n") as file:
+                for number, frame in enumerate(frames):
+                    n += len(frame)
+                    if out.suffix == ".jsonl":
+                        for user, own in frame.groupby("user_id", sort=False):
+                            line = {
+                                "user_id": user,
+                                "item_ids": own["item_id"].tolist(),
+                                "scores": own["score"].tolist(),
+                            }
+                            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    else:
+                        comma = out.suffix == ".csv"
+                        frame.to_csv(
+                            file,
+                            sep="," if comma else "\t",
+                            quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE,  # as all our TSV files
+                            index=False,
+                            header=number == 0,
+                            lineterminator="\n",
+                        )
+        partial.replace(out)
+    except csv.Error as error:
+        raise DataError(f"{out}: an id holds a tab or a line break; write .csv, .parquet or .jsonl") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return n
+
+
+def export_embeddings(run: Trained, out: Path) -> dict[str, int]:
+    """Write user and item representations whose inner products are the scores.
+
+    `users.npy`, `items.npy` (rows x d, float32), `users.txt`, `items.txt` (one id a line) and `about.json`.
+
+    Raises:
+        UsageError: The model's score is no inner product.
+        DataError: `out` is there, or an id holds a line break.
+    """
+    if type(run.model).scorer is not Recommender.scorer or type(run.model).embeddings is Recommender.embeddings:
+        raise UsageError(
+            f"{run.path}: the scores of this model are no inner products of a user and an item representation"
+        )
+    training = run.inputs.split.training
+    with new_folder(out) as partial:
+        with torch.inference_mode():
+            users, items = (table.cpu().numpy() for table in run.model.embeddings())
+        for name, ids, table in (("users", training.user_ids, users), ("items", training.item_ids, items)):
+            broken = next((text for text in ids.tolist() if "\n" in text or "\r" in text), None)
+            if broken is not None:
+                raise DataError(f"{run.path}: id {broken!r} holds a line break, which a list of lines cannot hold")
+            np.save(partial / f"{name}.npy", table)
+            (partial / f"{name}.txt").write_text("\n".join(ids.tolist()) + "\n", encoding="utf-8")
+        about = {
+            "run": run.path.name,
+            "score": "inner product of a row of users.npy and a row of items.npy",
+            "rows": "row i belongs to line i of the .txt file of the same name",
+            "users": list(users.shape),
+            "items": list(items.shape),
+            "tool": {"name": "mmbench", "version": __version__},
+        }
+        (partial / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+    return {"users": len(users), "items": len(items), "dim": users.shape[1]}
+
+
+def _lists(
+    score: Score, train: TrainSet, block: Index, k: int, mask: HeldOut | None, device: torch.device
+) -> tuple[Index, np.ndarray[Any, Any]]:
+    lists = rank(score, train, block, k=k, also_masked=mask, device=device)
+    scores = np.full(lists.items.shape, np.nan, np.float32)
+    step = max(1, (1 << 24) // max(1, train.n_items))
+    for start in range(0, block.size, step):
+        part = slice(start, start + step)
+        listed = torch.from_numpy(lists.items[part].clip(min=0))
+        own = score(torch.from_numpy(block[part]).to(device)).cpu()
+        scores[part] = own.gather(1, listed).numpy()
+    return lists.items, scores
+
+
+def _frame(
+    block: Index,
+    lists: tuple[Index, np.ndarray[Any, Any]],
+    user_ids: np.ndarray[Any, Any],
+    item_ids: np.ndarray[Any, Any],
+) -> pd.DataFrame:
+    items, scores = lists
+    row, place = np.nonzero(items >= 0)
+    return pd.DataFrame(
+        {
+            "user_id": user_ids[block[row]],
+            "item_id": item_ids[items[row, place]],
+            "rank": place + 1,
+            "score": scores[row, place],
+        }
+    )
+
+
+def _write_parquet(frames: Iterator[pd.DataFrame], path: Path) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [("user_id", pa.string()), ("item_id", pa.string()), ("rank", pa.int64()), ("score", pa.float32())]
+    )
+    n = 0
+    with pq.ParquetWriter(path, schema) as writer:
+        for frame in frames:
+            writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
+            n += len(frame)
+    return n

@@ -1,0 +1,1 @@
+"""Rank, score and slice: from a trained model or given lists to metrics."""

@@ -1,0 +1,1 @@
+"""Tensor operations with hand-written derivatives, sparse graphs, optimisers and neighbour search."""

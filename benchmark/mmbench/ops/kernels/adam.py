@@ -1,0 +1,160 @@
+"""Adam's update of some rows of a table, and the replay of updates with zero gradient that a row has missed.
+
+Step s multiplies the moments by beta1 and beta2, adds the gradient's part, and moves the value by
+`scale[s] m / (sqrt(v) correction[s] + epsilon)`. Here s counts from 0 at the table's last flush; `scale[s]` is
+lr / (1 - beta1^t) and `correction[s]` is 1 / sqrt(1 - beta2^t) of that step's own lr and t. Rows are worked on in pieces
+that stay in the first-level cache, so that replaying many steps costs arithmetic, not memory traffic.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mmbench.ops.kernels.jit import kernel
+
+Array = Any
+Scalar = Any  # of the table's dtype
+
+_PIECE = 512  # entries of a row worked on at once: 4 x 2 KiB in float32
+_LOOK_EVERY = 16  # replayed steps between two looks whether anything still moves
+
+
+# One array at a time, cut out before the loop, and only pieces in the arithmetic: an index `at + j` might be negative and
+# count from the end, and many arrays in one loop might overlap; either keeps the compiler from vectorising.
+
+
+@kernel
+def _load(source: Array, row: int, at: int, width: int, piece: Array) -> None:
+    part = source[row, at : at + width]
+    for j in range(width):
+        piece[j] = part[j]
+
+
+@kernel
+def _store(piece: Array, target: Array, row: int, at: int, width: int) -> None:
+    part = target[row, at : at + width]
+    for j in range(width):
+        part[j] = piece[j]
+
+
+@kernel
+def replay(
+    lo: int,
+    hi: int,
+    rows: Array,
+    last: Array,
+    now: int,
+    settle_from: int,
+    scale: Array,
+    correction: Array,
+    beta1: Scalar,
+    beta2: Scalar,
+    epsilon: Scalar,
+    tiny: Scalar,
+    values: Array,
+    first: Array,
+    second: Array,
+    out: Array,
+    in_place: bool,
+) -> None:
+    """Bring rows[i] from step last[row] to step `now`: into out[i], or with its moments into the table itself.
+
+    From step `settle_from` on no lr rises any more. There, once a step leaves a piece as it is, all later ones do:
+    each update is smaller than the one before, its ratio being at most about beta1. That argument fails only where the
+    moments have become subnormal, hence the look at `tiny`: a value larger than that is out of reach of such updates.
+    """
+    piece_p = np.empty(_PIECE, values.dtype)
+    piece_m = np.empty(_PIECE, values.dtype)
+    piece_v = np.empty(_PIECE, values.dtype)
+    for i in range(lo, hi):
+        r = rows[i]
+        for at in range(0, values.shape[1], _PIECE):
+            width = min(_PIECE, values.shape[1] - at)
+            _load(values, r, at, width, piece_p)
+            _load(first, r, at, width, piece_m)
+            _load(second, r, at, width, piece_v)
+            s = last[r]
+            moving = True
+            while moving and s < now:
+                a = scale[s]
+                b = correction[s]
+                if s >= settle_from and (s - last[r]) % _LOOK_EVERY == _LOOK_EVERY - 1:
+                    restless = 0
+                    for j in range(width):
+                        m = beta1 * piece_m[j]
+                        v = beta2 * piece_v[j]
+                        p = piece_p[j] - a * m / (np.sqrt(v) * b + epsilon)
+                        restless |= (p != piece_p[j]) | ((abs(p) <= tiny) & (m != 0))
+                        piece_m[j] = m
+                        piece_v[j] = v
+                        piece_p[j] = p
+                    moving = restless != 0
+                else:
+                    for j in range(width):
+                        m = beta1 * piece_m[j]
+                        v = beta2 * piece_v[j]
+                        piece_m[j] = m
+                        piece_v[j] = v
+                        piece_p[j] -= a * m / (np.sqrt(v) * b + epsilon)
+                s += 1
+            if in_place:
+                for _ in range(s, now):
+                    for j in range(width):
+                        piece_m[j] *= beta1
+                        piece_v[j] *= beta2
+                _store(piece_p, values, r, at, width)
+                _store(piece_m, first, r, at, width)
+                _store(piece_v, second, r, at, width)
+            else:
+                _store(piece_p, out, i, at, width)
+
+
+@kernel
+def update(
+    lo: int,
+    hi: int,
+    rows: Array,
+    last: Array,
+    now: int,
+    scale: Scalar,
+    correction: Scalar,
+    beta1: Scalar,
+    beta2: Scalar,
+    rest1: Scalar,
+    rest2: Scalar,
+    epsilon: Scalar,
+    current: Array,
+    gradient: Array,
+    values: Array,
+    first: Array,
+    second: Array,
+) -> None:
+    """Apply gradient[i] to rows[i], whose value after `now` steps is current[i] and whose moments are of last[row]."""
+    piece_p = np.empty(_PIECE, values.dtype)
+    piece_g = np.empty(_PIECE, values.dtype)
+    piece_m = np.empty(_PIECE, values.dtype)
+    piece_v = np.empty(_PIECE, values.dtype)
+    for i in range(lo, hi):
+        r = rows[i]
+        for at in range(0, values.shape[1], _PIECE):
+            width = min(_PIECE, values.shape[1] - at)
+            _load(current, i, at, width, piece_p)
+            _load(gradient, i, at, width, piece_g)
+            _load(first, r, at, width, piece_m)
+            _load(second, r, at, width, piece_v)
+            for _ in range(last[r], now):
+                for j in range(width):
+                    piece_m[j] *= beta1
+                    piece_v[j] *= beta2
+            for j in range(width):
+                g = piece_g[j]
+                m = beta1 * piece_m[j] + rest1 * g
+                v = beta2 * piece_v[j] + rest2 * (g * g)
+                piece_m[j] = m
+                piece_v[j] = v
+                piece_p[j] -= scale * m / (np.sqrt(v) * correction + epsilon)
+            _store(piece_p, values, r, at, width)
+            _store(piece_m, first, r, at, width)
+            _store(piece_v, second, r, at, width)

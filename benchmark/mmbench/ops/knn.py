@@ -1,0 +1,177 @@
+"""Exact nearest neighbours by cosine, in blocks of a given size: no items x items array.
+
+The blocks of cosines come from fast single-precision products, each unordered pair of blocks once, and only shortlist
+candidates: `MARGIN` more than asked for. The shortlist is ranked by cosines summed in double precision, so the lists do
+not depend on the routine that multiplies, on the block size or on the number of threads. Ties are broken by ascending
+row. (Among more than `MARGIN` candidates that agree to single precision, e.g. the copies of one stand-in picture,
+single precision decides who is shortlisted.)
+
+A zero row has cosine 0 to all others and 1 to itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmbench.errors import DataError, ShapeError
+from mmbench.ops import gemm, threads
+from mmbench.ops.autograd import apply, array
+from mmbench.ops.sparse import SparsePattern
+
+MARGIN = 8
+BLOCK_BYTES = 128 * 2**20
+_ITSELF = 2.0  # above all cosines: each row is on its own shortlist, a zero row too
+
+
+def cosine_knn(features: Tensor, k: int, *, block_bytes: int = BLOCK_BYTES) -> tuple[Tensor, Tensor]:
+    """The k rows most similar to each row by cosine, itself included.
+
+    Args:
+        features: Shape (n, d), float32 or float64, finite; n >= k. No gradient flows: see `gathered_cosines`.
+        k: Neighbours of each row, >= 1.
+        block_bytes: Memory for the blocks that are multiplied and their cosines.
+
+    Returns:
+        Row numbers (n, k) int64 and cosines (n, k) in [-1, 1] of the dtype of `features`; most similar first, ties by
+        ascending row. A row is missing from its own list only if k others with a smaller number are equal to it.
+
+    Raises:
+        ShapeError: There are fewer than k rows, or not a matrix.
+        DataError: A feature is NaN or infinite.
+    """
+    if features.ndim != 2 or not 1 <= k <= features.shape[0]:
+        raise ShapeError(f"cosine_knn: k = {k} neighbours in a {tuple(features.shape)} matrix; needs 1 <= k <= rows")
+    x = features.detach().contiguous()
+    squares = _squared_norms(x)
+    bad = ~torch.isfinite(squares)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0, 0])
+        raise DataError(
+            f"cosine_knn: row {row} holds NaN or infinite features; check the store with `mmx store verify`"
+        )
+    shortlist = min(x.shape[0], k + MARGIN)
+    if x.device.type == "cpu":
+        candidates, cosines = _compiled(x, squares, shortlist, block_bytes)
+    else:
+        candidates, cosines = _plain(x, squares, shortlist, block_bytes)
+    cosines = cosines.to(x.dtype)
+    candidates, order = candidates.sort(dim=1)
+    cosines, order = cosines.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return candidates.gather(1, order)[:, :k].contiguous(), cosines[:, :k].contiguous()
+
+
+def gathered_cosines(x: Tensor, neighbours: Tensor) -> Tensor:
+    """The cosines of each row with the rows listed for it, differentiable with respect to x.
+
+    Args:
+        x: Shape (n, d).
+        neighbours: Row numbers, shape (n, k), int64.
+
+    Returns:
+        Shape (n, k), in [-1, 1] up to rounding. Where x has a zero row: 0, to itself 1, with gradient zero.
+
+    Raises:
+        ShapeError: There is not one list per row.
+    """
+    if neighbours.ndim != 2 or x.ndim != 2 or neighbours.shape[0] != x.shape[0]:
+        raise ShapeError(f"gathered_cosines: lists {tuple(neighbours.shape)} for rows {tuple(x.shape)}")
+    return apply(_GatheredCosines, x, neighbours)
+
+
+class _GatheredCosines(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, neighbours: Tensor) -> Tensor:
+        n, k = neighbours.shape
+        indptr = torch.arange(n + 1, device=x.device) * k
+        pattern = SparsePattern(indptr, neighbours.reshape(-1), n)
+        norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        inverse = torch.where(norms > 0, 1 / norms.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
+        unit = x * inverse  # (n, d)
+        ctx.pattern = pattern
+        ctx.save_for_backward(unit, inverse)
+        cosines = pattern.dots(unit, unit).view(n, k)
+        own = neighbours == torch.arange(n, device=x.device)[:, None]
+        return cosines.masked_fill_(own & (norms == 0), 1.0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        unit, inverse = ctx.saved_tensors
+        weights = grad.reshape(-1)
+        transpose, order = ctx.pattern.transpose
+        towards = ctx.pattern.multiply(weights, unit)
+        towards = transpose.multiply(weights[order], unit, plus=towards)
+        return (towards - unit * (unit * towards).sum(1, keepdim=True)).mul_(inverse), None
+
+
+def _block_rows(n: int, d: int, element_bytes: int, block_bytes: int) -> int:
+    # Two blocks of b rows and their b x b cosines: b (b + 2 d) elements.
+    elements = block_bytes / element_bytes
+    return max(1, min(n, int(math.sqrt(d * d + elements) - d)))
+
+
+def _unit_rows(x: Tensor, squares: Tensor) -> Tensor:
+    return x * torch.where(squares > 0, squares, 1.0).rsqrt().to(x.dtype)[:, None]
+
+
+def _squared_norms(x: Tensor) -> Tensor:
+    if x.device.type != "cpu":
+        return torch.cat([part.double().square().sum(1) for part in torch.split(x, 4096)])
+    from mmbench.ops.kernels import knn
+
+    squares = torch.empty(x.shape[0], dtype=torch.float64)
+    threads.run(knn.squared_norms, threads.split(x.shape[0], work=x.numel()), array(x), squares.numpy())
+    return squares
+
+
+def _compiled(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Tensor, Tensor]:
+    from mmbench.ops.kernels import knn
+
+    n, d = x.shape
+    values = torch.full((n, k), -math.inf, dtype=x.dtype)
+    indices = torch.full((n, k), n, dtype=torch.int64)
+    lists = values.numpy(), indices.numpy()
+    size = _block_rows(n, d, x.element_size(), block_bytes)
+    for i in range(0, n, size):
+        rows = _unit_rows(x[i : i + size], squares[i : i + size])
+        for j in range(i, n, size):
+            columns = rows if i == j else _unit_rows(x[j : j + size], squares[j : j + size])
+            cosines = gemm.product(rows, columns.t())
+            if i == j:
+                cosines.fill_diagonal_(_ITSELF)
+            block = array(cosines)
+            work = block.size * 8
+            threads.run(knn.offer_rows, threads.split(block.shape[0], work=work), block, i, j, *lists)
+            if i != j:
+                threads.run(knn.offer_columns, threads.split(block.shape[1], work=work), block, i, j, *lists)
+            del columns, cosines, block  # before the next ones are made
+    exact = torch.empty(n, k, dtype=torch.float64)
+    everything = threads.split(n, work=n * k * d)
+    threads.run(knn.refine, everything, array(x), squares.numpy(), lists[1], exact.numpy())
+    return indices, exact
+
+
+def _plain(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Tensor, Tensor]:
+    n, d = x.shape
+    size = max(1, min(n, block_bytes // (x.element_size() * (n + d))))
+    unit = _unit_rows(x, squares)
+    shortlists = []
+    for start in range(0, n, size):
+        block = unit[start : start + size] @ unit.t()
+        block.diagonal(start).fill_(_ITSELF)
+        shortlists.append(block.topk(k, dim=1).indices)
+    indices = torch.cat(shortlists)
+    step = max(1, block_bytes // (16 * k * d))
+    cosines = []
+    for start in range(0, n, step):
+        rows = torch.arange(start, min(n, start + step), device=x.device)
+        near = indices[rows]
+        scale = (squares[rows, None] * squares[near]).sqrt()
+        dots = (x[rows, None].double() * x[near].double()).sum(2)
+        part = torch.where(scale > 0, dots / torch.where(scale > 0, scale, 1.0), 0.0).clamp(-1, 1)
+        cosines.append(part.masked_fill(near == rows[:, None], 1.0))
+    return indices, torch.cat(cosines)

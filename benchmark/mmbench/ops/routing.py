@@ -1,0 +1,329 @@
+"""GRCN's refinement of the user-item graph by content: neighbour routing, then a softmax over each node's edges.
+
+For one modality, with p the users' preferences and f the items' projected content, rows of both normalised:
+
+    repeat T times:  a_ui = softmax over i in N(u) of <p_u, f_i> ;   p_u <- rn(p_u + sum_i a_ui f_i)
+    s_ui = <p_u, f_i>
+    alpha_ui = softmax of s over the items of u ;    alpha_iu = softmax of s over the users of i
+    r_u = p_u + sum_i alpha_ui f_i ;                 r_i = f_i + sum_u alpha_iu p_u
+
+The edge order `elliot` reproduces the code behind the tables of arXiv 2309.05273: there the scores stay in user order
+while the item side is in item order, so slot k of the item side (the k-th edge by item, then user) gets the score of the
+k-th edge by user, then item. `aligned` is what the paper says.
+
+On the CPU compiled kernels run all of it user by user and item by item, with a hand-written backward that keeps nothing
+per edge and dimension. `routing_reference` is the same in plain torch, and serves other devices.
+
+Source: Wei et al., GRCN (ACM MM 2020), section 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mmbench.core.interactions import TrainSet
+from mmbench.errors import ShapeError
+from mmbench.ops import threads
+from mmbench.ops.autograd import apply, array
+from mmbench.ops.graph import bipartite, item_order
+from mmbench.ops.sparse import SparsePattern
+
+EdgeOrder = Literal["elliot", "aligned"]
+
+_SMALLEST_NORM = 1e-12  # torch.nn.functional.normalize's
+_MOST_PARTS = 2  # copies of the item gradient in the backward; no more threads than that take part in it
+_PART_WORK = 1 << 16  # multiply-adds below which a further part costs more than it saves
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingGraph:
+    """The user-item graph with all that both sides of a routing look up.
+
+    Attributes:
+        adjacency: Both directions of each edge; edge weights of a model belong to its entries: first the n_edges
+            messages item -> user, in user order, then the n_edges messages user -> item, in item order.
+        n_users: Number of users.
+        users: User of each edge in user order, shape (n_edges,).
+        items: Item of each edge in user order, shape (n_edges,).
+        order: Edge of each item-side slot, shape (n_edges,).
+        source: Edge whose score each slot gets: `order` if aligned, the slot's own number in `elliot`'s order.
+        confident: The node whose confidence weighs each entry, shape (2 n_edges,): the receiver; in `elliot`'s order on
+            the item side the item of edge `source`.
+    """
+
+    adjacency: SparsePattern
+    n_users: int
+    users: Tensor
+    items: Tensor
+    order: Tensor
+    source: Tensor
+    confident: Tensor
+
+    @classmethod
+    def of(cls, train: TrainSet, *, edge_order: EdgeOrder) -> RoutingGraph:
+        """The graph of a training set.
+
+        Args:
+            train: The training pairs.
+            edge_order: Which edge's score a slot of the item side gets; see the module's text.
+        """
+        users, items = torch.from_numpy(train.users), torch.from_numpy(train.items)
+        order = torch.from_numpy(item_order(train))
+        source = torch.arange(train.n_edges) if edge_order == "elliot" else order
+        confident = torch.cat([users, train.n_users + items[source]])
+        return cls(bipartite(train), train.n_users, users, items, order, source, confident)
+
+    @property
+    def n_edges(self) -> int:
+        """Number of training pairs."""
+        return self.users.numel()
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return self.adjacency.n_columns - self.n_users
+
+    @cached_property
+    def slot_users(self) -> Tensor:
+        """User of each item-side slot, shape (n_edges,)."""
+        return self.users[self.order]
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """Item-side slot of each edge, shape (n_edges,): the inverse of `order`."""
+        return torch.empty_like(self.order).scatter_(
+            0, self.order, torch.arange(self.n_edges, device=self.order.device)
+        )
+
+    @cached_property
+    def parts(self) -> dict[tuple[object, ...], Tensor]:
+        """The backward's parts of the item gradient by shape and dtype, used again by each call: fresh memory costs more."""
+        return {}
+
+    def to(self, device: torch.device | str) -> RoutingGraph:
+        """The same graph on another device."""
+        tensors = (self.users, self.items, self.order, self.source, self.confident)
+        return RoutingGraph(self.adjacency.to(device), self.n_users, *(tensor.to(device) for tensor in tensors))
+
+
+def routing(p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Refined users and items of one modality, and the weights of the edges.
+
+    Args:
+        p: Preferences, rows of norm 1, shape (n_users, d).
+        f: Item content, rows of norm 1, shape (n_items, d).
+        graph: The user-item graph.
+        n_routings: T >= 0.
+
+    Returns:
+        r of the users (n_users, d), r of the items (n_items, d), and alpha (2 n_edges,) in the order of
+        `graph.adjacency`'s entries, in (0, 1]. Differentiable once with respect to p and f.
+
+    Raises:
+        ShapeError: p or f do not fit the graph.
+    """
+    if p.shape[0] != graph.n_users or f.shape != (graph.n_items, p.shape[1]) or p.dtype != f.dtype or n_routings < 0:
+        raise ShapeError(
+            f"routing: preferences {tuple(p.shape)} of {p.dtype}, items {tuple(f.shape)} of {f.dtype}, {n_routings} "
+            f"routings, on a graph of {graph.n_users} users and {graph.n_items} items"
+        )
+    if p.device.type != "cpu":
+        return routing_reference(p, f, graph, n_routings)
+    users, items, alpha = _Routing.apply(p, f, graph, n_routings)  # type: ignore[no-untyped-call]
+    return users, items, alpha
+
+
+def confident_weights(alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruning: bool) -> Tensor:
+    """Each edge's largest confident attention over the modalities, `max_m alpha_m confidence_m`, cut at 0 if pruned.
+
+    Args:
+        alpha: Attention of each edge by modality, shape (n_modalities, n_edges).
+        confidence: Of each node in each modality, shape (n_nodes, n_modalities).
+        nodes: The node whose confidence weighs each edge, shape (n_edges,), int64.
+        pruning: Whether negative weights become 0; the derivative at 0 is 0.
+
+    Returns:
+        Shape (n_edges,); differentiable once with respect to `alpha` and `confidence`.
+
+    Raises:
+        ShapeError: The shapes do not fit.
+    """
+    if alpha.ndim != 2 or confidence.ndim != 2 or alpha.shape != (confidence.shape[1], *nodes.shape):
+        raise ShapeError(f"confident_weights: {[tuple(part.shape) for part in (alpha, confidence, nodes)]} do not fit")
+    if alpha.device.type != "cpu":
+        weights = (alpha * functional.embedding(nodes, confidence).t()).max(0).values
+        return functional.relu(weights) if pruning else weights
+    return apply(_ConfidentWeights, alpha, confidence, nodes, pruning)
+
+
+def routing_reference(p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`routing` in plain torch operations, one row of each per edge: for other devices and as the reference in tests."""
+    users, items = graph.users, graph.items
+    near = f[items]  # (n_edges, d)
+
+    def gather(target: Tensor, index: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
+        return target.index_add(0, index, weights[:, None] * rows)
+
+    for _ in range(n_routings):
+        a = _segment_softmax((p[users] * near).sum(1), users, graph.n_users)
+        p = functional.normalize(gather(p, users, a, near), dim=1, eps=_SMALLEST_NORM)
+    scores = (p[users] * near).sum(1)  # (n_edges,)
+    slot_items, slot_users = items[graph.order], graph.slot_users
+    alpha = _segment_softmax(scores, users, graph.n_users)
+    item_alpha = _segment_softmax(scores[graph.source], slot_items, graph.n_items)
+    r_users = gather(p, users, alpha, near)
+    r_items = gather(f, slot_items, item_alpha, p[slot_users])
+    return r_users, r_items, torch.cat([alpha, item_alpha])
+
+
+def _segment_softmax(scores: Tensor, segment: Tensor, n_segments: int) -> Tensor:
+    top = scores.new_full((n_segments,), -torch.inf).scatter_reduce(0, segment, scores.detach(), "amax")
+    exponential = (scores - top[segment]).exp()
+    return exponential / exponential.new_zeros(n_segments).index_add(0, segment, exponential)[segment]
+
+
+class _Routing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple[Tensor, Tensor, Tensor]:
+        from mmbench.ops.kernels import routing as kernels
+
+        user_indptr, item_indptr = _indptr(graph)
+        routed, r_users, r_items = torch.empty_like(p), torch.empty_like(p), torch.empty_like(f)
+        scores, alpha = p.new_empty(graph.n_edges), p.new_empty(2 * graph.n_edges)
+        attention, norms = p.new_empty(n_routings, graph.n_edges), p.new_empty(n_routings, graph.n_users)
+        user_alpha, item_alpha = alpha[: graph.n_edges], alpha[graph.n_edges :]
+        work = graph.n_edges * p.shape[1]
+        threads.run(
+            kernels.users_forward,
+            threads.split(graph.n_users, work=work * (2 * n_routings + 2), indptr=user_indptr),
+            user_indptr,
+            graph.items.numpy(),
+            array(p),
+            array(f),
+            n_routings,
+            _scalar(p),
+            *(tensor.numpy() for tensor in (attention, norms, routed, scores, user_alpha, r_users)),
+        )
+        threads.run(
+            kernels.items_forward,
+            threads.split(graph.n_items, work=work, indptr=item_indptr),
+            item_indptr,
+            graph.slot_users.numpy(),
+            graph.source.numpy(),
+            scores.numpy(),
+            routed.numpy(),
+            array(f),
+            *(tensor.numpy() for tensor in (item_alpha[None], r_items)),
+        )
+        ctx.graph = graph
+        ctx.save_for_backward(p, f, attention, norms, routed, alpha)
+        return r_users, r_items, alpha
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        from mmbench.ops.kernels import routing as kernels
+
+        graph = ctx.graph
+        p, f, attention, norms, routed, alpha = ctx.saved_tensors
+        n_routings = attention.shape[0]
+        n = graph.n_edges
+        grad_users, grad_items, grad_alpha = map(array, grads)
+        user_indptr, item_indptr = _indptr(graph)
+        work = n * p.shape[1]
+        grad_scores, reached = p.new_empty(n), np.empty(graph.n_items, np.bool_)
+        threads.run(
+            kernels.items_backward,
+            threads.split(graph.n_items, work=work, indptr=item_indptr),
+            item_indptr,
+            graph.slot_users.numpy(),
+            graph.source.numpy(),
+            routed.numpy(),
+            array(alpha[n:]),
+            grad_alpha[n:],
+            grad_items,
+            reached,
+            grad_scores.numpy(),
+        )
+        work *= 4 * n_routings + 4
+        bounds = _parts(user_indptr, work)
+        n_parts = bounds.size - 1
+        shape = (n_parts, *f.shape)
+        grad_p = torch.empty_like(p, memory_format=torch.contiguous_format)
+        parts = graph.parts.setdefault((shape, f.dtype), f.new_empty(0)).resize_(shape)
+        parts[0] = torch.from_numpy(grad_items)
+        parts[1:].zero_()
+        threads.run(
+            kernels.users_backward,
+            threads.split(n_parts, work=work),
+            bounds,
+            user_indptr,
+            graph.items.numpy(),
+            graph.slots.numpy(),
+            array(p),
+            array(f),
+            attention.numpy(),
+            norms.numpy(),
+            _scalar(p),
+            array(alpha[:n]),
+            array(alpha[n:]),
+            grad_scores.numpy(),
+            grad_alpha[:n],
+            grad_users,
+            grad_items,
+            reached,
+            grad_p.numpy(),
+            parts.numpy(),
+        )
+        grad_f = parts[0] + parts[1] if n_parts > 1 else parts[0].clone()
+        for part in parts[2:]:
+            grad_f += part
+        return grad_p, grad_f, None, None
+
+
+class _ConfidentWeights(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, alpha: Tensor, confidence: Tensor, nodes: Tensor, pruning: bool) -> Tensor:
+        from mmbench.ops.kernels import routing as kernels
+
+        out, winner = alpha.new_empty(nodes.shape), torch.empty(nodes.shape, dtype=torch.int16)
+        bounds = threads.split(nodes.numel(), work=alpha.numel())
+        arrays = array(alpha), array(confidence), array(nodes)
+        threads.run(kernels.confident_forward, bounds, *arrays, pruning, winner.numpy(), out.numpy())
+        ctx.save_for_backward(alpha, confidence, nodes, winner)
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        from mmbench.ops.kernels import routing as kernels
+
+        alpha, confidence, nodes, winner = ctx.saved_tensors
+        grad_alpha, grad_confidence = alpha.new_zeros(alpha.shape), confidence.new_zeros(confidence.shape)
+        arrays = map(array, (alpha, confidence, nodes, winner, grad, grad_alpha, grad_confidence))
+        kernels.confident_backward(*arrays)
+        return grad_alpha, grad_confidence, None, None
+
+
+def _parts(indptr: Any, work: int) -> Any:
+    """Bounds of the user ranges that sum an item gradient each; they, and so its last bits, know nothing of threads."""
+    n_parts = max(1, min(_MOST_PARTS, indptr.size - 1, work // _PART_WORK))
+    bounds = np.searchsorted(indptr, np.arange(n_parts + 1) / n_parts * indptr[-1])
+    bounds[0], bounds[-1] = 0, indptr.size - 1
+    return bounds
+
+
+def _indptr(graph: RoutingGraph) -> tuple[Any, Any]:
+    indptr = graph.adjacency.indptr
+    return indptr[: graph.n_users + 1].numpy(), (indptr[graph.n_users :] - graph.n_edges).numpy()
+
+
+def _scalar(like: Tensor) -> np.float32 | np.float64:
+    return np.float32(_SMALLEST_NORM) if like.dtype == torch.float32 else np.float64(_SMALLEST_NORM)

@@ -1,0 +1,355 @@
+"""Large trainable tables under exact Adam, of which each step uses some rows.
+
+Dense Adam moves every entry of a table at every step, also those without gradient: their momentum goes on. For item
+features with 5,000 columns that is gigabytes of memory traffic per step, although a row without gradient follows a
+course that its moments determine. `RowTable` therefore does nothing to such a row until somebody looks at it, and then
+replays the missed steps, each with its own learning rate and bias corrections. The bits are those of the dense update,
+each operation rounded once. "Lazy" or "sparse" Adam, which drop the missed steps, train a different model; so do tables that
+stay as they start. Both can be asked for, see `Update`.
+
+Source: Kingma & Ba, Adam (ICLR 2015), algorithm 1, with beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmbench.errors import ShapeError, TrainingError
+from mmbench.ops import threads
+from mmbench.ops.autograd import apply, array
+from mmbench.ops.gemm import linear, product
+
+Update = Literal["exact", "lazy", "frozen"]
+"""How a `RowTable` follows Adam: every row at every step; only rows with a gradient, the others stay with their moments; or no
+row at all."""
+
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+_TINY = 1e-20  # values above it are out of reach of updates whose moments are subnormal
+_BLOCK_ROWS = 512  # rows of a factored gradient multiplied out at once
+_EAGER_ROWS = 4096  # rows updated at once where nothing is deferred: bounds the temporaries
+
+
+@dataclass(eq=False)
+class _Borrowed:
+    """Rows handed out for the current step, and what the backward brings for them.
+
+    Attributes:
+        index: Row numbers; None for the whole table.
+        current: The rows, shape (k, dim); of `rows` the leaf that collects the gradient.
+        factors: Of `project`, after the backward: G (k, out) and W (out, dim), whose product is the gradient.
+    """
+
+    index: Tensor | None
+    current: Tensor
+    factors: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def has_gradient(self) -> bool:
+        return self.factors is not None or self.current.grad is not None
+
+    def clear(self) -> None:
+        self.factors = self.current.grad = None
+
+    def parts(self) -> Iterator[tuple[slice, Tensor]]:
+        """The gradient, some rows at a time."""
+        if self.factors is None:
+            assert self.current.grad is not None
+            yield slice(None), self.current.grad
+            return
+        upper, weight = self.factors
+        for start in range(0, len(upper), _BLOCK_ROWS):
+            part = slice(start, start + _BLOCK_ROWS)
+            yield part, product(upper[part], weight)
+
+
+class RowTable(nn.Module):
+    """A trainable table (n_rows, dim), of which each step uses some rows, under exact Adam.
+
+    In a model: `x = self.features.rows(items)` gives the rows as a leaf that collects their gradient, and the optimiser
+    (`mmbench.ops.adam.Adam`) calls `step(lr)` after the backward; `project(items, weight, bias)` does the same for rows
+    that only a linear layer sees. One set of rows per step. The table, its moments and the number of steps are buffers, so
+    the state dict holds them, all steps replayed.
+
+    Args:
+        values: Start, shape (n_rows, dim), float32 or float64, contiguous. Owned and changed in place from now on.
+        deferred: Replay missed steps when a row is next used, instead of moving all rows at every step. None: on the CPU.
+
+    Attributes:
+        update: `exact`, unless an approximation is asked for before the first step.
+    """
+
+    values: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    steps: Tensor
+
+    def __init__(self, values: Tensor, *, deferred: bool | None = None) -> None:
+        super().__init__()
+        if values.ndim != 2 or not values.is_contiguous() or values.dtype not in (torch.float32, torch.float64):
+            raise ShapeError(
+                f"RowTable: values must be a contiguous float32 or float64 matrix "
+                f"(got {tuple(values.shape)} of {values.dtype})"
+            )
+        self._deferred = deferred
+        self.update: Update = "exact"
+        self._last_lr = math.inf
+        self.register_buffer("values", values.detach())
+        self.register_buffer("exp_avg", torch.zeros_like(values))
+        self.register_buffer("exp_avg_sq", torch.zeros_like(values))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._borrowed: list[_Borrowed] = []
+        self._buffer = values.new_empty(0, values.shape[1])
+        self._anchor = torch.zeros((), requires_grad=True)  # so that a projection by constants has a backward too
+        self._forget_history()
+        self.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.flush())  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(lambda module, keys: module._forget_history())  # type: ignore[no-untyped-call]
+
+    @property
+    def deferred(self) -> bool:
+        """Whether steps that a row has missed wait until it is next used."""
+        return self.values.device.type == "cpu" if self._deferred is None else self._deferred
+
+    @property
+    def shape(self) -> torch.Size:
+        """(n_rows, dim)."""
+        return self.values.shape
+
+    def rows(self, index: Tensor | None = None) -> Tensor:
+        """Rows as they are after all steps so far, as a leaf whose gradient the next `step` applies.
+
+        Args:
+            index: Row numbers, shape (k,), int64, strictly ascending; None for the whole table, without a copy.
+
+        Returns:
+            Shape (k, dim). Where gradients are disabled, or the table is frozen, it is `read(index)`.
+
+        Raises:
+            ShapeError: The row numbers are not strictly ascending.
+        """
+        if not torch.is_grad_enabled() or self.update == "frozen":
+            return self.read(index)
+        self._check(index)
+        return self._borrow(index).current.requires_grad_()
+
+    def project(self, index: Tensor | None, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """`linear(rows(index), weight, bias)`, without ever holding the gradient of the rows.
+
+        That gradient is G W, with G of the result: the product is formed a few rows at a time while they are updated.
+
+        Args:
+            index: As for `rows`.
+            weight: W, shape (out, dim).
+            bias: b, shape (out,).
+
+        Returns:
+            x W^T + b, shape (k, out), differentiable once.
+
+        Raises:
+            ShapeError: As for `rows`, or the weight does not fit.
+        """
+        if weight.ndim != 2 or weight.shape[1] != self.shape[1]:
+            raise ShapeError(f"RowTable: a weight of {tuple(weight.shape)} cannot project rows of {self.shape[1]}")
+        if not torch.is_grad_enabled() or self.update == "frozen":
+            return linear(self.read(index), weight, bias)
+        self._check(index)
+        return apply(_Projection, self._anchor, weight, bias, self._borrow(index))
+
+    def read(self, index: Tensor | None = None) -> Tensor:
+        """Rows as they are after all steps so far, without gradient; the table's state stays as it is for `index`.
+
+        Args:
+            index: Row numbers, shape (k,), int64; None for the whole table, which is brought up to date and not copied.
+        """
+        if index is None:
+            self.flush()
+            return self.values
+        if not self.deferred:
+            return self.values[index]
+        out = self.values.new_empty(index.numel(), self.shape[1])
+        self._replay(index, out)
+        return out
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """One Adam step of the whole table: the borrowed rows with their gradient, all others as `update` says.
+
+        Args:
+            lr: Learning rate of this step, > 0.
+
+        Raises:
+            TrainingError: Two sets of rows got a gradient since the last step.
+        """
+        borrowed = [part for part in self._borrowed if part.has_gradient]
+        self._borrowed = []
+        if len(borrowed) > 1:
+            raise TrainingError("RowTable: rows() gave two sets that got a gradient in one step; ask for their union")
+        t = int(self.steps) + 1
+        scale, correction = lr / (1 - BETA1**t), 1 / math.sqrt(1 - BETA2**t)
+        if self.update != "exact":
+            if borrowed and self.deferred:  # nothing is ever missed, so there is nothing to replay
+                self._update(borrowed[0], scale, correction)
+            elif borrowed:
+                self._update_some(borrowed[0], scale, correction)
+        elif self.deferred:
+            if borrowed:
+                self._update(borrowed[0], scale, correction)
+            if lr > self._last_lr:
+                self._settle_from = len(self._scale)
+            self._last_lr = lr
+            self._scale.append(scale)
+            self._correction.append(correction)
+            if borrowed:
+                index = borrowed[0].index
+                if index is None:
+                    self._forget_history()
+                else:
+                    self._last[array(index)] = len(self._scale)
+        else:
+            self._update_all(borrowed[0] if borrowed else None, scale, correction)
+        self.steps += 1
+
+    @property
+    def has_gradient(self) -> bool:
+        """Whether a backward has reached rows since the last step."""
+        return any(part.has_gradient for part in self._borrowed)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradient of the rows handed out; they still wait for the one of the next backward."""
+        for part in self._borrowed:
+            part.clear()
+
+    def flush(self) -> None:
+        """Replay all missed steps of all rows, so that `values` and the moments are those of dense Adam."""
+        if not self._scale:
+            return
+        self._replay(torch.arange(self.shape[0]), None)
+        self._forget_history()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RowTable:
+        self.flush()  # the table may leave the device where steps are deferred
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _forget_history(self) -> None:
+        # `_last` counts the steps since the last flush that a row has seen; the lists hold what those steps did.
+        self._last = np.zeros(self.shape[0], np.int64)
+        self._scale: list[float] = []
+        self._correction: list[float] = []
+        self._settle_from = 0
+        self._last_lr = math.inf
+
+    def _check(self, index: Tensor | None) -> None:
+        if index is not None and not bool((index[1:] > index[:-1]).all()):
+            raise ShapeError("RowTable: a step needs distinct rows in ascending order, as torch.unique gives them")
+
+    def _borrow(self, index: Tensor | None) -> _Borrowed:
+        if index is None or not self.deferred:
+            current = self.read(index)
+        else:
+            # Batches differ a little in size; one buffer for all of them keeps the heap from falling to pieces. Rows
+            # of an earlier call are overwritten, which is seen: they too get a gradient, and `step` refuses two sets.
+            k = index.numel()
+            if self._buffer.shape[0] < k:
+                self._buffer = self.values.new_empty(min(self.shape[0], k + k // 8), self.shape[1])
+            current = self._buffer[:k]
+            self._replay(index, current)
+        self._borrowed = [part for part in self._borrowed if part.has_gradient]
+        self._borrowed.append(_Borrowed(index, current.detach()))
+        return self._borrowed[-1]
+
+    def _replay(self, index: Tensor, out: Tensor | None) -> None:
+        from mmbench.ops.kernels import adam
+
+        now = len(self._scale)
+        rows = array(index)
+        work = float((now + 1 - self._last[rows]).sum()) * self.shape[1]
+        scalar = self._scalar()
+        threads.run(
+            adam.replay,
+            threads.split(index.numel(), work=work),
+            rows,
+            self._last,
+            now,
+            self._settle_from,
+            np.asarray(self._scale, scalar),
+            np.asarray(self._correction, scalar),
+            *map(scalar, (BETA1, BETA2, EPSILON, _TINY)),
+            self.values.numpy(),
+            self.exp_avg.numpy(),
+            self.exp_avg_sq.numpy(),
+            (self.values if out is None else out).numpy(),
+            out is None,
+        )
+
+    def _update(self, borrowed: _Borrowed, scale: float, correction: float) -> None:
+        from mmbench.ops.kernels import adam
+
+        index = torch.arange(self.shape[0]) if borrowed.index is None else borrowed.index
+        scalar = self._scalar()
+        for part, gradient in borrowed.parts():
+            threads.run(
+                adam.update,
+                threads.split(len(gradient), work=gradient.numel()),
+                array(index[part]),
+                self._last,
+                len(self._scale),
+                *map(scalar, (scale, correction, BETA1, BETA2, 1 - BETA1, 1 - BETA2, EPSILON)),
+                array(borrowed.current[part]),
+                array(gradient),
+                self.values.numpy(),
+                self.exp_avg.numpy(),
+                self.exp_avg_sq.numpy(),
+            )
+
+    def _update_all(self, borrowed: _Borrowed | None, scale: float, correction: float) -> None:
+        self.exp_avg *= BETA1
+        self.exp_avg_sq *= BETA2
+        for part, gradient in borrowed.parts() if borrowed is not None else ():
+            rows = part if borrowed is None or borrowed.index is None else borrowed.index[part]
+            self.exp_avg[rows] += (1 - BETA1) * gradient
+            self.exp_avg_sq[rows] += (1 - BETA2) * (gradient * gradient)
+        pieces = (torch.split(tensor, _EAGER_ROWS) for tensor in (self.values, self.exp_avg, self.exp_avg_sq))
+        for values, m, v in zip(*pieces, strict=True):
+            values -= scale * m / (v.sqrt() * correction + EPSILON)
+
+    def _update_some(self, borrowed: _Borrowed, scale: float, correction: float) -> None:
+        for part, gradient in borrowed.parts():
+            rows = part if borrowed.index is None else borrowed.index[part]
+            m = BETA1 * self.exp_avg[rows] + (1 - BETA1) * gradient
+            v = BETA2 * self.exp_avg_sq[rows] + (1 - BETA2) * (gradient * gradient)
+            self.exp_avg[rows], self.exp_avg_sq[rows] = m, v
+            self.values[rows] -= scale * m / (v.sqrt() * correction + EPSILON)
+
+    def _scalar(self) -> type[np.float32] | type[np.float64]:
+        return np.float32 if self.values.dtype == torch.float32 else np.float64
+
+
+class _Projection(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, weight: Tensor, bias: Tensor | None, borrowed: _Borrowed) -> Tensor:
+        ctx.borrowed = borrowed
+        # The optimiser may change the weight before the table's turn.
+        ctx.weight = weight.detach().clone()
+        return product(borrowed.current, weight.t(), bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
+        borrowed, weight = ctx.borrowed, ctx.weight
+        if borrowed.factors is not None:
+            raise TrainingError("RowTable: a second backward through the same rows; clear the gradients in between")
+        borrowed.factors = grad, weight
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight)
+            for start in range(0, len(grad), _BLOCK_ROWS):
+                part = slice(start, start + _BLOCK_ROWS)
+                grad_weight += product(grad[part].t(), borrowed.current[part])
+        return None, grad_weight, grad.sum(0) if ctx.needs_input_grad[2] else None, None

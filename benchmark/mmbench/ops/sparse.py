@@ -1,0 +1,399 @@
+"""Sparse matrices: one product, whose backward is the product with the transpose.
+
+A `SparsePattern` says where the entries are, a `SparseMatrix` gives them constant values. In a model it reads as in the
+papers: `norm_adj @ x` for all nodes, `item_graph.rows(batch) @ x` for some. Where the values are learned (attention, learned
+graphs), `weighted_product` differentiates with respect to them too.
+
+On the CPU the product is a compiled loop; on CUDA it is `torch.sparse`, which other devices lack. `use("torch-sparse")` lets
+that package (extra `sparse`) multiply instead, up to rounding with the same results.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from mmbench.errors import ShapeError, UsageError
+from mmbench.ops import threads
+from mmbench.ops.autograd import apply, array
+
+SparseBackend = Literal["torch", "torch-sparse"]
+
+_backend: SparseBackend = "torch"
+
+
+def use(backend: SparseBackend) -> None:
+    """Say what multiplies sparse matrices from now on in this process.
+
+    Args:
+        backend: `torch` (compiled loops on the CPU, torch.sparse elsewhere) or `torch-sparse`, an optional package.
+
+    Raises:
+        UsageError: torch-sparse is not installed, or does not fit this torch.
+    """
+    global _backend
+    if backend == "torch-sparse":
+        try:
+            import torch_sparse  # noqa: F401
+        except (ImportError, OSError) as error:
+            raise UsageError(
+                f"sparse back end torch-sparse: cannot be imported ({str(error).splitlines()[0]}); "
+                "pip install 'mmx-mmbench[sparse]', or choose the back end torch"
+            ) from error
+    _backend = backend
+
+
+def backend() -> SparseBackend:
+    """What multiplies sparse matrices."""
+    return _backend
+
+
+@dataclass(frozen=True, eq=False)
+class SparsePattern:
+    """Where the entries of a sparse matrix are, in compressed sparse rows.
+
+    Attributes:
+        indptr: Entries before each row, shape (n_rows + 1,), int64.
+        indices: Column of each entry, shape (nnz,), int64, ascending within a row.
+        n_columns: Number of columns.
+    """
+
+    indptr: Tensor
+    indices: Tensor
+    n_columns: int
+
+    @classmethod
+    def from_edges(cls, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> tuple[SparsePattern, Tensor]:
+        """The pattern of the distinct (row, column) pairs, and where each pair went.
+
+        Args:
+            rows: Row of each edge, shape (n,), int64.
+            columns: Column of each edge, shape (n,), int64.
+            shape: Number of rows and of columns.
+
+        Returns:
+            The pattern, and the entry of each edge, shape (n,): `zeros(nnz).index_add(0, entry, weights)` adds up
+            the weights of repeated edges.
+
+        Raises:
+            ShapeError: The edges do not fit the shape.
+        """
+        if rows.shape != columns.shape or rows.ndim != 1:
+            raise ShapeError(f"SparsePattern: rows {tuple(rows.shape)}, columns {tuple(columns.shape)} must be equal")
+        if rows.numel() and not (
+            0 <= int(rows.min()) <= int(rows.max()) < shape[0]
+            and 0 <= int(columns.min()) <= int(columns.max()) < shape[1]
+        ):
+            raise ShapeError(f"SparsePattern: edges outside {shape[0]} x {shape[1]}")
+        keys, entry = torch.unique(rows * shape[1] + columns, sorted=True, return_inverse=True)
+        indptr = rows.new_zeros(shape[0] + 1)
+        torch.cumsum(torch.bincount(keys // shape[1], minlength=shape[0]), 0, out=indptr[1:])
+        return cls(indptr, keys % shape[1], shape[1]), entry
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+        return self.indptr.numel() - 1, self.n_columns
+
+    @property
+    def nnz(self) -> int:
+        """Number of entries."""
+        return self.indices.numel()
+
+    @cached_property
+    def degree(self) -> Tensor:
+        """Entries of each row, shape (n_rows,), int64."""
+        return self.indptr.diff()
+
+    @cached_property
+    def row(self) -> Tensor:
+        """Row of each entry, shape (nnz,), int64, ascending."""
+        return torch.repeat_interleave(torch.arange(self.shape[0], device=self.indptr.device), self.degree)
+
+    @cached_property
+    def transpose(self) -> tuple[SparsePattern, Tensor]:
+        """The transposed pattern and the order of its entries: entry k there is entry `order[k]` here."""
+        order = torch.argsort(self.indices, stable=True)
+        indptr = self.indptr.new_zeros(self.n_columns + 1)
+        torch.cumsum(torch.bincount(self.indices, minlength=self.n_columns), 0, out=indptr[1:])
+        return SparsePattern(indptr, self.row[order], self.shape[0]), order
+
+    def to(self, device: torch.device | str) -> SparsePattern:
+        """The same pattern on another device."""
+        return SparsePattern(self.indptr.to(device), self.indices.to(device), self.n_columns)
+
+    def multiply(self, values: Tensor, x: Tensor, *, plus: Tensor | None = None) -> Tensor:
+        """The product of the matrix with these values and x, plus another matrix; not differentiated.
+
+        Args:
+            values: Value of each entry, shape (nnz,), the dtype of `x`.
+            x: Shape (n_columns, d), d >= 1.
+            plus: Shape (n_rows, d), added to the product; None for nothing.
+
+        Raises:
+            ShapeError: A shape or a dtype does not fit.
+        """
+        self.check(values, x)
+        if not self.compiled(x):
+            if _backend == "torch" and x.device.type not in ("cpu", "cuda"):
+                return _gathered(self, values, x, plus)
+            product = _with_torch_sparse(self, values, x) if _backend != "torch" else _torch_csr(self, values) @ x
+            return product if plus is None else product + plus
+        from mmbench.ops.kernels import sparse
+
+        out = (
+            x.new_zeros(self.shape[0], x.shape[1])
+            if plus is None
+            else plus.clone(memory_format=torch.contiguous_format)
+        )
+        indptr = self.indptr.numpy()
+        bounds = threads.split(self.shape[0], work=self.nnz * x.shape[1], indptr=indptr)
+        arrays = self.indices.numpy(), array(values), array(x), out.numpy()
+        threads.run(sparse.matmul, bounds, indptr, *arrays)
+        return out
+
+    def dots(self, a: Tensor, b: Tensor) -> Tensor:
+        """The inner product `<a[row], b[column]>` of each entry, shape (nnz,); not differentiated.
+
+        Args:
+            a: Shape (n_rows, d).
+            b: Shape (n_columns, d), the dtype of `a`.
+
+        Raises:
+            ShapeError: A shape or a dtype does not fit.
+        """
+        if a.shape[0] != self.shape[0] or b.shape != (self.n_columns, a.shape[1]) or a.dtype != b.dtype:
+            raise ShapeError(f"dots: {tuple(a.shape)} and {tuple(b.shape)} do not fit a {self.shape} pattern")
+        out = a.new_empty(self.nnz)
+        if not self.compiled(a):
+            for part in self._parts(a.shape[1]):
+                out[part] = (a.detach()[self.row[part]] * b.detach()[self.indices[part]]).sum(1)
+            return out
+        from mmbench.ops.kernels import sparse
+
+        indptr = self.indptr.numpy()
+        bounds = threads.split(self.shape[0], work=self.nnz * a.shape[1], indptr=indptr)
+        threads.run(sparse.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy())
+        return out
+
+    def _parts(self, width: int) -> Iterator[slice]:
+        """The entries, so many at once that gathered rows of so many numbers are bounded."""
+        step = max(1, (1 << 24) // max(1, width))
+        return (slice(at, at + step) for at in range(0, self.nnz, step))
+
+    def compiled(self, x: Tensor) -> bool:
+        """Whether the compiled loops multiply x."""
+        return _backend == "torch" and x.device.type == "cpu"
+
+    def check(self, values: Tensor, x: Tensor) -> None:
+        """Raise ShapeError unless the matrix with these values can multiply x."""
+        if values.shape != (self.nnz,):
+            raise ShapeError(f"sparse product: {tuple(values.shape)} values for {self.nnz} entries")
+        if x.ndim != 2 or x.shape[0] != self.n_columns or x.dtype != values.dtype:
+            raise ShapeError(
+                f"sparse product: a {self.shape[0]} x {self.n_columns} matrix of {values.dtype} "
+                f"cannot multiply {tuple(x.shape)} of {x.dtype}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class SparseMatrix:
+    """A constant sparse matrix.
+
+    Attributes:
+        pattern: Where its entries are.
+        values: Their values, shape (nnz,), float32 or float64, no gradient.
+        symmetric: The matrix equals its transpose, so that its own rows serve the backward.
+    """
+
+    pattern: SparsePattern
+    values: Tensor
+    symmetric: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+        return self.pattern.shape
+
+    @cached_property
+    def T(self) -> SparseMatrix:
+        """The transpose; a symmetric matrix is its own."""
+        if self.symmetric:
+            return self
+        pattern, order = self.pattern.transpose
+        return SparseMatrix(pattern, self.values[order])
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """The product with x (n_columns, d), shape (n_rows, d); differentiable with respect to x."""
+        return apply(_Product, x, self)
+
+    def rows(self, index: Tensor) -> RowsOf:
+        """Some rows of the matrix: `matrix.rows(index) @ x` equals `(matrix @ x)[index]`, at the price of the rows.
+
+        Args:
+            index: Row numbers, shape (k,), int64, any order, repetitions allowed.
+        """
+        return RowsOf(self, index)
+
+    def to(self, device: torch.device | str) -> SparseMatrix:
+        """The same matrix on another device."""
+        return SparseMatrix(self.pattern.to(device), self.values.to(device), self.symmetric)
+
+    def to_dense(self) -> Tensor:
+        """The dense matrix (n_rows, n_columns): for tests and very small graphs."""
+        dense = self.values.new_zeros(self.shape)
+        dense[self.pattern.row, self.pattern.indices] = self.values
+        return dense
+
+
+@dataclass(frozen=True, eq=False)
+class RowsOf:
+    """Some rows of a sparse matrix; see `SparseMatrix.rows`."""
+
+    matrix: SparseMatrix
+    index: Tensor
+
+    def __matmul__(self, x: Tensor) -> Tensor:
+        """The product with x (n_columns, d), shape (k, d); differentiable with respect to x."""
+        return apply(_RowsProduct, x, self)
+
+    def multiply(self, x: Tensor) -> Tensor:
+        """The same product, not differentiated."""
+        matrix, index = self.matrix, self.index
+        matrix.pattern.check(matrix.values, x)
+        if not matrix.pattern.compiled(x):
+            pattern, values = self._copied()
+            return pattern.multiply(values, x)
+        from mmbench.ops.kernels import sparse
+
+        indptr = matrix.pattern.indptr.numpy()
+        out = x.new_zeros(index.numel(), x.shape[1])
+        bounds = threads.split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
+        arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
+        threads.run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
+        return out
+
+    def multiply_transposed(self, grad: Tensor, *, plus: Tensor | None = None) -> Tensor:
+        """The transpose of these rows times grad (k, d), plus another matrix, shape (n_columns, d); not differentiated."""
+        matrix = self.matrix
+        if not matrix.pattern.compiled(grad):
+            pattern, values = self._copied()
+            transpose, order = pattern.transpose
+            return transpose.multiply(values[order], grad, plus=plus)
+        from mmbench.ops.kernels import sparse
+
+        out = grad.new_zeros(matrix.shape[1], grad.shape[1]) if plus is None else plus.clone()
+        # One thread: different rows meet in the same columns, and a batch has few entries.
+        sparse.scatter_rows(
+            array(self.index),
+            matrix.pattern.indptr.numpy(),
+            matrix.pattern.indices.numpy(),
+            array(matrix.values),
+            array(grad),
+            out.numpy(),
+        )
+        return out
+
+    def _copied(self) -> tuple[SparsePattern, Tensor]:
+        """These rows as a matrix of their own."""
+        pattern, index = self.matrix.pattern, self.index
+        degree = pattern.degree[index]
+        indptr = degree.new_zeros(index.numel() + 1)
+        torch.cumsum(degree, 0, out=indptr[1:])
+        shift = torch.repeat_interleave(pattern.indptr[index] - indptr[:-1], degree)
+        entry = torch.arange(shift.numel(), device=shift.device) + shift
+        return SparsePattern(indptr, pattern.indices[entry], pattern.n_columns), self.matrix.values[entry]
+
+
+def weighted_product(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:
+    """The product of a sparse matrix and x, differentiable with respect to the values and to x.
+
+    Args:
+        pattern: Where the entries are.
+        values: Shape (nnz,), the dtype of `x`.
+        x: Shape (n_columns, d).
+
+    Returns:
+        Shape (n_rows, d).
+    """
+    return apply(_WeightedProduct, values, x, pattern)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix) -> Tensor:
+        ctx.matrix = matrix
+        return matrix.pattern.multiply(matrix.values, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        transpose = ctx.matrix.T
+        return transpose.pattern.multiply(transpose.values, grad), None
+
+
+class _RowsProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: RowsOf) -> Tensor:
+        ctx.rows = rows
+        return rows.multiply(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.rows.multiply_transposed(grad), None
+
+
+class _WeightedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, x: Tensor, pattern: SparsePattern) -> Tensor:
+        ctx.pattern = pattern
+        ctx.save_for_backward(values, x)
+        return pattern.multiply(values, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        values, x = ctx.saved_tensors
+        grad_values = ctx.pattern.dots(grad, x) if ctx.needs_input_grad[0] else None
+        grad_x = None
+        if ctx.needs_input_grad[1]:
+            transpose, order = ctx.pattern.transpose
+            grad_x = transpose.multiply(values[order], grad)
+        return grad_values, grad_x, None
+
+
+def _gathered(pattern: SparsePattern, values: Tensor, x: Tensor, plus: Tensor | None) -> Tensor:
+    out = x.new_zeros(pattern.shape[0], x.shape[1]) if plus is None else plus.clone()
+    for part in pattern._parts(x.shape[1]):
+        out.index_add_(0, pattern.row[part], values[part, None] * x[pattern.indices[part]])
+    return out
+
+
+def _torch_csr(pattern: SparsePattern, values: Tensor) -> Tensor:
+    _hear_of_the_beta_state()
+    # A pattern is valid by construction; torch warns unless told explicitly that it need not check.
+    with torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
+        return torch.sparse_csr_tensor(pattern.indptr, pattern.indices, values, pattern.shape)
+
+
+@cache
+def _hear_of_the_beta_state() -> None:
+    """Make the first such tensor of the process, at which torch tells whoever is there what concerns nobody but us."""
+    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(
+            torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), (1, 1)
+        )
+
+
+def _with_torch_sparse(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:
+    import torch_sparse
+
+    matrix = torch_sparse.SparseTensor(
+        rowptr=pattern.indptr, col=pattern.indices, value=values, sparse_sizes=pattern.shape
+    )
+    return cast(Tensor, torch_sparse.matmul(matrix, x.contiguous(), reduce="sum"))

@@ -1,0 +1,1 @@
+"""Runs: from a recipe to a folder with a trained and evaluated model."""

@@ -1,0 +1,275 @@
+"""Training one configuration and choosing among several: all that happens before test data comes into play.
+
+Nothing here knows the type of test data; what is given to these functions is training and validation rows, and features.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmbench.config import Recipe, read_recipe, write_recipe
+from mmbench.core.init import Init
+from mmbench.core.process import (
+    cpu_seconds,
+    forget_peak_memory,
+    gpu_uuid,
+    held_interrupts,
+    peak_gpu_memory_bytes,
+    peak_memory_bytes,
+)
+from mmbench.data.cache import neighbour_cache
+from mmbench.data.dataset import TrainingData
+from mmbench.data.features import ItemFeatures
+from mmbench.errors import UsageError
+from mmbench.evaluation.protocol import rank_all, score, validation_rows
+from mmbench.metrics import resolve
+from mmbench.models import model_class
+from mmbench.models.base import Features, Recommender
+from mmbench.ops import sparse
+from mmbench.ops.row_table import RowTable
+from mmbench.progress import Progress
+from mmbench.runs.energy import EnergyMeter
+from mmbench.runs.folder import RunFolder
+from mmbench.runs.search import propose, size, typed
+from mmbench.trainer import EpochRecord, Trainer
+
+
+def save_every_s() -> float:
+    """Least seconds between two saves of an unfinished training's state: `$MMBENCH_SAVE_EVERY_S`, else 10.
+
+    Raises:
+        UsageError: The variable is no number of seconds.
+    """
+    given = os.environ.get("MMBENCH_SAVE_EVERY_S", "10")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise UsageError(f"MMBENCH_SAVE_EVERY_S={given}: expected seconds, 0 or more; e.g. 10, or unset it")
+    return seconds
+
+
+def build(
+    recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFeatures], *, finished: bool = False
+) -> Recommender:
+    """The recipe's model with its initial values, on its device, with the approximations that the recipe asks for.
+
+    Args:
+        recipe: Says which model, with what settings.
+        training: What it is for.
+        features: Of the items.
+        finished: It will not be trained, and where its device is not here, another will do.
+
+    Raises:
+        UsageError: The device or the sparse back end is not available here.
+    """
+    try:
+        device = choose_device(recipe.device)
+    except UsageError:
+        if not finished:
+            raise
+        device = choose_device("auto")
+    sparse.use(recipe.sparse_backend)
+    # Whatever a run before asked for: neighbours are exact, and kept for others.
+    torch.set_float32_matmul_precision("highest")
+    vectors = {modality: torch.from_numpy(one.vectors) for modality, one in features.items()}
+    given = Features(vectors, neighbour_cache())
+    model = model_class(recipe.model)(training.train, given, recipe.settings, Init(recipe.seed))
+    for table in (module for module in model.modules() if isinstance(module, RowTable)):
+        if "lazy-adam" in recipe.approximate:
+            table.update = "lazy"
+        if "frozen-features" in recipe.approximate:
+            table.update = "frozen"
+    if "tf32" in recipe.approximate and device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    return model.to(device)
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    `auto` is CUDA where there is a GPU, unless it is so old (torch warns of it then) that torch has no code for it; else the CPU.
+
+    Raises:
+        UsageError: There is no such device here, or it does not compute.
+    """
+    automatic = name == "auto"
+    if automatic:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.ones(1, device=device).item()  # that there is memory tells nothing yet
+    except (RuntimeError, AssertionError) as error:
+        if automatic and "no kernel image" in str(error):
+            return torch.device("cpu")
+        raise UsageError(
+            f"--device {name}: not available here ({str(error).splitlines()[0]}); try --device cpu"
+        ) from error
+    return device
+
+
+def fit(
+    recipe: Recipe,
+    training: TrainingData,
+    features: Mapping[str, ItemFeatures],
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    jobs: int = 1,
+) -> tuple[Recipe, RunFolder]:
+    """Train the recipe, or each trial of its grid or search; the chosen recipe and where its checkpoint is.
+
+    Trainings that are finished in the folder are read, not repeated, and a search ends when its space is exhausted. `jobs`: how
+    many trainings run on this machine at once, for the record.
+    """
+    if not recipe.searched:
+        fit_one(recipe, training, features, folder, progress, jobs=jobs)
+        return recipe, folder
+    search = typed(recipe)
+    grid = recipe.trials() if search is None else []
+    n_trials = len(grid) if search is None else int(min(search.budget, size(search)))
+    past: list[tuple[dict[str, Any], float]] = []
+    best: tuple[float, Recipe, RunFolder] | None = None
+    for number in range(n_trials):
+        trial_folder = folder.trial(number)
+        if search is None:
+            trial = grid[number]
+        elif trial_folder.recipe_path.is_file():  # begun before; a newer sampler might propose something else
+            trial = recipe.trial(read_recipe(trial_folder.recipe_path).settings.model_dump())
+        else:  # the same for the same results so far, so that a killed search goes on as it would have
+            trial = recipe.trial(propose(search, recipe.seed, past))
+        label = f"trial {number + 1}/{n_trials} {values_in_words(recipe, trial)}"
+        value = fit_trial(trial, training, features, trial_folder, progress, label=label, jobs=jobs)
+        past.append(({name: getattr(trial.settings, name) for name in recipe.searched}, value))
+        if best is None or value > best[0]:
+            best = (value, trial, trial_folder)
+    assert best is not None
+    return best[1], best[2]
+
+
+def fit_trial(
+    trial: Recipe,
+    training: TrainingData,
+    features: Mapping[str, ItemFeatures],
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    label: str = "",
+    jobs: int = 1,
+) -> float:
+    """Train one trial in its own folder, recipe beside it; its validation value."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_recipe(folder.recipe_path, trial)
+    return fit_one(trial, training, features, folder, progress, label=label, jobs=jobs)
+
+
+def values_in_words(recipe: Recipe, trial: Recipe) -> str:
+    """What a trial tries: `lr=0.001, reg_weight=0.1`."""
+    return ", ".join(f"{name}={in_words(getattr(trial.settings, name))}" for name in recipe.searched)
+
+
+def in_words(value: object) -> str:
+    """A setting's value, numbers in few digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def fit_one(
+    recipe: Recipe,
+    training: TrainingData,
+    features: Mapping[str, ItemFeatures],
+    folder: RunFolder,
+    progress: Progress,
+    *,
+    label: str = "",
+    jobs: int = 1,
+) -> float:
+    """Train one configuration to its end and leave the best epoch's model in the folder; its validation value."""
+    if folder.trained:
+        return float(folder.read_json("trained.json")["value"])
+    name, _, cutoff = recipe.evaluation.select_by.partition("@")
+    with_selected = recipe.evaluation.model_copy(
+        update={
+            "metrics": tuple(dict.fromkeys([*recipe.evaluation.metrics, name])),
+            "cutoffs": tuple(sorted({*recipe.evaluation.cutoffs, int(cutoff)})),
+        }
+    )
+    key = f"{resolve([name])[0].name}@{cutoff}"
+
+    def validate(model: Recommender) -> dict[str, float | None]:
+        (lists,) = rank_all(model, training, features, with_selected, users=np.unique(training.valid.users))
+        return score(lists, training, validation_rows(training, with_selected), with_selected).overall
+
+    pause_s, device = save_every_s(), choose_device(recipe.device)
+    forget_peak_memory()
+    model = build(recipe, training, features)
+    trainer = Trainer(
+        model,
+        training.train,
+        recipe.settings,
+        validate,
+        metric=key,
+        every=recipe.evaluation.every,
+        patience=recipe.evaluation.patience,
+        seed=recipe.seed,
+    )
+    state = folder.load_state()
+    if state is not None:
+        trainer.restore(*state)
+        progress.note(f"{folder.path}: going on after epoch {trainer.progress.epoch}")
+    folder.truncate_history(trainer.progress.epoch if state is not None else -1)
+    saved, start_cpu = time.monotonic(), cpu_seconds() - trainer.progress.cpu_s
+    label = label or f"{recipe.model} seed {recipe.seed}"
+    with (
+        held_interrupts() as trainer.between_steps,
+        progress.task(label, trainer.epochs or 1, trainer.progress.epoch) as task,
+        EnergyMeter(gpu=gpu_uuid(device)) as meter,
+    ):
+        for record in trainer.run():
+            folder.append_history(record)
+            if record.improved:
+                folder.save_checkpoint(model.weights(), record.epoch)
+            trainer.progress.cpu_s = cpu_seconds() - start_cpu
+            if time.monotonic() - saved >= pause_s and trainer.epochs:
+                folder.save_state(trainer.tensors(), trainer.progress)
+                saved = time.monotonic()
+            task.advance(1, _describe(record, key, trainer.progress.best_value))
+    stand = trainer.progress
+    assert stand.best_epoch is not None
+    folder.keep_checkpoint(stand.best_epoch)
+    folder.write_json(
+        "trained.json",
+        {
+            "best_epoch": stand.best_epoch,
+            "epochs": stand.epoch,
+            "metric": key,
+            "value": stand.best_value,
+            "cpu_s": cpu_seconds() - start_cpu,
+            "energy_j": _energy(meter, jobs=jobs, whole=state is None),
+            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device),
+            "threads": torch.get_num_threads(),
+            "jobs": jobs,
+        },
+    )
+    folder.drop_state()
+    return stand.best_value
+
+
+def _energy(meter: EnergyMeter, *, jobs: int, whole: bool) -> dict[str, float] | str:
+    """What the meter read, or why that is not what this training took."""
+    if jobs > 1:
+        return f"not known: {jobs} trainings at once"
+    return meter.describe() if whole else "not known: the training was interrupted"
+
+
+def _describe(record: EpochRecord, key: str, best: float) -> str:
+    loss = sum(record.loss.values())
+    return f"loss {loss:.4f}  best {key} {best:.4f}" if best > float("-inf") else f"loss {loss:.4f}"

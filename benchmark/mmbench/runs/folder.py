@@ -1,0 +1,194 @@
+"""The run folder: what is written while a model trains and when it is done, and how it is read again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbench.errors import DataError, TrainingError
+from mmbench.trainer import EpochRecord, TrainingProgress
+
+if TYPE_CHECKING:
+    import torch
+
+FORMAT, FORMAT_VERSION = "mmbench.run", "1.0"
+
+
+class RunFolder:
+    """One run on disk.
+
+    Files:
+        recipe.yaml: The resolved recipe.
+        run.json: What ran on what: versions, digests, seeds, masks, timings, memory.
+        metrics.json: Unrounded values, validation and test; exists only when the run is complete.
+        history.jsonl: A line per epoch.
+        per_user.parquet: Per-user values of the chosen model.
+        checkpoint.safetensors: The chosen model.
+        state.safetensors: Where an unfinished training stands; removed when it is done.
+        checkpoint-of-state.safetensors: The best model as of that state, if there has been a better one since: what a training
+            that goes on from there does not repeat to the last bit (on a GPU, say) may end without another better one.
+
+    Every file but the history appears under its name in one step.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_path = path / "recipe.yaml"
+        self.metrics_path = path / "metrics.json"
+        self.history_path = path / "history.jsonl"
+        self.checkpoint_path = path / "checkpoint.safetensors"
+        self.state_path = path / "state.safetensors"
+        self.checkpoint_of_state_path = path / "checkpoint-of-state.safetensors"
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run came to its end."""
+        return self.metrics_path.is_file()
+
+    def trial(self, number: int) -> RunFolder:
+        """The folder of one trial of a grid or search."""
+        return RunFolder(self.path / "trials" / f"{number:03d}")
+
+    @property
+    def trained(self) -> bool:
+        """Whether the training in this very folder came to its end."""
+        return self.path.joinpath("trained.json").is_file()
+
+    def clear(self) -> None:
+        """Remove what an earlier run left, and nothing else; first of all the file that says the run is complete."""
+        others = [self.path / name for name in ("run.json", "trained.json", "per_user.parquet")]
+        tensors = (self.checkpoint_path, self.checkpoint_of_state_path, self.state_path)
+        for path in (self.metrics_path, *others, self.history_path, *tensors):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "trials", ignore_errors=True)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one JSON document atomically; NaN is refused."""
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        _replace(self.path / name, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read one of the run's JSON documents.
+
+        Raises:
+            DataError: It is absent or damaged, or of a later format.
+        """
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); is {self.path} a finished run?") from error
+        except ValueError as error:
+            raise DataError(f"{path}: damaged: {error}; train anew with --restart") from error
+        if not isinstance(content, dict):
+            raise DataError(f"{path}: damaged: not a JSON object; train anew with --restart")
+        version = str(content.get("format_version", FORMAT_VERSION))
+        if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+            raise DataError(f"{path}: run format {version}, this mmbench reads {FORMAT_VERSION}; use a newer mmbench")
+        return content
+
+    def append_history(self, record: EpochRecord) -> None:
+        """Add one epoch's line."""
+        with self.history_path.open("a", encoding="utf-8") as history:
+            history.write(json.dumps(asdict(record)) + "\n")
+
+    def truncate_history(self, last_epoch: int) -> None:
+        """Drop the lines after an epoch: those that a resumed training will write again."""
+        if not self.history_path.is_file():
+            return
+        kept = []
+        for line in self.history_path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["epoch"] <= last_epoch:
+                    kept.append(line + "\n")
+            except ValueError:
+                break  # the line that was being written at a kill
+        _replace(self.history_path, lambda partial: partial.write_text("".join(kept), encoding="utf-8"))
+
+    def history(self) -> list[dict[str, Any]]:
+        """The epochs so far."""
+        if not self.history_path.is_file():
+            return []
+        return [json.loads(line) for line in self.history_path.read_text(encoding="utf-8").splitlines()]
+
+    def save_checkpoint(self, tensors: Mapping[str, torch.Tensor], epoch: int) -> None:
+        """Save the model of one epoch as the best so far."""
+        if self.checkpoint_path.is_file() and not self.checkpoint_of_state_path.exists():
+            self.checkpoint_path.replace(self.checkpoint_of_state_path)
+        _save_tensors(self.checkpoint_path, tensors, {"epoch": str(epoch)})
+
+    def load_checkpoint(self, epoch: int) -> dict[str, torch.Tensor]:
+        """The model of the chosen epoch.
+
+        Raises:
+            TrainingError: The file is absent, damaged or of another epoch.
+        """
+        tensors, metadata = _load_tensors(self.checkpoint_path)
+        if metadata.get("epoch") != str(epoch):
+            raise TrainingError(
+                f"{self.checkpoint_path}: holds epoch {metadata.get('epoch')}, the best one is {epoch}: the run was continued "
+                "on a machine that computes differently; train anew with --restart"
+            )
+        return tensors
+
+    def keep_checkpoint(self, epoch: int) -> None:
+        """Keep the checkpoint of the chosen epoch, and no other."""
+        former = self.checkpoint_of_state_path
+        if former.is_file() and (
+            not self.checkpoint_path.is_file() or _load_tensors(self.checkpoint_path)[1].get("epoch") != str(epoch)
+        ):
+            former.replace(self.checkpoint_path)
+        former.unlink(missing_ok=True)
+
+    def save_state(self, tensors: Mapping[str, torch.Tensor], progress: TrainingProgress) -> None:
+        """Save where the training stands."""
+        _save_tensors(self.state_path, tensors, {"progress": json.dumps(asdict(progress))})
+        self.checkpoint_of_state_path.unlink(missing_ok=True)
+
+    def load_state(self) -> tuple[dict[str, torch.Tensor], TrainingProgress] | None:
+        """Where the training stood; None if it had not come far enough to be saved."""
+        if not self.state_path.is_file():
+            return None
+        tensors, metadata = _load_tensors(self.state_path)
+        return tensors, TrainingProgress(**json.loads(metadata["progress"]))
+
+    def drop_state(self) -> None:
+        """Remove the training state of a finished run."""
+        self.state_path.unlink(missing_ok=True)
+
+
+def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        _replace(path, lambda partial: save_file(plain, partial, metadata=metadata))
+    except SafetensorError as error:
+        raise TrainingError(
+            f"{path}: cannot be written: {error}; make room or choose another --out, then the same command goes on"
+        ) from error
+
+
+def _load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path}: cannot be read: {error}; train anew with --restart") from error
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write a file beside its final name, make it durable, and give it the name in one step."""
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)

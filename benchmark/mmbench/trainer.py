@@ -1,0 +1,185 @@
+"""The one training loop: batches, Adam, validation every few epochs, the best epoch, exact resume. No files."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmbench.core.interactions import TrainSet
+from mmbench.core.sampling import SAMPLERS
+from mmbench.errors import TrainingError
+from mmbench.models.base import ModelConfig, Recommender
+from mmbench.ops.adam import Adam
+
+Validate = Callable[[Recommender], dict[str, float | None]]
+"""Scores the model on the validation split: metric@cut-off to value."""
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch came to.
+
+    Attributes:
+        epoch: 1-based; 0 for a model that is not trained.
+        loss: Mean of each loss term over the epoch's batches.
+        seconds: Wall time of the training part.
+        valid: Validation metrics, if this epoch was validated.
+        improved: Whether this epoch is the best so far.
+    """
+
+    epoch: int
+    loss: dict[str, float]
+    seconds: float
+    valid: dict[str, float | None] | None = None
+    improved: bool = False
+
+
+@dataclass
+class TrainingProgress:
+    """Where a training stands; together with the tensors of `Trainer.tensors` it is all that a resume needs.
+
+    Attributes:
+        epoch: Last finished epoch.
+        best_epoch: Epoch with the best validation value so far, the first one on ties; None before any validation.
+        best_value: That value.
+        cpu_s: CPU seconds spent so far, as the caller counts them.
+    """
+
+    epoch: int = 0
+    best_epoch: int | None = None
+    best_value: float = -math.inf
+    cpu_s: float = 0.0
+
+
+class Trainer:
+    """Trains one model and says after each epoch how it went.
+
+    Args:
+        model: What to train; parameters are moved nowhere.
+        train: The training set.
+        config: Epochs, batch size, learning rate.
+        validate: Called after every `every` epochs and after the last one.
+        metric: Which of its values chooses the epoch; larger is better.
+        every: Epochs between validations, >= 1.
+        patience: Stop after this many validations without improvement; None: never.
+        seed: Of the batches and of the model's own randomness.
+
+    Attributes:
+        between_steps: Called after each step; may raise to stop.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        train: TrainSet,
+        config: ModelConfig,
+        validate: Validate,
+        *,
+        metric: str,
+        every: int,
+        patience: int | None,
+        seed: int,
+    ) -> None:
+        self.model, self.config, self.validate = model, config, validate
+        self.metric, self.every, self.patience, self.seed = metric, every, patience, seed
+        self.between_steps: Callable[[], None] = lambda: None
+        self.epochs = config.epochs if model.sampler is not None else 0
+        self.progress = TrainingProgress()
+        self.validations_since_best = 0
+        if self.epochs:
+            assert model.sampler is not None
+            device = next(model.parameters()).device
+            self.sampler = SAMPLERS[model.sampler](train, config.batch_size, seed, device)
+            self.optimiser = Adam(model, legacy_zero_grad=model.legacy_zero_grad)
+
+    def run(self) -> Iterator[EpochRecord]:
+        """Train from where `progress` stands to the end, one record an epoch.
+
+        Raises:
+            TrainingError: A loss term is not finite; the message has epoch, step and term.
+        """
+        if not self.epochs:
+            yield self._validated(EpochRecord(0, {}, 0.0))
+        while self.progress.epoch < self.epochs and not self._out_of_patience():
+            epoch = self.progress.epoch + 1
+            start = time.perf_counter()
+            loss = self._train_epoch(epoch)
+            record = EpochRecord(epoch, loss, time.perf_counter() - start)
+            self.progress.epoch = epoch
+            if epoch % self.every == 0 or epoch == self.epochs:
+                record = self._validated(record)
+            yield record
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and optimiser state by name, for an exact resume."""
+        tensors = {f"model.{name}": value.detach() for name, value in self.model.state_dict().items()}
+        if self.epochs:
+            tensors |= {f"adam.{name}": value for name, value in self.optimiser.state_dict().items()}
+        return tensors
+
+    def restore(self, tensors: dict[str, Tensor], progress: TrainingProgress) -> None:
+        """Go on from a state that `tensors` and `progress` described.
+
+        Raises:
+            TrainingError: The tensors are not those of this model.
+        """
+        try:
+            self.model.load_state_dict(_under("model.", tensors))
+        except RuntimeError as error:
+            raise TrainingError(
+                f"the saved state does not fit this model: {error}; train anew with --restart"
+            ) from error
+        if self.epochs:
+            self.optimiser.load_state_dict(_under("adam.", tensors))
+        self.progress = progress
+        if progress.best_epoch is not None:
+            self.validations_since_best = (progress.epoch - progress.best_epoch) // self.every
+
+    def _train_epoch(self, epoch: int) -> dict[str, float]:
+        self.model.train()
+        self.model.start_epoch(epoch, self.seed)
+        lr = self.config.lr * self.model.lr_factor(epoch)
+        sums: dict[str, Tensor] = {}
+        for batch in self.sampler.epoch(epoch):
+            self.optimiser.zero_grad()
+            terms = self.model.loss(batch)
+            total = torch.stack(list(terms.values())).sum()
+            if not torch.isfinite(total):
+                culprit = next(name for name, term in terms.items() if not torch.isfinite(term))
+                raise TrainingError(
+                    f"epoch {epoch}, step {batch.step}: loss term {culprit!r} is {terms[culprit].item()}; "
+                    f"lower lr (now {self.config.lr:g}) or check the features with `mmx store verify`"
+                )
+            total.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step(lr)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0) + term.detach()
+            self.between_steps()
+        return {name: total.item() / len(self.sampler) for name, total in sums.items()}
+
+    def _validated(self, record: EpochRecord) -> EpochRecord:
+        self.model.train(False)
+        with torch.inference_mode():
+            valid = self.validate(self.model)
+        value = valid[self.metric]
+        if value is None:
+            raise TrainingError(f"{self.metric} has no value on the validation split: no user has a relevant row there")
+        improved = value > self.progress.best_value
+        if improved:
+            self.progress.best_epoch, self.progress.best_value = record.epoch, value
+            self.validations_since_best = 0
+        else:
+            self.validations_since_best += 1
+        return EpochRecord(record.epoch, record.loss, record.seconds, valid, improved)
+
+    def _out_of_patience(self) -> bool:
+        return self.patience is not None and self.validations_since_best >= self.patience
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,1 @@
+"""Read a dataset folder: its tables, the items, and their contents."""

@@ -1,0 +1,169 @@
+"""What works on this machine: versions, devices, codecs, caches, disk space, and what is missing."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+from mmx import __version__
+from mmx.encoders import broken_families
+from mmx.errors import INSTALL_EXTRA
+from mmx.extraction.executors import available_cpus
+
+_PACKAGES = {
+    # distribution: (module, extra that brings it, what it is for)
+    "numpy": ("numpy", "", "everything"),
+    "h5py": ("h5py", "", "feature sets"),
+    "pyarrow": ("pyarrow", "", "items tables"),
+    "torch": ("torch", "", "encoders"),
+    "pillow": ("PIL", "extract", "pictures"),
+    "scikit-image": ("skimage", "extract", "colour-hog"),
+    "scikit-learn": ("sklearn", "extract", "tfidf-lsa"),
+    "soundfile": ("soundfile", "extract", "sounds"),
+    "torchvision": ("torchvision", "extract", "torchvision models"),
+    "torchaudio": ("torchaudio", "extract", "mfcc and torchaudio models"),
+    "transformers": ("transformers", "extract", "transformers models"),
+    "sentence-transformers": ("sentence_transformers", "extract", "sentence encoders"),
+    "open_clip_torch": ("open_clip", "extract", "open_clip models"),
+}
+_IMPORTED = ("torch", "torchvision", "torchaudio", "PIL", "soundfile")
+"""Modules that are really imported: their binaries must fit each other."""
+
+
+def examine(data: Path) -> dict[str, Any]:
+    """Everything that `mmx doctor` reports, with JSON types only.
+
+    Args:
+        data: The dataset folder whose disk is looked at.
+    """
+    packages, problems = _packages()
+    devices, unusable = _devices()
+    problems += unusable
+    problems += [f"{error}; update or remove that distribution" for error in broken_families().values()]
+    return {
+        "mmx": __version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": packages,
+        "devices": devices,
+        "codecs": _codecs(),
+        "caches": _caches(),
+        "disk_free_bytes": shutil.disk_usage(_existing(data)).free,
+        "problems": problems,
+    }
+
+
+def as_text(findings: dict[str, Any]) -> str:
+    """The findings as lines of text, problems last."""
+    lines = [f"mmx {findings['mmx']}, Python {findings['python']}, {findings['system']}", "", "packages"]
+    lines += [
+        f"  {name:<22} {info['version'] or 'missing':<14} {info['for']}" for name, info in findings["packages"].items()
+    ]
+    lines += ["", "devices", *(f"  {line}" for line in findings["devices"])]
+    lines += [
+        "",
+        "codecs",
+        *(f"  {kind:<8} {', '.join(names) or 'none'}" for kind, names in findings["codecs"].items()),
+    ]
+    lines += ["", "caches of weights"]
+    lines += [
+        f"  {name:<12} {info['path']} ({'there' if info['exists'] else 'not there yet'})"
+        for name, info in findings["caches"].items()
+    ]
+    lines += ["", f"free disk space {findings['disk_free_bytes'] / 2**30:,.1f} GiB", ""]
+    lines += [f"problem: {problem}" for problem in findings["problems"]] or ["no problems found"]
+    return "\n".join(lines)
+
+
+def _packages() -> tuple[dict[str, dict[str, str | None]], list[str]]:
+    found: dict[str, dict[str, str | None]] = {}
+    problems, missing = [], []
+    for name, (module, extra, purpose) in _PACKAGES.items():
+        try:
+            version: str | None = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            version = None
+            missing.append(name)
+            if not extra:
+                problems.append(f"{name} is missing; run: pip install mmx-mmbench")
+        found[name] = {"version": version, "for": purpose}
+        if version is not None and module in _IMPORTED and (error := _import_error(module)):
+            problems.append(f"{name} {version} cannot be imported: {error}; run: {INSTALL_EXTRA}")
+    if absent := [name for name in missing if _PACKAGES[name][1]]:
+        problems.append(f"{', '.join(absent)} missing; run: {INSTALL_EXTRA}")
+    return found, problems
+
+
+def _import_error(module: str) -> str | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:  # the last two: a binary that does not fit another
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return None
+
+
+def _devices() -> tuple[list[str], list[str]]:
+    devices, problems = [f"cpu: {available_cpus()} processors"], []
+    if _import_error("torch") is None:
+        import torch
+
+        # The driver counts, whatever torch makes of driver and GPU.
+        for i in range(torch.cuda.device_count()):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    name = torch.cuda.get_device_name(i)
+                    torch.ones(1, device=f"cuda:{i}").item()
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0].rstrip(".")
+                problems.append(
+                    f"cuda:{i} cannot be used by torch {torch.__version__}: {reason}; until then --device cpu"
+                )
+            else:
+                devices.append(f"cuda:{i}: {name}")
+        if torch.backends.mps.is_available():
+            devices.append("mps")
+    return devices, problems
+
+
+def _codecs() -> dict[str, list[str]]:
+    codecs: dict[str, list[str]] = {"images": [], "sounds": []}
+    if _import_error("PIL") is None:
+        from PIL import features
+
+        names = ("jpg", "zlib", "webp", "libtiff", "avif")
+        codecs["images"] = [name for name in names if name in features.get_supported()]
+        if features.check_feature("libjpeg_turbo"):
+            codecs["images"].append("libjpeg_turbo")
+    if _import_error("soundfile") is None:
+        import soundfile
+
+        codecs["sounds"] = [
+            name.lower() for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF") if name in soundfile.available_formats()
+        ]
+    return codecs
+
+
+def _caches() -> dict[str, dict[str, Any]]:
+    base = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    folders = {
+        "torch": Path(os.environ.get("TORCH_HOME", base / "torch")),
+        "huggingface": Path(os.environ.get("HF_HOME", base / "huggingface")),
+    }
+    return {name: {"path": str(path), "exists": path.is_dir()} for name, path in folders.items()}
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above `path` that exists."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path

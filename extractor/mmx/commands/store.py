@@ -1,0 +1,333 @@
+"""The commands `mmx store …`: look into feature stores, and move features in and out of them.
+
+Nothing heavy is imported before a command runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mmx.commands.lookup import check_names, find_set, opened, store_at
+from mmx.commands.options import DEFAULT_STORE, console, debug_option, store_option
+from mmx.errors import DataError, UsageError
+
+IMPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors")
+EXPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors", "csv")
+SHOWN = 5  # errors and examples, where there may be thousands
+_PATH = click.Path(path_type=Path)
+
+
+class _Commands(click.Group):
+    """A group that answers an unknown command with the closest one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command of the first argument."""
+        if args and args[0] not in self.commands:
+            close = difflib.get_close_matches(args[0], self.commands, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else f" Choose one of: {', '.join(self.commands)}."
+            ctx.fail(f"No such command {args[0]!r}.{hint}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def store() -> None:
+    """List, check, import, export and compare feature sets.
+
+    A feature set is one HDF5 file, STORE/MODALITY/NAME.h5. Commands take its path, or MODALITY/NAME together with
+    --store.
+
+    \b
+    EXAMPLES
+      mmx store ls
+      mmx store info visual/resnet50
+      mmx store import --format npy --modality visual --name mine feats.npy --ids ids.txt --out data/mine/features
+    """
+
+
+# ------------------------------------------------------------------------------------------------ looking
+
+
+@store.command(short_help="List the feature sets of a store.")
+@click.argument("root", type=_PATH, default=DEFAULT_STORE)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@debug_option
+@click.pass_context
+def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
+    """List the feature sets of a store (ROOT: the store, or the dataset folder around it).
+
+    Sets that are still being written, or were left unfinished, are listed as such. Exit code 1 when a file is damaged.
+
+    \b
+    EXAMPLES
+      mmx store ls
+      mmx store ls data/office/features --json
+    """
+    from mmstore import StoreError
+    from mmx.vectors.overview import listing, summary
+
+    found = store_at(root)
+    root = found.root
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for modality, name in found.sets():
+        try:
+            with opened(found.path(modality, name)) as features:
+                rows.append(summary(features))
+        except StoreError as error:
+            problems.append(str(error))
+    unfinished = [f"{modality}/{name}" for modality, name in found.partials()]
+    if as_json:
+        click.echo(json.dumps({"store": root.as_posix(), "sets": rows, "unfinished": unfinished, "problems": problems}))
+    elif rows:
+        click.echo(listing(rows))
+    if not (rows or unfinished or problems or as_json):
+        click.echo(f"{root}: no feature sets; mmx extract or mmx store import make some", err=True)
+    for name in unfinished:
+        click.echo(f"unfinished: {name} (run the command that makes it again, it goes on)", err=True)
+    for problem in problems:
+        click.echo(f"error: {problem}", err=True)
+    ctx.exit(1 if problems else 0)
+
+
+@store.command(short_help="Say what a feature set is, and why items failed.")
+@click.argument("target", metavar="PATH|MODALITY/NAME")
+@store_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, with all errors.")
+@debug_option
+def info(*, target: str, root: Path, as_json: bool) -> None:
+    """Say what one feature set is: counts, how the vectors were made, and why items failed.
+
+    \b
+    EXAMPLES
+      mmx store info visual/resnet50
+      mmx store info data/office/features/visual/resnet50.h5 --json
+    """
+    from mmx.vectors.overview import failures, leaves, one_line, summary
+
+    with opened(find_set(target, root)) as features:
+        facts, provenance, errors = summary(features), features.provenance, failures(features)
+    if as_json:
+        click.echo(json.dumps({**facts, "provenance": provenance, "errors": errors}, ensure_ascii=False))
+        return
+    lines = [f"{key:<15} {one_line(value)}" for key, value in facts.items()]
+    lines += ["provenance", *(f"  {key}: {one_line(value)}" for key, value in leaves(provenance))]
+    if errors:
+        lines.append(f"errors ({min(SHOWN, len(errors))} of {len(errors)}; --json shows all)")
+        lines += [f"  row {error['row']}, {one_line(error['id'])}: {error['message']}" for error in errors[:SHOWN]]
+    click.echo("\n".join(lines))
+
+
+@store.command(short_help="Check feature sets in full, against the format and their digest.")
+@click.argument("paths", metavar="[PATH|STORE]...", nargs=-1, type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@debug_option
+@click.pass_context
+def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> None:
+    """Read feature sets in full and check them against every rule of the format and their own digest.
+
+    Without an argument the default store is checked. Exit code 1 and a list on stdout when anything is wrong.
+
+    \b
+    EXAMPLES
+      mmx store verify
+      mmx store verify data/office/features
+      mmx store verify downloaded.h5 another.h5
+    """
+    from mmstore import FeatureSet
+
+    problems: dict[str, list[str]] = {}
+    for path in _paths_to_verify(paths or (DEFAULT_STORE,)):
+        problems[path.as_posix()] = FeatureSet(path).verify()
+    n_bad = sum(1 for found in problems.values() if found)
+    if as_json:
+        click.echo(json.dumps({"sets": problems, "ok": n_bad == 0}))
+    else:
+        for name, found in problems.items():
+            click.echo("\n".join(_located(name, problem) for problem in found) if found else f"{name}: ok")
+        click.echo(f"{len(problems)} sets, {n_bad} with problems", err=True)
+    ctx.exit(1 if n_bad else 0)
+
+
+@store.command(short_help="Compare two feature sets by id.")
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@store_option
+@click.option("--exit-code", is_flag=True, help="Exit with 1 unless ids, status and vectors are equal.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@debug_option
+@click.pass_context
+def diff(ctx: click.Context, /, *, first: str, second: str, root: Path, exit_code: bool, as_json: bool) -> None:
+    """Compare two feature sets by id: who is only in one, how far vectors differ, what was made differently.
+
+    \b
+    EXAMPLES
+      mmx store diff visual/resnet50 visual/resnet50-random
+      mmx store diff old/features/visual/resnet50.h5 new/features/visual/resnet50.h5 --json
+    """
+    from mmx.vectors.overview import compare, one_line
+
+    with opened(find_set(first, root)) as a, opened(find_set(second, root)) as b:
+        result = compare(a, b)
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False))
+    else:
+        provenance = result.pop("provenance")
+        lines = [f"{key:<20} {one_line(value)}" for key, value in result.items() if value != []]
+        lines.append(f"{'provenance':<20} {f'{len(provenance)} keys differ' if provenance else 'the same'}")
+        lines += [f"  {key}: {one_line(old)} | {one_line(new)}" for key, (old, new) in provenance.items()]
+        click.echo("\n".join(lines))
+    ctx.exit(0 if result["equal"] or not exit_code else 1)
+
+
+# ------------------------------------------------------------------------------------------------ moving
+
+
+@store.command("import", short_help="Make a feature set out of vectors that are there already.")
+@click.argument("file", metavar="FILE|FOLDER", type=_PATH)
+@click.option("--format", "format_name", type=click.Choice(IMPORT_FORMATS), required=True, help="What FILE is.")
+@click.option("--modality", metavar="M", required=True, help="visual, textual, audio, or another lower-case name.")
+@click.option("--name", metavar="NAME", required=True, help="Name of the new set.")
+@click.option("--out", metavar="DIR", type=_PATH, help="The store  [DATA/features, where --data is given].")
+@click.option("--ids", metavar="FILE", type=_PATH, help="Which row is which item; see above.")
+@click.option("--id-column", metavar="C", help="Column of ids, in the --ids file or in a Parquet FILE.")
+@click.option("--row-column", metavar="C", help="Column of row numbers (from 0) in the --ids file.")
+@click.option("--data", metavar="DIR", type=_PATH, help="Row i is item i: only where its item ids are exactly 0 … n-1.")
+@click.option("--column", metavar="C", multiple=True, help="Column of numbers in a Parquet FILE; may be repeated.")
+@click.option("--tensor", metavar="NAME", help="Tensor in a safetensors FILE that holds several.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the stored vectors.",
+)
+@click.option("--nan-is-missing", is_flag=True, help="Store rows with NaN as missing; without it they are refused.")
+@click.option("--zero-is-missing", is_flag=True, help="Store rows of zeros as missing; without it they stay vectors.")
+@click.option("--restart", is_flag=True, help="Replace a set of this name that was made otherwise.")
+@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@debug_option
+def import_(
+    *, file: Path, format_name: str, modality: str, name: str, out: Path | None, dtype: str, quiet: bool, as_json: bool,
+    nan_is_missing: bool, zero_is_missing: bool, restart: bool, ids: Path | None, id_column: str | None,
+    row_column: str | None, data: Path | None, column: tuple[str, ...], tensor: str | None,
+) -> None:  # fmt: skip
+    """Make a feature set out of vectors that are there already.
+
+    \b
+    FORMATS
+      npy          one array, items x dimensions; needs --ids (or --data)
+      npy-folder   a folder of <id>.npy, one vector each (a.v1.npy is item a.v1)
+      parquet      an id column, and a list column or numeric columns
+      safetensors  one 2-D tensor; needs --ids (or --data)
+
+    \b
+    IDS (--ids FILE) is one of
+      one id per line, in row order
+      a table with a header: --id-column C, and --row-column C unless it keeps the row order
+      two columns, id and row number from 0
+      for npy-folder: two columns, id and file name
+
+    \b
+    EXAMPLES
+      mmx store import --format npy --modality visual --name vgg16 image_feat.npy --ids ids.txt --out data/mine/features
+      mmx store import --format npy --modality visual --name tiktok-image image_feat.npy --data data/tiktok
+      mmx store import --format npy --modality textual --name minilm text_feat.npy \\
+          --ids i_id_mapping.csv --id-column asin --row-column itemID --out data/baby/features
+      mmx store import --format npy-folder --modality audio --name vggish vectors/ --out data/mine/features
+      mmx store import --format parquet --modality textual --name mpnet emb.parquet --id-column asin --out f
+    """
+    from mmx.vectors.importers import import_features
+    from mmx.vectors.readers import Source
+
+    if out is None:
+        if data is None:
+            raise UsageError("--out: which store? --out DIR/features")
+        out = data / "features"
+    check_names(modality, name)
+    source = Source(file, ids, id_column, row_column, data, column, tensor)
+    with console(quiet=quiet) as progress:
+        done = import_features(
+            format_name, source, out, modality=modality, name=name, dtype=dtype, progress=progress, restart=restart,
+            nan_is_missing=nan_is_missing, zero_is_missing=zero_is_missing,
+        )  # fmt: skip
+    if as_json:
+        result = {
+            "path": done.path.as_posix(),
+            "content_digest": done.digest,
+            "rows": done.rows,
+            "missing": done.missing,
+        }
+        click.echo(json.dumps({**result, "dim": done.dim, "already_complete": done.already}))
+        return
+    click.echo(done.path.as_posix())
+    if not quiet:
+        state = "was imported before, nothing to do" if done.already else "imported"
+        click.echo(f"{done.rows:,} rows ({done.missing:,} missing) of {done.dim} numbers {state}", err=True)
+
+
+@store.command(short_help="Write a feature set as what other programs read.")
+@click.argument("target", metavar="PATH|MODALITY/NAME")
+@click.option("--format", "format_name", type=click.Choice(EXPORT_FORMATS), required=True, help="What to write.")
+@click.option("--out", metavar="PATH", type=_PATH, required=True, help="The file, or the folder for npy-folder.")
+@click.option(
+    "--absent", type=click.Choice(["skip", "nan", "zero"]), default="skip", show_default=True,
+    help="Rows without a vector: left out, written as NaN, or as zeros.",
+)  # fmt: skip
+@click.option(
+    "--mapping", metavar="FILE", type=_PATH, help="npy-folder: number the files, and write here which is whose."
+)
+@store_option
+@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
+@debug_option
+def export(
+    *, target: str, format_name: str, out: Path, absent: str, mapping: Path | None, root: Path, quiet: bool
+) -> None:
+    """Write a feature set as what other programs read; `mmx store import` gives the same vectors back.
+
+    The ids of npy and safetensors go beside the file, one per line: OUT's name ending in .ids.txt.
+
+    \b
+    EXAMPLES
+      mmx store export visual/resnet50 --format npy --out resnet50.npy
+      mmx store export visual/resnet50 --format npy-folder --out vectors/
+      mmx store export textual/minilm --store data/office/features --format parquet --out minilm.parquet
+      mmx store export visual/resnet50 --format npy --absent nan --out all-rows.npy
+    """
+    from mmx.vectors.exporters import export_features
+
+    with opened(find_set(target, root)) as features:
+        done = export_features(features, format_name, out, absent=absent, mapping=mapping)
+    click.echo(done.path.as_posix())
+    if not quiet:
+        where = f"; ids: {done.ids}" if done.ids else ""
+        skipped = f"; {done.left_out:,} rows without a vector left out" if done.left_out else ""
+        click.echo(f"{done.rows:,} rows{where}{skipped}", err=True)
+
+
+def _paths_to_verify(paths: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            listing = store_at(path)
+            inside = [listing.path(modality, name) for modality, name in listing.sets()]
+            if not inside:
+                raise DataError(f"{path}: no feature sets to verify (expected MODALITY/NAME.h5 inside)")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        else:
+            raise DataError(f"{path}: no such file or store")
+    return list(dict.fromkeys(found))
+
+
+def _located(name: str, problem: str) -> str:
+    return problem if problem.startswith(name) else f"{name}: {problem}"

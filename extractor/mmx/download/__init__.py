@@ -1,0 +1,1 @@
+"""Download public collections and convert them to dataset folders."""

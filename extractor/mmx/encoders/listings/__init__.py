@@ -1,0 +1,1 @@
+"""Tables of the pretrained models that `mmx models` lists."""

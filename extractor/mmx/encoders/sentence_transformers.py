@@ -1,0 +1,257 @@
+"""sentence-transformers: any model folder or hub id, through the library's own modules.
+
+Only the loop is ours: texts are tokenised one by one when they are loaded, so that cut texts can be counted and
+batches formed from texts of similar length; a batch is padded to its own longest text.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, checked_text, require, slug, versions
+from mmx.encoders.batching import pad_rows
+from mmx.encoders.compute import checked_device, forward_pass, prepared
+from mmx.encoders.weights.checkpoints import file_sha256, training_of
+from mmx.encoders.weights.hub import (
+    NOT_A_MODEL,
+    ModelFolder,
+    find_model,
+    go_offline,
+    is_cached,
+    looks_like_hub_id,
+    without_bar,
+)
+from mmx.errors import ContentError, EncoderError, UsageError
+
+ORGANISATION = "sentence-transformers"  # where a bare name lives on the hub
+
+# What `mmx models` lists; any other hub id or folder works too. (dimension, maximum tokens, pooling)
+MODELS: dict[str, tuple[int, int | None, str]] = {
+    "all-MiniLM-L6-v2": (384, 256, "mean"),
+    "all-MiniLM-L12-v2": (384, 128, "mean"),
+    "all-mpnet-base-v2": (768, 384, "mean"),
+    "paraphrase-multilingual-MiniLM-L12-v2": (384, 128, "mean"),
+    "sentence-t5-base": (768, None, "mean"),
+    "BAAI/bge-base-en-v1.5": (768, None, "cls"),
+    "BAAI/bge-m3": (1024, None, "cls"),
+    "intfloat/e5-base-v2": (768, None, "mean"),
+    "intfloat/multilingual-e5-base": (768, None, "mean"),
+    "thenlper/gte-base": (768, None, "mean"),
+}
+LICENCES = {"all-MiniLM-L6-v2": "apache-2.0"}
+
+
+class SentenceEncoder(Encoder):
+    """A sentence-transformers model; equal to its `encode` of one text at a time, up to rounding."""
+
+    modalities = frozenset({"textual"})
+    concurrent = True
+
+    def __init__(self, request: Request) -> None:
+        device = checked_device(request)
+        folder = find_model(request, _default_id(request.model))
+        if request.offline:
+            go_offline()
+        library = require("sentence_transformers")
+        damaged = require("safetensors").SafetensorError
+        with without_bar():
+            try:
+                model = library.SentenceTransformer(str(folder.path), device=str(device), local_files_only=True)
+            except (*NOT_A_MODEL, damaged) as error:
+                reason = " ".join(str(error).split())[:300]
+                raise EncoderError(
+                    f"{request.model}: {folder.label} is not a sentence-transformers model ({reason})."
+                ) from error
+        self._model = prepared(model.float(), device, request.precision)
+        self._device = device
+        self.device = str(device)
+        self._prompt = _default_prompt(model)
+        self._max_tokens = model.max_seq_length if isinstance(model.max_seq_length, int) else None
+        # `preprocess` and this copy each use their tokenizer with one setting only: a fast tokenizer whose settings
+        # change while another thread uses it fails.
+        self._untruncated = copy.deepcopy(model.tokenizer) if hasattr(model.tokenizer, "model_input_names") else None
+        self._padded = self._untruncated is not None and _is_padded(self._preprocess("a"))
+        self.spec = self._describe(request, folder)
+
+    @classmethod
+    def accepts(cls, model: str, modality: str) -> bool:
+        """Whether it is a listed name, has the form of a hub id, or is a folder."""
+        return _listed(model) is not None or looks_like_hub_id(model) or Path(model).expanduser().is_dir()
+
+    @classmethod
+    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
+        """Well-known models; any other hub id or folder works too."""
+        return [
+            EncoderInfo(
+                name,
+                modality,
+                "sentence-transformers",
+                dim,
+                "sentence_embedding",
+                pooling,
+                LICENCES.get(name),
+                f"{tokens} tokens" if tokens else "text",
+                "here" if is_cached(_default_id(name), cache_dir) else "download",
+            )
+            for name, (dim, tokens, pooling) in MODELS.items()
+        ]
+
+    def load(self, content: Path | str) -> dict[str, Any]:
+        """The text's tokens (one array per model input), and under `cut` whether there were too many."""
+        text = checked_text(content)
+        if not self._padded:
+            return {"text": text, "length": len(text), "cut": False}
+        features = self._preprocess(text)
+        rows = {name: value[0].numpy() for name, value in features.items() if hasattr(value, "shape")}
+        rest = {name: value for name, value in features.items() if not hasattr(value, "shape")}
+        length = len(rows["input_ids"])
+        if length == 0:
+            raise ContentError("the text has no tokens")
+        return {"rows": rows, "rest": rest, "length": length, "cut": self._is_cut(text, length)}
+
+    def encode(self, batch: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
+        """Sentence embeddings, normalised where the model's modules do so, shape (len(batch), dim)."""
+        features = self._collate(batch)
+        with forward_pass(self._device, self._precision):
+            vectors = self._model(features)["sentence_embedding"]  # (len(batch), dim)
+            return vectors[:, : self._model.truncate_dim].float().cpu().numpy()  # type: ignore[no-any-return]
+
+    @property
+    def network(self) -> Any:
+        """The model, for fine-tuning."""
+        return self._model
+
+    def differentiable(self, batch: Sequence[dict[str, Any]]) -> Any:
+        """As `encode`, with gradients: a tensor."""
+        return self._model(self._collate(batch))["sentence_embedding"][:, : self._model.truncate_dim]
+
+    def save(self, path: Path, training: Mapping[str, Any]) -> None:
+        """Write a folder as the library saves it, with what it was made of and how; in one step."""
+        partial = path.with_name(path.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        with without_bar():
+            self._model.save(str(partial), create_model_card=False)
+        told = json.dumps(
+            {"finetuned_from": self.spec.provenance(), "training": dict(training)}, indent=2, sort_keys=True
+        )
+        (partial / "mmx.json").write_text(told + "\n", encoding="utf-8")
+        partial.rename(path)
+
+    def _collate(self, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The model's inputs for loaded texts, padded to the longest."""
+        import torch
+
+        if not self._padded:
+            features = self._model.preprocess([item["text"] for item in batch], prompt=self._prompt)
+            return {n: value.to(self._device) if hasattr(value, "to") else value for n, value in features.items()}
+        tokenizer = self._model.tokenizer
+        fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+        left = tokenizer.padding_side == "left"
+        padded: dict[str, Any] = dict(batch[0]["rest"])
+        for name in batch[0]["rows"]:
+            matrix = pad_rows([item["rows"][name] for item in batch], fill.get(name, 0), left=left)
+            padded[name] = torch.from_numpy(matrix).to(self._device)
+        return padded
+
+    def sort_key(self, loaded: dict[str, Any]) -> int:
+        """Number of tokens."""
+        return int(loaded["length"])
+
+    def truncated(self, loaded: dict[str, Any]) -> bool:
+        """Whether the text had more tokens than the model takes."""
+        return bool(loaded["cut"])
+
+    def _describe(self, request: Request, folder: ModelFolder) -> EncoderSpec:
+        """The specification; also refuses a layer or pooling that is not the model's own."""
+        self._precision = request.precision
+        modules = [type(module).__name__ for module in self._model]
+        pooling = next((_mode(module) for module in self._model if type(module).__name__ == "Pooling"), "none")
+        for option, given, own in (
+            ("layer", request.layer, "sentence_embedding"),
+            ("pooling", request.pooling, pooling),
+        ):
+            if given is not None and given != own:
+                raise UsageError(
+                    f"{request.model}: --{option} {given} is not possible; this model fixes it to {own!r}."
+                )
+        tokenizer = folder.path / "tokenizer.json"
+        model_id = request.model.partition("@")[0]
+        is_folder = Path(request.model).expanduser().is_dir()
+        return EncoderSpec(
+            name=slug(model_id),
+            modality="textual",
+            backend="sentence-transformers",
+            model_id=folder.label if is_folder else _default_id(model_id),
+            dim=self.encode([self.load("a")]).shape[1],
+            layer="sentence_embedding",
+            pooling=pooling,
+            preprocessing={
+                "modules": modules,
+                "max_tokens": self._max_tokens,
+                "truncation_side": getattr(self._model.tokenizer, "truncation_side", None),
+                "prompt": self._prompt,
+                "normalisation": "l2" if "Normalize" in modules else "none",
+                "tokenizer_sha256": file_sha256(tokenizer) if tokenizer.is_file() else None,
+            },
+            weights=folder.label,
+            weights_sha256=folder.sha256(),
+            licence=folder.licence(),
+            precision=request.precision,
+            libraries=versions("torch", "transformers", "sentence-transformers", "tokenizers"),
+            training=training_of(folder.path),
+        )
+
+    def _preprocess(self, text: str) -> dict[str, Any]:
+        """The library's own tokenisation of one text."""
+        return self._model.preprocess([text], prompt=self._prompt)  # type: ignore[no-any-return]
+
+    def _is_cut(self, text: str, length: int) -> bool:
+        """Whether a text of `length` tokens after truncation had more before."""
+        if self._max_tokens is None or length < self._max_tokens or self._untruncated is None:
+            return False
+        tokens = self._untruncated((self._prompt or "") + text, truncation=False, verbose=False)
+        return len(tokens["input_ids"]) > length
+
+
+def _listed(model: str) -> str | None:
+    """The listed name that equals `model` in any case, with or without the organisation."""
+    wanted = model.lower().removeprefix(f"{ORGANISATION}/")
+    return next((name for name in MODELS if name.lower() == wanted), None)
+
+
+def _default_id(model: str) -> str:
+    """Where a model's own weights are: the folder itself, or the hub id in full."""
+    if Path(model).expanduser().is_dir():
+        return model
+    listed = _listed(model)
+    if listed is None:
+        return model
+    return listed if "/" in listed else f"{ORGANISATION}/{listed}"
+
+
+def _default_prompt(model: Any) -> str | None:
+    """What the library puts before every text when it is asked for nothing in particular."""
+    name = model.default_prompt_name
+    return (model.prompts.get(name) or None) if name is not None else None
+
+
+def _is_padded(features: dict[str, Any]) -> bool:
+    """Whether a model's inputs are plain token matrices, so that rows can be tokenised alone and padded together."""
+    tensors = {name: value for name, value in features.items() if hasattr(value, "shape")}
+    return {"input_ids", "attention_mask"} <= set(tensors) and all(
+        value.ndim == 2 and value.shape == tensors["input_ids"].shape for value in tensors.values()
+    )
+
+
+def _mode(pooling: Any) -> str:
+    """The name of a Pooling module's mode(s)."""
+    mode = pooling.pooling_mode
+    return mode if isinstance(mode, str) else "+".join(mode)

@@ -1,0 +1,238 @@
+"""torchaudio's wav2vec 2.0, HuBERT and WavLM pipelines: one transformer layer, averaged over time.
+
+Only clips of equal length share a forward pass: padding changes the vectors of the models with a group norm over time
+(wav2vec 2.0 and HuBERT base), and so does the library's own waveform normalisation, which takes a whole batch as one
+signal. A clip's vector therefore doesn't depend on its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, require, slug, versions
+from mmx.encoders.batching import equal_parts, groups_of_equal
+from mmx.encoders.compute import checked_device, forward_pass, prepared
+from mmx.encoders.decoding.sounds import Resampler, read_mono
+from mmx.encoders.pooling import pool
+from mmx.encoders.weights.checkpoints import file_sha256, fill, published, read_state_dict, state_sha256, torch_cache
+from mmx.errors import EncoderError, UsageError, unknown_name
+
+URL = "https://download.pytorch.org/torchaudio/models/"
+RATE = 16_000  # of every pipeline
+POOLINGS = ("mean", "max")
+
+# Read from torchaudio 2.11; a test compares. name: (dimension, number of layers, file of the weights)
+MODELS: dict[str, tuple[int, int, str]] = {
+    "HUBERT_ASR_LARGE": (1024, 24, "hubert_fairseq_large_ll60k_asr_ls960.pth"),
+    "HUBERT_ASR_XLARGE": (1280, 48, "hubert_fairseq_xlarge_ll60k_asr_ls960.pth"),
+    "HUBERT_BASE": (768, 12, "hubert_fairseq_base_ls960.pth"),
+    "HUBERT_LARGE": (1024, 24, "hubert_fairseq_large_ll60k.pth"),
+    "HUBERT_XLARGE": (1280, 48, "hubert_fairseq_xlarge_ll60k.pth"),
+    "VOXPOPULI_ASR_BASE_10K_DE": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_de.pt"),
+    "VOXPOPULI_ASR_BASE_10K_EN": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_en.pt"),
+    "VOXPOPULI_ASR_BASE_10K_ES": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_es.pt"),
+    "VOXPOPULI_ASR_BASE_10K_FR": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_fr.pt"),
+    "VOXPOPULI_ASR_BASE_10K_IT": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_it.pt"),
+    "WAV2VEC2_ASR_BASE_100H": (768, 12, "wav2vec2_fairseq_base_ls960_asr_ls100.pth"),
+    "WAV2VEC2_ASR_BASE_10M": (768, 12, "wav2vec2_fairseq_base_ls960_asr_ll10m.pth"),
+    "WAV2VEC2_ASR_BASE_960H": (768, 12, "wav2vec2_fairseq_base_ls960_asr_ls960.pth"),
+    "WAV2VEC2_ASR_LARGE_100H": (1024, 24, "wav2vec2_fairseq_large_ls960_asr_ls100.pth"),
+    "WAV2VEC2_ASR_LARGE_10M": (1024, 24, "wav2vec2_fairseq_large_ls960_asr_ll10m.pth"),
+    "WAV2VEC2_ASR_LARGE_960H": (1024, 24, "wav2vec2_fairseq_large_ls960_asr_ls960.pth"),
+    "WAV2VEC2_ASR_LARGE_LV60K_100H": (1024, 24, "wav2vec2_fairseq_large_lv60k_asr_ls100.pth"),
+    "WAV2VEC2_ASR_LARGE_LV60K_10M": (1024, 24, "wav2vec2_fairseq_large_lv60k_asr_ll10m.pth"),
+    "WAV2VEC2_ASR_LARGE_LV60K_960H": (1024, 24, "wav2vec2_fairseq_large_lv60k_asr_ls960.pth"),
+    "WAV2VEC2_BASE": (768, 12, "wav2vec2_fairseq_base_ls960.pth"),
+    "WAV2VEC2_LARGE": (1024, 24, "wav2vec2_fairseq_large_ls960.pth"),
+    "WAV2VEC2_LARGE_LV60K": (1024, 24, "wav2vec2_fairseq_large_lv60k.pth"),
+    "WAV2VEC2_XLSR53": (1024, 24, "wav2vec2_fairseq_large_xlsr53.pth"),
+    "WAV2VEC2_XLSR_1B": (1280, 48, "wav2vec2_xlsr_1b.pth"),
+    "WAV2VEC2_XLSR_2B": (1920, 48, "wav2vec2_xlsr_2b.pth"),
+    "WAV2VEC2_XLSR_300M": (1024, 24, "wav2vec2_xlsr_300m.pth"),
+    "WAVLM_BASE": (768, 12, "wavlm_base.pth"),
+    "WAVLM_BASE_PLUS": (768, 12, "wavlm_base_plus.pth"),
+    "WAVLM_LARGE": (1024, 24, "wavlm_large.pth"),
+}
+
+
+class TorchaudioEncoder(Encoder):
+    """A self-supervised speech model up to one transformer layer (counted from 1; the last by default)."""
+
+    modalities = frozenset({"audio"})
+    concurrent = True
+
+    MIN_SAMPLES: ClassVar[int] = 400  # receptive field of the convolutions: one frame
+    MAX_SAMPLES: ClassVar[int] = 30 * RATE  # longer clips are cut into equal parts; attention grows with the square
+    SAMPLES_PER_PASS: ClassVar[int] = 120 * RATE
+
+    def __init__(self, request: Request) -> None:
+        import torch
+
+        name = request.model.upper()
+        bundle = getattr(require("torchaudio.pipelines"), name)
+        device = checked_device(request)
+        n_layers = MODELS[name][1]
+        self._n_layers = _layer_number(request, n_layers)
+        self._pooling = request.pooling or "mean"
+        if self._pooling not in POOLINGS:
+            raise unknown_name("pooling", self._pooling, POOLINGS)
+        path = _weights_path(request)
+
+        models = require("torchaudio.models")
+        build = models.wavlm_model if bundle._model_type == "WavLM" else models.wav2vec2_model
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(request.seed)
+            network = build(**{**bundle._params, "aux_num_out": None})
+        network.encoder.transformer.layers = network.encoder.transformer.layers[: self._n_layers]
+        if request.weights == "random":
+            label, digest = f"random(seed={request.seed})", state_sha256(network.state_dict())
+        else:
+            label = bundle._path if path is None else path.name
+            path = path or published(request, URL + bundle._path, name)
+            given = {_renamed(key): value for key, value in read_state_dict(path).items()}
+            fill(network, given, what=name, where=path.name)
+            digest = file_sha256(path)
+        _bake_weight_norm(network.encoder.transformer.pos_conv_embed)
+        self._network = prepared(network, device, request.precision)
+        self._normalise = bool(bundle._normalize_waveform)
+        self._resample = Resampler(RATE)
+        self._device = device
+        self.device = str(device)
+
+        layer = f"layer{self._n_layers}" if self._n_layers != n_layers else ""
+        pooling = self._pooling if self._pooling != "mean" else ""
+        weights = "" if request.weights == "default" or label == bundle._path else Path(request.weights).stem
+        self.spec = EncoderSpec(
+            name=slug(name, layer, pooling, weights),
+            modality="audio",
+            backend="torchaudio",
+            model_id=name,
+            dim=MODELS[name][0],
+            layer=str(self._n_layers),
+            pooling=self._pooling,
+            preprocessing={
+                "sample_rate": RATE,
+                "channels": "mean",
+                "waveform_normalisation": "layer_norm" if self._normalise else "none",
+                "min_samples": self.MIN_SAMPLES,
+                "max_samples": self.MAX_SAMPLES,
+                "longer": "equal parts, pooled over all their frames",
+            },
+            weights=label,
+            weights_sha256=digest,
+            licence=_licence(name) if label == bundle._path else None,
+            precision=request.precision,
+            libraries=versions("torch", "torchaudio", "soundfile"),
+        )
+
+    @classmethod
+    def accepts(cls, model: str, modality: str) -> bool:
+        """Whether torchaudio has a pipeline of that name (in any case)."""
+        return model.upper() in MODELS
+
+    @classmethod
+    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
+        """The pipelines of our table, with the state of their weights."""
+        cache = torch_cache(cache_dir)
+        return [
+            EncoderInfo(
+                name,
+                modality,
+                "torchaudio",
+                dim,
+                str(n_layers),
+                "mean",
+                _licence(name),
+                "16 kHz mono",
+                "here" if (cache / file).is_file() else "download",
+            )
+            for name, (dim, n_layers, file) in MODELS.items()
+        ]
+
+    def load(self, content: Path | str) -> NDArray[np.float32]:
+        """Samples at 16 kHz, mono, shape (n,); a clip shorter than one frame is padded with zeros to 25 ms."""
+        samples = self._resample(*read_mono(content))
+        return np.pad(samples, (0, max(0, self.MIN_SAMPLES - len(samples))))
+
+    def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """The layer's output pooled over all frames of a clip, shape (len(batch), dim)."""
+        import torch
+
+        owners = [(i, *part) for i, clip in enumerate(batch) for part in equal_parts(len(clip), self.MAX_SAMPLES)]
+        frames: list[Any] = [None] * len(owners)
+        with forward_pass(self._device, self.spec.precision):
+            for group in groups_of_equal([stop - start for _, start, stop in owners]):
+                per_pass = max(1, self.SAMPLES_PER_PASS // (owners[group[0]][2] - owners[group[0]][1]))
+                for begin in range(0, len(group), per_pass):
+                    chosen = group[begin : begin + per_pass]
+                    clips = np.stack([batch[owners[k][0]][owners[k][1] : owners[k][2]] for k in chosen])
+                    for k, output in zip(chosen, self._forward(torch.from_numpy(clips)), strict=True):
+                        frames[k] = output  # (n_frames, dim)
+            vectors = []
+            for i in range(len(batch)):
+                own = torch.cat([frames[k] for k, owner in enumerate(owners) if owner[0] == i])
+                vectors.append(pool(own[None], self._pooling)[0])
+            return torch.stack(vectors).float().cpu().numpy()
+
+    def sort_key(self, loaded: NDArray[np.float32]) -> int:
+        """Number of samples: clips of equal length share a forward pass."""
+        return len(loaded)
+
+    def _forward(self, clips: Any) -> Any:
+        """Frames of clips of equal length: (b, n_samples) → (b, n_frames, dim)."""
+        import torch
+
+        x = clips.to(self._device)
+        if self._normalise:
+            x = torch.nn.functional.layer_norm(x, x.shape[1:])  # per clip
+        outputs, _ = self._network.extract_features(x, num_layers=self._n_layers)
+        return outputs[-1]
+
+
+def _layer_number(request: Request, n_layers: int) -> int:
+    """The wanted layer, counted from 1."""
+    if request.layer is None:
+        return n_layers
+    if not request.layer.isdecimal() or not 1 <= int(request.layer) <= n_layers:
+        raise UsageError(f"{request.model}: --layer is a number from 1 to {n_layers} (got {request.layer!r}).")
+    return int(request.layer)
+
+
+def _weights_path(request: Request) -> Path | None:
+    """The user's own file, if one is named."""
+    if request.weights in ("default", "random"):
+        return None
+    path = Path(request.weights).expanduser()
+    if not path.is_file():
+        raise EncoderError(f"{request.model}: no weights {request.weights!r}: neither a file nor default or random.")
+    return path
+
+
+def _bake_weight_norm(embedding: Any) -> None:
+    """Replace the one weight-normalised convolution by a plain one, which computes no weight and can be pickled."""
+    import torch
+
+    conv = embedding.conv
+    plain = torch.nn.Conv1d(
+        conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, groups=conv.groups
+    )
+    plain.load_state_dict({"weight": conv.weight, "bias": conv.bias})
+    embedding.conv = plain
+
+
+def _renamed(name: str) -> str:
+    """A parameter's present name; the published files have those of torch's former weight normalisation."""
+    for former, present in ((".weight_g", "original0"), (".weight_v", "original1")):
+        if name.endswith(former):
+            return f"{name.removesuffix(former)}.parametrizations.weight.{present}"
+    return name
+
+
+def _licence(name: str) -> str:
+    """As torchaudio's documentation of each pipeline states it."""
+    return "CC BY-NC 4.0" if name.startswith("VOXPOPULI") else "MIT"

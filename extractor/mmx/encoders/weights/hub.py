@@ -1,0 +1,193 @@
+"""Models in the Hugging Face layout: a local folder, or a hub id with an optional `@revision`.
+
+A model is always loaded from a folder that is complete on disk, so that a network problem shows up here, once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
+
+from mmx.encoders.base import Request, plain_reason, require
+from mmx.encoders.weights.checkpoints import CONNECT_TIMEOUT_S, file_sha256, hub_cache, missing_weights
+from mmx.errors import EncoderError, UsageError
+
+NOT_A_MODEL = (
+    OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError, UnpicklingError
+)  # fmt: skip
+"""What the libraries raise on a folder that holds something else, or damaged files."""
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.md", "*.jinja")
+_OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*", "rust_model*")
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A model on disk.
+
+    Attributes:
+        path: The folder.
+        label: For the provenance: `org/name@commit`, or the folder's name.
+    """
+
+    path: Path
+    label: str
+
+    def weights(self) -> list[Path]:
+        """Its weights files; of a part that has both kinds, the safetensors."""
+        files = sorted(path for path in self.path.rglob("*") if path.suffix in (".safetensors", ".bin"))
+        safe = {path.parent for path in files if path.suffix == ".safetensors"}
+        return [
+            path
+            for path in files
+            if path.name != "training_args.bin" and (path.suffix == ".safetensors" or path.parent not in safe)
+        ]
+
+    def lacks(self) -> list[str]:
+        """Weights files that an index names and that are not there: a download was broken off."""
+        used = {(path.parent, path.suffix) for path in self.weights()}
+        absent = []
+        for index in sorted(self.path.rglob("*.index.json")):
+            if (index.parent, Path(index.name.removesuffix(".index.json")).suffix) not in used:
+                continue  # of the other kind of file, which is not loaded
+            try:
+                parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):
+                continue  # the library says what is wrong with it
+            absent += sorted(str(part) for part in parts if not (index.parent / str(part)).is_file())
+        return absent
+
+    def sha256(self) -> str:
+        """Digest of the weights files.
+
+        Raises:
+            EncoderError: There are none.
+        """
+        files = self.weights()
+        if not files:
+            raise EncoderError(f"{self.path}: no weights in this folder (*.safetensors or *.bin).")
+        return file_sha256(*files)
+
+    def licence(self) -> str | None:
+        """What the model card's header says, if it says so."""
+        card = self.path / "README.md"
+        if not card.is_file():
+            return None
+        header = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), flags=re.DOTALL)
+        found = re.search(r"^license:\s*(\S+)\s*$", header.group(1), flags=re.MULTILINE) if header else None
+        return found.group(1).strip("'\"") if found else None
+
+
+def go_offline() -> None:
+    """Keep the libraries that know these switches from opening a connection; they read them when imported."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+
+@contextmanager
+def without_bar() -> Iterator[None]:
+    """No bar of transformers' for reading a file from disk."""
+    logging = require("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def looks_like_hub_id(model: str) -> bool:
+    """Whether it has the form `org/name`, with an optional `@revision`."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model) is not None
+
+
+def find_model(request: Request, default_id: str) -> ModelFolder:
+    """The folder of the model's files: the user's own, or the hub's snapshot, downloaded when it is not here yet.
+
+    Args:
+        request: `weights` is `default`, a folder, or a hub id.
+        default_id: What to take for `default`: a folder or a hub id.
+
+    Raises:
+        UsageError: `weights="random"`, or something that is neither a folder nor a hub id.
+        EncoderError: The files can't be had.
+    """
+    if request.weights == "random":
+        raise UsageError(
+            f"{request.model}: --weights random is not possible, the model's shape comes with its weights."
+        )
+    wanted = default_id if request.weights == "default" else request.weights
+    folder = Path(wanted).expanduser()
+    if folder.is_dir():
+        return ModelFolder(folder, folder.resolve().name)
+    if not looks_like_hub_id(wanted):
+        raise UsageError(
+            f"{request.model}: no weights {wanted!r}: neither a folder nor a hub id (org/name[@revision])."
+        )
+    return _snapshot(request, wanted)
+
+
+def is_cached(hub_id: str, cache_dir: Path | None) -> bool:
+    """Whether a snapshot of a hub id is on this machine; looks at folder names only."""
+    snapshots = hub_cache(cache_dir) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
+    return snapshots.is_dir() and any(snapshots.iterdir())
+
+
+def _snapshot(request: Request, wanted: str) -> ModelFolder:
+    """A hub id's files: from the cache when they are complete, else from the network."""
+    if request.offline:
+        go_offline()
+    hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
+    # The library's transport errors are not OSErrors; their class comes from whichever HTTP client it was built on.
+    transport = next(cls for cls in errors.HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
+    hub_id, _, revision = wanted.partition("@")
+    cache = hub_cache(request.cache_dir)
+
+    def fetch(*patterns: str, local: bool) -> ModelFolder:
+        path = Path(
+            hub.snapshot_download(
+                hub_id,
+                revision=revision or None,
+                cache_dir=cache,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(_OTHER_RUNTIMES),
+                local_files_only=local,
+                etag_timeout=CONNECT_TIMEOUT_S,
+            )
+        )
+        return ModelFolder(path, f"{hub_id}@{path.name}")
+
+    problems = (OSError, ValueError, RuntimeError, transport)
+    try:
+        found = fetch("*", local=True)
+        if found.weights() and not found.lacks():
+            return found
+    except problems:
+        pass  # not here yet
+    place = str(cache / f"models--{hub_id.replace('/', '--')}")
+    try:
+        if request.offline:
+            raise OSError("working offline")
+        found = fetch(*_SMALL_FILES, "*.safetensors", local=False)
+        found = found if found.weights() else fetch("*.bin", local=False)
+        if absent := found.lacks():  # without a network the hub gives what is here
+            raise OSError(f"{len(absent)} files are not here yet, e.g. {absent[0]}")
+        return found
+    except problems as error:
+        reason = _reason(error)
+        raise missing_weights(
+            request.model, wanted, reason, modality=request.modality, place=place, random=False
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The hub's error in one line: the first sentence says what happened, the rest is advice."""
+    lines = str(error).strip().splitlines()
+    first = lines[0] if lines else type(error).__name__
+    return first if str(error) == "working offline" else f"download failed ({plain_reason(OSError(first))})"

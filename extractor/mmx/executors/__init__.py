@@ -1,1 +1,0 @@
-"""Where batches run; never what they compute."""

@@ -1,0 +1,1 @@
+"""Extract features: plan, load and encode, write, summarise."""

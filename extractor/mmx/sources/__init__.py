@@ -1,1 +1,0 @@
-"""Where content and ready-made features come from."""

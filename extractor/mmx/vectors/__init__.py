@@ -1,0 +1,1 @@
+"""Finished feature sets: import, export, compare, fuse."""

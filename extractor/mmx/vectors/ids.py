@@ -1,0 +1,268 @@
+"""Which item each row of a foreign matrix belongs to: id lists, mappings of id and row, or the dataset's own ids.
+
+Nothing is guessed from a row count that happens to match. Ids are text and are kept as they are written.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmx.catalogue.items import ID_COLUMNS, load_items
+from mmx.catalogue.tables import SUFFIXES, Table, is_table, open_table
+from mmx.errors import DataError, MmxError, UsageError
+
+INTERACTION_FILES = ("interactions", "train", "valid", "val", "validation", "test")
+INTERACTION_ITEM_COLUMNS = (*ID_COLUMNS, "item", "iid", "item_id:token")
+EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class RowIds:
+    """The ids of the rows of a matrix.
+
+    Attributes:
+        ids: `ids[i]` is the item of row i.
+        record: Where they came from, for the provenance.
+        notes: What was guessed, one line each, for the user to read.
+    """
+
+    ids: list[str]
+    record: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def ids_from_file(path: Path, n_rows: int, *, id_column: str | None = None, row_column: str | None = None) -> RowIds:
+    """The ids of `n_rows` rows from a file.
+
+    Three kinds are read: one id per line, in row order; a table with a header (`id_column`, and `row_column` where the
+    table says the row instead of keeping the order); and two columns, id and row number from 0, with or without a header.
+
+    Args:
+        path: A text file, or a table (TSV, CSV, JSONL, Parquet; also .gz).
+        n_rows: Number of rows of the matrix.
+        id_column: Name of the column of ids; asks for a header.
+        row_column: Name of the column of row numbers; asks for a header.
+
+    Raises:
+        DataError: ids that are not as many as the rows, empty, there twice, or not UTF-8; rows that are not 0 … n-1.
+        UsageError: a table of several columns and none named.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; --ids names a list of item ids, one per row")
+    notes: tuple[str, ...] = ()
+    if (
+        id_column is not None
+        or row_column is not None
+        or path.name.lower().endswith((".parquet", ".jsonl", ".jsonl.gz"))
+    ):
+        pairs, record = _from_table(path, id_column, row_column)
+    else:
+        pairs, notes = _from_records(path, n_rows)
+        record = {}
+    ids = _in_row_order(path, pairs, n_rows)
+    _check_unique(path, ids)
+    return RowIds(ids, {"file": path.name, "sha256": sha256_of(path), **record}, notes)
+
+
+def ids_from_dataset(folder: Path, n_rows: int, *, matrix: str) -> RowIds:
+    """The ids "0", "1", … n-1, provided that these are exactly the item ids of the dataset in `folder`.
+
+    Args:
+        folder: The dataset: `items.tsv` or its like, or else its interaction or split files, `splits/*/` included.
+        n_rows: Number of rows of the matrix.
+        matrix: Name of the matrix file, for messages.
+
+    Raises:
+        DataError: the dataset's ids are others, or fewer; an id list is then the only way to know the rows.
+    """
+    found, source = _dataset_ids(folder)
+    wanted = {str(row) for row in range(n_rows)}
+    if found != wanted:
+        strange = sorted(found - wanted)[:EXAMPLES]
+        absent = sorted(wanted - found, key=int)[:EXAMPLES]
+        example = f"it has {strange[0]!r}" if strange else f"it lacks {absent[0]!r}"
+        raise DataError(
+            f"{matrix}: {n_rows:,} rows without ids, and the {len(found):,} item ids in {source} of {folder.name} are not "
+            f"exactly 0 … {n_rows - 1} ({example}); say which row is which item with --ids FILE"
+        )
+    note = f"row i is item i: the item ids in {source} of {folder.name} are exactly 0 … {n_rows - 1}"
+    return RowIds([str(row) for row in range(n_rows)], {"rows_are_ids": True, "dataset": folder.name}, (note,))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_records(path: Path) -> list[list[str]]:
+    """The non-empty lines of a delimited text file as lists of cells: `.csv` with quotes, others split at tabs.
+
+    Raises:
+        DataError: not UTF-8, not readable.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    try:
+        raw = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{path.name}, line {line}: not UTF-8; convert the file") from error
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    if not name.endswith(".csv"):
+        return [line.split("\t") for line in lines if line]
+    delimiter = max(",;\t", key=lines[0].count)
+    try:
+        return [cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if cells]
+    except csv.Error as error:
+        raise DataError(f"{path.name}: not a CSV file that can be read ({error})") from error
+
+
+def _from_table(
+    path: Path, id_column: str | None, row_column: str | None
+) -> tuple[list[tuple[str, int | None]], dict[str, Any]]:
+    table = open_table(path)
+    if id_column is None:
+        others = [name for name in table.columns if name != row_column]
+        if len(others) != 1 and not (row_column is None and len(others) == 2):
+            raise UsageError(
+                f"{path.name}: which column holds the ids? --id-column NAME (got {', '.join(table.columns)})"
+            )
+        id_column = others[0]
+        row_column = others[1] if len(others) == 2 else row_column
+    read = table.read([id_column, *([row_column] if row_column is not None else [])])
+    try:
+        ids = [value.decode() for value in read[id_column].to_pylist()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path.name}: column {id_column!r} is not UTF-8 ({error.reason}); convert the file") from error
+    rows: Sequence[int | None] = [None] * len(ids)
+    if row_column is not None:
+        rows = [_row_number(path, value.decode("utf-8", "replace")) for value in read[row_column].to_pylist()]
+    else:
+        _refuse_other_order(table, [name for name in table.columns if name != id_column], len(ids))
+    record = {"id_column": id_column, **({"row_column": row_column} if row_column is not None else {})}
+    return list(zip(ids, rows, strict=True)), record
+
+
+def _refuse_other_order(table: Table, names: Sequence[str], n_rows: int) -> None:
+    """Raises a UsageError where a column numbers the rows 0 … n-1, and otherwise than their order does."""
+    for name in names:
+        try:
+            cells = table.read([name])[name].to_pylist()
+        except MmxError:
+            continue  # not text: no row numbers
+        if not all(cell.isdigit() for cell in cells):
+            continue
+        rows = list(map(int, cells))
+        if rows != list(range(n_rows)) and sorted(rows) == list(range(n_rows)):
+            raise UsageError(
+                f"{table.path.name}: column {name!r} numbers the rows 0 … {n_rows - 1} in another order than theirs; "
+                f"if these are the rows of the matrix, add --row-column {name}, else give a file without this column"
+            )
+
+
+def _from_records(path: Path, n_rows: int) -> tuple[list[tuple[str, int | None]], tuple[str, ...]]:
+    records = read_records(path)
+    widths = {len(cells) for cells in records}
+    if widths == {1}:
+        if len(records) == n_rows + 1:
+            header = records.pop(0)[0]
+            return [(cells[0], None) for cells in records], (f"{path.name}: the first line, {header!r}, is a header",)
+        return [(cells[0], None) for cells in records], ()
+    if widths == {2}:
+        if not _is_row_number(records[0][1]):
+            del records[0]
+        return [(cells[0], _row_number(path, cells[1])) for cells in records], ()
+    if not records:
+        raise DataError(f"{path.name}: holds no ids (expected one per line, {n_rows:,} in all)")
+    raise UsageError(
+        f"{path.name}: lines of {' and '.join(map(str, sorted(widths)))} columns (expected one id per line, or id and row "
+        "number); name the column of ids in its header with --id-column"
+    )
+
+
+def _is_row_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _row_number(path: Path, text: str) -> int:
+    if not _is_row_number(text):
+        raise DataError(
+            f"{path.name}: {text!r} is not a row number (expected the second column to say the row, from 0); "
+            "if it says something else, name the column of ids with --id-column"
+        )
+    return int(text)
+
+
+def _in_row_order(path: Path, pairs: list[tuple[str, int | None]], n_rows: int) -> list[str]:
+    if len(pairs) != n_rows:
+        raise DataError(f"{path.name}: {len(pairs):,} ids for {n_rows:,} rows; every row needs one id, and no more")
+    ids = [""] * n_rows
+    taken = [False] * n_rows
+    for position, (item_id, row) in enumerate(pairs):
+        at = position if row is None else row
+        if not 0 <= at < n_rows:
+            raise DataError(f"{path.name}: {item_id!r} is said to be row {at} (expected 0 … {n_rows - 1})")
+        if taken[at]:
+            raise DataError(f"{path.name}: {ids[at]!r} and {item_id!r} are both said to be row {at}")
+        ids[at], taken[at] = item_id, True
+    return ids
+
+
+def _check_unique(path: Path, ids: list[str]) -> None:
+    if "" in ids:
+        raise DataError(f"{path.name}: row {ids.index('')} has an empty id; every row needs one")
+    if len(set(ids)) != len(ids):
+        twice = [item_id for item_id, count in Counter(ids).items() if count > 1]
+        shown = ", ".join(map(repr, twice[:EXAMPLES]))
+        raise DataError(
+            f"{path.name}: {len(twice):,} ids occur more than once (for instance {shown}); ids must be unique"
+        )
+
+
+def _dataset_ids(folder: Path) -> tuple[set[str], str]:
+    """The item ids of a dataset and the names of the files that they are from."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such dataset folder (--data)")
+    if any((folder / f"items{suffix}").is_file() for suffix in SUFFIXES):
+        items = load_items(folder)
+        return set(items.ids.to_pylist()), items.table.path.name if items.table else "items"
+    candidates = sorted([*folder.iterdir(), *folder.glob("splits/*/*")])
+    paths = [path for path in candidates if is_table(path) and _stem(path) in INTERACTION_FILES]
+    if not paths:
+        raise DataError(
+            f"{folder}: no items.tsv, interactions.tsv or split files to take item ids from; use --ids FILE"
+        )
+    return set().union(*map(_interaction_items, paths)), ", ".join(path.name for path in paths)
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0].lower()
+
+
+def _interaction_items(path: Path) -> set[str]:
+    table = open_table(path)
+    column = next((name for name in INTERACTION_ITEM_COLUMNS if name in table.columns), None)
+    if column is not None:
+        return {value.decode("utf-8", "replace") for value in table.read([column])[column].unique().to_pylist()}
+    if table.kind != "text" or not 2 <= len(table.columns) <= 4:
+        raise DataError(f"{path.name}: no column of item ids (expected item_id; got {', '.join(table.columns)})")
+    # Without a header the second column is the item; a header that we do not know then shows as a strange id.
+    return {cells[1] for cells in read_records(path) if len(cells) > 1}

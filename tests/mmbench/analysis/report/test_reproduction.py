@@ -1,0 +1,138 @@
+"""Reports: the same tables as Markdown, HTML and LaTeX, and every number with where it is from."""
+
+from __future__ import annotations
+
+import builtins
+import csv
+import html.parser
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from tests.mmbench.conftest import write_dataset
+
+from mmbench.analysis.report.pages import Page, Table
+from mmbench.commands.report import report
+from mmbench.commands.train import train
+from mmbench.errors import UsageError
+
+PLOTS = importlib.util.find_spec("matplotlib") is not None
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("report")
+    write_dataset(place / "toy")
+    options = ["--data", str(place / "toy"), "--out", str(place / "runs"), "-q", "--set", "epochs=4", "--every", "2"]
+    options += ["--metrics", "Recall,nDCG,ARP,Gini", "--cutoffs", "5,20"]
+    done = CliRunner().invoke(
+        train,
+        ["--model", "most-popular,bpr-mf", "--seed", "1,2", "--grid", "lr=0.01,0.02", *options],
+        catch_exceptions=False,
+    )
+    assert done.exit_code == 0
+    return place / "runs"
+
+
+def test_a_report_of_any_runs(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    done = CliRunner().invoke(report, [str(runs), "--out", str(out)], catch_exceptions=False)
+    assert done.output.strip() == (out / "index.md").as_posix()
+    assert {path.name for path in out.iterdir()} == {
+        *(f"{name}.{kind}" for name in ("index", "toy") for kind in ("md", "html")),
+        "toy.csv",
+        "toy.tex",
+        *(("toy.svg", "toy-curves.svg") if PLOTS else ()),
+    }
+    page = (out / "toy.md").read_text()
+    rows = list(csv.DictReader((out / "toy.csv").read_text().splitlines()))
+    for folder in runs.iterdir():
+        assert str(folder) in page
+        assert any(row["run"] == str(folder) for row in rows)
+    assert "## Which differences are resolved" in page
+    tables = (out / "toy.tex").read_text().split("\\end{tabular}\n")
+    assert [table.strip().splitlines()[0] for table in tables[:-1]] == ["% toy, test @5", "% toy, test @20"]
+    assert "lr=0.0" in page
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    CliRunner().invoke(report, [str(runs), "--out", str(out)], catch_exceptions=False)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    # Bold is the larger one, but not of a metric of which more is not better.
+    table = page.partition("## Test @20")[2].partition("##")[0].splitlines()
+    names = [cell.strip() for cell in table[2].split("|")[1:-1]]
+    assert sorted(names) == ["", "ARP", "Gini", "Recall", "nDCG"]
+    bold = [[cell.strip().startswith("**") for cell in line.split("|")[1:-1]] for line in table[4:6]]
+    assert sum(row[names.index("Recall")] for row in bold) >= 1
+    assert not any(row[names.index("ARP")] for row in bold)
+
+
+def test_a_misspelled_metric_is_no_report(runs: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(report, [str(runs), "--out", str(tmp_path / "report"), "--metric", "Recal@20"])
+    assert isinstance(done.exception, UsageError)
+    assert "Recall" in str(done.exception)
+    assert not (tmp_path / "report").exists()
+
+
+def test_html_is_well_formed(runs: Path, tmp_path: Path) -> None:
+    CliRunner().invoke(report, [str(runs), "--out", str(tmp_path)], catch_exceptions=False)
+
+    class Balance(html.parser.HTMLParser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stack: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: Any) -> None:
+            if tag not in ("meta", "img", "br"):
+                self.stack.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert self.stack.pop() == tag
+
+    for path in tmp_path.glob("*.html"):
+        parser = Balance()
+        parser.feed(path.read_text())
+        assert parser.stack == []
+    assert '<a href="toy.html">' in (tmp_path / "index.html").read_text()
+
+
+def test_without_matplotlib_there_is_everything_else(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **more: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *arguments, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    done = CliRunner().invoke(report, [str(runs), "--out", str(tmp_path)], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert not list(tmp_path.glob("*.svg"))
+    assert "pip install 'mmx-mmbench[report]'" in (tmp_path / "index.md").read_text()
+
+
+def test_nothing_is_markup_by_accident() -> None:
+    table = Table(["", "a_b"], [["<x> & `c`", "**1 ± 2 %**"]])
+    page = Page("A < B", ["# one", "- **a**\n- [b](c.md)", "> note", "```\n<code>\n```", "*x*", table]).html()
+    for text in (
+        "<h1>A &lt; B</h1>",
+        "&lt;x&gt; &amp; <code>c</code>",
+        "<strong>1 ± 2 %</strong>",
+        "<pre>&lt;code&gt;</pre>",
+    ):
+        assert text in page
+    assert '<a href="c.html">b</a>' in page
+    assert r"a\_b" in table.latex()
+    assert r"\textbf{1 $\pm$ 2 \%}" in table.latex()
+
+
+def test_a_bar_in_a_cell_is_no_column() -> None:
+    assert Table(["a|b"], [["runs/x|y"]]).markdown().splitlines()[2] == r"| runs/x\|y |"
+
+
+def test_names_with_special_characters_are_escaped_once() -> None:
+    text = Page("a", ["![a & b](a & b.svg)", '- [a & "b"](a & b.md)']).html()
+    assert '<img src="a &amp; b.svg" alt="a &amp; b">' in text
+    assert '<a href="a &amp; b.html">a &amp; &quot;b&quot;</a>' in text

@@ -1,0 +1,280 @@
+"""What every registered model must do; a new line in the registry is tested here before anyone writes a test for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from mmbench.core.init import Init
+from mmbench.core.interactions import TrainSet
+from mmbench.core.sampling import SAMPLERS
+from mmbench.errors import UsageError
+from mmbench.evaluation.evaluate import rank
+from mmbench.models import MODELS, model_class
+from mmbench.models.base import Features, ModelConfig, Recommender
+from mmbench.ops import sparse
+from mmbench.trainer import Trainer
+
+
+def presets(name: str) -> list[dict[str, object]]:
+    field = model_class(name).Config.model_fields.get("preset")
+    return [{}] if field is None else [{"preset": value} for value in field.annotation.__args__]  # type: ignore[union-attr]
+
+
+CASES = [(name, preset) for name in MODELS for preset in presets(name)]
+TRAINED = [
+    (name, preset)
+    for name, preset in CASES
+    if model_class(name)(
+        TrainSet.from_pairs(np.array([0]), np.array([0]), 1, 2),
+        Features({"visual": torch.ones(2, 3)}),
+        model_class(name).Config(),
+        Init(0),
+    ).sampler
+]  # type: ignore[call-arg]
+
+
+def make(
+    name: str, train: TrainSet, features: Features, seed: int = 3, **settings: object
+) -> tuple[Recommender, ModelConfig]:
+    config = model_class(name).Config(**{"embedding_dim": 8, **settings})
+    return model_class(name)(train, features, config, Init(seed)), config  # type: ignore[call-arg]
+
+
+def fit(name: str, train: TrainSet, features: Features, epochs: int, seed: int = 3, **settings: object) -> Recommender:
+    model, config = make(name, train, features, seed, epochs=epochs, batch_size=32, lr=0.02, **settings)
+    trainer = Trainer(model, train, config, lambda _: {"x": 0.0}, metric="x", every=1000, patience=None, seed=seed)
+    for record in trainer.run():
+        assert all(np.isfinite(value) for value in record.loss.values())
+    return model
+
+
+def scores(model: Recommender, train: TrainSet) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.train(False).scorer()(torch.arange(train.n_users))
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_scores_have_the_right_shape_and_are_finite(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    model, _ = make(name, block_train, block_features, **preset)
+    out = scores(model, block_train)
+    assert out.shape == (block_train.n_users, block_train.n_items)
+    assert torch.isfinite(out).all()
+    some = model.scorer()(torch.tensor([5, 2]))
+    torch.testing.assert_close(some, out[[5, 2]])
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_every_parameter_gets_a_gradient(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    model, config = make(name, block_train, block_features, batch_size=64, **preset)
+    model.start_epoch(1, 3)
+    assert model.sampler is not None
+    batch = next(iter(SAMPLERS[model.sampler](block_train, 64, 3, "cpu").epoch(1)))
+    terms = model.loss(batch)
+    assert all(term.ndim == 0 and torch.isfinite(term) for term in terms.values())
+    torch.stack(list(terms.values())).sum().backward()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name in model.untrained:
+            continue
+        assert parameter.grad is not None, parameter_name
+        assert torch.isfinite(parameter.grad).all(), parameter_name
+        assert parameter.grad.abs().sum() > 0, parameter_name
+    assert config.batch_size == 64
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_training_learns_the_blocks(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    out = scores(fit(name, block_train, block_features, 60, **preset), block_train)
+    same = (torch.arange(24)[:, None] % 2) == (torch.arange(16)[None, :] % 2)
+    unseen = torch.ones(24, 16, dtype=torch.bool)
+    unseen[block_train.users, block_train.items] = False
+    right = torch.stack(
+        [row[s & n].mean() > row[~s & n].mean() for row, s, n in zip(out, same, unseen, strict=True) if (s & n).any()]
+    )
+    assert right.float().mean() > 0.9
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_same_seed_same_scores_other_seed_other_scores(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    first, again = (scores(fit(name, block_train, block_features, 2, **preset), block_train) for _ in range(2))
+    assert torch.equal(first, again)
+    assert model_class(name).uses_seed != torch.equal(
+        first, scores(fit(name, block_train, block_features, 2, seed=4, **preset), block_train)
+    )
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_saved_and_loaded_models_score_the_same(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    model = fit(name, block_train, block_features, 2, **preset)
+    fresh, _ = make(name, block_train, block_features, seed=99, **preset)
+    fresh.load_weights(model.weights())
+    assert torch.equal(scores(model, block_train), scores(fresh, block_train))
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_a_resumed_training_equals_an_uninterrupted_one(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    def trainer() -> Trainer:
+        model, config = make(name, block_train, block_features, epochs=4, batch_size=32, lr=0.02, **preset)
+        return Trainer(model, block_train, config, lambda _: {"x": 0.0}, metric="x", every=99, patience=None, seed=3)
+
+    whole, first, second = trainer(), trainer(), trainer()
+    list(whole.run())
+    records = first.run()
+    next(records), next(records)
+    second.restore({key: value.clone() for key, value in first.tensors().items()}, dataclasses.replace(first.progress))
+    list(second.run())
+    expected = whole.tensors()
+    for key, value in second.tensors().items():
+        assert torch.equal(value, expected[key]), key
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_a_batch_of_one_row_works(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    model, _ = make(name, block_train, block_features, **preset)
+    model.start_epoch(1, 3)
+    assert model.sampler is not None
+    batch = next(iter(SAMPLERS[model.sampler](block_train, 1, 3, "cpu").epoch(1)))
+    assert len(batch.users) == 1
+    assert all(torch.isfinite(term) for term in model.loss(batch).values())
+
+
+def test_controls_rank_as_they_say(block_train: TrainSet, block_features: Features) -> None:
+    popular, _ = make("most-popular", block_train, block_features)
+    lists = rank(popular.scorer(), block_train, np.arange(24), k=3)
+    best = np.lexsort((np.arange(16), -block_train.popularity))
+    for user, items in zip(lists.users, lists.items, strict=True):
+        expected = [item for item in best if not block_train.contains(np.array(user), np.array(item))]
+        np.testing.assert_array_equal(items, expected[:3])
+    for name in ("item-knn", "content-knn"):
+        out = scores(make(name, block_train, block_features)[0], block_train)
+        same = (torch.arange(24)[:, None] % 2) == (torch.arange(16)[None, :] % 2)
+        assert out[same].mean() > 5 * out[~same].mean().clamp(min=1e-3)
+
+
+def test_item_knn_against_a_dense_computation(block_train: TrainSet, block_features: Features) -> None:
+    model, _ = make("item-knn", block_train, block_features, neighbours=4, shrinkage=2.0)
+    x = np.zeros((24, 16))
+    x[block_train.users, block_train.items] = 1
+    together = x.T @ x
+    np.fill_diagonal(together, 0)
+    norm = np.sqrt(x.sum(0))
+    similarity = together / (np.outer(norm, norm) + 2.0)
+    for row in similarity:
+        row[np.lexsort((np.arange(16), -row))[4:]] = 0
+    np.testing.assert_allclose(scores(model, block_train), x @ similarity.T, rtol=1e-6)
+
+
+def test_random_rows_do_not_depend_on_who_else_is_asked(block_train: TrainSet, block_features: Features) -> None:
+    score = make("random", block_train, block_features)[0].scorer()
+    assert torch.equal(score(torch.tensor([3, 9]))[1], score(torch.tensor([9]))[0])
+
+
+def test_unknown_models_get_the_closest_match() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'vbpr'"):
+        model_class("vbrp")
+    assert model_class("Item_KNN") is model_class("item-knn")
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_one_and_two_threads_agree(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features, two_threads: None
+) -> None:
+    torch.set_num_threads(1)
+    alone = scores(fit(name, block_train, block_features, 2, **preset), block_train)
+    torch.set_num_threads(2)
+    together = scores(fit(name, block_train, block_features, 2, **preset), block_train)
+    # GRCN bears no difference in the last bits: a node's confidence has a gradient that cancels but for rounding wherever
+    # one modality wins at all of its edges, and Adam makes whole steps of what is left.
+    assert (alone - together).abs().max() <= 1e-6 * alone.abs().max()
+
+
+@pytest.mark.parametrize(("name", "preset"), TRAINED)
+def test_the_sparse_back_end_changes_nothing_but_rounding(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    pytest.importorskip("torch_sparse", exc_type=ImportError)
+    gradients = []
+    for backend in ("torch", "torch-sparse"):
+        sparse.use(backend)  # type: ignore[arg-type]
+        try:
+            model, _ = make(name, block_train, block_features, batch_size=64, **preset)
+            model.start_epoch(1, 3)
+            assert model.sampler is not None
+            batch = next(iter(SAMPLERS[model.sampler](block_train, 64, 3, "cpu").epoch(1)))
+            torch.stack(list(model.loss(batch).values())).sum().backward()
+            parts = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+            gradients.append({**parts, "scores": scores(model, block_train)})
+        finally:
+            sparse.use("torch")
+    assert gradients[0].keys() == gradients[1].keys()
+    for key, value in gradients[0].items():
+        torch.testing.assert_close(
+            gradients[1][key], value, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+        )
+
+
+UNSEEN = {"most-popular", "random", "content-knn", "vbpr"}
+
+
+@pytest.mark.parametrize(("name", "preset"), CASES)
+def test_items_that_training_has_not_seen(
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+) -> None:
+    """Trained items keep their scores; unseen ones are scored by their content, or never listed."""
+    model, _ = make(name, block_train, block_features, **preset)
+    model.train(False)
+    copies = {modality: vectors[:5].clone() for modality, vectors in block_features.items()}
+    users = torch.arange(block_train.n_users)
+    with torch.inference_mode():
+        seen, everything = model.scorer()(users), model.scorer_with_unseen(copies, 5)(users)
+        nothing_unseen = model.scorer_with_unseen({m: v[:0] for m, v in copies.items()}, 0)(users)
+    assert everything.shape == (block_train.n_users, block_train.n_items + 5)
+    torch.testing.assert_close(everything[:, : block_train.n_items], seen, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(nothing_unseen, seen, rtol=1e-5, atol=1e-6)
+    unseen = everything[:, block_train.n_items :]
+    assert model.scores_unseen == (name in UNSEEN)
+    assert bool(torch.isfinite(unseen).all()) if model.scores_unseen else bool((unseen == -torch.inf).all())
+
+
+def test_an_unseen_copy_of_an_item_scores_what_the_items_content_scores(
+    block_train: TrainSet, block_features: Features
+) -> None:
+    copies = {modality: vectors[3:4].clone() for modality, vectors in block_features.items()}
+    users = torch.arange(block_train.n_users)
+    for preset in presets("vbpr"):
+        model, _ = make("vbpr", block_train, block_features, **preset)
+        with torch.inference_mode():
+            with_factors = model.scorer_with_unseen(copies, 1)(users)[:, -1]
+            model.item_factors[3] = 0.0  # type: ignore[operator, index]
+            torch.testing.assert_close(with_factors, model.scorer()(users)[:, 3], rtol=1e-5, atol=1e-6)
+    model, _ = make("content-knn", block_train, block_features, neighbours=100)
+    with torch.inference_mode():
+        copy, original = model.scorer_with_unseen(copies, 1)(users)[:, -1], model.scorer()(users)[:, 3]
+    knows_it = torch.from_numpy(block_train.contains(np.arange(block_train.n_users), np.array(3)))
+    # the copy is similar to the original itself as well, by exactly one
+    torch.testing.assert_close(copy, original + knows_it, rtol=1e-5, atol=1e-5)

@@ -1,0 +1,102 @@
+"""Dense products of both routines against double precision, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from mmbench.errors import ShapeError
+from mmbench.ops import gemm
+
+HAS_ONEDNN = gemm._onednn_is_right()
+
+
+@pytest.fixture(params=["torch", pytest.param("onednn", marks=pytest.mark.skipif(not HAS_ONEDNN, reason="no oneDNN"))])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    gemm.use(request.param)
+    yield request.param
+    gemm.use("auto")
+
+
+def test_products_and_gradients(backend: str) -> None:
+    for case in range(50):
+        rng = np.random.default_rng(case)
+        n, width, out = (int(v) for v in rng.integers(1, 150, 3))
+        torch.manual_seed(case)
+        x, weight, bias = torch.randn(n, width), torch.randn(out, width), torch.randn(out)
+        probe = torch.randn(n, out)
+        if case % 2:
+            x, weight = x.t().contiguous().t(), weight.t().contiguous().t()
+        leaves = [t.requires_grad_() for t in (x, weight, bias)]
+        doubles = [t.detach().double().requires_grad_() for t in leaves]
+        double_product = doubles[0] @ doubles[1].t()
+        pairs = [
+            (gemm.linear(*leaves), double_product + doubles[2], 3),
+            (gemm.linear(x, weight), double_product, 2),
+        ]
+        for ours, plain, used in pairs:
+            torch.testing.assert_close(ours.double(), plain, rtol=1e-5, atol=2e-4)
+            got = torch.autograd.grad((ours * probe).sum(), leaves[:used])
+            want = torch.autograd.grad((plain * probe).sum(), doubles[:used], retain_graph=True)
+            for g, w in zip(got, want, strict=True):
+                torch.testing.assert_close(g.double(), w, rtol=1e-5, atol=2e-4)
+
+
+def test_large_products_take_the_chosen_routine(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[torch.Size] = []
+    plain = gemm._onednn
+    monkeypatch.setattr(gemm, "_onednn", lambda a, b, bias=None: calls.append(a.shape) or plain(a, b, bias))
+    a, b = torch.randn(128, 64), torch.randn(64, 64)
+    gemm.product(a, b)
+    gemm.product(a[:2], b)  # small
+    gemm.product(a.double(), b.double())
+    assert calls == ([a.shape] if backend == "onednn" else [])
+    assert gemm.describe() == {"gemm": backend}
+
+
+def test_double_precision_is_exact() -> None:
+    x, w, b = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((5, 4), (3, 4), (3,)))
+    assert torch.autograd.gradcheck(gemm.linear, (x, w, b))
+
+
+def test_no_routine_rounds_to_half_precision(backend: str) -> None:
+    a = torch.full((128, 64), 1 + 2**-12)
+    assert gemm.product(a, torch.eye(64)).eq(a).all()
+
+
+def test_the_probe_refuses_a_wrong_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = torch.addmm
+    monkeypatch.setattr(gemm, "_onednn", lambda a, b, bias=None: plain(bias, a, b).bfloat16().float())
+    assert not gemm._onednn_is_right()
+    with pytest.raises(RuntimeError, match="oneDNN"):
+        gemm.use("onednn")
+
+
+def test_the_probe_measures_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemm.use("auto")
+    record = gemm.describe()
+    assert record["gemm"] in ("torch", "onednn")
+    monkeypatch.setattr(gemm, "_onednn_is_faster", lambda: pytest.fail("measured again"))
+    assert gemm.describe() == record
+    gemm.use("torch")
+    assert gemm.describe() == {"gemm": "torch"}
+    monkeypatch.undo()
+    gemm.use("auto")
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ShapeError, match="weight"):
+        gemm.linear(torch.zeros(2, 3), torch.zeros(3, 2))
+    with pytest.raises(ShapeError, match="bias"):
+        gemm.linear(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(3))
+
+
+def test_empty_products() -> None:
+    x = torch.zeros(0, 3, requires_grad=True)
+    w = torch.ones(2, 3, requires_grad=True)
+    gemm.linear(x, w).sum().backward()
+    assert w.grad is not None
+    assert not w.grad.any()

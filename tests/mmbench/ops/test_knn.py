@@ -1,0 +1,150 @@
+"""Nearest neighbours in blocks against the dense definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmbench.errors import DataError, ShapeError
+from mmbench.ops import gemm, knn
+from mmbench.ops.knn import cosine_knn, gathered_cosines
+
+
+def dense(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """All cosines in double precision, then sorted by (value as returned, row)."""
+    x = features.double()
+    norms = x.norm(dim=1)
+    scale = norms[:, None] * norms
+    cosines = torch.where(scale > 0, (x @ x.T) / scale, 0.0).fill_diagonal_(1.0).clamp(-1, 1).to(features.dtype)
+    values, order = cosines.sort(dim=1, descending=True, stable=True)
+    return order[:, :k], values[:, :k]
+
+
+def integers(seed: int, n: int, d: int, dtype: torch.dtype) -> Tensor:
+    """Features whose dots are exact and often tie; zero rows, duplicates and negative cosines occur."""
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-1, 2, (n, d))
+    x[rng.integers(0, n, 2)] = 0
+    x[rng.integers(0, n, 3)] = x[rng.integers(0, n, 3)]
+    return torch.from_numpy(x).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lists_equal_the_dense_ones(dtype: torch.dtype) -> None:
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        n, d = int(rng.integers(1, 200)), int(rng.integers(1, 80))
+        k = int(rng.integers(1, min(n, 30) + 1))
+        x = torch.from_numpy(rng.normal(size=(n, d))).to(dtype)
+        if seed % 3 == 0:
+            x[rng.integers(0, n)] = 0
+        if seed % 3 == 1:
+            x[rng.integers(0, n)] = x[0]
+        indices, values = cosine_knn(x, k, block_bytes=int(rng.integers(1, 100_000)))
+        want_indices, want_values = dense(x, k)
+        torch.testing.assert_close(values, want_values, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-14)
+        assert values.dtype == dtype
+        if d > 1 and seed % 3 != 1:  # equal rows tie here to the last bit, but not in the dense product
+            assert torch.equal(indices, want_indices)
+
+
+def test_ties_go_to_the_lower_row() -> None:
+    for seed in range(50):
+        x = integers(seed, 12, 4, torch.float32)  # so few rows that all are shortlisted
+        indices, values = cosine_knn(x, 5, block_bytes=600)
+        for row, (near, cosines) in enumerate(zip(indices.tolist(), values.tolist(), strict=True)):
+            keys = [(-c, i) for c, i in zip(cosines, near, strict=True)]
+            assert keys == sorted(keys)
+            everything = (x.double() @ x[row].double()) / (x.double().norm(dim=1) * x[row].double().norm())
+            everything = everything.nan_to_num(0.0)
+            everything[row] = 1
+            rounded = [(-float(np.float32(min(1, c))), i) for i, c in enumerate(everything.tolist())]
+            np.testing.assert_allclose([c for c, _ in keys], [c for c, _ in sorted(rounded)[:5]], rtol=1e-6)
+
+
+def test_neither_blocks_nor_threads_nor_routine_change_a_bit() -> None:
+    x = torch.randn(700, 300, generator=torch.Generator().manual_seed(1))
+    x[500:505] = x[3]
+    reference = cosine_knn(x, 10)
+    before = torch.get_num_threads()
+    try:
+        for threads, block_bytes, routine in ((1, 50_000, "torch"), (2, 400_000, "auto"), (3, 10**9, "torch")):
+            torch.set_num_threads(threads)
+            gemm.use(routine)  # type: ignore[arg-type]
+            other = cosine_knn(x, 10, block_bytes=block_bytes)
+            assert all(torch.equal(a, b) for a, b in zip(reference, other, strict=True))
+    finally:
+        torch.set_num_threads(before)
+        gemm.use("auto")
+
+
+def test_path_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(150, 40, generator=torch.Generator().manual_seed(2))
+    x[7] = 0
+    expected = cosine_knn(x, 6)
+    monkeypatch.setattr(knn, "_compiled", knn._plain)
+    indices, values = cosine_knn(x, 6, block_bytes=20_000)
+    torch.testing.assert_close(values, expected[1], rtol=0, atol=1e-7)
+    others = torch.arange(150) != 7  # the other items tie for the zero row, beyond the margin
+    assert torch.equal(indices[others], expected[0][others])
+
+
+def test_zero_rows_are_nobodys_favourite() -> None:
+    x = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 0.0], [-1.0, 0.0]])
+    indices, values = cosine_knn(x, 3)
+    assert indices.tolist() == [[0, 1, 2], [1, 0, 2], [2, 0, 1], [3, 2, 1]]
+    assert values[2].tolist() == [1.0, 0.0, 0.0]
+    assert values.isfinite().all()
+
+
+def test_huge_and_tiny_features_have_directions_too() -> None:
+    x = torch.randn(20, 8, generator=torch.Generator().manual_seed(3))
+    scaled = x * torch.tensor([1e-18, 1.0, 1e18, 1e30])[torch.arange(20) % 4, None]
+    indices, values = cosine_knn(scaled, 5)
+    assert torch.equal(indices, cosine_knn(x, 5)[0])
+    torch.testing.assert_close(values, cosine_knn(x, 5)[1])
+
+
+def test_gathered_cosines_and_gradient() -> None:
+    for seed in range(50):
+        torch.manual_seed(seed)
+        n, d, k = 14, 5, 4
+        x = torch.randn(n, d, dtype=torch.float64)
+        if seed % 2:
+            x[3] = 0
+        near = torch.randint(0, n, (n, k))
+        near[:, 0] = torch.arange(n)
+        x.requires_grad_()
+        probe = torch.randn(n, k, dtype=torch.float64)
+        ours = gathered_cosines(x, near)
+        unit = x / torch.where(x.norm(dim=1, keepdim=True) > 0, x.norm(dim=1, keepdim=True), 1.0)
+        plain = (unit[:, None] * unit[near]).sum(2)
+        own_zero = (near == torch.arange(n)[:, None]) & (x.detach().norm(dim=1) == 0)[:, None]
+        torch.testing.assert_close(ours, plain.masked_fill(own_zero, 1.0), rtol=1e-12, atol=1e-12)
+        got, want = (torch.autograd.grad((y * probe).sum(), x)[0] for y in (ours, plain))
+        nonzero = x.detach().norm(dim=1) > 0
+        torch.testing.assert_close(got[nonzero], want[nonzero], rtol=1e-10, atol=1e-12)
+        assert not got[~nonzero].any()
+
+
+def test_gradcheck() -> None:
+    x = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    near = torch.randint(0, 7, (7, 3))
+    assert torch.autograd.gradcheck(lambda y: gathered_cosines(y, near), x)
+
+
+def test_bad_input_is_refused() -> None:
+    x = torch.randn(5, 3)
+    with pytest.raises(ShapeError, match="k = 6"):
+        cosine_knn(x, 6)
+    with pytest.raises(ShapeError, match="k = 0"):
+        cosine_knn(x, 0)
+    for bad in (float("nan"), float("inf")):
+        broken = x.clone()
+        broken[3, 1] = bad
+        with pytest.raises(DataError, match="row 3"):
+            cosine_knn(broken, 2)
+    with pytest.raises(ShapeError, match="lists"):
+        gathered_cosines(x, torch.zeros(4, 2, dtype=torch.int64))

@@ -1,0 +1,128 @@
+"""Recipes from files: what they expand to, that a run's own recipe does the same run again, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from tests.mmbench.conftest import write_dataset
+
+from mmbench.commands.run import run
+from mmbench.commands.train import train
+from mmbench.errors import DataError, UsageError
+from mmbench.runs.recipe_lists import read_plan
+
+
+def plan(tmp_path: Path, **values: object) -> Path:
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def test_every_combination_is_a_run(tmp_path: Path) -> None:
+    path = plan(
+        tmp_path,
+        data=["a", "b"],
+        missing=["mean", "zero"],
+        model=["vbpr", "item-knn"],
+        seed=[1, 2],
+        settings={"epochs": 3, "vbpr.lr": 0.5, "l_w": 0.25},
+        grid={"vbpr.embedding_dim": [8, 16]},
+        features={"visual": "mine"},
+    )
+    recipes = read_plan(path)
+    assert [(r.data, r.missing, r.model, r.seed) for r in recipes[:3]] == [
+        ("a", "mean", "vbpr", 1),
+        ("a", "mean", "vbpr", 2),
+        ("a", "mean", "item-knn", 1),  # has no randomness: one seed
+    ]
+    assert len(recipes) == 2 * 2 * 3
+    assert (recipes[0].settings.lr, recipes[0].settings.model_dump()["reg_weight"]) == (0.5, 0.25)
+    assert recipes[0].grid == {"embedding_dim": (8, 16)}
+    assert (recipes[0].features, recipes[2].features, recipes[2].grid) == ({"visual": "mine"}, {}, {})
+    assert {r.seed for r in read_plan(path, seed=[7])} == {7}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"modle": "vbpr"}, "plan.yaml: unknown key 'modle'. Did you mean 'model'"),
+        ({"seed": 1}, "model is missing"),
+        ({"model": "vbpr2"}, "unknown model 'vbpr2'. Did you mean 'vbpr'"),
+        ({"model": []}, "model is missing"),
+        ({"model": "vbpr", "seed": []}, "seed: an empty list"),
+        ({"model": "vbpr", "seed": "x"}, "plan.yaml: seed: "),
+        ({"model": "vbpr", "settings": {"lrr": 1}}, "Did you mean 'lr'"),
+        ({"model": "vbpr", "settings": {"lr": -1}}, "lr = -1"),
+        ({"model": "vbpr", "settings": [1]}, "settings: expected names and values"),
+        ({"model": "vbpr", "grid": {"lr": [0.1, -1]}}, "lr = -1"),
+        ({"model": "vbpr", "evaluation": {"cutoffs": [0]}}, "plan.yaml: evaluation"),
+        ({"model": "vbpr", "evaluation": {"metrics": ["Recal"]}}, "Recal"),
+        ({"dataset": "x", "models": {"vbpr": {}}}, "mmbench reproduce"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_plan(plan(tmp_path, **values))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"model: [", DataError),
+        (b"\xff\xfe", DataError),
+        (b"- vbpr", UsageError),
+        (b"!!python/object:os.x {}", DataError),
+    ],
+)
+def test_files_that_are_no_recipes(tmp_path: Path, content: bytes, error: type[Exception]) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_bytes(content)
+    with pytest.raises(error, match="plan.yaml"):
+        read_plan(path)
+
+
+def test_a_runs_own_recipe_does_it_again(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "toy")
+    common = ["--out", str(tmp_path / "runs"), "-q"]
+    options = ["--set", "epochs=4", "--set", "embedding_dim=8", "--every", "2", "--grid", "lr=0.01,0.02"]
+    first = CliRunner().invoke(
+        train, ["--model", "vbpr", "--data", str(data), *options, *common, "--json"], catch_exceptions=False
+    )
+    before = json.loads(first.stdout)
+    recipe = str(Path(before["run"]) / "recipe.yaml")
+    again = CliRunner().invoke(run, [recipe, *common, "--json"], catch_exceptions=False)
+    assert json.loads(again.stdout) == before  # found, not repeated
+    anew = CliRunner().invoke(run, [recipe, "--out", str(tmp_path / "anew"), "-q", "--json"], catch_exceptions=False)
+    after = json.loads(anew.stdout)
+    assert (after["test"], Path(after["run"]).name) == (before["test"], Path(before["run"]).name)
+
+
+def test_tables_keep_apart_what_differs(tmp_path: Path) -> None:
+    folders = [str(write_dataset(tmp_path / name, seed=number)) for number, name in enumerate(["one", "two"])]
+    settings = {"epochs": 2, "embedding_dim": 8}
+    path = plan(tmp_path, data=folders, model=["bpr-mf", "most-popular"], seed=[1, 2], settings=settings)
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump({"data": folders[0], "model": "bpr-mf", "settings": {**settings, "lr": 0.5}}))
+    done = CliRunner().invoke(
+        run, [str(path), str(other), "--out", str(tmp_path / "runs"), "-q"], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    for text in ("one, test @10", "two, test @10", "bpr-mf(lr=0.5)", "bpr-mf(lr=0.001)", "±"):
+        assert text in done.stdout, done.stdout
+    assert len(list((tmp_path / "runs").iterdir())) == 2 * 3 + 1
+
+
+def test_a_model_in_any_case_is_one_run(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "toy", users=20)
+    options = ["--data", str(tmp_path / "toy"), "--out", str(tmp_path / "runs"), "-q"]
+    for names in ("most-popular", "Most_Popular,MOST-POPULAR"):
+        done = CliRunner().invoke(train, ["--model", names, *options], catch_exceptions=False)
+        assert done.exit_code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.startswith("toy-most-popular-")

@@ -1,0 +1,262 @@
+"""Searches: proposals that a resume repeats, the same budget for every model, and a kill that changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from tests.mmbench.conftest import write_dataset
+
+from mmbench.commands.tune import tune
+from mmbench.config import Range, Recipe, Search, make_settings, parse_search
+from mmbench.errors import UsageError
+from mmbench.runs.finished_runs import find_runs
+from mmbench.runs.run import read_result
+from mmbench.runs.search import propose, size, typed
+
+SPACE: dict[str, Any] = {
+    "lr": Range(low=1e-4, high=1e-1, log=True),
+    "reg_weight": Range(low=0.0, high=0.5),
+    "n_layers": Range(low=1, high=3, integer=True),
+    "preset": ("paper", "original"),
+}
+MMBENCH = Path(sys.executable).with_name("mmbench")
+
+
+def outcome(values: dict[str, Any]) -> float:
+    """Best at lr = 0.01 with two layers."""
+    return -abs(math.log10(values["lr"]) + 2) - abs(values["n_layers"] - 2) - values["reg_weight"]
+
+
+def run_search(search: Search, n: int, seed: int = 1) -> list[tuple[dict[str, Any], float]]:
+    past: list[tuple[dict[str, Any], float]] = []
+    for _ in range(n):
+        values = propose(search, seed, past)
+        past.append((values, outcome(values)))
+    return past
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_proposals_follow_from_the_past_alone(sampler: str) -> None:
+    if sampler == "tpe":
+        pytest.importorskip("optuna")
+    search = Search(sampler=sampler, budget=12, space=SPACE)  # type: ignore[arg-type]
+    past = run_search(search, 12)
+    assert past == run_search(search, 12)
+    assert propose(search, 1, past[:7]) == past[7][0]
+    assert propose(search, 2, past[:7]) != past[7][0]
+    for values, _ in past:
+        assert 1e-4 <= values["lr"] <= 1e-1
+        assert 0 <= values["reg_weight"] <= 0.5
+        assert values["n_layers"] in (1, 2, 3)
+        assert isinstance(values["n_layers"], int)
+        assert values["preset"] in ("paper", "original")
+
+
+def test_tpe_learns() -> None:
+    pytest.importorskip("optuna")
+    best = {}
+    for sampler in ("tpe", "random"):
+        search = Search(sampler=sampler, budget=25, space=SPACE)  # type: ignore[arg-type]
+        best[sampler] = sum(max(value for _, value in run_search(search, 25, seed)) for seed in range(4))
+    assert best["tpe"] > best["random"]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_a_small_space_is_exhausted_before_anything_is_repeated(sampler: str) -> None:
+    if sampler == "tpe":
+        pytest.importorskip("optuna")
+    space = {"a": tuple(range(20)), "b": ("x", "y"), "c": Range(low=1, high=2, integer=True)}
+    search = Search(sampler=sampler, budget=99, space=space)  # type: ignore[arg-type]
+    assert size(search) == 80
+    for seed in range(3):
+        past: list[tuple[dict[str, Any], float]] = [
+            ({"a": a, "b": b, "c": c}, 0.0) for a in range(20) for b in "xy" for c in (1, 2) if (a, b, c) != (7, "y", 2)
+        ]
+        past.append((propose(search, seed, past), 0.0))
+        assert past[-1][0] == {"a": 7, "b": "y", "c": 2}
+        assert propose(search, seed, past)  # nothing new is left
+
+
+def test_a_search_ends_with_its_space(toy: Path, tmp_path: Path) -> None:
+    options = ["--model", "bpr-mf", "--data", str(toy), "--out", str(tmp_path), "--sampler", "random", *ARGUMENTS]
+    done = CliRunner().invoke(tune, [*options, "--search", "lr=1e-2,1e-1,0.1"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert len(list(tmp_path.rglob("trained.json"))) == 2  # of a budget of 7
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "choices", "held"),
+    [
+        ("mmgcn", "content_dims", "[64],[128]", ((64,), (128,))),
+        ("vbpr", "lr", "1,'0.01'", (1.0, 0.01)),
+        ("mmgcn", "concatenate", "1,0", (True, False)),
+    ],
+)
+def test_values_to_choose_from_are_found_again_among_settings(
+    model: str, name: str, choices: str, held: tuple[Any, ...]
+) -> None:
+    """After five trials TPE looks up what was tried; a list in the space is a tuple in the settings."""
+    pytest.importorskip("optuna")
+    space = {**parse_search([f"{name}={choices}"]), "reg_weight": Range(low=0.1, high=0.5)}
+    recipe = Recipe(model=model, settings=make_settings(model, {}), search=Search(budget=8, space=space))
+    search = typed(recipe)
+    assert search is not None
+    assert search.space[name] == held
+    past: list[tuple[dict[str, Any], float]] = []
+    for number in range(8):
+        settings = recipe.trial(propose(search, 1, past)).settings
+        past.append(({key: getattr(settings, key) for key in recipe.searched}, float(number)))
+
+
+def test_spaces_from_the_command_line() -> None:
+    options = ["lr=log:1e-4..1e-2", "n=int:1..3", "dropout=0.1..0.5", "reg=1e-5,1e-2", "preset=paper,original"]
+    assert parse_search(options) == {
+        "lr": Range(low=1e-4, high=1e-2, log=True),
+        "n": Range(low=1, high=3, integer=True),
+        "dropout": Range(low=0.1, high=0.5),
+        "reg": (1e-5, 1e-2),
+        "preset": ("paper", "original"),
+    }
+    for wrong in ("lr=log:0..1", "n=int:1.5..3", "lr=2..1", "lr=lin:1..2", "lr=a..b"):
+        with pytest.raises(UsageError, match="--search"):
+            parse_search([wrong])
+
+
+def test_grid_or_search() -> None:
+    values: dict[str, Any] = {"model": "vbpr", "settings": make_settings("vbpr", {})}
+    search = Search(budget=2, space={"lr": (0.1, 0.2)})
+    with pytest.raises(ValueError, match="one of them"):
+        Recipe(**values, grid={"lr": (0.1,)}, search=search)
+    with pytest.raises(ValueError, match="no setting"):
+        Recipe(**values, search=Search(budget=2, space={"rate": (0.1,)}))
+
+
+@pytest.mark.parametrize(
+    "space", [["lr=-0.001..0.1"], ["lr=0.1,-1"], ["n_layers=1..3"], ["n_layers=int:0..2", "lr=x,1"]]
+)
+def test_a_space_that_leaves_what_is_allowed_is_refused_before_anything_is_trained(space: list[str]) -> None:
+    values: dict[str, Any] = {"model": "lightgcn", "settings": make_settings("lightgcn", {})}
+    with pytest.raises(UsageError, match="lightgcn: (lr|n_layers) = "):
+        Recipe(**values, search=Search(budget=2, space=parse_search(space)))
+
+
+ARGUMENTS = ["--set", "epochs=4", "--every", "2", "--set", "embedding_dim=8", "--budget", "7", "--seed", "3", "-q"]
+SPACES = ["--search", "lr=log:1e-3..1e-1", "--search", "reg_weight=1e-4,1e-2,1e-1"]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("search") / "toy")
+
+
+def test_a_search_is_a_run_like_any_other(toy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    out = tmp_path / "runs"
+    options = ["--model", "bpr-mf,vbpr", "--data", str(toy), "--out", str(out), *ARGUMENTS, *SPACES]
+    done = CliRunner().invoke(tune, [*options, "--json"], catch_exceptions=False)
+    documents = json.loads(done.stdout)["runs"]
+    assert [one["model"] for one in documents] == ["bpr-mf", "vbpr"]
+    for run in (Path(one["run"]) for one in documents):
+        trials = sorted((run / "trials").iterdir())
+        assert len(trials) == 7
+        values = [json.loads((trial / "trained.json").read_text())["value"] for trial in trials]
+        record = json.loads((run / "run.json").read_text())
+        assert record["chosen_trial"] == values.index(max(values))
+        chosen = yaml.safe_load((trials[record["chosen_trial"]] / "recipe.yaml").read_text())
+        assert read_result(run).recipe.settings.model_dump() == chosen["settings"]
+        assert find_runs([run])[0].recipe.settings.model_dump() == chosen["settings"]
+        settings = [yaml.safe_load((trial / "recipe.yaml").read_text())["settings"] for trial in trials]
+        assert len({(one["lr"], one["reg_weight"]) for one in settings}) == 7
+    assert "lr=" in CliRunner().invoke(tune, options, catch_exceptions=False).output
+
+
+def test_an_absent_optuna_is_said_before_anything_is_trained(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    options = ["--model", "bpr-mf", "--data", str(toy), "--out", str(tmp_path / "runs"), *ARGUMENTS, *SPACES]
+    done = CliRunner().invoke(tune, options)
+    assert isinstance(done.exception, UsageError)
+    assert "mmx-mmbench[tune]" in str(done.exception)
+    assert not (tmp_path / "runs").exists()
+    assert CliRunner().invoke(tune, [*options, "--sampler", "random"], catch_exceptions=False).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("sampler", "kills"),
+    [("tpe", 2), *(pytest.param(name, 10, marks=pytest.mark.slow) for name in ("tpe", "random", "grid"))],
+)
+def test_killed_at_any_instant_it_ends_as_it_would_have(toy: Path, tmp_path: Path, sampler: str, kills: int) -> None:
+    if sampler == "tpe":
+        pytest.importorskip("optuna")
+    budget = 12 if kills == 10 else 7
+    common = ["--model", "vbpr", "--data", str(toy), "-q", "--json", "--set", "epochs=30", "--every", "5"]
+    if sampler == "grid":
+        command = ["train", *common, "--grid", "lr=0.001,0.01,0.02,0.05", "--grid", "reg_weight=1e-4,1e-2,1e-1"]
+    else:
+        command = ["tune", *common, *SPACES, "--budget", str(budget), "--sampler", sampler]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MMBENCH_SAVE_EVERY_S": "0.2"}
+    start = time.monotonic()
+    whole = json.loads(
+        subprocess.run(
+            [MMBENCH, *command, "--out", tmp_path / "whole"], check=True, capture_output=True, env=environment
+        ).stdout
+    )
+    took = time.monotonic() - start
+    rng = random.Random(kills)
+    finished: dict[Path, int] = {}
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [MMBENCH, *command, "--out", tmp_path / "killed"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+        )
+        time.sleep(rng.uniform(0.2, 1.0) * took)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("trained.json")}
+        assert finished.items() <= now.items()  # no finished trial is done again
+        finished = now
+    killed = json.loads(
+        subprocess.run(
+            [MMBENCH, *command, "--out", tmp_path / "killed"], check=True, capture_output=True, env=environment
+        ).stdout
+    )
+    assert killed["settings"] == whole["settings"]
+    assert killed["test"] == whole["test"]
+    ours, theirs = (Path(one["run"]) / "metrics.json" for one in (killed, whole))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert len(list((tmp_path / "killed").rglob("trained.json"))) == len(
+        list((tmp_path / "whole").rglob("trained.json"))
+    )
+    shutil.rmtree(tmp_path / "killed")
+
+
+def test_a_trial_that_was_begun_keeps_its_settings_whatever_a_newer_sampler_proposes(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--model", "bpr-mf", "--data", str(toy), "--out", str(tmp_path), *ARGUMENTS, *SPACES, "--json"]
+    options += ["--sampler", "random", "--budget", "3"]
+    whole = json.loads(CliRunner().invoke(tune, options, catch_exceptions=False).stdout)
+    run = Path(whole["run"])
+    for name in ("metrics.json", "run.json", "trials/002/trained.json"):
+        (run / name).unlink()
+    monkeypatch.setattr("mmbench.runs.fit.propose", lambda *_: {"lr": 0.5, "reg_weight": 0.1})
+    again = json.loads(CliRunner().invoke(tune, options, catch_exceptions=False).stdout)
+    assert (again["settings"], again["test"]) == (whole["settings"], whole["test"])
+    for trial in (run / "trials").iterdir():
+        assert yaml.safe_load((trial / "recipe.yaml").read_text())["settings"]["lr"] != 0.5

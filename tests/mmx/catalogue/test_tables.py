@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pyarrow import parquet
+
+from mmx.catalogue.tables import open_table
+from mmx.errors import DataError, UsageError
+
+
+def column(path: Path, name: str = "t") -> list[bytes]:
+    return open_table(path).read([name])[name].to_pylist()
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_text_stays_text(tmp_path: Path, line_end: bytes, bom: bytes) -> None:
+    path = tmp_path / "a.tsv"
+    rows = [b"id\tt", b"007\tNA", b"1e3\tnull", b"x\t", b"y\t2020-01-01", b"z\tTrue"]
+    path.write_bytes(bom + line_end.join(rows) + line_end)
+    table = open_table(path)
+    assert table.columns == ("id", "t")
+    assert column(path, "id") == [b"007", b"1e3", b"x", b"y", b"z"]
+    assert column(path) == [b"NA", b"null", b"", b"2020-01-01", b"True"]
+
+
+def test_quoted_cells_of_a_tsv_hold_tabs_lines_and_marks(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b'id\tt\n1\t"a\tb"\n2\t"c\nd"\n3\t"say ""hi"""\n')
+    assert column(path) == [b"a\tb", b"c\nd", b'say "hi"']
+    assert open_table(path).lines([0, 1, 2]) == [2, 4, 5]
+
+
+def test_a_tsv_with_stray_marks_is_taken_literally(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b'id\tt\n1\t"Heroes" and more\n2\t"open\n3\t12" record\n')
+    assert column(path) == [b'"Heroes" and more', b'"open', b'12" record']
+
+
+def test_a_csv_with_a_stray_mark_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,t\n1,fine\n2,"open\n3,lost\n')
+    with pytest.raises(DataError, match=r"a\.csv, line 3: .*quotation mark"):
+        open_table(path)
+
+
+def test_semicolons_are_recognised(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"id;t\n1;a,b\n")
+    assert column(path) == [b"a,b"]
+
+
+def test_a_row_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes(b"id\tt\n1\ta\n\n2\tb\tc\n")
+    with pytest.raises(DataError, match=r"a\.tsv, line 4: 3 cells \(expected 2"):
+        column(path)
+
+
+@pytest.mark.parametrize("content", [b"id\tt", b"id\tt\n", b"id\tt\r\n\n"])
+def test_a_header_alone_gives_no_rows(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_bytes(content)
+    assert column(path) == []
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv", "a.parquet", "a.jsonl"])
+def test_an_empty_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match="empty"):
+        open_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a.tsv.gz", "a.csv.gz", "a.jsonl.gz"])
+def test_broken_compression_is_refused(tmp_path: Path, name: str) -> None:
+    whole = gzip.compress(b'{"id": "1"}\n' * 5000)
+    (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="decompressed"):
+        open_table(tmp_path / name).read(["id"])
+
+
+def test_compressed_text_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv.gz"
+    path.write_bytes(gzip.compress("id\tt\n日本\tü\n".encode()))
+    assert column(path, "id") == ["日本".encode()]
+
+
+def test_json_numbers_keep_their_spelling_and_lists_are_joined(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 7.0, "t": ["a", "", "b"]}\n\n{"id": "007"}\n{"id": 1e3, "t": null}\n', encoding="utf-8")
+    assert column(path, "id") == [b"7.0", b"007", b"1e3"]
+    assert column(path) == [b"a b", b"", b""]
+    assert open_table(path).lines([1]) == [3]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{oops", "line 2: not valid JSON"),
+        ("[1]", "line 2: a JSON list"),
+        ('{"t": {"a": 1}}', "line 2: 't' is a JSON dict.*a column of its own"),
+    ],
+)
+def test_bad_json_is_named_by_its_line(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"t": "x"}\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        column(path)
+
+
+def test_parquet_numbers_lists_and_categories_become_text(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    columns = {
+        "id": pa.array([7, 12345678901234567]),
+        "t": pa.array(["NA", None]),
+        "l": pa.array([["a", "b"], []]),
+        "c": pa.array(["u", "v"]).dictionary_encode(),
+        "f": pa.array([1.0, 2.0]),
+    }
+    parquet.write_table(pa.table(columns), path)
+    assert column(path, "id") == [b"7", b"12345678901234567"]
+    assert column(path, "t") == [b"NA", b""]
+    assert column(path, "l") == [b"a b", b""]
+    assert column(path, "c") == [b"u", b"v"]
+    with pytest.raises(DataError, match="double"):
+        column(path, "f")
+
+
+def test_not_a_parquet_file(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"no parquet at all")
+    with pytest.raises(DataError, match="Parquet"):
+        open_table(tmp_path / "a.parquet")
+
+
+def test_an_unknown_column_is_answered_with_the_closest(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("item_id\ttitle\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="Did you mean 'title'"):
+        open_table(tmp_path / "a.tsv").read(["titel"])
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("id\tt\tt\n1\ta\tb\n", encoding="utf-8")
+    with pytest.raises(DataError, match="'t' twice"):
+        column(tmp_path / "a.tsv")
+
+
+CELLS = st.text(st.characters(exclude_characters="\t\r\n\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=20))
+def test_whatever_is_written_to_a_tsv_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    import csv
+
+    path = tmp_path_factory.mktemp("tables") / "a.tsv"
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, delimiter="\t", lineterminator="\n").writerows([("id", "t"), *rows])
+    assert column(path, "id") == [row[0].encode() for row in rows]
+    assert column(path) == [row[1].encode() for row in rows]
+
+
+@given(st.lists(st.dictionaries(st.sampled_from(["id", "t"]), CELLS, min_size=2), min_size=1, max_size=20))
+def test_whatever_is_written_as_json_lines_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("tables") / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert column(path) == [row["t"].encode() for row in rows]
