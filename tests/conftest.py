@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 
-# Before torch is imported: tests run beside each other, and OpenMP threads that wait for a core by spinning are ten times slower.
+# Before torch is imported: tests run beside each other, and OpenMP threads that wait for a core by
+# spinning are ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-# Started in the background, a shell lets the suite ignore Ctrl-C, and so would the commands that tests interrupt.
+# Started in the background, a shell lets the suite ignore Ctrl-C, and so would the commands that
+# tests interrupt.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -25,7 +27,10 @@ def real_data() -> Path:
     """The folder of real development data; tests that ask for it skip where it is absent."""
     folder = Path(os.environ.get("MMX_TEST_DATA", REPOSITORY.parent / "shared")) / "data"
     if not folder.is_dir():
-        pytest.skip("no development data here (set MMX_TEST_DATA to the folder that holds data/ and golden/)")
+        pytest.skip(
+            "no development data here (set MMX_TEST_DATA to the folder that holds data/ and "
+            "golden/)"
+        )
     return folder
 
 
@@ -34,7 +39,9 @@ def golden() -> Path:
     """The folder of expected values; tests that ask for it skip where it is absent."""
     folder = Path(os.environ.get("MMX_TEST_DATA", REPOSITORY.parent / "shared")) / "golden"
     if not folder.is_dir():
-        pytest.skip("no golden values here (set MMX_TEST_DATA to the folder that holds data/ and golden/)")
+        pytest.skip(
+            "no golden values here (set MMX_TEST_DATA to the folder that holds data/ and golden/)"
+        )
     return folder
 
 

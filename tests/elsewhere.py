@@ -1,7 +1,8 @@
 """A device for machines that have none: real values that say they live on `meta`.
 
-Models, trainer and encoders take the paths that they take on a GPU, and tensors of two devices in one operation are the error
-that they are there, so that what was forgotten to be moved is found on any machine. The values are those of the CPU.
+Models, trainer and encoders take the paths that they take on a GPU, and tensors of two devices in
+one operation are the error that they are there, so that what was forgotten to be moved is found on
+any machine. The values are those of the CPU.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ class There(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> There:
         made: There = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, held.shape, dtype=held.dtype, device=ELSEWHERE, dispatch_sizes_strides_policy="sizes"
+            cls,
+            held.shape,
+            dtype=held.dtype,
+            device=ELSEWHERE,
+            dispatch_sizes_strides_policy="sizes",
         )
         made.held = held
         return made
@@ -79,7 +84,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     args, kwargs = tree_map(lambda x: x.held if isinstance(x, There) else x, (args, kwargs))
     result = func(*args, **kwargs)
     same = {id(x.held): x for x in there}  # operations in place give back what they were given
-    return tree_map(lambda x: same.get(id(x), There(x)) if stays and isinstance(x, Tensor) else x, result)
+    return tree_map(
+        lambda x: same.get(id(x), There(x)) if stays and isinstance(x, Tensor) else x, result
+    )
 
 
 def _tensor(data: Any, *, device: torch.device | str | None = None, **more: Any) -> Tensor:
@@ -95,9 +102,13 @@ def elsewhere() -> Iterator[torch.device]:
     """While it lasts, modules and tensors can be moved to the device that it gives."""
     overwrites = torch.__future__.get_overwrite_module_params_on_conversion()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("torch.optim.adam"), "_device_dtype_check_for_fused", lambda *_: None)
+        patch.setattr(
+            import_module("torch.optim.adam"), "_device_dtype_check_for_fused", lambda *_: None
+        )
         patch.setattr(torch, "tensor", _tensor)
-        patch.setattr(torch, "inference_mode", torch.no_grad)  # tensors of Python have version counters
+        patch.setattr(
+            torch, "inference_mode", torch.no_grad
+        )  # tensors of Python have version counters
         torch.__future__.set_overwrite_module_params_on_conversion(True)
         try:
             with _Mode():

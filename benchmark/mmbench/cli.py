@@ -48,21 +48,42 @@ class LazyGroup(click.Group):
 
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "train": ("mmbench.commands.train:train", "Train models and print their validation and test metrics."),
+    "train": (
+        "mmbench.commands.train:train",
+        "Train models and print their validation and test metrics.",
+    ),
     "run": ("mmbench.commands.run:run", "Run recipes: datasets, models and seeds from a file."),
-    "reproduce": ("mmbench.commands.reproduce:reproduce", "Do published studies again and report ours beside theirs."),
+    "reproduce": (
+        "mmbench.commands.reproduce:reproduce",
+        "Do published studies again and report ours beside theirs.",
+    ),
     "tune": ("mmbench.commands.tune:tune", "Search settings on validation; score test once."),
-    "evaluate": ("mmbench.commands.evaluate:evaluate", "Score a finished run, or lists made anywhere else."),
-    "recommend": ("mmbench.commands.recommend:recommend", "Write what a finished run recommends, or its embeddings."),
-    "compare": ("mmbench.commands.compare:compare", "Say which models are better, with tests and intervals."),
-    "report": ("mmbench.commands.report:report", "Write tables and plots as Markdown, HTML, LaTeX and CSV."),
+    "evaluate": (
+        "mmbench.commands.evaluate:evaluate",
+        "Score a finished run, or lists made anywhere else.",
+    ),
+    "recommend": (
+        "mmbench.commands.recommend:recommend",
+        "Write what a finished run recommends, or its embeddings.",
+    ),
+    "compare": (
+        "mmbench.commands.compare:compare",
+        "Say which models are better, with tests and intervals.",
+    ),
+    "report": (
+        "mmbench.commands.report:report",
+        "Write tables and plots as Markdown, HTML, LaTeX and CSV.",
+    ),
     "data": ("mmbench.commands.data:data", "Split, filter, check, import and export datasets."),
     "models": ("mmbench.commands.registries:models", "List the models and their settings."),
     "metrics": ("mmbench.commands.registries:metrics", "List the metrics with formula and source."),
 }
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="mmbench")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
@@ -99,7 +120,8 @@ def run(arguments: list[str]) -> int:
         sys.stderr.write("interrupted; the same command goes on from the last saved epoch\n")
         return 130
     except BrokenPipeError:
-        # The reader of our output has gone (`| head`); nothing is left to say, and the interpreter must not try.
+        # The reader of our output has gone (`| head`); nothing is left to say, and the interpreter
+        # must not try.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -116,7 +138,9 @@ def _in_words(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory: {error}"
-    told = ". ".join(str(error).splitlines()[0].split(". ")[:3])  # torch goes on with how its allocator can be tuned
+    told = ". ".join(
+        str(error).splitlines()[0].split(". ")[:3]
+    )  # torch goes on with how its allocator can be tuned
     return f"{told}; less is needed with a smaller batch_size or fewer --jobs, and none of a GPU's with --device cpu"
 
 

@@ -47,23 +47,32 @@ class Evaluation(BaseModel):
 
     protocol: Protocol = Field(
         "strict",
-        description="strict: candidates are the whole catalogue, validation positives are masked at test, users without a "
-        "list or training rows score 0; paper: as in arXiv 2309.05273, candidates are the training items, only training "
+        description="strict: candidates are the whole catalogue, validation positives are masked "
+        "at test, users without a "
+        "list or training rows score 0; paper: as in arXiv 2309.05273, candidates are the training "
+        "items, only training "
         "positives are masked, those users are left out",
     )
     diversity_features: str | None = Field(
-        None, description="MODALITY=NAME: the vectors that metrics measure distances between items with"
+        None,
+        description="MODALITY=NAME: the vectors that metrics measure distances between items with",
     )
-    categories: str | None = Field(None, description="column of items.tsv that has the items' categories")
+    categories: str | None = Field(
+        None, description="column of items.tsv that has the items' categories"
+    )
     metrics: tuple[str, ...] = Field(PAPER, min_length=1, description="names of `mmbench metrics`")
     cutoffs: tuple[int, ...] = Field((10, 20), min_length=1, description="list lengths")
-    select_by: str = Field("Recall@20", description="validation metric that chooses epoch and configuration")
+    select_by: str = Field(
+        "Recall@20", description="validation metric that chooses epoch and configuration"
+    )
     every: int = Field(10, ge=1, description="epochs between validations")
     patience: int | None = Field(
         None, ge=1, description="stop after so many validations without improvement; none: never"
     )
     threshold: float = Field(
-        0.0, allow_inf_nan=False, description="a held-out row is relevant if its rating is at least this"
+        0.0,
+        allow_inf_nan=False,
+        description="a held-out row is relevant if its rating is at least this",
     )
 
     @field_validator("metrics")
@@ -84,9 +93,13 @@ class Evaluation(BaseModel):
         name, _, cutoff = self.select_by.partition("@")
         (metric,) = resolve([name])
         if metric.needs and metric.name not in self.metrics:
-            raise ValueError(f"select_by {self.select_by!r} must be among the metrics, since it needs side data")
+            raise ValueError(
+                f"select_by {self.select_by!r} must be among the metrics, since it needs side data"
+            )
         if metric.higher_is_better is not True:
-            raise ValueError(f"select_by {self.select_by!r}: higher is not better, so it can't choose an epoch")
+            raise ValueError(
+                f"select_by {self.select_by!r}: higher is not better, so it can't choose an epoch"
+            )
         if not cutoff.isdigit() or int(cutoff) < 1:
             raise ValueError(f"select_by {self.select_by!r} must look like Recall@20")
         return self
@@ -106,7 +119,8 @@ class Range(BaseModel):
     def _ordered(self) -> Range:
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError(
-                f"{self.low:g}..{self.high:g}: the first must be less than the second, with log more than 0"
+                f"{self.low:g}..{self.high:g}: the first must be less than the second, with log "
+                "more than 0"
             )
         if self.integer and not (self.low.is_integer() and self.high.is_integer()):
             raise ValueError(f"{self.low:g}..{self.high:g}: whole numbers are needed with int")
@@ -123,7 +137,9 @@ class Search(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sampler: Literal["tpe", "random"] = Field("tpe", description="where earlier trials did well, or at random")
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="where earlier trials did well, or at random"
+    )
     budget: int = Field(ge=1, le=100_000, description="number of trials")
     space: dict[str, Range | tuple[Any, ...]] = Field(
         min_length=1, description="setting: range, or values to choose from"
@@ -133,8 +149,8 @@ class Search(BaseModel):
 class Recipe(BaseModel):
     """One run, or one grid or search of runs from which validation chooses.
 
-    `settings` is the model's own configuration class; `grid` maps some of its fields to the values that are tried, `search` says
-    how values are proposed.
+    `settings` is the model's own configuration class; `grid` maps some of its fields to the values
+    that are tried, `search` says how values are proposed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -143,22 +159,36 @@ class Recipe(BaseModel):
     columns: dict[str, str] = Field(
         {}, description="role: column of the interactions; where the names are not understood"
     )
-    split: str | None = Field(None, description="split name or random:TEST,VALID,SEED; none: the only one")
+    split: str | None = Field(
+        None, description="split name or random:TEST,VALID,SEED; none: the only one"
+    )
     model: str = Field(description="a name of `mmbench models`")
-    features: dict[str, str] = Field({}, description="modality: feature set; empty: all, the newest of each modality")
+    features: dict[str, str] = Field(
+        {}, description="modality: feature set; empty: all, the newest of each modality"
+    )
     missing: MissingPolicy = Field("mean", description="what stands in for an absent vector")
-    scaling: Scaling = Field("none", description="what is done to the vectors: none (as stored), l2 or standard")
+    scaling: Scaling = Field(
+        "none", description="what is done to the vectors: none (as stored), l2 or standard"
+    )
     seed: int = Field(123, description="of initial values, batches and dropout")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
-    sparse_backend: SparseBackend = Field("torch", description="what multiplies sparse matrices: torch or torch-sparse")
+    sparse_backend: SparseBackend = Field(
+        "torch", description="what multiplies sparse matrices: torch or torch-sparse"
+    )
     approximate: tuple[Approximation, ...] = Field(
         (),
-        description="frozen-features: content vectors that a model would train stay as stored; lazy-adam: they move only in "
-        "steps that use them; tf32: matrix products on CUDA with 10 bits of mantissa. None of them is the published model",
+        description="frozen-features: content vectors that a model would train stay as stored; "
+        "lazy-adam: they move only in "
+        "steps that use them; tf32: matrix products on CUDA with 10 bits of mantissa. None of them "
+        "is the published model",
     )
     settings: SerializeAsAny[ModelConfig]
-    grid: dict[str, tuple[Any, ...]] = Field({}, description="setting: values to try; validation chooses")
-    search: Search | None = Field(None, description="trials that are proposed one by one; validation chooses")
+    grid: dict[str, tuple[Any, ...]] = Field(
+        {}, description="setting: values to try; validation chooses"
+    )
+    search: Search | None = Field(
+        None, description="trials that are proposed one by one; validation chooses"
+    )
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="before")
@@ -199,7 +229,8 @@ class Recipe(BaseModel):
     def trials(self) -> list[Recipe]:
         """One recipe without a grid for each of the grid's combinations, in the order in which the values are listed."""
         return [
-            self.trial(dict(zip(self.grid, values, strict=True))) for values in itertools.product(*self.grid.values())
+            self.trial(dict(zip(self.grid, values, strict=True)))
+            for values in itertools.product(*self.grid.values())
         ]
 
     def dump(self) -> dict[str, Any]:
@@ -240,7 +271,8 @@ def make_settings(model: str, values: Mapping[str, Any]) -> ModelConfig:
     except ValidationError as error:
         problem = error.errors()[0]
         raise UsageError(
-            f"{model}: {problem['loc'][0] if problem['loc'] else 'settings'} = {problem['input']!r}: {problem['msg']}"
+            f"{model}: {problem['loc'][0] if problem['loc'] else 'settings'} = "
+            f"{problem['input']!r}: {problem['msg']}"
         ) from error
 
 
@@ -275,7 +307,12 @@ def for_model(model: str, values: Mapping[str, Any], models: Sequence[str]) -> d
             raise unknown_name("model in a setting", scope, models)
         owners = [scope] if dot else [owner for owner in models if _has_setting(owner, name)]
         if not owners:
-            known = {f for owner in models for f in model_class(owner).Config.model_fields if _has_setting(owner, f)}
+            known = {
+                f
+                for owner in models
+                for f in model_class(owner).Config.model_fields
+                if _has_setting(owner, f)
+            }
             raise unknown_name(f"setting of {' or '.join(models)}", name, known)
         if model in owners:
             chosen[setting_name(model, name)] = value
@@ -343,7 +380,9 @@ def parse_grid(options: Sequence[str], flag: str = "--grid") -> dict[str, tuple[
         if not (name and all(text.split(","))):
             raise UsageError(f"{flag} {option}: expected NAME=V1,V2,…, e.g. lr=0.001,0.01")
         if name in grid:
-            raise UsageError(f"{flag} {option}: {name} is given twice; list all of its values at once")
+            raise UsageError(
+                f"{flag} {option}: {name} is given twice; list all of its values at once"
+            )
         grid[name] = tuple(parse_value(value) for value in text.split(","))
     return grid
 
@@ -367,11 +406,14 @@ def parse_search(options: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
         try:
             if kind not in ("log", "int") and colon:
                 raise ValueError(f"{kind!r} is neither log nor int")
-            space[name] = Range(low=float(low), high=float(high), log=kind == "log", integer=kind == "int")
+            space[name] = Range(
+                low=float(low), high=float(high), log=kind == "log", integer=kind == "int"
+            )
         except ValueError as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise UsageError(
-                f"--search {option}: {reason}; e.g. lr=log:1e-4..1e-2, n_layers=int:1..3, reg_weight=1e-5,1e-2"
+                f"--search {option}: {reason}; e.g. lr=log:1e-4..1e-2, n_layers=int:1..3, "
+                "reg_weight=1e-5,1e-2"
             ) from error
     return space
 
@@ -379,7 +421,9 @@ def parse_search(options: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
 def write_recipe(path: Path, recipe: Recipe) -> None:
     """Write a recipe as YAML, in one step."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    partial.write_text(
+        yaml.safe_dump(recipe.dump(), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
     partial.replace(path)
 
 
@@ -393,6 +437,8 @@ def read_recipe(path: Path) -> Recipe:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Recipe(**values)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); is {path.parent} a run folder?") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); is {path.parent} a run folder?"
+        ) from error
     except (yaml.YAMLError, TypeError, ValidationError) as error:
         raise DataError(f"{path}: not a recipe: {str(error).splitlines()[0]}") from error

@@ -105,7 +105,9 @@ class _Lines:
         self._last = now
         rate = (self._done - self._begun_at) / (now - self._started)
         left = (self._total - self._done) / rate if rate else float("inf")
-        self._terminal.note(f"{self._label}: {self._done}/{self._total}, {rate:.2g}/s, {left:.0f} s left  {message}")
+        self._terminal.note(
+            f"{self._label}: {self._done}/{self._total}, {rate:.2g}/s, {left:.0f} s left  {message}"
+        )
 
 
 def make_progress(*, quiet: bool = False) -> Progress:

@@ -45,7 +45,8 @@ class TrainingProgress:
 
     Attributes:
         epoch: Last finished epoch.
-        best_epoch: Epoch with the best validation value so far, the first one on ties; None before any validation.
+        best_epoch: Epoch with the best validation value so far, the first one on ties; None before
+            any validation.
         best_value: That value.
         cpu_s: CPU seconds spent so far, as the caller counts them.
     """
@@ -117,9 +118,13 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and optimiser state by name, for an exact resume."""
-        tensors = {f"model.{name}": value.detach() for name, value in self.model.state_dict().items()}
+        tensors = {
+            f"model.{name}": value.detach() for name, value in self.model.state_dict().items()
+        }
         if self.epochs:
-            tensors |= {f"adam.{name}": value for name, value in self.optimiser.state_dict().items()}
+            tensors |= {
+                f"adam.{name}": value for name, value in self.optimiser.state_dict().items()
+            }
         return tensors
 
     def restore(self, tensors: dict[str, Tensor], progress: TrainingProgress) -> None:
@@ -152,8 +157,10 @@ class Trainer:
             if not torch.isfinite(total):
                 culprit = next(name for name, term in terms.items() if not torch.isfinite(term))
                 raise TrainingError(
-                    f"epoch {epoch}, step {batch.step}: loss term {culprit!r} is {terms[culprit].item()}; "
-                    f"lower lr (now {self.config.lr:g}) or check the features with `mmx store verify`"
+                    f"epoch {epoch}, step {batch.step}: loss term {culprit!r} is "
+                    f"{terms[culprit].item()}; "
+                    f"lower lr (now {self.config.lr:g}) or check the features with `mmx store "
+                    "verify`"
                 )
             total.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step(lr)
@@ -168,7 +175,10 @@ class Trainer:
             valid = self.validate(self.model)
         value = valid[self.metric]
         if value is None:
-            raise TrainingError(f"{self.metric} has no value on the validation split: no user has a relevant row there")
+            raise TrainingError(
+                f"{self.metric} has no value on the validation split: no user has a relevant row "
+                "there"
+            )
         improved = value > self.progress.best_value
         if improved:
             self.progress.best_epoch, self.progress.best_value = record.epoch, value
@@ -182,4 +192,8 @@ class Trainer:
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -1,7 +1,7 @@
 """The command line of mmx: parse, call one function, print one result.
 
-Nothing heavy is imported here; commands import what they need when they run, so that `--help` answers at once.
-stdout carries results only; notes, progress and summaries go to stderr.
+Nothing heavy is imported here; commands import what they need when they run, so that `--help`
+answers at once. stdout carries results only; notes, progress and summaries go to stderr.
 """
 
 from __future__ import annotations
@@ -29,8 +29,14 @@ if TYPE_CHECKING:
 DEFAULT_DATA = Path("data/demo")
 
 _LAZY = {
-    "finetune": ("mmx.commands.finetune:finetune", "Adapt an encoder to a catalogue by its training interactions."),
-    "fetch": ("mmx.commands.fetch:fetch", "Download a public collection and convert it to a dataset folder."),
+    "finetune": (
+        "mmx.commands.finetune:finetune",
+        "Adapt an encoder to a catalogue by its training interactions.",
+    ),
+    "fetch": (
+        "mmx.commands.fetch:fetch",
+        "Download a public collection and convert it to a dataset folder.",
+    ),
     "fuse": ("mmx.commands.fuse:fuse", "Join several feature sets of the same items into one."),
     "store": ("mmx.commands.store:store", "List, check, import, export and compare feature sets."),
 }
@@ -99,58 +105,112 @@ def cli() -> None:
 
 @cli.command(short_help="Compute the features of a dataset's items.", epilog=" ")
 @click.argument("recipe", required=False, type=click.Path(path_type=Path))
-@click.option("--modality", type=click.Choice(["visual", "textual", "audio"]), help="What is looked at.")
+@click.option(
+    "--modality", type=click.Choice(["visual", "textual", "audio"]), help="What is looked at."
+)
 @click.option("--model", metavar="NAME", help="The encoder; `mmx models` lists them.")
-@click.option("--data", metavar="DIR", type=click.Path(path_type=Path), help="Dataset folder  [data/demo].")
-@click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help="Feature store  [DATA/features].")
+@click.option(
+    "--data", metavar="DIR", type=click.Path(path_type=Path), help="Dataset folder  [data/demo]."
+)
+@click.option(
+    "--out", metavar="DIR", type=click.Path(path_type=Path), help="Feature store  [DATA/features]."
+)
 @click.option("--name", metavar="NAME", help="Name of the set  [from the encoder].")
 @click.option("--layer", metavar="NAME", help="Layer whose output is taken  [the encoder's].")
 @click.option("--pooling", metavar="NAME", help="How several vectors become one  [the encoder's].")
-@click.option("--weights", metavar="W", help="default, random, a path, a tag, or HUB_ID[@revision]  [default].")
-@click.option("--text-columns", metavar="A,B", help="Text columns, joined by a blank  [title, brand, ...].")
-@click.option("--text-template", metavar="T", help="lattice, catalogue, or '{title} by {brand}'  [columns joined].")
-@click.option("--path-column", metavar="C", help="Column of image or audio paths  [image, audio, ...].")
 @click.option(
-    "--source", type=click.Choice(["item", "interaction"]), help="interaction: a vector for each review  [item]."
+    "--weights",
+    metavar="W",
+    help="default, random, a path, a tag, or HUB_ID[@revision]  [default].",
 )
-@click.option("--user-column", metavar="C", help="Column of users, with --source interaction  [user_id].")
-@click.option("--several", type=click.Choice(["mean", "ragged"]), help="All files of an item: their mean, or each one.")
-@click.option("--path-separator", metavar="S", help="Between two paths of one cell, with --several.")
+@click.option(
+    "--text-columns", metavar="A,B", help="Text columns, joined by a blank  [title, brand, ...]."
+)
+@click.option(
+    "--text-template",
+    metavar="T",
+    help="lattice, catalogue, or '{title} by {brand}'  [columns joined].",
+)
+@click.option(
+    "--path-column", metavar="C", help="Column of image or audio paths  [image, audio, ...]."
+)
+@click.option(
+    "--source",
+    type=click.Choice(["item", "interaction"]),
+    help="interaction: a vector for each review  [item].",
+)
+@click.option(
+    "--user-column", metavar="C", help="Column of users, with --source interaction  [user_id]."
+)
+@click.option(
+    "--several",
+    type=click.Choice(["mean", "ragged"]),
+    help="All files of an item: their mean, or each one.",
+)
+@click.option(
+    "--path-separator", metavar="S", help="Between two paths of one cell, with --several."
+)
 @click.option(
     "--long-texts",
     type=click.Choice(["truncate", "mean", "ragged", "error"]),
     help="Texts longer than the encoder takes: cut off, in pieces, or corrupt  [truncate].",
 )
-@click.option("--items-file", metavar="FILE", help="Items table inside the dataset folder  [items.*].")
+@click.option(
+    "--items-file", metavar="FILE", help="Items table inside the dataset folder  [items.*]."
+)
 @click.option("--id-column", metavar="C", help="Column of item ids  [item_id].")
 @click.option(
-    "--batch-size", metavar="auto|N", help="Items per forward pass  [auto: 32, audio 8; GPU 128, texts 256, audio 16]."
+    "--batch-size",
+    metavar="auto|N",
+    help="Items per forward pass  [auto: 32, audio 8; GPU 128, texts 256, audio 16].",
 )
 @click.option("--device", metavar="D", help="auto, cpu, cuda, cuda:0, mps  [auto].")
-@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the forward pass  [fp32].")
-@click.option("--store-dtype", type=click.Choice(["float32", "float16"]), help="Of the stored vectors  [float32].")
 @click.option(
-    "--workers", metavar="auto|N", help="Threads that load and, on the CPU, encode  [auto: one per processor]."
+    "--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Of the forward pass  [fp32]."
 )
-@click.option("--on-error", type=click.Choice(["skip", "fail"]), help="What one corrupt item does  [skip].")
 @click.option(
-    "--max-failures", metavar="N|P%", help="More corrupt items stop the run; a share allows at least 10  [1%]."
+    "--store-dtype",
+    type=click.Choice(["float32", "float16"]),
+    help="Of the stored vectors  [float32].",
+)
+@click.option(
+    "--workers",
+    metavar="auto|N",
+    help="Threads that load and, on the CPU, encode  [auto: one per processor].",
+)
+@click.option(
+    "--on-error", type=click.Choice(["skip", "fail"]), help="What one corrupt item does  [skip]."
+)
+@click.option(
+    "--max-failures",
+    metavar="N|P%",
+    help="More corrupt items stop the run; a share allows at least 10  [1%].",
 )
 @click.option("--retry-failed", is_flag=True, help="Try corrupt and missing items again.")
 @click.option("--restart", is_flag=True, help="Start anew, whatever is there.")
-@click.option("--limit", metavar="N", type=int, help="Only the first N items, into a set of their own.")
+@click.option(
+    "--limit", metavar="N", type=int, help="Only the first N items, into a set of their own."
+)
 @click.option("--seed", metavar="N", type=int, help="Of random weights and fitted encoders  [0].")
 @click.option("--offline", is_flag=True, help="Never open a connection.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @common_options
 @click.pass_context
 def extract(
-    ctx: click.Context, /, *, recipe: Path | None, as_json: bool, quiet: bool, verbose: bool, **typed: Any
+    ctx: click.Context,
+    /,
+    *,
+    recipe: Path | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **typed: Any,
 ) -> None:
     """Compute the features of a dataset's items, one set at a time or all those of a RECIPE.
 
-    The same command goes on where an interrupted one stopped, and does nothing when the set is complete. Items
-    without content are recorded as missing, undecodable ones as corrupt with the reason (exit code 3).
+    The same command goes on where an interrupted one stopped, and does nothing when the set is
+    complete. Items without content are recorded as missing, undecodable ones as corrupt with the
+    reason (exit code 3).
 
     \b
     EXAMPLES
@@ -169,9 +229,16 @@ def extract(
         done, failed = _extract_all(run, sets, progress)
     if as_json:
         single = recipe is None and done
-        failures = [{"modality": one.modality, "model": one.model, "error": reason} for one, reason in failed]
+        failures = [
+            {"modality": one.modality, "model": one.model, "error": reason}
+            for one, reason in failed
+        ]
         click.echo(
-            json.dumps(done[0].as_json() if single else {"sets": [s.as_json() for s in done], "failed": failures})
+            json.dumps(
+                done[0].as_json()
+                if single
+                else {"sets": [s.as_json() for s in done], "failed": failures}
+            )
         )
     else:
         for summary in done:
@@ -179,16 +246,22 @@ def extract(
     ctx.exit(1 if failed else max((summary.exit_code for summary in done), default=0))
 
 
-def _what_to_extract(recipe: Path | None, typed: dict[str, Any]) -> tuple[RunConfig, tuple[SetConfig, ...]]:
+def _what_to_extract(
+    recipe: Path | None, typed: dict[str, Any]
+) -> tuple[RunConfig, tuple[SetConfig, ...]]:
     """The run and its sets, from a recipe or from flags; flags about the run go before what a recipe says."""
     from mmx.config import RunConfig, SetConfig, from_options, load_recipe
 
-    given = {name: value for name, value in typed.items() if value is not None and value is not False}
+    given = {
+        name: value for name, value in typed.items() if value is not None and value is not False
+    }
     for name in ("batch_size", "workers"):
         if given.get(name) == "auto":
             del given[name]
     if "text_columns" in given:
-        given["text_columns"] = tuple(name.strip() for name in given["text_columns"].split(",") if name.strip())
+        given["text_columns"] = tuple(
+            name.strip() for name in given["text_columns"].split(",") if name.strip()
+        )
     about_run = {name: value for name, value in given.items() if name in RunConfig.model_fields}
     about_set = {name: value for name, value in given.items() if name in SetConfig.model_fields}
     if recipe is not None:
@@ -200,7 +273,8 @@ def _what_to_extract(recipe: Path | None, typed: dict[str, Any]) -> tuple[RunCon
     absent = [f"--{name}" for name in ("modality", "model") if name not in about_set]
     if absent:
         raise UsageError(
-            f"{' and '.join(absent)} needed, or a recipe; e.g. mmx extract --modality visual --model resnet50 "
+            f"{' and '.join(absent)} needed, or a recipe; e.g. mmx extract --modality visual "
+            "--model resnet50 "
             "(mmx models lists the encoders)"
         )
     return from_options(RunConfig, about_run), (from_options(SetConfig, about_set),)
@@ -240,7 +314,9 @@ def _extract_all(
             except (MmxError, StoreError, RuntimeError, MemoryError) as error:
                 if not foreseen(error):
                     raise
-                progress.note("not all sets of this group could be made together: one after the other")
+                progress.note(
+                    "not all sets of this group could be made together: one after the other"
+                )
         for config in group:
             try:
                 taken = [summary.path for _, summary in done]
@@ -249,7 +325,9 @@ def _extract_all(
                 if len(sets) == 1 or isinstance(error, Interrupted) or not foreseen(error):
                     raise
                 reason = str(error) or type(error).__name__
-                failed.append((config, reason))  # the words alone: a traceback would keep the encoder in memory
+                failed.append(
+                    (config, reason)
+                )  # the words alone: a traceback would keep the encoder in memory
                 progress.warn(f"{config.modality}/{config.model} failed: {reason}")
     done.sort(key=lambda pair: sets.index(pair[0]))
     return [summary for _, summary in done], failed
@@ -260,7 +338,10 @@ def _demo_when_absent(data: Path, progress: ConsoleProgress) -> None:
     if data == DEFAULT_DATA and not data.exists():
         from mmx.demo import write_demo
 
-        progress.note(f"{data} is not there: generating the synthetic demo catalogue (--data DIR for your own)")
+        progress.note(
+            f"{data} is not there: generating the synthetic demo catalogue (--data DIR for your "
+            "own)"
+        )
         write_demo(data)
 
 
@@ -287,14 +368,32 @@ def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(info) for info in infos]))
         return
-    header = ("model", "modality", "dim", "input", "weights", *(("layer", "pooling", "licence") if verbose else ()))
+    header = (
+        "model",
+        "modality",
+        "dim",
+        "input",
+        "weights",
+        *(("layer", "pooling", "licence") if verbose else ()),
+    )
     rows = [
-        (i.name, i.modality, str(i.dim or "?"), i.input, i.weights, i.layer, i.pooling, i.licence or "-")[: len(header)]
+        (
+            i.name,
+            i.modality,
+            str(i.dim or "?"),
+            i.input,
+            i.weights,
+            i.layer,
+            i.pooling,
+            i.licence or "-",
+        )[: len(header)]
         for i in infos
     ]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     for row in (header, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        click.echo(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
 
 
 @cli.command(short_help="Generate the synthetic demo catalogue.")
@@ -307,10 +406,20 @@ def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -
     help="Dataset folder to make.",
 )
 @click.option(
-    "--items", metavar="N", type=click.IntRange(min=1), default=800, show_default=True, help="How many items."
+    "--items",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=800,
+    show_default=True,
+    help="How many items.",
 )
 @click.option(
-    "--users", metavar="N", type=click.IntRange(min=1), default=1500, show_default=True, help="How many users."
+    "--users",
+    metavar="N",
+    type=click.IntRange(min=1),
+    default=1500,
+    show_default=True,
+    help="How many users.",
 )
 @click.option(
     "--seed",

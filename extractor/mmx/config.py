@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from mmx.errors import UsageError
 
 Modality: TypeAlias = Literal["visual", "textual", "audio"]
-SetName: TypeAlias = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]
+SetName: TypeAlias = Annotated[
+    str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
+]
 FailureLimit: TypeAlias = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?%?$")]
 
 
@@ -28,21 +37,40 @@ class RunConfig(_Frozen):
     """How extractions run: what all sets of a recipe have in common."""
 
     data: Path = Field(default=Path("data/demo"), description="the dataset folder")
-    out: Path | None = Field(default=None, description="the feature store; <data>/features when not given")
-    items_file: str | None = Field(default=None, description="the items table inside the dataset folder")
-    id_column: str | None = Field(default=None, description="the column of item ids")
-    user_column: str | None = Field(default=None, description="the column of users, where the source is interaction")
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="where the encoder runs")
-    workers: int | None = Field(
-        default=None, ge=1, le=1024, description="threads that load and, on the CPU, encode; one per processor"
+    out: Path | None = Field(
+        default=None, description="the feature store; <data>/features when not given"
     )
-    on_error: Literal["skip", "fail"] = Field(default="skip", description="what one corrupt item does")
-    max_failures: FailureLimit = Field(default="1%", description="more corrupt items than this stop the run")
+    items_file: str | None = Field(
+        default=None, description="the items table inside the dataset folder"
+    )
+    id_column: str | None = Field(default=None, description="the column of item ids")
+    user_column: str | None = Field(
+        default=None, description="the column of users, where the source is interaction"
+    )
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="where the encoder runs",
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="threads that load and, on the CPU, encode; one per processor",
+    )
+    on_error: Literal["skip", "fail"] = Field(
+        default="skip", description="what one corrupt item does"
+    )
+    max_failures: FailureLimit = Field(
+        default="1%", description="more corrupt items than this stop the run"
+    )
     retry_failed: bool = Field(default=False, description="try corrupt and missing items again")
     restart: bool = Field(default=False, description="start anew, whatever is there")
     limit: int | None = Field(default=None, ge=1, description="only the first items")
     offline: bool = Field(default=False, description="never open a connection")
-    seed: int = Field(default=0, ge=0, lt=2**32, description="seed of random weights and of fitted encoders")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="seed of random weights and of fitted encoders"
+    )
 
     @property
     def store(self) -> Path:
@@ -52,8 +80,8 @@ class RunConfig(_Frozen):
     def failure_limit(self, n_items: int) -> int:
         """The number of corrupt items that is still accepted.
 
-        A number is taken as it is. A share is rounded up and, unless it is zero, never below ten items: in a
-        catalogue of fifty, one broken file is two per cent and no reason to stop.
+        A number is taken as it is. A share is rounded up and, unless it is zero, never below ten
+        items: in a catalogue of fifty, one broken file is two per cent and no reason to stop.
         """
         if not self.max_failures.endswith("%"):
             return int(float(self.max_failures))
@@ -69,11 +97,21 @@ class SetConfig(_Frozen):
     source: Literal["item", "interaction"] = Field(
         default="item", description="item: one vector per item; interaction: one per review"
     )
-    layer: str | None = Field(default=None, description="the layer whose output is taken; the encoder's own choice")
-    pooling: str | None = Field(default=None, description="how several vectors become one; the encoder's own choice")
-    weights: str = Field(default="default", min_length=1, description="default, random, a path or a hub id")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="of the forward pass")
-    text_columns: tuple[str, ...] | None = Field(default=None, min_length=1, description="columns, joined by a blank")
+    layer: str | None = Field(
+        default=None, description="the layer whose output is taken; the encoder's own choice"
+    )
+    pooling: str | None = Field(
+        default=None, description="how several vectors become one; the encoder's own choice"
+    )
+    weights: str = Field(
+        default="default", min_length=1, description="default, random, a path or a hub id"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="of the forward pass"
+    )
+    text_columns: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="columns, joined by a blank"
+    )
     text_template: str | None = Field(
         default=None, description="how columns are joined: a name, or '{title} by {brand}'"
     )
@@ -81,18 +119,29 @@ class SetConfig(_Frozen):
     several: Literal["mean", "ragged"] | None = Field(
         default=None, description="all files of an item instead of one: their mean, or every vector"
     )
-    path_separator: str | None = Field(default=None, min_length=1, description="between two paths of one cell")
-    long_texts: Literal["truncate", "mean", "ragged", "error"] = Field(
-        default="truncate", description="texts longer than the encoder takes: cut off, in pieces, or corrupt"
+    path_separator: str | None = Field(
+        default=None, min_length=1, description="between two paths of one cell"
     )
-    batch_size: int | None = Field(default=None, ge=1, le=65_536, description="items per forward pass")
-    store_dtype: Literal["float32", "float16"] = Field(default="float32", description="of the stored vectors")
-    name: SetName | None = Field(default=None, description="the set's name; follows from the encoder when not given")
+    long_texts: Literal["truncate", "mean", "ragged", "error"] = Field(
+        default="truncate",
+        description="texts longer than the encoder takes: cut off, in pieces, or corrupt",
+    )
+    batch_size: int | None = Field(
+        default=None, ge=1, le=65_536, description="items per forward pass"
+    )
+    store_dtype: Literal["float32", "float16"] = Field(
+        default="float32", description="of the stored vectors"
+    )
+    name: SetName | None = Field(
+        default=None, description="the set's name; follows from the encoder when not given"
+    )
 
     @model_validator(mode="after")
     def _fits_the_modality(self) -> Self:
         if self.modality == "textual" and (self.several or self.path_separator):
-            raise ValueError("several and path_separator are about files; a text set has text_columns")
+            raise ValueError(
+                "several and path_separator are about files; a text set has text_columns"
+            )
         if self.modality != "textual" and self.long_texts != "truncate":
             raise ValueError(f"long_texts is about texts (got modality {self.modality})")
         if self.modality != "textual" and self.source == "interaction":
@@ -105,7 +154,9 @@ class SetConfig(_Frozen):
 class Recipe(RunConfig):
     """Several feature sets of one dataset."""
 
-    sets: tuple[SetConfig, ...] = Field(min_length=1, description="the feature sets, made in this order")
+    sets: tuple[SetConfig, ...] = Field(
+        min_length=1, description="the feature sets, made in this order"
+    )
 
     def run(self) -> RunConfig:
         """What the sets have in common."""
@@ -116,8 +167,8 @@ def load_recipe(path: Path) -> Recipe:
     """The recipe in a YAML file.
 
     Raises:
-        UsageError: no such file, no YAML, or keys and values that are not allowed: one line each, with file, line,
-            key, rule and value, and the closest match of an unknown key.
+        UsageError: no such file, no YAML, or keys and values that are not allowed: one line each,
+            with file, line, key, rule and value, and the closest match of an unknown key.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -129,25 +180,35 @@ def load_recipe(path: Path) -> Recipe:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{path.name}{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from error
+        raise UsageError(
+            f"{path.name}{where}: not valid YAML ({getattr(error, 'problem', None) or error})"
+        ) from error
     if not isinstance(content, dict):
-        raise UsageError(f"{path.name}: a recipe is a mapping of keys (got {type(content).__name__})")
+        raise UsageError(
+            f"{path.name}: a recipe is a mapping of keys (got {type(content).__name__})"
+        )
     _refuse_twins(path.name, node)
-    recipe: Recipe = _validated(Recipe, content, lambda loc: f"{path.name}, line {_line(node, loc)}: {_key(loc)}")
+    recipe: Recipe = _validated(
+        Recipe, content, lambda loc: f"{path.name}, line {_line(node, loc)}: {_key(loc)}"
+    )
     return recipe
 
 
 def from_options(model: type[RunConfig] | type[SetConfig], options: dict[str, Any]) -> Any:
     """A `RunConfig` or `SetConfig` from what was typed on the command line; None stands for not given."""
     given = {name: value for name, value in options.items() if value is not None}
-    return _validated(model, given, lambda loc: f"--{str(loc[0] if loc else 'modality').replace('_', '-')}")
+    return _validated(
+        model, given, lambda loc: f"--{str(loc[0] if loc else 'modality').replace('_', '-')}"
+    )
 
 
 def _key(loc: tuple[str | int, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
 
 
-def _validated(model: type[Any], content: dict[str, Any], where: Callable[[tuple[str | int, ...]], str]) -> Any:
+def _validated(
+    model: type[Any], content: dict[str, Any], where: Callable[[tuple[str | int, ...]], str]
+) -> Any:
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -156,7 +217,8 @@ def _validated(model: type[Any], content: dict[str, Any], where: Callable[[tuple
         for problem in problems:
             loc = problem["loc"]
             if any(other["loc"][: len(loc)] == loc != other["loc"] for other in problems):
-                continue  # a set with a mistake does not count as one: "too few sets" would be said besides
+                # a set with a mistake does not count as one: "too few sets" would be said besides
+                continue
             lines.append(f"{where(loc)}: {_rule(model, problem)}")
         raise UsageError("\n".join(lines)) from error
 
@@ -185,7 +247,9 @@ def _line(node: Any, loc: tuple[str | int, ...]) -> int:
             if pair is None:
                 return line
             line, node = pair[0].start_mark.line + 1, pair[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        elif (
+            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+        ):
             node = node.value[part]
             line = node.start_mark.line + 1
         else:
@@ -200,7 +264,10 @@ def _refuse_twins(name: str, node: Any) -> None:
         for key, value in node.value:
             line = key.start_mark.line + 1
             if key.value in seen:
-                raise UsageError(f"{name}, line {line}: {key.value} is given twice (first in line {seen[key.value]})")
+                raise UsageError(
+                    f"{name}, line {line}: {key.value} is given twice (first in line "
+                    f"{seen[key.value]})"
+                )
             seen[key.value] = line
             _refuse_twins(name, value)
     elif isinstance(node, yaml.SequenceNode):

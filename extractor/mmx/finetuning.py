@@ -1,9 +1,10 @@
 """Adapting an encoder to a catalogue: items that the same users took are pulled together, in content alone.
 
-A pair of items of one user's training history is a positive; the items of the batch that nobody took together are negatives
-(the symmetric InfoNCE of SimCLR and CLIP: Chen et al., ICML 2020; Radford et al., ICML 2021). Only the training part of a split
-is ever opened. Batch norms keep their statistics and dropout is off, so that the same call gives the same weights (on a GPU up
-to rounding: the backward of some layers adds up in any order there).
+A pair of items of one user's training history is a positive; the items of the batch that nobody
+took together are negatives (the symmetric InfoNCE of SimCLR and CLIP: Chen et al., ICML 2020;
+Radford et al., ICML 2021). Only the training part of a split is ever opened. Batch norms keep their
+statistics and dropout is off, so that the same call gives the same weights (on a GPU up to
+rounding: the backward of some layers adds up in any order there).
 """
 
 from __future__ import annotations
@@ -76,9 +77,14 @@ def training_part(data: Path, split: str) -> Path:
         DataError: There is none.
     """
     folder = data / "splits" / split
-    found = [folder / f"train{suffix}" for suffix in SUFFIXES if (folder / f"train{suffix}").is_file()]
+    found = [
+        folder / f"train{suffix}" for suffix in SUFFIXES if (folder / f"train{suffix}").is_file()
+    ]
     if not found:
-        raise DataError(f"{folder}: no train.tsv here; make a split with `mmbench data split {data} --name {split}`")
+        raise DataError(
+            f"{folder}: no train.tsv here; make a split with `mmbench data split {data} --name "
+            f"{split}`"
+        )
     return found[0]
 
 
@@ -89,10 +95,14 @@ def histories(path: Path, items: Items) -> list[NDArray[np.int64]]:
         DataError: No such columns, or no user has two items of the catalogue.
     """
     table = open_table(path)
-    user, item = (next((n for n in names if n in table.columns), None) for names in (USER_COLUMNS, _ITEM_COLUMNS))
+    user, item = (
+        next((n for n in names if n in table.columns), None)
+        for names in (USER_COLUMNS, _ITEM_COLUMNS)
+    )
     if user is None or item is None:
         raise DataError(
-            f"{path}: no columns of users and items (expected user_id and item_id; got {', '.join(table.columns)})"
+            f"{path}: no columns of users and items (expected user_id and item_id; got "
+            f"{', '.join(table.columns)})"
         )
     columns = table.read([user, item])
     rows = {text: row for row, text in enumerate(items.id_array().tolist())}
@@ -102,7 +112,9 @@ def histories(path: Path, items: Items) -> list[NDArray[np.int64]]:
             taken.setdefault(who, set()).add(rows[what])
     several = [np.array(sorted(own)) for _, own in sorted(taken.items()) if len(own) > 1]
     if not several:
-        raise DataError(f"{path}: no user has two items of the catalogue; are the ids those of the items table?")
+        raise DataError(
+            f"{path}: no user has two items of the catalogue; are the ids those of the items table?"
+        )
     return several
 
 
@@ -119,7 +131,8 @@ def contrastive_loss(a: Tensor, b: Tensor, together: Tensor, temperature: float)
     Args:
         a: First items' vectors, shape (n, d).
         b: Second items' vectors, shape (n, d).
-        together: Whether somebody took a_k and b_l, shape (n, n), bool; such items are no negatives of each other.
+        together: Whether somebody took a_k and b_l, shape (n, n), bool; such items are no negatives
+            of each other.
         temperature: Divides cosines.
     """
     import torch
@@ -128,7 +141,10 @@ def contrastive_loss(a: Tensor, b: Tensor, together: Tensor, temperature: float)
     others = together & ~torch.eye(len(a), dtype=torch.bool, device=a.device)
     logits = (a @ b.T / temperature).masked_fill(others, -torch.inf)
     target = torch.arange(len(a), device=a.device)
-    return (torch.nn.functional.cross_entropy(logits, target) + torch.nn.functional.cross_entropy(logits.T, target)) / 2
+    return (
+        torch.nn.functional.cross_entropy(logits, target)
+        + torch.nn.functional.cross_entropy(logits.T, target)
+    ) / 2
 
 
 class TakenTogether:
@@ -139,7 +155,10 @@ class TakenTogether:
     """
 
     def __init__(self, users: Sequence[NDArray[np.int64]]) -> None:
-        items, takers = np.concatenate(users), np.repeat(np.arange(len(users)), [len(own) for own in users])
+        items, takers = (
+            np.concatenate(users),
+            np.repeat(np.arange(len(users)), [len(own) for own in users]),
+        )
         self._takers = csr_matrix((np.ones(items.size, np.int32), (items, takers)))
 
     def __call__(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -179,7 +198,10 @@ def finetune(
 
     finite = 0 < training.lr < np.inf and 0 < training.temperature < np.inf
     if training.batch_size < 2 or training.epochs < 1 or not finite:
-        raise UsageError("finetune: batch size must be at least 2, epochs at least 1, lr and temperature positive")
+        raise UsageError(
+            "finetune: batch size must be at least 2, epochs at least 1, lr and temperature "
+            "positive"
+        )
     network = encoder.network.requires_grad_(True)
     optimiser = torch.optim.AdamW(network.parameters(), lr=training.lr)
     together = TakenTogether(users)
@@ -188,10 +210,14 @@ def finetune(
     for epoch in range(training.epochs):
         total, n = 0.0, 0
         drawn = pairs(users, training.seed, epoch)
-        for at, (rows, first, second) in enumerate(_batches(encoder, contents, drawn, training.batch_size)):
+        for at, (rows, first, second) in enumerate(
+            _batches(encoder, contents, drawn, training.batch_size)
+        ):
             if stop():
                 raise Interrupted("interrupted: nothing was saved; the same command begins anew")
-            progress.advance(min(training.batch_size, len(drawn) - at * training.batch_size), "device")
+            progress.advance(
+                min(training.batch_size, len(drawn) - at * training.batch_size), "device"
+            )
             if len(rows) < 2:
                 continue
             optimiser.zero_grad()
@@ -199,10 +225,13 @@ def finetune(
             with exact_arithmetic:
                 vectors = encoder.differentiable([*first, *second])
                 known = torch.from_numpy(together(rows[:, 0], rows[:, 1])).to(vectors.device)
-                loss = contrastive_loss(vectors[:n_pairs], vectors[n_pairs:], known, training.temperature)
+                loss = contrastive_loss(
+                    vectors[:n_pairs], vectors[n_pairs:], known, training.temperature
+                )
                 if not torch.isfinite(loss):
                     raise DataError(
-                        f"finetune: the loss is {loss.item()} in epoch {epoch + 1}; lower --lr (now {training.lr:g})"
+                        f"finetune: the loss is {loss.item()} in epoch {epoch + 1}; lower --lr "
+                        f"(now {training.lr:g})"
                     )
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
@@ -210,8 +239,14 @@ def finetune(
         if not n:
             raise DataError("finetune: no pair of items has usable content")
         losses.append(total / n)
-        left_out = f" ({len(drawn) - n:,} left out: no usable content, or alone in a batch)" if n < len(drawn) else ""
-        progress.note(f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f} over {n:,} pairs{left_out}")
+        left_out = (
+            f" ({len(drawn) - n:,} left out: no usable content, or alone in a batch)"
+            if n < len(drawn)
+            else ""
+        )
+        progress.note(
+            f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f} over {n:,} pairs{left_out}"
+        )
     progress.stop()
     network.requires_grad_(False)
     return losses

@@ -78,7 +78,12 @@ class ConsoleProgress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         self.stop()
 
     def note(self, message: str) -> None:
@@ -102,7 +107,9 @@ class ConsoleProgress:
         self._began = self._said = time.monotonic()
         if self.verbosity >= 0 and self.stream.isatty():
             self._bar = _rich_bar(self.stream)
-            self._task = self._bar.add_task(label, total=total, completed=done, rate="", bottleneck="")
+            self._task = self._bar.add_task(
+                label, total=total, completed=done, rate="", bottleneck=""
+            )
             self._bar.start()
 
     def advance(self, n: int, bottleneck: str = "") -> None:
@@ -111,13 +118,16 @@ class ConsoleProgress:
         now = time.monotonic()
         rate = (self._done - self._first) / max(now - self._began, 1e-9)
         if self._bar is not None:
-            self._bar.update(self._task, advance=n, rate=f"{rate:,.1f} items/s", bottleneck=_share(bottleneck))
+            self._bar.update(
+                self._task, advance=n, rate=f"{rate:,.1f} items/s", bottleneck=_share(bottleneck)
+            )
         elif self.verbosity >= 0 and now - self._said >= PLAIN_PERIOD_S:
             self._said = now
             left = (self._total - self._done) / rate if rate > 0 else 0.0
             tail = f", {_share(bottleneck)}" if bottleneck else ""
             self._line(
-                f"{self._label}: {self._done:,} of {self._total:,} items, {rate:,.1f} items/s, {left:,.0f} s left{tail}"
+                f"{self._label}: {self._done:,} of {self._total:,} items, {rate:,.1f} items/s, "
+                f"{left:,.0f} s left{tail}"
             )
 
     def stop(self) -> None:
@@ -141,7 +151,13 @@ def _share(bottleneck: str) -> str:
 def _rich_bar(stream: TextIO) -> Any:
     """A rich bar that obeys NO_COLOR and leaves no trace of itself when it stops."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         TextColumn("{task.description}"),

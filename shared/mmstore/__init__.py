@@ -1,8 +1,8 @@
 """mmstore: the on-disk feature format that mmx writes and mmbench reads.
 
-`FeatureStore(root)` lists and opens sets, `FeatureSet(path)` reads one, `FeatureSetWriter(path, ...)` writes one.
-`FORMAT.md` beside this file is the normative description of the format. Nothing is imported before it is used, so
-`import mmstore` costs no start-up time.
+`FeatureStore(root)` lists and opens sets, `FeatureSet(path)` reads one, `FeatureSetWriter(path,
+...)` writes one. `FORMAT.md` beside this file is the normative description of the format. Nothing
+is imported before it is used, so `import mmstore` costs no start-up time.
 """
 
 from __future__ import annotations

@@ -15,7 +15,9 @@ from mmstore.spec import INTERACTION, MAX_MESSAGE_BYTES, Status
 Column = Sequence[str] | NDArray[Any]
 
 
-def id_columns(source: str, ids: Column | None, user_ids: Column | None, item_ids: Column | None) -> list[Bytes]:
+def id_columns(
+    source: str, ids: Column | None, user_ids: Column | None, item_ids: Column | None
+) -> list[Bytes]:
     """The id columns of a set, each an `S` array (n,): one for items, users and items for interactions.
 
     Raises:
@@ -27,11 +29,16 @@ def id_columns(source: str, ids: Column | None, user_ids: Column | None, item_id
             raise InvalidInput("ids: source 'interaction' takes user_ids and item_ids, and no ids")
         columns = [encode_ids(user_ids, "user_ids"), encode_ids(item_ids, "item_ids")]
         if columns[0].size != columns[1].size:
-            raise InvalidInput(f"ids: {columns[0].size} user_ids for {columns[1].size} item_ids; give as many of each")
+            raise InvalidInput(
+                f"ids: {columns[0].size} user_ids for {columns[1].size} item_ids; give as many of "
+                "each"
+            )
         keys = pair_keys(*columns)
     else:
         if ids is None or user_ids is not None or item_ids is not None:
-            raise InvalidInput(f"ids: source {source!r} takes ids, and neither user_ids nor item_ids")
+            raise InvalidInput(
+                f"ids: source {source!r} takes ids, and neither user_ids nor item_ids"
+            )
         columns = [encode_ids(ids)]
         keys = columns[0]
     if first_duplicate(keys) is not None:
@@ -47,17 +54,22 @@ def pending_rows(rows: ArrayLike, status: NDArray[np.uint8]) -> NDArray[np.int64
     """
     given = np.asarray(rows)
     if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-        raise InvalidInput(f"rows: got {given.dtype} of shape {given.shape}, expected integers of shape (b,)")
+        raise InvalidInput(
+            f"rows: got {given.dtype} of shape {given.shape}, expected integers of shape (b,)"
+        )
     checked = given.astype(np.int64)
     if checked.size == 0:
         return checked
     if int(checked.min()) < 0 or int(checked.max()) >= status.size:
-        raise InvalidInput(f"rows: got {checked.min()} … {checked.max()}, expected 0 … {status.size - 1}")
+        raise InvalidInput(
+            f"rows: got {checked.min()} … {checked.max()}, expected 0 … {status.size - 1}"
+        )
     done = np.flatnonzero(status[checked])
     if done.size:
         row = int(checked[done[0]])
         raise InvalidInput(
-            f"rows: row {row} is {Status(status[row]).name.lower()} already; write rows of `pending` only"
+            f"rows: row {row} is {Status(status[row]).name.lower()} already; write rows of "
+            "`pending` only"
         )
     if np.unique(checked).size != checked.size:
         raise InvalidInput("rows: a row occurs twice in one call; give each row once")
@@ -94,7 +106,9 @@ def why_not_finite(given: NDArray[Any], dtype: str) -> str:
     if finite.all():
         largest, limit = float(np.abs(given).max()), float(np.finfo(dtype).max)
         return f"the vector does not fit in {dtype} (largest magnitude {largest:.6g}, limit {limit:.6g})"
-    return f"the extractor returned NaN or infinity in {int((~finite).sum())} of {given.size} values"
+    return (
+        f"the extractor returned NaN or infinity in {int((~finite).sum())} of {given.size} values"
+    )
 
 
 def one_for_each(what: str, values: Sequence[Any], rows: int) -> None:

@@ -21,7 +21,9 @@ def spans(n: int, step: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, n)
 
 
-def runs(rows: NDArray[np.int64], *, max_gap: int = 0, max_span: int | None = None) -> Iterator[tuple[int, int]]:
+def runs(
+    rows: NDArray[np.int64], *, max_gap: int = 0, max_span: int | None = None
+) -> Iterator[tuple[int, int]]:
     """Positions `(i, j)` such that `rows[i:j]` lie close together.
 
     Args:

@@ -16,7 +16,13 @@ from mmstore.spec import CREATED, ID_DATASETS, VERSIONS
 
 
 def refuse_other_plan(
-    found: Header, wanted: Header, file: Any, columns: list[Bytes], where: str, *, any_versions: bool = False
+    found: Header,
+    wanted: Header,
+    file: Any,
+    columns: list[Bytes],
+    where: str,
+    *,
+    any_versions: bool = False,
 ) -> list[str]:
     """Check that an existing file has the wanted plan.
 
@@ -54,7 +60,8 @@ def refuse_other_plan(
 def plan_differences(found: Header, wanted: Header) -> list[tuple[str, str]]:
     """What makes two plans differ, as `(key, "found, expected")`; creation time, progress and ids aside.
 
-    Provenance is compared key by key, so the answer names `provenance.pooling` and not just `provenance`.
+    Provenance is compared key by key, so the answer names `provenance.pooling` and not just
+    `provenance`.
     """
     differences = []
     for key in ("modality", "name", "source", "layout", "dim", "dtype", "rows"):
@@ -89,4 +96,10 @@ def _column_difference(found: Any, wanted: Bytes, name: str) -> list[tuple[str, 
     if not differing:
         return []
     old, new = (bytes(column[first]).decode("utf-8", "replace") for column in (found, wanted))
-    return [(name, f"{differing} of {wanted.size} differ, first in row {first} ({old!r}, expected {new!r})")]
+    return [
+        (
+            name,
+            f"{differing} of {wanted.size} differ, first in row {first} ({old!r}, expected "
+            f"{new!r})",
+        )
+    ]

@@ -1,7 +1,7 @@
 """Everything that can go wrong with a store, as one exception tree.
 
-Messages read `where: what (got, expected); how to fix`. Foreign errors (operating system, HDF5) are translated by
-`mmstore.hdf5.translated`, so a caller needs to catch `StoreError` only.
+Messages read `where: what (got, expected); how to fix`. Foreign errors (operating system, HDF5) are
+translated by `mmstore.hdf5.translated`, so a caller needs to catch `StoreError` only.
 """
 
 from __future__ import annotations

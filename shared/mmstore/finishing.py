@@ -1,7 +1,8 @@
 """The steps that make one file out of another: a new partial set, a finished one, and back again.
 
-Each makes its result under another name and renames it when it is whole, or (for the one step that works in place)
-keeps an undo copy, so that a process killed in any of them leaves a set that can be continued.
+Each makes its result under another name and renames it when it is whole, or (for the one step that
+works in place) keeps an undo copy, so that a process killed in any of them leaves a set that can be
+continued.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def create_partial(paths: Paths, header: Header, columns: list[Bytes]) -> None:
     free = shutil.disk_usage(paths.final.parent).free
     if needed > free:
         raise StoreFull(
-            f"{paths.final}: needs {needed / 1e9:.2f} GB for {header.rows} x {header.dim} {header.dtype} vectors "
+            f"{paths.final}: needs {needed / 1e9:.2f} GB for {header.rows} x {header.dim} "
+            f"{header.dtype} vectors "
             f"({free / 1e9:.2f} GB are free); free space on that disk, or store float16"
         )
     with hdf5.new_file(paths.new, _size(header, columns)) as file:
@@ -61,7 +63,9 @@ def create_partial(paths: Paths, header: Header, columns: list[Bytes]) -> None:
     replace_synced(paths.new, paths.partial)
 
 
-def copy_as_partial(paths: Paths, header: Header, columns: list[Bytes], status: NDArray[np.uint8]) -> None:
+def copy_as_partial(
+    paths: Paths, header: Header, columns: list[Bytes], status: NDArray[np.uint8]
+) -> None:
     """Make a partial set out of the finished one, with another status."""
     header = replace(header, complete=False, content_digest="", format_version=FORMAT_VERSION)
     if header.layout == DENSE:
@@ -106,7 +110,9 @@ def finish_in_place(paths: Paths, header: Header, status: NDArray[np.uint8], err
     return digest
 
 
-def assemble(paths: Paths, header: Header, log: VectorLog, status: NDArray[np.uint8], errors: Errors) -> str:
+def assemble(
+    paths: Paths, header: Header, log: VectorLog, status: NDArray[np.uint8], errors: Errors
+) -> str:
     """Ragged: copy the vectors in row order from the log into a new file, rename it, and return its digest.
 
     Args:

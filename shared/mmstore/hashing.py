@@ -1,6 +1,7 @@
 """The content digest: BLAKE2b-256 over the canonical byte stream that `FORMAT.md` defines.
 
-Streamed in blocks, so that memory stays flat, and vectorised over ids, so that ten million of them take no Python loop.
+Streamed in blocks, so that memory stays flat, and vectorised over ids, so that ten million of them
+take no Python loop.
 """
 
 from __future__ import annotations
@@ -36,12 +37,19 @@ class Rows(Protocol):
 
 
 def content_digest(
-    *, source: str, layout: str, ids: Sequence[Rows], status: Rows, features: Rows, offsets: Rows | None = None
+    *,
+    source: str,
+    layout: str,
+    ids: Sequence[Rows],
+    status: Rows,
+    features: Rows,
+    offsets: Rows | None = None,
 ) -> str:
     """The digest of a set's content, 64 hexadecimal digits.
 
-    It depends on the ids, the status of each row and the vectors, and on nothing else: not on the modality, the name,
-    the provenance, the error messages, the width of the id columns or the machine's byte order.
+    It depends on the ids, the status of each row and the vectors, and on nothing else: not on the
+    modality, the name, the provenance, the error messages, the width of the id columns or the
+    machine's byte order.
 
     Args:
         source: `item` or `interaction`.
@@ -75,7 +83,9 @@ def content_digest(
     return digest.hexdigest()
 
 
-def file_digest(file: Any, header: Header, status: NDArray[np.uint8], offsets: NDArray[np.int64] | None) -> str:
+def file_digest(
+    file: Any, header: Header, status: NDArray[np.uint8], offsets: NDArray[np.int64] | None
+) -> str:
     """The content digest of an open file's ids and vectors with the given status and offsets."""
     return content_digest(
         source=header.source,

@@ -1,8 +1,9 @@
 """The rim to HDF5 and the operating system: opening, typed access, and translation of foreign errors.
 
-Nothing that a file holds is trusted before its type is known: object and reference dtypes, variable-length data where
-the format says fixed-length, soft and external links, external and virtual storage and filters that would load a
-plug-in are all refused before a byte of content is read.
+Nothing that a file holds is trusted before its type is known: object and reference dtypes,
+variable-length data where the format says fixed-length, soft and external links, external and
+virtual storage and filters that would load a plug-in are all refused before a byte of content is
+read.
 """
 
 from __future__ import annotations
@@ -49,9 +50,12 @@ from mmstore.spec import (
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_MAX_DEFLATION = 1100  # deflate makes data at most 1032 times smaller; a larger shape is damage, not data
+_MAX_DEFLATION = (
+    1100  # deflate makes data at most 1032 times smaller; a larger shape is damage, not data
+)
 _BUILT_IN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
-# The oldest encoding of every object: newer ones mark a file as open for writing, and after a kill it can't be opened.
+# The oldest encoding of every object: newer ones mark a file as open for writing, and after a kill
+# it can't be opened.
 _LIBVER = ("earliest", "v110")
 _PAGE = 4096
 EXTRACT_AGAIN = "extract it again with --restart, or copy it again from where it came"
@@ -78,15 +82,20 @@ def translate(path: Path, error: OSError) -> StoreError:
         number = int(match[1])
     if number in _FULL:
         return StoreFull(
-            f"{path}: no space left to write ({os.strerror(number or errno.ENOSPC)}); free space on that disk and "
+            f"{path}: no space left to write ({os.strerror(number or errno.ENOSPC)}); free space "
+            "on that disk and "
             "run the same command again, it goes on from the last saved batch"
         )
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return StoreAccess(f"{path}: {os.strerror(number)}; check the permissions of the file and of its folder")
+        return StoreAccess(
+            f"{path}: {os.strerror(number)}; check the permissions of the file and of its folder"
+        )
     if number == errno.ENOENT:
         return StoreAccess(f"{path}: no such file; check the path")
     if number is not None:
-        return StoreAccess(f"{path}: {os.strerror(number)}; check the disk and run the command again")
+        return StoreAccess(
+            f"{path}: {os.strerror(number)}; check the disk and run the command again"
+        )
     return DamagedFeatureSet(f"{path}: truncated or damaged ({_brief(error)}); {EXTRACT_AGAIN}")
 
 
@@ -103,16 +112,22 @@ def open_file(path: Path) -> h5py.File:
     """
     with translated(path):
         if path.is_dir():
-            raise NotAFeatureSet(f"{path}: is a folder, expected a file; name the feature set inside it")
+            raise NotAFeatureSet(
+                f"{path}: is a folder, expected a file; name the feature set inside it"
+            )
         try:
             with path.open("rb") as stream:
                 start = stream.read(len(_SIGNATURE))
         except FileNotFoundError as error:
-            raise UnknownFeatureSet(f"{path}: no such feature set; `mmx store ls` lists what there is") from error
+            raise UnknownFeatureSet(
+                f"{path}: no such feature set; `mmx store ls` lists what there is"
+            ) from error
         if not start:
             raise NotAFeatureSet(f"{path}: is empty; delete it, and extract or copy the set again")
         if start != _SIGNATURE:
-            raise NotAFeatureSet(f"{path}: is not an HDF5 file; import foreign features with `mmx store import`")
+            raise NotAFeatureSet(
+                f"{path}: is not an HDF5 file; import foreign features with `mmx store import`"
+            )
         try:
             return h5py.File(path, "r")
         except OSError as error:
@@ -125,17 +140,24 @@ def open_file(path: Path) -> h5py.File:
 def edit_file(path: Path, growth: int) -> Iterator[h5py.File]:
     """An existing HDF5 file, open for changes that make it at most `growth` bytes longer.
 
-    The bytes are reserved first, because HDF5 loses data and crashes when the disk fills up under it.
+    The bytes are reserved first, because HDF5 loses data and crashes when the disk fills up under
+    it.
 
     Raises:
         StoreFull: They can't be reserved; the file's content is as before.
     """
     with translated(path):
         _reserve(path, growth)
-        # No lock of HDF5's: the writer has its own, and one that child processes inherit would outlive a killed writer.
-        # Large datasets begin on page boundaries, for those who map them into memory.
+        # No lock of HDF5's: the writer has its own, and one that child processes inherit would
+        # outlive a killed writer. Large datasets begin on page boundaries, for those who map them
+        # into memory.
         file = h5py.File(
-            path, "r+", locking=False, libver=_LIBVER, alignment_threshold=1 << 16, alignment_interval=_PAGE
+            path,
+            "r+",
+            locking=False,
+            libver=_LIBVER,
+            alignment_threshold=1 << 16,
+            alignment_interval=_PAGE,
         )
         try:
             yield file
@@ -185,10 +207,13 @@ def place_of(file: h5py.File, path: Path, name: str) -> Place:
     return Place(int(start or 0), data.shape, np.dtype(data.dtype.str))
 
 
-# ------------------------------------------------------------------------------------------------ typed reading
+# ------------------------------------------------------------------------------------------------
+# typed reading
 
 
-def dataset(file: h5py.File, path: Path, name: str, *, ndim: int, dtypes: tuple[str, ...]) -> h5py.Dataset:
+def dataset(
+    file: h5py.File, path: Path, name: str, *, ndim: int, dtypes: tuple[str, ...]
+) -> h5py.Dataset:
     """Dataset `name`, checked to be plain data of the expected rank and dtype.
 
     Args:
@@ -207,22 +232,30 @@ def dataset(file: h5py.File, path: Path, name: str, *, ndim: int, dtypes: tuple[
         if not isinstance(found, h5py.Dataset):
             raise DamagedFeatureSet(f"{where}: absent (expected a dataset); {EXTRACT_AGAIN}")
         if found.external or found.is_virtual:
-            raise DamagedFeatureSet(f"{where}: its data lie outside the file, which is not allowed; {EXTRACT_AGAIN}")
+            raise DamagedFeatureSet(
+                f"{where}: its data lie outside the file, which is not allowed; {EXTRACT_AGAIN}"
+            )
         properties = found.id.get_create_plist()
         for i in range(properties.get_nfilters()):
             if properties.get_filter(i)[0] not in _BUILT_IN_FILTERS:
-                raise DamagedFeatureSet(f"{where}: needs a compression plug-in, which is not allowed; {EXTRACT_AGAIN}")
+                raise DamagedFeatureSet(
+                    f"{where}: needs a compression plug-in, which is not allowed; {EXTRACT_AGAIN}"
+                )
         kind = _kind(found.dtype)
         if kind not in dtypes:
             raise DamagedFeatureSet(
-                f"{where}: wrong dtype (got {kind}, expected {' or '.join(dtypes)}); {EXTRACT_AGAIN}"
+                f"{where}: wrong dtype (got {kind}, expected {' or '.join(dtypes)}); "
+                f"{EXTRACT_AGAIN}"
             )
         if found.ndim != ndim:
-            raise DamagedFeatureSet(f"{where}: wrong shape (got {found.shape}, expected {ndim} axes); {EXTRACT_AGAIN}")
+            raise DamagedFeatureSet(
+                f"{where}: wrong shape (got {found.shape}, expected {ndim} axes); {EXTRACT_AGAIN}"
+            )
         stored = found.id.get_storage_size() * (1 if found.chunks is None else _MAX_DEFLATION)
         if found.nbytes > stored:
             raise DamagedFeatureSet(
-                f"{where}: fewer bytes than its shape says (got {stored}, expected {found.nbytes}); {EXTRACT_AGAIN}"
+                f"{where}: fewer bytes than its shape says (got {stored}, expected "
+                f"{found.nbytes}); {EXTRACT_AGAIN}"
             )
         return found
 
@@ -234,7 +267,9 @@ def _hard_child(file: h5py.File, path: Path, name: str) -> Any:
         if not isinstance(node, h5py.Group) or part not in node:
             return None
         if not isinstance(node.get(part, getlink=True), h5py.HardLink):
-            raise DamagedFeatureSet(f"{path}:/{name}: is a link to elsewhere, which is not allowed; {EXTRACT_AGAIN}")
+            raise DamagedFeatureSet(
+                f"{path}:/{name}: is a link to elsewhere, which is not allowed; {EXTRACT_AGAIN}"
+            )
         node = node[part]
     return node
 
@@ -283,7 +318,8 @@ def read_header(file: h5py.File, path: Path) -> tuple[Header, str | None]:
     with translated(path):
         if "format" not in file.attrs:
             raise NotAFeatureSet(
-                f"{path}: HDF5, but not a feature set (no root attribute 'format', expected {FORMAT!r}); "
+                f"{path}: HDF5, but not a feature set (no root attribute 'format', expected "
+                f"{FORMAT!r}); "
                 "import foreign features with `mmx store import`"
             )
         check_format(str(path), str(_attribute(file, path, "format")))
@@ -297,7 +333,9 @@ def read_header(file: h5py.File, path: Path) -> tuple[Header, str | None]:
                 f"{path}: root attribute 'provenance' is not JSON ({error}); {EXTRACT_AGAIN}"
             ) from error
         if not isinstance(values["provenance"], dict):
-            raise DamagedFeatureSet(f"{path}: root attribute 'provenance' is not a JSON object; {EXTRACT_AGAIN}")
+            raise DamagedFeatureSet(
+                f"{path}: root attribute 'provenance' is not a JSON object; {EXTRACT_AGAIN}"
+            )
         features = dataset(file, path, FEATURES, ndim=2, dtypes=("<f2", "<f4"))
         status = dataset(file, path, STATUS, ndim=1, dtypes=("|u1",))
         try:
@@ -330,13 +368,15 @@ def _check_lengths(file: h5py.File, path: Path, header: Header) -> None:
         messages = dataset(file, path, ERROR_MESSAGE, ndim=1, dtypes=("utf-8",))
         if rows.shape != messages.shape:
             raise DamagedFeatureSet(
-                f"{path}:/{ERRORS}: unequal lengths (row: {rows.shape[0]}, message: {messages.shape[0]}); {EXTRACT_AGAIN}"
+                f"{path}:/{ERRORS}: unequal lengths (row: {rows.shape[0]}, message: "
+                f"{messages.shape[0]}); {EXTRACT_AGAIN}"
             )
     elif header.complete:
         raise DamagedFeatureSet(f"{path}:/{ERRORS}: absent (expected a group); {EXTRACT_AGAIN}")
 
 
-# ------------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------------------------
+# writing
 
 
 def write_header(file: h5py.File, header: Header) -> None:
@@ -364,7 +404,8 @@ def write_header(file: h5py.File, header: Header) -> None:
 def create_text(file: h5py.File, name: str, values: NDArray[np.bytes_]) -> None:
     """A fixed-length UTF-8 dataset, null-padded, of the narrowest width that holds `values`."""
     width = max(1, values.dtype.itemsize)
-    # A view, not a cast: numpy drops the tag that says UTF-8 where the two dtypes are otherwise equal.
+    # A view, not a cast: numpy drops the tag that says UTF-8 where the two dtypes are otherwise
+    # equal.
     tagged = np.ascontiguousarray(values, dtype=f"S{width}").view(h5py.string_dtype("utf-8", width))
     file.create_dataset(name, data=tagged)
 
@@ -375,10 +416,14 @@ def create_features(file: h5py.File, header: Header, vectors: int) -> h5py.Datas
     if header.layout == RAGGED:
         chunk = max(1, min(vectors, (1 << 18) // header.vector_bytes))
         return file.create_dataset(
-            FEATURES, shape=(vectors, header.dim), maxshape=(None, header.dim), chunks=(chunk, header.dim), dtype=dtype
+            FEATURES,
+            shape=(vectors, header.dim),
+            maxshape=(None, header.dim),
+            chunks=(chunk, header.dim),
+            dtype=dtype,
         )
-    # Allocated early and never filled: after this no write to the rows changes HDF5's metadata, so that a process
-    # killed between two of them leaves a file that opens.
+    # Allocated early and never filled: after this no write to the rows changes HDF5's metadata, so
+    # that a process killed between two of them leaves a file that opens.
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -392,7 +437,9 @@ def create_features(file: h5py.File, header: Header, vectors: int) -> h5py.Datas
 def create_errors(file: h5py.File, rows: NDArray[np.int64], messages: list[bytes]) -> None:
     """The group `/errors`: why each corrupt row is corrupt, in row order."""
     file.create_dataset(ERROR_ROW, data=rows.astype("<i8"))
-    create_text(file, ERROR_MESSAGE, np.array(messages, dtype="S") if messages else np.empty(0, "S1"))
+    create_text(
+        file, ERROR_MESSAGE, np.array(messages, dtype="S") if messages else np.empty(0, "S1")
+    )
 
 
 def _brief(error: Exception) -> str:

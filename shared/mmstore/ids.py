@@ -27,12 +27,13 @@ def encode_ids(ids: Iterable[str] | NDArray[Any], where: str = "ids") -> Bytes:
     """Ids as an `S` array of UTF-8 bytes, shape (n,), checked to be storable.
 
     Args:
-        ids: Text, or an `S` array that already holds UTF-8 (used as it is, without a detour through `str`).
+        ids: Text, or an `S` array that already holds UTF-8 (used as it is, without a detour through
+            `str`).
         where: How error messages name the ids.
 
     Raises:
-        InvalidIds: An id is not text, is empty, holds NUL or a lone surrogate, or is not UTF-8. Duplicates are
-            a matter of `first_duplicate`.
+        InvalidIds: An id is not text, is empty, holds NUL or a lone surrogate, or is not UTF-8.
+            Duplicates are a matter of `first_duplicate`.
     """
     if isinstance(ids, np.ndarray) and ids.dtype.kind == "S":
         return _check_bytes(ids, where)
@@ -55,8 +56,12 @@ def encode_lookup(ids: Iterable[str] | NDArray[Any], where: str = "ids") -> Byte
     sequence = _as_sequence(ids, where)
     blocks = [np.empty(0, "S1")]
     for start, stop in spans(len(sequence), _BLOCK):
-        block = [_require_text(text, where, start + i) for i, text in enumerate(sequence[start:stop])]
-        encoded = [text.encode("utf-8", "surrogatepass").replace(b"\0", _NEVER_STORED) for text in block]
+        block = [
+            _require_text(text, where, start + i) for i, text in enumerate(sequence[start:stop])
+        ]
+        encoded = [
+            text.encode("utf-8", "surrogatepass").replace(b"\0", _NEVER_STORED) for text in block
+        ]
         blocks.append(np.array(encoded, dtype="S"))
     return np.concatenate(blocks)
 
@@ -72,7 +77,9 @@ def decode_ids(raw: Bytes) -> NDArray[np.str_]:
     try:
         return np.asarray(np.char.decode(raw, "utf-8"))
     except UnicodeDecodeError as error:
-        raise InvalidIds(f"ids: not UTF-8 ({error.reason}); the file was not written by a conforming writer") from error
+        raise InvalidIds(
+            f"ids: not UTF-8 ({error.reason}); the file was not written by a conforming writer"
+        ) from error
 
 
 def pair_keys(users: Bytes, items: Bytes) -> Bytes:
@@ -138,7 +145,8 @@ class IdIndex:
         """The row of each key, -1 where it is absent, shape (b,)."""
         if self.rows.size == 0 or keys.size == 0:
             return np.full(keys.size, -1, dtype=np.int64)
-        # Sorted queries walk through memory in order, which is several times faster where there are millions.
+        # Sorted queries walk through memory in order, which is several times faster where there are
+        # millions.
         order = np.argsort(keys, kind="stable")
         wanted = keys[order]
         at = np.minimum(np.searchsorted(self.sorted_keys, wanted), self.rows.size - 1)
@@ -151,13 +159,20 @@ def duplicate_error(keys: Bytes, where: str) -> InvalidIds:
     """The error that names the first repeated id among `keys`."""
     pair = first_duplicate(keys)
     assert pair is not None, "no id is repeated"
-    text = " and ".join(repr(part.decode("utf-8", "replace")) for part in bytes(keys[pair[0]]).split(_PAIR_SEPARATOR))
-    return InvalidIds(f"{where}: {text} occurs twice (rows {pair[0]} and {pair[1]}); ids must be unique")
+    text = " and ".join(
+        repr(part.decode("utf-8", "replace"))
+        for part in bytes(keys[pair[0]]).split(_PAIR_SEPARATOR)
+    )
+    return InvalidIds(
+        f"{where}: {text} occurs twice (rows {pair[0]} and {pair[1]}); ids must be unique"
+    )
 
 
 def _as_sequence(ids: Iterable[Any], where: str) -> list[Any] | tuple[Any, ...] | NDArray[Any]:
     if isinstance(ids, str | bytes):
-        raise InvalidIds(f"{where}: got one {type(ids).__name__}, expected a sequence of ids; put it in a list")
+        raise InvalidIds(
+            f"{where}: got one {type(ids).__name__}, expected a sequence of ids; put it in a list"
+        )
     if isinstance(ids, np.ndarray) and ids.ndim != 1:
         raise InvalidIds(f"{where}: got an array of shape {ids.shape}, expected (n,)")
     return ids if isinstance(ids, list | tuple | np.ndarray) else list(ids)
@@ -177,12 +192,15 @@ def _check_text(value: object, where: str, row: int) -> bytes:
     if not text:
         raise InvalidIds(f"{where}: row {row} is empty; every row needs an id")
     if "\0" in text:
-        raise InvalidIds(f"{where}: row {row} ({text!r}) holds a NUL character, which ids can't; remove it")
+        raise InvalidIds(
+            f"{where}: row {row} ({text!r}) holds a NUL character, which ids can't; remove it"
+        )
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidIds(
-            f"{where}: row {row} ({text!r}) holds a lone surrogate, which UTF-8 can't; decode the ids properly"
+            f"{where}: row {row} ({text!r}) holds a lone surrogate, which UTF-8 can't; decode the "
+            "ids properly"
         ) from error
 
 
@@ -198,12 +216,15 @@ def _check_bytes(raw: Bytes, where: str) -> Bytes:
         ):
             if bad.any():
                 row = start + int(np.argmax(bad))
-                raise InvalidIds(f"{where}: row {row} {what} ({bytes(raw[row])!r}); ids are non-empty text")
+                raise InvalidIds(
+                    f"{where}: row {row} {what} ({bytes(raw[row])!r}); ids are non-empty text"
+                )
         for row in (np.flatnonzero((table & 0x80).any(axis=1)) + start).tolist():
             try:
                 bytes(raw[row]).decode("utf-8")
             except UnicodeDecodeError as error:
                 raise InvalidIds(
-                    f"{where}: row {row} is not UTF-8 ({bytes(raw[row])!r}); convert the ids to UTF-8"
+                    f"{where}: row {row} is not UTF-8 ({bytes(raw[row])!r}); convert the ids to "
+                    "UTF-8"
                 ) from error
     return raw

@@ -1,7 +1,7 @@
 """One writer per set: an exclusive lock file that dies with its process.
 
-The lock is the operating system's (`fcntl` or `msvcrt`), not the existence of the file, so a killed writer leaves
-nothing that has to be cleaned up by hand. Child processes do not inherit it.
+The lock is the operating system's (`fcntl` or `msvcrt`), not the existence of the file, so a killed
+writer leaves nothing that has to be cleaned up by hand. Child processes do not inherit it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class WriterLock:
         self._key = f"{self._pid}:{path.resolve()}"
         with _guard:
             if self._key in _held:
-                raise StoreLocked(f"{path}: another writer in this process holds it; close that one first")
+                raise StoreLocked(
+                    f"{path}: another writer in this process holds it; close that one first"
+                )
             with translated(path):
                 self._descriptor: int | None = self._acquire()
             _held.add(self._key)
@@ -48,9 +50,11 @@ class WriterLock:
                 if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                     raise
                 raise StoreLocked(
-                    f"{self.path}: another process writes this set; wait for it to end, or stop it, and try again"
+                    f"{self.path}: another process writes this set; wait for it to end, or stop "
+                    "it, and try again"
                 ) from error
-            # The last holder removes the file; a lock on a removed file excludes nobody, so take the new one.
+            # The last holder removes the file; a lock on a removed file excludes nobody, so take
+            # the new one.
             try:
                 if os.path.samestat(os.fstat(descriptor), self.path.stat()):
                     return descriptor

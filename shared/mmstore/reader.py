@@ -15,7 +15,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from mmstore import hdf5
 from mmstore.blocks import block_rows, runs, spans
-from mmstore.errors import DamagedFeatureSet, IncompleteFeatureSet, InvalidIds, InvalidInput, StoreError, StoreWarning
+from mmstore.errors import (
+    DamagedFeatureSet,
+    IncompleteFeatureSet,
+    InvalidIds,
+    InvalidInput,
+    StoreError,
+    StoreWarning,
+)
 from mmstore.hdf5 import EXTRACT_AGAIN, translated
 from mmstore.ids import Bytes, IdIndex, decode_ids, encode_lookup, pair_keys
 from mmstore.schema import Header
@@ -43,15 +50,16 @@ Ids = Sequence[str] | Sequence[tuple[str, str]] | NDArray[Any]
 class FeatureSet:
     """One feature set, read-only.
 
-    Nothing is opened before it is needed, and each process opens the file for itself, so an object may be used after
-    a fork or sent to another process. It is a context manager; `close` may be left to the garbage collector.
+    Nothing is opened before it is needed, and each process opens the file for itself, so an object
+    may be used after a fork or sent to another process. It is a context manager; `close` may be
+    left to the garbage collector.
 
     Args:
         path: The file, `<root>/<modality>/<name>.h5`.
 
     Raises:
-        StoreError: From the first use on: `NotAFeatureSet`, `UnsupportedVersion`, `DamagedFeatureSet`, `StoreAccess`
-            or `UnknownFeatureSet`.
+        StoreError: From the first use on: `NotAFeatureSet`, `UnsupportedVersion`,
+            `DamagedFeatureSet`, `StoreAccess` or `UnknownFeatureSet`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -127,7 +135,8 @@ class FeatureSet:
     def __repr__(self) -> str:
         return f"FeatureSet({str(self.path)!r})"
 
-    # ------------------------------------------------------------------------------------ ids and status
+    # ------------------------------------------------------------------------------------ ids and
+    # status
 
     @property
     def ids(self) -> NDArray[np.str_]:
@@ -177,20 +186,25 @@ class FeatureSet:
 
     # ------------------------------------------------------------------------------------ vectors
 
-    def matrix(self, ids: Ids, *, dtype: DTypeLike = np.float32) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def matrix(
+        self, ids: Ids, *, dtype: DTypeLike = np.float32
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """The vectors of `ids`, in that order, and which of them are present.
 
         Args:
-            ids: Item ids (text, or an `S` array of UTF-8); for interactions (user, item) pairs. Repetitions are fine.
+            ids: Item ids (text, or an `S` array of UTF-8); for interactions (user, item) pairs.
+                Repetitions are fine.
             dtype: Floating dtype of the answer.
 
         Returns:
-            Features of shape (len(ids), dim), NaN throughout in absent rows, and a mask of shape (len(ids),). A row is
-            absent where the set does not know the id, or has it as missing or corrupt.
+            Features of shape (len(ids), dim), NaN throughout in absent rows, and a mask of shape
+            (len(ids),). A row is absent where the set does not know the id, or has it as missing or
+            corrupt.
 
         Raises:
             InvalidIds: An id is not text.
-            InvalidInput: The set is ragged, `dtype` is no floating dtype, or a value does not fit in it.
+            InvalidInput: The set is ragged, `dtype` is no floating dtype, or a value does not fit
+                in it.
             IncompleteFeatureSet: Rows are pending.
             DamagedFeatureSet: Ids repeat in the file, or the vector of a present row is not finite.
         """
@@ -227,8 +241,8 @@ class FeatureSet:
     ) -> Iterator[tuple[NDArray[np.str_], NDArray[Any] | list[NDArray[Any]], NDArray[np.uint8]]]:
         """All rows in file order, as (ids, features, status) of up to `batch_size` rows.
 
-        Features are in the stored dtype: (b, dim) with NaN in absent rows, or for ragged sets a list of (k, dim) with
-        k = 0 in absent rows. Ids are (b,), or (b, 2) for interactions.
+        Features are in the stored dtype: (b, dim) with NaN in absent rows, or for ragged sets a
+        list of (k, dim) with k = 0 in absent rows. Ids are (b,), or (b, 2) for interactions.
         """
         if batch_size < 1:
             raise InvalidInput(f"batch_size: got {batch_size}, expected >= 1")
@@ -261,7 +275,10 @@ class FeatureSet:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -314,7 +331,9 @@ class FeatureSet:
             offsets = np.asarray(file[OFFSETS][:])
             total = int(file[FEATURES].shape[0])
         if offsets[0] != 0 or offsets[-1] != total or bool((np.diff(offsets) < 0).any()):
-            raise DamagedFeatureSet(f"{self.path}:/{OFFSETS}: not ascending from 0 to {total}; {EXTRACT_AGAIN}")
+            raise DamagedFeatureSet(
+                f"{self.path}:/{OFFSETS}: not ascending from 0 to {total}; {EXTRACT_AGAIN}"
+            )
         return offsets
 
     def _require(self, layout: str) -> None:
@@ -323,7 +342,8 @@ class FeatureSet:
             raise InvalidInput(f"{self.path}: the set is {self.layout}; use {method}()")
         if not self.complete:
             raise IncompleteFeatureSet(
-                f"{self.path}: rows are pending; run the extraction again, it goes on where it stopped"
+                f"{self.path}: rows are pending; run the extraction again, it goes on where it "
+                "stopped"
             )
 
     def _find(self, ids: Ids) -> NDArray[np.int64]:
@@ -344,7 +364,9 @@ class FeatureSet:
     def _rows_per_read(self) -> int:
         return block_rows(self.header.vector_bytes, _READ_BYTES)
 
-    def _fill(self, features: NDArray[Any], rows: NDArray[np.int64], positions: NDArray[np.int64]) -> None:
+    def _fill(
+        self, features: NDArray[Any], rows: NDArray[np.int64], positions: NDArray[np.int64]
+    ) -> None:
         """Copy row `rows[p]` of the file to `features[p]` for each position, in file order and in long reads."""
         wanted = rows[positions]
         if bool((wanted[1:] < wanted[:-1]).any()):
@@ -356,12 +378,15 @@ class FeatureSet:
             for i, j in runs(wanted, max_gap=gap, max_span=self._rows_per_read()):
                 low, high = int(wanted[i]), int(wanted[j - 1]) + 1
                 block = np.asarray(data[low:high])
-                if not bool((np.diff(wanted[i:j]) == 1).all()):  # gaps or repetitions, perhaps as many of each
+                if not bool(
+                    (np.diff(wanted[i:j]) == 1).all()
+                ):  # gaps or repetitions, perhaps as many of each
                     block = block[wanted[i:j] - low]
                 if not np.isfinite(block).all():
                     bad = int(wanted[i:j][~np.isfinite(block).all(axis=1)][0])
                     raise DamagedFeatureSet(
-                        f"{self.path}:/{FEATURES}: row {bad} is marked present and holds NaN or infinity; {EXTRACT_AGAIN}"
+                        f"{self.path}:/{FEATURES}: row {bad} is marked present and holds NaN or "
+                        f"infinity; {EXTRACT_AGAIN}"
                     )
                 features[positions[i:j]] = self._narrow(block, features.dtype)
 
@@ -372,7 +397,9 @@ class FeatureSet:
             with np.errstate(over="raise"):
                 return block.astype(dtype)
         except FloatingPointError as error:
-            raise InvalidInput(f"{self.path}: values do not fit in {dtype}; ask for float32") from error
+            raise InvalidInput(
+                f"{self.path}: values do not fit in {dtype}; ask for float32"
+            ) from error
 
     def _ragged_rows(self, start: int, stop: int) -> list[NDArray[Any]]:
         offsets = self._offsets[start : stop + 1]
@@ -380,7 +407,8 @@ class FeatureSet:
             vectors = np.asarray(self._file()[FEATURES][int(offsets[0]) : int(offsets[-1])])
         if not np.isfinite(vectors).all():
             raise DamagedFeatureSet(
-                f"{self.path}:/{FEATURES}: rows {start} … {stop - 1} hold NaN or infinity; {EXTRACT_AGAIN}"
+                f"{self.path}:/{FEATURES}: rows {start} … {stop - 1} hold NaN or infinity; "
+                f"{EXTRACT_AGAIN}"
             )
         return [part.copy() for part in np.split(vectors, offsets[1:-1] - offsets[0])]
 
@@ -389,12 +417,16 @@ def _split_pairs(pairs: Any) -> tuple[Any, Any]:
     """The two columns of (user, item) pairs."""
     if isinstance(pairs, np.ndarray):
         if pairs.ndim != 2 or pairs.shape[1] != 2:
-            raise InvalidIds(f"ids: got an array of shape {pairs.shape}, expected (user, item) pairs of shape (b, 2)")
+            raise InvalidIds(
+                f"ids: got an array of shape {pairs.shape}, expected (user, item) pairs of shape "
+                "(b, 2)"
+            )
         return pairs[:, 0], pairs[:, 1]
     pairs = list(pairs)
     for row, pair in enumerate(pairs):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InvalidIds(
-                f"ids: element {row} is {pair!r}, expected a (user, item) pair; the set is of interactions"
+                f"ids: element {row} is {pair!r}, expected a (user, item) pair; the set is of "
+                "interactions"
             )
     return [pair[0] for pair in pairs], [pair[1] for pair in pairs]

@@ -62,7 +62,8 @@ def unfinished_set(paths: Paths, wanted: Header, columns: list[Bytes]) -> Unfini
             status = np.asarray(file[STATUS][:])
             if status.size and int(status.max()) > max(Status):
                 raise DamagedFeatureSet(
-                    f"{paths.partial}:/{STATUS}: holds {int(status.max())} (expected 0 … {max(Status)})"
+                    f"{paths.partial}:/{STATUS}: holds {int(status.max())} (expected 0 … "
+                    f"{max(Status)})"
                 )
         except (NotAFeatureSet, DamagedFeatureSet) as error:
             _begin_anew(error)
@@ -78,7 +79,8 @@ def finished_set(
     """Header and status, shape (n,), of the finished set at `paths`, and the keys of versions that differ.
 
     Raises:
-        ProvenanceMismatch: It has another plan. Versions of programs may differ as long as it has no row to `retry`.
+        ProvenanceMismatch: It has another plan. Versions of programs may differ as long as it has
+            no row to `retry`.
     """
     with hdf5.open_file(paths.final) as file:
         found, _ = hdf5.read_header(file, paths.final)

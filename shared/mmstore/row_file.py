@@ -1,8 +1,8 @@
 """The rows of an unfinished set, written with plain file writes at the places that HDF5 reserved for them.
 
-HDF5 itself is not used for rows: it buffers small writes, drops the buffer silently when writing it fails, and crashes
-the process when it can't empty it at the end. A plain write either reaches the operating system, and then survives the
-death of the process, or raises.
+HDF5 itself is not used for rows: it buffers small writes, drops the buffer silently when writing it
+fails, and crashes the process when it can't empty it at the end. A plain write either reaches the
+operating system, and then survives the death of the process, or raises.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class RowFile:
         in_order = rows[order]
         if not np.array_equal(in_order, rows):
             values = values[order]
-        data = memoryview(np.ascontiguousarray(values, dtype=place.dtype).reshape(-1).view(np.uint8).data)
+        data = memoryview(
+            np.ascontiguousarray(values, dtype=place.dtype).reshape(-1).view(np.uint8).data
+        )
         size = place.row_bytes
         for i, j in runs(in_order):
             self._stream.seek(place.start + int(in_order[i]) * size)

@@ -86,7 +86,8 @@ def check_name(name: object) -> str:
     if isinstance(name, str) and _NAME.fullmatch(name) and len(name) <= _MAX_NAME:
         return name
     raise InvalidInput(
-        f"name: got {name!r}, expected letters, digits, '.', '_' and '-' only, beginning with a letter or digit, "
+        f"name: got {name!r}, expected letters, digits, '.', '_' and '-' only, beginning with a "
+        "letter or digit, "
         f"at most {_MAX_NAME}; such as 'clip-vit-b-32'"
     )
 
@@ -100,7 +101,8 @@ def check_modality(modality: object) -> str:
     if isinstance(modality, str) and _MODALITY.fullmatch(modality) and len(modality) <= _MAX_NAME:
         return modality
     raise InvalidInput(
-        f"modality: got {modality!r}, expected lower-case letters, digits, '.', '_' and '-' only; such as 'visual'"
+        f"modality: got {modality!r}, expected lower-case letters, digits, '.', '_' and '-' only; "
+        "such as 'visual'"
     )
 
 
@@ -112,7 +114,8 @@ def name_of(path: Path) -> str:
     """
     if path.suffix != SUFFIX:
         raise InvalidInput(
-            f"{path}: a feature set's file name ends in '{SUFFIX}'; write to {path.name + SUFFIX!r}, say"
+            f"{path}: a feature set's file name ends in '{SUFFIX}'; write to "
+            f"{path.name + SUFFIX!r}, say"
         )
     return check_name(path.name.removesuffix(SUFFIX))
 
@@ -125,7 +128,8 @@ def check_format(where: str, format_name: str) -> None:
     """
     if format_name != FORMAT:
         raise NotAFeatureSet(
-            f"{where}: not a feature set (attribute 'format': got {format_name!r}, expected {FORMAT!r}); "
+            f"{where}: not a feature set (attribute 'format': got {format_name!r}, expected "
+            f"{FORMAT!r}); "
             "import foreign features with `mmx store import`"
         )
 
@@ -139,18 +143,21 @@ def check_version(where: str, version: str) -> str | None:
     match = re.fullmatch(r"([0-9]{1,9})\.([0-9]{1,9})", version)
     if match is None:
         raise UnsupportedVersion(
-            f"{where}: unreadable format version (got {version!r}, expected 'major.minor' such as {FORMAT_VERSION!r}); "
+            f"{where}: unreadable format version (got {version!r}, expected 'major.minor' such as "
+            f"{FORMAT_VERSION!r}); "
             "extract the set again"
         )
     major, minor = int(match[1]), int(match[2])
     if major != MAJOR:
         cure = "install a newer mmx-mmbench" if major > MAJOR else "extract the set again"
         raise UnsupportedVersion(
-            f"{where}: format version {version} (this library reads {MAJOR}.x and writes {FORMAT_VERSION}); {cure}"
+            f"{where}: format version {version} (this library reads {MAJOR}.x and writes "
+            f"{FORMAT_VERSION}); {cure}"
         )
     if minor > NEWEST_MINOR:
         return (
-            f"{where}: format version {version} is newer than {MAJOR}.{NEWEST_MINOR}, the newest that this library "
+            f"{where}: format version {version} is newer than {MAJOR}.{NEWEST_MINOR}, the newest "
+            "that this library "
             "knows; what it adds is ignored. Install a newer mmx-mmbench to be sure"
         )
     return None
@@ -163,14 +170,19 @@ def canonical_json(value: object) -> str:
         InvalidInput: `value` has something that JSON can't hold (NaN, a Path, a lone surrogate).
     """
     try:
-        text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(
+            value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        )
         text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInput(
-            f"provenance: not JSON ({error}); use str, int, finite float, bool, None, lists and dicts with str keys"
+            f"provenance: not JSON ({error}); use str, int, finite float, bool, None, lists and "
+            "dicts with str keys"
         ) from error
     if "\\u0000" in text:
-        raise InvalidInput("provenance: holds a NUL character, which an HDF5 string can't; remove it")
+        raise InvalidInput(
+            "provenance: holds a NUL character, which an HDF5 string can't; remove it"
+        )
     return text
 
 
@@ -180,7 +192,8 @@ def with_creation_time(provenance: Mapping[str, Any]) -> dict[str, Any]:
     The time is UTC, ISO 8601 in whole seconds, from `SOURCE_DATE_EPOCH` where that is set.
 
     Raises:
-        InvalidInput: `provenance` is no JSON object, or `SOURCE_DATE_EPOCH` is not a whole number of seconds.
+        InvalidInput: `provenance` is no JSON object, or `SOURCE_DATE_EPOCH` is not a whole number
+            of seconds.
     """
     if not isinstance(provenance, Mapping):
         raise InvalidInput(f"provenance: got {type(provenance).__name__}, expected a mapping")
@@ -202,7 +215,9 @@ def _now() -> datetime:
     try:
         return datetime.fromtimestamp(int(epoch), UTC)
     except (ValueError, OverflowError, OSError) as error:
-        raise InvalidInput(f"SOURCE_DATE_EPOCH: got {epoch!r}, expected whole seconds since 1970") from error
+        raise InvalidInput(
+            f"SOURCE_DATE_EPOCH: got {epoch!r}, expected whole seconds since 1970"
+        ) from error
 
 
 def _check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:

@@ -94,18 +94,21 @@ def replace_synced(source: Path, target: Path) -> None:
     sync_path(target.parent)
 
 
-# ------------------------------------------------------------------------------------------------ undo
+# ------------------------------------------------------------------------------------------------
+# undo
 
 
 def save_undo(paths: Paths, start: int, stop: int) -> None:
     """Copy everything of the partial set but bytes `[start, stop)`, so that `restore_undo` can bring it back.
 
-    Finishing a dense set in place changes HDF5's metadata, which is not atomic. The vectors do not change then, so
-    the copy is small: the ids and the status.
+    Finishing a dense set in place changes HDF5's metadata, which is not atomic. The vectors do not
+    change then, so the copy is small: the ids and the status.
     """
     size = paths.partial.stat().st_size
     with paths.partial.open("rb") as source, paths.new.open("wb") as target:
-        target.write(json.dumps({"size": size, "start": start, "stop": stop}).encode("ascii") + b"\n")
+        target.write(
+            json.dumps({"size": size, "start": start, "stop": stop}).encode("ascii") + b"\n"
+        )
         _copy(source, target, start)
         source.seek(stop)
         _copy(source, target, size - stop)
@@ -128,12 +131,15 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
     while size > 0:
         block = source.read(min(size, BLOCK_BYTES))
         if not block:
-            raise DamagedFeatureSet(f"{source.name}: shorter than expected; run again with --restart")
+            raise DamagedFeatureSet(
+                f"{source.name}: shorter than expected; run again with --restart"
+            )
         target.write(block)
         size -= len(block)
 
 
-# ------------------------------------------------------------------------------------------------ error log
+# ------------------------------------------------------------------------------------------------
+# error log
 
 
 class ErrorLog:
@@ -160,12 +166,16 @@ class ErrorLog:
 
     def read(self, rows: NDArray[np.int64]) -> list[bytes]:
         """The messages of `rows` (ascending), in that order."""
-        found = dict.fromkeys(rows.tolist(), b"unknown (the log of the extraction that met it was lost)")
+        found = dict.fromkeys(
+            rows.tolist(), b"unknown (the log of the extraction that met it was lost)"
+        )
         if self._path.exists():
             self._cut_torn_line()
             with self._path.open("rb") as stream:
                 for line in stream:
-                    with suppress(ValueError, LookupError, TypeError, AttributeError):  # damaged: the reason is unknown
+                    with suppress(
+                        ValueError, LookupError, TypeError, AttributeError
+                    ):  # damaged: the reason is unknown
                         entry = json.loads(line)
                         if entry["row"] in found:
                             found[entry["row"]] = entry["message"].encode("utf-8")
@@ -192,7 +202,8 @@ class ErrorLog:
                 stream.truncate(data.rfind(b"\n") + 1)
 
 
-# ------------------------------------------------------------------------------------------------ vector log
+# ------------------------------------------------------------------------------------------------
+# vector log
 
 
 class VectorLog:
@@ -202,7 +213,8 @@ class VectorLog:
         path: The file; made when it is absent.
         dim: Length of a vector.
         dtype: How vectors are stored, `float16` or `float32`.
-        used: Number of vectors that rows refer to; whatever a killed writer left behind them is cut off.
+        used: Number of vectors that rows refer to; whatever a killed writer left behind them is cut
+            off.
 
     Raises:
         DamagedFeatureSet: The file is shorter than `used` vectors.
@@ -217,7 +229,8 @@ class VectorLog:
         if size < used * self._vector_bytes:
             self._stream.close()
             raise DamagedFeatureSet(
-                f"{path}: shorter than the rows that refer to it (got {size} bytes, expected at least "
+                f"{path}: shorter than the rows that refer to it (got {size} bytes, expected at "
+                "least "
                 f"{used * self._vector_bytes}); run again with --restart"
             )
         self._stream.truncate(used * self._vector_bytes)
@@ -226,12 +239,19 @@ class VectorLog:
     def append(self, vectors: NDArray[np.floating]) -> int:
         """Add `vectors`, shape (k, dim), and return the number of the first."""
         first = self.used
-        self._stream.seek(first * self._vector_bytes)  # not the end: a failed write may have left something there
-        write_all(self._stream, np.ascontiguousarray(vectors, dtype=self._dtype).reshape(-1).view(np.uint8).data)
+        self._stream.seek(
+            first * self._vector_bytes
+        )  # not the end: a failed write may have left something there
+        write_all(
+            self._stream,
+            np.ascontiguousarray(vectors, dtype=self._dtype).reshape(-1).view(np.uint8).data,
+        )
         self.used += len(vectors)
         return first
 
-    def gather(self, start: NDArray[np.int64], length: NDArray[np.int64]) -> Iterator[NDArray[np.floating]]:
+    def gather(
+        self, start: NDArray[np.int64], length: NDArray[np.int64]
+    ) -> Iterator[NDArray[np.floating]]:
         """The vectors `start[i] ... start[i] + length[i]` of row after row, in blocks of shape (k, dim).
 
         Args:
@@ -266,7 +286,9 @@ class VectorLog:
         while len(view):
             done = self._stream.readinto(view)
             if not done:
-                raise DamagedFeatureSet(f"{self._stream.name}: ends too early; run again with --restart")
+                raise DamagedFeatureSet(
+                    f"{self._stream.name}: ends too early; run again with --restart"
+                )
             view = view[done:]
         return vectors
 

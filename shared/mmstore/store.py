@@ -50,7 +50,8 @@ class FeatureStore:
             name: Such as `resnet50`; may be left out where the modality has one set only.
 
         Raises:
-            UnknownFeatureSet: There is none, or the name was left out and there are several; lists the choices.
+            UnknownFeatureSet: There is none, or the name was left out and there are several; lists
+                the choices.
             DamagedFeatureSet: The file says that it is of another modality.
             StoreError: The file can't be read, see `FeatureSet`.
         """
@@ -58,29 +59,36 @@ class FeatureStore:
         names = [found for kind, found in known if kind == modality]
         if not names:
             raise UnknownFeatureSet(
-                f"{self.root}: no feature set of modality {modality!r}{_hint(modality, {kind for kind, _ in known})}; "
-                f"make one with `mmx extract --modality {modality} --model …`{self._partial_note(modality)}"
+                f"{self.root}: no feature set of modality "
+                f"{modality!r}{_hint(modality, {kind for kind, _ in known})}; "
+                f"make one with `mmx extract --modality {modality} --model "
+                f"…`{self._partial_note(modality)}"
             )
         if name is None:
             if len(names) > 1:
                 raise UnknownFeatureSet(
-                    f"{self.root}: several {modality} sets ({', '.join(names)}); say which, as in {modality}={names[0]}"
+                    f"{self.root}: several {modality} sets ({', '.join(names)}); say which, as in "
+                    f"{modality}={names[0]}"
                 )
             name = names[0]
         elif name not in names:
             raise UnknownFeatureSet(
-                f"{self.root}: no {modality} set {name!r}{_hint(name, names)}{self._partial_note(modality, name)}"
+                f"{self.root}: no {modality} set "
+                f"{name!r}{_hint(name, names)}{self._partial_note(modality, name)}"
             )
         found = FeatureSet(self.path(modality, name))
         if found.modality != modality:
             raise DamagedFeatureSet(
-                f"{found.path}: says that its modality is {found.modality!r} (its folder says {modality!r}); "
+                f"{found.path}: says that its modality is {found.modality!r} (its folder says "
+                f"{modality!r}); "
                 "move it to the right folder"
             )
         return found
 
     def _partial_note(self, modality: str, name: str | None = None) -> str:
-        unfinished = [found for kind, found in self.partials() if kind == modality and name in (None, found)]
+        unfinished = [
+            found for kind, found in self.partials() if kind == modality and name in (None, found)
+        ]
         if not unfinished:
             return ""
         return f". Unfinished: {', '.join(unfinished)}; run their extraction again, it goes on where it stopped"

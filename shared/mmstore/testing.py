@@ -54,7 +54,8 @@ class Content:
         dtype: `float16` or `float32`.
         dim: Length of a vector.
         ids: One column of ids, or two for interactions.
-        vectors: For each row an array of shape (k, dim), with k = 1 for dense sets, or None where it has none.
+        vectors: For each row an array of shape (k, dim), with k = 1 for dense sets, or None where
+            it has none.
         errors: Why rows are corrupt; the other rows without vectors are missing.
     """
 
@@ -105,7 +106,9 @@ class Content:
         present = chosen[status == Status.OK]
         vectors = [self.vectors[row] for row in present.tolist()]
         if self.layout == DENSE:
-            writer.write(present, np.array([v[0] for v in vectors if v is not None]).reshape(-1, self.dim))
+            writer.write(
+                present, np.array([v[0] for v in vectors if v is not None]).reshape(-1, self.dim)
+            )
         else:
             writer.write_ragged(present, [v for v in vectors if v is not None])
         writer.mark_missing(chosen[status == Status.MISSING])
@@ -131,7 +134,8 @@ def random_content(
     """Content for these ids, fully determined by the seed.
 
     Args:
-        seed: Of the random vectors; among them are zeros, -0.0, subnormals and the largest numbers of the dtype.
+        seed: Of the random vectors; among them are zeros, -0.0, subnormals and the largest numbers
+            of the dtype.
         ids: Item ids, or (user, item) pairs.
         layout: `dense` or `ragged` (1 to 4 vectors per row).
         dtype: `float16` or `float32`.
@@ -153,7 +157,11 @@ def random_content(
         if gone < absent / 2:
             errors[row] = f"cannot decode picture {row}: números ≠ 日本"
     pairs = [key for key in ids if isinstance(key, tuple)]
-    columns = tuple(tuple(column) for column in zip(*pairs, strict=True)) if pairs else (tuple(map(str, ids)),)
+    columns = (
+        tuple(tuple(column) for column in zip(*pairs, strict=True))
+        if pairs
+        else (tuple(map(str, ids)),)
+    )
     source = INTERACTION if pairs else ITEM
     return Content(source, layout, dtype, dim, columns, tuple(vectors), errors)
 
@@ -184,7 +192,8 @@ _FIXTURE_PROVENANCE = {
 }
 
 
-# ------------------------------------------------------------------------------------------------ strategies
+# ------------------------------------------------------------------------------------------------
+# strategies
 
 
 def ids(*, max_size: int = 12) -> SearchStrategy[list[str]]:
@@ -192,7 +201,11 @@ def ids(*, max_size: int = 12) -> SearchStrategy[list[str]]:
     from hypothesis import strategies as st
 
     letters = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
-    return st.lists(st.sampled_from(ODD_IDS) | st.text(letters, min_size=1, max_size=9), max_size=max_size, unique=True)
+    return st.lists(
+        st.sampled_from(ODD_IDS) | st.text(letters, min_size=1, max_size=9),
+        max_size=max_size,
+        unique=True,
+    )
 
 
 def contents() -> SearchStrategy[Content]:
@@ -218,7 +231,8 @@ def contents() -> SearchStrategy[Content]:
     return draw_content()
 
 
-# ------------------------------------------------------------------------------------------------ listing
+# ------------------------------------------------------------------------------------------------
+# listing
 
 
 def listing(path: Path) -> str:

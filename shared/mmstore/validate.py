@@ -16,14 +16,24 @@ from mmstore.errors import InvalidIds, StoreError, StoreWarning
 from mmstore.hashing import file_digest
 from mmstore.ids import duplicate_error, encode_ids, first_duplicate, pair_keys
 from mmstore.schema import Header
-from mmstore.spec import DENSE, ERROR_ROW, ERRORS, FEATURES, ID_DATASETS, OFFSETS, RAGGED, STATUS, Status
+from mmstore.spec import (
+    DENSE,
+    ERROR_ROW,
+    ERRORS,
+    FEATURES,
+    ID_DATASETS,
+    OFFSETS,
+    RAGGED,
+    STATUS,
+    Status,
+)
 
 
 def verify_file(path: Path) -> list[str]:
     """Everything that breaks a rule of the format, one line each; empty when the file is sound.
 
-    A file that can't be opened is one line as well: nothing raises `StoreError`. A newer minor version warns
-    (`StoreWarning`) and is checked by the rules that are known.
+    A file that can't be opened is one line as well: nothing raises `StoreError`. A newer minor
+    version warns (`StoreWarning`) and is checked by the rules that are known.
     """
     problems: list[str] = []
     try:
@@ -80,7 +90,9 @@ def _status_problems(file: Any, status: NDArray[np.uint8]) -> Iterator[str]:
         yield f":/{ERRORS}: its rows are not the corrupt rows of /{STATUS} in ascending order"
 
 
-def _offset_problems(offsets: NDArray[np.int64], status: NDArray[np.uint8], vectors: int) -> Iterator[str]:
+def _offset_problems(
+    offsets: NDArray[np.int64], status: NDArray[np.uint8], vectors: int
+) -> Iterator[str]:
     lengths = np.diff(offsets)
     if int(offsets[0]) != 0 or int(offsets[-1]) != vectors:
         yield f":/{OFFSETS}: runs from {offsets[0]} to {offsets[-1]} (expected 0 to {vectors})"
@@ -98,12 +110,17 @@ def _offset_problems(offsets: NDArray[np.int64], status: NDArray[np.uint8], vect
 def _vector_problems(features: Any, status: NDArray[np.uint8] | None) -> Iterator[str]:
     """Present rows are finite, absent ones NaN throughout; at most one line for each rule."""
     unfinished, filled = [], []
-    for start, stop in spans(features.shape[0], block_rows(features.shape[1] * features.dtype.itemsize)):
+    for start, stop in spans(
+        features.shape[0], block_rows(features.shape[1] * features.dtype.itemsize)
+    ):
         block = np.asarray(features[start:stop])
         present = np.ones(len(block), bool) if status is None else status[start:stop] == Status.OK
         unfinished.append(np.flatnonzero(present & ~np.isfinite(block).all(axis=1)) + start)
         filled.append(np.flatnonzero(~present & ~np.isnan(block).all(axis=1)) + start)
-    for found, what in ((unfinished, "present and holds NaN or infinity"), (filled, "absent and holds numbers")):
+    for found, what in (
+        (unfinished, "present and holds NaN or infinity"),
+        (filled, "absent and holds numbers"),
+    ):
         rows = np.concatenate(found) if found else np.empty(0, np.int64)
         if rows.size:
             yield f":/{FEATURES}: row {rows[0]} is {what} ({rows.size} such rows)"

@@ -14,8 +14,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmstore import arguments
 from mmstore.blocks import block_rows, runs, spans
-from mmstore.errors import DamagedFeatureSet, IncompleteFeatureSet, InvalidInput, NotAFeatureSet, StoreError
-from mmstore.finishing import LENGTH, START, assemble, copy_as_partial, create_partial, finish_in_place
+from mmstore.errors import (
+    DamagedFeatureSet,
+    IncompleteFeatureSet,
+    InvalidInput,
+    NotAFeatureSet,
+    StoreError,
+)
+from mmstore.finishing import (
+    LENGTH,
+    START,
+    assemble,
+    copy_as_partial,
+    create_partial,
+    finish_in_place,
+)
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes
 from mmstore.locking import WriterLock
@@ -31,44 +44,53 @@ _STATUS_GAP = 1 << 14  # bytes of known status that are rewritten rather than st
 class FeatureSetWriter:
     """Writes one feature set, or goes on with one that an earlier process could not finish.
 
-    Rows are written in any order and in any batches. `write`, `mark_missing` and `mark_corrupt` put vectors into the
-    file; `flush` then records, in an order that survives a kill, that their rows are done. `finish` puts the set
-    under its final name in one step. Leaving the context without `finish` keeps the unfinished set.
+    Rows are written in any order and in any batches. `write`, `mark_missing` and `mark_corrupt` put
+    vectors into the file; `flush` then records, in an order that survives a kill, that their rows
+    are done. `finish` puts the set under its final name in one step. Leaving the context without
+    `finish` keeps the unfinished set.
 
-    * An unfinished set of the same plan (everything but the creation time) is continued: see `pending`.
-    * A finished one of the same plan has nothing pending and `finished` is True. With `retry_failed` its corrupt rows
-      (with `retry_missing` its missing ones) become pending again, in a copy; the old set stays until the new one replaces it.
-      Where no row is, versions of programs in the provenance may differ: see `versions_differ`.
+    * An unfinished set of the same plan (everything but the creation time) is continued: see
+    `pending`.
+    * A finished one of the same plan has nothing pending and `finished` is True. With
+    `retry_failed` its corrupt rows
+      (with `retry_missing` its missing ones) become pending again, in a copy; the old set stays
+      until the new one replaces it. Where no row is, versions of programs in the provenance may
+      differ: see `versions_differ`.
     * One of another plan is never touched without `restart`.
 
     Args:
-        path: Final path, `<root>/<modality>/<name>.h5`, which says the set's name; missing folders are made.
+        path: Final path, `<root>/<modality>/<name>.h5`, which says the set's name; missing folders
+            are made.
         modality: `visual`, `textual`, `audio`, or any lower-case name.
         dim: Length of a vector, >= 1.
-        ids: Unique item ids in the catalogue's order, text or an `S` array of UTF-8, shape (n,); `source="item"`.
+        ids: Unique item ids in the catalogue's order, text or an `S` array of UTF-8, shape (n,);
+            `source="item"`.
         user_ids: Users of the interactions, shape (n,); `source="interaction"`.
         item_ids: Items of the interactions, shape (n,); pairs must be unique.
         source: `item` or `interaction`.
         layout: `dense` (one vector per row) or `ragged` (one or more).
         dtype: `float32` or `float16`.
-        provenance: How the vectors are made, as JSON values. It should hold no host name, user name or absolute path.
-            `created` is added where it is absent.
+        provenance: How the vectors are made, as JSON values. It should hold no host name, user name
+            or absolute path. `created` is added where it is absent.
         restart: Discard an unfinished set, and replace a finished one on `finish`.
         retry_failed: Make corrupt rows pending again: their files may have been repaired.
         retry_missing: Make missing rows pending again: their files may have come since.
-        fsync: Also force every flush onto the disk (some milliseconds each), to survive a power cut.
+        fsync: Also force every flush onto the disk (some milliseconds each), to survive a power
+            cut.
 
     Attributes:
         path: The final path.
         header: What the set says about itself, with the creation time of its first run.
         finished: True once the set lies under its final name.
-        versions_differ: Keys such as `provenance.libraries.numpy` in which a finished set that was found differs.
+        versions_differ: Keys such as `provenance.libraries.numpy` in which a finished set that was
+            found differs.
 
     Raises:
         InvalidInput: An argument breaks a rule of the format.
         ProvenanceMismatch: Another plan's file is in the way.
         StoreLocked: Another writer holds the set.
-        StoreAccess: The operating system refuses; `StoreFull` where the vectors can't fit on the disk.
+        StoreAccess: The operating system refuses; `StoreFull` where the vectors can't fit on the
+            disk.
     """
 
     def __init__(
@@ -115,7 +137,9 @@ class FeatureSetWriter:
         with translated(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_dir():
-                raise NotAFeatureSet(f"{self.path}: is a folder; remove it, or choose another --name")
+                raise NotAFeatureSet(
+                    f"{self.path}: is a folder; remove it, or choose another --name"
+                )
         failed = [Status.CORRUPT] if retry_failed else []
         missing = [Status.MISSING] if retry_missing else []
         self._lock = WriterLock(self._paths.lock)
@@ -125,7 +149,8 @@ class FeatureSetWriter:
             self._release()
             raise
 
-    # -------------------------------------------------------------------------------------------- opening
+    # --------------------------------------------------------------------------------------------
+    # opening
 
     def _open(self, columns: list[Bytes], *, restart: bool, retry: list[Status]) -> None:
         paths = self._paths
@@ -143,7 +168,9 @@ class FeatureSetWriter:
             with translated(paths.partial):
                 create_partial(paths, self.header, columns)
         if self._rows is None and not self._attach(columns):
-            raise DamagedFeatureSet(f"{paths.partial}: can't be read back just after it was made; check the disk")
+            raise DamagedFeatureSet(
+                f"{paths.partial}: can't be read back just after it was made; check the disk"
+            )
         if retry:
             self._mark(np.flatnonzero(np.isin(self._status, retry)), Status.PENDING)
             self.flush()
@@ -155,13 +182,17 @@ class FeatureSetWriter:
             return False
         self.header, self._status = found.header, found.status
         if self.header.layout == RAGGED:
-            self._vectors = VectorLog(self._paths.vectors, self.header.dim, self.header.dtype, found.used_vectors)
+            self._vectors = VectorLog(
+                self._paths.vectors, self.header.dim, self.header.dtype, found.used_vectors
+            )
         self._rows = RowFile(self._paths.partial, found.places)
         return True
 
     def _adopt_finished(self, columns: list[Bytes], retry: list[Status]) -> bool:
         """Take a finished set of the same plan as it is; True where a partial copy was made to retry its failures."""
-        self.header, self._status, self.versions_differ = finished_set(self._paths, self.header, columns, retry)
+        self.header, self._status, self.versions_differ = finished_set(
+            self._paths, self.header, columns, retry
+        )
         again = np.isin(self._status, retry)
         if not again.any():
             self.finished = True
@@ -172,7 +203,8 @@ class FeatureSetWriter:
             copy_as_partial(self._paths, self.header, columns, status)
         return True
 
-    # -------------------------------------------------------------------------------------------- writing
+    # --------------------------------------------------------------------------------------------
+    # writing
 
     @property
     def pending(self) -> NDArray[np.int64]:
@@ -187,7 +219,8 @@ class FeatureSetWriter:
     def write(self, rows: ArrayLike, features: ArrayLike) -> None:
         """Store one vector for each of `rows`.
 
-        A vector with NaN or infinity, after the cast to the stored dtype, is not stored: its row becomes corrupt.
+        A vector with NaN or infinity, after the cast to the stored dtype, is not stored: its row
+        becomes corrupt.
 
         Args:
             rows: Pending rows, each once, shape (b,).
@@ -207,7 +240,9 @@ class FeatureSetWriter:
         self._mark(rows[finite], Status.OK)
         if not finite.all():
             bad = np.flatnonzero(~finite)
-            self._log_corrupt(rows[bad], [arguments.why_not_finite(given[i], self.header.dtype) for i in bad])
+            self._log_corrupt(
+                rows[bad], [arguments.why_not_finite(given[i], self.header.dtype) for i in bad]
+            )
 
     def write_ragged(self, rows: ArrayLike, vectors: Sequence[ArrayLike]) -> None:
         """Store one or more vectors for each of `rows`; a row with none, with NaN or infinity becomes corrupt.
@@ -224,7 +259,9 @@ class FeatureSetWriter:
         arguments.one_for_each("vectors", vectors, rows.size)
         given = [arguments.vectors(matrix, None, self.header.dim) for matrix in vectors]
         stored = [arguments.cast(matrix, self.header.dtype) for matrix in given]
-        good = np.array([len(matrix) > 0 and bool(np.isfinite(matrix).all()) for matrix in stored], dtype=bool)
+        good = np.array(
+            [len(matrix) > 0 and bool(np.isfinite(matrix).all()) for matrix in stored], dtype=bool
+        )
         kept = [matrix for matrix, fine in zip(stored, good, strict=True) if fine]
         if kept:
             assert self._vectors is not None
@@ -237,7 +274,9 @@ class FeatureSetWriter:
             self._mark(rows[good], Status.OK)
         bad = np.flatnonzero(~good)
         if bad.size:
-            self._log_corrupt(rows[bad], [arguments.why_not_finite(given[i], self.header.dtype) for i in bad])
+            self._log_corrupt(
+                rows[bad], [arguments.why_not_finite(given[i], self.header.dtype) for i in bad]
+            )
 
     def mark_missing(self, rows: ArrayLike) -> None:
         """Record that the items of `rows` (pending, each once, shape (b,)) have no such content."""
@@ -276,7 +315,8 @@ class FeatureSetWriter:
                 rows.sync()
         self._dirty.clear()
 
-    # -------------------------------------------------------------------------------------------- finishing
+    # --------------------------------------------------------------------------------------------
+    # finishing
 
     def finish(self) -> str:
         """Put the set under its final name and return its content digest (64 hexadecimal digits).
@@ -290,14 +330,17 @@ class FeatureSetWriter:
         self.flush()
         if n_pending := int(np.count_nonzero(self._status == Status.PENDING)):
             raise IncompleteFeatureSet(
-                f"{self.path}: {n_pending} of {self.header.rows} rows are pending; write or mark them before finish()"
+                f"{self.path}: {n_pending} of {self.header.rows} rows are pending; write or mark "
+                "them before finish()"
             )
         with translated(self._paths.partial):
             if self._vectors is None:
                 self._close_files()
                 digest = finish_in_place(self._paths, self.header, self._status, self._corrupt())
             else:
-                digest = assemble(self._paths, self.header, self._vectors, self._status, self._corrupt())
+                digest = assemble(
+                    self._paths, self.header, self._vectors, self._status, self._corrupt()
+                )
             self.header = replace(self.header, complete=True, content_digest=digest)
             self.finished = True
             self._close_files()
@@ -322,7 +365,8 @@ class FeatureSetWriter:
         """Remove the unfinished set, so that the next one begins anew. A finished set of that name stays.
 
         Raises:
-            StoreError: The set is finished, closed or in another process, or its files can't be removed.
+            StoreError: The set is finished, closed or in another process, or its files can't be
+                removed.
         """
         self._require_open()
         with translated(self._paths.partial):
@@ -333,7 +377,10 @@ class FeatureSetWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
         if error is None:
             self.close()
@@ -343,7 +390,8 @@ class FeatureSetWriter:
         except StoreError as second:  # the first error is the one to show
             error.add_note(f"closing the unfinished set failed too: {second}")
 
-    # -------------------------------------------------------------------------------------------- helpers
+    # --------------------------------------------------------------------------------------------
+    # helpers
 
     def _check_rows(self, rows: ArrayLike, layout: str | None = None) -> NDArray[np.int64]:
         self._require_open()
@@ -378,7 +426,8 @@ class FeatureSetWriter:
     def _require_open(self) -> RowFile:
         if os.getpid() != self._pid:
             raise InvalidInput(
-                f"{self.path}: a writer can't be used in a forked process; write from the one that opened it"
+                f"{self.path}: a writer can't be used in a forked process; write from the one that "
+                "opened it"
             )
         if self._rows is None:
             state = "finished" if self.finished else "closed"

@@ -1,6 +1,7 @@
 """CPU seconds of one evaluation of given lists, of the exact top k, and of ranking everything.
 
-Synthetic data of the sizes of Amazon Office, Toys and Clothing; validation and test are both scored.
+Synthetic data of the sizes of Amazon Office, Toys and Clothing; validation and test are both
+scored.
 """
 
 from __future__ import annotations
@@ -50,11 +51,15 @@ def problem(size: Size, k: int = 20) -> tuple[TrainSet, tuple[HeldOut, HeldOut],
     rng = np.random.default_rng(0)
     train = TrainSet.from_pairs(*pairs(rng, size, size.n_train), size.n_users, size.n_items)
     held_out = [
-        HeldOut.from_pairs(*pairs(rng, size, n), rng.integers(1, 6, n) * 1.0) for n in (size.n_valid, size.n_test)
+        HeldOut.from_pairs(*pairs(rng, size, n), rng.integers(1, 6, n) * 1.0)
+        for n in (size.n_valid, size.n_test)
     ]
-    # One random place in each of k strips of the catalogue: distinct, and no user's list like another's.
+    # One random place in each of k strips of the catalogue: distinct, and no user's list like
+    # another's.
     strip = size.n_items // k
-    items = rng.permutation(size.n_items)[np.arange(k) * strip + rng.integers(0, strip, (size.n_users, k))]
+    items = rng.permutation(size.n_items)[
+        np.arange(k) * strip + rng.integers(0, strip, (size.n_users, k))
+    ]
     return train, (held_out[0], held_out[1]), np.arange(size.n_users), items
 
 
@@ -65,14 +70,21 @@ def scoring(size: Size, metrics: list[Metric]) -> Callable[[], list[Scores]]:
     def run() -> list[Scores]:
         fresh = TrainSet(train.users, train.items, train.n_users, train.n_items)
         lists = RankedLists(users, items)
-        return [evaluate(lists, fresh, split, metrics=metrics, cutoffs=(10, 20)) for split in splits]
+        return [
+            evaluate(lists, fresh, split, metrics=metrics, cutoffs=(10, 20)) for split in splits
+        ]
 
     return run
 
 
 @pytest.mark.parametrize(
     ("name", "metrics", "most_s"),
-    [("office", "paper", 0.06), ("toys", "paper", 0.35), ("office", "all", 0.06), ("toys", "all", 0.35)],
+    [
+        ("office", "paper", 0.06),
+        ("toys", "paper", 0.35),
+        ("office", "all", 0.06),
+        ("toys", "all", 0.35),
+    ],
 )
 def test_scoring_given_lists(benchmark: Any, name: str, metrics: str, most_s: float) -> None:
     found = benchmark(scoring(SIZES[name], resolve([metrics])))
@@ -92,9 +104,14 @@ def test_scoring_costs_the_same_per_user_however_many_there_are() -> None:
         return min(laps) / size.n_users
 
     toys = SIZES["toys"]
-    larger = Size(8 * toys.n_users, toys.n_items, 8 * toys.n_train, 8 * toys.n_valid, 8 * toys.n_test)
+    larger = Size(
+        8 * toys.n_users, toys.n_items, 8 * toys.n_train, 8 * toys.n_valid, 8 * toys.n_test
+    )
     few, many = seconds(toys), seconds(larger)
-    print(f"microseconds per user: {1e6 * few:.2f} with {toys.n_users:,}, {1e6 * many:.2f} with {larger.n_users:,}")
+    print(
+        f"microseconds per user: {1e6 * few:.2f} with {toys.n_users:,}, {1e6 * many:.2f} with "
+        f"{larger.n_users:,}"
+    )
     assert many < 2 * few  # larger arrays leave the processor's caches; nothing else may grow
 
 
@@ -104,7 +121,11 @@ def test_the_20_best_of_23016_for_1024_users(benchmark: Any, select: str, ties: 
     scores = torch.randn(1_024, 23_016, generator=torch.Generator().manual_seed(0))
     if ties:
         scores = (scores * 10).round()
-    benchmark((lambda: top_k(scores, 20)) if select == "mmbench" else (lambda: torch.topk(scores, 20, dim=1)))
+    benchmark(
+        (lambda: top_k(scores, 20))
+        if select == "mmbench"
+        else (lambda: torch.topk(scores, 20, dim=1))
+    )
 
 
 class PeakMemory:
@@ -119,7 +140,9 @@ class PeakMemory:
 
     @staticmethod
     def _status(key: str) -> float:
-        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        lines = dict(
+            line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+        )
         return int(lines[key].split()[0]) / 1024
 
     def grown_mib(self) -> float:
@@ -140,7 +163,13 @@ def test_ranking_and_scoring_everything(benchmark: Any, protocol: str) -> None:
     def run() -> list[Scores]:
         lists = rank_each(lambda block: of_users[block] @ columns, train, users, k=20, masks=masks)
         return [
-            evaluate(lists[min(number, len(lists) - 1)], train, split, metrics=resolve(["all"]), cutoffs=(10, 20))
+            evaluate(
+                lists[min(number, len(lists) - 1)],
+                train,
+                split,
+                metrics=resolve(["all"]),
+                cutoffs=(10, 20),
+            )
             for number, split in enumerate(splits)
         ]
 
@@ -155,12 +184,18 @@ def test_slices_of_both_splits(benchmark: Any) -> None:
     size = SIZES["clothing"]
     train, splits, users, items = problem(size)
     lists, metrics = RankedLists(users, items), resolve(["paper"])
-    has = {name: np.random.default_rng(0).random(size.n_items) < 0.9 for name in ("visual", "textual")}
+    has = {
+        name: np.random.default_rng(0).random(size.n_items) < 0.9 for name in ("visual", "textual")
+    }
 
     def run() -> None:
         slices = make_slices(train, size.n_items, size.n_users, has)
         for split in splits:
-            score_slices(slices, split, lambda rows: evaluate(lists, train, rows, metrics=metrics, cutoffs=(10, 20)))
+            score_slices(
+                slices,
+                split,
+                lambda rows: evaluate(lists, train, rows, metrics=metrics, cutoffs=(10, 20)),
+            )
 
     benchmark.pedantic(run, rounds=1)
 
@@ -175,7 +210,10 @@ def test_distances_between_listed_items(benchmark: Any, dim: int) -> None:
     lists, metrics = RankedLists(users, items), resolve(["ILD", "Unexpectedness"])
     memory = PeakMemory()
     benchmark.pedantic(
-        lambda: evaluate(lists, train, splits[1], metrics=metrics, cutoffs=(10, 20), content=content), rounds=1
+        lambda: evaluate(
+            lists, train, splits[1], metrics=metrics, cutoffs=(10, 20), content=content
+        ),
+        rounds=1,
     )
     print(f"peak memory above the vectors: {memory.grown_mib():.0f} MiB")
     assert memory.grown_mib() <= 600
@@ -189,7 +227,10 @@ def test_a_million_users_and_half_a_million_items_stream_through() -> None:
     def cost(n_users: int, n_ranked: int) -> tuple[float, float, list[float]]:
         rng = np.random.default_rng(0)
         train = TrainSet.from_pairs(
-            np.repeat(np.arange(n_users), 5), rng.integers(0, n_items, 5 * n_users), n_users, n_items
+            np.repeat(np.arange(n_users), 5),
+            rng.integers(0, n_items, 5 * n_users),
+            n_users,
+            n_items,
         )
         assert train.indptr.size == n_users + 1  # made once per training set, not once per ranking
         of_users = torch.randn(n_users, dim)
@@ -207,9 +248,13 @@ def test_a_million_users_and_half_a_million_items_stream_through() -> None:
     cost(10_000, 100)
     few, many = cost(10_000, 1_000), cost(1_000_000, 1_000)
     growth = max(many[2][4:]) - many[2][3]
-    print(f"of 10,000 users: {few[0]:.1f} ms and of 1,000,000: {many[0]:.1f} ms per user, 500,000 items each")
     print(
-        f"peak memory above the embeddings: {many[1]:.0f} MiB; growth over the last {len(many[2]) - 4} blocks: {growth:.1f} MiB"
+        f"of 10,000 users: {few[0]:.1f} ms and of 1,000,000: {many[0]:.1f} ms per user, 500,000 "
+        "items each"
+    )
+    print(
+        f"peak memory above the embeddings: {many[1]:.0f} MiB; growth over the last "
+        f"{len(many[2]) - 4} blocks: {growth:.1f} MiB"
     )
     assert growth < 16
     assert many[1] <= 256
@@ -229,5 +274,7 @@ def test_memory_does_not_grow_with_the_users() -> None:
 
     peak_mib(40)
     few, many = peak_mib(200), peak_mib(2_000)
-    print(f"peak memory: {few:.0f} MiB for 200 users, {many:.0f} MiB for 2,000, of 500,000 items each")
+    print(
+        f"peak memory: {few:.0f} MiB for 200 users, {many:.0f} MiB for 2,000, of 500,000 items each"
+    )
     assert many - few < 32

@@ -1,8 +1,8 @@
 """CPU seconds per item of `mmx extract`, beside the forward pass alone and beside the usual loops, at one thread per process.
 
-Each test measures both sides of its ratio itself, in turns, and prints medians. Photographs, titles and clips are the
-development data; networks have the published shapes and seeded weights, unless `MMX_BENCH_MINILM` names a folder with
-the real all-MiniLM-L6-v2.
+Each test measures both sides of its ratio itself, in turns, and prints medians. Photographs, titles
+and clips are the development data; networks have the published shapes and seeded weights, unless
+`MMX_BENCH_MINILM` names a folder with the real all-MiniLM-L6-v2.
 """
 
 from __future__ import annotations
@@ -51,8 +51,12 @@ def medians(*functions: Callable[[], object], rounds: int = 3) -> list[float]:
     return [statistics.median(found[1:]) for found in seconds]
 
 
-def run_with(encoder: Encoder, root: Path, out: Path, modality: str, limit: int, **config: Any) -> Summary:
-    run = RunConfig(data=root, out=out, device="cpu", workers=1, limit=limit, restart=True, max_failures="100%")
+def run_with(
+    encoder: Encoder, root: Path, out: Path, modality: str, limit: int, **config: Any
+) -> Summary:
+    run = RunConfig(
+        data=root, out=out, device="cpu", workers=1, limit=limit, restart=True, max_failures="100%"
+    )
     settings = SetConfig(modality=modality, model=encoder.spec.name, **config)  # type: ignore[arg-type]
     return extract(run, settings, build=lambda model, **_: encoder)
 
@@ -71,11 +75,15 @@ def test_resnet50_from_files_beside_its_forward_pass(
         for _ in range(n // 32):
             encoder.encode(batch)
 
-    alone, whole = medians(forward, lambda: run_with(encoder, real_data / "images", tmp_path, "visual", n))
+    alone, whole = medians(
+        forward, lambda: run_with(encoder, real_data / "images", tmp_path, "visual", n)
+    )
     with capsys.disabled():
         print(
-            f"\nresnet50 {precision}: {whole / n * 1e3:.1f} CPU-ms per JPEG, forward pass alone {alone / n * 1e3:.1f} "
-            f"({alone / whole:.1%} of its rate), {PEER_CPU_MS / (whole / n * 1e3):.1f} times less than the peer"
+            f"\nresnet50 {precision}: {whole / n * 1e3:.1f} CPU-ms per JPEG, forward pass alone "
+            f"{alone / n * 1e3:.1f} "
+            f"({alone / whole:.1%} of its rate), {PEER_CPU_MS / (whole / n * 1e3):.1f} times less "
+            "than the peer"
         )
     assert alone / whole >= 0.9
 
@@ -98,14 +106,17 @@ def test_titles_beside_the_librarys_own_loop(
     def ours() -> None:
         from mmstore import FeatureSet
 
-        with FeatureSet(run_with(encoder, tmp_path, tmp_path / "out", "textual", n).path) as features:
+        with FeatureSet(
+            run_with(encoder, tmp_path, tmp_path / "out", "textual", n).path
+        ) as features:
             found["ours"] = features.matrix([str(k) for k in range(n)])[0]
 
     theirs, mine = medians(library, ours)
     difference = float(np.abs(found["ours"] - found["library"]).max())
     with capsys.disabled():
         print(
-            f"\nMiniLM: {mine / n * 1e3:.2f} CPU-ms per title with the kernel of {linear_kernel()}, sentence-transformers "
+            f"\nMiniLM: {mine / n * 1e3:.2f} CPU-ms per title with the kernel of "
+            f"{linear_kernel()}, sentence-transformers "
             f"{theirs / n * 1e3:.2f}, largest difference {difference:.1e}"
         )
     assert difference <= 1e-6
@@ -118,14 +129,20 @@ def test_reading_and_resampling_is_a_small_part_of_the_work_on_sounds(
     n = 48
     encoder = create("WAV2VEC2_BASE", modality="audio", weights="random")
     summaries: list[Summary] = []
-    (whole,) = medians(lambda: summaries.append(run_with(encoder, real_data / "speech", tmp_path, "audio", n)))
+    (whole,) = medians(
+        lambda: summaries.append(run_with(encoder, real_data / "speech", tmp_path, "audio", n))
+    )
     share = statistics.median(summary.stages.decode_s for summary in summaries[1:]) / whole
     with capsys.disabled():
-        print(f"\nwav2vec2-base: {whole / n * 1e3:.1f} CPU-ms per clip, reading and resampling {share:.2%} of it")
+        print(
+            f"\nwav2vec2-base: {whole / n * 1e3:.1f} CPU-ms per clip, reading and resampling "
+            f"{share:.2%} of it"
+        )
     assert share < 0.01
 
 
-# ------------------------------------------------------------------------------------------------ memory
+# ------------------------------------------------------------------------------------------------
+# memory
 
 
 CHILD = """
@@ -164,7 +181,15 @@ for limit in rounds:
 
 def child(root: Path, modality: str, dim: int, rounds: Sequence[int | None]) -> list[list[float]]:
     """For each limit of a fresh process: items, wall and CPU seconds, peak memory of the process so far."""
-    arguments = [sys.executable, "-c", CHILD, str(root), modality, str(dim), json.dumps(list(rounds))]
+    arguments = [
+        sys.executable,
+        "-c",
+        CHILD,
+        str(root),
+        modality,
+        str(dim),
+        json.dumps(list(rounds)),
+    ]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -178,10 +203,14 @@ def test_memory_is_flat_between_a_thousand_and_fifty_thousand_photographs(
         (tmp_path / "images" / name).write_bytes((real_data / "images" / name).read_bytes())
     rows = "".join(f"{k}\timages/{names[k % len(names)]}\n" for k in range(50_000))
     (tmp_path / "items.tsv").write_text("item_id\timage\n" + rows, encoding="utf-8")
-    (few, *_), (many, *_) = child(tmp_path, "visual", 2048, [1000]), child(tmp_path, "visual", 2048, [None])
+    (few, *_), (many, *_) = (
+        child(tmp_path, "visual", 2048, [1000]),
+        child(tmp_path, "visual", 2048, [None]),
+    )
     with capsys.disabled():
         print(
-            f"\npeak memory: {few[3] / 2**20:,.0f} MiB with {few[0]:,} photographs, {many[3] / 2**20:,.0f} MiB with {many[0]:,} "
+            f"\npeak memory: {few[3] / 2**20:,.0f} MiB with {few[0]:,} photographs, "
+            f"{many[3] / 2**20:,.0f} MiB with {many[0]:,} "
             f"({many[2] / many[0] * 1e3:.2f} CPU-ms each)"
         )
     assert many[3] <= 1.15 * few[3]
@@ -192,11 +221,14 @@ def test_ten_million_items(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with (tmp_path / "items.tsv").open("w", encoding="utf-8") as stream:
         stream.write("item_id\ttitle\n")
         for start in range(0, n, 100_000):
-            stream.writelines(f"item{k * 7919 % n:09d}\tthe title of {k}\n" for k in range(start, start + 100_000))
+            stream.writelines(
+                f"item{k * 7919 % n:09d}\tthe title of {k}\n" for k in range(start, start + 100_000)
+            )
     ((_, wall_s, cpu_s, peak), (_, again_s, _, _)) = child(tmp_path, "textual", 8, [None, None])
     with capsys.disabled():
         print(
-            f"\n{n:,} items: {wall_s / n * 1e6:.1f} us each ({cpu_s / n * 1e6:.1f} CPU-us), peak memory {peak / 2**30:.2f} GiB; "
+            f"\n{n:,} items: {wall_s / n * 1e6:.1f} us each ({cpu_s / n * 1e6:.1f} CPU-us), peak "
+            f"memory {peak / 2**30:.2f} GiB; "
             f"finding the set complete {again_s:.0f} s"
         )
     assert peak < 2 * 2**30
@@ -216,14 +248,22 @@ def _minilm(folder: Path, texts: list[str]) -> Path:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     bare = folder / "bare"
     bare.mkdir(parents=True)
-    vocabulary = list(dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *words]))
+    vocabulary = list(
+        dict.fromkeys([*special, *letters, *(f"##{letter}" for letter in letters), *words])
+    )
     (bare / "vocab.txt").write_text("\n".join(vocabulary), encoding="utf-8")
     BertTokenizerFast(str(bare / "vocab.txt"), model_max_length=256).save_pretrained(bare)
     torch.manual_seed(0)
     shape = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+        vocab_size=len(vocabulary),
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
     )
     BertModel(shape).save_pretrained(bare)
     modules: list[Any] = [Transformer(str(bare), max_seq_length=256), Pooling(384), Normalize()]
-    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "minilm"), create_model_card=False)
+    SentenceTransformer(modules=modules, device="cpu").save(
+        str(folder / "minilm"), create_model_card=False
+    )
     return folder / "minilm"

@@ -1,7 +1,8 @@
 """CPU seconds of what training is made of, beside the usual ways to do it and beside what this machine can do at all.
 
-Item graphs (exact neighbours), the product with the user-item graph, and exact Adam on item features, at the sizes of
-Amazon Clothing with stand-in vectors of the real widths. Each test prints ratios of what it measured itself.
+Item graphs (exact neighbours), the product with the user-item graph, and exact Adam on item
+features, at the sizes of Amazon Clothing with stand-in vectors of the real widths. Each test prints
+ratios of what it measured itself.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def bandwidth() -> float:
 def training_pairs() -> TrainSet:
     rng = np.random.default_rng(0)
     items = (N_ITEMS * rng.random(4 * N_EDGES) ** 2.5).astype(np.int64)
-    keys = rng.permutation(np.unique(rng.integers(0, N_USERS, items.size) * N_ITEMS + items))[:N_EDGES]
+    keys = rng.permutation(np.unique(rng.integers(0, N_USERS, items.size) * N_ITEMS + items))[
+        :N_EDGES
+    ]
     return TrainSet.from_pairs(keys // N_ITEMS, keys % N_ITEMS, N_USERS, N_ITEMS)
 
 
@@ -75,7 +78,10 @@ def test_item_graph(modality: str, benchmark: Any) -> None:
     seconds = benchmark.stats.stats.median
     # Cosines are symmetric: half of the products is all that is needed.
     least = N_ITEMS**2 * DIMS[modality] / 1e9 / rate
-    print(f"{modality} {DIMS[modality]}: {seconds:.1f} CPU s; products alone {least:.1f} at {rate:.0f} GFLOP/s")
+    print(
+        f"{modality} {DIMS[modality]}: {seconds:.1f} CPU s; products alone {least:.1f} at "
+        f"{rate:.0f} GFLOP/s"
+    )
     assert seconds < 3 * least + 5
 
 
@@ -90,7 +96,9 @@ def test_graph_product(benchmark: Any) -> None:
 
     with torch.sparse.check_sparse_tensor_invariants(True):
         csr = torch.sparse_csr_tensor(pattern.indptr, pattern.indices, matrix.values, pattern.shape)
-        coo = torch.sparse_coo_tensor(torch.stack([pattern.row, pattern.indices]), matrix.values, pattern.shape)
+        coo = torch.sparse_coo_tensor(
+            torch.stack([pattern.row, pattern.indices]), matrix.values, pattern.shape
+        )
     coo = coo.coalesce()
     others = {
         " COO": median_seconds(there_and_back(lambda y: torch.sparse.mm(coo, y)), 7),
@@ -107,7 +115,9 @@ def test_graph_product(benchmark: Any) -> None:
     moved = 2 * (pattern.nnz * (4 * DIM + 12) + 2 * 4 * n * DIM) / 1e9
     print(
         f"{pattern.nnz:,} entries x {DIM}, forward and backward: {1e3 * ours:.1f} CPU ms; "
-        + ", ".join(f"torch{name} {1e3 * value:.1f} ({value / ours:.1f}x)" for name, value in others.items())
+        + ", ".join(
+            f"torch{name} {1e3 * value:.1f} ({value / ours:.1f}x)" for name, value in others.items()
+        )
         + f"; from memory alone {1e3 * moved / rate:.1f} at {rate:.1f} GB/s"
     )
     assert ours < min(others.values())
@@ -140,6 +150,7 @@ def test_adam_on_item_features(benchmark: Any) -> None:
     print(
         f"Adam on {N_ITEMS:,} x {vectors.shape[1]:,}, a batch of {BATCH}: {1e3 * ours:.0f} CPU ms; "
         f"torch's fused update {1e3 * others:.0f} ({others / ours:.1f}x), "
-        f"its traffic of 28 bytes an entry {28e3 * vectors.numel() / 1e9 / rate:.0f} at {rate:.1f} GB/s"
+        f"its traffic of 28 bytes an entry {28e3 * vectors.numel() / 1e9 / rate:.0f} at {rate:.1f} "
+        "GB/s"
     )
     assert ours < others

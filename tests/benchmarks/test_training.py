@@ -1,9 +1,11 @@
 """CPU seconds per training epoch at the published settings, and the peak memory of the process.
 
-Synthetic data of the sizes of Amazon Office, TikTok and Amazon Clothing, with stand-in vectors of the real widths. How an
-item graph's raw neighbours are found is measured elsewhere; here they are random. For one model and size:
+Synthetic data of the sizes of Amazon Office, TikTok and Amazon Clothing, with stand-in vectors of
+the real widths. How an item graph's raw neighbours are found is measured elsewhere; here they are
+random. For one model and size:
 
-    OMP_NUM_THREADS=1 python -m pytest tests/benchmarks/test_training.py -m slow --benchmark-enable -s -k 'freedom and office'
+    OMP_NUM_THREADS=1 python -m pytest tests/benchmarks/test_training.py -m slow --benchmark-enable
+    -s -k 'freedom and office'
 """
 
 from __future__ import annotations
@@ -55,8 +57,12 @@ def interactions(size: Size, rng: np.random.Generator) -> TrainSet:
     """Exactly so many pairs, items with a long tail."""
     n = 4 * size.n_edges
     items = (size.n_items * rng.random(n) ** 2.5).astype(np.int64)
-    keys = rng.permutation(np.unique(rng.integers(0, size.n_users, n) * size.n_items + items))[: size.n_edges]
-    return TrainSet.from_pairs(keys // size.n_items, keys % size.n_items, size.n_users, size.n_items)
+    keys = rng.permutation(np.unique(rng.integers(0, size.n_users, n) * size.n_items + items))[
+        : size.n_edges
+    ]
+    return TrainSet.from_pairs(
+        keys // size.n_items, keys % size.n_items, size.n_users, size.n_items
+    )
 
 
 def random_neighbours(modality: str, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -74,10 +80,15 @@ def test_epoch(name: str, size: str, benchmark: Any) -> None:
     torch.set_num_threads(1)
     train = interactions(SIZES[size], np.random.default_rng(0))
     generator = torch.Generator().manual_seed(1)
-    vectors = {m: torch.rand(train.n_items, dim, generator=generator) for m, dim in SIZES[size].dims.items()}
+    vectors = {
+        m: torch.rand(train.n_items, dim, generator=generator)
+        for m, dim in SIZES[size].dims.items()
+    }
     config = make_settings(name, {"epochs": 9, **PUBLISHED.get((name, size), {})})
     model = model_class(name)(train, Features(vectors, random_neighbours), config, Init(1))  # type: ignore[call-arg]
-    trainer = Trainer(model, train, config, lambda _: {"x": 0.0}, metric="x", every=99, patience=None, seed=1)
+    trainer = Trainer(
+        model, train, config, lambda _: {"x": 0.0}, metric="x", every=99, patience=None, seed=1
+    )
     if (name, size) in SCALED:
         model.start_epoch(1, 1)
         batches = trainer.sampler.epoch(1)
@@ -87,10 +98,14 @@ def test_epoch(name: str, size: str, benchmark: Any) -> None:
     else:
         epochs = trainer.run()
         next(epochs)
-        benchmark.pedantic(lambda: next(epochs), rounds=1 if size == "clothing" or name == "mmgcn" else 3)
+        benchmark.pedantic(
+            lambda: next(epochs), rounds=1 if size == "clothing" or name == "mmgcn" else 3
+        )
         seconds = benchmark.stats.stats.min
     peak = (peak_memory_bytes() or 0) / 2**30
-    print(f"{name}, {size}: {seconds:.2f} CPU s per epoch; peak memory of the process {peak:.2f} GiB")
+    print(
+        f"{name}, {size}: {seconds:.2f} CPU s per epoch; peak memory of the process {peak:.2f} GiB"
+    )
 
 
 def step(trainer: Trainer, batch: Batch) -> None:

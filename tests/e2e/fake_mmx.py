@@ -36,7 +36,11 @@ class SlowFake(Encoder):
 
     @classmethod
     def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
-        return [EncoderInfo("slow-fake", "textual", "slow-fake", 17, "only", "none", None, "text", "none needed")]
+        return [
+            EncoderInfo(
+                "slow-fake", "textual", "slow-fake", 17, "only", "none", None, "text", "none needed"
+            )
+        ]
 
     def load(self, content: str | Path) -> str:
         text = str(content)
@@ -49,7 +53,9 @@ class SlowFake(Encoder):
 
     def encode(self, batch: Sequence[str]) -> NDArray[np.float32]:
         time.sleep(SECONDS_PER_BATCH)
-        rows = [[*hashlib.blake2b(text.encode(), digest_size=16).digest(), len(batch)] for text in batch]
+        rows = [
+            [*hashlib.blake2b(text.encode(), digest_size=16).digest(), len(batch)] for text in batch
+        ]
         return np.array(rows, dtype=np.float32)
 
 

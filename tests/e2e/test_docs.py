@@ -57,7 +57,12 @@ def commands() -> dict[str, click.Command]:
 def flags(command: click.Command) -> set[str]:
     """The option names of a command, `-h` and `--help` included."""
     parameters = command.get_params(click.Context(command))
-    return {name for one in parameters if isinstance(one, click.Option) for name in (*one.opts, *one.secondary_opts)}
+    return {
+        name
+        for one in parameters
+        if isinstance(one, click.Option)
+        for name in (*one.opts, *one.secondary_opts)
+    }
 
 
 def split_command(words: list[str]) -> tuple[str, list[str]]:
@@ -89,7 +94,9 @@ def complaint(line: str) -> str:
         return error.format_message()
     if extra:
         return f"unexpected {' '.join(extra)}"
-    models = ",".join(values.get("models") or ()) if name in ("mmbench train", "mmbench tune") else ""
+    models = (
+        ",".join(values.get("models") or ()) if name in ("mmbench train", "mmbench tune") else ""
+    )
     return next((f"no model {one}" for one in models.split(",") if one not in ("", *MODELS)), "")
 
 
@@ -114,7 +121,9 @@ def test_the_documents_have_command_lines() -> None:
     assert complaint("mmbench train --model vbpr --no-such-flag 1").startswith("No such option")
     assert complaint("mmbench train --model vbpt") == "no model vbpt"
     assert complaint("mmx store import x.npy --modality visual --name x --format nyp")
-    assert complaint("mmx store import x.npy --modality visual --name x") == "format_name is required"
+    assert (
+        complaint("mmx store import x.npy --modality visual --name x") == "format_name is required"
+    )
     assert complaint("mmx fetch amazon-2014/office as ever") == "unexpected as ever"
     assert complaint("mmbench data splt x") == "no command splt x"
 
@@ -135,14 +144,17 @@ def test_every_help_has_examples_that_parse(name: str) -> None:
 
 def test_help_explains_every_option_and_cuts_nothing_off() -> None:
     options = [
-        (name, one) for name, command in commands().items() for one in command.params if one.param_type_name == "option"
+        (name, one)
+        for name, command in commands().items()
+        for one in command.params
+        if one.param_type_name == "option"
     ]
     assert [(name, one.name) for name, one in options if not getattr(one, "help", None)] == []
     for name, command in commands().items():
         if isinstance(command, click.Group):
-            listed = command.get_help(click.Context(command, info_name=name, terminal_width=80)).partition("Commands:")[
-                2
-            ]
+            listed = command.get_help(
+                click.Context(command, info_name=name, terminal_width=80)
+            ).partition("Commands:")[2]
             assert "..." not in listed, name
 
 
@@ -154,17 +166,23 @@ def test_commands_and_flags_in_running_text_exist(page: Path) -> None:
         words = [word.partition("|")[0] for word in span.split()]
         if words[0] in PROGRAMS:
             name, rest = split_command(words)
-            assert not isinstance(commands()[name], click.Group) or not rest or rest[0].startswith("-"), span
+            assert (
+                not isinstance(commands()[name], click.Group) or not rest or rest[0].startswith("-")
+            ), span
             allowed = flags(commands()[name])
         elif words[0].startswith("--"):
             allowed = known
         else:
             continue
-        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)) <= allowed, f"{page_name(page)}: {span}"
+        assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", span)) <= allowed, (
+            f"{page_name(page)}: {span}"
+        )
 
 
 def test_every_command_and_every_flag_is_described() -> None:
-    text = "".join(page.read_text(encoding="utf-8") for page in PAGES if page.name != "CHANGELOG.md")
+    text = "".join(
+        page.read_text(encoding="utf-8") for page in PAGES if page.name != "CHANGELOG.md"
+    )
     absent = [name for name in commands() if not re.search(rf"{name}(?![\w-])", text)]
     absent += [
         f"{name} {flag}"
@@ -177,11 +195,22 @@ def test_every_command_and_every_flag_is_described() -> None:
 
 def test_every_registered_name_has_an_entry() -> None:
     """Models, metrics and encoder families; a model that was published has a page of its own."""
-    text = {name: (REPOSITORY / "docs" / name).read_text(encoding="utf-8") for name in ("training.md", "evaluation.md")}
+    text = {
+        name: (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
+        for name in ("training.md", "evaluation.md")
+    }
     encoders = (REPOSITORY / "docs/encoders.md").read_text(encoding="utf-8")
     assert [name for name in MODELS if f"`{name}`" not in text["training.md"]] == []
-    assert [metric.name for metric in METRICS.values() if f"`{metric.name}`" not in text["evaluation.md"]] == []
-    assert [family for family in ENCODERS if f"| {family} |" not in encoders and f"`{family}`" not in encoders] == []
+    assert [
+        metric.name
+        for metric in METRICS.values()
+        if f"`{metric.name}`" not in text["evaluation.md"]
+    ] == []
+    assert [
+        family
+        for family in ENCODERS
+        if f"| {family} |" not in encoders and f"`{family}`" not in encoders
+    ] == []
     for page in (REPOSITORY / "docs/models").glob("*.md"):
         assert page.stem in MODELS
         assert f"models/{page.name})" in text["training.md"], page.name
@@ -191,8 +220,12 @@ def test_the_python_of_the_store_page_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    parts = {WHOLE: InteractionTable(np.array(["u"], object), np.array(["007"], object), None, None)}
-    vectors = Vectors("visual", "mine", ["007", "B1"], np.ones((2, 3), np.float32), np.array([True, False]))
+    parts = {
+        WHOLE: InteractionTable(np.array(["u"], object), np.array(["007"], object), None, None)
+    }
+    vectors = Vectors(
+        "visual", "mine", ["007", "B1"], np.ones((2, 3), np.float32), np.array([True, False])
+    )
     Path("my").mkdir()
     write_dataset(Bundle("catalogue", parts, "", None, (vectors,)), Path("my/catalogue"))
     text = (REPOSITORY / "docs/store.md").read_text(encoding="utf-8")
@@ -235,5 +268,9 @@ def test_links_and_named_files_are_there(page: Path) -> None:
             assert anchor in map(slug, headings), target
     for path in re.findall(r"`((?:docs|recipes|tests|extractor|benchmark|shared)/[\w./-]+)`", text):
         assert (REPOSITORY / path).exists() or "/foo." in path, path
-    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(
+        re.findall(
+            r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(encoding="utf-8"), re.MULTILINE
+        )
+    )
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets

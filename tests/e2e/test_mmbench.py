@@ -26,7 +26,13 @@ HEAVY = ("torch", "numpy", "pandas", "h5py", "scipy", "pydantic", "yaml", "rich"
 
 def mmbench(*arguments: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [str(SCRIPT), *arguments], cwd=cwd, capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=300
+        [str(SCRIPT), *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+        timeout=300,
     )
     assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert "Traceback" not in done.stderr
@@ -45,7 +51,13 @@ FAST = ("--set", "epochs=6", "--every", "2", "--set", "embedding_dim=8", "--data
 
 def test_train_prints_tables_that_fit_100_columns(place: Path) -> None:
     done = mmbench(
-        "train", "--model", "most-popular,item-knn,content-knn,bpr-mf,vbpr", "--seed", "1,2", *FAST, cwd=place
+        "train",
+        "--model",
+        "most-popular,item-knn,content-knn,bpr-mf,vbpr",
+        "--seed",
+        "1,2",
+        *FAST,
+        cwd=place,
     )
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert "…" not in done.stdout
@@ -65,7 +77,13 @@ def test_train_prints_tables_that_fit_100_columns(place: Path) -> None:
         assert text in done.stdout
     assert done.stderr == ""
     again = mmbench(
-        "train", "--model", "most-popular,item-knn,content-knn,bpr-mf,vbpr", "--seed", "1,2", *FAST, cwd=place
+        "train",
+        "--model",
+        "most-popular,item-knn,content-knn,bpr-mf,vbpr",
+        "--seed",
+        "1,2",
+        *FAST,
+        cwd=place,
     )
     assert again.stdout == done.stdout
 
@@ -95,13 +113,17 @@ def test_all_metrics_and_slices_fit_100_columns(
     assert document["slices"] == stored["slices"]
 
 
-def test_json_is_one_document(place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_is_one_document(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(place)
     document = json.loads(shown(capsys, "train", "--model", "vbpr", *FAST, "--json"))
     assert set(document) >= {"run", "valid", "test"}
     assert document["test"]["Recall@20"] > 0
     evaluated = json.loads(
-        shown(capsys, "evaluate", document["run"], "--json", "--metrics", "all", "--cutoffs", "5,20")
+        shown(
+            capsys, "evaluate", document["run"], "--json", "--metrics", "all", "--cutoffs", "5,20"
+        )
     )
     assert evaluated["test"]["Recall@20"] == document["test"]["Recall@20"]
     assert "LAUC@5" in evaluated["valid"]
@@ -114,7 +136,8 @@ def test_progress_goes_to_stderr_in_plain_lines(place: Path) -> None:
     json.loads(done.stdout)
     for line in (
         "data: toy, split random:0.2,0.2,42: 40 users, 30 items; 240 train, 80 valid, 80 test",
-        "visual: toy, 6 numbers per item: 29 of 30 items have a vector, 1 missing, 0 corrupt; 0 vectors of other items unused",
+        "visual: toy, 6 numbers per item: 29 of 30 items have a vector, 1 missing, 0 corrupt; 0 "
+        "vectors of other items unused",
     ):
         assert line in done.stderr
     assert "\r" not in done.stderr
@@ -133,7 +156,11 @@ def test_progress_goes_to_stderr_in_plain_lines(place: Path) -> None:
         (["train", "--model", "vbpr", *FAST, "--metrics", "recal"], 2, "Did you mean 'Recall'"),
         (["train", "--model", "vbpr", *FAST, "--cutoffs", "0"], 2, "at least 1"),
         (["train", "--model", "vbpr", *FAST, "--cutoffs", "ten"], 2, "whole numbers"),
-        (["train", "--model", "vbpr", *FAST, "--select-by", "Recall"], 2, "must look like Recall@20"),
+        (
+            ["train", "--model", "vbpr", *FAST, "--select-by", "Recall"],
+            2,
+            "must look like Recall@20",
+        ),
         (["train", "--model", "vbpr", *FAST, "--features", "visual=toi"], 1, "toy"),
         (["train", "--model", "vbpr", *FAST, "--features", "visual"], 2, "expected MODALITY=NAME"),
         (["train", "--model", "vbpr", *FAST, "--split", "mine"], 2, "no split 'mine'"),
@@ -142,17 +169,33 @@ def test_progress_goes_to_stderr_in_plain_lines(place: Path) -> None:
         (["trian"], 2, "Did you mean 'train'"),
         (["train", "--modle", "vbpr"], 2, "No such option"),
         (["train", "--model", "vbpr", *FAST, "--grid", "lr"], 2, "--grid lr: expected NAME=V1,V2"),
-        (["train", "--model", "vbpr", *FAST, "--grid", "lr=1", "--grid", "lr=2"], 2, "lr is given twice"),
+        (
+            ["train", "--model", "vbpr", *FAST, "--grid", "lr=1", "--grid", "lr=2"],
+            2,
+            "lr is given twice",
+        ),
         (["train", "--resume", "toy", "--set", "lr=1"], 2, "--set: has no meaning beside --resume"),
-        (["train", "--model", "vbpr", *FAST, "--columns", "usr=u"], 2, "unknown role in --columns 'usr'"),
-        (["tune", "--model", "vbpr", *FAST, "--search", "lr=1..2", "--search", "lr=2..3"], 2, "lr is given twice"),
+        (
+            ["train", "--model", "vbpr", *FAST, "--columns", "usr=u"],
+            2,
+            "unknown role in --columns 'usr'",
+        ),
+        (
+            ["tune", "--model", "vbpr", *FAST, "--search", "lr=1..2", "--search", "lr=2..3"],
+            2,
+            "lr is given twice",
+        ),
         (["evaluate", "toy", "--split", "given"], 2, "--split and --columns go with --recs"),
         (["evaluate"], 2, "either a run folder or --recs"),
         (["evaluate", "--recs", "x.tsv"], 2, "--recs needs --data"),
         (["evaluate", "--recs", "x.tsv", "--data", "toy"], 1, "no such file"),
         (["data", "stats", "nowhere"], 1, "no such dataset folder"),
         (["data", "split", "toy", "--test", "1"], 2, "not in the range"),
-        (["evaluate", "--recs", "x.tsv", "--data", "toy", "--threshold", "nan"], 2, "threshold = nan"),
+        (
+            ["evaluate", "--recs", "x.tsv", "--data", "toy", "--threshold", "nan"],
+            2,
+            "threshold = nan",
+        ),
         (["data", "split", "toy", "--name", "../x"], 2, "a plain folder name"),
         (["models", "vbrp"], 2, "Did you mean 'vbpr'"),
         (["metrics", "recal"], 2, "Did you mean 'Recall'"),
@@ -174,7 +217,9 @@ def test_mistakes_give_one_clear_message(
     assert len(captured.err.splitlines()) <= 5
 
 
-def test_every_help_has_examples(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_help_has_examples(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     for command in (
         [],
@@ -232,7 +277,10 @@ def test_the_registries_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no settings" in shown(capsys, "models", "most-popular")
     assert "pop an item's training users" in shown(capsys, "metrics")
     assert max(map(len, (shown(capsys, "models") + shown(capsys, "metrics")).splitlines())) <= 100
-    assert {entry["name"] for entry in json.loads(shown(capsys, "models", "--json"))} >= {"vbpr", "bpr-mf"}
+    assert {entry["name"] for entry in json.loads(shown(capsys, "models", "--json"))} >= {
+        "vbpr",
+        "bpr-mf",
+    }
 
 
 def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,7 +310,9 @@ def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(place: Path, k
         "-q",
         "--json",
     )
-    whole = json.loads(mmbench("train", "--model", "vbpr", *slow, "--out", "whole", cwd=place).stdout)
+    whole = json.loads(
+        mmbench("train", "--model", "vbpr", *slow, "--out", "whole", cwd=place).stdout
+    )
     rng = random.Random(0)
     for attempt in range(kills):
         out = f"killed{kills}-{attempt}"
@@ -282,19 +332,39 @@ def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(place: Path, k
         process.send_signal(signal.SIGKILL)
         process.communicate()
         run = next((place / out).iterdir())
-        assert not (run / "metrics.json").exists(), "the run was over before it was killed: make it longer"
+        assert not (run / "metrics.json").exists(), (
+            "the run was over before it was killed: make it longer"
+        )
         mmbench("train", "--resume", str(run), "-q", cwd=place)
-        assert (run / "metrics.json").read_bytes() == (place / whole["run"] / "metrics.json").read_bytes()
+        assert (run / "metrics.json").read_bytes() == (
+            place / whole["run"] / "metrics.json"
+        ).read_bytes()
 
 
 def test_interrupting_says_that_the_same_command_goes_on(place: Path) -> None:
-    arguments = ["train", "--model", "vbpr", "--data", "toy", "-q", "--set", "epochs=90000", "--every", "90000"]
+    arguments = [
+        "train",
+        "--model",
+        "vbpr",
+        "--data",
+        "toy",
+        "-q",
+        "--set",
+        "epochs=90000",
+        "--every",
+        "90000",
+    ]
     arguments += [
         "--out",
         "interrupted",
     ]  # a folder of its own: a run of another test would say that this one has begun
     process = subprocess.Popen(
-        [str(SCRIPT), *arguments], cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [str(SCRIPT), *arguments],
+        cwd=place,
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     while not list((place / "interrupted").glob("*/history.jsonl")) and process.poll() is None:
         time.sleep(0.05)
@@ -312,10 +382,14 @@ def test_help_is_quick_and_imports_nothing_heavy(place: Path) -> None:
         f"sys.exit(','.join(name for name in {HEAVY!r} if name in sys.modules) or code)"
     )
     before = os.times()
-    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, check=False
+    )
     after = os.times()
     assert done.returncode == 0, done.stderr
-    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
+    cpu_s = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
     assert cpu_s < 0.4
 
 
@@ -335,10 +409,16 @@ def test_training_needs_no_extra_and_never_imports_mmx(place: Path) -> None:
         "import sys\n"
         f"for name in {blocked!r}: sys.modules[name] = None\n"
         "import mmbench.cli\n"
-        f"sys.exit(mmbench.cli.run(['train', '--model', 'vbpr', '--out', 'blocked', *{list(FAST)!r}]))"
+        "sys.exit(mmbench.cli.run(['train', '--model', 'vbpr', '--out', 'blocked', "
+        f"*{list(FAST)!r}]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=place, capture_output=True, text=True, env=ENVIRONMENT, check=False
+        [sys.executable, "-c", code],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -379,7 +459,21 @@ def test_too_little_memory_is_an_error_without_traceback(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    assert cli.run(["train", "--model", "most-popular", "--data", "toy", "-q", "--cutoffs", "20,99999999999999"]) == 1
+    assert (
+        cli.run(
+            [
+                "train",
+                "--model",
+                "most-popular",
+                "--data",
+                "toy",
+                "-q",
+                "--cutoffs",
+                "20,99999999999999",
+            ]
+        )
+        == 1
+    )
     assert "error: out of memory" in capsys.readouterr().err
 
 
@@ -396,15 +490,22 @@ def test_seeds_and_models_given_twice_are_one(
     "error",
     [
         torch.OutOfMemoryError(
-            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 GiB of which 1.20 GiB is "
-            "free. Including non-PyTorch memory, this process has 5 GiB memory in use. See documentation for more"
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 7.79 "
+            "GiB of which 1.20 GiB is "
+            "free. Including non-PyTorch memory, this process has 5 GiB memory in use. See "
+            "documentation for more"
         ),
-        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried …"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried …"
+        ),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_a_gpu_without_memory_is_one_line(
-    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     def fail(*arguments: object) -> None:
         raise error

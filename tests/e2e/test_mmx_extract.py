@@ -26,8 +26,12 @@ N_ITEMS = 1500
 KILLS = 5
 
 
-def run(*arguments: str | Path, expected: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+def run(
+    *arguments: str | Path, expected: int = 0, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*map(str, arguments)], capture_output=True, text=True, cwd=cwd, timeout=120, check=False
+    )
     assert done.returncode == expected, done.stderr
     return done
 
@@ -74,7 +78,9 @@ def test_killed_at_random_instants_it_goes_on_and_ends_with_the_same_digest(tmp_
     killed = 0
     while True:
         before = _changed(tmp_path / "parts")
-        process = subprocess.Popen([*map(str, fake(root, tmp_path / "parts"))], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*map(str, fake(root, tmp_path / "parts"))], stderr=subprocess.PIPE, text=True
+        )
         if killed < KILLS:
             _wait_until(
                 lambda before=before, process=process: (
@@ -93,9 +99,13 @@ def test_killed_at_random_instants_it_goes_on_and_ends_with_the_same_digest(tmp_
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_with_130_and_the_same_command_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_signal_ends_it_with_130_and_the_same_command_goes_on(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     root = texts(tmp_path / "data")
-    process = subprocess.Popen([*map(str, fake(root, tmp_path / "out"))], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*map(str, fake(root, tmp_path / "out"))], stderr=subprocess.PIPE, text=True
+    )
     _wait_until(lambda: _changed(tmp_path / "out") > 0)
     time.sleep(0.1)
     process.send_signal(number)
@@ -113,7 +123,9 @@ def test_a_second_writer_is_turned_away(tmp_path: Path) -> None:
     first = subprocess.Popen([*map(str, fake(root, tmp_path / "out"))], stderr=subprocess.DEVNULL)
     try:
         _wait_until(lambda: _changed(tmp_path / "out") > 0)
-        second = subprocess.run([*map(str, fake(root, tmp_path / "out"))], capture_output=True, text=True, check=False)
+        second = subprocess.run(
+            [*map(str, fake(root, tmp_path / "out"))], capture_output=True, text=True, check=False
+        )
         assert second.returncode == 1 or first.poll() is not None, second.stderr
         assert "Traceback" not in second.stderr
     finally:
@@ -125,7 +137,9 @@ def pictures(root: Path) -> Path:
     (root / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in ("a", "日本"):
-        Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(root / "images" / f"{name}.png")
+        Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).save(
+            root / "images" / f"{name}.png"
+        )
     (root / "items.tsv").write_text("item_id\na\n日本\nnone\n", encoding="utf-8")
     return root
 
@@ -153,7 +167,9 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:
-    done = subprocess.run(f"'{MMX}' models | head -n 1", shell=True, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        f"'{MMX}' models | head -n 1", shell=True, capture_output=True, text=True, check=False
+    )
     assert done.stdout.startswith("model")
     assert done.stderr == ""
 
@@ -176,7 +192,9 @@ def _children_cpu_s() -> float:
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_twenty_kills_during_an_extraction_of_a_thousand_photographs(real_data: Path, tmp_path: Path) -> None:
+def test_twenty_kills_during_an_extraction_of_a_thousand_photographs(
+    real_data: Path, tmp_path: Path
+) -> None:
     """Twenty trials: kill -9 at a random instant of the work, then the same command; the digest is always the same."""
 
     def command(out: Path) -> list[str | Path]:
@@ -194,7 +212,9 @@ def test_twenty_kills_during_an_extraction_of_a_thousand_photographs(real_data: 
         ]
 
     def begin(out: Path) -> tuple[subprocess.Popen[bytes], Path]:
-        process = subprocess.Popen([*map(str, command(out))], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*map(str, command(out))], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
         partial = out / "visual" / "colour-hog.h5.partial"
         _wait_until(lambda: partial.exists() or process.poll() is not None)
         return process, partial

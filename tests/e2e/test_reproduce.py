@@ -25,14 +25,31 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 def command(place: Path, *options: str) -> list[str]:
     """`make reproduce-amazon` with everything it writes below `place`; `-o` because the environment is there."""
     folders = (f"DATA={place}/data", f"RUNS={place}/runs", f"REPORT={place}/report")
-    return ["make", "-C", str(REPOSITORY), "-o", "setup", "reproduce-amazon", f"BIN={BIN}", *folders, *options]
+    return [
+        "make",
+        "-C",
+        str(REPOSITORY),
+        "-o",
+        "setup",
+        "reproduce-amazon",
+        f"BIN={BIN}",
+        *folders,
+        *options,
+    ]
 
 
 def call(place: Path, *options: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        command(place, *options), capture_output=True, text=True, env=ENVIRONMENT, check=False, timeout=280
+        command(place, *options),
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        check=False,
+        timeout=280,
     )
-    assert (done.returncode == 0) == (expect == 0), f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert (done.returncode == 0) == (expect == 0), (
+        f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
     assert "Traceback" not in done.stderr
     return done
 
@@ -58,11 +75,22 @@ def test_from_download_to_report(mirror: Path, encoder: Path, tmp_path: Path) ->
     options = (f"AMAZON_MIRROR={mirror}", f"TEXT_WEIGHTS={encoder}", "EPOCHS=2")
     done = call(tmp_path, "DATASETS=office", *options)
     page = (tmp_path / "report/amazon/amazon-office.md").read_text()
-    for text in ("| vbpr |", "| mmgcn |", "| grcn |", "| lattice |", "| bm3 |", "| freedom |", "published", "Kendall"):
+    for text in (
+        "| vbpr |",
+        "| mmgcn |",
+        "| grcn |",
+        "| lattice |",
+        "| bm3 |",
+        "| freedom |",
+        "published",
+        "Kendall",
+    ):
         assert text in page
     assert "amazon-office, test @20" in done.stdout
     assert "LATTICE, BM3 and FREEDOM lead" in (tmp_path / "report/amazon/index.md").read_text()
-    with FeatureSet(tmp_path / "data/amazon-office/features/textual/stsb-roberta-large.h5") as features:
+    with FeatureSet(
+        tmp_path / "data/amazon-office/features/textual/stsb-roberta-large.h5"
+    ) as features:
         assert features.provenance["input"]["template"] == "lattice"
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
     assert len(stamps) == 6
@@ -75,7 +103,9 @@ def test_from_download_to_report(mirror: Path, encoder: Path, tmp_path: Path) ->
     assert {path.name for path in split.iterdir()} >= {"train.tsv", "valid.tsv", "test.tsv"}
     # Another feature file is another run.
     visual = "features/visual/amazon-cnn.h5"
-    shutil.copy(tmp_path / "data/amazon-clothing" / visual, tmp_path / "data/amazon-office" / visual)
+    shutil.copy(
+        tmp_path / "data/amazon-clothing" / visual, tmp_path / "data/amazon-office" / visual
+    )
     call(tmp_path, "DATASETS=office", "MODELS=vbpr", *options)
     assert len(list(tmp_path.rglob("metrics.json"))) == 8
 
@@ -88,7 +118,13 @@ def test_a_broken_mirror_converts_nothing_and_the_next_call_goes_on(
     path = broken / "categoryFiles/meta_Office_Products.json.gz"
     content = path.read_bytes()
     path.write_bytes(content[:200])
-    options = ("DATASETS=office", f"AMAZON_MIRROR={broken}", f"TEXT_WEIGHTS={encoder}", "EPOCHS=1", "MODELS=vbpr")
+    options = (
+        "DATASETS=office",
+        f"AMAZON_MIRROR={broken}",
+        f"TEXT_WEIGHTS={encoder}",
+        "EPOCHS=1",
+        "MODELS=vbpr",
+    )
     assert "cut off or damaged" in call(tmp_path, *options, expect=2).stderr
     assert not (tmp_path / "data/amazon-office").exists()
     path.write_bytes(content)
@@ -113,7 +149,13 @@ def test_killed_and_called_again_repeats_nothing(mirror: Path, tmp_path: Path, k
     from mmbench.data.dataset import make_random_split, write_split
 
     write_split(split, make_random_split(tmp_path / "given", 0.2, 0.2, 42))
-    options = ("DATASETS=office", f"SPLIT_DIR={split}", "STAND_IN=1", "EPOCHS=6", "MODELS=vbpr,bm3,freedom,lattice")
+    options = (
+        "DATASETS=office",
+        f"SPLIT_DIR={split}",
+        "STAND_IN=1",
+        "EPOCHS=6",
+        "MODELS=vbpr,bm3,freedom,lattice",
+    )
     start = time.monotonic()
     call(tmp_path / "whole", *options)
     whole_s = time.monotonic() - start
@@ -126,16 +168,23 @@ def test_killed_and_called_again_repeats_nothing(mirror: Path, tmp_path: Path, k
         time.sleep(rng.uniform(0.3, 0.9) * whole_s)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        now = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("metrics.json")}
+        now = {
+            path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("metrics.json")
+        }
         assert finished.items() <= now.items()
         finished = now
     call(tmp_path / "killed", *options)
     assert (
         finished.items()
-        <= {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("metrics.json")}.items()
+        <= {
+            path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("metrics.json")
+        }.items()
     )
     values = [
-        {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / name).rglob("metrics.json")}
+        {
+            path.parent.name: json.loads(path.read_text())
+            for path in (tmp_path / name).rglob("metrics.json")
+        }
         for name in ("whole", "killed")
     ]
     assert values[0] == values[1]

@@ -29,7 +29,9 @@ def block_features() -> Features:
     return Features(
         {
             "visual": torch.tensor(side + 0.3 * rng.standard_normal((16, 6)), dtype=torch.float32),
-            "textual": torch.tensor(-side + 0.3 * rng.standard_normal((16, 5)), dtype=torch.float32),
+            "textual": torch.tensor(
+                -side + 0.3 * rng.standard_normal((16, 5)), dtype=torch.float32
+            ),
         }
     )
 
@@ -45,13 +47,19 @@ def write_dataset(folder: Path, *, seed: int = 0, users: int = 40, items: int = 
     for user in range(users):
         weights = np.where(side == user % 2, 1.0, 0.1) / (1 + np.arange(items) % 7)
         chosen = rng.choice(items, 10, replace=False, p=weights / weights.sum())
-        lines += [f"u{user}\t{ids[item]}\t{rng.integers(1, 6)}\t{rng.integers(1000)}" for item in chosen]
+        lines += [
+            f"u{user}\t{ids[item]}\t{rng.integers(1, 6)}\t{rng.integers(1000)}" for item in chosen
+        ]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "interactions.tsv").write_text("\n".join(lines) + "\n")
     for modality, name, dim in (("visual", "toy", 6), ("textual", "words", 4)):
-        vectors = (2.0 * side[:, None] - 1 + 0.3 * rng.standard_normal((items, dim))).astype(np.float32)
+        vectors = (2.0 * side[:, None] - 1 + 0.3 * rng.standard_normal((items, dim))).astype(
+            np.float32
+        )
         path = folder / "features" / modality / f"{name}.h5"
-        with FeatureSetWriter(path, modality=modality, dim=dim, ids=ids, provenance={"extractor": "test"}) as writer:
+        with FeatureSetWriter(
+            path, modality=modality, dim=dim, ids=ids, provenance={"extractor": "test"}
+        ) as writer:
             writer.write(np.arange(1, items), vectors[1:])
             writer.mark_missing(np.array([0]))
             writer.finish()

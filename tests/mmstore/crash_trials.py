@@ -2,9 +2,10 @@
 
     python crash_trials.py JOB lines|random TRIALS
 
-JOB is `dense`, `ragged`, `retry-dense`, `retry-ragged` or `restart-dense`. With `lines` a forked writer sends itself
-SIGKILL at an exact line of mmstore's code, the lines spread over its whole life; with `random` it is killed from
-outside after a random delay. Every fourth trial kills the recovering writer as well. Prints one JSON object.
+JOB is `dense`, `ragged`, `retry-dense`, `retry-ragged` or `restart-dense`. With `lines` a forked
+writer sends itself SIGKILL at an exact line of mmstore's code, the lines spread over its whole
+life; with `random` it is killed from outside after a random delay. Every fourth trial kills the
+recovering writer as well. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -34,8 +35,12 @@ BATCH = 7
 
 def _without_corrupt(content: Content) -> Content:
     full = random_content(8, IDS, layout=content.layout, absent=0.0)
-    vectors = tuple(full.vectors[row] if row in content.errors else v for row, v in enumerate(content.vectors))
-    return Content(content.source, content.layout, content.dtype, content.dim, content.ids, vectors, {})
+    vectors = tuple(
+        full.vectors[row] if row in content.errors else v for row, v in enumerate(content.vectors)
+    )
+    return Content(
+        content.source, content.layout, content.dtype, content.dim, content.ids, vectors, {}
+    )
 
 
 def _extract(content: Content, path: Path, report: Callable[[int], None], **options: Any) -> str:
@@ -61,7 +66,11 @@ class Job:
         self.options: dict[str, Any] = {}
         self.content = content
         if action == "retry":
-            self.before, self.content, self.options = content, _without_corrupt(content), {"retry_failed": True}
+            self.before, self.content, self.options = (
+                content,
+                _without_corrupt(content),
+                {"retry_failed": True},
+            )
         elif action == "restart":
             self.before = random_content(9, IDS[:20], layout=layout)
             self.options = {"restart": True, "provenance": {"encoder": "another"}}
@@ -91,7 +100,9 @@ class KillAtLine:
         return self
 
 
-def run_child(job: Job, path: Path, *, line: int | None = None, delay_s: float | None = None) -> tuple[int, int | None]:
+def run_child(
+    job: Job, path: Path, *, line: int | None = None, delay_s: float | None = None
+) -> tuple[int, int | None]:
     """Run the job in a forked process that may be killed; its wait status and the last number of pending rows."""
     read, write = os.pipe()
     child = os.fork()
@@ -133,10 +144,16 @@ def check(job: Job, path: Path, reported: int | None, digest: str) -> list[str]:
     elif job.before is not None:
         problems.append("the finished set that was there is gone")
     partial = path.with_name(path.name + ".partial")
-    if reported is not None and partial.exists() and not partial.with_name(partial.name + ".undo").exists():
+    if (
+        reported is not None
+        and partial.exists()
+        and not partial.with_name(partial.name + ".undo").exists()
+    ):
         with FeatureSet(partial) as found:
             if not found.complete and found.counts()[Status.PENDING] > reported:
-                problems.append(f"{found.counts()[Status.PENDING]} rows pending, {reported} at the last flush")
+                problems.append(
+                    f"{found.counts()[Status.PENDING]} rows pending, {reported} at the last flush"
+                )
     resumed = job.run(path)
     problems += FeatureSet(path).verify()
     if resumed != digest:
@@ -177,7 +194,14 @@ def main(kind: str, mode: str, trials: int) -> dict[str, Any]:
                 reported = None if job.options.get("restart") else reported
             if problems := check(job, path, reported, digest):
                 failures.append([trial, at, problems])
-    return {"job": kind, "mode": mode, "trials": trials, "killed": killed, "lines": lines, "failures": failures}
+    return {
+        "job": kind,
+        "mode": mode,
+        "trials": trials,
+        "killed": killed,
+        "lines": lines,
+        "failures": failures,
+    }
 
 
 if __name__ == "__main__":

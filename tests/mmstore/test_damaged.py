@@ -72,7 +72,12 @@ NOTICED: list[tuple[str, Callable[[Path], None], type[StoreError], str]] = [
     ("absent", lambda path: path.unlink(), UnknownFeatureSet, "no such feature set"),
     ("a folder", folder, NotAFeatureSet, "is a folder"),
     ("empty", lambda path: path.write_bytes(b""), NotAFeatureSet, "is empty"),
-    ("not HDF5", lambda path: path.write_bytes(b"\x93NUMPY" + bytes(5000)), NotAFeatureSet, "not an HDF5 file"),
+    (
+        "not HDF5",
+        lambda path: path.write_bytes(b"\x93NUMPY" + bytes(5000)),
+        NotAFeatureSet,
+        "not an HDF5 file",
+    ),
     ("a stub", cut(lambda size: 8), DamagedFeatureSet, "truncated or damaged|unreadable"),
     ("half", cut(lambda size: size // 2), DamagedFeatureSet, "truncated"),
     ("one byte short", cut(lambda size: size - 1), DamagedFeatureSet, "truncated"),
@@ -82,10 +87,30 @@ NOTICED: list[tuple[str, Callable[[Path], None], type[StoreError], str]] = [
         DamagedFeatureSet,
         "damaged|unreadable",
     ),
-    ("other HDF5", edit(lambda f: f.attrs.pop("format")), NotAFeatureSet, "no root attribute 'format'"),
-    ("wrong format", edit(lambda f: f.attrs.update(format="anndata")), NotAFeatureSet, "got 'anndata', expected"),
-    ("format is a number", edit(lambda f: f.attrs.update(format=3)), DamagedFeatureSet, "'format' has the wrong type"),
-    ("format is a list", edit(lambda f: f.attrs.update(format=["a", "b"])), DamagedFeatureSet, "wrong type"),
+    (
+        "other HDF5",
+        edit(lambda f: f.attrs.pop("format")),
+        NotAFeatureSet,
+        "no root attribute 'format'",
+    ),
+    (
+        "wrong format",
+        edit(lambda f: f.attrs.update(format="anndata")),
+        NotAFeatureSet,
+        "got 'anndata', expected",
+    ),
+    (
+        "format is a number",
+        edit(lambda f: f.attrs.update(format=3)),
+        DamagedFeatureSet,
+        "'format' has the wrong type",
+    ),
+    (
+        "format is a list",
+        edit(lambda f: f.attrs.update(format=["a", "b"])),
+        DamagedFeatureSet,
+        "wrong type",
+    ),
     (
         "future major",
         edit(lambda f: f.attrs.update(format_version="2.0")),
@@ -98,23 +123,73 @@ NOTICED: list[tuple[str, Callable[[Path], None], type[StoreError], str]] = [
         UnsupportedVersion,
         "version 0.9.*extract the set again",
     ),
-    ("no version", edit(lambda f: f.attrs.update(format_version="one")), UnsupportedVersion, "got 'one'"),
-    ("no provenance", edit(lambda f: f.attrs.pop("provenance")), DamagedFeatureSet, "'provenance' is absent"),
-    ("text variable-length", edit(lambda f: f.attrs.update(provenance=[1])), DamagedFeatureSet, "wrong type"),
-    ("provenance not JSON", edit(lambda f: f.attrs.update(provenance="{")), DamagedFeatureSet, "not JSON"),
-    ("provenance a list", edit(lambda f: f.attrs.update(provenance="[]")), DamagedFeatureSet, "not a JSON object"),
+    (
+        "no version",
+        edit(lambda f: f.attrs.update(format_version="one")),
+        UnsupportedVersion,
+        "got 'one'",
+    ),
+    (
+        "no provenance",
+        edit(lambda f: f.attrs.pop("provenance")),
+        DamagedFeatureSet,
+        "'provenance' is absent",
+    ),
+    (
+        "text variable-length",
+        edit(lambda f: f.attrs.update(provenance=[1])),
+        DamagedFeatureSet,
+        "wrong type",
+    ),
+    (
+        "provenance not JSON",
+        edit(lambda f: f.attrs.update(provenance="{")),
+        DamagedFeatureSet,
+        "not JSON",
+    ),
+    (
+        "provenance a list",
+        edit(lambda f: f.attrs.update(provenance="[]")),
+        DamagedFeatureSet,
+        "not a JSON object",
+    ),
     (
         "complete is text",
         edit(lambda f: f.attrs.update(complete="yes")),
         DamagedFeatureSet,
         "'complete' has the wrong type",
     ),
-    ("bad modality", edit(lambda f: f.attrs.update(modality="../x")), DamagedFeatureSet, "bad header: modality"),
-    ("bad source", edit(lambda f: f.attrs.update(source="x")), DamagedFeatureSet, "bad header: source"),
-    ("bad layout", edit(lambda f: f.attrs.update(layout="x")), DamagedFeatureSet, "bad header: layout"),
-    ("layout says ragged", edit(lambda f: f.attrs.update(layout="ragged")), DamagedFeatureSet, "/offsets: absent"),
+    (
+        "bad modality",
+        edit(lambda f: f.attrs.update(modality="../x")),
+        DamagedFeatureSet,
+        "bad header: modality",
+    ),
+    (
+        "bad source",
+        edit(lambda f: f.attrs.update(source="x")),
+        DamagedFeatureSet,
+        "bad header: source",
+    ),
+    (
+        "bad layout",
+        edit(lambda f: f.attrs.update(layout="x")),
+        DamagedFeatureSet,
+        "bad header: layout",
+    ),
+    (
+        "layout says ragged",
+        edit(lambda f: f.attrs.update(layout="ragged")),
+        DamagedFeatureSet,
+        "/offsets: absent",
+    ),
     ("no ids", edit(lambda f: f.__delitem__("ids")), DamagedFeatureSet, "/ids: absent"),
-    ("no features", edit(lambda f: f.__delitem__("features")), DamagedFeatureSet, "/features: absent"),
+    (
+        "no features",
+        edit(lambda f: f.__delitem__("features")),
+        DamagedFeatureSet,
+        "/features: absent",
+    ),
     ("no status", edit(lambda f: f.__delitem__("status")), DamagedFeatureSet, "/status: absent"),
     ("no errors", edit(lambda f: f.__delitem__("errors")), DamagedFeatureSet, "/errors: absent"),
     (
@@ -123,38 +198,78 @@ NOTICED: list[tuple[str, Callable[[Path], None], type[StoreError], str]] = [
         DamagedFeatureSet,
         "/features: wrong dtype .got <f8",
     ),
-    ("features big-endian", replaced("features", lambda a: a.astype(">f4")), DamagedFeatureSet, "got >f4"),
-    ("features integer", replaced("features", lambda a: np.zeros(a.shape, "i4")), DamagedFeatureSet, "got <i4"),
-    ("features flat", replaced("features", lambda a: a.ravel()), DamagedFeatureSet, "/features: wrong shape"),
+    (
+        "features big-endian",
+        replaced("features", lambda a: a.astype(">f4")),
+        DamagedFeatureSet,
+        "got >f4",
+    ),
+    (
+        "features integer",
+        replaced("features", lambda a: np.zeros(a.shape, "i4")),
+        DamagedFeatureSet,
+        "got <i4",
+    ),
+    (
+        "features flat",
+        replaced("features", lambda a: a.ravel()),
+        DamagedFeatureSet,
+        "/features: wrong shape",
+    ),
     (
         "features a group",
         edit(lambda f: (f.__delitem__("features"), f.create_group("features"))),
         DamagedFeatureSet,
         "/features: absent",
     ),
-    ("status signed", replaced("status", lambda a: a.astype("i8")), DamagedFeatureSet, "/status: wrong dtype"),
+    (
+        "status signed",
+        replaced("status", lambda a: a.astype("i8")),
+        DamagedFeatureSet,
+        "/status: wrong dtype",
+    ),
     (
         "ids variable-length",
         replaced("ids", list, dtype=h5py.string_dtype()),
         DamagedFeatureSet,
         "/ids: wrong dtype .got variable-length text",
     ),
-    ("ids numbers", replaced("ids", lambda a: np.arange(a.size)), DamagedFeatureSet, "/ids: wrong dtype"),
+    (
+        "ids numbers",
+        replaced("ids", lambda a: np.arange(a.size)),
+        DamagedFeatureSet,
+        "/ids: wrong dtype",
+    ),
     (
         "ids references",
         replaced("ids", lambda a: np.empty(a.size, h5py.ref_dtype), dtype=h5py.ref_dtype),
         DamagedFeatureSet,
         "/ids: wrong dtype",
     ),
-    ("fewer ids", replaced("ids", lambda a: a[:-1]), DamagedFeatureSet, "unequal numbers of rows .*/ids: 11"),
+    (
+        "fewer ids",
+        replaced("ids", lambda a: a[:-1]),
+        DamagedFeatureSet,
+        "unequal numbers of rows .*/ids: 11",
+    ),
     (
         "fewer vectors",
         replaced("features", lambda a: a[:-1]),
         DamagedFeatureSet,
         "unequal numbers of rows .*/features: 11",
     ),
-    ("more statuses", replaced("status", lambda a: np.append(a, a[:1])), DamagedFeatureSet, "unequal numbers of rows"),
-    ("fewer messages", replaced("errors/message", lambda a: a[:-1]), DamagedFeatureSet, "/errors: unequal lengths"),
+    (
+        "more statuses",
+        replaced("status", lambda a: np.append(a, a[:1])),
+        DamagedFeatureSet,
+        "unequal numbers of rows",
+    ),
+    (
+        "fewer messages",
+        replaced("errors/message", lambda a: a[:-1]),
+        DamagedFeatureSet,
+        "/errors: unequal lengths",
+    ),
     (
         "duplicate ids",
         replaced("ids", lambda a: np.append(a[:-1], a[:1])),
@@ -163,26 +278,42 @@ NOTICED: list[tuple[str, Callable[[Path], None], type[StoreError], str]] = [
     ),
     (
         "NaN in a present row",
-        edit(lambda f: f["features"].__setitem__((np.flatnonzero(f["status"][:] == 1)[0], 1), np.nan)),
+        edit(
+            lambda f: f["features"].__setitem__((np.flatnonzero(f["status"][:] == 1)[0], 1), np.nan)
+        ),
         DamagedFeatureSet,
         "marked present and holds NaN",
     ),
     (
         "infinity in a present row",
-        edit(lambda f: f["features"].__setitem__((np.flatnonzero(f["status"][:] == 1)[0], 1), -np.inf)),
+        edit(
+            lambda f: f["features"].__setitem__(
+                (np.flatnonzero(f["status"][:] == 1)[0], 1), -np.inf
+            )
+        ),
         DamagedFeatureSet,
         "marked present and holds NaN",
     ),
     ("incomplete", edit(lambda f: f.attrs.update(complete=False)), IncompleteFeatureSet, "pending"),
     (
         "soft link",
-        edit(lambda f: (f.move("features", "other"), f.__setitem__("features", h5py.SoftLink("/other")))),
+        edit(
+            lambda f: (
+                f.move("features", "other"),
+                f.__setitem__("features", h5py.SoftLink("/other")),
+            )
+        ),
         DamagedFeatureSet,
         "is a link",
     ),
     (
         "external link",
-        edit(lambda f: (f.__delitem__("features"), f.__setitem__("features", h5py.ExternalLink("/etc/passwd", "/x")))),
+        edit(
+            lambda f: (
+                f.__delitem__("features"),
+                f.__setitem__("features", h5py.ExternalLink("/etc/passwd", "/x")),
+            )
+        ),
         DamagedFeatureSet,
         "is a link",
     ),
@@ -199,7 +330,12 @@ NOTICED: list[tuple[str, Callable[[Path], None], type[StoreError], str]] = [
     ),
     (
         "plug-in filter",
-        edit(lambda f: (f.__delitem__("features"), f.create_dataset("features", (12, 3), "<f4", compression="lzf"))),
+        edit(
+            lambda f: (
+                f.__delitem__("features"),
+                f.create_dataset("features", (12, 3), "<f4", compression="lzf"),
+            )
+        ),
         DamagedFeatureSet,
         "compression plug-in",
     ),
@@ -209,11 +345,17 @@ NOTICED: list[tuple[str, Callable[[Path], None], type[StoreError], str]] = [
 FOUND: list[tuple[str, Callable[[Path], None], str]] = [
     (
         "one bit",
-        edit(lambda f: f["features"].__setitem__((np.flatnonzero(f["status"][:] == 1)[0], 0), 0.125)),
+        edit(
+            lambda f: f["features"].__setitem__((np.flatnonzero(f["status"][:] == 1)[0], 0), 0.125)
+        ),
         "content_digest differs",
     ),
     ("another id", edit(lambda f: f["ids"].__setitem__(0, b"item x")), "content_digest differs"),
-    ("an id is not UTF-8", edit(lambda f: f["ids"].__setitem__(0, b"\xff")), "/ids: row 0 is not UTF-8"),
+    (
+        "an id is not UTF-8",
+        edit(lambda f: f["ids"].__setitem__(0, b"\xff")),
+        "/ids: row 0 is not UTF-8",
+    ),
     ("an id is empty", edit(lambda f: f["ids"].__setitem__(0, b"")), "/ids: row 0 is empty"),
     (
         "absent row with numbers",
@@ -236,7 +378,11 @@ FOUND: list[tuple[str, Callable[[Path], None], str]] = [
 
 FOUND_RAGGED: list[tuple[str, Callable[[Path], None], str]] = [
     ("offsets begin late", edit(lambda f: f["offsets"].__setitem__(0, 1)), "/offsets: runs from 1"),
-    ("offsets descend", edit(lambda f: f["offsets"].__setitem__(6, 10**6)), "/offsets: descends after row 6"),
+    (
+        "offsets descend",
+        edit(lambda f: f["offsets"].__setitem__(6, 10**6)),
+        "/offsets: descends after row 6",
+    ),
     (
         "offsets end early",
         edit(lambda f: f["features"].resize(f["features"].shape[0] + 1, axis=0)),
@@ -252,7 +398,9 @@ FOUND_RAGGED: list[tuple[str, Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("damage", "error", "message"), [case[1:] for case in NOTICED], ids=[case[0] for case in NOTICED]
+    ("damage", "error", "message"),
+    [case[1:] for case in NOTICED],
+    ids=[case[0] for case in NOTICED],
 )
 def test_the_reader_and_verify_say_what_is_wrong(
     tmp_path: Path, damage: Callable[[Path], None], error: type[StoreError], message: str
@@ -269,8 +417,12 @@ def test_the_reader_and_verify_say_what_is_wrong(
     assert problems and all(str(path) in problem for problem in problems)
 
 
-@pytest.mark.parametrize(("damage", "message"), [case[1:] for case in FOUND], ids=[case[0] for case in FOUND])
-def test_verify_finds_what_readers_do_not_look_at(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+@pytest.mark.parametrize(
+    ("damage", "message"), [case[1:] for case in FOUND], ids=[case[0] for case in FOUND]
+)
+def test_verify_finds_what_readers_do_not_look_at(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
     path = tmp_path / "x.h5"
     CONTENT.save(path)
     assert FeatureSet(path).verify() == []
@@ -281,9 +433,13 @@ def test_verify_finds_what_readers_do_not_look_at(tmp_path: Path, damage: Callab
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"), [case[1:] for case in FOUND_RAGGED], ids=[case[0] for case in FOUND_RAGGED]
+    ("damage", "message"),
+    [case[1:] for case in FOUND_RAGGED],
+    ids=[case[0] for case in FOUND_RAGGED],
 )
-def test_verify_finds_damage_of_ragged_sets(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
+def test_verify_finds_damage_of_ragged_sets(
+    tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
     path = tmp_path / "x.h5"
     RAGGED_CONTENT.save(path)
     assert FeatureSet(path).verify() == []
@@ -314,7 +470,12 @@ def test_duplicate_pairs_are_found(tmp_path: Path) -> None:
 def test_a_newer_minor_is_read_with_a_warning(tmp_path: Path) -> None:
     path = tmp_path / "x.h5"
     CONTENT.save(path)
-    edit(lambda f: (f.attrs.update(format_version="1.7", news="x"), f.create_dataset("extra", data=[1])))(path)
+    edit(
+        lambda f: (
+            f.attrs.update(format_version="1.7", news="x"),
+            f.create_dataset("extra", data=[1]),
+        )
+    )(path)
     with pytest.warns(StoreWarning, match="version 1.7 is newer than 1.0"):
         _, present = FeatureSet(path).matrix(IDS)
     assert present.tolist() == (CONTENT.status == 1).tolist()
@@ -326,7 +487,9 @@ def test_compressed_ragged_sets_are_read(tmp_path: Path) -> None:
     """Filters that are part of HDF5 itself are allowed where chunks are."""
     path = tmp_path / "x.h5"
     RAGGED_CONTENT.save(path)
-    replaced("features", lambda a: a, chunks=(4, 3), compression="gzip", shuffle=True, fletcher32=True)(path)
+    replaced(
+        "features", lambda a: a, chunks=(4, 3), compression="gzip", shuffle=True, fletcher32=True
+    )(path)
     assert FeatureSet(path).verify() == []
     with h5py.File(path) as file:
         start = file["features"].id.get_chunk_info(0).byte_offset
@@ -344,10 +507,17 @@ def test_a_partial_file_tells_how_far_it_is(tmp_path: Path) -> None:
         with content.writer(path, restart=True) as writer:
             content.put(writer, range(5))
         found = FeatureSet(tmp_path / "x.h5.partial")
-        assert not found.complete and found.content_digest == "" and found.counts()[0] == 7 and found.errors() == []
+        assert (
+            not found.complete
+            and found.content_digest == ""
+            and found.counts()[0] == 7
+            and found.errors() == []
+        )
         with pytest.raises(IncompleteFeatureSet, match="goes on where it stopped"):
             next(found.iter_batches())
-        assert found.verify() == [f"{found.path}: incomplete (7 of 12 rows pending); run the extraction again"]
+        assert found.verify() == [
+            f"{found.path}: incomplete (7 of 12 rows pending); run the extraction again"
+        ]
 
 
 FORBIDDEN = """
@@ -355,7 +525,8 @@ import os, pathlib, sys
 import mmstore.validate, mmstore.reader, mmstore.writer, mmstore.testing
 from mmstore import FeatureSet, FeatureStore, StoreAccess
 path = pathlib.Path(sys.argv[1])
-warm = path.with_name("warm.h5")  # whatever is imported on first use is imported while Python's own files are readable
+# whatever is imported on first use is imported while Python's own files are readable
+warm = path.with_name("warm.h5")
 mmstore.testing.random_content(6, ["a"]).save(warm)
 FeatureSet(warm).verify(), FeatureSet(warm).matrix(["a"])
 path.parent.chmod(0o555)
@@ -385,7 +556,9 @@ def test_no_permission(tmp_path: Path) -> None:
         if parent.name.startswith(("pytest", tmp_path.name)):
             parent.chmod(0o755)
     try:
-        done = subprocess.run([sys.executable, "-c", FORBIDDEN, str(path)], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", FORBIDDEN, str(path)], capture_output=True, text=True, check=True
+        )
     finally:
         tmp_path.chmod(0o755)
     reading, verifying, writing = done.stdout.splitlines()
@@ -410,6 +583,8 @@ def test_permission_errors_are_translated(tmp_path: Path, monkeypatch: pytest.Mo
 def test_flipped_bits_never_give_a_traceback() -> None:
     """In a process of its own: HDF5 itself must neither crash nor hang on what the damage makes of the file."""
     script = Path(__file__).with_name("flip_trials.py")
-    done = subprocess.run([sys.executable, str(script), "100"], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, str(script), "100"], capture_output=True, text=True, check=True, timeout=60
+    )
     noticed, unnoticed = map(int, done.stdout.split())
     assert noticed + unnoticed == 200 and noticed > 100

@@ -19,13 +19,19 @@ from mmstore.locking import WriterLock
 
 fcntl = pytest.importorskip("fcntl")  # the lock of POSIX systems
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=6)
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=6
+)
 
 
 @given(st.lists(TEXT))
 def test_ids_survive_encoding(ids: list[str]) -> None:
     assert decode_ids(encode_ids(ids)).tolist() == ids
-    assert encode_ids(iter(ids)).tolist() == encode_lookup(iter(ids)).tolist() == [text.encode() for text in ids]
+    assert (
+        encode_ids(iter(ids)).tolist()
+        == encode_lookup(iter(ids)).tolist()
+        == [text.encode() for text in ids]
+    )
 
 
 @given(st.lists(TEXT), st.lists(TEXT))
@@ -39,7 +45,9 @@ def test_the_index_finds_rows_as_a_dictionary_does(ids: list[str], wanted: list[
 
 @given(st.lists(st.sampled_from("abcdef"), max_size=8))
 def test_the_first_repetition_is_named(ids: list[str]) -> None:
-    expected = next(((ids.index(text), row) for row, text in enumerate(ids) if text in ids[:row]), None)
+    expected = next(
+        ((ids.index(text), row) for row, text in enumerate(ids) if text in ids[:row]), None
+    )
     found = first_duplicate(encode_ids(ids))
     assert (found is None) == (expected is None)
     if found is not None:
@@ -68,7 +76,9 @@ def test_runs_cover_all_rows_once(rows: list[int], gap: int, span: int) -> None:
         assert piece[-1] - piece[0] < span and (np.diff(piece) <= gap + 1).all()
     exact = [ordered[i:j] for i, j in runs(ordered)]
     assert all(piece[-1] - piece[0] == len(piece) - 1 for piece in exact)
-    assert all(after[0] > before[-1] + 1 for before, after in itertools.pairwise(exact)), "runs are maximal"
+    assert all(after[0] > before[-1] + 1 for before, after in itertools.pairwise(exact)), (
+        "runs are maximal"
+    )
 
 
 def test_blocks_and_spans() -> None:
@@ -76,7 +86,9 @@ def test_blocks_and_spans() -> None:
     assert block_rows(10, 95) == 9 and block_rows(1000, 95) == 1 and block_rows(0, 95) == 95
 
 
-def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_was_removed_meanwhile_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between opening and locking, the last holder may remove the file, and another process may make a new one."""
     path = tmp_path / "x.h5.lock"
     lock = fcntl.lockf
@@ -88,13 +100,17 @@ def test_a_lock_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(fcntl, "lockf", interfere)
     held = WriterLock(path)
-    assert held._descriptor is not None and os.path.samestat(os.fstat(held._descriptor), path.stat())
+    assert held._descriptor is not None and os.path.samestat(
+        os.fstat(held._descriptor), path.stat()
+    )
     held.release()
     held.release()
     assert not path.exists()
 
 
-@pytest.mark.parametrize(("number", "error"), [(errno.EAGAIN, StoreLocked), (errno.ENOLCK, StoreAccess)])
+@pytest.mark.parametrize(
+    ("number", "error"), [(errno.EAGAIN, StoreLocked), (errno.ENOLCK, StoreAccess)]
+)
 def test_a_lock_that_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
 ) -> None:

@@ -53,7 +53,9 @@ def test_what_was_written_is_read(content: Content) -> None:
     with saved(content) as found:
         assert found.verify() == []
         assert len(found) == len(content)
-        assert found.ids.tolist() == [list(key) if isinstance(key, tuple) else key for key in content.keys]
+        assert found.ids.tolist() == [
+            list(key) if isinstance(key, tuple) else key for key in content.keys
+        ]
         assert found.status.tolist() == content.status.tolist()
         assert dict(found.errors()) == content.errors
         assert (found.source, found.layout, found.dim, found.dtype) == (
@@ -75,7 +77,9 @@ def test_rows_follow_the_ids_asked_for(content: Content, data: st.DataObject) ->
         assert_rows_equal(found, content, data.draw(every))
 
 
-@pytest.mark.parametrize("rows", [[0, 0, 2], [0, 2, 2], [2, 0, 0], [1, 1, 1, 4, 5], [5, 5, 3, 3], [4, 1, 4, 0, 0]])
+@pytest.mark.parametrize(
+    "rows", [[0, 0, 2], [0, 2, 2], [2, 0, 0], [1, 1, 1, 4, 5], [5, 5, 3, 3], [4, 1, 4, 0, 0]]
+)
 @pytest.mark.parametrize("layout", [DENSE, RAGGED])
 def test_as_many_repetitions_as_gaps(rows: list[int], layout: str) -> None:
     """The rows asked for span as many rows as there are, and are not those rows."""
@@ -105,7 +109,9 @@ def test_unknown_ids_are_absent(content: Content, strangers: list[str]) -> None:
 def test_batches_cover_all_rows_in_order(content: Content, size: int) -> None:
     with saved(content) as found:
         batches = list(found.iter_batches(size))
-        assert all(len(ids) == len(features) == len(status) <= size for ids, features, status in batches)
+        assert all(
+            len(ids) == len(features) == len(status) <= size for ids, features, status in batches
+        )
         assert [row for ids, _, _ in batches for row in ids.tolist()] == found.ids.tolist()
         rows = [
             (vector, status)
@@ -118,12 +124,16 @@ def test_batches_cover_all_rows_in_order(content: Content, size: int) -> None:
             if expected is not None:
                 assert vector.tobytes() == expected.tobytes()
             else:
-                assert np.isnan(vector).all() and (content.layout == DENSE or vector.shape == (0, content.dim))
+                assert np.isnan(vector).all() and (
+                    content.layout == DENSE or vector.shape == (0, content.dim)
+                )
 
 
 @FILES
 @given(contents(), st.randoms(use_true_random=False), st.integers(1, 5))
-def test_the_digest_depends_on_content_and_not_on_how_it_came(content: Content, random: Any, size: int) -> None:
+def test_the_digest_depends_on_content_and_not_on_how_it_came(
+    content: Content, random: Any, size: int
+) -> None:
     """Row order of writing, batches, flushes, interruptions, name, modality and provenance leave it as it is."""
     with saved(content) as reference, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "other.h5"
@@ -161,7 +171,13 @@ def test_any_change_of_content_changes_the_digest(content: Content, data: st.Dat
         changed[0, 0] = 0.5 if changed[0, 0] != 0.5 else 0.25
         vectors[row] = changed
     other = Content(
-        content.source, content.layout, content.dtype, content.dim, tuple(map(tuple, ids)), tuple(vectors), errors
+        content.source,
+        content.layout,
+        content.dtype,
+        content.dim,
+        tuple(map(tuple, ids)),
+        tuple(vectors),
+        errors,
     )
     with saved(content) as one, saved(other) as two:
         assert one.content_digest != two.content_digest
@@ -219,7 +235,9 @@ def test_interactions_have_two_columns(tmp_path: Path) -> None:
         assert found.ids.shape == found.raw_ids.shape == (len(ODD_IDS), 2)
         same = found.matrix(found.ids)[0]
         assert same.tobytes() == found.matrix(found.raw_ids)[0].tobytes()
-        assert not found.matrix([("u0", "007"), ("u1", "097293751X")])[1].any(), "the pair counts, not its parts"
+        assert not found.matrix([("u0", "007"), ("u1", "097293751X")])[1].any(), (
+            "the pair counts, not its parts"
+        )
         for bad in (["a"], [("a",)], np.array(["a"])):
             with pytest.raises(StoreError, match="pair"):
                 found.matrix(bad)
@@ -247,7 +265,10 @@ def test_the_dtype_asked_for(tmp_path: Path) -> None:
             found.matrix(["a"], dtype=np.int64)
     huge = Content("item", DENSE, "float32", 1, (("a",),), (np.array([[1e9]], "f4"),), {})
     huge.save(tmp_path / "huge.h5")
-    with FeatureSet(tmp_path / "huge.h5") as found, pytest.raises(StoreError, match="do not fit in float16"):
+    with (
+        FeatureSet(tmp_path / "huge.h5") as found,
+        pytest.raises(StoreError, match="do not fit in float16"),
+    ):
         found.matrix(["a"], dtype=np.float16)
     with FeatureSet(tmp_path / "small.h5") as found:
         assert found.matrix(["a"], dtype=np.float16)[0] == np.float16(0.1)
@@ -274,7 +295,9 @@ def test_an_empty_set_is_a_set(tmp_path: Path) -> None:
         content = Content("item", layout, "float32", 4, ((),), (), {})
         content.save(tmp_path / f"{layout}.h5")
         found = FeatureSet(tmp_path / f"{layout}.h5")
-        assert found.verify() == [] and len(found) == 0 and found.dim == 4 and found.ids.tolist() == []
+        assert (
+            found.verify() == [] and len(found) == 0 and found.dim == 4 and found.ids.tolist() == []
+        )
         assert list(found.iter_batches()) == []
     assert FeatureSet(tmp_path / "dense.h5").matrix(["a"])[1].tolist() == [False]
 

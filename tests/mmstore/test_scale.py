@@ -46,7 +46,10 @@ def test_ten_million_ids(tmp_path: Path) -> None:
 
     n = 10_000_000
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(n), str(tmp_path / "x.h5")], capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, str(n), str(tmp_path / "x.h5")],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     result = json.loads(done.stdout)
     print(result)

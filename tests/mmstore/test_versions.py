@@ -24,7 +24,23 @@ from mmstore.testing import ODD_IDS, contents, listing
 DATA = Path(__file__).parents[1] / "data"
 V1_0 = DATA / "mmstore-1.0"
 FORMAT_MD = Path(mmstore.__file__).with_name("FORMAT.md")
-IDS = ["097293751X", "007", "7", " 7", "7 ", "a/b", "../x", "日本", "👩‍👧", "é", "e\u0301", "a b", "\t", "None", "nan"]
+IDS = [
+    "097293751X",
+    "007",
+    "7",
+    " 7",
+    "7 ",
+    "a/b",
+    "../x",
+    "日本",
+    "👩‍👧",
+    "é",
+    "e\u0301",
+    "a b",
+    "\t",
+    "None",
+    "nan",
+]
 
 # (modality, name): digest, dtype, status, errors, vectors of some rows
 EXPECTED: dict[tuple[str, str], tuple[str, str, str, list[int], dict[int, list[list[float]]]]] = {
@@ -33,7 +49,10 @@ EXPECTED: dict[tuple[str, str], tuple[str, str, str, list[int], dict[int, list[l
         "float16",
         "312111111111111",
         [0],
-        {1: [[1.33984375, -0.4921875, -0.62060546875]], 7: [[0.76220703125, -1.19921875, 0.07452392578125]]},
+        {
+            1: [[1.33984375, -0.4921875, -0.62060546875]],
+            7: [[0.76220703125, -1.19921875, 0.07452392578125]],
+        },
     ),
     ("textual", "reviews-f4"): (
         "8b3e4944eaa1dc2da8aed3e4a93048d0768cd0f0c3ae4e4436425182333da075",
@@ -73,7 +92,9 @@ def test_files_of_version_1_0_are_read(modality: str, name: str) -> None:
         assert (found.modality, found.name, found.dim, found.dtype) == (modality, name, 3, dtype)
         assert found.content_digest == digest == naive_digest(found.path)
         assert "".join(map(str, found.status)) == status
-        assert found.errors() == [(row, f"cannot decode picture {row}: números ≠ 日本") for row in corrupt]
+        assert found.errors() == [
+            (row, f"cannot decode picture {row}: números ≠ 日本") for row in corrupt
+        ]
         assert found.provenance == {
             "created": "2026-01-01T00:00:00Z",
             "encoder": "random",
@@ -88,7 +109,11 @@ def test_files_of_version_1_0_are_read(modality: str, name: str) -> None:
             keys = [(f"u{row % 3}", item) for row, item in enumerate(IDS)]
         assert found.ids.tolist() == [list(key) if isinstance(key, tuple) else key for key in keys]
         for row, vectors in rows.items():
-            got = found.ragged([keys[row]])[0] if found.layout == RAGGED else found.matrix([keys[row]])[0]
+            got = (
+                found.ragged([keys[row]])[0]
+                if found.layout == RAGGED
+                else found.matrix([keys[row]])[0]
+            )
             np.testing.assert_array_equal(got, vectors)
 
 
@@ -135,7 +160,9 @@ def naive_digest(path: Path) -> str:
 
 @settings(deadline=None, max_examples=40)
 @given(contents())
-def test_the_digest_is_the_documented_one(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
+def test_the_digest_is_the_documented_one(
+    tmp_path_factory: pytest.TempPathFactory, content: Any
+) -> None:
     path = tmp_path_factory.mktemp("set") / "x.h5"
     assert content.save(path) == naive_digest(path)
 
@@ -160,9 +187,14 @@ def test_the_command_lines_of_testing(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "mmstore.testing", *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    assert run("fixtures", str(tmp_path)).stdout.splitlines() == [f"{m}/{n}.h5" for m, n in sorted(EXPECTED)]
+    assert run("fixtures", str(tmp_path)).stdout.splitlines() == [
+        f"{m}/{n}.h5" for m, n in sorted(EXPECTED)
+    ]
     for modality, name in EXPECTED:
-        assert FeatureSet(tmp_path / modality / f"{name}.h5").content_digest == EXPECTED[modality, name][0]
+        assert (
+            FeatureSet(tmp_path / modality / f"{name}.h5").content_digest
+            == EXPECTED[modality, name][0]
+        )
     for path in V1_0.rglob("*.h5"):
         assert listing(path) == listing(tmp_path / path.relative_to(V1_0))
     assert run("list", str(V1_0 / "visual" / "ragged-f2.h5")).stdout.startswith('GROUP "/" {')
@@ -171,7 +203,8 @@ def test_the_command_lines_of_testing(tmp_path: Path) -> None:
 
 def test_importing_mmstore_is_cheap() -> None:
     code = (
-        "import sys, json, mmstore; mmstore.Status.OK; mmstore.StoreError; before = sorted(sys.modules); "
+        "import sys, json, mmstore; mmstore.Status.OK; mmstore.StoreError; before = "
+        "sorted(sys.modules); "
         "assert 'FeatureSet' in dir(mmstore); mmstore.FeatureSet; "
         "print(json.dumps([before, sorted(sys.modules)]))"
     )

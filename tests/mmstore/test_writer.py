@@ -38,7 +38,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def open_writer(path: Path, **options: Any) -> FeatureSetWriter:
-    defaults: dict[str, Any] = {"modality": "visual", "dim": 2, "ids": ["a", "b", "c"], "provenance": {}}
+    defaults: dict[str, Any] = {
+        "modality": "visual",
+        "dim": 2,
+        "ids": ["a", "b", "c"],
+        "provenance": {},
+    }
     return FeatureSetWriter(path, **(defaults | options))
 
 
@@ -46,7 +51,8 @@ def files(path: Path) -> list[str]:
     return sorted(found.name for found in path.parent.iterdir())
 
 
-# ------------------------------------------------------------------------------------------------ writing
+# ------------------------------------------------------------------------------------------------
+# writing
 
 
 def test_the_first_example(path: Path) -> None:
@@ -55,7 +61,12 @@ def test_the_first_example(path: Path) -> None:
         writer.write([2, 0], [[5, 6], [1, 2]])
         writer.mark_missing([1])
         assert writer.pending.tolist() == []
-        assert writer.counts() == {Status.PENDING: 0, Status.OK: 2, Status.MISSING: 1, Status.CORRUPT: 0}
+        assert writer.counts() == {
+            Status.PENDING: 0,
+            Status.OK: 2,
+            Status.MISSING: 1,
+            Status.CORRUPT: 0,
+        }
         assert not path.exists()
         digest = writer.finish()
         assert writer.finished and writer.finish() == digest
@@ -71,7 +82,11 @@ def test_the_first_example(path: Path) -> None:
         ("float32", [1.0, np.nan], "the extractor returned NaN or infinity in 1 of 2 values"),
         ("float32", [np.inf, -np.inf], "the extractor returned NaN or infinity in 2 of 2 values"),
         ("float32", [1e39, 0.0], "does not fit in float32 (largest magnitude 1e+39"),
-        ("float16", [-65520.0, 0.0], "does not fit in float16 (largest magnitude 65520, limit 65504)"),
+        (
+            "float16",
+            [-65520.0, 0.0],
+            "does not fit in float16 (largest magnitude 65520, limit 65504)",
+        ),
     ],
 )
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -123,7 +138,10 @@ def test_messages_are_one_clean_line(path: Path) -> None:
         (lambda w: w.write([0], [["x", "y"]]), "expected real numbers"),
         (lambda w: w.write([0], [[1j, 2]]), "expected real numbers"),
         (lambda w: w.write_ragged([0], [[[1, 2]]]), r"the set is dense; use write\(\)"),
-        (lambda w: w.mark_corrupt([0, 2], ["why"]), "messages: got 1, expected one for each of 2 rows"),
+        (
+            lambda w: w.mark_corrupt([0, 2], ["why"]),
+            "messages: got 1, expected one for each of 2 rows",
+        ),
         (lambda w: w.mark_corrupt([0], "why"), "messages: got one string"),
         (lambda w: w.finish(), "2 of 3 rows are pending"),
     ],
@@ -165,7 +183,10 @@ def test_ragged_calls_are_checked(path: Path) -> None:
         ({"ids": None}, "takes ids"),
         ({"user_ids": ["a"], "item_ids": ["a"]}, "takes ids, and neither"),
         ({"source": "interaction"}, "takes user_ids and item_ids"),
-        ({"source": "interaction", "ids": None, "user_ids": ["a"], "item_ids": []}, "1 user_ids for 0 item_ids"),
+        (
+            {"source": "interaction", "ids": None, "user_ids": ["a"], "item_ids": []},
+            "1 user_ids for 0 item_ids",
+        ),
         (
             {"source": "interaction", "ids": None, "user_ids": ["u", "u"], "item_ids": ["i", "i"]},
             "'u' and 'i' occurs twice",
@@ -211,7 +232,9 @@ def test_numpy_arguments_are_fine(path: Path) -> None:
     assert FeatureSet(path).dtype == np.float16
 
 
-def test_creation_time_comes_from_the_environment(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_creation_time_comes_from_the_environment(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
     random_content(1, IDS).save(path)
     assert FeatureSet(path).provenance["created"] == "2023-11-14T22:13:20Z"
@@ -242,7 +265,8 @@ def test_dense_vectors_can_be_mapped_into_memory(path: Path) -> None:
     assert offset % 4096 == 0
 
 
-# ------------------------------------------------------------------------------------------------ resuming
+# ------------------------------------------------------------------------------------------------
+# resuming
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -305,7 +329,9 @@ PLANS = [
 
 @pytest.mark.parametrize(("options", "keys"), PLANS)
 @pytest.mark.parametrize("finished", [False, True])
-def test_another_plan_is_never_continued(path: Path, options: dict[str, Any], keys: list[str], finished: bool) -> None:
+def test_another_plan_is_never_continued(
+    path: Path, options: dict[str, Any], keys: list[str], finished: bool
+) -> None:
     content = random_content(6, IDS)
     with content.writer(path) as writer:
         content.put(writer, writer.pending.tolist() if finished else [0])
@@ -326,7 +352,11 @@ def test_another_plan_is_never_continued(path: Path, options: dict[str, Any], ke
 
 def test_a_finished_set_may_be_of_other_versions(path: Path) -> None:
     def made_with(version: str) -> dict[str, Any]:
-        return {"encoder": "test", "tool": {"name": "mmx", "version": version}, "libraries": {"numpy": version}}
+        return {
+            "encoder": "test",
+            "tool": {"name": "mmx", "version": version},
+            "libraries": {"numpy": version},
+        }
 
     content = random_content(6, IDS)
     with content.writer(path, provenance=made_with("1")) as writer:
@@ -405,7 +435,14 @@ def test_a_partial_file_beyond_use_is_begun_anew(path: Path, damage: str) -> Non
 
 @pytest.mark.parametrize(
     "line",
-    [b"\0" * 30, b"{}", b"[1]", b'{"row": [], "message": "x"}', b'{"row": 2, "message": 1}', b"\xff"],
+    [
+        b"\0" * 30,
+        b"{}",
+        b"[1]",
+        b'{"row": [], "message": "x"}',
+        b'{"row": 2, "message": 1}',
+        b"\xff",
+    ],
     ids=["zeros", "empty", "list", "unhashable", "number", "bytes"],
 )
 def test_a_damaged_error_log_costs_reasons_and_no_vectors(path: Path, line: bytes) -> None:
@@ -442,7 +479,8 @@ def test_orphaned_side_files_are_swept(path: Path) -> None:
     assert files(path) == ["some-set.h5"] and FeatureSet(path).verify() == []
 
 
-# ------------------------------------------------------------------------------------------------ retrying
+# ------------------------------------------------------------------------------------------------
+# retrying
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -497,7 +535,11 @@ def test_corrupt_rows_of_an_unfinished_set_are_retried(path: Path) -> None:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_missing_rows_are_retried_on_request(path: Path, layout: str) -> None:
     content = random_content(6, IDS, layout=layout)
-    missing = [row for row, vectors in enumerate(content.vectors) if vectors is None and row not in content.errors]
+    missing = [
+        row
+        for row, vectors in enumerate(content.vectors)
+        if vectors is None and row not in content.errors
+    ]
     assert missing
     digest = content.save(path)
     with content.writer(path, retry_missing=True) as writer:
@@ -507,7 +549,8 @@ def test_missing_rows_are_retried_on_request(path: Path, layout: str) -> None:
     assert FeatureSet(path).verify() == []
 
 
-# ------------------------------------------------------------------------------------------------ locking
+# ------------------------------------------------------------------------------------------------
+# locking
 
 
 def test_a_second_writer_is_refused(path: Path) -> None:
@@ -526,11 +569,15 @@ def test_a_second_writer_is_refused(path: Path) -> None:
 def test_a_writer_in_another_process_is_refused(path: Path) -> None:
     random_content(6, IDS).writer(path).close()
     code = (
-        "import sys, pathlib; from mmstore.testing import *; w = random_content(6, [f'item {i}' for i in range(20)])"
+        "import sys, pathlib; from mmstore.testing import *; w = random_content(6, [f'item {i}' "
+        "for i in range(20)])"
         ".writer(pathlib.Path(sys.argv[1])); print('open', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as child:
         assert child.stdout is not None and child.stdout.readline() == "open\n"
         with pytest.raises(StoreLocked, match="another process writes this set"):
@@ -564,7 +611,8 @@ def test_a_writer_is_of_no_use_in_a_forked_process(path: Path) -> None:
         writer.finish()
 
 
-# ------------------------------------------------------------------------------------------------ the disk
+# ------------------------------------------------------------------------------------------------
+# the disk
 
 FULL_DISK = """
 import os, resource, sys, pathlib
@@ -594,7 +642,10 @@ except StoreFull as error:
 def test_a_full_disk_is_said_and_survived(path: Path, layout: str) -> None:
     """A file size limit stands for the full disk: the operating system refuses the write in the same way."""
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(path), layout], capture_output=True, text=True, check=True
+        [sys.executable, "-c", FULL_DISK, str(path), layout],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     message, pending, digest = done.stdout.splitlines()
     assert "no space left to write" in message and "run the same command again" in message
@@ -605,7 +656,9 @@ def test_a_full_disk_is_said_and_survived(path: Path, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_disk_that_fills_up_while_finishing(path: Path, layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up_while_finishing(
+    path: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = random_content(6, IDS, layout=layout)
     digest = content.save(path.with_name("reference.h5"))
 
@@ -625,7 +678,9 @@ def test_a_disk_that_fills_up_while_finishing(path: Path, layout: str, monkeypat
 
 
 @pytest.mark.parametrize("torn", [slice(0, 3000), slice(-900, None)])
-def test_a_torn_last_step_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch, torn: slice) -> None:
+def test_a_torn_last_step_is_undone(
+    path: Path, monkeypatch: pytest.MonkeyPatch, torn: slice
+) -> None:
     """Finishing a dense set rewrites HDF5's tables; a kill in the middle of that leaves neither the old nor the new."""
     import mmstore.finishing
 
@@ -690,7 +745,9 @@ def test_a_failed_write_in_a_log_leaves_no_gap(path: Path, monkeypatch: pytest.M
     assert dict(FeatureSet(path).errors()) == content.errors
 
 
-def test_every_flush_is_forced_onto_the_disk_on_request(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_flush_is_forced_onto_the_disk_on_request(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[int] = []
     monkeypatch.setattr(os, "fsync", calls.append)
     counts = []

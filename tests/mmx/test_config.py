@@ -20,7 +20,9 @@ def write(path: Path, text: str) -> Path:
 
 
 def test_a_minimal_recipe_has_every_default(tmp_path: Path) -> None:
-    recipe = load_recipe(write(tmp_path / "r.yaml", "sets:\n  - {modality: visual, model: colour-hog}\n"))
+    recipe = load_recipe(
+        write(tmp_path / "r.yaml", "sets:\n  - {modality: visual, model: colour-hog}\n")
+    )
     assert recipe.run() == RunConfig()
     assert recipe.sets == (SetConfig(modality="visual", model="colour-hog"),)
     assert recipe.run().store == Path("data/demo/features")
@@ -57,7 +59,10 @@ def test_a_mistake_in_a_set_is_not_said_to_be_too_few_sets(tmp_path: Path) -> No
     (tmp_path / "r.yaml").write_text("sets:\n  - modality: visual\n    modle: x\n")
     with pytest.raises(UsageError) as caught:
         load_recipe(tmp_path / "r.yaml")
-    assert [line.partition(": ")[2][:12] for line in str(caught.value).splitlines()] == ["sets[0].mode", "sets[0].modl"]
+    assert [line.partition(": ")[2][:12] for line in str(caught.value).splitlines()] == [
+        "sets[0].mode",
+        "sets[0].modl",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,18 +72,33 @@ def test_a_mistake_in_a_set_is_not_said_to_be_too_few_sets(tmp_path: Path) -> No
             "sets: [{modality: visual, model: x}]\nworker: 3\n",
             r"r\.yaml, line 2: worker: unknown key; did you mean 'workers'",
         ),
-        ("sets:\n  - modality: visual\n    modle: x\n", r"line 3: sets\[0\]\.modle: unknown key; did you mean 'model'"),
+        (
+            "sets:\n  - modality: visual\n    modle: x\n",
+            r"line 3: sets\[0\]\.modle: unknown key; did you mean 'model'",
+        ),
         ("sets:\n  - modality: visual\n", r"line 2: sets\[0\]\.model: this key is needed"),
-        ("sets:\n  - modality: vidual\n    model: x\n", r"line 2: sets\[0\]\.modality: input should be .*got 'vidual'"),
+        (
+            "sets:\n  - modality: vidual\n    model: x\n",
+            r"line 2: sets\[0\]\.modality: input should be .*got 'vidual'",
+        ),
         (
             "workers: 0\nsets: [{modality: visual, model: x}]\n",
             r"line 1: workers: .*greater than or equal to 1 \(got 0\)",
         ),
-        (f"seed: {2**32}\nsets: [{{modality: visual, model: x}}]\n", r"line 1: seed: .*less than 4294967296"),
+        (
+            f"seed: {2**32}\nsets: [{{modality: visual, model: x}}]\n",
+            r"line 1: seed: .*less than 4294967296",
+        ),
         ("sets: []\n", r"line 1: sets: .*at least 1"),
         ("data: a\n", r"sets: this key is needed"),
-        ("zzzzz: 1\nsets: [{modality: visual, model: x}]\n", r"unknown key; known keys: data, device"),
-        ("max_failures: few\nsets: [{modality: visual, model: x}]\n", r"line 1: max_failures: .*got 'few'"),
+        (
+            "zzzzz: 1\nsets: [{modality: visual, model: x}]\n",
+            r"unknown key; known keys: data, device",
+        ),
+        (
+            "max_failures: few\nsets: [{modality: visual, model: x}]\n",
+            r"line 1: max_failures: .*got 'few'",
+        ),
         ("sets: [{modality: visual, model: x, name: ../x}]\n", r"sets\[0\]\.name: "),
         ("data: a\ndata: b\nsets: []\n", r"line 2: data is given twice \(first in line 1\)"),
         ("sets: [1]\n", r"line 1: sets\[0\]: "),
@@ -88,7 +108,9 @@ def test_a_mistake_in_a_set_is_not_said_to_be_too_few_sets(tmp_path: Path) -> No
         ("a: !!python/object:os.system x\n", "not valid YAML"),
     ],
 )
-def test_mistakes_are_named_by_file_line_key_rule_and_value(tmp_path: Path, text: str, message: str) -> None:
+def test_mistakes_are_named_by_file_line_key_rule_and_value(
+    tmp_path: Path, text: str, message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         load_recipe(write(tmp_path / "r.yaml", text))
 

@@ -22,7 +22,11 @@ N_ITEMS, N_USERS = 60, 40
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -35,7 +39,10 @@ def item_rows(folder: Path) -> list[list[bytes]]:
 
 
 def interactions(folder: Path) -> list[list[str]]:
-    return [line.split("\t") for line in (folder / "interactions.tsv").read_text(encoding="utf-8").splitlines()]
+    return [
+        line.split("\t")
+        for line in (folder / "interactions.tsv").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,9 @@ def test_the_same_seed_writes_the_same_bytes(small: Path, tmp_path: Path) -> Non
 def test_another_seed_writes_another_catalogue(small: Path, tmp_path: Path) -> None:
     write_demo(tmp_path / "other", items=N_ITEMS, users=N_USERS, seed=4)
     assert tree(tmp_path / "other")["interactions.tsv"] != tree(small)["interactions.tsv"]
-    assert not set(tree(tmp_path / "other")) & {name for name in tree(small) if name.startswith("images")}
+    assert not set(tree(tmp_path / "other")) & {
+        name for name in tree(small) if name.startswith("images")
+    }
 
 
 def test_dataset_json_says_that_the_data_are_synthetic_and_what_they_are(small: Path) -> None:
@@ -66,12 +75,17 @@ def test_dataset_json_says_that_the_data_are_synthetic_and_what_they_are(small: 
     assert described["counts"]["items_with_interactions"] == len({row[1] for row in rows})
     assert described["counts"]["density"] == len(rows) / (N_ITEMS * N_USERS)
     for name in ("items.tsv", "interactions.tsv"):
-        assert described["files"][name]["sha256"] == hashlib.sha256((small / name).read_bytes()).hexdigest()
+        assert (
+            described["files"][name]["sha256"]
+            == hashlib.sha256((small / name).read_bytes()).hexdigest()
+        )
 
 
 def test_the_digest_of_a_folder_is_that_of_its_sha256sum_listing(small: Path) -> None:
     paths = sorted((small / "audio").iterdir())
-    listing = "".join(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  audio/{path.name}\n" for path in paths)
+    listing = "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  audio/{path.name}\n" for path in paths
+    )
     assert describe(small)["files"]["audio"] == {
         "files": len(paths),
         "sha256": hashlib.sha256(listing.encode()).hexdigest(),
@@ -112,7 +126,11 @@ def test_items_without_content_and_the_corrupt_ones_are_different_items(small: P
         "text": {item for item, cells in rows.items() if not any(cells)},
     }
     corrupt = {kind: {described["corrupt"][kind]["item_id"]} for kind in lacking}
-    assert {kind: len(items) for kind, items in lacking.items()} == described["without"] == dict.fromkeys(lacking, 2)
+    assert (
+        {kind: len(items) for kind, items in lacking.items()}
+        == described["without"]
+        == dict.fromkeys(lacking, 2)
+    )
     groups = [*lacking.values(), *corrupt.values()]
     assert sum(map(len, groups)) == len(set().union(*groups))
 
@@ -134,7 +152,11 @@ def test_exactly_the_promised_sound_is_corrupt(small: Path) -> None:
     for path in (small / "audio").iterdir():
         try:
             with wave.open(io.BytesIO(path.read_bytes())) as sound:
-                assert (sound.getframerate(), sound.getnframes(), sound.getnchannels()) == (16_000, 6_400, 1)
+                assert (sound.getframerate(), sound.getnframes(), sound.getnchannels()) == (
+                    16_000,
+                    6_400,
+                    1,
+                )
         except (wave.Error, EOFError):
             broken.add(path.stem)
     assert broken == {describe(small)["corrupt"]["audio"]["item_id"]}
@@ -162,18 +184,25 @@ def test_neighbours_in_style_share_their_interactions() -> None:
         for user in range(300)
         if len(mine := picks.item_idx[picks.user_idx == user]) > 1
     ]
-    anyone = [distance[np.ix_(mine, mine)][np.triu_indices(5, 1)].min() for mine in rng.integers(400, size=(300, 5))]
+    anyone = [
+        distance[np.ix_(mine, mine)][np.triu_indices(5, 1)].min()
+        for mine in rng.integers(400, size=(300, 5))
+    ]
     assert np.median(within) < 0.5 * np.median(anyone)
 
 
 def test_popularity_has_a_long_tail() -> None:
     rng = np.random.default_rng(0)
-    counts = np.sort(np.bincount(draw_picks(draw_items(400, rng), 800, rng).item_idx, minlength=400))[::-1]
+    counts = np.sort(
+        np.bincount(draw_picks(draw_items(400, rng), 800, rng).item_idx, minlength=400)
+    )[::-1]
     assert counts[:80].sum() > 0.35 * counts.sum()
     assert counts[0] > 4 * np.median(counts)
 
 
-def test_what_lies_beside_an_earlier_catalogue_of_the_same_parameters_stays(small: Path, tmp_path: Path) -> None:
+def test_what_lies_beside_an_earlier_catalogue_of_the_same_parameters_stays(
+    small: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "data" / "demo"
     write_demo(out, items=N_ITEMS, users=N_USERS, seed=3)
     (out / "features" / "visual").mkdir(parents=True)
@@ -181,7 +210,9 @@ def test_what_lies_beside_an_earlier_catalogue_of_the_same_parameters_stays(smal
     (out / "items.tsv").unlink()
     write_demo(out, items=N_ITEMS, users=N_USERS, seed=3)
     assert tree(out) == {**tree(small), "features/visual/x.h5": b"kept"}
-    with pytest.raises(DataError, match=r"features belongs to the catalogue of --items 60 --seed 3 --users 40"):
+    with pytest.raises(
+        DataError, match=r"features belongs to the catalogue of --items 60 --seed 3 --users 40"
+    ):
         write_demo(out, items=N_ITEMS, users=N_USERS, seed=4)
 
 
@@ -192,7 +223,9 @@ def test_an_earlier_catalogue_without_features_is_replaced(small: Path, tmp_path
     assert tree(out) == tree(small)
 
 
-@pytest.mark.parametrize("content", ["{}", "not json", '{"generator": null}', '{"generator": {"tool": "other"}}'])
+@pytest.mark.parametrize(
+    "content", ["{}", "not json", '{"generator": null}', '{"generator": {"tool": "other"}}']
+)
 def test_somebody_elses_folder_is_left_alone(tmp_path: Path, content: str) -> None:
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(DataError, match=r"left as it is; choose another place with --out"):
@@ -222,7 +255,9 @@ def test_an_empty_folder_is_a_place_for_a_catalogue(tmp_path: Path) -> None:
         ({"seed": -1}, "--seed must be at least 0 (got -1)"),
     ],
 )
-def test_numbers_that_are_too_small(tmp_path: Path, arguments: dict[str, int], message: str) -> None:
+def test_numbers_that_are_too_small(
+    tmp_path: Path, arguments: dict[str, int], message: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         write_demo(tmp_path / "demo", **arguments)
     assert message in str(caught.value)
@@ -248,7 +283,9 @@ def test_nothing_is_left_after_an_interruption(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_pillow_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pillow_the_error_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MmxError, match=r"pip install 'mmx-mmbench\[extract\]'"):
         write_demo(tmp_path / "demo")
@@ -259,4 +296,9 @@ def test_the_module_needs_no_heavy_library_to_be_imported() -> None:
     import subprocess
 
     code = "import sys, mmx.demo; print([m for m in ('PIL', 'torch', 'pandas', 'pyarrow', 'h5py') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )

@@ -53,9 +53,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     split = folder / "splits/s"
     split.mkdir(parents=True)
     rows = [
-        f"u{user}\ti{item}" for user in range(16) for item in rng.choice(range(user % 2, N_ITEMS, 2), 4, replace=False)
+        f"u{user}\ti{item}"
+        for user in range(16)
+        for item in rng.choice(range(user % 2, N_ITEMS, 2), 4, replace=False)
     ]
-    (split / "train.tsv").write_text("\n".join(["user_id\titem_id", *rows, "u99\ti1", "u98\tstranger"]) + "\n")
+    (split / "train.tsv").write_text(
+        "\n".join(["user_id\titem_id", *rows, "u99\ti1", "u98\tstranger"]) + "\n"
+    )
     (split / "test.tsv").mkdir()  # whoever opens it fails
     return folder
 
@@ -77,8 +81,11 @@ def test_the_loss_by_hand() -> None:
     loss = contrastive_loss(a, b, torch.eye(2, dtype=torch.bool), 0.5)
     assert loss.item() == pytest.approx((cross(logits) + cross(logits.T)) / 2)
     # Somebody took all of them: nothing is a negative.
-    assert contrastive_loss(a, b, torch.ones(2, 2, dtype=torch.bool), 0.5).item() == pytest.approx(0)
-    # Somebody took the first pair's first item and the second pair's second one, which is no negative then.
+    assert contrastive_loss(a, b, torch.ones(2, 2, dtype=torch.bool), 0.5).item() == pytest.approx(
+        0
+    )
+    # Somebody took the first pair's first item and the second pair's second one, which is no
+    # negative then.
     some = contrastive_loss(a, b, torch.tensor([[True, True], [False, True]]), 0.5)
     rest = np.where([[False, True], [False, False]], -np.inf, logits)
     assert some.item() == pytest.approx((cross(rest) + cross(rest.T)) / 2)
@@ -137,10 +144,21 @@ def test_texts_come_closer_and_extraction_takes_the_folder(data: Path, tmp_path:
         "0.003",
     ]
     for name in ("a", "b"):
-        out = call("finetune", "--model", str(tiny), *options, "--out", str(tmp_path / name), "--json", "-q")
+        out = call(
+            "finetune",
+            "--model",
+            str(tiny),
+            *options,
+            "--out",
+            str(tmp_path / name),
+            "--json",
+            "-q",
+        )
         document = json.loads(out)
         assert document["loss"][-1] < document["loss"][0]
-    assert (tmp_path / "a/model.safetensors").read_bytes() == (tmp_path / "b/model.safetensors").read_bytes()
+    assert (tmp_path / "a/model.safetensors").read_bytes() == (
+        tmp_path / "b/model.safetensors"
+    ).read_bytes()
     told: dict[str, Any] = json.loads((tmp_path / "a/mmx.json").read_text())
     assert told["finetuned_from"]["backend"] == "sentence-transformers"
     gaps = {}
@@ -162,7 +180,9 @@ def test_texts_come_closer_and_extraction_takes_the_folder(data: Path, tmp_path:
         )
         gaps[name] = gap(store / f"textual/{name}.h5")
         with FeatureSet(store / f"textual/{name}.h5") as features:
-            assert features.provenance.get("training") == (told["training"] if name == "after" else None)
+            assert features.provenance.get("training") == (
+                told["training"] if name == "after" else None
+            )
     assert gaps["after"] > gaps["before"] + 0.1
     call("finetune", "--model", str(tiny), *options, "--out", str(tmp_path / "a"), code=2)
 
@@ -178,7 +198,18 @@ def test_pictures_come_closer_and_extraction_takes_the_weights(data: Path, tmp_p
     assert len(json.loads(out)["loss"]) == 3
     gaps = {}
     for name, source in (("before", "random"), ("after", str(weights))):
-        call("extract", *options, "--weights", source, "--out", str(tmp_path / "f"), "--name", name, "-q", code=0)
+        call(
+            "extract",
+            *options,
+            "--weights",
+            source,
+            "--out",
+            str(tmp_path / "f"),
+            "--name",
+            name,
+            "-q",
+            code=0,
+        )
         gaps[name] = gap(tmp_path / f"f/visual/{name}.h5")
     assert gaps["after"] > gaps["before"]
     with FeatureSet(tmp_path / "f/visual/after.h5") as features:
@@ -189,9 +220,17 @@ def test_pictures_come_closer_and_extraction_takes_the_weights(data: Path, tmp_p
         told = json.loads(file.metadata()["mmx"])["training"]
     train = (data / "splits/s/train.tsv").read_bytes()
     assert told["train_sha256"] == hashlib.sha256(train).hexdigest()
-    assert (told["split"], told["epochs"], told["batch_size"], told["lr"], told["seed"]) == ("s", 3, 8, 0.0003, 0)
+    assert (told["split"], told["epochs"], told["batch_size"], told["lr"], told["seed"]) == (
+        "s",
+        3,
+        8,
+        0.0003,
+        0,
+    )
     assert told["loss"] == json.loads(out)["loss"]
-    with FeatureSet(tmp_path / "f/visual/after.h5") as features:  # which split the vectors know stands in the set
+    with FeatureSet(
+        tmp_path / "f/visual/after.h5"
+    ) as features:  # which split the vectors know stands in the set
         assert features.provenance["training"] == told
 
 
@@ -199,7 +238,9 @@ def test_a_place_that_cannot_be_written_is_found_before_the_training(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("mmx.finetuning.finetune", lambda *_, **__: pytest.fail("trained for nothing"))
+    monkeypatch.setattr(
+        "mmx.finetuning.finetune", lambda *_, **__: pytest.fail("trained for nothing")
+    )
     said = call(
         "finetune", "--modality", "visual", "--model", "squeezenet1_1", "--weights", "random", "--data", str(data), "--split",
         "s", "--out", str(tmp_path / "file/x.safetensors"), code=1,
@@ -226,7 +267,9 @@ def test_progress_ends_at_the_number_of_pairs_and_says_what_was_left_out(data: P
     assert isinstance(encoder, Trainable)
     users = [np.array([0, 2]), np.array([1, 5]), np.array([3, 7])]  # item 3 has no picture
     heard = Heard()
-    finetune(encoder, file_contents(items, "visual"), users, Training(1, 4, lr=1e-6), progress=heard)
+    finetune(
+        encoder, file_contents(items, "visual"), users, Training(1, 4, lr=1e-6), progress=heard
+    )
     assert (heard.done, heard.total) == (3, 3)
     assert re.search(r"over 2 pairs \(1 left out", heard.notes[0])
 
@@ -251,7 +294,9 @@ def test_mistakes(data: Path, tmp_path: Path, changes: dict[str, str], message: 
     if options["--model"] == "colour-hog":
         options["--weights"] = "default"
     options["--out"] = str(tmp_path / options["--out"])
-    done = CliRunner().invoke(cli, ["finetune", *(part for pair in options.items() for part in pair), "-q"])
+    done = CliRunner().invoke(
+        cli, ["finetune", *(part for pair in options.items() for part in pair), "-q"]
+    )
     assert done.exit_code in (1, 2)
     assert message in done.output
     assert not list(tmp_path.iterdir())
@@ -264,4 +309,11 @@ def test_an_interruption_says_that_nothing_was_kept(data: Path) -> None:
     users = histories(training_part(data, "s"), items)
     contents = file_contents(items, "visual")
     with pytest.raises(Interrupted, match="nothing was saved"):
-        finetune(encoder, contents, users, Training(batch_size=4), progress=SilentProgress(), stop=lambda: True)
+        finetune(
+            encoder,
+            contents,
+            users,
+            Training(batch_size=4),
+            progress=SilentProgress(),
+            stop=lambda: True,
+        )

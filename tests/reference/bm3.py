@@ -12,7 +12,8 @@
 The three presets are one model.
 
 Choices:
-    * Masks are 0/1 tables of whole tables, `user` (U, d), `item` (I, d) and one (I, d) per modality, 1 = kept. The
+    * Masks are 0/1 tables of whole tables, `user` (U, d), `item` (I, d) and one (I, d) per
+      modality, 1 = kept. The
       scale 1 / (1 - dropout) is applied here.
     * Each of the two norms of a cosine is clamped by itself.
     * `norm` is part of the loss of every batch, whatever its size.
@@ -39,7 +40,10 @@ _ALL = frozenset(
     | {f"projection.{m}.{n}" for m in ("visual", "textual") for n in ("weight", "bias")}
 )
 GRADIENTS = {"paper": _ALL, "original": _ALL, "corrected": _ALL}
-MODALITY_GRADIENTS = _ALL - {"user_embedding", "item_embedding"}  # of all the modality losses together
+MODALITY_GRADIENTS = _ALL - {
+    "user_embedding",
+    "item_embedding",
+}  # of all the modality losses together
 
 
 def settings(case: Case, preset: str) -> dict[str, Any]:
@@ -88,7 +92,9 @@ def scores(params: Parameters, case: Case, preset: str) -> Tensor:
     return linear(hu, params, "predictor") @ linear(hi, params, "predictor").T
 
 
-def targets(params: Parameters, case: Case, preset: str, masks: Mapping[str, Any]) -> dict[str, Tensor]:
+def targets(
+    params: Parameters, case: Case, preset: str, masks: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """The dropped-out views `user`, `item` and one per modality, without gradient."""
     dropout = settings(case, preset)["dropout"]
     hu, hi = propagated(params, case, preset)

@@ -1,7 +1,8 @@
 """What the six references share: the case, initialisers, graphs, kNN, losses, dense Adam.
 
-The files of this folder state the six recommenders plainly: dense float64 matrices, loops where they are clearest,
-gradients by autograd, and no import of the package under test. Each model file exports
+The files of this folder state the six recommenders plainly: dense float64 matrices, loops where
+they are clearest, gradients by autograd, and no import of the package under test. Each model file
+exports
 
     PRESETS      the switches of `paper`, `original` and `corrected`, every field of every preset
     parameters   fresh parameters with the documented distributions
@@ -26,7 +27,9 @@ import torch
 from torch import Tensor
 
 Parameters = dict[str, Tensor]
-Batch = Mapping[str, Any]  # users, pos and, where the model samples negatives, neg: int64 arrays of equal length
+Batch = Mapping[
+    str, Any
+]  # users, pos and, where the model samples negatives, neg: int64 arrays of equal length
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Case:
         n_items: Items; each occurs in train.
         train_users: (n_edges,) int64, sorted by (user, item), pairs unique.
         train_items: (n_edges,) int64, aligned with `train_users`.
-        features: modality -> (n_items, k_m) float64; the order of the dict is the order of the modalities.
+        features: modality -> (n_items, k_m) float64; the order of the dict is the order of the
+            modalities.
         config: hyper-parameters and switches; what is given here wins over the preset.
     """
 
@@ -98,7 +102,8 @@ def linear_bias(rng: np.random.Generator, n_out: int, n_in: int) -> Tensor:
     return torch.tensor(rng.uniform(-1.0 / sqrt(n_in), 1.0 / sqrt(n_in), n_out))
 
 
-# ------------------------------------------------------------------------------------------------ small functions
+# ------------------------------------------------------------------------------------------------
+# small functions
 
 
 def rn(x: Tensor) -> Tensor:
@@ -156,7 +161,8 @@ def cosines(x: Tensor) -> Tensor:
     norm = x.norm(dim=1)
     zero = norm == 0
     unit = x / torch.where(zero, torch.ones_like(norm), norm)[:, None]
-    # Not a matrix product: a sum over the last axis gives equal rows exactly equal cosines, wherever they stand.
+    # Not a matrix product: a sum over the last axis gives equal rows exactly equal cosines,
+    # wherever they stand.
     c = (unit[:, None, :] * unit[None, :, :]).sum(2)
     return torch.where(torch.diag(zero), torch.ones_like(c), c)
 
@@ -188,8 +194,9 @@ def adam(
         names: The tensors the optimiser owns.
         losses: One (terms of the loss, learning rate) per step.
         after: The numbers of steps after which the parameters are kept.
-        zero_for_missing: What a step does to a tensor that its loss does not depend on: False leaves it and its own
-            step counter alone; True (the older `zero_grad`) takes a step with a gradient of zeros.
+        zero_for_missing: What a step does to a tensor that its loss does not depend on: False
+            leaves it and its own step counter alone; True (the older `zero_grad`) takes a step with
+            a gradient of zeros.
     Returns:
         Number of steps -> all parameters (also those not owned).
     """
@@ -221,7 +228,9 @@ def gradients(
     params: Parameters, names: Sequence[str], terms: Callable[[Parameters], Mapping[str, Tensor]]
 ) -> dict[str, Tensor | None]:
     """Gradient of the summed terms for each named tensor; None where the loss does not depend on it."""
-    leaves = {name: value.detach().clone().requires_grad_(name in names) for name, value in params.items()}
+    leaves = {
+        name: value.detach().clone().requires_grad_(name in names) for name, value in params.items()
+    }
     loss = torch.stack([term for term in terms(leaves).values()]).sum()
     found = torch.autograd.grad(loss, [leaves[name] for name in names], allow_unused=True)
     return dict(zip(names, found, strict=True))

@@ -1,8 +1,10 @@
 """FREEDOM, plainly. Zhou & Shen, ACM MM 2023, 10.1145/3581783.3611943 (arXiv 2211.06924).
 
-    S_m: row i has 1 / (k + 1e-7) on each of the k nearest items by cosine of the raw features, itself included
+    S_m: row i has 1 / (k + 1e-7) on each of the k nearest items by cosine of the raw features,
+        itself included
     S = sum_m mw_m S_m                                          frozen
-    per epoch: floor(E (1.0 - drop)) edges, drawn without replacement with probability prop. to (d_u d_i)^-1/2
+    per epoch: floor(E (1.0 - drop)) edges, drawn without replacement with probability prop. to (d_u
+    d_i)^-1/2
     Ap: those edges, normalised with their own degrees, 1 / sqrt((d'_u + 1e-7) (d'_i + 1e-7))
     z = mean of x0, Ap x0, ..., x0 = [Gu; Gi] ;  user z_u ;  item q_i = z_i + (S^{n_layers} Gi)_i
     L = bpr(<z_u, q_i - q_j>) + l_w sum_m bpr(<z_u, g_{m,i} - g_{m,j}>),   g_m = Fhat_m W_m^T + b_m
@@ -11,7 +13,8 @@ Inference: the full graph in place of the pruned one.
 The three presets are one model.
 
 Choices:
-    * The bias b_m cancels in g_{m,i} - g_{m,j}: its gradient is identically zero, so it is not in GRADIENTS but in
+    * The bias b_m cancels in g_{m,i} - g_{m,j}: its gradient is identically zero, so it is not in
+      GRADIENTS but in
       ZERO_GRADIENTS. It stays a parameter and keeps its initial value up to rounding.
     * `mw` is one weight per modality, in the order of the modalities.
     * Kept edges are indices into the sorted train edges; their order has no meaning.
@@ -127,7 +130,9 @@ def scores(params: Parameters, case: Case, preset: str) -> Tensor:
     return z @ q.T
 
 
-def loss_terms(params: Parameters, case: Case, preset: str, batch: Batch, *, kept: np.ndarray) -> dict[str, Tensor]:
+def loss_terms(
+    params: Parameters, case: Case, preset: str, batch: Batch, *, kept: np.ndarray
+) -> dict[str, Tensor]:
     """Terms of one batch on the epoch's graph `kept`."""
     s = settings(case, preset)
     u, i, j = batch["users"], batch["pos"], batch["neg"]

@@ -3,27 +3,34 @@
 Per modality m (index dropped), edges e = (u_e, i_e) sorted by (user, item):
     p = rn(P) ;  f = rn(LR(F W^T + b))
     T times:  a_e = softmax over the edges of u of <p_u, f_i> ;  p_u <- rn(p_u + sum_i a_ui f_i)
-    s_e = <p_u, f_i> ;  alphaU = softmax of s over a user's edges ;  alphaI = softmax of s over an item's edges
-    r_u = p_u + sum_i alphaU_ui f_i ;  r_i = f_i + sum_u alphaI_ui p_u
+    s_e = <p_u, f_i> ;  alphaU = softmax of s over a user's edges ;  alphaI = softmax of s over an
+    item's edges r_u = p_u + sum_i alphaU_ui f_i ;  r_i = f_i + sum_u alphaI_ui p_u
 Then over the modalities, c being the confidence of a node per modality:
     wU_e = relu(max_m alphaU_m,e c_{u_e,m}) ;  wI_e = relu(max_m alphaI_m,e c_{i_e,m})
-    x0 = rn([Gu; Gi]) ;  y_u = sum_i wU x_i ;  y_i = sum_u wI x_u ;  x_{l+1} = rn(y) ;  xs = x0 + x1 + ...
-    rep = [xs | r_1 | r_2 | ...] ;  s(u,i) = <rep_u, rep_i>
-    L = bpr(D) + l_w [ 1/(d B) sum |Gu_u|^2 + 1/(2 d B) sum (|Gi_i|^2 + |Gi_j|^2) ] + sum_m 1/(kappa B) sum |P_m,u|^2
+    x0 = rn([Gu; Gi]) ;  y_u = sum_i wU x_i ;  y_i = sum_u wI x_u ;  x_{l+1} = rn(y) ;  xs = x0 + x1
+    + ... rep = [xs | r_1 | r_2 | ...] ;  s(u,i) = <rep_u, rep_i>
+    L = bpr(D) + l_w [ 1/(d B) sum |Gu_u|^2 + 1/(2 d B) sum (|Gi_i|^2 + |Gi_j|^2) ] + sum_m 1/(kappa
+    B) sum |P_m,u|^2
 softmax is exp(s - max) / (sum + 1e-16).
 
-Edge order `elliot`: the item side is stored in (item, user) order, permutation pi, but filled with values in
-(user, item) order. Slot k carries the edge pi(k) with the score s_k and the confidence of the item (or, for
-confidence `sender`, the user) of the user-sorted edge k; its softmax runs over the slots of the item of pi(k).
+Edge order `elliot`: the item side is stored in (item, user) order, permutation pi, but filled with
+values in (user, item) order. Slot k carries the edge pi(k) with the score s_k and the confidence of
+the item (or, for confidence `sender`, the user) of the user-sorted edge k; its softmax runs over
+the slots of the item of pi(k).
 
 Choices:
-    * `corrected` is `paper` with aligned edges and the preference penalty times l_w. Routing is on there already;
+    * `corrected` is `paper` with aligned edges and the preference penalty times l_w. Routing is on
+      there already;
       the receiver's confidence and the normalisation of every layer stay as in `paper`.
-    * `original` takes the authors' penalty (times l_w, rows of the batch), not MMRec's additional term; xn for the id
+    * `original` takes the authors' penalty (times l_w, rows of the batch), not MMRec's additional
+      term; xn for the id
       table (one of U + I rows), preferences and confidence; the projection stays lin.
-    * The denominators 64 and 128 of the id penalty are read as d and 2 d, the 128 of the preference penalty as kappa.
-    * In order `elliot` with confidence `sender` (no preset) the user of the user-sorted edge lends its confidence.
-    * `weight_mode` mean averages and max maximises the alphas without confidence; `pruning` is the relu.
+    * The denominators 64 and 128 of the id penalty are read as d and 2 d, the 128 of the preference
+      penalty as kappa.
+    * In order `elliot` with confidence `sender` (no preset) the user of the user-sorted edge lends
+      its confidence.
+    * `weight_mode` mean averages and max maximises the alphas without confidence; `pruning` is the
+      relu.
 """
 
 from __future__ import annotations
@@ -98,7 +105,10 @@ def parameters(case: Case, preset: str, rng: np.random.Generator) -> Parameters:
         params = {"user_embedding": ids[: case.n_users], "item_embedding": ids[case.n_users :]}
     else:
         matrix = common.xavier_uniform
-        params = {"user_embedding": matrix(rng, case.n_users, d), "item_embedding": matrix(rng, case.n_items, d)}
+        params = {
+            "user_embedding": matrix(rng, case.n_users, d),
+            "item_embedding": matrix(rng, case.n_items, d),
+        }
     for m in case.modalities:
         width = case.features[m].shape[1]
         params[f"preference.{m}"] = matrix(rng, case.n_users, kappa)
@@ -129,7 +139,10 @@ def representation(params: Parameters, case: Case, preset: str) -> tuple[Tensor,
     """Representations of the users (U, width) and of the items (I, width)."""
     s = settings(case, preset)
     users, items = torch.as_tensor(case.train_users), torch.as_tensor(case.train_items)
-    of_user, of_item = one_hot(case.train_users, case.n_users), one_hot(case.train_items, case.n_items)
+    of_user, of_item = (
+        one_hot(case.train_users, case.n_users),
+        one_hot(case.train_items, case.n_items),
+    )
     # The item side: the edge that each slot stands for. Values always come in (user, item) order.
     if s["edge_order"] == "elliot":
         slots = torch.as_tensor(np.lexsort((case.train_users, case.train_items)))
@@ -153,7 +166,10 @@ def representation(params: Parameters, case: Case, preset: str) -> tuple[Tensor,
         alphas_u.append(alpha_u)
         alphas_i.append(alpha_i)
 
-    c_user, c_item = params["confidence"][: case.n_users][users], params["confidence"][case.n_users :][items]
+    c_user, c_item = (
+        params["confidence"][: case.n_users][users],
+        params["confidence"][case.n_users :][items],
+    )
     receiver = s["confidence"] == "receiver"
     w_u = fuse(torch.stack(alphas_u, dim=1), c_user if receiver else c_item, s)
     w_i = fuse(torch.stack(alphas_i, dim=1), c_item if receiver else c_user, s)
@@ -195,10 +211,13 @@ def loss_terms(params: Parameters, case: Case, preset: str, batch: Batch) -> dic
     d, kappa, size = s["factors"], s["factors_multimod"], len(u)
     all_scores = scores(params, case, preset)
     gu, gi = params["user_embedding"], params["item_embedding"]
-    preferences = sum_of_squares(*(params[f"preference.{m}"][u] for m in case.modalities)) / (kappa * size)
+    preferences = sum_of_squares(*(params[f"preference.{m}"][u] for m in case.modalities)) / (
+        kappa * size
+    )
     return {
         "bpr": common.bpr(all_scores[u, i] - all_scores[u, j]),
-        "id_l2": s["l_w"] * (sum_of_squares(gu[u]) / (d * size) + sum_of_squares(gi[i], gi[j]) / (2 * d * size)),
+        "id_l2": s["l_w"]
+        * (sum_of_squares(gu[u]) / (d * size) + sum_of_squares(gi[i], gi[j]) / (2 * d * size)),
         "preference_l2": (s["l_w"] if s["content_reg_scaled"] else 1.0) * preferences,
     }
 
@@ -211,5 +230,9 @@ def run(
     lr: float,
     after: Iterable[int] = (1, 2, 30),
 ) -> dict[int, Parameters]:
-    steps = ((lambda now, batch=batch: loss_terms(now, case, preset, batch), lr) for epoch in epochs for batch in epoch)
+    steps = (
+        (lambda now, batch=batch: loss_terms(now, case, preset, batch), lr)
+        for epoch in epochs
+        for batch in epoch
+    )
     return common.adam(params, trainable(case, preset), steps, after)

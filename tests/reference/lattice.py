@@ -9,16 +9,21 @@
     x0 = [Gu; Gi] ;  x_{l+1} = rn(Dt^-1 (A + I) Dt^-1 x_l), Dt = D + I ;  z = mean of x_0 .. x_L
     user z_u ;  item q_i = z_i + rn(h)_i ;  s(u,i) = <z_u, q_i>
     L = bpr(D) + l_w / (2 B) sum_b (|z_u|^2 + |q_i|^2 + |q_j|^2)
-S is rebuilt, with gradient, in the first batch of an epoch only; it is a constant for the others. Inference rebuilds.
+S is rebuilt, with gradient, in the first batch of an epoch only; it is a constant for the others.
+Inference rebuilds.
 
-`original` and `corrected`: x_{l+1} = Dt^-1 (A + I) x_l without rn, diagonal left alone, k = 10, l_m = 0.9.
+`original` and `corrected`: x_{l+1} = Dt^-1 (A + I) x_l without rn, diagonal left alone, k = 10, l_m
+= 0.9.
 
 Choices:
     * s^-1/2 is 0 where s <= 0 (the peers would give infinity or NaN).
-    * A zero row has cosine 1 to itself and 0 to the others, among which the smallest indices are its neighbours.
+    * A zero row has cosine 1 to itself and 0 to the others, among which the smallest indices are
+      its neighbours.
     * The size B of the batch at hand divides the penalty in every preset.
-    * Where the gradients of features, projections and omega are missing: with `legacy_zero_grad` they count as zeros
-      (Adam keeps moving, its step counter advances), without it these tensors and their counters stand still.
+    * Where the gradients of features, projections and omega are missing: with `legacy_zero_grad`
+      they count as zeros
+      (Adam keeps moving, its step counter advances), without it these tensors and their counters
+      stand still.
     * The optimiser gets lr 0.96^(epoch / 50), epoch from 0, in every preset.
 """
 
@@ -34,7 +39,13 @@ from torch import Tensor
 from . import common
 from .common import Batch, Case, Parameters, linear, rn, sum_of_squares
 
-_ORIGINAL = {"column_normalised": False, "layer_norm": False, "force_diagonal": False, "top_k": 10, "l_m": 0.9}
+_ORIGINAL = {
+    "column_normalised": False,
+    "layer_norm": False,
+    "force_diagonal": False,
+    "top_k": 10,
+    "l_m": 0.9,
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "column_normalised": True,
@@ -62,7 +73,9 @@ _ALL = frozenset(
     | {f"projection.{m}.{n}" for m in ("visual", "textual") for n in ("weight", "bias")}
 )
 GRADIENTS = {"paper": _ALL, "original": _ALL, "corrected": _ALL}
-BETWEEN_REBUILDS = frozenset({"user_embedding", "item_embedding"})  # the batches that do not rebuild
+BETWEEN_REBUILDS = frozenset(
+    {"user_embedding", "item_embedding"}
+)  # the batches that do not rebuild
 
 
 def settings(case: Case, preset: str) -> dict[str, Any]:
@@ -105,7 +118,9 @@ def laplacian(w: Tensor, *, force_diagonal: bool) -> Tensor:
         w = w * (1 - eye) + eye
     s = w.sum(1)
     positive = s > 0
-    inverse_root = torch.where(positive, torch.where(positive, s, torch.ones_like(s)) ** -0.5, torch.zeros_like(s))
+    inverse_root = torch.where(
+        positive, torch.where(positive, s, torch.ones_like(s)) ** -0.5, torch.zeros_like(s)
+    )
     return inverse_root[:, None] * w * inverse_root[None, :]
 
 
@@ -123,12 +138,16 @@ def item_graph(params: Parameters, case: Case, preset: str) -> Tensor:
     learned = torch.zeros((case.n_items, case.n_items), dtype=torch.float64)
     raw = torch.zeros_like(learned)
     for weight, m in zip(w, case.modalities, strict=True):
-        learned = learned + weight * knn(linear(params[f"features.{m}"], params, f"projection.{m}"), s["top_k"])
+        learned = learned + weight * knn(
+            linear(params[f"features.{m}"], params, f"projection.{m}"), s["top_k"]
+        )
         raw = raw + weight * raw_graph(case, preset, m)
     return (1 - s["l_m"]) * laplacian(learned, force_diagonal=s["force_diagonal"]) + s["l_m"] * raw
 
 
-def representation(params: Parameters, case: Case, preset: str, graph: Tensor) -> tuple[Tensor, Tensor]:
+def representation(
+    params: Parameters, case: Case, preset: str, graph: Tensor
+) -> tuple[Tensor, Tensor]:
     """z of the users (U, d) and q of the items (I, d), given S."""
     s = settings(case, preset)
     h = params["item_embedding"]
@@ -154,7 +173,13 @@ def scores(params: Parameters, case: Case, preset: str) -> Tensor:
 
 
 def loss_terms(
-    params: Parameters, case: Case, preset: str, batch: Batch, *, rebuild: bool = True, graph: Tensor | None = None
+    params: Parameters,
+    case: Case,
+    preset: str,
+    batch: Batch,
+    *,
+    rebuild: bool = True,
+    graph: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Terms of one batch; S is built from the parameters (`rebuild`) or is the given constant `graph`."""
     s = settings(case, preset)
@@ -195,6 +220,11 @@ def run(
         for e, epoch in enumerate(epochs):
             for b, batch in enumerate(epoch):
                 terms = first if b == 0 else later
-                yield (lambda now, terms=terms, batch=batch: terms(now, batch)), lr * factor ** (e / period)
+                yield (
+                    (lambda now, terms=terms, batch=batch: terms(now, batch)),
+                    lr * factor ** (e / period),
+                )
 
-    return common.adam(params, trainable(case, preset), steps(), after, zero_for_missing=s["legacy_zero_grad"])
+    return common.adam(
+        params, trainable(case, preset), steps(), after, zero_for_missing=s["legacy_zero_grad"]
+    )

@@ -41,12 +41,15 @@ class Split:
                 self.whole.setdefault(user, [])
         self.evaluated = sorted(user for user in self.truth if user in self.whole)
         self.relevant = {
-            user: {item for item, rating in self.truth[user].items() if rating >= self.theta} for user in self.evaluated
+            user: {item for item, rating in self.truth[user].items() if rating >= self.theta}
+            for user in self.evaluated
         }
         self.with_relevant = [user for user in self.evaluated if self.relevant[user]]
         self.list = {user: self.whole[user][:k] for user in self.evaluated}
         self.topics = {int(item): set(topics) for item, topics in case["topics"].items()}
-        self.vectors = {int(item): vector for item, vector in case["vectors"].items() if any(vector)}
+        self.vectors = {
+            int(item): vector for item, vector in case["vectors"].items() if any(vector)
+        }
         self.head, self.tail = self._head_and_tail()
 
     def _head_and_tail(self) -> tuple[set[int], set[int]]:
@@ -121,7 +124,12 @@ def mean_precision(s: Split, user: int) -> float:
 
 
 def mean_recall(s: Split, user: int) -> float:
-    return sum(sum(1 for r in s.hits(user) if r < n) / len(s.relevant[user]) for n in range(1, s.k + 1)) / s.k
+    return (
+        sum(
+            sum(1 for r in s.hits(user) if r < n) / len(s.relevant[user]) for n in range(1, s.k + 1)
+        )
+        / s.k
+    )
 
 
 def average_precision(s: Split, user: int) -> float:
@@ -162,7 +170,9 @@ def _novelty_metric(s: Split, user: int, novelty: Any) -> float:
 
 def efd(s: Split, user: int) -> float:
     rarest = min(count for count in s.pop.values() if count > 0)
-    return _novelty_metric(s, user, lambda item: -math.log((s.pop.get(item, 0) or rarest) / s.n_train) / math.log(2))
+    return _novelty_metric(
+        s, user, lambda item: -math.log((s.pop.get(item, 0) or rarest) / s.n_train) / math.log(2)
+    )
 
 
 def epc(s: Split, user: int) -> float:
@@ -214,7 +224,10 @@ def miscalibration(s: Split, user: int) -> float | None:
     p, q = topic_shares(s, s.trained.get(user, ())), topic_shares(s, s.list[user])
     if not p or not q:
         return None
-    return sum(share * math.log(share / (0.99 * q.get(topic, 0.0) + 0.01 * share)) for topic, share in p.items())
+    return sum(
+        share * math.log(share / (0.99 * q.get(topic, 0.0) + 0.01 * share))
+        for topic, share in p.items()
+    )
 
 
 # Overall: one value for all lists.
@@ -229,7 +242,10 @@ def gini(s: Split) -> float | None:
     ascending = sorted([0] * max(s.n_items - len(counts), 0) + list(counts.values()))
     total = sum(ascending)
     offset = s.n_items - len(ascending)  # negative if items from outside are listed as well
-    value = sum((2 * (place + 1 + offset) - s.n_items - 1) * count / total for place, count in enumerate(ascending))
+    value = sum(
+        (2 * (place + 1 + offset) - s.n_items - 1) * count / total
+        for place, count in enumerate(ascending)
+    )
     return 1 - value / (s.n_items - 1)
 
 
@@ -273,7 +289,9 @@ def pop_reo(s: Split) -> float | None:
     shares = []
     for group in (s.head, s.tail):
         found = sum(1 for u in s.with_relevant for rank in s.hits(u) if s.list[u][rank] in group)
-        possible = sum(len((group & s.relevant[u]) - s.trained.get(u, set())) for u in s.with_relevant)
+        possible = sum(
+            len((group & s.relevant[u]) - s.trained.get(u, set())) for u in s.with_relevant
+        )
         shares.append((found, possible))
     return _bias(shares)
 
@@ -368,7 +386,9 @@ def random_case(
     train, held_out, lists = [], [], {}
     for user in range(n_users):
         if draw.random() < 0.93:
-            train += sorted({(user, i) for i in draw.choices(range(n_items), weights, k=draw.randint(1, 6))})
+            train += sorted(
+                {(user, i) for i in draw.choices(range(n_items), weights, k=draw.randint(1, 6))}
+            )
         liked = draw.sample(everything, k=min(draw.choice([0, 1, 2, 3, 5, 10]), len(everything)))
         held_out += [(user, item, draw.choice(ratings)) for item in liked]
         if liked and draw.random() < 0.2:  # rated again: the last row counts
@@ -391,7 +411,9 @@ def random_case(
         "train": train,
         "held_out": held_out,
         "lists": lists,
-        "topics": {str(item): draw.sample(range(7), k=draw.randint(item % 5 > 0, 3)) for item in everything}
+        "topics": {
+            str(item): draw.sample(range(7), k=draw.randint(item % 5 > 0, 3)) for item in everything
+        }
         if topics
         else {},
         "vectors": random_vectors(everything, seed),
@@ -401,7 +423,11 @@ def random_case(
 def random_vectors(items: list[int], seed: int) -> dict[str, list[float]]:
     """Vectors of most items, one of them zero."""
     draw = random.Random(f"vectors of {seed}")
-    vectors = {str(item): [draw.randint(-4, 6) / 4 for _ in range(3)] for item in items if draw.random() < 0.9}
+    vectors = {
+        str(item): [draw.randint(-4, 6) / 4 for _ in range(3)]
+        for item in items
+        if draw.random() < 0.9
+    }
     return vectors | {str(items[-1]): [0.0, 0.0, 0.0]}
 
 
@@ -426,9 +452,21 @@ def even_case() -> Case:
             (4, 2, 5.0),
             (5, 4, 3.0),
         ],
-        "lists": {"0": [6, 2, 3], "1": [4, 3, 0, 2], "2": [4, 0], "3": [2, 1, 0, 4], "5": [3, 4, 0, 1]},
+        "lists": {
+            "0": [6, 2, 3],
+            "1": [4, 3, 0, 2],
+            "2": [4, 0],
+            "3": [2, 1, 0, 4],
+            "5": [3, 4, 0, 1],
+        },
         "topics": {"0": [0], "1": [0, 1], "2": [2], "3": [1], "4": [3], "6": [9]},
-        "vectors": {"0": [1.0, 0.0], "1": [1.0, 1.0], "2": [0.0, 2.0], "4": [-1.0, 0.0], "6": [3.0, -3.0]},
+        "vectors": {
+            "0": [1.0, 0.0],
+            "1": [1.0, 1.0],
+            "2": [0.0, 2.0],
+            "4": [-1.0, 0.0],
+            "6": [3.0, -3.0],
+        },
     }
 
 

@@ -5,18 +5,24 @@ Per modality m, with Abar = D^-1 A (mean over neighbours) and Z = [Gu; Gi]:
     H  = LR(Abar (X C_l)) ;  Xh = LR(X Lin_l^T + lin_b) + Z
     X' = LR(H Mix_l^T + mix_b + Xh)                            concatenation: LR([H | Xh] Mix_l^T + mix_b)
     R  = mean over m of the last X ;  s(u,i) = <R_u, R_i>
-    L = bpr(D) + l_w [ 1/(d B) sum |Gu_u|^2 + 1/(2 d B) sum (|Gi_i|^2 + |Gi_j|^2) + 1/(U kappa_1) |P_1|_F^2 ]
+    L = bpr(D) + l_w [ 1/(d B) sum |Gu_u|^2 + 1/(2 d B) sum (|Gi_i|^2 + |Gi_j|^2) + 1/(U kappa_1)
+    |P_1|_F^2 ]
 
 `original`: concatenation on, id table and preference tables frozen at their random start.
 
 Choices:
-    * Layers are numbered from 0: `conv.<m>.0` is kappa x kappa, `conv.<m>.1` and later d x d. `conv` is the matrix C
+    * Layers are numbered from 0: `conv.<m>.0` is kappa x kappa, `conv.<m>.1` and later d x d.
+      `conv` is the matrix C
       of X C (not transposed); `linear` and `mix` are weights of y = x W^T + b.
-    * `original` draws one xn table of U + I rows for the ids, xn for preferences, C, Lin and the first Mix; the other
-      Mix, all biases and the projection are lin. Its penalties are kept in the loss: they are constants there.
-    * `corrected` equals `paper` in everything stated here: a stable log-sigmoid and fresh inference are always used.
+    * `original` draws one xn table of U + I rows for the ids, xn for preferences, C, Lin and the
+      first Mix; the other
+      Mix, all biases and the projection are lin. Its penalties are kept in the loss: they are
+      constants there.
+    * `corrected` equals `paper` in everything stated here: a stable log-sigmoid and fresh inference
+      are always used.
       Stale inference is `scores` of the parameters before the last step.
-    * The denominators 64 and 128 are read as d and 2 d, and the batch size as that of the batch at hand.
+    * The denominators 64 and 128 are read as d and 2 d, and the batch size as that of the batch at
+      hand.
 """
 
 from __future__ import annotations
@@ -31,7 +37,12 @@ from torch import Tensor
 from . import common
 from .common import Batch, Case, Parameters, leaky_relu, linear, rn, sum_of_squares
 
-_PAPER = {"concatenation": False, "train_id": True, "train_preference": True, "init": "xavier_uniform"}
+_PAPER = {
+    "concatenation": False,
+    "train_id": True,
+    "train_preference": True,
+    "init": "xavier_uniform",
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {**_PAPER, "num_layers": 3},
     "original": {
@@ -65,7 +76,10 @@ def parameters(case: Case, preset: str, rng: np.random.Generator) -> Parameters:
         ids = matrix(rng, case.n_users + case.n_items, d)
         params = {"user_embedding": ids[: case.n_users], "item_embedding": ids[case.n_users :]}
     else:
-        params = {"user_embedding": matrix(rng, case.n_users, d), "item_embedding": matrix(rng, case.n_items, d)}
+        params = {
+            "user_embedding": matrix(rng, case.n_users, d),
+            "item_embedding": matrix(rng, case.n_items, d),
+        }
     for m, kappa in zip(case.modalities, s["factors_multimod"], strict=True):
         width = case.features[m].shape[1]
         if kappa is not None:
@@ -89,7 +103,11 @@ def trainable(case: Case, preset: str) -> list[str]:
     s = settings(case, preset)
     names = parameters(case, preset, np.random.default_rng(0))
     frozen = () if s["train_id"] else ("user_embedding", "item_embedding")
-    return [n for n in names if n not in frozen and (s["train_preference"] or not n.startswith("preference."))]
+    return [
+        n
+        for n in names
+        if n not in frozen and (s["train_preference"] or not n.startswith("preference."))
+    ]
 
 
 def representation(params: Parameters, case: Case, preset: str) -> Tensor:
@@ -126,11 +144,16 @@ def loss_terms(params: Parameters, case: Case, preset: str, batch: Batch) -> dic
     s = settings(case, preset)
     u, i, j = batch["users"], batch["pos"], batch["neg"]
     all_scores = scores(params, case, preset)
-    gu, gi, first = params["user_embedding"], params["item_embedding"], params[f"preference.{case.modalities[0]}"]
+    gu, gi, first = (
+        params["user_embedding"],
+        params["item_embedding"],
+        params[f"preference.{case.modalities[0]}"],
+    )
     d, size = s["factors"], len(u)
     return {
         "bpr": common.bpr(all_scores[u, i] - all_scores[u, j]),
-        "id_l2": s["l_w"] * (sum_of_squares(gu[u]) / (d * size) + sum_of_squares(gi[i], gi[j]) / (2 * d * size)),
+        "id_l2": s["l_w"]
+        * (sum_of_squares(gu[u]) / (d * size) + sum_of_squares(gi[i], gi[j]) / (2 * d * size)),
         "preference_l2": s["l_w"] * sum_of_squares(first) / first.numel(),
     }
 
@@ -143,5 +166,9 @@ def run(
     lr: float,
     after: Iterable[int] = (1, 2, 30),
 ) -> dict[int, Parameters]:
-    steps = ((lambda now, batch=batch: loss_terms(now, case, preset, batch), lr) for epoch in epochs for batch in epoch)
+    steps = (
+        (lambda now, batch=batch: loss_terms(now, case, preset, batch), lr)
+        for epoch in epochs
+        for batch in epoch
+    )
     return common.adam(params, trainable(case, preset), steps, after)

@@ -4,10 +4,12 @@
     S2  per batch B distinct users, for each one i uniform over N(u); one negative each
     S3  every train edge once per epoch, in a fresh order; one negative each
     S4  as S3 without negatives
-A negative is uniform over the items outside N(u). Users who have every item are skipped wherever negatives are drawn.
+A negative is uniform over the items outside N(u). Users who have every item are skipped wherever
+negatives are drawn.
 
-The checks take all rows of one or many epochs side by side, raise AssertionError with what is wrong, and return the
-p-values of their chi-square tests. A p-value below `P_MIN` fails: with a fixed seed the outcome is fixed too.
+The checks take all rows of one or many epochs side by side, raise AssertionError with what is
+wrong, and return the p-values of their chi-square tests. A p-value below `P_MIN` fails: with a
+fixed seed the outcome is fixed too.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def draw_s1(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     return users, positives(case, users, rng), negatives(case, users, rng)
 
 
-def draw_s2(case: Case, batch_size: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_s2(
+    case: Case, batch_size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One batch: users, positives, negatives, each (batch_size,)."""
     users = rng.permutation(eligible_users(case))[:batch_size]
     return users, positives(case, users, rng), negatives(case, users, rng)
@@ -70,7 +74,9 @@ def draw_s4(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
 
 def check_s1(case: Case, users: np.ndarray, pos: np.ndarray, neg: np.ndarray) -> dict[str, float]:
     """All draws of whole epochs: a multiple of n_edges rows; users uniform, positives and negatives by law."""
-    assert len(users) % case.n_edges == 0, f"S1: {len(users)} draws are no multiple of the {case.n_edges} edges"
+    assert len(users) % case.n_edges == 0, (
+        f"S1: {len(users)} draws are no multiple of the {case.n_edges} edges"
+    )
     eligible = eligible_users(case)
     assert np.isin(users, eligible).all(), "S1: a user who has every item was drawn"
     return {
@@ -85,24 +91,32 @@ def check_s2(
 ) -> dict[str, float]:
     """Many batches (users, positives, negatives): users distinct within each, uniform over all."""
     for number, (users, _, _) in enumerate(batches):
-        assert len(users) <= batch_size, f"S2: batch {number} has {len(users)} rows (at most {batch_size})"
+        assert len(users) <= batch_size, (
+            f"S2: batch {number} has {len(users)} rows (at most {batch_size})"
+        )
         assert len(np.unique(users)) == len(users), f"S2: batch {number} holds a user twice"
     users, pos, neg = (np.concatenate(column) for column in zip(*batches, strict=True))
     eligible = eligible_users(case)
     assert np.isin(users, eligible).all(), "S2: a user who has every item was drawn"
     return {
-        # Without replacement the counts vary less than under a chi-square, so this can only be too kind.
+        # Without replacement the counts vary less than under a chi-square, so this can only be too
+        # kind.
         "users": _uniform("S2 users", users, eligible),
         "positives": check_positives(case, users, pos),
         "negatives": check_negatives(case, users, neg),
     }
 
 
-def check_s3(case: Case, epochs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> dict[str, float]:
+def check_s3(
+    case: Case, epochs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> dict[str, float]:
     """Many epochs (users, positives, negatives): each edge (of an eligible user) once, negatives by law."""
     p = check_s4(case, [(users, pos) for users, pos, _ in epochs], skip_full_users=True)
     users = np.concatenate([users for users, _, _ in epochs])
-    return {**p, "negatives": check_negatives(case, users, np.concatenate([neg for _, _, neg in epochs]))}
+    return {
+        **p,
+        "negatives": check_negatives(case, users, np.concatenate([neg for _, _, neg in epochs])),
+    }
 
 
 def check_s4(
@@ -110,7 +124,11 @@ def check_s4(
 ) -> dict[str, float]:
     """Many epochs (users, positives): each edge once, in an order that changes; the first edge is uniform."""
     allowed = set(eligible_users(case)) if skip_full_users else set(range(case.n_users))
-    expected = [(int(u), int(i)) for u, i in zip(case.train_users, case.train_items, strict=True) if int(u) in allowed]
+    expected = [
+        (int(u), int(i))
+        for u, i in zip(case.train_users, case.train_items, strict=True)
+        if int(u) in allowed
+    ]
     for number, (users, pos) in enumerate(epochs):
         got = sorted((int(u), int(i)) for u, i in zip(users, pos, strict=True))
         assert got == expected, f"epoch {number}: the rows are not each train edge once"
@@ -143,13 +161,17 @@ def check_negatives(case: Case, users: np.ndarray, neg: np.ndarray) -> float:
 
 def _uniform(what: str, drawn: np.ndarray, support: np.ndarray) -> float:
     counts = np.array([(drawn == value).sum() for value in support])
-    assert counts.sum() / len(support) >= 5, f"{what}: fewer than 5 expected draws per cell; draw more"
+    assert counts.sum() / len(support) >= 5, (
+        f"{what}: fewer than 5 expected draws per cell; draw more"
+    )
     p = float(stats.chisquare(counts).pvalue)
     assert p > P_MIN, f"{what} are not uniform: p = {p:.2g}"
     return p
 
 
-def _conditional(what: str, case: Case, users: np.ndarray, items: np.ndarray, support: list[list[int]]) -> float:
+def _conditional(
+    what: str, case: Case, users: np.ndarray, items: np.ndarray, support: list[list[int]]
+) -> float:
     """One chi-square over all users: items uniform over the support of their user."""
     assert len(users) == len(items), f"{what}: {len(items)} items for {len(users)} users"
     counts = np.zeros((case.n_users, case.n_items))
@@ -166,28 +188,33 @@ def _conditional(what: str, case: Case, users: np.ndarray, items: np.ndarray, su
             continue
         statistic += float(((counts[u, support[u]] - expected) ** 2 / expected).sum())
         freedom += len(support[u]) - 1
-    assert freedom > 0, f"{what}: fewer than 5 expected draws per cell for all {left_out} users; draw more"
+    assert freedom > 0, (
+        f"{what}: fewer than 5 expected draws per cell for all {left_out} users; draw more"
+    )
     p = float(stats.chi2.sf(statistic, freedom))
     assert p > P_MIN, f"{what} are not uniform given the user: p = {p:.2g}"
     return p
 
 
-# ------------------------------------------------------------------------------------------------ edge sampling
+# ------------------------------------------------------------------------------------------------
+# edge sampling
 
 
 def inclusion_probabilities(weights: np.ndarray, n: int, n_nodes: int = 4000) -> np.ndarray:
     """Probability of each element to be among `n` drawn one after the other with probability prop. to `weights`.
 
-    The draw equals keeping the n smallest of independent keys Exp(1) / weight. So with q_f(t) = 1 - exp(-w_f t),
-    P(e kept) = integral of dq_e(t) P(at most n - 1 of the others have a key below t), the latter a Poisson-binomial
-    sum; midpoint rule over q_e in (0, 1).
+    The draw equals keeping the n smallest of independent keys Exp(1) / weight. So with q_f(t) = 1 -
+    exp(-w_f t), P(e kept) = integral of dq_e(t) P(at most n - 1 of the others have a key below t),
+    the latter a Poisson-binomial sum; midpoint rule over q_e in (0, 1).
     """
     weights = np.asarray(weights, dtype=np.float64)
     result = np.zeros(len(weights))
     middle = (np.arange(n_nodes) + 0.5) / n_nodes
     for e in range(len(weights)):
         t = -np.log1p(-middle) / weights[e]
-        below = np.zeros((n, n_nodes))  # below[c]: probability that c of the others are below t, c < n
+        below = np.zeros(
+            (n, n_nodes)
+        )  # below[c]: probability that c of the others are below t, c < n
         below[0] = 1.0
         for f in range(len(weights)):
             if f != e:

@@ -75,7 +75,8 @@ def test_presets_of_bm3_and_freedom_are_one_model(model: str) -> None:
         assert torch.equal(paper, MODELS[model].scores(params, case, preset))
 
 
-# ------------------------------------------------------------------------------------------------- initialisation
+# -------------------------------------------------------------------------------------------------
+# initialisation
 
 WIDE = 64
 
@@ -144,11 +145,15 @@ def test_mmgcn_starts_from_the_documented_distributions() -> None:
 
 def test_grcn_starts_from_the_documented_distributions() -> None:
     paper, original = start("grcn", "paper"), start("grcn", "original")
-    assert paper["preference.visual"].shape == (300, 128) and original["preference.visual"].shape == (300, 64)
+    assert paper["preference.visual"].shape == (300, 128) and original[
+        "preference.visual"
+    ].shape == (300, 64)
     assert_uniform(paper["preference.visual"], (6 / 428) ** 0.5)
     assert_uniform(paper["confidence"], (6 / 502) ** 0.5)
     assert_uniform(paper["projection.visual.weight"], 150**-0.5)
-    assert_normal(torch.cat([original["user_embedding"], original["item_embedding"]]), 2 / (500 + WIDE))
+    assert_normal(
+        torch.cat([original["user_embedding"], original["item_embedding"]]), 2 / (500 + WIDE)
+    )
     assert_normal(original["preference.textual"], 2 / 364)
     assert_normal(original["confidence"], 2 / 502)
     assert_uniform(original["projection.visual.weight"], 150**-0.5)

@@ -18,13 +18,19 @@ EVERY = [(model, preset) for model in MODELS for preset in NAMES]
 SIZED = [(size, model, preset) for size in SIZES for model, preset in EVERY]
 
 
-def first_terms(size: str, model: str, preset: str) -> tuple[Parameters, Callable[[Parameters], dict[str, Tensor]]]:
+def first_terms(
+    size: str, model: str, preset: str
+) -> tuple[Parameters, Callable[[Parameters], dict[str, Tensor]]]:
     """Initial parameters and the loss terms of the first batch as a function of the parameters alone."""
     case, start = cases.case(size, model), cases.parameters(size, model, preset)
     extra = cases.first_batch_extra(size, model, preset)
-    if model == "bm3":  # the targets carry no gradient: finite differences must not move them either
+    if (
+        model == "bm3"
+    ):  # the targets carry no gradient: finite differences must not move them either
         extra["fixed_targets"] = bm3.targets(start, case, preset, extra["masks"])
-    return start, lambda now: MODELS[model].loss_terms(now, case, preset, cases.epochs(size)[0][0], **extra)
+    return start, lambda now: MODELS[model].loss_terms(
+        now, case, preset, cases.epochs(size)[0][0], **extra
+    )
 
 
 def total(terms: dict[str, Tensor]) -> float:
@@ -39,7 +45,10 @@ def biggest(x: Tensor | None) -> float:
 
 
 def assert_finite_differences(
-    params: Parameters, names: list[str], terms: Callable[[Parameters], dict[str, Tensor]], h: float = 1e-6
+    params: Parameters,
+    names: list[str],
+    terms: Callable[[Parameters], dict[str, Tensor]],
+    h: float = 1e-6,
 ) -> None:
     rng = np.random.default_rng(29)
     found = common.gradients(params, names, terms)
@@ -51,7 +60,10 @@ def assert_finite_differences(
             unit[flat] = 1.0
             directions.append(unit.reshape(params[name].shape))
         for direction in directions:
-            up, down = (total(terms({**params, name: params[name] + sign * h * direction})) for sign in (1, -1))
+            up, down = (
+                total(terms({**params, name: params[name] + sign * h * direction}))
+                for sign in (1, -1)
+            )
             expected = float((gradient * direction).sum())
             assert (up - down) / (2 * h) == pytest.approx(expected, rel=1e-6, abs=2e-8), name
 
@@ -59,7 +71,9 @@ def assert_finite_differences(
 @pytest.mark.parametrize(("model", "preset"), EVERY)
 def test_gradients_equal_finite_differences(model: str, preset: str) -> None:
     params, terms = first_terms("small", model, preset)
-    assert_finite_differences(params, MODELS[model].trainable(cases.case("small", model), preset), terms)
+    assert_finite_differences(
+        params, MODELS[model].trainable(cases.case("small", model), preset), terms
+    )
 
 
 @pytest.mark.parametrize("overrides", [{"weight_mode": "mean"}, {"weight_mode": "max", "pruning": False},
@@ -110,7 +124,11 @@ def test_bm3_modality_losses_leave_the_id_tables_alone() -> None:
 
     def reached(chosen: Callable[[str], bool]) -> set[str]:
         def terms(now: Parameters) -> dict[str, Tensor]:
-            return {k: v for k, v in bm3.loss_terms(now, case, "paper", batch, **extra).items() if chosen(k)}
+            return {
+                k: v
+                for k, v in bm3.loss_terms(now, case, "paper", batch, **extra).items()
+                if chosen(k)
+            }
 
         found = common.gradients(params, names, terms)
         assert all(found[n] is None or biggest(found[n]) > 1e-12 for n in names)
@@ -118,7 +136,10 @@ def test_bm3_modality_losses_leave_the_id_tables_alone() -> None:
 
     ids = {"user_embedding", "item_embedding"}
     assert reached(lambda k: k.endswith(("_inter", "_intra"))) == bm3.MODALITY_GRADIENTS
-    assert reached(lambda k: k.endswith("_alignment")) == ids | {"predictor.weight", "predictor.bias"}
+    assert reached(lambda k: k.endswith("_alignment")) == ids | {
+        "predictor.weight",
+        "predictor.bias",
+    }
     assert reached(lambda k: k == "norm") == ids
 
 
@@ -128,12 +149,17 @@ def test_bm3_modality_losses_leave_the_id_tables_alone() -> None:
 @pytest.mark.parametrize("zero_for_missing", [False, True])
 def test_adam_equals_torch(zero_for_missing: bool) -> None:
     rng = np.random.default_rng(37)
-    params = {"always": torch.tensor(rng.normal(size=(5, 3))), "sometimes": torch.tensor(rng.normal(size=(4,)))}
+    params = {
+        "always": torch.tensor(rng.normal(size=(5, 3))),
+        "sometimes": torch.tensor(rng.normal(size=(4,))),
+    }
     tables = torch.tensor(rng.normal(size=(25, 5, 3)))
     used = [step % 6 == 0 for step in range(25)]
 
     def terms(now: Parameters, step: int) -> dict[str, Tensor]:
-        loss = (now["always"] * tables[step]).sigmoid()[:3].sum()  # rows 3 and 4 have a zero gradient
+        loss = (
+            (now["always"] * tables[step]).sigmoid()[:3].sum()
+        )  # rows 3 and 4 have a zero gradient
         return {"loss": loss + (now["sometimes"] ** 2).sum() if used[step] else loss}
 
     rates = [0.01 * 0.96 ** (step / 5) for step in range(25)]
@@ -149,7 +175,9 @@ def test_adam_equals_torch(zero_for_missing: bool) -> None:
         optimiser.step()
         if step + 1 in ours:
             for name, leaf in leaves.items():
-                torch.testing.assert_close(ours[step + 1][name], leaf.detach(), rtol=1e-13, atol=1e-14)
+                torch.testing.assert_close(
+                    ours[step + 1][name], leaf.detach(), rtol=1e-13, atol=1e-14
+                )
 
 
 def test_legacy_zero_grad_moves_lattice_features_between_rebuilds() -> None:
@@ -178,18 +206,32 @@ def test_lattice_rate_decays_once_per_epoch() -> None:
 
 
 @pytest.mark.parametrize(("size", "model", "preset"), SIZED)
-def test_golden_steps_can_be_reproduced_to_their_tolerance(size: str, model: str, preset: str) -> None:
+def test_golden_steps_can_be_reproduced_to_their_tolerance(
+    size: str, model: str, preset: str
+) -> None:
     """Rounding of another implementation must not grow to the tolerance: start 1e-14 away and compare after 30 steps."""
-    case, start, module = cases.case(size, model), cases.parameters(size, model, preset), MODELS[model]
+    case, start, module = (
+        cases.case(size, model),
+        cases.parameters(size, model, preset),
+        MODELS[model],
+    )
     rng = np.random.default_rng(41)
     shaken = {
-        name: value * (1 + 1e-14 * torch.tensor(rng.choice([-1.0, 1.0], value.shape))) for name, value in start.items()
+        name: value * (1 + 1e-14 * torch.tensor(rng.choice([-1.0, 1.0], value.shape)))
+        for name, value in start.items()
     }
     first, second = cases.EQUAL_ROWS[size]
     if "features.visual" in shaken:  # equal rows stay equal
         shaken["features.visual"][second] = shaken["features.visual"][first]
     ends = [
-        module.run(s, case, preset, cases.epochs(size), cases.LEARNING_RATE, **cases.extra(size, model, preset))[30]
+        module.run(
+            s,
+            case,
+            preset,
+            cases.epochs(size),
+            cases.LEARNING_RATE,
+            **cases.extra(size, model, preset),
+        )[30]
         for s in (start, shaken)
     ]
     for name in start:
@@ -204,11 +246,18 @@ def test_no_neighbour_of_the_golden_steps_hangs_on_rounding(size: str, preset: s
     case, start = cases.case(size, "lattice"), cases.parameters(size, "lattice", preset)
     k, zero = lattice.settings(case, preset)["top_k"], cases.ZERO_ROW[size]
     assert k == freedom.settings(cases.case(size, "freedom"), preset)["top_k"]
-    steps = {0: start, **lattice.run(start, case, preset, cases.epochs(size), cases.LEARNING_RATE, after=range(1, 31))}
+    steps = {
+        0: start,
+        **lattice.run(
+            start, case, preset, cases.epochs(size), cases.LEARNING_RATE, after=range(1, 31)
+        ),
+    }
     tables = [case.feature(m) for m in case.modalities]
     tables[1] = tables[1][torch.arange(case.n_items) != zero]  # its ties are exact zeros
     tables += [
-        common.linear(now[f"features.{m}"], now, f"projection.{m}") for now in steps.values() for m in case.modalities
+        common.linear(now[f"features.{m}"], now, f"projection.{m}")
+        for now in steps.values()
+        for m in case.modalities
     ]
     for x in tables:
         ordered = common.cosines(x).sort(dim=1, descending=True).values
@@ -219,7 +268,9 @@ def test_no_neighbour_of_the_golden_steps_hangs_on_rounding(size: str, preset: s
 def test_a_last_batch_of_one_row_has_a_finite_loss(model: str, preset: str) -> None:
     case, params = cases.case("small", model), cases.parameters("small", model, preset)
     batch = cases.epochs("small")[0][-1]
-    terms = MODELS[model].loss_terms(params, case, preset, batch, **cases.first_batch_extra("small", model, preset))
+    terms = MODELS[model].loss_terms(
+        params, case, preset, batch, **cases.first_batch_extra("small", model, preset)
+    )
     assert all(term.shape == () and torch.isfinite(term) for term in terms.values())
     expected = {
         "vbpr": {"bpr", "l2"},

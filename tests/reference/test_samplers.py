@@ -34,7 +34,9 @@ def test_sampler_checks_reject_other_laws() -> None:
     with pytest.raises(AssertionError, match="negatives: user"):
         samplers.check_s1(case, users, pos, rng.integers(0, case.n_items, len(neg)))
     with pytest.raises(AssertionError, match="negatives are not uniform"):
-        samplers.check_s1(case, users, pos, np.where(neg == 9, samplers.negatives(case, users, rng), neg))
+        samplers.check_s1(
+            case, users, pos, np.where(neg == 9, samplers.negatives(case, users, rng), neg)
+        )
     with pytest.raises(AssertionError, match="positives: user"):
         samplers.check_s1(case, users, neg, neg)
     lowest = np.array([min(case.positives[u]) for u in users])
@@ -63,7 +65,9 @@ def test_full_users_are_never_drawn_where_negatives_are() -> None:
     epochs = [samplers.draw_s3(case, rng) for _ in range(1)]
     assert epochs[0][0].tolist() == [1]
     with pytest.raises(AssertionError, match="every item"):
-        samplers.check_s1(case, np.array([0, 1, 1] * 9), np.array([0, 0, 0] * 9), np.array([1, 1, 1] * 9))
+        samplers.check_s1(
+            case, np.array([0, 1, 1] * 9), np.array([0, 0, 0] * 9), np.array([1, 1, 1] * 9)
+        )
 
 
 def test_inclusion_probabilities_equal_enumeration() -> None:
@@ -85,6 +89,8 @@ def test_kept_edges_follow_the_degree_law() -> None:
     draws = [freedom.draw_kept(case, "paper", rng) for _ in range(400)]
     samplers.check_kept(weights, draws, n)
     with pytest.raises(AssertionError, match="not kept by their weights"):
-        samplers.check_kept(weights, [rng.choice(case.n_edges, n, replace=False) for _ in range(400)], n)
+        samplers.check_kept(
+            weights, [rng.choice(case.n_edges, n, replace=False) for _ in range(400)], n
+        )
     with pytest.raises(AssertionError, match="expected 13"):
         samplers.check_kept(weights, [draws[0][:-1]], n)

@@ -10,10 +10,14 @@
         + lambda_b/2 |b_i|^2 + lambda_b/20 |b_j|^2 + lambda_e/2 (|E|^2 + |beta'|^2)
 
 Choices:
-    * D is clamped to [-80, 1e8] in `paper` and `corrected` only; beyond the clamp the gradient is zero.
-    * `original` has no tensor `projection.bias`; `content_bias` has shape (sum of k_m,), `item_bias` (n_items,).
-    * `original` initialises E (n_factors x K) and beta' (as a K x 1 matrix) with xu, and b_i with zeros.
-    * The squares of `original` carry the factor 1/2 and are summed over the batch rows, duplicates counted; |E|^2 and
+    * D is clamped to [-80, 1e8] in `paper` and `corrected` only; beyond the clamp the gradient is
+      zero.
+    * `original` has no tensor `projection.bias`; `content_bias` has shape (sum of k_m,),
+      `item_bias` (n_items,).
+    * `original` initialises E (n_factors x K) and beta' (as a K x 1 matrix) with xu, and b_i with
+      zeros.
+    * The squares of `original` carry the factor 1/2 and are summed over the batch rows, duplicates
+      counted; |E|^2 and
       |beta'|^2 enter once per batch.
     * lambda_w, lambda_b and lambda_e default to 0.01, 0.01 and 0; l_w is not read by `original`.
     * Tu has as many factors as Gu.
@@ -32,9 +36,27 @@ from . import common
 from .common import Batch, Case, Parameters, linear, rn, softplus, sum_of_squares
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"init_theta": "normal", "normalise": True, "biases": False, "reduction": "mean", "clamp": True},
-    "original": {"init_theta": "xavier", "normalise": False, "biases": True, "reduction": "sum", "clamp": False},
-    "corrected": {"init_theta": "xavier", "normalise": True, "biases": False, "reduction": "mean", "clamp": True},
+    "paper": {
+        "init_theta": "normal",
+        "normalise": True,
+        "biases": False,
+        "reduction": "mean",
+        "clamp": True,
+    },
+    "original": {
+        "init_theta": "xavier",
+        "normalise": False,
+        "biases": True,
+        "reduction": "sum",
+        "clamp": False,
+    },
+    "corrected": {
+        "init_theta": "xavier",
+        "normalise": True,
+        "biases": False,
+        "reduction": "mean",
+        "clamp": True,
+    },
 }
 DEFAULTS = {"factors": 64, "l_w": 0.1, "lambda_w": 0.01, "lambda_b": 0.01, "lambda_e": 0.0}
 
@@ -122,5 +144,9 @@ def run(
     lr: float,
     after: Iterable[int] = (1, 2, 30),
 ) -> dict[int, Parameters]:
-    steps = ((lambda now, batch=batch: loss_terms(now, case, preset, batch), lr) for epoch in epochs for batch in epoch)
+    steps = (
+        (lambda now, batch=batch: loss_terms(now, case, preset, batch), lr)
+        for epoch in epochs
+        for batch in epoch
+    )
     return common.adam(params, trainable(case, preset), steps, after)

@@ -24,22 +24,25 @@ class Comparison:
 
     Attributes:
         metric: e.g. `Recall@20`.
-        first: Label of the better one by mean: the one with less where the metric says that less is better.
+        first: Label of the better one by mean: the one with less where the metric says that less is
+            better.
         second: Label of the other.
         difference: First minus second, means over seeds.
         interval: Bootstrap interval over users of that difference.
         p: Of the paired test over users, corrected for all comparisons of the call.
-        p_seeds: Of Welch's test over seeds, not corrected; None with fewer than two seeds of a model with randomness, and
-            where neither has any.
+        p_seeds: Of Welch's test over seeds, not corrected; None with fewer than two seeds of a
+            model with randomness, and where neither has any.
         effect: Cohen's d_z over users.
         superiority: Share of users for whom the first is better, ties half.
         ahead: In how many of `pairs` pairs of seeds the first is ahead.
         pairs: Number of pairs of seeds.
         n_users: Users that have a value in both at every seed; all that is said here is about them.
-        n_others: Users that have one in one of the two alone, or not at every seed: the metric is not defined for them in the
-            other, and they are left out.
-        one_seed: Whether a model with randomness has one seed only, so that how much training varies is unknown.
-        better: Whether the first may be called better, or higher where the metric has no better side: see `verdict`.
+        n_others: Users that have one in one of the two alone, or not at every seed: the metric is
+            not defined for them in the other, and they are left out.
+        one_seed: Whether a model with randomness has one seed only, so that how much training
+            varies is unknown.
+        better: Whether the first may be called better, or higher where the metric has no better
+            side: see `verdict`.
     """
 
     metric: str
@@ -62,18 +65,19 @@ class Comparison:
     def verdict(self) -> str:
         """The outcome as a sentence, with how many users it is about where some were left out."""
         if self.n_others:
-            return (
-                f"{self._outcome}; over the {self.n_users:,} users that have a value in both, {self.n_others:,} do not"
-            )
+            return f"{self._outcome}; over the {self.n_users:,} users that have a value in both, {self.n_others:,} do not"
         return self._outcome
 
     @property
     def _outcome(self) -> str:
         word = "higher" if sign(self.metric) is None else "better"
-        order = f"{self.first} is ahead of {self.second} in {self.ahead} of {self.pairs} pairs of seeds"
+        order = (
+            f"{self.first} is ahead of {self.second} in {self.ahead} of {self.pairs} pairs of seeds"
+        )
         if self.better and self.one_seed:
             return (
-                f"{self.metric}: this run of {self.first} is {word} than this one of {self.second}; "
+                f"{self.metric}: this run of {self.first} is {word} than this one of "
+                f"{self.second}; "
                 "how much training varies is unknown at one seed"
             )
         if self.better and self.p_seeds is None:
@@ -81,7 +85,9 @@ class Comparison:
         if self.better:
             return f"{self.metric}: {self.first} is {word} than {self.second}; {order}"
         if self.pairs == 1:
-            return f"{self.metric}: no significant difference between {self.first} and {self.second}"
+            return (
+                f"{self.metric}: no significant difference between {self.first} and {self.second}"
+            )
         return f"{self.metric}: the order of {self.first} and {self.second} is not resolved at this number of seeds; {order}"
 
 
@@ -97,9 +103,10 @@ def compare(
 ) -> list[Comparison]:
     """Compare all pairs of systems, or all with one.
 
-    A system is called better if the paired test over users rejects at `alpha` after correction and, where both have two seeds
-    or more, or no randomness, Welch's test over seeds does too: the former says that the difference is not due to which users
-    were asked, the latter that it is not due to which seeds were drawn.
+    A system is called better if the paired test over users rejects at `alpha` after correction and,
+    where both have two seeds or more, or no randomness, Welch's test over seeds does too: the
+    former says that the difference is not due to which users were asked, the latter that it is not
+    due to which seeds were drawn.
 
     Args:
         systems: At least two.
@@ -115,7 +122,9 @@ def compare(
         DataError: Two systems have fewer than two users in common, or a metric is not defined.
     """
     if len(systems) < 2:
-        raise UsageError("nothing to compare: two different systems are needed, or two seeds of one")
+        raise UsageError(
+            "nothing to compare: two different systems are needed, or two seeds of one"
+        )
     labels = [system.label for system in systems]
     if baseline is not None and baseline not in labels:
         raise unknown_name("system", baseline, labels)
@@ -135,11 +144,17 @@ def compare(
             shared = everyone.dropna().sort_index().to_numpy(np.float64)
             if len(shared) < 2:
                 raise DataError(
-                    f"{a.label} and {b.label}: {len(shared)} users have {metric} in both on {split}, so there is nothing to "
+                    f"{a.label} and {b.label}: {len(shared)} users have {metric} in both on "
+                    f"{split}, so there is nothing to "
                     "compare; are they of different data?"
                 )
-            values = dict(zip((a.label, b.label), np.split(shared, [len(a.runs)], axis=1), strict=True))
-            seeds = {label: [float(mean) for mean in columns.mean(0)] for label, columns in values.items()}
+            values = dict(
+                zip((a.label, b.label), np.split(shared, [len(a.runs)], axis=1), strict=True)
+            )
+            seeds = {
+                label: [float(mean) for mean in columns.mean(0)]
+                for label, columns in values.items()
+            }
             first, second = sorted(values, key=lambda label: -towards * stdlib.fmean(seeds[label]))
             d = values[first].mean(1) - values[second].mean(1)
             rows.append(
@@ -153,7 +168,9 @@ def compare(
                     "p_seeds": statistics.welch(seeds[a.label], seeds[b.label], (a.exact, b.exact)),
                     "effect": statistics.effect_size(d),
                     "superiority": statistics.superiority(towards * d),
-                    "ahead": sum(towards * x > towards * y for x in seeds[first] for y in seeds[second]),
+                    "ahead": sum(
+                        towards * x > towards * y for x in seeds[first] for y in seeds[second]
+                    ),
                     "pairs": len(seeds[first]) * len(seeds[second]),
                     "n_users": len(d),
                     "n_others": len(everyone) - len(d),
@@ -162,7 +179,10 @@ def compare(
             )
     corrected = statistics.CORRECTIONS[correction]([row["p"] for row in rows])
     return [
-        Comparison(**{**row, "p": p}, better=p < alpha and (row["p_seeds"] is None or row["p_seeds"] < alpha))
+        Comparison(
+            **{**row, "p": p},
+            better=p < alpha and (row["p_seeds"] is None or row["p_seeds"] < alpha),
+        )
         for row, p in zip(rows, corrected, strict=True)
     ]
 
@@ -184,7 +204,9 @@ def agreement_of_seeds(systems: Sequence[System], metric: str, split: str = "tes
     if len(seeds) != 1 or len(next(iter(seeds))) < 2 or len(systems) < 3:
         return None
     by_seed = list(zip(*(system.values(split, metric) for system in systems), strict=True))
-    tau = stdlib.fmean(float(kendalltau(a, b).statistic) for a, b in itertools.combinations(by_seed, 2))
+    tau = stdlib.fmean(
+        float(kendalltau(a, b).statistic) for a, b in itertools.combinations(by_seed, 2)
+    )
     return None if math.isnan(tau) else tau  # where all systems are equal there is no order
 
 

@@ -51,7 +51,9 @@ class Trained:
     def item_ids(self) -> np.ndarray[Any, Any]:
         """Ids of the candidates."""
         training = self.inputs.split.training
-        return np.asarray(training.all_item_ids, object)[: candidates(training, self.evaluation).n_items]
+        return np.asarray(training.all_item_ids, object)[
+            : candidates(training, self.evaluation).n_items
+        ]
 
 
 def load_run(path: Path, data: Path | None = None) -> Trained:
@@ -82,7 +84,8 @@ def user_rows(run: Trained, users: Sequence[str] | None) -> Index:
     if (rows < 0).any():
         unknown = [user for user, row in zip(users, rows, strict=True) if row < 0]
         raise DataError(
-            f"{len(unknown)} users have no training rows, e.g. {unknown[0]!r}; only known users can be ranked for"
+            f"{len(unknown)} users have no training rows, e.g. {unknown[0]!r}; only known users "
+            "can be ranked for"
         )
     return np.asarray(list(dict.fromkeys(rows.tolist())), np.int64)
 
@@ -92,7 +95,8 @@ def recommendations(
 ) -> Iterator[pd.DataFrame]:
     """Lists block by block: columns user_id, item_id, rank (from 1) and score, best first.
 
-    As at test, the user's training items are left out, and under the protocol `strict` the validation items too.
+    As at test, the user's training items are left out, and under the protocol `strict` the
+    validation items too.
 
     Args:
         run: The run.
@@ -102,7 +106,10 @@ def recommendations(
         progress: Told about users.
     """
     training = run.inputs.split.training
-    train, mask = candidates(training, run.evaluation), training.valid if run.evaluation.protocol == "strict" else None
+    train, mask = (
+        candidates(training, run.evaluation),
+        training.valid if run.evaluation.protocol == "strict" else None,
+    )
     if include_seen:
         train, mask = TrainSet(_EMPTY, _EMPTY, train.n_users, train.n_items), None
     device = next(iter(run.model.state_dict().values()), torch.empty(0)).device
@@ -148,14 +155,18 @@ def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
                         frame.to_csv(
                             file,
                             sep="," if comma else "\t",
-                            quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE,  # as all our TSV files
+                            quoting=csv.QUOTE_MINIMAL
+                            if comma
+                            else csv.QUOTE_NONE,  # as all our TSV files
                             index=False,
                             header=number == 0,
                             lineterminator="\n",
                         )
         partial.replace(out)
     except csv.Error as error:
-        raise DataError(f"{out}: an id holds a tab or a line break; write .csv, .parquet or .jsonl") from error
+        raise DataError(
+            f"{out}: an id holds a tab or a line break; write .csv, .parquet or .jsonl"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)
     return n
@@ -164,24 +175,35 @@ def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
 def export_embeddings(run: Trained, out: Path) -> dict[str, int]:
     """Write user and item representations whose inner products are the scores.
 
-    `users.npy`, `items.npy` (rows x d, float32), `users.txt`, `items.txt` (one id a line) and `about.json`.
+    `users.npy`, `items.npy` (rows x d, float32), `users.txt`, `items.txt` (one id a line) and
+    `about.json`.
 
     Raises:
         UsageError: The model's score is no inner product.
         DataError: `out` is there, or an id holds a line break.
     """
-    if type(run.model).scorer is not Recommender.scorer or type(run.model).embeddings is Recommender.embeddings:
+    if (
+        type(run.model).scorer is not Recommender.scorer
+        or type(run.model).embeddings is Recommender.embeddings
+    ):
         raise UsageError(
-            f"{run.path}: the scores of this model are no inner products of a user and an item representation"
+            f"{run.path}: the scores of this model are no inner products of a user and an item "
+            "representation"
         )
     training = run.inputs.split.training
     with new_folder(out) as partial:
         with torch.inference_mode():
             users, items = (table.cpu().numpy() for table in run.model.embeddings())
-        for name, ids, table in (("users", training.user_ids, users), ("items", training.item_ids, items)):
+        for name, ids, table in (
+            ("users", training.user_ids, users),
+            ("items", training.item_ids, items),
+        ):
             broken = next((text for text in ids.tolist() if "\n" in text or "\r" in text), None)
             if broken is not None:
-                raise DataError(f"{run.path}: id {broken!r} holds a line break, which a list of lines cannot hold")
+                raise DataError(
+                    f"{run.path}: id {broken!r} holds a line break, which a list of lines cannot "
+                    "hold"
+                )
             np.save(partial / f"{name}.npy", table)
             (partial / f"{name}.txt").write_text("\n".join(ids.tolist()) + "\n", encoding="utf-8")
         about = {
@@ -233,7 +255,12 @@ def _write_parquet(frames: Iterator[pd.DataFrame], path: Path) -> int:
     import pyarrow.parquet as pq
 
     schema = pa.schema(
-        [("user_id", pa.string()), ("item_id", pa.string()), ("rank", pa.int64()), ("score", pa.float32())]
+        [
+            ("user_id", pa.string()),
+            ("item_id", pa.string()),
+            ("rank", pa.int64()),
+            ("score", pa.float32()),
+        ]
     )
     n = 0
     with pq.ParquetWriter(path, schema) as writer:

@@ -1,8 +1,9 @@
 """Is one system better than another? Paired tests on per-user values, intervals, effect sizes, corrections.
 
-All tests are two-sided and about the mean of the differences d_u = a_u - b_u over users u. Which to trust and why: Smucker,
-Allan, Carterette, A Comparison of Statistical Significance Tests for Information Retrieval Evaluation, CIKM 2007 (randomisation,
-bootstrap and t-test agree; Wilcoxon's signed ranks test another hypothesis and often disagree).
+All tests are two-sided and about the mean of the differences d_u = a_u - b_u over users u. Which to
+trust and why: Smucker, Allan, Carterette, A Comparison of Statistical Significance Tests for
+Information Retrieval Evaluation, CIKM 2007 (randomisation, bootstrap and t-test agree; Wilcoxon's
+signed ranks test another hypothesis and often disagree).
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def randomisation(d: Differences, *, samples: int = 10_000, seed: int = 0) -> fl
 def wilcoxon(d: Differences) -> float:
     """The p-value of Wilcoxon's signed-rank test, normal approximation with zeros by Pratt; 1 where all differences are zero.
 
-    It tests whether the differences are symmetric about zero, not whether their mean is zero; see the module's text.
+    It tests whether the differences are symmetric about zero, not whether their mean is zero; see
+    the module's text.
 
     Args:
         d: Differences, shape (n,), n >= 2, finite.
@@ -112,14 +114,16 @@ def superiority(d: Differences) -> float:
     return float(np.mean((d > 0) + 0.5 * (d == 0)))
 
 
-def welch(a: Sequence[float], b: Sequence[float], exact: tuple[bool, bool] = (False, False)) -> float | None:
+def welch(
+    a: Sequence[float], b: Sequence[float], exact: tuple[bool, bool] = (False, False)
+) -> float | None:
     """The p-value of Welch's t-test between two systems' runs, seeds being the replicates; None with fewer than two of either.
 
     Args:
         a: One value a seed.
         b: Likewise; the seeds need not be the same.
-        exact: Whether a single value is all that a system can have, because it has no randomness: the test is then the
-            one-sample t-test of the other's seeds against it. For a, for b.
+        exact: Whether a single value is all that a system can have, because it has no randomness:
+            the test is then the one-sample t-test of the other's seeds against it. For a, for b.
     """
     from scipy import stats
 

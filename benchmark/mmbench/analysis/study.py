@@ -1,8 +1,9 @@
 """Studies: one dataset, several models with their grids or their known best settings, and the values published for them.
 
-A study says what a paper did, so that it can be done again: `best` trains each model with its published settings for exactly the
-published number of epochs; `grid` tries the published grid and lets validation choose. The first seed searches; further seeds
-train what it chose, so that every model has the same budget.
+A study says what a paper did, so that it can be done again: `best` trains each model with its
+published settings for exactly the published number of epochs; `grid` tries the published grid and
+lets validation choose. The first seed searches; further seeds train what it chose, so that every
+model has the same budget.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class ModelPlan(BaseModel):
     Attributes:
         fixed: Settings that are not searched.
         grid: Settings and the values to try.
-        best: Settings that were found best before, `epochs` among them; empty where nothing is known.
+        best: Settings that were found best before, `epochs` among them; empty where nothing is
+            known.
         epochs: Epochs of each trial of the grid.
         published: `@20: {Recall: …}`: values to compare with, by cut-off.
     """
@@ -64,8 +66,8 @@ class Study(BaseModel):
         fetch: What `mmx fetch` calls it, where it can.
         features: Feature sets, modality to name.
         split: Name of the split.
-        split_rule: How that split is made of the interactions where the dataset does not have it: `random:TEST,VALID,SEED` per
-            user, or `eighths:SEED`.
+        split_rule: How that split is made of the interactions where the dataset does not have it:
+            `random:TEST,VALID,SEED` per user, or `eighths:SEED`.
         select_by: Validation metric that chooses.
         every: Epochs between validations while searching.
         patience: Stop a trial after so many validations without improvement.
@@ -129,14 +131,18 @@ class Study(BaseModel):
         trained = kind.sampler is not None
         if protocol == "best" and trained:
             if not plan.best:
-                raise UsageError(f"{self.dataset}: no best settings of {model} are known; use the protocol grid")
+                raise UsageError(
+                    f"{self.dataset}: no best settings of {model} are known; use the protocol grid"
+                )
             settings |= plan.best
         elif plan.epochs is not None:
             settings["epochs"] = plan.epochs
         if epochs is not None and trained:
             settings["epochs"] = epochs
         every = self.every
-        if protocol == "best" and trained:  # validated once, when the published number of epochs is over
+        if (
+            protocol == "best" and trained
+        ):  # validated once, when the published number of epochs is over
             every = int(settings["epochs"])
         evaluation = Evaluation(
             protocol="paper",
@@ -148,7 +154,9 @@ class Study(BaseModel):
             data=str(data),
             split=split or self.split,
             model=model,
-            features=dict(self.features if features is None else features) if kind.uses_features else {},
+            features=dict(self.features if features is None else features)
+            if kind.uses_features
+            else {},
             seed=seed,
             device=device,
             settings=make_settings(model, settings),
@@ -168,11 +176,15 @@ def read_study(path: Path) -> Study:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Study(**values)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); studies are in recipes/") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); studies are in recipes/"
+        ) from error
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        raise UsageError(f"{path}: {where or 'study'}: {problem['msg'].removeprefix('Value error, ')}") from error
+        raise UsageError(
+            f"{path}: {where or 'study'}: {problem['msg'].removeprefix('Value error, ')}"
+        ) from error
     except (yaml.YAMLError, TypeError, UsageError) as error:
         raise UsageError(f"{path}: not a study: {str(error).splitlines()[0]}") from error
 
@@ -224,12 +236,15 @@ def run_study(
 
     def do(recipe: Recipe) -> Result:
         resolved, inputs = load(recipe)
-        return experiment.run(resolved, inputs, experiment.run_folder(out, resolved, inputs), progress=progress)
+        return experiment.run(
+            resolved, inputs, experiment.run_folder(out, resolved, inputs), progress=progress
+        )
 
     own = {model: seeds if model_class(model).uses_seed else seeds[:1] for model in models}
     searches = {model for model in models if recipe_of(model, seeds[0]).grid}
     first = {
-        model: [recipe_of(model, seed) for seed in own[model][: 1 if model in searches else None]] for model in models
+        model: [recipe_of(model, seed) for seed in own[model][: 1 if model in searches else None]]
+        for model in models
     }
     ahead(recipe for recipes in first.values() for recipe in recipes)
     for model in models:

@@ -22,7 +22,9 @@ DEMO_FEATURES = (("visual", "colour-hog"), ("textual", "tfidf-lsa"), ("audio", "
 """Encoders that need no weights: what the demonstration catalogue is given when a model needs features."""
 
 
-def _parse_columns(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
+def _parse_columns(
+    ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
+) -> dict[str, str]:
     pairs = [value.partition("=") for value in split_list(values)]
     if any(not (role and equals and name) for role, equals, name in pairs):
         raise click.BadParameter("expected ROLE=NAME, e.g. user_id=customer", ctx, parameter)
@@ -37,10 +39,17 @@ columns_option = click.option(
     help="Which column is user_id, item_id, rating, timestamp, where the names are not understood.",
 )
 out_option = click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Where run folders go."
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where run folders go.",
 )
 metrics_option = click.option(
-    "--metrics", default="paper", show_default=True, help="Names, `paper` (six) or `all`; see `mmbench metrics`."
+    "--metrics",
+    default="paper",
+    show_default=True,
+    help="Names, `paper` (six) or `all`; see `mmbench metrics`.",
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 
@@ -49,7 +58,8 @@ jobs_option = click.option(
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Trainings at once (models, seeds, trials of a grid), each a process with its share of the threads.",
+    help="Trainings at once (models, seeds, trials of a grid), each a process with its share of "
+    "the threads.",
 )
 
 
@@ -80,7 +90,10 @@ def refuse_options(names: Collection[str], why: str) -> None:
     """
     context = click.get_current_context()
     for parameter in context.command.params:
-        given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+        given = (
+            context.get_parameter_source(parameter.name or "")
+            is click.core.ParameterSource.COMMANDLINE
+        )
         if given and parameter.name in names:
             raise UsageError(f"{parameter.opts[0]}: {why}")
 
@@ -106,12 +119,25 @@ def require_demo(data: Path | None, *, needs_features: bool, progress: Progress)
     if data is not None:
         return data
     if not DEFAULT_DATA.exists():
-        progress.note(f"{DEFAULT_DATA} is not there yet: making the synthetic demonstration catalogue")
+        progress.note(
+            f"{DEFAULT_DATA} is not there yet: making the synthetic demonstration catalogue"
+        )
         _mmx("demo", "--out", str(DEFAULT_DATA))
     if needs_features and not any((DEFAULT_DATA / "features").glob("*/*.h5")):
-        progress.note(f"{DEFAULT_DATA} has no features yet: extracting handcrafted ones (no weights needed)")
+        progress.note(
+            f"{DEFAULT_DATA} has no features yet: extracting handcrafted ones (no weights needed)"
+        )
         for modality, model in DEMO_FEATURES:
-            _mmx("extract", "--modality", modality, "--model", model, "--data", str(DEFAULT_DATA), accept=(0, 3))
+            _mmx(
+                "extract",
+                "--modality",
+                modality,
+                "--model",
+                model,
+                "--data",
+                str(DEFAULT_DATA),
+                accept=(0, 3),
+            )
     return DEFAULT_DATA
 
 
@@ -124,8 +150,15 @@ def _mmx(*arguments: str, accept: tuple[int, ...] = (0,)) -> None:
         check=False,
     )
     if done.returncode not in accept:
-        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit code {done.returncode}"
-        raise DataError(f"mmx {' '.join(arguments)} failed: {reason}; or give a dataset of your own with --data DIR")
+        reason = (
+            done.stderr.strip().splitlines()[-1]
+            if done.stderr.strip()
+            else f"exit code {done.returncode}"
+        )
+        raise DataError(
+            f"mmx {' '.join(arguments)} failed: {reason}; or give a dataset of your own with "
+            "--data DIR"
+        )
 
 
 def integers(text: str, option: str) -> tuple[int, ...]:

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument(
+    "runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
 @click.option(
-    "--metric", "metrics", default="Recall@20,nDCG@20", show_default=True, help="Metrics with per-user values."
+    "--metric",
+    "metrics",
+    default="Recall@20,nDCG@20",
+    show_default=True,
+    help="Metrics with per-user values.",
 )
 @click.option("--baseline", help="Compare all others with this model only.  [default: all pairs]")
 @click.option(
@@ -45,9 +51,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="Level of the tests.",
 )
-@click.option("--split", type=click.Choice(["valid", "test"]), default="test", show_default=True, help="Whose metrics.")
-@click.option("--allow-mixed", is_flag=True, help="Compare in spite of different data, splits or protocols.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
+@click.option(
+    "--split",
+    type=click.Choice(["valid", "test"]),
+    default="test",
+    show_default=True,
+    help="Whose metrics.",
+)
+@click.option(
+    "--allow-mixed", is_flag=True, help="Compare in spite of different data, splits or protocols."
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables."
+)
 def compare(
     runs: tuple[Path, ...],
     metrics: str,
@@ -61,10 +77,11 @@ def compare(
 ) -> None:
     """Say which models are better, and which order is not resolved.
 
-    RUNS are run folders, or folders that hold some. Runs that differ in their seed alone are one system: its users' values are
-    averaged over seeds. A system is called better if the paired test over users rejects after correction for all comparisons,
-    and, with two seeds or more of both, Welch's test over seeds rejects too (a model without randomness needs one). Seeds of a
-    single model are compared with each other.
+    RUNS are run folders, or folders that hold some. Runs that differ in their seed alone are one
+    system: its users' values are averaged over seeds. A system is called better if the paired test
+    over users rejects after correction for all comparisons, and, with two seeds or more of both,
+    Welch's test over seeds rejects too (a model without randomness needs one). Seeds of a single
+    model are compared with each other.
 
     \b
     Examples:
@@ -84,7 +101,13 @@ def compare(
         systems = one_each(found)
     names = [spelled(name) for name in split_list([metrics])]
     outcome = compare_systems(
-        systems, names, split=split, baseline=baseline, test=test, correction=correction, alpha=alpha
+        systems,
+        names,
+        split=split,
+        baseline=baseline,
+        test=test,
+        correction=correction,
+        alpha=alpha,
     )
     taus = {name: agreement_of_seeds(systems, name, split) for name in names}
     if as_json:
@@ -100,7 +123,10 @@ def compare(
         click.echo(json.dumps(document, ensure_ascii=False))
         return
     _print(systems, outcome, names, split, taus)
-    click.echo(f"{test} test over {users_in_words(outcome)}; {correction} correction for {len(outcome)} comparisons;")
+    click.echo(
+        f"{test} test over {users_in_words(outcome)}; {correction} correction for {len(outcome)} "
+        "comparisons;"
+    )
     click.echo(f"alpha {alpha:g}; intervals 95 %, bootstrap over users")
 
 
@@ -135,11 +161,16 @@ def _print(
     console = stdout_console()
     short = _short([system.label for system in systems])
     systems = [dataclasses.replace(system, label=short[system.label]) for system in systems]
-    outcome = [dataclasses.replace(one, first=short[one.first], second=short[one.second]) for one in outcome]
+    outcome = [
+        dataclasses.replace(one, first=short[one.first], second=short[one.second])
+        for one in outcome
+    ]
     rows = []
     for system in systems:
         values = {name: system.values(split, name) for name in metrics}
-        rows.append(Row(system.label, [{n: values[n][k] for n in metrics} for k in range(len(system.runs))]))
+        rows.append(
+            Row(system.label, [{n: values[n][k] for n in metrics} for k in range(len(system.runs))])
+        )
     print_results(split, rows)
     for label, name in short.items():
         if name != label:
@@ -147,7 +178,13 @@ def _print(
     if any(name != label for label, name in short.items()):
         click.echo()
     for metric in metrics:
-        table = Table(title=metric, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(
+            title=metric,
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
         for name, side in (("first", "left"), ("second", "left")):
             table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
         for name in ("difference", "interval", "p", "p seeds", "d_z", "superior", "ahead"):
@@ -173,7 +210,11 @@ def _print(
             click.echo(f"{metric}: mean Kendall's tau between the orders of two seeds {tau:.2f}")
     single = [system.label for system in systems if len(system.runs) == 1 and not system.exact]
     if single and any(len(system.runs) > 1 for system in systems):
-        click.echo(textwrap.fill(f"one seed only: {', '.join(single)}", console.width, subsequent_indent="  "))
+        click.echo(
+            textwrap.fill(
+                f"one seed only: {', '.join(single)}", console.width, subsequent_indent="  "
+            )
+        )
 
 
 _LABEL_WIDTH = 16  # two of them and all columns of a comparison fit 100 columns

@@ -85,22 +85,41 @@ _filters_option = click.option(
     "filters",
     multiple=True,
     metavar="NAME:OPTION",
-    help="kcore:5, kcore:USER,ITEM, min-user:5, min-item:5, min-rating:4, dedup:first|last|max; in this order.",
+    help="kcore:5, kcore:USER,ITEM, min-user:5, min-item:5, min-rating:4, dedup:first|last|max; in "
+    "this order.",
 )
 
 
 @data.command(short_help="Split the interactions and write how it was done.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--method", default="random", show_default=True, help="See above.")
-@click.option("--test", "test_ratio", type=_SHARE, default=0.2, show_default=True, help="Share that becomes test.")
-@click.option("--valid", "valid_ratio", type=_SHARE, default=0.2, show_default=True, help="Share of the rest.")
+@click.option(
+    "--test",
+    "test_ratio",
+    type=_SHARE,
+    default=0.2,
+    show_default=True,
+    help="Share that becomes test.",
+)
+@click.option(
+    "--valid", "valid_ratio", type=_SHARE, default=0.2, show_default=True, help="Share of the rest."
+)
 @click.option("--seed", type=int, default=42, show_default=True, help="Of what is drawn.")
-@click.option("--k", type=click.IntRange(min=1), help="leave-k-out: rows per user and part.  [default: 1]")
-@click.option("--last/--any", "last", default=None, help="leave-k-out: the latest rows, or any.  [default: last]")
+@click.option(
+    "--k", type=click.IntRange(min=1), help="leave-k-out: rows per user and part.  [default: 1]"
+)
+@click.option(
+    "--last/--any",
+    "last",
+    default=None,
+    help="leave-k-out: the latest rows, or any.  [default: last]",
+)
 @click.option("--test-from", type=float, help="global-temporal: first timestamp of test.")
 @click.option("--valid-from", type=float, help="global-temporal: first timestamp of validation.")
 @_filters_option
-@click.option("--name", default=None, help="Folder under splits/.  [default: METHOD-TEST-VALID-SEED]")
+@click.option(
+    "--name", default=None, help="Folder under splits/.  [default: METHOD-TEST-VALID-SEED]"
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @columns_option
 def split(
@@ -143,17 +162,29 @@ def split(
     if method in ("eighths", "leave-k-out"):
         refuse_options(("test_ratio", "valid_ratio"), f"has no meaning for --method {method}")
     parsed = [parse_filter(text) for text in filters]
-    name = name or "-".join([method, f"{test_ratio:g}", f"{valid_ratio:g}", str(seed), *([str(k)] if k else [])])
+    name = name or "-".join(
+        [method, f"{test_ratio:g}", f"{valid_ratio:g}", str(seed), *([str(k)] if k else [])]
+    )
     if Path(name).name != name or name.startswith("."):
         raise UsageError(f"--name {name}: a plain folder name, please")
     given = {"k": k, "last": last, "test_from": test_from, "valid_from": valid_from}
     options = {key: value for key, value in given.items() if value is not None}
     record, there = make_split(
-        folder, name, method, parsed, columns, test_ratio=test_ratio, valid_ratio=valid_ratio, seed=seed, **options
+        folder,
+        name,
+        method,
+        parsed,
+        columns,
+        test_ratio=test_ratio,
+        valid_ratio=valid_ratio,
+        seed=seed,
+        **options,
     )
     target = folder / "splits" / name
     if as_json:
-        click.echo(json.dumps({"path": str(target), "already": there, **record}, ensure_ascii=False))
+        click.echo(
+            json.dumps({"path": str(target), "already": there, **record}, ensure_ascii=False)
+        )
         return
     if filters:
         _show_counts(list(record["statistics"].items()))
@@ -164,10 +195,14 @@ def split(
 @data.command(name="filter", short_help="Keep some interactions, and show what each filter does.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @_filters_option
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @columns_option
-def filter_(folder: Path, filters: tuple[str, ...], out: Path, as_json: bool, columns: dict[str, str]) -> None:
+def filter_(
+    folder: Path, filters: tuple[str, ...], out: Path, as_json: bool, columns: dict[str, str]
+) -> None:
     """Keep some of the interactions, and show what each filter does to them.
 
     \b
@@ -193,7 +228,9 @@ def filter_(folder: Path, filters: tuple[str, ...], out: Path, as_json: bool, co
 @click.option("--strict", is_flag=True, help="Exit code 1 if something leaks.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @columns_option
-def validate(folder: Path, split: str | None, strict: bool, as_json: bool, columns: dict[str, str]) -> int:
+def validate(
+    folder: Path, split: str | None, strict: bool, as_json: bool, columns: dict[str, str]
+) -> int:
     """Look for what a split gives away: pairs in two parts, training from the future, content made of held-out rows.
 
     \b
@@ -211,13 +248,22 @@ def validate(folder: Path, split: str | None, strict: bool, as_json: bool, colum
     leaks = sum(one.count > 0 for one in findings if one.leak)
     if as_json:
         click.echo(
-            json.dumps({"split": tables.name, "leaks": leaks, "findings": list(map(dataclasses.asdict, findings))})
+            json.dumps(
+                {
+                    "split": tables.name,
+                    "leaks": leaks,
+                    "findings": list(map(dataclasses.asdict, findings)),
+                }
+            )
         )
     else:
         click.echo(f"split {tables.name}")
         for one in findings:
             mark = "LEAK" if one.leak and one.count else "ok" if not one.count else "note"
-            click.echo(f"  {mark:<5}{one.count:>10,}  {one.what}{f' ({one.example})' if one.example else ''}")
+            click.echo(
+                f"  {mark:<5}{one.count:>10,}  "
+                f"{one.what}{f' ({one.example})' if one.example else ''}"
+            )
         click.echo(f"{leaks} of {sum(one.leak for one in findings)} kinds of leaks found")
     return 1 if strict and leaks else 0
 
@@ -239,5 +285,7 @@ def _show_counts(counts: Sequence[tuple[str, Mapping[str, float | int]]]) -> Non
     for name, _ in counts:
         table.add_column(name, justify="right")
     for key in counts[0][1]:
-        table.add_row(key, *(_plain(key, values[key]) if key in values else "-" for _, values in counts))
+        table.add_row(
+            key, *(_plain(key, values[key]) if key in values else "-" for _, values in counts)
+        )
     stdout_console().print(table)

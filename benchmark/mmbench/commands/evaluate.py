@@ -7,28 +7,51 @@ from pathlib import Path
 
 import click
 
-from mmbench.commands.common import columns_option, integers, metrics_option, side_options, split_list
+from mmbench.commands.common import (
+    columns_option,
+    integers,
+    metrics_option,
+    side_options,
+    split_list,
+)
 from mmbench.errors import UsageError
 
 
 @click.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--recs", type=click.Path(path_type=Path), help="Lists made elsewhere: user, item[, score or rank].")
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder; for a run: if it has moved.")
+@click.argument(
+    "run", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False)
+)
+@click.option(
+    "--recs",
+    type=click.Path(path_type=Path),
+    help="Lists made elsewhere: user, item[, score or rank].",
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Dataset folder; for a run: if it has moved."
+)
 @click.option("--split", help="Split name, as in `mmbench train`.")
 @metrics_option
 @click.option(
     "--protocol",
     type=click.Choice(["strict", "paper"]),
-    help="Candidates, masks and who is scored; see `mmbench train`.  [default: the run's own; strict for lists]",
+    help="Candidates, masks and who is scored; see `mmbench train`.  [default: the run's own; "
+    "strict for lists]",
 )
 @side_options
-@click.option("--slices", is_flag=True, help="Also by popularity, activity, cold items and modalities.")
+@click.option(
+    "--slices", is_flag=True, help="Also by popularity, activity, cold items and modalities."
+)
 @click.option("--cutoffs", default="10,20", show_default=True, help="List lengths.")
 @click.option(
-    "--threshold", type=float, default=0.0, show_default=True, help="Relevant means a rating of at least this."
+    "--threshold",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Relevant means a rating of at least this.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables."
+)
 @columns_option
 def evaluate(
     run: Path | None,
@@ -47,7 +70,8 @@ def evaluate(
 ) -> None:
     """Score a finished run, or lists made anywhere else, with the same code.
 
-    In a file of lists the order of a user's rows is the ranking (a `rank` column, if there is one, goes first).
+    In a file of lists the order of a user's rows is the ranking (a `rank` column, if there is one,
+    goes first).
 
     \b
     Examples:
@@ -63,7 +87,10 @@ def evaluate(
     if (run is None) == (recs is None):
         raise UsageError("give either a run folder or --recs FILE with --data DIR")
     if run is not None and (split is not None or columns):
-        raise UsageError("--split and --columns go with --recs; a run is scored on the split that it was trained on")
+        raise UsageError(
+            "--split and --columns go with --recs; a run is scored on the split that it was "
+            "trained on"
+        )
     if protocol is None:
         protocol = "strict" if run is None else read_recipe(run / RECIPE_FILE).evaluation.protocol
     evaluation = make_evaluation(
@@ -92,7 +119,8 @@ def evaluate(
         print_results(name, [Row(label, [one.overall])])
         without = "left out" if protocol == "paper" else "scored 0"
         click.echo(
-            f"{name}, {protocol} protocol: {one.n_evaluated} users evaluated; {one.n_without_list} without a list {without}"
+            f"{name}, {protocol} protocol: {one.n_evaluated} users evaluated; {one.n_without_list} "
+            f"without a list {without}"
         )
         if slices:
             print_slices(name, sliced[name])

@@ -14,7 +14,9 @@ _LAYOUTS = ("mmrec", "recbole", "elliot", "microlens", "ducho")
 
 @click.command(name="import")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make."
+)
 @click.option(
     "--format",
     "format_name",
@@ -26,8 +28,9 @@ _LAYOUTS = ("mmrec", "recbole", "elliot", "microlens", "ducho")
 def import_(folder: Path, out: Path, format_name: str) -> None:
     """Make a dataset folder out of another framework's.
 
-    Interactions, the split, item texts and content vectors, as far as the layout has them; ids are the original ones where
-    the folder says what they are. Ducho's tree holds features alone and goes into a dataset folder that is there already.
+    Interactions, the split, item texts and content vectors, as far as the layout has them; ids are
+    the original ones where the folder says what they are. Ducho's tree holds features alone and
+    goes into a dataset folder that is there already.
 
     \b
     Examples:
@@ -48,11 +51,15 @@ def import_(folder: Path, out: Path, format_name: str) -> None:
     click.echo(f"{out}: from {name}{': ' + rows if rows else ''}")
     for one in bundle.vectors:
         absent = int((~one.present).sum())
-        click.echo(f"  {one.modality}/{one.name}: {len(one.ids):,} items x {one.matrix.shape[1]:,}, {absent:,} missing")
+        click.echo(
+            f"  {one.modality}/{one.name}: {len(one.ids):,} items x {one.matrix.shape[1]:,}, "
+            f"{absent:,} missing"
+        )
     notes = [*bundle.notes]
     if name != "ducho" and LAYOUTS["ducho"].detect(folder):
         notes.append(
-            f"it holds a tree of Ducho's, too: mmbench data import --format ducho {folder} --out {out} adds it"
+            f"it holds a tree of Ducho's, too: mmbench data import --format ducho {folder} --out "
+            f"{out} adds it"
         )
     for note in notes:
         click.echo(f"  note: {note}")
@@ -69,7 +76,9 @@ def import_(folder: Path, out: Path, format_name: str) -> None:
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
 @click.option("--split", help="Split name, or random[:TEST,VALID[,SEED]].  [default: the only one]")
-@click.option("--features", multiple=True, metavar="MODALITY=NAME", help="Feature sets to write as well.")
+@click.option(
+    "--features", multiple=True, metavar="MODALITY=NAME", help="Feature sets to write as well."
+)
 @click.option(
     "--missing",
     type=click.Choice(["error", "mean", "zero"]),
@@ -89,7 +98,8 @@ def export(
 ) -> None:
     """Write a dataset as another framework reads it, e.g. to run that framework on the same data.
 
-    What the layout cannot hold stands in mmbench-export.json, so that `mmbench data import` gives the same dataset back.
+    What the layout cannot hold stands in mmbench-export.json, so that `mmbench data import` gives
+    the same dataset back.
 
     \b
     Examples:
@@ -106,7 +116,9 @@ def export(
 
     wanted = parse_wanted(features)
     if wanted and format_name == "recbole":
-        raise UsageError("--features: RecBole's files have no place for vectors; leave the option out")
+        raise UsageError(
+            "--features: RecBole's files have no place for vectors; leave the option out"
+        )
     bundle = read_dataset(folder, split, wanted, columns)
     # MMRec and RecBole look for files that are named like their folder.
     bundle = replace(bundle, name=out.resolve().name)

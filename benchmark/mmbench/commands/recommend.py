@@ -13,12 +13,22 @@ from mmbench.errors import DataError, UsageError
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--out", type=click.Path(path_type=Path), help="File to write: .parquet, .tsv, .csv or .jsonl.")
-@click.option("-k", "k", type=click.IntRange(min=1), default=20, show_default=True, help="Items per user.")
-@click.option("--users", help="A file with one user id a line, or ids separated by commas.  [default: all]")
-@click.option("--include-seen", is_flag=True, help="Do not leave out what the user is known to have.")
 @click.option(
-    "--embeddings", type=click.Path(path_type=Path), help="Write user and item representations to this folder."
+    "--out", type=click.Path(path_type=Path), help="File to write: .parquet, .tsv, .csv or .jsonl."
+)
+@click.option(
+    "-k", "k", type=click.IntRange(min=1), default=20, show_default=True, help="Items per user."
+)
+@click.option(
+    "--users", help="A file with one user id a line, or ids separated by commas.  [default: all]"
+)
+@click.option(
+    "--include-seen", is_flag=True, help="Do not leave out what the user is known to have."
+)
+@click.option(
+    "--embeddings",
+    type=click.Path(path_type=Path),
+    help="Write user and item representations to this folder.",
 )
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder, if it has moved.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -36,8 +46,9 @@ def recommend(
 ) -> None:
     """Write what a finished run recommends, with original ids and scores.
 
-    As at test, the user's training items are left out, under the protocol strict the validation items too; there, models that
-    score through content list items that training has not seen. `mmbench evaluate --recs` scores the file like any other.
+    As at test, the user's training items are left out, under the protocol strict the validation
+    items too; there, models that score through content list items that training has not seen.
+    `mmbench evaluate --recs` scores the file like any other.
 
     \b
     Examples:
@@ -45,20 +56,31 @@ def recommend(
       mmbench recommend runs/demo-vbpr-0123456789 --users u1,u2 -k 5 --out recs.tsv
       mmbench recommend runs/demo-freedom-0123456789 --embeddings freedom/
     """
-    from mmbench.analysis.recommend import export_embeddings, load_run, recommendations, user_rows, write
+    from mmbench.analysis.recommend import (
+        export_embeddings,
+        load_run,
+        recommendations,
+        user_rows,
+        write,
+    )
     from mmbench.progress import make_progress
 
     if out is None and embeddings is None:
         raise UsageError("--out is missing, e.g. --out recs.parquet; or --embeddings FOLDER")
     if out is None:
-        refuse_options(("k", "users", "include_seen"), "is about lists, and needs --out; --embeddings writes everybody")
+        refuse_options(
+            ("k", "users", "include_seen"),
+            "is about lists, and needs --out; --embeddings writes everybody",
+        )
     trained = load_run(run, data)
     document: dict[str, object] = {"run": str(run)}
     if embeddings is not None:
         document["embeddings"] = {"path": str(embeddings), **export_embeddings(trained, embeddings)}
     if out is not None:
         rows = user_rows(trained, None if users is None else _named(users))
-        frames = recommendations(trained, rows, k, include_seen=include_seen, progress=make_progress(quiet=quiet))
+        frames = recommendations(
+            trained, rows, k, include_seen=include_seen, progress=make_progress(quiet=quiet)
+        )
         document |= {"path": str(out), "users": int(rows.size), "rows": write(frames, out)}
     if as_json:
         click.echo(json.dumps(document, ensure_ascii=False))
@@ -72,12 +94,17 @@ def recommend(
 def _named(users: str) -> list[str]:
     path = Path(users)
     try:
-        named = path.read_text(encoding="utf-8-sig").split("\n") if path.is_file() else users.split(",")
+        named = (
+            path.read_text(encoding="utf-8-sig").split("\n") if path.is_file() else users.split(",")
+        )
     except OSError:  # a long list is no possible name of a file
         named = users.split(",")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text; expected one user id a line") from error
     found = [user for user in named if user.strip()]
     if not found:
-        raise UsageError(f"--users {users}: no user ids; expected a file with one a line, or ids separated by commas")
+        raise UsageError(
+            f"--users {users}: no user ids; expected a file with one a line, or ids separated by "
+            "commas"
+        )
     return found

@@ -10,8 +10,10 @@ import textwrap
 import click
 
 _LETTERS = (
-    "L a user's list, L[:k] its first k items; Rel the user's relevant items; T the training pairs, T_u those of the user; "
-    "pop an item's training users; I the candidate items; E the evaluated users, R those of them with a relevant item; "
+    "L a user's list, L[:k] its first k items; Rel the user's relevant items; T the training "
+    "pairs, T_u those of the user; "
+    "pop an item's training users; I the candidate items; E the evaluated users, R those of them "
+    "with a relevant item; "
     "d(r) = 1 / log2(r + 2), r = 0, 1, … the rank; c_i how many lists hold item i, C the sum."
 )
 
@@ -33,7 +35,11 @@ def models(name: str | None, as_json: bool) -> None:
     if name is None:
         rows = [(model, *_first_lines(model)) for model in MODELS]
         if as_json:
-            click.echo(json.dumps([{"name": row[0], "features": row[1], "summary": row[2]} for row in rows]))
+            click.echo(
+                json.dumps(
+                    [{"name": row[0], "features": row[1], "summary": row[2]} for row in rows]
+                )
+            )
             return
         width = max(len(row[0]) for row in rows)
         for model, features, text in rows:
@@ -42,13 +48,20 @@ def models(name: str | None, as_json: bool) -> None:
     chosen = model_class(name)
     schema = chosen.Config.model_json_schema()["properties"]
     if chosen.sampler is None:  # what every model has means nothing to one that is not trained
-        schema = {setting: entry for setting, entry in schema.items() if setting not in ModelConfig.model_fields}
+        schema = {
+            setting: entry
+            for setting, entry in schema.items()
+            if setting not in ModelConfig.model_fields
+        }
     if as_json:
-        click.echo(json.dumps({"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema}))
+        click.echo(
+            json.dumps({"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema})
+        )
         return
     click.echo(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or ""))
     click.echo(
-        f"\nItems unseen in training: {'scored' if chosen.scores_unseen else 'never listed'} (--protocol strict)."
+        f"\nItems unseen in training: {'scored' if chosen.scores_unseen else 'never listed'} "
+        "(--protocol strict)."
     )
     click.echo("\nSettings (--set NAME=VALUE):" if schema else "\nIt has no settings.")
     for setting, entry in schema.items():
@@ -58,7 +71,9 @@ def models(name: str | None, as_json: bool) -> None:
 
 def _hanging(label: str, text: str) -> None:
     """Print a text beside its label, within 100 columns."""
-    lines = textwrap.wrap(text, 100 - len(label), break_long_words=False, break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(
+        text, 100 - len(label), break_long_words=False, break_on_hyphens=False
+    ) or [""]
     click.echo((label + ("\n" + " " * len(label)).join(lines)).rstrip())
 
 

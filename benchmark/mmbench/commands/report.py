@@ -17,16 +17,27 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("report"), show_default=True, help="Where the report goes."
+@click.argument(
+    "runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False)
 )
-@click.option("--metric", default="Recall@20", show_default=True, help="Metric that models are compared on.")
-@click.option("--allow-mixed", is_flag=True, help="One table in spite of different splits or protocols.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("report"),
+    show_default=True,
+    help="Where the report goes.",
+)
+@click.option(
+    "--metric", default="Recall@20", show_default=True, help="Metric that models are compared on."
+)
+@click.option(
+    "--allow-mixed", is_flag=True, help="One table in spite of different splits or protocols."
+)
 def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) -> None:
     """Write tables, plots and which differences are resolved, as Markdown, HTML, LaTeX and CSV.
 
-    RUNS are run folders, or folders that hold some; each dataset has a page. Every row says which run folders it is from.
+    RUNS are run folders, or folders that hold some; each dataset has a page. Every row says which
+    run folders it is from.
 
     \b
     Examples:
@@ -50,14 +61,19 @@ def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) ->
     click.echo((out / "index.md").as_posix())
 
 
-def _part(name: str, members: Sequence[FinishedRun], systems: Sequence[System], metric: str) -> Reproduction:
+def _part(
+    name: str, members: Sequence[FinishedRun], systems: Sequence[System], metric: str
+) -> Reproduction:
     from mmbench.analysis.compare import compare, users_in_words
     from mmbench.analysis.report.reproduction import Reproduction, data_fact, line_of
 
     record = members[0].record
     protocol = record["protocol"]
     facts = [data_fact(record), f"protocol `{protocol['name']}`; {protocol['selection']}"]
-    lines = [line_of(system.label, [run.path for run in system.runs], {}, _settings(system)) for system in systems]
+    lines = [
+        line_of(system.label, [run.path for run in system.runs], {}, _settings(system))
+        for system in systems
+    ]
     sentences: list[str] = []
     if len(systems) > 1:
         try:
@@ -67,7 +83,8 @@ def _part(name: str, members: Sequence[FinishedRun], systems: Sequence[System], 
         else:
             sentences = [one.verdict for one in outcome]
             sentences.append(
-                f"randomisation test over {users_in_words(outcome)}, Holm correction; see `mmbench compare`"
+                f"randomisation test over {users_in_words(outcome)}, Holm correction; see `mmbench "
+                "compare`"
             )
     return Reproduction(name, "", command_line(), facts, [], lines, sentences)
 
@@ -76,4 +93,8 @@ def _settings(system: System) -> str:
     default = type(system.runs[0].recipe.settings)().model_dump()
     known = [run.recipe.settings.model_dump() for run in system.runs]
     values = {name: list(dict.fromkeys(str(one[name]) for one in known)) for name in default}
-    return ", ".join(f"{name}={' / '.join(texts)}" for name, texts in values.items() if texts != [str(default[name])])
+    return ", ".join(
+        f"{name}={' / '.join(texts)}"
+        for name, texts in values.items()
+        if texts != [str(default[name])]
+    )

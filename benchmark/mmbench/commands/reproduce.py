@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mmbench.commands.common import command_line, integers, jobs_option, out_option, quiet_option, split_list
+from mmbench.commands.common import (
+    command_line,
+    integers,
+    jobs_option,
+    out_option,
+    quiet_option,
+    split_list,
+)
 from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -22,7 +29,9 @@ WIDTHS = {"visual": 4096, "textual": 1024}
 
 
 @click.command()
-@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument(
+    "recipes", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
+)
 @click.option(
     "--protocol",
     type=click.Choice(["best", "grid"]),
@@ -32,7 +41,9 @@ WIDTHS = {"visual": 4096, "textual": 1024}
 )
 @click.option("--models", help="Some of the study's models, comma-separated.  [default: all]")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Dataset folder, for one study.  [default: DATA_ROOT/DATASET]"
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Dataset folder, for one study.  [default: DATA_ROOT/DATASET]",
 )
 @click.option(
     "--data-root",
@@ -41,11 +52,26 @@ WIDTHS = {"visual": 4096, "textual": 1024}
     show_default=True,
     help="Where dataset folders are.",
 )
-@click.option("--split-dir", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Given split files.")
+@click.option(
+    "--split-dir",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Given split files.",
+)
 @click.option("--split", help="Another split of the dataset than the study's.")
-@click.option("--features", multiple=True, metavar="MODALITY=NAME", help="Other feature sets than the study's.")
-@click.option("--stand-in", is_flag=True, help="Make vectors up where the real ones cannot be had; the report says so.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Fewer epochs than the study's, for a quick look.")
+@click.option(
+    "--features",
+    multiple=True,
+    metavar="MODALITY=NAME",
+    help="Other feature sets than the study's.",
+)
+@click.option(
+    "--stand-in",
+    is_flag=True,
+    help="Make vectors up where the real ones cannot be had; the report says so.",
+)
+@click.option(
+    "--epochs", type=click.IntRange(min=1), help="Fewer epochs than the study's, for a quick look."
+)
 @click.option(
     "--seed",
     "seeds",
@@ -63,7 +89,9 @@ WIDTHS = {"visual": 4096, "textual": 1024}
     help="Where the report goes.",
 )
 @jobs_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables."
+)
 @quiet_option
 def reproduce(
     recipes: tuple[Path, ...],
@@ -86,9 +114,9 @@ def reproduce(
 ) -> None:
     """Do published studies again and report ours beside the published values.
 
-    With the protocol best each model trains with its published settings for exactly the published number of epochs; with grid
-    the published grid is tried and validation chooses. Finished runs are read, not repeated: after an interruption the same
-    command goes on.
+    With the protocol best each model trains with its published settings for exactly the published
+    number of epochs; with grid the published grid is tried and validation chooses. Finished runs
+    are read, not repeated: after an interruption the same command goes on.
 
     \b
     Examples:
@@ -109,7 +137,8 @@ def reproduce(
     for dataset, recipe in zip(datasets, recipes, strict=True):
         if datasets.count(dataset) > 1:
             raise UsageError(
-                f"{recipe}: not the only study of {dataset}, of which the report has one page; do one at a time"
+                f"{recipe}: not the only study of {dataset}, of which the report has one page; do "
+                "one at a time"
             )
     progress = make_progress(quiet=quiet)
     parts: list[Reproduction] = []
@@ -137,17 +166,29 @@ def reproduce(
         ):
             plan, results[model] = study.models[model], runs
             settings = _settings(runs[0], [*plan.grid, *plan.best])
-            lines.append(reproduction.line_of(model, [run.path for run in runs], plan.values, settings))
+            lines.append(
+                reproduction.line_of(model, [run.path for run in runs], plan.values, settings)
+            )
             facts += [fact for fact in _facts(runs[0].path) if fact not in facts]
             part = reproduction.Reproduction(
-                study.dataset, protocol, command_line(), facts, _warnings(study, wanted, stand_in, epochs, split), lines
+                study.dataset,
+                protocol,
+                command_line(),
+                facts,
+                _warnings(study, wanted, stand_in, epochs, split),
+                lines,
             )
-            reproduction.write([*parts, part], report)  # after each model, so that there is something to look at
+            reproduction.write(
+                [*parts, part], report
+            )  # after each model, so that there is something to look at
         parts.append(part)
         documents.append(
             {
                 "dataset": study.dataset,
-                "models": {name: [{"run": str(r.path), "test": r.test} for r in rs] for name, rs in results.items()},
+                "models": {
+                    name: [{"run": str(r.path), "test": r.test} for r in rs]
+                    for name, rs in results.items()
+                },
                 "published": {name: study.models[name].values for name in names},
             }
         )
@@ -160,7 +201,12 @@ def reproduce(
 
 
 def _prepare(
-    study: Study, folder: Path, split: str | None, split_dir: Path | None, features: Sequence[str], stand_in: bool
+    study: Study,
+    folder: Path,
+    split: str | None,
+    split_dir: Path | None,
+    features: Sequence[str],
+    stand_in: bool,
 ) -> dict[str, str]:
     """Put given split files and made-up vectors where they are looked for; the feature sets to use."""
     from mmbench.data.dataset import (
@@ -176,17 +222,26 @@ def _prepare(
     name = split or study.split
     if split_dir is not None and name is None:
         raise UsageError(
-            f"--split-dir: the study of {study.dataset} names no split to put it under; give --split NAME, too"
+            f"--split-dir: the study of {study.dataset} names no split to put it under; give "
+            "--split NAME, too"
         )
     if split_dir is not None and name is not None:
         given = read_split(split_dir, None)
         if name not in available_splits(folder):
             write_split(folder / "splits" / name, given)
         elif load_split(folder, name).training.digest != load_split(split_dir).training.digest:
-            raise DataError(f"{folder}: has another split {name!r} than {split_dir}; use another --data folder")
+            raise DataError(
+                f"{folder}: has another split {name!r} than {split_dir}; use another --data folder"
+            )
     if not folder.is_dir():
-        how = f"`mmx fetch {study.fetch} --out {folder}`" if study.fetch else "see docs/reproducing.md"
-        raise DataError(f"{folder}: no such dataset folder; get it with {how}, or give --data or --split-dir")
+        how = (
+            f"`mmx fetch {study.fetch} --out {folder}`"
+            if study.fetch
+            else "see docs/reproducing.md"
+        )
+        raise DataError(
+            f"{folder}: no such dataset folder; get it with {how}, or give --data or --split-dir"
+        )
     if name is not None and study.split_rule is not None and name not in available_splits(folder):
         kind, _, numbers = study.split_rule.partition(":")
         if kind == "random":
@@ -236,16 +291,25 @@ def _warnings(
 ) -> list[str]:
     warnings = []
     if split not in (None, study.split):
-        warnings.append(f"Another split than the study's: {split} instead of {study.split or 'the only one'}.")
+        warnings.append(
+            f"Another split than the study's: {split} instead of {study.split or 'the only one'}."
+        )
     if stand_in:
         warnings.append(
-            "The content vectors are made up from training interactions and noise, for the real ones were not at hand. What "
-            "rests on content cannot be compared with the published values; that everything runs, and its cost, can."
+            "The content vectors are made up from training interactions and noise, for the real "
+            "ones were not at hand. What "
+            "rests on content cannot be compared with the published values; that everything runs, "
+            "and its cost, can."
         )
     elif dict(wanted) != study.features:
-        warnings.append(f"Other feature sets than the study's: {', '.join(f'{m}={n}' for m, n in wanted.items())}.")
+        warnings.append(
+            "Other feature sets than the study's: "
+            f"{', '.join(f'{m}={n}' for m, n in wanted.items())}."
+        )
     if epochs is not None:
-        warnings.append(f"Trained for {epochs} epochs instead of the study's: a quick look, no reproduction.")
+        warnings.append(
+            f"Trained for {epochs} epochs instead of the study's: a quick look, no reproduction."
+        )
     return warnings
 
 
@@ -258,7 +322,8 @@ def _facts(run: Path) -> list[str]:
     return [
         data_fact(record),
         *(
-            f"{modality}: `{one['name']}`, {one['dim']:,} numbers, {one['missing']:,} of {one['present'] + one['missing']:,} "
+            f"{modality}: `{one['name']}`, {one['dim']:,} numbers, {one['missing']:,} of "
+            f"{one['present'] + one['missing']:,} "
             f"items without ({one['missing_policy']}), digest `{one['digest'][:16]}`"
             for modality, one in record["features"].items()
         ),

@@ -10,15 +10,25 @@ from mmbench.commands.common import integers, jobs_option, out_option, quiet_opt
 
 
 @click.command()
-@click.argument("recipes", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder instead of the recipe's.")
+@click.argument(
+    "recipes", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Dataset folder instead of the recipe's."
+)
 @click.option("--seed", "seeds", help="Seeds instead of the recipe's, comma-separated.")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps, instead of the recipe's.")
 @out_option
 @click.option("--restart", is_flag=True, help="Train anew even what is finished.")
-@click.option("--slices", is_flag=True, help="Print the test metrics by slice, too; metrics.json always has them.")
+@click.option(
+    "--slices",
+    is_flag=True,
+    help="Print the test metrics by slice, too; metrics.json always has them.",
+)
 @jobs_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables."
+)
 @quiet_option
 def run(
     recipes: tuple[Path, ...],
@@ -34,9 +44,9 @@ def run(
 ) -> None:
     """Run recipes: the recipe.yaml of a run folder, or one you wrote, with lists of datasets, models and seeds.
 
-    A recipe has the keys of a run's recipe.yaml, of which all but `model` may be left out; data, missing, scaling, model and
-    seed may be lists, and every combination is a run. Finished runs are read, not repeated: after an interruption the same
-    command goes on. See docs/training.md.
+    A recipe has the keys of a run's recipe.yaml, of which all but `model` may be left out; data,
+    missing, scaling, model and seed may be lists, and every combination is a run. Finished runs are
+    read, not repeated: after an interruption the same command goes on. See docs/training.md.
 
     \b
     Examples:
@@ -49,9 +59,17 @@ def run(
     from mmbench.runs.batch import run_series
     from mmbench.runs.recipe_lists import read_plan
 
-    given = {"data": data and str(data), "seed": seeds and list(integers(seeds, "--seed")), "device": device}
+    given = {
+        "data": data and str(data),
+        "seed": seeds and list(integers(seeds, "--seed")),
+        "device": device,
+    }
     instead = {key: value for key, value in given.items() if value is not None}
     planned = [recipe for path in recipes for recipe in read_plan(path, **instead)]
     distinct = [recipe for number, recipe in enumerate(planned) if recipe not in planned[:number]]
     progress = make_progress(quiet=quiet)
-    show(run_series(distinct, out, progress=progress, jobs=jobs, restart=restart), as_json, slices=slices)
+    show(
+        run_series(distinct, out, progress=progress, jobs=jobs, restart=restart),
+        as_json,
+        slices=slices,
+    )

@@ -30,14 +30,26 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option(
-    "--model", "models", multiple=True, help="Model names, comma-separated or repeated; see `mmbench models`."
+    "--model",
+    "models",
+    multiple=True,
+    help="Model names, comma-separated or repeated; see `mmbench models`.",
 )
 @click.option(
-    "--data", type=click.Path(path_type=Path), default=None, help=f"Dataset folder.  [default: {DEFAULT_DATA}]"
+    "--data",
+    type=click.Path(path_type=Path),
+    default=None,
+    help=f"Dataset folder.  [default: {DEFAULT_DATA}]",
 )
-@click.option("--split", help="Split name, or random[:TEST,VALID[,SEED]].  [default: the only one, else random]")
 @click.option(
-    "--features", multiple=True, metavar="MODALITY=NAME", help="Feature sets to use.  [default: all modalities]"
+    "--split",
+    help="Split name, or random[:TEST,VALID[,SEED]].  [default: the only one, else random]",
+)
+@click.option(
+    "--features",
+    multiple=True,
+    metavar="MODALITY=NAME",
+    help="Feature sets to use.  [default: all modalities]",
 )
 @click.option(
     "--missing",
@@ -61,9 +73,18 @@ if TYPE_CHECKING:
     help="A setting, e.g. lr=0.001, or of one model: vbpr.lr=0.001; see `mmbench models NAME`.",
 )
 @click.option(
-    "--grid", multiple=True, metavar="NAME=V1,V2,…", help="Values to try; validation chooses, test is scored once."
+    "--grid",
+    multiple=True,
+    metavar="NAME=V1,V2,…",
+    help="Values to try; validation chooses, test is scored once.",
 )
-@click.option("--seed", "seeds", default="123", show_default=True, help="Seeds, comma-separated: one run each.")
+@click.option(
+    "--seed",
+    "seeds",
+    default="123",
+    show_default=True,
+    help="Seeds, comma-separated: one run each.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 @click.option(
     "--sparse-backend",
@@ -84,24 +105,47 @@ if TYPE_CHECKING:
     type=click.Choice(["strict", "paper"]),
     default="strict",
     show_default=True,
-    help="strict: the whole catalogue are candidates, validation positives are masked at test, users without a list "
+    help="strict: the whole catalogue are candidates, validation positives are masked at test, "
+    "users without a list "
     "score 0. paper: as in arXiv 2309.05273.",
 )
 @side_options
-@click.option("--slices", is_flag=True, help="Print the test metrics by slice, too; metrics.json always has them.")
-@click.option("--cutoffs", default="10,20", show_default=True, help="List lengths.")
-@click.option("--select-by", default="Recall@20", show_default=True, help="Validation metric that chooses the epoch.")
-@click.option("--every", type=click.IntRange(min=1), default=10, show_default=True, help="Epochs between validations.")
 @click.option(
-    "--patience", type=click.IntRange(min=1), default=None, help="Stop after so many validations without improvement."
+    "--slices",
+    is_flag=True,
+    help="Print the test metrics by slice, too; metrics.json always has them.",
+)
+@click.option("--cutoffs", default="10,20", show_default=True, help="List lengths.")
+@click.option(
+    "--select-by",
+    default="Recall@20",
+    show_default=True,
+    help="Validation metric that chooses the epoch.",
+)
+@click.option(
+    "--every",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="Epochs between validations.",
+)
+@click.option(
+    "--patience",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Stop after so many validations without improvement.",
 )
 @out_option
 @click.option(
-    "--resume", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Go on with this run folder."
+    "--resume",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Go on with this run folder.",
 )
 @click.option("--restart", is_flag=True, help="Train anew even if the run exists.")
 @jobs_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables."
+)
 @columns_option
 @quiet_option
 def train(
@@ -139,8 +183,9 @@ def train(
 ) -> None:
     """Train models and print their validation and test metrics.
 
-    A run is a folder under --out, named after everything that decides its numbers: the same command again shows a finished
-    run, and goes on with an unfinished one. Settings and grids apply to the models that have them.
+    A run is a folder under --out, named after everything that decides its numbers: the same command
+    again shows a finished run, and goes on with an unfinished one. Settings and grids apply to the
+    models that have them.
 
     \b
     Examples:
@@ -171,13 +216,19 @@ def train(
 
     progress = make_progress(quiet=quiet)
     if resume is not None:
-        everything = {parameter.name or "" for parameter in click.get_current_context().command.params}
+        everything = {
+            parameter.name or "" for parameter in click.get_current_context().command.params
+        }
         refuse_options(
             everything - {"resume", "data", "slices", "restart", "as_json", "quiet"},
             "has no meaning beside --resume, which goes on with the run's own recipe",
         )
         show(
-            [experiment.run(*experiment.resume_inputs(resume, data), progress=progress, restart=restart)],
+            [
+                experiment.run(
+                    *experiment.resume_inputs(resume, data), progress=progress, restart=restart
+                )
+            ],
             as_json,
             slices=slices,
         )
@@ -185,7 +236,8 @@ def train(
     names = list(dict.fromkeys(map(model_name, split_list(models))))
     if not names:
         raise UsageError(
-            "--model is missing; e.g. --model vbpr, or several: --model vbpr,bpr-mf (see `mmbench models`)"
+            "--model is missing; e.g. --model vbpr, or several: --model vbpr,bpr-mf (see `mmbench "
+            "models`)"
         )
     chosen_approximations = parse_approximations(approximate)
     values, tried = parse_settings(settings), parse_grid(grid)
@@ -224,7 +276,9 @@ def train(
                 approximate=chosen_approximations,
                 settings=make_settings(name, own),
                 grid=grid_of_own,
-                search=None if not own_space else Search(sampler=sampler, budget=budget, space=own_space),
+                search=None
+                if not own_space
+                else Search(sampler=sampler, budget=budget, space=own_space),
                 evaluation=evaluation,
             )
             recipe.trials()  # every combination is checked before the first one is trained
@@ -241,13 +295,19 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
 
     if as_json:
         documents = summarise(results)
-        click.echo(json.dumps(documents[0] if len(documents) == 1 else {"runs": documents}, ensure_ascii=False))
+        click.echo(
+            json.dumps(
+                documents[0] if len(documents) == 1 else {"runs": documents}, ensure_ascii=False
+            )
+        )
         return
     for about, runs in _by_data(results).items():
         _tables(about, runs)
     for run in results:
         trained = f", best epoch {run.best_epoch}" if run.best_epoch else ""
-        chosen = "".join(f", {name}={in_words(getattr(run.recipe.settings, name))}" for name in run.tried)
+        chosen = "".join(
+            f", {name}={in_words(getattr(run.recipe.settings, name))}" for name in run.tried
+        )
         click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
         if slices:
             print_slices("test", run.slices["test"])
@@ -258,8 +318,16 @@ def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:
 
     def facts(run: Result) -> dict[str, str]:
         recipe = run.recipe
-        data = {"data": Path(recipe.data).name, "split": str(recipe.split), "protocol": recipe.evaluation.protocol}
-        return {**data, "missing": f"missing {recipe.missing}", "scaling": f"scaling {recipe.scaling}"}
+        data = {
+            "data": Path(recipe.data).name,
+            "split": str(recipe.split),
+            "protocol": recipe.evaluation.protocol,
+        }
+        return {
+            **data,
+            "missing": f"missing {recipe.missing}",
+            "scaling": f"scaling {recipe.scaling}",
+        }
 
     told = [facts(run) for run in results]
     differ = [name for name in told[0] if len({one[name] for one in told}) > 1]
@@ -287,11 +355,19 @@ def _labels(runs: Sequence[Result]) -> list[str]:
     def told(run: Result) -> dict[str, object]:
         recipe = run.recipe
         settings = {name: value for name, value in recipe.settings if name not in run.tried}
-        return {**settings, **recipe.features, "approximate": recipe.approximate, "sparse": recipe.sparse_backend}
+        return {
+            **settings,
+            **recipe.features,
+            "approximate": recipe.approximate,
+            "sparse": recipe.sparse_backend,
+        }
 
     labels = []
     for run in runs:
-        own, rivals = told(run), [told(other) for other in runs if other.recipe.model == run.recipe.model]
+        own, rivals = (
+            told(run),
+            [told(other) for other in runs if other.recipe.model == run.recipe.model],
+        )
         differ = [name for name in own if any(other.get(name) != own[name] for other in rivals)]
         parts = ", ".join(f"{name}={own[name]}" for name in differ)
         labels.append(f"{run.recipe.model}({parts})" if parts else run.recipe.model)

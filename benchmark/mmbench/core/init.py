@@ -22,12 +22,16 @@ class Init:
 
     def uniform(self, name: str, *shape: int, bound: float) -> nn.Parameter:
         """U(-bound, bound)."""
-        values = torch.empty(shape).uniform_(-bound, bound, generator=torch_rng(self.seed, f"init:{name}"))
+        values = torch.empty(shape).uniform_(
+            -bound, bound, generator=torch_rng(self.seed, f"init:{name}")
+        )
         return nn.Parameter(values)
 
     def normal(self, name: str, *shape: int, std: float = 1.0) -> nn.Parameter:
         """N(0, std²)."""
-        return nn.Parameter(torch.empty(shape).normal_(0.0, std, generator=torch_rng(self.seed, f"init:{name}")))
+        return nn.Parameter(
+            torch.empty(shape).normal_(0.0, std, generator=torch_rng(self.seed, f"init:{name}"))
+        )
 
     def xavier_uniform(self, name: str, rows: int, columns: int) -> nn.Parameter:
         """U(-a, a), a = sqrt(6 / (rows + columns)). Source: Glorot & Bengio, AISTATS 2010, equation 16."""
@@ -40,7 +44,8 @@ class Init:
     def linear(self, name: str, inputs: int, outputs: int, *, weight: str = "default") -> nn.Linear:
         """Y = x Wᵀ + b with W (outputs, inputs).
 
-        `weight` is `default`, U(±1/sqrt(inputs)), or `xavier_uniform` or `xavier_normal`; the bias is U(±1/sqrt(inputs)).
+        `weight` is `default`, U(±1/sqrt(inputs)), or `xavier_uniform` or `xavier_normal`; the bias
+        is U(±1/sqrt(inputs)).
         """
         bound = 1 / math.sqrt(inputs)
         layer = nn.Linear(inputs, outputs, device="meta")

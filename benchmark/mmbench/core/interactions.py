@@ -1,7 +1,8 @@
 """Interactions as index arrays: what models train on and metrics are computed from.
 
-Ids live outside (mmbench.data); here a user and an item are rows 0 … n-1. Rows follow the order of the ids (integers
-numerically, other strings lexicographically), so `ties by ascending item id` means `ties by ascending row` everywhere.
+Ids live outside (mmbench.data); here a user and an item are rows 0 … n-1. Rows follow the order of
+the ids (integers numerically, other strings lexicographically), so `ties by ascending item id`
+means `ties by ascending row` everywhere.
 """
 
 from __future__ import annotations
@@ -47,8 +48,12 @@ class TrainSet:
             ShapeError: The arrays differ in length or hold rows out of range.
         """
         if users.shape != items.shape or users.ndim != 1:
-            raise ShapeError(f"TrainSet: users {users.shape} and items {items.shape} must be 1-D of equal length")
-        if users.size and (users.min() < 0 or users.max() >= n_users or items.min() < 0 or items.max() >= n_items):
+            raise ShapeError(
+                f"TrainSet: users {users.shape} and items {items.shape} must be 1-D of equal length"
+            )
+        if users.size and (
+            users.min() < 0 or users.max() >= n_users or items.min() < 0 or items.max() >= n_items
+        ):
             raise ShapeError(f"TrainSet: rows outside [0, {n_users}) x [0, {n_items})")
         key = np.unique(users.astype(np.int64) * n_items + items)
         return cls(key // n_items, key % n_items, n_users, n_items)
@@ -89,7 +94,9 @@ class TrainSet:
             return np.zeros(users.shape, bool)
         query = users * self.n_items + items
         position = np.minimum(np.searchsorted(self.keys, query), self.keys.size - 1)
-        seen: NDArray[np.bool_] = (self.keys[position] == query) & (items >= 0) & (items < self.n_items)
+        seen: NDArray[np.bool_] = (
+            (self.keys[position] == query) & (items >= 0) & (items < self.n_items)
+        )
         return seen
 
 
@@ -99,8 +106,8 @@ class HeldOut:
 
     Attributes:
         users: User row of each pair, shape (n,), ascending.
-        items: Item row of each pair, shape (n,). Rows >= the training set's `n_items` are items that occur outside
-            training only: they count as relevant but can never be recommended.
+        items: Item row of each pair, shape (n,). Rows >= the training set's `n_items` are items
+            that occur outside training only: they count as relevant but can never be recommended.
         ratings: Rating of each pair, shape (n,), float64; 1 where the data has none.
     """
 
@@ -116,7 +123,10 @@ class HeldOut:
             ShapeError: The arrays differ in length.
         """
         if not (users.shape == items.shape == ratings.shape and users.ndim == 1):
-            raise ShapeError(f"HeldOut: {users.shape}, {items.shape}, {ratings.shape} must be 1-D of equal length")
+            raise ShapeError(
+                f"HeldOut: {users.shape}, {items.shape}, {ratings.shape} must be 1-D of equal "
+                "length"
+            )
         order = np.lexsort((np.arange(users.size), items, users))
         users, items, ratings = users[order], items[order], ratings[order]
         last = np.ones(users.size, bool)

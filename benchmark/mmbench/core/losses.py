@@ -25,7 +25,10 @@ def bpr_loss(pos: Tensor, neg: Tensor) -> Tensor:
     Source: Rendle et al., BPR (UAI 2009), section 4.1, without the regulariser.
     """
     if pos.shape != neg.shape or pos.ndim != 1:
-        raise ShapeError(f"bpr_loss: pos {tuple(pos.shape)} and neg {tuple(neg.shape)} must be 1-D of equal length")
+        raise ShapeError(
+            f"bpr_loss: pos {tuple(pos.shape)} and neg {tuple(neg.shape)} must be 1-D of equal "
+            "length"
+        )
     return functional.softplus(neg - pos).mean()
 
 

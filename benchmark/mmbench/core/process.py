@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 def tune_process() -> None:
     """Make repeated large allocations cheap, and waiting threads quiet. Called once, before torch is imported.
 
-    glibc returns every large buffer to the kernel and faults it in again at the next step, which costs dense training steps up
-    to half of their CPU time; here buffers stay with the process. OpenMP threads that wait for each other spin by default,
-    which slows every process on a machine that is not idle. Variables that the user has set are left alone. Python's garbage
-    collector runs after every 700 new objects, and importing torch makes 160,000 that stay: every 10,000 are enough.
+    glibc returns every large buffer to the kernel and faults it in again at the next step, which
+    costs dense training steps up to half of their CPU time; here buffers stay with the process.
+    OpenMP threads that wait for each other spin by default, which slows every process on a machine
+    that is not idle. Variables that the user has set are left alone. Python's garbage collector
+    runs after every 700 new objects, and importing torch makes 160,000 that stay: every 10,000 are
+    enough.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.set_threshold(10_000)
@@ -40,11 +42,13 @@ def tune_process() -> None:
 def held_interrupts() -> Iterator[Callable[[], None]]:
     """Hold Ctrl-C back until it is convenient.
 
-    An exception that comes up in the middle of a backward or of a compiled loop can end the process from within C++. Here the
-    first SIGINT is only remembered; the second one acts as it always does.
+    An exception that comes up in the middle of a backward or of a compiled loop can end the process
+    from within C++. Here the first SIGINT is only remembered; the second one acts as it always
+    does.
 
     Yields:
-        A function that raises KeyboardInterrupt if one was held back. Does nothing outside the main thread.
+        A function that raises KeyboardInterrupt if one was held back. Does nothing outside the main
+        thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
@@ -112,7 +116,11 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, of the machine or of a device."""
     if isinstance(error, MemoryError):
         return True
-    known = ("out of memory", "can't allocate memory", "_STATUS_ALLOC_FAILED")  # of a GPU, the CPU, a library on a GPU
+    known = (
+        "out of memory",
+        "can't allocate memory",
+        "_STATUS_ALLOC_FAILED",
+    )  # of a GPU, the CPU, a library on a GPU
     return isinstance(error, RuntimeError) and any(text in str(error) for text in known)
 
 

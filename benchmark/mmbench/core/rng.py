@@ -20,7 +20,8 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
         counters: Epoch, step or whatever else tells one use of the stream from the next.
 
     Returns:
-        An integer in [0, 2**63): BLAKE2b of the arguments, so that neighbouring seeds give unrelated streams.
+        An integer in [0, 2**63): BLAKE2b of the arguments, so that neighbouring seeds give
+        unrelated streams.
     """
     text = "\0".join([str(seed), purpose, *map(str, counters)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -7,8 +7,9 @@
 | `edges`         | a fresh permutation of the edges per epoch, cut into batches       | one each  |
 | `edges-only`    | as `edges`                                                         | none      |
 
-A negative is uniform over the items that the user has not seen in training; validation and test positives may be drawn.
-The batches of an epoch follow from (seed, epoch) alone. Users who have every item have no negative and are left out.
+A negative is uniform over the items that the user has not seen in training; validation and test
+positives may be drawn. The batches of an epoch follow from (seed, epoch) alone. Users who have
+every item have no negative and are left out.
 """
 
 from __future__ import annotations
@@ -65,13 +66,18 @@ class Sampler:
 
     negatives = True
 
-    def __init__(self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.train, self.batch_size, self.seed, self.device = train, batch_size, seed, device
         usable = train.user_degree > 0
         if self.negatives:
             usable &= train.user_degree < train.n_items
         if not usable.any():
-            raise DataError("sampling: no user has both a seen and an unseen item; is the training set complete?")
+            raise DataError(
+                "sampling: no user has both a seen and an unseen item; is the training set "
+                "complete?"
+            )
         self.users = np.flatnonzero(usable)
 
     def __len__(self) -> int:
@@ -80,7 +86,9 @@ class Sampler:
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """The batches of one epoch (1-based), in order."""
-        users, pos, neg = (None if rows is None else torch.from_numpy(rows) for rows in self._draw(epoch))
+        users, pos, neg = (
+            None if rows is None else torch.from_numpy(rows) for rows in self._draw(epoch)
+        )
         assert users is not None
         assert pos is not None
         for step, start in enumerate(range(0, len(users), self.batch_size)):
@@ -128,23 +136,35 @@ class DistinctUsers(Sampler):
     A batch is never larger than the number of users.
     """
 
-    def __init__(self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
         super().__init__(train, batch_size, seed, device)
         self.batch_size = min(batch_size, self.users.size)
 
     def _draw(self, epoch: int) -> tuple[Index, Index, Index | None]:
         rng = numpy_rng(self.seed, "sampling", epoch)
-        sizes = np.diff(np.append(np.arange(0, self.train.n_edges, self.batch_size), self.train.n_edges))
-        users = np.concatenate([self.users[rng.choice(self.users.size, size, replace=False)] for size in sizes])
+        sizes = np.diff(
+            np.append(np.arange(0, self.train.n_edges, self.batch_size), self.train.n_edges)
+        )
+        users = np.concatenate(
+            [self.users[rng.choice(self.users.size, size, replace=False)] for size in sizes]
+        )
         return users, self._items_of(rng, users), self._negatives(rng, users)
 
 
 class Edges(Sampler):
     """S3: every training edge once per epoch, in a fresh order, with one negative. MMGCN, GRCN, FREEDOM, BPR-MF."""
 
-    def __init__(self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
         super().__init__(train, batch_size, seed, device)
-        self.edges = np.flatnonzero(np.isin(train.users, self.users)) if self.negatives else np.arange(train.n_edges)
+        self.edges = (
+            np.flatnonzero(np.isin(train.users, self.users))
+            if self.negatives
+            else np.arange(train.n_edges)
+        )
 
     def __len__(self) -> int:
         """Steps per epoch."""

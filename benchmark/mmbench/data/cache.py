@@ -1,6 +1,7 @@
 """Nearest neighbours computed once: files named after a digest of everything that went into them.
 
-A file can't be stale: other vectors, another k or another way of computing give another name. Deleting the folder is always safe.
+A file can't be stale: other vectors, another k or another way of computing give another name.
+Deleting the folder is always safe.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class NeighbourCache:
     def __call__(self, modality: str, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """The k nearest rows by cosine and their cosines; see `mmbench.models.base.Neighbours`.
 
-        A file that can't be read or written is passed over: the neighbours are then computed, or not kept.
+        A file that can't be read or written is passed over: the neighbours are then computed, or
+        not kept.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file, save_file
@@ -68,7 +70,9 @@ class NeighbourCache:
 
     @staticmethod
     def _digest(vectors: Tensor, k: int) -> str:
-        state = hashlib.blake2b(f"{VERSION}\0{k}\0{tuple(vectors.shape)}\0{vectors.dtype}".encode(), digest_size=16)
+        state = hashlib.blake2b(
+            f"{VERSION}\0{k}\0{tuple(vectors.shape)}\0{vectors.dtype}".encode(), digest_size=16
+        )
         for block in torch.split(vectors.detach().cpu().contiguous(), 4096):
             state.update(block.numpy().data)
         return state.hexdigest()

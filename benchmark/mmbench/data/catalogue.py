@@ -26,8 +26,9 @@ def read_item_ids(data: Path, id_column: str | None = None) -> list[str]:
 
     Args:
         data: The dataset folder.
-        id_column: What the column of item ids is called in the interactions: it is that of the items table, too, if the
-            table has it. Otherwise, and for None, the usual names are looked for.
+        id_column: What the column of item ids is called in the interactions: it is that of the
+            items table, too, if the table has it. Otherwise, and for None, the usual names are
+            looked for.
 
     Raises:
         DataError: The table can't be read, or has no column of item ids or an empty one.
@@ -62,7 +63,8 @@ def read_categories(
 
     Args:
         data: The dataset folder.
-        column: Column of `items.*`; several categories of an item are separated by `|`, or are a list.
+        column: Column of `items.*`; several categories of an item are separated by `|`, or are a
+            list.
         item_ids: Id of each item row.
         id_column: As for `read_item_ids`.
 
@@ -72,13 +74,24 @@ def read_categories(
     """
     ids, cells = _read(data, column, id_column)
     if not ids:
-        raise DataError(f"{data}: no items.tsv, so there is no column {column!r}; leave --categories out")
+        raise DataError(
+            f"{data}: no items.tsv, so there is no column {column!r}; leave --categories out"
+        )
     rows = {item: row for row, item in enumerate(item_ids)}
-    pairs = [(rows[item], name) for item, cell in zip(ids, cells, strict=True) if item in rows for name in _names(cell)]
+    pairs = [
+        (rows[item], name)
+        for item, cell in zip(ids, cells, strict=True)
+        if item in rows
+        for name in _names(cell)
+    ]
     if not pairs:
-        raise DataError(f"{data}: none of the items has a value in column {column!r} of the items table")
+        raise DataError(
+            f"{data}: none of the items has a value in column {column!r} of the items table"
+        )
     names, numbers = np.unique([name for _, name in pairs], return_inverse=True)
-    topics = Topics.from_pairs(np.array([row for row, _ in pairs], np.int64), numbers.astype(np.int64))
+    topics = Topics.from_pairs(
+        np.array([row for row, _ in pairs], np.int64), numbers.astype(np.int64)
+    )
     state = hashlib.blake2b("\0".join(names.tolist()).encode(), digest_size=16)
     state.update(topics.items.astype("<i8").tobytes() + topics.topics.astype("<i8").tobytes())
     return topics, state.hexdigest()
@@ -93,16 +106,21 @@ def _read(data: Path, column: str | None, id_column: str | None) -> tuple[list[s
     return frame[found].astype(str).tolist(), [] if column is None else frame[column].tolist()
 
 
-def _checked(path: Path, column: str | None, given: str | None, *, whole: bool = False) -> tuple[pd.DataFrame, str]:
+def _checked(
+    path: Path, column: str | None, given: str | None, *, whole: bool = False
+) -> tuple[pd.DataFrame, str]:
     """The table, with the asked-for column and an id in every row, and the name of its column of ids."""
     try:
         frame = _frame(path, column, given, whole=whole)
     except (OSError, EOFError, ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"{path}: not a readable table of items: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{path}: not a readable table of items: {str(error).splitlines()[0]}"
+        ) from error
     id_column = _id_column(frame.columns, given)
     if id_column is None:
         raise DataError(
-            f"{path}: no column of item ids (expected {ID_COLUMNS[0]}; got {', '.join(map(str, frame.columns))}); "
+            f"{path}: no column of item ids (expected {ID_COLUMNS[0]}; got "
+            f"{', '.join(map(str, frame.columns))}); "
             f"rename the column that holds them to {ID_COLUMNS[0]}"
         )
     if column is not None and column not in frame.columns:
@@ -130,7 +148,8 @@ def _frame(path: Path, column: str | None, given: str | None, *, whole: bool) ->
             dtype=str,
             keep_default_na=False,
             encoding="utf-8-sig",
-            encoding_errors="replace",  # a title may hold bytes that are not UTF-8, and does not decide any number
+            # a title may hold bytes that are not UTF-8, and does not decide any number
+            encoding_errors="replace",
             usecols=columns,
             nrows=rows,
         )
@@ -153,13 +172,23 @@ def _id_column(columns: Iterable[object], given: str | None) -> str | None:
     guess = next((name for name in names if name.strip().casefold().endswith(("id", "asin"))), None)
     if guess is not None and guess.strip().casefold() in NAMES["user_id"]:
         guess = None
-    return usual or guess or next((name for name in names if name.strip().casefold() in NAMES["item_id"]), None)
+    return (
+        usual
+        or guess
+        or next((name for name in names if name.strip().casefold() in NAMES["item_id"]), None)
+    )
 
 
 def _names(cell: object, separator: str | None = SEPARATOR) -> Iterable[str]:
     """The categories of one cell; without a separator a text is one, as it is."""
     if isinstance(cell, str):
-        return [cell] if separator is None else [part.strip() for part in cell.split(separator) if part.strip()]
+        return (
+            [cell]
+            if separator is None
+            else [part.strip() for part in cell.split(separator) if part.strip()]
+        )
     if isinstance(cell, list | tuple | np.ndarray):
-        return [one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in cell]
+        return [
+            one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in cell
+        ]
     return [] if cell is None or cell != cell else [str(cell)]

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.data.catalogue import read_item_ids
 from mmbench.data.splits import eighths_per_user, random_per_user
-from mmbench.data.tables import SUFFIXES, InteractionTable, find_table, read_interactions, write_interactions
+from mmbench.data.tables import (
+    SUFFIXES,
+    InteractionTable,
+    find_table,
+    read_interactions,
+    write_interactions,
+)
 from mmbench.errors import DataError, UsageError
 from mmbench.metrics.item_data import Content, Topics
 
@@ -25,7 +31,9 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 }
 """File stems under which each part of a split is found."""
 
-RANDOM = re.compile(r"random(?::(?P<test>\d*\.?\d+),(?P<valid>\d*\.?\d+)(?:,(?P<seed>\d+))?)?", re.ASCII)
+RANDOM = re.compile(
+    r"random(?::(?P<test>\d*\.?\d+),(?P<valid>\d*\.?\d+)(?:,(?P<seed>\d+))?)?", re.ASCII
+)
 DEFAULT_RANDOM = "random:0.2,0.2,42"
 
 NO_ROWS = HeldOut(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
@@ -38,15 +46,19 @@ class TrainingData:
     Attributes:
         name: The dataset's name.
         split: The split's name, or the specification it was made by.
-        user_ids: Id of each user row, shape (n_users,), str; users that occur in training, ascending.
-        item_ids: Id of each candidate item row, shape (n_items,), str; items that occur in training, ascending.
+        user_ids: Id of each user row, shape (n_users,), str; users that occur in training,
+            ascending.
+        item_ids: Id of each candidate item row, shape (n_items,), str; items that occur in
+            training, ascending.
         train: The distinct training pairs.
         valid: The validation rows of known users.
         digest: BLAKE2b-128 (hex) of ids, training and validation rows.
         notes: What a user should know about how the data was read, one line each.
-        other_item_ids: Items that do not occur in training, in the order of the item rows behind the candidates: those
-            of held-out rows, then, if the catalogue was asked for, those of the items table. Ascending in both parts.
-        other_user_ids: Users of held-out rows that do not occur in training, ascending: the user rows behind the others.
+        other_item_ids: Items that do not occur in training, in the order of the item rows behind
+            the candidates: those of held-out rows, then, if the catalogue was asked for, those of
+            the items table. Ascending in both parts.
+        other_user_ids: Users of held-out rows that do not occur in training, ascending: the user
+            rows behind the others.
         valid_of_others: The validation rows of these users.
         topics: The items' categories, if asked for.
         content: The vectors that distances between items are measured with, if asked for.
@@ -87,7 +99,8 @@ class TestData:
     """The test rows. Only the final scoring takes this type; training and selection cannot be given one.
 
     Attributes:
-        rows: The test rows of known users; item rows index `TrainingData.item_ids`, larger ones occur outside training.
+        rows: The test rows of known users; item rows index `TrainingData.item_ids`, larger ones
+            occur outside training.
         digest: BLAKE2b-128 (hex) of the rows.
         of_others: The test rows of users outside training.
     """
@@ -106,7 +119,8 @@ class Split:
     Attributes:
         training: What training and selection see.
         test: What only the final scoring sees.
-        catalogue_digest: BLAKE2b-128 (hex) of the items outside training, and of the rows of users outside it.
+        catalogue_digest: BLAKE2b-128 (hex) of the items outside training, and of the rows of users
+            outside it.
     """
 
     training: TrainingData
@@ -130,14 +144,19 @@ class SplitTables:
 
 
 def load_split(
-    data: Path, split: str | None = None, columns: Mapping[str, str] | None = None, *, catalogue: bool = False
+    data: Path,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    *,
+    catalogue: bool = False,
 ) -> Split:
     """Read a dataset folder and index it.
 
     Args:
         data: The dataset folder (see the README, `Your own data`).
-        split: Name of a folder under `splits/`; or `random`, or `random:TEST,VALID[,SEED]` for a per-user random split made
-            here; None: the only split that the folder has, else `random:0.2,0.2,42`.
+        split: Name of a folder under `splits/`; or `random`, or `random:TEST,VALID[,SEED]` for a
+            per-user random split made here; None: the only split that the folder has, else
+            `random:0.2,0.2,42`.
         columns: Column roles, see `read_interactions`.
         catalogue: Whether items that only the items table names get rows too.
 
@@ -146,18 +165,28 @@ def load_split(
         UsageError: There is no split of that name.
     """
     return index_split(
-        data, read_split(data, split, columns), catalogue=catalogue, id_column=(columns or {}).get("item_id")
+        data,
+        read_split(data, split, columns),
+        catalogue=catalogue,
+        id_column=(columns or {}).get("item_id"),
     )
 
 
-def read_split(data: Path, split: str | None = None, columns: Mapping[str, str] | None = None) -> SplitTables:
+def read_split(
+    data: Path, split: str | None = None, columns: Mapping[str, str] | None = None
+) -> SplitTables:
     """The three parts of a dataset's split as tables; arguments and errors as in `load_split`."""
     if not data.is_dir():
-        raise DataError(f"{data}: no such dataset folder; `mmx demo --out {data}` makes one to try things on")
+        raise DataError(
+            f"{data}: no such dataset folder; `mmx demo --out {data}` makes one to try things on"
+        )
     available = available_splits(data)
     if split is None:
         if len(available) > 1:
-            raise UsageError(f"{data}: has several splits; choose one with --split: {', '.join(sorted(available))}")
+            raise UsageError(
+                f"{data}: has several splits; choose one with --split: "
+                f"{', '.join(sorted(available))}"
+            )
         split = next(iter(available), DEFAULT_RANDOM)
     random = RANDOM.fullmatch(split)
     if random and split not in available:
@@ -166,16 +195,20 @@ def read_split(data: Path, split: str | None = None, columns: Mapping[str, str] 
     if split not in available:
         choices = ", ".join(sorted(available)) or "none"
         raise UsageError(
-            f"{data}: no split {split!r} (it has: {choices}); or let one be made: --split {DEFAULT_RANDOM}"
+            f"{data}: no split {split!r} (it has: {choices}); or let one be made: --split "
+            f"{DEFAULT_RANDOM}"
         )
     folder, parts, notes = available[split], {}, []
     if (folder / "split.json").is_file():
-        columns = None  # `mmbench data split` wrote it: its columns have our names, whatever those of the source are
+        # `mmbench data split` wrote it: its columns have our names, whatever those of the source
+        # are
+        columns = None
     for part, stems in PARTS.items():
         path = find_table(folder, stems)
         if path is None:
             raise DataError(
-                f"{folder}: no file {' or '.join(stems)} (.tsv, .csv, .parquet, .jsonl); a split needs all three parts"
+                f"{folder}: no file {' or '.join(stems)} (.tsv, .csv, .parquet, .jsonl); a split "
+                "needs all three parts"
             )
         parts[part] = read_interactions(path, columns)
         notes.append(parts[part].note)
@@ -190,7 +223,9 @@ def available_splits(data: Path) -> dict[str, Path]:
     found = {
         folder.name: folder
         for folder in sorted((data / "splits").glob("*"))
-        if folder.suffix != ".partial" and not folder.name.startswith(".") and find_table(folder, PARTS["train"])
+        if folder.suffix != ".partial"
+        and not folder.name.startswith(".")
+        and find_table(folder, PARTS["train"])
     }
     if find_table(data, PARTS["train"]) and find_table(data, PARTS["test"]):
         found.setdefault("given", data)
@@ -198,11 +233,17 @@ def available_splits(data: Path) -> dict[str, Path]:
 
 
 def make_random_split(
-    data: Path, test_ratio: float, valid_ratio: float, seed: int, columns: Mapping[str, str] | None = None
+    data: Path,
+    test_ratio: float,
+    valid_ratio: float,
+    seed: int,
+    columns: Mapping[str, str] | None = None,
 ) -> SplitTables:
     """Split `interactions.*` of a dataset per user at random; see `core.splits.random_per_user`."""
     if not (0 < test_ratio < 1 and 0 < valid_ratio < 1):
-        raise UsageError(f"--split random:{test_ratio:g},{valid_ratio:g}: both shares must lie between 0 and 1")
+        raise UsageError(
+            f"--split random:{test_ratio:g},{valid_ratio:g}: both shares must lie between 0 and 1"
+        )
     table, users = _interactions(data, columns)
     part = random_per_user(users, test_ratio=test_ratio, valid_ratio=valid_ratio, seed=seed)
     return SplitTables.divided(f"random:{test_ratio:g},{valid_ratio:g},{seed}", table, part)
@@ -218,14 +259,19 @@ def make_eighths_split(data: Path, seed: int) -> SplitTables:
     return SplitTables.divided(f"eighths:{seed}", table, eighths_per_user(users, seed=seed))
 
 
-def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[InteractionTable, NDArray[np.int64]]:
+def _interactions(
+    data: Path, columns: Mapping[str, str] | None
+) -> tuple[InteractionTable, NDArray[np.int64]]:
     """A dataset's interactions, and the user row of each."""
     path = find_table(data, ("interactions",))
     if path is None:
-        here = sorted(one.name for one in data.iterdir() if one.name.endswith(SUFFIXES) and one.is_file())
+        here = sorted(
+            one.name for one in data.iterdir() if one.name.endswith(SUFFIXES) and one.is_file()
+        )
         rename = f", or give it its name: here are {', '.join(here[:5])}" if here else ""
         raise DataError(
-            f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or .csv, .parquet, .jsonl); "
+            f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or "
+            ".csv, .parquet, .jsonl); "
             f"put one of them there{rename}"
         )
     table = read_interactions(path, columns)
@@ -240,12 +286,15 @@ def write_split(folder: Path, tables: SplitTables) -> None:
         write_interactions(folder / f"{part}.tsv", table)
 
 
-def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False, id_column: str | None = None) -> Split:
+def index_split(
+    data: Path, tables: SplitTables, *, catalogue: bool = False, id_column: str | None = None
+) -> Split:
     """Give users and items of the training part their rows and translate all three parts.
 
-    Held-out rows of users without training rows are kept apart; held-out items without training rows, and, if asked for,
-    the items that only the items table names, get rows behind the candidates: whether they can be recommended is up to
-    the protocol. `id_column` is as in `read_item_ids`.
+    Held-out rows of users without training rows are kept apart; held-out items without training
+    rows, and, if asked for, the items that only the items table names, get rows behind the
+    candidates: whether they can be recommended is up to the protocol. `id_column` is as in
+    `read_item_ids`.
 
     Raises:
         DataError: A part is empty, or the items table has nothing to do with the interactions.
@@ -257,10 +306,16 @@ def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False, id_
     user_ids = sorted_ids(train.user_ids)
     candidates = sorted_ids(train.item_ids)
     known = set(candidates)
-    others = [item for item in sorted_ids(np.concatenate([valid.item_ids, test.item_ids])) if item not in known]
+    others = [
+        item
+        for item in sorted_ids(np.concatenate([valid.item_ids, test.item_ids]))
+        if item not in known
+    ]
     users_of_training = set(user_ids)
     strangers = [
-        user for user in sorted_ids(np.concatenate([valid.user_ids, test.user_ids])) if user not in users_of_training
+        user
+        for user in sorted_ids(np.concatenate([valid.user_ids, test.user_ids]))
+        if user not in users_of_training
     ]
     user_rows = {user: row for row, user in enumerate([*user_ids, *strangers])}
     item_rows = {item: row for row, item in enumerate([*candidates, *others])}
@@ -270,8 +325,10 @@ def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False, id_
         unused = sorted_ids(np.array([item for item in items if item not in item_rows], object))
         if items and len(unused) == len(set(items)):
             raise DataError(
-                f"{data}: none of the {len(unused):,} items of the items table occurs in the interactions "
-                f"({unused[0]!r} there, {candidates[0]!r} here); use the same ids, as the column item_id of both"
+                f"{data}: none of the {len(unused):,} items of the items table occurs in the "
+                "interactions "
+                f"({unused[0]!r} there, {candidates[0]!r} here); use the same ids, as the column "
+                "item_id of both"
             )
     notes = list(tables.notes)
 
@@ -283,11 +340,17 @@ def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False, id_
         if not kept.all():
             gone = len(set(table.user_ids[~kept].tolist()))
             notes.append(
-                f"{part}: {gone} users without training rows ({np.sum(~kept)} rows); --protocol paper leaves them out"
+                f"{part}: {gone} users without training rows ({np.sum(~kept)} rows); --protocol "
+                "paper leaves them out"
             )
         if not kept.any():
-            raise DataError(f"{data}: split {tables.name}: no user of the {part} part occurs in the training part")
-        known, unknown = (HeldOut.from_pairs(users[rows], items[rows], ratings[rows]) for rows in (kept, ~kept))
+            raise DataError(
+                f"{data}: split {tables.name}: no user of the {part} part occurs in the training "
+                "part"
+            )
+        known, unknown = (
+            HeldOut.from_pairs(users[rows], items[rows], ratings[rows]) for rows in (kept, ~kept)
+        )
         repeated = len(table) - known.users.size - unknown.users.size
         if repeated:
             notes.append(f"{part}: {repeated} repeated pairs were counted once, by their last row")
@@ -307,10 +370,14 @@ def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False, id_
     )
     if pairs.n_edges < len(train):
         notes.append(f"train: {len(train) - pairs.n_edges} repeated pairs were counted once")
-    (valid_rows, valid_of_others), (test_rows, test_of_others) = held_out("valid", valid), held_out("test", test)
+    (valid_rows, valid_of_others), (test_rows, test_of_others) = (
+        held_out("valid", valid),
+        held_out("test", test),
+    )
     if others:
         notes.append(
-            f"{len(others)} items occur outside training only: relevant where they occur; --protocol paper never lists them"
+            f"{len(others)} items occur outside training only: relevant where they occur; "
+            "--protocol paper never lists them"
         )
     digest = _digest(user_ids, candidates, others, pairs.keys, valid_rows)
     training = TrainingData(
@@ -337,7 +404,9 @@ def index_split(data: Path, tables: SplitTables, *, catalogue: bool = False, id_
 def sorted_ids(ids: NDArray[np.object_]) -> list[str]:
     """The distinct ids in ascending order: numerically if all are canonical non-negative integers, else as strings."""
     distinct = set(ids.tolist())
-    if all(text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") for text in distinct):
+    if all(
+        text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") for text in distinct
+    ):
         return sorted(distinct, key=int)
     return sorted(distinct)
 

@@ -19,8 +19,8 @@ MissingPolicy = Literal["mean", "zero"]
 
 Scaling = Literal["none", "l2", "standard"]
 """What is done to a modality's vectors before a model sees them: nothing, each to unit length, or each dimension to mean 0
-and variance 1 over the present items and all of them divided by the square root of their number (so that a vector's expected
-squared length is 1, whatever its width)."""
+and variance 1 over the present items and all of them divided by the square root of their number (so
+that a vector's expected squared length is 1, whatever its width)."""
 
 MODALITIES = ("visual", "textual", "audio")
 """The modalities that come first, as in the papers."""
@@ -40,7 +40,8 @@ class ItemFeatures:
         unused: Vectors of the set that belong to no item of the dataset.
         corrupt: Items of the dataset whose content could not be decoded.
         note: What a user should know, e.g. how the set was chosen; else empty.
-        other_vectors: Vectors of further items, shape (n_others, dim), scaled and filled as those of the items are.
+        other_vectors: Vectors of further items, shape (n_others, dim), scaled and filled as those
+            of the items are.
         other_present: Which of them have a vector of their own, shape (n_others,).
     """
 
@@ -71,15 +72,16 @@ def load_features(
     Args:
         root: The store, `<dataset>/features`.
         item_ids: Items in the order in which rows are wanted.
-        wanted: Modality to set name; empty or None: every modality of the store, and where a modality has several
-            sets the one that was made last, which the note says.
+        wanted: Modality to set name; empty or None: every modality of the store, and where a
+            modality has several sets the one that was made last, which the note says.
         missing: See `MissingPolicy`.
         scaling: See `Scaling`.
         others: Further items, of which nothing is learned: neither means nor spreads.
 
     Returns:
-        Features by modality, in an order of their own (`MODALITIES`, then the names of others): some models treat the first
-        modality differently, and how a command or file lists them must not decide that.
+        Features by modality, in an order of their own (`MODALITIES`, then the names of others):
+        some models treat the first modality differently, and how a command or file lists them must
+        not decide that.
 
     Raises:
         UsageError: No such modality or set.
@@ -91,12 +93,18 @@ def load_features(
         chosen, notes = _newest(store)
     if not chosen:
         raise DataError(
-            f"{root}: no feature sets; make one, e.g. `mmx extract --modality textual --model tfidf-lsa "
+            f"{root}: no feature sets; make one, e.g. `mmx extract --modality textual --model "
+            "tfidf-lsa "
             f"--data {root.parent}`, or import one: `mmx store import --help`"
         )
     return {
         modality: _align(
-            store.open(modality, chosen[modality]), item_ids, others, missing, scaling, notes.get(modality, "")
+            store.open(modality, chosen[modality]),
+            item_ids,
+            others,
+            missing,
+            scaling,
+            notes.get(modality, ""),
         )
         for modality in in_order(chosen)
     }
@@ -108,7 +116,9 @@ def in_order(modalities: Iterable[str]) -> list[str]:
     return sorted(modalities, key=lambda modality: (place.get(modality, len(place)), modality))
 
 
-def load_content(root: Path, chosen: str, item_ids: Sequence[str], others: Sequence[str]) -> tuple[Content, str, str]:
+def load_content(
+    root: Path, chosen: str, item_ids: Sequence[str], others: Sequence[str]
+) -> tuple[Content, str, str]:
     """Vectors to measure distances between items with, as stored; the set's `MODALITY=NAME`; its content digest.
 
     Args:
@@ -129,7 +139,11 @@ def load_content(root: Path, chosen: str, item_ids: Sequence[str], others: Seque
         name = newest[modality]
     (one,) = load_features(root, item_ids, {modality: name}, missing="zero", others=others).values()
     vectors = np.concatenate([one.vectors, one.other_vectors]) if others else one.vectors
-    return Content(vectors, np.append(one.present, one.other_present)), f"{modality}={name}", one.digest
+    return (
+        Content(vectors, np.append(one.present, one.other_present)),
+        f"{modality}={name}",
+        one.digest,
+    )
 
 
 def load_presence(root: Path, item_ids: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
@@ -156,7 +170,9 @@ def parse_wanted(options: Sequence[str]) -> dict[str, str]:
         if not (equals and modality and name):
             raise UsageError(f"--features {option}: expected MODALITY=NAME, e.g. visual=resnet50")
         if modality in wanted:
-            raise UsageError(f"--features: {modality} is given twice; a model takes one set per modality")
+            raise UsageError(
+                f"--features: {modality} is given twice; a model takes one set per modality"
+            )
         wanted[modality] = name
     return wanted
 
@@ -171,7 +187,8 @@ def _newest(store: FeatureStore) -> tuple[dict[str, str], dict[str, str]]:
                 by_modality.setdefault(modality, []).append((created, name))
     chosen = {modality: max(sets)[1] for modality, sets in sorted(by_modality.items())}
     notes = {
-        modality: f"{len(sets)} {modality} sets ({', '.join(sorted(name for _, name in sets))}); took {chosen[modality]}, "
+        modality: f"{len(sets)} {modality} sets ({', '.join(sorted(name for _, name in sets))}); "
+        f"took {chosen[modality]}, "
         f"the newest; choose with --features {modality}=NAME"
         for modality, sets in by_modality.items()
         if len(sets) > 1
@@ -190,13 +207,18 @@ def _align(
     with features:
         if features.source != "item" or features.layout != "dense":
             raise DataError(
-                f"{features.path}: {features.source} / {features.layout} features; a model needs one dense vector per item"
+                f"{features.path}: {features.source} / {features.layout} features; a model needs "
+                "one dense vector per item"
             )
         vectors, present = features.matrix(item_ids, dtype=np.float32)
         if not present.any():
-            theirs, ours = ", ".join(map(repr, features.ids[:3])), ", ".join(map(repr, item_ids[:3]))
+            theirs, ours = (
+                ", ".join(map(repr, features.ids[:3])),
+                ", ".join(map(repr, item_ids[:3])),
+            )
             raise DataError(
-                f"{features.path}: none of the {len(item_ids)} items has a vector; its ids look like {theirs}, "
+                f"{features.path}: none of the {len(item_ids)} items has a vector; its ids look "
+                f"like {theirs}, "
                 f"the dataset's like {ours}"
             )
         other_vectors, other_present = features.matrix(others, dtype=np.float32)
@@ -205,7 +227,11 @@ def _align(
         own = vectors[present]
         other_vectors[other_present] = _scaled(other_vectors[other_present], scaling, own)
         vectors[present] = _scaled(own, scaling, own)
-        fill = vectors[present].mean(0, dtype=np.float64).astype(np.float32) if missing == "mean" else np.float32(0)
+        fill = (
+            vectors[present].mean(0, dtype=np.float64).astype(np.float32)
+            if missing == "mean"
+            else np.float32(0)
+        )
         vectors[~present] = fill
         other_vectors[~other_present] = fill
         return ItemFeatures(
@@ -223,12 +249,16 @@ def _align(
         )
 
 
-def _scaled(vectors: NDArray[np.float32], scaling: Scaling, own: NDArray[np.float32]) -> NDArray[np.float32]:
+def _scaled(
+    vectors: NDArray[np.float32], scaling: Scaling, own: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Vectors, shape (n, dim), scaled by what the present items' `own` say; zero vectors, constant dimensions stay finite."""
     if scaling == "none":
         return vectors
     if scaling == "l2":
-        return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32)
+        return np.asarray(
+            vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32
+        )
     mean, spread = own.mean(0, dtype=np.float64), own.std(0, dtype=np.float64)
     unit = np.where(spread > 0, spread, 1.0) * np.sqrt(vectors.shape[1])
     return np.asarray((vectors - mean) / unit, np.float32)

@@ -20,7 +20,8 @@ class Filter:
 
     Attributes:
         text: As it was asked for, e.g. `kcore:5`.
-        keep: From rows and their ratings (None where there are none) to which rows stay, shape (n,).
+        keep: From rows and their ratings (None where there are none) to which rows stay, shape
+            (n,).
     """
 
     text: str
@@ -66,10 +67,18 @@ def distinct(rows: Rows, ratings: NDArray[np.float64] | None, which: str) -> Kee
     key: NDArray[np.float64] = place.astype(np.float64) if rows.times is None else rows.times
     if which == "max":
         if ratings is None:
-            raise UsageError("--filter dedup:max: these interactions have no ratings; use dedup:first or dedup:last")
+            raise UsageError(
+                "--filter dedup:max: these interactions have no ratings; use dedup:first or "
+                "dedup:last"
+            )
         key = ratings
     order = np.lexsort(
-        (place if which == "first" else -place, key if which == "first" else -key, rows.items, rows.users)
+        (
+            place if which == "first" else -place,
+            key if which == "first" else -key,
+            rows.items,
+            rows.users,
+        )
     )
     users, items = rows.users[order], rows.items[order]
     first = np.ones(order.size, bool)
@@ -80,7 +89,8 @@ def distinct(rows: Rows, ratings: NDArray[np.float64] | None, which: str) -> Kee
 
 
 FILTERS = {
-    "kcore": "K or USER_K,ITEM_K: each user and item keeps at least so many rows, repeated until nothing changes",
+    "kcore": "K or USER_K,ITEM_K: each user and item keeps at least so many rows, repeated until "
+    "nothing changes",
     "min-user": "K: users with at least K rows, one pass",
     "min-item": "K: items with at least K rows, one pass",
     "min-rating": "R: rows rated at least R",
@@ -111,7 +121,9 @@ def parse_filter(text: str) -> Filter:
         if len(numbers) != 1:
             raise wrong
         return Filter(text, lambda _, ratings: min_rating(ratings, numbers[0]))
-    if len(numbers) > (2 if name == "kcore" else 1) or any(value < 1 or value % 1 for value in numbers):
+    if len(numbers) > (2 if name == "kcore" else 1) or any(
+        value < 1 or value % 1 for value in numbers
+    ):
         raise wrong
     whole = [int(value) for value in numbers]
     if name == "kcore":
@@ -124,21 +136,32 @@ def parse_filter(text: str) -> Filter:
 def describe(rows: Rows) -> dict[str, float | int]:
     """Counts of some rows: users, items, density, rows per user and per item, Gini of the items' popularity, time range.
 
-    The Gini index is over the items that occur, 0 for equal popularity; the metric `Gini` runs the other way.
+    The Gini index is over the items that occur, 0 for equal popularity; the metric `Gini` runs the
+    other way.
     """
     per_user, per_item = (np.unique(ids, return_counts=True)[1] for ids in (rows.users, rows.items))
     n = rows.users.size
-    out: dict[str, float | int] = {"interactions": n, "users": per_user.size, "items": per_item.size}
+    out: dict[str, float | int] = {
+        "interactions": n,
+        "users": per_user.size,
+        "items": per_item.size,
+    }
     if not n:
         return out
     out["density"] = n / (per_user.size * per_item.size)
     for name, counts in (("user", per_user), ("item", per_item)):
-        out |= {f"per {name}, least": int(counts.min()), f"per {name}, median": float(np.median(counts))}
+        out |= {
+            f"per {name}, least": int(counts.min()),
+            f"per {name}, median": float(np.median(counts)),
+        }
         out |= {f"per {name}, mean": float(counts.mean()), f"per {name}, most": int(counts.max())}
     ranks = np.arange(1, per_item.size + 1)
     out["Gini of item popularity"] = float(
         ((2 * ranks - per_item.size - 1) * np.sort(per_item)).sum() / (n * per_item.size)
     )
     if rows.times is not None:
-        out |= {"first timestamp": float(rows.times.min()), "last timestamp": float(rows.times.max())}
+        out |= {
+            "first timestamp": float(rows.times.min()),
+            "last timestamp": float(rows.times.max()),
+        }
     return out

@@ -41,11 +41,16 @@ def find_leaks(tables: SplitTables, store: Path | None = None) -> list[Finding]:
     Returns:
         All that was looked for, found or not.
     """
-    pairs = {part: list(zip(t.user_ids.tolist(), t.item_ids.tolist(), strict=True)) for part, t in tables.parts.items()}
+    pairs = {
+        part: list(zip(t.user_ids.tolist(), t.item_ids.tolist(), strict=True))
+        for part, t in tables.parts.items()
+    }
     sets = {part: set(own) for part, own in pairs.items()}
     findings = []
     for a, b in (("train", "valid"), ("train", "test"), ("valid", "test")):
-        findings.append(_finding(f"pairs both in {a} and in {b}", sorted(sets[a] & sets[b]), leak=True))
+        findings.append(
+            _finding(f"pairs both in {a} and in {b}", sorted(sets[a] & sets[b]), leak=True)
+        )
     for part in PARTS:
         findings.append(Finding(f"repeated pairs in {part}", len(pairs[part]) - len(sets[part])))
     train, test = tables.parts["train"], tables.parts["test"]
@@ -67,7 +72,8 @@ def trained_on(provenance: object, data: Path, split: str) -> list[str]:
     Args:
         provenance: Of a feature set; that of a fused one holds those of its parts.
         data: The dataset folder.
-        split: The split that is none of the others: known by the bytes of its training file, not by its name.
+        split: The split that is none of the others: known by the bytes of its training file, not by
+            its name.
     """
     told = _trainings(provenance)
     if not told:
@@ -83,12 +89,20 @@ def _trainings(provenance: object) -> list[Mapping[str, object]]:
         if "train_sha256" in provenance:
             return [provenance]
         provenance = list(provenance.values())
-    return [one for part in provenance for one in _trainings(part)] if isinstance(provenance, list) else []
+    return (
+        [one for part in provenance for one in _trainings(part)]
+        if isinstance(provenance, list)
+        else []
+    )
 
 
-def _finding(what: str, found: list[object] | list[str] | list[tuple[str, str]], *, leak: bool = False) -> Finding:
+def _finding(
+    what: str, found: list[object] | list[str] | list[tuple[str, str]], *, leak: bool = False
+) -> Finding:
     example = found[0] if found else ""
-    return Finding(what, len(found), " ".join(example) if isinstance(example, tuple) else str(example), leak)
+    return Finding(
+        what, len(found), " ".join(example) if isinstance(example, tuple) else str(example), leak
+    )
 
 
 def _from_the_future(train: InteractionTable, test: InteractionTable) -> list[Finding]:
@@ -105,8 +119,17 @@ def _from_the_future(train: InteractionTable, test: InteractionTable) -> list[Fi
         return f"{train.user_ids[rows[0]]} {train.item_ids[rows[0]]}" if rows.size else ""
 
     return [
-        Finding("training rows later than a test row of the same user", later.size, example(later), leak=True),
-        Finding("training rows later than the earliest test row of anybody", anywhere.size, example(anywhere)),
+        Finding(
+            "training rows later than a test row of the same user",
+            later.size,
+            example(later),
+            leak=True,
+        ),
+        Finding(
+            "training rows later than the earliest test row of anybody",
+            anywhere.size,
+            example(anywhere),
+        ),
     ]
 
 
@@ -120,18 +143,32 @@ def _in_the_store(
             foreign = trained_on(features.provenance, data, tables.name)
             if foreign:
                 findings.append(
-                    _finding(f"{modality}/{name}: other splits its encoder was trained on", foreign, leak=True)
+                    _finding(
+                        f"{modality}/{name}: other splits its encoder was trained on",
+                        foreign,
+                        leak=True,
+                    )
                 )
             if features.source == "interaction":
-                covered = set(zip(features.user_ids.tolist(), features.item_ids.tolist(), strict=True))
+                covered = set(
+                    zip(features.user_ids.tolist(), features.item_ids.tolist(), strict=True)
+                )
                 held_out = sorted(covered & (sets["valid"] | sets["test"]))
                 findings.append(
-                    _finding(f"{modality}/{name}: content of held-out pairs, e.g. their reviews", held_out, leak=True)
+                    _finding(
+                        f"{modality}/{name}: content of held-out pairs, e.g. their reviews",
+                        held_out,
+                        leak=True,
+                    )
                 )
                 continue
             if features.layout != "dense":
                 continue
             _, present = features.matrix(items)
-            absent = [item for item, there in zip(items, present.tolist(), strict=True) if not there]
-            findings.append(_finding(f"{modality}/{name}: items of the split without a vector", absent))
+            absent = [
+                item for item, there in zip(items, present.tolist(), strict=True) if not there
+            ]
+            findings.append(
+                _finding(f"{modality}/{name}: items of the split without a vector", absent)
+            )
     return findings

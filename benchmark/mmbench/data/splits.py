@@ -21,13 +21,15 @@ def random_per_user(
 ) -> NDArray[np.int8]:
     """A random share of each user's rows goes to test, then a share of the rest to validation.
 
-    Row for row the split of the Elliot framework (`random_subsampling`), which made the data of arXiv 2309.05273: users in
-    ascending order, floor(n (1 - ratio)) rows stay and the others go, chosen by shuffling with NumPy's legacy generator, whose
-    state runs on from the test pass to the validation pass. So test rounds up: a user with one row has it in test. The product
-    is a floating-point one, as there: with ratio 0.9 a user of ten rows keeps none.
+    Row for row the split of the Elliot framework (`random_subsampling`), which made the data of
+    arXiv 2309.05273: users in ascending order, floor(n (1 - ratio)) rows stay and the others go,
+    chosen by shuffling with NumPy's legacy generator, whose state runs on from the test pass to the
+    validation pass. So test rounds up: a user with one row has it in test. The product is a
+    floating-point one, as there: with ratio 0.9 a user of ten rows keeps none.
 
     Args:
-        users: User of each row, shape (n,); ascending order of these numbers is the order in which users are drawn.
+        users: User of each row, shape (n,); ascending order of these numbers is the order in which
+            users are drawn.
         test_ratio: Share of each user's rows that becomes test, in [0, 1).
         valid_ratio: Share of each user's remaining rows that becomes validation, in [0, 1).
         seed: Of the legacy generator; Elliot's default is 42.
@@ -45,7 +47,9 @@ def random_per_user(
         if not ratio:
             continue
         rows = np.flatnonzero(parts == TRAIN)
-        for group in _groups(users, rows[np.argsort(users[rows], kind="stable")]):  # file order within a user
+        for group in _groups(
+            users, rows[np.argsort(users[rows], kind="stable")]
+        ):  # file order within a user
             held_out = np.ones(group.size, bool)
             held_out[: int(np.floor(group.size * (1 - ratio)))] = False
             generator.shuffle(held_out)
@@ -56,8 +60,9 @@ def random_per_user(
 def eighths_per_user(users: NDArray[np.int64], *, seed: int = 42) -> NDArray[np.int8]:
     """About eight, one and one tenth of each user's rows: the rule behind LATTICE's data, which the 5-core sets share.
 
-    A user with fewer than ten rows has one in test and one in validation; of n >= 10 rows floor(n / 5) are drawn, the smaller
-    half of which is test and the larger half validation. Users with fewer than three rows keep all in training.
+    A user with fewer than ten rows has one in test and one in validation; of n >= 10 rows floor(n /
+    5) are drawn, the smaller half of which is test and the larger half validation. Users with fewer
+    than three rows keep all in training.
 
     Args:
         users: User of each row, shape (n,).
@@ -71,7 +76,11 @@ def eighths_per_user(users: NDArray[np.int64], *, seed: int = 42) -> NDArray[np.
     for group in _groups(users, np.argsort(users, kind="stable")):
         if group.size < 3:
             continue
-        n_test, n_valid = (1, 1) if group.size < 10 else (group.size // 5 // 2, group.size // 5 - group.size // 5 // 2)
+        n_test, n_valid = (
+            (1, 1)
+            if group.size < 10
+            else (group.size // 5 // 2, group.size // 5 - group.size // 5 // 2)
+        )
         drawn = rng.permutation(group)[: n_test + n_valid]
         parts[drawn[:n_test]], parts[drawn[n_test:]] = TEST, VALID
     return parts
@@ -104,13 +113,16 @@ class Rows:
         """
         if self.times is None:
             raise ShapeError(
-                f"{what}: needs timestamps, and these interactions have none; if a column of another "
+                f"{what}: needs timestamps, and these interactions have none; if a column of "
+                "another "
                 "name holds them: --columns timestamp=NAME"
             )
         return self.times
 
 
-def global_random(rows: Rows, *, test_ratio: float, valid_ratio: float, seed: int = 42) -> NDArray[np.int8]:
+def global_random(
+    rows: Rows, *, test_ratio: float, valid_ratio: float, seed: int = 42
+) -> NDArray[np.int8]:
     """A random share of all rows goes to test, a share of the rest to validation; users may end up without training rows.
 
     Args:
@@ -189,12 +201,14 @@ def temporal_global(
 ) -> NDArray[np.int8]:
     """One point in time for all: what is later is test, what is before that and later than another is validation.
 
-    Rows of one instant are never divided: with shares, the instant at the boundary goes to the later part.
+    Rows of one instant are never divided: with shares, the instant at the boundary goes to the
+    later part.
 
     Args:
         rows: The interactions, with timestamps.
         test_ratio: At least this share of all rows is test, unless `test_from` is given.
-        valid_ratio: At least this share of the remaining rows is validation, unless `valid_from` is given.
+        valid_ratio: At least this share of the remaining rows is validation, unless `valid_from` is
+            given.
         test_from: First instant of test.
         valid_from: First instant of validation.
 
@@ -202,7 +216,8 @@ def temporal_global(
         TRAIN, VALID or TEST for each row, shape (n,).
 
     Raises:
-        ShapeError: A ratio is out of range, there are no timestamps, or validation begins after test.
+        ShapeError: A ratio is out of range, there are no timestamps, or validation begins after
+            test.
     """
     times = rows.by_time("a temporal split")
     _check_ratios(test_ratio, valid_ratio)
@@ -211,14 +226,21 @@ def temporal_global(
     if valid_from is None:
         valid_from = min(test_from, _boundary(times[times < test_from], valid_ratio))
     if valid_from > test_from:
-        raise ShapeError(f"temporal_global: validation begins at {valid_from:g}, after test at {test_from:g}")
-    return np.where(times >= test_from, TEST, np.where(times >= valid_from, VALID, TRAIN)).astype(np.int8)
+        raise ShapeError(
+            f"temporal_global: validation begins at {valid_from:g}, after test at {test_from:g}"
+        )
+    return np.where(times >= test_from, TEST, np.where(times >= valid_from, VALID, TRAIN)).astype(
+        np.int8
+    )
 
 
-def cold_items(rows: Rows, *, test_ratio: float, valid_ratio: float, seed: int = 42) -> NDArray[np.int8]:
+def cold_items(
+    rows: Rows, *, test_ratio: float, valid_ratio: float, seed: int = 42
+) -> NDArray[np.int8]:
     """All rows of a random share of the items are test, those of a share of the other items validation.
 
-    Such items have no training rows; under the protocol `strict` they are candidates, ranked through their content.
+    Such items have no training rows; under the protocol `strict` they are candidates, ranked
+    through their content.
 
     Args:
         rows: The interactions.
@@ -237,7 +259,9 @@ def cold_items(rows: Rows, *, test_ratio: float, valid_ratio: float, seed: int =
     return _from_the_end(order, test_ratio, valid_ratio)[place]
 
 
-def _from_the_end(order: NDArray[np.int64], test_ratio: float, valid_ratio: float) -> NDArray[np.int8]:
+def _from_the_end(
+    order: NDArray[np.int64], test_ratio: float, valid_ratio: float
+) -> NDArray[np.int8]:
     """The last share of an order is test, the last of the rest validation; both rounded up."""
     _check_ratios(test_ratio, valid_ratio)
     parts = np.full(order.size, TRAIN, np.int8)
@@ -270,7 +294,15 @@ def _groups(users: NDArray[np.int64], order: NDArray[np.int64]) -> list[NDArray[
     return np.split(order, starts[1:])
 
 
-METHODS = ("random", "eighths", "global-random", "leave-k-out", "temporal", "global-temporal", "cold-items")
+METHODS = (
+    "random",
+    "eighths",
+    "global-random",
+    "leave-k-out",
+    "temporal",
+    "global-temporal",
+    "cold-items",
+)
 """The methods by name; `mmbench data split --help` says what each does."""
 
 
@@ -293,7 +325,9 @@ def split_rows(
     """
     if method not in METHODS:
         raise unknown_name("split method", method, METHODS)
-    allowed = {"leave-k-out": {"k", "last"}, "global-temporal": {"test_from", "valid_from"}}.get(method, set())
+    allowed = {"leave-k-out": {"k", "last"}, "global-temporal": {"test_from", "valid_from"}}.get(
+        method, set()
+    )
     for name in options:
         if name not in allowed:
             raise UsageError(f"--{name.replace('_', '-')}: has no meaning for --method {method}")

@@ -117,9 +117,14 @@ def make_split(
     target = data / "splits" / name
     if target.exists():
         record = _read_record(target)
-        if record is not None and {key: record.get(key) for key in (*wanted, "columns")} == {"columns": None, **wanted}:
+        if record is not None and {key: record.get(key) for key in (*wanted, "columns")} == {
+            "columns": None,
+            **wanted,
+        }:
             return record, True
-        raise DataError(f"{target}: exists already, made otherwise; choose another --name or remove it")
+        raise DataError(
+            f"{target}: exists already, made otherwise; choose another --name or remove it"
+        )
     table, counts = apply_filters(source.table, filters)
     try:
         part = split_rows(method, as_rows(table), **options)
@@ -128,7 +133,9 @@ def make_split(
     tables = SplitTables.divided(name, table, part)
     for key, own in tables.parts.items():
         if not len(own):
-            raise DataError(f"{data}: the {key} part would be empty; choose other shares or another method")
+            raise DataError(
+                f"{data}: the {key} part would be empty; choose other shares or another method"
+            )
     record = {
         **wanted,
         "counts": {key: len(own) for key, own in tables.parts.items()},
@@ -138,7 +145,9 @@ def make_split(
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     write_split(partial, tables)
-    (partial / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (partial / RECORD).write_text(
+        json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     partial.rename(target)
     return record, False
 

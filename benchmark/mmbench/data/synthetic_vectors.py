@@ -23,11 +23,13 @@ def standin_vectors(train: TrainSet, dim: int, seed: int) -> NDArray[np.float32]
         seed: Of rotation and noise; give each modality its own.
 
     Returns:
-        Shape (n_items, dim), float32: the leading right singular vectors of the user-item matrix, rows at unit length, times
-        a Gaussian matrix, plus as much Gaussian noise.
+        Shape (n_items, dim), float32: the leading right singular vectors of the user-item matrix,
+        rows at unit length, times a Gaussian matrix, plus as much Gaussian noise.
     """
     matrix = sp.csr_matrix(
-        (np.ones(train.n_edges), (train.users, train.items)), shape=(train.n_users, train.n_items), dtype=np.float64
+        (np.ones(train.n_edges), (train.users, train.items)),
+        shape=(train.n_users, train.n_items),
+        dtype=np.float64,
     )
     rank = min(RANK, *(n - 1 for n in matrix.shape))
     rng = numpy_rng(seed, "stand-in", dim)

@@ -16,11 +16,30 @@ from numpy.typing import NDArray
 
 from mmbench.errors import DataError, UsageError, unknown_name
 
-SUFFIXES = (".tsv", ".csv", ".parquet", ".jsonl", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".txt", ".inter")
+SUFFIXES = (
+    ".tsv",
+    ".csv",
+    ".parquet",
+    ".jsonl",
+    ".tsv.gz",
+    ".csv.gz",
+    ".jsonl.gz",
+    ".txt",
+    ".inter",
+)
 ROLES = ("user_id", "item_id", "rating", "timestamp")
 NAMES: Mapping[str, tuple[str, ...]] = {
     "user_id": ("user_id", "user", "userid", "uid", "reviewerid", "user_id:token"),
-    "item_id": ("item_id", "item", "itemid", "iid", "asin", "parent_asin", "movieid", "item_id:token"),
+    "item_id": (
+        "item_id",
+        "item",
+        "itemid",
+        "iid",
+        "asin",
+        "parent_asin",
+        "movieid",
+        "item_id:token",
+    ),
     "rating": ("rating", "overall", "score", "stars", "rating:float"),
     "timestamp": ("timestamp", "time", "unixreviewtime", "date", "timestamp:float"),
 }
@@ -50,19 +69,26 @@ class InteractionTable:
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> InteractionTable:
         """Some of the rows, in the given order."""
-        part = [None if column is None else column[rows] for column in (self.ratings, self.timestamps)]
-        return InteractionTable(self.user_ids[rows], self.item_ids[rows], part[0], part[1], self.note)
+        part = [
+            None if column is None else column[rows] for column in (self.ratings, self.timestamps)
+        ]
+        return InteractionTable(
+            self.user_ids[rows], self.item_ids[rows], part[0], part[1], self.note
+        )
 
 
 def read_interactions(path: Path, columns: Mapping[str, str] | None = None) -> InteractionTable:
     """Read one interaction file.
 
     Args:
-        path: TSV, CSV, Parquet or JSON lines; the suffix says which (`.txt` and `.inter` are read as TSV).
-        columns: Which column has which role, e.g. `{"user_id": "customer"}`; overrides the detection.
+        path: TSV, CSV, Parquet or JSON lines; the suffix says which (`.txt` and `.inter` are read
+            as TSV).
+        columns: Which column has which role, e.g. `{"user_id": "customer"}`; overrides the
+            detection.
 
     Raises:
-        DataError: The file is absent, unreadable or empty, a row lacks a user or an item, or a rating is no number.
+        DataError: The file is absent, unreadable or empty, a row lacks a user or an item, or a
+            rating is no number.
     """
     try:
         frame, header = _read_frame(path, tuple((columns or {}).values()))
@@ -72,17 +98,23 @@ def read_interactions(path: Path, columns: Mapping[str, str] | None = None) -> I
         raise DataError(f"{path}: cannot be read: {error}") from error
     except (UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(f"{path}: not a readable {path.suffix.lstrip('.')} table: {reason}") from error
+        raise DataError(
+            f"{path}: not a readable {path.suffix.lstrip('.')} table: {reason}"
+        ) from error
     if not len(frame):
         raise DataError(f"{path}: no rows; expected user, item[, rating[, timestamp]] per line")
     roles, note = _roles(path, frame, header, columns or {})
     first_line = 2 if header else 1
-    ids = {role: _ids(path, frame[roles[role]], role, first_line) for role in ("user_id", "item_id")}
+    ids = {
+        role: _ids(path, frame[roles[role]], role, first_line) for role in ("user_id", "item_id")
+    }
     numbers = {
         role: _numbers(path, frame[roles[role]], role, first_line) if role in roles else None
         for role in ("rating", "timestamp")
     }
-    return InteractionTable(ids["user_id"], ids["item_id"], numbers["rating"], numbers["timestamp"], note)
+    return InteractionTable(
+        ids["user_id"], ids["item_id"], numbers["rating"], numbers["timestamp"], note
+    )
 
 
 def write_interactions(path: Path, table: InteractionTable) -> None:
@@ -109,7 +141,8 @@ def write_tsv(path: Path, frame: pd.DataFrame, *, header: bool = True) -> None:
         bad = next((text for text in texts if "\t" in text or "\n" in text or "\r" in text), None)
         if bad is not None:
             raise DataError(
-                f"{path.name}: {name} {bad!r} holds a tab or a line break, which a line of text cannot hold"
+                f"{path.name}: {name} {bad!r} holds a tab or a line break, which a line of text "
+                "cannot hold"
             )
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="\n") as file:
@@ -121,7 +154,9 @@ def write_tsv(path: Path, frame: pd.DataFrame, *, header: bool = True) -> None:
 
 def shortest(values: NDArray[np.float64]) -> list[str]:
     """Numbers in the shortest form that reads back equal."""
-    return [repr(int(value)) if float(value).is_integer() else repr(float(value)) for value in values]
+    return [
+        repr(int(value)) if float(value).is_integer() else repr(float(value)) for value in values
+    ]
 
 
 def read_json_lines(path: Path) -> pd.DataFrame:
@@ -141,7 +176,12 @@ def find_table(folder: Path, stems: Sequence[str]) -> Path | None:
     Raises:
         DataError: Several files fit.
     """
-    found = [folder / (stem + suffix) for stem in stems for suffix in SUFFIXES if (folder / (stem + suffix)).is_file()]
+    found = [
+        folder / (stem + suffix)
+        for stem in stems
+        for suffix in SUFFIXES
+        if (folder / (stem + suffix)).is_file()
+    ]
     if len(found) > 1:
         raise DataError(f"{folder}: both {found[0].name} and {found[1].name}; keep one of them")
     return found[0] if found else None
@@ -182,7 +222,9 @@ def _read_frame(path: Path, given: Sequence[str]) -> tuple[pd.DataFrame, bool]:
     return frame, header
 
 
-def _roles(path: Path, frame: pd.DataFrame, header: bool, columns: Mapping[str, str]) -> tuple[dict[str, object], str]:
+def _roles(
+    path: Path, frame: pd.DataFrame, header: bool, columns: Mapping[str, str]
+) -> tuple[dict[str, object], str]:
     """Which column has which role, and a note when that was guessed."""
     names = [str(name) for name in frame.columns]
     for role in columns:
@@ -190,10 +232,13 @@ def _roles(path: Path, frame: pd.DataFrame, header: bool, columns: Mapping[str, 
             raise unknown_name("role in --columns", role, ROLES)
     if not header:
         for role, given in columns.items():
-            raise DataError(f"{path}: no column {given!r} for {role}: its first line is no header; add one")
+            raise DataError(
+                f"{path}: no column {given!r} for {role}: its first line is no header; add one"
+            )
         if not 2 <= len(names) <= 4:
             raise DataError(
-                f"{path}: {len(names)} columns without a header (expected 2 to 4: user, item[, rating[, timestamp]])"
+                f"{path}: {len(names)} columns without a header (expected 2 to 4: user, item[, "
+                "rating[, timestamp]])"
             )
         roles: dict[str, object] = dict(zip(ROLES, frame.columns, strict=False))
         return roles, f"no header; read as {', '.join(ROLES[: len(names)])}"
@@ -204,23 +249,32 @@ def _roles(path: Path, frame: pd.DataFrame, header: bool, columns: Mapping[str, 
         roles[role] = given
     twice = next((name for name in roles.values() if list(roles.values()).count(name) > 1), None)
     if twice is not None:
-        raise UsageError(f"--columns: {twice} cannot be {' and '.join(r for r in roles if roles[r] == twice)} at once")
+        raise UsageError(
+            f"--columns: {twice} cannot be {' and '.join(r for r in roles if roles[r] == twice)} "
+            "at once"
+        )
     for role, accepted in NAMES.items():
-        found = [name for name in names if name.casefold() in accepted and name not in columns.values()]
+        found = [
+            name for name in names if name.casefold() in accepted and name not in columns.values()
+        ]
         if found and role not in roles:
             roles[role] = found[0]
             if len(set(found)) > 1:
                 notes.append(
-                    f"{role}: read from {found[0]}, not from {', '.join(found[1:])}; --columns decides otherwise"
+                    f"{role}: read from {found[0]}, not from {', '.join(found[1:])}; --columns "
+                    "decides otherwise"
                 )
     repeated = next((name for name in roles.values() if names.count(str(name)) > 1), None)
     if repeated is not None:
-        raise DataError(f"{path}: {names.count(str(repeated))} columns are named {repeated}; rename all but one")
+        raise DataError(
+            f"{path}: {names.count(str(repeated))} columns are named {repeated}; rename all but one"
+        )
     missing = [role for role in ("user_id", "item_id") if role not in roles]
     if missing:
         raise DataError(
             f"{path}: no column is recognised as {' or '.join(missing)} among {', '.join(names)}; "
-            f"name it, e.g. --columns {missing[0]}={next((name for name in names if name not in roles.values()), 'NAME')}"
+            "name it, e.g. --columns "
+            f"{missing[0]}={next((name for name in names if name not in roles.values()), 'NAME')}"
         )
     return roles, "; ".join(notes)
 
@@ -228,7 +282,8 @@ def _roles(path: Path, frame: pd.DataFrame, header: bool, columns: Mapping[str, 
 def _ids(path: Path, column: pd.Series, role: str, first_line: int) -> NDArray[np.object_]:
     if pd.api.types.is_float_dtype(column):
         raise DataError(
-            f"{path}: {role} is stored as a floating-point number, so ids may have lost digits; store strings"
+            f"{path}: {role} is stored as a floating-point number, so ids may have lost digits; "
+            "store strings"
         )
     bad = np.flatnonzero((column.isna() | (column.astype(str) == "")).to_numpy())
     if bad.size:
@@ -242,7 +297,8 @@ def _numbers(path: Path, column: pd.Series, role: str, first_line: int) -> NDArr
     if bad.size:
         repair = "write Unix seconds" if role == "timestamp" else "write numbers"
         raise DataError(
-            f"{path}: line {bad[0] + first_line}: {role} {column.iloc[bad[0]]!r} is no finite number ({bad.size} such rows); "
+            f"{path}: line {bad[0] + first_line}: {role} {column.iloc[bad[0]]!r} is no finite "
+            f"number ({bad.size} such rows); "
             f"{repair}, or give a column that is no {role} another name"
         )
     return values

@@ -1,6 +1,7 @@
 """Ranking all candidates for every user, and scoring ranked lists against held-out rows. No files, no printing.
 
-One ranking serves every metric, cut-off and split: `rank` once, then `evaluate` on validation and on test.
+One ranking serves every metric, cut-off and split: `rank` once, then `evaluate` on validation and
+on test.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ class RankedLists:
 
     Attributes:
         users: User rows, shape (n,), distinct, any order.
-        items: Item rows, shape (n, K), int64; a shorter list ends in -1. Rows >= the training set's `n_items`
-            stand for items that occur outside training only.
+        items: Item rows, shape (n, K), int64; a shorter list ends in -1. Rows >= the training set's
+            `n_items` stand for items that occur outside training only.
 
     Raises:
         ShapeError: The arrays do not fit together.
-        DataError: A user or an item of one list repeats, a row is negative, or an item follows a -1.
+        DataError: A user or an item of one list repeats, a row is negative, or an item follows a
+            -1.
     """
 
     users: Index
@@ -46,22 +48,32 @@ class RankedLists:
     def __post_init__(self) -> None:
         if self.users.ndim != 1 or self.items.ndim != 2 or self.users.size != self.items.shape[0]:
             raise ShapeError(
-                f"RankedLists: users {self.users.shape} and items {self.items.shape} must be (n,) and (n, K)"
+                f"RankedLists: users {self.users.shape} and items {self.items.shape} must be (n,) "
+                "and (n, K)"
             )
         if np.unique(self.users).size != self.users.size or (self.users < 0).any():
-            raise DataError("ranked lists: a user has two lists or a negative row; give each user one list")
+            raise DataError(
+                "ranked lists: a user has two lists or a negative row; give each user one list"
+            )
         if (self.items < -1).any():
-            raise DataError("ranked lists: negative item rows (expected rows >= 0, or -1 after the end of a list)")
+            raise DataError(
+                "ranked lists: negative item rows (expected rows >= 0, or -1 after the end of a "
+                "list)"
+            )
         ended = self.items < 0
         if ended.any() and (ended[:, :-1] & ~ended[:, 1:]).any():
             user = self.users[np.flatnonzero((ended[:, :-1] & ~ended[:, 1:]).any(1))[0]]
-            raise DataError(f"ranked lists: the list of user row {user} has a gap; -1 may only follow its last item")
+            raise DataError(
+                f"ranked lists: the list of user row {user} has a gap; -1 may only follow its last "
+                "item"
+            )
         ordered = np.sort(self.items, axis=1)
         repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
         if repeated.any():
             row, column = (int(axis[0]) for axis in np.nonzero(repeated))
             raise DataError(
-                f"ranked lists: item row {ordered[row, column]} is twice in the list of user row {self.users[row]} "
+                f"ranked lists: item row {ordered[row, column]} is twice in the list of user row "
+                f"{self.users[row]} "
                 "(expected distinct items); remove the repetition"
             )
 
@@ -71,9 +83,10 @@ class Scores:
     """Metric values of one split.
 
     Attributes:
-        overall: `Recall@20` and so on to its value; None where it is not defined (no user to average over, 0 / 0).
-        per_user: The values behind the averages of the per-user metrics, shape (n_evaluated,); NaN for users outside
-            the metric's population.
+        overall: `Recall@20` and so on to its value; None where it is not defined (no user to
+            average over, 0 / 0).
+        per_user: The values behind the averages of the per-user metrics, shape (n_evaluated,); NaN
+            for users outside the metric's population.
         users: The evaluated users' rows, shape (n_evaluated,), ascending.
         n_evaluated: Number of evaluated users, |E|.
         n_relevant: Those of them with at least one relevant item, |R|.
@@ -105,12 +118,14 @@ def evaluate(
     Args:
         lists: One list per user; scores play no part, only the order.
         train: Training pairs: popularity, head and tail, number of candidate items.
-        held_out: Validation or test rows. Items outside training count as relevant though they can't be listed.
+        held_out: Validation or test rows. Items outside training count as relevant though they
+            can't be listed.
         metrics: What to compute; see `mmbench.metrics.resolve`.
         cutoffs: List lengths k, each in [1, K].
-        threshold: A held-out row is relevant from this rating on; the gain of nDCG is 2^(rating - threshold + 1) - 1.
-        missing_users: What becomes of users with held-out rows but no list: left out of every average, or evaluated
-            with an empty list, which scores 0 in every accuracy metric.
+        threshold: A held-out row is relevant from this rating on; the gain of nDCG is 2^(rating -
+            threshold + 1) - 1.
+        missing_users: What becomes of users with held-out rows but no list: left out of every
+            average, or evaluated with an empty list, which scores 0 in every accuracy metric.
         topics: The items' topics, for the metrics that need them.
         content: The items' vectors, for the metrics that measure distances between items.
 
@@ -123,7 +138,17 @@ def evaluate(
     has_rows, has_list = np.zeros(n_rows, bool), np.zeros(n_rows, bool)
     has_rows[held_out.users] = True
     has_list[lists.users] = True
-    judged = _judge(lists, train, held_out, threshold, has_rows, has_list, missing_users == "zero", topics, content)
+    judged = _judge(
+        lists,
+        train,
+        held_out,
+        threshold,
+        has_rows,
+        has_list,
+        missing_users == "zero",
+        topics,
+        content,
+    )
     in_population = {"relevant": judged.n_relevant > 0, "evaluated": np.ones(judged.n_users, bool)}
 
     overall: dict[str, float | None] = {}
@@ -158,18 +183,22 @@ def _check(
     width = lists.items.shape[1]
     if not cutoffs or min(cutoffs) < 1 or max(cutoffs) > width:
         raise UsageError(
-            f"cut-offs {list(cutoffs)}: expected one or more in [1, {width}], the length of the lists; "
+            f"cut-offs {list(cutoffs)}: expected one or more in [1, {width}], the length of the "
+            "lists; "
             "choose smaller cut-offs or rank more items"
         )
     if lists.users.size and lists.users.max() >= train.n_users:
         raise DataError(
-            f"ranked lists: user row {lists.users.max()} is unknown (expected rows below {train.n_users}); "
+            f"ranked lists: user row {lists.users.max()} is unknown (expected rows below "
+            f"{train.n_users}); "
             "only users of the training set can have a list"
         )
     if held_out.users.size and (held_out.users.min() < 0 or held_out.items.min() < 0):
         raise DataError("held-out rows: negative user or item rows (expected 0-based rows)")
     if not np.isfinite(held_out.ratings).all():
-        raise DataError("held-out rows: a rating is not finite (expected numbers); remove or repair these rows")
+        raise DataError(
+            "held-out rows: a rating is not finite (expected numbers); remove or repair these rows"
+        )
     for metric in metrics:
         for need in metric.needs:
             required(side[need], need, metric.name)
@@ -220,11 +249,13 @@ def rank(
 ) -> RankedLists:
     """The k best candidates of each user, over all items but those of the user's training pairs.
 
-    Scores exist for one block of users at a time, never for all users. Equal scores are ordered by ascending item row.
+    Scores exist for one block of users at a time, never for all users. Equal scores are ordered by
+    ascending item row.
 
     Args:
-        score: User rows, shape (B,), int64 on `device`, to scores, shape (B, n_items), on any device. -inf keeps an
-            item out. Called without gradients; the scores are left as they were, so a stored tensor may be returned.
+        score: User rows, shape (B,), int64 on `device`, to scores, shape (B, n_items), on any
+            device. -inf keeps an item out. Called without gradients; the scores are left as they
+            were, so a stored tensor may be returned.
         train: Training pairs; these items are masked.
         users: User rows to rank for, shape (n,), distinct, in [0, n_users).
         k: Length of the lists; users with fewer candidates get shorter ones.
@@ -236,7 +267,9 @@ def rank(
         ShapeError: `users` out of range, or scores of another shape.
         DataError: A score is NaN; the message names the user.
     """
-    (lists,) = rank_each(score, train, users, k=k, masks=(also_masked,), block_bytes=block_bytes, device=device)
+    (lists,) = rank_each(
+        score, train, users, k=k, masks=(also_masked,), block_bytes=block_bytes, device=device
+    )
     return lists
 
 
@@ -266,7 +299,10 @@ def rank_each(
         with torch.no_grad():
             scores = score(torch.from_numpy(block).to(device))
         if tuple(scores.shape) != (block.size, train.n_items):
-            raise ShapeError(f"rank: scores {tuple(scores.shape)} for {block.size} users and {train.n_items} items")
+            raise ShapeError(
+                f"rank: scores {tuple(scores.shape)} for {block.size} users and {train.n_items} "
+                "items"
+            )
         with torch.inference_mode():
             scores = scores.contiguous()  # an expanded tensor has one memory cell for many entries
             for mask, found in zip(masks, lists, strict=True):
@@ -288,14 +324,17 @@ def _best(scores: Tensor, masked: tuple[Index, Index], k: int, block: Index) -> 
         return np.asarray(top_k(scores, k).cpu().numpy(), np.int64)
     except NanScoreError as error:
         raise DataError(
-            f"scores of user row {block[error.row]}: NaN (expected real numbers); the model has diverged "
+            f"scores of user row {block[error.row]}: NaN (expected real numbers); the model has "
+            "diverged "
             "or a feature is NaN: lower the learning rate, check the features"
         ) from error
     finally:
         scores[rows, items] = before
 
 
-def _masked_pairs(block: Index, train: TrainSet, also_masked: HeldOut | None) -> tuple[Index, Index]:
+def _masked_pairs(
+    block: Index, train: TrainSet, also_masked: HeldOut | None
+) -> tuple[Index, Index]:
     """Row within the block and item of each pair to mask."""
     rows, items = _rows_of(train.indptr[block], train.indptr[block + 1], train.items)
     if also_masked is None:
@@ -303,7 +342,9 @@ def _masked_pairs(block: Index, train: TrainSet, also_masked: HeldOut | None) ->
     first, last = (np.searchsorted(also_masked.users, block, side) for side in ("left", "right"))
     more_rows, more_items = _rows_of(first, last, also_masked.items)
     candidate = more_items < train.n_items
-    return np.concatenate([rows, more_rows[candidate]]), np.concatenate([items, more_items[candidate]])
+    return np.concatenate([rows, more_rows[candidate]]), np.concatenate(
+        [items, more_items[candidate]]
+    )
 
 
 def _rows_of(first: Index, last: Index, items: Index) -> tuple[Index, Index]:

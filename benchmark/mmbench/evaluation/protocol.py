@@ -1,7 +1,7 @@
 """What a protocol decides: which items are candidates, what is masked, and what users without a list or training score.
 
-`paper` is the evaluation of arXiv 2309.05273; `strict` closes what a reviewer may object to in it. Both are described
-side by side in docs/evaluation.md; `describe` is what a run records.
+`paper` is the evaluation of arXiv 2309.05273; `strict` closes what a reviewer may object to in it.
+Both are described side by side in docs/evaluation.md; `describe` is what a run records.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def candidates(training: TrainingData, evaluation: Evaluation) -> TrainSet:
     train = training.train
     if evaluation.protocol == "paper":
         return train
-    return TrainSet(train.users, train.items, train.n_users, train.n_items + len(training.other_item_ids))
+    return TrainSet(
+        train.users, train.items, train.n_users, train.n_items + len(training.other_item_ids)
+    )
 
 
 def rows_to_score(known: HeldOut, of_others: HeldOut, evaluation: Evaluation) -> HeldOut:
@@ -37,7 +39,9 @@ def rows_to_score(known: HeldOut, of_others: HeldOut, evaluation: Evaluation) ->
         np.concatenate([getattr(rows, column) for rows in (known, of_others)])
         for column in ("users", "items", "ratings")
     )
-    return HeldOut(users, items, ratings)  # sorted as it is: the others' rows come after all known ones
+    return HeldOut(
+        users, items, ratings
+    )  # sorted as it is: the others' rows come after all known ones
 
 
 def validation_rows(training: TrainingData, evaluation: Evaluation) -> HeldOut:
@@ -79,7 +83,10 @@ def rank_all(
 
 
 def scorer_of(
-    model: Recommender, training: TrainingData, features: Mapping[str, ItemFeatures], evaluation: Evaluation
+    model: Recommender,
+    training: TrainingData,
+    features: Mapping[str, ItemFeatures],
+    evaluation: Evaluation,
 ) -> Score:
     """A function from user rows (B,) to scores of the candidates (B, n); called without gradients."""
     if evaluation.protocol == "paper":
@@ -89,17 +96,24 @@ def scorer_of(
 
 
 def lists_for_both(
-    model: Recommender, training: TrainingData, features: Mapping[str, ItemFeatures], evaluation: Evaluation
+    model: Recommender,
+    training: TrainingData,
+    features: Mapping[str, ItemFeatures],
+    evaluation: Evaluation,
 ) -> tuple[RankedLists, RankedLists]:
     """Every user's list for validation and for test; only in strict they differ, by the validation positives."""
     if evaluation.protocol == "paper":
         (lists,) = rank_all(model, training, features, evaluation)
         return lists, lists
-    for_valid, for_test = rank_all(model, training, features, evaluation, masks=(None, training.valid))
+    for_valid, for_test = rank_all(
+        model, training, features, evaluation, masks=(None, training.valid)
+    )
     return for_valid, for_test
 
 
-def score(lists: RankedLists, training: TrainingData, held_out: HeldOut, evaluation: Evaluation) -> Scores:
+def score(
+    lists: RankedLists, training: TrainingData, held_out: HeldOut, evaluation: Evaluation
+) -> Scores:
     """All metrics of the recipe on held-out rows that `rows_to_score` chose."""
     return evaluate(
         lists,
@@ -114,7 +128,9 @@ def score(lists: RankedLists, training: TrainingData, held_out: HeldOut, evaluat
     )
 
 
-def describe(evaluation: Evaluation, training: TrainingData, model: type[Recommender] | None) -> dict[str, Any]:
+def describe(
+    evaluation: Evaluation, training: TrainingData, model: type[Recommender] | None
+) -> dict[str, Any]:
     """Every choice, in words and numbers.
 
     Args:
@@ -124,27 +140,38 @@ def describe(evaluation: Evaluation, training: TrainingData, model: type[Recomme
     """
     strict = evaluation.protocol == "strict"
     n_unseen = len(training.other_item_ids) if strict else 0
-    stop = "never" if evaluation.patience is None else f"after {evaluation.patience} validations without improvement"
+    stop = (
+        "never"
+        if evaluation.patience is None
+        else f"after {evaluation.patience} validations without improvement"
+    )
     chosen: dict[str, Any] = {"name": evaluation.protocol}
     chosen["candidates"] = (
-        "every item of the interactions and of the items table" if strict else "items that occur in training"
+        "every item of the interactions and of the items table"
+        if strict
+        else "items that occur in training"
     )
     chosen["n_candidates"] = training.train.n_items + n_unseen
     chosen["n_candidates_unseen_in_training"] = n_unseen
     if strict and model is not None:
         chosen["unseen_items"] = (
-            "scored" if model.scores_unseen else "never listed: the model represents trained items only"
+            "scored"
+            if model.scores_unseen
+            else "never listed: the model represents trained items only"
         )
     if model is not None:
         chosen["masked"] = {
             "valid": "the user's training items",
-            "test": "the user's training and validation items" if strict else "the user's training items",
+            "test": "the user's training and validation items"
+            if strict
+            else "the user's training items",
         }
     return chosen | {
         "relevant": f"rating >= {evaluation.threshold:g}",
         "users_without_list": "score 0" if strict else "left out",
         "users_without_training_rows": "score 0" if strict else "left out",
-        "selection": f"first best {evaluation.select_by} on validation, every {evaluation.every} epochs",
+        "selection": f"first best {evaluation.select_by} on validation, every {evaluation.every} "
+        "epochs",
         "early_stopping": stop,
         "test_scored": "once, after selection",
         "ties": "score descending, then training items before others, then item id ascending",

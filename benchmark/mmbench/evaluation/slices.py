@@ -1,8 +1,9 @@
 """Every metric on parts of the held-out rows: by popularity, activity, cold items and modalities. No files, no printing.
 
-A slice is a set of items or of users. Its scores are those of the same ranked lists on the held-out rows of these items
-or users alone: the other relevant items are neither hits nor missed. Metrics that look at lists only (coverage, popularity,
-diversity) describe, for a slice of items, the lists of the users who have a held-out row in it.
+A slice is a set of items or of users. Its scores are those of the same ranked lists on the held-out
+rows of these items or users alone: the other relevant items are neither hits nor missed. Metrics
+that look at lists only (coverage, popularity, diversity) describe, for a slice of items, the lists
+of the users who have a held-out row in it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.evaluation.evaluate import Scores
 from mmbench.metrics.item_data import Mask
 
-HEAD, TAIL = (1, 2), (4, 5)  # shares of the training interactions, as fractions: 0.8 is not a binary fraction
+HEAD, TAIL = (
+    (1, 2),
+    (4, 5),
+)  # shares of the training interactions, as fractions: 0.8 is not a binary fraction
 N_ACTIVITY = 4
 
 
@@ -68,7 +72,9 @@ class SliceScores:
         }
 
 
-def make_slices(train: TrainSet, n_items: int, n_users: int, present: Mapping[str, Mask] | None = None) -> list[Slice]:
+def make_slices(
+    train: TrainSet, n_items: int, n_users: int, present: Mapping[str, Mask] | None = None
+) -> list[Slice]:
     """The slices of a dataset; those without members are left out.
 
     Args:
@@ -88,13 +94,17 @@ def make_slices(train: TrainSet, n_items: int, n_users: int, present: Mapping[st
     ]
     for modality, mask in (present or {}).items():
         found += [
-            Slice(modality, "with", f"items that have a {modality} vector of their own", "items", mask),
+            Slice(
+                modality, "with", f"items that have a {modality} vector of their own", "items", mask
+            ),
             Slice(modality, "without", f"items that have no {modality} vector", "items", ~mask),
         ]
     return [one for one in found if one.members.any()]
 
 
-def score_slices(slices: Sequence[Slice], held_out: HeldOut, score: Callable[[HeldOut], Scores]) -> list[SliceScores]:
+def score_slices(
+    slices: Sequence[Slice], held_out: HeldOut, score: Callable[[HeldOut], Scores]
+) -> list[SliceScores]:
     """The metrics on each slice's held-out rows.
 
     Args:
@@ -114,15 +124,22 @@ def score_slices(slices: Sequence[Slice], held_out: HeldOut, score: Callable[[He
 def _by_popularity(popularity: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> list[Slice]:
     """Head, mid and tail of the items that occur in training: half of the interactions, up to 80 %, the rest.
 
-    Head and mid together are the head of APLT and the other popularity metrics, so the tail is theirs.
+    Head and mid together are the head of APLT and the other popularity metrics, so the tail is
+    theirs.
     """
     order = np.argsort(-popularity, kind="stable")
-    before = np.cumsum(popularity[order]) - popularity[order]  # interactions of the more popular items
+    before = (
+        np.cumsum(popularity[order]) - popularity[order]
+    )  # interactions of the more popular items
     total = int(popularity.sum())
     share = np.full(popularity.size, 2)
     for bucket, (numerator, denominator) in ((1, TAIL), (0, HEAD)):
         share[order[before * denominator < numerator * total]] = bucket
-    rules = ("the most popular items, with half of the training interactions", "the next ones, up to 80 %", "the rest")
+    rules = (
+        "the most popular items, with half of the training interactions",
+        "the next ones, up to 80 %",
+        "the rest",
+    )
     return [
         Slice("popularity", name, rule, "items", (share == bucket) & (popularity > 0))
         for bucket, (name, rule) in enumerate(zip(("head", "mid", "tail"), rules, strict=True))
@@ -134,14 +151,18 @@ def _by_activity(activity: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> l
     trained = np.sort(activity[activity > 0])
     found = []
     if trained.size:
-        ends = trained[(np.arange(1, N_ACTIVITY) * trained.size + N_ACTIVITY - 1) // N_ACTIVITY - 1]  # the quartiles
+        ends = trained[
+            (np.arange(1, N_ACTIVITY) * trained.size + N_ACTIVITY - 1) // N_ACTIVITY - 1
+        ]  # the quartiles
         quarter = np.searchsorted(ends, activity)
         for number in range(N_ACTIVITY):
             members = (quarter == number) & (activity > 0)
             if members.any():
                 low, high = activity[members].min(), activity[members].max()
                 rule = (
-                    f"users with {low} to {high} training items" if low < high else f"users with {low} training items"
+                    f"users with {low} to {high} training items"
+                    if low < high
+                    else f"users with {low} training items"
                 )
                 found.append(
                     Slice(
@@ -152,4 +173,7 @@ def _by_activity(activity: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> l
                         members,
                     )
                 )
-    return [*found, Slice("activity", "none", "users without training items", "users", activity == 0)]
+    return [
+        *found,
+        Slice("activity", "none", "users without training items", "users", activity == 0),
+    ]

@@ -1,9 +1,10 @@
 """Metrics of ranked lists, by name.
 
-Adding one takes a function of (judged lists, cut-off) in a module of this folder and an entry in `METRICS`; averaging,
-cut-offs and populations happen once, in `mmbench.evaluation.evaluate`. Shared names mean what the Elliot framework computes under
-them, because the published tables of the field were made with it; where a textbook means something else by the same
-name, that has a name of its own.
+Adding one takes a function of (judged lists, cut-off) in a module of this folder and an entry in
+`METRICS`; averaging, cut-offs and populations happen once, in `mmbench.evaluation.evaluate`. Shared
+names mean what the Elliot framework computes under them, because the published tables of the field
+were made with it; where a textbook means something else by the same name, that has a name of its
+own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,18 @@ from mmbench.metrics import beyond, calibration, content, ranking
 from mmbench.metrics.item_data import NEEDS, Content, Need, Topics, Values
 from mmbench.metrics.judged_lists import Judged
 
-__all__ = ["METRICS", "NEEDS", "PAPER", "Content", "Judged", "Metric", "Need", "Topics", "resolve", "sign"]
+__all__ = [
+    "METRICS",
+    "NEEDS",
+    "PAPER",
+    "Content",
+    "Judged",
+    "Metric",
+    "Need",
+    "Topics",
+    "resolve",
+    "sign",
+]
 
 PER_USER: Literal["per-user"] = "per-user"
 OVERALL: Literal["overall"] = "overall"
@@ -30,16 +42,20 @@ class Metric:
 
     Attributes:
         name: The one printed form.
-        compute: Judged lists and cut-off to one value per evaluated user, shape (n,), or to one number.
-        kind: `per-user` metrics are averaged over their population; `overall` ones are one number for all lists.
-        population: `relevant` (R): evaluated users with at least one relevant item; `evaluated` (E): all of them.
+        compute: Judged lists and cut-off to one value per evaluated user, shape (n,), or to one
+            number.
+        kind: `per-user` metrics are averaged over their population; `overall` ones are one number
+            for all lists.
+        population: `relevant` (R): evaluated users with at least one relevant item; `evaluated`
+            (E): all of them.
         formula: One readable line; letters as in `mmbench.metrics.judged_lists`.
         source: Paper or framework the definition comes from.
         higher_is_better: None where neither direction is better by itself.
-        bounds: Smallest and largest value of lists that hold candidates only; infinite where there is none. Lists from
-            elsewhere may hold items outside I and exceed them.
+        bounds: Smallest and largest value of lists that hold candidates only; infinite where there
+            is none. Lists from elsewhere may hold items outside I and exceed them.
         aliases: Other names that are understood.
-        needs: Side data without which the metric does not exist; see `mmbench.metrics.item_data.NEEDS`.
+        needs: Side data without which the metric does not exist; see
+            `mmbench.metrics.item_data.NEEDS`.
     """
 
     name: str
@@ -79,7 +95,8 @@ METRICS = _by_name(
         compute=ranking.ndcg,
         kind=PER_USER,
         population="relevant",
-        formula="mean over R of DCG / ideal DCG, DCG = Σ_r<k (2^(rating - threshold + 1) - 1) d(r) over relevant items",
+        formula="mean over R of DCG / ideal DCG, DCG = Σ_r<k (2^(rating - threshold + 1) - 1) d(r) "
+        "over relevant items",
         source=f"Järvelin and Kekäläinen (TOIS 2002), graded as in {_ELLIOT}",
         aliases=("nDCG-graded",),
     ),
@@ -88,7 +105,8 @@ METRICS = _by_name(
         compute=beyond.expected_free_discovery,
         kind=PER_USER,
         population="relevant",
-        formula="mean over R of Σ_hits d(r) · -log2(pop / |T|) / Σ_r<len(L[:k]) d(r); an item outside training counts as the "
+        formula="mean over R of Σ_hits d(r) · -log2(pop / |T|) / Σ_r<len(L[:k]) d(r); an item "
+        "outside training counts as the "
         "rarest in it",
         source=f"expected free discovery; {_NOVELTY}",
         bounds=(0.0, _INF),
@@ -98,7 +116,8 @@ METRICS = _by_name(
         compute=beyond.gini,
         kind=OVERALL,
         population="evaluated",
-        formula="1 - Σ_j=1..|I| (2j - |I| - 1) c_(j) / C / (|I| - 1), c the ascending item counts, C their sum",
+        formula="1 - Σ_j=1..|I| (2j - |I| - 1) c_(j) / C / (|I| - 1), c the ascending item counts, "
+        "C their sum",
         source=f"1 minus the Gini index, so that higher is more even; {_ELLIOT}",
         aliases=("GiniIndex", "Gini-index"),
     ),
@@ -107,7 +126,8 @@ METRICS = _by_name(
         compute=beyond.tail_share,
         kind=PER_USER,
         population="evaluated",
-        formula="mean over E of |L[:k] ∩ tail| / len(L[:k]); head the fewest items, by descending pop, ties by id, that hold "
+        formula="mean over E of |L[:k] ∩ tail| / len(L[:k]); head the fewest items, by descending "
+        "pop, ties by id, that hold "
         "80 % of T; tail the rest",
         source=f"average percentage of long-tail items, as a fraction; {_BIAS}",
         aliases=("LongTail", "TailPercentage"),
@@ -165,7 +185,8 @@ METRICS = _by_name(
         kind=PER_USER,
         population="relevant",
         formula="mean over R of 1/k Σ_n=1..k |L[:n] ∩ Rel| / n",
-        source=f"{_ELLIOT}: the mean of precision over the cut-offs 1 … k, not average precision (MAP-textbook)",
+        source=f"{_ELLIOT}: the mean of precision over the cut-offs 1 … k, not average precision "
+        "(MAP-textbook)",
     ),
     Metric(
         name="MAP-textbook",
@@ -207,8 +228,10 @@ METRICS = _by_name(
         compute=ranking.limited_auc,
         kind=PER_USER,
         population="relevant",
-        formula="mean over R of Σ_hits (n - r + h) / n / min(k, |Rel|), h earlier hits, n = |I| - |T_u| - |Rel| + 1",
-        source=f"area under the curve limited to the list; Schröder et al. (UCERSTI at RecSys 2011), as in {_ELLIOT}",
+        formula="mean over R of Σ_hits (n - r + h) / n / min(k, |Rel|), h earlier hits, n = |I| - "
+        "|T_u| - |Rel| + 1",
+        source="area under the curve limited to the list; Schröder et al. (UCERSTI at RecSys "
+        f"2011), as in {_ELLIOT}",
         aliases=("LimitedAUC",),
     ),
     Metric(
@@ -226,7 +249,8 @@ METRICS = _by_name(
         compute=beyond.expected_popularity_complement,
         kind=PER_USER,
         population="relevant",
-        formula="mean over R of Σ_hits d(r) · (1 - pop / |U|) / Σ_r<len(L[:k]) d(r), U the training users",
+        formula="mean over R of Σ_hits d(r) · (1 - pop / |U|) / Σ_r<len(L[:k]) d(r), U the "
+        "training users",
         source=f"expected popularity complement; {_NOVELTY}",
     ),
     Metric(
@@ -235,7 +259,8 @@ METRICS = _by_name(
         kind=PER_USER,
         population="evaluated",
         formula="mean over E of Σ_L[:k] pop / len(L[:k])",
-        source="average recommendation popularity; Yin et al., Challenging the long tail recommendation (VLDB 2012)",
+        source="average recommendation popularity; Yin et al., Challenging the long tail "
+        "recommendation (VLDB 2012)",
         higher_is_better=False,
         bounds=(0.0, _INF),
         aliases=("AveragePopularity", "AvgPop"),
@@ -293,7 +318,8 @@ METRICS = _by_name(
         compute=beyond.equal_opportunity,
         kind=OVERALL,
         population="relevant",
-        formula="|p_h - p_t| / (p_h + p_t), p_g = Σ_R |L[:k] ∩ Rel ∩ g| / Σ_R |(Rel ∩ g) minus T_u|, g head or tail",
+        formula="|p_h - p_t| / (p_h + p_t), p_g = Σ_R |L[:k] ∩ Rel ∩ g| / Σ_R |(Rel ∩ g) minus "
+        "T_u|, g head or tail",
         source=f"ranking-based equal opportunity; {_FAIRNESS}",
         higher_is_better=False,
         aliases=("REO",),
@@ -303,7 +329,8 @@ METRICS = _by_name(
         compute=beyond.statistical_parity,
         kind=OVERALL,
         population="evaluated",
-        formula="|p_h - p_t| / (p_h + p_t), p_g = Σ_E |L[:k] ∩ g| / Σ_E |g minus T_u|, g head or tail",
+        formula="|p_h - p_t| / (p_h + p_t), p_g = Σ_E |L[:k] ∩ g| / Σ_E |g minus T_u|, g head or "
+        "tail",
         source=f"ranking-based statistical parity; {_FAIRNESS}",
         higher_is_better=False,
         aliases=("RSP",),
@@ -313,8 +340,10 @@ METRICS = _by_name(
         compute=content.intra_list_distance,
         kind=PER_USER,
         population="evaluated",
-        formula="mean over E of Σ_i≠j (1 - cos(x_i, x_j)) / (n (n - 1)), i and j the n items of L[:k] with a vector x",
-        source=f"intra-list distance; Zhang and Hurley, Avoiding monotony (RecSys 2008), as in {_NOVELTY}",
+        formula="mean over E of Σ_i≠j (1 - cos(x_i, x_j)) / (n (n - 1)), i and j the n items of "
+        "L[:k] with a vector x",
+        source="intra-list distance; Zhang and Hurley, Avoiding monotony (RecSys 2008), as in "
+        f"{_NOVELTY}",
         bounds=(0.0, 2.0),
         aliases=("IntraListDistance", "IntraListDiversity", "ContentDiversity"),
         needs=("content",),
@@ -324,7 +353,8 @@ METRICS = _by_name(
         compute=content.unexpectedness,
         kind=PER_USER,
         population="evaluated",
-        formula="mean over E of the mean of 1 - cos(x_i, x_j) over i in L[:k] and j in T_u, where both have a vector x",
+        formula="mean over E of the mean of 1 - cos(x_i, x_j) over i in L[:k] and j in T_u, where "
+        "both have a vector x",
         source=f"distance of a list to its user's profile; {_NOVELTY}",
         higher_is_better=None,
         bounds=(0.0, 2.0),
@@ -336,8 +366,10 @@ METRICS = _by_name(
         compute=calibration.miscalibration,
         kind=PER_USER,
         population="evaluated",
-        formula="mean over E of Σ_g p(g) ln(p(g) / (0.99 q(g) + 0.01 p(g))), p and q the topic shares of T_u and of L[:k]",
-        source="Kullback-Leibler divergence C_KL with α = 0.01; Steck, Calibrated recommendations (RecSys 2018)",
+        formula="mean over E of Σ_g p(g) ln(p(g) / (0.99 q(g) + 0.01 p(g))), p and q the topic "
+        "shares of T_u and of L[:k]",
+        source="Kullback-Leibler divergence C_KL with α = 0.01; Steck, Calibrated recommendations "
+        "(RecSys 2018)",
         higher_is_better=False,
         bounds=(0.0, -math.log(calibration.ALPHA)),
         aliases=("Calibration", "CalibrationKL", "CKL"),
@@ -353,8 +385,8 @@ def resolve(names: Sequence[str], *, at_hand: Collection[Need] = ()) -> list[Met
     """The metrics of the given names, in their order, each once.
 
     Args:
-        names: Names or aliases in any case, hyphens, underscores and spaces ignored; `paper` stands for the six of
-            `PAPER`, `all` for every metric that the data allow.
+        names: Names or aliases in any case, hyphens, underscores and spaces ignored; `paper` stands
+            for the six of `PAPER`, `all` for every metric that the data allow.
         at_hand: Side data that are there, so that `all` includes what needs them.
 
     Raises:
@@ -386,4 +418,6 @@ def _fold(name: str) -> str:
     return name.casefold().replace("-", "").replace("_", "").replace(" ", "")
 
 
-_BY_FOLDED_NAME = {_fold(name): metric for metric in METRICS.values() for name in (metric.name, *metric.aliases)}
+_BY_FOLDED_NAME = {
+    _fold(name): metric for metric in METRICS.values() for name in (metric.name, *metric.aliases)
+}

@@ -1,7 +1,8 @@
 """Novelty, coverage, concentration and popularity bias of ranked lists.
 
-Each function takes the judged lists and a cut-off k, and gives one value per evaluated user, shape (n,), or one number
-for all lists together. NaN where a value is not defined. Letters as in `mmbench.metrics.judged_lists`.
+Each function takes the judged lists and a cut-off k, and gives one value per evaluated user, shape
+(n,), or one number for all lists together. NaN where a value is not defined. Letters as in
+`mmbench.metrics.judged_lists`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def expected_popularity_complement(lists: Judged, k: int) -> Values:
 def _discounted_share(lists: Judged, novelty: Values, k: int) -> Values:
     """Discounted novelty of the hits over the sum of the discounts of L[:k]; 0 for an empty list."""
     total = np.append(1.0, np.cumsum(lists.discount[:k]))  # an empty list has no hits: 0 / 1
-    return divide(lists.sum_hits(lists.discount[lists.hits.rank] * novelty, k), total[lists.length_at(k)])
+    return divide(
+        lists.sum_hits(lists.discount[lists.hits.rank] * novelty, k), total[lists.length_at(k)]
+    )
 
 
 def gini(lists: Judged, k: int) -> float:
@@ -47,7 +50,9 @@ def gini(lists: Judged, k: int) -> float:
     if n_items < 2:
         return math.nan
     place = np.arange(n_items - counts.size, n_items) + 1.0
-    return float(1.0 - np.sum((2.0 * place - n_items - 1.0) * counts) / counts.sum() / (n_items - 1))
+    return float(
+        1.0 - np.sum((2.0 * place - n_items - 1.0) * counts) / counts.sum() / (n_items - 1)
+    )
 
 
 def shannon_entropy(lists: Judged, k: int) -> float:
@@ -67,7 +72,9 @@ def item_coverage(lists: Judged, k: int) -> float:
 
 def item_coverage_percent(lists: Judged, k: int) -> float:
     """Different items in all lists, in percent of the candidate items."""
-    return 100.0 * item_coverage(lists, k) / lists.train.n_items if lists.train.n_items else math.nan
+    return (
+        100.0 * item_coverage(lists, k) / lists.train.n_items if lists.train.n_items else math.nan
+    )
 
 
 def user_coverage(lists: Judged, k: int) -> float:
@@ -110,12 +117,17 @@ def equal_opportunity(lists: Judged, k: int) -> float:
 def statistical_parity(lists: Judged, k: int) -> float:
     """How differently head and tail items are recommended: spread over mean of the two shares."""
     n_head = _count(lists.is_head)
-    trained_head = np.bincount(lists.train.users, lists.is_head[lists.train.items], lists.train.n_users + 1)
+    trained_head = np.bincount(
+        lists.train.users, lists.is_head[lists.train.items], lists.train.n_users + 1
+    )
     known_head = int(trained_head[np.minimum(lists.users, lists.train.n_users)].sum())
     known_tail = int(lists.n_trained.sum()) - known_head
     return _spread(
         lists.n_listed(k),
-        (lists.n_users * n_head - known_head, lists.n_users * (lists.train.n_items - n_head) - known_tail),
+        (
+            lists.n_users * n_head - known_head,
+            lists.n_users * (lists.train.n_items - n_head) - known_tail,
+        ),
     )
 
 

@@ -1,7 +1,8 @@
 """Whether a list has the topics that its user's history has, in the same shares.
 
-Source: Steck, Calibrated recommendations (RecSys 2018). Every item of the history and of the list weighs the same; an
-item's weight is shared evenly among its topics, and items without a topic are left out.
+Source: Steck, Calibrated recommendations (RecSys 2018). Every item of the history and of the list
+weighs the same; an item's weight is shared evenly among its topics, and items without a topic are
+left out.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ def miscalibration(lists: Judged, k: int) -> Values:
         q = np.where(listed[place] == known, shares[place], 0.0)
     terms = p * np.log(p / ((1.0 - ALPHA) * q + ALPHA * p))
     divergence = np.bincount(known // width, terms, lists.n_users)
-    return np.where(has_history & has_list, np.maximum(divergence, 0.0), np.nan)  # rounding may leave -1e-17
+    return np.where(
+        has_history & has_list, np.maximum(divergence, 0.0), np.nan
+    )  # rounding may leave -1e-17
 
 
 def _shares(

@@ -1,8 +1,8 @@
 """Diversity and novelty of lists by what the items contain: cosine distances in any feature set of the store.
 
-The mean over all pairs of two groups of unit vectors is the inner product of the groups' means, so neither function
-compares items with items: time and memory grow with the lists and the vectors' width, never with items x items.
-Letters as in `mmbench.metrics.judged_lists`.
+The mean over all pairs of two groups of unit vectors is the inner product of the groups' means, so
+neither function compares items with items: time and memory grow with the lists and the vectors'
+width, never with items x items. Letters as in `mmbench.metrics.judged_lists`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ def intra_list_distance(lists: Judged, k: int) -> Values:
     listed = content.indicator(*lists.listed(k), lists.n_users)
     n = np.diff(listed.indptr).astype(np.float64)
     cosines = content.inner(listed, listed) - n  # of all ordered pairs of different items
-    return np.asarray(np.clip(1.0 - divide(cosines, n * (n - 1.0)), 0.0, 2.0))  # rounding may leave the range by 1e-16
+    return np.asarray(
+        np.clip(1.0 - divide(cosines, n * (n - 1.0)), 0.0, 2.0)
+    )  # rounding may leave the range by 1e-16
 
 
 def unexpectedness(lists: Judged, k: int) -> Values:

@@ -21,11 +21,13 @@ Need = Literal["topics", "content"]
 
 NEEDS: dict[Need, str] = {
     "topics": "the items' topics (--categories COLUMN, a column of items.tsv)",
-    "content": "vectors of the items (--diversity-features MODALITY=NAME, a set of the feature store)",
+    "content": "vectors of the items (--diversity-features MODALITY=NAME, a set of the feature "
+    "store)",
 }
 """Side data by name, and what a user can do to have them."""
 
-# Numbers of unit vectors, and of their sums, at a time: bounds the working memory whatever the sizes.
+# Numbers of unit vectors, and of their sums, at a time: bounds the working memory whatever the
+# sizes.
 _NUMBERS_AT_A_TIME = 1 << 22
 
 _Side = TypeVar("_Side")
@@ -62,7 +64,9 @@ class Topics:
             ShapeError: The arrays are not 1-D of equal length.
         """
         if items.shape != topics.shape or items.ndim != 1:
-            raise ShapeError(f"Topics: items {items.shape} and topics {topics.shape} must be 1-D of equal length")
+            raise ShapeError(
+                f"Topics: items {items.shape} and topics {topics.shape} must be 1-D of equal length"
+            )
         pairs = np.unique(np.stack([items, topics], axis=1).astype(np.int64), axis=0)
         return cls(pairs[:, 0], pairs[:, 1])
 
@@ -81,8 +85,8 @@ class Content:
 
     Attributes:
         vectors: Shape (n, d), floating point, finite; items with rows >= n have no vector.
-        present: Which rows are vectors of their own, shape (n,); what fills the others is not looked at. A zero vector
-            has no direction and counts as absent.
+        present: Which rows are vectors of their own, shape (n,); what fills the others is not
+            looked at. A zero vector has no direction and counts as absent.
 
     Raises:
         ShapeError: The arrays do not fit together.
@@ -94,7 +98,8 @@ class Content:
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or self.present.shape != self.vectors.shape[:1]:
             raise ShapeError(
-                f"Content: vectors {self.vectors.shape}, present {self.present.shape}: expected (n, d), (n,)"
+                f"Content: vectors {self.vectors.shape}, present {self.present.shape}: expected "
+                "(n, d), (n,)"
             )
 
     @cached_property
@@ -110,7 +115,8 @@ class Content:
 
         Args:
             group: Group of each item, ascending, in [0, n_groups).
-            items: Item rows, same shape, distinct within a group; those without a vector are left out.
+            items: Item rows, same shape, distinct within a group; those without a vector are left
+                out.
             n_groups: Number of groups.
         """
         usable = np.append(self.length > 0, False)[np.minimum(items, len(self.vectors))]
@@ -124,7 +130,9 @@ class Content:
         Some columns of the vectors and some groups at a time, so that working memory is bounded.
         """
         product = np.zeros(a.shape[0])
-        per_vector = np.where(self.length > 0, 1.0 / np.where(self.length > 0, self.length, 1.0), 0.0)[:, None]
+        per_vector = np.where(
+            self.length > 0, 1.0 / np.where(self.length > 0, self.length, 1.0), 0.0
+        )[:, None]
         for block in self._column_blocks():
             unit = block * per_vector  # (n, some columns)
             at_a_time = max(_NUMBERS_AT_A_TIME // unit.shape[1], 1)

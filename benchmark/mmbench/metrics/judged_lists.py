@@ -1,13 +1,13 @@
 """Ranked lists beside what they should have contained: all that a metric may look at.
 
-Everything that two metrics or two cut-offs share is worked out once, here, on first use. There is no loop over users:
-each held-out pair is compared with the K places of its user's list, and what the accuracy metrics need afterwards are
-the few pairs that were found.
+Everything that two metrics or two cut-offs share is worked out once, here, on first use. There is
+no loop over users: each held-out pair is compared with the K places of its user's list, and what
+the accuracy metrics need afterwards are the few pairs that were found.
 
-Letters of the formulas: `L` a user's list, `L[:k]` its first k items, `Rel` the user's relevant items (held-out rating
->= threshold), `T` the training pairs, `pop` an item's number of training users, `I` the candidate items, `R` the
-evaluated users with a relevant item, `E` all evaluated users, `d(r) = 1 / log2(r + 2)` the discount of rank
-r = 0, 1, ….
+Letters of the formulas: `L` a user's list, `L[:k]` its first k items, `Rel` the user's relevant
+items (held-out rating >= threshold), `T` the training pairs, `pop` an item's number of training
+users, `I` the candidate items, `R` the evaluated users with a relevant item, `E` all evaluated
+users, `d(r) = 1 / log2(r + 2)` the discount of rank r = 0, 1, ….
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from mmbench.core.interactions import Index, TrainSet
 from mmbench.errors import DataError
 from mmbench.metrics.item_data import Content, Mask, Topics, Values
 
-# Pairs compared with their lists at a time, in places: bounds the working memory whatever the size of the split.
+# Pairs compared with their lists at a time, in places: bounds the working memory whatever the size
+# of the split.
 _PLACES_AT_A_TIME = 1 << 22
 # 2 ** 1024 overflows a float64; the margin leaves room for the sums of gains.
 _LARGEST_EXPONENT = 960.0
@@ -68,11 +69,13 @@ class Judged:
 
     Attributes:
         users: User rows, shape (n,), ascending.
-        by_rank: Item row at each rank, shape (K, n), C-contiguous; -1 after a list's end. No item twice in a column.
+        by_rank: Item row at each rank, shape (K, n), C-contiguous; -1 after a list's end. No item
+            twice in a column.
         relevant: The relevant pairs of these users.
         train: The training pairs.
         topics: The items' topics, where the data have them.
-        content: The items' vectors that distances between items are measured with, where they were asked for.
+        content: The items' vectors that distances between items are measured with, where they were
+            asked for.
     """
 
     users: Index
@@ -129,9 +132,15 @@ class Judged:
         found: list[tuple[Index, Index]] = []
         for start in range(0, self.relevant.user.size, at_a_time):
             part = slice(start, start + at_a_time)
-            rank, pair = np.nonzero(self.by_rank[:, self.relevant.user[part]] == self.relevant.item[part])
+            rank, pair = np.nonzero(
+                self.by_rank[:, self.relevant.user[part]] == self.relevant.item[part]
+            )
             found.append((rank, pair + start))
-        rank, pair = (np.concatenate(column) for column in zip(*found, strict=True)) if found else (_NONE, _NONE)
+        rank, pair = (
+            (np.concatenate(column) for column in zip(*found, strict=True))
+            if found
+            else (_NONE, _NONE)
+        )
         order = np.lexsort((rank, self.relevant.user[pair]))
         rank, pair = rank[order], pair[order]
         user = self.relevant.user[pair]
@@ -167,7 +176,8 @@ class Judged:
         exponent = self.relevant.rating + 1.0
         if exponent.size and exponent.max() > _LARGEST_EXPONENT:
             raise DataError(
-                f"nDCG: ratings reach {exponent.max() - 1:g} above the threshold, and their gain 2^rating overflows "
+                f"nDCG: ratings reach {exponent.max() - 1:g} above the threshold, and their gain "
+                "2^rating overflows "
                 "(expected a scale such as 1-5); binarise the ratings or use nDCGRendle2020"
             )
         return np.exp2(exponent) - 1.0
@@ -175,7 +185,9 @@ class Judged:
     @cached_property
     def ideal_gain(self) -> tuple[Values, Index]:
         """Gain of each relevant pair and its rank in its user's ideal list, both shape (n_pairs,), user by user."""
-        order = np.lexsort((-self.gain, self.relevant.user))  # users are ascending already and stay where they are
+        order = np.lexsort(
+            (-self.gain, self.relevant.user)
+        )  # users are ascending already and stay where they are
         return self.gain[order], _ordinal(self.relevant.user)
 
     # -- items ---------------------------------------------------------------------------------------------------
@@ -207,13 +219,17 @@ class Judged:
     def counts(self, k: int) -> Index:
         """How often each item is in the lists' first k, shape (n_items + len(unseen),)."""
         if k not in self._counts:
-            self._counts[k] = np.bincount(self.codes[:k].ravel(), minlength=self.train.n_items + self.unseen.size + 1)
+            self._counts[k] = np.bincount(
+                self.codes[:k].ravel(), minlength=self.train.n_items + self.unseen.size + 1
+            )
         return np.asarray(self._counts[k][:-1], np.int64)
 
     def inverse_length_sums(self, k: int) -> Values:
         """Sum of 1 / len(L[:k]) over the lists that hold an item, for each item as in `counts`."""
         share = np.broadcast_to(1.0 / np.maximum(self.length_at(k), 1), self.codes[:k].shape)
-        return _sums(self.codes[:k].ravel(), share.ravel(), self.train.n_items + self.unseen.size + 1)[:-1]
+        return _sums(
+            self.codes[:k].ravel(), share.ravel(), self.train.n_items + self.unseen.size + 1
+        )[:-1]
 
     def length_at(self, k: int) -> Index:
         """len(L[:k]) of each user, shape (n,)."""
@@ -223,8 +239,8 @@ class Judged:
     def is_head(self) -> Mask:
         """Whether each item of I belongs to the head, shape (n_items,).
 
-        The head is the shortest prefix of the items by descending popularity, ties by ascending row, that holds at
-        least 80 % of the training interactions; the rest is the tail.
+        The head is the shortest prefix of the items by descending popularity, ties by ascending
+        row, that holds at least 80 % of the training interactions; the rest is the tail.
         """
         order = np.argsort(-self.train.popularity, kind="stable")
         held = np.cumsum(self.train.popularity[order])
@@ -259,7 +275,9 @@ class Judged:
 
     def popularity_of(self, items: Index) -> Index:
         """Training users of the given item rows, pop; 0 outside I."""
-        return np.asarray(np.append(self.train.popularity, 0)[np.minimum(items, self.train.n_items)])
+        return np.asarray(
+            np.append(self.train.popularity, 0)[np.minimum(items, self.train.n_items)]
+        )
 
     @cached_property
     def rarest(self) -> int:

@@ -1,7 +1,8 @@
 """Accuracy of ranked lists: one value per user, from the ranks at which the relevant items stand.
 
-Each function takes the judged lists and a cut-off k, and gives one value per evaluated user, shape (n,). Users without
-a relevant item get whatever falls out; the evaluator leaves them out. Letters as in `mmbench.metrics.judged_lists`.
+Each function takes the judged lists and a cut-off k, and gives one value per evaluated user, shape
+(n,). Users without a relevant item get whatever falls out; the evaluator leaves them out. Letters
+as in `mmbench.metrics.judged_lists`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def ndcg(lists: Judged, k: int) -> Values:
 def ndcg_binary(lists: Judged, k: int) -> Values:
     """Discounted number of hits as a share of the best possible one."""
     ideal = np.append(0.0, np.cumsum(lists.discount[:k]))
-    return divide(lists.sum_hits(lists.discount[lists.hits.rank], k), ideal[np.minimum(lists.n_relevant, k)])
+    return divide(
+        lists.sum_hits(lists.discount[lists.hits.rank], k), ideal[np.minimum(lists.n_relevant, k)]
+    )
 
 
 def mean_precision(lists: Judged, k: int) -> Values:
@@ -99,10 +102,15 @@ def subtopic_recall(lists: Judged, k: int) -> Values:
         UsageError: The lists were judged without topics.
     """
     of_items = required(lists.topics, "topics", "SRecall")
-    hit, pair = of_items.of(lists.hits.item)  # in the order of the hits: a topic's first entry has its best rank
+    hit, pair = of_items.of(
+        lists.hits.item
+    )  # in the order of the hits: a topic's first entry has its best rank
     names, topic = np.unique(of_items.topics, return_inverse=True)
     key = lists.hits.user[hit] * max(names.size, 1) + topic[pair]
     _, best = np.unique(key, return_index=True)
     found = hit[best][lists.hits.rank[hit[best]] < k]
     n_topics = np.unique(of_items.topics[of_items.items < lists.train.n_items]).size
-    return divide(np.bincount(lists.hits.user[found], minlength=lists.n_users), np.full(lists.n_users, n_topics))
+    return divide(
+        np.bincount(lists.hits.user[found], minlength=lists.n_users),
+        np.full(lists.n_users, n_topics),
+    )

@@ -27,7 +27,8 @@ Score = Callable[[Tensor], Tensor]
 class ModelConfig(BaseModel):
     """The settings that every model has. A model's own class adds its own and may set other defaults.
 
-    Names that users bring from other frameworks are accepted as aliases of these fields; see `ALIASES`.
+    Names that users bring from other frameworks are accepted as aliases of these fields; see
+    `ALIASES`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -62,7 +63,8 @@ class Features(Mapping[str, Tensor]):
 
     Args:
         vectors: Modality to vectors, in the order in which models see the modalities.
-        find: How neighbours are found; exact search by default. What loads the features may put a cache in front.
+        find: How neighbours are found; exact search by default. What loads the features may put a
+            cache in front.
     """
 
     def __init__(self, vectors: Mapping[str, Tensor], find: Neighbours | None = None) -> None:
@@ -81,7 +83,8 @@ class Features(Mapping[str, Tensor]):
     def neighbours(self, modality: str, k: int) -> tuple[Tensor, Tensor]:
         """The k items with the largest cosine to each item, itself included, and the cosines, each (n_items, k).
 
-        Ties by ascending item row; a zero vector is similar to itself alone. See `mmbench.ops.knn.cosine_knn`.
+        Ties by ascending item row; a zero vector is similar to itself alone. See
+        `mmbench.ops.knn.cosine_knn`.
         """
         return self._find(modality, self._vectors[modality], k)
 
@@ -93,17 +96,22 @@ class Features(Mapping[str, Tensor]):
 class Recommender(nn.Module):
     """A model: parameters, a loss of a batch, and scores of all items for given users.
 
-    It owns no files, no optimiser and no seed: everything random arrives as an argument. Subclasses are built as
-    `Model(train, features, config, init)` and must set `Config`; see CONTRIBUTING.md for a model from start to end.
+    It owns no files, no optimiser and no seed: everything random arrives as an argument. Subclasses
+    are built as `Model(train, features, config, init)` and must set `Config`; see CONTRIBUTING.md
+    for a model from start to end.
 
     Class attributes:
         Config: The pydantic class of the model's settings.
-        sampler: Name of the sampler in `mmbench.core.sampling.SAMPLERS`; None for a model that is not trained.
+        sampler: Name of the sampler in `mmbench.core.sampling.SAMPLERS`; None for a model that is
+            not trained.
         uses_features: Whether it needs at least one modality.
-        untrained: Parameters whose gradient is zero by construction (a bias that cancels in every difference, say).
-        legacy_zero_grad: Whether parameters without gradient go on by their momentum; see `mmbench.ops.adam.Adam`.
+        untrained: Parameters whose gradient is zero by construction (a bias that cancels in every
+            difference, say).
+        legacy_zero_grad: Whether parameters without gradient go on by their momentum; see
+            `mmbench.ops.adam.Adam`.
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
-        scores_unseen: Whether it can score items that training has not seen; see `scorer_with_unseen`.
+        scores_unseen: Whether it can score items that training has not seen; see
+            `scorer_with_unseen`.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -128,7 +136,8 @@ class Recommender(nn.Module):
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """User and item representations, (n_users, d) and (n_items, d), whose inner products are the scores.
 
-        Called once per evaluation, without gradients. Models that do not factorise override `scorer` instead.
+        Called once per evaluation, without gradients. Models that do not factorise override
+        `scorer` instead.
         """
         raise AssertionError(f"{type(self).__name__} does not factorise; use scorer()")
 
@@ -144,19 +153,22 @@ class Recommender(nn.Module):
     def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
         """As `scorer`, with further columns: items that training has not seen, scored by what is known of them.
 
-        A model of which `scores_unseen` is false gives them -inf, so that they are never listed: a representation that
-        only training gives an item can't be made up afterwards. The columns of the other items are those of `scorer`.
+        A model of which `scores_unseen` is false gives them -inf, so that they are never listed: a
+        representation that only training gives an item can't be made up afterwards. The columns of
+        the other items are those of `scorer`.
 
         Args:
-            unseen: Modality to the unseen items' vectors, (n_unseen, dim) each, prepared as those of the training items
-                were; the modalities are those that the model was built with, none for a model without features.
+            unseen: Modality to the unseen items' vectors, (n_unseen, dim) each, prepared as those
+                of the training items were; the modalities are those that the model was built with,
+                none for a model without features.
             n_unseen: Number of further columns.
         """
         score = self.scorer()
         return lambda rows: functional.pad(score(rows), (0, n_unseen), value=-math.inf)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Recommender:
-        # Graphs are no parameters, but live on the same device. (Their values keep the dtype they were computed in.)
+        # Graphs are no parameters, but live on the same device. (Their values keep the dtype they
+        # were computed in.)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = fn(torch.empty(0)).device
         for name, value in list(vars(self).items()):
@@ -166,7 +178,11 @@ class Recommender(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The trained values by name, without the optimiser's moments: what a checkpoint holds."""
-        return {name: value for name, value in self.state_dict().items() if not name.endswith(_OPTIMISER_BUFFERS)}
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if not name.endswith(_OPTIMISER_BUFFERS)
+        }
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take the values of `weights()`.
@@ -174,7 +190,11 @@ class Recommender(nn.Module):
         Raises:
             RuntimeError: A name is missing, unknown, or has another shape.
         """
-        moments = {name: value for name, value in self.state_dict().items() if name.endswith(_OPTIMISER_BUFFERS)}
+        moments = {
+            name: value
+            for name, value in self.state_dict().items()
+            if name.endswith(_OPTIMISER_BUFFERS)
+        }
         self.load_state_dict({**moments, **weights})
 
 
@@ -182,4 +202,13 @@ _OPTIMISER_BUFFERS = (".exp_avg", ".exp_avg_sq", ".steps")
 """What a `RowTable` keeps beside its values."""
 
 
-__all__ = ["Batch", "Features", "ModelConfig", "Neighbours", "Recommender", "Score", "TrainSet", "overridden"]
+__all__ = [
+    "Batch",
+    "Features",
+    "ModelConfig",
+    "Neighbours",
+    "Recommender",
+    "Score",
+    "TrainSet",
+    "overridden",
+]

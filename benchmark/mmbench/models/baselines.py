@@ -28,7 +28,9 @@ class MostPopular(Recommender):
     uses_seed = False
     scores_unseen = True
 
-    def __init__(self, train: TrainSet, features: Features, config: UntrainedConfig, init: Init) -> None:
+    def __init__(
+        self, train: TrainSet, features: Features, config: UntrainedConfig, init: Init
+    ) -> None:
         super().__init__()
         self.register_buffer("popularity", torch.from_numpy(train.popularity).float())
 
@@ -50,7 +52,9 @@ class Random(Recommender):
     uses_features = False
     scores_unseen = True
 
-    def __init__(self, train: TrainSet, features: Features, config: UntrainedConfig, init: Init) -> None:
+    def __init__(
+        self, train: TrainSet, features: Features, config: UntrainedConfig, init: Init
+    ) -> None:
         super().__init__()
         self.n_items, self.seed = train.n_items, init.seed
 

@@ -1,14 +1,14 @@
 """BPR-MF: matrix factorisation trained by pairwise ranking; the control without content.
 
-Paper: Rendle, Freudenthaler, Gantner, Schmidt-Thieme: BPR: Bayesian Personalized Ranking from Implicit Feedback, UAI 2009,
-https://arxiv.org/abs/1205.2618.
+Paper: Rendle, Freudenthaler, Gantner, Schmidt-Thieme: BPR: Bayesian Personalized Ranking from
+Implicit Feedback, UAI 2009, https://arxiv.org/abs/1205.2618.
 
     s(u, i) = b_i + <p_u, q_i>
     L       = mean over the batch of -log sigmoid(s(u, i) - s(u, j))
               + reg_weight / (2 B) * sum over the batch of (|p_u|² + |q_i|² + |q_j|² + b_i² + b_j²)
 
-Differences from the paper: Adam instead of plain SGD; positives are every training edge once per epoch instead of draws with
-replacement; the regulariser has one weight instead of one per group.
+Differences from the paper: Adam instead of plain SGD; positives are every training edge once per
+epoch instead of draws with replacement; the regulariser has one weight instead of one per group.
 
 Trainable: user_factors (n_users, d), item_factors (n_items, d), item_bias (n_items,).
 """
@@ -28,7 +28,9 @@ from mmbench.models.base import Batch, Features, ModelConfig, Recommender, Train
 class BPRMFConfig(ModelConfig):
     """Settings of BPR-MF."""
 
-    reg_weight: float = Field(1e-2, ge=0, description="weight of the squared norms of the batch's rows")
+    reg_weight: float = Field(
+        1e-2, ge=0, description="weight of the squared norms of the batch's rows"
+    )
 
 
 class BPRMF(Recommender):
@@ -38,7 +40,9 @@ class BPRMF(Recommender):
     sampler = "edges"
     uses_features = False
 
-    def __init__(self, train: TrainSet, features: Features, config: BPRMFConfig, init: Init) -> None:
+    def __init__(
+        self, train: TrainSet, features: Features, config: BPRMFConfig, init: Init
+    ) -> None:
         super().__init__()
         self.reg_weight = config.reg_weight
         self.user_factors = init.xavier_uniform("user_factors", train.n_users, config.embedding_dim)
@@ -49,7 +53,9 @@ class BPRMF(Recommender):
         """`bpr` and `l2`."""
         assert batch.neg is not None
         user = functional.embedding(batch.users, self.user_factors)  # (B, d)
-        pos, neg = (functional.embedding(items, self.item_factors) for items in (batch.pos, batch.neg))  # (B, d)
+        pos, neg = (
+            functional.embedding(items, self.item_factors) for items in (batch.pos, batch.neg)
+        )  # (B, d)
         pos_bias, neg_bias = self.item_bias[batch.pos], self.item_bias[batch.neg]  # (B,)
         bpr = bpr_loss((user * pos).sum(1) + pos_bias, (user * neg).sum(1) + neg_bias)
         l2 = squared_norm(user, pos, neg, pos_bias, neg_bias) * (self.reg_weight / (2 * len(user)))
@@ -58,4 +64,6 @@ class BPRMF(Recommender):
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """[p_u | 1] and [q_i | b_i], both of width d + 1."""
         ones = torch.ones_like(self.user_factors[:, :1])
-        return torch.cat([self.user_factors, ones], 1), torch.cat([self.item_factors, self.item_bias[:, None]], 1)
+        return torch.cat([self.user_factors, ones], 1), torch.cat(
+            [self.item_factors, self.item_bias[:, None]], 1
+        )

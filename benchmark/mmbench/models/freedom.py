@@ -1,7 +1,7 @@
 """FREEDOM: a frozen item-item graph from content, and user-item propagation on a graph that is pruned anew each epoch.
 
-Paper: Zhou, Shen: A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal Recommendation, ACM MM 2023,
-https://doi.org/10.1145/3581783.3611943 (arXiv 2211.06924).
+Paper: Zhou, Shen: A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
+Recommendation, ACM MM 2023, https://doi.org/10.1145/3581783.3611943 (arXiv 2211.06924).
 
     S_m     = 1 / (k + 1e-7) on the k nearest items of each row by cosine of the raw vectors, itself included; else 0
     S       = sum_m a_m S_m                                      frozen; `modality_weights` a_m, `neighbours` k
@@ -14,18 +14,22 @@ https://doi.org/10.1145/3581783.3611943 (arXiv 2211.06924).
               + content_loss_weight * sum_m mean of -log sigmoid <z_u, g_m,i - g_m,j>
     s(u, i) = <z_u, q_i> with the full graph in the place of Â'
 
-Presets: `paper`, `original` and `corrected` are one model, for the code behind the tables of arXiv 2309.05273 does what the
-authors' does. (The authors train with batch_size 2048.) `preset` is accepted so that all models can be run with the same.
+Presets: `paper`, `original` and `corrected` are one model, for the code behind the tables of arXiv
+2309.05273 does what the authors' does. (The authors train with batch_size 2048.) `preset` is
+accepted so that all models can be run with the same.
 
-Differences from both codes: the bias of the projections, which cancels in g_i - g_j, is left out; the batches of an epoch
-do not depend on what was trained before; full ranking uses the sparse graph, and edge_dropout 0 works; modalities other than
-visual and textual have weights too, see `modality_weights`.
+Differences from both codes: the bias of the projections, which cancels in g_i - g_j, is left out;
+the batches of an epoch do not depend on what was trained before; full ranking uses the sparse
+graph, and edge_dropout 0 works; modalities other than visual and textual have weights too, see
+`modality_weights`.
 
-Exact, and fast: content is projected, and the item graph multiplied, for the distinct items of a batch only; the vectors are
-a `RowTable`, whose rows catch up with dense Adam when they are next used.
+Exact, and fast: content is projected, and the item graph multiplied, for the distinct items of a
+batch only; the vectors are a `RowTable`, whose rows catch up with dense Adam when they are next
+used.
 
-Trainable: user_embedding (n_users, d), item_embedding (n_items, d), for each modality features.<m> (n_items, k_m) and
-projection.<m>.weight (d, k_m). Without weight on the content loss the last two stay where they are.
+Trainable: user_embedding (n_users, d), item_embedding (n_items, d), for each modality features.<m>
+(n_items, k_m) and projection.<m>.weight (d, k_m). Without weight on the content loss the last two
+stay where they are.
 """
 
 from __future__ import annotations
@@ -53,13 +57,19 @@ from mmbench.ops.sparse import SparseMatrix
 class FREEDOMConfig(ModelConfig):
     """Settings of FREEDOM; the defaults are the published best values of Amazon Office."""
 
-    preset: Literal["paper", "original", "corrected"] = Field("paper", description="all the same here")
-    content_loss_weight: float = Field(1e-5, ge=0, description="weight of each modality's ranking loss")
+    preset: Literal["paper", "original", "corrected"] = Field(
+        "paper", description="all the same here"
+    )
+    content_loss_weight: float = Field(
+        1e-5, ge=0, description="weight of each modality's ranking loss"
+    )
     n_ui_layers: int = Field(2, ge=0, description="L, propagations on the user-item graph")
     n_item_layers: int = Field(1, ge=0, description="propagations on the item-item graph")
     neighbours: int = Field(10, ge=1, description="k, entries of each row of the item-item graph")
     modality_weights: dict[str, float] | None = Field(
-        None, description="a_m by modality; none: visual 0.1 and the others 0.9 together, without visual equal shares"
+        None,
+        description="a_m by modality; none: visual 0.1 and the others 0.9 together, without visual "
+        "equal shares",
     )
     edge_dropout: float = Field(
         0.8, ge=0, lt=1, description="share of the training edges left out of each epoch's graph"
@@ -79,13 +89,17 @@ class FREEDOM(Recommender):
 
     Config = FREEDOMConfig
 
-    def __init__(self, train: TrainSet, features: Features, config: FREEDOMConfig, init: Init) -> None:
+    def __init__(
+        self, train: TrainSet, features: Features, config: FREEDOMConfig, init: Init
+    ) -> None:
         super().__init__()
         self.config, self.train_set = config, train
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
-        self.features = nn.ModuleDict({m: RowTable(vectors.clone()) for m, vectors in features.items()})
+        self.features = nn.ModuleDict(
+            {m: RowTable(vectors.clone()) for m, vectors in features.items()}
+        )
         self.projection = nn.ModuleDict()
         for m, vectors in features.items():
             self.projection[m] = init.linear(f"projection.{m}", vectors.shape[1], d)
@@ -100,11 +114,15 @@ class FREEDOM(Recommender):
         lists = {m: features.neighbours(m, k)[0] for m in features}
         union = NeighbourUnion.of(*lists.values())
         dtype = self.item_embedding.dtype
-        entries = [torch.full_like(near, weights[m] / (k + 1e-7), dtype=dtype) for m, near in lists.items()]
+        entries = [
+            torch.full_like(near, weights[m] / (k + 1e-7), dtype=dtype) for m, near in lists.items()
+        ]
         return SparseMatrix(union.pattern, union.combine(entries))
 
     def _user_item_graph(self, edges: TrainSet) -> SparseMatrix:
-        return symmetric_normalised(bipartite(edges), epsilon=DEGREE_EPSILON, dtype=self.item_embedding.dtype)
+        return symmetric_normalised(
+            bipartite(edges), epsilon=DEGREE_EPSILON, dtype=self.item_embedding.dtype
+        )
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Draw the edges of this epoch's graph."""
@@ -132,7 +150,10 @@ class FREEDOM(Recommender):
 
         terms = {"bpr": ranking(q)}
         for m in self.features:
-            table, projection = cast(RowTable, self.features[m]), cast(nn.Linear, self.projection[m])
+            table, projection = (
+                cast(RowTable, self.features[m]),
+                cast(nn.Linear, self.projection[m]),
+            )
             content = table.project(items, projection.weight)  # (n, d)
             terms[f"bpr_{m}"] = ranking(content) * self.config.content_loss_weight
         return terms
@@ -164,7 +185,8 @@ def modality_weights(given: Mapping[str, float] | None, modalities: list[str]) -
     if given is not None:
         if set(given) != set(modalities):
             raise UsageError(
-                f"modality_weights: the modalities are {', '.join(modalities)} (got {', '.join(given)}); weigh each"
+                f"modality_weights: the modalities are {', '.join(modalities)} (got "
+                f"{', '.join(given)}); weigh each"
             )
         return dict(given)
     others = len(modalities) - 1

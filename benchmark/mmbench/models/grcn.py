@@ -1,7 +1,7 @@
 """GRCN: content decides how much each edge of the user-item graph counts, and an id network runs on the refined graph.
 
-Paper: Wei, Wang, Nie, He, Chua: Graph-Refined Convolutional Network for Multimedia Recommendation with Implicit Feedback,
-ACM MM 2020, https://doi.org/10.1145/3394171.3413556 (arXiv 2008.10085).
+Paper: Wei, Wang, Nie, He, Chua: Graph-Refined Convolutional Network for Multimedia Recommendation
+with Implicit Feedback, ACM MM 2020, https://doi.org/10.1145/3394171.3413556 (arXiv 2008.10085).
 
     rn(X)   = rows divided by max(their L2 norm, 1e-12) ;   LR(x) = max(x, 0.01 x)
 for each modality m with raw features F; its index is left out up to r:
@@ -15,29 +15,32 @@ the id network on the refined graph:
     x_0     = rn([user_embedding ; item_embedding]) ;   x_(l+1) = rn(w x_l) ;   x = x_0 + … + x_L      L = `n_layers`
     s(u, i) = <x_u, x_i> + sum_m <r_m,u, r_m,i>                                       `fusion_mode` concat
     L       = mean over the batch of -log sigmoid(s(u, i) - s(u, j))                                           (bpr)
-              + reg_weight [ 1/(d B) sum |user_embedding_u|² + 1/(2 d B) sum (|item_embedding_i|² + |…_j|²) ] (id_l2)
-              + b sum_m 1/(k B) sum |preference_m,u|²                                                 (preference_l2)
+              + reg_weight [ 1/(d B) sum |user_embedding_u|² + 1/(2 d B) sum (|item_embedding_i|² +
+              |…_j|²) ] (id_l2) + b sum_m 1/(k B) sum |preference_m,u|²                                                 (preference_l2)
 
 Presets (`preset`), see PRESETS; where they differ, and from what the paper says
     paper      what produced the tables of arXiv 2309.05273. `edge_order` elliot: the scores on the items' side stay in the
-               users' order, so that the k-th edge by item gets the score and the confidence of the k-th edge by user, and
-               items gather their users with weights of unrelated edges. An edge counts by the confidence of its receiver,
-               so that a user whose confidences start negative gets no message for all of the training. b is 1, not
-               reg_weight. x is normalised after each layer.
+               users' order, so that the k-th edge by item gets the score and the confidence of the
+               k-th edge by user, and items gather their users with weights of unrelated edges. An
+               edge counts by the confidence of its receiver, so that a user whose confidences start
+               negative gets no message for all of the training. b is 1, not reg_weight. x is
+               normalised after each layer.
     original   the authors' code as it runs: edges in their places; the sender's confidence; b = reg_weight; x normalised at
-               the start only. Its routing has no effect, for its edges point away from the users, hence T = 0. Xavier-normal
-               start, one draw for the ids of all nodes; k = 64.
+               the start only. Its routing has no effect, for its edges point away from the users,
+               hence T = 0. Xavier-normal start, one draw for the ids of all nodes; k = 64.
     corrected  `paper` with edges in their places and b = reg_weight.
 
-Always: the derivative of relu at 0 is 0. (The rows of nodes without any message are 0, where that of rn is 1e12.) Users are
-ranked by fresh embeddings; `stale_inference` ranks by those of the epoch's last batch, before its optimiser step, as both
-codes do.
+Always: the derivative of relu at 0 is 0. (The rows of nodes without any message are 0, where that
+of rn is 1e12.) Users are ranked by fresh embeddings; `stale_inference` ranks by those of the
+epoch's last batch, before its optimiser step, as both codes do.
 
-How it is computed, equal up to rounding: all routings of a user, and the softmax of an item's edges, in one fused pass each
-with a backward of its own, see `mmbench.ops.routing`; the score as a sum over parts, without concatenating them.
+How it is computed, equal up to rounding: all routings of a user, and the softmax of an item's
+edges, in one fused pass each with a backward of its own, see `mmbench.ops.routing`; the score as a
+sum over parts, without concatenating them.
 
-Trainable: user_embedding (n_users, d), item_embedding (n_items, d), confidence (n_users + n_items, n_modalities), and for each
-modality preference.<m> (n_users, k), projection.<m>.weight (k, dim), projection.<m>.bias (k,).
+Trainable: user_embedding (n_users, d), item_embedding (n_items, d), confidence (n_users + n_items,
+n_modalities), and for each modality preference.<m> (n_users, k), projection.<m>.weight (k, dim),
+projection.<m>.bias (k,).
 """
 
 from __future__ import annotations
@@ -88,25 +91,45 @@ PRESETS = {
 class GRCNConfig(ModelConfig):
     """Settings of GRCN; the defaults are the published best values of Amazon Office. None: what the preset says."""
 
-    preset: Literal["paper", "original", "corrected"] = Field("paper", description="whose GRCN; see the module's text")
-    reg_weight: float = Field(1e-5, ge=0, description="weight of the mean squares of the batch's ids")
+    preset: Literal["paper", "original", "corrected"] = Field(
+        "paper", description="whose GRCN; see the module's text"
+    )
+    reg_weight: float = Field(
+        1e-5, ge=0, description="weight of the mean squares of the batch's ids"
+    )
     n_layers: int = Field(2, ge=0, le=10, description="L, layers of the id network")
     n_routings: int = Field(3, ge=0, le=100, description="T, routings of each user among its items")
     weight_mode: Literal["confid", "mean", "max"] = Field(
-        "confid", description="how modalities make an edge's weight: the largest confident one, their mean, the largest"
+        "confid",
+        description="how modalities make an edge's weight: the largest confident one, their mean, "
+        "the largest",
     )
     pruning: bool = Field(True, description="edges of negative weight count nothing")
     fusion_mode: Literal["concat", "id", "mean"] = Field(
-        "concat", description="ids and contents side by side, ids alone, or their mean (content_dim = embedding_dim)"
+        "concat",
+        description="ids and contents side by side, ids alone, or their mean (content_dim = "
+        "embedding_dim)",
     )
-    content_dim: int | None = Field(None, ge=1, description="k, width of preferences and projected content")
+    content_dim: int | None = Field(
+        None, ge=1, description="k, width of preferences and projected content"
+    )
     routing: bool | None = Field(None, description="route at all; if not, T is 0")
-    edge_order: EdgeOrder | None = Field(None, description="which edge's score a slot of the items' side gets")
-    confidence_of: Literal["receiver", "sender"] | None = Field(None, description="whose confidence weighs an edge")
+    edge_order: EdgeOrder | None = Field(
+        None, description="which edge's score a slot of the items' side gets"
+    )
+    confidence_of: Literal["receiver", "sender"] | None = Field(
+        None, description="whose confidence weighs an edge"
+    )
     scaled_preference_reg: bool | None = Field(None, description="b is reg_weight instead of 1")
-    normalise_layers: bool | None = Field(None, description="x is normalised after each layer, not only at the start")
-    start: Literal["xavier_uniform", "xavier_normal"] | None = Field(None, description="initial values of the tables")
-    stale_inference: bool = Field(False, description="rank by the representations of the epoch's last batch")
+    normalise_layers: bool | None = Field(
+        None, description="x is normalised after each layer, not only at the start"
+    )
+    start: Literal["xavier_uniform", "xavier_normal"] | None = Field(
+        None, description="initial values of the tables"
+    )
+    stale_inference: bool = Field(
+        False, description="rank by the representations of the epoch's last batch"
+    )
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         **ModelConfig.ALIASES,
@@ -131,9 +154,15 @@ class GRCN(Recommender):
     def __init__(self, train: TrainSet, features: Features, config: GRCNConfig, init: Init) -> None:
         super().__init__()
         self.config, self.variant, self.n_users = config, config.variant, train.n_users
-        d, k, n_nodes = config.embedding_dim, self.variant.content_dim, train.n_users + train.n_items
+        d, k, n_nodes = (
+            config.embedding_dim,
+            self.variant.content_dim,
+            train.n_users + train.n_items,
+        )
         if config.fusion_mode == "mean" and k != d:
-            raise UsageError(f"grcn: fusion_mode mean needs content_dim = embedding_dim (got {k} and {d})")
+            raise UsageError(
+                f"grcn: fusion_mode mean needs content_dim = embedding_dim (got {k} and {d})"
+            )
         start: Callable[[str, int, int], nn.Parameter] = getattr(init, self.variant.start)
         if self.variant.start == "xavier_uniform":
             self.user_embedding = start("user_embedding", train.n_users, d)
@@ -154,7 +183,9 @@ class GRCN(Recommender):
         if config.stale_inference:
             self.last_step = len(Edges(train, config.batch_size, seed=0)) - 1
             with torch.no_grad():
-                for name, value in zip(("stale_users", "stale_items"), self._concatenated(), strict=True):
+                for name, value in zip(
+                    ("stale_users", "stale_items"), self._concatenated(), strict=True
+                ):
                     self.register_buffer(name, value)
 
     def _confident_nodes(self) -> Tensor:
@@ -169,7 +200,12 @@ class GRCN(Recommender):
         projection = cast(nn.Linear, self.projection[m])
         projected = linear(self.get_buffer(f"features_{m}"), projection.weight, projection.bias)
         f = normalise_rows(functional.leaky_relu(projected, inplace=True))
-        return routing(normalise_rows(self.preference[m]), f, self.graph, self.config.n_routings * self.variant.routing)
+        return routing(
+            normalise_rows(self.preference[m]),
+            f,
+            self.graph,
+            self.config.n_routings * self.variant.routing,
+        )
 
     def edge_weights(self, alphas: list[Tensor]) -> Tensor:
         """W of the graph's entries, (2 n_edges,), from the α of each modality."""
@@ -189,7 +225,10 @@ class GRCN(Recommender):
             x = weighted_product(self.graph.adjacency, weights, x)
             x = normalise_rows(x) if self.variant.normalise_layers else x
             total = total + x
-        parts = [(total[: self.n_users], total[self.n_users :]), *((users, items) for users, items, _ in contents)]
+        parts = [
+            (total[: self.n_users], total[self.n_users :]),
+            *((users, items) for users, items, _ in contents),
+        ]
         if self.config.fusion_mode == "mean":
             users, items = (torch.stack(side).mean(0) for side in zip(*parts, strict=True))
             return [(users, items)]
@@ -204,17 +243,27 @@ class GRCN(Recommender):
         assert batch.neg is not None
         parts, size = self.representation(), len(batch.users)
         if self.config.stale_inference and batch.step == self.last_step:
-            self.stale_users, self.stale_items = (torch.cat(side, 1).detach() for side in zip(*parts, strict=True))
+            self.stale_users, self.stale_items = (
+                torch.cat(side, 1).detach() for side in zip(*parts, strict=True)
+            )
         pair = torch.cat([batch.pos, batch.neg])
 
         def score(users: Tensor, items: Tensor) -> Tensor:
-            return (functional.embedding(batch.users, users).repeat(2, 1) * functional.embedding(pair, items)).sum(1)
+            return (
+                functional.embedding(batch.users, users).repeat(2, 1)
+                * functional.embedding(pair, items)
+            ).sum(1)
 
         scores = torch.stack([score(*part) for part in parts]).sum(0)  # (2 B,)
         user_ids = functional.embedding(batch.users, self.user_embedding)
         item_ids = functional.embedding(pair, self.item_embedding)
-        id_l2 = squared_norm(user_ids) / user_ids.numel() + squared_norm(item_ids) / item_ids.numel()
-        preferences = [functional.embedding(batch.users, table).square().mean() for table in self.preference.values()]
+        id_l2 = (
+            squared_norm(user_ids) / user_ids.numel() + squared_norm(item_ids) / item_ids.numel()
+        )
+        preferences = [
+            functional.embedding(batch.users, table).square().mean()
+            for table in self.preference.values()
+        ]
         return {
             "bpr": bpr_loss(scores[:size], scores[size:]),
             "id_l2": id_l2 * self.config.reg_weight,
@@ -224,7 +273,11 @@ class GRCN(Recommender):
 
     def embeddings(self) -> Pair:
         """[x | r of each modality] of all users and items."""
-        return (self.stale_users, self.stale_items) if self.config.stale_inference else self._concatenated()
+        return (
+            (self.stale_users, self.stale_items)
+            if self.config.stale_inference
+            else self._concatenated()
+        )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GRCN:
         super()._apply(fn, recurse)

@@ -1,7 +1,7 @@
 """LightGCN: user and item embeddings, averaged over propagations on the user-item graph; the control without content.
 
-Paper: He, Deng, Wang, Li, Zhang, Wang: LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation,
-SIGIR 2020, https://arxiv.org/abs/2002.02126.
+Paper: He, Deng, Wang, Li, Zhang, Wang: LightGCN: Simplifying and Powering Graph Convolution Network
+for Recommendation, SIGIR 2020, https://arxiv.org/abs/2002.02126.
 
     x       = [user_embedding; item_embedding] ;  Â = D^-1/2 A D^-1/2        A: training pairs, no self loops
     z       = mean of x, Â x, …, Â^L x                                        L = `n_layers`
@@ -9,8 +9,9 @@ SIGIR 2020, https://arxiv.org/abs/2002.02126.
     L       = mean over the batch of -log sigmoid(s(u, i) - s(u, j))
               + reg_weight / (2 B) * sum over the batch of (|x_u|² + |x_i|² + |x_j|²)       the rows before propagation
 
-Differences from the authors' code: Xavier-uniform start, as in the models with content, instead of N(0, 0.1²); positives are
-every training edge once per epoch instead of user-uniform draws; batches of 1024 instead of 2048.
+Differences from the authors' code: Xavier-uniform start, as in the models with content, instead of
+N(0, 0.1²); positives are every training edge once per epoch instead of user-uniform draws; batches
+of 1024 instead of 2048.
 
 Trainable: user_embedding (n_users, d), item_embedding (n_items, d).
 """
@@ -32,7 +33,9 @@ from mmbench.ops.propagation import propagate
 class LightGCNConfig(ModelConfig):
     """Settings of LightGCN; the defaults are the paper's."""
 
-    reg_weight: float = Field(1e-4, ge=0, description="weight of the squared norms of the batch's embeddings")
+    reg_weight: float = Field(
+        1e-4, ge=0, description="weight of the squared norms of the batch's embeddings"
+    )
     n_layers: int = Field(3, ge=0, description="L, propagations")
 
 
@@ -42,11 +45,17 @@ class LightGCN(Recommender):
     Config = LightGCNConfig
     uses_features = False
 
-    def __init__(self, train: TrainSet, features: Features, config: LightGCNConfig, init: Init) -> None:
+    def __init__(
+        self, train: TrainSet, features: Features, config: LightGCNConfig, init: Init
+    ) -> None:
         super().__init__()
         self.config, self.n_users = config, train.n_users
-        self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, config.embedding_dim)
-        self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, config.embedding_dim)
+        self.user_embedding = init.xavier_uniform(
+            "user_embedding", train.n_users, config.embedding_dim
+        )
+        self.item_embedding = init.xavier_uniform(
+            "item_embedding", train.n_items, config.embedding_dim
+        )
         self.graph = symmetric_normalised(bipartite(train), dtype=self.item_embedding.dtype)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -54,12 +63,18 @@ class LightGCN(Recommender):
         assert batch.neg is not None
         x = torch.cat([self.user_embedding, self.item_embedding])
         nodes = torch.cat([batch.users, batch.pos + self.n_users, batch.neg + self.n_users])
-        user, pos, neg = propagate(self.graph, x, self.config.n_layers, rows=nodes).chunk(3)  # (B, d) each
+        user, pos, neg = propagate(self.graph, x, self.config.n_layers, rows=nodes).chunk(
+            3
+        )  # (B, d) each
         bpr = bpr_loss((user * pos).sum(1), (user * neg).sum(1))
-        l2 = squared_norm(functional.embedding(nodes, x)) * (self.config.reg_weight / (2 * len(batch.users)))
+        l2 = squared_norm(functional.embedding(nodes, x)) * (
+            self.config.reg_weight / (2 * len(batch.users))
+        )
         return {"bpr": bpr, "l2": l2}
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Z_u and z_i."""
-        z = propagate(self.graph, torch.cat([self.user_embedding, self.item_embedding]), self.config.n_layers)
+        z = propagate(
+            self.graph, torch.cat([self.user_embedding, self.item_embedding]), self.config.n_layers
+        )
         return z[: self.n_users], z[self.n_users :]

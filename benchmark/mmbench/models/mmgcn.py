@@ -1,7 +1,7 @@
 """MMGCN: a graph network per modality over users and items, whose outputs are averaged.
 
-Paper: Wei et al.: MMGCN: Multi-modal Graph Convolution Network for Personalized Recommendation of Micro-video, ACM MM 2019,
-https://doi.org/10.1145/3343031.3351034.
+Paper: Wei et al.: MMGCN: Multi-modal Graph Convolution Network for Personalized Recommendation of
+Micro-video, ACM MM 2019, https://doi.org/10.1145/3343031.3351034.
 
     mean(X)   = D^-1 A X, the mean over the neighbours of each node in the user-item graph, without self loops
     rn(X)     = rows divided by max(their L2 norm, 1e-12) ;   LR(x) = max(x, 0.01 x)
@@ -21,20 +21,24 @@ for each modality m with raw features F (networks.m):
 Presets (`preset`), see PRESETS
     paper      what produced the tables of arXiv 2309.05273.
     original   the authors' code as it runs: their flag for concatenation is the string 'False', which is true; the tables
-               of ids and of preferences are no parameters and stay at their random start, so that only the projection
-               and the layers learn and both penalties are constants; Xavier-normal start but for the later layers' mixes,
-               one draw for the ids of all nodes.
+               of ids and of preferences are no parameters and stay at their random start, so that
+               only the projection and the layers learn and both penalties are constants;
+               Xavier-normal start but for the later layers' mixes, one draw for the ids of all
+               nodes.
     corrected  equals `paper`, which trains what the paper trains.
 
-Always: the loss is computed stably, where both codes get infinity if a difference falls below -88. Users are ranked by
-fresh embeddings; `stale_inference` ranks by those of the epoch's last batch, before its optimiser step, as both codes do.
+Always: the loss is computed stably, where both codes get infinity if a difference falls below -88.
+Users are ranked by fresh embeddings; `stale_inference` ranks by those of the epoch's last batch,
+before its optimiser step, as both codes do.
 
-How it is computed, equal up to rounding: mean(X C) as mean(X) C, so that the mean over raw features, and their
-normalisation, are constants made once and need no gradient; the last layer for the batch's users and items only.
+How it is computed, equal up to rounding: mean(X C) as mean(X) C, so that the mean over raw
+features, and their normalisation, are constants made once and need no gradient; the last layer for
+the batch's users and items only.
 
-Trainable: user_embedding (n_users, d), item_embedding (n_items, d), and in networks.<modality>: preference (n_users, k),
-projection.weight (k, dim), projection.bias (k,), layers.<l>.conv (k or d, same), layers.<l>.linear.weight (d, k or d),
-layers.<l>.mix.weight (d, k or d; `concatenate`: d more columns) and their biases (d,). `original`: without the three tables.
+Trainable: user_embedding (n_users, d), item_embedding (n_items, d), and in networks.<modality>:
+preference (n_users, k), projection.weight (k, dim), projection.bias (k,), layers.<l>.conv (k or d,
+same), layers.<l>.linear.weight (d, k or d), layers.<l>.mix.weight (d, k or d; `concatenate`: d more
+columns) and their biases (d,). `original`: without the three tables.
 """
 
 from __future__ import annotations
@@ -83,21 +87,32 @@ PRESETS = {
 class MMGCNConfig(ModelConfig):
     """Settings of MMGCN; the defaults are the published best values of Amazon Office. None: what the preset says."""
 
-    preset: Literal["paper", "original", "corrected"] = Field("paper", description="whose MMGCN; see the module's text")
+    preset: Literal["paper", "original", "corrected"] = Field(
+        "paper", description="whose MMGCN; see the module's text"
+    )
     lr: float = Field(1e-5, gt=0, description="Adam's step size")
-    reg_weight: float = Field(1e-5, ge=0, description="weight of the mean squares of ids and of the first preference")
+    reg_weight: float = Field(
+        1e-5, ge=0, description="weight of the mean squares of ids and of the first preference"
+    )
     content_dims: tuple[int | None, ...] = Field(
         (256, None),
         min_length=1,
-        description="width each modality is projected to, in the order visual, textual, audio, others by name, None: raw; the "
+        description="width each modality is projected to, in the order visual, textual, audio, "
+        "others by name, None: raw; the "
         "last one serves all others",
     )
     n_layers: int | None = Field(None, ge=1, le=10, description="graph layers of each modality")
-    concatenate: bool | None = Field(None, description="mix [H | O] instead of adding O to the mixed H")
+    concatenate: bool | None = Field(
+        None, description="mix [H | O] instead of adding O to the mixed H"
+    )
     train_ids: bool | None = Field(None, description="train the shared id embeddings")
     train_preferences: bool | None = Field(None, description="train the users' preferences")
-    start: Literal["xavier_uniform", "xavier_normal"] | None = Field(None, description="initial values of matrices")
-    stale_inference: bool = Field(False, description="rank by the representations of the epoch's last batch")
+    start: Literal["xavier_uniform", "xavier_normal"] | None = Field(
+        None, description="initial values of matrices"
+    )
+    stale_inference: bool = Field(
+        False, description="rank by the representations of the epoch's last batch"
+    )
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         **ModelConfig.ALIASES,
@@ -115,7 +130,9 @@ class MMGCNConfig(ModelConfig):
 class Layer(nn.Module):
     """One graph layer of one modality, for any set of nodes."""
 
-    def __init__(self, name: str, width: int, d: int, variant: Variant, init: Init, *, first: bool) -> None:
+    def __init__(
+        self, name: str, width: int, d: int, variant: Variant, init: Init, *, first: bool
+    ) -> None:
         super().__init__()
         self.width = width
         start = variant.start if first or variant.start == "xavier_uniform" else "default"
@@ -125,11 +142,16 @@ class Layer(nn.Module):
 
     def forward(self, mean: Tensor, x: Tensor, ids: Tensor) -> Tensor:
         """X_(l+1) of n nodes, (n, d), from the means over their neighbours and X_l, both (n, width), and Z (n, d)."""
-        own = functional.leaky_relu(linear(x, self.linear.weight, self.linear.bias), inplace=True) + ids  # (n, d)
+        own = (
+            functional.leaky_relu(linear(x, self.linear.weight, self.linear.bias), inplace=True)
+            + ids
+        )  # (n, d)
         weight = self.mix.weight
         if weight.shape[1] > self.width:  # [H | O] mix^T without [H | O]
             weight, own = weight[:, : self.width], linear(own, weight[:, self.width :])
-        return functional.leaky_relu(leaky_mix(mean, self.conv, weight, self.mix.bias) + own, inplace=True)
+        return functional.leaky_relu(
+            leaky_mix(mean, self.conv, weight, self.mix.bias) + own, inplace=True
+        )
 
 
 class Network(nn.Module):
@@ -168,10 +190,13 @@ class Network(nn.Module):
         preference = getattr(init, variant.start)(f"{name}.preference", items_of.shape[0], k)
         _add_table(self, "preference", preference, trained=variant.train_preferences)
         self.layers = nn.ModuleList(
-            Layer(f"{name}.layers.{l}", d if l else k, d, variant, init, first=not l) for l in range(variant.n_layers)
+            Layer(f"{name}.layers.{l}", d if l else k, d, variant, init, first=not l)
+            for l in range(variant.n_layers)
         )
 
-    def forward(self, items_of: SparseMatrix, users_of: SparseMatrix, ids: Pair, nodes: Pair | None) -> Pair:
+    def forward(
+        self, items_of: SparseMatrix, users_of: SparseMatrix, ids: Pair, nodes: Pair | None
+    ) -> Pair:
         """X_L of the given users and items, or of all.
 
         Args:
@@ -186,7 +211,11 @@ class Network(nn.Module):
         for l, layer in enumerate(self.layers):
             some_users, some_items = nodes if nodes and l == len(self.layers) - 1 else (None, None)
             constant = self.user_mean if l == 0 else None
-            of_users = _product(items_of, items, some_users) if constant is None else _rows(constant, some_users)
+            of_users = (
+                _product(items_of, items, some_users)
+                if constant is None
+                else _rows(constant, some_users)
+            )
             of_items = _product(users_of, users, some_items)
             users = layer(of_users, _rows(users, some_users), _rows(ids[0], some_users))
             items = layer(of_items, _rows(items, some_items), _rows(ids[1], some_items))
@@ -201,7 +230,9 @@ class MMGCN(Recommender):
     user_embedding: Tensor
     item_embedding: Tensor
 
-    def __init__(self, train: TrainSet, features: Features, config: MMGCNConfig, init: Init) -> None:
+    def __init__(
+        self, train: TrainSet, features: Features, config: MMGCNConfig, init: Init
+    ) -> None:
         super().__init__()
         self.config, variant, d = config, config.variant, config.embedding_dim
         if variant.start == "xavier_uniform":
@@ -209,27 +240,38 @@ class MMGCN(Recommender):
             items = init.xavier_uniform("item_embedding", train.n_items, d)
         else:
             both = init.xavier_normal("embedding", train.n_users + train.n_items, d).data
-            users, items = nn.Parameter(both[: train.n_users].clone()), nn.Parameter(both[train.n_users :].clone())
+            users, items = (
+                nn.Parameter(both[: train.n_users].clone()),
+                nn.Parameter(both[train.n_users :].clone()),
+            )
         _add_table(self, "user_embedding", users, trained=variant.train_ids)
         _add_table(self, "item_embedding", items, trained=variant.train_ids)
-        pattern = SparsePattern(torch.from_numpy(train.indptr), torch.from_numpy(train.items), train.n_items)
+        pattern = SparsePattern(
+            torch.from_numpy(train.indptr), torch.from_numpy(train.items), train.n_items
+        )
         self.items_of = row_normalised(pattern, dtype=users.dtype)
         self.users_of = row_normalised(pattern.transpose[0], dtype=users.dtype)
         self.networks = nn.ModuleDict()
         for position, (m, vectors) in enumerate(features.items()):
             width = config.content_dims[min(position, len(config.content_dims) - 1)]
-            self.networks[m] = Network(f"networks.{m}", vectors, self.items_of, width, d, variant, init)
+            self.networks[m] = Network(
+                f"networks.{m}", vectors, self.items_of, width, d, variant, init
+            )
         self.first = next(iter(features))
         if config.stale_inference:
             self.last_step = len(Edges(train, config.batch_size, seed=0)) - 1
             with torch.no_grad():
-                for name, value in zip(("stale_users", "stale_items"), self.representation(), strict=True):
+                for name, value in zip(
+                    ("stale_users", "stale_items"), self.representation(), strict=True
+                ):
                     self.register_buffer(name, value)
 
     def representation(self, nodes: Pair | None = None) -> Pair:
         """R of some users (n,) and items (m,), or of all: (n, d) and (m, d)."""
         ids = self.user_embedding, self.item_embedding
-        parts = [network(self.items_of, self.users_of, ids, nodes) for network in self.networks.values()]
+        parts = [
+            network(self.items_of, self.users_of, ids, nodes) for network in self.networks.values()
+        ]
         users, items = (torch.stack(side).sum(0) / len(parts) for side in zip(*parts, strict=True))
         return users, items
 
@@ -243,11 +285,16 @@ class MMGCN(Recommender):
         users, user_of = torch.unique(batch.users, return_inverse=True)
         items, item_of = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
         user_rows, item_rows = self.representation((users, items))
-        user, pair = functional.embedding(user_of, user_rows), functional.embedding(item_of, item_rows)
+        user, pair = (
+            functional.embedding(user_of, user_rows),
+            functional.embedding(item_of, item_rows),
+        )
         scores = (user.repeat(2, 1) * pair).sum(1)  # (2 B,)
         user_ids = functional.embedding(batch.users, self.user_embedding)
         item_ids = functional.embedding(torch.cat([batch.pos, batch.neg]), self.item_embedding)
-        id_l2 = squared_norm(user_ids) / user_ids.numel() + squared_norm(item_ids) / item_ids.numel()
+        id_l2 = (
+            squared_norm(user_ids) / user_ids.numel() + squared_norm(item_ids) / item_ids.numel()
+        )
         preference = cast(Network, self.networks[self.first]).preference
         return {
             "bpr": bpr_loss(scores[:size], scores[size:]),
@@ -257,7 +304,11 @@ class MMGCN(Recommender):
 
     def embeddings(self) -> Pair:
         """R of all users and items."""
-        return (self.stale_users, self.stale_items) if self.config.stale_inference else self.representation()
+        return (
+            (self.stale_users, self.stale_items)
+            if self.config.stale_inference
+            else self.representation()
+        )
 
 
 def _add_table(module: nn.Module, name: str, table: nn.Parameter, *, trained: bool) -> None:

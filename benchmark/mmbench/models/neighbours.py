@@ -1,11 +1,13 @@
 """Item-based nearest neighbours: on who consumed an item (item-knn) and on what it contains (content-knn).
 
-Paper: Deshpande, Karypis: Item-based top-N recommendation algorithms, ACM TOIS 22(1), 2004, 10.1145/963770.963776.
+Paper: Deshpande, Karypis: Item-based top-N recommendation algorithms, ACM TOIS 22(1), 2004,
+10.1145/963770.963776.
 
     score(u, i) = sum over j in N(u), j != i, of sim(i, j)          sim kept for the `neighbours` most similar j of each i
 
 item-knn:    sim(i, j) = |users of both| / (sqrt(|users of i| |users of j|) + shrinkage)      binary cosine
-content-knn: sim(i, j) = mean over modalities of the cosine of the items' vectors; negative ones count as 0. An item whose
+content-knn: sim(i, j) = mean over modalities of the cosine of the items' vectors; negative ones
+count as 0. An item whose
              vector is zero is similar to nothing.
 
 Nothing is trained; both are controls that any content-aware model should beat.
@@ -34,7 +36,9 @@ class ItemKNNConfig(UntrainedConfig):
     """Settings of item-knn."""
 
     neighbours: int = Field(100, ge=1, description="most similar items kept per item")
-    shrinkage: float = Field(10.0, ge=0, description="added to the cosine's denominator: distrust of small counts")
+    shrinkage: float = Field(
+        10.0, ge=0, description="added to the cosine's denominator: distrust of small counts"
+    )
 
 
 class ContentKNNConfig(UntrainedConfig):
@@ -52,7 +56,9 @@ class _Neighbours(Recommender):
     def __init__(self, train: TrainSet) -> None:
         super().__init__()
         ones = np.ones(train.n_edges, np.float32)
-        self.seen = sp.csr_matrix((ones, train.items, train.indptr), shape=(train.n_users, train.n_items))
+        self.seen = sp.csr_matrix(
+            (ones, train.items, train.indptr), shape=(train.n_users, train.n_items)
+        )
 
     def similarity(self) -> sp.csr_matrix:
         """The kept similarities, zero diagonal."""
@@ -79,13 +85,17 @@ class ItemKNN(_Neighbours):
     Config = ItemKNNConfig
     uses_features = False
 
-    def __init__(self, train: TrainSet, features: Features, config: ItemKNNConfig, init: Init) -> None:
+    def __init__(
+        self, train: TrainSet, features: Features, config: ItemKNNConfig, init: Init
+    ) -> None:
         super().__init__(train)
         self.config = config
 
     def similarity(self) -> sp.csr_matrix:
         """Cosines of the binary item columns, the largest per row; ties by ascending item id."""
-        together = (self.seen.T @ self.seen).tocsr()  # (n_items, n_items), as sparse as co-consumption
+        together = (
+            self.seen.T @ self.seen
+        ).tocsr()  # (n_items, n_items), as sparse as co-consumption
         together.setdiag(0)
         together.eliminate_zeros()
         together.sort_indices()
@@ -101,7 +111,9 @@ class ContentKNN(_Neighbours):
     Config = ContentKNNConfig
     scores_unseen = True
 
-    def __init__(self, train: TrainSet, features: Features, config: ContentKNNConfig, init: Init) -> None:
+    def __init__(
+        self, train: TrainSet, features: Features, config: ContentKNNConfig, init: Init
+    ) -> None:
         super().__init__(train)
         self.config = config
         self.modalities = tuple(features)
@@ -109,20 +121,27 @@ class ContentKNN(_Neighbours):
 
     def _side_by_side(self, vectors: Mapping[str, Tensor]) -> Tensor:
         """The modalities' vectors, each of length 1, next to each other."""
-        return torch.cat([functional.normalize(vectors[modality], dim=1) for modality in self.modalities], 1)
+        return torch.cat(
+            [functional.normalize(vectors[modality], dim=1) for modality in self.modalities], 1
+        )
 
     def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
         """An unseen item is as similar to the training items as its content; its neighbours are among them."""
         content = functional.normalize(self.get_buffer("content"), dim=1)  # (n, d)
         n, k = len(content), self.config.neighbours
-        further = functional.normalize(self._side_by_side(unseen).to(content.device), dim=1)  # (n_unseen, d)
+        further = functional.normalize(
+            self._side_by_side(unseen).to(content.device), dim=1
+        )  # (n_unseen, d)
         nearest = torch.zeros((n_unseen, min(k, n)), dtype=torch.int64)
         cosines = torch.zeros((n_unseen, min(k, n)))
         at_a_time = max(BLOCK_BYTES // (4 * n), 1)
         for start in range(0, n_unseen, at_a_time):
             block = further[start : start + at_a_time] @ content.T  # (B, n)
             found = top_k(block, min(k, n))
-            nearest[start : start + at_a_time], cosines[start : start + at_a_time] = found, block.gather(1, found)
+            nearest[start : start + at_a_time], cosines[start : start + at_a_time] = (
+                found,
+                block.gather(1, found),
+            )
         rows = np.repeat(np.arange(n_unseen), min(k, n))
         columns, values = nearest.numpy().ravel(), cosines.numpy().ravel()
         keep = values > 0
@@ -141,10 +160,18 @@ class ContentKNN(_Neighbours):
 
 
 def _largest(
-    rows: NDArray[np.int64], columns: NDArray[np.integer], values: NDArray[np.floating], k: int, n: int
+    rows: NDArray[np.int64],
+    columns: NDArray[np.integer],
+    values: NDArray[np.floating],
+    k: int,
+    n: int,
 ) -> sp.csr_matrix:
     """The k largest values of each row of a sparse n x n matrix; ties by ascending column. `rows` ascend."""
     order = np.lexsort((columns, -values, rows))
-    rank = np.arange(rows.size) - np.searchsorted(rows, rows)  # position within the row, since `rows` ascend
+    rank = np.arange(rows.size) - np.searchsorted(
+        rows, rows
+    )  # position within the row, since `rows` ascend
     kept = order[rank < k]
-    return sp.csr_matrix((values[kept].astype(np.float32), (rows[kept], columns[kept])), shape=(n, n))
+    return sp.csr_matrix(
+        (values[kept].astype(np.float32), (rows[kept], columns[kept])), shape=(n, n)
+    )

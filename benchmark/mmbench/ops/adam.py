@@ -17,17 +17,22 @@ class Adam:
 
     Args:
         model: Its parameters and the `RowTable`s among its modules are optimised.
-        legacy_zero_grad: A parameter without gradient goes on by its momentum, its step counter too, as torch before 2.0
-            did it, where clearing a gradient meant zero; otherwise it is skipped. A parameter that never had a gradient is
-            skipped in any case. For a table: a step in which none of its rows has a gradient.
+        legacy_zero_grad: A parameter without gradient goes on by its momentum, its step counter
+            too, as torch before 2.0 did it, where clearing a gradient meant zero; otherwise it is
+            skipped. A parameter that never had a gradient is skipped in any case. For a table: a
+            step in which none of its rows has a gradient.
     """
 
     def __init__(self, model: nn.Module, *, legacy_zero_grad: bool = False) -> None:
         self.legacy_zero_grad = legacy_zero_grad
-        self.tables = {name: module for name, module in model.named_modules() if isinstance(module, RowTable)}
+        self.tables = {
+            name: module for name, module in model.named_modules() if isinstance(module, RowTable)
+        }
         self.parameters = dict(model.named_parameters())
         self._dense = (
-            torch.optim.Adam(self.parameters.values(), lr=1.0, betas=(BETA1, BETA2), eps=EPSILON, fused=True)
+            torch.optim.Adam(
+                self.parameters.values(), lr=1.0, betas=(BETA1, BETA2), eps=EPSILON, fused=True
+            )
             if self.parameters
             else None
         )
@@ -69,7 +74,8 @@ class Adam:
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Go on from `state_dict`.
 
-        With `legacy_zero_grad` a parameter that has moments also goes on by them after a resume, as without one.
+        With `legacy_zero_grad` a parameter that has moments also goes on by them after a resume, as
+        without one.
 
         Raises:
             TrainingError: A tensor belongs to no parameter, or does not have its shape.
@@ -77,11 +83,18 @@ class Adam:
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition(".")
             parameter = self.parameters.get(name)
-            if self._dense is None or parameter is None or key not in ("step", "exp_avg", "exp_avg_sq"):
-                raise TrainingError(f"saved optimiser: {full_name} belongs to no parameter of this model")
+            if (
+                self._dense is None
+                or parameter is None
+                or key not in ("step", "exp_avg", "exp_avg_sq")
+            ):
+                raise TrainingError(
+                    f"saved optimiser: {full_name} belongs to no parameter of this model"
+                )
             if key != "step" and tensor.shape != parameter.shape:
                 raise TrainingError(
-                    f"saved optimiser: {full_name} is {tuple(tensor.shape)}, the parameter {tuple(parameter.shape)}"
+                    f"saved optimiser: {full_name} is {tuple(tensor.shape)}, the parameter "
+                    f"{tuple(parameter.shape)}"
                 )
             self._dense.state[parameter][key] = tensor.to(parameter.device, copy=True)
             if self.legacy_zero_grad and parameter.grad is None:

@@ -1,7 +1,7 @@
 """The graphs of the models and their normalisations, as sparse operators.
 
-Nodes of the user-item graph: users are rows 0 … n_users-1, items follow. Degrees and weights are computed in double
-precision and rounded once.
+Nodes of the user-item graph: users are rows 0 … n_users-1, items follow. Degrees and weights are
+computed in double precision and rounded once.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ DEGREE_EPSILON = 1e-7  # what BM3's and FREEDOM's code adds to each degree
 def bipartite(train: TrainSet) -> SparsePattern:
     """The user-item adjacency A over users and items: (u, i) and (i, u) for each training pair.
 
-    The first n_edges entries are the pairs in the order of `train`; the others are sorted by (item, user), see
-    `item_order`. Users and items without a pair have empty rows.
+    The first n_edges entries are the pairs in the order of `train`; the others are sorted by (item,
+    user), see `item_order`. Users and items without a pair have empty rows.
 
     Args:
         train: The training pairs.
@@ -53,12 +53,16 @@ def with_self_loops(pattern: SparsePattern) -> SparsePattern:
 
 
 def symmetric_normalised(
-    pattern: SparsePattern, *, power: float = 0.5, epsilon: float = 0.0, dtype: torch.dtype = torch.float32
+    pattern: SparsePattern,
+    *,
+    power: float = 0.5,
+    epsilon: float = 0.0,
+    dtype: torch.dtype = torch.float32,
 ) -> SparseMatrix:
     """D^-p A D^-p of a symmetric adjacency: entry (r, c) weighs (d_r + eps)^-p (d_c + eps)^-p.
 
-    BM3 and FREEDOM: p = 1/2 with `DEGREE_EPSILON`. LightGCN: p = 1/2. LATTICE as the paper's framework runs it: p = 1
-    on `with_self_loops`, whose degrees are those of A + I.
+    BM3 and FREEDOM: p = 1/2 with `DEGREE_EPSILON`. LightGCN: p = 1/2. LATTICE as the paper's
+    framework runs it: p = 1 on `with_self_loops`, whose degrees are those of A + I.
 
     Args:
         pattern: A, symmetric; the degrees are its row counts.
@@ -68,7 +72,9 @@ def symmetric_normalised(
     """
     _square(pattern)
     scale = _inverse_power(pattern.degree.double() + epsilon, power)
-    return SparseMatrix(pattern, (scale[pattern.row] * scale[pattern.indices]).to(dtype), symmetric=True)
+    return SparseMatrix(
+        pattern, (scale[pattern.row] * scale[pattern.indices]).to(dtype), symmetric=True
+    )
 
 
 def row_normalised(pattern: SparsePattern, *, dtype: torch.dtype = torch.float32) -> SparseMatrix:
@@ -83,8 +89,8 @@ def row_normalised(pattern: SparsePattern, *, dtype: torch.dtype = torch.float32
 def laplacian(pattern: SparsePattern, values: Tensor) -> Tensor:
     """The values of S^-1/2 W S^-1/2, S the row sums of W; differentiable with respect to the values.
 
-    Rows whose sum is not positive get weight zero, in their row and in their column: cosines may be negative, and the
-    square root of a negative sum would turn the whole graph into NaN.
+    Rows whose sum is not positive get weight zero, in their row and in their column: cosines may be
+    negative, and the square root of a negative sum would turn the whole graph into NaN.
 
     Args:
         pattern: Where the entries of W are, square.
@@ -122,20 +128,28 @@ class NeighbourUnion:
         """The union of lists of neighbours, each of shape (n, k_m), int64, and of the diagonal."""
         n = neighbours[0].shape[0]
         if any(part.ndim != 2 or part.shape[0] != n for part in neighbours):
-            raise ShapeError(f"NeighbourUnion: lists {[tuple(part.shape) for part in neighbours]} must have equal rows")
+            raise ShapeError(
+                f"NeighbourUnion: lists {[tuple(part.shape) for part in neighbours]} must have "
+                "equal rows"
+            )
         node = torch.arange(n, device=neighbours[0].device)
         rows = torch.cat([node.repeat_interleave(part.shape[1]) for part in neighbours] + [node])
         columns = torch.cat([part.reshape(-1) for part in neighbours] + [node])
         pattern, entry = SparsePattern.from_edges(rows, columns, (n, n))
         sizes = [part.numel() for part in neighbours]
         *parts, diagonal = torch.split(entry, [*sizes, n])
-        return cls(pattern, tuple(e.view(part.shape) for e, part in zip(parts, neighbours, strict=True)), diagonal)
+        return cls(
+            pattern,
+            tuple(e.view(part.shape) for e, part in zip(parts, neighbours, strict=True)),
+            diagonal,
+        )
 
     def combine(self, weights: Sequence[Tensor | None], *, unit_diagonal: bool = False) -> Tensor:
         """The sum of the weighted lists as values of `pattern`; differentiable with respect to the weights.
 
         Args:
-            weights: For each list the weight of each neighbour, shape (n, k_m); None leaves the list out.
+            weights: For each list the weight of each neighbour, shape (n, k_m); None leaves the
+                list out.
             unit_diagonal: Set each self loop to exactly 1, whatever the lists say.
 
         Returns:
@@ -146,7 +160,9 @@ class NeighbourUnion:
         """
         given = [(e, w) for e, w in zip(self.entries, weights, strict=True) if w is not None]
         if not given or any(e.shape != w.shape for e, w in given):
-            raise ShapeError("NeighbourUnion.combine: give each list weights of its own shape, or None")
+            raise ShapeError(
+                "NeighbourUnion.combine: give each list weights of its own shape, or None"
+            )
         values = given[0][1].new_zeros(self.pattern.nnz)
         for entries, weight in given:
             values = values.index_add(0, entries.reshape(-1), weight.reshape(-1))
@@ -161,5 +177,7 @@ def _inverse_power(sums: Tensor, power: float) -> Tensor:
 
 def _square(pattern: SparsePattern) -> int:
     if pattern.shape[0] != pattern.shape[1]:
-        raise ShapeError(f"a graph needs a square matrix (got {pattern.shape[0]} x {pattern.shape[1]})")
+        raise ShapeError(
+            f"a graph needs a square matrix (got {pattern.shape[0]} x {pattern.shape[1]})"
+        )
     return pattern.shape[0]

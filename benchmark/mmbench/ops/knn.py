@@ -1,10 +1,12 @@
 """Exact nearest neighbours by cosine, in blocks of a given size: no items x items array.
 
-The blocks of cosines come from fast single-precision products, each unordered pair of blocks once, and only shortlist
-candidates: `MARGIN` more than asked for. The shortlist is ranked by cosines summed in double precision, so the lists do
-not depend on the routine that multiplies, on the block size or on the number of threads. Ties are broken by ascending
-row. (Among more than `MARGIN` candidates that agree to single precision, e.g. the copies of one stand-in picture,
-single precision decides who is shortlisted.)
+The blocks of cosines come from fast single-precision products, each unordered pair of blocks once,
+and only shortlist
+candidates: `MARGIN` more than asked for. The shortlist is ranked by cosines summed in double
+precision, so the lists do not depend on the routine that multiplies, on the block size or on the
+number of threads. Ties are broken by ascending row. (Among more than `MARGIN` candidates that agree
+to single precision, e.g. the copies of one stand-in picture, single precision decides who is
+shortlisted.)
 
 A zero row has cosine 0 to all others and 1 to itself.
 """
@@ -27,31 +29,39 @@ BLOCK_BYTES = 128 * 2**20
 _ITSELF = 2.0  # above all cosines: each row is on its own shortlist, a zero row too
 
 
-def cosine_knn(features: Tensor, k: int, *, block_bytes: int = BLOCK_BYTES) -> tuple[Tensor, Tensor]:
+def cosine_knn(
+    features: Tensor, k: int, *, block_bytes: int = BLOCK_BYTES
+) -> tuple[Tensor, Tensor]:
     """The k rows most similar to each row by cosine, itself included.
 
     Args:
-        features: Shape (n, d), float32 or float64, finite; n >= k. No gradient flows: see `gathered_cosines`.
+        features: Shape (n, d), float32 or float64, finite; n >= k. No gradient flows: see
+            `gathered_cosines`.
         k: Neighbours of each row, >= 1.
         block_bytes: Memory for the blocks that are multiplied and their cosines.
 
     Returns:
-        Row numbers (n, k) int64 and cosines (n, k) in [-1, 1] of the dtype of `features`; most similar first, ties by
-        ascending row. A row is missing from its own list only if k others with a smaller number are equal to it.
+        Row numbers (n, k) int64 and cosines (n, k) in [-1, 1] of the dtype of `features`; most
+        similar first, ties by ascending row. A row is missing from its own list only if k others
+        with a smaller number are equal to it.
 
     Raises:
         ShapeError: There are fewer than k rows, or not a matrix.
         DataError: A feature is NaN or infinite.
     """
     if features.ndim != 2 or not 1 <= k <= features.shape[0]:
-        raise ShapeError(f"cosine_knn: k = {k} neighbours in a {tuple(features.shape)} matrix; needs 1 <= k <= rows")
+        raise ShapeError(
+            f"cosine_knn: k = {k} neighbours in a {tuple(features.shape)} matrix; needs 1 <= k <= "
+            "rows"
+        )
     x = features.detach().contiguous()
     squares = _squared_norms(x)
     bad = ~torch.isfinite(squares)
     if bool(bad.any()):
         row = int(bad.nonzero()[0, 0])
         raise DataError(
-            f"cosine_knn: row {row} holds NaN or infinite features; check the store with `mmx store verify`"
+            f"cosine_knn: row {row} holds NaN or infinite features; check the store with `mmx "
+            "store verify`"
         )
     shortlist = min(x.shape[0], k + MARGIN)
     if x.device.type == "cpu":
@@ -72,13 +82,16 @@ def gathered_cosines(x: Tensor, neighbours: Tensor) -> Tensor:
         neighbours: Row numbers, shape (n, k), int64.
 
     Returns:
-        Shape (n, k), in [-1, 1] up to rounding. Where x has a zero row: 0, to itself 1, with gradient zero.
+        Shape (n, k), in [-1, 1] up to rounding. Where x has a zero row: 0, to itself 1, with
+        gradient zero.
 
     Raises:
         ShapeError: There is not one list per row.
     """
     if neighbours.ndim != 2 or x.ndim != 2 or neighbours.shape[0] != x.shape[0]:
-        raise ShapeError(f"gathered_cosines: lists {tuple(neighbours.shape)} for rows {tuple(x.shape)}")
+        raise ShapeError(
+            f"gathered_cosines: lists {tuple(neighbours.shape)} for rows {tuple(x.shape)}"
+        )
     return apply(_GatheredCosines, x, neighbours)
 
 
@@ -124,7 +137,9 @@ def _squared_norms(x: Tensor) -> Tensor:
     from mmbench.ops.kernels import knn
 
     squares = torch.empty(x.shape[0], dtype=torch.float64)
-    threads.run(knn.squared_norms, threads.split(x.shape[0], work=x.numel()), array(x), squares.numpy())
+    threads.run(
+        knn.squared_norms, threads.split(x.shape[0], work=x.numel()), array(x), squares.numpy()
+    )
     return squares
 
 
@@ -145,9 +160,13 @@ def _compiled(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Ten
                 cosines.fill_diagonal_(_ITSELF)
             block = array(cosines)
             work = block.size * 8
-            threads.run(knn.offer_rows, threads.split(block.shape[0], work=work), block, i, j, *lists)
+            threads.run(
+                knn.offer_rows, threads.split(block.shape[0], work=work), block, i, j, *lists
+            )
             if i != j:
-                threads.run(knn.offer_columns, threads.split(block.shape[1], work=work), block, i, j, *lists)
+                threads.run(
+                    knn.offer_columns, threads.split(block.shape[1], work=work), block, i, j, *lists
+                )
             del columns, cosines, block  # before the next ones are made
     exact = torch.empty(n, k, dtype=torch.float64)
     everything = threads.split(n, work=n * k * d)

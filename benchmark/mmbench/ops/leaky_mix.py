@@ -19,7 +19,8 @@ _BLOCK = 4096  # rows at once on the CPU: large enough for the products, small b
 def leaky_mix(x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor) -> Tensor:
     """LR(X C) M^T + b with LR(x) = max(x, 0.01 x).
 
-    Equal to the composition; LR(X C) is kept for the backward, but its gradient, as large, exists a block at a time.
+    Equal to the composition; LR(X C) is kept for the backward, but its gradient, as large, exists a
+    block at a time.
 
     Args:
         x: X, shape (n, k).
@@ -33,8 +34,14 @@ def leaky_mix(x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor) -> Tensor:
     Raises:
         ShapeError: The shapes do not fit.
     """
-    if x.shape[1:] != inner.shape[:1] or inner.shape[1:] != outer.shape[1:] or bias.shape != outer.shape[:1]:
-        raise ShapeError(f"leaky_mix: {[tuple(part.shape) for part in (x, inner, outer, bias)]} do not fit")
+    if (
+        x.shape[1:] != inner.shape[:1]
+        or inner.shape[1:] != outer.shape[1:]
+        or bias.shape != outer.shape[:1]
+    ):
+        raise ShapeError(
+            f"leaky_mix: {[tuple(part.shape) for part in (x, inner, outer, bias)]} do not fit"
+        )
     return apply(_LeakyMix, x, inner, outer, bias)
 
 
@@ -50,7 +57,10 @@ class _LeakyMix(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
         x, inner, outer, hidden = ctx.saved_tensors
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_inner, grad_outer = torch.zeros_like(inner), torch.zeros(outer.shape, dtype=x.dtype, device=x.device)
+        grad_inner, grad_outer = (
+            torch.zeros_like(inner),
+            torch.zeros(outer.shape, dtype=x.dtype, device=x.device),
+        )
         step = _BLOCK if x.device.type == "cpu" else max(1, x.shape[0])
         for start in range(0, x.shape[0], step):
             part = slice(start, start + step)

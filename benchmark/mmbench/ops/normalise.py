@@ -21,8 +21,8 @@ def normalise_rows(x: Tensor) -> Tensor:
         x: Shape (n, d).
 
     Returns:
-        Shape (n, d); differentiable once. The derivative of a row whose norm is below the bound is that of a division
-        by a constant, as in `torch.nn.functional.normalize`.
+        Shape (n, d); differentiable once. The derivative of a row whose norm is below the bound is
+        that of a division by a constant, as in `torch.nn.functional.normalize`.
 
     Raises:
         ShapeError: `x` is no matrix.
@@ -52,5 +52,7 @@ class _Normalise(torch.autograd.Function):
         out = torch.empty_like(y, memory_format=torch.contiguous_format)
         bounds = threads.split(y.shape[0], work=y.numel())
         smallest = array(norm).dtype.type(SMALLEST_NORM)
-        threads.run(normalise.backward, bounds, array(grad), array(y), array(norm), smallest, out.numpy())
+        threads.run(
+            normalise.backward, bounds, array(grad), array(y), array(norm), smallest, out.numpy()
+        )
         return out

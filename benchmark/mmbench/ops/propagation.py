@@ -12,18 +12,21 @@ from mmbench.ops.autograd import apply
 from mmbench.ops.sparse import SparseMatrix
 
 
-def propagate(matrix: SparseMatrix, x: Tensor, n_layers: int, *, rows: Tensor | None = None) -> Tensor:
+def propagate(
+    matrix: SparseMatrix, x: Tensor, n_layers: int, *, rows: Tensor | None = None
+) -> Tensor:
     """The mean of x and its first `n_layers` propagations: (x + A x + … + A^L x) / (L + 1).
 
-    Evaluated from the inside, x + A (x + A (…)), forward and backward: L products each and no other pass over the
-    nodes. Equal to the sum of layers up to rounding.
+    Evaluated from the inside, x + A (x + A (…)), forward and backward: L products each and no other
+    pass over the nodes. Equal to the sum of layers up to rounding.
 
     Args:
         matrix: A, shape (n, n).
         x: Shape (n, d).
         n_layers: L >= 0.
-        rows: Row numbers, shape (k,), int64, any order, repetitions allowed: the result is these rows alone, and the last
-            layer and its gradient are computed for them alone. None for all.
+        rows: Row numbers, shape (k,), int64, any order, repetitions allowed: the result is these
+            rows alone, and the last layer and its gradient are computed for them alone. None for
+            all.
 
     Returns:
         Shape (n, d), or (k, d).
@@ -31,11 +34,15 @@ def propagate(matrix: SparseMatrix, x: Tensor, n_layers: int, *, rows: Tensor | 
     Source: He et al., LightGCN (SIGIR 2020), equation 8 with equal layer weights.
     """
     if matrix.shape[0] != matrix.shape[1]:
-        raise ShapeError(f"propagate: the operator must be square (got {matrix.shape[0]} x {matrix.shape[1]})")
+        raise ShapeError(
+            f"propagate: the operator must be square (got {matrix.shape[0]} x {matrix.shape[1]})"
+        )
     if n_layers < 0:
         raise ShapeError(f"propagate: n_layers must be at least 0 (got {n_layers})")
     return (
-        apply(_Propagation, x, matrix, n_layers) if rows is None else apply(_PropagationRows, x, matrix, n_layers, rows)
+        apply(_Propagation, x, matrix, n_layers)
+        if rows is None
+        else apply(_PropagationRows, x, matrix, n_layers, rows)
     )
 
 

@@ -1,18 +1,21 @@
 """GRCN's refinement of the user-item graph by content: neighbour routing, then a softmax over each node's edges.
 
-For one modality, with p the users' preferences and f the items' projected content, rows of both normalised:
+For one modality, with p the users' preferences and f the items' projected content, rows of both
+normalised:
 
     repeat T times:  a_ui = softmax over i in N(u) of <p_u, f_i> ;   p_u <- rn(p_u + sum_i a_ui f_i)
     s_ui = <p_u, f_i>
     alpha_ui = softmax of s over the items of u ;    alpha_iu = softmax of s over the users of i
     r_u = p_u + sum_i alpha_ui f_i ;                 r_i = f_i + sum_u alpha_iu p_u
 
-The edge order `elliot` reproduces the code behind the tables of arXiv 2309.05273: there the scores stay in user order
-while the item side is in item order, so slot k of the item side (the k-th edge by item, then user) gets the score of the
-k-th edge by user, then item. `aligned` is what the paper says.
+The edge order `elliot` reproduces the code behind the tables of arXiv 2309.05273: there the scores
+stay in user order while the item side is in item order, so slot k of the item side (the k-th edge
+by item, then user) gets the score of the k-th edge by user, then item. `aligned` is what the paper
+says.
 
-On the CPU compiled kernels run all of it user by user and item by item, with a hand-written backward that keeps nothing
-per edge and dimension. `routing_reference` is the same in plain torch, and serves other devices.
+On the CPU compiled kernels run all of it user by user and item by item, with a hand-written
+backward that keeps nothing per edge and dimension. `routing_reference` is the same in plain torch,
+and serves other devices.
 
 Source: Wei et al., GRCN (ACM MM 2020), section 3.
 """
@@ -38,7 +41,9 @@ from mmbench.ops.sparse import SparsePattern
 EdgeOrder = Literal["elliot", "aligned"]
 
 _SMALLEST_NORM = 1e-12  # torch.nn.functional.normalize's
-_MOST_PARTS = 2  # copies of the item gradient in the backward; no more threads than that take part in it
+_MOST_PARTS = (
+    2  # copies of the item gradient in the backward; no more threads than that take part in it
+)
 _PART_WORK = 1 << 16  # multiply-adds below which a further part costs more than it saves
 
 
@@ -47,15 +52,17 @@ class RoutingGraph:
     """The user-item graph with all that both sides of a routing look up.
 
     Attributes:
-        adjacency: Both directions of each edge; edge weights of a model belong to its entries: first the n_edges
-            messages item -> user, in user order, then the n_edges messages user -> item, in item order.
+        adjacency: Both directions of each edge; edge weights of a model belong to its entries:
+            first the n_edges messages item -> user, in user order, then the n_edges messages user
+            -> item, in item order.
         n_users: Number of users.
         users: User of each edge in user order, shape (n_edges,).
         items: Item of each edge in user order, shape (n_edges,).
         order: Edge of each item-side slot, shape (n_edges,).
-        source: Edge whose score each slot gets: `order` if aligned, the slot's own number in `elliot`'s order.
-        confident: The node whose confidence weighs each entry, shape (2 n_edges,): the receiver; in `elliot`'s order on
-            the item side the item of edge `source`.
+        source: Edge whose score each slot gets: `order` if aligned, the slot's own number in
+            `elliot`'s order.
+        confident: The node whose confidence weighs each entry, shape (2 n_edges,): the receiver; in
+            `elliot`'s order on the item side the item of edge `source`.
     """
 
     adjacency: SparsePattern
@@ -110,10 +117,14 @@ class RoutingGraph:
     def to(self, device: torch.device | str) -> RoutingGraph:
         """The same graph on another device."""
         tensors = (self.users, self.items, self.order, self.source, self.confident)
-        return RoutingGraph(self.adjacency.to(device), self.n_users, *(tensor.to(device) for tensor in tensors))
+        return RoutingGraph(
+            self.adjacency.to(device), self.n_users, *(tensor.to(device) for tensor in tensors)
+        )
 
 
-def routing(p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple[Tensor, Tensor, Tensor]:
+def routing(
+    p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Refined users and items of one modality, and the weights of the edges.
 
     Args:
@@ -123,15 +134,22 @@ def routing(p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple
         n_routings: T >= 0.
 
     Returns:
-        r of the users (n_users, d), r of the items (n_items, d), and alpha (2 n_edges,) in the order of
-        `graph.adjacency`'s entries, in (0, 1]. Differentiable once with respect to p and f.
+        r of the users (n_users, d), r of the items (n_items, d), and alpha (2 n_edges,) in the
+        order of `graph.adjacency`'s entries, in (0, 1]. Differentiable once with respect to p and
+        f.
 
     Raises:
         ShapeError: p or f do not fit the graph.
     """
-    if p.shape[0] != graph.n_users or f.shape != (graph.n_items, p.shape[1]) or p.dtype != f.dtype or n_routings < 0:
+    if (
+        p.shape[0] != graph.n_users
+        or f.shape != (graph.n_items, p.shape[1])
+        or p.dtype != f.dtype
+        or n_routings < 0
+    ):
         raise ShapeError(
-            f"routing: preferences {tuple(p.shape)} of {p.dtype}, items {tuple(f.shape)} of {f.dtype}, {n_routings} "
+            f"routing: preferences {tuple(p.shape)} of {p.dtype}, items {tuple(f.shape)} of "
+            f"{f.dtype}, {n_routings} "
             f"routings, on a graph of {graph.n_users} users and {graph.n_items} items"
         )
     if p.device.type != "cpu":
@@ -155,15 +173,24 @@ def confident_weights(alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruni
     Raises:
         ShapeError: The shapes do not fit.
     """
-    if alpha.ndim != 2 or confidence.ndim != 2 or alpha.shape != (confidence.shape[1], *nodes.shape):
-        raise ShapeError(f"confident_weights: {[tuple(part.shape) for part in (alpha, confidence, nodes)]} do not fit")
+    if (
+        alpha.ndim != 2
+        or confidence.ndim != 2
+        or alpha.shape != (confidence.shape[1], *nodes.shape)
+    ):
+        raise ShapeError(
+            f"confident_weights: {[tuple(part.shape) for part in (alpha, confidence, nodes)]} do "
+            "not fit"
+        )
     if alpha.device.type != "cpu":
         weights = (alpha * functional.embedding(nodes, confidence).t()).max(0).values
         return functional.relu(weights) if pruning else weights
     return apply(_ConfidentWeights, alpha, confidence, nodes, pruning)
 
 
-def routing_reference(p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple[Tensor, Tensor, Tensor]:
+def routing_reference(
+    p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """`routing` in plain torch operations, one row of each per edge: for other devices and as the reference in tests."""
     users, items = graph.users, graph.items
     near = f[items]  # (n_edges, d)
@@ -184,20 +211,29 @@ def routing_reference(p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int
 
 
 def _segment_softmax(scores: Tensor, segment: Tensor, n_segments: int) -> Tensor:
-    top = scores.new_full((n_segments,), -torch.inf).scatter_reduce(0, segment, scores.detach(), "amax")
+    top = scores.new_full((n_segments,), -torch.inf).scatter_reduce(
+        0, segment, scores.detach(), "amax"
+    )
     exponential = (scores - top[segment]).exp()
-    return exponential / exponential.new_zeros(n_segments).index_add(0, segment, exponential)[segment]
+    return (
+        exponential / exponential.new_zeros(n_segments).index_add(0, segment, exponential)[segment]
+    )
 
 
 class _Routing(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         from mmbench.ops.kernels import routing as kernels
 
         user_indptr, item_indptr = _indptr(graph)
         routed, r_users, r_items = torch.empty_like(p), torch.empty_like(p), torch.empty_like(f)
         scores, alpha = p.new_empty(graph.n_edges), p.new_empty(2 * graph.n_edges)
-        attention, norms = p.new_empty(n_routings, graph.n_edges), p.new_empty(n_routings, graph.n_users)
+        attention, norms = (
+            p.new_empty(n_routings, graph.n_edges),
+            p.new_empty(n_routings, graph.n_users),
+        )
         user_alpha, item_alpha = alpha[: graph.n_edges], alpha[graph.n_edges :]
         work = graph.n_edges * p.shape[1]
         threads.run(
@@ -290,13 +326,17 @@ class _Routing(torch.autograd.Function):
 
 class _ConfidentWeights(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, alpha: Tensor, confidence: Tensor, nodes: Tensor, pruning: bool) -> Tensor:
+    def forward(
+        ctx: Any, alpha: Tensor, confidence: Tensor, nodes: Tensor, pruning: bool
+    ) -> Tensor:
         from mmbench.ops.kernels import routing as kernels
 
         out, winner = alpha.new_empty(nodes.shape), torch.empty(nodes.shape, dtype=torch.int16)
         bounds = threads.split(nodes.numel(), work=alpha.numel())
         arrays = array(alpha), array(confidence), array(nodes)
-        threads.run(kernels.confident_forward, bounds, *arrays, pruning, winner.numpy(), out.numpy())
+        threads.run(
+            kernels.confident_forward, bounds, *arrays, pruning, winner.numpy(), out.numpy()
+        )
         ctx.save_for_backward(alpha, confidence, nodes, winner)
         return out
 
@@ -306,7 +346,10 @@ class _ConfidentWeights(torch.autograd.Function):
         from mmbench.ops.kernels import routing as kernels
 
         alpha, confidence, nodes, winner = ctx.saved_tensors
-        grad_alpha, grad_confidence = alpha.new_zeros(alpha.shape), confidence.new_zeros(confidence.shape)
+        grad_alpha, grad_confidence = (
+            alpha.new_zeros(alpha.shape),
+            confidence.new_zeros(confidence.shape),
+        )
         arrays = map(array, (alpha, confidence, nodes, winner, grad, grad_alpha, grad_confidence))
         kernels.confident_backward(*arrays)
         return grad_alpha, grad_confidence, None, None

@@ -1,11 +1,12 @@
 """Large trainable tables under exact Adam, of which each step uses some rows.
 
-Dense Adam moves every entry of a table at every step, also those without gradient: their momentum goes on. For item
-features with 5,000 columns that is gigabytes of memory traffic per step, although a row without gradient follows a
-course that its moments determine. `RowTable` therefore does nothing to such a row until somebody looks at it, and then
-replays the missed steps, each with its own learning rate and bias corrections. The bits are those of the dense update,
-each operation rounded once. "Lazy" or "sparse" Adam, which drop the missed steps, train a different model; so do tables that
-stay as they start. Both can be asked for, see `Update`.
+Dense Adam moves every entry of a table at every step, also those without gradient: their momentum
+goes on. For item features with 5,000 columns that is gigabytes of memory traffic per step, although
+a row without gradient follows a course that its moments determine. `RowTable` therefore does
+nothing to such a row until somebody looks at it, and then replays the missed steps, each with its
+own learning rate and bias corrections. The bits are those of the dense update, each operation
+rounded once. "Lazy" or "sparse" Adam, which drop the missed steps, train a different model; so do
+tables that stay as they start. Both can be asked for, see `Update`.
 
 Source: Kingma & Ba, Adam (ICLR 2015), algorithm 1, with beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8.
 """
@@ -43,7 +44,8 @@ class _Borrowed:
     Attributes:
         index: Row numbers; None for the whole table.
         current: The rows, shape (k, dim); of `rows` the leaf that collects the gradient.
-        factors: Of `project`, after the backward: G (k, out) and W (out, dim), whose product is the gradient.
+        factors: Of `project`, after the backward: G (k, out) and W (out, dim), whose product is the
+            gradient.
     """
 
     index: Tensor | None
@@ -72,14 +74,17 @@ class _Borrowed:
 class RowTable(nn.Module):
     """A trainable table (n_rows, dim), of which each step uses some rows, under exact Adam.
 
-    In a model: `x = self.features.rows(items)` gives the rows as a leaf that collects their gradient, and the optimiser
-    (`mmbench.ops.adam.Adam`) calls `step(lr)` after the backward; `project(items, weight, bias)` does the same for rows
-    that only a linear layer sees. One set of rows per step. The table, its moments and the number of steps are buffers, so
-    the state dict holds them, all steps replayed.
+    In a model: `x = self.features.rows(items)` gives the rows as a leaf that collects their
+    gradient, and the optimiser (`mmbench.ops.adam.Adam`) calls `step(lr)` after the backward;
+    `project(items, weight, bias)` does the same for rows that only a linear layer sees. One set of
+    rows per step. The table, its moments and the number of steps are buffers, so the state dict
+    holds them, all steps replayed.
 
     Args:
-        values: Start, shape (n_rows, dim), float32 or float64, contiguous. Owned and changed in place from now on.
-        deferred: Replay missed steps when a row is next used, instead of moving all rows at every step. None: on the CPU.
+        values: Start, shape (n_rows, dim), float32 or float64, contiguous. Owned and changed in
+            place from now on.
+        deferred: Replay missed steps when a row is next used, instead of moving all rows at every
+            step. None: on the CPU.
 
     Attributes:
         update: `exact`, unless an approximation is asked for before the first step.
@@ -92,7 +97,11 @@ class RowTable(nn.Module):
 
     def __init__(self, values: Tensor, *, deferred: bool | None = None) -> None:
         super().__init__()
-        if values.ndim != 2 or not values.is_contiguous() or values.dtype not in (torch.float32, torch.float64):
+        if (
+            values.ndim != 2
+            or not values.is_contiguous()
+            or values.dtype not in (torch.float32, torch.float64)
+        ):
             raise ShapeError(
                 f"RowTable: values must be a contiguous float32 or float64 matrix "
                 f"(got {tuple(values.shape)} of {values.dtype})"
@@ -106,7 +115,9 @@ class RowTable(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._borrowed: list[_Borrowed] = []
         self._buffer = values.new_empty(0, values.shape[1])
-        self._anchor = torch.zeros((), requires_grad=True)  # so that a projection by constants has a backward too
+        self._anchor = torch.zeros(
+            (), requires_grad=True
+        )  # so that a projection by constants has a backward too
         self._forget_history()
         self.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.flush())  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(lambda module, keys: module._forget_history())  # type: ignore[no-untyped-call]
@@ -125,10 +136,12 @@ class RowTable(nn.Module):
         """Rows as they are after all steps so far, as a leaf whose gradient the next `step` applies.
 
         Args:
-            index: Row numbers, shape (k,), int64, strictly ascending; None for the whole table, without a copy.
+            index: Row numbers, shape (k,), int64, strictly ascending; None for the whole table,
+                without a copy.
 
         Returns:
-            Shape (k, dim). Where gradients are disabled, or the table is frozen, it is `read(index)`.
+            Shape (k, dim). Where gradients are disabled, or the table is frozen, it is
+            `read(index)`.
 
         Raises:
             ShapeError: The row numbers are not strictly ascending.
@@ -141,7 +154,8 @@ class RowTable(nn.Module):
     def project(self, index: Tensor | None, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """`linear(rows(index), weight, bias)`, without ever holding the gradient of the rows.
 
-        That gradient is G W, with G of the result: the product is formed a few rows at a time while they are updated.
+        That gradient is G W, with G of the result: the product is formed a few rows at a time while
+        they are updated.
 
         Args:
             index: As for `rows`.
@@ -155,7 +169,10 @@ class RowTable(nn.Module):
             ShapeError: As for `rows`, or the weight does not fit.
         """
         if weight.ndim != 2 or weight.shape[1] != self.shape[1]:
-            raise ShapeError(f"RowTable: a weight of {tuple(weight.shape)} cannot project rows of {self.shape[1]}")
+            raise ShapeError(
+                f"RowTable: a weight of {tuple(weight.shape)} cannot project rows of "
+                f"{self.shape[1]}"
+            )
         if not torch.is_grad_enabled() or self.update == "frozen":
             return linear(self.read(index), weight, bias)
         self._check(index)
@@ -165,7 +182,8 @@ class RowTable(nn.Module):
         """Rows as they are after all steps so far, without gradient; the table's state stays as it is for `index`.
 
         Args:
-            index: Row numbers, shape (k,), int64; None for the whole table, which is brought up to date and not copied.
+            index: Row numbers, shape (k,), int64; None for the whole table, which is brought up to
+                date and not copied.
         """
         if index is None:
             self.flush()
@@ -189,7 +207,10 @@ class RowTable(nn.Module):
         borrowed = [part for part in self._borrowed if part.has_gradient]
         self._borrowed = []
         if len(borrowed) > 1:
-            raise TrainingError("RowTable: rows() gave two sets that got a gradient in one step; ask for their union")
+            raise TrainingError(
+                "RowTable: rows() gave two sets that got a gradient in one step; ask for their "
+                "union"
+            )
         t = int(self.steps) + 1
         scale, correction = lr / (1 - BETA1**t), 1 / math.sqrt(1 - BETA2**t)
         if self.update != "exact":
@@ -238,7 +259,8 @@ class RowTable(nn.Module):
         return self
 
     def _forget_history(self) -> None:
-        # `_last` counts the steps since the last flush that a row has seen; the lists hold what those steps did.
+        # `_last` counts the steps since the last flush that a row has seen; the lists hold what
+        # those steps did.
         self._last = np.zeros(self.shape[0], np.int64)
         self._scale: list[float] = []
         self._correction: list[float] = []
@@ -247,14 +269,18 @@ class RowTable(nn.Module):
 
     def _check(self, index: Tensor | None) -> None:
         if index is not None and not bool((index[1:] > index[:-1]).all()):
-            raise ShapeError("RowTable: a step needs distinct rows in ascending order, as torch.unique gives them")
+            raise ShapeError(
+                "RowTable: a step needs distinct rows in ascending order, as torch.unique gives "
+                "them"
+            )
 
     def _borrow(self, index: Tensor | None) -> _Borrowed:
         if index is None or not self.deferred:
             current = self.read(index)
         else:
-            # Batches differ a little in size; one buffer for all of them keeps the heap from falling to pieces. Rows
-            # of an earlier call are overwritten, which is seen: they too get a gradient, and `step` refuses two sets.
+            # Batches differ a little in size; one buffer for all of them keeps the heap from
+            # falling to pieces. Rows of an earlier call are overwritten, which is seen: they too
+            # get a gradient, and `step` refuses two sets.
             k = index.numel()
             if self._buffer.shape[0] < k:
                 self._buffer = self.values.new_empty(min(self.shape[0], k + k // 8), self.shape[1])
@@ -315,7 +341,10 @@ class RowTable(nn.Module):
             rows = part if borrowed is None or borrowed.index is None else borrowed.index[part]
             self.exp_avg[rows] += (1 - BETA1) * gradient
             self.exp_avg_sq[rows] += (1 - BETA2) * (gradient * gradient)
-        pieces = (torch.split(tensor, _EAGER_ROWS) for tensor in (self.values, self.exp_avg, self.exp_avg_sq))
+        pieces = (
+            torch.split(tensor, _EAGER_ROWS)
+            for tensor in (self.values, self.exp_avg, self.exp_avg_sq)
+        )
         for values, m, v in zip(*pieces, strict=True):
             values -= scale * m / (v.sqrt() * correction + EPSILON)
 
@@ -333,7 +362,9 @@ class RowTable(nn.Module):
 
 class _Projection(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, weight: Tensor, bias: Tensor | None, borrowed: _Borrowed) -> Tensor:
+    def forward(
+        ctx: Any, anchor: Tensor, weight: Tensor, bias: Tensor | None, borrowed: _Borrowed
+    ) -> Tensor:
         ctx.borrowed = borrowed
         # The optimiser may change the weight before the table's turn.
         ctx.weight = weight.detach().clone()
@@ -344,7 +375,9 @@ class _Projection(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor | None, Tensor | None, None]:
         borrowed, weight = ctx.borrowed, ctx.weight
         if borrowed.factors is not None:
-            raise TrainingError("RowTable: a second backward through the same rows; clear the gradients in between")
+            raise TrainingError(
+                "RowTable: a second backward through the same rows; clear the gradients in between"
+            )
         borrowed.factors = grad, weight
         grad_weight = None
         if ctx.needs_input_grad[1]:

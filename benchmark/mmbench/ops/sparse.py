@@ -1,11 +1,13 @@
 """Sparse matrices: one product, whose backward is the product with the transpose.
 
-A `SparsePattern` says where the entries are, a `SparseMatrix` gives them constant values. In a model it reads as in the
-papers: `norm_adj @ x` for all nodes, `item_graph.rows(batch) @ x` for some. Where the values are learned (attention, learned
-graphs), `weighted_product` differentiates with respect to them too.
+A `SparsePattern` says where the entries are, a `SparseMatrix` gives them constant values. In a
+model it reads as in the
+papers: `norm_adj @ x` for all nodes, `item_graph.rows(batch) @ x` for some. Where the values are
+learned (attention, learned graphs), `weighted_product` differentiates with respect to them too.
 
-On the CPU the product is a compiled loop; on CUDA it is `torch.sparse`, which other devices lack. `use("torch-sparse")` lets
-that package (extra `sparse`) multiply instead, up to rounding with the same results.
+On the CPU the product is a compiled loop; on CUDA it is `torch.sparse`, which other devices lack.
+`use("torch-sparse")` lets that package (extra `sparse`) multiply instead, up to rounding with the
+same results.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ def use(backend: SparseBackend) -> None:
     """Say what multiplies sparse matrices from now on in this process.
 
     Args:
-        backend: `torch` (compiled loops on the CPU, torch.sparse elsewhere) or `torch-sparse`, an optional package.
+        backend: `torch` (compiled loops on the CPU, torch.sparse elsewhere) or `torch-sparse`, an
+            optional package.
 
     Raises:
         UsageError: torch-sparse is not installed, or does not fit this torch.
@@ -69,7 +72,9 @@ class SparsePattern:
     n_columns: int
 
     @classmethod
-    def from_edges(cls, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> tuple[SparsePattern, Tensor]:
+    def from_edges(
+        cls, rows: Tensor, columns: Tensor, shape: tuple[int, int]
+    ) -> tuple[SparsePattern, Tensor]:
         """The pattern of the distinct (row, column) pairs, and where each pair went.
 
         Args:
@@ -78,14 +83,17 @@ class SparsePattern:
             shape: Number of rows and of columns.
 
         Returns:
-            The pattern, and the entry of each edge, shape (n,): `zeros(nnz).index_add(0, entry, weights)` adds up
-            the weights of repeated edges.
+            The pattern, and the entry of each edge, shape (n,): `zeros(nnz).index_add(0, entry,
+            weights)` adds up the weights of repeated edges.
 
         Raises:
             ShapeError: The edges do not fit the shape.
         """
         if rows.shape != columns.shape or rows.ndim != 1:
-            raise ShapeError(f"SparsePattern: rows {tuple(rows.shape)}, columns {tuple(columns.shape)} must be equal")
+            raise ShapeError(
+                f"SparsePattern: rows {tuple(rows.shape)}, columns {tuple(columns.shape)} must be "
+                "equal"
+            )
         if rows.numel() and not (
             0 <= int(rows.min()) <= int(rows.max()) < shape[0]
             and 0 <= int(columns.min()) <= int(columns.max()) < shape[1]
@@ -114,7 +122,9 @@ class SparsePattern:
     @cached_property
     def row(self) -> Tensor:
         """Row of each entry, shape (nnz,), int64, ascending."""
-        return torch.repeat_interleave(torch.arange(self.shape[0], device=self.indptr.device), self.degree)
+        return torch.repeat_interleave(
+            torch.arange(self.shape[0], device=self.indptr.device), self.degree
+        )
 
     @cached_property
     def transpose(self) -> tuple[SparsePattern, Tensor]:
@@ -143,7 +153,11 @@ class SparsePattern:
         if not self.compiled(x):
             if _backend == "torch" and x.device.type not in ("cpu", "cuda"):
                 return _gathered(self, values, x, plus)
-            product = _with_torch_sparse(self, values, x) if _backend != "torch" else _torch_csr(self, values) @ x
+            product = (
+                _with_torch_sparse(self, values, x)
+                if _backend != "torch"
+                else _torch_csr(self, values) @ x
+            )
             return product if plus is None else product + plus
         from mmbench.ops.kernels import sparse
 
@@ -168,8 +182,14 @@ class SparsePattern:
         Raises:
             ShapeError: A shape or a dtype does not fit.
         """
-        if a.shape[0] != self.shape[0] or b.shape != (self.n_columns, a.shape[1]) or a.dtype != b.dtype:
-            raise ShapeError(f"dots: {tuple(a.shape)} and {tuple(b.shape)} do not fit a {self.shape} pattern")
+        if (
+            a.shape[0] != self.shape[0]
+            or b.shape != (self.n_columns, a.shape[1])
+            or a.dtype != b.dtype
+        ):
+            raise ShapeError(
+                f"dots: {tuple(a.shape)} and {tuple(b.shape)} do not fit a {self.shape} pattern"
+            )
         out = a.new_empty(self.nnz)
         if not self.compiled(a):
             for part in self._parts(a.shape[1]):
@@ -179,7 +199,9 @@ class SparsePattern:
 
         indptr = self.indptr.numpy()
         bounds = threads.split(self.shape[0], work=self.nnz * a.shape[1], indptr=indptr)
-        threads.run(sparse.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy())
+        threads.run(
+            sparse.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy()
+        )
         return out
 
     def _parts(self, width: int) -> Iterator[slice]:
@@ -274,7 +296,9 @@ class RowsOf:
 
         indptr = matrix.pattern.indptr.numpy()
         out = x.new_zeros(index.numel(), x.shape[1])
-        bounds = threads.split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
+        bounds = threads.split(
+            index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel()
+        )
         arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
         threads.run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
         return out
@@ -308,7 +332,9 @@ class RowsOf:
         torch.cumsum(degree, 0, out=indptr[1:])
         shift = torch.repeat_interleave(pattern.indptr[index] - indptr[:-1], degree)
         entry = torch.arange(shift.numel(), device=shift.device) + shift
-        return SparsePattern(indptr, pattern.indices[entry], pattern.n_columns), self.matrix.values[entry]
+        return SparsePattern(indptr, pattern.indices[entry], pattern.n_columns), self.matrix.values[
+            entry
+        ]
 
 
 def weighted_product(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:
@@ -386,7 +412,10 @@ def _hear_of_the_beta_state() -> None:
     with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
         warnings.simplefilter("ignore")
         torch.sparse_csr_tensor(
-            torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0), (1, 1)
+            torch.zeros(2, dtype=torch.int64),
+            torch.zeros(0, dtype=torch.int64),
+            torch.zeros(0),
+            (1, 1),
         )
 
 

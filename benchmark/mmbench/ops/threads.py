@@ -1,7 +1,7 @@
 """Row ranges of one kernel on as many threads as torch may use.
 
-Plain threads over kernels that release the interpreter lock: no OpenMP region, hence no spinning barriers beside
-torch's own and no trouble after a fork.
+Plain threads over kernels that release the interpreter lock: no OpenMP region, hence no spinning
+barriers beside torch's own and no trouble after a fork.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-_MIN_WORK = 1 << 16  # multiply-adds per thread below which starting a thread costs more than it saves
+_MIN_WORK = (
+    1 << 16
+)  # multiply-adds per thread below which starting a thread costs more than it saves
 
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
@@ -37,16 +39,20 @@ def _executor(size: int) -> ThreadPoolExecutor:
     return _pool
 
 
-def split(n_rows: int, *, work: float, indptr: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+def split(
+    n_rows: int, *, work: float, indptr: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
     """Where the row range of each thread begins and ends.
 
     Args:
         n_rows: Number of rows, >= 0.
         work: Multiply-adds of the whole job; small jobs stay on one thread.
-        indptr: Entries before each row, shape (n_rows + 1,): ranges then hold equal numbers of entries, not of rows.
+        indptr: Entries before each row, shape (n_rows + 1,): ranges then hold equal numbers of
+            entries, not of rows.
 
     Returns:
-        Ascending bounds, shape (n_threads + 1,), from 0 to `n_rows`; n_threads <= torch's own number of threads.
+        Ascending bounds, shape (n_threads + 1,), from 0 to `n_rows`; n_threads <= torch's own
+        number of threads.
     """
     n_threads = max(1, min(torch.get_num_threads(), n_rows, int(work) // _MIN_WORK))
     shares = np.arange(n_threads + 1) / n_threads

@@ -13,12 +13,18 @@ from mmbench.runs.run import Result, run, run_folder
 
 
 def run_series(
-    recipes: Iterable[Recipe], out: Path, *, progress: Progress, jobs: int = 1, restart: bool = False
+    recipes: Iterable[Recipe],
+    out: Path,
+    *,
+    progress: Progress,
+    jobs: int = 1,
+    restart: bool = False,
 ) -> list[Result]:
     """The results of some recipes, in order; finished runs are read, not repeated.
 
     Args:
-        recipes: What to run. The inputs of neighbours on the same data are loaded once, and held until other data's turn.
+        recipes: What to run. The inputs of neighbours on the same data are loaded once, and held
+            until other data's turn.
         out: Where run folders go.
         progress: Where to report to.
         jobs: Trainings at once, see `mmbench.runs.parallel_training`.

@@ -19,12 +19,13 @@ _PERIOD_S = 1.0  # between two looks at a GPU's power
 class EnergyMeter:
     """Energy used by the machine's processors, and by the GPU that does the work, while the block runs.
 
-    Processors: the package counters of Linux powercap (Intel and AMD RAPL), which count microjoules and start again from zero.
-    An NVIDIA GPU: power read once a second and summed up. Other programs' share is in it.
+    Processors: the package counters of Linux powercap (Intel and AMD RAPL), which count microjoules
+    and start again from zero. An NVIDIA GPU: power read once a second and summed up. Other
+    programs' share is in it.
 
     Args:
-        gpu: UUID of the GPU on which the work is done, if it is; energy without its share would be no figure of that work, so
-            there is then none.
+        gpu: UUID of the GPU on which the work is done, if it is; energy without its share would be
+            no figure of that work, so there is then none.
         powercap: Where the processors' counters are.
 
     Attributes:
@@ -46,7 +47,12 @@ class EnergyMeter:
             self._watcher.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         after = counters(self._powercap)
         used = difference(self._before, after)
         if used:
@@ -59,7 +65,9 @@ class EnergyMeter:
             self.reason = "the GPU's power could not be read"
         elif not self.joules:
             there = any(self._powercap.glob("*-rapl:*")) if self._powercap.is_dir() else False
-            self.reason = f"no permission to read {self._powercap}" if there else "no meter on this machine"
+            self.reason = (
+                f"no permission to read {self._powercap}" if there else "no meter on this machine"
+            )
 
     def describe(self) -> dict[str, float] | str:
         """Joules by meter, or why there are none: for the run's record."""
@@ -68,7 +76,9 @@ class EnergyMeter:
     def _watch(self) -> None:
         last, joules, going_on = time.monotonic(), 0.0, True
         while going_on:
-            going_on = not self._stop.wait(_PERIOD_S)  # the last piece, shorter than a period, counts too
+            going_on = not self._stop.wait(
+                _PERIOD_S
+            )  # the last piece, shorter than a period, counts too
             watts = _watts(str(self._gpu))
             now = time.monotonic()
             if watts is None:
@@ -85,14 +95,18 @@ def counters(powercap: Path = POWERCAP) -> dict[str, tuple[int, int]]:
         if zone.name.count(":") != 1:  # a part of a package
             continue
         try:
-            now, most = (int((zone / name).read_text()) for name in ("energy_uj", "max_energy_range_uj"))
+            now, most = (
+                int((zone / name).read_text()) for name in ("energy_uj", "max_energy_range_uj")
+            )
         except (OSError, ValueError):
             continue
         found[zone.name] = (now, most)
     return found
 
 
-def difference(before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]) -> dict[str, float]:
+def difference(
+    before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
+) -> dict[str, float]:
     """Joules between two looks at the counters, each of which started again at most once."""
     out = {}
     for zone, (start, most) in before.items():

@@ -46,7 +46,9 @@ class FinishedRun:
             frame = pd.read_parquet(path)
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
-            raise DataError(f"{path}: cannot be read ({reason}); train anew with --restart") from error
+            raise DataError(
+                f"{path}: cannot be read ({reason}); train anew with --restart"
+            ) from error
         if metric not in frame.columns:
             known = [name for name in frame.columns if "@" in name]
             raise unknown_name("per-user metric of this run", metric, known)
@@ -80,7 +82,9 @@ class System:
         for run in self.runs:
             if metric not in run.metrics[split]:
                 error = unknown_name(f"metric of {run.path}", metric, run.metrics[split])
-                raise UsageError(f"{error} Other metrics have to be asked for in training: --metrics, --cutoffs.")
+                raise UsageError(
+                    f"{error} Other metrics have to be asked for in training: --metrics, --cutoffs."
+                )
             value = run.metrics[split][metric]
             if value is None:
                 raise DataError(f"{run.path}: {metric} is not defined on {split}")
@@ -101,10 +105,16 @@ def find_runs(paths: Sequence[Path]) -> list[FinishedRun]:
     """
     found: dict[Path, FinishedRun] = {}
     for path in paths:
-        folders = [path] if (path / RECIPE_FILE).is_file() else sorted(p.parent for p in path.glob(f"*/{RECIPE_FILE}"))
+        folders = (
+            [path]
+            if (path / RECIPE_FILE).is_file()
+            else sorted(p.parent for p in path.glob(f"*/{RECIPE_FILE}"))
+        )
         finished = [folder for folder in folders if (folder / "metrics.json").is_file()]
         if not finished:
-            raise DataError(f"{path}: no finished run here; give run folders, or a folder that holds some")
+            raise DataError(
+                f"{path}: no finished run here; give run folders, or a folder that holds some"
+            )
         for folder in finished:
             found[folder.resolve()] = _read(folder)
     return list(found.values())
@@ -113,8 +123,8 @@ def find_runs(paths: Sequence[Path]) -> list[FinishedRun]:
 def group(runs: Sequence[FinishedRun]) -> list[System]:
     """Runs by what was run apart from the seed, in order of first appearance, with labels that tell them apart.
 
-    A run that was searched for and then done by itself counts once. Where the same search chose other settings at other
-    seeds, choosing is part of the system.
+    A run that was searched for and then done by itself counts once. Where the same search chose
+    other settings at other seeds, choosing is part of the system.
 
     Raises:
         DataError: Two runs of one recipe and seed have different results.
@@ -127,7 +137,10 @@ def group(runs: Sequence[FinishedRun]) -> list[System]:
         key = _as_chosen(run) if len(chosen[_as_asked(run)]) == 1 else _as_asked(run)
         same = by_recipe.setdefault(key, {}).setdefault(run.recipe.seed, run)
         if same.metrics["test"] != run.metrics["test"]:
-            raise DataError(f"{run.path} and {same.path}: the same recipe and seed, but other results; leave one out")
+            raise DataError(
+                f"{run.path} and {same.path}: the same recipe and seed, but other results; leave "
+                "one out"
+            )
     groups = [[members[seed] for seed in sorted(members)] for members in by_recipe.values()]
     return [System(_label(members, groups), members) for members in groups]
 
@@ -141,7 +154,8 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
     """Refuse runs whose numbers do not belong into one table.
 
     Raises:
-        DataError: Data, split, protocol, masks or relevance differ; the message says what and where.
+        DataError: Data, split, protocol, masks or relevance differ; the message says what and
+            where.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -149,7 +163,8 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
             theirs = _conditions(run)[what]
             if mine != theirs:
                 raise DataError(
-                    f"{run.path} and {first.path}: {what} differs ({theirs} and {mine}), so their numbers do not belong "
+                    f"{run.path} and {first.path}: {what} differs ({theirs} and {mine}), so their "
+                    "numbers do not belong "
                     "into one table; compare runs of the same kind, or insist with --allow-mixed"
                 )
 
@@ -175,7 +190,8 @@ def _settings(members: Sequence[FinishedRun]) -> dict[str, Any]:
     """The settings; `searched` where a search chose by the seed."""
     first, *others = (run.recipe.settings.model_dump(mode="json") for run in members)
     return {
-        name: value if all(other[name] == value for other in others) else "searched" for name, value in first.items()
+        name: value if all(other[name] == value for other in others) else "searched"
+        for name, value in first.items()
     }
 
 
@@ -187,7 +203,10 @@ def _search(members: Sequence[FinishedRun]) -> dict[str, Any]:
 def _others(members: Sequence[FinishedRun]) -> dict[str, Any]:
     """What was run apart from seed and settings, by plain names: `every`, `visual` and so on."""
     run = members[0]
-    flat: dict[str, Any] = {"data": run.record["dataset"]["name"], "digest": run.record["dataset"]["digest"]}
+    flat: dict[str, Any] = {
+        "data": run.record["dataset"]["name"],
+        "digest": run.record["dataset"]["digest"],
+    }
     for name, value in run.recipe.dump().items():
         if name not in ("seed", "data", "device", "settings", "grid", "search", "columns"):
             flat |= value if isinstance(value, dict) else {name: value}
@@ -198,13 +217,22 @@ def _label(members: Sequence[FinishedRun], groups: Sequence[Sequence[FinishedRun
     """The model's name, and where several groups share it, in what they differ: settings, else anything else."""
     model = members[0].recipe.model
     different: dict[str, Any] = {}
-    for rival in (other for other in groups if other is not members and other[0].recipe.model == model):
+    for rival in (
+        other for other in groups if other is not members and other[0].recipe.model == model
+    ):
         told_by = next((one for one in (_settings, _others) if one(rival) != one(members)), _search)
         mine, theirs = told_by(members), told_by(rival)
-        different |= {name: mine.get(name) for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)}
+        different |= {
+            name: mine.get(name)
+            for name in {**mine, **theirs}
+            if mine.get(name) != theirs.get(name)
+        }
     if not different:
         return model
-    parts = (f"{name}={f'{v:.6g}' if isinstance(v, float) else v}" for name, v in sorted(different.items()))
+    parts = (
+        f"{name}={f'{v:.6g}' if isinstance(v, float) else v}"
+        for name, v in sorted(different.items())
+    )
     return f"{model}({', '.join(parts)})"
 
 

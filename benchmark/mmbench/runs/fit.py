@@ -1,6 +1,7 @@
 """Training one configuration and choosing among several: all that happens before test data comes into play.
 
-Nothing here knows the type of test data; what is given to these functions is training and validation rows, and features.
+Nothing here knows the type of test data; what is given to these functions is training and
+validation rows, and features.
 """
 
 from __future__ import annotations
@@ -53,12 +54,18 @@ def save_every_s() -> float:
     except ValueError:
         seconds = math.nan
     if not seconds >= 0:
-        raise UsageError(f"MMBENCH_SAVE_EVERY_S={given}: expected seconds, 0 or more; e.g. 10, or unset it")
+        raise UsageError(
+            f"MMBENCH_SAVE_EVERY_S={given}: expected seconds, 0 or more; e.g. 10, or unset it"
+        )
     return seconds
 
 
 def build(
-    recipe: Recipe, training: TrainingData, features: Mapping[str, ItemFeatures], *, finished: bool = False
+    recipe: Recipe,
+    training: TrainingData,
+    features: Mapping[str, ItemFeatures],
+    *,
+    finished: bool = False,
 ) -> Recommender:
     """The recipe's model with its initial values, on its device, with the approximations that the recipe asks for.
 
@@ -96,7 +103,8 @@ def build(
 def choose_device(name: str) -> torch.device:
     """The torch device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
 
-    `auto` is CUDA where there is a GPU, unless it is so old (torch warns of it then) that torch has no code for it; else the CPU.
+    `auto` is CUDA where there is a GPU, unless it is so old (torch warns of it then) that torch has
+    no code for it; else the CPU.
 
     Raises:
         UsageError: There is no such device here, or it does not compute.
@@ -127,8 +135,8 @@ def fit(
 ) -> tuple[Recipe, RunFolder]:
     """Train the recipe, or each trial of its grid or search; the chosen recipe and where its checkpoint is.
 
-    Trainings that are finished in the folder are read, not repeated, and a search ends when its space is exhausted. `jobs`: how
-    many trainings run on this machine at once, for the record.
+    Trainings that are finished in the folder are read, not repeated, and a search ends when its
+    space is exhausted. `jobs`: how many trainings run on this machine at once, for the record.
     """
     if not recipe.searched:
         fit_one(recipe, training, features, folder, progress, jobs=jobs)
@@ -142,7 +150,9 @@ def fit(
         trial_folder = folder.trial(number)
         if search is None:
             trial = grid[number]
-        elif trial_folder.recipe_path.is_file():  # begun before; a newer sampler might propose something else
+        elif (
+            trial_folder.recipe_path.is_file()
+        ):  # begun before; a newer sampler might propose something else
             trial = recipe.trial(read_recipe(trial_folder.recipe_path).settings.model_dump())
         else:  # the same for the same results so far, so that a killed search goes on as it would have
             trial = recipe.trial(propose(search, recipe.seed, past))
@@ -173,7 +183,9 @@ def fit_trial(
 
 def values_in_words(recipe: Recipe, trial: Recipe) -> str:
     """What a trial tries: `lr=0.001, reg_weight=0.1`."""
-    return ", ".join(f"{name}={in_words(getattr(trial.settings, name))}" for name in recipe.searched)
+    return ", ".join(
+        f"{name}={in_words(getattr(trial.settings, name))}" for name in recipe.searched
+    )
 
 
 def in_words(value: object) -> str:
@@ -204,8 +216,12 @@ def fit_one(
     key = f"{resolve([name])[0].name}@{cutoff}"
 
     def validate(model: Recommender) -> dict[str, float | None]:
-        (lists,) = rank_all(model, training, features, with_selected, users=np.unique(training.valid.users))
-        return score(lists, training, validation_rows(training, with_selected), with_selected).overall
+        (lists,) = rank_all(
+            model, training, features, with_selected, users=np.unique(training.valid.users)
+        )
+        return score(
+            lists, training, validation_rows(training, with_selected), with_selected
+        ).overall
 
     pause_s, device = save_every_s(), choose_device(recipe.device)
     forget_peak_memory()

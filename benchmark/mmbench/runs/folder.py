@@ -30,8 +30,9 @@ class RunFolder:
         per_user.parquet: Per-user values of the chosen model.
         checkpoint.safetensors: The chosen model.
         state.safetensors: Where an unfinished training stands; removed when it is done.
-        checkpoint-of-state.safetensors: The best model as of that state, if there has been a better one since: what a training
-            that goes on from there does not repeat to the last bit (on a GPU, say) may end without another better one.
+        checkpoint-of-state.safetensors: The best model as of that state, if there has been a better
+            one since: what a training that goes on from there does not repeat to the last bit (on a
+            GPU, say) may end without another better one.
 
     Every file but the history appears under its name in one step.
     """
@@ -70,7 +71,9 @@ class RunFolder:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON document atomically; NaN is refused."""
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-        _replace(self.path / name, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+        _replace(
+            self.path / name, lambda partial: partial.write_text(text + "\n", encoding="utf-8")
+        )
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read one of the run's JSON documents.
@@ -82,14 +85,19 @@ class RunFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); is {self.path} a finished run?") from error
+            raise DataError(
+                f"{path}: cannot be read ({error.strerror}); is {self.path} a finished run?"
+            ) from error
         except ValueError as error:
             raise DataError(f"{path}: damaged: {error}; train anew with --restart") from error
         if not isinstance(content, dict):
             raise DataError(f"{path}: damaged: not a JSON object; train anew with --restart")
         version = str(content.get("format_version", FORMAT_VERSION))
         if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
-            raise DataError(f"{path}: run format {version}, this mmbench reads {FORMAT_VERSION}; use a newer mmbench")
+            raise DataError(
+                f"{path}: run format {version}, this mmbench reads {FORMAT_VERSION}; use a newer "
+                "mmbench"
+            )
         return content
 
     def append_history(self, record: EpochRecord) -> None:
@@ -108,13 +116,17 @@ class RunFolder:
                     kept.append(line + "\n")
             except ValueError:
                 break  # the line that was being written at a kill
-        _replace(self.history_path, lambda partial: partial.write_text("".join(kept), encoding="utf-8"))
+        _replace(
+            self.history_path, lambda partial: partial.write_text("".join(kept), encoding="utf-8")
+        )
 
     def history(self) -> list[dict[str, Any]]:
         """The epochs so far."""
         if not self.history_path.is_file():
             return []
-        return [json.loads(line) for line in self.history_path.read_text(encoding="utf-8").splitlines()]
+        return [
+            json.loads(line) for line in self.history_path.read_text(encoding="utf-8").splitlines()
+        ]
 
     def save_checkpoint(self, tensors: Mapping[str, torch.Tensor], epoch: int) -> None:
         """Save the model of one epoch as the best so far."""
@@ -131,7 +143,8 @@ class RunFolder:
         tensors, metadata = _load_tensors(self.checkpoint_path)
         if metadata.get("epoch") != str(epoch):
             raise TrainingError(
-                f"{self.checkpoint_path}: holds epoch {metadata.get('epoch')}, the best one is {epoch}: the run was continued "
+                f"{self.checkpoint_path}: holds epoch {metadata.get('epoch')}, the best one is "
+                f"{epoch}: the run was continued "
                 "on a machine that computes differently; train anew with --restart"
             )
         return tensors
@@ -140,7 +153,8 @@ class RunFolder:
         """Keep the checkpoint of the chosen epoch, and no other."""
         former = self.checkpoint_of_state_path
         if former.is_file() and (
-            not self.checkpoint_path.is_file() or _load_tensors(self.checkpoint_path)[1].get("epoch") != str(epoch)
+            not self.checkpoint_path.is_file()
+            or _load_tensors(self.checkpoint_path)[1].get("epoch") != str(epoch)
         ):
             former.replace(self.checkpoint_path)
         former.unlink(missing_ok=True)
@@ -162,7 +176,9 @@ class RunFolder:
         self.state_path.unlink(missing_ok=True)
 
 
-def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def _save_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
+) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -171,7 +187,8 @@ def _save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: dic
         _replace(path, lambda partial: save_file(plain, partial, metadata=metadata))
     except SafetensorError as error:
         raise TrainingError(
-            f"{path}: cannot be written: {error}; make room or choose another --out, then the same command goes on"
+            f"{path}: cannot be written: {error}; make room or choose another --out, then the same "
+            "command goes on"
         ) from error
 
 
@@ -182,7 +199,9 @@ def _load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{path}: cannot be read: {error}; train anew with --restart") from error
+        raise TrainingError(
+            f"{path}: cannot be read: {error}; train anew with --restart"
+        ) from error
 
 
 def _replace(path: Path, write: Any) -> None:

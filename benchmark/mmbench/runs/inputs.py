@@ -23,7 +23,8 @@ class Inputs:
     Attributes:
         split: The split.
         features: The features of its items.
-        evaluation: Digests of what else the evaluation looks at: the catalogue, vectors, categories.
+        evaluation: Digests of what else the evaluation looks at: the catalogue, vectors,
+            categories.
         diversity_features: Which vectors distances are measured with, spelled out; None for none.
     """
 
@@ -59,14 +60,19 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
 
     Args:
         recipe: What is wanted.
-        like: Inputs of another recipe on the same data, split and feature sets: what it holds is not read again.
+        like: Inputs of another recipe on the same data, split and feature sets: what it holds is
+            not read again.
 
     Raises:
         DataError: The dataset or the store lacks what the recipe needs.
     """
     data = Path(recipe.data)
     strict = recipe.evaluation.protocol == "strict"
-    split = load_split(data, recipe.split, recipe.columns, catalogue=strict) if like is None else like.split
+    split = (
+        load_split(data, recipe.split, recipe.columns, catalogue=strict)
+        if like is None
+        else like.split
+    )
     features: Mapping[str, ItemFeatures] = {}
     if model_class(recipe.model).uses_features:
         if like is not None and like.features:
@@ -80,14 +86,21 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
                 scaling=recipe.scaling,
                 others=split.training.other_item_ids if strict else (),
             )
-            features = {modality: _warned(one, data, split.training.split) for modality, one in features.items()}
+            features = {
+                modality: _warned(one, data, split.training.split)
+                for modality, one in features.items()
+            }
     names = {modality: one.name for modality, one in features.items()}
     if like is None:
         evaluation, split, digests = side_data(data, recipe.evaluation, split, recipe.columns)
     else:
         digests = dict(like.evaluation)
-        evaluation = recipe.evaluation.model_copy(update={"diversity_features": like.diversity_features})
-    recipe = recipe.model_copy(update={"split": split.training.split, "features": names, "evaluation": evaluation})
+        evaluation = recipe.evaluation.model_copy(
+            update={"diversity_features": like.diversity_features}
+        )
+    recipe = recipe.model_copy(
+        update={"split": split.training.split, "features": names, "evaluation": evaluation}
+    )
     return recipe, Inputs(split, features, digests, evaluation.diversity_features)
 
 
@@ -97,7 +110,8 @@ def _warned(features: ItemFeatures, data: Path, split: str) -> ItemFeatures:
     if not foreign:
         return features
     seen = (
-        f"{features.name}: its encoder was trained on split {', '.join(foreign)} and not on this one, so it may have seen "
+        f"{features.name}: its encoder was trained on split {', '.join(foreign)} and not on this "
+        "one, so it may have seen "
         "pairs that are held out here"
     )
     return replace(features, note="; ".join(filter(None, (features.note, seen))))
@@ -117,7 +131,10 @@ def side_data(
         training = replace(training, topics=topics)
     if evaluation.diversity_features is not None:
         content, chosen, digests["diversity_features"] = load_content(
-            data / "features", evaluation.diversity_features, training.item_ids.tolist(), training.other_item_ids
+            data / "features",
+            evaluation.diversity_features,
+            training.item_ids.tolist(),
+            training.other_item_ids,
         )
         training = replace(training, content=content)
         evaluation = evaluation.model_copy(update={"diversity_features": chosen})
@@ -129,15 +146,19 @@ def coverage(inputs: Inputs) -> list[str]:
     training, test = inputs.split.training, inputs.split.test
     train = training.train
     lines = [
-        f"data: {training.name}, split {training.split}: {train.n_users:,} users, {train.n_items:,} items; "
-        f"{train.n_edges:,} train, {training.valid.users.size:,} valid, {test.rows.users.size:,} test",
+        f"data: {training.name}, split {training.split}: {train.n_users:,} users, "
+        f"{train.n_items:,} items; "
+        f"{train.n_edges:,} train, {training.valid.users.size:,} valid, {test.rows.users.size:,} "
+        "test",
         *(f"data: {note}" for note in training.notes),
     ]
     for modality, one in inputs.features.items():
         absent = int((~one.present).sum())
         lines.append(
-            f"{modality}: {one.name}, {one.vectors.shape[1]:,} numbers per item: {int(one.present.sum()):,} of "
-            f"{one.present.size:,} items have a vector, {absent - one.corrupt:,} missing, {one.corrupt:,} corrupt; "
+            f"{modality}: {one.name}, {one.vectors.shape[1]:,} numbers per item: "
+            f"{int(one.present.sum()):,} of "
+            f"{one.present.size:,} items have a vector, {absent - one.corrupt:,} missing, "
+            f"{one.corrupt:,} corrupt; "
             f"{one.unused:,} vectors of other items unused"
         )
         if one.note:
@@ -159,7 +180,9 @@ class Loader:
 
     def __call__(self, recipe: Recipe) -> tuple[Recipe, Inputs]:
         """The resolved recipe and its inputs; see `load_inputs`."""
-        like = self._last[1] if self._last is not None and same_data(self._last[0], recipe) else None
+        like = (
+            self._last[1] if self._last is not None and same_data(self._last[0], recipe) else None
+        )
         resolved, inputs = load_inputs(recipe, like)
         self._last = recipe, inputs
         for line in coverage(inputs):
@@ -171,7 +194,9 @@ class Loader:
 
 def same_data(one: Recipe, other: Recipe) -> bool:
     """Whether what one recipe loads serves another, too; a model without content has no features to differ in."""
-    names = ["data", "columns", "split", "missing", "scaling"] + ["features"] * bool(one.features and other.features)
+    names = ["data", "columns", "split", "missing", "scaling"] + ["features"] * bool(
+        one.features and other.features
+    )
     of_evaluation = ("protocol", "diversity_features", "categories")
     return all(getattr(one, name) == getattr(other, name) for name in names) and all(
         getattr(one.evaluation, name) == getattr(other.evaluation, name) for name in of_evaluation

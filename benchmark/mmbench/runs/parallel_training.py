@@ -1,8 +1,9 @@
 """Several trainings at once, each in a process of its own: the trials of grids, models, seeds.
 
-A training leaves in its folder what it would have left there had it run alone, up to rounding that depends on the number of
-threads. So nothing else has to know: `experiment.run` finds finished trainings, chooses by validation and scores test once.
-Every process loads the data itself; memory is that of one training times the number of processes.
+A training leaves in its folder what it would have left there had it run alone, up to rounding that
+depends on the number of threads. So nothing else has to know: `experiment.run` finds finished
+trainings, chooses by validation and scores test once. Every process loads the data itself; memory
+is that of one training times the number of processes.
 """
 
 from __future__ import annotations
@@ -68,22 +69,30 @@ def train_ahead(
         restart: Remove what earlier runs left first.
 
     Raises:
-        TrainingError: A training diverged, was killed, or another process is writing one of the runs.
+        TrainingError: A training diverged, was killed, or another process is writing one of the
+            runs.
     """
     with ExitStack() as held:
         mine: list[tuple[Recipe, RunFolder]] = []
         for recipe, inputs in planned:
             folder = run_folder(out, recipe, inputs)
-            if restart or not folder.complete:  # else, as in `experiment.run`, nothing is written, not even a lock
+            if (
+                restart or not folder.complete
+            ):  # else, as in `experiment.run`, nothing is written, not even a lock
                 held.enter_context(locked(folder))
                 mine.append((recipe, folder))
         todo: list[_Job] = []
-        for recipe, folder in mine:  # all are held: nothing is removed where another process would stop this one
+        for (
+            recipe,
+            folder,
+        ) in mine:  # all are held: nothing is removed where another process would stop this one
             if restart:
                 folder.clear()
             if not folder.complete and model_class(recipe.model).sampler is not None:
                 write_recipe(folder.recipe_path, recipe)
-                todo += [_Job(recipe, trial, folder.path, jobs) for trial in _missing(recipe, folder)]
+                todo += [
+                    _Job(recipe, trial, folder.path, jobs) for trial in _missing(recipe, folder)
+                ]
         if len(todo) > 1:  # one alone is better off with all threads
             _run(todo, min(jobs, len(todo)), progress)
 
@@ -98,7 +107,9 @@ def _missing(recipe: Recipe, folder: RunFolder) -> list[int | None]:
 def _run(todo: Sequence[_Job], jobs: int, progress: Progress) -> None:
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // jobs)
-    listen, held = context.Pipe(duplex=False)  # nobody writes: it is closed here, or by the end of this process
+    listen, held = context.Pipe(
+        duplex=False
+    )  # nobody writes: it is closed here, or by the end of this process
     with (
         progress.task(f"{jobs} trainings at once", len(todo)) as task,
         ProcessPoolExecutor(jobs, context, _start, (listen, threads)) as pool,
@@ -111,7 +122,8 @@ def _run(todo: Sequence[_Job], jobs: int, progress: Progress) -> None:
                 task.advance(1, futures[future].label)
         except BrokenProcessPool as error:
             raise TrainingError(
-                f"a training process was killed, perhaps for want of memory; fewer --jobs than {jobs} need less. "
+                "a training process was killed, perhaps for want of memory; fewer --jobs than "
+                f"{jobs} need less. "
                 "What is finished is kept: the same command goes on"
             ) from error
         finally:
@@ -153,11 +165,14 @@ def _train(job: _Job) -> None:
     recipe, inputs = _load(job.recipe)
     if run_folder(job.folder.parent, recipe, inputs).path != job.folder:
         raise DataError(
-            f"{recipe.data}: interactions or features have changed since this command began; start it again"
+            f"{recipe.data}: interactions or features have changed since this command began; start "
+            "it again"
         )
     folder, training = RunFolder(job.folder), inputs.split.training
     if job.trial is None:
         fit(recipe, training, inputs.features, folder, Silent(), jobs=job.jobs)
     else:
         trial = recipe.trials()[job.trial]
-        fit_trial(trial, training, inputs.features, folder.trial(job.trial), Silent(), jobs=job.jobs)
+        fit_trial(
+            trial, training, inputs.features, folder.trial(job.trial), Silent(), jobs=job.jobs
+        )

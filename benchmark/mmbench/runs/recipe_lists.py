@@ -21,8 +21,9 @@ LISTS = ("data", "missing", "scaling", "model", "seed")
 def read_plan(path: Path, **instead: object) -> list[Recipe]:
     """The runs that a file asks for, in order; the `recipe.yaml` of a run folder is such a file.
 
-    With several models `settings`, `grid` and `search.space` may name what only some of them have, and `vbpr.lr` is VBPR's
-    alone, as on the command line. A model without randomness is run with the first seed only.
+    With several models `settings`, `grid` and `search.space` may name what only some of them have,
+    and `vbpr.lr` is VBPR's alone, as on the command line. A model without randomness is run with
+    the first seed only.
 
     Args:
         path: A YAML file with the keys of `Recipe`.
@@ -40,7 +41,9 @@ def read_plan(path: Path, **instead: object) -> list[Recipe]:
     if not isinstance(values, dict):
         raise UsageError(f"{path}: not a recipe: expected keys and values, e.g. `model: vbpr`")
     if "models" in values and "dataset" in values:
-        raise UsageError(f"{path}: a study of published values; run it with `mmbench reproduce {path}`")
+        raise UsageError(
+            f"{path}: a study of published values; run it with `mmbench reproduce {path}`"
+        )
     values = {**{str(key): value for key, value in values.items()}, **instead}
     try:
         for key in values:

@@ -28,7 +28,8 @@ def write_per_user(folder: RunFolder, training: TrainingData, scores: Mapping[st
     """Per-user values as Parquet: user_id, split, one column per metric@cut-off."""
     user_ids = np.array([*training.user_ids.tolist(), *training.other_user_ids], dtype=object)
     frames = [
-        pd.DataFrame({"user_id": user_ids[one.users], "split": split, **one.per_user}) for split, one in scores.items()
+        pd.DataFrame({"user_id": user_ids[one.users], "split": split, **one.per_user})
+        for split, one in scores.items()
     ]
     partial = folder.path / "per_user.parquet.partial"
     pd.concat(frames, ignore_index=True).to_parquet(partial, index=False)
@@ -46,12 +47,17 @@ def run_record(
     """What ran on what; `trained` is what the training, perhaps in another process, said of itself."""
     training = inputs.split.training
     device = choose_device(recipe.device)
-    peaks = {"peak_memory_bytes": peak_memory_bytes(), "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device)}
+    peaks = {
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device),
+    }
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "tool": {"name": "mmbench", "version": __version__},
-        "libraries": {name: metadata.version(name) for name in ("torch", "numpy", "scipy", "pandas", "h5py")},
+        "libraries": {
+            name: metadata.version(name) for name in ("torch", "numpy", "scipy", "pandas", "h5py")
+        },
         "python": platform.python_version(),
         "device": {
             "type": str(device),
@@ -94,10 +100,15 @@ def run_record(
             "digests": dict(inputs.evaluation),
             "users_evaluated": {split: one.n_evaluated for split, one in scores.items()},
             "users_with_relevant": {split: one.n_relevant for split, one in scores.items()},
-            "users_without_list_counted": {split: one.n_without_list for split, one in scores.items()},
+            "users_without_list_counted": {
+                split: one.n_without_list for split, one in scores.items()
+            },
         },
         "timings": dict(timings),
-        **{name: max(filter(None, (here, trained.get(name))), default=None) for name, here in peaks.items()},
+        **{
+            name: max(filter(None, (here, trained.get(name))), default=None)
+            for name, here in peaks.items()
+        },
     }
 
 

@@ -23,7 +23,13 @@ from mmbench.data.features import ItemFeatures, load_presence
 from mmbench.data.lists import read_lists
 from mmbench.errors import DataError, TrainingError
 from mmbench.evaluation.evaluate import RankedLists, Scores
-from mmbench.evaluation.protocol import describe, lists_for_both, rows_to_score, score, validation_rows
+from mmbench.evaluation.protocol import (
+    describe,
+    lists_for_both,
+    rows_to_score,
+    score,
+    validation_rows,
+)
 from mmbench.evaluation.slices import Slice, SliceScores, make_slices, score_slices
 from mmbench.progress import Progress
 from mmbench.runs.fit import build, fit
@@ -44,7 +50,8 @@ class Result:
         best_epoch: That epoch.
         tried: The settings that validation chose from a grid.
         slices: Split to slices, as `SliceScores.as_json` gives them.
-        cost: `s/epoch`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training; None where unknown or not measurable.
+        cost: `s/epoch`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training; None where
+            unknown or not measurable.
     """
 
     path: Path
@@ -63,7 +70,9 @@ def run_folder(out: Path, recipe: Recipe, inputs: Inputs) -> RunFolder:
     return RunFolder(out / name)
 
 
-def run(recipe: Recipe, inputs: Inputs, folder: RunFolder, *, progress: Progress, restart: bool = False) -> Result:
+def run(
+    recipe: Recipe, inputs: Inputs, folder: RunFolder, *, progress: Progress, restart: bool = False
+) -> Result:
     """Do what is left of a run and return its result; a finished run is read, not repeated.
 
     Raises:
@@ -77,7 +86,9 @@ def run(recipe: Recipe, inputs: Inputs, folder: RunFolder, *, progress: Progress
         if not folder.complete:
             write_recipe(folder.recipe_path, recipe)
             forget_peak_memory()
-            chosen, chosen_folder = fit(recipe, inputs.split.training, inputs.features, folder, progress)
+            chosen, chosen_folder = fit(
+                recipe, inputs.split.training, inputs.features, folder, progress
+            )
             _finish(chosen, chosen_folder, inputs, folder)
     return read_result(folder.path)
 
@@ -94,7 +105,9 @@ def locked(folder: RunFolder) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise TrainingError(f"{folder.path}: another process is writing this run; wait for it or stop it") from error
+        raise TrainingError(
+            f"{folder.path}: another process is writing this run; wait for it or stop it"
+        ) from error
     with lock:
         yield
 
@@ -107,7 +120,9 @@ def read_result(path: Path) -> Result:
     """
     folder = RunFolder(path)
     if not folder.complete and folder.recipe_path.is_file():
-        raise DataError(f"{path}: the run is not finished; go on with `mmbench train --resume {path}`")
+        raise DataError(
+            f"{path}: the run is not finished; go on with `mmbench train --resume {path}`"
+        )
     metrics, record = folder.read_json("metrics.json"), folder.read_json("run.json")
     recipe = read_recipe(folder.recipe_path)
     return Result(
@@ -158,9 +173,14 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
     else:
         same = path.resolve().name.endswith(recipe.digest(inputs.digests))
     if not same:
-        renamed = "" if folder.complete else "; or give the folder the name back that it had, if it was renamed"
+        renamed = (
+            ""
+            if folder.complete
+            else "; or give the folder the name back that it had, if it was renamed"
+        )
         raise DataError(
-            f"{path}: the interactions, split or features in {recipe.data} differ from those the run began with; "
+            f"{path}: the interactions, split or features in {recipe.data} differ from those the "
+            "run began with; "
             f"start a new run, or restore the data{renamed}"
         )
     return recipe, inputs, folder
@@ -196,10 +216,16 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "best_epoch": outcome["best_epoch"],
-            "selected_by": {"split": "valid", "metric": outcome["metric"], "value": outcome["value"]},
+            "selected_by": {
+                "split": "valid",
+                "metric": outcome["metric"],
+                "value": outcome["value"],
+            },
             "valid": scores["valid"].overall,
             "test": scores["test"].overall,
-            "slices": {name: [one.as_json() for one in slices] for name, slices in scored.slices.items()},
+            "slices": {
+                name: [one.as_json() for one in slices] for name, slices in scored.slices.items()
+            },
         },
     )
 
@@ -221,7 +247,9 @@ class Scored:
     notes: tuple[str, ...] = ()
 
 
-def evaluate_run(path: Path, evaluation: Evaluation, data: Path | None = None, *, slices: bool = False) -> Scored:
+def evaluate_run(
+    path: Path, evaluation: Evaluation, data: Path | None = None, *, slices: bool = False
+) -> Scored:
     """Rank again with a finished run's model and score both held-out splits, by the run's protocol or another.
 
     Raises:
@@ -237,10 +265,13 @@ def evaluate_run(path: Path, evaluation: Evaluation, data: Path | None = None, *
     model.load_weights(folder.load_checkpoint(result.best_epoch))
     present = None
     if slices:
-        present = _present(inputs.features) or load_presence(Path(chosen.data) / "features", training.all_item_ids)
+        present = _present(inputs.features) or load_presence(
+            Path(chosen.data) / "features", training.all_item_ids
+        )
     lists = lists_for_both(model, training, inputs.features, evaluation)
     return replace(
-        _score_both(lists, inputs.split, evaluation, present), protocol=describe(evaluation, training, type(model))
+        _score_both(lists, inputs.split, evaluation, present),
+        protocol=describe(evaluation, training, type(model)),
     )
 
 
@@ -265,13 +296,20 @@ def evaluate_lists(
     present = load_presence(data / "features", training.all_item_ids) if slices else None
     seen = _n_listed(users, items, training.train)
     if seen:
-        notes.append(f"{seen} listed items are training positives of their user; no model here lists such")
+        notes.append(
+            f"{seen} listed items are training positives of their user; no model here lists such"
+        )
     known = _n_listed(users, items, training.valid) if evaluation.protocol == "strict" else 0
     if known:
-        notes.append(f"{known} listed items are validation positives of their user; at test they count as misses")
+        notes.append(
+            f"{known} listed items are validation positives of their user; at test they count as "
+            "misses"
+        )
     lists = RankedLists(users, items)
     scored = _score_both((lists, lists), loaded, evaluation, present)
-    return replace(scored, protocol=describe(evaluation, training, None), notes=(*training.notes, *notes))
+    return replace(
+        scored, protocol=describe(evaluation, training, None), notes=(*training.notes, *notes)
+    )
 
 
 def _n_listed(users: NDArray[np.int64], items: NDArray[np.int64], rows: HeldOut | TrainSet) -> int:
@@ -292,21 +330,33 @@ def _score_both(
     slices: list[Slice] = []
     if present is not None:
         slices = make_slices(training.train, training.n_item_rows, training.n_user_rows, present)
-    valid = _score_rows(lists[0], training, validation_rows(training, evaluation), evaluation, slices)
+    valid = _score_rows(
+        lists[0], training, validation_rows(training, evaluation), evaluation, slices
+    )
     tested = _score_test(lists[1], training, split.test, evaluation, slices)
     sliced = {"valid": valid[1], "test": tested[1]} if slices else {}
     return Scored({"valid": valid[0], "test": tested[0]}, sliced, {})
 
 
 def _score_test(
-    lists: RankedLists, training: TrainingData, test: TestData, evaluation: Evaluation, slices: Sequence[Slice]
+    lists: RankedLists,
+    training: TrainingData,
+    test: TestData,
+    evaluation: Evaluation,
+    slices: Sequence[Slice],
 ) -> tuple[Scores, list[SliceScores]]:
     """The only place where test rows meet lists."""
-    return _score_rows(lists, training, rows_to_score(test.rows, test.of_others, evaluation), evaluation, slices)
+    return _score_rows(
+        lists, training, rows_to_score(test.rows, test.of_others, evaluation), evaluation, slices
+    )
 
 
 def _score_rows(
-    lists: RankedLists, training: TrainingData, rows: HeldOut, evaluation: Evaluation, slices: Sequence[Slice]
+    lists: RankedLists,
+    training: TrainingData,
+    rows: HeldOut,
+    evaluation: Evaluation,
+    slices: Sequence[Slice],
 ) -> tuple[Scores, list[SliceScores]]:
     """Metrics of held-out rows, all together and slice by slice."""
     of = partial(score, lists, training, evaluation=evaluation)
@@ -315,7 +365,9 @@ def _score_rows(
 
 def _present(features: Mapping[str, ItemFeatures]) -> dict[str, NDArray[np.bool_]]:
     """Which item rows have a vector of their own, by modality."""
-    return {modality: np.append(one.present, one.other_present) for modality, one in features.items()}
+    return {
+        modality: np.append(one.present, one.other_present) for modality, one in features.items()
+    }
 
 
 def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:

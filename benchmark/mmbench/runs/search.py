@@ -1,7 +1,8 @@
 """Proposing settings to try: at random, or where earlier trials did well (TPE). Proposals follow from seed and results alone.
 
-The n-th proposal depends on the seed, n, and the settings and validation values of the trials before, not on a process that
-went on from one to the next: a search that was killed proposes what it would have proposed.
+The n-th proposal depends on the seed, n, and the settings and validation values of the trials
+before, not on a process that went on from one to the next: a search that was killed proposes what
+it would have proposed.
 """
 
 from __future__ import annotations
@@ -43,7 +44,11 @@ def propose(search: Search, seed: int, past: Sequence[Trial]) -> dict[str, Any]:
     proposal: dict[str, Any] = {}
     for attempt in range(_ATTEMPTS):
         random = search.sampler == "random" or len(past) < _STARTUP or attempt >= _ATTEMPTS // 2
-        proposal = _random(search, seed, len(past), attempt) if random else _tpe(search, seed, past, attempt)
+        proposal = (
+            _random(search, seed, len(past), attempt)
+            if random
+            else _tpe(search, seed, past, attempt)
+        )
         if proposal not in tried:
             return proposal
     if len(tried) < size(search) < math.inf:  # few are left, and chance did not hit one
@@ -71,7 +76,9 @@ def typed(recipe: Recipe) -> Search | None:
     space = {
         name: domain
         if isinstance(domain, Range)
-        else tuple(getattr(make_settings(recipe.model, {**given, name: value}), name) for value in domain)
+        else tuple(
+            getattr(make_settings(recipe.model, {**given, name: value}), name) for value in domain
+        )
         for name, domain in recipe.search.space.items()
     }
     return recipe.search.model_copy(update={"space": space})
@@ -106,13 +113,17 @@ def _tpe(search: Search, seed: int, past: Sequence[Trial], attempt: int) -> dict
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of optuna's own experimental features
         sampler = optuna.samplers.TPESampler(
-            seed=derive(seed, "tpe", len(past), attempt) % 2**32, multivariate=True, n_startup_trials=1
+            seed=derive(seed, "tpe", len(past), attempt) % 2**32,
+            multivariate=True,
+            n_startup_trials=1,
         )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     domains = {name: _distribution(optuna, domain) for name, domain in search.space.items()}
     for values, outcome in past:
         codes = {name: _code(search.space[name], value) for name, value in values.items()}
-        study.add_trial(optuna.trial.create_trial(params=codes, distributions=domains, value=outcome))
+        study.add_trial(
+            optuna.trial.create_trial(params=codes, distributions=domains, value=outcome)
+        )
     asked = study.ask(domains).params
     return {name: _value(search.space[name], asked[name]) for name in search.space}
 
@@ -127,7 +138,8 @@ def require_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise UsageError(
-            "--sampler tpe: needs the package optuna; pip install 'mmx-mmbench[tune]', or use --sampler random"
+            "--sampler tpe: needs the package optuna; pip install 'mmx-mmbench[tune]', or use "
+            "--sampler random"
         ) from error
     return optuna
 

@@ -66,16 +66,21 @@ def text_contents(
 
     Raises:
         DataError: there is no table to take texts from.
-        UsageError: a column that does not exist, none of the usual ones and none named, or no such template.
+        UsageError: a column that does not exist, none of the usual ones and none named, or no such
+            template.
     """
     if items.table is None:
-        raise DataError(f"{items.root}: no items table, so there is no text (expected items.tsv with a text column)")
+        raise DataError(
+            f"{items.root}: no items table, so there is no text (expected items.tsv with a text "
+            "column)"
+        )
     notes: tuple[str, ...] = ()
     filled_in = None if template is None else parse_template(template)
     if filled_in is not None:
         if columns is not None:
             raise UsageError(
-                "--text-columns and --text-template: a template names its columns itself; give one of them"
+                "--text-columns and --text-template: a template names its columns itself; give one "
+                "of them"
             )
         columns = filled_in.columns
     elif columns is None:
@@ -86,9 +91,13 @@ def text_contents(
                 f"{items.table.path.name}: which columns hold text? Name them with --text-columns "
                 f"(columns: {', '.join(items.table.columns)})"
             )
-        notes = (f"text: {' + '.join(columns)} of {items.table.path.name} (--text-columns overrides)",)
+        notes = (
+            f"text: {' + '.join(columns)} of {items.table.path.name} (--text-columns overrides)",
+        )
     read = items.table.read(columns)
-    return TextContents(tuple(columns), notes, tuple(read[name].slice(0, len(items)) for name in columns), filled_in)
+    return TextContents(
+        tuple(columns), notes, tuple(read[name].slice(0, len(items)) for name in columns), filled_in
+    )
 
 
 def file_contents(items: Items, modality: str, column: str | None = None) -> FileContents:
@@ -96,19 +105,25 @@ def file_contents(items: Items, modality: str, column: str | None = None) -> Fil
 
     Args:
         items: The items.
-        modality: `visual` (folder `images`) or `audio` (folder `audio`); the dataset folder itself is searched too.
+        modality: `visual` (folder `images`) or `audio` (folder `audio`); the dataset folder itself
+            is searched too.
         column: The column of paths; None looks for the usual names.
     """
     notes: list[str] = []
     found, links, unused, doubled = _match_by_name(items, modality)
     named = None
     if items.table is not None:
-        column = items.table.require(column) if column else _guess_path_column(items.table, modality)
+        column = (
+            items.table.require(column) if column else _guess_path_column(items.table, modality)
+        )
     if column is not None and items.table is not None:
         named = items.table.read([column])[column].slice(0, len(items))
         first = next((value for chunk in named.chunks for value in chunk.to_pylist() if value), b"")
         if b"://" in first:
-            notes.append(f"column {column!r} holds addresses, which are not fetched; files are matched by item id")
+            notes.append(
+                f"column {column!r} holds addresses, which are not fetched; files are matched by "
+                "item id"
+            )
             named, column = None, None
     if named is not None:
         notes.append(f"files: column {column!r} of {items.table.path.name if items.table else ''}")
@@ -116,7 +131,8 @@ def file_contents(items: Items, modality: str, column: str | None = None) -> Fil
         notes.append(f"{unused:,} {modality} files belong to no item of the table")
     if named is None and doubled:
         notes.append(
-            f"{len(doubled):,} items have files of several extensions, of which one is taken (not {doubled[0]}); "
+            f"{len(doubled):,} items have files of several extensions, of which one is taken (not "
+            f"{doubled[0]}); "
             f"what lies in {FOLDERS[modality]}/<item_id>/ is taken together, with --several"
         )
     return FileContents(
@@ -159,7 +175,8 @@ class FileContents:
         root: The dataset folder.
         folder: Where bare file names of a path column are looked for as well.
         named: Paths from the table, relative to `root`; None without a path column.
-        found: Paths relative to `root` of files whose name is the item's id, null where there is none.
+        found: Paths relative to `root` of files whose name is the item's id, null where there is
+            none.
         links: Those of `found` that are symbolic links, which must not lead out of the folder.
     """
 
@@ -177,12 +194,16 @@ class FileContents:
         if self.named is None:
             return [self._indexed(name) for name in found]
         named: list[bytes] = self.named.slice(start, stop - start).to_pylist()
-        return [self.path_of(value) if value else self._indexed(name) for value, name in zip(named, found, strict=True)]
+        return [
+            self.path_of(value) if value else self._indexed(name)
+            for value, name in zip(named, found, strict=True)
+        ]
 
     def digest(self) -> str | None:
         """BLAKE2b-256 of the path column's cells; None without one.
 
-        The files themselves are left out: reading every file twice would cost as much as the work itself.
+        The files themselves are left out: reading every file twice would cost as much as the work
+        itself.
         """
         return None if self.named is None else _digest([self.named])
 
@@ -238,7 +259,9 @@ def _text(values: Sequence[bytes], columns: Sequence[str], template: Template | 
         try:
             part = value.decode().strip()
         except UnicodeDecodeError as error:
-            return ContentError(f"{column}: not valid UTF-8 (byte {value[error.start]:#04x} at {error.start})")
+            return ContentError(
+                f"{column}: not valid UTF-8 (byte {value[error.start]:#04x} at {error.start})"
+            )
         parts.append("" if part in NOT_A_NUMBER else part)
     if template is not None:
         return template.fill(dict(zip(columns, parts, strict=True)))
@@ -252,7 +275,8 @@ def _guess_path_column(table: Table, modality: str) -> str | None:
 def _match_by_name(items: Items, modality: str) -> tuple[Column, frozenset[bytes], int, list[str]]:
     """For every item the file that bears its id (null without one), which of those are links, and what is left over.
 
-    That is: how many files bear the id of no item, and for each item with several files the first that is not taken.
+    That is: how many files bear the id of no item, and for each item with several files the first
+    that is not taken.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -266,7 +290,9 @@ def _match_by_name(items: Items, modality: str) -> tuple[Column, frozenset[bytes
         listed, linked = content_files(items.root / folder, FILE_SUFFIXES[modality])
         prefix = f"{folder}/" if folder else ""
         for name in listed:
-            if (name_stem := stem(name)) != last:  # the names are sorted: the preferred extension comes first
+            if (
+                name_stem := stem(name)
+            ) != last:  # the names are sorted: the preferred extension comes first
                 stems.append(os.fsencode(name_stem))
                 names.append(os.fsencode(prefix + name))
             else:
@@ -279,5 +305,8 @@ def _match_by_name(items: Items, modality: str) -> tuple[Column, frozenset[bytes
     ids = items.ids.cast(pa.binary())
     rows = pc.index_in(ids, value_set=keys)
     left = len(set(stems)) - pc.count_distinct(rows).as_py()
-    doubled = [others[one] for one in ids.filter(pc.is_in(ids, value_set=pa.array(others, pa.binary()))).to_pylist()]
+    doubled = [
+        others[one]
+        for one in ids.filter(pc.is_in(ids, value_set=pa.array(others, pa.binary()))).to_pylist()
+    ]
     return pa.chunked_array(pc.take(paths, rows), pa.binary()), frozenset(links), left, doubled

@@ -49,40 +49,59 @@ def load_interactions(
     """The interactions of the dataset folder `root`.
 
     Args:
-        root: A folder with `reviews.tsv` or `interactions.tsv` (or .csv, .parquet, .jsonl, also .gz).
+        root: A folder with `reviews.tsv` or `interactions.tsv` (or .csv, .parquet, .jsonl, also
+            .gz).
         items_file: The table's name inside `root`, if it has another one.
         id_column: The column of items; None looks for the usual names.
         user_column: The column of users; None looks for the usual names.
         limit: Keep only that many rows from the top.
 
     Raises:
-        DataError: no table, no column of users or items, an empty id, a pair that occurs twice (both lines are named).
+        DataError: no table, no column of users or items, an empty id, a pair that occurs twice
+            (both lines are named).
         UsageError: a file or column that was named and does not exist.
     """
     notes: list[str] = []
-    names = [items_file] if items_file else [f"{stem}{suffix}" for stem in TABLES for suffix in SUFFIXES]
+    names = (
+        [items_file]
+        if items_file
+        else [f"{stem}{suffix}" for stem in TABLES for suffix in SUFFIXES]
+    )
     path = next((root / name for name in names if (root / name).is_file()), None)
     if path is None:
         wanted = items_file or "reviews.tsv or interactions.tsv"
-        raise DataError(f"{root}: no table of interactions (expected {wanted}); name one with --items-file")
+        raise DataError(
+            f"{root}: no table of interactions (expected {wanted}); name one with --items-file"
+        )
     if not inside(root, path):
         raise UsageError(f"--items-file {items_file}: outside of the dataset folder {root}")
     table = open_table(path)
     item_column = table.require(id_column) if id_column else guess_id_column(table, notes)
-    user = table.require(user_column) if user_column else next((c for c in USER_COLUMNS if c in table.columns), None)
+    user = (
+        table.require(user_column)
+        if user_column
+        else next((c for c in USER_COLUMNS if c in table.columns), None)
+    )
     if user is None:
         raise DataError(
-            f"{path.name}: no column of users (expected {USER_COLUMNS[0]}; got {', '.join(table.columns)}); "
+            f"{path.name}: no column of users (expected {USER_COLUMNS[0]}; got "
+            f"{', '.join(table.columns)}); "
             "name it with --user-column"
         )
     found = Interactions(
-        root, checked_ids(table, item_column), table, (*notes, _leak_note(path.name)), users=checked_ids(table, user)
+        root,
+        checked_ids(table, item_column),
+        table,
+        (*notes, _leak_note(path.name)),
+        users=checked_ids(table, user),
     )
     _refuse_repetition(found)
     return (
         found
         if limit is None
-        else replace(found, ids=found.ids.slice(0, limit), users=found.users.slice(0, limit), limited=True)
+        else replace(
+            found, ids=found.ids.slice(0, limit), users=found.users.slice(0, limit), limited=True
+        )
     )
 
 
@@ -108,6 +127,7 @@ def _refuse_repetition(found: Interactions) -> None:
     first, second = found.table.lines(rows)
     more = f", and {twice.size - 1:,} further repetitions" if twice.size > 1 else ""
     raise DataError(
-        f"{found.table.path.name}: {found.name_of(rows[0])} occurs twice (lines {first} and {second}){more}; "
+        f"{found.table.path.name}: {found.name_of(rows[0])} occurs twice (lines {first} and "
+        f"{second}){more}; "
         "keep one row per user and item"
     )

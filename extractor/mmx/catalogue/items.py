@@ -1,7 +1,7 @@
 """The items of a dataset folder: their ids, from its table or from the names of its files.
 
-Ids are opaque strings. They are compared with the names of directory entries and never used as a path, so an id such
-as `a/b` or `../x` has no file of its own unless a path column names one.
+Ids are opaque strings. They are compared with the names of directory entries and never used as a
+path, so an id such as `a/b` or `../x` has no file of its own unless a path column names one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from mmx.catalogue.tables import SUFFIXES, Column, Table, is_table, open_table
 from mmx.errors import DataError, UsageError
 
 ID_COLUMNS = ("item_id", "itemID", "itemId", "asin", "parent_asin", "id")
-_NOT_ITEMS = ("interactions", "ratings", "reviews", "users", "train", "valid", "val", "validation", "test")
+_NOT_ITEMS = (
+    "interactions",
+    "ratings",
+    "reviews",
+    "users",
+    "train",
+    "valid",
+    "val",
+    "validation",
+    "test",
+)
 _BLOCK = 65_536
 
 
@@ -57,13 +67,19 @@ class Items:
 
 
 def load_items(
-    root: Path, *, items_file: str | None = None, id_column: str | None = None, limit: int | None = None
+    root: Path,
+    *,
+    items_file: str | None = None,
+    id_column: str | None = None,
+    limit: int | None = None,
 ) -> Items:
     """The items of the dataset folder `root`.
 
     Args:
-        root: A folder with `items.tsv` (or .csv, .parquet, .jsonl, also .gz), or only with content files.
-        items_file: The table's name inside `root`; None looks for `items.*`, then for the only table there is.
+        root: A folder with `items.tsv` (or .csv, .parquet, .jsonl, also .gz), or only with content
+            files.
+        items_file: The table's name inside `root`; None looks for `items.*`, then for the only
+            table there is.
         id_column: The column of ids; None looks for the usual names.
         limit: Keep only that many items from the top.
 
@@ -72,7 +88,9 @@ def load_items(
         UsageError: `items_file` or `id_column` names something that does not exist.
     """
     if not root.is_dir():
-        raise DataError(f"{root}: no such dataset folder; `mmx demo --out {root}` makes one to try things with")
+        raise DataError(
+            f"{root}: no such dataset folder; `mmx demo --out {root}` makes one to try things with"
+        )
     notes: list[str] = []
     path = root / items_file if items_file else _find_table(root, notes)
     if path is None:
@@ -99,7 +117,9 @@ def _find_table(root: Path, notes: list[str]) -> Path | None:
     )  # fmt: skip
     if len(others) > 1:
         names = ", ".join(path.name for path in others)
-        raise DataError(f"{root}: which table holds the items? Name one with --items-file (found {names})")
+        raise DataError(
+            f"{root}: which table holds the items? Name one with --items-file (found {names})"
+        )
     if others:
         notes.append(f"items: {others[0].name}, the only table there is (--items-file overrides)")
         return others[0]
@@ -118,7 +138,8 @@ def guess_id_column(table: Table, notes: list[str]) -> str:
     guess = next((name for name in table.columns if name.casefold().endswith(("id", "asin"))), None)
     if guess is None or guess.casefold() in ("user_id", "userid"):
         raise DataError(
-            f"{table.path.name}: no column of item ids (expected {ID_COLUMNS[0]}; got {', '.join(table.columns)}); "
+            f"{table.path.name}: no column of item ids (expected {ID_COLUMNS[0]}; got "
+            f"{', '.join(table.columns)}); "
             "name it with --id-column"
         )
     notes.append(f"item ids: column {guess!r} of {table.path.name} (--id-column overrides)")
@@ -136,7 +157,9 @@ def checked_ids(table: Table, column: str) -> Column:
         raise DataError(f"{name}: no items (the table has a header and no rows)")
     empty = pc.index(raw, pa.scalar(b"", pa.binary())).as_py()
     if empty >= 0:
-        raise DataError(f"{name}, line {table.lines([empty])[0]}: empty {column}; every item needs an id")
+        raise DataError(
+            f"{name}, line {table.lines([empty])[0]}: empty {column}; every item needs an id"
+        )
     try:
         ids = raw.cast(pa.string())
     except pa.ArrowInvalid as error:
@@ -145,11 +168,16 @@ def checked_ids(table: Table, column: str) -> Column:
                 value.decode()
             except UnicodeDecodeError:
                 line = table.lines([row])[0]
-                raise DataError(f"{name}, line {line}: {column} {value!r} is not valid UTF-8") from error
+                raise DataError(
+                    f"{name}, line {line}: {column} {value!r} is not valid UTF-8"
+                ) from error
         raise DataError(f"{name}: {column} is not valid UTF-8 ({error})") from error
     nul = pc.index(pc.match_substring(ids, "\0"), True).as_py()
     if nul >= 0:
-        raise DataError(f"{name}, line {table.lines([nul])[0]}: {column} {ids[nul].as_py()!r} holds a NUL character")
+        raise DataError(
+            f"{name}, line {table.lines([nul])[0]}: {column} {ids[nul].as_py()!r} holds a NUL "
+            "character"
+        )
     return ids
 
 
@@ -165,7 +193,8 @@ def _refuse_repetition(table: Table, column: str, ids: Column) -> None:
         first, second = table.lines(rows[:2])
         more = f", and {len(twice) - 1:,} further ids" if len(twice) > 1 else ""
         raise DataError(
-            f"{name}: {column} {twice[0].as_py()!r} occurs twice (lines {first} and {second}){more}; "
+            f"{name}: {column} {twice[0].as_py()!r} occurs twice (lines {first} and "
+            f"{second}){more}; "
             "keep one row per item"
         )
 
@@ -185,7 +214,9 @@ def fixed_length(ids: Column) -> NDArray[np.bytes_]:
     out = np.empty(len(ids), dtype=f"S{longest}")
     start = 0
     for chunk in ids.cast(pa.binary()).chunks:
-        for offset in range(0, len(chunk), _BLOCK):  # blocks bound the memory that Python objects take
+        for offset in range(
+            0, len(chunk), _BLOCK
+        ):  # blocks bound the memory that Python objects take
             values = chunk.slice(offset, _BLOCK).to_pylist()
             out[start : start + len(values)] = values
             start += len(values)
@@ -203,9 +234,16 @@ def _items_from_files(root: Path) -> Items:
         for name in content_files(root / folder, suffixes)[0]
     }
     if not stems:
-        raise DataError(f"{root}: no items (expected items.tsv, or files in images/ or audio/ named after the items)")
+        raise DataError(
+            f"{root}: no items (expected items.tsv, or files in images/ or audio/ named after the "
+            "items)"
+        )
     try:
         ids = pa.chunked_array([pa.array(sorted(stems), pa.string())])
     except UnicodeEncodeError as error:
-        raise DataError(f"{root}: a file name that is not valid UTF-8 ({error.object!r}); rename it") from error
-    return Items(root, ids, None, (f"no items table: {len(ids):,} items named after the content files",))
+        raise DataError(
+            f"{root}: a file name that is not valid UTF-8 ({error.object!r}); rename it"
+        ) from error
+    return Items(
+        root, ids, None, (f"no items table: {len(ids):,} items named after the content files",)
+    )

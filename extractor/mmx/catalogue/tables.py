@@ -1,7 +1,8 @@
 """Columns of text from TSV, CSV, Parquet and JSONL files, byte for byte: nothing is ever parsed as a number.
 
-`007`, `1e3`, `NA` and `null` stay the text they are. An empty cell is empty text; the caller decides that this
-means missing. Columns are Arrow arrays of binary, so ten million rows cost their bytes and not ten million objects.
+`007`, `1e3`, `NA` and `null` stay the text they are. An empty cell is empty text; the caller
+decides that this means missing. Columns are Arrow arrays of binary, so ten million rows cost their
+bytes and not ten million objects.
 """
 
 from __future__ import annotations
@@ -62,14 +63,17 @@ class Table:
         if name not in self.columns:
             raise unknown_name(f"column of {self.path.name}", name, self.columns)
         if self.columns.count(name) > 1:
-            raise DataError(f"{self.path.name}: the header names column {name!r} twice; rename one of them")
+            raise DataError(
+                f"{self.path.name}: the header names column {name!r} twice; rename one of them"
+            )
         return name
 
     def read(self, names: Sequence[str]) -> dict[str, Column]:
         """The named columns, all of one length.
 
         Raises:
-            DataError: a row that does not fit the header, or a cell that is no text; the line is named.
+            DataError: a row that does not fit the header, or a cell that is no text; the line is
+                named.
         """
         wanted = list(dict.fromkeys(self.require(name) for name in names))
         if self.kind == "parquet":
@@ -99,9 +103,10 @@ class Table:
 def open_table(path: Path) -> Table:
     """The table in `path`, its header read and its dialect known.
 
-    A tab-separated file is taken as quoted only when every cell that starts with a quotation mark is a well-formed
-    quoted cell; titles such as `"Heroes" and more` are then left alone. In a comma-separated file such a cell is an
-    error, because a stray quotation mark there swallows the rows that follow.
+    A tab-separated file is taken as quoted only when every cell that starts with a quotation mark
+    is a well-formed quoted cell; titles such as `"Heroes" and more` are then left alone. In a
+    comma-separated file such a cell is an error, because a stray quotation mark there swallows the
+    rows that follow.
 
     Raises:
         DataError: no such file, an empty one, an unknown kind, or a header that cannot be read.
@@ -110,9 +115,13 @@ def open_table(path: Path) -> Table:
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     if not is_table(path):
-        raise DataError(f"{path.name}: not a table that can be read (expected one of {', '.join(SUFFIXES)})")
+        raise DataError(
+            f"{path.name}: not a table that can be read (expected one of {', '.join(SUFFIXES)})"
+        )
     if path.stat().st_size == 0:
-        raise DataError(f"{path.name}: the file is empty (expected a header line and one row per item)")
+        raise DataError(
+            f"{path.name}: the file is empty (expected a header line and one row per item)"
+        )
     if name.endswith(".parquet"):
         return Table(path, _parquet_columns(path), "parquet")
     if name.endswith((".jsonl", ".jsonl.gz")):
@@ -123,8 +132,10 @@ def open_table(path: Path) -> Table:
     if stray is not None and delimiter != "\t":
         line = bytes(data[:stray]).count(b"\n") + 1
         raise DataError(
-            f"{path.name}, line {line}: a cell opens a quotation mark and does not close it as CSV asks; "
-            f"write {chr(34) * 2} for a quotation mark inside a quoted cell, or save the table as .tsv"
+            f"{path.name}, line {line}: a cell opens a quotation mark and does not close it as CSV "
+            "asks; "
+            f"write {chr(34) * 2} for a quotation mark inside a quoted cell, or save the table as "
+            ".tsv"
         )
     quoted = stray is None and data.find(b'"') >= 0
     header = next(_records(path, delimiter, quoted=quoted), None)
@@ -133,7 +144,8 @@ def open_table(path: Path) -> Table:
     return Table(path, tuple(header[1]), "text", delimiter, quoted)
 
 
-# --- delimited text ---------------------------------------------------------------------------------------------
+# --- delimited text
+# ---------------------------------------------------------------------------------------------
 
 
 def _bytes_of(path: Path) -> Any:
@@ -150,7 +162,11 @@ def _bytes_of(path: Path) -> Any:
 
 def _opened(path: Path) -> IO[bytes]:
     """The file's bytes as a stream, decompressed when the name ends in `.gz`."""
-    return cast(IO[bytes], gzip.open(path, "rb")) if path.name.lower().endswith(".gz") else path.open("rb")
+    return (
+        cast(IO[bytes], gzip.open(path, "rb"))
+        if path.name.lower().endswith(".gz")
+        else path.open("rb")
+    )
 
 
 def _sniff(data: Any) -> str:
@@ -179,8 +195,13 @@ def _stray_quote(data: Any, delimiter: str) -> int | None:
 def _records(path: Path, delimiter: str, *, quoted: bool) -> Iterator[tuple[int, list[str]]]:
     """Every non-blank record with the line it ends on, header included; invalid UTF-8 shows as replacement marks."""
     csv.field_size_limit(_LONGEST_CELL)
-    with _opened(path) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text:
-        reader = csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+    with (
+        _opened(path) as stream,
+        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
+    ):
+        reader = csv.reader(
+            text, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        )
         try:
             for record in reader:
                 if record:
@@ -207,7 +228,9 @@ def _read_text(table: Table, names: list[str]) -> dict[str, Column]:
 
     data = _bytes_of(table.path)
     if data.find(b"\n") < 0 and data.find(b"\r") < 0:
-        return {name: pa.chunked_array([], pa.binary()) for name in names}  # a header without a line end
+        return {
+            name: pa.chunked_array([], pa.binary()) for name in names
+        }  # a header without a line end
     try:
         rows = arrow_csv.read_csv(
             pa.BufferReader(pa.py_buffer(data)),
@@ -236,13 +259,15 @@ def _bad_row(table: Table, cause: Exception) -> DataError:
     for line, record in records:
         if len(record) != width:
             return DataError(
-                f"{table.path.name}, line {line}: {len(record)} cells (expected {width}, as in the header: "
+                f"{table.path.name}, line {line}: {len(record)} cells (expected {width}, as in the "
+                "header: "
                 f"{', '.join(table.columns)}); quote cells that hold the delimiter"
             )
     return DataError(f"{table.path.name}: cannot be read ({cause})")
 
 
-# --- JSON lines -------------------------------------------------------------------------------------------------
+# --- JSON lines
+# -------------------------------------------------------------------------------------------------
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -255,17 +280,24 @@ def _json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line
         except (OSError, EOFError) as error:
-            raise DataError(f"{path.name}, line {number + 1}: cannot be decompressed ({error})") from error
+            raise DataError(
+                f"{path.name}, line {number + 1}: cannot be decompressed ({error})"
+            ) from error
 
 
 def _json_object(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
-        # Numbers keep the text they were written with, so that an id such as 1e3 or 007.0 is not changed.
+        # Numbers keep the text they were written with, so that an id such as 1e3 or 007.0 is not
+        # changed.
         value = json.loads(line, parse_int=str, parse_float=str)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path.name}, line {number}: not valid JSON ({error}); one object per line") from error
+        raise DataError(
+            f"{path.name}, line {number}: not valid JSON ({error}); one object per line"
+        ) from error
     if not isinstance(value, dict):
-        raise DataError(f"{path.name}, line {number}: a JSON {type(value).__name__} (expected an object)")
+        raise DataError(
+            f"{path.name}, line {number}: a JSON {type(value).__name__} (expected an object)"
+        )
     return value
 
 
@@ -311,7 +343,8 @@ def _read_json(path: Path, names: list[str]) -> dict[str, Column]:
             if text is None:
                 kind = type(record[name]).__name__
                 raise DataError(
-                    f"{path.name}, line {number}: {name!r} is a JSON {kind} (expected a text, a number or a list of them); "
+                    f"{path.name}, line {number}: {name!r} is a JSON {kind} (expected a text, a "
+                    "number or a list of them); "
                     "write what is wanted of it as a column of its own"
                 )
             buffers[name].append(text.encode("utf-8", "surrogatepass"))
@@ -321,7 +354,8 @@ def _read_json(path: Path, names: list[str]) -> dict[str, Column]:
     return {name: pa.chunked_array(parts, pa.binary()) for name, parts in chunks.items()}
 
 
-# --- Parquet ----------------------------------------------------------------------------------------------------
+# --- Parquet
+# ----------------------------------------------------------------------------------------------------
 
 
 def _parquet_columns(path: Path) -> tuple[str, ...]:
@@ -351,9 +385,13 @@ def _read_parquet(path: Path, names: list[str]) -> dict[str, Column]:
         elif pa.types.is_dictionary(kind):
             column = pc.cast(column, kind.value_type)
         elif pa.types.is_floating(kind) and pc.all(pc.is_null(column, nan_is_null=True)).as_py():
-            column = pa.chunked_array([pa.nulls(len(column), pa.string())])  # how data frames keep a text nobody has
+            column = pa.chunked_array(
+                [pa.nulls(len(column), pa.string())]
+            )  # how data frames keep a text nobody has
         elif pa.types.is_floating(kind) or pa.types.is_nested(kind):
-            raise DataError(f"{path.name}: column {name!r} has type {kind} (expected text or whole numbers)")
+            raise DataError(
+                f"{path.name}: column {name!r} has type {kind} (expected text or whole numbers)"
+            )
         if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
             column = pc.cast(column, pa.string())
         columns[name] = pc.fill_null(pc.cast(column, pa.binary()), b"")

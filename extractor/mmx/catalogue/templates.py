@@ -1,7 +1,7 @@
 """Templates: how several text columns of an item become one text.
 
-A template is a name of `TEMPLATES`, or text with column names in braces, `{title} by {brand}`. Nothing in it is ever executed:
-a brace holds a column's name and nothing else.
+A template is a name of `TEMPLATES`, or text with column names in braces, `{title} by {brand}`.
+Nothing in it is ever executed: a brace holds a column's name and nothing else.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Template:
 
 
 def _lattice(texts: Mapping[str, str]) -> str:
-    # Their code puts a blank after each category only, so that the words beside a seam become one, and appends the title a
-    # second time where it means the brand, if there is a brand.
+    # Their code puts a blank after each category only, so that the words beside a seam become one,
+    # and appends the title a second time where it means the brand, if there is a brand.
     second = texts["title"] if texts["brand"] else ""
     return f"{texts['categories']} {texts['title']}{second}{texts['description']}"
 
@@ -44,7 +44,9 @@ TEMPLATES = {
     "catalogue": Template(
         "catalogue",
         ("title", "brand", "categories", "description"),
-        lambda texts: ". ".join(filter(None, (texts[c] for c in ("title", "brand", "categories", "description")))),
+        lambda texts: ". ".join(
+            filter(None, (texts[c] for c in ("title", "brand", "categories", "description")))
+        ),
     ),
 }
 """`lattice`: what the code of LATTICE (ACM MM 2021) makes of Amazon's metadata; `catalogue`: the same columns, each once."""
@@ -54,7 +56,8 @@ def parse_template(text: str) -> Template:
     """The template of that name, or the one that the text spells out.
 
     Raises:
-        UsageError: No such name, a brace that is not closed, or one that holds more than a column's name.
+        UsageError: No such name, a brace that is not closed, or one that holds more than a column's
+            name.
     """
     if "{" not in text and "}" not in text:
         if text not in TEMPLATES:
@@ -63,13 +66,18 @@ def parse_template(text: str) -> Template:
     try:
         parts = list(Formatter().parse(text))
     except ValueError as error:
-        raise UsageError(f"--text-template {text!r}: {error}; e.g. '{{title}} {{brand}}'") from error
+        raise UsageError(
+            f"--text-template {text!r}: {error}; e.g. '{{title}} {{brand}}'"
+        ) from error
     columns = []
     for _, column, form, conversion in parts:
         if column is None:
             continue
         if not column or form or conversion or any(character in column for character in ".[]"):
-            raise UsageError(f"--text-template {text!r}: a brace holds a column's name, nothing else; e.g. '{{title}}'")
+            raise UsageError(
+                f"--text-template {text!r}: a brace holds a column's name, nothing else; e.g. "
+                f"'{{title}}'"
+            )
         columns.append(column)
     if not columns:
         raise UsageError(f"--text-template {text!r}: names no column, e.g. '{{title}} {{brand}}'")
@@ -77,5 +85,7 @@ def parse_template(text: str) -> Template:
     return Template(
         text,
         tuple(dict.fromkeys(columns)),
-        lambda texts: "".join(literal + (texts[column] if column else "") for literal, column in literals),
+        lambda texts: "".join(
+            literal + (texts[column] if column else "") for literal, column in literals
+        ),
     )

@@ -45,7 +45,9 @@ def examine(data: Path) -> dict[str, Any]:
     packages, problems = _packages()
     devices, unusable = _devices()
     problems += unusable
-    problems += [f"{error}; update or remove that distribution" for error in broken_families().values()]
+    problems += [
+        f"{error}; update or remove that distribution" for error in broken_families().values()
+    ]
     return {
         "mmx": __version__,
         "python": platform.python_version(),
@@ -61,15 +63,23 @@ def examine(data: Path) -> dict[str, Any]:
 
 def as_text(findings: dict[str, Any]) -> str:
     """The findings as lines of text, problems last."""
-    lines = [f"mmx {findings['mmx']}, Python {findings['python']}, {findings['system']}", "", "packages"]
+    lines = [
+        f"mmx {findings['mmx']}, Python {findings['python']}, {findings['system']}",
+        "",
+        "packages",
+    ]
     lines += [
-        f"  {name:<22} {info['version'] or 'missing':<14} {info['for']}" for name, info in findings["packages"].items()
+        f"  {name:<22} {info['version'] or 'missing':<14} {info['for']}"
+        for name, info in findings["packages"].items()
     ]
     lines += ["", "devices", *(f"  {line}" for line in findings["devices"])]
     lines += [
         "",
         "codecs",
-        *(f"  {kind:<8} {', '.join(names) or 'none'}" for kind, names in findings["codecs"].items()),
+        *(
+            f"  {kind:<8} {', '.join(names) or 'none'}"
+            for kind, names in findings["codecs"].items()
+        ),
     ]
     lines += ["", "caches of weights"]
     lines += [
@@ -105,7 +115,11 @@ def _import_error(module: str) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:  # the last two: a binary that does not fit another
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ) as error:  # the last two: a binary that does not fit another
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return None
 
@@ -125,7 +139,8 @@ def _devices() -> tuple[list[str], list[str]]:
             except (RuntimeError, AssertionError) as error:
                 reason = str(error).splitlines()[0].rstrip(".")
                 problems.append(
-                    f"cuda:{i} cannot be used by torch {torch.__version__}: {reason}; until then --device cpu"
+                    f"cuda:{i} cannot be used by torch {torch.__version__}: {reason}; until then "
+                    "--device cpu"
                 )
             else:
                 devices.append(f"cuda:{i}: {name}")
@@ -147,7 +162,9 @@ def _codecs() -> dict[str, list[str]]:
         import soundfile
 
         codecs["sounds"] = [
-            name.lower() for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF") if name in soundfile.available_formats()
+            name.lower()
+            for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF")
+            if name in soundfile.available_formats()
         ]
     return codecs
 

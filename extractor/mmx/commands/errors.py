@@ -22,7 +22,9 @@ def plain_warnings() -> Iterator[None]:
         warnings.simplefilter("default", StoreWarning)
         show = warnings.showwarning
 
-        def plain(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        def plain(
+            message: Warning | str, category: type[Warning], *where: Any, **more: Any
+        ) -> None:
             if issubclass(category, StoreWarning):
                 click.echo(f"warning: {message}", err=True)
             else:
@@ -58,9 +60,13 @@ def report(error: BaseException, *, debug: bool) -> int:
     from mmx.encoders.compute import out_of_memory
 
     if out_of_memory(error):
-        told = ". ".join((str(error).splitlines() or ["the machine has no more"])[0].split(". ")[:3])
+        told = ". ".join(
+            (str(error).splitlines() or ["the machine has no more"])[0].split(". ")[:3]
+        )
         click.echo(
-            f"error: out of memory: {told}; a smaller --batch-size needs less, --device cpu none of a GPU's", err=True
+            f"error: out of memory: {told}; a smaller --batch-size needs less, --device cpu none "
+            "of a GPU's",
+            err=True,
         )
         return 1
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))

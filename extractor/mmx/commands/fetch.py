@@ -14,23 +14,52 @@ from mmx.errors import UsageError
 _PATH = click.Path(path_type=Path)
 
 
-def _pairs(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, Path]:
+def _pairs(
+    ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
+) -> dict[str, Path]:
     pairs = [value.partition("=") for value in values]
     if any(not (role and equals and path) for role, equals, path in pairs):
-        raise click.BadParameter("expected ROLE=PATH, e.g. reviews=reviews_Office_Products_5.json.gz", ctx, parameter)
+        raise click.BadParameter(
+            "expected ROLE=PATH, e.g. reviews=reviews_Office_Products_5.json.gz", ctx, parameter
+        )
     return {role: Path(path) for role, _, path in pairs}
 
 
 @click.command(short_help="Download a public collection and convert it to a dataset folder.")
 @click.argument("name")
-@click.option("--out", metavar="DIR", type=_PATH, help="Dataset folder to make  [data/<collection>-<category>].")
 @click.option(
-    "--mirror", metavar="DIR|URL", help="Where the files are, by their original names  [the collection's site]."
+    "--out",
+    metavar="DIR",
+    type=_PATH,
+    help="Dataset folder to make  [data/<collection>-<category>].",
 )
-@click.option("--from-files", "from_files", metavar="ROLE=PATH", multiple=True, callback=_pairs, help="Files at hand.")
-@click.option("--downloads", metavar="DIR", type=_PATH, help="Where downloads are kept  [downloads beside --out].")
+@click.option(
+    "--mirror",
+    metavar="DIR|URL",
+    help="Where the files are, by their original names  [the collection's site].",
+)
+@click.option(
+    "--from-files",
+    "from_files",
+    metavar="ROLE=PATH",
+    multiple=True,
+    callback=_pairs,
+    help="Files at hand.",
+)
+@click.option(
+    "--downloads",
+    metavar="DIR",
+    type=_PATH,
+    help="Where downloads are kept  [downloads beside --out].",
+)
 @click.option("--images", is_flag=True, help="Download the items' images, too.")
-@click.option("--jobs", type=click.IntRange(1, 32), default=4, show_default=True, help="Connections for images.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 32),
+    default=4,
+    show_default=True,
+    help="Connections for images.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
 @debug_option
@@ -49,9 +78,9 @@ def fetch(
 ) -> None:
     """Download a public collection and convert it to a dataset folder: items.tsv, interactions.tsv, features/.
 
-    NAME is amazon-2014/, amazon-2018/ or amazon-2023/ and one of office, toys, beauty, sports, clothing, baby (not 2018),
-    music. What has been downloaded is kept and checked; a broken download goes on where it stopped. Exit code 3: some images
-    failed.
+    NAME is amazon-2014/, amazon-2018/ or amazon-2023/ and one of office, toys, beauty, sports,
+    clothing, baby (not 2018), music. What has been downloaded is kept and checked; a broken
+    download goes on where it stopped. Exit code 3: some images failed.
 
     \b
     EXAMPLES
@@ -81,11 +110,17 @@ def fetch(
         for what, count in done.counts.items():
             progress.note(f"{count:,} {what}")
         progress.note(
-            f"go on with: mmx extract --modality textual --model sentence-transformers/stsb-roberta-large "
+            "go on with: mmx extract --modality textual --model "
+            "sentence-transformers/stsb-roberta-large "
             f"--text-template lattice --data {target}"
         )
     if as_json:
-        document = {"path": str(target), "counts": done.counts, "already": done.already, "images": statuses}
+        document = {
+            "path": str(target),
+            "counts": done.counts,
+            "already": done.already,
+            "images": statuses,
+        }
         click.echo(json.dumps(document, ensure_ascii=False))
     else:
         click.echo(target.as_posix())

@@ -16,25 +16,54 @@ _PATH = click.Path(path_type=Path)
 
 
 @click.command(short_help="Adapt an encoder to a catalogue by its training interactions.")
-@click.option("--modality", type=click.Choice(["visual", "textual"]), required=True, help="What is looked at.")
-@click.option("--model", required=True, metavar="NAME", help="torchvision or sentence-transformers model.")
+@click.option(
+    "--modality", type=click.Choice(["visual", "textual"]), required=True, help="What is looked at."
+)
+@click.option(
+    "--model", required=True, metavar="NAME", help="torchvision or sentence-transformers model."
+)
 @click.option("--data", type=_PATH, required=True, metavar="DIR", help="Dataset folder.")
 @click.option(
-    "--split", required=True, metavar="NAME", help="Its training part says who took what; no other part is opened."
+    "--split",
+    required=True,
+    metavar="NAME",
+    help="Its training part says who took what; no other part is opened.",
 )
 @click.option(
-    "--out", type=_PATH, required=True, metavar="PATH", help="File (.safetensors) or, for texts, folder to write."
+    "--out",
+    type=_PATH,
+    required=True,
+    metavar="PATH",
+    help="File (.safetensors) or, for texts, folder to write.",
 )
-@click.option("--weights", default="default", show_default=True, metavar="W", help="Where to start, as in mmx extract.")
+@click.option(
+    "--weights",
+    default="default",
+    show_default=True,
+    metavar="W",
+    help="Where to start, as in mmx extract.",
+)
 @click.option("--layer", metavar="NAME", help="Layer that is trained up to  [the encoder's].")
 @click.option("--pooling", metavar="NAME", help="How several vectors become one  [the encoder's].")
 @click.option("--text-columns", metavar="A,B", help="Text columns, as in mmx extract.")
-@click.option("--epochs", type=click.IntRange(min=1), default=3, show_default=True, help="Passes over the users.")
 @click.option(
-    "--batch-size", type=click.IntRange(min=2), default=32, show_default=True, help="Pairs of items per step."
+    "--epochs",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Passes over the users.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=2),
+    default=32,
+    show_default=True,
+    help="Pairs of items per step.",
 )
 @click.option("--lr", type=float, default=1e-5, show_default=True, help="AdamW's step size.")
-@click.option("--temperature", type=float, default=0.07, show_default=True, help="Cosines are divided by it.")
+@click.option(
+    "--temperature", type=float, default=0.07, show_default=True, help="Cosines are divided by it."
+)
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -42,7 +71,9 @@ _PATH = click.Path(path_type=Path)
     show_default=True,
     help="Of the pairs, batches and random weights.",
 )
-@click.option("--device", default="auto", show_default=True, metavar="D", help="auto, cpu, cuda, cuda:0, mps.")
+@click.option(
+    "--device", default="auto", show_default=True, metavar="D", help="auto, cpu, cuda, cuda:0, mps."
+)
 @click.option("--offline", is_flag=True, help="Never open a connection.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
@@ -69,8 +100,9 @@ def finetune(
 ) -> None:
     """Train an encoder so that items which the same users took come close, and save a checkpoint.
 
-    Positives are pairs of items of one user's training history, negatives the other items of the batch. The checkpoint says
-    what it was made of, and mmx extract takes it like any other: with --weights for pictures, as --model for texts.
+    Positives are pairs of items of one user's training history, negatives the other items of the
+    batch. The checkpoint says what it was made of, and mmx extract takes it like any other: with
+    --weights for pictures, as --model for texts.
 
     \b
     EXAMPLES
@@ -98,13 +130,18 @@ def finetune(
     items = load_items(data)
     users = histories(part, items)
     columns = None if text_columns is None else [name.strip() for name in text_columns.split(",")]
-    contents = text_contents(items, columns) if modality == "textual" else file_contents(items, modality)
+    contents = (
+        text_contents(items, columns) if modality == "textual" else file_contents(items, modality)
+    )
     encoder = create(
         model, modality=modality, layer=layer, pooling=pooling, weights=weights, device=resolve_device(device), offline=offline,
         seed=seed,
     )  # fmt: skip
     if not isinstance(encoder, Trainable):
-        raise UsageError(f"{model}: this family cannot be fine-tuned; use a torchvision or sentence-transformers model")
+        raise UsageError(
+            f"{model}: this family cannot be fine-tuned; use a torchvision or "
+            "sentence-transformers model"
+        )
     training = Training(epochs, batch_size, lr, temperature, seed)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,8 +152,13 @@ def finetune(
     with console(quiet=quiet) as progress, StopRequest() as request:
         for note in (*items.notes, *contents.notes):
             progress.note(note)
-        losses = train(encoder, contents, users, training, progress=progress, stop=lambda: request.requested)
-        encoder.save(out, {"split": split, "train_sha256": file_sha256(part), **asdict(training), "loss": losses})
+        losses = train(
+            encoder, contents, users, training, progress=progress, stop=lambda: request.requested
+        )
+        encoder.save(
+            out,
+            {"split": split, "train_sha256": file_sha256(part), **asdict(training), "loss": losses},
+        )
     if as_json:
         click.echo(json.dumps({"path": str(out), "users": len(users), "loss": losses}))
     else:

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     help="What becomes of an item's vectors.",
 )
 @click.option(
-    "--scaling", type=click.Choice(["none", "l2"]), default="none", show_default=True, help="Of each vector, before."
+    "--scaling",
+    type=click.Choice(["none", "l2"]),
+    default="none",
+    show_default=True,
+    help="Of each vector, before.",
 )
 @click.option("--name", metavar="NAME", help="Name of the new set  [the names and HOW].")
 @click.option("--modality", metavar="M", help="Its modality  [theirs, or fused].")
@@ -43,8 +47,8 @@ def fuse(
 ) -> None:  # fmt: skip
     """Join several feature sets of the same items into one, matched by id.
 
-    An item has a vector where all sets have one. concat puts the vectors one after the other; sum, mean and mul work number
-    by number and need vectors of one length.
+    An item has a vector where all sets have one. concat puts the vectors one after the other; sum,
+    mean and mul work number by number and need vectors of one length.
 
     \b
     EXAMPLES

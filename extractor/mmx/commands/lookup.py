@@ -28,7 +28,10 @@ def store_at(root: Path) -> FeatureStore:
     from mmstore import FeatureStore
 
     if not root.is_dir():
-        raise DataError(f"{root}: no such store; mmx extract or mmx store import make one, or name another folder")
+        raise DataError(
+            f"{root}: no such store; mmx extract or mmx store import make one, or name another "
+            "folder"
+        )
     return FeatureStore(root / "features" if (root / "features").is_dir() else root)
 
 
@@ -38,7 +41,9 @@ def find_set(target: str, root: Path) -> Path:
         return Path(target)
     names = target.removesuffix(".h5").split("/")
     if len(names) != 2 or not root.is_dir():
-        raise DataError(f"{target}: no such file; give a path, or MODALITY/NAME together with --store DIR")
+        raise DataError(
+            f"{target}: no such file; give a path, or MODALITY/NAME together with --store DIR"
+        )
     return store_at(root).open(*names).path
 
 

@@ -24,9 +24,9 @@ def debug_option(command: Command) -> Command:
         if value and isinstance(options, dict):
             options["debug"] = True
 
-    return click.option("--debug", is_flag=True, expose_value=False, callback=remember, help="Show tracebacks.")(
-        command
-    )
+    return click.option(
+        "--debug", is_flag=True, expose_value=False, callback=remember, help="Show tracebacks."
+    )(command)
 
 
 def common_options(command: Command) -> Command:

@@ -32,7 +32,11 @@ class _Commands(click.Group):
         """The command of the first argument."""
         if args and args[0] not in self.commands:
             close = difflib.get_close_matches(args[0], self.commands, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else f" Choose one of: {', '.join(self.commands)}."
+            hint = (
+                f" Did you mean {close[0]!r}?"
+                if close
+                else f" Choose one of: {', '.join(self.commands)}."
+            )
             ctx.fail(f"No such command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
 
@@ -41,7 +45,8 @@ class _Commands(click.Group):
 def store() -> None:
     """List, check, import, export and compare feature sets.
 
-    A feature set is one HDF5 file, STORE/MODALITY/NAME.h5. Commands take its path, or MODALITY/NAME together with
+    A feature set is one HDF5 file, STORE/MODALITY/NAME.h5. Commands take its path, or MODALITY/NAME
+    together with
     --store.
 
     \b
@@ -52,7 +57,8 @@ def store() -> None:
     """
 
 
-# ------------------------------------------------------------------------------------------------ looking
+# ------------------------------------------------------------------------------------------------
+# looking
 
 
 @store.command(short_help="List the feature sets of a store.")
@@ -63,7 +69,8 @@ def store() -> None:
 def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
     """List the feature sets of a store (ROOT: the store, or the dataset folder around it).
 
-    Sets that are still being written, or were left unfinished, are listed as such. Exit code 1 when a file is damaged.
+    Sets that are still being written, or were left unfinished, are listed as such. Exit code 1 when
+    a file is damaged.
 
     \b
     EXAMPLES
@@ -85,13 +92,24 @@ def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
             problems.append(str(error))
     unfinished = [f"{modality}/{name}" for modality, name in found.partials()]
     if as_json:
-        click.echo(json.dumps({"store": root.as_posix(), "sets": rows, "unfinished": unfinished, "problems": problems}))
+        click.echo(
+            json.dumps(
+                {
+                    "store": root.as_posix(),
+                    "sets": rows,
+                    "unfinished": unfinished,
+                    "problems": problems,
+                }
+            )
+        )
     elif rows:
         click.echo(listing(rows))
     if not (rows or unfinished or problems or as_json):
         click.echo(f"{root}: no feature sets; mmx extract or mmx store import make some", err=True)
     for name in unfinished:
-        click.echo(f"unfinished: {name} (run the command that makes it again, it goes on)", err=True)
+        click.echo(
+            f"unfinished: {name} (run the command that makes it again, it goes on)", err=True
+        )
     for problem in problems:
         click.echo(f"error: {problem}", err=True)
     ctx.exit(1 if problems else 0)
@@ -100,7 +118,9 @@ def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
 @store.command(short_help="Say what a feature set is, and why items failed.")
 @click.argument("target", metavar="PATH|MODALITY/NAME")
 @store_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout, with all errors.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document on stdout, with all errors."
+)
 @debug_option
 def info(*, target: str, root: Path, as_json: bool) -> None:
     """Say what one feature set is: counts, how the vectors were made, and why items failed.
@@ -115,13 +135,18 @@ def info(*, target: str, root: Path, as_json: bool) -> None:
     with opened(find_set(target, root)) as features:
         facts, provenance, errors = summary(features), features.provenance, failures(features)
     if as_json:
-        click.echo(json.dumps({**facts, "provenance": provenance, "errors": errors}, ensure_ascii=False))
+        click.echo(
+            json.dumps({**facts, "provenance": provenance, "errors": errors}, ensure_ascii=False)
+        )
         return
     lines = [f"{key:<15} {one_line(value)}" for key, value in facts.items()]
     lines += ["provenance", *(f"  {key}: {one_line(value)}" for key, value in leaves(provenance))]
     if errors:
         lines.append(f"errors ({min(SHOWN, len(errors))} of {len(errors)}; --json shows all)")
-        lines += [f"  row {error['row']}, {one_line(error['id'])}: {error['message']}" for error in errors[:SHOWN]]
+        lines += [
+            f"  row {error['row']}, {one_line(error['id'])}: {error['message']}"
+            for error in errors[:SHOWN]
+        ]
     click.echo("\n".join(lines))
 
 
@@ -133,7 +158,8 @@ def info(*, target: str, root: Path, as_json: bool) -> None:
 def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> None:
     """Read feature sets in full and check them against every rule of the format and their own digest.
 
-    Without an argument the default store is checked. Exit code 1 and a list on stdout when anything is wrong.
+    Without an argument the default store is checked. Exit code 1 and a list on stdout when anything
+    is wrong.
 
     \b
     EXAMPLES
@@ -151,7 +177,9 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
         click.echo(json.dumps({"sets": problems, "ok": n_bad == 0}))
     else:
         for name, found in problems.items():
-            click.echo("\n".join(_located(name, problem) for problem in found) if found else f"{name}: ok")
+            click.echo(
+                "\n".join(_located(name, problem) for problem in found) if found else f"{name}: ok"
+            )
         click.echo(f"{len(problems)} sets, {n_bad} with problems", err=True)
     ctx.exit(1 if n_bad else 0)
 
@@ -160,11 +188,15 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @store_option
-@click.option("--exit-code", is_flag=True, help="Exit with 1 unless ids, status and vectors are equal.")
+@click.option(
+    "--exit-code", is_flag=True, help="Exit with 1 unless ids, status and vectors are equal."
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @debug_option
 @click.pass_context
-def diff(ctx: click.Context, /, *, first: str, second: str, root: Path, exit_code: bool, as_json: bool) -> None:
+def diff(
+    ctx: click.Context, /, *, first: str, second: str, root: Path, exit_code: bool, as_json: bool
+) -> None:
     """Compare two feature sets by id: who is only in one, how far vectors differ, what was made differently.
 
     \b
@@ -181,26 +213,56 @@ def diff(ctx: click.Context, /, *, first: str, second: str, root: Path, exit_cod
     else:
         provenance = result.pop("provenance")
         lines = [f"{key:<20} {one_line(value)}" for key, value in result.items() if value != []]
-        lines.append(f"{'provenance':<20} {f'{len(provenance)} keys differ' if provenance else 'the same'}")
-        lines += [f"  {key}: {one_line(old)} | {one_line(new)}" for key, (old, new) in provenance.items()]
+        lines.append(
+            f"{'provenance':<20} {f'{len(provenance)} keys differ' if provenance else 'the same'}"
+        )
+        lines += [
+            f"  {key}: {one_line(old)} | {one_line(new)}" for key, (old, new) in provenance.items()
+        ]
         click.echo("\n".join(lines))
     ctx.exit(0 if result["equal"] or not exit_code else 1)
 
 
-# ------------------------------------------------------------------------------------------------ moving
+# ------------------------------------------------------------------------------------------------
+# moving
 
 
 @store.command("import", short_help="Make a feature set out of vectors that are there already.")
 @click.argument("file", metavar="FILE|FOLDER", type=_PATH)
-@click.option("--format", "format_name", type=click.Choice(IMPORT_FORMATS), required=True, help="What FILE is.")
-@click.option("--modality", metavar="M", required=True, help="visual, textual, audio, or another lower-case name.")
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(IMPORT_FORMATS),
+    required=True,
+    help="What FILE is.",
+)
+@click.option(
+    "--modality",
+    metavar="M",
+    required=True,
+    help="visual, textual, audio, or another lower-case name.",
+)
 @click.option("--name", metavar="NAME", required=True, help="Name of the new set.")
-@click.option("--out", metavar="DIR", type=_PATH, help="The store  [DATA/features, where --data is given].")
+@click.option(
+    "--out", metavar="DIR", type=_PATH, help="The store  [DATA/features, where --data is given]."
+)
 @click.option("--ids", metavar="FILE", type=_PATH, help="Which row is which item; see above.")
-@click.option("--id-column", metavar="C", help="Column of ids, in the --ids file or in a Parquet FILE.")
+@click.option(
+    "--id-column", metavar="C", help="Column of ids, in the --ids file or in a Parquet FILE."
+)
 @click.option("--row-column", metavar="C", help="Column of row numbers (from 0) in the --ids file.")
-@click.option("--data", metavar="DIR", type=_PATH, help="Row i is item i: only where its item ids are exactly 0 … n-1.")
-@click.option("--column", metavar="C", multiple=True, help="Column of numbers in a Parquet FILE; may be repeated.")
+@click.option(
+    "--data",
+    metavar="DIR",
+    type=_PATH,
+    help="Row i is item i: only where its item ids are exactly 0 … n-1.",
+)
+@click.option(
+    "--column",
+    metavar="C",
+    multiple=True,
+    help="Column of numbers in a Parquet FILE; may be repeated.",
+)
 @click.option("--tensor", metavar="NAME", help="Tensor in a safetensors FILE that holds several.")
 @click.option(
     "--dtype",
@@ -209,8 +271,16 @@ def diff(ctx: click.Context, /, *, first: str, second: str, root: Path, exit_cod
     show_default=True,
     help="Of the stored vectors.",
 )
-@click.option("--nan-is-missing", is_flag=True, help="Store rows with NaN as missing; without it they are refused.")
-@click.option("--zero-is-missing", is_flag=True, help="Store rows of zeros as missing; without it they stay vectors.")
+@click.option(
+    "--nan-is-missing",
+    is_flag=True,
+    help="Store rows with NaN as missing; without it they are refused.",
+)
+@click.option(
+    "--zero-is-missing",
+    is_flag=True,
+    help="Store rows of zeros as missing; without it they stay vectors.",
+)
 @click.option("--restart", is_flag=True, help="Replace a set of this name that was made otherwise.")
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -271,25 +341,49 @@ def import_(
     click.echo(done.path.as_posix())
     if not quiet:
         state = "was imported before, nothing to do" if done.already else "imported"
-        click.echo(f"{done.rows:,} rows ({done.missing:,} missing) of {done.dim} numbers {state}", err=True)
+        click.echo(
+            f"{done.rows:,} rows ({done.missing:,} missing) of {done.dim} numbers {state}", err=True
+        )
 
 
 @store.command(short_help="Write a feature set as what other programs read.")
 @click.argument("target", metavar="PATH|MODALITY/NAME")
-@click.option("--format", "format_name", type=click.Choice(EXPORT_FORMATS), required=True, help="What to write.")
-@click.option("--out", metavar="PATH", type=_PATH, required=True, help="The file, or the folder for npy-folder.")
+@click.option(
+    "--format",
+    "format_name",
+    type=click.Choice(EXPORT_FORMATS),
+    required=True,
+    help="What to write.",
+)
+@click.option(
+    "--out",
+    metavar="PATH",
+    type=_PATH,
+    required=True,
+    help="The file, or the folder for npy-folder.",
+)
 @click.option(
     "--absent", type=click.Choice(["skip", "nan", "zero"]), default="skip", show_default=True,
     help="Rows without a vector: left out, written as NaN, or as zeros.",
 )  # fmt: skip
 @click.option(
-    "--mapping", metavar="FILE", type=_PATH, help="npy-folder: number the files, and write here which is whose."
+    "--mapping",
+    metavar="FILE",
+    type=_PATH,
+    help="npy-folder: number the files, and write here which is whose.",
 )
 @store_option
 @click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
 @debug_option
 def export(
-    *, target: str, format_name: str, out: Path, absent: str, mapping: Path | None, root: Path, quiet: bool
+    *,
+    target: str,
+    format_name: str,
+    out: Path,
+    absent: str,
+    mapping: Path | None,
+    root: Path,
+    quiet: bool,
 ) -> None:
     """Write a feature set as what other programs read; `mmx store import` gives the same vectors back.
 
@@ -320,7 +414,9 @@ def _paths_to_verify(paths: Sequence[Path]) -> list[Path]:
             listing = store_at(path)
             inside = [listing.path(modality, name) for modality, name in listing.sets()]
             if not inside:
-                raise DataError(f"{path}: no feature sets to verify (expected MODALITY/NAME.h5 inside)")
+                raise DataError(
+                    f"{path}: no feature sets to verify (expected MODALITY/NAME.h5 inside)"
+                )
             found += inside
         elif path.exists():
             found.append(path)

@@ -1,9 +1,10 @@
 """The embedded catalogue: generated on the user's machine, never downloaded, and honest about being synthetic.
 
-Items have a hidden style that shows in a drawn picture, in a description and in a short sound; users' taste lies in the
-same hidden space (`mmx.demo.latent`). Interactions per item are few, so that content helps to tell who will like what.
-The catalogue has the flaws of real ones: items without picture, text or sound, and one corrupt file of each kind.
-Everything follows from the seed: a second run writes the same bytes.
+Items have a hidden style that shows in a drawn picture, in a description and in a short sound;
+users' taste lies in the same hidden space (`mmx.demo.latent`). Interactions per item are few, so
+that content helps to tell who will like what. The catalogue has the flaws of real ones: items
+without picture, text or sound, and one corrupt file of each kind. Everything follows from the seed:
+a second run writes the same bytes.
 """
 
 from __future__ import annotations
@@ -20,17 +21,27 @@ from typing import Any
 import numpy as np
 
 from mmx.demo.latent import Picks, controls, draw_items, draw_picks, style_shares
-from mmx.demo.render import draw_image, encode_image, encode_sound, make_sound, require_pillow, write_words
+from mmx.demo.render import (
+    draw_image,
+    encode_image,
+    encode_sound,
+    make_sound,
+    require_pillow,
+    write_words,
+)
 from mmx.errors import DataError, UsageError
 from mmx.progress import Progress, SilentProgress
 
 MIN_ITEMS = 24
 MIN_USERS = 5
 MISSING_SHARE = 0.03  # of the items, for each kind of content
-CONTENT_NOISE = 0.2  # standard deviation of what each modality adds to the factors, which have about 1
+CONTENT_NOISE = (
+    0.2  # standard deviation of what each modality adds to the factors, which have about 1
+)
 GENERATOR = "mmx demo"
 TEXT_COLUMNS = ("title", "description", "brand", "category")
-# Bytes that no UTF-8 text can hold (0xFF never occurs in it), as a file that was cut or mixed from encodings has.
+# Bytes that no UTF-8 text can hold (0xFF never occurs in it), as a file that was cut or mixed from
+# encodings has.
 CORRUPT_TEXT = b"Lampe \xe9l\xff\xfe\x80gante"
 
 
@@ -43,13 +54,19 @@ class _Faults:
 
 
 def write_demo(
-    out: Path, *, items: int = 800, users: int = 1500, seed: int = 7, progress: Progress | None = None
+    out: Path,
+    *,
+    items: int = 800,
+    users: int = 1500,
+    seed: int = 7,
+    progress: Progress | None = None,
 ) -> None:
     """Write the demonstration catalogue as the dataset folder `out`.
 
-    `out` then holds `items.tsv`, `images/<item_id>.jpg`, `audio/<item_id>.wav`, `interactions.tsv` and `dataset.json`.
-    It appears in one step when it is complete. An earlier demonstration catalogue of the same parameters is written
-    afresh, and what else lies in its folder (features, splits) stays.
+    `out` then holds `items.tsv`, `images/<item_id>.jpg`, `audio/<item_id>.wav`, `interactions.tsv`
+    and `dataset.json`. It appears in one step when it is complete. An earlier demonstration
+    catalogue of the same parameters is written afresh, and what else lies in its folder (features,
+    splits) stays.
 
     Args:
         out: Where the dataset goes; absent, empty, or an earlier demonstration catalogue.
@@ -60,11 +77,15 @@ def write_demo(
 
     Raises:
         UsageError: A number is too small.
-        DataError: `out` is something else than a demonstration catalogue, or one of other parameters with features or
-            splits beside it.
+        DataError: `out` is something else than a demonstration catalogue, or one of other
+            parameters with features or splits beside it.
         MmxError: Pillow is not installed.
     """
-    for name, given, least in (("--items", items, MIN_ITEMS), ("--users", users, MIN_USERS), ("--seed", seed, 0)):
+    for name, given, least in (
+        ("--items", items, MIN_ITEMS),
+        ("--users", users, MIN_USERS),
+        ("--seed", seed, 0),
+    ):
         if given < least:
             raise UsageError(f"mmx demo: {name} must be at least {least} (got {given})")
     require_pillow()
@@ -72,13 +93,16 @@ def write_demo(
     keep_others = _check_target(out, parameters)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as scratch:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{out.name}.", suffix=".partial", dir=out.parent
+        ) as scratch:
             folder = Path(scratch) / "new"
             folder.mkdir()
             _generate(folder, parameters, progress or SilentProgress())
             old = Path(scratch) / "old"
             if keep_others:
-                # Equal parameters, equal bytes: entry by entry, so that what lies beside them is never moved at all.
+                # Equal parameters, equal bytes: entry by entry, so that what lies beside them is
+                # never moved at all.
                 old.mkdir()
                 for path in sorted(folder.iterdir()):
                     if (out / path.name).exists():
@@ -89,7 +113,9 @@ def write_demo(
                     out.rename(old)
                 folder.rename(out)
     except OSError as error:
-        raise DataError(f"{out}: the catalogue cannot be written ({error.strerror or error})") from error
+        raise DataError(
+            f"{out}: the catalogue cannot be written ({error.strerror or error})"
+        ) from error
 
 
 def _parameters_of(folder: Path) -> dict[str, object] | None:
@@ -114,14 +140,16 @@ def _check_target(out: Path, parameters: dict[str, int]) -> bool:
     earlier = _parameters_of(out)
     if earlier is None:
         raise DataError(
-            f"{out}: holds something else than a demonstration catalogue (for instance {present[0].name}), "
+            f"{out}: holds something else than a demonstration catalogue (for instance "
+            f"{present[0].name}), "
             "and is left as it is; choose another place with --out"
         )
     own = {"items.tsv", "images", "audio", "interactions.tsv", "dataset.json"}
     foreign = [path for path in present if path.name not in own]
     if foreign and earlier != parameters:
         raise DataError(
-            f"{out}: {foreign[0].name} belongs to the catalogue of {_spell(earlier)} (asked for: {_spell(parameters)})"
+            f"{out}: {foreign[0].name} belongs to the catalogue of {_spell(earlier)} (asked for: "
+            f"{_spell(parameters)})"
             "; delete the folder, or choose another place with --out"
         )
     return bool(foreign)
@@ -134,7 +162,9 @@ def _spell(parameters: dict[str, Any]) -> str:
 def _generate(folder: Path, parameters: dict[str, int], progress: Progress) -> None:
     n_items, n_users = parameters["items"], parameters["users"]
     stream = np.random.SeedSequence(parameters["seed"]).spawn(6)
-    id_rng, item_rng, look_rng, sound_rng, fault_rng, user_rng = (np.random.default_rng(part) for part in stream)
+    id_rng, item_rng, look_rng, sound_rng, fault_rng, user_rng = (
+        np.random.default_rng(part) for part in stream
+    )
     latent = draw_items(n_items, item_rng)
     item_ids = _item_ids(n_items, id_rng)
     looks = controls(latent.factors, look_rng, noise=CONTENT_NOISE)
@@ -154,7 +184,9 @@ def _generate(folder: Path, parameters: dict[str, int], progress: Progress) -> N
         if index == faults.corrupt["image"]:
             picture = picture[: len(picture) // 3]  # a download that stopped
         if index == faults.corrupt["audio"]:
-            sound = sound[:12] + b"\x00" * 64  # the RIFF header, then zeros where the format should be said
+            sound = (
+                sound[:12] + b"\x00" * 64
+            )  # the RIFF header, then zeros where the format should be said
         if index not in faults.missing["image"]:
             (folder / "images" / f"{item_id}.jpg").write_bytes(picture)
         if index not in faults.missing["audio"]:
@@ -171,7 +203,9 @@ def _generate(folder: Path, parameters: dict[str, int], progress: Progress) -> N
     picks = draw_picks(latent, n_users, user_rng)
     _write_interactions(folder / "interactions.tsv", item_ids, n_users, picks)
     described = _describe(folder, item_ids, parameters, picks, faults)
-    (folder / "dataset.json").write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "dataset.json").write_text(
+        json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def _item_ids(n_items: int, rng: np.random.Generator) -> list[str]:
@@ -204,9 +238,16 @@ def _write_interactions(path: Path, item_ids: list[str], n_users: int, picks: Pi
     width = max(4, len(str(n_users)))
     lines = ["user_id\titem_id\trating\ttimestamp"]
     entries = zip(
-        picks.user_idx.tolist(), picks.item_idx.tolist(), picks.rating.tolist(), picks.timestamp.tolist(), strict=True
+        picks.user_idx.tolist(),
+        picks.item_idx.tolist(),
+        picks.rating.tolist(),
+        picks.timestamp.tolist(),
+        strict=True,
     )
-    lines += [f"u{user:0{width}d}\t{item_ids[item]}\t{rating}\t{time}" for user, item, rating, time in entries]
+    lines += [
+        f"u{user:0{width}d}\t{item_ids[item]}\t{rating}\t{time}"
+        for user, item, rating, time in entries
+    ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
@@ -224,23 +265,34 @@ def _describe(
     return {
         "name": "demo",
         "synthetic": True,
-        "source": "Synthetic: generated on this machine by `mmx demo`. No real products, people or purchases are in "
+        "source": "Synthetic: generated on this machine by `mmx demo`. No real products, people or "
+        "purchases are in "
         "it, and results on it say nothing about results on real data.",
         "licence": "CC0-1.0: no rights reserved.",
         "counts": counts,
         "generator": {
             "tool": GENERATOR,
             "parameters": parameters,
-            "versions": {"mmx": version("mmx-mmbench"), "numpy": version("numpy"), "pillow": version("pillow")},
+            "versions": {
+                "mmx": version("mmx-mmbench"),
+                "numpy": version("numpy"),
+                "pillow": version("pillow"),
+            },
         },
         "without": {kind: len(missing) for kind, missing in faults.missing.items()},
         "corrupt": {
-            "image": {"item_id": item_ids[faults.corrupt["image"]], "how": "JPEG file cut after a third"},
+            "image": {
+                "item_id": item_ids[faults.corrupt["image"]],
+                "how": "JPEG file cut after a third",
+            },
             "text": {
                 "item_id": item_ids[faults.corrupt["text"]],
                 "how": "title and description in items.tsv hold bytes that are not UTF-8",
             },
-            "audio": {"item_id": item_ids[faults.corrupt["audio"]], "how": "WAV file without a format"},
+            "audio": {
+                "item_id": item_ids[faults.corrupt["audio"]],
+                "how": "WAV file without a format",
+            },
         },
         "files": {
             "items.tsv": _digest([folder / "items.tsv"], folder),
@@ -259,5 +311,11 @@ def _digest(paths: Iterable[Path], root: Path) -> dict[str, Any]:
     size = sum(len(content) for content in contents)
     if len(found) == 1 and found[0].parent == root:
         return {"sha256": sums[0], "bytes": size}
-    listing = "".join(f"{digest}  {path.relative_to(root)}\n" for digest, path in zip(sums, found, strict=True))
-    return {"files": len(found), "sha256": hashlib.sha256(listing.encode()).hexdigest(), "bytes": size}
+    listing = "".join(
+        f"{digest}  {path.relative_to(root)}\n" for digest, path in zip(sums, found, strict=True)
+    )
+    return {
+        "files": len(found),
+        "sha256": hashlib.sha256(listing.encode()).hexdigest(),
+        "bytes": size,
+    }

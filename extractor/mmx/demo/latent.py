@@ -1,13 +1,15 @@
 """The hidden part of the demonstration catalogue: styles, tastes, popularity, and who took what.
 
-Pure arrays in, arrays out. An item is a point `z` in a space of `N_FACTORS` factors, scattered widely around one of
-twelve style centres. A user has one to three favourite points in the same space, each that of some item. There are too
-few interactions to learn where every item lies from who took it, and content shows it: that is what makes content worth
-something here, beside a well-tuned model without it.
+Pure arrays in, arrays out. An item is a point `z` in a space of `N_FACTORS` factors, scattered
+widely around one of twelve style centres. A user has one to three favourite points in the same
+space, each that of some item. There are too few interactions to learn where every item lies from
+who took it, and content shows it: that is what makes content worth something here, beside a
+well-tuned model without it.
 
 User u takes items without replacement with probability proportional to exp(utility), where
 
-    utility(u, i) = -|z_i - nearest favourite of u|² / (2 WIDTH²) + POPULARITY_WEIGHT * log popularity_i
+    utility(u, i) = -|z_i - nearest favourite of u|² / (2 WIDTH²) + POPULARITY_WEIGHT * log
+    popularity_i
 
 except that a share `WHIM` of every user's picks follows popularity alone.
 """
@@ -31,7 +33,9 @@ POPULARITY_SIGMA = 1.0  # of the log-normal popularity
 POPULARITY_WEIGHT = 0.5
 WHIM = 0.1
 MIN_PICKS = 5
-MEAN_EXTRA_PICKS = 1.5  # beyond MIN_PICKS, geometric: most users have few interactions, some have many
+MEAN_EXTRA_PICKS = (
+    1.5  # beyond MIN_PICKS, geometric: most users have few interactions, some have many
+)
 FIRST_SECOND = 1_546_300_800  # 2019-01-01 UTC
 LAST_SECOND = 1_704_067_200  # 2024-01-01 UTC
 
@@ -102,10 +106,21 @@ def draw_picks(items: Items, n_users: int, rng: np.random.Generator) -> Picks:
         n_whims = int(rng.binomial(n_picks, WHIM))
         taken = list(dict.fromkeys([*whims[:n_whims].tolist(), *order.tolist()]))[:n_picks]
         picked = rng.permutation(np.asarray(taken, dtype=np.int64))
-        pleasure = 4.6 + 0.12 * np.maximum(liking[picked], -20.0) + 0.6 * rng.standard_normal(n_picks)
+        pleasure = (
+            4.6 + 0.12 * np.maximum(liking[picked], -20.0) + 0.6 * rng.standard_normal(n_picks)
+        )
         start = int(rng.integers(FIRST_SECOND, LAST_SECOND - 86_400 * 365))
         gaps = rng.exponential(86_400 * 300 / n_picks, n_picks).astype(np.int64) + 1
         times = np.minimum(start + np.cumsum(gaps), LAST_SECOND)
-        columns.append((np.full(n_picks, user), picked, np.clip(np.rint(pleasure), 1, 5).astype(np.int64), times))
-    users, picked_items, ratings, timestamps = (np.concatenate(part) for part in zip(*columns, strict=True))
+        columns.append(
+            (
+                np.full(n_picks, user),
+                picked,
+                np.clip(np.rint(pleasure), 1, 5).astype(np.int64),
+                times,
+            )
+        )
+    users, picked_items, ratings, timestamps = (
+        np.concatenate(part) for part in zip(*columns, strict=True)
+    )
     return Picks(users, picked_items, ratings, timestamps)

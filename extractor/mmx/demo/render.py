@@ -43,8 +43,8 @@ def draw_image(knobs: FloatArray, style: int, rng: np.random.Generator) -> Image
     """An RGB picture of `IMAGE_SIZE` squared: striped ground, then a few shapes.
 
     Args:
-        knobs: Shape (6,), in (0, 1): ground hue, figure hue, stripe direction, stripe density, brightness, size of the
-            figures.
+        knobs: Shape (6,), in (0, 1): ground hue, figure hue, stripe direction, stripe density,
+            brightness, size of the figures.
         style: Index of the style; decides the kind of figure.
         rng: Places, sizes and grain.
     """
@@ -55,7 +55,9 @@ def draw_image(knobs: FloatArray, style: int, rng: np.random.Generator) -> Image
     stripe = _rgb(0.8 * ground_hue + 0.06, 0.65, 0.25 + 0.45 * brightness)
     angle = np.pi * direction
     row, column = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE] / IMAGE_SIZE
-    phase = 2 * np.pi * (2 + 8 * density) * (column * np.cos(angle) + row * np.sin(angle)) + rng.uniform(0, 2 * np.pi)
+    phase = 2 * np.pi * (2 + 8 * density) * (
+        column * np.cos(angle) + row * np.sin(angle)
+    ) + rng.uniform(0, 2 * np.pi)
     blend = (0.5 + 0.5 * np.sin(phase))[:, :, None]
     pixels = blend * ground + (1 - blend) * stripe + rng.normal(0, 6, (IMAGE_SIZE, IMAGE_SIZE, 3))
     picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
@@ -64,7 +66,11 @@ def draw_image(knobs: FloatArray, style: int, rng: np.random.Generator) -> Image
         hue = (0.8 * figure_hue + rng.normal(0, 0.03)) % 1.0
         red, green, blue = (int(value) for value in _rgb(hue, 0.8, 0.9))
         _draw_figure(
-            canvas, style, rng.uniform(12, IMAGE_SIZE - 12, 2), 5 + 12 * size + rng.uniform(0, 4), (red, green, blue)
+            canvas,
+            style,
+            rng.uniform(12, IMAGE_SIZE - 12, 2),
+            5 + 12 * size + rng.uniform(0, 4),
+            (red, green, blue),
         )
     return picture
 
@@ -73,7 +79,9 @@ def _rgb(hue: float, saturation: float, value: float) -> FloatArray:
     return 255.0 * np.asarray(colorsys.hsv_to_rgb(hue % 1.0, saturation, min(value, 1.0)))
 
 
-def _draw_figure(canvas: ImageDraw.ImageDraw, style: int, centre: FloatArray, radius: float, colour: Colour) -> None:
+def _draw_figure(
+    canvas: ImageDraw.ImageDraw, style: int, centre: FloatArray, radius: float, colour: Colour
+) -> None:
     """One shape; there are six kinds, filled for even rounds of the styles and outlined for odd ones."""
     x, y = (float(value) for value in centre)
     box = (x - radius, y - radius, x + radius, y + radius)
@@ -84,9 +92,19 @@ def _draw_figure(canvas: ImageDraw.ImageDraw, style: int, centre: FloatArray, ra
     elif kind == 1:
         canvas.rectangle(box, fill, outline, width=3)
     elif kind == 2:
-        canvas.polygon([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], fill, outline, width=3)
+        canvas.polygon(
+            [(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)],
+            fill,
+            outline,
+            width=3,
+        )
     elif kind == 3:
-        canvas.polygon([(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)], fill, outline, width=3)
+        canvas.polygon(
+            [(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)],
+            fill,
+            outline,
+            width=3,
+        )
     elif kind == 4:
         canvas.line((x - radius, y, x + radius, y), fill=colour, width=5 if outlined else 3)
         canvas.line((x, y - radius, x, y + radius), fill=colour, width=5 if outlined else 3)
@@ -106,8 +124,9 @@ def write_words(shares: FloatArray, rng: np.random.Generator) -> dict[str, str]:
 
     Args:
         shares: How much of each style the item has, shape (n_styles,), sums to 1.
-        rng: Draws the words. About three in five words of a description come from the item's styles, a tenth from any
-            style and the rest from a filler vocabulary; brand and category have nothing to do with style.
+        rng: Draws the words. About three in five words of a description come from the item's
+            styles, a tenth from any style and the rest from a filler vocabulary; brand and category
+            have nothing to do with style.
     """
     category = str(rng.choice(list(PRODUCTS)))
     noun = str(rng.choice(PRODUCTS[category]))
@@ -125,7 +144,8 @@ def write_words(shares: FloatArray, rng: np.random.Generator) -> dict[str, str]:
     words = " ".join(any_word() for _ in range(int(rng.integers(8, 22))))
     return {
         "title": f"{brand} {styled().capitalize()} {noun}",
-        "description": f"{words.capitalize()}. {noun.capitalize()} with {styled()} and {rng.choice(FILLER)}.",
+        "description": f"{words.capitalize()}. {noun.capitalize()} with {styled()} and "
+        f"{rng.choice(FILLER)}.",
         "brand": brand,
         "category": category,
     }
@@ -135,8 +155,8 @@ def make_sound(knobs: FloatArray, rng: np.random.Generator) -> FloatArray:
     """A short sound in [-1, 1], shape (SOUND_SAMPLES,).
 
     Args:
-        knobs: Shape (6,), in (0, 1): pitch, share of the upper harmonics, beats, breath (noise), glide, odd against
-            even harmonics.
+        knobs: Shape (6,), in (0, 1): pitch, share of the upper harmonics, beats, breath (noise),
+            glide, odd against even harmonics.
         rng: Phases and noise.
     """
     pitch, rolloff, beats, breath, glide, odd = (float(knob) for knob in knobs)
@@ -146,7 +166,9 @@ def make_sound(knobs: FloatArray, rng: np.random.Generator) -> FloatArray:
     phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
     tone = np.zeros(SOUND_SAMPLES)
     for harmonic in range(1, 8):
-        strength = (0.25 + 0.65 * rolloff) ** (harmonic - 1) * (odd if harmonic % 2 else 1.0 - odd + 0.05)
+        strength = (0.25 + 0.65 * rolloff) ** (harmonic - 1) * (
+            odd if harmonic % 2 else 1.0 - odd + 0.05
+        )
         audible = harmonic * frequency < 0.45 * SAMPLE_RATE  # what lies above would fold back
         tone += strength * audible * np.sin(harmonic * phase + rng.uniform(0, 2 * np.pi))
     tone /= np.abs(tone).max() + 1e-9

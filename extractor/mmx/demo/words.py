@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# One line per style; the order is the index of the style. Words of a style occur mostly, not only, in its items.
+# One line per style; the order is the index of the style. Words of a style occur mostly, not only,
+# in its items.
 STYLES: tuple[tuple[str, ...], ...] = tuple(
     tuple(words.split())
     for words in (
@@ -35,4 +36,17 @@ FILLER: tuple[str, ...] = (
     "handmade", "compact", "original", "perfect", "easy", "care", "season", "favourite", "pack", "series", "premium",
 )  # fmt: skip
 
-BRAND_SYLLABLES: tuple[str, ...] = ("kel", "mor", "vant", "lis", "tro", "bri", "osk", "han", "pel", "dru", "nia", "sol")
+BRAND_SYLLABLES: tuple[str, ...] = (
+    "kel",
+    "mor",
+    "vant",
+    "lis",
+    "tro",
+    "bri",
+    "osk",
+    "han",
+    "pel",
+    "dru",
+    "nia",
+    "sol",
+)

@@ -4,7 +4,8 @@
     2018    https://nijianmo.github.io/amazon/            5-core reviews, metadata; JSON
     2023    https://amazon-reviews-2023.github.io/        5-core ratings, metadata; JSON; items are joined on parent_asin
 
-Papers: McAuley, Targett, Shi, van den Hengel, SIGIR 2015; He, McAuley, WWW 2016; Ni, Li, McAuley, EMNLP 2019; Hou et al., 2024.
+Papers: McAuley, Targett, Shi, van den Hengel, SIGIR 2015; He, McAuley, WWW 2016; Ni, Li, McAuley,
+EMNLP 2019; Hou et al., 2024.
 """
 
 from __future__ import annotations
@@ -53,15 +54,16 @@ FILES = {
         "meta": "categoryFiles/meta_{}.json.gz",
         "features": "image_features/categoryFiles/image_features_{}.b",
     },
-    "amazon-2018": {"reviews": "categoryFilesSmall/{}_5.json.gz", "meta": "metaFiles2/meta_{}.json.gz"},
+    "amazon-2018": {
+        "reviews": "categoryFilesSmall/{}_5.json.gz",
+        "meta": "metaFiles2/meta_{}.json.gz",
+    },
     "amazon-2023": {
         "reviews": "benchmark/5core/rating_only/{}.csv.gz",
         "meta": "raw/meta_categories/meta_{}.jsonl.gz",
     },
 }
-LICENCE = (
-    "Collected by J. McAuley's group from amazon.com for research; see the collection's page for terms and citation."
-)
+LICENCE = "Collected by J. McAuley's group from amazon.com for research; see the collection's page for terms and citation."
 IMAGE_DIM = 4096
 _RECORD = 10 + 4 * IMAGE_DIM
 _MAX_BAD_LINES = 100
@@ -92,7 +94,9 @@ class Counts:
         """
         self.bad_lines.append(where)
         if len(self.bad_lines) > _MAX_BAD_LINES:
-            raise DataError(f"{where}; more than {_MAX_BAD_LINES} such lines: is this the right file?")
+            raise DataError(
+                f"{where}; more than {_MAX_BAD_LINES} such lines: is this the right file?"
+            )
 
 
 def parse_name(name: str) -> tuple[str, str]:
@@ -116,7 +120,8 @@ def wanted_files(collection: str, category: str, mirror: str | None) -> dict[str
     Args:
         collection: A key of `FILES`.
         category: A key of `CATEGORIES`.
-        mirror: A folder or an address that has the files by the same names, in the same folders or all in one.
+        mirror: A folder or an address that has the files by the same names, in the same folders or
+            all in one.
     """
     full = _RENAMED.get((collection, category), CATEGORIES[category])
     out = {}
@@ -156,7 +161,9 @@ def records(path: Path, counts: Counts) -> Iterator[dict[str, Any]]:
                 else:
                     yield record
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: the gzip file is cut off or damaged ({error}); remove it and get it again") from error
+        raise DataError(
+            f"{path}: the gzip file is cut off or damaged ({error}); remove it and get it again"
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}); is this the right file?") from error
 
@@ -181,7 +188,8 @@ def _parsed(line: str) -> dict[str, Any] | None:
 def interactions(path: Path, counts: Counts) -> Iterator[tuple[str, str, str, str]]:
     """User, item, rating and Unix time in seconds of each review, as text; a repeated pair is kept once, its first row.
 
-    The times of 2023 (`timestamp`) are milliseconds, those of the earlier collections (`unixReviewTime`) seconds.
+    The times of 2023 (`timestamp`) are milliseconds, those of the earlier collections
+    (`unixReviewTime`) seconds.
     """
     seen: set[tuple[str, str]] = set()
     for record in records(path, counts):
@@ -192,7 +200,9 @@ def interactions(path: Path, counts: Counts) -> Iterator[tuple[str, str, str, st
             continue
         try:
             rating = float(record.get("overall", record.get("rating", 1)))
-            time_s = float(record.get("unixReviewTime", 0)) or float(record.get("timestamp", 0)) / 1000
+            time_s = (
+                float(record.get("unixReviewTime", 0)) or float(record.get("timestamp", 0)) / 1000
+            )
         except (TypeError, ValueError):
             rating = time_s = math.nan
         if not (math.isfinite(rating) and math.isfinite(time_s)):
@@ -202,7 +212,12 @@ def interactions(path: Path, counts: Counts) -> Iterator[tuple[str, str, str, st
             counts.add("repeated reviews")
             continue
         seen.add((user, item))
-        yield user, item, f"{rating:g}", f"{time_s:.13g}"  # 13 digits: milliseconds, until the year 2286
+        yield (
+            user,
+            item,
+            f"{rating:g}",
+            f"{time_s:.13g}",
+        )  # 13 digits: milliseconds, until the year 2286
 
 
 def metadata(path: Path, items: set[str], counts: Counts) -> dict[str, dict[str, str]]:
@@ -251,8 +266,9 @@ def image_vectors(
 ) -> tuple[Any, Any]:
     """The vectors of a binary image-feature file that belong to some items.
 
-    A record is ten bytes of asin and 4096 little-endian float32. Other items' records are passed over; of an item's several
-    records the first counts; a record that is cut off at the end of the file is counted and left out.
+    A record is ten bytes of asin and 4096 little-endian float32. Other items' records are passed
+    over; of an item's several records the first counts; a record that is cut off at the end of the
+    file is counted and left out.
 
     Args:
         path: The `.b` file.
@@ -283,7 +299,8 @@ def image_vectors(
                 except UnicodeDecodeError as error:
                     progress.stop()
                     raise DataError(
-                        f"{path}: no asin where a record begins; this is no file of 4096-d image features"
+                        f"{path}: no asin where a record begins; this is no file of 4096-d image "
+                        "features"
                     ) from error
                 row = items.get(item)
                 if row is None:

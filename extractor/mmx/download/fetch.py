@@ -90,7 +90,9 @@ def fetch(
             raise DataError(f"{out}: was made of other files; choose another --out, or remove it")
         return Fetched(out, before["counts"], True)
     if out.exists():
-        raise DataError(f"{out}: exists and was not made by mmx fetch; choose another --out, or remove it")
+        raise DataError(
+            f"{out}: exists and was not made by mmx fetch; choose another --out, or remove it"
+        )
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -112,7 +114,9 @@ def fetch(
         "bad_lines": counts.bad_lines,
         "tool": {"name": "mmx", "version": __version__},
     }
-    (partial / "dataset.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (partial / "dataset.json").write_text(
+        json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     partial.rename(out)
     for line in counts.bad_lines[:5]:
         progress.warn(f"left out: {line}")
@@ -146,13 +150,17 @@ def _convert(files: Mapping[str, Path], out: Path, counts: Counts, progress: Pro
         _import_vectors(files["features"], ordered, out, counts, progress)
 
 
-def _import_vectors(path: Path, items: list[str], out: Path, counts: Counts, progress: Progress) -> None:
+def _import_vectors(
+    path: Path, items: list[str], out: Path, counts: Counts, progress: Progress
+) -> None:
     from mmstore import FeatureSetWriter
 
     rows = {item: row for row, item in enumerate(items)}
     vectors, present = amazon.image_vectors(path, rows, counts, progress)
     if not present.any():
-        raise DataError(f"{path}: no vector of any of the {len(items):,} items; is this the right category?")
+        raise DataError(
+            f"{path}: no vector of any of the {len(items):,} items; is this the right category?"
+        )
     counts.values["items without image vector"] = int((~present).sum())
     provenance = {
         "extractor": "import-amazon-b",
@@ -161,7 +169,9 @@ def _import_vectors(path: Path, items: list[str], out: Path, counts: Counts, pro
         "tool": {"name": "mmx", "version": __version__},
     }
     target = out / "features" / "visual" / f"{FEATURE_SET}.h5"
-    with FeatureSetWriter(target, modality="visual", dim=amazon.IMAGE_DIM, ids=items, provenance=provenance) as writer:
+    with FeatureSetWriter(
+        target, modality="visual", dim=amazon.IMAGE_DIM, ids=items, provenance=provenance
+    ) as writer:
         there = np.flatnonzero(present)
         for start in range(0, there.size, 1024):
             part = there[start : start + 1024]
@@ -172,12 +182,17 @@ def _import_vectors(path: Path, items: list[str], out: Path, counts: Counts, pro
 
 
 def fetch_images(
-    data: Path, *, jobs: int = 4, pause_s: float = 0.1, timeout_s: float = 30.0, progress: Progress | None = None
+    data: Path,
+    *,
+    jobs: int = 4,
+    pause_s: float = 0.1,
+    timeout_s: float = 30.0,
+    progress: Progress | None = None,
 ) -> dict[str, int]:
     """Download the items' images by the addresses in `items.tsv`, into `images/<item id>.<suffix>`.
 
-    What happened to each item stands in `images/status.tsv` (item, status, reason), which is appended to as they come: the
-    next call tries those that are not `ok` again and no others.
+    What happened to each item stands in `images/status.tsv` (item, status, reason), which is
+    appended to as they come: the next call tries those that are not `ok` again and no others.
 
     Args:
         data: A dataset folder made by `fetch`.
@@ -208,13 +223,24 @@ def fetch_images(
             return item, "failed", "the id is no file name"
         try:
             _get_image(item, addresses[item], folder, timeout_s)
-        except (OSError, ValueError, http.client.HTTPException) as error:  # the last: a bad address or answer
-            return item, "failed", " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
+        except (
+            OSError,
+            ValueError,
+            http.client.HTTPException,
+        ) as error:  # the last: a bad address or answer
+            return (
+                item,
+                "failed",
+                " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__,
+            )
         finally:
             time.sleep(pause_s)
         return item, "ok", ""
 
-    with (folder / _STATUS_FILE).open("a", encoding="utf-8") as log, ThreadPoolExecutor(jobs) as pool:
+    with (
+        (folder / _STATUS_FILE).open("a", encoding="utf-8") as log,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
         futures = [pool.submit(one, item) for item in left]
         try:
             for future in as_completed(futures):
@@ -235,7 +261,9 @@ def _addresses(data: Path) -> dict[str, str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); `mmx fetch` makes it") from error
+        raise DataError(
+            f"{path}: cannot be read ({error.strerror}); `mmx fetch` makes it"
+        ) from error
     header = lines[0].split("\t") if lines else []
     if "image_url" not in header or "item_id" not in header:
         raise DataError(f"{path}: no columns item_id and image_url; `mmx fetch` writes them")
@@ -253,11 +281,15 @@ def _statuses(folder: Path) -> dict[str, str]:
 
 
 def _get_image(item: str, url: str, folder: Path, timeout_s: float) -> None:
-    if not url.lower().startswith(("http://", "https://")):  # urllib would also open a file of this machine
+    if not url.lower().startswith(
+        ("http://", "https://")
+    ):  # urllib would also open a file of this machine
         raise ValueError("not an address on the web")
     match = _SUFFIX.search(url.partition("?")[0])
     target = folder / (item + (match.group(0).lower() if match else ".jpg"))
-    with urllib.request.urlopen(urllib.request.Request(url, headers=transfer.AGENT), timeout=timeout_s) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=transfer.AGENT), timeout=timeout_s
+    ) as answer:
         if answer.headers.get_content_type() == "text/html":
             raise ValueError("a web page instead of an image")
         content = answer.read(_MAX_IMAGE + 1)

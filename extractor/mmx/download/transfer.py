@@ -1,7 +1,7 @@
 """Downloads that survive a bad network: resumed where they stopped, retried with back-off, checked, never half there.
 
-A file appears under its name when all of it has arrived. Its SHA-256 is recorded then, in `checksums.json` beside it, and a
-later use of a file that has changed since is an error.
+A file appears under its name when all of it has arrived. Its SHA-256 is recorded then, in
+`checksums.json` beside it, and a later use of a file that has changed since is an error.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Wanted:
     """A file to get.
 
     Attributes:
-        name: Where it lies below the download folder, e.g. `amazon-2014/meta_Office_Products.json.gz`.
+        name: Where it lies below the download folder, e.g.
+            `amazon-2014/meta_Office_Products.json.gz`.
         url: Its address, or its path in a mirror folder.
         gzip: Whether it must be gzip.
         sha256: What it must be, where that is known.
@@ -66,8 +67,8 @@ def get(
         wait: Sleeps; for tests.
 
     Raises:
-        DataError: Not found, refused, broken off too often, or not what it should be. What has arrived is kept, and the next
-            call goes on from there, unless it is wrong.
+        DataError: Not found, refused, broken off too often, or not what it should be. What has
+            arrived is kept, and the next call goes on from there, unless it is wrong.
     """
     progress = progress or SilentProgress()
     path = folder / wanted.name
@@ -80,7 +81,8 @@ def get(
     if "://" not in wanted.url:
         if not source.is_file():
             raise DataError(
-                f"{source}: no such file in the mirror folder; it must hold {wanted.name.rpartition('/')[2]}"
+                f"{source}: no such file in the mirror folder; it must hold "
+                f"{wanted.name.rpartition('/')[2]}"
             )
         shutil.copyfile(source, partial)
     else:
@@ -90,7 +92,8 @@ def get(
     if wanted.sha256 and digest != wanted.sha256:
         partial.unlink()
         raise DataError(
-            f"{wanted.url}: wrong checksum (got {digest}, expected {wanted.sha256}); removed, try again or use --mirror"
+            f"{wanted.url}: wrong checksum (got {digest}, expected {wanted.sha256}); removed, try "
+            "again or use --mirror"
         )
     _record(path, wanted, digest, partial.stat().st_size)
     partial.replace(path)
@@ -105,7 +108,9 @@ def forget(path: Path) -> None:
         _write(path.parent / CHECKSUMS, known)
 
 
-def _download(wanted: Wanted, partial: Path, progress: Progress, retries: int, wait: Callable[[float], None]) -> None:
+def _download(
+    wanted: Wanted, partial: Path, progress: Progress, retries: int, wait: Callable[[float], None]
+) -> None:
     for attempt in range(retries + 1):
         try:
             return _transfer(wanted.url, partial, progress)
@@ -118,7 +123,8 @@ def _download(wanted: Wanted, partial: Path, progress: Progress, retries: int, w
                 reason = f"HTTP {error.code} {error.reason}"
             else:
                 raise DataError(
-                    f"{wanted.url}: HTTP {error.code} {error.reason}; look at the address, use --mirror DIR|URL, or give "
+                    f"{wanted.url}: HTTP {error.code} {error.reason}; look at the address, use "
+                    "--mirror DIR|URL, or give "
                     "files that you have with --from-files"
                 ) from error
         except (OSError, http.client.HTTPException) as error:
@@ -131,7 +137,8 @@ def _download(wanted: Wanted, partial: Path, progress: Progress, retries: int, w
             wait(pause)
     have = partial.stat().st_size if partial.is_file() else 0
     raise DataError(
-        f"{wanted.url}: {reason}, {retries + 1} times; {have:,} bytes are kept and the same command goes on from there; or use "
+        f"{wanted.url}: {reason}, {retries + 1} times; {have:,} bytes are kept and the same "
+        "command goes on from there; or use "
         "--mirror DIR|URL, or --from-files"
     )
 
@@ -144,13 +151,16 @@ def _transfer(url: str, partial: Path, progress: Progress) -> None:
         headers |= {"Range": f"bytes={have}-", "If-Range": stamp.read_text(encoding="utf-8")}
     else:
         have = 0
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
+    ) as answer:
         if answer.status != 206:
             have = 0
         kind = answer.headers.get_content_type()
         if kind == "text/html":
             raise DataError(
-                f"{url}: the server sent a web page instead of the file; use --mirror DIR|URL, or --from-files"
+                f"{url}: the server sent a web page instead of the file; use --mirror DIR|URL, or "
+                "--from-files"
             )
         total = _total(answer, have)
         validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
@@ -181,7 +191,9 @@ def _check_kind(path: Path, wanted: Wanted) -> None:
     if wanted.gzip and not head.startswith(b"\x1f\x8b"):
         what = "a web page" if head.lstrip()[:1] == b"<" else "something else"
         path.unlink()
-        raise DataError(f"{wanted.url}: {what} instead of gzip; removed; use --mirror DIR|URL, or --from-files")
+        raise DataError(
+            f"{wanted.url}: {what} instead of gzip; removed; use --mirror DIR|URL, or --from-files"
+        )
 
 
 def _known(path: Path) -> dict[str, Any]:
@@ -209,9 +221,11 @@ def _verify(path: Path, wanted: Wanted) -> None:
     digest = wanted.sha256 or expected.get("sha256")
     if expected and path.stat().st_size != expected["bytes"]:
         raise DataError(
-            f"{path}: {path.stat().st_size:,} bytes, {expected['bytes']:,} when it was downloaded; remove it and try again"
+            f"{path}: {path.stat().st_size:,} bytes, {expected['bytes']:,} when it was downloaded; "
+            "remove it and try again"
         )
     if digest and sha256_of(path) != digest:
         raise DataError(
-            f"{path}: wrong checksum: the file has changed since it was downloaded; remove it and try again"
+            f"{path}: wrong checksum: the file has changed since it was downloaded; remove it and "
+            "try again"
         )

@@ -1,7 +1,8 @@
 """The encoder registry: which families exist, who builds a model name, what `mmx models` lists.
 
-A family is one class (see `mmx.encoders.base.Encoder`) and one line in `ENCODERS`, or an entry point of another distribution. The
-paths are lazy: nothing heavy is imported before an encoder of that modality is built.
+A family is one class (see `mmx.encoders.base.Encoder`) and one line in `ENCODERS`, or an entry
+point of another distribution. The paths are lazy: nothing heavy is imported before an encoder of
+that modality is built.
 """
 
 from __future__ import annotations
@@ -47,9 +48,12 @@ def broken_families() -> dict[str, str]:
     for name in families().keys() - ENCODERS.keys():
         try:
             cls = family(name)
-            if not (callable(getattr(cls, "accepts", None)) and callable(getattr(cls, "known", None))):
+            if not (
+                callable(getattr(cls, "accepts", None)) and callable(getattr(cls, "known", None))
+            ):
                 raise EncoderError(
-                    f"encoder family {name!r}: {families()[name]} is no encoder class (accepts and known are missing)"
+                    f"encoder family {name!r}: {families()[name]} is no encoder class (accepts and "
+                    "known are missing)"
                 )
         except EncoderError as error:
             broken[name] = str(error)
@@ -90,16 +94,19 @@ def create(
     """An encoder, ready to `load` and `encode` (after `fit`, where `needs_fit`).
 
     Args:
-        model: A name that `describe` lists, a hub id, a local folder; `family:name` picks the family explicitly.
+        model: A name that `describe` lists, a hub id, a local folder; `family:name` picks the
+            family explicitly.
         modality: `visual`, `textual` or `audio`.
         layer: Output layer; None for the default one.
         pooling: How positions become one vector; None for the default.
-        weights: `default`, `random` (seeded), a path to a checkpoint, a tag of the library, or `hub id[@revision]`.
+        weights: `default`, `random` (seeded), a path to a checkpoint, a tag of the library, or `hub
+            id[@revision]`.
         device: `cpu`, `cuda`, `cuda:1`, `mps`. Handcrafted encoders compute on the CPU in any case.
         precision: `fp32`, `bf16` or `fp16`.
         offline: Never open a connection.
         seed: Seed of random weights and of fits.
-        cache_dir: Where weights are looked for and downloaded to, instead of the libraries' own caches.
+        cache_dir: Where weights are looked for and downloaded to, instead of the libraries' own
+            caches.
 
     Raises:
         UsageError: A name or option that does not exist or does not fit.
@@ -107,7 +114,11 @@ def create(
     """
     prefix, separator, rest = model.partition(":")
     known = families()
-    chosen = [prefix] if separator and prefix in known else [name for name in known if name not in broken_families()]
+    chosen = (
+        [prefix]
+        if separator and prefix in known
+        else [name for name in known if name not in broken_families()]
+    )
     request = Request(
         model=rest if separator and prefix in known else model,
         modality=modality,
@@ -126,8 +137,12 @@ def create(
             return cls(request)  # type: ignore[call-arg]
     names = {info.name: info.modality for info in describe()}
     if request.model in names:
-        raise UsageError(f"{request.model} is for --modality {names[request.model]} (got {modality}).")
-    raise unknown_name(f"{modality} model", request.model, [name for name, of in names.items() if of == modality])
+        raise UsageError(
+            f"{request.model} is for --modality {names[request.model]} (got {modality})."
+        )
+    raise unknown_name(
+        f"{modality} model", request.model, [name for name, of in names.items() if of == modality]
+    )
 
 
 def describe(modality: str | None = None, *, cache_dir: Path | None = None) -> list[EncoderInfo]:

@@ -1,6 +1,7 @@
 """What every encoder is: a frozen description of itself (its provenance) and load → encode.
 
-Adding an encoder family is one file with one class and one line in `mmx.encoders.ENCODERS`; see `Encoder`.
+Adding an encoder family is one file with one class and one line in `mmx.encoders.ENCODERS`; see
+`Encoder`.
 """
 
 from __future__ import annotations
@@ -27,21 +28,27 @@ class EncoderSpec:
     """Everything that determines the vectors of an encoder; written into the feature set as its provenance.
 
     Attributes:
-        name: Slug for the set's file name, made from the model id; choices other than the default ones are appended
-            (`resnet50`, `resnet50-layer3`, `resnet50-random`), so that two different sets never share a file.
+        name: Slug for the set's file name, made from the model id; choices other than the default
+            ones are appended (`resnet50`, `resnet50-layer3`, `resnet50-random`), so that two
+            different sets never share a file.
         modality: `visual`, `textual` or `audio`.
-        backend: The library that computes: `handcrafted`, `torchvision`, `open_clip`, `transformers` and so on.
+        backend: The library that computes: `handcrafted`, `torchvision`, `open_clip`,
+            `transformers` and so on.
         model_id: The model as that library names it.
         dim: Length of a vector. Of an encoder that has to be fitted: an upper bound until `fit`.
         layer: The output that is taken.
-        pooling: How positions (pixels, tokens, frames) become one vector; `none` when there is only one.
+        pooling: How positions (pixels, tokens, frames) become one vector; `none` when there is only
+            one.
         preprocessing: Steps with their numbers (sizes, means, sample rate, maximum tokens, ...).
-        weights: `none`, `random(seed=0)`, a tag such as `IMAGENET1K_V2`, `hub id@revision`, or a file's name.
-        weights_sha256: SHA-256 of the weights file(s), or of the state dict's canonical bytes; None without weights.
+        weights: `none`, `random(seed=0)`, a tag such as `IMAGENET1K_V2`, `hub id@revision`, or a
+            file's name.
+        weights_sha256: SHA-256 of the weights file(s), or of the state dict's canonical bytes; None
+            without weights.
         licence: Licence of the weights as their publisher states it; None when unknown.
         precision: Arithmetic of the forward pass: `fp32`, `bf16`, `fp16`.
         libraries: Versions of what computes the vectors.
-        training: Of fine-tuned weights: split, SHA-256 of its training part and settings, as the checkpoint tells them.
+        training: Of fine-tuned weights: split, SHA-256 of its training part and settings, as the
+            checkpoint tells them.
     """
 
     name: str
@@ -120,7 +127,8 @@ class Request:
         precision: `fp32`, `bf16` or `fp16`.
         offline: Never open a connection.
         seed: Seed of `weights="random"` and of a fit.
-        cache_dir: Where weights are looked for and downloaded to, instead of the libraries' own caches.
+        cache_dir: Where weights are looked for and downloaded to, instead of the libraries' own
+            caches.
     """
 
     model: str
@@ -136,15 +144,20 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.modality not in MODALITIES:
-            raise UsageError(f"unknown modality {self.modality!r}; choose one of: {', '.join(MODALITIES)}.")
+            raise UsageError(
+                f"unknown modality {self.modality!r}; choose one of: {', '.join(MODALITIES)}."
+            )
         if self.precision not in PRECISIONS:
-            raise UsageError(f"unknown precision {self.precision!r}; choose one of: {', '.join(PRECISIONS)}.")
+            raise UsageError(
+                f"unknown precision {self.precision!r}; choose one of: {', '.join(PRECISIONS)}."
+            )
 
     def refuse(self, **fixed: str) -> None:
         """Say no to options that an encoder does not have: `request.refuse(weights="default", precision="fp32")`.
 
         Args:
-            **fixed: Option name and the only value it may have (an option left at None is always fine).
+            **fixed: Option name and the only value it may have (an option left at None is always
+                fine).
 
         Raises:
             UsageError: An option has another value.
@@ -152,28 +165,32 @@ class Request:
         for option, only in fixed.items():
             given = getattr(self, option)
             if given is not None and given != only:
-                raise UsageError(f"{self.model}: --{option} {given} is not possible; it is always {only!r} here.")
+                raise UsageError(
+                    f"{self.model}: --{option} {given} is not possible; it is always {only!r} here."
+                )
 
 
 @runtime_checkable
 class Encoder(Protocol):
     """Turns one modality of items into vectors.
 
-    A family is one class that inherits from this protocol and takes a `Request`. Besides `load` and `encode` it has
-    the two class methods by which the registry finds and lists it without building anything. The methods that most
-    encoders don't need have a body here.
+    A family is one class that inherits from this protocol and takes a `Request`. Besides `load` and
+    `encode` it has the two class methods by which the registry finds and lists it without building
+    anything. The methods that most encoders don't need have a body here.
 
     Attributes:
         spec: The description; complete after construction, or after `fit` where `needs_fit`.
         modalities: The modalities that the family serves.
-        concurrent: `encode` may be called from several threads at once. On the CPU the pipeline then runs one forward pass per
-            processor, each on one thread, which is faster than one pass on all of them and immune to busy neighbours.
-        ragged: `encode` gives several vectors per item (patches, tokens, frames): a list with one array of shape (k, dim),
-            k >= 1, for each item.
+        concurrent: `encode` may be called from several threads at once. On the CPU the pipeline
+            then runs one forward pass per processor, each on one thread, which is faster than one
+            pass on all of them and immune to busy neighbours.
+        ragged: `encode` gives several vectors per item (patches, tokens, frames): a list with one
+            array of shape (k, dim), k >= 1, for each item.
         needs_fit: `fit` must be called with the whole corpus before `load`.
         device: Where `encode` computes.
-        batch_size: Set by the pipeline. Where bits depend on the batch's size, `encode` pads a shorter batch to
-            this size, so that the last batch and a resumed run give the same bits. None: no padding.
+        batch_size: Set by the pipeline. Where bits depend on the batch's size, `encode` pads a
+            shorter batch to this size, so that the last batch and a resumed run give the same bits.
+            None: no padding.
     """
 
     modalities: ClassVar[frozenset[str]]
@@ -202,7 +219,8 @@ class Encoder(Protocol):
 
         Raises:
             ContentError: The content cannot be decoded, with a plain reason and without the path.
-            FileNotFoundError: The file is not there (any more): the content is missing, not corrupt.
+            FileNotFoundError: The file is not there (any more): the content is missing, not
+                corrupt.
         """
         ...
 
@@ -230,10 +248,15 @@ def require(module: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError) as error:  # a binary that does not fit its torch raises the last two
+    except (
+        ImportError,
+        OSError,
+        RuntimeError,
+    ) as error:  # a binary that does not fit its torch raises the last two
         package = module.partition(".")[0]
         raise EncoderError(
-            f"this encoder needs {package}, which cannot be imported ({error}); run: {INSTALL_EXTRA}"
+            f"this encoder needs {package}, which cannot be imported ({error}); run: "
+            f"{INSTALL_EXTRA}"
         ) from error
 
 

@@ -21,7 +21,9 @@ def pad_batch(batch: NDArray[np.generic], size: int | None) -> NDArray[np.generi
     return np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
 
 
-def pad_rows(rows: Sequence[NDArray[np.integer]], value: int, *, left: bool = False) -> NDArray[np.int64]:
+def pad_rows(
+    rows: Sequence[NDArray[np.integer]], value: int, *, left: bool = False
+) -> NDArray[np.int64]:
     """Rows of different length as one matrix.
 
     Args:

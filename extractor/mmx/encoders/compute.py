@@ -1,6 +1,7 @@
 """Device, precision and kernels of the torch encoders.
 
-Every family builds its network with `prepared` and computes inside `forward_pass`; the rest follows from there.
+Every family builds its network with `prepared` and computes inside `forward_pass`; the rest follows
+from there.
 """
 
 from __future__ import annotations
@@ -35,15 +36,20 @@ def checked_device(request: Request) -> torch.device:
     try:
         device = torch.device(request.device)
     except RuntimeError as error:
-        raise UsageError(f"unknown device {request.device!r}; use cpu, cuda, cuda:1, ... or mps.") from error
+        raise UsageError(
+            f"unknown device {request.device!r}; use cpu, cuda, cuda:1, ... or mps."
+        ) from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise EncoderError(
-            f"device {request.device}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu."
+            f"device {request.device}: this machine has {torch.cuda.device_count()} CUDA devices; "
+            "use --device cpu."
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise EncoderError("device mps: not available on this machine; use --device cpu.")
     if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"device {request.device!r} is not supported; use cpu, cuda, cuda:1, ... or mps.")
+        raise UsageError(
+            f"device {request.device!r} is not supported; use cpu, cuda, cuda:1, ... or mps."
+        )
     if request.precision == "fp16" and device.type == "cpu":
         raise UsageError("precision fp16 needs a GPU; on the CPU use bf16 or fp32.")
     return device
@@ -52,8 +58,9 @@ def checked_device(request: Request) -> torch.device:
 def prepared(network: Any, device: torch.device, precision: str) -> Any:
     """A network that is ready for forward passes: no gradients, no training, on its device, images channels-last.
 
-    Below fp32 the batch norms of a `GraphModule` are folded into the convolutions before them, which changes roundings far
-    less than the precision does and saves a fifth of the time. In fp32 the network stays as its authors compute it.
+    Below fp32 the batch norms of a `GraphModule` are folded into the convolutions before them,
+    which changes roundings far less than the precision does and saves a fifth of the time. In fp32
+    the network stays as its authors compute it.
     """
     import torch
 
@@ -67,8 +74,8 @@ def prepared(network: Any, device: torch.device, precision: str) -> Any:
 def forward_pass(device: torch.device, precision: str) -> Iterator[None]:
     """Inference mode at a precision; `fp32` means fp32 on a GPU too (no TF32), with deterministic convolutions.
 
-    On the CPU, `torch.nn.functional.linear` is served by the faster of torch's two single-precision kernels (see
-    `linear_kernel`).
+    On the CPU, `torch.nn.functional.linear` is served by the faster of torch's two single-precision
+    kernels (see `linear_kernel`).
     """
     import torch
 
@@ -87,9 +94,9 @@ def forward_pass(device: torch.device, precision: str) -> Iterator[None]:
 class _ExactArithmetic:
     """No TF32 on a GPU, and cuDNN with the same algorithms every time, for as long as any thread is inside.
 
-    Convolutions have TF32 unless told otherwise, matrix products where `TORCH_ALLOW_TF32_CUBLAS_OVERRIDE` is set, as it is in
-    NVIDIA's containers. The settings belong to the process: the first thread in makes them, the last one out puts the former
-    ones back.
+    Convolutions have TF32 unless told otherwise, matrix products where
+    `TORCH_ALLOW_TF32_CUBLAS_OVERRIDE` is set, as it is in NVIDIA's containers. The settings belong
+    to the process: the first thread in makes them, the last one out puts the former ones back.
     """
 
     def __init__(self) -> None:
@@ -153,9 +160,10 @@ def release_memory() -> None:
 def linear_kernel() -> str:
     """What computes fp32 linear layers on this CPU: `onednn` where it is right and clearly faster, else `torch`.
 
-    The BLAS that torch is built with leaves half of an AMD processor unused in single precision; oneDNN, also part of torch,
-    does not. Both compute in full single precision. Measured once per process, in some milliseconds; written into
-    the provenance of the sets, because the last bits depend on it.
+    The BLAS that torch is built with leaves half of an AMD processor unused in single precision;
+    oneDNN, also part of torch, does not. Both compute in full single precision. Measured once per
+    process, in some milliseconds; written into the provenance of the sets, because the last bits
+    depend on it.
     """
     return _taken_over[-1] if _taken_over else _faster_kernel()
 
@@ -181,7 +189,8 @@ def _faster_kernel() -> str:
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    # torch's own compiler calls this operator; it is not part of the documented interface, hence the probes.
+    # torch's own compiler calls this operator; it is not part of the documented interface, hence
+    # the probes.
     import torch
 
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
@@ -197,9 +206,18 @@ def _through_onednn() -> Any:
 
     class ThroughOneDnn(torch.overrides.TorchFunctionMode):
         def __torch_function__(
-            self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+            self,
+            func: Callable[..., Any],
+            types: Any,
+            args: tuple[Any, ...] = (),
+            kwargs: dict[str, Any] | None = None,
         ) -> Any:
-            if func is linear and not kwargs and args[0].dtype == args[1].dtype == torch.float32 and args[0].ndim > 1:
+            if (
+                func is linear
+                and not kwargs
+                and args[0].dtype == args[1].dtype == torch.float32
+                and args[0].ndim > 1
+            ):
                 return _onednn(*args)
             return func(*args, **(kwargs or {}))
 
@@ -221,11 +239,18 @@ def _onednn_is_right() -> bool:
         x.abs().double() @ weight.t().abs().double() + bias.abs()
     )  # a few roundings, far from half precision
     expected = x.double() @ weight.t().double() + bias
-    layouts = [x, x.transpose(0, 1).contiguous().transpose(0, 1), x.transpose(1, 2).contiguous().transpose(1, 2)]
+    layouts = [
+        x,
+        x.transpose(0, 1).contiguous().transpose(0, 1),
+        x.transpose(1, 2).contiguous().transpose(1, 2),
+    ]
     try:
         with torch.inference_mode():
             errors = [(_onednn(layout, weight, bias) - expected).abs() for layout in layouts]
-    except (RuntimeError, TypeError):  # the operator is there but refuses, or its signature has changed
+    except (
+        RuntimeError,
+        TypeError,
+    ):  # the operator is there but refuses, or its signature has changed
         return False
     return all(bool((error <= bound).all()) for error in errors)
 
@@ -240,7 +265,9 @@ def _onednn_is_faster() -> bool:
     best = dict.fromkeys((torch.nn.functional.linear, _onednn), float("inf"))
     try:
         with torch.inference_mode():
-            for _ in range(9):  # in turns: a busy moment slows both, and the same machine always chooses the same
+            for _ in range(
+                9
+            ):  # in turns: a busy moment slows both, and the same machine always chooses the same
                 for routine in best:
                     start = time.perf_counter()
                     routine(x, weight)
@@ -259,7 +286,11 @@ def _fold_batch_norms(network: torch.fx.GraphModule) -> None:
         if node.op != "call_module" or type(modules[node.target]) is not torch.nn.BatchNorm2d:
             continue
         before = node.args[0]
-        if before.op != "call_module" or type(modules[before.target]) is not torch.nn.Conv2d or len(before.users) > 1:
+        if (
+            before.op != "call_module"
+            or type(modules[before.target]) is not torch.nn.Conv2d
+            or len(before.users) > 1
+        ):
             continue
         folded = torch.nn.utils.fuse_conv_bn_eval(modules[before.target], modules[node.target])
         network.set_submodule(before.target, folded)

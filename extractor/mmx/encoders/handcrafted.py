@@ -1,6 +1,7 @@
 """Encoders that need no weights: colour + HOG, TF-IDF + LSA, MFCC + log-mel statistics.
 
-They make a catalogue usable offline, and they are the classical baseline that a pre-trained encoder has to beat.
+They make a catalogue usable offline, and they are the classical baseline that a pre-trained encoder
+has to beat.
 """
 
 from __future__ import annotations
@@ -14,7 +15,15 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, checked_text, require, versions
+from mmx.encoders.base import (
+    Encoder,
+    EncoderInfo,
+    EncoderSpec,
+    Request,
+    checked_text,
+    require,
+    versions,
+)
 from mmx.encoders.decoding.images import decode_rgb
 from mmx.encoders.decoding.sounds import Resampler, read_mono
 from mmx.encoders.descriptors import FRAME_STATISTICS, colour_histogram, frame_statistics
@@ -59,7 +68,15 @@ class _Handcrafted(Encoder):
         """This encoder's line of `mmx models`."""
         return [
             EncoderInfo(
-                cls.name, modality, cls.name, cls.dim, cls.layer, cls.pooling, None, cls.input, weights="none needed"
+                cls.name,
+                modality,
+                cls.name,
+                cls.dim,
+                cls.layer,
+                cls.pooling,
+                None,
+                cls.input,
+                weights="none needed",
             )
         ]
 
@@ -71,12 +88,15 @@ class _Handcrafted(Encoder):
 class ColourHogEncoder(_Handcrafted):
     """Colour histogram and histogram of oriented gradients, 452 numbers.
 
-    - 0 ... 127: joint HSV histogram (8 hues x 4 saturations x 4 values) of the picture, square root of the shares.
-    - 128 ... 451: HOG of the grey picture: 9 orientations, cells of 32 x 32, blocks of 2 x 2 cells (L2-Hys), divided by
+    - 0 ... 127: joint HSV histogram (8 hues x 4 saturations x 4 values) of the picture, square root
+    of the shares.
+    - 128 ... 451: HOG of the grey picture: 9 orientations, cells of 32 x 32, blocks of 2 x 2 cells
+    (L2-Hys), divided by
       the square root of the number of blocks, so that both halves have a norm of at most 1.
 
     The picture is scaled to 128 x 128 first (bilinear, the aspect ratio is not kept).
-    Source: Dalal and Triggs, Histograms of oriented gradients for human detection (CVPR 2005); scikit-image's `hog`.
+    Source: Dalal and Triggs, Histograms of oriented gradients for human detection (CVPR 2005);
+    scikit-image's `hog`.
     """
 
     modalities = frozenset({"visual"})
@@ -135,12 +155,12 @@ class ColourHogEncoder(_Handcrafted):
 class TfidfLsaEncoder(_Handcrafted):
     r"""TF-IDF of words, projected on the corpus' latent semantic space, rows of unit length.
 
-    Words of any script (`\w+`, lower case), at most the 50,000 most frequent, sublinear term frequency; then a
-    truncated SVD to 256 dimensions, or to the rank of a corpus that has fewer. The sign of each axis is fixed by the
-    largest entry of its component.
+    Words of any script (`\w+`, lower case), at most the 50,000 most frequent, sublinear term
+    frequency; then a truncated SVD to 256 dimensions, or to the rank of a corpus that has fewer.
+    The sign of each axis is fixed by the largest entry of its component.
 
-    Source: Deerwester et al., Indexing by latent semantic analysis (JASIS 1990); scikit-learn's `TfidfVectorizer` and
-    `TruncatedSVD` (its randomized solver, seeded).
+    Source: Deerwester et al., Indexing by latent semantic analysis (JASIS 1990); scikit-learn's
+    `TfidfVectorizer` and `TruncatedSVD` (its randomized solver, seeded).
     """
 
     modalities = frozenset({"textual"})
@@ -178,8 +198,8 @@ class TfidfLsaEncoder(_Handcrafted):
     def fit(self, contents: Iterable[Path | str]) -> None:
         """Learn vocabulary, document frequencies and latent axes from all texts, in the order given.
 
-        Single-threaded, so that the bits don't depend on the machine's load; the digest of corpus and result go into
-        `spec`, whose `dim` becomes the final one.
+        Single-threaded, so that the bits don't depend on the machine's load; the digest of corpus
+        and result go into `spec`, whose `dim` becomes the final one.
 
         Raises:
             DataError: No text holds a word.
@@ -202,7 +222,10 @@ class TfidfLsaEncoder(_Handcrafted):
                 yield document
 
         vectorizer = text.TfidfVectorizer(
-            token_pattern=r"(?u)\b\w+\b", max_features=self.MAX_TERMS, sublinear_tf=True, dtype=np.float64
+            token_pattern=r"(?u)\b\w+\b",
+            max_features=self.MAX_TERMS,
+            sublinear_tf=True,
+            dtype=np.float64,
         )
         with limits(limits=1):
             try:
@@ -212,7 +235,10 @@ class TfidfLsaEncoder(_Handcrafted):
                     f"tfidf-lsa: none of the {n_texts} texts holds a word; check the text columns"
                 ) from error
             _, strengths, components = extmath.randomized_svd(
-                weighted, min(self.dim, *weighted.shape), n_iter=self.POWER_ITERATIONS, random_state=self._seed
+                weighted,
+                min(self.dim, *weighted.shape),
+                n_iter=self.POWER_ITERATIONS,
+                random_state=self._seed,
             )
         rank = max(1, int((strengths > 1e-7 * strengths[0]).sum()))
         components = _fix_signs(components[:rank])  # (rank, n_terms)
@@ -247,7 +273,9 @@ class TfidfLsaEncoder(_Handcrafted):
     def encode(self, batch: Sequence[Any]) -> NDArray[np.float32]:
         """Latent vectors of unit length, shape (len(batch), dim). A text outside the latent space: zeros."""
         rows = require("scipy.sparse").vstack(batch, format="csr")
-        latent = rows @ self._components  # (len(batch), dim) float64; sparse rows are multiplied one by one
+        latent = (
+            rows @ self._components
+        )  # (len(batch), dim) float64; sparse rows are multiplied one by one
         norms = np.linalg.norm(latent, axis=1, keepdims=True)
         return (latent / np.where(norms > 0, norms, 1.0)).astype(np.float32)  # type: ignore[no-any-return]
 
@@ -255,11 +283,13 @@ class TfidfLsaEncoder(_Handcrafted):
 class MfccEncoder(_Handcrafted):
     """Statistics over time of 20 MFCC and 40 log-mel bands, 300 numbers.
 
-    Mono at 16 kHz, windows of 25 ms every 10 ms, power in dB (at most 80 dB below the clip's maximum). Of each of
-    the 60 curves: mean, standard deviation, minimum, maximum, mean absolute change from frame to frame, in this order,
-    MFCC before log-mel. A clip shorter than a window is padded with zeros to one window.
+    Mono at 16 kHz, windows of 25 ms every 10 ms, power in dB (at most 80 dB below the clip's
+    maximum). Of each of the 60 curves: mean, standard deviation, minimum, maximum, mean absolute
+    change from frame to frame, in this order, MFCC before log-mel. A clip shorter than a window is
+    padded with zeros to one window.
 
-    Source: Davis and Mermelstein, Comparison of parametric representations (IEEE TASSP 1980); torchaudio's `MFCC`.
+    Source: Davis and Mermelstein, Comparison of parametric representations (IEEE TASSP 1980);
+    torchaudio's `MFCC`.
     """
 
     modalities = frozenset({"audio"})
@@ -307,7 +337,9 @@ class MfccEncoder(_Handcrafted):
             samples = np.pad(samples, (0, self.WINDOW - len(samples)))
         with torch.inference_mode():
             # The steps of MFCC.forward, keeping the log-mel bands that it goes through.
-            mel = self._mfcc.amplitude_to_DB(self._mfcc.MelSpectrogram(torch.from_numpy(samples)))  # (40, n_frames)
+            mel = self._mfcc.amplitude_to_DB(
+                self._mfcc.MelSpectrogram(torch.from_numpy(samples))
+            )  # (40, n_frames)
             mfcc = torch.matmul(mel.T, self._mfcc.dct_mat).T  # (20, n_frames)
             frames = torch.cat([mfcc, mel]).numpy()
         return frame_statistics(frames).astype(np.float32)

@@ -1,8 +1,8 @@
 """open_clip: both towers of its CLIP models, by architecture and the tag or file of its weights.
 
-Pictures are prepared, and the activation chosen, as the weights' tag says. The vectors are the towers' projected outputs, not
-normalised. The sets of both modalities have the same weights digest and the same `space`, so that they can be seen to lie in one
-space.
+Pictures are prepared, and the activation chosen, as the weights' tag says. The vectors are the
+towers' projected outputs, not normalised. The sets of both modalities have the same weights digest
+and the same `space`, so that they can be seen to lie in one space.
 """
 
 from __future__ import annotations
@@ -29,10 +29,17 @@ from mmx.encoders.base import (
 )
 from mmx.encoders.compute import checked_device, forward_pass, prepared
 from mmx.encoders.decoding.images import decode_rgb
-from mmx.encoders.weights.checkpoints import file_sha256, fill, missing_weights, read_state_dict, state_sha256
+from mmx.encoders.weights.checkpoints import (
+    file_sha256,
+    fill,
+    missing_weights,
+    read_state_dict,
+    state_sha256,
+)
 from mmx.errors import EncoderError, UsageError
 
-# What `mmx models` lists; any other architecture of open_clip works too. (dimension, image size, usual weights)
+# What `mmx models` lists; any other architecture of open_clip works too. (dimension, image size,
+# usual weights)
 MODELS: dict[str, tuple[int, int, str]] = {
     "ViT-B-32": (512, 224, "laion2b_s34b_b79k"),
     "ViT-B-16": (512, 224, "laion2b_s34b_b88k"),
@@ -56,7 +63,8 @@ class OpenClipEncoder(Encoder):
         library = require("open_clip")
         tag, path = _which_weights(library, request)
         told = library.get_pretrained_cfg(request.model, tag) if tag else {}
-        # An activation belongs to the weights of a tag; the user's own file is taken to be what the architecture says.
+        # An activation belongs to the weights of a tag; the user's own file is taken to be what the
+        # architecture says.
         quick_gelu = request.weights != "random" and path is None and bool(told.get("quick_gelu"))
         torch.manual_seed(request.seed)
         try:
@@ -66,14 +74,20 @@ class OpenClipEncoder(Encoder):
                 image_interpolation=told.get("interpolation"), image_resize_mode=told.get("resize_mode"),
             )  # fmt: skip
         except (*_TRANSPORT, TypeError) as error:
-            raise EncoderError(f"{request.model}: open_clip cannot build it: {plain_reason(error)}") from error
+            raise EncoderError(
+                f"{request.model}: open_clip cannot build it: {plain_reason(error)}"
+            ) from error
         digest, label = _load(library, model, request, tag, path)
         self._text = request.modality == "textual"
         self._tokenizer = library.get_tokenizer(request.model) if self._text else None
         self._transform, self._precision, self._device = transform, request.precision, device
         self._model = prepared(model.float(), device, request.precision)
         self.device = str(device)
-        suffix = "" if request.weights == "default" else Path(label).stem.replace("(seed=", "-").rstrip(")")
+        suffix = (
+            ""
+            if request.weights == "default"
+            else Path(label).stem.replace("(seed=", "-").rstrip(")")
+        )
         self.spec = EncoderSpec(
             name=slug(request.model, suffix),
             modality=request.modality,
@@ -85,7 +99,8 @@ class OpenClipEncoder(Encoder):
             preprocessing={
                 "transform": None if self._text else " ".join(str(transform).split()),
                 "max_tokens": getattr(model, "context_length", None) if self._text else None,
-                "quick_gelu": quick_gelu or bool(library.get_model_config(request.model).get("quick_gelu")),
+                "quick_gelu": quick_gelu
+                or bool(library.get_model_config(request.model).get("quick_gelu")),
                 "space": digest[:16],
             },
             weights=label,
@@ -103,8 +118,12 @@ class OpenClipEncoder(Encoder):
         if "open_clip" in sys.modules:
             return model in sys.modules["open_clip"].list_models()
         found = importlib.util.find_spec("open_clip")
-        places = [Path(place) for place in (found.submodule_search_locations or [])] if found else []
-        return any((place / "model_configs" / f"{Path(model).name}.json").is_file() for place in places)
+        places = (
+            [Path(place) for place in (found.submodule_search_locations or [])] if found else []
+        )
+        return any(
+            (place / "model_configs" / f"{Path(model).name}.json").is_file() for place in places
+        )
 
     @classmethod
     def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
@@ -137,7 +156,9 @@ class OpenClipEncoder(Encoder):
 
         inputs = torch.from_numpy(np.stack(batch)).to(self._device)
         with forward_pass(self._device, self._precision):
-            vectors = self._model.encode_text(inputs) if self._text else self._model.encode_image(inputs)
+            vectors = (
+                self._model.encode_text(inputs) if self._text else self._model.encode_image(inputs)
+            )
             return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
 
     def truncated(self, loaded: Any) -> bool:
@@ -169,11 +190,14 @@ def _which_weights(library: Any, request: Request) -> tuple[str, Path | None]:
     if path.is_file():
         return default, path
     raise UsageError(
-        f"{request.model}: no weights {request.weights!r}: neither a file nor one of random, {', '.join(tags) or 'no tags'}."
+        f"{request.model}: no weights {request.weights!r}: neither a file nor one of random, "
+        f"{', '.join(tags) or 'no tags'}."
     )
 
 
-def _load(library: Any, model: Any, request: Request, tag: str, path: Path | None) -> tuple[str, str]:
+def _load(
+    library: Any, model: Any, request: Request, tag: str, path: Path | None
+) -> tuple[str, str]:
     """Fill the model; digest and name of what it was filled with."""
     if request.weights == "random":
         return state_sha256(model.state_dict()), f"random(seed={request.seed})"
@@ -211,7 +235,11 @@ def _cached(config: dict[str, Any], cache: Path | None) -> Path:
     """
     repository, _, name = str(config.get("hf_hub", "")).rpartition("/")
     name = name or "open_clip_pytorch_model.bin"
-    safe = "open_clip_model.safetensors" if name == "open_clip_pytorch_model.bin" else f"{Path(name).stem}.safetensors"
+    safe = (
+        "open_clip_model.safetensors"
+        if name == "open_clip_pytorch_model.bin"
+        else f"{Path(name).stem}.safetensors"
+    )
     for each in (safe, name) if repository else ():
         found = require("huggingface_hub").try_to_load_from_cache(repository, each, cache_dir=cache)
         if isinstance(found, str):

@@ -17,10 +17,11 @@ def pool(x: Tensor, how: str, *, channels_last: bool = False) -> Tensor:
     """One vector per item.
 
     Args:
-        x: Output of a layer: (batch, dim), (batch, positions, dim), (batch, channels, height, width) or, with
-            `channels_last`, (batch, height, width, channels).
-        how: `mean` or `max` over the positions, `cls` for the first position, `flatten` for all of them in a row, `none`
-            for an output that has no positions. An output of shape (batch, dim) is returned as it is.
+        x: Output of a layer: (batch, dim), (batch, positions, dim), (batch, channels, height,
+            width) or, with `channels_last`, (batch, height, width, channels).
+        how: `mean` or `max` over the positions, `cls` for the first position, `flatten` for all of
+            them in a row, `none` for an output that has no positions. An output of shape (batch,
+            dim) is returned as it is.
         channels_last: Where a four-dimensional output has its channels.
 
     Returns:
@@ -58,9 +59,11 @@ def pool_positions(states: Tensor, how: str, mask: Tensor | None) -> Tensor:
     """One vector per item from the states of its positions.
 
     Args:
-        states: Shape (batch, positions, dim), or (batch, dim, height, width) of convolutional networks.
+        states: Shape (batch, positions, dim), or (batch, dim, height, width) of convolutional
+            networks.
         how: `cls` for the first position, `mean`, or `last` for the last one that the mask keeps.
-        mask: 1 where a position is the item's own and 0 where it is padding, shape (batch, positions); None: all are.
+        mask: 1 where a position is the item's own and 0 where it is padding, shape (batch,
+            positions); None: all are.
 
     Returns:
         Shape (batch, dim).

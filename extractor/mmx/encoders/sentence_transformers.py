@@ -1,7 +1,7 @@
 """sentence-transformers: any model folder or hub id, through the library's own modules.
 
-Only the loop is ours: texts are tokenised one by one when they are loaded, so that cut texts can be counted and
-batches formed from texts of similar length; a batch is padded to its own longest text.
+Only the loop is ours: texts are tokenised one by one when they are loaded, so that cut texts can be
+counted and batches formed from texts of similar length; a batch is padded to its own longest text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, checked_text, require, slug, versions
+from mmx.encoders.base import (
+    Encoder,
+    EncoderInfo,
+    EncoderSpec,
+    Request,
+    checked_text,
+    require,
+    slug,
+    versions,
+)
 from mmx.encoders.batching import pad_rows
 from mmx.encoders.compute import checked_device, forward_pass, prepared
 from mmx.encoders.weights.checkpoints import file_sha256, training_of
@@ -33,7 +42,8 @@ from mmx.errors import ContentError, EncoderError, UsageError
 
 ORGANISATION = "sentence-transformers"  # where a bare name lives on the hub
 
-# What `mmx models` lists; any other hub id or folder works too. (dimension, maximum tokens, pooling)
+# What `mmx models` lists; any other hub id or folder works too. (dimension, maximum tokens,
+# pooling)
 MODELS: dict[str, tuple[int, int | None, str]] = {
     "all-MiniLM-L6-v2": (384, 256, "mean"),
     "all-MiniLM-L12-v2": (384, 128, "mean"),
@@ -64,27 +74,38 @@ class SentenceEncoder(Encoder):
         damaged = require("safetensors").SafetensorError
         with without_bar():
             try:
-                model = library.SentenceTransformer(str(folder.path), device=str(device), local_files_only=True)
+                model = library.SentenceTransformer(
+                    str(folder.path), device=str(device), local_files_only=True
+                )
             except (*NOT_A_MODEL, damaged) as error:
                 reason = " ".join(str(error).split())[:300]
                 raise EncoderError(
-                    f"{request.model}: {folder.label} is not a sentence-transformers model ({reason})."
+                    f"{request.model}: {folder.label} is not a sentence-transformers model "
+                    f"({reason})."
                 ) from error
         self._model = prepared(model.float(), device, request.precision)
         self._device = device
         self.device = str(device)
         self._prompt = _default_prompt(model)
         self._max_tokens = model.max_seq_length if isinstance(model.max_seq_length, int) else None
-        # `preprocess` and this copy each use their tokenizer with one setting only: a fast tokenizer whose settings
-        # change while another thread uses it fails.
-        self._untruncated = copy.deepcopy(model.tokenizer) if hasattr(model.tokenizer, "model_input_names") else None
+        # `preprocess` and this copy each use their tokenizer with one setting only: a fast
+        # tokenizer whose settings change while another thread uses it fails.
+        self._untruncated = (
+            copy.deepcopy(model.tokenizer)
+            if hasattr(model.tokenizer, "model_input_names")
+            else None
+        )
         self._padded = self._untruncated is not None and _is_padded(self._preprocess("a"))
         self.spec = self._describe(request, folder)
 
     @classmethod
     def accepts(cls, model: str, modality: str) -> bool:
         """Whether it is a listed name, has the form of a hub id, or is a folder."""
-        return _listed(model) is not None or looks_like_hub_id(model) or Path(model).expanduser().is_dir()
+        return (
+            _listed(model) is not None
+            or looks_like_hub_id(model)
+            or Path(model).expanduser().is_dir()
+        )
 
     @classmethod
     def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
@@ -110,7 +131,9 @@ class SentenceEncoder(Encoder):
         if not self._padded:
             return {"text": text, "length": len(text), "cut": False}
         features = self._preprocess(text)
-        rows = {name: value[0].numpy() for name, value in features.items() if hasattr(value, "shape")}
+        rows = {
+            name: value[0].numpy() for name, value in features.items() if hasattr(value, "shape")
+        }
         rest = {name: value for name, value in features.items() if not hasattr(value, "shape")}
         length = len(rows["input_ids"])
         if length == 0:
@@ -131,7 +154,9 @@ class SentenceEncoder(Encoder):
 
     def differentiable(self, batch: Sequence[dict[str, Any]]) -> Any:
         """As `encode`, with gradients: a tensor."""
-        return self._model(self._collate(batch))["sentence_embedding"][:, : self._model.truncate_dim]
+        return self._model(self._collate(batch))["sentence_embedding"][
+            :, : self._model.truncate_dim
+        ]
 
     def save(self, path: Path, training: Mapping[str, Any]) -> None:
         """Write a folder as the library saves it, with what it was made of and how; in one step."""
@@ -140,7 +165,9 @@ class SentenceEncoder(Encoder):
         with without_bar():
             self._model.save(str(partial), create_model_card=False)
         told = json.dumps(
-            {"finetuned_from": self.spec.provenance(), "training": dict(training)}, indent=2, sort_keys=True
+            {"finetuned_from": self.spec.provenance(), "training": dict(training)},
+            indent=2,
+            sort_keys=True,
         )
         (partial / "mmx.json").write_text(told + "\n", encoding="utf-8")
         partial.rename(path)
@@ -151,9 +178,15 @@ class SentenceEncoder(Encoder):
 
         if not self._padded:
             features = self._model.preprocess([item["text"] for item in batch], prompt=self._prompt)
-            return {n: value.to(self._device) if hasattr(value, "to") else value for n, value in features.items()}
+            return {
+                n: value.to(self._device) if hasattr(value, "to") else value
+                for n, value in features.items()
+            }
         tokenizer = self._model.tokenizer
-        fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
+        fill = {
+            "input_ids": tokenizer.pad_token_id or 0,
+            "token_type_ids": tokenizer.pad_token_type_id,
+        }
         left = tokenizer.padding_side == "left"
         padded: dict[str, Any] = dict(batch[0]["rest"])
         for name in batch[0]["rows"]:
@@ -173,14 +206,17 @@ class SentenceEncoder(Encoder):
         """The specification; also refuses a layer or pooling that is not the model's own."""
         self._precision = request.precision
         modules = [type(module).__name__ for module in self._model]
-        pooling = next((_mode(module) for module in self._model if type(module).__name__ == "Pooling"), "none")
+        pooling = next(
+            (_mode(module) for module in self._model if type(module).__name__ == "Pooling"), "none"
+        )
         for option, given, own in (
             ("layer", request.layer, "sentence_embedding"),
             ("pooling", request.pooling, pooling),
         ):
             if given is not None and given != own:
                 raise UsageError(
-                    f"{request.model}: --{option} {given} is not possible; this model fixes it to {own!r}."
+                    f"{request.model}: --{option} {given} is not possible; this model fixes it to "
+                    f"{own!r}."
                 )
         tokenizer = folder.path / "tokenizer.json"
         model_id = request.model.partition("@")[0]

@@ -1,8 +1,9 @@
 """torchaudio's wav2vec 2.0, HuBERT and WavLM pipelines: one transformer layer, averaged over time.
 
-Only clips of equal length share a forward pass: padding changes the vectors of the models with a group norm over time
-(wav2vec 2.0 and HuBERT base), and so does the library's own waveform normalisation, which takes a whole batch as one
-signal. A clip's vector therefore doesn't depend on its batch.
+Only clips of equal length share a forward pass: padding changes the vectors of the models with a
+group norm over time (wav2vec 2.0 and HuBERT base), and so does the library's own waveform
+normalisation, which takes a whole batch as one signal. A clip's vector therefore doesn't depend on
+its batch.
 """
 
 from __future__ import annotations
@@ -19,14 +20,22 @@ from mmx.encoders.batching import equal_parts, groups_of_equal
 from mmx.encoders.compute import checked_device, forward_pass, prepared
 from mmx.encoders.decoding.sounds import Resampler, read_mono
 from mmx.encoders.pooling import pool
-from mmx.encoders.weights.checkpoints import file_sha256, fill, published, read_state_dict, state_sha256, torch_cache
+from mmx.encoders.weights.checkpoints import (
+    file_sha256,
+    fill,
+    published,
+    read_state_dict,
+    state_sha256,
+    torch_cache,
+)
 from mmx.errors import EncoderError, UsageError, unknown_name
 
 URL = "https://download.pytorch.org/torchaudio/models/"
 RATE = 16_000  # of every pipeline
 POOLINGS = ("mean", "max")
 
-# Read from torchaudio 2.11; a test compares. name: (dimension, number of layers, file of the weights)
+# Read from torchaudio 2.11; a test compares. name: (dimension, number of layers, file of the
+# weights)
 MODELS: dict[str, tuple[int, int, str]] = {
     "HUBERT_ASR_LARGE": (1024, 24, "hubert_fairseq_large_ll60k_asr_ls960.pth"),
     "HUBERT_ASR_XLARGE": (1280, 48, "hubert_fairseq_xlarge_ll60k_asr_ls960.pth"),
@@ -67,7 +76,9 @@ class TorchaudioEncoder(Encoder):
     concurrent = True
 
     MIN_SAMPLES: ClassVar[int] = 400  # receptive field of the convolutions: one frame
-    MAX_SAMPLES: ClassVar[int] = 30 * RATE  # longer clips are cut into equal parts; attention grows with the square
+    MAX_SAMPLES: ClassVar[int] = (
+        30 * RATE
+    )  # longer clips are cut into equal parts; attention grows with the square
     SAMPLES_PER_PASS: ClassVar[int] = 120 * RATE
 
     def __init__(self, request: Request) -> None:
@@ -106,7 +117,11 @@ class TorchaudioEncoder(Encoder):
 
         layer = f"layer{self._n_layers}" if self._n_layers != n_layers else ""
         pooling = self._pooling if self._pooling != "mean" else ""
-        weights = "" if request.weights == "default" or label == bundle._path else Path(request.weights).stem
+        weights = (
+            ""
+            if request.weights == "default" or label == bundle._path
+            else Path(request.weights).stem
+        )
         self.spec = EncoderSpec(
             name=slug(name, layer, pooling, weights),
             modality="audio",
@@ -163,15 +178,25 @@ class TorchaudioEncoder(Encoder):
         """The layer's output pooled over all frames of a clip, shape (len(batch), dim)."""
         import torch
 
-        owners = [(i, *part) for i, clip in enumerate(batch) for part in equal_parts(len(clip), self.MAX_SAMPLES)]
+        owners = [
+            (i, *part)
+            for i, clip in enumerate(batch)
+            for part in equal_parts(len(clip), self.MAX_SAMPLES)
+        ]
         frames: list[Any] = [None] * len(owners)
         with forward_pass(self._device, self.spec.precision):
             for group in groups_of_equal([stop - start for _, start, stop in owners]):
-                per_pass = max(1, self.SAMPLES_PER_PASS // (owners[group[0]][2] - owners[group[0]][1]))
+                per_pass = max(
+                    1, self.SAMPLES_PER_PASS // (owners[group[0]][2] - owners[group[0]][1])
+                )
                 for begin in range(0, len(group), per_pass):
                     chosen = group[begin : begin + per_pass]
-                    clips = np.stack([batch[owners[k][0]][owners[k][1] : owners[k][2]] for k in chosen])
-                    for k, output in zip(chosen, self._forward(torch.from_numpy(clips)), strict=True):
+                    clips = np.stack(
+                        [batch[owners[k][0]][owners[k][1] : owners[k][2]] for k in chosen]
+                    )
+                    for k, output in zip(
+                        chosen, self._forward(torch.from_numpy(clips)), strict=True
+                    ):
                         frames[k] = output  # (n_frames, dim)
             vectors = []
             for i in range(len(batch)):
@@ -199,7 +224,9 @@ def _layer_number(request: Request, n_layers: int) -> int:
     if request.layer is None:
         return n_layers
     if not request.layer.isdecimal() or not 1 <= int(request.layer) <= n_layers:
-        raise UsageError(f"{request.model}: --layer is a number from 1 to {n_layers} (got {request.layer!r}).")
+        raise UsageError(
+            f"{request.model}: --layer is a number from 1 to {n_layers} (got {request.layer!r})."
+        )
     return int(request.layer)
 
 
@@ -209,7 +236,10 @@ def _weights_path(request: Request) -> Path | None:
         return None
     path = Path(request.weights).expanduser()
     if not path.is_file():
-        raise EncoderError(f"{request.model}: no weights {request.weights!r}: neither a file nor default or random.")
+        raise EncoderError(
+            f"{request.model}: no weights {request.weights!r}: neither a file nor default or "
+            "random."
+        )
     return path
 
 
@@ -219,7 +249,11 @@ def _bake_weight_norm(embedding: Any) -> None:
 
     conv = embedding.conv
     plain = torch.nn.Conv1d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, padding=conv.padding, groups=conv.groups
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,
+        padding=conv.padding,
+        groups=conv.groups,
     )
     plain.load_state_dict({"weight": conv.weight, "bias": conv.bias})
     embedding.conv = plain

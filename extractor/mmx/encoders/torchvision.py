@@ -1,12 +1,14 @@
 """torchvision's classification models: any name, any layer, the weights' own reference transforms.
 
-A picture takes the reference's path up to the 8-bit crop (Pillow decode, resize, centre crop); scaling and normalising
-are done once per batch, in the same order of operations as `ToTensor` and `Normalize`, so the network's input is equal
-bit for bit. The EXIF orientation is not applied, because the reference does not.
+A picture takes the reference's path up to the 8-bit crop (Pillow decode, resize, centre crop);
+scaling and normalising are done once per batch, in the same order of operations as `ToTensor` and
+`Normalize`, so the network's input is equal bit for bit. The EXIF orientation is not applied,
+because the reference does not.
 
-Random weights are torchvision's own initialisation after `torch.manual_seed`. Residual networks are asked for
-`zero_init_residual`, torchvision's option: initialised otherwise, with batch-norm statistics that were never learnt, every
-block doubles the variance, and the vectors of different pictures become nearly parallel.
+Random weights are torchvision's own initialisation after `torch.manual_seed`. Residual networks are
+asked for `zero_init_residual`, torchvision's option: initialised otherwise, with batch-norm
+statistics that were never learnt, every block doubles the variance, and the vectors of different
+pictures become nearly parallel.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ class TorchvisionEncoder(Encoder):
 
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(request.seed)
-            model = models.get_model(name, weights=None, **_options(name, tag, random=request.weights == "random"))
+            model = models.get_model(
+                name, weights=None, **_options(name, tag, random=request.weights == "random")
+            )
         layer = request.layer or _default(name)[0]
         self._network = _cut(name, model.train(False), layer)
         self._layer = layer
@@ -78,7 +82,10 @@ class TorchvisionEncoder(Encoder):
         self._reference = transforms
         self.device = str(device)
 
-        asked = [layer if layer != _default(name)[0] else "", _pooling_slug(request, layer, name, self._pooling)]
+        asked = [
+            layer if layer != _default(name)[0] else "",
+            _pooling_slug(request, layer, name, self._pooling),
+        ]
         self.spec = EncoderSpec(
             name=slug(name, *asked, _weights_slug(request, path)),
             modality="visual",
@@ -90,7 +97,9 @@ class TorchvisionEncoder(Encoder):
             preprocessing=_preprocessing(transforms),
             weights=label,
             weights_sha256=digest,
-            licence=tag.meta.get("license") if request.weights != "random" and path is None else None,
+            licence=tag.meta.get("license")
+            if request.weights != "random" and path is None
+            else None,
             precision=request.precision,
             libraries=versions("torch", "torchvision", "pillow"),
             training={} if path is None else training_of(path),
@@ -101,7 +110,8 @@ class TorchvisionEncoder(Encoder):
         """Whether torchvision has a classification model of that name (in any case)."""
         if model.lower() in MODELS:
             return True
-        # Only a newer torchvision may know more: ask it, but don't pay for the import when it is not installed.
+        # Only a newer torchvision may know more: ask it, but don't pay for the import when it is
+        # not installed.
         try:
             models = require("torchvision.models")
         except EncoderError:
@@ -138,9 +148,14 @@ class TorchvisionEncoder(Encoder):
         image = decode_rgb(content)
         shorter = min(image.size)
         scale = reference.resize_size[0] / shorter
-        check_pixels(*(max(1, int(side * scale)) for side in image.size))  # a line of 1 x 30,000 becomes enormous
+        check_pixels(
+            *(max(1, int(side * scale)) for side in image.size)
+        )  # a line of 1 x 30,000 becomes enormous
         image = functional.resize(
-            image, reference.resize_size, interpolation=reference.interpolation, antialias=reference.antialias
+            image,
+            reference.resize_size,
+            interpolation=reference.interpolation,
+            antialias=reference.antialias,
         )
         image = functional.center_crop(image, reference.crop_size)
         return np.asarray(image)
@@ -166,10 +181,16 @@ class TorchvisionEncoder(Encoder):
 
     def save(self, path: Path, training: Mapping[str, Any]) -> None:
         """Write the weights as safetensors, with what they were made of and how; in one step."""
-        tensors = {name: value.detach().cpu().contiguous() for name, value in self._network.state_dict().items()}
+        tensors = {
+            name: value.detach().cpu().contiguous()
+            for name, value in self._network.state_dict().items()
+        }
         partial = path.with_name(path.name + ".partial")
         told = {
-            "mmx": json.dumps({"finetuned_from": self.spec.provenance(), "training": dict(training)}, sort_keys=True)
+            "mmx": json.dumps(
+                {"finetuned_from": self.spec.provenance(), "training": dict(training)},
+                sort_keys=True,
+            )
         }  # see `finetuned_from`
         require("safetensors.torch").save_file(tensors, partial, told)
         partial.replace(path)
@@ -207,7 +228,9 @@ class TorchvisionEncoder(Encoder):
         try:
             return how, pool(output, how, channels_last=self._channels_last).shape[1]
         except ValueError as error:
-            raise UsageError(f"{request.model}, layer {self._layer}: {error}; choose another --pooling.") from error
+            raise UsageError(
+                f"{request.model}, layer {self._layer}: {error}; choose another --pooling."
+            ) from error
 
     def _load_weights(self, request: Request, tag: Any, path: Path | None) -> tuple[str, str]:
         """Fill the network; the digest and the name of what it was filled with."""
@@ -216,7 +239,9 @@ class TorchvisionEncoder(Encoder):
         label = tag.name if path is None else path.name
         path = path or published(request, tag.url, tag.name)
         given = {_renamed(name): value for name, value in read_state_dict(path).items()}
-        fill(self._network, given, what=f"{request.model} up to layer {self._layer}", where=path.name)
+        fill(
+            self._network, given, what=f"{request.model} up to layer {self._layer}", where=path.name
+        )
         return file_sha256(path), label
 
 
@@ -231,7 +256,8 @@ def _which_weights(request: Request, tags: Any) -> tuple[Any, Path | None]:
     if path.exists():
         return _tag_of(path, tags), path
     raise EncoderError(
-        f"{request.model}: no weights {request.weights!r}: neither a file nor one of default, random, "
+        f"{request.model}: no weights {request.weights!r}: neither a file nor one of default, "
+        "random, "
         f"{', '.join(tag.name for tag in tags)}."
     )
 
@@ -239,12 +265,17 @@ def _which_weights(request: Request, tags: Any) -> tuple[Any, Path | None]:
 def _tag_of(path: Path, tags: Any) -> Any:
     """The tag whose transforms a file's weights were trained with, as far as the file tells; else the default.
 
-    It tells by the name under which it is published, or as a fine-tuned checkpoint by what it was made from.
+    It tells by the name under which it is published, or as a fine-tuned checkpoint by what it was
+    made from.
     """
     in_order = [tags.DEFAULT, *tags]
     told = finetuned_from(path).get("preprocessing")
     return next(
-        (tag for tag in in_order if tag.url.endswith(f"/{path.name}") or _preprocessing(tag.transforms()) == told),
+        (
+            tag
+            for tag in in_order
+            if tag.url.endswith(f"/{path.name}") or _preprocessing(tag.transforms()) == told
+        ),
         tags.DEFAULT,
     )
 
@@ -283,7 +314,9 @@ def _default(name: str) -> tuple[str, str]:
     """
     found = default_layer(name)
     if found is None:
-        raise UsageError(f"{name}: no default layer is known for this model; name one with --layer.")
+        raise UsageError(
+            f"{name}: no default layer is known for this model; name one with --layer."
+        )
     return found
 
 
@@ -295,13 +328,22 @@ def _cut(name: str, model: Any, layer: str) -> Any:
     """
     extraction = require("torchvision.models.feature_extraction")
     _, nodes = extraction.get_graph_node_names(model, suppress_diff_warning=True)
-    modules = {".".join(node.split(".")[:depth]) for node in nodes[1:] for depth in range(1, node.count(".") + 2)}
+    modules = {
+        ".".join(node.split(".")[:depth])
+        for node in nodes[1:]
+        for depth in range(1, node.count(".") + 2)
+    }
     if layer not in modules:
         close = difflib.get_close_matches(layer, modules, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         short = sorted(node for node in modules if node.count(".") < 2)
-        raise UsageError(f"{name} has no layer {layer!r}.{hint} Layers (and what is inside them): {', '.join(short)}.")
-    return extraction.create_feature_extractor(model, [layer], suppress_diff_warning=True).train(False)
+        raise UsageError(
+            f"{name} has no layer {layer!r}.{hint} Layers (and what is inside them): "
+            f"{', '.join(short)}."
+        )
+    return extraction.create_feature_extractor(model, [layer], suppress_diff_warning=True).train(
+        False
+    )
 
 
 def _n_positions(output: Tensor, channels_last: bool) -> int:
@@ -320,12 +362,18 @@ def _usual_pooling(name: str, layer: str) -> str:
 
 def _pooling_slug(request: Request, layer: str, name: str, pooling: str) -> str:
     """The pooling, when it was asked for and makes a difference."""
-    return pooling if request.pooling is not None and pooling not in ("none", _usual_pooling(name, layer)) else ""
+    return (
+        pooling
+        if request.pooling is not None and pooling not in ("none", _usual_pooling(name, layer))
+        else ""
+    )
 
 
 def _weights_slug(request: Request, path: Path | None) -> str:
     """What the weights add to the set's name: nothing for the default ones."""
-    if request.weights == "default" or (path is not None and path.name == MODELS.get(request.model.lower(), ("",))[-1]):
+    if request.weights == "default" or (
+        path is not None and path.name == MODELS.get(request.model.lower(), ("",))[-1]
+    ):
         return ""
     return request.weights if path is None else path.stem
 

@@ -1,9 +1,10 @@
 """transformers: vision, text and audio models by hub id or folder, and both towers of CLIP-like models.
 
-The library's own processors prepare the content and its own classes compute; weights are read from safetensors (or as plain
-tensors), and no code that comes with a model is ever run. Models that join two modalities (CLIP, SigLIP, ALIGN, AltCLIP, CLAP)
-give their projected vectors: the sets of both modalities have the same weights digest and the same `space`, so that they can be
-seen to lie in one space.
+The library's own processors prepare the content and its own classes compute; weights are read from
+safetensors (or as plain tensors), and no code that comes with a model is ever run. Models that join
+two modalities (CLIP, SigLIP, ALIGN, AltCLIP, CLAP) give their projected vectors: the sets of both
+modalities have the same weights digest and the same `space`, so that they can be seen to lie in one
+space.
 """
 
 from __future__ import annotations
@@ -17,7 +18,16 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, checked_text, require, slug, versions
+from mmx.encoders.base import (
+    Encoder,
+    EncoderInfo,
+    EncoderSpec,
+    Request,
+    checked_text,
+    require,
+    slug,
+    versions,
+)
 from mmx.encoders.batching import pad_rows
 from mmx.encoders.compute import checked_device, forward_pass, prepared
 from mmx.encoders.decoding.images import decode_rgb
@@ -39,8 +49,16 @@ from mmx.errors import ContentError, EncoderError, UsageError
 ALL = "all"
 """The pooling that keeps every position: patches, tokens or frames, several vectors per item."""
 
-POOLINGS = {"visual": ("cls", "mean", ALL), "textual": ("cls", "mean", "last", ALL), "audio": ("cls", "mean", ALL)}
-_FEATURES = {"visual": "get_image_features", "textual": "get_text_features", "audio": "get_audio_features"}
+POOLINGS = {
+    "visual": ("cls", "mean", ALL),
+    "textual": ("cls", "mean", "last", ALL),
+    "audio": ("cls", "mean", ALL),
+}
+_FEATURES = {
+    "visual": "get_image_features",
+    "textual": "get_text_features",
+    "audio": "get_audio_features",
+}
 _NO_CLASS_TOKEN = (
     "swin", "swinv2", "convnext", "convnextv2", "resnet", "siglip_vision_model", "pvt", "focalnet", "regnet"
 )  # fmt: skip
@@ -58,7 +76,11 @@ class TransformersEncoder(Encoder):
     def __new__(cls, request: Request) -> TransformersEncoder:
         """The class of the request's modality."""
         if cls is TransformersEncoder:
-            kinds: dict[str, type[Any]] = {"visual": HFVisionEncoder, "textual": HFTextEncoder, "audio": HFAudioEncoder}
+            kinds: dict[str, type[Any]] = {
+                "visual": HFVisionEncoder,
+                "textual": HFTextEncoder,
+                "audio": HFAudioEncoder,
+            }
             return cast("TransformersEncoder", object.__new__(kinds[request.modality]))
         return super().__new__(cls)
 
@@ -74,7 +96,8 @@ class TransformersEncoder(Encoder):
         except (*NOT_A_MODEL, require("safetensors").SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise EncoderError(
-                f"{request.model}: {folder.label} is not a transformers model of {request.modality} ({reason})."
+                f"{request.model}: {folder.label} is not a transformers model of "
+                f"{request.modality} ({reason})."
             ) from error
         self._modality, self._precision, self._device = request.modality, request.precision, device
         self._joint = hasattr(model, _FEATURES[request.modality])
@@ -115,28 +138,43 @@ class TransformersEncoder(Encoder):
         layer = request.layer or (PROJECTION if self._joint else "last")
         config = _tower(model.config, request.modality)
         n_layers = next(
-            (getattr(config, n) for n in ("num_hidden_layers", "encoder_layers") if hasattr(config, n)), None
+            (
+                getattr(config, n)
+                for n in ("num_hidden_layers", "encoder_layers")
+                if hasattr(config, n)
+            ),
+            None,
         )
         if layer == PROJECTION:
             if not self._joint:
-                raise UsageError(f"{request.model}: --layer projection is not possible, the model joins no modalities.")
+                raise UsageError(
+                    f"{request.model}: --layer projection is not possible, the model joins no "
+                    "modalities."
+                )
             if request.pooling not in (None, "none"):
                 raise UsageError(
-                    f"{request.model}: --pooling {request.pooling} is not possible with --layer projection."
+                    f"{request.model}: --pooling {request.pooling} is not possible with --layer "
+                    "projection."
                 )
             return layer, "none"
         if self._joint:
             raise UsageError(
-                f"{request.model}: --layer {layer} is not possible; of this model only 'projection' is taken."
+                f"{request.model}: --layer {layer} is not possible; of this model only "
+                "'projection' is taken."
             )
-        if layer != "last" and not (layer.isdigit() and (n_layers is None or int(layer) <= n_layers)):
-            raise UsageError(f"{request.model}: --layer {layer}: expected last or a number in [0, {n_layers}].")
+        if layer != "last" and not (
+            layer.isdigit() and (n_layers is None or int(layer) <= n_layers)
+        ):
+            raise UsageError(
+                f"{request.model}: --layer {layer}: expected last or a number in [0, {n_layers}]."
+            )
         kind = str(getattr(config, "model_type", ""))
         usual = "cls" if request.modality == "visual" and kind not in _NO_CLASS_TOKEN else "mean"
         pooling = request.pooling or usual
         if pooling not in POOLINGS[request.modality]:
             raise UsageError(
-                f"{request.model}: --pooling {pooling}: choose one of: {', '.join(POOLINGS[request.modality])}."
+                f"{request.model}: --pooling {pooling}: choose one of: "
+                f"{', '.join(POOLINGS[request.modality])}."
             )
         return layer, pooling
 
@@ -154,7 +192,11 @@ class TransformersEncoder(Encoder):
                     else self._model
                 )
                 output = encoder(**inputs, output_hidden_states=self._layer != "last")
-                states = output.last_hidden_state if self._layer == "last" else output.hidden_states[int(self._layer)]
+                states = (
+                    output.last_hidden_state
+                    if self._layer == "last"
+                    else output.hidden_states[int(self._layer)]
+                )
                 if self._pooling == ALL:
                     return every_position(states, mask)
                 vectors = pool_positions(states, self._pooling, mask)
@@ -224,13 +266,18 @@ class HFTextEncoder(TransformersEncoder):
         tokenizer = library.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
         config = _tower(self._model.config, "textual")
         positions = getattr(config, "max_position_embeddings", _LONGEST_TEXT)
-        if str(getattr(config, "model_type", "")) in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        if str(getattr(config, "model_type", "")) in (
+            "roberta",
+            "xlm-roberta",
+            "camembert",
+            "mpnet",
+        ):
             positions -= 2  # positions are counted from behind the padding index
         self._max_tokens = int(min(tokenizer.model_max_length, positions, _LONGEST_TEXT))
         # SigLIP has only ever seen texts padded to its full length, without a mask.
         self._full_length = str(getattr(config, "model_type", "")).startswith("siglip")
-        # Each is used with one setting only, settled before there are threads: a fast tokenizer whose settings change
-        # while another thread uses it fails, or cuts where it should not.
+        # Each is used with one setting only, settled before there are threads: a fast tokenizer
+        # whose settings change while another thread uses it fails, or cuts where it should not.
         self._cut = functools.partial(tokenizer, truncation=True, max_length=self._max_tokens)
         self._whole = functools.partial(copy.deepcopy(tokenizer), truncation=False, verbose=False)
         self._cut("a"), self._whole("a")
@@ -256,7 +303,9 @@ class HFTextEncoder(TransformersEncoder):
         fill = self._processor.pad_token_id or 0
         rows = [item["ids"] for item in batch]
         if self._full_length:
-            rows = [np.pad(row, (0, self._max_tokens - row.size), constant_values=fill) for row in rows]
+            rows = [
+                np.pad(row, (0, self._max_tokens - row.size), constant_values=fill) for row in rows
+            ]
         ids = torch.from_numpy(pad_rows(rows, fill))
         if self._full_length:
             return self._vectors({"input_ids": ids})
@@ -297,15 +346,29 @@ class HFAudioEncoder(TransformersEncoder):
         extractor = library.AutoFeatureExtractor.from_pretrained(str(path), local_files_only=True)
         self._rate = int(extractor.sampling_rate)
         self._longest, self._from = _window(extractor)
-        # Whisper's encoder sees every clip padded to 30 s: positions behind its end are left out of the vector.
-        self._frame = 2 * int(extractor.hop_length) if type(extractor).__name__ == "WhisperFeatureExtractor" else None
+        # Whisper's encoder sees every clip padded to 30 s: positions behind its end are left out of
+        # the vector.
+        self._frame = (
+            2 * int(extractor.hop_length)
+            if type(extractor).__name__ == "WhisperFeatureExtractor"
+            else None
+        )
         self._resample = Resampler(self._rate)
         return extractor
 
     def _preprocessing(self) -> dict[str, Any]:
-        longer = None if self._longest is None else f"cut to the {self._from} {self._longest} samples"
-        positions = "all" if self._frame is None else f"one for each {self._frame} samples of the clip"
-        return {"sample_rate": self._rate, "channels": "mono", "longer": longer, "positions": positions}
+        longer = (
+            None if self._longest is None else f"cut to the {self._from} {self._longest} samples"
+        )
+        positions = (
+            "all" if self._frame is None else f"one for each {self._frame} samples of the clip"
+        )
+        return {
+            "sample_rate": self._rate,
+            "channels": "mono",
+            "longer": longer,
+            "positions": positions,
+        }
 
     def load(self, content: Path | str) -> _Clip:
         """The model's inputs for one clip."""
@@ -316,14 +379,23 @@ class HFAudioEncoder(TransformersEncoder):
         import torch
 
         shapes = {tuple(value.shape for value in item.values()) for item in batch}
-        groups = [batch] if len(shapes) == 1 and next(iter(batch[0].values())).ndim > 1 else [[item] for item in batch]
+        groups = (
+            [batch]
+            if len(shapes) == 1 and next(iter(batch[0].values())).ndim > 1
+            else [[item] for item in batch]
+        )
         rows = []
         for group in groups:
-            inputs = {name: torch.from_numpy(np.stack([item[name] for item in group])) for name in group[0]}
+            inputs = {
+                name: torch.from_numpy(np.stack([item[name] for item in group]))
+                for name in group[0]
+            }
             mask = None
             if self._frame is not None:
                 position = torch.arange(inputs["input_features"].shape[-1] // 2)
-                mask = position < torch.tensor([[-(-item.n_samples // self._frame)] for item in group])
+                mask = position < torch.tensor(
+                    [[-(-item.n_samples // self._frame)] for item in group]
+                )
             rows.append(self._vectors(inputs, mask if mask is None else mask.to(self._device)))
         return [one for row in rows for one in row] if self.ragged else np.concatenate(rows)
 
@@ -376,12 +448,20 @@ def _build(library: Any, folder: ModelFolder) -> Any:
     """
     with without_bar():
         model, told = library.AutoModel.from_pretrained(
-            str(folder.path), local_files_only=True, trust_remote_code=False, output_loading_info=True
+            str(folder.path),
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    absent = sorted(name for name in told["missing_keys"] if ".pooler." not in name and not name.startswith("pooler."))
+    absent = sorted(
+        name
+        for name in told["missing_keys"]
+        if ".pooler." not in name and not name.startswith("pooler.")
+    )
     if absent:
         raise EncoderError(
-            f"{folder.label}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; is the download complete?"
+            f"{folder.label}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; is the "
+            "download complete?"
         )
     return model
 

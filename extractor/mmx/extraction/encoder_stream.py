@@ -49,7 +49,12 @@ class Lane:
     """
 
     def __init__(
-        self, plan: Plan, encoder: Encoder, writer: FeatureSetWriter, progress: Progress, stages: Stages
+        self,
+        plan: Plan,
+        encoder: Encoder,
+        writer: FeatureSetWriter,
+        progress: Progress,
+        stages: Stages,
     ) -> None:
         self.plan = plan
         self.encoder = encoder
@@ -84,14 +89,21 @@ class Lane:
         """
         self._turns = turns
         if self.encoder.concurrent:
-            self._executor, self._room = executor, executor.workers + 1  # one waits, so that no worker ever does
+            self._executor, self._room = (
+                executor,
+                executor.workers + 1,
+            )  # one waits, so that no worker ever does
 
-    # -------------------------------------------------------------------------------------------- batches
+    # --------------------------------------------------------------------------------------------
+    # batches
 
-    def receive(self, start: int, loaded: list[Any], n_bytes: int, *, last: bool) -> Iterator[Batch]:
+    def receive(
+        self, start: int, loaded: list[Any], n_bytes: int, *, last: bool
+    ) -> Iterator[Batch]:
         """Takes the next loaded items of a window; its batches, when it is complete or too large to wait for more.
 
-        Where a window is cut depends on its items alone, so that it is cut in the same place next time.
+        Where a window is cut depends on its items alone, so that it is cut in the same place next
+        time.
 
         Args:
             start: The first item's row.
@@ -110,8 +122,8 @@ class Lane:
     def batches(self, start: int, loaded: list[Any]) -> Iterator[Batch]:
         """Batches of a window that have pending rows: their rows, which of these are pending, and the loaded items.
 
-        What is missing or corrupt is recorded first. Items of similar size come together, in the order of the rows where
-        sizes are equal.
+        What is missing or corrupt is recorded first. Items of similar size come together, in the
+        order of the rows where sizes are equal.
 
         Args:
             start: The window's first row.
@@ -129,7 +141,9 @@ class Lane:
         self._mark_corrupt([(row, message) for row, message in corrupt if self.pending[row]])
         rows = np.array(usable, dtype=np.int64)
         sort_key = self.encoder.sort_key
-        keys = np.fromiter((sort_key(loaded[row - start]) for row in usable), dtype=np.int64, count=len(usable))
+        keys = np.fromiter(
+            (sort_key(loaded[row - start]) for row in usable), dtype=np.int64, count=len(usable)
+        )
         rows = rows[np.argsort(keys, kind="stable")]
         for first in range(0, len(rows), self.plan.batch_size):
             batch = rows[first : first + self.plan.batch_size]
@@ -142,7 +156,8 @@ class Lane:
 
         Args:
             rows: Rows of the batch, shape (b,).
-            mine: Which of them are wanted; the others only make the batch what it was in an earlier run.
+            mine: Which of them are wanted; the others only make the batch what it was in an earlier
+                run.
             batch: The loaded items.
         """
         truncated = self.encoder.truncated
@@ -179,7 +194,8 @@ class Lane:
     def _forward(self, batch: list[Any]) -> Outcome:
         """Vectors of a batch, in halves when memory runs out; runs in a worker thread where the encoder allows it.
 
-        The halves wait until no other pass is under way: memory that the others had says nothing about them.
+        The halves wait until no other pass is under way: memory that the others had says nothing
+        about them.
         """
         began = time.perf_counter()
         features: list[NDArray[np.float32]] = []
@@ -214,12 +230,21 @@ class Lane:
         dim = self.encoder.spec.dim
         if self.encoder.ragged:
             shapes = [part.shape for part in features]
-            wrong = next((shape for shape in shapes if len(shape) != 2 or shape[0] < 1 or shape[1] != dim), None)
+            wrong = next(
+                (shape for shape in shapes if len(shape) != 2 or shape[0] < 1 or shape[1] != dim),
+                None,
+            )
             if len(shapes) != n or wrong is not None:
                 got = f"{len(shapes)} arrays" if wrong is None else f"an array of shape {wrong}"
-                raise EncoderError(f"{self.name}: encode returned {got} (expected {n} of shape (k, {dim}), k >= 1)")
+                raise EncoderError(
+                    f"{self.name}: encode returned {got} (expected {n} of shape (k, {dim}), k >= 1)"
+                )
         elif not isinstance(features, np.ndarray) or features.shape != (n, dim):
-            got = f"shape {features.shape}" if isinstance(features, np.ndarray) else type(features).__name__
+            got = (
+                f"shape {features.shape}"
+                if isinstance(features, np.ndarray)
+                else type(features).__name__
+            )
             raise EncoderError(f"{self.name}: encode returned {got} (expected {(n, dim)})")
 
     def _take(self, rows: Rows, mine: NDArray[np.bool_], outcome: Outcome) -> None:
@@ -228,21 +253,28 @@ class Lane:
         self.stages.encode_s += seconds
         if self._executor is None:
             self.stages.encode_wait_s += seconds
-        self._mark_corrupt([(int(rows[position]), why) for position, why in refused if mine[position]])
+        self._mark_corrupt(
+            [(int(rows[position]), why) for position, why in refused if mine[position]]
+        )
         without = {position for position, _ in refused}
         kept = [position for position in np.flatnonzero(mine).tolist() if position not in without]
         vectors = [features[position] for position in kept]
         if not self.encoder.ragged and vectors:
             finite = np.isfinite(np.stack(vectors)).all(axis=1)
         else:
-            finite = np.array([bool(np.isfinite(vector).all()) for vector in vectors], dtype=np.bool_)
+            finite = np.array(
+                [bool(np.isfinite(vector).all()) for vector in vectors], dtype=np.bool_
+            )
         self._computed_rows.append(rows[kept])
         self._computed += vectors
         self.n_computed += len(kept)
         self._done(len(kept))
-        self._count_corrupt([(row, "the encoder returned NaN or infinity") for row in rows[kept][~finite].tolist()])
+        self._count_corrupt(
+            [(row, "the encoder returned NaN or infinity") for row in rows[kept][~finite].tolist()]
+        )
 
-    # -------------------------------------------------------------------------------------------- rows
+    # --------------------------------------------------------------------------------------------
+    # rows
 
     def write(self) -> None:
         """Hands the vectors so far to the writer, in the order of the rows: one write instead of many.
@@ -281,10 +313,13 @@ class Lane:
             return
         if self.plan.run.on_error == "fail":
             row, message = corrupt[0]
-            raise DataError(f"item {self.id_of(row)!r}: {message}; --on-error skip records such items and goes on")
+            raise DataError(
+                f"item {self.id_of(row)!r}: {message}; --on-error skip records such items and goes on"
+            )
         with self.stages.timed("write"):
             self.writer.mark_corrupt(
-                np.array([row for row, _ in corrupt], dtype=np.int64), [message for _, message in corrupt]
+                np.array([row for row, _ in corrupt], dtype=np.int64),
+                [message for _, message in corrupt],
             )
         self._done(len(corrupt))
         self._count_corrupt(corrupt)
@@ -298,8 +333,10 @@ class Lane:
         if self.n_corrupt > self.limit:
             first = "; ".join(f"{item}: {message}" for item, message in self.errors)
             raise DataError(
-                f"{self.n_corrupt:,} of {self.n_rows:,} items are corrupt (more than --max-failures "
-                f"{self.plan.run.max_failures}): {first}. What was computed is kept; raise the limit, or repair the "
+                f"{self.n_corrupt:,} of {self.n_rows:,} items are corrupt (more than "
+                "--max-failures "
+                f"{self.plan.run.max_failures}): {first}. What was computed is kept; raise the "
+                "limit, or repair the "
                 "files and add --retry-failed"
             )
 
@@ -320,13 +357,16 @@ class Lane:
         """Raises a DataError: not one item has a vector, and why."""
         if self.writer.counts()[Status.CORRUPT]:
             item, message = self.errors[0] if self.errors else ("?", "?")
-            raise DataError(f"none of the {self.n_rows:,} items could be encoded; the first: {item}: {message}")
+            raise DataError(
+                f"none of the {self.n_rows:,} items could be encoded; the first: {item}: {message}"
+            )
         modality, columns = self.plan.config.modality, self.plan.contents.columns
         looked = f"in column {' and '.join(columns)}" if columns else "for a column of paths"
         if modality in FOLDERS:
             name = f"{FOLDERS[modality]}/{self.id_of(0)}{FILE_SUFFIXES[modality][0]}"
             looked += f", and for files such as {name}, by the items' ids"
         raise DataError(
-            f"{self.plan.run.data}: none of the {self.n_rows:,} items has {modality} content (looked {looked}); "
+            f"{self.plan.run.data}: none of the {self.n_rows:,} items has {modality} content "
+            f"(looked {looked}); "
             "see `mmx extract --help`"
         )

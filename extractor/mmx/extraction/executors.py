@@ -1,8 +1,9 @@
 """Work on this machine: threads load contents ahead of the encoder, in the order of the items, and run forward passes.
 
-Threads and not processes: decoders, resizing and the kernels of a forward pass leave the interpreter lock, all threads
-share one copy of the weights, nothing has to be copied between processes, and the feature file is never inherited by a
-fork. The one writer stays in the thread that calls.
+Threads and not processes: decoders, resizing and the kernels of a forward pass leave the
+interpreter lock, all threads share one copy of the weights, nothing has to be copied between
+processes, and the feature file is never inherited by a fork. The one writer stays in the thread
+that calls.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ def available_cpus() -> int:
 def busy_and_queued_s() -> tuple[float, float]:
     """Seconds for which the calling thread has computed, and for which it was ready but got no processor.
 
-    What is left of the wall time it was blocked, usually by a disk. The second figure is 0 where the system keeps none.
+    What is left of the wall time it was blocked, usually by a disk. The second figure is 0 where
+    the system keeps none.
     """
     try:
         with open("/proc/thread-self/schedstat", "rb") as stream:  # noqa: PTH123 - a few times faster than Path
@@ -75,7 +77,8 @@ class Turns:
 class LocalExecutor:
     """A pool of threads that runs a function over tasks, in order, a bounded distance ahead of the reader.
 
-    While it is entered, torch computes on one thread in each worker; the caller's own setting comes back at the end.
+    While it is entered, torch computes on one thread in each worker; the caller's own setting comes
+    back at the end.
 
     Args:
         workers: Number of threads; None takes one per available processor.
@@ -84,7 +87,9 @@ class LocalExecutor:
 
     def __init__(self, workers: int | None = None, name: str = "mmx-load") -> None:
         self.workers = workers or available_cpus()
-        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix=name, initializer=_one_thread_each)
+        self._pool = ThreadPoolExecutor(
+            self.workers, thread_name_prefix=name, initializer=_one_thread_each
+        )
         self._torch_threads: int | None = None
 
     def __enter__(self) -> Self:
@@ -92,7 +97,12 @@ class LocalExecutor:
             self._torch_threads = torch.get_num_threads()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._torch_threads is not None:
             sys.modules["torch"].set_num_threads(self._torch_threads)
@@ -114,8 +124,10 @@ class LocalExecutor:
         Args:
             function: Runs in a worker thread.
             tasks: Consumed lazily.
-            ahead: At most so many tasks are under way or waiting to be read, which bounds the memory.
-            full: Whether the results that wait to be read are too large for more tasks than the workers can do at once.
+            ahead: At most so many tasks are under way or waiting to be read, which bounds the
+                memory.
+            full: Whether the results that wait to be read are too large for more tasks than the
+                workers can do at once.
 
         Raises:
             Whatever `function` raised, when its turn comes.
@@ -140,13 +152,20 @@ def resolve_device(device: str) -> str:
     A GPU so old that this torch has no code for it (it warns of that) is none for `auto`.
 
     Raises:
-        UsageError: No device has that name, or the one that was asked for is not there or does not compute.
+        UsageError: No device has that name, or the one that was asked for is not there or does not
+            compute.
     """
     if device == "cpu":
         return device
     kind, _, index = device.partition(":")
-    if kind not in ("auto", "cuda", "mps") or (kind != "cuda" and device != kind) or not (index or "0").isdecimal():
-        raise UsageError(f"--device {device}: no such device; choose auto, cpu, cuda, cuda:0, ... or mps")
+    if (
+        kind not in ("auto", "cuda", "mps")
+        or (kind != "cuda" and device != kind)
+        or not (index or "0").isdecimal()
+    ):
+        raise UsageError(
+            f"--device {device}: no such device; choose auto, cpu, cuda, cuda:0, ... or mps"
+        )
     import torch
 
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -156,7 +175,8 @@ def resolve_device(device: str) -> str:
         device = "cuda" if cuda else "mps" if mps else "cpu"
     elif here[kind] <= int(index or 0):
         raise UsageError(
-            f"--device {device}: not on this machine ({here[kind]} {kind} devices found); --device auto takes what is there"
+            f"--device {device}: not on this machine ({here[kind]} {kind} devices found); --device "
+            "auto takes what is there"
         )
     try:
         torch.ones(1, device=device).item()
@@ -164,5 +184,7 @@ def resolve_device(device: str) -> str:
         reason = str(error).splitlines()[0]
         if automatic and "no kernel image" in reason:
             return "cpu"
-        raise UsageError(f"--device {device}: it does not compute ({reason}); --device cpu does") from error
+        raise UsageError(
+            f"--device {device}: it does not compute ({reason}); --device cpu does"
+        ) from error
     return device

@@ -39,10 +39,12 @@ def extract(
         config: Encoder and input.
         progress: Who hears about it.
         build: Builds the encoder; `mmx.encoders.create` unless a program brings its own.
-        taken: Files that other sets of the same run have become: none of them is replaced, `run.restart` or not.
+        taken: Files that other sets of the same run have become: none of them is replaced,
+            `run.restart` or not.
 
     Raises:
-        MmxError: The set could not be made. What was computed is kept, and the same call goes on from there.
+        MmxError: The set could not be made. What was computed is kept, and the same call goes on
+            from there.
         mmstore.StoreError: The file could not be written, or one of another plan is in the way.
         Interrupted: SIGINT or SIGTERM; what was computed is kept.
     """
@@ -59,7 +61,8 @@ def extract_together(
 ) -> list[Summary]:
     """Makes several feature sets of the same contents in one pass: every file is read and decoded once.
 
-    The vectors are those of one set after the other. Arguments and errors as of `extract`; what ends one set ends all.
+    The vectors are those of one set after the other. Arguments and errors as of `extract`; what
+    ends one set ends all.
 
     Args:
         run: Dataset, store and how to go about it.
@@ -85,15 +88,23 @@ def extract_together(
             encoder = _built(plan, build, stages)
             path = _path(plan, encoder)
             if path in taken or path in [writer.path for writer in writers]:
-                raise UsageError(f"{path}: another set of this run has that name; give one of them a name of its own")
+                raise UsageError(
+                    f"{path}: another set of this run has that name; give one of them a name of "
+                    "its own"
+                )
             progress.detail(
-                f"{path}: {len(plan.items):,} items, {encoder.spec.dim} numbers each, batches of {plan.batch_size}"
+                f"{path}: {len(plan.items):,} items, {encoder.spec.dim} numbers each, batches of "
+                f"{plan.batch_size}"
             )
             writer = stack.enter_context(_writer(path, plan, encoder, alone=not lanes))
             if writer.finished:
                 if writer.versions_differ:
-                    keys = ", ".join(key.removeprefix("provenance.") for key in writer.versions_differ)
-                    progress.warn(f"{path}: complete, made with another {keys}; --restart computes it again")
+                    keys = ", ".join(
+                        key.removeprefix("provenance.") for key in writer.versions_differ
+                    )
+                    progress.warn(
+                        f"{path}: complete, made with another {keys}; --restart computes it again"
+                    )
                 _say_what_changed(path, plan, progress)
             else:
                 lanes.append(Lane(plan, encoder, writer, progress, stages))
@@ -146,9 +157,15 @@ def _built(plan: Plan, build: Callable[..., Encoder], stages: Stages) -> Encoder
         seed=run.seed,
     )
     stages.long_items = "chunked" if config.long_texts in ("mean", "ragged") else "truncated"
-    combine = config.several or (config.long_texts if config.long_texts in ("mean", "ragged") else None)
+    combine = config.several or (
+        config.long_texts if config.long_texts in ("mean", "ragged") else None
+    )
     if combine or config.long_texts == "error":
-        encoder = Several(encoder, combine="ragged" if combine == "ragged" else "mean", long_texts=config.long_texts)
+        encoder = Several(
+            encoder,
+            combine="ragged" if combine == "ragged" else "mean",
+            long_texts=config.long_texts,
+        )
     if encoder.needs_fit:
         with stages.timed("fit"):
             encoder.fit(content for _, content in plan.all_contents())
@@ -161,12 +178,20 @@ def _path(plan: Plan, encoder: Encoder) -> Path:
     parts = {"mean": "-several", "ragged": "-ragged"}.get(config.several or "", "")
     chunks = {"mean": "-chunked", "ragged": "-chunks"}.get(config.long_texts, "")
     source = "-interactions" if config.source == "interaction" else ""
-    name = config.name or encoder.spec.name + source + parts + chunks + (f"-first{run.limit}" if run.limit else "")
+    name = config.name or encoder.spec.name + source + parts + chunks + (
+        f"-first{run.limit}" if run.limit else ""
+    )
     return run.store / config.modality / f"{name}.h5"
 
 
 def _summary(
-    plan: Plan, encoder: Encoder, writer: FeatureSetWriter, stages: Stages, *, already: bool, began: float
+    plan: Plan,
+    encoder: Encoder,
+    writer: FeatureSetWriter,
+    stages: Stages,
+    *,
+    already: bool,
+    began: float,
 ) -> Summary:
     counts = writer.counts()
     return Summary(
@@ -186,7 +211,9 @@ def _summary(
 def _first_errors(path: Path, items: Items) -> tuple[tuple[str, str], ...]:
     """The first corrupt items of a finished set: id and reason."""
     with FeatureSet(path) as features:
-        return tuple((items.name_of(row), message) for row, message in features.errors()[:ERRORS_SHOWN])
+        return tuple(
+            (items.name_of(row), message) for row, message in features.errors()[:ERRORS_SHOWN]
+        )
 
 
 def _say_what_changed(path: Path, plan: Plan, progress: Progress) -> None:
@@ -209,7 +236,8 @@ def _say_what_changed(path: Path, plan: Plan, progress: Progress) -> None:
                 newer += content.stat().st_mtime > finished_s
     if newer or appeared:
         progress.warn(
-            f"{path}: complete, but {newer:,} files are newer than the set and {appeared:,} items that had no file "
+            f"{path}: complete, but {newer:,} files are newer than the set and {appeared:,} items "
+            "that had no file "
             "have one now; --restart computes it again"
         )
 
@@ -217,9 +245,9 @@ def _say_what_changed(path: Path, plan: Plan, progress: Progress) -> None:
 def _writer(path: Path, plan: Plan, encoder: Encoder, *, alone: bool) -> FeatureSetWriter:
     """The set to write. One that was begun with the other kernel of linear layers goes on with that one.
 
-    Which kernel is faster is measured, on a processor that may be another one or busy, and must not stand in the way of what
-    is there. Sets that are made together have one kernel, so that an unfinished one may bring its own only if it is the
-    first.
+    Which kernel is faster is measured, on a processor that may be another one or busy, and must not
+    stand in the way of what is there. Sets that are made together have one kernel, so that an
+    unfinished one may bring its own only if it is the first.
     """
     provenance = plan.provenance(encoder)
     try:
@@ -237,7 +265,9 @@ def _writer(path: Path, plan: Plan, encoder: Encoder, *, alone: bool) -> Feature
         return writer
 
 
-def _open_writer(path: Path, plan: Plan, encoder: Encoder, provenance: Mapping[str, Any]) -> FeatureSetWriter:
+def _open_writer(
+    path: Path, plan: Plan, encoder: Encoder, provenance: Mapping[str, Any]
+) -> FeatureSetWriter:
     return FeatureSetWriter(
         path,
         modality=plan.config.modality,

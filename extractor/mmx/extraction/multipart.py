@@ -1,6 +1,7 @@
 """Items of several parts: more than one picture or clip, or a text that is cut into pieces the encoder can take.
 
-`Several` wraps any encoder: parts are encoded one by one, then averaged or kept. `several_files` finds the files.
+`Several` wraps any encoder: parts are encoded one by one, then averaged or kept. `several_files`
+finds the files.
 """
 
 from __future__ import annotations
@@ -42,19 +43,22 @@ class Parts(list[Any]):
 class Several(Encoder):
     """An encoder of items that consist of parts.
 
-    A mean is taken in double precision, over the parts in their order; where the encoder's own vectors have length 1, so
-    has the mean.
+    A mean is taken in double precision, over the parts in their order; where the encoder's own
+    vectors have length 1, so has the mean.
 
     Args:
         encoder: Encodes one part.
         combine: `mean`: one vector per item; `ragged`: the vectors of its parts.
-        long_texts: What becomes of a text that is longer than the encoder takes: `truncate` leaves that to the encoder, `mean`
-            and `ragged` cut it in halves, at blanks, until every piece fits, `error` makes the item corrupt.
+        long_texts: What becomes of a text that is longer than the encoder takes: `truncate` leaves
+            that to the encoder, `mean` and `ragged` cut it in halves, at blanks, until every piece
+            fits, `error` makes the item corrupt.
     """
 
     modalities = frozenset({"visual", "textual", "audio"})
 
-    def __init__(self, encoder: Encoder, *, combine: Combine, long_texts: LongTexts = "truncate") -> None:
+    def __init__(
+        self, encoder: Encoder, *, combine: Combine, long_texts: LongTexts = "truncate"
+    ) -> None:
         self.encoder = encoder
         self.spec = encoder.spec
         self.combine = combine
@@ -65,7 +69,8 @@ class Several(Encoder):
         self.device = encoder.device
         if encoder.ragged:
             raise UsageError(
-                f"{encoder.spec.name} gives several vectors per content already; leave out --several and --long-texts"
+                f"{encoder.spec.name} gives several vectors per content already; leave out "
+                "--several and --long-texts"
             )
 
     @classmethod
@@ -111,7 +116,9 @@ class Several(Encoder):
                 absent = error
             except ContentError as error:
                 raise (
-                    error if len(contents) == 1 else ContentError(f"part {number} of {len(contents)}: {error}")
+                    error
+                    if len(contents) == 1
+                    else ContentError(f"part {number} of {len(contents)}: {error}")
                 ) from error
         if not parts and absent is not None:
             raise absent
@@ -119,7 +126,11 @@ class Several(Encoder):
 
     def _load_into(self, parts: Parts, content: Path | str) -> None:
         loaded = self.encoder.load(content)
-        if isinstance(content, Path) or self.long_texts == "truncate" or not self.encoder.truncated(loaded):
+        if (
+            isinstance(content, Path)
+            or self.long_texts == "truncate"
+            or not self.encoder.truncated(loaded)
+        ):
             parts.append(loaded)
             return
         if self.long_texts == "error":
@@ -182,7 +193,8 @@ def in_halves(text: str) -> tuple[str, str] | None:
     return halves if all(halves) else None
 
 
-# ------------------------------------------------------------------------------------------------ files
+# ------------------------------------------------------------------------------------------------
+# files
 
 
 @dataclass(frozen=True)
@@ -249,11 +261,14 @@ class SeveralFiles:
         return tuple(found) or None
 
 
-def several_files(items: Items, modality: str, column: str | None, separator: str | None) -> SeveralFiles:
+def several_files(
+    items: Items, modality: str, column: str | None, separator: str | None
+) -> SeveralFiles:
     """All files of each item.
 
-    Those of its cell in the path column, cut at `separator`; or else `<folder>/<item_id>.<extension>` and every file in the
-    folder `<folder>/<item_id>/`, in the order of their names.
+    Those of its cell in the path column, cut at `separator`; or else
+    `<folder>/<item_id>.<extension>` and every file in the folder `<folder>/<item_id>/`, in the
+    order of their names.
 
     Args:
         items: The items.

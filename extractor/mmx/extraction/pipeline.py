@@ -1,16 +1,18 @@
 """From pending rows to written vectors: load ahead, encode in fixed batches, write, stop when asked to.
 
-Which items share a batch follows from their row numbers and contents alone: rows are cut into windows of fixed
-size (and cut short where their items take much memory); within a window the items that could be loaded are sorted by
-the encoder's `sort_key` and cut into batches.
-A window that was interrupted is formed again as a whole, only batches with pending rows are encoded, and only those
-rows are written. So a run that was killed and continued gives the vectors of one that was not, bit for bit, however
-many workers there are. (Rows that `--retry-failed` brings back join their window anew, so that an encoder whose last
-bits depend on who shares a batch may differ there from a fresh run.)
+Which items share a batch follows from their row numbers and contents alone: rows are cut into
+windows of fixed size (and cut short where their items take much memory); within a window the items
+that could be loaded are sorted by the encoder's `sort_key` and cut into batches.
+A window that was interrupted is formed again as a whole, only batches with pending rows are
+encoded, and only those rows are written. So a run that was killed and continued gives the vectors
+of one that was not, bit for bit, however many workers there are. (Rows that `--retry-failed` brings
+back join their window anew, so that an encoder whose last bits depend on who shares a batch may
+differ there from a fresh run.)
 
-Several encoders that look at the same contents go through them together, each in a lane of its own, so that a file is
-read and decoded once. Worker threads load and, for encoders that allow it, encode; the calling thread writes, and the
-feature files are never open in another thread or process.
+Several encoders that look at the same contents go through them together, each in a lane of its own,
+so that a file is read and decoded once. Worker threads load and, for encoders that allow it,
+encode; the calling thread writes, and the feature files are never open in another thread or
+process.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ PASSES_ON_GPU = 2
 """Forward passes under way at once on a GPU: while one computes, the next batch is put together."""
 
 _TASK_ITEMS = 256
-_COLLECT_ROWS = 4096  # vectors that wait to be written together, where windows are smaller than that
+_COLLECT_ROWS = (
+    4096  # vectors that wait to be written together, where windows are smaller than that
+)
 
 Span = tuple[int, int]
 
@@ -87,7 +91,8 @@ class Loop:
         """Deals with every pending row.
 
         Raises:
-            DataError: Too many corrupt items, or one where none is accepted, or nothing usable at all.
+            DataError: Too many corrupt items, or one where none is accepted, or nothing usable at
+                all.
             Interrupted: A signal asked to stop.
         """
         n_done = sum(self.n_rows - lane.n_pending for lane in self.lanes)
@@ -123,22 +128,33 @@ class Loop:
             if empty:
                 empty[0].refuse()
         finally:
-            for lane in empty:  # there is nothing to go on with: once contents are there, the same command finds them
+            # there is nothing to go on with: once contents are there, the same command finds them
+            for lane in empty:
                 lane.writer.discard()
 
-    def _parts(self, executor: LocalExecutor, windows: NDArray[np.int64]) -> Iterator[tuple[_Part, bool]]:
+    def _parts(
+        self, executor: LocalExecutor, windows: NDArray[np.int64]
+    ) -> Iterator[tuple[_Part, bool]]:
         """The windows' items, loaded, in order and a bounded distance ahead; True with the last ones of a window."""
         size, n_rows = self.plan.window, self.n_rows
-        # Sounds can be of any length: they are loaded one by one, so that little is under way at any time.
-        step = 1 if self.plan.config.modality == "audio" else max(1, min(_TASK_ITEMS, size // (2 * executor.workers)))
+        # Sounds can be of any length: they are loaded one by one, so that little is under way at
+        # any time.
+        step = (
+            1
+            if self.plan.config.modality == "audio"
+            else max(1, min(_TASK_ITEMS, size // (2 * executor.workers)))
+        )
         spans = (
             (start, min(start + step, (window + 1) * size, n_rows))
             for window in windows.tolist()
             for start in range(window * size, min((window + 1) * size, n_rows), step)
         )
-        # Two windows ahead keep the workers busy while the encoder is at work; more would only cost memory.
+        # Two windows ahead keep the workers busy while the encoder is at work; more would only cost
+        # memory.
         ahead = 2 * -(-size // step) + executor.workers
-        parts = executor.map_ahead(self._load, spans, ahead=ahead, full=lambda: self._held > HELD_BYTES)
+        parts = executor.map_ahead(
+            self._load, spans, ahead=ahead, full=lambda: self._held > HELD_BYTES
+        )
         for window in windows.tolist():
             stop = min((window + 1) * size, n_rows)
             for start in range(window * size, stop, step):
@@ -185,7 +201,9 @@ class Loop:
                     except Exception as error:
                         error.add_note(f"while loading item {lane.id_of(span[0] + len(loaded))!r}")
                         raise
-        part.held_bytes = [sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in part.loaded]
+        part.held_bytes = [
+            sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in part.loaded
+        ]
         with self._lock:
             self._held += sum(part.held_bytes)
         busy_now, queued_now = busy_and_queued_s()
@@ -214,7 +232,10 @@ class Loop:
             lane.settle()
         done = sum(self.n_rows - len(lane.writer.pending) for lane in self.lanes)
         total = self.n_rows * len(self.lanes)
-        return Interrupted(f"interrupted: {done:,} of {total:,} items are safe; the same command goes on from there")
+        return Interrupted(
+            f"interrupted: {done:,} of {total:,} items are safe; the same command goes on from "
+            "there"
+        )
 
 
 def _size(path: Path) -> int:

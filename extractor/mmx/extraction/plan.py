@@ -18,11 +18,15 @@ from mmx.extraction.executors import resolve_device
 from mmx.extraction.multipart import several_files
 from mmx.progress import Progress
 
-BATCH_SIZES = {"cpu": {"visual": 32, "textual": 32, "audio": 8}, "gpu": {"visual": 128, "textual": 256, "audio": 16}}
+BATCH_SIZES = {
+    "cpu": {"visual": 32, "textual": 32, "audio": 8},
+    "gpu": {"visual": 128, "textual": 256, "audio": 16},
+}
 """Items per forward pass when none is asked for. Recorded in the provenance.
 
-A rule and not a measurement, so that the same command gives the same bits twice. On a processor larger batches gain
-nothing; on a GPU they fill the device. Where memory does not suffice, the loop halves them and says so.
+A rule and not a measurement, so that the same command gives the same bits twice. On a processor
+larger batches gain nothing; on a GPU they fill the device. Where memory does not suffice, the loop
+halves them and says so.
 """
 
 WINDOW_BATCHES = {"visual": 1, "textual": 64, "audio": 8}
@@ -64,7 +68,9 @@ class Plan:
     def all_contents(self) -> Iterator[tuple[int, str | Path]]:
         """Every usable content with its row, in the order of the rows; of an item with several files each of them."""
         for start in range(0, len(self.items), BLOCK):
-            for row, content in enumerate(self.contents.fetch(start, min(start + BLOCK, len(self.items))), start):
+            for row, content in enumerate(
+                self.contents.fetch(start, min(start + BLOCK, len(self.items))), start
+            ):
                 for one in content if isinstance(content, tuple) else (content,):
                     if isinstance(one, str | Path):
                         yield row, one
@@ -77,11 +83,21 @@ class Plan:
             "input": {
                 "table": table.path.name if table is not None else None,
                 "columns": list(self.contents.columns),
-                "joined_by": " " if len(self.contents.columns) > 1 and not self.config.text_template else None,
+                "joined_by": " "
+                if len(self.contents.columns) > 1 and not self.config.text_template
+                else None,
                 **({"template": self.config.text_template} if self.config.text_template else {}),
                 **({"several": self.config.several} if self.config.several else {}),
-                **({"path_separator": self.config.path_separator} if self.config.path_separator else {}),
-                **({"long_texts": self.config.long_texts} if self.config.long_texts != "truncate" else {}),
+                **(
+                    {"path_separator": self.config.path_separator}
+                    if self.config.path_separator
+                    else {}
+                ),
+                **(
+                    {"long_texts": self.config.long_texts}
+                    if self.config.long_texts != "truncate"
+                    else {}
+                ),
                 "digest": self.contents.digest(),
             },
             "batch_size": self.batch_size,
@@ -95,7 +111,11 @@ class Plan:
 
 def _uses_linear_kernel(encoder: Encoder) -> bool:
     """Whether the encoder's bits depend on which of torch's kernels this processor runs faster."""
-    return encoder.device == "cpu" and encoder.spec.precision == "fp32" and "torch" in encoder.spec.libraries
+    return (
+        encoder.device == "cpu"
+        and encoder.spec.precision == "fp32"
+        and "torch" in encoder.spec.libraries
+    )
 
 
 def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
@@ -110,10 +130,16 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
     if config.source == "interaction":
         usual = interactions.TEXT_COLUMNS
         items = interactions.load_interactions(
-            run.data, items_file=run.items_file, id_column=run.id_column, user_column=run.user_column, limit=run.limit
+            run.data,
+            items_file=run.items_file,
+            id_column=run.id_column,
+            user_column=run.user_column,
+            limit=run.limit,
         )
     else:
-        items = load_items(run.data, items_file=run.items_file, id_column=run.id_column, limit=run.limit)
+        items = load_items(
+            run.data, items_file=run.items_file, id_column=run.id_column, limit=run.limit
+        )
     contents: Contents
     if config.modality == "textual":
         contents = text_contents(items, config.text_columns, config.text_template, usual)

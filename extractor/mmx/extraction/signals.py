@@ -13,7 +13,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """Inside the `with` block SIGINT and SIGTERM set `requested`; a second one stops at once.
 
-    Handlers belong to the main thread; elsewhere the block changes nothing and `requested` stays False.
+    Handlers belong to the main thread; elsewhere the block changes nothing and `requested` stays
+    False.
     """
 
     def __init__(self) -> None:
@@ -25,7 +26,12 @@ class StopRequest:
             self._previous = {number: signal.signal(number, self._ask) for number in _SIGNALS}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -31,7 +31,8 @@ class Stages:
     Attributes:
         fit_s: Seconds of fitting the encoder.
         decode_s: CPU seconds of all loading threads together.
-        decode_wait_s: Seconds for which the calling thread waited for them while they were computing.
+        decode_wait_s: Seconds for which the calling thread waited for them while they were
+            computing.
         disk_wait_s: The same while they were blocked, as by a slow disk.
         encode_s: Seconds of all forward passes together.
         encode_wait_s: Seconds for which the calling thread waited for them.
@@ -174,25 +175,35 @@ class Summary:
             ("items", f"{counts.ok:,} ok, {counts.missing:,} missing, {counts.corrupt:,} corrupt"),
         ]
         if self.already_complete:
-            rows.append(("this run", "nothing to do: the set is complete (--restart computes it again)"))
+            rows.append(
+                ("this run", "nothing to do: the set is complete (--restart computes it again)")
+            )
         else:
             fit = f", fit {stages.fit_s:.1f} s" if stages.fit_s else ""
             rows += [
                 (
                     "this run",
-                    f"{stages.n_items:,} items, {stages.n_bytes / 1e6:,.1f} MB in {self.elapsed_s:.1f} s, "
-                    f"{stages.rate:,.1f} items/s in the loop; {stages.workers} workers, batches of {stages.batch_size}",
+                    f"{stages.n_items:,} items, {stages.n_bytes / 1e6:,.1f} MB in "
+                    f"{self.elapsed_s:.1f} s, "
+                    f"{stages.rate:,.1f} items/s in the loop; {stages.workers} workers, batches of "
+                    f"{stages.batch_size}",
                 ),
                 (
                     "time",
-                    f"decode {stages.decode_s:.1f} CPU-s, encode {stages.encode_s:.1f} s, write {stages.write_s:.1f} s{fit}; "
-                    f"waited for decode {stages.decode_wait_s:.1f} s, for encode {stages.encode_wait_s:.1f} s, for the disk "
+                    f"decode {stages.decode_s:.1f} CPU-s, encode {stages.encode_s:.1f} s, write "
+                    f"{stages.write_s:.1f} s{fit}; "
+                    f"waited for decode {stages.decode_wait_s:.1f} s, for encode "
+                    f"{stages.encode_wait_s:.1f} s, for the disk "
                     f"{stages.disk_wait_s:.1f} s; limited by {stages.bottleneck() or 'nothing'}",
                 ),
             ]
         if stages.n_truncated:
             rows.append(
-                (stages.long_items, f"{stages.n_truncated:,} of this run's items were longer than the encoder takes")
+                (
+                    stages.long_items,
+                    f"{stages.n_truncated:,} of this run's items were longer than the encoder "
+                    "takes",
+                )
             )
         rows.append(("digest", self.digest))
         lines = [f"{label:<10} {value}" for label, value in rows]

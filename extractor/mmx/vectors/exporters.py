@@ -1,7 +1,8 @@
 """Feature sets out of a store, as what other programs read: .npy, a folder of .npy files, Parquet, safetensors, CSV.
 
-The ids go with the vectors: in a column where the format has columns, else in a list beside the file. Numbers are
-written so that reading them gives the same float. A file appears under its name when it is complete.
+The ids go with the vectors: in a column where the format has columns, else in a list beside the
+file. Numbers are written so that reading them gives the same float. A file appears under its name
+when it is complete.
 """
 
 from __future__ import annotations
@@ -54,7 +55,12 @@ class _Matrix:
 
 
 def export_features(
-    features: FeatureSet, format_name: str, out: Path, *, absent: str = "skip", mapping: Path | None = None
+    features: FeatureSet,
+    format_name: str,
+    out: Path,
+    *,
+    absent: str = "skip",
+    mapping: Path | None = None,
 ) -> Exported:
     """Write a feature set in another format.
 
@@ -62,7 +68,8 @@ def export_features(
         features: A dense set of items.
         format_name: One of `FORMATS`.
         out: The file, or for `npy-folder` the folder; must not exist yet.
-        absent: Rows without a vector are left out (`skip`), or written as NaN (`nan`) or zeros (`zero`).
+        absent: Rows without a vector are left out (`skip`), or written as NaN (`nan`) or zeros
+            (`zero`).
         mapping: For `npy-folder`: name the files by row number and write here which is whose.
 
     Raises:
@@ -71,10 +78,13 @@ def export_features(
     """
     where = str(features.path)
     if mapping is not None and format_name != "npy-folder":
-        raise UsageError(f"--mapping: has no meaning for --format {format_name}, which keeps the ids anyway")
+        raise UsageError(
+            f"--mapping: has no meaning for --format {format_name}, which keeps the ids anyway"
+        )
     if features.source != "item" or features.layout != "dense":
         raise DataError(
-            f"{where}: a {features.layout} set of {features.source}s (expected one vector per item); "
+            f"{where}: a {features.layout} set of {features.source}s (expected one vector per "
+            "item); "
             "read it with mmstore.FeatureSet"
         )
     for path in (out, mapping):
@@ -88,7 +98,11 @@ def export_features(
     else:
         values[~present] = np.nan if absent == "nan" else 0.0
     matrix = _Matrix(ids, values, where)
-    beside = FORMATS[format_name](matrix, out) if mapping is None else _write_folder(matrix, out, mapping)
+    beside = (
+        FORMATS[format_name](matrix, out)
+        if mapping is None
+        else _write_folder(matrix, out, mapping)
+    )
     return Exported(out, beside, len(ids), int(len(present) - len(ids)))
 
 
@@ -121,14 +135,20 @@ def _beside(matrix: _Matrix, out: Path) -> Path:
     _require_lines(matrix)
     path = out.with_name(f"{out.stem}.ids.txt")
     if path.exists():
-        raise DataError(f"{path}: is there already, and the ids would go there; delete it, or choose another name")
+        raise DataError(
+            f"{path}: is there already, and the ids would go there; delete it, or choose another "
+            "name"
+        )
     return path
 
 
 def _require_lines(matrix: _Matrix) -> None:
     for row, item_id in enumerate(matrix.ids):
         if set(item_id) & set("\t\n\r") or (row == 0 and item_id.startswith("\ufeff")):
-            raise DataError(f"{matrix.where}: id {item_id!r} does not fit in a line of text; use --format parquet")
+            raise DataError(
+                f"{matrix.where}: id {item_id!r} does not fit in a line of text; use --format "
+                "parquet"
+            )
 
 
 def _write_npy(matrix: _Matrix, out: Path) -> Path:
@@ -144,7 +164,9 @@ def _write_safetensors(matrix: _Matrix, out: Path) -> Path:
 
     ids = _beside(matrix, out)
     with _new_file(out) as scratch:
-        save_file({"features": np.ascontiguousarray(matrix.features)}, scratch, metadata={"ids": ids.name})
+        save_file(
+            {"features": np.ascontiguousarray(matrix.features)}, scratch, metadata={"ids": ids.name}
+        )
     _write_ids(ids, matrix.ids)
     return ids
 
@@ -169,7 +191,9 @@ def _write_csv(matrix: _Matrix, out: Path) -> None:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["item_id", *(f"f{column}" for column in range(matrix.features.shape[1]))])
         for item_id, row in zip(matrix.ids, matrix.features, strict=True):
-            writer.writerow([item_id, *("" if value != value else f"{value:.9g}" for value in row.tolist())])
+            writer.writerow(
+                [item_id, *("" if value != value else f"{value:.9g}" for value in row.tolist())]
+            )
 
 
 def _write_folder(matrix: _Matrix, out: Path, mapping: Path | None) -> Path | None:
@@ -204,7 +228,8 @@ def _require_file_names(matrix: _Matrix) -> None:
     for item_id in matrix.ids:
         if not _is_file_name(item_id):
             raise DataError(
-                f"{matrix.where}: id {item_id!r} is no safe file name; number the files with --mapping FILE, "
+                f"{matrix.where}: id {item_id!r} is no safe file name; number the files with "
+                "--mapping FILE, "
                 "which then says whose each is"
             )
         twin = seen.setdefault(unicodedata.normalize("NFC", item_id).casefold(), item_id)

@@ -44,7 +44,9 @@ class Fused:
     already: bool
 
 
-def fuse_vectors(parts: Sequence[NDArray[np.float64]], how: How, *, unit: bool = False) -> NDArray[np.float64]:
+def fuse_vectors(
+    parts: Sequence[NDArray[np.float64]], how: How, *, unit: bool = False
+) -> NDArray[np.float64]:
     """Vectors of the same items from several sets as one vector each.
 
     Args:
@@ -57,7 +59,9 @@ def fuse_vectors(parts: Sequence[NDArray[np.float64]], how: How, *, unit: bool =
     """
     if unit:
         norms = [np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
-        parts = [part / np.where(norm > 0, norm, 1.0) for part, norm in zip(parts, norms, strict=True)]
+        parts = [
+            part / np.where(norm > 0, norm, 1.0) for part, norm in zip(parts, norms, strict=True)
+        ]
     if how == "concat":
         return np.concatenate(parts, axis=1)
     if how == "mul":
@@ -79,8 +83,8 @@ def fuse(
 ) -> Fused:
     """Makes one set out of several, row by row of the first one's items, matched by id.
 
-    An item has a vector where every set has one; it is corrupt where it is corrupt in one of them, else missing. Computed in
-    double precision, stored as float32.
+    An item has a vector where every set has one; it is corrupt where it is corrupt in one of them,
+    else missing. Computed in double precision, stored as float32.
 
     Args:
         paths: Two sets or more, dense and complete.
@@ -94,14 +98,17 @@ def fuse(
 
     Raises:
         UsageError: The new set would be one of those it is made of.
-        DataError: Sets of several vectors per item, of different sources, or of different widths where that matters.
+        DataError: Sets of several vectors per item, of different sources, or of different widths
+            where that matters.
         mmstore.StoreError: A set cannot be read or written.
     """
     progress = progress or SilentProgress()
     if len(paths) < 2:
         raise UsageError(f"a fusion needs two sets or more (got {len(paths)})")
     target = out / modality / f"{name}.h5"
-    if any(path.resolve() == target.resolve() for path in paths):  # --restart would replace what it is made of
+    if any(
+        path.resolve() == target.resolve() for path in paths
+    ):  # --restart would replace what it is made of
         raise UsageError(f"{target}: is one of the sets that are fused; choose another --name")
     with ExitStack() as stack:
         sets = [stack.enter_context(FeatureSet(path)) for path in paths]
@@ -186,14 +193,21 @@ def _fused_dim(sets: Sequence[FeatureSet], how: How) -> int:
     for features in sets:
         label = f"{features.modality}/{features.name}"
         if features.layout != "dense":
-            raise DataError(f"{label}: has several vectors per item; a fusion takes one (extract it with a pooling)")
+            raise DataError(
+                f"{label}: has several vectors per item; a fusion takes one (extract it with a "
+                "pooling)"
+            )
         if features.source != sets[0].source:
             raise DataError(
-                f"{label}: its rows are of source {features.source} (expected {sets[0].source}, as the first)"
+                f"{label}: its rows are of source {features.source} (expected {sets[0].source}, as "
+                "the first)"
             )
     dims = [features.dim for features in sets]
     if how != "concat" and len(set(dims)) > 1:
-        raise DataError(f"--how {how} needs vectors of one length (got {', '.join(map(str, dims))}); use --how concat")
+        raise DataError(
+            f"--how {how} needs vectors of one length (got {', '.join(map(str, dims))}); use --how "
+            "concat"
+        )
     return sum(dims) if how == "concat" else dims[0]
 
 
@@ -209,7 +223,12 @@ def _provenance(sets: Sequence[FeatureSet], name: str, how: How, *, unit: bool) 
         "fusion": how,
         "scaling": "l2" if unit else "none",
         "of": [
-            {"modality": s.modality, "name": s.name, "content_digest": s.content_digest, "provenance": s.provenance}
+            {
+                "modality": s.modality,
+                "name": s.name,
+                "content_digest": s.content_digest,
+                "provenance": s.provenance,
+            }
             for s in sets
         ],
         "tool": {"name": "mmx", "version": mmx.__version__},

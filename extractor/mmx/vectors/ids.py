@@ -1,6 +1,7 @@
 """Which item each row of a foreign matrix belongs to: id lists, mappings of id and row, or the dataset's own ids.
 
-Nothing is guessed from a row count that happens to match. Ids are text and are kept as they are written.
+Nothing is guessed from a row count that happens to match. Ids are text and are kept as they are
+written.
 """
 
 from __future__ import annotations
@@ -39,11 +40,14 @@ class RowIds:
     notes: tuple[str, ...] = ()
 
 
-def ids_from_file(path: Path, n_rows: int, *, id_column: str | None = None, row_column: str | None = None) -> RowIds:
+def ids_from_file(
+    path: Path, n_rows: int, *, id_column: str | None = None, row_column: str | None = None
+) -> RowIds:
     """The ids of `n_rows` rows from a file.
 
-    Three kinds are read: one id per line, in row order; a table with a header (`id_column`, and `row_column` where the
-    table says the row instead of keeping the order); and two columns, id and row number from 0, with or without a header.
+    Three kinds are read: one id per line, in row order; a table with a header (`id_column`, and
+    `row_column` where the table says the row instead of keeping the order); and two columns, id and
+    row number from 0, with or without a header.
 
     Args:
         path: A text file, or a table (TSV, CSV, JSONL, Parquet; also .gz).
@@ -52,7 +56,8 @@ def ids_from_file(path: Path, n_rows: int, *, id_column: str | None = None, row_
         row_column: Name of the column of row numbers; asks for a header.
 
     Raises:
-        DataError: ids that are not as many as the rows, empty, there twice, or not UTF-8; rows that are not 0 … n-1.
+        DataError: ids that are not as many as the rows, empty, there twice, or not UTF-8; rows that
+            are not 0 … n-1.
         UsageError: a table of several columns and none named.
     """
     if not path.is_file():
@@ -76,12 +81,14 @@ def ids_from_dataset(folder: Path, n_rows: int, *, matrix: str) -> RowIds:
     """The ids "0", "1", … n-1, provided that these are exactly the item ids of the dataset in `folder`.
 
     Args:
-        folder: The dataset: `items.tsv` or its like, or else its interaction or split files, `splits/*/` included.
+        folder: The dataset: `items.tsv` or its like, or else its interaction or split files,
+            `splits/*/` included.
         n_rows: Number of rows of the matrix.
         matrix: Name of the matrix file, for messages.
 
     Raises:
-        DataError: the dataset's ids are others, or fewer; an id list is then the only way to know the rows.
+        DataError: the dataset's ids are others, or fewer; an id list is then the only way to know
+            the rows.
     """
     found, source = _dataset_ids(folder)
     wanted = {str(row) for row in range(n_rows)}
@@ -90,11 +97,16 @@ def ids_from_dataset(folder: Path, n_rows: int, *, matrix: str) -> RowIds:
         absent = sorted(wanted - found, key=int)[:EXAMPLES]
         example = f"it has {strange[0]!r}" if strange else f"it lacks {absent[0]!r}"
         raise DataError(
-            f"{matrix}: {n_rows:,} rows without ids, and the {len(found):,} item ids in {source} of {folder.name} are not "
+            f"{matrix}: {n_rows:,} rows without ids, and the {len(found):,} item ids in {source} "
+            f"of {folder.name} are not "
             f"exactly 0 … {n_rows - 1} ({example}); say which row is which item with --ids FILE"
         )
-    note = f"row i is item i: the item ids in {source} of {folder.name} are exactly 0 … {n_rows - 1}"
-    return RowIds([str(row) for row in range(n_rows)], {"rows_are_ids": True, "dataset": folder.name}, (note,))
+    note = (
+        f"row i is item i: the item ids in {source} of {folder.name} are exactly 0 … {n_rows - 1}"
+    )
+    return RowIds(
+        [str(row) for row in range(n_rows)], {"rows_are_ids": True, "dataset": folder.name}, (note,)
+    )
 
 
 def sha256_of(path: Path) -> str:
@@ -118,7 +130,11 @@ def read_records(path: Path) -> list[list[str]]:
     """
     name = path.name.lower().removesuffix(".gz")
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.name.lower().endswith(".gz") else path.read_bytes()
+        raw = (
+            gzip.decompress(path.read_bytes())
+            if path.name.lower().endswith(".gz")
+            else path.read_bytes()
+        )
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
@@ -130,7 +146,11 @@ def read_records(path: Path) -> list[list[str]]:
         return [line.split("\t") for line in lines if line]
     delimiter = max(",;\t", key=lines[0].count)
     try:
-        return [cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if cells]
+        return [
+            cells
+            for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            if cells
+        ]
     except csv.Error as error:
         raise DataError(f"{path.name}: not a CSV file that can be read ({error})") from error
 
@@ -143,7 +163,8 @@ def _from_table(
         others = [name for name in table.columns if name != row_column]
         if len(others) != 1 and not (row_column is None and len(others) == 2):
             raise UsageError(
-                f"{path.name}: which column holds the ids? --id-column NAME (got {', '.join(table.columns)})"
+                f"{path.name}: which column holds the ids? --id-column NAME (got "
+                f"{', '.join(table.columns)})"
             )
         id_column = others[0]
         row_column = others[1] if len(others) == 2 else row_column
@@ -151,13 +172,21 @@ def _from_table(
     try:
         ids = [value.decode() for value in read[id_column].to_pylist()]
     except UnicodeDecodeError as error:
-        raise DataError(f"{path.name}: column {id_column!r} is not UTF-8 ({error.reason}); convert the file") from error
+        raise DataError(
+            f"{path.name}: column {id_column!r} is not UTF-8 ({error.reason}); convert the file"
+        ) from error
     rows: Sequence[int | None] = [None] * len(ids)
     if row_column is not None:
-        rows = [_row_number(path, value.decode("utf-8", "replace")) for value in read[row_column].to_pylist()]
+        rows = [
+            _row_number(path, value.decode("utf-8", "replace"))
+            for value in read[row_column].to_pylist()
+        ]
     else:
         _refuse_other_order(table, [name for name in table.columns if name != id_column], len(ids))
-    record = {"id_column": id_column, **({"row_column": row_column} if row_column is not None else {})}
+    record = {
+        "id_column": id_column,
+        **({"row_column": row_column} if row_column is not None else {}),
+    }
     return list(zip(ids, rows, strict=True)), record
 
 
@@ -173,8 +202,10 @@ def _refuse_other_order(table: Table, names: Sequence[str], n_rows: int) -> None
         rows = list(map(int, cells))
         if rows != list(range(n_rows)) and sorted(rows) == list(range(n_rows)):
             raise UsageError(
-                f"{table.path.name}: column {name!r} numbers the rows 0 … {n_rows - 1} in another order than theirs; "
-                f"if these are the rows of the matrix, add --row-column {name}, else give a file without this column"
+                f"{table.path.name}: column {name!r} numbers the rows 0 … {n_rows - 1} in another "
+                "order than theirs; "
+                f"if these are the rows of the matrix, add --row-column {name}, else give a file "
+                "without this column"
             )
 
 
@@ -184,7 +215,9 @@ def _from_records(path: Path, n_rows: int) -> tuple[list[tuple[str, int | None]]
     if widths == {1}:
         if len(records) == n_rows + 1:
             header = records.pop(0)[0]
-            return [(cells[0], None) for cells in records], (f"{path.name}: the first line, {header!r}, is a header",)
+            return [(cells[0], None) for cells in records], (
+                f"{path.name}: the first line, {header!r}, is a header",
+            )
         return [(cells[0], None) for cells in records], ()
     if widths == {2}:
         if not _is_row_number(records[0][1]):
@@ -193,7 +226,8 @@ def _from_records(path: Path, n_rows: int) -> tuple[list[tuple[str, int | None]]
     if not records:
         raise DataError(f"{path.name}: holds no ids (expected one per line, {n_rows:,} in all)")
     raise UsageError(
-        f"{path.name}: lines of {' and '.join(map(str, sorted(widths)))} columns (expected one id per line, or id and row "
+        f"{path.name}: lines of {' and '.join(map(str, sorted(widths)))} columns (expected one id "
+        "per line, or id and row "
         "number); name the column of ids in its header with --id-column"
     )
 
@@ -205,7 +239,8 @@ def _is_row_number(text: str) -> bool:
 def _row_number(path: Path, text: str) -> int:
     if not _is_row_number(text):
         raise DataError(
-            f"{path.name}: {text!r} is not a row number (expected the second column to say the row, from 0); "
+            f"{path.name}: {text!r} is not a row number (expected the second column to say the "
+            "row, from 0); "
             "if it says something else, name the column of ids with --id-column"
         )
     return int(text)
@@ -213,15 +248,22 @@ def _row_number(path: Path, text: str) -> int:
 
 def _in_row_order(path: Path, pairs: list[tuple[str, int | None]], n_rows: int) -> list[str]:
     if len(pairs) != n_rows:
-        raise DataError(f"{path.name}: {len(pairs):,} ids for {n_rows:,} rows; every row needs one id, and no more")
+        raise DataError(
+            f"{path.name}: {len(pairs):,} ids for {n_rows:,} rows; every row needs one id, and no "
+            "more"
+        )
     ids = [""] * n_rows
     taken = [False] * n_rows
     for position, (item_id, row) in enumerate(pairs):
         at = position if row is None else row
         if not 0 <= at < n_rows:
-            raise DataError(f"{path.name}: {item_id!r} is said to be row {at} (expected 0 … {n_rows - 1})")
+            raise DataError(
+                f"{path.name}: {item_id!r} is said to be row {at} (expected 0 … {n_rows - 1})"
+            )
         if taken[at]:
-            raise DataError(f"{path.name}: {ids[at]!r} and {item_id!r} are both said to be row {at}")
+            raise DataError(
+                f"{path.name}: {ids[at]!r} and {item_id!r} are both said to be row {at}"
+            )
         ids[at], taken[at] = item_id, True
     return ids
 
@@ -233,7 +275,8 @@ def _check_unique(path: Path, ids: list[str]) -> None:
         twice = [item_id for item_id, count in Counter(ids).items() if count > 1]
         shown = ", ".join(map(repr, twice[:EXAMPLES]))
         raise DataError(
-            f"{path.name}: {len(twice):,} ids occur more than once (for instance {shown}); ids must be unique"
+            f"{path.name}: {len(twice):,} ids occur more than once (for instance {shown}); ids "
+            "must be unique"
         )
 
 
@@ -248,7 +291,8 @@ def _dataset_ids(folder: Path) -> tuple[set[str], str]:
     paths = [path for path in candidates if is_table(path) and _stem(path) in INTERACTION_FILES]
     if not paths:
         raise DataError(
-            f"{folder}: no items.tsv, interactions.tsv or split files to take item ids from; use --ids FILE"
+            f"{folder}: no items.tsv, interactions.tsv or split files to take item ids from; use "
+            "--ids FILE"
         )
     return set().union(*map(_interaction_items, paths)), ", ".join(path.name for path in paths)
 
@@ -261,8 +305,14 @@ def _interaction_items(path: Path) -> set[str]:
     table = open_table(path)
     column = next((name for name in INTERACTION_ITEM_COLUMNS if name in table.columns), None)
     if column is not None:
-        return {value.decode("utf-8", "replace") for value in table.read([column])[column].unique().to_pylist()}
+        return {
+            value.decode("utf-8", "replace")
+            for value in table.read([column])[column].unique().to_pylist()
+        }
     if table.kind != "text" or not 2 <= len(table.columns) <= 4:
-        raise DataError(f"{path.name}: no column of item ids (expected item_id; got {', '.join(table.columns)})")
-    # Without a header the second column is the item; a header that we do not know then shows as a strange id.
+        raise DataError(
+            f"{path.name}: no column of item ids (expected item_id; got {', '.join(table.columns)})"
+        )
+    # Without a header the second column is the item; a header that we do not know then shows as a
+    # strange id.
     return {cells[1] for cells in read_records(path) if len(cells) > 1}

@@ -1,7 +1,8 @@
 """Feature files that people already have, into a store.
 
-Nothing is changed on the way but the number format, and nothing is guessed: whether NaN or zeros mean "missing" is
-said by a flag, and rows that cannot be stored as they are stop the import before anything is written.
+Nothing is changed on the way but the number format, and nothing is guessed: whether NaN or zeros
+mean "missing" is said by a flag, and rows that cannot be stored as they are stop the import before
+anything is written.
 """
 
 from __future__ import annotations
@@ -70,9 +71,10 @@ def import_features(
         name: The set's name, a safe file name.
         dtype: How the vectors are stored; they pass through float32 first.
         nan_is_missing: Rows with any NaN are stored as missing; otherwise they are refused.
-        zero_is_missing: Rows of nothing but zeros are stored as missing; otherwise they are vectors like any other.
-        restart: Replace a set of that name that was made otherwise. One that was made by the same import is left as it
-            is, or finished.
+        zero_is_missing: Rows of nothing but zeros are stored as missing; otherwise they are vectors
+            like any other.
+        restart: Replace a set of that name that was made otherwise. One that was made by the same
+            import is left as it is, or finished.
         progress: Told about notes and finished rows.
 
     Raises:
@@ -87,7 +89,9 @@ def import_features(
     vectors = FORMATS[format_name](source)
     for note in vectors.notes:
         progress.note(note)
-    missing, notes = _missing_rows(source.path, vectors, nan_is_missing=nan_is_missing, zero_is_missing=zero_is_missing)
+    missing, notes = _missing_rows(
+        source.path, vectors, nan_is_missing=nan_is_missing, zero_is_missing=zero_is_missing
+    )
     for note in notes:
         progress.note(note)
     _check_range(source.path, vectors, missing, dtype)
@@ -125,7 +129,9 @@ def import_features(
     return Imported(path, digest, n_rows, int(missing.sum()), dim, already)
 
 
-def _write(writer: FeatureSetWriter, features: NDArray[Any], missing: NDArray[np.bool_], progress: Progress) -> None:
+def _write(
+    writer: FeatureSetWriter, features: NDArray[Any], missing: NDArray[np.bool_], progress: Progress
+) -> None:
     """Write the rows that are not there yet."""
     pending = np.zeros(len(missing), dtype=bool)
     pending[writer.pending] = True
@@ -137,7 +143,8 @@ def _write(writer: FeatureSetWriter, features: NDArray[Any], missing: NDArray[np
         progress.advance(len(block))
 
 
-# ------------------------------------------------------------------------------------------------ policies
+# ------------------------------------------------------------------------------------------------
+# policies
 
 
 def _blocks(features: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -156,7 +163,10 @@ def _missing_rows(
     path: Path, vectors: Vectors, *, nan_is_missing: bool, zero_is_missing: bool
 ) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
     """Which rows have no vector, and what to say about it; refuses NaN that nobody explained, and infinity."""
-    parts = [(np.isnan(block).any(1), np.isinf(block).any(1), ~block.any(1)) for _, block in _blocks(vectors.features)]
+    parts = [
+        (np.isnan(block).any(1), np.isinf(block).any(1), ~block.any(1))
+        for _, block in _blocks(vectors.features)
+    ]
     nan, infinite, zero = (np.concatenate(column) for column in zip(*parts, strict=True))
     nan &= ~vectors.absent
     infinite &= ~vectors.absent
@@ -164,12 +174,14 @@ def _missing_rows(
     total = f"{len(nan):,}"
     if infinite.any():
         raise DataError(
-            f"{path.name}: {int(infinite.sum()):,} of {total} rows hold infinity ({_examples(vectors.ids, infinite)}); "
+            f"{path.name}: {int(infinite.sum()):,} of {total} rows hold infinity "
+            f"({_examples(vectors.ids, infinite)}); "
             "no such number can be stored: repair or remove these rows"
         )
     if nan.any() and not nan_is_missing:
         raise DataError(
-            f"{path.name}: {int(nan.sum()):,} of {total} rows hold NaN ({_examples(vectors.ids, nan)}); repair them, "
+            f"{path.name}: {int(nan.sum()):,} of {total} rows hold NaN "
+            f"({_examples(vectors.ids, nan)}); repair them, "
             "or have them stored as missing with --nan-is-missing"
         )
     missing = vectors.absent | nan
@@ -181,7 +193,8 @@ def _missing_rows(
         notes.append(f"{int(zero.sum()):,} rows of zeros are stored as missing")
     elif zero.any():
         notes.append(
-            f"{int(zero.sum()):,} rows are all zeros ({_examples(vectors.ids, zero)}) and stay vectors; "
+            f"{int(zero.sum()):,} rows are all zeros ({_examples(vectors.ids, zero)}) and stay "
+            "vectors; "
             "if zeros mean that there is no content, say --zero-is-missing"
         )
     return missing, tuple(notes)
@@ -196,9 +209,17 @@ def _check_range(path: Path, vectors: Vectors, missing: NDArray[np.bool_], dtype
         largest = float(np.abs(present.astype(np.float64)).max()) if present.size else 0.0
         if largest > limit:
             cure = "; store it with --dtype float32" if dtype == "float16" else "; rescale it"
-            raise DataError(f"{path.name}: holds {largest:g}, more than {dtype} can ({limit:g}){cure}")
-        if whole and largest > 2**24 and not np.array_equal(present, present.astype(np.float32).astype(present.dtype)):
-            raise DataError(f"{path.name}: holds whole numbers that float32 would change (up to {largest:.0f})")
+            raise DataError(
+                f"{path.name}: holds {largest:g}, more than {dtype} can ({limit:g}){cure}"
+            )
+        if (
+            whole
+            and largest > 2**24
+            and not np.array_equal(present, present.astype(np.float32).astype(present.dtype))
+        ):
+            raise DataError(
+                f"{path.name}: holds whole numbers that float32 would change (up to {largest:.0f})"
+            )
 
 
 def _examples(ids: list[str], rows: NDArray[np.bool_]) -> str:

@@ -56,7 +56,18 @@ def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def listing(rows: Sequence[Mapping[str, Any]]) -> str:
     """Summaries as an aligned table, one set per line."""
-    names = ("modality", "name", "rows", "ok", "missing", "corrupt", "dim", "dtype", "size", "digest")
+    names = (
+        "modality",
+        "name",
+        "rows",
+        "ok",
+        "missing",
+        "corrupt",
+        "dim",
+        "dtype",
+        "size",
+        "digest",
+    )
     table = [names, *([_cell(name, row) for name in names] for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(names))]
     left = ("modality", "name", "dtype", "digest")
@@ -102,16 +113,19 @@ def compare(a: FeatureSet, b: FeatureSet) -> dict[str, Any]:
         b: Another, of the same source.
 
     Returns:
-        `equal` (same content digest); numbers of rows in one only and in both, each with examples; among the rows of
-        both how many have a vector in one only and in both; `max_abs_difference` of the latter (None where there are
-        none, or where the dimensions differ); and the keys of the provenance that differ, the creation time aside.
+        `equal` (same content digest); numbers of rows in one only and in both, each with examples;
+        among the rows of both how many have a vector in one only and in both; `max_abs_difference`
+        of the latter (None where there are none, or where the dimensions differ); and the keys of
+        the provenance that differ, the creation time aside.
 
     Raises:
         DataError: a set is ragged, or one is of items and the other of interactions.
     """
     for features in (a, b):
         if features.layout != "dense":
-            raise DataError(f"{features.path}: a {features.layout} set (expected one vector per row)")
+            raise DataError(
+                f"{features.path}: a {features.layout} set (expected one vector per row)"
+            )
     if a.source != b.source:
         raise DataError(f"{b.path}: a set of {b.source}s (expected {a.source}s, as in {a.path})")
     ids_a, ids_b = _keys(a), _keys(b)
@@ -133,7 +147,9 @@ def compare(a: FeatureSet, b: FeatureSet) -> dict[str, Any]:
             difference = np.abs(of_a[both].astype(np.float64) - of_b[both]).max()
             largest = max(largest or 0.0, float(difference))
     made_a, made_b = dict(leaves(a.provenance)), dict(leaves(b.provenance))
-    differing = sorted(key for key in {*made_a, *made_b} - {"created"} if made_a.get(key) != made_b.get(key))
+    differing = sorted(
+        key for key in {*made_a, *made_b} - {"created"} if made_a.get(key) != made_b.get(key)
+    )
     return {
         "a": str(a.path),
         "b": str(b.path),

@@ -1,7 +1,7 @@
 """Feature files that people already have, as matrices whose rows are known by id.
 
-Read are .npy, a folder of .npy files, Parquet and safetensors. Nothing in a file is ever executed, and which row is
-which item is said by an id list, a file name or a column, never guessed.
+Read are .npy, a folder of .npy files, Parquet and safetensors. Nothing in a file is ever executed,
+and which row is which item is said by an id list, a file name or a column, never guessed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 
 from mmx.catalogue.items import ID_COLUMNS
 from mmx.errors import DataError, UsageError
-from mmx.vectors.ids import EXAMPLES, RowIds, ids_from_dataset, ids_from_file, read_records, sha256_of
+from mmx.vectors.ids import (
+    EXAMPLES,
+    RowIds,
+    ids_from_dataset,
+    ids_from_file,
+    read_records,
+    sha256_of,
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class Source:
         id_column: Column of ids, in `ids` or in the Parquet file.
         row_column: Column of row numbers in `ids`.
         data: A dataset folder whose item ids are exactly 0 … n-1, instead of `ids`.
-        columns: Columns of the Parquet file that hold the numbers; empty: the only list column, or all numeric ones.
+        columns: Columns of the Parquet file that hold the numbers; empty: the only list column, or
+            all numeric ones.
         tensor: Name of the tensor in a safetensors file that holds several.
     """
 
@@ -67,9 +75,14 @@ class Vectors:
 def _checked(where: str, features: NDArray[Any]) -> NDArray[Any]:
     """`features`, if it is a matrix of real numbers with at least one row and one column."""
     if features.dtype.kind not in "fiu" or features.dtype.itemsize > 8:
-        raise DataError(f"{where}: holds {features.dtype} (expected real numbers of at most 64 bits)")
+        raise DataError(
+            f"{where}: holds {features.dtype} (expected real numbers of at most 64 bits)"
+        )
     if features.ndim != 2:
-        raise DataError(f"{where}: shape {features.shape} (expected items x dimensions); reshape it and save it again")
+        raise DataError(
+            f"{where}: shape {features.shape} (expected items x dimensions); reshape it and save "
+            "it again"
+        )
     if 0 in features.shape:
         raise DataError(f"{where}: is empty (shape {features.shape})")
     return features
@@ -79,11 +92,14 @@ def _ids_of_rows(source: Source, n_rows: int) -> RowIds:
     if source.ids is not None and source.data is not None:
         raise UsageError("--ids and --data: both say which row is which item; give one of them")
     if source.ids is not None:
-        return ids_from_file(source.ids, n_rows, id_column=source.id_column, row_column=source.row_column)
+        return ids_from_file(
+            source.ids, n_rows, id_column=source.id_column, row_column=source.row_column
+        )
     if source.data is not None:
         return ids_from_dataset(source.data, n_rows, matrix=source.path.name)
     raise UsageError(
-        f"{source.path.name}: {n_rows:,} rows, and nothing says which row is which item; give --ids FILE, or --data DIR "
+        f"{source.path.name}: {n_rows:,} rows, and nothing says which row is which item; give "
+        "--ids FILE, or --data DIR "
         f"if the item ids of that dataset are exactly 0 … {n_rows - 1}"
     )
 
@@ -92,7 +108,9 @@ def _refuse(format_name: str, **options: object) -> None:
     """Say no to options that a format does not have; a silently ignored option is a wrong answer."""
     for option, value in options.items():
         if value:
-            raise UsageError(f"--{option.replace('_', '-')}: has no meaning for --format {format_name}")
+            raise UsageError(
+                f"--{option.replace('_', '-')}: has no meaning for --format {format_name}"
+            )
 
 
 def load_npy(path: Path, *, mapped: bool = True) -> NDArray[Any]:
@@ -119,18 +137,29 @@ def read_npy(source: Source) -> Vectors:
     features = _checked(source.path.name, load_npy(source.path))
     ids = _ids_of_rows(source, len(features))
     nothing = np.zeros(len(features), dtype=bool)
-    return Vectors(ids.ids, features, sha256_of(source.path), nothing, {"ids": ids.record}, ids.notes)
+    return Vectors(
+        ids.ids, features, sha256_of(source.path), nothing, {"ids": ids.record}, ids.notes
+    )
 
 
 def read_npy_folder(source: Source) -> Vectors:
     """One .npy file per item, of shape (dim,) or (1, dim); the id is the file's name without its last `.npy`.
 
-    With `ids`, a table of two columns, id and file name, says which file belongs to which item instead.
+    With `ids`, a table of two columns, id and file name, says which file belongs to which item
+    instead.
     """
-    _refuse("npy-folder", column=source.columns, tensor=source.tensor, data=source.data, row_column=source.row_column)
+    _refuse(
+        "npy-folder",
+        column=source.columns,
+        tensor=source.tensor,
+        data=source.data,
+        row_column=source.row_column,
+    )
     _refuse("npy-folder", id_column=source.id_column)
     if not source.path.is_dir():
-        raise DataError(f"{source.path}: no such folder (--format npy-folder reads one .npy file per item)")
+        raise DataError(
+            f"{source.path}: no such folder (--format npy-folder reads one .npy file per item)"
+        )
     entries = sorted(source.path.iterdir())
     files = {path.name: path for path in entries if path.name.endswith(".npy") and path.is_file()}
     if not files:
@@ -154,14 +183,18 @@ def read_npy_folder(source: Source) -> Vectors:
         first = rows[0] if rows else array
         if array.ndim != 1 or array.shape != first.shape or array.dtype != first.dtype:
             raise DataError(
-                f"{path.name}: {array.dtype} of shape {array.shape} (expected one vector like that of the first file, "
-                f"{first.dtype} of shape {first.shape if first.ndim == 1 else '(dim,) or (1, dim)'})"
+                f"{path.name}: {array.dtype} of shape {array.shape} (expected one vector like that "
+                "of the first file, "
+                f"{first.dtype} of shape "
+                f"{first.shape if first.ndim == 1 else '(dim,) or (1, dim)'})"
             )
         rows.append(array)
     listing = "".join(f"{sha256_of(path)}  {name}\n" for name, path in files.items())
     digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
     features = _checked(source.path.name, np.stack(rows))
-    return Vectors(list(by_id), features, digest, np.zeros(len(rows), dtype=bool), record, tuple(notes))
+    return Vectors(
+        list(by_id), features, digest, np.zeros(len(rows), dtype=bool), record, tuple(notes)
+    )
 
 
 def _mapped_files(mapping: Path, files: Mapping[str, Path]) -> dict[str, Path]:
@@ -172,14 +205,16 @@ def _mapped_files(mapping: Path, files: Mapping[str, Path]) -> dict[str, Path]:
     for cells in records:
         if len(cells) != 2 or cells[1] not in files:
             raise DataError(
-                f"{mapping.name}: {' '.join(cells)!r} (expected an id and the name of a file in the folder)"
+                f"{mapping.name}: {' '.join(cells)!r} (expected an id and the name of a file in "
+                "the folder)"
             )
         if cells[0] in by_id:
             raise DataError(f"{mapping.name}: id {cells[0]!r} occurs twice; ids must be unique")
         by_id[cells[0]] = files[cells[1]]
     if len(set(by_id.values())) != len(files):
         raise DataError(
-            f"{mapping}: names {len(set(by_id.values())):,} of the {len(files):,} files; it must name each once"
+            f"{mapping}: names {len(set(by_id.values())):,} of the {len(files):,} files; it must "
+            "name each once"
         )
     return by_id
 
@@ -189,13 +224,21 @@ def read_parquet(source: Source) -> Vectors:
     import pyarrow as pa
     from pyarrow import parquet
 
-    _refuse("parquet", ids=source.ids, data=source.data, row_column=source.row_column, tensor=source.tensor)
+    _refuse(
+        "parquet",
+        ids=source.ids,
+        data=source.data,
+        row_column=source.row_column,
+        tensor=source.tensor,
+    )
     name = source.path.name
     try:
         table = parquet.read_table(source.path)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{source.path}: not a Parquet file that can be read ({error})") from error
-    id_column = source.id_column or next((column for column in ID_COLUMNS if column in table.column_names), None)
+    id_column = source.id_column or next(
+        (column for column in ID_COLUMNS if column in table.column_names), None
+    )
     columns = ", ".join(table.column_names)
     if id_column is None:
         raise UsageError(f"{name}: which column holds the ids? --id-column NAME (got {columns})")
@@ -203,8 +246,12 @@ def read_parquet(source: Source) -> Vectors:
         if table.column_names.count(column) != 1:
             raise UsageError(f"{name}: no single column {column!r} (got {columns})")
     kind = table.schema.field(id_column).type
-    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)):
-        raise DataError(f"{name}: ids in column {id_column!r} are {kind} (expected text, or whole numbers)")
+    if not (
+        pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind)
+    ):
+        raise DataError(
+            f"{name}: ids in column {id_column!r} are {kind} (expected text, or whole numbers)"
+        )
     ids = table.column(id_column).cast(pa.string()).to_pylist()
     if None in ids:
         raise DataError(f"{name}: row {ids.index(None)} has no id")
@@ -213,12 +260,17 @@ def read_parquet(source: Source) -> Vectors:
         raise DataError(f"{name}: no list column and no numeric columns (got {columns})")
     if _is_list(table.schema.field(wanted[0]).type):
         if len(wanted) > 1:
-            raise UsageError(f"{name}: several list columns ({', '.join(wanted)}); choose one with --column NAME")
+            raise UsageError(
+                f"{name}: several list columns ({', '.join(wanted)}); choose one with --column NAME"
+            )
         features, absent = _list_column(name, table.column(wanted[0]))
     else:
         parts = [_numbers(name, column, table.column(column)) for column in wanted]
         features, absent = np.stack(parts, axis=1), np.zeros(len(ids), dtype=bool)
-    record = {"id_column": id_column, "columns": list(wanted) if len(wanted) <= 8 else [wanted[0], "…", wanted[-1]]}
+    record = {
+        "id_column": id_column,
+        "columns": list(wanted) if len(wanted) <= 8 else [wanted[0], "…", wanted[-1]],
+    }
     notes = (f"{int(absent.sum()):,} null vectors are stored as missing",) if absent.any() else ()
     return Vectors(ids, _checked(name, features), sha256_of(source.path), absent, record, notes)
 
@@ -226,17 +278,25 @@ def read_parquet(source: Source) -> Vectors:
 def _is_list(kind: Any) -> bool:
     import pyarrow as pa
 
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+    return bool(
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
 
 
 def _number_columns(table: Any, id_column: str) -> tuple[str, ...]:
     """All list columns, or else all numeric ones, without the ids."""
     import pyarrow as pa
 
-    kinds = {column: table.schema.field(column).type for column in table.column_names if column != id_column}
+    kinds = {
+        column: table.schema.field(column).type
+        for column in table.column_names
+        if column != id_column
+    }
     lists = tuple(column for column, kind in kinds.items() if _is_list(kind))
     return lists or tuple(
-        column for column, kind in kinds.items() if pa.types.is_floating(kind) or pa.types.is_integer(kind)
+        column
+        for column, kind in kinds.items()
+        if pa.types.is_floating(kind) or pa.types.is_integer(kind)
     )
 
 
@@ -251,7 +311,10 @@ def _list_column(name: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool_
     if not lengths:
         raise DataError(f"{name}: the list column holds only nulls")
     if len(lengths) > 1:
-        raise DataError(f"{name}: vectors of {len(lengths)} different lengths {lengths[:EXAMPLES]} (expected one)")
+        raise DataError(
+            f"{name}: vectors of {len(lengths)} different lengths {lengths[:EXAMPLES]} (expected "
+            "one)"
+        )
     values = _numbers(name, "the list column", present.flatten())
     features = np.zeros((len(array), lengths[0]), dtype=values.dtype)
     features[~absent] = values.reshape(len(present), -1)
@@ -264,7 +327,9 @@ def _numbers(name: str, column: str, values: Any) -> NDArray[Any]:
 
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
         raise DataError(f"{name}: {column!r} holds {values.type} (expected numbers)")
-    return np.asarray(values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy())
+    return np.asarray(
+        values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy()
+    )
 
 
 def read_safetensors(source: Source) -> Vectors:
@@ -277,7 +342,10 @@ def read_safetensors(source: Source) -> Vectors:
         with safe_open(source.path, framework="numpy") as file:
             names = sorted(file.keys())
             if source.tensor is None and len(names) != 1:
-                raise UsageError(f"{name}: {len(names)} tensors ({', '.join(names)}); choose one with --tensor NAME")
+                raise UsageError(
+                    f"{name}: {len(names)} tensors ({', '.join(names)}); choose one with --tensor "
+                    "NAME"
+                )
             tensor = source.tensor or names[0]
             if tensor not in names:
                 raise UsageError(f"{name}: no tensor {tensor!r} (got {', '.join(names)})")
@@ -290,7 +358,14 @@ def read_safetensors(source: Source) -> Vectors:
     features = _checked(f"{name}:{tensor}", np.asarray(features))
     ids = _ids_of_rows(source, len(features))
     record = {"tensor": tensor, "ids": ids.record}
-    return Vectors(ids.ids, features, sha256_of(source.path), np.zeros(len(features), dtype=bool), record, ids.notes)
+    return Vectors(
+        ids.ids,
+        features,
+        sha256_of(source.path),
+        np.zeros(len(features), dtype=bool),
+        record,
+        ids.notes,
+    )
 
 
 def _bfloat16(path: Path, tensor: str) -> NDArray[np.float32]:

@@ -26,10 +26,22 @@ from mmbench.runs.finished_runs import System, find_runs, group, require_compara
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("compare")
     write_dataset(place / "toy", users=120)
-    options = ["--data", str(place / "toy"), "--out", str(place / "runs"), "-q", "--set", "epochs=8", "--every", "8"]
+    options = [
+        "--data",
+        str(place / "toy"),
+        "--out",
+        str(place / "runs"),
+        "-q",
+        "--set",
+        "epochs=8",
+        "--every",
+        "8",
+    ]
     options += ["--set", "embedding_dim=8", "--set", "lr=0.05", "--set", "reg_weight=0.0001"]
     done = CliRunner().invoke(
-        train, ["--model", "most-popular,random,vbpr", "--seed", "1,2,3", *options], catch_exceptions=False
+        train,
+        ["--model", "most-popular,random,vbpr", "--seed", "1,2,3", *options],
+        catch_exceptions=False,
     )
     assert done.exit_code == 0
     return place / "runs"
@@ -48,7 +60,11 @@ def test_the_obvious_difference_is_found_and_said(runs: Path) -> None:
         ("random", 3),
         ("vbpr", 3),
     ]
-    (against,) = [one for one in document["comparisons"] if {one["first"], one["second"]} == {"vbpr", "random"}]
+    (against,) = [
+        one
+        for one in document["comparisons"]
+        if {one["first"], one["second"]} == {"vbpr", "random"}
+    ]
     assert against["first"] == "vbpr"
     assert against["better"]
     assert (against["ahead"], against["pairs"]) == (9, 9)
@@ -56,8 +72,14 @@ def test_the_obvious_difference_is_found_and_said(runs: Path) -> None:
     done = CliRunner().invoke(command, [str(runs)], catch_exceptions=False)
     assert max(map(len, done.output.splitlines())) <= 100
     assert "vbpr is better than random" in " ".join(done.output.split())
-    assert "one seed only" not in done.output  # most-popular has no randomness: one run is all there is
-    (exact,) = [one for one in document["comparisons"] if {one["first"], one["second"]} == {"vbpr", "most-popular"}]
+    assert (
+        "one seed only" not in done.output
+    )  # most-popular has no randomness: one run is all there is
+    (exact,) = [
+        one
+        for one in document["comparisons"]
+        if {one["first"], one["second"]} == {"vbpr", "most-popular"}
+    ]
     assert not exact["one_seed"]
     values = {one["label"]: one["values"]["Recall@20"] for one in document["systems"]}
     by_hand = stats.ttest_1samp(values["vbpr"], values["most-popular"][0]).pvalue
@@ -65,7 +87,9 @@ def test_the_obvious_difference_is_found_and_said(runs: Path) -> None:
 
 
 def test_values_are_joined_by_user_and_not_by_row(runs: Path, tmp_path: Path) -> None:
-    first, second = (shutil.copytree(path, tmp_path / path.name) for path in sorted(runs.glob("toy-vbpr-*"))[:2])
+    first, second = (
+        shutil.copytree(path, tmp_path / path.name) for path in sorted(runs.glob("toy-vbpr-*"))[:2]
+    )
     before = call(str(first), str(second))["comparisons"]
     frame = pd.read_parquet(second / "per_user.parquet")
     frame.sample(frac=1, random_state=0).to_parquet(second / "per_user.parquet")
@@ -77,7 +101,9 @@ def test_values_are_joined_by_user_and_not_by_row(runs: Path, tmp_path: Path) ->
 
 def test_seeds_of_one_model_are_compared_with_each_other(runs: Path) -> None:
     document = call(*map(str, sorted(runs.glob("toy-vbpr-*"))))
-    assert {one["label"] for one in document["systems"]} == {f"vbpr seed {seed}" for seed in (1, 2, 3)}
+    assert {one["label"] for one in document["systems"]} == {
+        f"vbpr seed {seed}" for seed in (1, 2, 3)
+    }
     assert all(one["p_seeds"] is None for one in document["comparisons"])
 
 
@@ -91,8 +117,12 @@ def test_means_over_seeds_are_what_is_tested(runs: Path) -> None:
     frames = [run.per_user("test", "Recall@20") for run in systems["vbpr"].runs]
     users = frames[0].index
     by_hand = np.mean([frame.loc[users].to_numpy() for frame in frames], axis=0)
-    np.testing.assert_allclose(of_users(systems["vbpr"], "Recall@20").loc[users].to_numpy(), by_hand)
-    outcome = compare(list(systems.values()), ["Recall@20"], baseline="random", test="t", correction="bh")
+    np.testing.assert_allclose(
+        of_users(systems["vbpr"], "Recall@20").loc[users].to_numpy(), by_hand
+    )
+    outcome = compare(
+        list(systems.values()), ["Recall@20"], baseline="random", test="t", correction="bh"
+    )
     assert len(outcome) == 2
 
 
@@ -124,7 +154,9 @@ def test_what_does_not_belong_together_is_refused(runs: Path, tmp_path: Path) ->
         (["--baseline", "vbprs"], UsageError, "vbpr"),
     ],
 )
-def test_mistakes_get_the_closest_match(runs: Path, arguments: list[str], error: type[Exception], message: str) -> None:
+def test_mistakes_get_the_closest_match(
+    runs: Path, arguments: list[str], error: type[Exception], message: str
+) -> None:
     done = CliRunner().invoke(command, [str(runs), *arguments])
     assert isinstance(done.exception, error)
     assert message in str(done.exception)
@@ -142,7 +174,15 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One model with two learning rates, and one of them validated more often; metrics of which less, or neither, is better."""
     place = tmp_path_factory.mktemp("kinds")
     write_dataset(place / "toy", users=60)
-    options = ["--data", str(place / "toy"), "--out", str(place / "runs"), "-q", "--set", "epochs=2"]
+    options = [
+        "--data",
+        str(place / "toy"),
+        "--out",
+        str(place / "runs"),
+        "-q",
+        "--set",
+        "epochs=2",
+    ]
     options += ["--model", "bpr-mf", "--metrics", "Recall,ARP,NumRetrieved"]
     for own in (["--set", "lr=0.5"], ["--set", "lr=0.001"], ["--set", "lr=0.5", "--every", "1"]):
         assert CliRunner().invoke(train, [*options, *own], catch_exceptions=False).exit_code == 0
@@ -160,12 +200,25 @@ def test_no_two_systems_have_one_name(kinds: Path) -> None:
 
 def test_a_search_that_chose_by_the_seed_is_one_system(tmp_path: Path) -> None:
     write_dataset(tmp_path / "toy", users=60)
-    options = ["--data", str(tmp_path / "toy"), "--out", str(tmp_path / "runs"), "-q", "--set", "epochs=2"]
+    options = [
+        "--data",
+        str(tmp_path / "toy"),
+        "--out",
+        str(tmp_path / "runs"),
+        "-q",
+        "--set",
+        "epochs=2",
+    ]
     options += ["--model", "bpr-mf", "--seed", "1,2,3"]
-    for own in (["--grid", "lr=0.5,0.6,0.7,0.8"], ["--set", "lr=0.001", "--set", "reg_weight=0.02"]):
+    for own in (
+        ["--grid", "lr=0.5,0.6,0.7,0.8"],
+        ["--set", "lr=0.001", "--set", "reg_weight=0.02"],
+    ):
         assert CliRunner().invoke(train, [*options, *own], catch_exceptions=False).exit_code == 0
     found = find_runs([tmp_path / "runs"])
-    assert len({run.recipe.settings.lr for run in found if run.asked.grid}) > 1  # else there is nothing to see here
+    assert (
+        len({run.recipe.settings.lr for run in found if run.asked.grid}) > 1
+    )  # else there is nothing to see here
     systems = group(found)
     labels = {"bpr-mf(lr=searched, reg_weight=0.01)", "bpr-mf(lr=0.001, reg_weight=0.02)"}
     assert {system.label for system in systems} == labels
@@ -191,10 +244,14 @@ def test_less_is_better_where_the_metric_says_so(kinds: Path) -> None:
     assert "better" not in dataclasses.replace(neither, better=True).verdict
 
 
-def test_everything_said_is_about_the_users_that_have_a_value_in_both(kinds: Path, tmp_path: Path) -> None:
+def test_everything_said_is_about_the_users_that_have_a_value_in_both(
+    kinds: Path, tmp_path: Path
+) -> None:
     """Where a metric is not defined for some users of one system, its mean is over others than the paired test."""
     shutil.copytree(kinds, tmp_path / "runs")
-    a, b = (system for system in group(find_runs([tmp_path / "runs"])) if "every=1," not in system.label)
+    a, b = (
+        system for system in group(find_runs([tmp_path / "runs"])) if "every=1," not in system.label
+    )
     path = a.runs[0].path / "per_user.parquet"
     frame = pd.read_parquet(path)
     rows = frame.index[frame["split"] == "test"]
@@ -204,16 +261,22 @@ def test_everything_said_is_about_the_users_that_have_a_value_in_both(kinds: Pat
     left_out = frame.loc[best, "user_id"]
     (one,) = compare([a, b], ["Recall@20"])
     assert (one.n_users, one.n_others) == (len(rows) - 15, 15)
-    mine, theirs = (of_users(system, "Recall@20").drop(left_out, errors="ignore").mean() for system in (a, b))
+    mine, theirs = (
+        of_users(system, "Recall@20").drop(left_out, errors="ignore").mean() for system in (a, b)
+    )
     assert one.first == (a.label if mine > theirs else b.label)
     assert one.difference == pytest.approx(abs(mine - theirs))
     assert one.interval[0] <= one.difference <= one.interval[1]
     assert f"over the {len(rows) - 15} users that have a value in both, 15 do not" in one.verdict
-    done = CliRunner().invoke(command, [str(tmp_path / "runs"), "--metric", "Recall@20"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        command, [str(tmp_path / "runs"), "--metric", "Recall@20"], catch_exceptions=False
+    )
     assert f"test over {len(rows) - 15} to {len(rows)} users" in done.output
 
 
-@pytest.mark.parametrize(("name", "content"), [("per_user.parquet", "junk"), ("metrics.json", "[]"), ("run.json", "{")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("per_user.parquet", "junk"), ("metrics.json", "[]"), ("run.json", "{")]
+)
 def test_a_damaged_run_is_named(kinds: Path, tmp_path: Path, name: str, content: str) -> None:
     shutil.copytree(kinds, tmp_path / "runs")
     for folder in (tmp_path / "runs").iterdir():
@@ -224,6 +287,8 @@ def test_a_damaged_run_is_named(kinds: Path, tmp_path: Path, name: str, content:
 
 def test_an_infinite_effect_is_still_json(kinds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmbench.analysis.statistics.effect_size", lambda d: float("inf"))
-    done = CliRunner().invoke(command, [str(kinds), "--metric", "Recall@20", "--json"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        command, [str(kinds), "--metric", "Recall@20", "--json"], catch_exceptions=False
+    )
     assert "Infinity" not in done.stdout
     assert json.loads(done.stdout)["comparisons"][0]["effect"] is None

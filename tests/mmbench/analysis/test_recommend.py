@@ -27,8 +27,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["item_id\ttitle", *(f"B{item:03d}X\tx" for item in range(33))]  # three that nobody has
     (folder / "toy/items.tsv").write_text("\n".join(rows) + "\n")
     for protocol in ("strict", "paper"):
-        options = ["--data", str(folder / "toy"), "--out", str(folder / protocol), "-q", "--protocol", protocol]
-        options += ["--set", "epochs=4", "--set", "embedding_dim=8", "--cutoffs", "5,10", "--select-by", "Recall@10"]
+        options = [
+            "--data",
+            str(folder / "toy"),
+            "--out",
+            str(folder / protocol),
+            "-q",
+            "--protocol",
+            protocol,
+        ]
+        options += [
+            "--set",
+            "epochs=4",
+            "--set",
+            "embedding_dim=8",
+            "--cutoffs",
+            "5,10",
+            "--select-by",
+            "Recall@10",
+        ]
         models = "vbpr,bpr-mf,freedom,item-knn,content-knn"
         done = CliRunner().invoke(train, ["--model", models, *options], catch_exceptions=False)
         assert done.exit_code == 0
@@ -49,7 +66,9 @@ def call(*arguments: str) -> dict[str, Any]:
 @pytest.mark.parametrize("protocol", ["strict", "paper"])
 @pytest.mark.parametrize("model", ["vbpr", "freedom", "item-knn", "content-knn"])
 @pytest.mark.parametrize("suffix", [".tsv", ".csv", ".parquet"])
-def test_lists_score_as_the_run_did(place: Path, tmp_path: Path, protocol: str, model: str, suffix: str) -> None:
+def test_lists_score_as_the_run_did(
+    place: Path, tmp_path: Path, protocol: str, model: str, suffix: str
+) -> None:
     run, out = run_of(place, protocol, model), tmp_path / f"recs{suffix}"
     call(str(run), "--out", str(out), "-k", "10")
     result = experiment.read_result(run)
@@ -80,8 +99,12 @@ def test_every_format_has_the_same_rows(place: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_seen_items_come_back_on_request_and_unseen_ones_through_content(place: Path, tmp_path: Path) -> None:
-    seen = pd.read_csv(place / "toy/interactions.tsv", sep="\t").groupby("user_id")["item_id"].agg(set)
+def test_seen_items_come_back_on_request_and_unseen_ones_through_content(
+    place: Path, tmp_path: Path
+) -> None:
+    seen = (
+        pd.read_csv(place / "toy/interactions.tsv", sep="\t").groupby("user_id")["item_id"].agg(set)
+    )
     run = run_of(place, "strict", "content-knn")
     out = tmp_path / "all.parquet"
     call(str(run), "--out", str(out), "-k", "40", "--include-seen")
@@ -113,9 +136,15 @@ def test_embeddings_give_the_scores(place: Path, tmp_path: Path, model: str) -> 
         (["--embeddings", "e"], UsageError, "no inner products"),
     ],
 )
-def test_mistakes(place: Path, tmp_path: Path, arguments: list[str], error: type[Exception], message: str) -> None:
-    arguments = [str(tmp_path / part) if part in ("x.xlsx", "x.tsv", "e") else part for part in arguments]
-    done = CliRunner().invoke(recommend, [str(run_of(place, "paper", "item-knn")), *arguments, "-q"])
+def test_mistakes(
+    place: Path, tmp_path: Path, arguments: list[str], error: type[Exception], message: str
+) -> None:
+    arguments = [
+        str(tmp_path / part) if part in ("x.xlsx", "x.tsv", "e") else part for part in arguments
+    ]
+    done = CliRunner().invoke(
+        recommend, [str(run_of(place, "paper", "item-knn")), *arguments, "-q"]
+    )
     assert isinstance(done.exception, error)
     assert message in str(done.exception)
     assert not list(tmp_path.iterdir())
@@ -123,7 +152,12 @@ def test_mistakes(place: Path, tmp_path: Path, arguments: list[str], error: type
 
 def test_ids_with_quotes_and_lists_as_json_lines_are_read_back(tmp_path: Path) -> None:
     toy = write_dataset(tmp_path / "toy")
-    rows = (toy / "interactions.tsv").read_text().replace("B001X", 'the "best" one').replace("u7\t", '"u7"\t')
+    rows = (
+        (toy / "interactions.tsv")
+        .read_text()
+        .replace("B001X", 'the "best" one')
+        .replace("u7\t", '"u7"\t')
+    )
     (toy / "interactions.tsv").write_text(rows)
     options = ["--model", "most-popular", "--data", str(toy), "--out", str(tmp_path / "runs"), "-q"]
     assert CliRunner().invoke(train, options, catch_exceptions=False).exit_code == 0
@@ -149,7 +183,9 @@ def test_an_id_that_tsv_cannot_hold(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("recs*"))
 
 
-def test_many_users_may_be_named_and_lists_end_with_the_candidates(place: Path, tmp_path: Path) -> None:
+def test_many_users_may_be_named_and_lists_end_with_the_candidates(
+    place: Path, tmp_path: Path
+) -> None:
     run, out = run_of(place, "strict", "vbpr"), tmp_path / "recs.parquet"
     users = ",".join(f"u{user}" for user in [*range(40)] * 10)
     assert call(str(run), "--out", str(out), "--users", users, "-k", str(10**12))["users"] == 40

@@ -13,7 +13,9 @@ from scipy import stats
 from mmbench.analysis import statistics as s
 from mmbench.errors import ShapeError
 
-DIFFERENCES = st.lists(st.integers(-4, 4), min_size=2, max_size=10).map(lambda d: np.array(d, float) / 4)
+DIFFERENCES = st.lists(st.integers(-4, 4), min_size=2, max_size=10).map(
+    lambda d: np.array(d, float) / 4
+)
 
 
 @given(DIFFERENCES)
@@ -31,7 +33,9 @@ def test_randomisation_approaches_the_exact_test(d: np.ndarray) -> None:
     p = s.randomisation(d, samples=4000)
     assert p == pytest.approx(exact, abs=0.04)
     assert p == s.randomisation(d, samples=4000)
-    assert p == s.randomisation(-d, samples=4000) or abs(p - s.randomisation(-d, samples=4000)) < 0.05
+    assert (
+        p == s.randomisation(-d, samples=4000) or abs(p - s.randomisation(-d, samples=4000)) < 0.05
+    )
 
 
 def test_randomisation_in_blocks_is_the_same_law(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +49,9 @@ def test_randomisation_in_blocks_is_the_same_law(monkeypatch: pytest.MonkeyPatch
 
 def test_wilcoxon_is_scipys_and_knows_equals() -> None:
     d = np.random.default_rng(1).normal(0.2, 1, 50)
-    assert s.wilcoxon(d) == pytest.approx(stats.wilcoxon(d, zero_method="pratt", method="approx").pvalue)
+    assert s.wilcoxon(d) == pytest.approx(
+        stats.wilcoxon(d, zero_method="pratt", method="approx").pvalue
+    )
     assert s.wilcoxon(np.zeros(9)) == 1
 
 
@@ -91,7 +97,9 @@ def test_corrections_keep_order_and_never_help(p: list[float]) -> None:
         assert all(value >= raw - 1e-15 and value <= 1 for raw, value in zip(p, out, strict=True))
         order = np.argsort(p, kind="stable")
         assert (np.diff(np.array(out)[order]) >= -1e-15).all()
-    assert all(bh <= holm + 1e-12 for bh, holm in zip(s.benjamini_hochberg(p), s.holm(p), strict=True))
+    assert all(
+        bh <= holm + 1e-12 for bh, holm in zip(s.benjamini_hochberg(p), s.holm(p), strict=True)
+    )
 
 
 def test_welch_needs_two_seeds() -> None:

@@ -25,7 +25,8 @@ from mmbench.errors import DataError, UsageError
 
 RECIPES = sorted((REPOSITORY / "recipes/amazon").glob("*.yaml"))
 
-# What the published files call a setting of one model; the rest are names that every model's aliases know.
+# What the published files call a setting of one model; the rest are names that every model's
+# aliases know.
 OURS = {
     ("lattice", "n_layers"): "n_item_layers",
     ("lattice", "top_k"): "neighbours",
@@ -60,7 +61,8 @@ def published(folder: Path, name: str) -> dict[tuple[str, str], dict[str, Any]]:
 def test_recipes_hold_the_published_numbers(path: Path, real_data: Path) -> None:
     tables = real_data.parent / "paper"
     best, grid, results = (
-        published(tables, f"{name}.tsv") for name in ("hyperparameters_best", "hyperparameters_grid", "results")
+        published(tables, f"{name}.tsv")
+        for name in ("hyperparameters_best", "hyperparameters_grid", "results")
     )
     study = read_study(path)
     assert list(study.models) == ["vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom"]
@@ -81,7 +83,10 @@ def test_recipes_hold_the_published_numbers(path: Path, real_data: Path) -> None
                 assert plan.best[ours] == float(best[key][name]), (model, name)
                 checked += 1
             elif ours in plan.fixed:
-                assert plan.fixed[ours] == (list(value) if isinstance(value, tuple) else value), (model, name)
+                assert plan.fixed[ours] == (list(value) if isinstance(value, tuple) else value), (
+                    model,
+                    name,
+                )
         assert checked == len(plan.grid) == 2
         assert plan.best.keys() == {*plan.grid, "epochs"}
         assert len(study.recipe(model, "grid", data=path, seed=1).trials()) == 10
@@ -126,7 +131,9 @@ def call(place: Path, *options: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("protocol", ["best", "grid"])
-def test_a_study_is_done_reported_and_not_repeated(place: Path, tmp_path: Path, protocol: str) -> None:
+def test_a_study_is_done_reported_and_not_repeated(
+    place: Path, tmp_path: Path, protocol: str
+) -> None:
     options = (
         "--protocol",
         protocol,
@@ -143,10 +150,19 @@ def test_a_study_is_done_reported_and_not_repeated(place: Path, tmp_path: Path, 
     record = json.loads((Path(models["vbpr"][0]["run"]) / "metrics.json").read_text())
     if protocol == "best":
         assert record["best_epoch"] == 6
-    settings = [yaml.safe_load((Path(run["run"]) / "recipe.yaml").read_text()) for run in models["vbpr"]]
+    settings = [
+        yaml.safe_load((Path(run["run"]) / "recipe.yaml").read_text()) for run in models["vbpr"]
+    ]
     assert [bool(one["grid"]) for one in settings] == [protocol == "grid", False]
     page = (tmp_path / "report/toy.md").read_text()
-    for text in ("| freedom |", "published", "## Order of the models", "## Cost", models["bm3"][1]["run"], "±"):
+    for text in (
+        "| freedom |",
+        "published",
+        "## Order of the models",
+        "## Cost",
+        models["bm3"][1]["run"],
+        "±",
+    ):
         assert text in page
     if importlib.util.find_spec("matplotlib"):
         assert "toy.svg" in (tmp_path / "report/index.md").read_text()
@@ -154,24 +170,57 @@ def test_a_study_is_done_reported_and_not_repeated(place: Path, tmp_path: Path, 
     rows = list(csv.DictReader((tmp_path / "report/toy.csv").read_text().splitlines()))
     for row in rows:
         runs = models[row["model"]]
-        assert float(row["ours"]) == next(run for run in runs if run["run"] == row["run"])["test"][row["metric"]]
+        assert (
+            float(row["ours"])
+            == next(run for run in runs if run["run"] == row["run"])["test"][row["metric"]]
+        )
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("metrics.json")}
     assert call(place, *options) == first
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("metrics.json")} == stamps
+    assert {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("metrics.json")
+    } == stamps
 
 
 def test_several_trainings_at_once_give_the_same_study(place: Path, tmp_path: Path) -> None:
-    options = ("--protocol", "grid", "--models", "vbpr,bpr-mf", "--seed", "1,2", "--report", str(tmp_path / "report"))
+    options = (
+        "--protocol",
+        "grid",
+        "--models",
+        "vbpr,bpr-mf",
+        "--seed",
+        "1,2",
+        "--report",
+        str(tmp_path / "report"),
+    )
     alone = call(place, *options, "--out", str(tmp_path / "alone"))
     at_once = call(place, *options, "--out", str(tmp_path / "at-once"), "--jobs", "2")
     strip = [[run["test"] for run in runs] for runs in alone["studies"][0]["models"].values()]
-    assert strip == [[run["test"] for run in runs] for runs in at_once["studies"][0]["models"].values()]
-    trained = [json.loads(path.read_text())["jobs"] for path in (tmp_path / "at-once").rglob("trained.json")]
-    assert sorted(trained) == [1, 1, 2, 2, 2, 2]  # the seed that is left of each model is alone, with all threads
+    assert strip == [
+        [run["test"] for run in runs] for runs in at_once["studies"][0]["models"].values()
+    ]
+    trained = [
+        json.loads(path.read_text())["jobs"]
+        for path in (tmp_path / "at-once").rglob("trained.json")
+    ]
+    assert sorted(trained) == [
+        1,
+        1,
+        2,
+        2,
+        2,
+        2,
+    ]  # the seed that is left of each model is alone, with all threads
 
 
 def test_stand_ins_and_quick_looks_are_said(place: Path, tmp_path: Path) -> None:
-    options = ("--out", str(tmp_path / "runs"), "--report", str(tmp_path / "report"), "--models", "freedom")
+    options = (
+        "--out",
+        str(tmp_path / "runs"),
+        "--report",
+        str(tmp_path / "report"),
+        "--models",
+        "freedom",
+    )
     call(place, *options, "--stand-in", "--epochs", "1")
     page = (tmp_path / "report/toy.md").read_text()
     assert "made up" in page
@@ -202,7 +251,9 @@ def test_what_would_be_lost_or_mistaken_in_a_report_is_said(place: Path, tmp_pat
     arguments += ["--out", str(tmp_path / "runs"), "--report", str(tmp_path / "report")]
     done = CliRunner().invoke(reproduce, [*arguments, "--split-dir", str(tmp_path)])
     assert "--split-dir: the study of toy names no split" in str(done.exception)
-    CliRunner().invoke(reproduce, [*arguments, "--split", "random:0.3,0.1,7"], catch_exceptions=False)
+    CliRunner().invoke(
+        reproduce, [*arguments, "--split", "random:0.3,0.1,7"], catch_exceptions=False
+    )
     text = (tmp_path / "report/toy.md").read_text()
     assert "Another split than the study's: random:0.3,0.1,7 instead of the only one." in text
     assert "| lr=0.01, preset=paper, epochs=4 |" in text
@@ -217,46 +268,78 @@ def test_given_split_files_are_taken_and_never_mixed(place: Path, tmp_path: Path
     write_split(given, read_split(place / "toy", "random:0.3,0.3,7"))
     study = yaml.safe_load((place / "toy.yaml").read_text()) | {"split": "theirs"}
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    options = ["--data", str(tmp_path / "toy"), "--models", "most-popular", "--out", str(tmp_path / "r"), "--json"]
+    options = [
+        "--data",
+        str(tmp_path / "toy"),
+        "--models",
+        "most-popular",
+        "--out",
+        str(tmp_path / "r"),
+        "--json",
+    ]
     options += ["--report", str(tmp_path / "report"), "-q"]
-    done = CliRunner().invoke(reproduce, [str(tmp_path / "toy.yaml"), "--split-dir", str(given), *options])
+    done = CliRunner().invoke(
+        reproduce, [str(tmp_path / "toy.yaml"), "--split-dir", str(given), *options]
+    )
     run = Path(json.loads(done.stdout)["studies"][0]["models"]["most-popular"][0]["run"])
     assert json.loads((run / "run.json").read_text())["dataset"]["digest"] == split.training.digest
     other = tmp_path / "other"
     other.mkdir()
     write_split(other, read_split(place / "toy", "random:0.3,0.3,8"))
-    done = CliRunner().invoke(reproduce, [str(tmp_path / "toy.yaml"), "--split-dir", str(other), *options])
+    done = CliRunner().invoke(
+        reproduce, [str(tmp_path / "toy.yaml"), "--split-dir", str(other), *options]
+    )
     assert isinstance(done.exception, DataError)
     assert "another split" in str(done.exception)
 
 
 def line(model: str, values: list[dict[str, float | None]], published: dict[str, float]) -> Line:
-    cost = dict.fromkeys(("train_s_per_epoch", "train_cpu_s", "evaluation_s", "peak_memory_bytes", "energy_j"))
+    cost = dict.fromkeys(
+        ("train_s_per_epoch", "train_cpu_s", "evaluation_s", "peak_memory_bytes", "energy_j")
+    )
     return Line(
-        model, [f"runs/{model}"] * len(values), list(range(len(values))), values, published, "", [1] * len(values), cost
+        model,
+        [f"runs/{model}"] * len(values),
+        list(range(len(values))),
+        values,
+        published,
+        "",
+        [1] * len(values),
+        cost,
     )
 
 
 def test_orders_differences_and_claims() -> None:
     names = ["lattice", "bm3", "freedom", "vbpr", "grcn"]
-    accuracy = {name: {"Recall@20": 0.5 - k / 10, "Gini@20": k / 10} for k, name in enumerate(names)}
+    accuracy = {
+        name: {"Recall@20": 0.5 - k / 10, "Gini@20": k / 10} for k, name in enumerate(names)
+    }
     swapped = {name: {"Recall@20": k / 10, "Gini@20": k / 10} for k, name in enumerate(names)}
     lines = [line(name, [dict(accuracy[name])], accuracy[name]) for name in names]
     same = Reproduction("x", "best", "cmd", [], [], lines)
     assert f"| {' > '.join(names)} |" in page(same).markdown()
     assert [text.count("**holds**") for text in claims(same)] == [1, 1]
-    turned = Reproduction("x", "best", "cmd", [], [], [line(n, [dict(swapped[n])], accuracy[n]) for n in names])
+    turned = Reproduction(
+        "x", "best", "cmd", [], [], [line(n, [dict(swapped[n])], accuracy[n]) for n in names]
+    )
     assert "does not hold" in claims(turned)[0]
     assert "on 1 of 1" in claims(turned)[0].partition("published table")[2]
     assert "-1.00" in page(turned).markdown()
     few = Reproduction("x", "best", "cmd", [], [], lines[:3])
     assert "not judged" in claims(few)[0]
     two = Reproduction(
-        "x", "best", "c", [], [], [line("vbpr", [{"Recall@20": 0.2}, {"Recall@20": 0.4}], {"Recall@20": 0.25})]
+        "x",
+        "best",
+        "c",
+        [],
+        [],
+        [line("vbpr", [{"Recall@20": 0.2}, {"Recall@20": 0.4}], {"Recall@20": 0.25})],
     )
     assert "0.3000 ± 0.1414" in page(two).markdown()
     assert "+20.0%" in page(two).markdown()
-    gap = Reproduction("x", "best", "c", [], [], [line("vbpr", [{"Recall@20": None}], {"Recall@20": 0.25})])
+    gap = Reproduction(
+        "x", "best", "c", [], [], [line("vbpr", [{"Recall@20": None}], {"Recall@20": 0.25})]
+    )
     assert "| - |" in page(gap).markdown()
     assert "pip install" in index([same], {}).markdown()
 
@@ -264,10 +347,19 @@ def test_orders_differences_and_claims() -> None:
 def test_equals_share_their_rank_and_less_may_be_better() -> None:
     """Published values have four decimals, so there are ties: the order in which models are listed must not break them."""
 
-    def reproduction(ours: list[float], theirs: list[float], metric: str = "Recall@20") -> Reproduction:
+    def reproduction(
+        ours: list[float], theirs: list[float], metric: str = "Recall@20"
+    ) -> Reproduction:
         names = ["lattice", "bm3", "freedom", "vbpr", "grcn"]
         values = zip(names, ours, theirs, strict=False)
-        return Reproduction("x", "best", "c", [], [], [line(name, [{metric: a}], {metric: b}) for name, a, b in values])
+        return Reproduction(
+            "x",
+            "best",
+            "c",
+            [],
+            [],
+            [line(name, [{metric: a}], {metric: b}) for name, a, b in values],
+        )
 
     tied = page(reproduction([0.3, 0.3, 0.1], [0.1, 0.2, 0.3])).markdown()
     assert (
@@ -276,13 +368,25 @@ def test_equals_share_their_rank_and_less_may_be_better() -> None:
     assert "| vbpr" not in tied
     equal = page(reproduction([0.3, 0.3], [0.1, 0.2])).markdown()
     assert "| lattice = bm3 | bm3 > lattice | - |" in equal
-    assert "does not hold" in claims(reproduction([0.5] * 5, [0.5, 0.4, 0.3, 0.2, 0.1]))[0]  # whoever is listed first
+    assert (
+        "does not hold" in claims(reproduction([0.5] * 5, [0.5, 0.4, 0.3, 0.2, 0.1]))[0]
+    )  # whoever is listed first
     less = reproduction([0.1, 0.2, 0.3], [0.1, 0.3, 0.2], "ARP@20")
-    assert "| ARP@20 | lattice > bm3 > freedom | lattice > freedom > bm3 | 0.33 |" in page(less).markdown()
+    assert (
+        "| ARP@20 | lattice > bm3 > freedom | lattice > freedom > bm3 | 0.33 |"
+        in page(less).markdown()
+    )
 
 
 def test_metrics_of_any_run_have_a_column() -> None:
-    part = Reproduction("x", "", "c", [], [], [line("a", [{"Recall@5": 0.1}], {}), line("b", [{"nDCG@10": 0.2}], {})])
+    part = Reproduction(
+        "x",
+        "",
+        "c",
+        [],
+        [],
+        [line("a", [{"Recall@5": 0.1}], {}), line("b", [{"nDCG@10": 0.2}], {})],
+    )
     text = page(part).markdown()
     assert "## Test @5" in text
     assert "## Test @10" in text
@@ -300,7 +404,9 @@ def test_metrics_of_any_run_have_a_column() -> None:
         ({"split_rule": "halves"}, "split_rule"),
     ],
 )
-def test_wrong_studies_are_refused(place: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_wrong_studies_are_refused(
+    place: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load((place / "toy.yaml").read_text()) | change))
     with pytest.raises(UsageError, match=message):
@@ -314,6 +420,8 @@ def test_wrong_studies_are_refused(place: Path, tmp_path: Path, change: dict[str
 def test_published_values_that_would_stand_beside_nothing_are_refused(
     tmp_path: Path, published: str, message: str
 ) -> None:
-    (tmp_path / "s.yaml").write_text(f"dataset: toy\nmodels:\n  vbpr:\n    published: {published}\n")
+    (tmp_path / "s.yaml").write_text(
+        f"dataset: toy\nmodels:\n  vbpr:\n    published: {published}\n"
+    )
     with pytest.raises(UsageError, match=message):
         read_study(tmp_path / "s.yaml")

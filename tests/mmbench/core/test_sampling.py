@@ -21,7 +21,9 @@ def train() -> TrainSet:
     return TrainSet.from_pairs(users, items, 9, 20)
 
 
-def epoch(name: str, train: TrainSet, number: int = 1, batch_size: int = 16, seed: int = 5) -> list[Batch]:
+def epoch(
+    name: str, train: TrainSet, number: int = 1, batch_size: int = 16, seed: int = 5
+) -> list[Batch]:
     return list(SAMPLERS[name](train, batch_size, seed, "cpu").epoch(number))
 
 
@@ -53,18 +55,28 @@ def test_a_batch_depends_on_seed_epoch_and_step_alone(name: str, train: TrainSet
 @pytest.mark.parametrize("name", ["edges", "edges-only"])
 def test_every_edge_once_per_epoch(name: str, train: TrainSet) -> None:
     pairs = sorted(
-        (u, i) for batch in epoch(name, train) for u, i in zip(batch.users.tolist(), batch.pos.tolist(), strict=True)
+        (u, i)
+        for batch in epoch(name, train)
+        for u, i in zip(batch.users.tolist(), batch.pos.tolist(), strict=True)
     )
     assert pairs == list(zip(train.users.tolist(), train.items.tolist(), strict=True))
 
 
 def test_users_are_uniform_for_vbpr_and_proportional_to_degree_for_edges(train: TrainSet) -> None:
     drawn = np.concatenate(
-        [batch.users.numpy() for number in range(1, 200) for batch in epoch("uniform-users", train, number)]
+        [
+            batch.users.numpy()
+            for number in range(1, 200)
+            for batch in epoch("uniform-users", train, number)
+        ]
     )
     assert stats.chisquare(np.bincount(drawn, minlength=9)).pvalue > 1e-3
     items = np.concatenate(
-        [b.pos.numpy()[b.users.numpy() == 5] for n in range(1, 200) for b in epoch("uniform-users", train, n)]
+        [
+            b.pos.numpy()[b.users.numpy() == 5]
+            for n in range(1, 200)
+            for b in epoch("uniform-users", train, n)
+        ]
     )
     own = train.items[train.users == 5]
     assert stats.chisquare(np.bincount(items, minlength=20)[own]).pvalue > 1e-3

@@ -50,7 +50,9 @@ def test_anything_else_is_computed_anew(tmp_path: Path, calls: list[int]) -> Non
     assert calls == [5, 6, 5, 5, 5]
 
 
-def test_damaged_files_and_impossible_folders_do_not_matter(tmp_path: Path, calls: list[int]) -> None:
+def test_damaged_files_and_impossible_folders_do_not_matter(
+    tmp_path: Path, calls: list[int]
+) -> None:
     x = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
     find = NeighbourCache(tmp_path)
     expected = find("visual", x, 3)
@@ -78,7 +80,9 @@ def test_neighbours_are_exact_whatever_the_run_before_was(
 ) -> None:
     """What `--approximate tf32` of one run sets must not decide what is kept for the next, under the same name."""
     monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path))
-    recipe, inputs = load_inputs(Recipe(data=str(dataset), model="lattice", settings=make_settings("lattice", {})))
+    recipe, inputs = load_inputs(
+        Recipe(data=str(dataset), model="lattice", settings=make_settings("lattice", {}))
+    )
     precisions: list[str] = []
 
     def spy(vectors: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -58,7 +58,9 @@ def test_rows_follow_the_order_of_the_ids(tmp_path: Path) -> None:
         (["²", "3"], ["3", "²"]),
     ],
 )
-def test_integers_sort_as_numbers_and_nothing_else_does(ids: list[str], expected: list[str]) -> None:
+def test_integers_sort_as_numbers_and_nothing_else_does(
+    ids: list[str], expected: list[str]
+) -> None:
     assert sorted_ids(np.array(ids, object)) == expected
 
 
@@ -70,7 +72,8 @@ def test_validation_goes_by_any_of_its_names(tmp_path: Path) -> None:
 
 def test_which_split_is_taken(tmp_path: Path) -> None:
     folder = given(
-        tmp_path / "d", interactions=TRAIN + "u2\ti7\t1\nu2\ti8\t1\nu2\ti5\t1\nu1\ti7\t1\nu1\ti8\t1\nu2\ti4\t1\n"
+        tmp_path / "d",
+        interactions=TRAIN + "u2\ti7\t1\nu2\ti8\t1\nu2\ti5\t1\nu1\ti7\t1\nu1\ti8\t1\nu2\ti4\t1\n",
     )
     assert load_split(folder).training.split == "random:0.2,0.2,42"
     assert load_split(folder, "random:0.3,0.2,7").training.split == "random:0.3,0.2,7"
@@ -79,11 +82,16 @@ def test_which_split_is_taken(tmp_path: Path) -> None:
     assert mine.training.split == "mine"
     # written and read again, the split is the same
     assert mine.training.digest == load_split(folder, "random").training.digest
-    for left in ("mine.partial", ".hidden"):  # what a killed split or a file manager leaves is no split
+    for left in (
+        "mine.partial",
+        ".hidden",
+    ):  # what a killed split or a file manager leaves is no split
         write_split(folder / "splits" / left, read_split(folder, "random"))
     assert load_split(folder).training.split == "mine"
     write_split(folder / "splits" / "other", read_split(folder, "random"))
-    with pytest.raises(UsageError, match="has several splits; choose one with --split: mine, other"):
+    with pytest.raises(
+        UsageError, match="has several splits; choose one with --split: mine, other"
+    ):
         load_split(folder)
     with pytest.raises(UsageError, match="no split 'theirs' .it has: mine, other"):
         load_split(folder, "theirs")
@@ -97,7 +105,9 @@ def test_the_digest_covers_everything_that_training_sees(tmp_path: Path) -> None
     assert (first.training.digest, first.test.digest) == (same.training.digest, same.test.digest)
     other = load_split(given(tmp_path / "c", train=TRAIN + "u2\ti9\t1\n", valid=VALID, test=TEST))
     assert other.training.digest != first.training.digest
-    other = load_split(given(tmp_path / "e", train=TRAIN, valid=VALID, test=TEST.replace("u2\ti9\t4", "u2\ti9\t5")))
+    other = load_split(
+        given(tmp_path / "e", train=TRAIN, valid=VALID, test=TEST.replace("u2\ti9\t4", "u2\ti9\t5"))
+    )
     assert other.training.digest == first.training.digest
     assert other.test.digest != first.test.digest
 
@@ -107,38 +117,52 @@ def test_the_digest_covers_everything_that_training_sees(tmp_path: Path) -> None
     [
         ({}, "neither a split"),
         ({"train": TRAIN, "test": TEST}, "no file valid or val or validation"),
-        ({"train": TRAIN, "valid": "user_id\titem_id\nnobody\ti2\n", "test": TEST}, "no user of the valid part occurs"),
+        (
+            {"train": TRAIN, "valid": "user_id\titem_id\nnobody\ti2\n", "test": TEST},
+            "no user of the valid part occurs",
+        ),
         ({"train": "user_id\titem_id\n", "valid": VALID, "test": TEST}, "no rows"),
     ],
 )
-def test_incomplete_folders_say_what_is_missing(tmp_path: Path, parts: dict[str, str], message: str) -> None:
+def test_incomplete_folders_say_what_is_missing(
+    tmp_path: Path, parts: dict[str, str], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         load_split(given(tmp_path / "d", **parts))
 
 
 def test_files_of_other_names_are_named(tmp_path: Path) -> None:
     (tmp_path / "ratings.csv").write_text("userId,movieId\n1,2\n")
-    with pytest.raises(DataError, match=r"put one of them there, or give it its name: here are ratings\.csv$"):
+    with pytest.raises(
+        DataError, match=r"put one of them there, or give it its name: here are ratings\.csv$"
+    ):
         load_split(tmp_path)
 
 
 def test_a_written_split_of_columns_of_other_names(tmp_path: Path) -> None:
     rows = "".join(f"u{n % 5}\t00{n % 7}\n" for n in range(35))
     (tmp_path / "interactions.tsv").write_text("customer\tsku\n" + rows)
-    (tmp_path / "items.tsv").write_text("item_id\tsku\n" + "".join(f"x{n}\t00{n}\n" for n in range(9)))
+    (tmp_path / "items.tsv").write_text(
+        "item_id\tsku\n" + "".join(f"x{n}\t00{n}\n" for n in range(9))
+    )
     columns = {"user_id": "customer", "item_id": "sku"}
     made = load_split(tmp_path, "random", columns, catalogue=True)
     make_split(tmp_path, "mine", "random", [], columns, test_ratio=0.2, valid_ratio=0.2, seed=42)
     written = load_split(tmp_path, "mine", columns, catalogue=True)
     assert written.training.digest == made.training.digest
-    assert set(written.training.all_item_ids) == set(made.training.all_item_ids) == {f"00{n}" for n in range(9)}
+    assert (
+        set(written.training.all_item_ids)
+        == set(made.training.all_item_ids)
+        == {f"00{n}" for n in range(9)}
+    )
 
 
 def test_an_items_table_of_other_ids_is_refused(tmp_path: Path) -> None:
     folder = given(tmp_path / "d", train=TRAIN, valid=VALID, test=TEST)
     (folder / "items.tsv").write_text("item_id\nI1\nI2\n")
     with pytest.raises(
-        DataError, match=r"none of the 2 items of the items table occurs in the interactions .'I1' there"
+        DataError,
+        match=r"none of the 2 items of the items table occurs in the interactions .'I1' there",
     ):
         load_split(folder, catalogue=True)
     load_split(folder)
@@ -159,12 +183,19 @@ def test_two_files_for_one_part(tmp_path: Path) -> None:
 @pytest.mark.real_data
 @pytest.mark.parametrize(
     ("name", "counts"),
-    [("amazon-office", (4905, 2414, 31118, 9720, 12420, 6)), ("tiktok", (9298, 6245, 59541, 3046, 6125, 465))],
+    [
+        ("amazon-office", (4905, 2414, 31118, 9720, 12420, 6)),
+        ("tiktok", (9298, 6245, 59541, 3046, 6125, 465)),
+    ],
 )
 def test_counts_of_the_real_data(real_data: Path, name: str, counts: tuple[int, ...]) -> None:
     split = load_split(real_data / name)
     train = split.training.train
-    held_out = (split.training.valid.users.size, split.test.rows.users.size, len(split.training.other_item_ids))
+    held_out = (
+        split.training.valid.users.size,
+        split.test.rows.users.size,
+        len(split.training.other_item_ids),
+    )
     assert (train.n_users, train.n_items, train.n_edges, *held_out) == counts
 
 
@@ -187,5 +218,8 @@ def test_a_random_split_that_is_misspelled(tmp_path: Path, name: str) -> None:
 def test_pairs_that_cannot_be_found_are_said(tmp_path: Path) -> None:
     split = load_split(given(tmp_path / "d", train=TRAIN, valid=VALID, test=TEST + "u1\ti9\t5\n"))
     assert "test: 1 repeated pairs were counted once, by their last row" in split.training.notes
-    assert any(note.startswith("test: 1 pairs are in train, too: relevant, but") for note in split.training.notes)
+    assert any(
+        note.startswith("test: 1 pairs are in train, too: relevant, but")
+        for note in split.training.notes
+    )
     assert not any(note.startswith("valid:") for note in split.training.notes)

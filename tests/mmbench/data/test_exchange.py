@@ -22,7 +22,9 @@ from mmbench.errors import DataError, UsageError
 from mmstore import FeatureSet
 
 PARTS = ("train", "valid", "test")
-IDS = st.text(st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=1, max_size=6)
+IDS = st.text(
+    st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=1, max_size=6
+)
 
 
 def test_the_command_names_every_layout() -> None:
@@ -41,7 +43,8 @@ def bundles(draw: st.DrawFn) -> Bundle:
         n = draw(st.integers(1, 8))
         pick = st.lists(st.integers(0, 99), min_size=n, max_size=n)
         columns = [
-            np.array(draw(st.lists(numbers, min_size=n, max_size=n))) if wanted else None for wanted in (rated, timed)
+            np.array(draw(st.lists(numbers, min_size=n, max_size=n))) if wanted else None
+            for wanted in (rated, timed)
         ]
         parts[part] = InteractionTable(
             np.array([users[k % len(users)] for k in draw(pick)], object),
@@ -49,9 +52,17 @@ def bundles(draw: st.DrawFn) -> Bundle:
             *columns,
         )
     seen = sorted_ids(np.concatenate([table.item_ids for table in parts.values()]))
-    present = np.array([True, *draw(st.lists(st.booleans(), min_size=len(seen) - 1, max_size=len(seen) - 1))])
-    matrix = np.random.default_rng(draw(st.integers(0, 9))).normal(size=(len(seen), 3)).astype(np.float32)
-    return Bundle("toy", parts, "fixed", None, (Vectors("visual", "vgg", seen, matrix, present, {"k": 1}),))
+    present = np.array(
+        [True, *draw(st.lists(st.booleans(), min_size=len(seen) - 1, max_size=len(seen) - 1))]
+    )
+    matrix = (
+        np.random.default_rng(draw(st.integers(0, 9)))
+        .normal(size=(len(seen), 3))
+        .astype(np.float32)
+    )
+    return Bundle(
+        "toy", parts, "fixed", None, (Vectors("visual", "vgg", seen, matrix, present, {"k": 1}),)
+    )
 
 
 def same_tables(a: Bundle, b: Bundle) -> None:
@@ -68,8 +79,12 @@ def same_tables(a: Bundle, b: Bundle) -> None:
 
 @pytest.mark.parametrize("name", ["mmrec", "elliot"])
 @given(bundle=bundles())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_what_is_exported_comes_back(name: str, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> None:
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_what_is_exported_comes_back(
+    name: str, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp(name)
     LAYOUTS[name].write(bundle, folder, "mean")
     assert layout("auto", folder)[0] == name
@@ -87,7 +102,9 @@ def test_what_is_exported_comes_back(name: str, bundle: Bundle, tmp_path_factory
 
 @given(bundle=bundles())
 @settings(max_examples=25, deadline=None)
-def test_recbole_files_come_back_with_split_and_texts(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_recbole_files_come_back_with_split_and_texts(
+    bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = tmp_path_factory.mktemp("recbole")
     every = [*bundle.ids("user_ids"), *bundle.ids("item_ids")]
     assume(not any(text.startswith('"') or text in ABSENT for text in every))  # refused, see below
@@ -117,7 +134,11 @@ def test_a_dataset_folder_goes_out_and_in(tmp_path: Path) -> None:
         pd.DataFrame({"item_id": ["007", "a/b", "日本"], "title": ["x", "", 'say "y"']}),
         (
             Vectors(
-                "textual", "t", ["a/b", "日本", "007"], np.eye(3, 4, dtype=np.float32), np.array([True, False, True])
+                "textual",
+                "t",
+                ["a/b", "日本", "007"],
+                np.eye(3, 4, dtype=np.float32),
+                np.array([True, False, True]),
             ),
         ),
     )
@@ -131,7 +152,9 @@ def test_a_dataset_folder_goes_out_and_in(tmp_path: Path) -> None:
         assert isinstance(refused.exception, DataError)
         assert "日本" in str(refused.exception)
         assert not out.exists()
-        done = runner.invoke(export, [str(tmp_path / "shop"), *options, "--missing", "mean"], catch_exceptions=False)
+        done = runner.invoke(
+            export, [str(tmp_path / "shop"), *options, "--missing", "mean"], catch_exceptions=False
+        )
         assert done.exit_code == 0
         done = runner.invoke(import_, [str(out), "--out", str(again)], catch_exceptions=False)
         assert f"from {name}: train 3, valid 3, test 3" in done.output
@@ -156,11 +179,14 @@ def test_the_items_table_goes_out_whatever_it_looks_like(name: str, tmp_path: Pa
     rows = {
         "items.tsv": b"title\tasin\nblue \xe9\t007\n\tb\n",
         "items.csv": b'title,asin\n"blue\n\xe9",007\n,b\n',
-        "items.jsonl": '{"title": ["blue", "\ufffd"], "asin": "007"}\n{"title": null, "asin": "b"}\n'.encode(),
+        "items.jsonl": '{"title": ["blue", "\ufffd"], "asin": "007"}\n{"title": null, "asin": '
+        '"b"}\n'.encode(),
     }
     (tmp_path / name).write_bytes(rows[name])
     done = CliRunner().invoke(
-        export, [str(tmp_path), "--format", "recbole", "--out", str(tmp_path / "out")], catch_exceptions=False
+        export,
+        [str(tmp_path), "--format", "recbole", "--out", str(tmp_path / "out")],
+        catch_exceptions=False,
     )
     assert done.exit_code == 0
     (written,) = (tmp_path / "out").glob("*.item")
@@ -168,7 +194,9 @@ def test_the_items_table_goes_out_whatever_it_looks_like(name: str, tmp_path: Pa
 
 
 def test_mmrec_without_mappings_keeps_the_numbers(tmp_path: Path) -> None:
-    (tmp_path / "baby.inter").write_text("userID\titemID\trating\tx_label\n0\t1\t5.0\t0\n0\t0\t4\t1\n1\t1\t1\t2\n")
+    (tmp_path / "baby.inter").write_text(
+        "userID\titemID\trating\tx_label\n0\t1\t5.0\t0\n0\t0\t4\t1\n1\t1\t1\t2\n"
+    )
     np.save(tmp_path / "image_feat.npy", np.ones((2, 3)))
     bundle = LAYOUTS["mmrec"].read(tmp_path)
     assert bundle.parts["valid"].item_ids.tolist() == ["0"]
@@ -219,7 +247,9 @@ def test_elliot_finds_each_items_vector_where_it_looks_for_it(tmp_path: Path) ->
     matrix = np.arange(12, dtype=np.float32).reshape(4, 3)
     vectors = Vectors("visual", "v", ids, matrix, np.ones(4, bool))
     LAYOUTS["elliot"].write(Bundle("toy", parts, "s", None, (vectors,)), tmp_path, "error")
-    train = pd.read_csv(tmp_path / "train.tsv", sep="\t", header=None, names=["user", "item", "rating"])
+    train = pd.read_csv(
+        tmp_path / "train.tsv", sep="\t", header=None, names=["user", "item", "rating"]
+    )
     names = pd.read_csv(tmp_path / "items.tsv", sep="\t").set_index("number")["item_id"]
     assert sorted(train["item"]) == [0, 1]
     for number in range(4):
@@ -232,11 +262,17 @@ def test_recbole_reads_what_is_written_for_it(tmp_path: Path) -> None:
     """With pandas, as its Dataset does: a quote at the beginning of a field would swallow lines, a second colon is an error."""
     titles = ['"Weird Al', 'say "y"', '"a"', ""]
     items = pd.DataFrame({"item_id": list("abcd"), "title:en": titles})
-    table = InteractionTable(np.array(["u"] * 4, object), np.array(list("abcd"), object), None, None)
+    table = InteractionTable(
+        np.array(["u"] * 4, object), np.array(list("abcd"), object), None, None
+    )
     LAYOUTS["recbole"].write(Bundle("toy", {WHOLE: table}, "", items), tmp_path, "error")
-    frame = pd.read_csv(tmp_path / "toy.item", delimiter="\t", dtype=str, encoding="utf-8", engine="python")
+    frame = pd.read_csv(
+        tmp_path / "toy.item", delimiter="\t", dtype=str, encoding="utf-8", engine="python"
+    )
     assert all(len(column.split(":")) == 2 for column in frame.columns)
-    assert [text.split() for text in frame.iloc[:, 1].fillna("")] == [text.split() for text in titles]
+    assert [text.split() for text in frame.iloc[:, 1].fillna("")] == [
+        text.split() for text in titles
+    ]
     back = LAYOUTS["recbole"].read(tmp_path)
     assert back.items is not None
     assert back.items.iloc[:, 1].tolist() == titles
@@ -246,7 +282,9 @@ def test_recbole_reads_what_is_written_for_it(tmp_path: Path) -> None:
             LAYOUTS["recbole"].write(Bundle("toy", {WHOLE: table}), tmp_path / "other", "error")
 
 
-@pytest.mark.parametrize(("name", "file"), [("mmrec", "baby.inter"), ("recbole", "baby.train.inter")])
+@pytest.mark.parametrize(
+    ("name", "file"), [("mmrec", "baby.inter"), ("recbole", "baby.train.inter")]
+)
 def test_files_are_named_like_their_folder_which_is_where_they_are_looked_for(
     tmp_path: Path, name: str, file: str
 ) -> None:
@@ -286,8 +324,13 @@ def test_duchos_tree_beside_splits_is_said_and_can_be_added(tmp_path: Path) -> N
         (tmp_path / f"shop/{part}.tsv").write_text("1\t7\t1\n1\t8\t1\n")
     runner, out = CliRunner(), str(tmp_path / "data")
     done = runner.invoke(import_, [str(tmp_path / "shop"), "--out", out], catch_exceptions=False)
-    assert f"note: it holds a tree of Ducho's, too: mmbench data import --format ducho {tmp_path}" in done.output
-    added = runner.invoke(import_, ["--format", "ducho", str(tmp_path / "shop"), "--out", out], catch_exceptions=False)
+    assert (
+        f"note: it holds a tree of Ducho's, too: mmbench data import --format ducho {tmp_path}"
+        in done.output
+    )
+    added = runner.invoke(
+        import_, ["--format", "ducho", str(tmp_path / "shop"), "--out", out], catch_exceptions=False
+    )
     assert "visual/resnet50-avgpool: 2 items x 3, 0 missing" in added.output
 
 
@@ -297,16 +340,22 @@ def test_duchos_tree_goes_into_the_store(tmp_path: Path) -> None:
             place = tmp_path / "out/visual_embeddings/torch/ResNet50" / layer
             place.mkdir(parents=True, exist_ok=True)
             np.save(place / f"{item}.npy", np.full((1, 4), row, np.float32))
-    done = CliRunner().invoke(import_, [str(tmp_path / "out"), "--out", str(tmp_path / "data")], catch_exceptions=False)
+    done = CliRunner().invoke(
+        import_, [str(tmp_path / "out"), "--out", str(tmp_path / "data")], catch_exceptions=False
+    )
     assert "visual/resnet50-avgpool: 2 items x 4" in done.output
     with FeatureSet(tmp_path / "data/features/visual/resnet50-layer4.h5") as features:
         assert features.matrix(["a.v1"])[0].tolist() == [[1, 1, 1, 1]]
-    both = tmp_path / "both/visual_embeddings_textual_embeddings_concat/transformers/openai/clip-vit/1"
+    both = (
+        tmp_path / "both/visual_embeddings_textual_embeddings_concat/transformers/openai/clip-vit/1"
+    )
     both.mkdir(parents=True)
     np.save(both / "B1.npy", np.ones((1, 8), np.float32))
     (fused,) = LAYOUTS["ducho"].read(tmp_path / "both").vectors
     assert (fused.modality, fused.name) == ("fused", "clip-vit-1-concat")  # and not visual
-    np.save(tmp_path / "out/visual_embeddings/torch/ResNet50/avgpool/B2.npy", np.ones(5, np.float32))
+    np.save(
+        tmp_path / "out/visual_embeddings/torch/ResNet50/avgpool/B2.npy", np.ones(5, np.float32)
+    )
     with pytest.raises(DataError, match="5 numbers"):
         LAYOUTS["ducho"].read(tmp_path / "out")
 
@@ -337,7 +386,9 @@ def test_damaged_files_are_refused_and_leave_nothing(tmp_path: Path) -> None:
 
 
 def test_no_split_no_mmrec(tmp_path: Path) -> None:
-    (tmp_path / "interactions.tsv").write_text("user_id\titem_id\n" + "".join(f"u{k % 3}\ti{k}\n" for k in range(30)))
+    (tmp_path / "interactions.tsv").write_text(
+        "user_id\titem_id\n" + "".join(f"u{k % 3}\ti{k}\n" for k in range(30))
+    )
     bundle = read_dataset(tmp_path, None, {})
     assert list(bundle.parts) == [WHOLE]
     with pytest.raises(DataError, match="--split random"):

@@ -76,7 +76,9 @@ def test_a_split_is_written_once_and_says_how(toy: Path) -> None:
         (("--valid", "0"), DataError, "valid part would be empty"),
     ],
 )
-def test_mistakes(toy: Path, arguments: tuple[str, ...], error: type[Exception], message: str) -> None:
+def test_mistakes(
+    toy: Path, arguments: tuple[str, ...], error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         call("split", str(toy), *arguments)
     assert not (toy / "splits").exists() or not list((toy / "splits").iterdir())
@@ -104,7 +106,9 @@ def test_every_planted_leak_is_found(toy: Path) -> None:
         "test": ["u1\ti1\t5\t250", "u1\ti9\t5\t260"],
     }
     for part, lines in parts.items():
-        (folder / f"{part}.tsv").write_text("\n".join(["user_id\titem_id\trating\ttimestamp", *lines]) + "\n")
+        (folder / f"{part}.tsv").write_text(
+            "\n".join(["user_id\titem_id\trating\ttimestamp", *lines]) + "\n"
+        )
     with FeatureSetWriter(
         toy / "features/textual/reviews.h5",
         modality="textual",
@@ -139,16 +143,29 @@ def test_vectors_of_an_encoder_trained_on_another_split_are_a_leak(toy: Path) ->
     trained = hashlib.sha256((toy / "splits/a/train.tsv").read_bytes()).hexdigest()
     one = {"extractor": "tuned", "training": {"split": "a", "train_sha256": trained}}
     ids = sorted(load_split(toy, "a").training.all_item_ids)
-    for modality, provenance in (("textual", one), ("fused", {"of": [{"provenance": one}, {"provenance": {}}]})):
+    for modality, provenance in (
+        ("textual", one),
+        ("fused", {"of": [{"provenance": one}, {"provenance": {}}]}),
+    ):
         with FeatureSetWriter(
-            toy / f"features/{modality}/tuned.h5", modality=modality, dim=2, ids=ids, provenance=provenance
+            toy / f"features/{modality}/tuned.h5",
+            modality=modality,
+            dim=2,
+            ids=ids,
+            provenance=provenance,
         ) as writer:
             writer.write(np.arange(len(ids)), np.ones((len(ids), 2), np.float32))
             writer.finish()
-        recipe = Recipe(model="vbpr", data=str(toy), settings=VBPRConfig(), features={modality: "tuned"})
+        recipe = Recipe(
+            model="vbpr", data=str(toy), settings=VBPRConfig(), features={modality: "tuned"}
+        )
         for split, warned in (("a", False), ("b", True), ("random:0.2,0.2,42", True)):
-            note = load_inputs(recipe.model_copy(update={"split": split}))[1].features[modality].note
+            note = (
+                load_inputs(recipe.model_copy(update={"split": split}))[1].features[modality].note
+            )
             assert ("trained on split a and not on this one" in note) == warned, split
             found = json.loads(call("validate", str(toy), "--split", split, "--json"))["findings"]
             what = f"{modality}/tuned: other splits its encoder was trained on"
-            assert [(x["example"], x["leak"]) for x in found if x["what"] == what] == [("a", True)] * warned
+            assert [(x["example"], x["leak"]) for x in found if x["what"] == what] == [
+                ("a", True)
+            ] * warned

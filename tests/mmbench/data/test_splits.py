@@ -24,7 +24,13 @@ def timed(rows: Rows) -> Rows:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@given(rows=ROWS, test=RATIO, valid=RATIO, seed=st.integers(0, 3), order=st.randoms(use_true_random=False))
+@given(
+    rows=ROWS,
+    test=RATIO,
+    valid=RATIO,
+    seed=st.integers(0, 3),
+    order=st.randoms(use_true_random=False),
+)
 def test_each_row_gets_one_part_whatever_the_order(
     method: str, rows: Rows, test: float, valid: float, seed: int, order: object
 ) -> None:
@@ -32,7 +38,9 @@ def test_each_row_gets_one_part_whatever_the_order(
     parts = split_rows(method, rows, test_ratio=test, valid_ratio=valid, seed=seed)
     assert parts.shape == rows.users.shape
     assert set(parts.tolist()) <= {TRAIN, VALID, TEST}
-    assert np.array_equal(parts, split_rows(method, rows, test_ratio=test, valid_ratio=valid, seed=seed))
+    assert np.array_equal(
+        parts, split_rows(method, rows, test_ratio=test, valid_ratio=valid, seed=seed)
+    )
     if method in ("random", "eighths"):  # these draw in the order of the file
         return
     shuffle = np.array(order.sample(range(rows.users.size), rows.users.size))  # type: ignore[attr-defined]
@@ -64,7 +72,9 @@ def test_leave_k_out_takes_k_of_each_and_the_latest(rows: Rows, k: int, last: bo
         held = k if own.size > 2 * k else 0
         assert (np.sum(own == TEST), np.sum(own == VALID)) == (held, held)
         if held and last:
-            assert times[own == TRAIN].max() <= times[own == VALID].min() <= times[own == VALID].max()
+            assert (
+                times[own == TRAIN].max() <= times[own == VALID].min() <= times[own == VALID].max()
+            )
             assert times[own == VALID].max() <= times[own == TEST].min()
 
 
@@ -79,14 +89,20 @@ def test_time_only_goes_forward(rows: Rows, test: float, valid: float) -> None:
             if a.size and b.size:
                 assert a.max() < b.min() if strictly else a.max() <= b.min()
 
-    forward(rows.times, split_rows("global-temporal", rows, test_ratio=test, valid_ratio=valid, seed=0), True)
+    forward(
+        rows.times,
+        split_rows("global-temporal", rows, test_ratio=test, valid_ratio=valid, seed=0),
+        True,
+    )
     parts = split_rows("temporal", rows, test_ratio=test, valid_ratio=valid, seed=0)
     for user in set(rows.users.tolist()):
         forward(rows.times[rows.users == user], parts[rows.users == user], False)
 
 
 @given(ROWS, RATIO, RATIO, st.integers(0, 3))
-def test_cold_items_have_rows_in_one_part_only(rows: Rows, test: float, valid: float, seed: int) -> None:
+def test_cold_items_have_rows_in_one_part_only(
+    rows: Rows, test: float, valid: float, seed: int
+) -> None:
     parts = split_rows("cold-items", rows, test_ratio=test, valid_ratio=valid, seed=seed)
     n = np.unique(rows.items).size
     of_item = [set(parts[rows.items == item].tolist()) for item in np.unique(rows.items)]
@@ -96,10 +112,14 @@ def test_cold_items_have_rows_in_one_part_only(rows: Rows, test: float, valid: f
 
 def test_given_instants() -> None:
     rows = Rows(np.zeros(4, int), np.arange(4), np.array([1.0, 2, 3, 4]))
-    parts = split_rows("global-temporal", rows, test_ratio=0, valid_ratio=0, seed=0, test_from=3.5, valid_from=2)
+    parts = split_rows(
+        "global-temporal", rows, test_ratio=0, valid_ratio=0, seed=0, test_from=3.5, valid_from=2
+    )
     assert parts.tolist() == [TRAIN, VALID, VALID, TEST]
     with pytest.raises(ShapeError, match="after test"):
-        split_rows("global-temporal", rows, test_ratio=0, valid_ratio=0, seed=0, test_from=1, valid_from=2)
+        split_rows(
+            "global-temporal", rows, test_ratio=0, valid_ratio=0, seed=0, test_from=1, valid_from=2
+        )
 
 
 @pytest.mark.parametrize("method", ["temporal", "global-temporal", "leave-k-out"])
@@ -109,7 +129,9 @@ def test_no_times_no_temporal_split(method: str) -> None:
         split_rows(method, rows, test_ratio=0.2, valid_ratio=0.2, seed=0)
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("eighths", "leave-k-out")])
+@pytest.mark.parametrize(
+    "method", [name for name in METHODS if name not in ("eighths", "leave-k-out")]
+)
 def test_impossible_shares(method: str) -> None:
     rows = Rows(np.zeros(4, int), np.arange(4), np.arange(4.0))
     with pytest.raises(ShapeError, match="ratio"):
@@ -152,12 +174,20 @@ def test_one_row_of_each_pair(rows: Rows) -> None:
     rows = timed(rows)
     assert rows.times is not None
     ratings = rows.times[::-1].copy()
-    for which, values, best in (("first", rows.times, min), ("last", rows.times, max), ("max", ratings, max)):
+    for which, values, best in (
+        ("first", rows.times, min),
+        ("last", rows.times, max),
+        ("max", ratings, max),
+    ):
         keep = parse_filter(f"dedup:{which}").keep(rows, ratings)
         pairs = list(zip(rows.users, rows.items, strict=True))
-        assert sorted({pairs[row] for row in range(len(pairs))}) == sorted(pairs[row] for row in np.flatnonzero(keep))
+        assert sorted({pairs[row] for row in range(len(pairs))}) == sorted(
+            pairs[row] for row in np.flatnonzero(keep)
+        )
         for row in np.flatnonzero(keep):
-            assert values[row] == best(values[other] for other in range(len(pairs)) if pairs[other] == pairs[row])
+            assert values[row] == best(
+                values[other] for other in range(len(pairs)) if pairs[other] == pairs[row]
+            )
 
 
 def test_ratings_are_needed_where_they_are() -> None:
@@ -171,7 +201,16 @@ def test_ratings_are_needed_where_they_are() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["kcores:5", "kcore", "kcore:x", "kcore:1,2,3", "kcore:0", "min-user:1.5", "dedup:best", "min-rating:"],
+    [
+        "kcores:5",
+        "kcore",
+        "kcore:x",
+        "kcore:1,2,3",
+        "kcore:0",
+        "min-user:1.5",
+        "dedup:best",
+        "min-rating:",
+    ],
 )
 def test_wrong_filters(text: str) -> None:
     with pytest.raises(UsageError, match=r"kcore|min-|dedup"):
@@ -181,7 +220,12 @@ def test_wrong_filters(text: str) -> None:
 def test_counts_by_hand() -> None:
     rows = Rows(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 0]), np.array([3.0, 1, 2, 5]))
     counts = describe(rows)
-    assert (counts["interactions"], counts["users"], counts["items"], counts["density"]) == (4, 2, 2, 1)
+    assert (counts["interactions"], counts["users"], counts["items"], counts["density"]) == (
+        4,
+        2,
+        2,
+        1,
+    )
     assert counts["per item, most"] == 3
     assert counts["Gini of item popularity"] == pytest.approx(0.25)
     assert (counts["first timestamp"], counts["last timestamp"]) == (1, 5)

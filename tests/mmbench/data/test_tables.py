@@ -26,7 +26,9 @@ def as_rows(table: InteractionTable) -> list[tuple[str, str]]:
     return list(zip(table.user_ids.tolist(), table.item_ids.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("name", ["x.tsv", "x.csv", "x.tsv.gz", "x.parquet", "x.jsonl", "x.jsonl.gz", "x.inter"])
+@pytest.mark.parametrize(
+    "name", ["x.tsv", "x.csv", "x.tsv.gz", "x.parquet", "x.jsonl", "x.jsonl.gz", "x.inter"]
+)
 def test_every_format_gives_the_same_rows(tmp_path: Path, name: str) -> None:
     frame = pd.DataFrame(ROWS, columns=["user_id", "item_id", "rating", "timestamp"])
     path = tmp_path / name
@@ -58,19 +60,31 @@ def test_headerless_files_are_understood_and_said(tmp_path: Path, text: str, col
 
 @pytest.mark.parametrize(
     "header",
-    ["user\titem", "userID\titemID\trating", "reviewerID\tasin\toverall", "USER_ID\tITEM_ID", "userId\tmovieId"],
+    [
+        "user\titem",
+        "userID\titemID\trating",
+        "reviewerID\tasin\toverall",
+        "USER_ID\tITEM_ID",
+        "userId\tmovieId",
+    ],
 )
 def test_names_of_other_frameworks_are_understood(tmp_path: Path, header: str) -> None:
     row = "\t".join(["a", "b", "1"][: len(header.split("\t"))])
-    assert as_rows(read_interactions(write(tmp_path / "x.tsv", f"{header}\n{row}\n"))) == [("a", "b")]
+    assert as_rows(read_interactions(write(tmp_path / "x.tsv", f"{header}\n{row}\n"))) == [
+        ("a", "b")
+    ]
 
 
 def test_columns_override_the_detection(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "customer,product,stars\nu,i,4\n")
-    with pytest.raises(DataError, match="no column is recognised as user_id or item_id.*--columns user_id=customer"):
+    with pytest.raises(
+        DataError, match="no column is recognised as user_id or item_id.*--columns user_id=customer"
+    ):
         read_interactions(path)
     table = read_interactions(path, {"user_id": "customer", "item_id": "product"})
-    with pytest.raises(UsageError, match="--columns: customer cannot be user_id and item_id at once"):
+    with pytest.raises(
+        UsageError, match="--columns: customer cannot be user_id and item_id at once"
+    ):
         read_interactions(path, {"user_id": "customer", "item_id": "customer"})
     assert as_rows(table) == [("u", "i")]
     assert table.ratings is not None
@@ -80,9 +94,13 @@ def test_columns_override_the_detection(tmp_path: Path) -> None:
 
 def test_the_hint_never_names_a_column_that_has_a_role(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", "userId,sku,stars\nu,i,4\n")
-    with pytest.raises(DataError, match=r"no column is recognised as item_id.*--columns item_id=sku$"):
+    with pytest.raises(
+        DataError, match=r"no column is recognised as item_id.*--columns item_id=sku$"
+    ):
         read_interactions(path)
-    with pytest.raises(DataError, match=r"no column is recognised as user_id.*--columns user_id=sku$"):
+    with pytest.raises(
+        DataError, match=r"no column is recognised as user_id.*--columns user_id=sku$"
+    ):
         read_interactions(path, {"item_id": "userId"})
 
 
@@ -106,7 +124,10 @@ def test_text_that_looks_like_missing_stays_text(tmp_path: Path) -> None:
         ("user_id\titem_id\nu\t\n", "line 2: empty item_id"),
         ("user_id\titem_id\nu\ti\n\ti\n", "line 3: empty user_id"),
         ("user_id\titem_id\trating\nu\ti\tgood\n", "line 2: rating 'good' is no finite number"),
-        ("user_id\titem_id\tdate\nu\ti\t2023-11-14\n", r"timestamp '2023-11-14'.*write Unix seconds, or give a column"),
+        (
+            "user_id\titem_id\tdate\nu\ti\t2023-11-14\n",
+            r"timestamp '2023-11-14'.*write Unix seconds, or give a column",
+        ),
         ("user_id\titem_id\trating\nu\ti\tinf\n", "no finite number"),
         ("a\nb\n", "1 columns without a header"),
         ("1\t2\t3\t4\t5\n", "5 columns without a header"),
@@ -156,7 +177,9 @@ def test_written_tables_read_back_equal(
 ) -> None:
     path = tmp_path_factory.mktemp("round") / "train.tsv"
     users, items, ratings = (list(column) for column in zip(*rows, strict=True))
-    table = InteractionTable(np.array(users, object), np.array(items, object), np.array(ratings, np.float64), None)
+    table = InteractionTable(
+        np.array(users, object), np.array(items, object), np.array(ratings, np.float64), None
+    )
     write_interactions(path, table)
     back = read_interactions(path)
     assert as_rows(back) == as_rows(table)
@@ -168,7 +191,9 @@ def test_given_columns_make_a_header(tmp_path: Path) -> None:
     path = write(tmp_path / "train.tsv", "customer\tproduct\nu1\ti1\n")
     table = read_interactions(path, {"user_id": "customer", "item_id": "product"})
     assert as_rows(table) == [("u1", "i1")]
-    with pytest.raises(DataError, match="no column 'client' for user_id: its first line is no header"):
+    with pytest.raises(
+        DataError, match="no column 'client' for user_id: its first line is no header"
+    ):
         read_interactions(path, {"user_id": "client"})
     with pytest.raises(UsageError, match=r"unknown role in --columns 'usr_id'.*'user_id'"):
         read_interactions(path, {"usr_id": "customer"})
@@ -178,7 +203,9 @@ def test_columns_of_one_meaning(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tsv", "user\tparent_asin\tasin\nu1\tp\tq\n")
     table = read_interactions(path)
     assert as_rows(table) == [("u1", "p")]
-    assert table.note == "item_id: read from parent_asin, not from asin; --columns decides otherwise"
+    assert (
+        table.note == "item_id: read from parent_asin, not from asin; --columns decides otherwise"
+    )
     assert as_rows(read_interactions(path, {"item_id": "asin"})) == [("u1", "q")]
     with pytest.raises(DataError, match="2 columns are named item"):
         read_interactions(write(tmp_path / "b.tsv", "user\titem\titem\nu1\tp\tq\n"))

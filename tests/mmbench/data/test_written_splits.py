@@ -14,7 +14,12 @@ from mmbench.data.tables import read_interactions
 from mmbench.errors import ShapeError
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=80), st.floats(0, 0.9), st.floats(0, 0.9), st.integers(0, 5))
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=80),
+    st.floats(0, 0.9),
+    st.floats(0, 0.9),
+    st.integers(0, 5),
+)
 def test_parts_are_disjoint_complete_and_of_the_stated_size(
     users: list[int], test: float, valid: float, seed: int
 ) -> None:
@@ -30,7 +35,10 @@ def test_parts_are_disjoint_complete_and_of_the_stated_size(
 
 def test_test_rounds_up() -> None:
     assert random_per_user(np.array([3]), test_ratio=0.2, valid_ratio=0.1).tolist() == [TEST]
-    assert sorted(random_per_user(np.array([3, 3]), test_ratio=0.2, valid_ratio=0.1).tolist()) == [VALID, TEST]
+    assert sorted(random_per_user(np.array([3, 3]), test_ratio=0.2, valid_ratio=0.1).tolist()) == [
+        VALID,
+        TEST,
+    ]
 
 
 def test_users_are_independent_of_row_order_between_them() -> None:
@@ -83,11 +91,19 @@ def test_eighths_hold_out_what_the_rule_says(users: list[int], seed: int) -> Non
 
 def test_eighths_are_those_of_the_authors_clothing(real_data: Path) -> None:
     """The rule gives every user of the given split as many rows of each part."""
-    tables = [read_interactions(real_data / f"amazon-clothing/{part}.tsv") for part in ("train", "validation", "test")]
+    tables = [
+        read_interactions(real_data / f"amazon-clothing/{part}.tsv")
+        for part in ("train", "validation", "test")
+    ]
     users = np.concatenate([table.user_ids for table in tables]).astype(np.int64)
     given = np.concatenate(
-        [np.full(len(table), part) for part, table in zip((TRAIN, VALID, TEST), tables, strict=True)]
+        [
+            np.full(len(table), part)
+            for part, table in zip((TRAIN, VALID, TEST), tables, strict=True)
+        ]
     )
     ours = eighths_per_user(users)
     for part in (TRAIN, VALID, TEST):
-        np.testing.assert_array_equal(np.bincount(users[given == part]), np.bincount(users[ours == part]))
+        np.testing.assert_array_equal(
+            np.bincount(users[given == part]), np.bincount(users[ours == part])
+        )

@@ -19,13 +19,17 @@ from mmbench.metrics import resolve
 
 
 def lists_of(rows: dict[int, list[int]], width: int = 3) -> RankedLists:
-    items = np.array([row + [-1] * (width - len(row)) for row in rows.values()], np.int64).reshape(-1, width)
+    items = np.array([row + [-1] * (width - len(row)) for row in rows.values()], np.int64).reshape(
+        -1, width
+    )
     return RankedLists(np.array(list(rows), np.int64), items)
 
 
 def held_out_of(*rows: tuple[int, int, float]) -> HeldOut:
     table = np.array(rows, np.float64).reshape(-1, 3)
-    return HeldOut.from_pairs(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2])
+    return HeldOut.from_pairs(
+        table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2]
+    )
 
 
 def train_of(*pairs: tuple[int, int], n_users: int = 4, n_items: int = 6) -> TrainSet:
@@ -41,7 +45,8 @@ def scored(lists: RankedLists, held_out: HeldOut, *names: str, **arguments: Any)
     return evaluate(lists, TRAIN, held_out, metrics=resolve(names or ["all"]), **arguments)
 
 
-# -- lists that are refused ------------------------------------------------------------------------------------------
+# -- lists that are refused
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,9 @@ def scored(lists: RankedLists, held_out: HeldOut, *names: str, **arguments: Any)
         ([0, 1], [[1, -2], [3, 4]], "negative item rows"),
     ],
 )
-def test_lists_that_no_recommender_may_give(users: list[int], items: list[list[int]], message: str) -> None:
+def test_lists_that_no_recommender_may_give(
+    users: list[int], items: list[list[int]], message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         RankedLists(np.array(users), np.array(items))
 
@@ -83,7 +90,8 @@ def test_held_out_rows_that_are_refused(row: tuple[int, int, float], message: st
         scored(lists_of({0: [1, 2, 3]}), held_out_of(row))
 
 
-# -- who is evaluated ------------------------------------------------------------------------------------------------
+# -- who is evaluated
+# ------------------------------------------------------------------------------------------------
 
 
 def test_users_are_counted() -> None:
@@ -102,12 +110,20 @@ def test_users_without_a_list_can_score_zero() -> None:
     assert scored(*arguments, "Recall").overall == {"Recall@3": 1.0}
     found = scored(*arguments, "Recall", "UserCoverage", "APLT", missing_users="zero")
     assert found.users.tolist() == [0, 2, 9]
-    assert scored(lists_of({}), arguments[1], "Recall", missing_users="zero").overall == {"Recall@3": 0.0}
-    assert found.overall == {"Recall@3": pytest.approx(1 / 3), "UserCoverage@3": 1.0, "APLT@3": pytest.approx(2 / 3)}
+    assert scored(lists_of({}), arguments[1], "Recall", missing_users="zero").overall == {
+        "Recall@3": 0.0
+    }
+    assert found.overall == {
+        "Recall@3": pytest.approx(1 / 3),
+        "UserCoverage@3": 1.0,
+        "APLT@3": pytest.approx(2 / 3),
+    }
 
 
 def test_users_without_a_relevant_item_have_no_accuracy_but_a_list() -> None:
-    found = scored(lists_of({0: [2, 4, 5], 1: [0, 3, 4]}), held_out_of((0, 2, 5), (1, 3, 2)), threshold=3.0)
+    found = scored(
+        lists_of({0: [2, 4, 5], 1: [0, 3, 4]}), held_out_of((0, 2, 5), (1, 3, 2)), threshold=3.0
+    )
     assert found.n_relevant == 1
     assert found.overall["Precision@3"] == pytest.approx(1 / 3)
     assert math.isnan(found.per_user["Precision@3"][1])
@@ -117,13 +133,18 @@ def test_users_without_a_relevant_item_have_no_accuracy_but_a_list() -> None:
 
 def test_the_threshold_includes_its_own_rating() -> None:
     held_out = held_out_of((0, 2, 3), (0, 4, 2.9))
-    assert scored(lists_of({0: [2]}), held_out, "Recall", threshold=3.0).overall == {"Recall@3": 1.0}
+    assert scored(lists_of({0: [2]}), held_out, "Recall", threshold=3.0).overall == {
+        "Recall@3": 1.0
+    }
 
 
 def test_an_item_outside_training_counts_as_relevant() -> None:
     held_out = held_out_of((0, 2, 1), (0, 77, 1))
     assert scored(lists_of({0: [2]}), held_out, "Recall").overall == {"Recall@3": 0.5}
-    assert scored(lists_of({0: [77]}), held_out, "Recall", "ARP").overall == {"Recall@3": 0.5, "ARP@3": 0.0}
+    assert scored(lists_of({0: [77]}), held_out, "Recall", "ARP").overall == {
+        "Recall@3": 0.5,
+        "ARP@3": 0.0,
+    }
 
 
 def test_rows_far_beyond_the_catalogue_cost_nothing() -> None:
@@ -137,14 +158,22 @@ def test_rows_far_beyond_the_catalogue_cost_nothing() -> None:
 def test_nobody_to_evaluate(held_out: HeldOut) -> None:
     found = scored(lists_of({0: [1, 2]}), held_out)
     assert found.n_evaluated == 0
-    numbers = {"Gini": 1.0, "iCov": 0.0, "ItemCoverage": 0.0, "UserCoverage": 0.0, "UserCoverageAtN": 0.0}
+    numbers = {
+        "Gini": 1.0,
+        "iCov": 0.0,
+        "ItemCoverage": 0.0,
+        "UserCoverage": 0.0,
+        "UserCoverageAtN": 0.0,
+    }
     for name, value in found.overall.items():
         assert value == numbers.get(name.partition("@")[0]), name
 
 
 def test_nothing_to_learn_from() -> None:
     empty = train_of(n_users=2, n_items=3)
-    found = evaluate(lists_of({0: [1, 2]}), empty, held_out_of((0, 1, 1)), metrics=resolve(["all"]), cutoffs=(2,))
+    found = evaluate(
+        lists_of({0: [1, 2]}), empty, held_out_of((0, 1, 1)), metrics=resolve(["all"]), cutoffs=(2,)
+    )
     assert found.overall["Recall@2"] == 1.0
     assert found.overall["APLT@2"] == 1.0
     assert found.overall["PopREO@2"] is None
@@ -154,7 +183,9 @@ def test_nothing_to_learn_from() -> None:
 def test_many_relevant_items_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     train = TrainSet.from_pairs(rng.integers(0, 40, 300), rng.integers(0, 60, 300), 40, 60)
-    held_out = HeldOut.from_pairs(rng.integers(0, 40, 500), rng.integers(0, 65, 500), rng.integers(1, 6, 500) * 1.0)
+    held_out = HeldOut.from_pairs(
+        rng.integers(0, 40, 500), rng.integers(0, 65, 500), rng.integers(1, 6, 500) * 1.0
+    )
     lists = RankedLists(np.arange(40), np.argsort(rng.random((40, 60)), axis=1)[:, :10])
     whole = evaluate(lists, train, held_out, metrics=resolve(["all"]), cutoffs=(5, 10))
     monkeypatch.setattr("mmbench.metrics.judged_lists._PLACES_AT_A_TIME", 70)
@@ -162,13 +193,20 @@ def test_many_relevant_items_are_compared_in_parts(monkeypatch: pytest.MonkeyPat
     assert whole.overall == parts.overall
 
 
-# -- ranking ---------------------------------------------------------------------------------------------------------
+# -- ranking
+# ---------------------------------------------------------------------------------------------------------
 
 
-def by_sorting(scores: np.ndarray[Any, Any], masked: set[tuple[int, int]], users: list[int], k: int) -> list[list[int]]:
+def by_sorting(
+    scores: np.ndarray[Any, Any], masked: set[tuple[int, int]], users: list[int], k: int
+) -> list[list[int]]:
     lists = []
     for user in users:
-        row = sorted((-s, i) for i, s in enumerate(scores[user].tolist()) if (user, i) not in masked and s != -math.inf)
+        row = sorted(
+            (-s, i)
+            for i, s in enumerate(scores[user].tolist())
+            if (user, i) not in masked and s != -math.inf
+        )
         items = [item for _, item in row[:k]]
         lists.append(items + [-1] * (k - len(items)))
     return lists
@@ -188,8 +226,12 @@ def test_ranking_equals_a_full_sort(
 ) -> None:
     rng = np.random.default_rng(seed)
     n_pairs = int(rng.integers(0, n_users * n_items // 2 + 1))
-    train = TrainSet.from_pairs(rng.integers(0, n_users, n_pairs), rng.integers(0, n_items, n_pairs), n_users, n_items)
-    valid = HeldOut.from_pairs(rng.integers(0, n_users + 2, 20), rng.integers(0, n_items + 5, 20), np.ones(20))
+    train = TrainSet.from_pairs(
+        rng.integers(0, n_users, n_pairs), rng.integers(0, n_items, n_pairs), n_users, n_items
+    )
+    valid = HeldOut.from_pairs(
+        rng.integers(0, n_users + 2, 20), rng.integers(0, n_items + 5, 20), np.ones(20)
+    )
     table = rng.integers(0, 6, (n_users, n_items)).astype(np.float32)
     table[rng.random(table.shape) < 0.05] = -math.inf
     users = rng.permutation(n_users)[: rng.integers(0, n_users + 1)]

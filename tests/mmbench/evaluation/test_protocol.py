@@ -30,8 +30,13 @@ def cold(tmp_path: Path) -> Path:
     """A dataset with an items table, items outside training, and a user who has held-out rows only."""
     data = write_dataset(tmp_path / "cold")
     items = [f"B{item:03d}X" for item in range(30)]
-    lines = [f"{item}\tA \xe9 title\t{'red|blue' if place % 3 else 'green'}" for place, item in enumerate(items)]
-    (data / "items.tsv").write_bytes("\n".join(["item_id\ttitle\tcategory", *lines, "NEW\tfresh\t"]).encode("latin-1"))
+    lines = [
+        f"{item}\tA \xe9 title\t{'red|blue' if place % 3 else 'green'}"
+        for place, item in enumerate(items)
+    ]
+    (data / "items.tsv").write_bytes(
+        "\n".join(["item_id\ttitle\tcategory", *lines, "NEW\tfresh\t"]).encode("latin-1")
+    )
     rows = pd.read_csv(data / "interactions.tsv", sep="\t")
     (data / "interactions.tsv").unlink()
     rng = np.random.default_rng(0)
@@ -46,17 +51,27 @@ def cold(tmp_path: Path) -> Path:
 def recipe_of(data: Path, model: str = "content-knn", **evaluation: Any) -> tuple[Recipe, Inputs]:
     evaluation = {"cutoffs": (3, 10), "select_by": "Recall@10", **evaluation}
     return load_inputs(
-        Recipe(data=str(data), model=model, settings=make_settings(model, {}), evaluation=make_evaluation(**evaluation))
+        Recipe(
+            data=str(data),
+            model=model,
+            settings=make_settings(model, {}),
+            evaluation=make_evaluation(**evaluation),
+        )
     )
 
 
 def run(data: Path, out: Path, model: str = "content-knn", **evaluation: Any) -> experiment.Result:
     recipe, inputs = recipe_of(data, model, **evaluation)
-    return experiment.run(recipe, inputs, experiment.run_folder(out, recipe, inputs), progress=Silent())
+    return experiment.run(
+        recipe, inputs, experiment.run_folder(out, recipe, inputs), progress=Silent()
+    )
 
 
 def ranked(scores: np.ndarray[Any, Any], masked: set[int], k: int) -> list[int]:
-    order = sorted((item for item in range(scores.size) if item not in masked), key=lambda item: (-scores[item], item))
+    order = sorted(
+        (item for item in range(scores.size) if item not in masked),
+        key=lambda item: (-scores[item], item),
+    )
     return order[:k]
 
 
@@ -69,7 +84,9 @@ def test_lists_equal_a_brute_force_ranking(cold: Path, protocol: str) -> None:
     n_unseen = len(training.other_item_ids) if protocol == "strict" else 0
     with torch.inference_mode():
         users = torch.arange(training.train.n_users)
-        scores = (model.scorer_with_unseen(unseen, n_unseen) if n_unseen else model.scorer())(users).numpy()
+        scores = (model.scorer_with_unseen(unseen, n_unseen) if n_unseen else model.scorer())(
+            users
+        ).numpy()
     assert scores.shape[1] == (31 if protocol == "strict" else training.train.n_items)
     for_valid, for_test = lists_for_both(model, training, inputs.features, recipe.evaluation)
 
@@ -92,18 +109,30 @@ def test_the_catalogue_has_rows_behind_the_candidates(cold: Path) -> None:
     assert strict.split.training.other_item_ids[:-1] == paper.split.training.other_item_ids
     assert strict.split.training.digest == paper.split.training.digest
     one = strict.features["visual"]
-    assert one.other_vectors.shape == (len(strict.split.training.other_item_ids), one.vectors.shape[1])
+    assert one.other_vectors.shape == (
+        len(strict.split.training.other_item_ids),
+        one.vectors.shape[1],
+    )
     assert not one.other_present[-1]  # NEW has no vector: the mean of the training items stands in
     np.testing.assert_allclose(one.other_vectors[-1], one.vectors[one.present].mean(0), rtol=1e-5)
     assert {"catalogue"} == set(strict.evaluation) and not paper.evaluation
 
 
-def test_a_user_outside_training_scores_zero_in_strict_and_is_left_out_in_paper(cold: Path, tmp_path: Path) -> None:
-    paper, strict = (run(cold, tmp_path / "runs", protocol=protocol) for protocol in ("paper", "strict"))
-    records = {one.path: json.loads((one.path / "run.json").read_text())["protocol"] for one in (paper, strict)}
+def test_a_user_outside_training_scores_zero_in_strict_and_is_left_out_in_paper(
+    cold: Path, tmp_path: Path
+) -> None:
+    paper, strict = (
+        run(cold, tmp_path / "runs", protocol=protocol) for protocol in ("paper", "strict")
+    )
+    records = {
+        one.path: json.loads((one.path / "run.json").read_text())["protocol"]
+        for one in (paper, strict)
+    }
     evaluated = {one.path: records[one.path]["users_evaluated"]["test"] for one in (paper, strict)}
     assert evaluated[strict.path] == evaluated[paper.path] + 1
-    values = pd.read_parquet(strict.path / "per_user.parquet").set_index(["split", "user_id"])["Recall@10"]
+    values = pd.read_parquet(strict.path / "per_user.parquet").set_index(["split", "user_id"])[
+        "Recall@10"
+    ]
     assert values["test", "u7"] == values["valid", "u7"] == 0.0
     assert "u7" not in set(pd.read_parquet(paper.path / "per_user.parquet")["user_id"])
     assert strict.test["Recall@10"] == pytest.approx(values["test"].mean(), rel=1e-12)
@@ -111,14 +140,22 @@ def test_a_user_outside_training_scores_zero_in_strict_and_is_left_out_in_paper(
 
 def test_every_choice_is_recorded(cold: Path, tmp_path: Path) -> None:
     found = {}
-    for protocol, model in (("paper", "content-knn"), ("strict", "content-knn"), ("strict", "item-knn")):
+    for protocol, model in (
+        ("paper", "content-knn"),
+        ("strict", "content-knn"),
+        ("strict", "item-knn"),
+    ):
         result = run(cold, tmp_path / "runs", model, protocol=protocol, patience=3)
         found[protocol, model] = json.loads((result.path / "run.json").read_text())["protocol"]
     paper, strict, transductive = found.values()
     assert paper["masked"]["test"] == "the user's training items"
     assert strict["masked"]["test"] == "the user's training and validation items"
     assert (paper["users_without_list"], strict["users_without_list"]) == ("left out", "score 0")
-    assert strict["n_candidates"] == 31 == strict["n_candidates_unseen_in_training"] + paper["n_candidates"]
+    assert (
+        strict["n_candidates"]
+        == 31
+        == strict["n_candidates_unseen_in_training"] + paper["n_candidates"]
+    )
     assert strict["unseen_items"] == "scored"
     assert transductive["unseen_items"].startswith("never listed")
     assert strict["early_stopping"] == "after 3 validations without improvement"
@@ -126,7 +163,9 @@ def test_every_choice_is_recorded(cold: Path, tmp_path: Path) -> None:
 
 def test_content_finds_items_that_training_has_not_seen(cold: Path, tmp_path: Path) -> None:
     def coverage(model: str, protocol: str) -> tuple[float, float]:
-        result = run(cold, tmp_path / "runs", model, protocol=protocol, metrics=("Recall", "ItemCoverage"))
+        result = run(
+            cold, tmp_path / "runs", model, protocol=protocol, metrics=("Recall", "ItemCoverage")
+        )
         (cold_items,) = (one for one in result.slices["test"] if one["slice"] == "cold")
         return cold_items["metrics"]["Recall@10"], result.test["ItemCoverage@10"] or 0.0
 
@@ -136,12 +175,17 @@ def test_content_finds_items_that_training_has_not_seen(cold: Path, tmp_path: Pa
 
 
 def test_a_run_can_be_scored_by_the_other_protocol(cold: Path, tmp_path: Path) -> None:
-    paper, strict = (run(cold, tmp_path / "runs", protocol=protocol) for protocol in ("paper", "strict"))
+    paper, strict = (
+        run(cold, tmp_path / "runs", protocol=protocol) for protocol in ("paper", "strict")
+    )
     again = experiment.evaluate_run(paper.path, strict.recipe.evaluation, slices=True)
     assert again.scores["test"].overall == strict.test
     assert again.protocol["name"] == "strict"
     assert [one.as_json() for one in again.slices["test"]] == strict.slices["test"]
-    assert experiment.evaluate_run(strict.path, paper.recipe.evaluation).scores["valid"].overall == paper.valid
+    assert (
+        experiment.evaluate_run(strict.path, paper.recipe.evaluation).scores["valid"].overall
+        == paper.valid
+    )
 
 
 def test_another_catalogue_is_another_run(cold: Path) -> None:
@@ -156,7 +200,8 @@ def test_another_catalogue_is_another_run(cold: Path) -> None:
     assert name("strict") != before[1]
 
 
-# -- side data of metrics ---------------------------------------------------------------------------------------------
+# -- side data of metrics
+# ---------------------------------------------------------------------------------------------
 
 
 def test_side_data_reach_the_metrics(cold: Path, tmp_path: Path) -> None:
@@ -176,7 +221,9 @@ def test_categories_are_read_by_id(cold: Path) -> None:
     assert topics.items.tolist() == [0, 0, 2]  # blue, red; green
     assert topics.topics.tolist() == [0, 2, 1]
     assert read_categories(cold, "category", ["B000X", "B001X"])[1] != digest
-    as_lists = pd.DataFrame({"asin": ["B001X", "B000X"], "category": [["red", "blue"], ["green"]], "n": [None, 3]})
+    as_lists = pd.DataFrame(
+        {"asin": ["B001X", "B000X"], "category": [["red", "blue"], ["green"]], "n": [None, 3]}
+    )
     (cold / "items.tsv").unlink()
     as_lists.to_parquet(cold / "items.parquet")
     from_parquet, same = read_categories(cold, "category", ["B001X", "elsewhere", "B000X"])
@@ -187,9 +234,24 @@ def test_categories_are_read_by_id(cold: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "column", "error", "message"),
     [
-        ("item_id\tcategory\nB001X\tx\n", "categori", UsageError, "unknown column of items.tsv 'categori'.*'category'"),
-        ("item_id\tcategory\nB001X\t\n", "category", DataError, "none of the items has a value in column 'category'"),
-        ("name\tcategory\nB001X\tx\n", "category", DataError, r"no column of item ids \(expected item_id; got name"),
+        (
+            "item_id\tcategory\nB001X\tx\n",
+            "categori",
+            UsageError,
+            "unknown column of items.tsv 'categori'.*'category'",
+        ),
+        (
+            "item_id\tcategory\nB001X\t\n",
+            "category",
+            DataError,
+            "none of the items has a value in column 'category'",
+        ),
+        (
+            "name\tcategory\nB001X\tx\n",
+            "category",
+            DataError,
+            r"no column of item ids \(expected item_id; got name",
+        ),
         ("item_id\tcategory\n\tx\n", "category", DataError, "an item has no id"),
         ("", "category", DataError, "not a readable table of items"),
     ],
@@ -225,36 +287,64 @@ def test_evaluations_that_cannot_be(values: dict[str, Any], message: str) -> Non
 
 def test_all_means_all_that_the_side_data_allow() -> None:
     assert not {"ILD", "SRecall"} & set(Evaluation(metrics=("all",)).metrics)
-    everything = Evaluation(metrics=("all",), diversity_features="visual", categories="category").metrics
+    everything = Evaluation(
+        metrics=("all",), diversity_features="visual", categories="category"
+    ).metrics
     assert {"ILD", "Unexpectedness", "SRecall", "Miscalibration"} <= set(everything)
 
 
 def test_an_unknown_modality_for_distances(cold: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown modality of the feature store 'visuel'\. Did you mean 'visual'"):
+    with pytest.raises(
+        UsageError, match=r"unknown modality of the feature store 'visuel'\. Did you mean 'visual'"
+    ):
         recipe_of(cold, metrics=("ILD",), diversity_features="visuel")
 
 
 def test_lists_from_elsewhere_that_hold_validation_positives(cold: Path, tmp_path: Path) -> None:
     _, inputs = recipe_of(cold)
     training = inputs.split.training
-    user, item = training.user_ids[training.valid.users[0]], training.all_item_ids[training.valid.items[0]]
+    user, item = (
+        training.user_ids[training.valid.users[0]],
+        training.all_item_ids[training.valid.items[0]],
+    )
     (tmp_path / "lists.tsv").write_text(f"{user}\t{item}\n{user}\tNEW\n")
-    scored = experiment.evaluate_lists(tmp_path / "lists.tsv", cold, None, Evaluation(), slices=True)
-    assert "1 listed items are validation positives of their user; at test they count as misses" in scored.notes
-    assert not any("do not occur in the data" in note for note in scored.notes)  # NEW is in the catalogue
-    assert {one.slice.family for one in scored.slices["test"]} >= {"popularity", "visual", "textual"}
+    scored = experiment.evaluate_lists(
+        tmp_path / "lists.tsv", cold, None, Evaluation(), slices=True
+    )
+    assert (
+        "1 listed items are validation positives of their user; at test they count as misses"
+        in scored.notes
+    )
+    assert not any(
+        "do not occur in the data" in note for note in scored.notes
+    )  # NEW is in the catalogue
+    assert {one.slice.family for one in scored.slices["test"]} >= {
+        "popularity",
+        "visual",
+        "textual",
+    }
 
 
 def test_types_of_the_side_data() -> None:
     empty: Index = np.zeros(0, np.int64)
     rows = HeldOut(empty, empty, np.zeros(0))
     assert Topics.from_pairs(empty, empty).items.size == 0
-    assert TrainingData.__dataclass_fields__["valid_of_others"].default.users.size == rows.users.size
+    assert (
+        TrainingData.__dataclass_fields__["valid_of_others"].default.users.size == rows.users.size
+    )
 
 
 @pytest.mark.parametrize(
     "header",
-    ["id,item_id", "asin,item_id", "parent_asin,asin", "id,itemID", "title,movieId", "item,id", "title,track_id,price"],
+    [
+        "id,item_id",
+        "asin,item_id",
+        "parent_asin,asin",
+        "id,itemID",
+        "title,movieId",
+        "item,id",
+        "title,track_id,price",
+    ],
 )
 def test_both_tools_take_the_same_column_of_ids(tmp_path: Path, header: str) -> None:
     from mmx.catalogue.items import load_items
@@ -268,7 +358,9 @@ def test_both_tools_take_the_same_column_of_ids(tmp_path: Path, header: str) -> 
 
 @pytest.mark.parametrize("name", ["items.jsonl", "items.parquet", "items.csv"])
 def test_the_items_table_may_have_any_format(tmp_path: Path, name: str) -> None:
-    frame = pd.DataFrame({"item_id": ["007", "7", "x"], "date": ["2020", "2021", ""], "kind": ["a|b", "b", ""]})
+    frame = pd.DataFrame(
+        {"item_id": ["007", "7", "x"], "date": ["2020", "2021", ""], "kind": ["a|b", "b", ""]}
+    )
     if name.endswith("jsonl"):
         frame.to_json(tmp_path / name, orient="records", lines=True)
     elif name.endswith("parquet"):
@@ -277,5 +369,9 @@ def test_the_items_table_may_have_any_format(tmp_path: Path, name: str) -> None:
         frame.to_csv(tmp_path / name, index=False)
     assert read_item_ids(tmp_path) == ["007", "7", "x"]
     topics, _ = read_categories(tmp_path, "kind", ["7", "007"])
-    assert list(zip(topics.items.tolist(), topics.topics.tolist(), strict=True)) == [(0, 1), (1, 0), (1, 1)]
+    assert list(zip(topics.items.tolist(), topics.topics.tolist(), strict=True)) == [
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
     assert read_categories(tmp_path, "date", ["7", "007"])[0].topics.tolist() == [1, 0]

@@ -25,11 +25,14 @@ def train_of(popularity: list[int], n_users: int) -> TrainSet:
 
 
 def members(slices: list[Slice], family: str) -> dict[str, list[int]]:
-    return {one.name: np.flatnonzero(one.members).tolist() for one in slices if one.family == family}
+    return {
+        one.name: np.flatnonzero(one.members).tolist() for one in slices if one.family == family
+    }
 
 
 def test_popularity_buckets_by_hand() -> None:
-    # 20 interactions: 10 are reached by items 1 and 3 (6 + 4), 16 by 0 and 4 as well (3 + 3); 2 and 5 are the rest.
+    # 20 interactions: 10 are reached by items 1 and 3 (6 + 4), 16 by 0 and 4 as well (3 + 3); 2 and
+    # 5 are the rest.
     slices = make_slices(train_of([3, 6, 2, 4, 3, 2], 6), 8, 6)
     assert members(slices, "popularity") == {"head": [1, 3], "mid": [0, 4], "tail": [2, 5]}
     assert members(slices, "items") == {"warm": [0, 1, 2, 3, 4, 5], "cold": [6, 7]}
@@ -44,7 +47,9 @@ def test_the_tail_is_the_tail_of_the_popularity_metrics() -> None:
         none = np.zeros(0, np.int64)
         train: TrainSet = case["train"]
         judged = Judged(none, np.zeros((1, 0), np.int64), Pairs(none, none, np.zeros(0)), train)
-        tail = members(make_slices(train, train.n_items, train.n_users), "popularity").get("tail", [])
+        tail = members(make_slices(train, train.n_items, train.n_users), "popularity").get(
+            "tail", []
+        )
         assert tail == np.flatnonzero(~judged.is_head & (train.popularity > 0)).tolist()
 
 
@@ -80,18 +85,30 @@ def test_a_slice_is_an_evaluation_of_its_rows(seed: int) -> None:
     n_items, n_users = case["n_items"] + 4, case["n_users"]
     present = {"visual": np.random.default_rng(seed).random(n_items) < 0.5}
     slices = make_slices(train, n_items, n_users, present)
-    found = score_slices(slices, held_out, lambda rows: evaluate(held_out=rows, metrics=resolve(["all"]), **arguments))
+    found = score_slices(
+        slices,
+        held_out,
+        lambda rows: evaluate(held_out=rows, metrics=resolve(["all"]), **arguments),
+    )
     by_family: dict[str, int] = {}
     for one in found:
         inside = set(np.flatnonzero(one.slice.members).tolist())
-        kept = [row for row in case["held_out"] if row[1 if one.slice.of == "items" else 0] in inside]
+        kept = [
+            row for row in case["held_out"] if row[1 if one.slice.of == "items" else 0] in inside
+        ]
         expected = oracle.expected(dict(case, held_out=kept))
         for name, value in one.scores.overall.items():
-            assert value == (None if expected[name] is None else pytest.approx(expected[name], rel=1e-9, abs=1e-12)), (
-                name
-            )
+            assert value == (
+                None
+                if expected[name] is None
+                else pytest.approx(expected[name], rel=1e-9, abs=1e-12)
+            ), name
         by_family[one.slice.family] = by_family.get(one.slice.family, 0) + one.n_rows
-    for family in ("activity", "items", "visual"):  # every row is in exactly one slice of the family
+    for family in (
+        "activity",
+        "items",
+        "visual",
+    ):  # every row is in exactly one slice of the family
         assert by_family[family] == held_out.users.size
 
 

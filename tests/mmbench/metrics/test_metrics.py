@@ -33,12 +33,16 @@ def prepare(case: oracle.Case) -> dict[str, Any]:
     lists = np.full((len(listed), case["width"]), -1, np.int64)
     for place, row in enumerate(listed.values()):
         lists[place, : len(row)] = row
-    pairs = np.array([(item, topic) for item, topics in case["topics"].items() for topic in topics], np.int64)
+    pairs = np.array(
+        [(item, topic) for item, topics in case["topics"].items() for topic in topics], np.int64
+    )
     pairs = pairs.reshape(-1, 2)
     return {
         "lists": RankedLists(np.array(list(listed), np.int64), lists),
         "train": TrainSet.from_pairs(users, items, case["n_users"], case["n_items"]),
-        "held_out": HeldOut.from_pairs(rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64), rows[:, 2]),
+        "held_out": HeldOut.from_pairs(
+            rows[:, 0].astype(np.int64), rows[:, 1].astype(np.int64), rows[:, 2]
+        ),
         "cutoffs": case["cutoffs"],
         "threshold": case["threshold"],
         "missing_users": case["missing_users"],
@@ -69,7 +73,8 @@ def assert_equal(found: dict[str, float | None], expected: dict[str, float | Non
             assert found[name] == pytest.approx(value, rel=1e-9, abs=1e-12), name
 
 
-# -- the oracle ------------------------------------------------------------------------------------------------------
+# -- the oracle
+# ------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -91,7 +96,9 @@ def test_random_cases_equal_the_oracle(**arguments: Any) -> None:
         expected = oracle.expected_per_user(case, metric, int(cutoff))
         for user, value in zip(found.users.tolist(), values.tolist(), strict=True):
             wanted = expected.get(user)
-            assert math.isnan(value) if wanted is None else value == pytest.approx(wanted, abs=1e-12), (name, user)
+            assert (
+                math.isnan(value) if wanted is None else value == pytest.approx(wanted, abs=1e-12)
+            ), (name, user)
 
 
 def test_synthetic_golden_values() -> None:
@@ -102,13 +109,16 @@ def test_synthetic_golden_values() -> None:
 def test_the_golden_file_is_what_its_script_writes() -> None:
     stored = json.loads(GOLDEN.read_text())
     fresh = json.loads(json.dumps(oracle.golden()))
-    assert {name: entry["case"] for name, entry in stored.items()} == {n: entry["case"] for n, entry in fresh.items()}
+    assert {name: entry["case"] for name, entry in stored.items()} == {
+        n: entry["case"] for n, entry in fresh.items()
+    }
     for name, entry in stored.items():
         assert_equal(fresh[name]["expected"], entry["expected"])
     assert {name.partition("@")[0] for name in stored["rated"]["expected"]} == set(METRICS)
 
 
-# -- the peer's values on real data ----------------------------------------------------------------------------------
+# -- the peer's values on real data
+# ----------------------------------------------------------------------------------
 
 
 class Office:
@@ -149,7 +159,8 @@ class Office:
     def topics(self, path: Path) -> Topics:
         rows = self._table(path)
         return Topics.from_pairs(
-            self.items(np.repeat(rows[:, 0], rows.shape[1] - 1)), rows[:, 1:].astype(np.int64).ravel()
+            self.items(np.repeat(rows[:, 0], rows.shape[1] - 1)),
+            rows[:, 1:].astype(np.int64).ravel(),
         )
 
 
@@ -158,7 +169,9 @@ def office(real_data: Path) -> Office:
     return Office(real_data / "amazon-office")
 
 
-@pytest.mark.parametrize(("split", "file"), [("test", "expected.json"), ("validation", "expected_validation.json")])
+@pytest.mark.parametrize(
+    ("split", "file"), [("test", "expected.json"), ("validation", "expected_validation.json")]
+)
 def test_the_peers_values_on_office(office: Office, golden: Path, split: str, file: str) -> None:
     topics = office.topics(golden / "metrics" / "office_topics.tsv")
     for name, expected in json.loads((golden / "metrics" / file).read_text()).items():
@@ -169,13 +182,17 @@ def test_the_peers_values_on_office(office: Office, golden: Path, split: str, fi
             metrics=EVERY,
             cutoffs=(5, 10, 20),
             topics=topics,
-            content=Content(np.ones((office.item_ids.size, 1)), np.ones(office.item_ids.size, bool)),
+            content=Content(
+                np.ones((office.item_ids.size, 1)), np.ones(office.item_ids.size, bool)
+            ),
         )
         assert len(expected) == 72
         for key, value in expected.items():
             metric, _, cutoff = key.partition("@")
             (resolved,) = resolve([metric])
-            assert found.overall[f"{resolved.name}@{cutoff}"] == pytest.approx(value, rel=1e-9, abs=0), (name, key)
+            assert found.overall[f"{resolved.name}@{cutoff}"] == pytest.approx(
+                value, rel=1e-9, abs=0
+            ), (name, key)
         percent, count = found.overall["iCov@20"], found.overall["ItemCoverage@20"]
         assert percent is not None and count is not None
         assert percent == pytest.approx(100 * count / 2414)
@@ -192,13 +209,17 @@ def test_the_peers_values_user_by_user(office: Office, golden: Path) -> None:
         )
         for key, values in expected.items():
             rows = np.searchsorted(found.users, office.users([int(user) for user in values]))
-            np.testing.assert_allclose(found.per_user[key][rows], list(values.values()), rtol=1e-9, atol=0)
+            np.testing.assert_allclose(
+                found.per_user[key][rows], list(values.values()), rtol=1e-9, atol=0
+            )
 
 
-# -- by hand ---------------------------------------------------------------------------------------------------------
+# -- by hand
+# ---------------------------------------------------------------------------------------------------------
 
-# Items 0-4 with 4, 3, 1, 1, 1 training users: |T| = 10, the head is {0, 1, 2} (4 + 3 + 1 >= 8), the tail {3, 4}.
-# User 0 liked 1, 3 and 5 (outside training), user 1 liked 4; user 2 has held-out rows below the threshold only.
+# Items 0-4 with 4, 3, 1, 1, 1 training users: |T| = 10, the head is {0, 1, 2} (4 + 3 + 1 >= 8), the
+# tail {3, 4}. User 0 liked 1, 3 and 5 (outside training), user 1 liked 4; user 2 has held-out rows
+# below the threshold only.
 HAND = {
     "n_users": 4,
     "n_items": 5,
@@ -225,16 +246,25 @@ D = [1.0, 1 / math.log2(3), 0.5]
         ("F1", (Fraction(2, 5) + Fraction(2, 3)) / 2, (Fraction(4, 6) + Fraction(2, 4)) / 2),
         # hits(n) / n: user 0 has 1, 1/2, 2/3; user 1 has 0, 1/2, 1/3
         ("MAP", (Fraction(3, 4) + Fraction(1, 4)) / 2, (Fraction(13, 18) + Fraction(5, 18)) / 2),
-        ("MAP-textbook", (Fraction(1, 2) + Fraction(1, 2)) / 2, (Fraction(5, 9) + Fraction(1, 2)) / 2),
+        (
+            "MAP-textbook",
+            (Fraction(1, 2) + Fraction(1, 2)) / 2,
+            (Fraction(5, 9) + Fraction(1, 2)) / 2,
+        ),
         ("MAR", (Fraction(1, 3) + Fraction(1, 2)) / 2, (Fraction(4, 9) + Fraction(2, 3)) / 2),
         ("NumRetrieved", 2, Fraction(5, 2)),
         # gains 2^(rating - 2) - 1: 1, 7, 3 for user 0, 3 for user 1
-        ("nDCG", (1 / (7 + 3 * D[1]) + D[1]) / 2, ((1 + 7 / 2) / (7 + 3 * D[1] + 1 / 2) + D[1]) / 2),
+        (
+            "nDCG",
+            (1 / (7 + 3 * D[1]) + D[1]) / 2,
+            ((1 + 7 / 2) / (7 + 3 * D[1] + 1 / 2) + D[1]) / 2,
+        ),
         ("nDCGRendle2020", (1 / (1 + D[1]) + D[1]) / 2, (1.5 / sum(D) + D[1]) / 2),
         (
             "EFD",
             (math.log2(10 / 3) + D[1] * math.log2(10)) / (1 + D[1]) / 2,
-            ((math.log2(10 / 3) + math.log2(10) / 2) / sum(D) + D[1] * math.log2(10) / (1 + D[1])) / 2,
+            ((math.log2(10 / 3) + math.log2(10) / 2) / sum(D) + D[1] * math.log2(10) / (1 + D[1]))
+            / 2,
         ),
         (
             "EPC",
@@ -242,7 +272,11 @@ D = [1.0, 1 / math.log2(3), 0.5]
             ((1 / 4 + 3 / 8) / sum(D) + D[1] * 3 / 4 / (1 + D[1])) / 2,
         ),
         # candidates n: 5 - 1 - 3 + 1 = 2 for user 0, 5 - 2 - 1 + 1 = 3 for user 1
-        ("LAUC", (Fraction(1, 2) + Fraction(2, 3)) / 2, ((1 + Fraction(1, 2)) / 3 + Fraction(2, 3)) / 2),
+        (
+            "LAUC",
+            (Fraction(1, 2) + Fraction(2, 3)) / 2,
+            ((1 + Fraction(1, 2)) / 3 + Fraction(2, 3)) / 2,
+        ),
         ("SRecall", (Fraction(1, 4) + Fraction(1, 4)) / 2, (Fraction(2, 4) + Fraction(1, 4)) / 2),
         ("APLT", Fraction(2, 3), (Fraction(1, 3) + 1 + Fraction(2, 3)) / 3),
         ("ACLT", Fraction(4, 3), Fraction(5, 3)),
@@ -255,25 +289,35 @@ D = [1.0, 1 / math.log2(3), 0.5]
         ("UserCoverageAtN", 3, 2),
         # head: 1 of 1 found at both; tail: 1 of 2 at 2, 2 of 2 at 3
         ("PopREO", Fraction(1, 3), 0),
-        # users 0, 1, 2 trained on 6 head and no tail items: head 2 of 3 at 2 and 3 of 3 at 3; tail 4 and 5 of 6
+        # users 0, 1, 2 trained on 6 head and no tail items: head 2 of 3 at 2 and 3 of 3 at 3; tail
+        # 4 and 5 of 6
         ("PopRSP", 0, (1 - Fraction(5, 6)) / (1 + Fraction(5, 6))),
-        # unit vectors of items 0, 1, 3, 4: (1, 0), (0, 1), (3/5, 4/5), (-1, 0); item 2 has none, so user 0 has one item
-        # at 2 and no distance. At 3: 1-3 is 1/5; 3-4 is 8/5 for user 1; 4-3, 4-1 and 3-1 are 8/5, 1 and 1/5 for user 2.
+        # unit vectors of items 0, 1, 3, 4: (1, 0), (0, 1), (3/5, 4/5), (-1, 0); item 2 has none, so
+        # user 0 has one item at 2 and no distance. At 3: 1-3 is 1/5; 3-4 is 8/5 for user 1; 4-3,
+        # 4-1 and 3-1 are 8/5, 1 and 1/5 for user 2.
         ("ILD", Fraction(8, 5), (Fraction(1, 5) + Fraction(8, 5) + Fraction(14, 15)) / 3),
         # distances to item 0: 1 for item 1, 2/5 for 3, 2 for 4; to item 1: 0, 1/5, 1.
         (
             "Unexpectedness",
-            (1 + (Fraction(2, 5) + 2 + Fraction(1, 5) + 1) / 4 + (2 + Fraction(2, 5) + 1 + Fraction(1, 5)) / 4) / 3,
+            (
+                1
+                + (Fraction(2, 5) + 2 + Fraction(1, 5) + 1) / 4
+                + (2 + Fraction(2, 5) + 1 + Fraction(1, 5)) / 4
+            )
+            / 3,
             (Fraction(7, 10) + Fraction(9, 10) + (Fraction(18, 5) + 1 + 0) / 6) / 3,
         ),
-        # Histories: topics 0 and 1 with 1/2 each for user 0, with 1/4 and 3/4 for users 1 and 2 (item 2 has no topic).
+        # Histories: topics 0 and 1 with 1/2 each for user 0, with 1/4 and 3/4 for users 1 and 2
+        # (item 2 has no topic).
         (
             "Miscalibration",
             (
                 math.log(0.5 / 0.005) / 2
                 + math.log(0.5 / 0.995) / 2  # q: 1 on topic 1
                 + 2
-                * (math.log(100) / 4 + math.log(0.75 / (0.99 / 4 + 0.0075)) * 3 / 4)  # q: 1/4 on topics 1, 2; 1/2 on 3
+                * (
+                    math.log(100) / 4 + math.log(0.75 / (0.99 / 4 + 0.0075)) * 3 / 4
+                )  # q: 1/4 on topics 1, 2; 1/2 on 3
             )
             / 3,
             (
@@ -296,9 +340,12 @@ def test_by_hand(name: str, at_2: Any, at_3: Any) -> None:
 
 
 def test_entropy_by_hand() -> None:
-    # At 2 the counts are 1, 1, 2, 2 of 6 and every list has two items, so it is the entropy of the counts.
+    # At 2 the counts are 1, 1, 2, 2 of 6 and every list has two items, so it is the entropy of the
+    # counts.
     found = score(HAND, resolve(["entropy"])).overall["SEntropy@2"]
-    assert found == pytest.approx(2 * (1 / 6 * math.log2(6)) + 2 * (1 / 3 * math.log2(3)), rel=1e-12)
+    assert found == pytest.approx(
+        2 * (1 / 6 * math.log2(6)) + 2 * (1 / 3 * math.log2(3)), rel=1e-12
+    )
 
 
 def test_every_metric_was_worked_by_hand() -> None:
@@ -306,7 +353,8 @@ def test_every_metric_was_worked_by_hand() -> None:
     assert {row[0] for row in mark.args[1]} | {"SEntropy"} == set(METRICS)
 
 
-# -- what holds for every metric ------------------------------------------------------------------------------------
+# -- what holds for every metric
+# ------------------------------------------------------------------------------------
 
 
 def clean_case(seed: int, **arguments: Any) -> oracle.Case:
@@ -368,8 +416,14 @@ def test_ideal_lists_score_one_and_useless_ones_zero(seed: int) -> None:
     truth: dict[int, list[tuple[float, int]]] = {}
     for user, item, rating in dict.fromkeys(map(tuple, case["held_out"])):
         truth.setdefault(user, []).append((-rating, item))
-    case["held_out"] = [(user, item, -rating) for user, rows in truth.items() for rating, item in dict.fromkeys(rows)]
-    case["held_out"] = list({(user, item): (user, item, rating) for user, item, rating in case["held_out"]}.values())
+    case["held_out"] = [
+        (user, item, -rating)
+        for user, rows in truth.items()
+        for rating, item in dict.fromkeys(rows)
+    ]
+    case["held_out"] = list(
+        {(user, item): (user, item, rating) for user, item, rating in case["held_out"]}.values()
+    )
     ratings = {(user, item): rating for user, item, rating in case["held_out"]}
     liked = {user: [item for _, item in rows] for user, rows in truth.items()}
     best, worst = dict(case), dict(case)
@@ -382,11 +436,14 @@ def test_ideal_lists_score_one_and_useless_ones_zero(seed: int) -> None:
     names = ["nDCG", "nDCG-binary", "MAP-textbook", "MRR", "HitRate"]
     for value in score(best, resolve(names)).overall.values():
         assert value is None or value == pytest.approx(1.0)
-    for value in score(worst, resolve([*names, "Recall", "MAP", "MAR", "F1", "EFD", "EPC", "LAUC"])).overall.values():
+    for value in score(
+        worst, resolve([*names, "Recall", "MAP", "MAR", "F1", "EFD", "EPC", "LAUC"])
+    ).overall.values():
         assert value is None or value == 0.0
 
 
-# -- the registry ----------------------------------------------------------------------------------------------------
+# -- the registry
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -415,9 +472,11 @@ def test_names_are_understood_in_any_case_and_by_alias(given_name: str, name: st
     "names",
     [
         # Elliot, WarpRec; RecBole, MMRec; Cornac, LensKit
-        "Recall nDCG nDCGRendle2020 EFD EPC Gini SEntropy ItemCoverage UserCoverage UserCoverageAtN NumRetrieved APLT ACLT "
+        "Recall nDCG nDCGRendle2020 EFD EPC Gini SEntropy ItemCoverage UserCoverage "
+        "UserCoverageAtN NumRetrieved APLT ACLT "
         "ARP PopREO PopRSP Precision HR MRR MAP MAR F1 LAUC SRecall HitRate ShannonEntropy REO RSP",
-        "recall ndcg precision map hit mrr itemcoverage averagepopularity giniindex shannonentropy tailpercentage",
+        "recall ndcg precision map hit mrr itemcoverage averagepopularity giniindex shannonentropy "
+        "tailpercentage",
         "Recall NDCG Precision FMeasure HitRatio MRR MAP Hit RecipRank",
     ],
 )
@@ -441,7 +500,9 @@ def test_an_unknown_name_is_an_error_with_the_closest_match() -> None:
 
 
 def test_the_registry_is_complete_and_unambiguous() -> None:
-    names = [name.casefold() for metric in METRICS.values() for name in (metric.name, *metric.aliases)]
+    names = [
+        name.casefold() for metric in METRICS.values() for name in (metric.name, *metric.aliases)
+    ]
     assert len(names) == len(set(names))
     for metric in METRICS.values():
         assert resolve([metric.name]) == [metric]
@@ -449,24 +510,32 @@ def test_the_registry_is_complete_and_unambiguous() -> None:
         assert all(resolve([alias]) == [metric] for alias in metric.aliases)
 
 
-@pytest.mark.parametrize(("name", "need"), [(m.name, need) for m in METRICS.values() for need in m.needs])
+@pytest.mark.parametrize(
+    ("name", "need"), [(m.name, need) for m in METRICS.values() for need in m.needs]
+)
 def test_side_data_are_asked_for_by_name(name: str, need: str) -> None:
     arguments = prepare(HAND) | {need: None}
-    with pytest.raises(UsageError, match=f"{name}: needs .*--.*; supply it or leave the metric out"):
+    with pytest.raises(
+        UsageError, match=f"{name}: needs .*--.*; supply it or leave the metric out"
+    ):
         evaluate(**arguments, metrics=resolve([name]))
 
 
 def test_lists_in_blocks_equal_lists_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     case, names = oracle.random_case(5), resolve(["ILD", "Unexpectedness"])
     whole = score(case, names)
-    monkeypatch.setattr("mmbench.metrics.item_data._NUMBERS_AT_A_TIME", 9)  # three vectors at a time
+    monkeypatch.setattr(
+        "mmbench.metrics.item_data._NUMBERS_AT_A_TIME", 9
+    )  # three vectors at a time
     for name, values in score(case, names).per_user.items():
         np.testing.assert_allclose(values, whole.per_user[name], rtol=1e-12, atol=1e-12)
 
 
 def test_equal_items_have_no_distance_and_the_same_topics_no_divergence() -> None:
     case = dict(
-        HAND, vectors={str(item): [0.3, 0.1] for item in range(5)}, topics={str(item): [4, 5] for item in range(5)}
+        HAND,
+        vectors={str(item): [0.3, 0.1] for item in range(5)},
+        topics={str(item): [4, 5] for item in range(5)},
     )
     found = score(case, resolve(["ILD", "Unexpectedness", "Miscalibration"])).overall
     assert all(value == pytest.approx(0.0, abs=1e-12) for value in found.values())

@@ -38,7 +38,9 @@ class Adapter:
     """
 
     settings: Callable[[Case, str], dict[str, Any]] = lambda case, preset: dict(case.config)
-    extra: Callable[[Case, str, Sequence[Sequence[Any]]], dict[str, Any]] = lambda case, preset, epochs: {}
+    extra: Callable[[Case, str, Sequence[Sequence[Any]]], dict[str, Any]] = (
+        lambda case, preset, epochs: {}
+    )
     first: Callable[[dict[str, Any]], dict[str, Any]] = lambda extra: {}
     inject: Callable[[Recommender, dict[str, Any]], None] = lambda model, extra: None
     absent: Callable[[str], bool] = lambda name: False
@@ -110,17 +112,26 @@ class Problem:
     def put(self, params: Mapping[str, Tensor]) -> None:
         """Give our model the reference's parameters."""
         names = self.model.weights()
-        ours = {name: value.clone() for name, value in params.items() if not self.adapter.absent(name)}
-        self.model.load_weights({f"{n}.values" if f"{n}.values" in names else n: v for n, v in ours.items()})
+        ours = {
+            name: value.clone() for name, value in params.items() if not self.adapter.absent(name)
+        }
+        self.model.load_weights(
+            {f"{n}.values" if f"{n}.values" in names else n: v for n, v in ours.items()}
+        )
 
     def get(self) -> Parameters:
         """Our model's parameters by the reference's names."""
-        return {name.removesuffix(".values"): value.clone() for name, value in self.model.weights().items()}
+        return {
+            name.removesuffix(".values"): value.clone()
+            for name, value in self.model.weights().items()
+        }
 
     def batch(self, rows: Mapping[str, Any], epoch: int, step: int) -> Batch:
         """The reference's batch as ours; without negatives where our sampler has none."""
         users, pos, neg = (torch.from_numpy(rows[key]) for key in ("users", "pos", "neg"))
-        return Batch(users, pos, None if self.model.sampler == "edges-only" else neg, 0, epoch, step)
+        return Batch(
+            users, pos, None if self.model.sampler == "edges-only" else neg, 0, epoch, step
+        )
 
     def run(
         self, after: Sequence[int] = (1, 2, 30), visit: Callable[[int], None] = lambda step: None
@@ -141,7 +152,14 @@ class Problem:
                     return
 
         trainer = Trainer(
-            self.model, self.train, self.config, lambda _: {"x": 0.0}, metric="x", every=10**6, patience=None, seed=0
+            self.model,
+            self.train,
+            self.config,
+            lambda _: {"x": 0.0},
+            metric="x",
+            every=10**6,
+            patience=None,
+            seed=0,
         )
         trainer.sampler = _Batches(batches)  # type: ignore[assignment]
         for _ in trainer.run():
@@ -171,7 +189,9 @@ class Problem:
                     if borrowed.has_gradient:
                         assert found[name] is None, "two sets of rows"
                         whole = torch.zeros_like(table.values)
-                        rows = torch.arange(len(whole)) if borrowed.index is None else borrowed.index
+                        rows = (
+                            torch.arange(len(whole)) if borrowed.index is None else borrowed.index
+                        )
                         for part, gradient in borrowed.parts():
                             whole[rows[part]] = gradient
                         found[name] = whole

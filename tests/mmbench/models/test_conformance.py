@@ -45,9 +45,15 @@ def make(
     return model_class(name)(train, features, config, Init(seed)), config  # type: ignore[call-arg]
 
 
-def fit(name: str, train: TrainSet, features: Features, epochs: int, seed: int = 3, **settings: object) -> Recommender:
-    model, config = make(name, train, features, seed, epochs=epochs, batch_size=32, lr=0.02, **settings)
-    trainer = Trainer(model, train, config, lambda _: {"x": 0.0}, metric="x", every=1000, patience=None, seed=seed)
+def fit(
+    name: str, train: TrainSet, features: Features, epochs: int, seed: int = 3, **settings: object
+) -> Recommender:
+    model, config = make(
+        name, train, features, seed, epochs=epochs, batch_size=32, lr=0.02, **settings
+    )
+    trainer = Trainer(
+        model, train, config, lambda _: {"x": 0.0}, metric="x", every=1000, patience=None, seed=seed
+    )
     for record in trainer.run():
         assert all(np.isfinite(value) for value in record.loss.values())
     return model
@@ -99,7 +105,11 @@ def test_training_learns_the_blocks(
     unseen = torch.ones(24, 16, dtype=torch.bool)
     unseen[block_train.users, block_train.items] = False
     right = torch.stack(
-        [row[s & n].mean() > row[~s & n].mean() for row, s, n in zip(out, same, unseen, strict=True) if (s & n).any()]
+        [
+            row[s & n].mean() > row[~s & n].mean()
+            for row, s, n in zip(out, same, unseen, strict=True)
+            if (s & n).any()
+        ]
     )
     assert right.float().mean() > 0.9
 
@@ -108,7 +118,9 @@ def test_training_learns_the_blocks(
 def test_same_seed_same_scores_other_seed_other_scores(
     name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
 ) -> None:
-    first, again = (scores(fit(name, block_train, block_features, 2, **preset), block_train) for _ in range(2))
+    first, again = (
+        scores(fit(name, block_train, block_features, 2, **preset), block_train) for _ in range(2)
+    )
     assert torch.equal(first, again)
     assert model_class(name).uses_seed != torch.equal(
         first, scores(fit(name, block_train, block_features, 2, seed=4, **preset), block_train)
@@ -130,14 +142,28 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
 ) -> None:
     def trainer() -> Trainer:
-        model, config = make(name, block_train, block_features, epochs=4, batch_size=32, lr=0.02, **preset)
-        return Trainer(model, block_train, config, lambda _: {"x": 0.0}, metric="x", every=99, patience=None, seed=3)
+        model, config = make(
+            name, block_train, block_features, epochs=4, batch_size=32, lr=0.02, **preset
+        )
+        return Trainer(
+            model,
+            block_train,
+            config,
+            lambda _: {"x": 0.0},
+            metric="x",
+            every=99,
+            patience=None,
+            seed=3,
+        )
 
     whole, first, second = trainer(), trainer(), trainer()
     list(whole.run())
     records = first.run()
     next(records), next(records)
-    second.restore({key: value.clone() for key, value in first.tensors().items()}, dataclasses.replace(first.progress))
+    second.restore(
+        {key: value.clone() for key, value in first.tensors().items()},
+        dataclasses.replace(first.progress),
+    )
     list(second.run())
     expected = whole.tensors()
     for key, value in second.tensors().items():
@@ -161,7 +187,9 @@ def test_controls_rank_as_they_say(block_train: TrainSet, block_features: Featur
     lists = rank(popular.scorer(), block_train, np.arange(24), k=3)
     best = np.lexsort((np.arange(16), -block_train.popularity))
     for user, items in zip(lists.users, lists.items, strict=True):
-        expected = [item for item in best if not block_train.contains(np.array(user), np.array(item))]
+        expected = [
+            item for item in best if not block_train.contains(np.array(user), np.array(item))
+        ]
         np.testing.assert_array_equal(items, expected[:3])
     for name in ("item-knn", "content-knn"):
         out = scores(make(name, block_train, block_features)[0], block_train)
@@ -169,7 +197,9 @@ def test_controls_rank_as_they_say(block_train: TrainSet, block_features: Featur
         assert out[same].mean() > 5 * out[~same].mean().clamp(min=1e-3)
 
 
-def test_item_knn_against_a_dense_computation(block_train: TrainSet, block_features: Features) -> None:
+def test_item_knn_against_a_dense_computation(
+    block_train: TrainSet, block_features: Features
+) -> None:
     model, _ = make("item-knn", block_train, block_features, neighbours=4, shrinkage=2.0)
     x = np.zeros((24, 16))
     x[block_train.users, block_train.items] = 1
@@ -182,7 +212,9 @@ def test_item_knn_against_a_dense_computation(block_train: TrainSet, block_featu
     np.testing.assert_allclose(scores(model, block_train), x @ similarity.T, rtol=1e-6)
 
 
-def test_random_rows_do_not_depend_on_who_else_is_asked(block_train: TrainSet, block_features: Features) -> None:
+def test_random_rows_do_not_depend_on_who_else_is_asked(
+    block_train: TrainSet, block_features: Features
+) -> None:
     score = make("random", block_train, block_features)[0].scorer()
     assert torch.equal(score(torch.tensor([3, 9]))[1], score(torch.tensor([9]))[0])
 
@@ -202,14 +234,19 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.parametrize(("name", "preset"), TRAINED)
 def test_one_and_two_threads_agree(
-    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features, two_threads: None
+    name: str,
+    preset: dict[str, object],
+    block_train: TrainSet,
+    block_features: Features,
+    two_threads: None,
 ) -> None:
     torch.set_num_threads(1)
     alone = scores(fit(name, block_train, block_features, 2, **preset), block_train)
     torch.set_num_threads(2)
     together = scores(fit(name, block_train, block_features, 2, **preset), block_train)
-    # GRCN bears no difference in the last bits: a node's confidence has a gradient that cancels but for rounding wherever
-    # one modality wins at all of its edges, and Adam makes whole steps of what is left.
+    # GRCN bears no difference in the last bits: a node's confidence has a gradient that cancels but
+    # for rounding wherever one modality wins at all of its edges, and Adam makes whole steps of
+    # what is left.
     assert (alone - together).abs().max() <= 1e-6 * alone.abs().max()
 
 
@@ -234,7 +271,11 @@ def test_the_sparse_back_end_changes_nothing_but_rounding(
     assert gradients[0].keys() == gradients[1].keys()
     for key, value in gradients[0].items():
         torch.testing.assert_close(
-            gradients[1][key], value, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+            gradients[1][key],
+            value,
+            rtol=1e-4,
+            atol=1e-6,
+            msg=lambda text, key=key: f"{key}: {text}",
         )
 
 
@@ -258,7 +299,11 @@ def test_items_that_training_has_not_seen(
     torch.testing.assert_close(nothing_unseen, seen, rtol=1e-5, atol=1e-6)
     unseen = everything[:, block_train.n_items :]
     assert model.scores_unseen == (name in UNSEEN)
-    assert bool(torch.isfinite(unseen).all()) if model.scores_unseen else bool((unseen == -torch.inf).all())
+    assert (
+        bool(torch.isfinite(unseen).all())
+        if model.scores_unseen
+        else bool((unseen == -torch.inf).all())
+    )
 
 
 def test_an_unseen_copy_of_an_item_scores_what_the_items_content_scores(
@@ -271,10 +316,15 @@ def test_an_unseen_copy_of_an_item_scores_what_the_items_content_scores(
         with torch.inference_mode():
             with_factors = model.scorer_with_unseen(copies, 1)(users)[:, -1]
             model.item_factors[3] = 0.0  # type: ignore[operator, index]
-            torch.testing.assert_close(with_factors, model.scorer()(users)[:, 3], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(
+                with_factors, model.scorer()(users)[:, 3], rtol=1e-5, atol=1e-6
+            )
     model, _ = make("content-knn", block_train, block_features, neighbours=100)
     with torch.inference_mode():
-        copy, original = model.scorer_with_unseen(copies, 1)(users)[:, -1], model.scorer()(users)[:, 3]
+        copy, original = (
+            model.scorer_with_unseen(copies, 1)(users)[:, -1],
+            model.scorer()(users)[:, 3],
+        )
     knows_it = torch.from_numpy(block_train.contains(np.arange(block_train.n_users), np.array(3)))
     # the copy is similar to the original itself as well, by exactly one
     torch.testing.assert_close(copy, original + knows_it, rtol=1e-5, atol=1e-5)

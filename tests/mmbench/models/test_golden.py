@@ -32,7 +32,8 @@ def _double() -> Iterator[None]:
         yield
 
 
-# ------------------------------------------------------------------------------------------- how each model is met
+# ------------------------------------------------------------------------------------------- how
+# each model is met
 
 
 def _vbpr_settings(case: Case, preset: str) -> dict[str, Any]:
@@ -61,18 +62,25 @@ def _freedom_inject(model: Recommender, extra: dict[str, Any]) -> None:
 
 def _bm3_extra(case: Case, preset: str, epochs: Sequence[Any]) -> dict[str, Any]:
     rng, s = np.random.default_rng(13), bm3.settings(case, preset)
-    rows = {"user": case.n_users, "item": case.n_items, **dict.fromkeys(case.modalities, case.n_items)}
+    rows = {
+        "user": case.n_users,
+        "item": case.n_items,
+        **dict.fromkeys(case.modalities, case.n_items),
+    }
     keep = 1 - s["dropout"]
     return {
         "masks": [
-            [{k: 1.0 * (rng.random((n, s["factors"])) < keep) for k, n in rows.items()} for _ in e] for e in epochs
+            [{k: 1.0 * (rng.random((n, s["factors"])) < keep) for k, n in rows.items()} for _ in e]
+            for e in epochs
         ]
     }
 
 
 def _bm3_inject(model: Recommender, extra: dict[str, Any]) -> None:
     def kept(name: str, rows: Tensor, batch: Batch) -> Tensor:
-        return torch.from_numpy(extra["masks"][batch.epoch - 1][batch.step][name.removeprefix("features.")])[rows]
+        return torch.from_numpy(
+            extra["masks"][batch.epoch - 1][batch.step][name.removeprefix("features.")]
+        )[rows]
 
     model._kept = kept  # type: ignore[assignment]
 
@@ -80,13 +88,17 @@ def _bm3_inject(model: Recommender, extra: dict[str, Any]) -> None:
 ADAPTERS = {
     "vbpr": Adapter(settings=_vbpr_settings),
     "lattice": Adapter(),
-    "bm3": Adapter(extra=_bm3_extra, first=lambda extra: {"masks": extra["masks"][0][0]}, inject=_bm3_inject),
+    "bm3": Adapter(
+        extra=_bm3_extra, first=lambda extra: {"masks": extra["masks"][0][0]}, inject=_bm3_inject
+    ),
     "freedom": Adapter(
         settings=_freedom_settings,
         extra=_freedom_extra,
         first=lambda extra: {"kept": extra["kept"][0]},
         inject=_freedom_inject,
-        absent=lambda name: name.startswith("projection.") and name.endswith(".bias"),  # cancels in every difference
+        absent=lambda name: (
+            name.startswith("projection.") and name.endswith(".bias")
+        ),  # cancels in every difference
     ),
 }
 PAIRS = [(model, preset) for model in ADAPTERS for preset in cases.NAMES]
@@ -106,7 +118,9 @@ def problem(name: str, preset: str, size: str, n_modalities: int = 2) -> Problem
 
 def first_terms(p: Problem) -> dict[str, Tensor]:
     """The reference's terms of the first batch, as `Problem.first_terms`."""
-    return p.reference.loss_terms(p.start, p.case, p.preset, p.epochs[0][0], **p.adapter.first(p.extra))  # type: ignore[no-any-return]
+    return p.reference.loss_terms(
+        p.start, p.case, p.preset, p.epochs[0][0], **p.adapter.first(p.extra)
+    )  # type: ignore[no-any-return]
 
 
 # ----------------------------------------------------------------------------------------------------------- tests
@@ -119,20 +133,31 @@ def test_scores_and_loss_terms(name: str, preset: str, size: str, n_modalities: 
     ours, theirs = p.first_terms(), first_terms(p)
     assert ours.keys() == theirs.keys()
     for term in theirs:
-        assert float(ours[term].detach()) == pytest.approx(float(theirs[term].detach()), rel=1e-12, abs=1e-15), term
-    assert deviation(p.scores(), p.reference.scores(p.start, p.case, preset)) <= 1e-12  # whatever the epoch's graph
+        assert float(ours[term].detach()) == pytest.approx(
+            float(theirs[term].detach()), rel=1e-12, abs=1e-15
+        ), term
+    assert (
+        deviation(p.scores(), p.reference.scores(p.start, p.case, preset)) <= 1e-12
+    )  # whatever the epoch's graph
 
 
 @every_problem
-def test_parameters_after_1_2_and_30_steps(name: str, preset: str, size: str, n_modalities: int) -> None:
+def test_parameters_after_1_2_and_30_steps(
+    name: str, preset: str, size: str, n_modalities: int
+) -> None:
     p = problem(name, preset, size, n_modalities)
     theirs = p.reference.run(p.start, p.case, preset, p.epochs, cases.LEARNING_RATE, **p.extra)
     ours = p.run()
     for step in (1, 2, 30):
         assert ours[step].keys() == {key for key in theirs[step] if not p.adapter.absent(key)}
         for key, value in ours[step].items():
-            assert torch.equal(value, p.start[key]) == torch.equal(theirs[step][key], p.start[key]), key  # who moves
-            assert deviation(value, theirs[step][key]) <= cases.tolerance(name, preset, key), (step, key)
+            assert torch.equal(value, p.start[key]) == torch.equal(
+                theirs[step][key], p.start[key]
+            ), key  # who moves
+            assert deviation(value, theirs[step][key]) <= cases.tolerance(name, preset, key), (
+                step,
+                key,
+            )
     assert deviation(p.scores(), p.reference.scores(theirs[30], p.case, preset)) <= 1e-9
 
 
@@ -154,7 +179,9 @@ def test_scoring_between_steps_changes_nothing(name: str, preset: str) -> None:
 def test_gradients_reach_the_documented_tensors_and_are_right(name: str, preset: str) -> None:
     p = problem(name, preset, "small")
     found = p.gradients()
-    reached = {key for key, value in found.items() if value is not None and value.abs().max() > 1e-12}
+    reached = {
+        key for key, value in found.items() if value is not None and value.abs().max() > 1e-12
+    }
     assert reached == cases.GRADIENTS[name, preset]
     names = p.reference.trainable(p.case, preset)
     for key, value in common.gradients(p.start, names, lambda now: {**_terms_of(p, now)}).items():
@@ -170,7 +197,9 @@ def test_gradients_reach_the_documented_tensors_and_are_right(name: str, preset:
         assert gradient is not None
         for flat in rng.choice(gradient.numel(), min(3, gradient.numel()), replace=False):
             expected = (moved_loss(p, key, flat, h) - moved_loss(p, key, flat, -h)) / (2 * h)
-            assert float(gradient.reshape(-1)[flat]) == pytest.approx(expected, rel=1e-6, abs=2e-9), key
+            assert float(gradient.reshape(-1)[flat]) == pytest.approx(
+                expected, rel=1e-6, abs=2e-9
+            ), key
 
 
 def _terms_of(p: Problem, now: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -209,7 +238,8 @@ def moved_loss(p: Problem, key: str, flat: int, h: float) -> float:
     return loss
 
 
-# -------------------------------------------------------------------------------------------------- what differs by
+# --------------------------------------------------------------------------------------------------
+# what differs by
 
 
 @pytest.mark.parametrize("preset", cases.NAMES)
@@ -237,7 +267,9 @@ def test_lattice_goes_on_by_momentum_under_legacy_zero_grad_only() -> None:
 def test_bm3_modality_losses_leave_the_embeddings_alone() -> None:
     p = problem("bm3", "paper", "small")
     terms = p.first_terms()
-    torch.stack([term for key, term in terms.items() if key.endswith(("_inter", "_intra"))]).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack(
+        [term for key, term in terms.items() if key.endswith(("_inter", "_intra"))]
+    ).sum().backward()  # type: ignore[no-untyped-call]
     parameters = dict(p.model.named_parameters())
     assert all(parameters[name].grad is None for name in ("user_embedding", "item_embedding"))
     assert parameters["predictor.weight"].grad is not None
@@ -246,12 +278,18 @@ def test_bm3_modality_losses_leave_the_embeddings_alone() -> None:
 def test_bm3_draws_one_mask_for_each_row_of_a_batch_and_keeps_the_right_share() -> None:
     case = cases.case("middle", "bm3")
     p = problem("bm3", "paper", "middle")
-    model = type(p.model)(p.train, Features({m: case.feature(m) for m in case.modalities}), p.config, Init(0))  # type: ignore[call-arg]
+    model = type(p.model)(
+        p.train, Features({m: case.feature(m) for m in case.modalities}), p.config, Init(0)
+    )  # type: ignore[call-arg]
     batch, rows = p.batch(p.epochs[0][0], 1, 0), torch.arange(40)
     draw = model._kept  # type: ignore[operator]
-    kept = torch.stack([draw("item", rows, dataclasses.replace(batch, step=step)) for step in range(200)])  # type: ignore[operator]
+    kept = torch.stack(
+        [draw("item", rows, dataclasses.replace(batch, step=step)) for step in range(200)]
+    )  # type: ignore[operator]
     share = 1 - p.config.dropout  # type: ignore[attr-defined]
-    assert float(kept.double().mean()) == pytest.approx(share, abs=4 * (share * (1 - share) / kept.numel()) ** 0.5)
+    assert float(kept.double().mean()) == pytest.approx(
+        share, abs=4 * (share * (1 - share) / kept.numel()) ** 0.5
+    )
     assert torch.equal(draw("item", rows, batch), draw("item", rows, batch))  # type: ignore[operator]
     assert not torch.equal(draw("item", rows, batch), draw("user", rows, batch))  # type: ignore[operator]
 
@@ -282,7 +320,14 @@ def test_freedom_without_edge_dropout_trains_on_the_full_graph() -> None:
 def test_lightgcn_against_a_dense_computation(n_layers: int) -> None:
     case = cases.case("middle", "freedom")
     train = TrainSet.from_pairs(case.train_users, case.train_items, case.n_users, case.n_items)
-    settings = {"n_layers": n_layers, "embedding_dim": 8, "lr": 0.01, "reg_weight": 0.1, "epochs": 2, "batch_size": 16}
+    settings = {
+        "n_layers": n_layers,
+        "embedding_dim": 8,
+        "lr": 0.01,
+        "reg_weight": 0.1,
+        "epochs": 2,
+        "batch_size": 16,
+    }
     config = make_settings("lightgcn", settings)
     model = model_class("lightgcn")(train, Features({}), config, Init(5))  # type: ignore[call-arg]
     a = common.adjacency(case)
@@ -293,7 +338,9 @@ def test_lightgcn_against_a_dense_computation(n_layers: int) -> None:
 
     def represented() -> tuple[Tensor, Tensor]:
         x = torch.cat([leaves[name] for name in names])
-        return x, torch.stack([torch.linalg.matrix_power(a, n) @ x for n in range(n_layers + 1)]).mean(0)
+        return x, torch.stack(
+            [torch.linalg.matrix_power(a, n) @ x for n in range(n_layers + 1)]
+        ).mean(0)
 
     for epoch in (1, 2):
         for batch in SAMPLERS["edges"](train, 16, 3, "cpu").epoch(epoch):
@@ -301,11 +348,15 @@ def test_lightgcn_against_a_dense_computation(n_layers: int) -> None:
             x, z = represented()
             u, i, j = batch.users, batch.pos + case.n_users, batch.neg + case.n_users
             difference = (z[u] * (z[i] - z[j])).sum(1)
-            loss = common.bpr(difference) + 0.1 / (2 * len(u)) * common.sum_of_squares(x[u], x[i], x[j])
+            loss = common.bpr(difference) + 0.1 / (2 * len(u)) * common.sum_of_squares(
+                x[u], x[i], x[j]
+            )
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-    trainer = Trainer(model, train, config, lambda _: {"x": 0.0}, metric="x", every=9, patience=None, seed=3)
+    trainer = Trainer(
+        model, train, config, lambda _: {"x": 0.0}, metric="x", every=9, patience=None, seed=3
+    )
     list(trainer.run())
     z = represented()[1].detach()
     for name in names:

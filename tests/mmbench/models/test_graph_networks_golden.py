@@ -59,7 +59,9 @@ class Renamed(Problem):
 
     def get(self) -> Parameters:
         weights = self.model.weights()
-        assert weights.keys() - _stale(weights).keys() == {our_name(self.name, name) for name in self.start}
+        assert weights.keys() - _stale(weights).keys() == {
+            our_name(self.name, name) for name in self.start
+        }
         return {name: weights[our_name(self.name, name)].clone() for name in self.start}
 
     def gradients(self) -> dict[str, Tensor | None]:
@@ -86,7 +88,8 @@ def reference_terms(p: Renamed, params: Parameters) -> dict[str, Tensor]:
 PAIRS = [(model, preset) for model in ADAPTERS for preset in cases.NAMES]
 every_problem = pytest.mark.parametrize(
     ("name", "preset", "size", "n_modalities"),
-    [(*pair, "small", 2) for pair in PAIRS] + [(*pair, "middle", n) for pair in PAIRS for n in (1, 2, 3)],
+    [(*pair, "small", 2) for pair in PAIRS]
+    + [(*pair, "middle", n) for pair in PAIRS for n in (1, 2, 3)],
 )
 
 
@@ -97,11 +100,15 @@ def test_scores_and_loss_terms(name: str, preset: str, size: str, n_modalities: 
     ours, theirs = p.first_terms(), reference_terms(p, p.start)
     assert ours.keys() == theirs.keys()
     for term in theirs:
-        assert float(ours[term].detach()) == pytest.approx(float(theirs[term]), rel=1e-12, abs=1e-15), term
+        assert float(ours[term].detach()) == pytest.approx(
+            float(theirs[term]), rel=1e-12, abs=1e-15
+        ), term
 
 
 @every_problem
-def test_parameters_after_1_2_and_30_steps(name: str, preset: str, size: str, n_modalities: int) -> None:
+def test_parameters_after_1_2_and_30_steps(
+    name: str, preset: str, size: str, n_modalities: int
+) -> None:
     p = problem(name, preset, size, n_modalities)
     theirs = p.reference.run(p.start, p.case, preset, p.epochs, cases.LEARNING_RATE)
     ours = p.run()
@@ -109,7 +116,10 @@ def test_parameters_after_1_2_and_30_steps(name: str, preset: str, size: str, n_
         for key, value in ours[step].items():
             frozen = (name, preset) == ("mmgcn", "original") and key.split(".")[0] in FROZEN
             assert torch.equal(value, p.start[key]) == frozen, key
-            assert deviation(value, theirs[step][key]) <= cases.tolerance(name, preset, key), (step, key)
+            assert deviation(value, theirs[step][key]) <= cases.tolerance(name, preset, key), (
+                step,
+                key,
+            )
     assert deviation(p.scores(), p.reference.scores(theirs[30], p.case, preset)) <= 1e-9
 
 
@@ -117,7 +127,9 @@ def test_parameters_after_1_2_and_30_steps(name: str, preset: str, size: str, n_
 def test_gradients_reach_the_documented_tensors_and_are_right(name: str, preset: str) -> None:
     p = problem(name, preset, "small")
     found = p.gradients()
-    reached = {key for key, value in found.items() if value is not None and value.abs().max() > 1e-12}
+    reached = {
+        key for key, value in found.items() if value is not None and value.abs().max() > 1e-12
+    }
     assert reached == cases.GRADIENTS[name, preset]
     theirs = common.gradients(p.start, sorted(reached), lambda now: reference_terms(p, now))
     rng, h = np.random.default_rng(43), 1e-6
@@ -128,7 +140,9 @@ def test_gradients_reach_the_documented_tensors_and_are_right(name: str, preset:
         assert deviation(gradient, value) <= 1e-9, key
         for flat in rng.choice(gradient.numel(), min(3, gradient.numel()), replace=False):
             expected = (moved_loss(p, key, flat, h) - moved_loss(p, key, flat, -h)) / (2 * h)
-            assert float(gradient.reshape(-1)[flat]) == pytest.approx(expected, rel=1e-6, abs=2e-9), key
+            assert float(gradient.reshape(-1)[flat]) == pytest.approx(
+                expected, rel=1e-6, abs=2e-9
+            ), key
 
 
 @torch.no_grad()
@@ -163,8 +177,12 @@ def test_the_other_modes_of_grcn(change: dict[str, Any], monkeypatch: pytest.Mon
 
     monkeypatch.setattr(golden, "with_modalities", changed)
     names = {"confidence": "confidence_of", "layer_norm": "normalise_layers"}
-    settings = Adapter(settings=lambda case, preset: {names.get(k, k): v for k, v in case.config.items()})
-    p = Renamed("grcn", "paper", "middle", settings, 3)  # not two: those parameters are stored for the plain case
+    settings = Adapter(
+        settings=lambda case, preset: {names.get(k, k): v for k, v in case.config.items()}
+    )
+    p = Renamed(
+        "grcn", "paper", "middle", settings, 3
+    )  # not two: those parameters are stored for the plain case
     assert deviation(p.scores(), p.reference.scores(p.start, p.case, "paper")) <= 1e-12
     found = p.gradients()
     theirs = common.gradients(p.start, sorted(p.start), lambda now: reference_terms(p, now))
@@ -172,7 +190,9 @@ def test_the_other_modes_of_grcn(change: dict[str, Any], monkeypatch: pytest.Mon
         ours = found[key]
         assert (ours is None) == (gradient is None), key
         if ours is not None and gradient is not None:
-            assert float((ours - gradient).abs().max()) <= 1e-9 * float(gradient.abs().max()) + 1e-15, key
+            assert (
+                float((ours - gradient).abs().max()) <= 1e-9 * float(gradient.abs().max()) + 1e-15
+            ), key
 
 
 @pytest.mark.parametrize("size", cases.SIZES)
@@ -183,9 +203,13 @@ def test_the_edge_orders_of_grcn_differ(size: str) -> None:
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-def test_stale_inference_ranks_by_the_parameters_before_the_last_step_of_an_epoch(name: str) -> None:
+def test_stale_inference_ranks_by_the_parameters_before_the_last_step_of_an_epoch(
+    name: str,
+) -> None:
     settings = {"stale_inference": True, "batch_size": cases.BATCH_SIZE["small"]}
-    adapter = Adapter(settings=lambda case, preset: {**ADAPTERS[name].settings(case, preset), **settings})
+    adapter = Adapter(
+        settings=lambda case, preset: {**ADAPTERS[name].settings(case, preset), **settings}
+    )
     p = Renamed(name, "paper", "small", adapter)
     seen: dict[int, Tensor] = {}
 
@@ -199,6 +223,8 @@ def test_stale_inference_ranks_by_the_parameters_before_the_last_step_of_an_epoc
         assert deviation(seen[end], p.reference.scores(kept[end - 1], p.case, "paper")) <= 1e-9
         assert deviation(seen[end], p.reference.scores(kept[end], p.case, "paper")) > 1e-6
     assert torch.equal(seen[n], seen[2 * n - 1])
-    theirs = p.reference.run(p.start, p.case, "paper", p.epochs, cases.LEARNING_RATE, after=(2 * n,))[2 * n]
+    theirs = p.reference.run(
+        p.start, p.case, "paper", p.epochs, cases.LEARNING_RATE, after=(2 * n,)
+    )[2 * n]
     for key, value in kept[2 * n].items():
         assert deviation(value, theirs[key]) <= cases.tolerance(name, "paper", key)

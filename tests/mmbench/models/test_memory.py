@@ -54,7 +54,11 @@ def watched(work: Callable[[], object]) -> tuple[int, str]:
         work()
     peak = tracemalloc.get_traced_memory()[1] // 4
     tracemalloc.stop()
-    return (peak, "NumPy, all arrays together") if peak > largest.numbers else (largest.numbers, largest.operation)
+    return (
+        (peak, "NumPy, all arrays together")
+        if peak > largest.numbers
+        else (largest.numbers, largest.operation)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +76,33 @@ def features() -> Features:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_arrays_stay_linear(name: str, train: TrainSet, features: Features, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_stay_linear(
+    name: str, train: TrainSet, features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
     small: dict[str, int] = {"embedding_dim": 8, "batch_size": 2048}
     small |= {"epochs": 1} if model_class(name).sampler else {}
     small |= {"neighbours": 10} if "neighbours" in model_class(name).Config.model_fields else {}
     config = model_class(name).Config(**small)
-    monkeypatch.setattr("mmbench.models.neighbours.cosine_knn", partial(cosine_knn, block_bytes=BLOCK_BYTES))
+    monkeypatch.setattr(
+        "mmbench.models.neighbours.cosine_knn", partial(cosine_knn, block_bytes=BLOCK_BYTES)
+    )
     if name == "lattice":
         monkeypatch.setattr("mmbench.models.lattice._BLOCK_BYTES", BLOCK_BYTES)
 
     def work() -> None:
         model = model_class(name)(train, features, config, Init(0))  # type: ignore[call-arg]
-        trainer = Trainer(model, train, config, lambda _: {"x": 0.0}, metric="x", every=1, patience=None, seed=0)
+        trainer = Trainer(
+            model, train, config, lambda _: {"x": 0.0}, metric="x", every=1, patience=None, seed=0
+        )
         list(trainer.run())
         with torch.inference_mode():
-            rank(model.train(False).scorer(), train, np.arange(N_USERS), k=20, block_bytes=BLOCK_BYTES)
+            rank(
+                model.train(False).scorer(),
+                train,
+                np.arange(N_USERS),
+                k=20,
+                block_bytes=BLOCK_BYTES,
+            )
 
     watched(work)  # what is compiled or imported on first use is not the model's
     numbers, what = watched(work)

@@ -42,7 +42,9 @@ def trained(
     model = kind(train, features, config, Init(3)).to(device)  # type: ignore[call-arg]
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         table.update = update
-    trainer = Trainer(model, train, config, lambda _: {"x": 0.0}, metric="x", every=9, patience=None, seed=3)
+    trainer = Trainer(
+        model, train, config, lambda _: {"x": 0.0}, metric="x", every=9, patience=None, seed=3
+    )
     list(trainer.run())
     return model
 
@@ -75,11 +77,15 @@ def test_the_gpu_trains_the_same_model(
     name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
 ) -> None:
     settings = {**preset, **STEADY.get(name, {})}
-    here, there = (trained(name, block_train, block_features, settings, device) for device in ("cpu", "cuda"))
+    here, there = (
+        trained(name, block_train, block_features, settings, device) for device in ("cpu", "cuda")
+    )
     for key, value in here.weights().items():
         found = there.weights()[key]
         assert found.device.type == "cuda"
-        torch.testing.assert_close(found.cpu(), value, rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+        torch.testing.assert_close(
+            found.cpu(), value, rtol=1e-3, atol=1e-4, msg=lambda text, key=key: f"{key}: {text}"
+        )
 
 
 @pytest.mark.parametrize("update", ["lazy", "frozen"])
@@ -105,8 +111,12 @@ def test_gradients_of_confidences_are_the_same(
         kind = model_class("grcn")
         config = kind.Config(**{"embedding_dim": 8, "batch_size": 32, **preset})
         model = kind(block_train, block_features, config, Init(3)).to(device)  # type: ignore[call-arg]
-        trainer = Trainer(model, block_train, config, lambda _: {}, metric="x", every=9, patience=None, seed=3)
-        torch.stack(list(model.loss(next(iter(trainer.sampler.epoch(1)))).values())).sum().backward()
+        trainer = Trainer(
+            model, block_train, config, lambda _: {}, metric="x", every=9, patience=None, seed=3
+        )
+        torch.stack(
+            list(model.loss(next(iter(trainer.sampler.epoch(1)))).values())
+        ).sum().backward()
         return {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
 
     expected = gradients("cpu")
@@ -124,7 +134,11 @@ def test_a_run_is_validated_saved_resumed_and_ranked_there(
     name: str, protocol: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_trained = name in {name for name, _ in TRAINED}
-    settings = {"embedding_dim": 8, "batch_size": 64, "epochs": 4, **STEADY.get(name, {})} if is_trained else {}
+    settings = (
+        {"embedding_dim": 8, "batch_size": 64, "epochs": 4, **STEADY.get(name, {})}
+        if is_trained
+        else {}
+    )
     monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
     append = RunFolder.append_history
 
@@ -155,7 +169,9 @@ def test_a_run_is_validated_saved_resumed_and_ranked_there(
             resolved, inputs, folder = resume_inputs(folder.path)
         result = run(resolved, inputs, folder, progress=Silent())
         model = load_run(folder.path)
-        lists = pd.concat(recommendations(model, user_rows(model, None), 5, include_seen=False, progress=Silent()))
+        lists = pd.concat(
+            recommendations(model, user_rows(model, None), 5, include_seen=False, progress=Silent())
+        )
         again = evaluate_run(folder.path, resolved.evaluation).scores["test"].overall
     assert again == result.test
     assert lists["score"].notna().all()

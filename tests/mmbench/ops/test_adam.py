@@ -28,7 +28,9 @@ def random_steps(seed: int, n_steps: int, dtype: torch.dtype, *, schedule: str) 
         rows = np.arange(N_ROWS) if t == 0 else np.flatnonzero(rng.random(N_ROWS) < chance)
         gradient = rng.normal(size=(rows.size, DIM)) * 10.0 ** rng.uniform(-12, 0, (rows.size, 1))
         gradient[rng.random(gradient.shape) < 0.1] = 0
-        lr = {"constant": 1e-2, "falling": 1e-2 * 0.96 ** (t / 50), "zigzag": 1e-2 * (1 + t % 3)}[schedule]
+        lr = {"constant": 1e-2, "falling": 1e-2 * 0.96 ** (t / 50), "zigzag": 1e-2 * (1 + t % 3)}[
+            schedule
+        ]
         if rows.size:
             steps.append((torch.from_numpy(rows), torch.from_numpy(gradient).to(dtype), lr))
         else:
@@ -37,7 +39,9 @@ def random_steps(seed: int, n_steps: int, dtype: torch.dtype, *, schedule: str) 
 
 
 def start(dtype: torch.dtype) -> Tensor:
-    values = torch.randn(N_ROWS, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = torch.randn(
+        N_ROWS, DIM, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     values[:, ::7] = 0  # zeros never come to rest by rounding
     values[:, 1::7] *= 1e-25
     return values.to(dtype)
@@ -202,7 +206,9 @@ def test_projection_equals_linear_layer_on_rows(deferred: bool, whole: bool) -> 
     optimisers = [Adam(nn.ModuleList(pair)) for pair in zip(tables, layers, strict=True)]
     for _ in range(60):
         rows = None if whole else torch.randint(0, N_ROWS, (12,), generator=generator).unique()
-        probe = torch.randn(N_ROWS if rows is None else len(rows), 3, generator=generator, dtype=torch.float64)
+        probe = torch.randn(
+            N_ROWS if rows is None else len(rows), 3, generator=generator, dtype=torch.float64
+        )
         projected = tables[0].project(rows, layers[0].weight, layers[0].bias)
         plain = layers[1](tables[1].rows(rows))
         torch.testing.assert_close(projected, plain, rtol=1e-11, atol=1e-12)
@@ -283,7 +289,10 @@ def test_optimiser_of_a_model(legacy: bool, clear_first: bool) -> None:
     """Against torch's Adam with gradients of None (skipped) or zero (moved on by momentum)."""
     model, plain = TwoPart(), TwoPart()
     optimiser = Adam(model, legacy_zero_grad=legacy)
-    weight, table = nn.Parameter(plain.weight.detach().clone()), nn.Parameter(plain.table.values.clone())
+    weight, table = (
+        nn.Parameter(plain.weight.detach().clone()),
+        nn.Parameter(plain.table.values.clone()),
+    )
     reference = torch.optim.Adam([weight, table], foreach=False)
     seen = False
     for step in range(60):
@@ -294,7 +303,9 @@ def test_optimiser_of_a_model(legacy: bool, clear_first: bool) -> None:
             optimiser.zero_grad()
         loss.backward()
         optimiser.step(1e-2 / (1 + step))
-        weight.grad, table.grad = (torch.zeros_like(p) if legacy and seen else None for p in (weight, table))
+        weight.grad, table.grad = (
+            torch.zeros_like(p) if legacy and seen else None for p in (weight, table)
+        )
         if step % 3 == 0:
             (table[step % 10][None] @ weight.T).square().sum().backward()
         elif step % 2:
@@ -304,7 +315,9 @@ def test_optimiser_of_a_model(legacy: bool, clear_first: bool) -> None:
         reference.step()
         if step == 30:  # a resume changes nothing
             resumed = TwoPart()
-            resumed.load_state_dict({name: value.clone() for name, value in model.state_dict().items()})
+            resumed.load_state_dict(
+                {name: value.clone() for name, value in model.state_dict().items()}
+            )
             restored = Adam(resumed, legacy_zero_grad=legacy)
             restored.load_state_dict(optimiser.state_dict())
             model, optimiser = resumed, restored

@@ -14,7 +14,12 @@ from mmbench.ops import gemm
 HAS_ONEDNN = gemm._onednn_is_right()
 
 
-@pytest.fixture(params=["torch", pytest.param("onednn", marks=pytest.mark.skipif(not HAS_ONEDNN, reason="no oneDNN"))])
+@pytest.fixture(
+    params=[
+        "torch",
+        pytest.param("onednn", marks=pytest.mark.skipif(not HAS_ONEDNN, reason="no oneDNN")),
+    ]
+)
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     gemm.use(request.param)
     yield request.param
@@ -45,10 +50,14 @@ def test_products_and_gradients(backend: str) -> None:
                 torch.testing.assert_close(g.double(), w, rtol=1e-5, atol=2e-4)
 
 
-def test_large_products_take_the_chosen_routine(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_products_take_the_chosen_routine(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[torch.Size] = []
     plain = gemm._onednn
-    monkeypatch.setattr(gemm, "_onednn", lambda a, b, bias=None: calls.append(a.shape) or plain(a, b, bias))
+    monkeypatch.setattr(
+        gemm, "_onednn", lambda a, b, bias=None: calls.append(a.shape) or plain(a, b, bias)
+    )
     a, b = torch.randn(128, 64), torch.randn(64, 64)
     gemm.product(a, b)
     gemm.product(a[:2], b)  # small
@@ -58,7 +67,9 @@ def test_large_products_take_the_chosen_routine(backend: str, monkeypatch: pytes
 
 
 def test_double_precision_is_exact() -> None:
-    x, w, b = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((5, 4), (3, 4), (3,)))
+    x, w, b = (
+        torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((5, 4), (3, 4), (3,))
+    )
     assert torch.autograd.gradcheck(gemm.linear, (x, w, b))
 
 
@@ -69,7 +80,9 @@ def test_no_routine_rounds_to_half_precision(backend: str) -> None:
 
 def test_the_probe_refuses_a_wrong_operator(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = torch.addmm
-    monkeypatch.setattr(gemm, "_onednn", lambda a, b, bias=None: plain(bias, a, b).bfloat16().float())
+    monkeypatch.setattr(
+        gemm, "_onednn", lambda a, b, bias=None: plain(bias, a, b).bfloat16().float()
+    )
     assert not gemm._onednn_is_right()
     with pytest.raises(RuntimeError, match="oneDNN"):
         gemm.use("onednn")

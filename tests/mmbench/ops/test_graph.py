@@ -15,7 +15,9 @@ def random_train(seed: int) -> TrainSet:
     rng = np.random.default_rng(seed)
     n_users, n_items = (int(n) for n in rng.integers(2, 20, 2))
     n = int(rng.integers(1, 50))
-    return TrainSet.from_pairs(rng.integers(0, n_users, n), rng.integers(0, n_items, n), n_users, n_items)
+    return TrainSet.from_pairs(
+        rng.integers(0, n_users, n), rng.integers(0, n_items, n), n_users, n_items
+    )
 
 
 def dense_adjacency(train: TrainSet) -> torch.Tensor:
@@ -36,17 +38,25 @@ def test_normalisations(seed: int) -> None:
 
     symmetric = graph.symmetric_normalised(adjacency, epsilon=graph.DEGREE_EPSILON, dtype=double)
     scale = (degree + 1e-7) ** -0.5
-    torch.testing.assert_close(symmetric.to_dense(), scale[:, None] * dense * scale, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        symmetric.to_dense(), scale[:, None] * dense * scale, rtol=1e-12, atol=0
+    )
 
     mean = graph.row_normalised(adjacency, dtype=double)
-    torch.testing.assert_close(mean.to_dense(), dense / degree.clamp(min=1)[:, None], rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        mean.to_dense(), dense / degree.clamp(min=1)[:, None], rtol=1e-12, atol=0
+    )
     assert torch.equal(mean.T.to_dense(), mean.to_dense().T)
 
     with_loops = graph.with_self_loops(adjacency)
     lattice = graph.symmetric_normalised(with_loops, power=1.0, dtype=double)
-    torch.testing.assert_close(lattice.to_dense(), loops / (degree + 1)[:, None] / (degree + 1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        lattice.to_dense(), loops / (degree + 1)[:, None] / (degree + 1), rtol=1e-12, atol=0
+    )
     authors = graph.row_normalised(with_loops, dtype=double)
-    torch.testing.assert_close(authors.to_dense(), loops / (degree + 1)[:, None], rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        authors.to_dense(), loops / (degree + 1)[:, None], rtol=1e-12, atol=0
+    )
 
 
 def test_symmetric_operators_are_symmetric() -> None:
@@ -71,7 +81,9 @@ def test_union_of_neighbours_and_laplacian(unit_diagonal: bool) -> None:
         torch.manual_seed(seed)
         n = 12
         lists = [torch.stack([torch.randperm(n)[:k] for _ in range(n)]) for k in (1, 4, 5)]
-        weights = [torch.rand(part.shape, dtype=torch.float64, requires_grad=True) for part in lists]
+        weights = [
+            torch.rand(part.shape, dtype=torch.float64, requires_grad=True) for part in lists
+        ]
         union = graph.NeighbourUnion.of(*lists)
         values = union.combine([weights[0], None, weights[2]], unit_diagonal=unit_diagonal)
         normalised = graph.laplacian(union.pattern, values)
@@ -106,7 +118,9 @@ def test_rows_without_positive_sum_are_cut_off() -> None:
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ShapeError, match="equal rows"):
-        graph.NeighbourUnion.of(torch.zeros(3, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.int64))
+        graph.NeighbourUnion.of(
+            torch.zeros(3, 1, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.int64)
+        )
     union = graph.NeighbourUnion.of(torch.zeros(3, 1, dtype=torch.int64))
     with pytest.raises(ShapeError, match="own shape"):
         union.combine([torch.zeros(3, 2)])

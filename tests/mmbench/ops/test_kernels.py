@@ -24,13 +24,19 @@ KERNELS = {
         adam.replay,
         (INTEGERS, INTEGERS, INTEGER, INTEGER, ROW, ROW, *BETAS, *(TABLE,) * 4, numba.boolean),
     ),
-    "update": (adam.update, (INTEGERS, INTEGERS, INTEGER, *(FLOAT,) * 2, *BETAS, FLOAT, *(TABLE,) * 5)),
+    "update": (
+        adam.update,
+        (INTEGERS, INTEGERS, INTEGER, *(FLOAT,) * 2, *BETAS, FLOAT, *(TABLE,) * 5),
+    ),
     "users_forward": (
         routing.users_forward,
         (INTEGERS, INTEGERS, TABLE, TABLE, INTEGER, FLOAT, TABLE, TABLE, TABLE, ROW, ROW, TABLE),
     ),
     "items_forward": (routing.items_forward, (*(INTEGERS,) * 3, ROW, *(TABLE,) * 4)),
-    "items_backward": (routing.items_backward, (*(INTEGERS,) * 3, TABLE, ROW, ROW, TABLE, FLAGS, ROW)),
+    "items_backward": (
+        routing.items_backward,
+        (*(INTEGERS,) * 3, TABLE, ROW, ROW, TABLE, FLAGS, ROW),
+    ),
     "users_backward": (
         routing.users_backward,
         (*(INTEGERS,) * 4, *(TABLE,) * 4, FLOAT, *(ROW,) * 4, TABLE, TABLE, FLAGS, TABLE, TABLES),

@@ -17,7 +17,12 @@ def dense(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
     x = features.double()
     norms = x.norm(dim=1)
     scale = norms[:, None] * norms
-    cosines = torch.where(scale > 0, (x @ x.T) / scale, 0.0).fill_diagonal_(1.0).clamp(-1, 1).to(features.dtype)
+    cosines = (
+        torch.where(scale > 0, (x @ x.T) / scale, 0.0)
+        .fill_diagonal_(1.0)
+        .clamp(-1, 1)
+        .to(features.dtype)
+    )
     values, order = cosines.sort(dim=1, descending=True, stable=True)
     return order[:, :k], values[:, :k]
 
@@ -44,9 +49,13 @@ def test_lists_equal_the_dense_ones(dtype: torch.dtype) -> None:
             x[rng.integers(0, n)] = x[0]
         indices, values = cosine_knn(x, k, block_bytes=int(rng.integers(1, 100_000)))
         want_indices, want_values = dense(x, k)
-        torch.testing.assert_close(values, want_values, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-14)
+        torch.testing.assert_close(
+            values, want_values, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-14
+        )
         assert values.dtype == dtype
-        if d > 1 and seed % 3 != 1:  # equal rows tie here to the last bit, but not in the dense product
+        if (
+            d > 1 and seed % 3 != 1
+        ):  # equal rows tie here to the last bit, but not in the dense product
             assert torch.equal(indices, want_indices)
 
 
@@ -57,11 +66,17 @@ def test_ties_go_to_the_lower_row() -> None:
         for row, (near, cosines) in enumerate(zip(indices.tolist(), values.tolist(), strict=True)):
             keys = [(-c, i) for c, i in zip(cosines, near, strict=True)]
             assert keys == sorted(keys)
-            everything = (x.double() @ x[row].double()) / (x.double().norm(dim=1) * x[row].double().norm())
+            everything = (x.double() @ x[row].double()) / (
+                x.double().norm(dim=1) * x[row].double().norm()
+            )
             everything = everything.nan_to_num(0.0)
             everything[row] = 1
-            rounded = [(-float(np.float32(min(1, c))), i) for i, c in enumerate(everything.tolist())]
-            np.testing.assert_allclose([c for c, _ in keys], [c for c, _ in sorted(rounded)[:5]], rtol=1e-6)
+            rounded = [
+                (-float(np.float32(min(1, c))), i) for i, c in enumerate(everything.tolist())
+            ]
+            np.testing.assert_allclose(
+                [c for c, _ in keys], [c for c, _ in sorted(rounded)[:5]], rtol=1e-6
+            )
 
 
 def test_neither_blocks_nor_threads_nor_routine_change_a_bit() -> None:
@@ -70,7 +85,11 @@ def test_neither_blocks_nor_threads_nor_routine_change_a_bit() -> None:
     reference = cosine_knn(x, 10)
     before = torch.get_num_threads()
     try:
-        for threads, block_bytes, routine in ((1, 50_000, "torch"), (2, 400_000, "auto"), (3, 10**9, "torch")):
+        for threads, block_bytes, routine in (
+            (1, 50_000, "torch"),
+            (2, 400_000, "auto"),
+            (3, 10**9, "torch"),
+        ):
             torch.set_num_threads(threads)
             gemm.use(routine)  # type: ignore[arg-type]
             other = cosine_knn(x, 10, block_bytes=block_bytes)

@@ -26,7 +26,10 @@ def test_values_and_gradients_are_those_of_the_composition(
     weights = torch.randn(9, 3, dtype=torch.float64, generator=generator)
     results = []
     for function in (leaky_mix, plain):
-        leaves = [tensor.clone().requires_grad_(not (constant and k == 0)) for k, tensor in enumerate(start)]
+        leaves = [
+            tensor.clone().requires_grad_(not (constant and k == 0))
+            for k, tensor in enumerate(start)
+        ]
         x, inner, outer, bias = leaves
         out = function(x, inner, outer[:, 1:7], bias)  # a view, as the mix of a concatenation is
         (out * weights).sum().backward()

@@ -17,7 +17,9 @@ from mmbench.ops.pruning import kept_edges
 
 def random_train(seed: int, n_users: int = 20, n_items: int = 15, n: int = 90) -> TrainSet:
     rng = np.random.default_rng(seed)
-    return TrainSet.from_pairs(rng.integers(0, n_users, n), rng.integers(0, n_items, n), n_users, n_items)
+    return TrainSet.from_pairs(
+        rng.integers(0, n_users, n), rng.integers(0, n_items, n), n_users, n_items
+    )
 
 
 def test_number_of_kept_edges_is_the_authors() -> None:
@@ -37,12 +39,17 @@ def test_adjacency_equals_the_dense_one(rate: float) -> None:
         assert kept.size == int(train.n_edges * (1 - rate)) == np.unique(kept).size
         n = train.n_users + train.n_items
         dense = torch.zeros(n, n, dtype=torch.float64)
-        u, i = torch.from_numpy(train.users[kept]), torch.from_numpy(train.items[kept]) + train.n_users
+        u, i = (
+            torch.from_numpy(train.users[kept]),
+            torch.from_numpy(train.items[kept]) + train.n_users,
+        )
         dense[u, i] = dense[i, u] = 1
         scale = (dense.sum(1) + 1e-7) ** -0.5
         left = TrainSet(train.users[kept], train.items[kept], train.n_users, train.n_items)
         matrix = symmetric_normalised(bipartite(left), epsilon=DEGREE_EPSILON, dtype=torch.float64)
-        torch.testing.assert_close(matrix.to_dense(), scale[:, None] * dense * scale, rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            matrix.to_dense(), scale[:, None] * dense * scale, rtol=1e-12, atol=0
+        )
         assert matrix.T is matrix
 
 

@@ -12,7 +12,13 @@ from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
 from mmbench.errors import ShapeError
-from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing, routing_reference
+from mmbench.ops.routing import (
+    EdgeOrder,
+    RoutingGraph,
+    confident_weights,
+    routing,
+    routing_reference,
+)
 from mmbench.ops.sparse import weighted_product
 
 ORDERS: tuple[EdgeOrder, ...] = ("elliot", "aligned")
@@ -22,7 +28,9 @@ def random_train(seed: int) -> TrainSet:
     rng = np.random.default_rng(seed)
     n_users, n_items = (int(n) for n in rng.integers(2, 25, 2))
     n = int(rng.integers(1, 80))
-    return TrainSet.from_pairs(rng.integers(0, n_users, n), rng.integers(0, n_items, n), n_users, n_items)
+    return TrainSet.from_pairs(
+        rng.integers(0, n_users, n), rng.integers(0, n_items, n), n_users, n_items
+    )
 
 
 def unit_rows(seed: int, n: int, d: int, dtype: torch.dtype) -> Tensor:
@@ -31,7 +39,9 @@ def unit_rows(seed: int, n: int, d: int, dtype: torch.dtype) -> Tensor:
     return functional.normalize(rows, dim=1).to(dtype).requires_grad_()
 
 
-def by_hand(p: Tensor, f: Tensor, train: TrainSet, n_routings: int, order: EdgeOrder) -> tuple[Tensor, Tensor, Tensor]:
+def by_hand(
+    p: Tensor, f: Tensor, train: TrainSet, n_routings: int, order: EdgeOrder
+) -> tuple[Tensor, Tensor, Tensor]:
     """The formulas of GRCN, one node after the other."""
     pairs = list(zip(train.users.tolist(), train.items.tolist(), strict=True))
     items_of = [[i for v, i in pairs if v == u] for u in range(train.n_users)]
@@ -42,8 +52,13 @@ def by_hand(p: Tensor, f: Tensor, train: TrainSet, n_routings: int, order: EdgeO
                 q[u] = q[u] + torch.softmax(f[near] @ q[u], 0) @ f[near]
             q[u] = q[u] / q[u].norm()
     scores = torch.stack([q[u] @ f[i] for u, i in pairs])
-    alpha = [torch.softmax(scores[[e for e, (v, _) in enumerate(pairs) if v == u]], 0) for u in range(train.n_users)]
-    r_users = torch.stack([q[u] + (alpha[u] @ f[near] if near else 0) for u, near in enumerate(items_of)])
+    alpha = [
+        torch.softmax(scores[[e for e, (v, _) in enumerate(pairs) if v == u]], 0)
+        for u in range(train.n_users)
+    ]
+    r_users = torch.stack(
+        [q[u] + (alpha[u] @ f[near] if near else 0) for u, near in enumerate(items_of)]
+    )
     slots = sorted(range(len(pairs)), key=lambda e: (pairs[e][1], pairs[e][0]))
     source = slots if order == "aligned" else range(len(pairs))
     item_alpha = [torch.zeros(())] * len(pairs)
@@ -74,14 +89,19 @@ def test_values_are_the_papers(order: EdgeOrder) -> None:
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-5), (torch.float64, 1e-11)])
-def test_gradients_equal_those_of_the_reference(order: EdgeOrder, dtype: torch.dtype, tolerance: float) -> None:
+def test_gradients_equal_those_of_the_reference(
+    order: EdgeOrder, dtype: torch.dtype, tolerance: float
+) -> None:
     for seed in range(50):
         train = random_train(seed)
         graph = RoutingGraph.of(train, edge_order=order)
         p, f = (unit_rows(seed, n, 16, dtype) for n in (train.n_users, train.n_items))
         results = [function(p, f, graph, seed % 4) for function in (routing, routing_reference)]
         probes = [torch.randn(part.shape, dtype=dtype) for part in results[0]]
-        sums = [sum((part * probe).sum() for part, probe in zip(parts, probes, strict=True)) for parts in results]
+        sums = [
+            sum((part * probe).sum() for part, probe in zip(parts, probes, strict=True))
+            for parts in results
+        ]
         got, want = (torch.autograd.grad(total, (p, f)) for total in sums)
         for g, w in zip(got, want, strict=True):
             torch.testing.assert_close(g, w, rtol=tolerance, atol=tolerance)
@@ -104,7 +124,8 @@ def test_edge_orders_differ_on_two_users_and_two_items() -> None:
     elliot = routing(p, f, RoutingGraph.of(train, edge_order="elliot"), 0)[2]
     high, low = math.e / (math.e + 1), 1 / (math.e + 1)
     torch.testing.assert_close(aligned, torch.tensor([0.5, 0.5, 1, high, low, 1]))
-    # Item 0's slots, of users 0 and 1, get the scores of the first two edges by user, both of user 0.
+    # Item 0's slots, of users 0 and 1, get the scores of the first two edges by user, both of user
+    # 0.
     torch.testing.assert_close(elliot, torch.tensor([0.5, 0.5, 1, 0.5, 0.5, 1]))
 
 
@@ -114,7 +135,9 @@ def test_weights_belong_to_the_entries_of_the_adjacency() -> None:
     p, f = (unit_rows(5, n, 4, torch.float64) for n in (train.n_users, train.n_items))
     r_users, r_items, alpha = routing(p, f, graph, 0)
     both = torch.cat([p, f])
-    torch.testing.assert_close(both + weighted_product(graph.adjacency, alpha, both), torch.cat([r_users, r_items]))
+    torch.testing.assert_close(
+        both + weighted_product(graph.adjacency, alpha, both), torch.cat([r_users, r_items])
+    )
     assert torch.equal(graph.confident, graph.adjacency.row)
     n = train.n_edges
     elliot = RoutingGraph.of(train, edge_order="elliot").confident

@@ -18,7 +18,9 @@ from mmbench.ops.sparse import SparseMatrix, SparsePattern, weighted_product
 CASES = range(50)
 
 
-def random_matrix(rng: np.random.Generator, dtype: torch.dtype, *, square: bool = False) -> SparseMatrix:
+def random_matrix(
+    rng: np.random.Generator, dtype: torch.dtype, *, square: bool = False
+) -> SparseMatrix:
     rows, columns = (int(n) for n in rng.integers(1, 30, 2))
     if square:
         columns = rows
@@ -28,7 +30,9 @@ def random_matrix(rng: np.random.Generator, dtype: torch.dtype, *, square: bool 
     return SparseMatrix(pattern, torch.from_numpy(rng.normal(size=pattern.nnz)).to(dtype))
 
 
-def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+def normal(
+    rng: np.random.Generator, shape: tuple[int, ...], dtype: torch.dtype = torch.float64
+) -> Tensor:
     return torch.from_numpy(rng.normal(size=shape)).to(dtype).requires_grad_()
 
 
@@ -40,8 +44,12 @@ def test_product_and_gradient_equal_the_dense_ones(dtype: torch.dtype, tolerance
         x = normal(rng, (matrix.shape[1], int(rng.integers(1, 70))), dtype)
         weight = normal(rng, (matrix.shape[0], x.shape[1]), dtype)
         (gradient,) = torch.autograd.grad(((matrix @ x) * weight).sum(), x)
-        torch.testing.assert_close(matrix @ x, matrix.to_dense() @ x, rtol=tolerance, atol=tolerance)
-        torch.testing.assert_close(gradient, matrix.to_dense().T @ weight, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(
+            matrix @ x, matrix.to_dense() @ x, rtol=tolerance, atol=tolerance
+        )
+        torch.testing.assert_close(
+            gradient, matrix.to_dense().T @ weight, rtol=tolerance, atol=tolerance
+        )
         assert torch.equal(matrix.T.to_dense(), matrix.to_dense().T)
 
 
@@ -50,7 +58,9 @@ def test_product_of_rows_is_the_rows_of_the_product() -> None:
         rng = np.random.default_rng(case)
         matrix = random_matrix(rng, torch.float64)
         x = normal(rng, (matrix.shape[1], 5))
-        index = torch.from_numpy(rng.integers(0, matrix.shape[0], rng.integers(0, 40)))  # repetitions included
+        index = torch.from_numpy(
+            rng.integers(0, matrix.shape[0], rng.integers(0, 40))
+        )  # repetitions included
         weight = normal(rng, (index.numel(), 5))
         (gradient,) = torch.autograd.grad(((matrix.rows(index) @ x) * weight).sum(), x)
         (expected,) = torch.autograd.grad(((matrix.to_dense() @ x)[index] * weight).sum(), x)
@@ -71,19 +81,27 @@ def test_propagation_is_the_mean_of_the_layers() -> None:
         result = propagate(matrix, x, case % 4)
         torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-11)
         torch.testing.assert_close(
-            *(torch.autograd.grad((y * weight).sum(), x)[0] for y in (result, expected)), rtol=1e-11, atol=1e-11
+            *(torch.autograd.grad((y * weight).sum(), x)[0] for y in (result, expected)),
+            rtol=1e-11,
+            atol=1e-11,
         )
 
 
-def test_propagation_of_rows_is_the_rows_of_the_propagation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_propagation_of_rows_is_the_rows_of_the_propagation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for case in CASES:
         rng = np.random.default_rng(case)
         matrix = random_matrix(rng, torch.float64, square=True)
         x = normal(rng, (matrix.shape[0], 3))
-        index = torch.from_numpy(rng.integers(0, matrix.shape[0], rng.integers(0, 40)))  # repetitions included
+        index = torch.from_numpy(
+            rng.integers(0, matrix.shape[0], rng.integers(0, 40))
+        )  # repetitions included
         weight = normal(rng, (index.numel(), 3))
         if case % 2:
-            monkeypatch.setattr(SparsePattern, "compiled", lambda self, x: False)  # as on other devices
+            monkeypatch.setattr(
+                SparsePattern, "compiled", lambda self, x: False
+            )  # as on other devices
         pair = propagate(matrix, x, case % 4, rows=index), propagate(matrix, x, case % 4)[index]
         torch.testing.assert_close(*pair, rtol=1e-12, atol=1e-12)
         gradients = (torch.autograd.grad((y * weight).sum(), x)[0] for y in pair)
@@ -99,7 +117,9 @@ def test_weighted_product_differentiates_values_and_x() -> None:
         x = normal(rng, (matrix.shape[1], 4))
         weight = normal(rng, (matrix.shape[0], 4))
         dense = values.new_zeros(pattern.shape).index_put((pattern.row, pattern.indices), values)
-        got = torch.autograd.grad((weighted_product(pattern, values, x) * weight).sum(), (values, x))
+        got = torch.autograd.grad(
+            (weighted_product(pattern, values, x) * weight).sum(), (values, x)
+        )
         want = torch.autograd.grad(((dense @ x) * weight).sum(), (values, x))
         for g, w in zip(got, want, strict=True):
             torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-11)
@@ -112,7 +132,9 @@ def test_gradcheck() -> None:
     values = matrix.values.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda y: propagate(matrix, matrix @ y, 2), x)
     assert torch.autograd.gradcheck(lambda y: matrix.rows(index) @ y, x)
-    assert torch.autograd.gradcheck(lambda v, y: weighted_product(matrix.pattern, v, y), (values, x))
+    assert torch.autograd.gradcheck(
+        lambda v, y: weighted_product(matrix.pattern, v, y), (values, x)
+    )
 
 
 def test_threads_do_not_change_a_bit() -> None:
@@ -156,10 +178,19 @@ def test_the_gpu_multiplies_as_the_cpu_does() -> None:
     for case in CASES:
         rng = np.random.default_rng(case)
         matrix = random_matrix(rng, torch.float64)
-        x, index = normal(rng, (matrix.shape[1], 1 + case % 5)), torch.from_numpy(rng.integers(0, matrix.shape[0], 9))
+        x, index = (
+            normal(rng, (matrix.shape[1], 1 + case % 5)),
+            torch.from_numpy(rng.integers(0, matrix.shape[0], 9)),
+        )
         there = matrix.to("cuda")
-        pairs = [(matrix @ x, there @ x.cuda()), (matrix.rows(index) @ x, there.rows(index.cuda()) @ x.cuda())]
-        pairs += [tuple(torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0] for y in pair) for pair in pairs]
+        pairs = [
+            (matrix @ x, there @ x.cuda()),
+            (matrix.rows(index) @ x, there.rows(index.cuda()) @ x.cuda()),
+        ]
+        pairs += [
+            tuple(torch.autograd.grad(y.sin().sum(), x, retain_graph=True)[0] for y in pair)
+            for pair in pairs
+        ]
         for here, elsewhere in pairs:
             torch.testing.assert_close(elsewhere.cpu(), here, rtol=1e-12, atol=1e-12)
 
@@ -184,8 +215,14 @@ def test_torch_sparse_gives_the_same() -> None:
     values = matrix.values.clone().requires_grad_()
 
     def everything() -> list[Tensor]:
-        y, some, weighted = matrix @ x, matrix.rows(index) @ x, weighted_product(matrix.pattern, values, x)
-        gradients = torch.autograd.grad(y.sin().sum() + some.cos().sum() + weighted.sin().sum(), [x, values])
+        y, some, weighted = (
+            matrix @ x,
+            matrix.rows(index) @ x,
+            weighted_product(matrix.pattern, values, x),
+        )
+        gradients = torch.autograd.grad(
+            y.sin().sum() + some.cos().sum() + weighted.sin().sum(), [x, values]
+        )
         return [y, some, weighted, *gradients]
 
     ours = everything()
@@ -221,7 +258,9 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ShapeError, match="float64"):
         matrix @ torch.zeros(columns, 2, dtype=torch.float64)
     with pytest.raises(ShapeError, match="values for"):
-        weighted_product(matrix.pattern, torch.zeros(matrix.pattern.nnz + 1), torch.zeros(columns, 2))
+        weighted_product(
+            matrix.pattern, torch.zeros(matrix.pattern.nnz + 1), torch.zeros(columns, 2)
+        )
     with pytest.raises(ShapeError, match="outside"):
         SparsePattern.from_edges(torch.tensor([rows]), torch.tensor([0]), matrix.shape)
     with pytest.raises(ShapeError, match="equal"):
@@ -230,7 +269,10 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         matrix.pattern.dots(torch.zeros(rows, 2), torch.zeros(columns, 3))
     with pytest.raises(ShapeError, match="square"):
         propagate(
-            SparseMatrix(SparsePattern(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), 2), torch.zeros(0)),
+            SparseMatrix(
+                SparsePattern(torch.tensor([0, 0]), torch.tensor([], dtype=torch.int64), 2),
+                torch.zeros(0),
+            ),
             torch.zeros(2, 1),
             1,
         )

@@ -38,7 +38,9 @@ def test_equals_a_full_sort(
     seed: int, n_rows: int, n_items: int, k: int, n_levels: int, masked: float, dtype: torch.dtype
 ) -> None:
     rng = np.random.default_rng(seed)
-    scores = torch.from_numpy((rng.integers(0, n_levels, (n_rows, n_items)) - n_levels // 2) / 8).to(dtype)
+    scores = torch.from_numpy(
+        (rng.integers(0, n_levels, (n_rows, n_items)) - n_levels // 2) / 8
+    ).to(dtype)
     scores[torch.from_numpy(rng.random((n_rows, n_items)) < masked)] = -math.inf
     before = scores.clone()
     assert top_k(scores, k).tolist() == by_sorting(scores, k)
@@ -61,7 +63,9 @@ def test_extreme_scores_keep_their_order() -> None:
 def test_rows_of_any_layout() -> None:
     scores = torch.randint(0, 50, (2_000, 7), generator=torch.Generator().manual_seed(0)).float()
     assert top_k(scores.T, 5).tolist() == by_sorting(scores.T, 5)
-    assert top_k(scores[:, 1].expand(3, -1), 5).tolist() == by_sorting(scores[:, 1].expand(3, -1), 5)
+    assert top_k(scores[:, 1].expand(3, -1), 5).tolist() == by_sorting(
+        scores[:, 1].expand(3, -1), 5
+    )
 
 
 @pytest.mark.parametrize("n_items", [5, 5_000])
@@ -84,7 +88,8 @@ def test_the_first_row_with_a_nan_is_named_wherever_it_stands() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scores", "k"), [(torch.zeros(3), 1), (torch.zeros(2, 3, dtype=torch.int64), 1), (torch.zeros(2, 3), 0)]
+    ("scores", "k"),
+    [(torch.zeros(3), 1), (torch.zeros(2, 3, dtype=torch.int64), 1), (torch.zeros(2, 3), 0)],
 )
 def test_impossible_arguments(scores: Tensor, k: int) -> None:
     with pytest.raises(ShapeError, match="top_k: "):

@@ -51,7 +51,9 @@ def test_a_gpus_power_is_summed_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert 5 < meter.joules["gpu"] < 60
 
 
-def test_a_piece_of_work_shorter_than_a_period_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_piece_of_work_shorter_than_a_period_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(energy, "_watts", lambda gpu: 100.0)
     monkeypatch.setattr(energy.shutil, "which", lambda name: name)
     with EnergyMeter(gpu="GPU-7", powercap=tmp_path) as meter:
@@ -76,9 +78,13 @@ def test_the_processors_energy_is_not_that_of_work_on_a_gpu(
     assert meter.describe() == "the GPU's power could not be read"
 
 
-def test_only_the_gpu_that_does_the_work_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_only_the_gpu_that_does_the_work_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     tool = tmp_path / "nvidia-smi"
-    tool.write_text('#!/bin/sh\n[ "$1 $2" = "-i GPU-7" ] && echo 100.00 || printf "100.00\\n900.00\\n"\n')
+    tool.write_text(
+        '#!/bin/sh\n[ "$1 $2" = "-i GPU-7" ] && echo 100.00 || printf "100.00\\n900.00\\n"\n'
+    )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert energy._watts("GPU-7") == 100

@@ -30,7 +30,9 @@ def plan(dataset: Path, epochs: int = 4, **grids: tuple[float, ...]) -> list[tup
         recipe = Recipe(
             data=str(dataset),
             model=model.replace("_", "-"),
-            settings=make_settings(model.replace("_", "-"), {"embedding_dim": 8, "batch_size": 64, "epochs": epochs}),
+            settings=make_settings(
+                model.replace("_", "-"), {"embedding_dim": 8, "batch_size": 64, "epochs": epochs}
+            ),
             grid={"lr": rates} if len(rates) > 1 else {},
             evaluation=EVALUATION,
         )
@@ -41,7 +43,9 @@ def plan(dataset: Path, epochs: int = 4, **grids: tuple[float, ...]) -> list[tup
 
 def finish(planned: list[tuple[Recipe, Inputs]], out: Path) -> list[experiment.Result]:
     return [
-        experiment.run(recipe, inputs, experiment.run_folder(out, recipe, inputs), progress=Silent())
+        experiment.run(
+            recipe, inputs, experiment.run_folder(out, recipe, inputs), progress=Silent()
+        )
         for recipe, inputs in planned
     ]
 
@@ -52,7 +56,9 @@ def test_runs_are_those_of_one_training_after_the_other(
     planned = plan(dataset, vbpr=(0.02, 0.01), bpr_mf=(0.02,))
     alone = finish(planned, tmp_path / "alone")
     train_ahead(planned, tmp_path / "at-once", jobs=2, progress=Silent())
-    assert not list((tmp_path / "at-once").rglob("metrics.json"))  # test is scored by the run itself, once
+    assert not list(
+        (tmp_path / "at-once").rglob("metrics.json")
+    )  # test is scored by the run itself, once
     monkeypatch.setattr(Trainer, "run", lambda self: pytest.fail("trained again"))
     at_once = finish(planned, tmp_path / "at-once")
     for one, other in zip(alone, at_once, strict=True):
@@ -61,11 +67,15 @@ def test_runs_are_those_of_one_training_after_the_other(
     record = json.loads((at_once[0].path / "run.json").read_text())
     assert record["device"]["trainings_at_once"] == 2
     assert record["timings"]["train_energy_j"] == "not known: 2 trainings at once"
-    monkeypatch.setattr(parallel_training, "_run", lambda *_: pytest.fail("there was nothing left to train"))
+    monkeypatch.setattr(
+        parallel_training, "_run", lambda *_: pytest.fail("there was nothing left to train")
+    )
     train_ahead(planned, tmp_path / "at-once", jobs=2, progress=Silent())
 
 
-def test_a_training_that_fails_is_an_error_and_the_others_are_kept(dataset: Path, tmp_path: Path) -> None:
+def test_a_training_that_fails_is_an_error_and_the_others_are_kept(
+    dataset: Path, tmp_path: Path
+) -> None:
     planned = plan(dataset, bpr_mf=(0.02, 1e38))
     with pytest.raises(TrainingError, match="lr"):
         train_ahead(planned, tmp_path, jobs=2, progress=Silent())
@@ -82,14 +92,18 @@ def test_finished_runs_are_read_without_a_lock(dataset: Path, tmp_path: Path) ->
         train_ahead(planned, tmp_path, jobs=2, progress=Silent())
         with pytest.raises(TrainingError, match="another process"):
             train_ahead(planned, tmp_path, jobs=2, progress=Silent(), restart=True)
-    assert all(experiment.run_folder(tmp_path, *one).complete for one in planned)  # refused, and nothing was cleared
+    assert all(
+        experiment.run_folder(tmp_path, *one).complete for one in planned
+    )  # refused, and nothing was cleared
 
 
 def die(job: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_training_process_is_an_error(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_training_process_is_an_error(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(parallel_training, "_train", die)
     with pytest.raises(TrainingError, match="fewer --jobs than 2"):
         train_ahead(plan(dataset, bpr_mf=(0.02, 0.01)), tmp_path, jobs=2, progress=Silent())
@@ -101,7 +115,9 @@ def say_the_mask(job: object) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks")
-def test_ctrl_c_belongs_to_the_command_alone(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_belongs_to_the_command_alone(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else every training process that is still importing prints a traceback of its own."""
     monkeypatch.setattr(parallel_training, "_train", say_the_mask)
     train_ahead(plan(dataset, bpr_mf=(0.02, 0.01)), tmp_path, jobs=2, progress=Silent())
@@ -122,7 +138,9 @@ def children(pid: int) -> set[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
-def test_training_processes_end_with_the_command_and_the_next_one_goes_on(dataset: Path, tmp_path: Path) -> None:
+def test_training_processes_end_with_the_command_and_the_next_one_goes_on(
+    dataset: Path, tmp_path: Path
+) -> None:
     grid = ["--grid", "lr=0.02,0.01", "--set", "epochs=100000", "--every", "100000"]
     command = [
         sys.executable,

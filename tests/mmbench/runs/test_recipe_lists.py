@@ -43,7 +43,11 @@ def test_every_combination_is_a_run(tmp_path: Path) -> None:
     assert len(recipes) == 2 * 2 * 3
     assert (recipes[0].settings.lr, recipes[0].settings.model_dump()["reg_weight"]) == (0.5, 0.25)
     assert recipes[0].grid == {"embedding_dim": (8, 16)}
-    assert (recipes[0].features, recipes[2].features, recipes[2].grid) == ({"visual": "mine"}, {}, {})
+    assert (recipes[0].features, recipes[2].features, recipes[2].grid) == (
+        {"visual": "mine"},
+        {},
+        {},
+    )
     assert {r.seed for r in read_plan(path, seed=[7])} == {7}
 
 
@@ -90,25 +94,45 @@ def test_files_that_are_no_recipes(tmp_path: Path, content: bytes, error: type[E
 def test_a_runs_own_recipe_does_it_again(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "toy")
     common = ["--out", str(tmp_path / "runs"), "-q"]
-    options = ["--set", "epochs=4", "--set", "embedding_dim=8", "--every", "2", "--grid", "lr=0.01,0.02"]
+    options = [
+        "--set",
+        "epochs=4",
+        "--set",
+        "embedding_dim=8",
+        "--every",
+        "2",
+        "--grid",
+        "lr=0.01,0.02",
+    ]
     first = CliRunner().invoke(
-        train, ["--model", "vbpr", "--data", str(data), *options, *common, "--json"], catch_exceptions=False
+        train,
+        ["--model", "vbpr", "--data", str(data), *options, *common, "--json"],
+        catch_exceptions=False,
     )
     before = json.loads(first.stdout)
     recipe = str(Path(before["run"]) / "recipe.yaml")
     again = CliRunner().invoke(run, [recipe, *common, "--json"], catch_exceptions=False)
     assert json.loads(again.stdout) == before  # found, not repeated
-    anew = CliRunner().invoke(run, [recipe, "--out", str(tmp_path / "anew"), "-q", "--json"], catch_exceptions=False)
+    anew = CliRunner().invoke(
+        run, [recipe, "--out", str(tmp_path / "anew"), "-q", "--json"], catch_exceptions=False
+    )
     after = json.loads(anew.stdout)
     assert (after["test"], Path(after["run"]).name) == (before["test"], Path(before["run"]).name)
 
 
 def test_tables_keep_apart_what_differs(tmp_path: Path) -> None:
-    folders = [str(write_dataset(tmp_path / name, seed=number)) for number, name in enumerate(["one", "two"])]
+    folders = [
+        str(write_dataset(tmp_path / name, seed=number))
+        for number, name in enumerate(["one", "two"])
+    ]
     settings = {"epochs": 2, "embedding_dim": 8}
-    path = plan(tmp_path, data=folders, model=["bpr-mf", "most-popular"], seed=[1, 2], settings=settings)
+    path = plan(
+        tmp_path, data=folders, model=["bpr-mf", "most-popular"], seed=[1, 2], settings=settings
+    )
     other = tmp_path / "other.yaml"
-    other.write_text(yaml.safe_dump({"data": folders[0], "model": "bpr-mf", "settings": {**settings, "lr": 0.5}}))
+    other.write_text(
+        yaml.safe_dump({"data": folders[0], "model": "bpr-mf", "settings": {**settings, "lr": 0.5}})
+    )
     done = CliRunner().invoke(
         run, [str(path), str(other), "--out", str(tmp_path / "runs"), "-q"], catch_exceptions=False
     )

@@ -31,7 +31,9 @@ from mmbench.trainer import EpochRecord, Trainer
 SETTINGS = {"embedding_dim": 8, "batch_size": 64, "lr": 0.02, "epochs": 12}
 
 
-def prepare(dataset: Path, out: Path, model: str = "vbpr", **changes: object) -> tuple[Recipe, Inputs, RunFolder]:
+def prepare(
+    dataset: Path, out: Path, model: str = "vbpr", **changes: object
+) -> tuple[Recipe, Inputs, RunFolder]:
     settings = {**SETTINGS, **changes.pop("settings", {})} if model in ("vbpr", "bpr-mf") else {}  # type: ignore[dict-item]
     recipe = Recipe(
         data=str(dataset),
@@ -124,14 +126,22 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert not folder.complete
     monkeypatch.setattr(RunFolder, "append_history", append)
     resumed = run(*experiment.resume_inputs(folder.path), progress=Silent())
-    assert (whole.path / "metrics.json").read_bytes() == (resumed.path / "metrics.json").read_bytes()
+    assert (whole.path / "metrics.json").read_bytes() == (
+        resumed.path / "metrics.json"
+    ).read_bytes()
     strip = [{**line, "seconds": 0} for line in RunFolder(whole.path).history()]
     assert strip == [{**line, "seconds": 0} for line in RunFolder(resumed.path).history()]
 
 
-@pytest.mark.parametrize(("values", "best"), [({4: 0.5, 6: 0.4, 8: 0.3}, 2), ({4: 0.5, 6: 3.0, 8: 2.0}, 6)])
+@pytest.mark.parametrize(
+    ("values", "best"), [({4: 0.5, 6: 0.4, 8: 0.3}, 2), ({4: 0.5, 6: 3.0, 8: 2.0}, 6)]
+)
 def test_what_is_computed_again_need_not_be_better_again(
-    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[int, float], best: int
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    values: dict[int, float],
+    best: int,
 ) -> None:
     """A kill loses the epochs after the saved state; repeated on a GPU, they differ from what the checkpoint is of."""
     validated, save = Trainer._validated, RunFolder.save_state
@@ -147,7 +157,9 @@ def test_what_is_computed_again_need_not_be_better_again(
 
     monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
     monkeypatch.setattr(
-        RunFolder, "save_state", lambda self, tensors, at: save(self, tensors, at) if at.epoch < 4 else None
+        RunFolder,
+        "save_state",
+        lambda self, tensors, at: save(self, tensors, at) if at.epoch < 4 else None,
     )
     recipe, inputs, folder = prepare(dataset, tmp_path / "runs", "bpr-mf", settings={"epochs": 8})
     scripted({2: 1.0, 4: 5.0, 6: 6.0})
@@ -190,13 +202,17 @@ def test_killed_within_any_step_every_model_ends_with_the_same_bytes(
         adam_step(self, lr)
 
     monkeypatch.setattr(Adam, "step", die)
-    for number, kill in enumerate(np.random.default_rng(0).choice(np.arange(1, 24), 10, replace=False)):
+    for number, kill in enumerate(
+        np.random.default_rng(0).choice(np.arange(1, 24), 10, replace=False)
+    ):
         steps = int(kill)
         recipe, inputs, folder = ready(f"killed{number}")
         with pytest.raises(KeyboardInterrupt):
             run(recipe, inputs, folder, progress=Silent())
         resumed = run(*experiment.resume_inputs(folder.path), progress=Silent()).path
-        assert (resumed / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes(), kill
+        assert (resumed / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes(), (
+            kill
+        )
 
 
 def test_another_feature_file_is_another_run(dataset: Path, tmp_path: Path) -> None:
@@ -208,18 +224,25 @@ def test_another_feature_file_is_another_run(dataset: Path, tmp_path: Path) -> N
         ids, matrix = features.ids, features.matrix(features.ids)[0]
     path.unlink()
     matrix[1] += 0.5
-    with FeatureSetWriter(path, modality="visual", dim=6, ids=ids, provenance={"extractor": "test"}) as writer:
+    with FeatureSetWriter(
+        path, modality="visual", dim=6, ids=ids, provenance={"extractor": "test"}
+    ) as writer:
         writer.write(np.arange(1, 30), matrix[1:])
         writer.mark_missing(np.array([0]))
         writer.finish()
     _, _, after = prepare(dataset, tmp_path)
     assert before.path != after.path
-    assert prepare(dataset, tmp_path, "bpr-mf")[2].path == prepare(dataset, tmp_path, "bpr-mf")[2].path
+    assert (
+        prepare(dataset, tmp_path, "bpr-mf")[2].path == prepare(dataset, tmp_path, "bpr-mf")[2].path
+    )
 
 
 @pytest.mark.parametrize("model", ["mmgcn", "vbpr"])
-def test_the_order_in_which_feature_sets_are_given_decides_nothing(dataset: Path, tmp_path: Path, model: str) -> None:
-    # The folder's name knows no order; MMGCN projects its first modality and keeps the second one's width.
+def test_the_order_in_which_feature_sets_are_given_decides_nothing(
+    dataset: Path, tmp_path: Path, model: str
+) -> None:
+    # The folder's name knows no order; MMGCN projects its first modality and keeps the second one's
+    # width.
     results = []
     for number, features in enumerate(
         ({}, {"visual": "toy", "textual": "words"}, {"textual": "words", "visual": "toy"})
@@ -246,11 +269,16 @@ def test_resuming_on_changed_data_is_refused(dataset: Path, tmp_path: Path) -> N
         experiment.resume_inputs(result.path)
 
 
-def test_a_finished_run_may_be_renamed_and_an_unfinished_one_may_not(dataset: Path, tmp_path: Path) -> None:
+def test_a_finished_run_may_be_renamed_and_an_unfinished_one_may_not(
+    dataset: Path, tmp_path: Path
+) -> None:
     for model in ("vbpr", "most-popular"):
         result = train(dataset, tmp_path / "runs", model)
         renamed = result.path.rename(tmp_path / f"my best {model}")
-        assert experiment.evaluate_run(renamed, result.recipe.evaluation).scores["test"].overall == result.test
+        assert (
+            experiment.evaluate_run(renamed, result.recipe.evaluation).scores["test"].overall
+            == result.test
+        )
     (renamed / "metrics.json").unlink()
     with pytest.raises(DataError, match="if it was renamed"):
         experiment.resume_inputs(renamed)
@@ -267,7 +295,9 @@ def test_a_grid_is_chosen_on_validation_and_scored_once(
         return score_test(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(experiment, "_score_test", count)
-    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", grid={"lr": (0.001, 0.02), "reg_weight": (0.0, 0.1)})
+    recipe, inputs, folder = prepare(
+        dataset, tmp_path / "runs", grid={"lr": (0.001, 0.02), "reg_weight": (0.0, 0.1)}
+    )
     result = run(recipe, inputs, folder, progress=Silent())
     assert len(scored) == 1
     assert result.tried == ("lr", "reg_weight")
@@ -281,7 +311,10 @@ def test_a_grid_is_chosen_on_validation_and_scored_once(
     alone = train(
         dataset,
         tmp_path / "alone",
-        settings={"lr": result.recipe.settings.lr, **{"reg_weight": recipe.trials()[chosen].settings.reg_weight}},
+        settings={
+            "lr": result.recipe.settings.lr,
+            **{"reg_weight": recipe.trials()[chosen].settings.reg_weight},
+        },
     )  # type: ignore[attr-defined]
     assert alone.test == result.test
 
@@ -302,23 +335,32 @@ def test_selection_cannot_reach_test_rows() -> None:
 
     for function in (fit.fit, fit.fit_one, fit.build, Trainer.__init__):
         annotations = " ".join(
-            str(parameter.annotation) for parameter in inspect.signature(function).parameters.values()
+            str(parameter.annotation)
+            for parameter in inspect.signature(function).parameters.values()
         )
         assert "Split" not in annotations
         assert TestData.__name__ not in annotations
-    assert not {"Split", "TestData", "load_split"} & set(vars(fit)), "selection knows the type of test data"
+    assert not {"Split", "TestData", "load_split"} & set(vars(fit)), (
+        "selection knows the type of test data"
+    )
 
 
 def test_patience_stops(dataset: Path, tmp_path: Path) -> None:
-    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", "bpr-mf", settings={"lr": 1e-12, "epochs": 50})
-    patient = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"patience": 2})})
+    recipe, inputs, folder = prepare(
+        dataset, tmp_path / "runs", "bpr-mf", settings={"lr": 1e-12, "epochs": 50}
+    )
+    patient = recipe.model_copy(
+        update={"evaluation": recipe.evaluation.model_copy(update={"patience": 2})}
+    )
     result = run(patient, inputs, folder, progress=Silent())
     assert len(RunFolder(result.path).history()) == 6
     assert result.best_epoch == 2
 
 
 def test_a_diverging_training_says_where(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"epoch \d+, step \d+: loss term '(bpr|l2)' is (nan|inf).*lower lr"):
+    with pytest.raises(
+        TrainingError, match=r"epoch \d+, step \d+: loss term '(bpr|l2)' is (nan|inf).*lower lr"
+    ):
         train(dataset, tmp_path / "runs", "bpr-mf", settings={"lr": 1e20, "epochs": 4})
 
 
@@ -327,7 +369,10 @@ def test_two_processes_cannot_write_one_run(dataset: Path, tmp_path: Path) -> No
 
     recipe, inputs, folder = prepare(dataset, tmp_path / "runs", "bpr-mf")
     folder.path.mkdir(parents=True)
-    with FileLock(folder.path / ".lock"), pytest.raises(TrainingError, match="another process is writing this run"):
+    with (
+        FileLock(folder.path / ".lock"),
+        pytest.raises(TrainingError, match="another process is writing this run"),
+    ):
         run(recipe, inputs, folder, progress=Silent())
 
 
@@ -349,7 +394,14 @@ def test_an_evaluation_of_a_run_gives_its_own_numbers(dataset: Path, tmp_path: P
 
 
 def test_lists_from_elsewhere_are_scored_by_the_same_code(dataset: Path, tmp_path: Path) -> None:
-    paper = {"evaluation": {"protocol": "paper", "every": 2, "cutoffs": (5, 10), "select_by": "Recall@10"}}
+    paper = {
+        "evaluation": {
+            "protocol": "paper",
+            "every": 2,
+            "cutoffs": (5, 10),
+            "select_by": "Recall@10",
+        }
+    }
     result = train(dataset, tmp_path / "runs", **paper)
     recipe, inputs, folder = prepare(dataset, tmp_path / "runs", **paper)
     model = fit.build(recipe, inputs.split.training, inputs.features)
@@ -365,17 +417,25 @@ def test_lists_from_elsewhere_are_scored_by_the_same_code(dataset: Path, tmp_pat
     pd.DataFrame(rows).to_csv(path, sep="\t", header=False, index=False)
     scores = experiment.evaluate_lists(path, dataset, None, recipe.evaluation).scores
     assert scores["test"].overall == result.test
-    shuffled = pd.DataFrame(rows, columns=["user_id", "item_id", "rank"]).assign(rank=lambda frame: -frame["rank"])
+    shuffled = pd.DataFrame(rows, columns=["user_id", "item_id", "rank"]).assign(
+        rank=lambda frame: -frame["rank"]
+    )
     shuffled.sample(frac=1, random_state=0).to_parquet(tmp_path / "lists.parquet")
-    scores = experiment.evaluate_lists(tmp_path / "lists.parquet", dataset, None, recipe.evaluation).scores
+    scores = experiment.evaluate_lists(
+        tmp_path / "lists.parquet", dataset, None, recipe.evaluation
+    ).scores
     assert scores["test"].overall == result.test
 
 
-def test_lists_of_strangers_are_refused_and_unknown_items_are_said(dataset: Path, tmp_path: Path) -> None:
+def test_lists_of_strangers_are_refused_and_unknown_items_are_said(
+    dataset: Path, tmp_path: Path
+) -> None:
     recipe, _, _ = prepare(dataset, tmp_path)
     path = tmp_path / "lists.tsv"
     path.write_text("somebody\tB001X\n")
-    with pytest.raises(DataError, match="1 users do not occur in the training data, e.g. 'somebody'"):
+    with pytest.raises(
+        DataError, match="1 users do not occur in the training data, e.g. 'somebody'"
+    ):
         experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
     path.write_text("u1\tB001X\nu1\tnowhere\n")
     scored = experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
@@ -384,7 +444,9 @@ def test_lists_of_strangers_are_refused_and_unknown_items_are_said(dataset: Path
     assert experiment.evaluate_lists(path, dataset, None, paper).scores["test"].n_evaluated == 1
     assert any("1 recommended items do not occur in the data" in note for note in scored.notes)
     path.write_text("u1\t0\nu1\t1\n")
-    with pytest.raises(DataError, match=r"none of the 2 recommended items occurs in the data, e.g. '0' .there: '"):
+    with pytest.raises(
+        DataError, match=r"none of the 2 recommended items occurs in the data, e.g. '0' .there: '"
+    ):
         experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
     path.write_text("u1\tB001X\nu1\tB001X\n")
     with pytest.raises(DataError, match="item 'B001X' is twice in the list of user 'u1'"):
@@ -394,13 +456,17 @@ def test_lists_of_strangers_are_refused_and_unknown_items_are_said(dataset: Path
         experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
 
 
-def test_scores_that_contradict_the_order_of_the_rows_are_said(dataset: Path, tmp_path: Path) -> None:
+def test_scores_that_contradict_the_order_of_the_rows_are_said(
+    dataset: Path, tmp_path: Path
+) -> None:
     recipe, inputs, _ = prepare(dataset, tmp_path)
     a, b, c = inputs.split.training.item_ids[:3]
     path = tmp_path / "lists.tsv"
     path.write_text(f"u1\t{a}\t0.5\nu1\t{b}\t0.7\nu2\t{b}\t0.9\nu2\t{c}\t0.9\n")
     notes = experiment.evaluate_lists(path, dataset, None, recipe.evaluation).notes
-    assert any("1 lists have a score that is larger than the one before it" in note for note in notes)
+    assert any(
+        "1 lists have a score that is larger than the one before it" in note for note in notes
+    )
     path.write_text(f"u1\t{b}\t0.7\nu2\t{b}\t0.9\nu1\t{a}\t0.5\n")  # the next user's may be larger
     notes = experiment.evaluate_lists(path, dataset, None, recipe.evaluation).notes
     assert not any("larger" in note for note in notes)
@@ -410,7 +476,12 @@ def test_scores_that_contradict_the_order_of_the_rows_are_said(dataset: Path, tm
 
 
 def test_settings_are_typed_and_unknown_ones_get_the_closest_match() -> None:
-    assert make_settings("vbpr", {"learning_rate": 0.1, "factors": 16, "l_w": 0.5}).model_dump()["reg_weight"] == 0.5
+    assert (
+        make_settings("vbpr", {"learning_rate": 0.1, "factors": 16, "l_w": 0.5}).model_dump()[
+            "reg_weight"
+        ]
+        == 0.5
+    )
     with pytest.raises(UsageError, match="Did you mean 'reg_weight'"):
         make_settings("vbpr", {"reg_wieght": 1})
     with pytest.raises(UsageError, match="vbpr: lr = -1"):
@@ -423,7 +494,11 @@ def test_settings_of_several_models_find_their_owners() -> None:
     models = ["item-knn", "bpr-mf", "freedom"]
     values = {"lr": 0.1, "freedom.lr": 0.2, "neighbours": 7, "freedom.reg_weight": 0.3}
     assert for_model("bpr-mf", values, models) == {"lr": 0.1}
-    assert for_model("freedom", values, models) == {"lr": 0.2, "neighbours": 7, "content_loss_weight": 0.3}
+    assert for_model("freedom", values, models) == {
+        "lr": 0.2,
+        "neighbours": 7,
+        "content_loss_weight": 0.3,
+    }
     assert for_model("item-knn", values, models) == {"neighbours": 7}
     with pytest.raises(UsageError, match="unknown model in a setting 'vbpr'"):
         for_model("bpr-mf", {"vbpr.lr": 1}, models)
@@ -436,7 +511,9 @@ def test_a_grid_may_use_the_names_of_other_frameworks(dataset: Path, tmp_path: P
     assert [trial.settings.model_dump()["reg_weight"] for trial in recipe.trials()] == [0.1, 0.2]
 
 
-@pytest.mark.parametrize(("names", "moves"), [((), True), (("lazy-adam",), True), (("frozen-features",), False)])
+@pytest.mark.parametrize(
+    ("names", "moves"), [((), True), (("lazy-adam",), True), (("frozen-features",), False)]
+)
 def test_approximations_are_asked_for_and_recorded(
     dataset: Path, tmp_path: Path, names: tuple[str, ...], moves: bool
 ) -> None:
@@ -472,7 +549,10 @@ def test_no_device(dataset: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "automatic"),
-    [("no kernel image is available for execution on the device", "cpu"), ("device(s) is/are busy", None)],
+    [
+        ("no kernel image is available for execution on the device", "cpu"),
+        ("device(s) is/are busy", None),
+    ],
 )
 def test_a_gpu_that_does_not_compute_is_found_out(
     monkeypatch: pytest.MonkeyPatch, reason: str, automatic: str | None
@@ -482,7 +562,9 @@ def test_a_gpu_that_does_not_compute_is_found_out(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "ones", fail)
-    with pytest.raises(UsageError, match=f"--device cuda: not available here .CUDA error: {re.escape(reason)}"):
+    with pytest.raises(
+        UsageError, match=f"--device cuda: not available here .CUDA error: {re.escape(reason)}"
+    ):
         fit.choose_device("cuda")
     if automatic:
         assert fit.choose_device("auto") == torch.device(automatic)
@@ -496,14 +578,26 @@ def test_a_finished_run_is_of_use_where_its_device_is_not(dataset: Path, tmp_pat
     recipe = result.path / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("device: cpu", "device: cuda:64"))
     assert experiment.read_result(result.path).recipe.device == "cuda:64"
-    assert experiment.evaluate_run(result.path, result.recipe.evaluation).scores["test"].overall == result.test
+    assert (
+        experiment.evaluate_run(result.path, result.recipe.evaluation).scores["test"].overall
+        == result.test
+    )
     assert load_run(result.path).model.weights()
 
 
-def test_runs_on_columns_of_other_names_can_be_used_afterwards(dataset: Path, tmp_path: Path) -> None:
+def test_runs_on_columns_of_other_names_can_be_used_afterwards(
+    dataset: Path, tmp_path: Path
+) -> None:
     expected = train(dataset, tmp_path / "a", "most-popular")
     rows = pd.read_csv(dataset / "interactions.tsv", sep="\t")
-    rows = rows.rename(columns={"user_id": "customer", "item_id": "product", "rating": "grade", "timestamp": "when"})
+    rows = rows.rename(
+        columns={
+            "user_id": "customer",
+            "item_id": "product",
+            "rating": "grade",
+            "timestamp": "when",
+        }
+    )
     rows.to_csv(dataset / "interactions.tsv", sep="\t", index=False)
     columns = {"user_id": "customer", "item_id": "product", "rating": "grade", "timestamp": "when"}
     result = train(dataset, tmp_path / "b", "most-popular", columns=columns)
@@ -512,11 +606,15 @@ def test_runs_on_columns_of_other_names_can_be_used_afterwards(dataset: Path, tm
     assert scored.scores["test"].overall == expected.test
 
 
-def test_every_model_of_a_command_spells_out_what_distances_are_measured_with(dataset: Path, tmp_path: Path) -> None:
+def test_every_model_of_a_command_spells_out_what_distances_are_measured_with(
+    dataset: Path, tmp_path: Path
+) -> None:
     evaluation = {"metrics": ("Recall", "ILD"), "diversity_features": "visual"}
     inputs: Inputs | None = None
     for model in ("most-popular", "item-knn"):
-        recipe = Recipe(data=str(dataset), model=model, settings=make_settings(model, {}), evaluation=evaluation)  # type: ignore[arg-type]
+        recipe = Recipe(
+            data=str(dataset), model=model, settings=make_settings(model, {}), evaluation=evaluation
+        )  # type: ignore[arg-type]
         resolved, inputs = load_inputs(recipe, inputs)
         assert resolved.evaluation.diversity_features == "visual=toy"
         path = run(resolved, inputs, run_folder(tmp_path, resolved, inputs), progress=Silent()).path
@@ -543,7 +641,9 @@ def test_a_restart_that_is_killed_leaves_no_half_of_a_finished_run(
     assert train(dataset, tmp_path, "most-popular").test == result.test
 
 
-def test_a_recipe_is_whole_or_absent(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_is_whole_or_absent(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write = Path.write_text
 
     def die(self: Path, text: str, *arguments: object, **options: object) -> int:
@@ -596,4 +696,7 @@ def test_lists_that_hold_training_items_are_said(dataset: Path, tmp_path: Path) 
     user, item = training.train.users[0], training.train.items[0]
     (tmp_path / "lists.tsv").write_text(f"{training.user_ids[user]}\t{training.item_ids[item]}\n")
     scored = experiment.evaluate_lists(tmp_path / "lists.tsv", dataset, None, recipe.evaluation)
-    assert "1 listed items are training positives of their user; no model here lists such" in scored.notes
+    assert (
+        "1 listed items are training positives of their user; no model here lists such"
+        in scored.notes
+    )

@@ -70,7 +70,9 @@ def test_tpe_learns() -> None:
     best = {}
     for sampler in ("tpe", "random"):
         search = Search(sampler=sampler, budget=25, space=SPACE)  # type: ignore[arg-type]
-        best[sampler] = sum(max(value for _, value in run_search(search, 25, seed)) for seed in range(4))
+        best[sampler] = sum(
+            max(value for _, value in run_search(search, 25, seed)) for seed in range(4)
+        )
     assert best["tpe"] > best["random"]
 
 
@@ -83,7 +85,11 @@ def test_a_small_space_is_exhausted_before_anything_is_repeated(sampler: str) ->
     assert size(search) == 80
     for seed in range(3):
         past: list[tuple[dict[str, Any], float]] = [
-            ({"a": a, "b": b, "c": c}, 0.0) for a in range(20) for b in "xy" for c in (1, 2) if (a, b, c) != (7, "y", 2)
+            ({"a": a, "b": b, "c": c}, 0.0)
+            for a in range(20)
+            for b in "xy"
+            for c in (1, 2)
+            if (a, b, c) != (7, "y", 2)
         ]
         past.append((propose(search, seed, past), 0.0))
         assert past[-1][0] == {"a": 7, "b": "y", "c": 2}
@@ -91,8 +97,20 @@ def test_a_small_space_is_exhausted_before_anything_is_repeated(sampler: str) ->
 
 
 def test_a_search_ends_with_its_space(toy: Path, tmp_path: Path) -> None:
-    options = ["--model", "bpr-mf", "--data", str(toy), "--out", str(tmp_path), "--sampler", "random", *ARGUMENTS]
-    done = CliRunner().invoke(tune, [*options, "--search", "lr=1e-2,1e-1,0.1"], catch_exceptions=False)
+    options = [
+        "--model",
+        "bpr-mf",
+        "--data",
+        str(toy),
+        "--out",
+        str(tmp_path),
+        "--sampler",
+        "random",
+        *ARGUMENTS,
+    ]
+    done = CliRunner().invoke(
+        tune, [*options, "--search", "lr=1e-2,1e-1,0.1"], catch_exceptions=False
+    )
     assert done.exit_code == 0
     assert len(list(tmp_path.rglob("trained.json"))) == 2  # of a budget of 7
 
@@ -111,7 +129,9 @@ def test_values_to_choose_from_are_found_again_among_settings(
     """After five trials TPE looks up what was tried; a list in the space is a tuple in the settings."""
     pytest.importorskip("optuna")
     space = {**parse_search([f"{name}={choices}"]), "reg_weight": Range(low=0.1, high=0.5)}
-    recipe = Recipe(model=model, settings=make_settings(model, {}), search=Search(budget=8, space=space))
+    recipe = Recipe(
+        model=model, settings=make_settings(model, {}), search=Search(budget=8, space=space)
+    )
     search = typed(recipe)
     assert search is not None
     assert search.space[name] == held
@@ -122,7 +142,13 @@ def test_values_to_choose_from_are_found_again_among_settings(
 
 
 def test_spaces_from_the_command_line() -> None:
-    options = ["lr=log:1e-4..1e-2", "n=int:1..3", "dropout=0.1..0.5", "reg=1e-5,1e-2", "preset=paper,original"]
+    options = [
+        "lr=log:1e-4..1e-2",
+        "n=int:1..3",
+        "dropout=0.1..0.5",
+        "reg=1e-5,1e-2",
+        "preset=paper,original",
+    ]
     assert parse_search(options) == {
         "lr": Range(low=1e-4, high=1e-2, log=True),
         "n": Range(low=1, high=3, integer=True),
@@ -147,13 +173,27 @@ def test_grid_or_search() -> None:
 @pytest.mark.parametrize(
     "space", [["lr=-0.001..0.1"], ["lr=0.1,-1"], ["n_layers=1..3"], ["n_layers=int:0..2", "lr=x,1"]]
 )
-def test_a_space_that_leaves_what_is_allowed_is_refused_before_anything_is_trained(space: list[str]) -> None:
+def test_a_space_that_leaves_what_is_allowed_is_refused_before_anything_is_trained(
+    space: list[str],
+) -> None:
     values: dict[str, Any] = {"model": "lightgcn", "settings": make_settings("lightgcn", {})}
     with pytest.raises(UsageError, match="lightgcn: (lr|n_layers) = "):
         Recipe(**values, search=Search(budget=2, space=parse_search(space)))
 
 
-ARGUMENTS = ["--set", "epochs=4", "--every", "2", "--set", "embedding_dim=8", "--budget", "7", "--seed", "3", "-q"]
+ARGUMENTS = [
+    "--set",
+    "epochs=4",
+    "--every",
+    "2",
+    "--set",
+    "embedding_dim=8",
+    "--budget",
+    "7",
+    "--seed",
+    "3",
+    "-q",
+]
 SPACES = ["--search", "lr=log:1e-3..1e-1", "--search", "reg_weight=1e-4,1e-2,1e-1"]
 
 
@@ -178,7 +218,9 @@ def test_a_search_is_a_run_like_any_other(toy: Path, tmp_path: Path) -> None:
         chosen = yaml.safe_load((trials[record["chosen_trial"]] / "recipe.yaml").read_text())
         assert read_result(run).recipe.settings.model_dump() == chosen["settings"]
         assert find_runs([run])[0].recipe.settings.model_dump() == chosen["settings"]
-        settings = [yaml.safe_load((trial / "recipe.yaml").read_text())["settings"] for trial in trials]
+        settings = [
+            yaml.safe_load((trial / "recipe.yaml").read_text())["settings"] for trial in trials
+        ]
         assert len({(one["lr"], one["reg_weight"]) for one in settings}) == 7
     assert "lr=" in CliRunner().invoke(tune, options, catch_exceptions=False).output
 
@@ -187,32 +229,72 @@ def test_an_absent_optuna_is_said_before_anything_is_trained(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    options = ["--model", "bpr-mf", "--data", str(toy), "--out", str(tmp_path / "runs"), *ARGUMENTS, *SPACES]
+    options = [
+        "--model",
+        "bpr-mf",
+        "--data",
+        str(toy),
+        "--out",
+        str(tmp_path / "runs"),
+        *ARGUMENTS,
+        *SPACES,
+    ]
     done = CliRunner().invoke(tune, options)
     assert isinstance(done.exception, UsageError)
     assert "mmx-mmbench[tune]" in str(done.exception)
     assert not (tmp_path / "runs").exists()
-    assert CliRunner().invoke(tune, [*options, "--sampler", "random"], catch_exceptions=False).exit_code == 0
+    assert (
+        CliRunner()
+        .invoke(tune, [*options, "--sampler", "random"], catch_exceptions=False)
+        .exit_code
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
     ("sampler", "kills"),
-    [("tpe", 2), *(pytest.param(name, 10, marks=pytest.mark.slow) for name in ("tpe", "random", "grid"))],
+    [
+        ("tpe", 2),
+        *(pytest.param(name, 10, marks=pytest.mark.slow) for name in ("tpe", "random", "grid")),
+    ],
 )
-def test_killed_at_any_instant_it_ends_as_it_would_have(toy: Path, tmp_path: Path, sampler: str, kills: int) -> None:
+def test_killed_at_any_instant_it_ends_as_it_would_have(
+    toy: Path, tmp_path: Path, sampler: str, kills: int
+) -> None:
     if sampler == "tpe":
         pytest.importorskip("optuna")
     budget = 12 if kills == 10 else 7
-    common = ["--model", "vbpr", "--data", str(toy), "-q", "--json", "--set", "epochs=30", "--every", "5"]
+    common = [
+        "--model",
+        "vbpr",
+        "--data",
+        str(toy),
+        "-q",
+        "--json",
+        "--set",
+        "epochs=30",
+        "--every",
+        "5",
+    ]
     if sampler == "grid":
-        command = ["train", *common, "--grid", "lr=0.001,0.01,0.02,0.05", "--grid", "reg_weight=1e-4,1e-2,1e-1"]
+        command = [
+            "train",
+            *common,
+            "--grid",
+            "lr=0.001,0.01,0.02,0.05",
+            "--grid",
+            "reg_weight=1e-4,1e-2,1e-1",
+        ]
     else:
         command = ["tune", *common, *SPACES, "--budget", str(budget), "--sampler", sampler]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MMBENCH_SAVE_EVERY_S": "0.2"}
     start = time.monotonic()
     whole = json.loads(
         subprocess.run(
-            [MMBENCH, *command, "--out", tmp_path / "whole"], check=True, capture_output=True, env=environment
+            [MMBENCH, *command, "--out", tmp_path / "whole"],
+            check=True,
+            capture_output=True,
+            env=environment,
         ).stdout
     )
     took = time.monotonic() - start
@@ -228,12 +310,17 @@ def test_killed_at_any_instant_it_ends_as_it_would_have(toy: Path, tmp_path: Pat
         time.sleep(rng.uniform(0.2, 1.0) * took)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        now = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("trained.json")}
+        now = {
+            path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("trained.json")
+        }
         assert finished.items() <= now.items()  # no finished trial is done again
         finished = now
     killed = json.loads(
         subprocess.run(
-            [MMBENCH, *command, "--out", tmp_path / "killed"], check=True, capture_output=True, env=environment
+            [MMBENCH, *command, "--out", tmp_path / "killed"],
+            check=True,
+            capture_output=True,
+            env=environment,
         ).stdout
     )
     assert killed["settings"] == whole["settings"]
@@ -249,7 +336,17 @@ def test_killed_at_any_instant_it_ends_as_it_would_have(toy: Path, tmp_path: Pat
 def test_a_trial_that_was_begun_keeps_its_settings_whatever_a_newer_sampler_proposes(
     toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ["--model", "bpr-mf", "--data", str(toy), "--out", str(tmp_path), *ARGUMENTS, *SPACES, "--json"]
+    options = [
+        "--model",
+        "bpr-mf",
+        "--data",
+        str(toy),
+        "--out",
+        str(tmp_path),
+        *ARGUMENTS,
+        *SPACES,
+        "--json",
+    ]
     options += ["--sampler", "random", "--budget", "3"]
     whole = json.loads(CliRunner().invoke(tune, options, catch_exceptions=False).stdout)
     run = Path(whole["run"])

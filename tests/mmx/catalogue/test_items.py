@@ -28,7 +28,8 @@ def files(root: Path, modality: str = "visual") -> list[Content]:
 
 def test_ids_are_text_in_the_order_of_the_table(tmp_path: Path) -> None:
     write(
-        tmp_path / "items.tsv", "item_id\ttitle\n097293751X\ta\n007\tb\n7\tc\nNA\td\nnull\te\na/b\tf\n日本\tg\n 7\th\n"
+        tmp_path / "items.tsv",
+        "item_id\ttitle\n097293751X\ta\n007\tb\n7\tc\nNA\td\nnull\te\na/b\tf\n日本\tg\n 7\th\n",
     )
     items = load_items(tmp_path)
     assert items.ids.to_pylist() == ["097293751X", "007", "7", "NA", "null", "a/b", "日本", " 7"]
@@ -61,7 +62,9 @@ def test_duplicates_are_named_with_both_lines(tmp_path: Path) -> None:
         ("user_id\ttitle\n1\ta\n", "no column of item ids"),
     ],
 )
-def test_tables_without_proper_ids_are_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_tables_without_proper_ids_are_refused(
+    tmp_path: Path, text: str | bytes, message: str
+) -> None:
     write(tmp_path / "items.tsv", text)
     with pytest.raises(DataError, match=message):
         load_items(tmp_path)
@@ -104,7 +107,8 @@ def test_an_unknown_id_column_is_answered_with_the_closest(tmp_path: Path) -> No
 def test_texts_are_joined_and_blank_ones_are_missing(tmp_path: Path) -> None:
     write(
         tmp_path / "items.tsv",
-        b"item_id\tdescription\ttitle\tprice\n1\tD\t T \t9\n2\t\tNA\t9\n3\t  \t\t9\n4\tok\t\xff\t9\n",
+        b"item_id\tdescription\ttitle\tprice\n1\tD\t T \t9\n2\t\tNA\t9\n3\t  "
+        b"\t\t9\n4\tok\t\xff\t9\n",
     )
     contents = text_contents(load_items(tmp_path))
     assert contents.columns == ("title", "description")
@@ -143,7 +147,15 @@ def test_files_are_matched_by_name_only(tmp_path: Path) -> None:
     write(tmp_path / "x.jpg")
     write(root / "x.jpg")
     (root / "images" / "dir.jpg").mkdir()
-    assert files(root) == [root / "images/a.v1.jpg", None, None, root / "images/B.PNG", None, root / "root.jpeg", None]
+    assert files(root) == [
+        root / "images/a.v1.jpg",
+        None,
+        None,
+        root / "images/B.PNG",
+        None,
+        root / "root.jpeg",
+        None,
+    ]
 
 
 def test_of_two_files_for_one_item_the_choice_is_fixed(tmp_path: Path) -> None:
@@ -152,7 +164,9 @@ def test_of_two_files_for_one_item_the_choice_is_fixed(tmp_path: Path) -> None:
         write(tmp_path / name)
     assert files(tmp_path) == [tmp_path / "images/a.jpg"]
     (note,) = file_contents(load_items(tmp_path), "visual").notes
-    assert note.startswith("1 items have files of several extensions, of which one is taken (not images/a.png)")
+    assert note.startswith(
+        "1 items have files of several extensions, of which one is taken (not images/a.png)"
+    )
 
 
 def test_files_of_no_item_are_counted(tmp_path: Path) -> None:
@@ -187,7 +201,9 @@ def test_a_path_column_is_followed_inside_the_folder_only(tmp_path: Path) -> Non
         ("i10", "pics"), ("i11", "pics/far/secret.jpg"), ("i12", "../absent.jpg"), ("i13", str(root / "pics/1.jpg")),
         ("i14", "pics/1.jpg/x"), ("i15", "x" * 5000),
     ]  # fmt: skip
-    write(root / "items.tsv", "item_id\timage\n" + "".join(f"{item}\t{path}\n" for item, path in rows))
+    write(
+        root / "items.tsv", "item_id\timage\n" + "".join(f"{item}\t{path}\n" for item, path in rows)
+    )
     found = dict(zip((item for item, _ in rows), files(root), strict=True))
     assert found["i1"] == root / "pics/1.jpg"
     assert found["i2"] == root / "images/2.jpg"

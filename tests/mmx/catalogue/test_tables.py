@@ -93,7 +93,10 @@ def test_compressed_text_is_read(tmp_path: Path) -> None:
 
 def test_json_numbers_keep_their_spelling_and_lists_are_joined(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text('{"id": 7.0, "t": ["a", "", "b"]}\n\n{"id": "007"}\n{"id": 1e3, "t": null}\n', encoding="utf-8")
+    path.write_text(
+        '{"id": 7.0, "t": ["a", "", "b"]}\n\n{"id": "007"}\n{"id": 1e3, "t": null}\n',
+        encoding="utf-8",
+    )
     assert column(path, "id") == [b"7.0", b"007", b"1e3"]
     assert column(path) == [b"a b", b"", b""]
     assert open_table(path).lines([1]) == [3]
@@ -150,7 +153,9 @@ def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         column(tmp_path / "a.tsv")
 
 
-CELLS = st.text(st.characters(exclude_characters="\t\r\n\0", exclude_categories=["Cs"]), min_size=1, max_size=12)
+CELLS = st.text(
+    st.characters(exclude_characters="\t\r\n\0", exclude_categories=["Cs"]), min_size=1, max_size=12
+)
 
 
 @given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=20))
@@ -166,7 +171,11 @@ def test_whatever_is_written_to_a_tsv_is_read_back(
     assert column(path) == [row[1].encode() for row in rows]
 
 
-@given(st.lists(st.dictionaries(st.sampled_from(["id", "t"]), CELLS, min_size=2), min_size=1, max_size=20))
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(["id", "t"]), CELLS, min_size=2), min_size=1, max_size=20
+    )
+)
 def test_whatever_is_written_as_json_lines_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]
 ) -> None:

@@ -28,7 +28,9 @@ from mmx.extraction.extract import extract
 from mmx.extraction.summary import Summary
 
 RNG = np.random.default_rng(11)
-SMOOTH = np.asarray(Image.fromarray(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((80, 60)))
+SMOOTH = np.asarray(
+    Image.fromarray(RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((80, 60))
+)
 TONE = (np.sin(np.arange(16_000) / 9) / 2).astype(np.float32)
 
 
@@ -74,12 +76,15 @@ def vectors(summary: Summary) -> dict[str, NDArray[np.float32]]:
 
 
 def go(root: Path, modality: str, model: str, **options: Any) -> Summary:
-    config = SetConfig(modality=modality, model=model, weights=options.pop("weights", "default"), batch_size=4)  # type: ignore[arg-type]
+    config = SetConfig(
+        modality=modality, model=model, weights=options.pop("weights", "default"), batch_size=4
+    )  # type: ignore[arg-type]
     run = RunConfig(data=root, device="cpu", max_failures="100%", **options)
     return extract(run, config)
 
 
-# ------------------------------------------------------------------------------------------------ pictures
+# ------------------------------------------------------------------------------------------------
+# pictures
 
 GREY16 = (np.asarray(Image.fromarray(SMOOTH).convert("L")).astype(np.uint16) << 8) | 0x80
 PLAIN = Image.fromarray(SMOOTH)
@@ -97,7 +102,8 @@ PICTURES: dict[str, tuple[bytes, str, str]] = {
     "png-named.jpg": (saved(PLAIN, "PNG"), "ok", ""),
     "zero.jpg": (b"", "corrupt", "the file is empty"),
     "text.jpg": (b"this is no picture", "corrupt", "not an image"),
-    "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "corrupt", "not an image"),
+    "script.jpg": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 "
+                   b"9\n%%EndComments\nshowpage\n", "corrupt", "not an image"),
     "header.jpg": (jpeg()[:200], "corrupt", "image"),
     "truncated.jpg": (jpeg()[:-300], "corrupt", "truncated"),
     "truncated.png": (saved(PLAIN, "PNG")[:-300], "corrupt", "image"),
@@ -159,7 +165,8 @@ def test_pictures(catalogue: Path, tmp_path: Path, model: str) -> None:
     assert np.linalg.norm(found["sixteen.png"] - found["grey.png"]) < 1e-3 * scale
 
 
-# ------------------------------------------------------------------------------------------------ texts
+# ------------------------------------------------------------------------------------------------
+# texts
 
 
 def test_texts(tmp_path: Path) -> None:
@@ -176,7 +183,8 @@ def test_texts(tmp_path: Path) -> None:
     }
     rows = [b"item_id\ttitle"]
     rows += [
-        f"{name}\t".encode() + (cell if isinstance(cell, bytes) else cell.encode()) for name, (cell, _) in cells.items()
+        f"{name}\t".encode() + (cell if isinstance(cell, bytes) else cell.encode())
+        for name, (cell, _) in cells.items()
     ]
     (tmp_path / "items.tsv").write_bytes(b"\n".join(rows) + b"\n")
     summary = go(tmp_path, "textual", "tfidf-lsa")
@@ -186,20 +194,29 @@ def test_texts(tmp_path: Path) -> None:
 
 
 def test_absent_texts_of_a_data_frame(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"item_id": ["a", "b", "c"], "title": ["a dress", None, math.nan], "brand": [math.nan] * 3})
+    frame = pd.DataFrame(
+        {"item_id": ["a", "b", "c"], "title": ["a dress", None, math.nan], "brand": [math.nan] * 3}
+    )
     for name in ("items.parquet", "items.csv"):
         root = tmp_path / name
         root.mkdir()
         frame.to_parquet(root / name) if name.endswith("parquet") else frame.to_csv(
             root / name, index=False, na_rep="nan"
         )
-        assert statuses(go(root, "textual", "tfidf-lsa")) == {"a": "ok", "b": "missing", "c": "missing"}
+        assert statuses(go(root, "textual", "tfidf-lsa")) == {
+            "a": "ok",
+            "b": "missing",
+            "c": "missing",
+        }
 
 
-# ------------------------------------------------------------------------------------------------ sounds
+# ------------------------------------------------------------------------------------------------
+# sounds
 
 
-def wav(samples: NDArray[np.float32], rate: int = 16_000, kind: str = "WAV", subtype: str | None = None) -> bytes:
+def wav(
+    samples: NDArray[np.float32], rate: int = 16_000, kind: str = "WAV", subtype: str | None = None
+) -> bytes:
     stream = io.BytesIO()
     soundfile.write(stream, samples, rate, format=kind, subtype=subtype)
     return stream.getvalue()
@@ -270,7 +287,8 @@ def test_a_clip_of_an_hour_and_one_of_days(tmp_path: Path, monkeypatch: pytest.M
     assert "longer than" in summary.errors[0][1]
 
 
-# ------------------------------------------------------------------------------------------------ the command line
+# ------------------------------------------------------------------------------------------------
+# the command line
 
 
 @pytest.fixture
@@ -282,7 +300,9 @@ def broken(tmp_path: Path) -> Path:
 
 
 def command(*arguments: str | Path) -> Any:
-    return CliRunner().invoke(cli, ["extract", "--modality", "visual", "--model", "colour-hog", *map(str, arguments)])
+    return CliRunner().invoke(
+        cli, ["extract", "--modality", "visual", "--model", "colour-hog", *map(str, arguments)]
+    )
 
 
 def test_exit_code_three_with_a_list_and_a_retry_of_what_was_repaired(broken: Path) -> None:
@@ -326,7 +346,9 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(tmp_path: Path)
             if limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-        return subprocess.run(line, capture_output=True, text=True, preexec_fn=narrow, check=False, timeout=120)
+        return subprocess.run(
+            line, capture_output=True, text=True, preexec_fn=narrow, check=False, timeout=120
+        )
 
     full = run(100_000)
     assert full.returncode == 1
@@ -335,7 +357,8 @@ def test_a_full_disk_is_one_message_and_the_same_command_goes_on(tmp_path: Path)
     assert run(None).returncode == 0
 
 
-# ------------------------------------------------------------------------------------------------ mutated files
+# ------------------------------------------------------------------------------------------------
+# mutated files
 
 
 def mutated(raw: bytes, rng: np.random.Generator) -> bytes:
@@ -346,7 +369,9 @@ def mutated(raw: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data[: rng.integers(0, len(data))] if rng.random() < 0.5 else data)
 
 
-def fuzz(root: Path, originals: list[Path], modality: str, model: str, n: int, **options: Any) -> Summary:
+def fuzz(
+    root: Path, originals: list[Path], modality: str, model: str, n: int, **options: Any
+) -> Summary:
     rng = np.random.default_rng(2)
     folder = root / {"visual": "images", "audio": "audio"}[modality]
     folder.mkdir(parents=True)
@@ -370,13 +395,27 @@ def originals_of(real_data: Path, name: str, suffix: str) -> list[Path]:
 @pytest.mark.real_data
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
 def test_mutated_photographs_and_clips(real_data: Path, tmp_path: Path) -> None:
-    check_fuzz(fuzz(tmp_path / "v", originals_of(real_data, "images", ".jpg"), "visual", "colour-hog", 150), 150)
-    check_fuzz(fuzz(tmp_path / "a", originals_of(real_data, "speech", ".wav"), "audio", "mfcc", 150), 150)
+    check_fuzz(
+        fuzz(
+            tmp_path / "v", originals_of(real_data, "images", ".jpg"), "visual", "colour-hog", 150
+        ),
+        150,
+    )
+    check_fuzz(
+        fuzz(tmp_path / "a", originals_of(real_data, "speech", ".wav"), "audio", "mfcc", 150), 150
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")
 def test_ten_thousand_mutated_photographs_and_clips(real_data: Path, tmp_path: Path) -> None:
-    check_fuzz(fuzz(tmp_path / "v", originals_of(real_data, "images", ".jpg"), "visual", "colour-hog", 7000), 7000)
-    check_fuzz(fuzz(tmp_path / "a", originals_of(real_data, "speech", ".wav"), "audio", "mfcc", 3000), 3000)
+    check_fuzz(
+        fuzz(
+            tmp_path / "v", originals_of(real_data, "images", ".jpg"), "visual", "colour-hog", 7000
+        ),
+        7000,
+    )
+    check_fuzz(
+        fuzz(tmp_path / "a", originals_of(real_data, "speech", ".wav"), "audio", "mfcc", 3000), 3000
+    )

@@ -31,18 +31,25 @@ def data(tmp_path: Path) -> Path:
     (root / "images").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for name in "abc":
-        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(root / "images" / f"{name}.png")
-    (root / "items.tsv").write_text("item_id\ttitle\na\tred lamp\nb\tblue lamp\nc\tred chair\n", encoding="utf-8")
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+            root / "images" / f"{name}.png"
+        )
+    (root / "items.tsv").write_text(
+        "item_id\ttitle\na\tred lamp\nb\tblue lamp\nc\tred chair\n", encoding="utf-8"
+    )
     return root
 
 
 def visual(data: Path, *more: str | Path) -> Result:
-    return mmx_run("extract", "--modality", "visual", "--model", "colour-hog", "--data", data, *more)
+    return mmx_run(
+        "extract", "--modality", "visual", "--model", "colour-hog", "--data", data, *more
+    )
 
 
 def test_importing_the_command_line_imports_nothing_heavy() -> None:
     code = (
-        "import sys, mmx.cli; heavy = {'numpy', 'torch', 'h5py', 'pandas', 'pyarrow', 'pydantic', 'rich', 'yaml'};"
+        "import sys, mmx.cli; heavy = {'numpy', 'torch', 'h5py', 'pandas', 'pyarrow', 'pydantic', "
+        "'rich', 'yaml'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -86,10 +93,22 @@ def test_exit_1_another_plan_is_in_the_way(data: Path) -> None:
         (["extract", "--modality", "visula", "--model", "x"], "visula"),
         (["extract", "--modality", "visual", "--model", "colour-hgo"], "Did you mean 'colour-hog'"),
         (["extract", "--modality", "audio", "--model", "colour-hog"], "--modality visual"),
-        (["extract", "--modality", "visual", "--model", "colour-hog", "--max-failures", "x"], "--max-failures"),
-        (["extract", "--modality", "visual", "--model", "colour-hog", "--batch-size", "0"], "--batch-size"),
-        (["extract", "--modality", "visual", "--model", "colour-hog", "--workers", "many"], "--workers"),
-        (["extract", "--modality", "visual", "--model", "colour-hog", "--device", "gpu"], "--device"),
+        (
+            ["extract", "--modality", "visual", "--model", "colour-hog", "--max-failures", "x"],
+            "--max-failures",
+        ),
+        (
+            ["extract", "--modality", "visual", "--model", "colour-hog", "--batch-size", "0"],
+            "--batch-size",
+        ),
+        (
+            ["extract", "--modality", "visual", "--model", "colour-hog", "--workers", "many"],
+            "--workers",
+        ),
+        (
+            ["extract", "--modality", "visual", "--model", "colour-hog", "--device", "gpu"],
+            "--device",
+        ),
         (
             ["extract", "--modality", "visual", "--model", "colour-hog", "--id-column", "itemid"],
             "Did you mean 'item_id'",
@@ -145,7 +164,10 @@ def test_a_corrupt_item_stops_the_run_when_asked_to(data: Path) -> None:
         (PermissionError(13, "Permission denied", "here"), 1, "error: here: Permission denied\n"),
         (RuntimeError("odd"), 1, "error: unexpected RuntimeError: odd; --debug shows where\n"),
         (
-            RuntimeError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 is full. Including 3 MB of others. See …"),
+            RuntimeError(
+                "CUDA out of memory. Tried to allocate 2 GiB. GPU 0 is full. Including 3 MB of "
+                "others. See …"
+            ),
             1,
             "error: out of memory: CUDA out of memory. Tried to allocate 2 GiB. GPU 0 is full; "
             "a smaller --batch-size needs less, --device cpu none of a GPU's\n",
@@ -166,7 +188,9 @@ def test_every_error_is_one_line_and_a_code(
     assert "Traceback" in mmx_run("models", "--debug").stderr
 
 
-@pytest.mark.parametrize("command", [["fetch", "amazon-2014/offce"], ["finetune"], ["store", "ls"], ["fuse"]])
+@pytest.mark.parametrize(
+    "command", [["fetch", "amazon-2014/offce"], ["finetune"], ["store", "ls"], ["fuse"]]
+)
 def test_every_command_has_debug(command: list[str]) -> None:
     """The message of an unexpected error recommends it."""
     assert "No such option" not in mmx_run(*command, "--debug").stderr
@@ -183,7 +207,9 @@ def test_warnings_of_the_store_are_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         assert mmx_run("models").stderr == "warning: begun anew\n"
 
 
-def test_a_recipe_makes_several_sets_and_flags_about_the_run_go_first(data: Path, tmp_path: Path) -> None:
+def test_a_recipe_makes_several_sets_and_flags_about_the_run_go_first(
+    data: Path, tmp_path: Path
+) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         f"data: {tmp_path}/elsewhere\nsets:\n- {{modality: visual, model: colour-hog}}\n"
@@ -198,10 +224,13 @@ def test_a_recipe_makes_several_sets_and_flags_about_the_run_go_first(data: Path
     assert "--model: belongs into the recipe" in refused.stderr
 
 
-def test_one_set_that_fails_does_not_keep_the_others_from_being_made(data: Path, tmp_path: Path) -> None:
+def test_one_set_that_fails_does_not_keep_the_others_from_being_made(
+    data: Path, tmp_path: Path
+) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
-        f"data: {data}\nsets:\n- {{modality: audio, model: mfcc}}\n- {{modality: visual, model: colour-hog}}\n",
+        f"data: {data}\nsets:\n- {{modality: audio, model: mfcc}}\n- {{modality: visual, model: "
+        "colour-hog}}\n",
         encoding="utf-8",
     )
     result = mmx_run("extract", recipe, "--json")
@@ -211,7 +240,9 @@ def test_one_set_that_fails_does_not_keep_the_others_from_being_made(data: Path,
     assert [one["name"] for one in document["sets"]] == ["colour-hog"]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 9 GiB")]
+)
 def test_a_set_that_memory_is_too_small_for_does_not_keep_the_others_from_being_made(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
@@ -240,8 +271,14 @@ def test_a_zero_on_the_command_line_goes_before_the_recipe(data: Path, tmp_path:
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ("modality: visual, model: colour-hog", "modality: visual, model: colour-hog, store_dtype: float16"),
-        ("modality: visual, model: colour-hog", "modality: visual, model: colour-hog, batch_size: 2"),
+        (
+            "modality: visual, model: colour-hog",
+            "modality: visual, model: colour-hog, store_dtype: float16",
+        ),
+        (
+            "modality: visual, model: colour-hog",
+            "modality: visual, model: colour-hog, batch_size: 2",
+        ),
     ],
     ids=["made together", "one after the other"],
 )
@@ -263,7 +300,9 @@ def test_the_demo_is_generated_when_the_default_data_is_absent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mmx.demo.write_demo", lambda out, **options: (out.parent.mkdir(), data.rename(out)))
+    monkeypatch.setattr(
+        "mmx.demo.write_demo", lambda out, **options: (out.parent.mkdir(), data.rename(out))
+    )
     data = data.rename(tmp_path / "made")
     result = mmx_run("extract", "--modality", "visual", "--model", "colour-hog")
     assert result.exit_code == 0, result.stderr
@@ -297,11 +336,15 @@ def test_doctor_says_what_is_here(tmp_path: Path) -> None:
     assert "packages" in mmx_run("doctor", "--data", tmp_path).stdout
 
 
-def test_doctor_says_why_a_gpu_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_says_why_a_gpu_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import torch
 
     def fail(index: int) -> str:
-        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020). Please update …")
+        raise RuntimeError(
+            "The NVIDIA driver on your system is too old (found version 12020). Please update …"
+        )
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # as the driver counts
     monkeypatch.setattr(torch.cuda, "get_device_name", fail)
@@ -310,14 +353,21 @@ def test_doctor_says_why_a_gpu_cannot_be_used(monkeypatch: pytest.MonkeyPatch, t
     assert "driver on your system is too old" in result.stdout
 
 
-def test_doctor_says_how_to_install_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_says_how_to_install_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import mmx.commands.doctor
 
-    packages = {**mmx.commands.doctor._PACKAGES, "no-such-package": ("no_such_package", "extract", "a test")}
+    packages = {
+        **mmx.commands.doctor._PACKAGES,
+        "no-such-package": ("no_such_package", "extract", "a test"),
+    }
     monkeypatch.setattr(mmx.commands.doctor, "_PACKAGES", packages)
     result = mmx_run("doctor", "--data", tmp_path)
     assert result.exit_code == 1
-    assert "problem: no-such-package missing; run: pip install 'mmx-mmbench[extract]'" in result.stdout
+    assert (
+        "problem: no-such-package missing; run: pip install 'mmx-mmbench[extract]'" in result.stdout
+    )
 
 
 def test_every_help_has_examples_and_every_short_line_fits() -> None:
@@ -333,7 +383,11 @@ def test_the_defaults_in_the_help_are_the_defaults() -> None:
     defaults = {**RunConfig.model_fields, **SetConfig.model_fields}
     checked = 0
     for option in command.params:
-        if not isinstance(option, click.Option) or option.name not in defaults or option.help is None:
+        if (
+            not isinstance(option, click.Option)
+            or option.name not in defaults
+            or option.help is None
+        ):
             continue
         default = defaults[option.name].default
         if isinstance(default, str | Path | int) and not isinstance(default, bool):
@@ -341,10 +395,14 @@ def test_the_defaults_in_the_help_are_the_defaults() -> None:
             checked += 1
     assert checked >= 8
     help_of_batch = next(
-        option.help for option in command.params if isinstance(option, click.Option) and option.name == "batch_size"
+        option.help
+        for option in command.params
+        if isinstance(option, click.Option) and option.name == "batch_size"
     )
     assert help_of_batch is not None
-    assert all(str(size) in help_of_batch for sizes in BATCH_SIZES.values() for size in sizes.values())
+    assert all(
+        str(size) in help_of_batch for sizes in BATCH_SIZES.values() for size in sizes.values()
+    )
 
 
 def test_lazy_commands_exist() -> None:
@@ -353,7 +411,9 @@ def test_lazy_commands_exist() -> None:
         assert cli.get_command(context, name) is not None
 
 
-@pytest.mark.parametrize("name", [name for name in cli.list_commands(click.Context(cli)) if name != "store"])
+@pytest.mark.parametrize(
+    "name", [name for name in cli.list_commands(click.Context(cli)) if name != "store"]
+)
 def test_every_command_takes_the_debug_option_that_an_unexpected_error_advises(name: str) -> None:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
@@ -370,7 +430,9 @@ def test_a_seed_that_no_library_takes_is_a_matter_of_the_command_line(command: s
 def test_a_path_that_leads_out_of_the_folder_is_a_corrupt_item(data: Path, tmp_path: Path) -> None:
     (data / "images" / "a.png").rename(tmp_path / "outside.png")
     (data / "images" / "c.png").rename(data / "inside.png")
-    (data / "items.tsv").write_text("item_id\timage\na\t../outside.png\nb\t\nc\tinside.png\n", encoding="utf-8")
+    (data / "items.tsv").write_text(
+        "item_id\timage\na\t../outside.png\nb\t\nc\tinside.png\n", encoding="utf-8"
+    )
     result = visual(data)
     assert result.exit_code == 3
     assert "2 ok, 0 missing, 1 corrupt" in result.stderr

@@ -26,11 +26,22 @@ def run(*arguments: object) -> Result:
 
 
 def make(
-    root: Path, name: str = "a", *, scale: float = 1.0, dim: int = 3, ids: str = "abcd", **provenance: Any
+    root: Path,
+    name: str = "a",
+    *,
+    scale: float = 1.0,
+    dim: int = 3,
+    ids: str = "abcd",
+    **provenance: Any,
 ) -> Path:
     path = root / "visual" / f"{name}.h5"
     with FeatureSetWriter(
-        path, modality="visual", dim=dim, ids=list(ids), provenance={"extractor": name, **provenance}, restart=True
+        path,
+        modality="visual",
+        dim=dim,
+        ids=list(ids),
+        provenance={"extractor": name, **provenance},
+        restart=True,
     ) as writer:
         writer.write([0, 1], scale * MATRIX[:2, :dim])
         writer.mark_missing([2])
@@ -44,7 +55,8 @@ def alter(path: Path) -> None:
         file["features"][0, 0] = 99.0
 
 
-# ------------------------------------------------------------------------------------------------ ls
+# ------------------------------------------------------------------------------------------------
+# ls
 
 
 @pytest.mark.parametrize("argument", ["data/features", "data"])
@@ -53,7 +65,18 @@ def test_ls_prints_a_table_of_sets(tmp_path: Path, argument: str) -> None:
     result = run("ls", tmp_path / argument)
     assert result.exit_code == 0
     header, line = result.stdout.splitlines()
-    assert header.split() == ["modality", "name", "rows", "ok", "missing", "corrupt", "dim", "dtype", "size", "digest"]
+    assert header.split() == [
+        "modality",
+        "name",
+        "rows",
+        "ok",
+        "missing",
+        "corrupt",
+        "dim",
+        "dtype",
+        "size",
+        "digest",
+    ]
     cells = re.split(r"\s{2,}", line)
     assert cells[:8] == ["visual", "a", "4", "2", "1", "1", "3", "float32"]
     assert cells[9] == FeatureSet(path).content_digest[:12]
@@ -73,7 +96,9 @@ def test_ls_json(tmp_path: Path) -> None:
 def test_ls_lists_the_sound_sets_and_names_the_damaged_and_unfinished(tmp_path: Path) -> None:
     make(tmp_path)
     (tmp_path / "visual" / "bad.h5").write_text("no HDF5")
-    with FeatureSetWriter(tmp_path / "audio" / "half.h5", modality="audio", dim=1, ids=["a"], provenance={}):
+    with FeatureSetWriter(
+        tmp_path / "audio" / "half.h5", modality="audio", dim=1, ids=["a"], provenance={}
+    ):
         pass
     result = run("ls", tmp_path)
     assert result.exit_code == 1
@@ -91,7 +116,8 @@ def test_ls_of_nothing(tmp_path: Path) -> None:
     assert "absent: no such store" in result.stderr
 
 
-# ------------------------------------------------------------------------------------------------ info
+# ------------------------------------------------------------------------------------------------
+# info
 
 
 def test_info_of_a_path_or_of_a_name_in_a_store(tmp_path: Path) -> None:
@@ -112,7 +138,9 @@ def test_info_json(tmp_path: Path) -> None:
 
 
 def test_info_of_an_unfinished_set(tmp_path: Path) -> None:
-    with FeatureSetWriter(tmp_path / "audio" / "half.h5", modality="audio", dim=1, ids=["a"], provenance={}):
+    with FeatureSetWriter(
+        tmp_path / "audio" / "half.h5", modality="audio", dim=1, ids=["a"], provenance={}
+    ):
         pass
     result = run("info", tmp_path / "audio" / "half.h5.partial")
     assert result.exit_code == 0
@@ -144,7 +172,8 @@ def test_a_newer_minor_version_is_read_and_said(tmp_path: Path) -> None:
     assert result.stderr.count("warning: ") == 1 and "format version 1.9 is newer" in result.stderr
 
 
-# ------------------------------------------------------------------------------------------------ verify
+# ------------------------------------------------------------------------------------------------
+# verify
 
 
 def test_verify_of_sound_sets(tmp_path: Path) -> None:
@@ -168,7 +197,10 @@ def test_verify_names_every_problem_and_exits_with_1(tmp_path: Path) -> None:
     assert foreign.startswith(f"{tmp_path / 'c.h5'}: is not an HDF5 file")
     document = json.loads(run("verify", tmp_path, "--json").stdout)
     assert document["ok"] is False
-    assert {Path(name).name: len(found) for name, found in document["sets"].items()} == {"a.h5": 0, "b.h5": 1}
+    assert {Path(name).name: len(found) for name, found in document["sets"].items()} == {
+        "a.h5": 0,
+        "b.h5": 1,
+    }
 
 
 def test_verify_of_nothing_is_an_error(tmp_path: Path) -> None:
@@ -177,7 +209,8 @@ def test_verify_of_nothing_is_an_error(tmp_path: Path) -> None:
     assert result.exit_code == 1 and "no such file or store" in result.stderr
 
 
-# ------------------------------------------------------------------------------------------------ diff
+# ------------------------------------------------------------------------------------------------
+# diff
 
 
 def test_diff_of_a_set_with_itself(tmp_path: Path) -> None:
@@ -185,7 +218,11 @@ def test_diff_of_a_set_with_itself(tmp_path: Path) -> None:
     result = run("diff", path, path, "--exit-code", "--json")
     assert result.exit_code == 0
     document = json.loads(result.stdout)
-    assert document["equal"] is True and document["max_abs_difference"] == 0.0 and document["provenance"] == {}
+    assert (
+        document["equal"] is True
+        and document["max_abs_difference"] == 0.0
+        and document["provenance"] == {}
+    )
     assert document["vector_in_both"] == 2 and document["in_both"] == 4
     assert "provenance           the same" in run("diff", path, path).stdout
 
@@ -208,14 +245,22 @@ def test_diff_joins_by_id(tmp_path: Path) -> None:
 
 
 def test_diff_of_different_dimensions_has_no_difference_to_tell(tmp_path: Path) -> None:
-    document = json.loads(run("diff", make(tmp_path, "a"), make(tmp_path, "b", dim=2), "--json").stdout)
+    document = json.loads(
+        run("diff", make(tmp_path, "a"), make(tmp_path, "b", dim=2), "--json").stdout
+    )
     assert document["dim"] == [3, 2] and document["max_abs_difference"] is None
 
 
 def test_diff_of_interactions_and_of_unlike_sets(tmp_path: Path) -> None:
     path = tmp_path / "textual" / "reviews.h5"
     with FeatureSetWriter(
-        path, modality="textual", dim=1, source="interaction", user_ids=["u", "v"], item_ids=["i", "i"], provenance={}
+        path,
+        modality="textual",
+        dim=1,
+        source="interaction",
+        user_ids=["u", "v"],
+        item_ids=["i", "i"],
+        provenance={},
     ) as writer:
         writer.write([0, 1], [[1.0], [2.0]])
         writer.finish()
@@ -225,7 +270,8 @@ def test_diff_of_interactions_and_of_unlike_sets(tmp_path: Path) -> None:
     assert result.exit_code == 1 and "a set of interactions (expected items" in result.stderr
 
 
-# ------------------------------------------------------------------------------------------------ import, export
+# ------------------------------------------------------------------------------------------------
+# import, export
 
 
 @pytest.fixture
@@ -235,18 +281,45 @@ def matrix(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "m.npy", tmp_path / "ids.txt"
 
 
-def take_in(file: Path, *more: object, out: Path, name: str = "mine", format_name: str = "npy") -> Result:
-    return run("import", "--format", format_name, "--modality", "visual", "--name", name, file, "--out", out, *more)
+def take_in(
+    file: Path, *more: object, out: Path, name: str = "mine", format_name: str = "npy"
+) -> Result:
+    return run(
+        "import",
+        "--format",
+        format_name,
+        "--modality",
+        "visual",
+        "--name",
+        name,
+        file,
+        "--out",
+        out,
+        *more,
+    )
 
 
-def test_import_then_export_gives_the_numbers_back(tmp_path: Path, matrix: tuple[Path, Path]) -> None:
+def test_import_then_export_gives_the_numbers_back(
+    tmp_path: Path, matrix: tuple[Path, Path]
+) -> None:
     file, ids = matrix
     result = take_in(file, "--ids", ids, out=tmp_path / "f")
     assert result.exit_code == 0
     assert result.stdout == f"{tmp_path / 'f' / 'visual' / 'mine.h5'}\n"
     assert result.stderr == "4 rows (0 missing) of 3 numbers imported\n"
-    assert take_in(file, "--ids", ids, out=tmp_path / "f").stderr.endswith("was imported before, nothing to do\n")
-    result = run("export", "visual/mine", "--store", tmp_path / "f", "--format", "npy", "--out", tmp_path / "out.npy")
+    assert take_in(file, "--ids", ids, out=tmp_path / "f").stderr.endswith(
+        "was imported before, nothing to do\n"
+    )
+    result = run(
+        "export",
+        "visual/mine",
+        "--store",
+        tmp_path / "f",
+        "--format",
+        "npy",
+        "--out",
+        tmp_path / "out.npy",
+    )
     assert result.exit_code == 0
     assert result.stdout == f"{tmp_path / 'out.npy'}\n"
     assert result.stderr == f"4 rows; ids: {tmp_path / 'out.ids.txt'}\n"
@@ -256,7 +329,18 @@ def test_import_then_export_gives_the_numbers_back(tmp_path: Path, matrix: tuple
 
 def test_import_of_row_numbers_says_so_aloud(tmp_path: Path, matrix: tuple[Path, Path]) -> None:
     (tmp_path / "train.tsv").write_text("user_id\titem_id\nu\t0\nu\t2\nu\t1\nu\t3\n")
-    result = run("import", "--format", "npy", "--modality", "visual", "--name", "x", matrix[0], "--data", tmp_path)
+    result = run(
+        "import",
+        "--format",
+        "npy",
+        "--modality",
+        "visual",
+        "--name",
+        "x",
+        matrix[0],
+        "--data",
+        tmp_path,
+    )
     assert result.exit_code == 0
     assert result.stdout == f"{tmp_path / 'features' / 'visual' / 'x.h5'}\n"
     assert "row i is item i: the item ids in train.tsv" in result.stderr
@@ -266,7 +350,9 @@ def test_import_json_and_quiet(tmp_path: Path, matrix: tuple[Path, Path]) -> Non
     array = MATRIX.copy()
     array[1] = np.nan
     np.save(matrix[0], array)
-    result = take_in(matrix[0], "--ids", matrix[1], "--nan-is-missing", "--json", "-q", out=tmp_path / "f")
+    result = take_in(
+        matrix[0], "--ids", matrix[1], "--nan-is-missing", "--json", "-q", out=tmp_path / "f"
+    )
     assert result.stderr == ""
     document = json.loads(result.stdout)
     assert (document["rows"], document["missing"], document["dim"]) == (4, 1, 3)
@@ -278,22 +364,68 @@ def test_import_json_and_quiet(tmp_path: Path, matrix: tuple[Path, Path]) -> Non
     ("arguments", "code", "message"),
     [
         (["--format", "npy", "--name", "x", "{npy}"], 2, "Missing option '--modality'"),
-        (["--format", "npz", "--name", "x", "--modality", "visual", "{npy}"], 2, "'npz' is not one of"),
-        (["--format", "npy", "--name", "x", "--modality", "visual", "{npy}"], 2, "--out: which store?"),
+        (
+            ["--format", "npz", "--name", "x", "--modality", "visual", "{npy}"],
+            2,
+            "'npz' is not one of",
+        ),
+        (
+            ["--format", "npy", "--name", "x", "--modality", "visual", "{npy}"],
+            2,
+            "--out: which store?",
+        ),
         (
             ["--format", "npy", "--name", "a/b", "--modality", "visual", "{npy}", "--out", "{out}"],
             2,
             "--name: got 'a/b'",
         ),
-        (["--format", "npy", "--name", "x", "--modality", "Visual", "{npy}", "--out", "{out}"], 2, "--modality: got"),
-        (["--format", "npy", "--name", "x", "--modality", "visual", "{npy}", "--out", "{out}"], 2, "give --ids FILE"),
         (
-            ["--format", "npy", "--name", "x", "--modality", "visual", "{npy}", "--out", "{out}", "--ids", "{npy}"],
+            ["--format", "npy", "--name", "x", "--modality", "Visual", "{npy}", "--out", "{out}"],
+            2,
+            "--modality: got",
+        ),
+        (
+            ["--format", "npy", "--name", "x", "--modality", "visual", "{npy}", "--out", "{out}"],
+            2,
+            "give --ids FILE",
+        ),
+        (
+            [
+                "--format",
+                "npy",
+                "--name",
+                "x",
+                "--modality",
+                "visual",
+                "{npy}",
+                "--out",
+                "{out}",
+                "--ids",
+                "{npy}",
+            ],
             1,
             "not UTF-8",
         ),
-        (["--format", "npy", "--name", "x", "--modality", "visual", "{out}", "--out", "{out}"], 1, "cannot be read"),
-        (["--format", "parquet", "--name", "x", "--modality", "visual", "{npy}", "--out", "{out}"], 1, "not a Parquet"),
+        (
+            ["--format", "npy", "--name", "x", "--modality", "visual", "{out}", "--out", "{out}"],
+            1,
+            "cannot be read",
+        ),
+        (
+            [
+                "--format",
+                "parquet",
+                "--name",
+                "x",
+                "--modality",
+                "visual",
+                "{npy}",
+                "--out",
+                "{out}",
+            ],
+            1,
+            "not a Parquet",
+        ),
         (["--format", "npy", "--tensors", "x"], 2, "Did you mean|No such option"),
     ],
 )
@@ -307,13 +439,18 @@ def test_imports_that_cannot_be_done(
     assert not (tmp_path / "f").exists()
 
 
-def test_another_set_of_the_same_name_is_only_replaced_when_said(tmp_path: Path, matrix: tuple[Path, Path]) -> None:
+def test_another_set_of_the_same_name_is_only_replaced_when_said(
+    tmp_path: Path, matrix: tuple[Path, Path]
+) -> None:
     file, ids = matrix
     take_in(file, "--ids", ids, out=tmp_path / "f")
     result = take_in(file, "--ids", ids, "--dtype", "float16", out=tmp_path / "f")
     assert result.exit_code == 1
     assert "dtype" in result.stderr and "--restart" in result.stderr
-    assert take_in(file, "--ids", ids, "--dtype", "float16", "--restart", out=tmp_path / "f").exit_code == 0
+    assert (
+        take_in(file, "--ids", ids, "--dtype", "float16", "--restart", out=tmp_path / "f").exit_code
+        == 0
+    )
     assert FeatureSet(tmp_path / "f" / "visual" / "mine.h5").dtype == np.float16
 
 
@@ -324,38 +461,67 @@ def test_every_format_can_be_exported(tmp_path: Path, format_name: str) -> None:
     assert result.exit_code == 0
     assert "2 rows" in result.stderr and "2 rows without a vector left out" in result.stderr
     assert (tmp_path / "out" / "x").exists()
-    assert run("export", path, "--format", format_name, "--out", tmp_path / "out" / "x").exit_code == 1
+    assert (
+        run("export", path, "--format", format_name, "--out", tmp_path / "out" / "x").exit_code == 1
+    )
 
 
 def test_unsafe_ids_go_into_a_mapping(tmp_path: Path, matrix: tuple[Path, Path]) -> None:
     take_in(matrix[0], "--ids", matrix[1], out=tmp_path / "f")
-    export = ("export", tmp_path / "f" / "visual" / "mine.h5", "--format", "npy-folder", "--out", tmp_path / "folder")
+    export = (
+        "export",
+        tmp_path / "f" / "visual" / "mine.h5",
+        "--format",
+        "npy-folder",
+        "--out",
+        tmp_path / "folder",
+    )
     result = run(*export)
     assert result.exit_code == 1 and "id 'a/b' is no safe file name" in result.stderr
     assert run(*export, "--mapping", tmp_path / "map.tsv").exit_code == 0
-    result = take_in(tmp_path / "folder", "--ids", tmp_path / "map.tsv", out=tmp_path / "g", format_name="npy-folder")
+    result = take_in(
+        tmp_path / "folder",
+        "--ids",
+        tmp_path / "map.tsv",
+        out=tmp_path / "g",
+        format_name="npy-folder",
+    )
     assert result.exit_code == 0
-    document = json.loads(run("diff", tmp_path / "f/visual/mine.h5", tmp_path / "g/visual/mine.h5", "--json").stdout)
+    document = json.loads(
+        run("diff", tmp_path / "f/visual/mine.h5", tmp_path / "g/visual/mine.h5", "--json").stdout
+    )
     assert document["equal"] is True
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(("modality", "name"), [("visual", "image"), ("audio", "audio")])
-def test_real_vectors_survive_the_round_trip(tmp_path: Path, real_data: Path, modality: str, name: str) -> None:
+def test_real_vectors_survive_the_round_trip(
+    tmp_path: Path, real_data: Path, modality: str, name: str
+) -> None:
     file = real_data / "tiktok" / f"{name}_feat.npy"
     arguments = ["--format", "npy", "--modality", modality, "--name", f"tiktok-{name}", file]
     result = run("import", *arguments, "--data", real_data / "tiktok", "--out", tmp_path)
     assert result.exit_code == 0 and "exactly 0 … 6709" in result.stderr
     assert run("verify", tmp_path).exit_code == 0
     assert run(
-        "export", f"{modality}/tiktok-{name}", "--store", tmp_path, "--format", "npy", "--out", tmp_path / "x.npy"
+        "export",
+        f"{modality}/tiktok-{name}",
+        "--store",
+        tmp_path,
+        "--format",
+        "npy",
+        "--out",
+        tmp_path / "x.npy",
     )
     original = np.load(file)
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), original.astype(np.float32))
-    assert (tmp_path / "x.ids.txt").read_text().split() == [str(row) for row in range(len(original))]
+    assert (tmp_path / "x.ids.txt").read_text().split() == [
+        str(row) for row in range(len(original))
+    ]
 
 
-# ------------------------------------------------------------------------------------------------ the group
+# ------------------------------------------------------------------------------------------------
+# the group
 
 
 @pytest.mark.parametrize("command", sorted(store.commands))
@@ -383,7 +549,8 @@ def test_ls_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; from mmx.commands.store import store\n"
         f"store(['ls', {str(tmp_path)!r}], standalone_mode=False)\n"
-        "print([m for m in ('torch', 'pandas', 'pyarrow', 'rich', 'PIL', 'pydantic', 'scipy') if m in sys.modules])"
+        "print([m for m in ('torch', 'pandas', 'pyarrow', 'rich', 'PIL', 'pydantic', 'scipy') if m "
+        "in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -24,11 +24,14 @@ def asin(number: int) -> str:
     return f"{number:09d}X" if number % 3 == 0 else f"B{number:09d}"
 
 
-def write_mirror(folder: Path, category: str, *, users: int = 40, items: int = 30, seed: int = 0) -> Path:
+def write_mirror(
+    folder: Path, category: str, *, users: int = 40, items: int = 30, seed: int = 0
+) -> Path:
     """Write `categoryFiles/reviews_X_5.json.gz`, `meta_X.json.gz` and `image_features/…/image_features_X.b`.
 
-    Each user has 6 to 12 reviews. Item 1 has no metadata, item 2 no image vector; metadata of foreign items, repeated
-    asins, NaN descriptions, list-valued descriptions and missing fields occur; the binary ends within a record.
+    Each user has 6 to 12 reviews. Item 1 has no metadata, item 2 no image vector; metadata of
+    foreign items, repeated asins, NaN descriptions, list-valued descriptions and missing fields
+    occur; the binary ends within a record.
     """
     rng = np.random.default_rng(seed)
     (folder / "categoryFiles").mkdir(parents=True, exist_ok=True)
@@ -37,7 +40,9 @@ def write_mirror(folder: Path, category: str, *, users: int = 40, items: int = 3
     reviews = []
     for user in range(users):
         weights = np.where(side == user % 2, 1.0, 0.15)
-        for item in rng.choice(items, rng.integers(6, 13), replace=False, p=weights / weights.sum()):
+        for item in rng.choice(
+            items, rng.integers(6, 13), replace=False, p=weights / weights.sum()
+        ):
             review = {
                 "reviewerID": f"A{user:05d}",
                 "asin": asin(int(item)),
@@ -56,7 +61,8 @@ def write_mirror(folder: Path, category: str, *, users: int = 40, items: int = 3
             continue
         record: dict[str, object] = {
             "asin": asin(item),
-            "title": TITLES[item % len(TITLES)] + f" {'left' if item < items and side[item] else 'right'}",
+            "title": TITLES[item % len(TITLES)]
+            + f" {'left' if item < items and side[item] else 'right'}",
             "categories": [["Office Products", "Pens"], ["Arts"]],
             "imUrl": f"http://images.example/{item}.jpg",
         }

@@ -52,7 +52,9 @@ def server() -> Iterator[ThreadingHTTPServer]:
     thread.join()
 
 
-def whole(handler: BaseHTTPRequestHandler, content: bytes, *, kind: str = "application/octet-stream") -> None:
+def whole(
+    handler: BaseHTTPRequestHandler, content: bytes, *, kind: str = "application/octet-stream"
+) -> None:
     start = int((handler.headers.get("Range") or "bytes=0-")[6:].rstrip("-"))
     handler.send_response(206 if start else 200)
     if start:
@@ -107,7 +109,9 @@ def test_a_broken_connection_is_resumed(server: ThreadingHTTPServer, tmp_path: P
         get(Wanted("a/x.bin", address(server)), tmp_path)
 
 
-def test_what_has_arrived_is_kept_and_the_next_call_goes_on(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_what_has_arrived_is_kept_and_the_next_call_goes_on(
+    server: ThreadingHTTPServer, tmp_path: Path
+) -> None:
     content = np.random.default_rng(1).bytes(900_000)
     server.files["/x.bin"], server.serve = content, breaking_off(100_000)
     with pytest.raises(DataError, match="goes on from there"):
@@ -120,7 +124,9 @@ def test_what_has_arrived_is_kept_and_the_next_call_goes_on(server: ThreadingHTT
     assert server.requests == [("/x.bin", f"bytes={have}-")]
 
 
-def test_a_file_that_changed_meanwhile_is_begun_anew(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_a_file_that_changed_meanwhile_is_begun_anew(
+    server: ThreadingHTTPServer, tmp_path: Path
+) -> None:
     (tmp_path / "x.bin.partial").write_bytes(b"old")
     (tmp_path / "x.bin.partial.stamp").write_text('"v0"')
 
@@ -145,15 +151,26 @@ def test_back_off_grows_and_ends(server: ThreadingHTTPServer, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("what", ["404", "html", "html-as-gzip", "checksum"])
-def test_what_is_wrong_is_said_and_leaves_nothing(server: ThreadingHTTPServer, tmp_path: Path, what: str) -> None:
+def test_what_is_wrong_is_said_and_leaves_nothing(
+    server: ThreadingHTTPServer, tmp_path: Path, what: str
+) -> None:
     page = b"<!DOCTYPE html><p>moved"
-    wanted = Wanted("x.json.gz", address(server), gzip=True, sha256="0" * 64 if what == "checksum" else None)
+    wanted = Wanted(
+        "x.json.gz", address(server), gzip=True, sha256="0" * 64 if what == "checksum" else None
+    )
     server.files["/x.bin"] = gzip.compress(b"{}") if what == "checksum" else page
     if what == "404":
         server.files.clear()
     if what == "html":
-        server.serve = lambda handler, content: whole(handler, content, kind="text/html; charset=utf-8")
-    expected = {"404": "HTTP 404", "html": "web page", "html-as-gzip": "web page", "checksum": "wrong checksum"}[what]
+        server.serve = lambda handler, content: whole(
+            handler, content, kind="text/html; charset=utf-8"
+        )
+    expected = {
+        "404": "HTTP 404",
+        "html": "web page",
+        "html-as-gzip": "web page",
+        "checksum": "wrong checksum",
+    }[what]
     with pytest.raises(DataError, match=expected) as caught:
         get(wanted, tmp_path, wait=lambda s: None)
     assert "--mirror" in str(caught.value)
@@ -198,7 +215,9 @@ def test_a_mirror_becomes_a_dataset_folder(mirror: Path, tmp_path: Path) -> None
         vectors, present = features.matrix([asin(2), asin(3)])
         assert present.tolist() == [False, True]
         assert vectors.shape == (2, 4096)
-    assert fetch("amazon-2014/office", out, downloads=tmp_path / "downloads", mirror=str(mirror)).already
+    assert fetch(
+        "amazon-2014/office", out, downloads=tmp_path / "downloads", mirror=str(mirror)
+    ).already
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -215,7 +234,10 @@ def test_files_at_hand_and_other_files(mirror: Path, tmp_path: Path) -> None:
         fetch("amazon-2014/office", tmp_path / "a", downloads=tmp_path / "d", mirror=str(other))
     with pytest.raises(UsageError, match="reviews, meta"):
         fetch(
-            "amazon-2018/office", tmp_path / "b", downloads=tmp_path / "d", from_files={"features": given["features"]}
+            "amazon-2018/office",
+            tmp_path / "b",
+            downloads=tmp_path / "d",
+            from_files={"features": given["features"]},
         )
 
 
@@ -234,9 +256,18 @@ def test_a_truncated_gzip_converts_nothing_and_is_got_anew(mirror: Path, tmp_pat
 
 def test_lines_are_data_and_bad_ones_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "meta.json.gz"
-    bad = ["__import__('os').system('touch hacked')", "{'a': open('x')}", "[1, 2]", "{'asin': 'x'", "{" * 5000]
+    bad = [
+        "__import__('os').system('touch hacked')",
+        "{'a': open('x')}",
+        "[1, 2]",
+        "{'asin': 'x'",
+        "{" * 5000,
+    ]
     with gzip.open(path, "wt") as file:
-        file.write("\n".join([*bad, "{'asin': 'B1', 'title': \"it's\"}", '{"asin": "B2", "title": null}']) + "\n")
+        file.write(
+            "\n".join([*bad, "{'asin': 'B1', 'title': \"it's\"}", '{"asin": "B2", "title": null}'])
+            + "\n"
+        )
     counts = amazon.Counts()
     assert [record["asin"] for record in amazon.records(path, counts)] == ["B1", "B2"]
     assert len(counts.bad_lines) == 5
@@ -260,30 +291,58 @@ def test_a_table_that_is_none_is_no_traceback(tmp_path: Path, content: bytes) ->
 
 
 def test_the_later_collections(tmp_path: Path) -> None:
-    review = {"user_id": "U", "parent_asin": "P", "asin": "C", "rating": 5.0, "timestamp": 1700000000123}
+    review = {
+        "user_id": "U",
+        "parent_asin": "P",
+        "asin": "C",
+        "rating": 5.0,
+        "timestamp": 1700000000123,
+    }
     with gzip.open(tmp_path / "r.jsonl.gz", "wt") as file:
-        file.write(json.dumps(review) + "\n" + json.dumps({**review, "parent_asin": None, "asin": "C2"}) + "\n")
+        file.write(
+            json.dumps(review)
+            + "\n"
+            + json.dumps({**review, "parent_asin": None, "asin": "C2"})
+            + "\n"
+        )
     assert list(amazon.interactions(tmp_path / "r.jsonl.gz", amazon.Counts())) == [
         ("U", "P", "5", "1700000000.123"),  # Unix time: seconds, as in the earlier collections
         ("U", "C2", "5", "1700000000.123"),
     ]
     with gzip.open(tmp_path / "r.csv.gz", "wt") as file:
         file.write("user_id,parent_asin,rating,timestamp\nU,P,4.0,1700000000000\n")
-    assert list(amazon.interactions(tmp_path / "r.csv.gz", amazon.Counts())) == [("U", "P", "4", "1700000000")]
-    meta = {"parent_asin": "P", "title": "T", "store": "S", "images": [{"large": "https://i/x.jpg"}], "description": []}
+    assert list(amazon.interactions(tmp_path / "r.csv.gz", amazon.Counts())) == [
+        ("U", "P", "4", "1700000000")
+    ]
+    meta = {
+        "parent_asin": "P",
+        "title": "T",
+        "store": "S",
+        "images": [{"large": "https://i/x.jpg"}],
+        "description": [],
+    }
     with gzip.open(tmp_path / "m.jsonl.gz", "wt") as file:
         file.write(json.dumps(meta) + "\n")
     texts = amazon.metadata(tmp_path / "m.jsonl.gz", {"P"}, amazon.Counts())["P"]
-    assert (texts["brand"], texts["image_url"], texts["description"]) == ("S", "https://i/x.jpg", "")
-    names = {c: [w.url for w in amazon.wanted_files(c, "beauty", None).values()] for c in amazon.FILES}
+    assert (texts["brand"], texts["image_url"], texts["description"]) == (
+        "S",
+        "https://i/x.jpg",
+        "",
+    )
+    names = {
+        c: [w.url for w in amazon.wanted_files(c, "beauty", None).values()] for c in amazon.FILES
+    }
     assert names["amazon-2018"][0].endswith("categoryFilesSmall/All_Beauty_5.json.gz")
     assert names["amazon-2023"][1].endswith("meta_Beauty_and_Personal_Care.jsonl.gz")
 
 
 @pytest.mark.parametrize(
-    "broken", [{"overall": None}, {"overall": "five"}, {"unixReviewTime": None}, {"overall": np.nan}]
+    "broken",
+    [{"overall": None}, {"overall": "five"}, {"unixReviewTime": None}, {"overall": np.nan}],
 )
-def test_a_review_without_a_number_is_counted_and_left_out(tmp_path: Path, broken: dict[str, object]) -> None:
+def test_a_review_without_a_number_is_counted_and_left_out(
+    tmp_path: Path, broken: dict[str, object]
+) -> None:
     review = {"reviewerID": "U", "asin": "P", "overall": 4, "unixReviewTime": 1_400_000_000}
     path = tmp_path / "r.json"
     path.write_text(json.dumps(review | broken) + "\n" + json.dumps(review) + "\n")
@@ -305,20 +364,37 @@ def test_unknown_names_get_the_closest(name: str, hint: str) -> None:
         amazon.parse_name(name)
 
 
-def test_images_have_a_status_each_and_failed_ones_are_tried_again(server: ThreadingHTTPServer, tmp_path: Path) -> None:
-    rows = [("B1", "/1.jpg"), ("B2", "/2.png?size=9"), ("B3", ""), ("a/../b", "/1.jpg"), ("B5", "/gone.jpg")]
-    lines = ["item_id\timage_url", *(f"{item}\t{address(server, url) if url else ''}" for item, url in rows)]
+def test_images_have_a_status_each_and_failed_ones_are_tried_again(
+    server: ThreadingHTTPServer, tmp_path: Path
+) -> None:
+    rows = [
+        ("B1", "/1.jpg"),
+        ("B2", "/2.png?size=9"),
+        ("B3", ""),
+        ("a/../b", "/1.jpg"),
+        ("B5", "/gone.jpg"),
+    ]
+    lines = [
+        "item_id\timage_url",
+        *(f"{item}\t{address(server, url) if url else ''}" for item, url in rows),
+    ]
     (tmp_path / "items.tsv").write_text("\n".join(lines) + "\n")
     server.files |= {"/1.jpg": b"jpeg", "/2.png?size=9": b"png"}
     assert fetch_images(tmp_path, pause_s=0) == {"ok": 2, "missing": 1, "failed": 2}
-    assert {path.name for path in (tmp_path / "images").iterdir()} == {"B1.jpg", "B2.png", "status.tsv"}
+    assert {path.name for path in (tmp_path / "images").iterdir()} == {
+        "B1.jpg",
+        "B2.png",
+        "status.tsv",
+    }
     server.files["/gone.jpg"] = b"back"
     server.requests.clear()
     assert fetch_images(tmp_path, pause_s=0) == {"ok": 3, "missing": 1, "failed": 1}
     assert [path for path, _ in server.requests] == ["/gone.jpg"]
 
 
-def test_an_address_that_is_none_fails_alone_and_opens_no_file(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+def test_an_address_that_is_none_fails_alone_and_opens_no_file(
+    server: ThreadingHTTPServer, tmp_path: Path
+) -> None:
     secret = tmp_path / "secret.jpg"
     secret.write_bytes(b"secret")
     rows = [

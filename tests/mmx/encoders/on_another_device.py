@@ -14,7 +14,9 @@ from tests.elsewhere import elsewhere
 from mmx.encoders import create
 
 
-def same_there(model: str, contents: Sequence[Any], *, device: str | None = None, **options: Any) -> None:
+def same_there(
+    model: str, contents: Sequence[Any], *, device: str | None = None, **options: Any
+) -> None:
     """Encode contents here and on another device, and compare.
 
     Args:

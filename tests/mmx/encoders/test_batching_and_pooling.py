@@ -28,14 +28,18 @@ def test_pooling_over_pixels_and_tokens() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "how"), [((1, 3, 2, 2), "cls"), ((1, 4, 3), "none"), ((1, 4, 3), "median"), ((1,), "mean")]
+    ("shape", "how"),
+    [((1, 3, 2, 2), "cls"), ((1, 4, 3), "none"), ((1, 4, 3), "median"), ((1,), "mean")],
 )
 def test_pooling_that_does_not_fit(shape: tuple[int, ...], how: str) -> None:
     with pytest.raises(ValueError, match=r"shape"):
         pool(torch.zeros(shape), how)
 
 
-@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=5), st.booleans())
+@given(
+    st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=5),
+    st.booleans(),
+)
 def test_padded_rows_hold_the_rows(rows: list[list[int]], left: bool) -> None:
     padded = pad_rows([np.array(row) for row in rows], -1, left=left)
     assert padded.shape == (len(rows), max(map(len, rows)))
@@ -69,7 +73,9 @@ def test_equal_parts_cover_the_sequence(length: int, longest: int) -> None:
 
 
 def test_colour_histogram_equals_numpys() -> None:
-    pixels = np.random.default_rng(0).integers(0, 9, (20, 30, 3)) / 8  # hits the bins' edges and the maximum
+    pixels = (
+        np.random.default_rng(0).integers(0, 9, (20, 30, 3)) / 8
+    )  # hits the bins' edges and the maximum
     expected, _ = np.histogramdd(pixels.reshape(-1, 3), bins=(8, 4, 4), range=[(0, 1)] * 3)
     histogram = colour_histogram(pixels, (8, 4, 4))
     assert np.allclose(histogram, np.sqrt(expected.ravel() / 600), rtol=0, atol=1e-15)
@@ -78,5 +84,7 @@ def test_colour_histogram_equals_numpys() -> None:
 
 def test_frame_statistics_by_hand() -> None:
     values = frame_statistics(np.array([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]]))
-    assert values.tolist() == pytest.approx([2.0, 5.0, np.sqrt(2 / 3), 0.0, 1.0, 5.0, 3.0, 5.0, 1.5, 0.0])
+    assert values.tolist() == pytest.approx(
+        [2.0, 5.0, np.sqrt(2 / 3), 0.0, 1.0, 5.0, 3.0, 5.0, 1.5, 0.0]
+    )
     assert frame_statistics(np.array([[4.0]])).tolist() == [4.0, 0.0, 4.0, 4.0, 0.0]

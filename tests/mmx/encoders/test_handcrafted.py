@@ -19,7 +19,21 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from mmx.encoders import Encoder, create
 from mmx.errors import ContentError, DataError
 
-WORDS = ["red", "blue", "green", "cotton", "silk", "shirt", "dress", "shoe", "lamp", "chair", "table", "novel", "cook"]
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "cotton",
+    "silk",
+    "shirt",
+    "dress",
+    "shoe",
+    "lamp",
+    "chair",
+    "table",
+    "novel",
+    "cook",
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +55,9 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     paths = []
     for i in range(9):
         t = np.arange(4000 + 1000 * i) / 8000
-        soundfile.write(folder / f"{i}.wav", np.sin(t * (800 + 400 * i)) / 2 + rng.normal(0, 0.05, len(t)), 8000)
+        soundfile.write(
+            folder / f"{i}.wav", np.sin(t * (800 + 400 * i)) / 2 + rng.normal(0, 0.05, len(t)), 8000
+        )
         paths.append(folder / f"{i}.wav")
     return paths
 
@@ -53,15 +69,22 @@ def titles(n: int = 40) -> list[str]:
 
 def in_batches(encoder: Encoder, contents: list[Path] | list[str], size: int) -> np.ndarray:
     loaded = [encoder.load(content) for content in contents]
-    return np.concatenate([encoder.encode(loaded[i : i + size]) for i in range(0, len(loaded), size)])
+    return np.concatenate(
+        [encoder.encode(loaded[i : i + size]) for i in range(0, len(loaded), size)]
+    )
 
 
 def colour_hog_directly(path: Path) -> np.ndarray:
-    pixels = np.asarray(Image.open(path).convert("RGB").resize((128, 128), Image.Resampling.BILINEAR))
+    pixels = np.asarray(
+        Image.open(path).convert("RGB").resize((128, 128), Image.Resampling.BILINEAR)
+    )
     hsv = skimage.color.rgb2hsv(pixels).reshape(-1, 3)
     counts, _ = np.histogramdd(hsv, bins=(8, 4, 4), range=[(0, 1)] * 3)
     hog = skimage.feature.hog(
-        skimage.color.rgb2gray(pixels), orientations=9, pixels_per_cell=(32, 32), cells_per_block=(2, 2)
+        skimage.color.rgb2gray(pixels),
+        orientations=9,
+        pixels_per_cell=(32, 32),
+        cells_per_block=(2, 2),
     )
     return np.concatenate([np.sqrt(counts.ravel() / counts.sum()), hog / 3])
 
@@ -82,7 +105,9 @@ def mfcc_directly(path: Path) -> np.ndarray:
 def test_colour_hog_is_scikit_image(pictures: list[Path], size: int) -> None:
     vectors = in_batches(create("colour-hog", modality="visual"), pictures, size)
     assert vectors.shape == (9, 452) and vectors.dtype == np.float32
-    assert np.abs(vectors - np.stack([colour_hog_directly(path) for path in pictures])).max() <= 1e-6
+    assert (
+        np.abs(vectors - np.stack([colour_hog_directly(path) for path in pictures])).max() <= 1e-6
+    )
     assert len(np.unique(vectors, axis=0)) == 9
 
 
@@ -115,7 +140,12 @@ def test_tfidf_lsa_is_scikit_learn(size: int) -> None:
 def test_lsa_has_as_many_dimensions_as_the_corpus_supports() -> None:
     encoder = create("tfidf-lsa", modality="textual")
     assert encoder.needs_fit and encoder.spec.dim == 256
-    for corpus, dim in ((["a"], 1), (["a b", "b c"], 2), (["a b", "a b", "c"], 2), (["a", "", "b"], 2)):
+    for corpus, dim in (
+        (["a"], 1),
+        (["a b", "b c"], 2),
+        (["a b", "a b", "c"], 2),
+        (["a", "", "b"], 2),
+    ):
         encoder.fit(corpus)
         vectors = encoder.encode([encoder.load(text) for text in corpus if text])
         assert encoder.spec.dim == dim == vectors.shape[1]
@@ -152,7 +182,11 @@ def test_texts_without_a_known_word_have_no_vector() -> None:
 
 def test_a_clip_of_ten_milliseconds_and_silence(tmp_path: Path) -> None:
     encoder = create("mfcc", modality="audio")
-    for name, samples in (("short", np.full(160, 0.5)), ("one", np.full(1, 0.5)), ("silent", np.zeros(16_000))):
+    for name, samples in (
+        ("short", np.full(160, 0.5)),
+        ("one", np.full(1, 0.5)),
+        ("silent", np.zeros(16_000)),
+    ):
         soundfile.write(tmp_path / f"{name}.wav", samples, 16_000)
         assert np.isfinite(encoder.load(tmp_path / f"{name}.wav")).all()
 
@@ -162,18 +196,28 @@ def test_flat_and_tiny_pictures(tmp_path: Path) -> None:
     for size in ((1, 1), (3000, 2)):
         Image.new("RGB", size, "white").save(tmp_path / "a.png")
         vector = encoder.load(tmp_path / "a.png")
-        assert np.isfinite(vector).all() and np.linalg.norm(vector) == pytest.approx(1.0)  # colour only: no edges
+        assert np.isfinite(vector).all() and np.linalg.norm(vector) == pytest.approx(
+            1.0
+        )  # colour only: no edges
 
 
-@pytest.mark.parametrize(("name", "modality"), [("colour-hog", "visual"), ("tfidf-lsa", "textual"), ("mfcc", "audio")])
-def test_encoders_travel_between_processes(name: str, modality: str, pictures: list[Path], sounds: list[Path]) -> None:
+@pytest.mark.parametrize(
+    ("name", "modality"), [("colour-hog", "visual"), ("tfidf-lsa", "textual"), ("mfcc", "audio")]
+)
+def test_encoders_travel_between_processes(
+    name: str, modality: str, pictures: list[Path], sounds: list[Path]
+) -> None:
     encoder = create(name, modality=modality)
     content = {"visual": pictures[0], "audio": sounds[0], "textual": "red silk"}[modality]
     encoder.fit(titles())
     there = pickle.loads(pickle.dumps(encoder))
     assert there.spec == encoder.spec
-    assert np.array_equal(there.encode([there.load(content)]), encoder.encode([encoder.load(content)]))
-    assert encoder.sort_key(encoder.load(content)) == 0 and not encoder.truncated(encoder.load(content))
+    assert np.array_equal(
+        there.encode([there.load(content)]), encoder.encode([encoder.load(content)])
+    )
+    assert encoder.sort_key(encoder.load(content)) == 0 and not encoder.truncated(
+        encoder.load(content)
+    )
     assert encoder.spec.weights == "none" and encoder.spec.weights_sha256 is None
 
 
@@ -181,7 +225,13 @@ def test_encoders_travel_between_processes(name: str, modality: str, pictures: l
 def test_real_contents_equal_the_libraries(real_data: Path) -> None:
     photographs = sorted((real_data / "images").glob("*.jpg"))[:10]
     vectors = in_batches(create("colour-hog", modality="visual"), photographs, 7)
-    assert np.abs(vectors - np.stack([colour_hog_directly(path) for path in photographs])).max() <= 1e-5
+    assert (
+        np.abs(vectors - np.stack([colour_hog_directly(path) for path in photographs])).max()
+        <= 1e-5
+    )
     clips = sorted((real_data / "speech").glob("*.wav"))[:10]
     vectors = in_batches(create("mfcc", modality="audio"), clips, 7)
-    assert np.abs(vectors - np.stack([mfcc_directly(path) for path in clips]).astype(np.float32)).max() <= 1e-5
+    assert (
+        np.abs(vectors - np.stack([mfcc_directly(path) for path in clips]).astype(np.float32)).max()
+        <= 1e-5
+    )

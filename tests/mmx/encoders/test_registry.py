@@ -14,12 +14,26 @@ from mmx.encoders.base import MODALITIES, EncoderSpec, Request, slug
 from mmx.errors import EncoderError, UsageError
 
 SPEC = EncoderSpec(
-    "a", "visual", "b", "m", 3, "l", "none", {"size": (1, 2)}, "none", None, None, "fp32", {"z": "1", "a": "2"}
+    "a",
+    "visual",
+    "b",
+    "m",
+    3,
+    "l",
+    "none",
+    {"size": (1, 2)},
+    "none",
+    None,
+    None,
+    "fp32",
+    {"z": "1", "a": "2"},
 )
 
 
 def run_python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.strip()
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -47,11 +61,16 @@ def test_describe_filters_by_modality() -> None:
 
 def test_listing_imports_nothing_heavy() -> None:
     heavy = "[m for m in ('torch', 'torchvision', 'torchaudio', 'transformers', 'sklearn', 'PIL') if m in sys.modules]"
-    assert run_python(f"import sys; from mmx.encoders import describe; describe(); print({heavy})") == "[]"
+    assert (
+        run_python(f"import sys; from mmx.encoders import describe; describe(); print({heavy})")
+        == "[]"
+    )
 
 
 def test_a_textual_encoder_does_not_import_vision_or_audio() -> None:
-    heavy = "[m for m in ('torch', 'torchvision', 'torchaudio', 'transformers') if m in sys.modules]"
+    heavy = (
+        "[m for m in ('torch', 'torchvision', 'torchaudio', 'transformers') if m in sys.modules]"
+    )
     code = f"import sys; from mmx.encoders import create; create('tfidf-lsa', modality='textual'); print({heavy})"
     assert run_python(code) == "[]"
 
@@ -73,7 +92,13 @@ def test_names_that_do_not_exist(model: str, modality: str, expected: str) -> No
 
 @pytest.mark.parametrize(
     "options",
-    [{"weights": "random"}, {"precision": "bf16"}, {"precision": "fp64"}, {"layer": "conv1"}, {"pooling": "mean"}],
+    [
+        {"weights": "random"},
+        {"precision": "bf16"},
+        {"precision": "fp64"},
+        {"layer": "conv1"},
+        {"pooling": "mean"},
+    ],
 )
 def test_options_that_do_not_exist(options: dict[str, str]) -> None:
     with pytest.raises(UsageError):
@@ -97,7 +122,9 @@ def test_provenance_is_plain_json_and_complete() -> None:
     assert written["preprocessing"] == {"size": [1, 2]}
     assert list(written["libraries"]) == ["a", "z"]
     names = {field.name for field in dataclasses.fields(EncoderSpec)} - {"name"} | {"extractor"}
-    assert set(written) == names - {"training"}  # only fine-tuned weights have been trained on anything here
+    assert set(written) == names - {
+        "training"
+    }  # only fine-tuned weights have been trained on anything here
     tuned = dataclasses.replace(SPEC, training={"split": "s", "lr": 0.1}).provenance()
     assert set(tuned) == names
     assert tuned["training"] == {"split": "s", "lr": 0.1}

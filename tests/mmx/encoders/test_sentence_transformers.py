@@ -34,7 +34,9 @@ TEXTS = [
 ]
 
 
-def build(folder: Path, *, pooling: str = "mean", normalise: bool = True, prompt: str | None = None) -> Path:
+def build(
+    folder: Path, *, pooling: str = "mean", normalise: bool = True, prompt: str | None = None
+) -> Path:
     """A two-layer BERT with pooling, saved as sentence-transformers saves it."""
     import torch
     from sentence_transformers import SentenceTransformer
@@ -53,10 +55,17 @@ def build(folder: Path, *, pooling: str = "mean", normalise: bool = True, prompt
     )  # fmt: skip
     BertModel(config).save_pretrained(bare)
     transformer = Transformer(str(bare), max_seq_length=16)
-    modules: list[Any] = [transformer, Pooling(32, pooling_mode=pooling), *([Normalize()] if normalise else [])]
+    modules: list[Any] = [
+        transformer,
+        Pooling(32, pooling_mode=pooling),
+        *([Normalize()] if normalise else []),
+    ]
     prompts = {"passage": prompt} if prompt else None
     model = SentenceTransformer(
-        modules=modules, device="cpu", prompts=prompts, default_prompt_name="passage" if prompt else None
+        modules=modules,
+        device="cpu",
+        prompts=prompts,
+        default_prompt_name="passage" if prompt else None,
     )
     model.save(str(folder / "Tiny.BERT-v1"), create_model_card=False)
     shutil.rmtree(bare)
@@ -86,16 +95,21 @@ def in_batches(encoder: Any, texts: list[str], size: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"pooling": "cls"}, {"pooling": "max", "normalise": False}, {"prompt": "the novel of"}]
+    "options",
+    [{}, {"pooling": "cls"}, {"pooling": "max", "normalise": False}, {"prompt": "the novel of"}],
 )
-def test_equal_to_sentence_transformers_one_at_a_time(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_equal_to_sentence_transformers_one_at_a_time(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
     folder = build(tmp_path, **options)
     encoder = create(str(folder), modality="textual")
     direct = directly(folder, TEXTS)
     for size in (1, 7, 16):
         assert np.abs(in_batches(encoder, TEXTS, size) - direct).max() <= 1e-6
     assert encoder.spec.pooling == options.get("pooling", "mean")
-    assert encoder.spec.preprocessing["normalisation"] == ("l2" if options.get("normalise", True) else "none")
+    assert encoder.spec.preprocessing["normalisation"] == (
+        "l2" if options.get("normalise", True) else "none"
+    )
     assert encoder.spec.preprocessing["prompt"] == options.get("prompt")
 
 
@@ -105,9 +119,15 @@ def test_other_devices_give_the_same(tiny: Path) -> None:
 
 
 def test_the_spec_of_a_local_folder(tiny: Path) -> None:
-    (tiny / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\ntags:\n- x\n---\n# A model\n")
+    (tiny / "README.md").write_text(
+        "---\nlanguage: en\nlicense: apache-2.0\ntags:\n- x\n---\n# A model\n"
+    )
     spec = create(str(tiny), modality="textual", offline=False).spec
-    assert (spec.name, spec.model_id, spec.weights) == ("tiny-bert-v1", "Tiny.BERT-v1", "Tiny.BERT-v1")
+    assert (spec.name, spec.model_id, spec.weights) == (
+        "tiny-bert-v1",
+        "Tiny.BERT-v1",
+        "Tiny.BERT-v1",
+    )
     assert (spec.dim, spec.layer, spec.licence) == (32, "sentence_embedding", "apache-2.0")
     assert spec.preprocessing["max_tokens"] == 16
     assert spec.preprocessing["modules"] == ["Transformer", "Pooling", "Normalize"]
@@ -117,23 +137,36 @@ def test_the_spec_of_a_local_folder(tiny: Path) -> None:
 
 def test_a_named_model_with_weights_from_a_folder(tiny: Path) -> None:
     spec = create("all-minilm-l6-v2", modality="textual", weights=str(tiny)).spec
-    assert (spec.name, spec.model_id) == ("all-minilm-l6-v2", "sentence-transformers/all-MiniLM-L6-v2")
+    assert (spec.name, spec.model_id) == (
+        "all-minilm-l6-v2",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    )
 
 
 def test_cut_texts_are_counted_exactly(tiny: Path) -> None:
     encoder = create(str(tiny), modality="textual")
-    counts = {n: encoder.load(" ".join(["red"] * n)) for n in (1, 13, 14, 15, 200)}  # [CLS] and [SEP] come on top of 14
+    counts = {
+        n: encoder.load(" ".join(["red"] * n)) for n in (1, 13, 14, 15, 200)
+    }  # [CLS] and [SEP] come on top of 14
     assert {n: encoder.truncated(loaded) for n, loaded in counts.items()} == {
         1: False, 13: False, 14: False, 15: True, 200: True,
     }  # fmt: skip
-    assert {n: encoder.sort_key(loaded) for n, loaded in counts.items()} == {1: 3, 13: 15, 14: 16, 15: 16, 200: 16}
+    assert {n: encoder.sort_key(loaded) for n, loaded in counts.items()} == {
+        1: 3,
+        13: 15,
+        14: 16,
+        15: 16,
+        200: 16,
+    }
 
 
 def test_loading_from_many_threads(tiny: Path) -> None:
     encoder = create(str(tiny), modality="textual")
     expected = [encoder.load(text)["rows"]["input_ids"].tolist() for text in TEXTS] * 30
     with ThreadPoolExecutor(8) as pool:
-        found = [loaded["rows"]["input_ids"].tolist() for loaded in pool.map(encoder.load, TEXTS * 30)]
+        found = [
+            loaded["rows"]["input_ids"].tolist() for loaded in pool.map(encoder.load, TEXTS * 30)
+        ]
     assert found == expected
 
 
@@ -190,14 +223,18 @@ def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.setenv(name, os.environ.get(name, "0"))  # restored afterwards, whatever go_offline sets
+        monkeypatch.setenv(
+            name, os.environ.get(name, "0")
+        )  # restored afterwards, whatever go_offline sets
 
 
 @pytest.mark.usefixtures("closed_network")
 @pytest.mark.parametrize("offline", [True, False])
 def test_weights_that_cannot_be_had(tmp_path: Path, offline: bool) -> None:
     with pytest.raises(EncoderError) as caught:
-        create("BAAI/bge-base-en-v1.5@main", modality="textual", cache_dir=tmp_path, offline=offline)
+        create(
+            "BAAI/bge-base-en-v1.5@main", modality="textual", cache_dir=tmp_path, offline=offline
+        )
     message = str(caught.value)
     for way_out in (
         "--weights PATH",
@@ -238,7 +275,9 @@ def test_a_download_that_was_broken_off_between_two_files_goes_on(
     whole.rename(first)
     index = {"weight_map": {"a": first.name, "b": second.name}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
-    (snapshot / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": "x.bin"}}))  # not used
+    (snapshot / "pytorch_model.bin.index.json").write_text(
+        json.dumps({"weight_map": {"a": "x.bin"}})
+    )  # not used
     asked: list[bool] = []
 
     def fetch(*_: object, local_files_only: bool, **__: object) -> str:
@@ -246,7 +285,9 @@ def test_a_download_that_was_broken_off_between_two_files_goes_on(
         return str(snapshot)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    with pytest.raises(EncoderError, match=r"1 files are not here yet, e\.g\. model-00002.*Ways out"):
+    with pytest.raises(
+        EncoderError, match=r"1 files are not here yet, e\.g\. model-00002.*Ways out"
+    ):
         create("someone/tiny", modality="textual", cache_dir=tmp_path)
     assert asked == [True, False]
     assert ModelFolder(snapshot, "x").lacks() == [second.name]
@@ -255,10 +296,19 @@ def test_a_download_that_was_broken_off_between_two_files_goes_on(
 
 
 def test_names_hub_ids_and_folders_are_accepted() -> None:
-    for name in ("all-MiniLM-L6-v2", "ALL-minilm-l6-V2", "sentence-transformers/all-mpnet-base-v2", "org/name@v1.0"):
+    for name in (
+        "all-MiniLM-L6-v2",
+        "ALL-minilm-l6-V2",
+        "sentence-transformers/all-mpnet-base-v2",
+        "org/name@v1.0",
+    ):
         assert SentenceEncoder.accepts(name, "textual")
     assert not SentenceEncoder.accepts("tfidf", "textual")
-    assert looks_like_hub_id("a/b") and not looks_like_hub_id("a/b/c") and not looks_like_hub_id("a b/c")
+    assert (
+        looks_like_hub_id("a/b")
+        and not looks_like_hub_id("a/b/c")
+        and not looks_like_hub_id("a b/c")
+    )
     listed = {info.name: info for info in describe("textual")}
     assert listed["all-MiniLM-L6-v2"].dim == 384
 

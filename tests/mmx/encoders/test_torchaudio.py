@@ -23,7 +23,11 @@ LAYER = 2  # the tests need few layers; every layer takes the same path
 def small(name: str, seed: int = 0) -> torch.nn.Module:
     """A pipeline's model with its own random initialisation."""
     bundle = getattr(torchaudio.pipelines, name)
-    factory = torchaudio.models.wavlm_model if name.startswith("WAVLM") else torchaudio.models.wav2vec2_model
+    factory = (
+        torchaudio.models.wavlm_model
+        if name.startswith("WAVLM")
+        else torchaudio.models.wav2vec2_model
+    )
     torch.manual_seed(seed)
     return factory(**{**bundle._params, "aux_num_out": None}).train(False)
 
@@ -57,13 +61,18 @@ def wave_of(path: Path) -> torch.Tensor:
 
 def directly(model: torch.nn.Module, waves: list[torch.Tensor], layer: int = LAYER) -> np.ndarray:
     with torch.inference_mode():
-        rows = [model.extract_features(wave[None], num_layers=layer)[0][-1][0].mean(dim=0) for wave in waves]
+        rows = [
+            model.extract_features(wave[None], num_layers=layer)[0][-1][0].mean(dim=0)
+            for wave in waves
+        ]
     return torch.stack(rows).numpy()
 
 
 def in_batches(encoder: Any, paths: list[Path], size: int) -> np.ndarray:
     loaded = [encoder.load(path) for path in paths]
-    return np.concatenate([encoder.encode(loaded[i : i + size]) for i in range(0, len(loaded), size)])
+    return np.concatenate(
+        [encoder.encode(loaded[i : i + size]) for i in range(0, len(loaded), size)]
+    )
 
 
 @pytest.mark.parametrize("size", [1, 7, 16])
@@ -79,13 +88,22 @@ def test_equal_to_torchaudio_one_at_a_time(
 def test_the_spec(encoder: TorchaudioEncoder) -> None:
     spec = encoder.spec
     assert (spec.name, spec.layer, spec.pooling) == ("wav2vec2_base-layer2-random", "2", "mean")
-    assert (spec.weights, spec.licence, spec.preprocessing["sample_rate"]) == ("random(seed=0)", None, 16_000)
+    assert (spec.weights, spec.licence, spec.preprocessing["sample_rate"]) == (
+        "random(seed=0)",
+        None,
+        16_000,
+    )
 
 
 def test_wavlm(sounds: list[Path]) -> None:
-    vectors = in_batches(create("WAVLM_BASE", modality="audio", weights="random", layer="1"), sounds[:4], 4)
+    vectors = in_batches(
+        create("WAVLM_BASE", modality="audio", weights="random", layer="1"), sounds[:4], 4
+    )
     assert (
-        np.abs(vectors - directly(small("WAVLM_BASE"), [wave_of(path) for path in sounds[:4]], layer=1)).max() <= 1e-5
+        np.abs(
+            vectors - directly(small("WAVLM_BASE"), [wave_of(path) for path in sounds[:4]], layer=1)
+        ).max()
+        <= 1e-5
     )
 
 
@@ -96,17 +114,24 @@ def test_other_devices_give_the_same(sounds: list[Path]) -> None:
 
 
 def test_waveforms_are_normalised_one_by_one(
-    encoder: TorchaudioEncoder, model: torch.nn.Module, sounds: list[Path], monkeypatch: pytest.MonkeyPatch
+    encoder: TorchaudioEncoder,
+    model: torch.nn.Module,
+    sounds: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As the large models want it; the library itself would normalise over the whole batch."""
     monkeypatch.setattr(encoder, "_normalise", True)
-    waves = [wave_of(path) * (1 + i) for i, path in enumerate(sounds[:2])]  # of equal length, but not equally loud
+    waves = [
+        wave_of(path) * (1 + i) for i, path in enumerate(sounds[:2])
+    ]  # of equal length, but not equally loud
     direct = directly(model, [torch.nn.functional.layer_norm(wave, wave.shape) for wave in waves])
     assert np.abs(encoder.encode([wave.numpy() for wave in waves]) - direct).max() <= 1e-5
     assert torchaudio.pipelines.HUBERT_LARGE._normalize_waveform
 
 
-def test_published_files_have_the_former_names(tmp_path: Path, sounds: list[Path], model: torch.nn.Module) -> None:
+def test_published_files_have_the_former_names(
+    tmp_path: Path, sounds: list[Path], model: torch.nn.Module
+) -> None:
     state = small("WAV2VEC2_BASE", seed=3).state_dict()
     former = {
         name.replace("parametrizations.weight.original0", "weight_g").replace(
@@ -121,9 +146,13 @@ def test_published_files_have_the_former_names(tmp_path: Path, sounds: list[Path
     encoder = create("wav2vec2_base", modality="audio", layer="1", cache_dir=tmp_path, offline=True)
     assert (encoder.spec.name, encoder.spec.licence) == ("wav2vec2_base-layer1", "MIT")
     assert encoder.spec.weights == "wav2vec2_fairseq_base_ls960.pth"
-    direct = directly(small("WAV2VEC2_BASE", seed=3), [wave_of(path) for path in sounds[:3]], layer=1)
+    direct = directly(
+        small("WAV2VEC2_BASE", seed=3), [wave_of(path) for path in sounds[:3]], layer=1
+    )
     assert np.abs(in_batches(encoder, sounds[:3], 3) - direct).max() <= 1e-5
-    assert [info.name for info in describe("audio", cache_dir=tmp_path) if info.weights == "here"] == ["WAV2VEC2_BASE"]
+    assert [
+        info.name for info in describe("audio", cache_dir=tmp_path) if info.weights == "here"
+    ] == ["WAV2VEC2_BASE"]
 
 
 def test_weights_that_cannot_be_had_or_do_not_fit(tmp_path: Path) -> None:
@@ -132,7 +161,10 @@ def test_weights_that_cannot_be_had_or_do_not_fit(tmp_path: Path) -> None:
     for way_out in ("--weights PATH", "--model mfcc", "--weights random", "wavlm_base.pth"):
         assert way_out in str(caught.value)
     torch.save({"something": torch.zeros(2)}, tmp_path / "other.pth")
-    for weights, expected in (("absent.pth", "neither a file"), (str(tmp_path / "other.pth"), "is missing")):
+    for weights, expected in (
+        ("absent.pth", "neither a file"),
+        (str(tmp_path / "other.pth"), "is missing"),
+    ):
         with pytest.raises(EncoderError, match=expected):
             create("WAVLM_BASE", modality="audio", layer="1", weights=weights)
 
@@ -165,7 +197,9 @@ def test_a_long_clip_is_encoded_in_equal_parts(
     clip = np.random.default_rng(0).normal(0, 0.1, 8001).astype(np.float32)
     with torch.inference_mode():
         parts = [
-            model.extract_features(torch.from_numpy(clip[start:stop])[None], num_layers=LAYER)[0][-1][0]
+            model.extract_features(torch.from_numpy(clip[start:stop])[None], num_layers=LAYER)[0][
+                -1
+            ][0]
             for start, stop in ((0, 2667), (2667, 5334), (5334, 8001))
         ]
     expected = torch.cat(parts).mean(dim=0).numpy()
@@ -177,7 +211,9 @@ def test_a_long_clip_is_encoded_in_equal_parts(
 
 def test_encoders_travel_between_processes(encoder: TorchaudioEncoder, sounds: list[Path]) -> None:
     there = pickle.loads(pickle.dumps(encoder))
-    assert in_batches(there, sounds[:3], 3).tobytes() == in_batches(encoder, sounds[:3], 3).tobytes()
+    assert (
+        in_batches(there, sounds[:3], 3).tobytes() == in_batches(encoder, sounds[:3], 3).tobytes()
+    )
     assert encoder.sort_key(encoder.load(sounds[0])) == 4000
 
 
@@ -187,7 +223,11 @@ def test_the_table_is_torchaudios() -> None:
     found = {name: bundle for name, bundle in bundles.items() if type(bundle).__name__ in kinds}
     assert set(found) == set(MODELS)
     for name, bundle in found.items():
-        expected = (bundle._params["encoder_embed_dim"], bundle._params["encoder_num_layers"], bundle._path)
+        expected = (
+            bundle._params["encoder_embed_dim"],
+            bundle._params["encoder_num_layers"],
+            bundle._path,
+        )
         assert MODELS[name] == expected
         assert bundle.sample_rate == 16_000
     licences = {info.name: info.licence for info in describe("audio")}

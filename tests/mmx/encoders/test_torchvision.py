@@ -27,7 +27,17 @@ SMALL = "resnet18"
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
-    sizes = [(400, 533), (300, 200), (256, 256), (50, 70), (224, 224), (640, 480), (231, 500), (99, 100), (257, 260)]
+    sizes = [
+        (400, 533),
+        (300, 200),
+        (256, 256),
+        (50, 70),
+        (224, 224),
+        (640, 480),
+        (231, 500),
+        (99, 100),
+        (257, 260),
+    ]
     for i, size in enumerate(sizes):
         coarse = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8))
         coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=92)
@@ -46,7 +56,9 @@ def trained(name: str = SMALL, seed: int = 1, **options: object) -> torch.nn.Mod
     return model.train(False)
 
 
-def directly(model: torch.nn.Module, name: str, pictures: list[Path], weights: str = "DEFAULT") -> np.ndarray:
+def directly(
+    model: torch.nn.Module, name: str, pictures: list[Path], weights: str = "DEFAULT"
+) -> np.ndarray:
     """Inputs of the last linear layer of a residual network, one picture at a time."""
     model.fc = torch.nn.Identity()
     transforms = get_model_weights(name)[weights].transforms()
@@ -132,7 +144,9 @@ def test_random_weights_leave_the_generator_alone() -> None:
     "name", ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "mnasnet0_5"]
 )
 def test_random_features_tell_pictures_apart(name: str, pictures: list[Path]) -> None:
-    vectors = in_batches(create(name, modality="visual", weights="random"), pictures, 9).astype(np.float64)
+    vectors = in_batches(create(name, modality="visual", weights="random"), pictures, 9).astype(
+        np.float64
+    )
     spread = np.linalg.norm(vectors - vectors.mean(axis=0), axis=1).min()
     assert spread > 1e-4 * np.linalg.norm(vectors, axis=1).max()
 
@@ -144,22 +158,41 @@ def test_default_weights_come_from_torch_hubs_cache(tmp_path: Path, pictures: li
     encoder = create("ResNet18", modality="visual", cache_dir=tmp_path, offline=True)
     assert (encoder.spec.name, encoder.spec.weights) == ("resnet18", "IMAGENET1K_V1")
     assert encoder.spec.weights_sha256 is not None and len(encoder.spec.weights_sha256) == 64
-    assert encoder.spec.preprocessing["resize"] == [256] and encoder.spec.preprocessing["crop"] == [224]
-    assert np.abs(in_batches(encoder, pictures[:2], 2) - directly(trained(), SMALL, pictures[:2])).max() <= 1e-5
-    assert {info.name for info in describe("visual", cache_dir=tmp_path) if info.weights == "here"} == {"resnet18"}
+    assert encoder.spec.preprocessing["resize"] == [256] and encoder.spec.preprocessing["crop"] == [
+        224
+    ]
+    assert (
+        np.abs(
+            in_batches(encoder, pictures[:2], 2) - directly(trained(), SMALL, pictures[:2])
+        ).max()
+        <= 1e-5
+    )
+    assert {
+        info.name for info in describe("visual", cache_dir=tmp_path) if info.weights == "here"
+    } == {"resnet18"}
 
 
 def test_a_tag_brings_its_own_transforms(tmp_path: Path, pictures: list[Path]) -> None:
     weights = get_model_weights("mobilenet_v3_large")
     for tag, resize in (("IMAGENET1K_V1", 256), ("IMAGENET1K_V2", 232)):
         with pytest.raises(EncoderError, match=Path(weights[tag].url).name):
-            create("mobilenet_v3_large", modality="visual", weights=tag, offline=True, cache_dir=tmp_path)
+            create(
+                "mobilenet_v3_large",
+                modality="visual",
+                weights=tag,
+                offline=True,
+                cache_dir=tmp_path,
+            )
         cache = tmp_path / "hub" / "checkpoints"
         cache.mkdir(parents=True, exist_ok=True)
         torch.save(trained("mobilenet_v3_large").state_dict(), cache / Path(weights[tag].url).name)
-        encoder = create("mobilenet_v3_large", modality="visual", weights=tag, offline=True, cache_dir=tmp_path)
+        encoder = create(
+            "mobilenet_v3_large", modality="visual", weights=tag, offline=True, cache_dir=tmp_path
+        )
         assert encoder.spec.preprocessing["resize"] == [resize]
-        assert encoder.spec.weights == tag and encoder.spec.name == f"mobilenet_v3_large-{tag.lower()}"
+        assert (
+            encoder.spec.weights == tag and encoder.spec.name == f"mobilenet_v3_large-{tag.lower()}"
+        )
 
 
 def test_a_file_of_a_tag_and_what_is_trained_from_it_keep_the_tags_transforms(
@@ -182,7 +215,9 @@ def test_a_file_of_a_tag_and_what_is_trained_from_it_keep_the_tags_transforms(
 
 
 @pytest.mark.parametrize("offline", [True, False])
-def test_weights_that_cannot_be_had(tmp_path: Path, offline: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_cannot_be_had(
+    tmp_path: Path, offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreachable(url: str, *args: object, **kwargs: object) -> None:
         raise ConnectionRefusedError(111, "Connection refused")
 
@@ -197,7 +232,9 @@ def test_weights_that_cannot_be_had(tmp_path: Path, offline: bool, monkeypatch: 
     assert not place.exists()
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "wrapped", "parallel", "other head", "no head", "no counters"])
+@pytest.mark.parametrize(
+    "kind", ["safetensors", "wrapped", "parallel", "other head", "no head", "no counters"]
+)
 def test_checkpoints_as_people_have_them(tmp_path: Path, pictures: list[Path], kind: str) -> None:
     model = trained(num_classes=17) if kind == "other head" else trained()
     state = dict(model.state_dict())
@@ -214,7 +251,10 @@ def test_checkpoints_as_people_have_them(tmp_path: Path, pictures: list[Path], k
     else:
         torch.save(state, path)
     encoder = create(SMALL, modality="visual", weights=str(path))
-    assert np.abs(in_batches(encoder, pictures[:3], 3) - directly(model, SMALL, pictures[:3])).max() <= 1e-5
+    assert (
+        np.abs(in_batches(encoder, pictures[:3], 3) - directly(model, SMALL, pictures[:3])).max()
+        <= 1e-5
+    )
     assert (encoder.spec.name, encoder.spec.weights) == ("resnet18-fashion", path.name)
     assert str(tmp_path) not in str(encoder.spec.provenance())
 
@@ -224,7 +264,9 @@ class Trap:
         return (Path.touch, (Path("trap"),))
 
 
-def test_checkpoints_that_are_none(tmp_path: Path, state_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_that_are_none(
+    tmp_path: Path, state_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Trap()}, tmp_path / "trap.pth")
     (tmp_path / "text.pth").write_text("hello")
@@ -260,16 +302,23 @@ def test_checkpoints_that_are_none(tmp_path: Path, state_file: Path, monkeypatch
         ({"layer": "avgpool", "pooling": "mean"}, "resnet18", 512),
     ],
 )
-def test_layers_and_poolings(pictures: list[Path], options: dict[str, str], name: str, dim: int) -> None:
+def test_layers_and_poolings(
+    pictures: list[Path], options: dict[str, str], name: str, dim: int
+) -> None:
     encoder = create(SMALL, modality="visual", weights="random", **options)  # type: ignore[arg-type]
     assert (encoder.spec.name, encoder.spec.dim) == (f"{name}-random", dim)
     assert in_batches(encoder, pictures[:2], 2).shape == (2, dim)
 
 
-def test_a_spatial_layer_is_averaged_over_its_pixels(pictures: list[Path], state_file: Path) -> None:
+def test_a_spatial_layer_is_averaged_over_its_pixels(
+    pictures: list[Path], state_file: Path
+) -> None:
     encoder = create(SMALL, modality="visual", layer="layer4", weights=str(state_file))
     # After layer4 comes only the average, so the two must agree.
-    assert np.abs(in_batches(encoder, pictures, 9) - directly(trained(), SMALL, pictures)).max() <= 1e-5
+    assert (
+        np.abs(in_batches(encoder, pictures, 9) - directly(trained(), SMALL, pictures)).max()
+        <= 1e-5
+    )
 
 
 def test_the_class_token_of_a_vision_transformer(pictures: list[Path]) -> None:
@@ -280,7 +329,11 @@ def test_the_class_token_of_a_vision_transformer(pictures: list[Path]) -> None:
     transforms = get_model_weights("vit_b_32").DEFAULT.transforms()
     with torch.inference_mode():
         direct = model(transforms(Image.open(pictures[0]).convert("RGB"))[None]).numpy()
-    assert (encoder.spec.layer, encoder.spec.pooling, encoder.spec.dim) == ("encoder.ln", "cls", 768)
+    assert (encoder.spec.layer, encoder.spec.pooling, encoder.spec.dim) == (
+        "encoder.ln",
+        "cls",
+        768,
+    )
     assert np.abs(encoder.encode([encoder.load(pictures[0])]) - direct).max() <= 1e-5
 
 
@@ -309,7 +362,8 @@ def test_options_that_do_not_fit(options: dict[str, str], expected: str) -> None
 
 @pytest.mark.filterwarnings("ignore:for .*copying from a non-meta parameter")  # these have values
 @pytest.mark.parametrize(
-    "name", [SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in ("swin_v2_t", "maxvit_t"))]
+    "name",
+    [SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in ("swin_v2_t", "maxvit_t"))],
 )
 def test_other_devices_give_the_same(pictures: list[Path], name: str) -> None:
     same_there(name, pictures[:2], modality="visual", weights="random")
@@ -323,7 +377,11 @@ def test_the_gpu_gives_the_same(pictures: list[Path], name: str) -> None:
 
 def test_bf16_is_close_but_not_equal(pictures: list[Path], state_file: Path) -> None:
     full, half = (
-        in_batches(create(SMALL, modality="visual", weights=str(state_file), precision=precision), pictures, 9)
+        in_batches(
+            create(SMALL, modality="visual", weights=str(state_file), precision=precision),
+            pictures,
+            9,
+        )
         for precision in ("fp32", "bf16")
     )
     assert half.dtype == np.float32
@@ -333,7 +391,10 @@ def test_bf16_is_close_but_not_equal(pictures: list[Path], state_file: Path) -> 
 def test_encoders_travel_between_processes(pictures: list[Path], state_file: Path) -> None:
     encoder = create(SMALL, modality="visual", weights=str(state_file))
     there = pickle.loads(pickle.dumps(encoder))
-    assert in_batches(there, pictures[:3], 3).tobytes() == in_batches(encoder, pictures[:3], 3).tobytes()
+    assert (
+        in_batches(there, pictures[:3], 3).tobytes()
+        == in_batches(encoder, pictures[:3], 3).tobytes()
+    )
 
 
 def test_a_line_of_pixels_is_refused_before_it_is_enlarged(tmp_path: Path) -> None:
@@ -354,9 +415,13 @@ def test_densenet_files_with_the_former_names(tmp_path: Path, pictures: list[Pat
     torch.save(former, tmp_path / "old.pth")
     torch.save(state, tmp_path / "new.pth")
     old, new = (
-        create("densenet121", modality="visual", weights=str(tmp_path / f"{age}.pth")) for age in ("old", "new")
+        create("densenet121", modality="visual", weights=str(tmp_path / f"{age}.pth"))
+        for age in ("old", "new")
     )
-    assert old.encode([old.load(pictures[0])]).tobytes() == new.encode([new.load(pictures[0])]).tobytes()
+    assert (
+        old.encode([old.load(pictures[0])]).tobytes()
+        == new.encode([new.load(pictures[0])]).tobytes()
+    )
 
 
 def test_the_table_is_torchvisions_registry() -> None:
@@ -379,7 +444,9 @@ def test_the_table_agrees_with_the_models(name: str) -> None:
     assert encoder.spec.dim == MODELS[name][0]
     options = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
     own = set(get_model(name, weights=None, **options).state_dict())
-    needed = {key for key in encoder._network.state_dict() if not key.startswith("_tensor_constant")}
+    needed = {
+        key for key in encoder._network.state_dict() if not key.startswith("_tensor_constant")
+    }
     assert needed <= own  # so that published files fit
 
 
@@ -396,11 +463,17 @@ def test_every_architecture_from_a_checkpoint(
     name: str, head: str | None, tmp_path: Path, pictures: list[Path]
 ) -> None:
     """What enters the last linear layer of the whole model; relative to its size, which random weights leave open."""
-    options = {"init_weights": False, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
+    options = (
+        {"init_weights": False, "transform_input": True}
+        if name in ("googlenet", "inception_v3")
+        else {}
+    )
     model = trained(name, **options)
     for parameter_name, parameter in model.named_parameters():
         if "relative_position_bias_table" in parameter_name or "layer_scale" in parameter_name:
-            torch.nn.init.normal_(parameter, 0.0, 0.5)  # something that a table left unloaded would not have
+            torch.nn.init.normal_(
+                parameter, 0.0, 0.5
+            )  # something that a table left unloaded would not have
     torch.save(model.state_dict(), tmp_path / "a.pth")
     encoder = create(name, modality="visual", weights=str(tmp_path / "a.pth"))
     if head is None:
@@ -426,5 +499,7 @@ def test_real_photographs(real_data: Path) -> None:
     photographs = sorted((real_data / "images").glob("*.jpg"))[:5]
     encoder = create("resnet50", modality="visual", weights="random")
     torch.manual_seed(0)
-    direct = directly(get_model("resnet50", zero_init_residual=True).train(False), "resnet50", photographs)
+    direct = directly(
+        get_model("resnet50", zero_init_residual=True).train(False), "resnet50", photographs
+    )
     assert np.abs(in_batches(encoder, photographs, 7) - direct).max() <= 1e-5

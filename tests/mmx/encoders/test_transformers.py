@@ -18,7 +18,14 @@ from mmx.encoders import create, describe
 from mmx.errors import ContentError, EncoderError, UsageError
 
 WORDS = ["red", "blue", "silk", "dress", "lamp", "chair", "the", "of"]
-TEXTS = ["red silk dress", "the lamp", "blue", "the chair of the blue lamp", "unheard-of 日本", "red " * 60]
+TEXTS = [
+    "red silk dress",
+    "the lamp",
+    "blue",
+    "the chair of the blue lamp",
+    "unheard-of 日本",
+    "red " * 60,
+]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +34,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
     folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     paths = []
-    for number, size in enumerate([(40, 30), (32, 32), (25, 60), (64, 48), (33, 31), (80, 20), (30, 30)]):
+    for number, size in enumerate(
+        [(40, 30), (32, 32), (25, 60), (64, 48), (33, 31), (80, 20), (30, 30)]
+    ):
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{number}.png")
         paths.append(folder / f"{number}.png")
     return paths
@@ -40,7 +49,11 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(1)
     paths = []
     for number, seconds in enumerate([0.5, 0.8, 0.5, 1.1]):
-        soundfile.write(folder / f"{number}.wav", rng.normal(0, 0.1, int(16000 * seconds)).astype(np.float32), 16000)
+        soundfile.write(
+            folder / f"{number}.wav",
+            rng.normal(0, 0.1, int(16000 * seconds)).astype(np.float32),
+            16000,
+        )
         paths.append(folder / f"{number}.wav")
     return paths
 
@@ -49,7 +62,9 @@ def tokenizer(folder: Path, limit: int = 16) -> Any:
     from transformers import BertTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
+    )
     made = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=limit)
     made.save_pretrained(folder)
     return made
@@ -68,11 +83,22 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     place = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
-    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    small = {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
     vit = {**small, "image_size": 32, "patch_size": 8}
     save(t.ViTModel(t.ViTConfig(**vit)), place / "vit")
-    save(t.Dinov2Model(t.Dinov2Config(**{k: v for k, v in vit.items() if k != "intermediate_size"})), place / "dinov2")
-    save(t.ConvNextModel(t.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)), place / "convnext")
+    save(
+        t.Dinov2Model(t.Dinov2Config(**{k: v for k, v in vit.items() if k != "intermediate_size"})),
+        place / "dinov2",
+    )
+    save(
+        t.ConvNextModel(t.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)),
+        place / "convnext",
+    )
     for name in ("vit", "dinov2", "convnext"):
         t.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(place / name)
     text = {**small, "vocab_size": 5 + len(WORDS), "max_position_embeddings": 16}
@@ -84,9 +110,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         projection_dim=12,
     )
     save(t.CLIPModel(clip), place / "clip")
-    t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
-        place / "clip"
-    )
+    t.CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    ).save_pretrained(place / "clip")
     tokenizer(place / "clip")
     siglip = t.SiglipConfig(text_config={**text, "projection_size": 16}, vision_config=vit)
     save(t.SiglipModel(siglip), place / "siglip")
@@ -111,8 +137,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_mel_bins=64, spec_size=64, patch_size=4, patch_stride=[4, 4], hidden_size=16, patch_embeds_hidden_size=8,
         depths=[1, 1], num_attention_heads=[2, 2], num_hidden_layers=2, window_size=4, projection_dim=8, num_classes=4,
     )  # fmt: skip
-    clap_text = t.ClapTextConfig(**{**text, "max_position_embeddings": 18}, pad_token_id=0, projection_dim=8)
-    clap = t.ClapConfig(text_config=clap_text.to_dict(), audio_config=audio.to_dict(), projection_dim=8)
+    clap_text = t.ClapTextConfig(
+        **{**text, "max_position_embeddings": 18}, pad_token_id=0, projection_dim=8
+    )
+    clap = t.ClapConfig(
+        text_config=clap_text.to_dict(), audio_config=audio.to_dict(), projection_dim=8
+    )
     save(t.ClapModel(clap), place / "clap")
     t.ClapFeatureExtractor(
         sampling_rate=16000, max_length_s=1, frequency_max=8000, truncation="rand_trunc"
@@ -154,11 +184,18 @@ def test_vision(models: Path, pictures: list[Path], name: str, options: dict[str
     from PIL import Image
 
     folder = str(models / name)
-    model, processor = t.AutoModel.from_pretrained(folder).train(False), t.AutoImageProcessor.from_pretrained(folder)
+    model, processor = (
+        t.AutoModel.from_pretrained(folder).train(False),
+        t.AutoImageProcessor.from_pretrained(folder),
+    )
     rows = []
     for path in pictures:
         pixels = torch.from_numpy(
-            np.asarray(processor(images=Image.open(path).convert("RGB"), return_tensors="np")["pixel_values"])
+            np.asarray(
+                processor(images=Image.open(path).convert("RGB"), return_tensors="np")[
+                    "pixel_values"
+                ]
+            )
         )
         with torch.inference_mode():
             if name in ("clip", "siglip"):
@@ -174,7 +211,9 @@ def test_vision(models: Path, pictures: list[Path], name: str, options: dict[str
     encoder = create(folder, modality="visual", **options)  # type: ignore[arg-type]
     assert encoder.spec.backend == "transformers"
     assert encoder.spec.pooling == (
-        "none" if name in ("clip", "siglip") else options.get("pooling", "mean" if name == "convnext" else "cls")
+        "none"
+        if name in ("clip", "siglip")
+        else options.get("pooling", "mean" if name == "convnext" else "cls")
     )
     check(encoder, pictures, torch.stack(rows).numpy())
 
@@ -186,11 +225,17 @@ def test_text(models: Path, pooling: str, layer: str) -> None:
     import transformers as t
 
     folder = str(models / "bert")
-    model, words = t.AutoModel.from_pretrained(folder).train(False), t.AutoTokenizer.from_pretrained(folder)
+    model, words = (
+        t.AutoModel.from_pretrained(folder).train(False),
+        t.AutoTokenizer.from_pretrained(folder),
+    )
     rows = []
     for text in TEXTS:
         with torch.inference_mode():
-            out = model(**words(text, return_tensors="pt", truncation=True, max_length=16), output_hidden_states=True)
+            out = model(
+                **words(text, return_tensors="pt", truncation=True, max_length=16),
+                output_hidden_states=True,
+            )
         states = (out.last_hidden_state if layer == "last" else out.hidden_states[1])[0]
         rows.append({"mean": states.mean(0), "cls": states[0], "last": states[-1]}[pooling])
     encoder = create(f"transformers:{folder}", modality="textual", pooling=pooling, layer=layer)
@@ -219,7 +264,10 @@ def test_both_towers_are_one_space(models: Path, name: str) -> None:
     import transformers as t
 
     folder = str(models / name)
-    model, words = t.AutoModel.from_pretrained(folder).train(False), t.AutoTokenizer.from_pretrained(folder)
+    model, words = (
+        t.AutoModel.from_pretrained(folder).train(False),
+        t.AutoTokenizer.from_pretrained(folder),
+    )
     rows = []
     for text in TEXTS:
         padding = {"padding": "max_length"} if name == "siglip" else {}
@@ -246,10 +294,15 @@ def test_audio(models: Path, clips: list[Path], name: str) -> None:
     import transformers as t
 
     folder = str(models / name)
-    model, extractor = t.AutoModel.from_pretrained(folder).train(False), t.AutoFeatureExtractor.from_pretrained(folder)
+    model, extractor = (
+        t.AutoModel.from_pretrained(folder).train(False),
+        t.AutoFeatureExtractor.from_pretrained(folder),
+    )
     rows = []
     for path in clips:
-        inputs = extractor(soundfile.read(path, dtype="float32")[0], sampling_rate=16000, return_tensors="pt")
+        inputs = extractor(
+            soundfile.read(path, dtype="float32")[0], sampling_rate=16000, return_tensors="pt"
+        )
         inputs.pop("attention_mask", None)
         with torch.inference_mode():
             out = (model.get_encoder() if name == "whisper" else model)(**inputs)
@@ -261,17 +314,26 @@ def test_audio(models: Path, clips: list[Path], name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "taken"), [("ast", slice(10_480)), ("whisper", slice(32_000)), ("clap", slice(8_000, 24_000))]
+    ("name", "taken"),
+    [("ast", slice(10_480)), ("whisper", slice(32_000)), ("clap", slice(8_000, 24_000))],
 )
 def test_a_longer_clip_is_cut_the_same_way_every_time_and_counted(
     models: Path, tmp_path: Path, name: str, taken: slice
 ) -> None:
     import soundfile
 
-    samples = np.random.default_rng(2).normal(0, 0.1, 64_000 if name == "whisper" else 32_000).astype(np.float32)
+    samples = (
+        np.random.default_rng(2)
+        .normal(0, 0.1, 64_000 if name == "whisper" else 32_000)
+        .astype(np.float32)
+    )
     encoder = create(f"transformers:{models / name}", modality="audio")
     loaded = {}
-    for part, kept in {"all": slice(None), "taken": taken, "fewer": slice(taken.start, taken.stop - 2000)}.items():
+    for part, kept in {
+        "all": slice(None),
+        "taken": taken,
+        "fewer": slice(taken.start, taken.stop - 2000),
+    }.items():
         soundfile.write(tmp_path / f"{part}.wav", samples[kept], 16_000, subtype="FLOAT")
         loaded[part] = encoder.load(tmp_path / f"{part}.wav")
     vectors = {part: encoder.encode([clip]) for part, clip in loaded.items()}
@@ -283,7 +345,9 @@ def test_a_longer_clip_is_cut_the_same_way_every_time_and_counted(
     assert loaded["all"].nbytes == sum(value.nbytes for value in loaded["all"].values()) > 0
 
 
-def test_every_position_as_a_ragged_set(models: Path, pictures: list[Path], clips: list[Path], tmp_path: Path) -> None:
+def test_every_position_as_a_ragged_set(
+    models: Path, pictures: list[Path], clips: list[Path], tmp_path: Path
+) -> None:
     import torch
     import transformers as t
     from click.testing import CliRunner
@@ -292,27 +356,52 @@ def test_every_position_as_a_ragged_set(models: Path, pictures: list[Path], clip
     from mmx.cli import cli
 
     folder = str(models / "bert")
-    model, words = t.AutoModel.from_pretrained(folder).train(False), t.AutoTokenizer.from_pretrained(folder)
+    model, words = (
+        t.AutoModel.from_pretrained(folder).train(False),
+        t.AutoTokenizer.from_pretrained(folder),
+    )
     encoder = create(f"transformers:{folder}", modality="textual", pooling="all")
     assert encoder.ragged
     vectors = encoder.encode([encoder.load(text) for text in TEXTS])
     for text, own in zip(TEXTS, vectors, strict=True):
         with torch.inference_mode():
-            states = model(**words(text, return_tensors="pt", truncation=True, max_length=16)).last_hidden_state[0]
+            states = model(
+                **words(text, return_tensors="pt", truncation=True, max_length=16)
+            ).last_hidden_state[0]
         np.testing.assert_allclose(own, states.numpy(), rtol=1e-5, atol=1e-5)
     patches = create(str(models / "vit"), modality="visual", pooling="all")
-    assert [one.shape for one in patches.encode([patches.load(path) for path in pictures[:2]])] == [(17, 16)] * 2
+    assert [one.shape for one in patches.encode([patches.load(path) for path in pictures[:2]])] == [
+        (17, 16)
+    ] * 2
     frames = create(str(models / "wav2vec2"), modality="audio", pooling="all")
     lengths = [len(one) for one in frames.encode([frames.load(path) for path in clips])]
     assert lengths[0] == lengths[2] < lengths[1] < lengths[3]
     heard = create(str(models / "whisper"), modality="audio", pooling="all")
-    assert [len(one) for one in heard.encode([heard.load(path) for path in clips])] == [25, 40, 25, 55]
-    (tmp_path / "items.tsv").write_text("item_id\ttitle\n" + "".join(f"i{k}\t{text}\n" for k, text in enumerate(TEXTS)))
-    arguments = ["extract", "--modality", "textual", "--model", f"transformers:{folder}", "--pooling", "all", "-q"]
+    assert [len(one) for one in heard.encode([heard.load(path) for path in clips])] == [
+        25,
+        40,
+        25,
+        55,
+    ]
+    (tmp_path / "items.tsv").write_text(
+        "item_id\ttitle\n" + "".join(f"i{k}\t{text}\n" for k, text in enumerate(TEXTS))
+    )
+    arguments = [
+        "extract",
+        "--modality",
+        "textual",
+        "--model",
+        f"transformers:{folder}",
+        "--pooling",
+        "all",
+        "-q",
+    ]
     CliRunner().invoke(cli, [*arguments, "--data", str(tmp_path), "--name", "tokens"])
     with FeatureSet(tmp_path / "features/textual/tokens.h5") as features:
         assert features.layout == "ragged"
-        for own, stored in zip(vectors, features.ragged([f"i{k}" for k in range(len(TEXTS))]), strict=True):
+        for own, stored in zip(
+            vectors, features.ragged([f"i{k}" for k in range(len(TEXTS))]), strict=True
+        ):
             np.testing.assert_allclose(stored, own, rtol=1e-5, atol=1e-5)
 
 
@@ -365,7 +454,12 @@ def test_the_registry_lists_them() -> None:
     ],
 )  # fmt: skip
 def test_other_devices_give_the_same(
-    models: Path, pictures: list[Path], clips: list[Path], name: str, modality: str, pooling: str | None
+    models: Path,
+    pictures: list[Path],
+    clips: list[Path],
+    name: str,
+    modality: str,
+    pooling: str | None,
 ) -> None:
     contents = {"visual": pictures[:3], "textual": TEXTS[:3], "audio": clips}[modality]
     same_there(f"transformers:{models / name}", contents, modality=modality, pooling=pooling)  # type: ignore[arg-type]
@@ -377,7 +471,13 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
     config = {
         "embed_dim": 12,
         "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+        "text_cfg": {
+            "context_length": 77,
+            "vocab_size": 49408,
+            "width": 64,
+            "heads": 1,
+            "layers": 1,
+        },
     }
     path = tmp_path_factory.mktemp("open_clip") / "Tiny-16.json"
     path.write_text(json.dumps(config))
@@ -398,7 +498,12 @@ def test_open_clip(tiny_clip: str, pictures: list[Path], tmp_path: Path) -> None
     images = create(f"open_clip:{tiny_clip}", modality="visual", weights=str(tmp_path / "mine.pt"))
     texts = create(tiny_clip, modality="textual", weights=str(tmp_path / "mine.pt"))
     with torch.inference_mode():
-        seen = torch.cat([model.encode_image(transform(Image.open(path).convert("RGB"))[None]) for path in pictures])
+        seen = torch.cat(
+            [
+                model.encode_image(transform(Image.open(path).convert("RGB"))[None])
+                for path in pictures
+            ]
+        )
         read = torch.cat([model.encode_text(words([text])) for text in TEXTS])
     check(images, pictures, seen.numpy())
     check(texts, TEXTS, read.numpy())
@@ -441,13 +546,22 @@ def test_open_clip_prepares_pictures_and_chooses_the_activation_as_the_tag_says(
     torch.save(open_clip.create_model(tiny_clip).state_dict(), weights)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: str(weights))
-    model, _, transform = open_clip.create_model_and_transforms(tiny_clip, pretrained="usual", force_quick_gelu=True)
+    model, _, transform = open_clip.create_model_and_transforms(
+        tiny_clip, pretrained="usual", force_quick_gelu=True
+    )
     model.train(False)
     words = open_clip.get_tokenizer(tiny_clip)
     with torch.inference_mode():
-        seen = torch.cat([model.encode_image(transform(Image.open(path).convert("RGB"))[None]) for path in pictures])
+        seen = torch.cat(
+            [
+                model.encode_image(transform(Image.open(path).convert("RGB"))[None])
+                for path in pictures
+            ]
+        )
         read = torch.cat([model.encode_text(words([text])) for text in TEXTS])
-    images, texts = (create(tiny_clip, modality=kind, offline=True) for kind in ("visual", "textual"))
+    images, texts = (
+        create(tiny_clip, modality=kind, offline=True) for kind in ("visual", "textual")
+    )
     check(images, pictures, seen.numpy())
     check(texts, TEXTS, read.numpy())
     assert images.spec.weights == "usual" and texts.spec.preprocessing["quick_gelu"]
@@ -498,7 +612,11 @@ def test_other_distributions_bring_encoders_and_broken_ones_harm_nobody(
     info = tmp_path / "letters-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: letters\nVersion: 1.0\n")
-    points = ["letters = letters_plugin:Letters", "broken = broken_plugin:Nothing", "mfcc = letters_plugin:Letters"]
+    points = [
+        "letters = letters_plugin:Letters",
+        "broken = broken_plugin:Nothing",
+        "mfcc = letters_plugin:Letters",
+    ]
     (info / "entry_points.txt").write_text("\n".join(["[mmx.encoders]", *points]) + "\n")
     monkeypatch.syspath_prepend(tmp_path)
     encoder = create("letters", modality="textual")

@@ -84,7 +84,10 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("reason", "automatic"),
-    [("no kernel image is available for execution on the device", "cpu"), ("device(s) is/are busy", None)],
+    [
+        ("no kernel image is available for execution on the device", "cpu"),
+        ("device(s) is/are busy", None),
+    ],
 )
 def test_a_gpu_that_does_not_compute_is_found_out(
     monkeypatch: pytest.MonkeyPatch, reason: str, automatic: str | None
@@ -97,7 +100,10 @@ def test_a_gpu_that_does_not_compute_is_found_out(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch, "ones", fail)
-    with pytest.raises(UsageError, match=r"--device cuda: it does not compute \(CUDA error: .{0,60}\); --device cpu"):
+    with pytest.raises(
+        UsageError,
+        match=r"--device cuda: it does not compute \(CUDA error: .{0,60}\); --device cpu",
+    ):
         resolve_device("cuda")
     if automatic:
         assert resolve_device("auto") == automatic

@@ -89,19 +89,25 @@ def dataset(root: Path, texts: dict[str, str]) -> Path:
     return root
 
 
-def go(root: Path, encoder: FakeEncoder | None = None, *, batch_size: int = 4, **run: Any) -> Summary:
+def go(
+    root: Path, encoder: FakeEncoder | None = None, *, batch_size: int = 4, **run: Any
+) -> Summary:
     config = SetConfig(modality="textual", model="fake", batch_size=batch_size)
     built = encoder if encoder is not None else FakeEncoder()
     progress = run.pop("progress", None)
     run.setdefault("device", "cpu")
-    return extract(RunConfig(data=root, **run), config, progress=progress, build=lambda model, **options: built)
+    return extract(
+        RunConfig(data=root, **run), config, progress=progress, build=lambda model, **options: built
+    )
 
 
 MANY = {f"i{number:04d}": "x" * (number * 7 % 23 + 1) for number in range(1000)}
 
 
 def test_every_item_gets_its_row_and_its_status(tmp_path: Path) -> None:
-    root = dataset(tmp_path, {"a": "one", "b": "", "c": "bad", "d": "a long title", "e": "nan vector"})
+    root = dataset(
+        tmp_path, {"a": "one", "b": "", "c": "bad", "d": "a long title", "e": "nan vector"}
+    )
     progress = Recorder()
     summary = go(root, progress=progress)
     assert (summary.counts.ok, summary.counts.missing, summary.counts.corrupt) == (2, 1, 2)
@@ -113,7 +119,13 @@ def test_every_item_gets_its_row_and_its_status(tmp_path: Path) -> None:
     assert summary.path == root / "features" / "textual" / "fake.h5"
     with FeatureSet(summary.path) as features:
         assert features.ids.tolist() == ["a", "b", "c", "d", "e"]
-        assert features.status.tolist() == [Status.OK, Status.MISSING, Status.CORRUPT, Status.OK, Status.CORRUPT]
+        assert features.status.tolist() == [
+            Status.OK,
+            Status.MISSING,
+            Status.CORRUPT,
+            Status.OK,
+            Status.CORRUPT,
+        ]
         matrix, present = features.matrix(["d", "b", "a"])
         assert matrix[[0, 2], 0].tolist() == [12, 3]
         assert present.tolist() == [True, False, True]
@@ -138,7 +150,11 @@ def test_a_complete_set_is_left_as_it_is(tmp_path: Path) -> None:
     encoder = FakeEncoder()
     second = go(root, encoder)
     assert second.already_complete
-    assert (second.digest, second.counts, second.errors) == (first.digest, first.counts, first.errors)
+    assert (second.digest, second.counts, second.errors) == (
+        first.digest,
+        first.counts,
+        first.errors,
+    )
     assert encoder.loaded == []
 
 
@@ -154,11 +170,16 @@ def test_other_texts_are_another_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [1, 3])
 def test_the_digest_does_not_depend_on_the_number_of_workers(tmp_path: Path, workers: int) -> None:
     root = dataset(tmp_path, MANY)
-    assert go(root, workers=2, out=tmp_path / "a").digest == go(root, workers=workers, out=tmp_path / "b").digest
+    assert (
+        go(root, workers=2, out=tmp_path / "a").digest
+        == go(root, workers=workers, out=tmp_path / "b").digest
+    )
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 63, 64, 65, 130, 249])
-def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(tmp_path: Path, stop_at: int) -> None:
+def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(
+    tmp_path: Path, stop_at: int
+) -> None:
     root = dataset(tmp_path, MANY | {"bad": "bad", "none": ""})
     whole = go(root, out=tmp_path / "whole")
 
@@ -222,7 +243,13 @@ def test_the_limit_of_failures() -> None:
     def limit(text: str, n: int) -> int:
         return RunConfig(max_failures=text).failure_limit(n)
 
-    assert [limit("1%", 50), limit("1%", 10_000), limit("1%", 10_001), limit("0%", 50), limit("7", 50)] == [
+    assert [
+        limit("1%", 50),
+        limit("1%", 10_000),
+        limit("1%", 10_001),
+        limit("0%", 50),
+        limit("7", 50),
+    ] == [
         10,
         100,
         101,
@@ -242,7 +269,9 @@ def test_on_error_fail_stops_at_the_first_and_does_not_record_it(tmp_path: Path)
 def test_repaired_items_are_retried_on_request(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for name in "ab":
-        (tmp_path / "images" / f"{name}.jpg").write_text("bad" if name == "b" else "one", encoding="utf-8")
+        (tmp_path / "images" / f"{name}.jpg").write_text(
+            "bad" if name == "b" else "one", encoding="utf-8"
+        )
     config = SetConfig(modality="visual", model="fake")
 
     def run(**options: Any) -> Summary:
@@ -263,8 +292,14 @@ def test_other_paths_are_another_plan(tmp_path: Path) -> None:
 
     def run(cell: str, several: Literal["mean"] | None, separator: str | None) -> Summary:
         (tmp_path / "items.tsv").write_text(f"item_id\timage\na\t{cell}\n", encoding="utf-8")
-        config = SetConfig(modality="visual", model="fake", several=several, path_separator=separator)
-        return extract(RunConfig(data=tmp_path, device="cpu"), config, build=lambda model, **_: FakeEncoder("visual"))
+        config = SetConfig(
+            modality="visual", model="fake", several=several, path_separator=separator
+        )
+        return extract(
+            RunConfig(data=tmp_path, device="cpu"),
+            config,
+            build=lambda model, **_: FakeEncoder("visual"),
+        )
 
     for several in (None, "mean"):
         separator = "|" if several else None
@@ -276,7 +311,9 @@ def test_other_paths_are_another_plan(tmp_path: Path) -> None:
         run("one.jpg", "mean", ";")
 
 
-def test_what_is_flushed_is_forced_onto_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_flushed_is_forced_onto_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[int] = []
     flushed: list[int] = []
     finish = FeatureSetWriter.finish
@@ -301,7 +338,9 @@ def test_items_that_have_a_file_by_now_are_retried_on_request(tmp_path: Path) ->
     def run(**options: Any) -> Summary:
         config = SetConfig(modality="visual", model="fake")
         return extract(
-            RunConfig(data=tmp_path, device="cpu", **options), config, build=lambda model, **_: FakeEncoder("visual")
+            RunConfig(data=tmp_path, device="cpu", **options),
+            config,
+            build=lambda model, **_: FakeEncoder("visual"),
         )
 
     assert run().counts.missing == 1
@@ -355,7 +394,9 @@ def test_after_nothing_usable_the_same_command_finds_what_has_come(tmp_path: Pat
             build=lambda model, **_: FakeEncoder("visual"),
         )
 
-    with pytest.raises(DataError, match=r"looked for a column of paths, and for files such as images/a\.jpg"):
+    with pytest.raises(
+        DataError, match=r"looked for a column of paths, and for files such as images/a\.jpg"
+    ):
         run()
     (root / "images").mkdir()
     (root / "images" / "a.jpg").write_text("one", encoding="utf-8")
@@ -366,7 +407,11 @@ def test_no_files_of_the_modality_at_all(tmp_path: Path) -> None:
     root = dataset(tmp_path, {"a": "one"})
     config = SetConfig(modality="audio", model="fake")
     with pytest.raises(DataError, match="audio content"):
-        extract(RunConfig(data=root, device="cpu"), config, build=lambda model, **_: FakeEncoder("audio"))
+        extract(
+            RunConfig(data=root, device="cpu"),
+            config,
+            build=lambda model, **_: FakeEncoder("audio"),
+        )
 
 
 def test_a_limited_set_has_a_name_of_its_own(tmp_path: Path) -> None:
@@ -410,7 +455,9 @@ def test_outside_of_the_main_thread_signals_are_left_alone(tmp_path: Path) -> No
 def test_float16_that_overflows_is_corrupt(tmp_path: Path) -> None:
     root = dataset(tmp_path, {"a": "one", "b": "\u9f98" * 5})
     config = SetConfig(modality="textual", model="fake", store_dtype="float16", batch_size=1)
-    summary = extract(RunConfig(data=root, device="cpu"), config, build=lambda model, **_: FakeEncoder())
+    summary = extract(
+        RunConfig(data=root, device="cpu"), config, build=lambda model, **_: FakeEncoder()
+    )
     assert (summary.counts.ok, summary.counts.corrupt) == (1, 1)
 
 

@@ -31,7 +31,17 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(root: Path, *more: str) -> Any:
-    line = ["extract", "--modality", "textual", "--model", "tfidf-lsa", "--data", str(root), "--source", "interaction"]
+    line = [
+        "extract",
+        "--modality",
+        "textual",
+        "--model",
+        "tfidf-lsa",
+        "--data",
+        str(root),
+        "--source",
+        "interaction",
+    ]
     return CliRunner().invoke(cli, [*line, *more])
 
 
@@ -80,7 +90,10 @@ def test_a_pair_that_occurs_twice_is_refused_with_both_lines(root: Path) -> None
 
 @pytest.mark.parametrize(
     ("table", "message"),
-    [("item_id\ttext\na\tb\n", "no column of users"), ("user_id\ttext\na\tb\n", "no column of item ids")],
+    [
+        ("item_id\ttext\na\tb\n", "no column of users"),
+        ("user_id\ttext\na\tb\n", "no column of item ids"),
+    ],
 )
 def test_a_table_without_users_or_items(tmp_path: Path, table: str, message: str) -> None:
     (tmp_path / "interactions.tsv").write_text(table, encoding="utf-8")
@@ -92,7 +105,14 @@ def test_no_table_or_another_one(root: Path, tmp_path: Path) -> None:
     (root / "reviews.tsv").rename(root / "opinions.tsv")
     with pytest.raises(DataError, match="no table of interactions"):
         load_interactions(root)
-    assert len(load_interactions(root, items_file="opinions.tsv", user_column="user_id", id_column="item_id")) == 4
+    assert (
+        len(
+            load_interactions(
+                root, items_file="opinions.tsv", user_column="user_id", id_column="item_id"
+            )
+        )
+        == 4
+    )
     outside = root.parent / f"{root.name}.tsv"
     outside.write_text("\n".join(ROWS), encoding="utf-8")
     with pytest.raises(UsageError, match="outside"):

@@ -53,7 +53,10 @@ class Letters(Encoder):
 
     def encode(self, batch: Sequence[str]) -> NDArray[np.float32]:
         self.batches.append(len(batch))
-        return np.array([[len(text[:LONGEST]), sum(map(ord, text[:LONGEST]))] for text in batch], dtype=np.float32)
+        return np.array(
+            [[len(text[:LONGEST]), sum(map(ord, text[:LONGEST]))] for text in batch],
+            dtype=np.float32,
+        )
 
     def sort_key(self, loaded: str) -> int:
         return len(loaded)
@@ -66,7 +69,15 @@ def vector(text: str) -> list[float]:
     return [len(text), sum(map(ord, text))]
 
 
-def go(root: Path, encoder: Encoder, modality: str, *, out: str = "out", batch_size: int = 3, **config: Any) -> Summary:
+def go(
+    root: Path,
+    encoder: Encoder,
+    modality: str,
+    *,
+    out: str = "out",
+    batch_size: int = 3,
+    **config: Any,
+) -> Summary:
     settings = SetConfig(modality=modality, model="letters", batch_size=batch_size, **config)  # type: ignore[arg-type]
     run = RunConfig(data=root, out=root / out, device="cpu", workers=2)
     return extract(run, settings, build=lambda model, **options: encoder)
@@ -103,7 +114,9 @@ def test_a_long_text_in_pieces_is_the_mean_of_them(texts: Path) -> None:
     assert present.tolist() == [True, True, False, True]
     assert found[0].tolist() == vector("red dress")
     for row, text in ((1, LONG), (3, "x" * 30)):
-        assert found[row] == pytest.approx(np.mean([vector(piece) for piece in chunks(text)], axis=0))
+        assert found[row] == pytest.approx(
+            np.mean([vector(piece) for piece in chunks(text)], axis=0)
+        )
 
 
 def chunks(text: str) -> list[str]:
@@ -128,10 +141,17 @@ def test_a_long_text_in_pieces_can_keep_every_vector(texts: Path) -> None:
 def test_a_long_text_can_be_an_error(texts: Path) -> None:
     summary = go(texts, Letters(), "textual", long_texts="error")
     assert (summary.counts.ok, summary.counts.missing, summary.counts.corrupt) == (1, 1, 2)
-    assert summary.errors[0] == ("long", "the text is longer than the encoder takes (--long-texts error)")
+    assert summary.errors[0] == (
+        "long",
+        "the text is longer than the encoder takes (--long-texts error)",
+    )
 
 
-@given(st.text(st.characters(codec="utf-8"), min_size=2).map(str.strip).filter(lambda text: len(text) > 1))
+@given(
+    st.text(st.characters(codec="utf-8"), min_size=2)
+    .map(str.strip)
+    .filter(lambda text: len(text) > 1)
+)
 def test_halves_hold_the_whole_text(text: str) -> None:
     halves = in_halves(text)
     if halves is not None:
@@ -143,7 +163,9 @@ def test_means() -> None:
     two = np.array([[3.0, 0.0], [0.0, 4.0]], dtype=np.float32)
     assert mean_vector(two, unit=False).tolist() == [1.5, 2.0]
     assert mean_vector(two, unit=True).tolist() == pytest.approx([0.6, 0.8])
-    assert mean_vector(np.array([[1.0, 0.0], [-1.0, 0.0]], dtype=np.float32), unit=True).tolist() == [0.0, 0.0]
+    assert mean_vector(
+        np.array([[1.0, 0.0], [-1.0, 0.0]], dtype=np.float32), unit=True
+    ).tolist() == [0.0, 0.0]
     assert mean_vector(two[:1], unit=True) is not None
 
 
@@ -190,7 +212,9 @@ def test_every_vector_of_several_files(pictures: Path) -> None:
     summary = go(pictures, Letters("visual"), "visual", several="ragged", path_separator="|")
     with FeatureSet(summary.path) as features:
         found = features.ragged(["three", "one", "absent"])
-    assert found[0] is not None and found[0].tolist() == [vector(name) for name in ("first", "third", "second")]
+    assert found[0] is not None and found[0].tolist() == [
+        vector(name) for name in ("first", "third", "second")
+    ]
     assert found[1] is not None and len(found[1]) == 1
     assert found[2] is None
 
@@ -198,7 +222,14 @@ def test_every_vector_of_several_files(pictures: Path) -> None:
 @pytest.mark.parametrize("several", ["mean", "ragged"])
 def test_the_size_of_batches_changes_no_vector(pictures: Path, several: str) -> None:
     digests = {
-        go(pictures, Letters("visual"), "visual", out=f"out-{size}", batch_size=size, several=several).digest
+        go(
+            pictures,
+            Letters("visual"),
+            "visual",
+            out=f"out-{size}",
+            batch_size=size,
+            several=several,
+        ).digest
         for size in (1, 2, 64)
     }
     assert len(digests) == 1
@@ -216,9 +247,15 @@ def test_a_ragged_encoder_of_wrong_shape(texts: Path) -> None:
         result: Any = None
 
         def encode(self, batch: Sequence[str]) -> Any:
-            return [np.zeros((0, 2), np.float32) for _ in batch] if self.result is None else self.result
+            return (
+                [np.zeros((0, 2), np.float32) for _ in batch]
+                if self.result is None
+                else self.result
+            )
 
-    with pytest.raises(EncoderError, match=r"an array of shape \(0, 2\) \(expected 3 of shape \(k, 2\)"):
+    with pytest.raises(
+        EncoderError, match=r"an array of shape \(0, 2\) \(expected 3 of shape \(k, 2\)"
+    ):
         go(texts, Patches(), "textual")
     wrong = Patches()
     wrong.result = [np.zeros((1, 2), np.float32)]
@@ -234,7 +271,10 @@ def test_a_ragged_encoder(texts: Path) -> None:
 
         def encode(self, batch: Sequence[str]) -> Any:
             return [
-                np.full((len(text), 2), np.nan if text.startswith("x") else ord(text[0]), np.float32) for text in batch
+                np.full(
+                    (len(text), 2), np.nan if text.startswith("x") else ord(text[0]), np.float32
+                )
+                for text in batch
             ]
 
     summary = go(texts, Patches(), "textual")
@@ -264,7 +304,16 @@ def test_the_command_line_averages_several_pictures(tmp_path: Path) -> None:
         Image.new("RGB", (40, 40), colour).save(tmp_path / "images" / "a" / f"{colour}.png")
     Image.new("RGB", (40, 40), "red").save(tmp_path / "images" / "b.png")
     (tmp_path / "items.tsv").write_text("item_id\na\nb\n", encoding="utf-8")
-    line = ["extract", "--modality", "visual", "--model", "colour-hog", "--data", str(tmp_path), "--several"]
+    line = [
+        "extract",
+        "--modality",
+        "visual",
+        "--model",
+        "colour-hog",
+        "--data",
+        str(tmp_path),
+        "--several",
+    ]
     result = CliRunner().invoke(cli, [*line, "ragged"])
     assert result.exit_code == 0, result.stderr
     assert CliRunner().invoke(cli, [*line, "mean"]).exit_code == 0

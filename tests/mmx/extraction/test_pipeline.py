@@ -43,7 +43,9 @@ class Concurrent(Encoder):
     modalities = frozenset({"textual"})
     concurrent = True
 
-    def __init__(self, *, room: int = 1000, error: type[BaseException] = MemoryError, pad: bool = False) -> None:
+    def __init__(
+        self, *, room: int = 1000, error: type[BaseException] = MemoryError, pad: bool = False
+    ) -> None:
         self.spec = EncoderSpec(
             name="fake", modality="textual", backend="test", model_id="fake", dim=2, layer="only", pooling="none",
             preprocessing={}, weights="none", weights_sha256=None, licence=None, precision="fp32",
@@ -81,18 +83,24 @@ class Concurrent(Encoder):
 
 def texts(root: Path, n: int = 500, **special: str) -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    rows = [f"i{k:04d}\t{'x' * (k * 7 % 23 + 1)}" for k in range(n)] + [f"{k}\t{v}" for k, v in special.items()]
+    rows = [f"i{k:04d}\t{'x' * (k * 7 % 23 + 1)}" for k in range(n)] + [
+        f"{k}\t{v}" for k, v in special.items()
+    ]
     (root / "items.tsv").write_text("item_id\ttitle\n" + "\n".join(rows) + "\n", encoding="utf-8")
     return root
 
 
 def go(root: Path, encoder: Encoder, *, batch_size: int = 8, **run: Any) -> Summary:
     config = SetConfig(modality="textual", model="fake", batch_size=batch_size)
-    return extract(RunConfig(data=root, device="cpu", **run), config, build=lambda model, **options: encoder)
+    return extract(
+        RunConfig(data=root, device="cpu", **run), config, build=lambda model, **options: encoder
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_forward_passes_run_in_the_worker_threads_and_change_nothing(tmp_path: Path, workers: int) -> None:
+def test_forward_passes_run_in_the_worker_threads_and_change_nothing(
+    tmp_path: Path, workers: int
+) -> None:
     root = texts(tmp_path)
     inline = Concurrent()
     inline.concurrent = False  # type: ignore[misc]
@@ -105,7 +113,9 @@ def test_forward_passes_run_in_the_worker_threads_and_change_nothing(tmp_path: P
 
 
 @pytest.mark.parametrize("error", [MemoryError, torch.OutOfMemoryError, RuntimeError])
-def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path: Path, error: type[BaseException]) -> None:
+def test_out_of_memory_halves_the_batch_and_goes_on(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
     root = texts(tmp_path)
     expected = go(root, Concurrent(), out=tmp_path / "a")
     encoder = Concurrent(room=3, error=error)
@@ -144,7 +154,9 @@ class OfOneDevice(Concurrent):
 
 
 @pytest.mark.parametrize("batch_size", [1, 32])
-def test_a_pass_fails_for_what_others_have_of_the_memory_and_not_for_its_items(tmp_path: Path, batch_size: int) -> None:
+def test_a_pass_fails_for_what_others_have_of_the_memory_and_not_for_its_items(
+    tmp_path: Path, batch_size: int
+) -> None:
     root = texts(tmp_path, 200)
     encoder = OfOneDevice(batch_size)
     summary = go(root, encoder, batch_size=batch_size, workers=2)
@@ -152,7 +164,9 @@ def test_a_pass_fails_for_what_others_have_of_the_memory_and_not_for_its_items(t
     assert summary.stages.batch_size == max(1, batch_size // 2)  # two passes of it fit
 
 
-def test_on_a_gpu_the_threads_that_load_do_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_the_threads_that_load_do_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(plan, "resolve_device", lambda device: "cuda")
     encoder = Concurrent()
     summary = go(texts(tmp_path), encoder, workers=1)
@@ -162,7 +176,9 @@ def test_on_a_gpu_the_threads_that_load_do_nothing_else(tmp_path: Path, monkeypa
     assert all(name.startswith("mmx-encode") for name in encoder.threads)
 
 
-def test_other_errors_of_a_forward_pass_come_through_and_what_was_done_is_kept(tmp_path: Path) -> None:
+def test_other_errors_of_a_forward_pass_come_through_and_what_was_done_is_kept(
+    tmp_path: Path,
+) -> None:
     root = texts(tmp_path)
     encoder = Concurrent()
     encoder.fail_at = 40
@@ -170,7 +186,9 @@ def test_other_errors_of_a_forward_pass_come_through_and_what_was_done_is_kept(t
         go(root, encoder, workers=2)
     again = Concurrent()
     go(root, again)
-    assert sum(again.batches) <= 500 - 8 * 37  # two workers: at most two batches beside the one that failed
+    assert (
+        sum(again.batches) <= 500 - 8 * 37
+    )  # two workers: at most two batches beside the one that failed
 
 
 def test_an_interruption_keeps_the_batches_under_way(tmp_path: Path) -> None:
@@ -229,7 +247,8 @@ def test_the_bottleneck_is_what_was_waited_for() -> None:
     assert stages.bottleneck() == "device (80%)"
 
 
-# ---------------------------------------------------------------------------------------------- real encoders
+# ----------------------------------------------------------------------------------------------
+# real encoders
 
 
 @pytest.fixture(scope="module")
@@ -241,11 +260,15 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = rng.integers(0, 256, (40 + k, 60, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((300, 240)).save(root / "images" / f"{k:02d}.jpg")
     (root / "images" / "09.jpg").write_bytes(b"no picture")
-    (root / "items.tsv").write_text("item_id\n" + "".join(f"{k:02d}\n" for k in range(22)), encoding="utf-8")
+    (root / "items.tsv").write_text(
+        "item_id\n" + "".join(f"{k:02d}\n" for k in range(22)), encoding="utf-8"
+    )
     return root
 
 
-def pictures(root: Path, out: Path, *, batch_size: int | None = 8, model: str = "resnet18", **run: Any) -> Summary:
+def pictures(
+    root: Path, out: Path, *, batch_size: int | None = 8, model: str = "resnet18", **run: Any
+) -> Summary:
     config = SetConfig(modality="visual", model=model, weights="random", batch_size=batch_size)
     return extract(RunConfig(data=root, out=out, device="cpu", **run), config)
 
@@ -255,8 +278,13 @@ def features_of(summary: Summary) -> NDArray[np.float32]:
         return features.matrix(features.ids[features.status == Status.OK])[0]
 
 
-def test_a_network_gives_the_same_bits_whatever_the_number_of_workers(catalogue: Path, tmp_path: Path) -> None:
-    digests = {pictures(catalogue, tmp_path / str(workers), workers=workers).digest for workers in (1, 2, 3)}
+def test_a_network_gives_the_same_bits_whatever_the_number_of_workers(
+    catalogue: Path, tmp_path: Path
+) -> None:
+    digests = {
+        pictures(catalogue, tmp_path / str(workers), workers=workers).digest
+        for workers in (1, 2, 3)
+    }
     assert len(digests) == 1
 
 
@@ -273,7 +301,9 @@ def test_the_order_of_the_items_changes_no_vector(catalogue: Path, tmp_path: Pat
     shuffled.mkdir()
     (shuffled / "images").symlink_to(catalogue / "images")
     ids = [f"{k:02d}" for k in np.random.default_rng(1).permutation(22)]
-    (shuffled / "items.tsv").write_text("item_id\timage\n" + "".join(f"{i}\t\n" for i in ids), encoding="utf-8")
+    (shuffled / "items.tsv").write_text(
+        "item_id\timage\n" + "".join(f"{i}\t\n" for i in ids), encoding="utf-8"
+    )
     (shuffled / "images").unlink()
     (shuffled / "images").mkdir()
     for path in (catalogue / "images").iterdir():
@@ -281,14 +311,18 @@ def test_the_order_of_the_items_changes_no_vector(catalogue: Path, tmp_path: Pat
     other = pictures(shuffled, tmp_path / "b")
     wanted = [f"{k:02d}" for k in range(21) if k != 9]
     with FeatureSet(forward.path) as a, FeatureSet(other.path) as b:
-        assert np.array_equal(a.matrix(wanted)[0], b.matrix(wanted)[0])  # batches are padded to one size
+        assert np.array_equal(
+            a.matrix(wanted)[0], b.matrix(wanted)[0]
+        )  # batches are padded to one size
 
 
 def test_the_kernel_of_linear_layers_is_part_of_the_plan(catalogue: Path, tmp_path: Path) -> None:
     with FeatureSet(pictures(catalogue, tmp_path).path) as features:
         assert features.provenance["linear"] in ("onednn", "torch")
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu")
-    with FeatureSet(extract(run, SetConfig(modality="visual", model="colour-hog")).path) as features:
+    with FeatureSet(
+        extract(run, SetConfig(modality="visual", model="colour-hog")).path
+    ) as features:
         assert "linear" not in features.provenance
 
 
@@ -322,7 +356,9 @@ def stops_at(batch: int) -> Callable[..., Encoder]:
     return build
 
 
-def test_a_set_goes_on_with_the_kernel_it_was_begun_with(catalogue: Path, tmp_path: Path, faster: list[str]) -> None:
+def test_a_set_goes_on_with_the_kernel_it_was_begun_with(
+    catalogue: Path, tmp_path: Path, faster: list[str]
+) -> None:
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu", workers=1)
     config = SetConfig(modality="visual", model="resnet18", weights="random", batch_size=8)
     with pytest.raises(ZeroDivisionError):
@@ -336,14 +372,19 @@ def test_a_set_goes_on_with_the_kernel_it_was_begun_with(catalogue: Path, tmp_pa
 
 
 def test_a_finished_set_outlives_an_upgrade(
-    catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    catalogue: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu")
     config = SetConfig(modality="visual", model="colour-hog")
     with pytest.raises(ZeroDivisionError):
         extract(run, config, build=stops_at(1))
     monkeypatch.setattr("mmx.__version__", "99.0")
-    with pytest.raises(ProvenanceMismatch, match=r"tool\.version"):  # never the vectors of two versions in one set
+    with pytest.raises(
+        ProvenanceMismatch, match=r"tool\.version"
+    ):  # never the vectors of two versions in one set
         extract(run, config)
     digest = extract(run.model_copy(update={"restart": True}), config).digest
     monkeypatch.setattr("mmx.__version__", "100.0")
@@ -360,10 +401,13 @@ def test_a_finished_set_outlives_an_upgrade(
     assert not extract(run.model_copy(update={"restart": True}), config).already_complete
 
 
-def test_sets_that_are_made_together_have_one_kernel(catalogue: Path, tmp_path: Path, faster: list[str]) -> None:
+def test_sets_that_are_made_together_have_one_kernel(
+    catalogue: Path, tmp_path: Path, faster: list[str]
+) -> None:
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu", workers=1)
     begun, new = (
-        SetConfig(modality="visual", model=model, weights="random", batch_size=8) for model in ("resnet18", "resnet34")
+        SetConfig(modality="visual", model=model, weights="random", batch_size=8)
+        for model in ("resnet18", "resnet34")
     )
     with pytest.raises(ZeroDivisionError):
         extract(run, begun, build=stops_at(2))
@@ -440,12 +484,15 @@ def test_folded_batch_norms_change_roundings_only() -> None:
     compute.prepared(network, torch.device("cpu"), request.precision)
     assert any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
     compute.prepared(network, torch.device("cpu"), "bf16")
-    assert not any(node.target.endswith("bn1") for node in network.graph.nodes if node.op == "call_module")
+    assert not any(
+        node.target.endswith("bn1") for node in network.graph.nodes if node.op == "call_module"
+    )
     with torch.inference_mode():
         assert (network(x) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-# ---------------------------------------------------------------------------------------------- together
+# ----------------------------------------------------------------------------------------------
+# together
 
 
 def test_sets_of_the_same_pictures_are_made_together_and_equal_those_made_alone(
@@ -466,7 +513,9 @@ def test_sets_of_the_same_pictures_are_made_together_and_equal_those_made_alone(
     ]
     together = extract_together(run, configs)
     assert set(decoded.values()) == {1}
-    alone = [extract(run.model_copy(update={"out": tmp_path / "alone"}), config) for config in configs]
+    alone = [
+        extract(run.model_copy(update={"out": tmp_path / "alone"}), config) for config in configs
+    ]
     assert [s.digest for s in together] == [s.digest for s in alone]
     assert set(decoded.values()) == {3}
     assert [s.name for s in together] == ["resnet18-random", "colour-hog"]
@@ -474,7 +523,9 @@ def test_sets_of_the_same_pictures_are_made_together_and_equal_those_made_alone(
     assert [s.already_complete for s in extract_together(run, configs)] == [True, True]
 
 
-def test_a_set_that_is_complete_does_not_keep_the_other_from_being_made(catalogue: Path, tmp_path: Path) -> None:
+def test_a_set_that_is_complete_does_not_keep_the_other_from_being_made(
+    catalogue: Path, tmp_path: Path
+) -> None:
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu")
     hog, net = (
         SetConfig(modality="visual", model="colour-hog", batch_size=8),
@@ -530,7 +581,9 @@ def test_decoded_contents_are_remembered_only_while_they_are_shared() -> None:
     assert len(calls) == 6
 
 
-def test_too_many_failures_stop_all_sets_that_are_made_together(catalogue: Path, tmp_path: Path) -> None:
+def test_too_many_failures_stop_all_sets_that_are_made_together(
+    catalogue: Path, tmp_path: Path
+) -> None:
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu", max_failures="0")
     configs = [
         SetConfig(modality="visual", model="colour-hog", batch_size=8, name="one"),
@@ -541,7 +594,8 @@ def test_too_many_failures_stop_all_sets_that_are_made_together(catalogue: Path,
     assert create("colour-hog", modality="visual").concurrent is False
 
 
-# ---------------------------------------------------------------------------------------------- memory
+# ----------------------------------------------------------------------------------------------
+# memory
 
 
 class Bulky(Concurrent):
@@ -557,7 +611,9 @@ class Bulky(Concurrent):
         self.most = 0
 
     def load(self, content: str | Path) -> Any:
-        array = np.zeros(256 * len(Path(content).read_text(encoding="utf-8")), dtype=np.float32).view(Counted)
+        array = np.zeros(
+            256 * len(Path(content).read_text(encoding="utf-8")), dtype=np.float32
+        ).view(Counted)
         with self.lock:
             self.alive.add(array)
             self.most = max(self.most, len(self.alive))

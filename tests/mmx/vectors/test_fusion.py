@@ -23,7 +23,9 @@ RNG = np.random.default_rng(4)
 
 def made(root: Path, modality: str, name: str, rows: dict[str, Any], dim: int = 3) -> Path:
     path = root / modality / f"{name}.h5"
-    with FeatureSetWriter(path, modality=modality, dim=dim, ids=list(rows), provenance={"extractor": name}) as writer:
+    with FeatureSetWriter(
+        path, modality=modality, dim=dim, ids=list(rows), provenance={"extractor": name}
+    ) as writer:
         for row, vector in enumerate(rows.values()):
             if vector is None:
                 writer.mark_missing([row])
@@ -35,13 +37,29 @@ def made(root: Path, modality: str, name: str, rows: dict[str, Any], dim: int = 
     return path
 
 
-VECTORS: dict[str, NDArray[np.float32]] = {key: RNG.normal(size=3).astype(np.float32) for key in "abcdefgh"}
+VECTORS: dict[str, NDArray[np.float32]] = {
+    key: RNG.normal(size=3).astype(np.float32) for key in "abcdefgh"
+}
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> list[Path]:
-    first = {"1": VECTORS["a"], "2": VECTORS["b"], "3": None, "4": "broken", "5": VECTORS["c"], "6": VECTORS["d"]}
-    second = {"6": VECTORS["e"], "4": VECTORS["f"], "2": VECTORS["g"], "1": VECTORS["h"], "5": "cut", "7": VECTORS["a"]}
+    first = {
+        "1": VECTORS["a"],
+        "2": VECTORS["b"],
+        "3": None,
+        "4": "broken",
+        "5": VECTORS["c"],
+        "6": VECTORS["d"],
+    }
+    second = {
+        "6": VECTORS["e"],
+        "4": VECTORS["f"],
+        "2": VECTORS["g"],
+        "1": VECTORS["h"],
+        "5": "cut",
+        "7": VECTORS["a"],
+    }
     return [made(tmp_path, "visual", "one", first), made(tmp_path, "textual", "two", second)]
 
 
@@ -79,7 +97,9 @@ def test_widths_and_lengths(widths: list[int], unit: bool) -> None:
 
 
 def test_a_vector_of_zeros_stays_one() -> None:
-    assert np.array_equal(fuse_vectors([np.zeros((1, 2)), np.ones((1, 2))], "mul", unit=True), np.zeros((1, 2)))
+    assert np.array_equal(
+        fuse_vectors([np.zeros((1, 2)), np.ones((1, 2))], "mul", unit=True), np.zeros((1, 2))
+    )
 
 
 def test_widths_that_differ(pair: list[Path], tmp_path: Path) -> None:
@@ -91,11 +111,19 @@ def test_widths_that_differ(pair: list[Path], tmp_path: Path) -> None:
 
 def test_several_vectors_per_item_or_another_source(pair: list[Path], tmp_path: Path) -> None:
     ragged, reviews = tmp_path / "visual" / "patches.h5", tmp_path / "textual" / "reviews.h5"
-    with FeatureSetWriter(ragged, modality="visual", dim=3, ids=["1"], layout="ragged", provenance={}) as writer:
+    with FeatureSetWriter(
+        ragged, modality="visual", dim=3, ids=["1"], layout="ragged", provenance={}
+    ) as writer:
         writer.write_ragged([0], [np.ones((2, 3))])
         writer.finish()
     with FeatureSetWriter(
-        reviews, modality="textual", dim=3, user_ids=["u"], item_ids=["1"], source="interaction", provenance={}
+        reviews,
+        modality="textual",
+        dim=3,
+        user_ids=["u"],
+        item_ids=["1"],
+        source="interaction",
+        provenance={},
     ) as writer:
         writer.write([0], np.ones((1, 3)))
         writer.finish()
@@ -128,14 +156,22 @@ def test_a_set_is_not_replaced_by_what_is_made_of_it(pair: list[Path], tmp_path:
 def test_a_product_that_float32_cannot_hold_is_corrupt(tmp_path: Path) -> None:
     rows = {"1": np.full(3, 1e30, np.float32), "2": VECTORS["a"]}
     done = fuse(
-        [made(tmp_path, "visual", name, rows) for name in "ab"], tmp_path, how="mul", name="m", modality="visual"
+        [made(tmp_path, "visual", name, rows) for name in "ab"],
+        tmp_path,
+        how="mul",
+        name="m",
+        modality="visual",
     )
     assert (done.ok, done.corrupt) == (1, 1)
 
 
-def test_the_modality_is_that_of_the_sets_wherever_their_files_lie(pair: list[Path], tmp_path: Path) -> None:
+def test_the_modality_is_that_of_the_sets_wherever_their_files_lie(
+    pair: list[Path], tmp_path: Path
+) -> None:
     (tmp_path / "elsewhere").mkdir()
     copies = [str(path.rename(tmp_path / "elsewhere" / path.name)) for path in pair]
     for sets, expected in ((copies, "fused"), ([copies[0], copies[0]], "visual")):
-        done = CliRunner().invoke(cli, ["fuse", *sets, "--store", str(tmp_path), "--name", "new", "-q"])
+        done = CliRunner().invoke(
+            cli, ["fuse", *sets, "--store", str(tmp_path), "--name", "new", "-q"]
+        )
         assert done.stdout.split() == [(tmp_path / expected / "new.h5").as_posix()]

@@ -37,17 +37,21 @@ def lines(path: Path, *text: str) -> Path:
 
 
 def take_in(format_name: str, source: Source, root: Path, **options: Any) -> Imported:
-    return import_features(format_name, source, root / "features", modality="visual", name="set", **options)
+    return import_features(
+        format_name, source, root / "features", modality="visual", name="set", **options
+    )
 
 
 def npy(root: Path, array: Any, ids: list[str] | None = None, **options: Any) -> FeatureSet:
     source = Source(
-        save(root / "m.npy", array), lines(root / "ids.txt", *(ids or [f"i{r}" for r in range(len(array))]))
+        save(root / "m.npy", array),
+        lines(root / "ids.txt", *(ids or [f"i{r}" for r in range(len(array))])),
     )
     return FeatureSet(take_in("npy", source, root, **options).path)
 
 
-# ------------------------------------------------------------------------------------------------ ids
+# ------------------------------------------------------------------------------------------------
+# ids
 
 
 def test_one_id_per_line_and_ids_stay_text(tmp_path: Path) -> None:
@@ -150,14 +154,17 @@ def test_ids_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("header", [["user_id\titem_id"], []])
-def test_row_numbers_are_ids_only_where_the_dataset_has_exactly_these(tmp_path: Path, header: list[str]) -> None:
+def test_row_numbers_are_ids_only_where_the_dataset_has_exactly_these(
+    tmp_path: Path, header: list[str]
+) -> None:
     lines(tmp_path / "train.tsv", *header, "u\t0", "u\t2")
     lines(tmp_path / "test.tsv", *header, "v\t1")
     found = ids_from_dataset(tmp_path, 3, matrix="m.npy")
     assert found.ids == ["0", "1", "2"]
     assert "exactly 0 … 2" in found.notes[0]
     with pytest.raises(
-        DataError, match=r"3 item ids in test.tsv, train.tsv of .* are not exactly 0 … 3 \(it lacks '3'\)"
+        DataError,
+        match=r"3 item ids in test.tsv, train.tsv of .* are not exactly 0 … 3 \(it lacks '3'\)",
     ):
         ids_from_dataset(tmp_path, 4, matrix="m.npy")
     with pytest.raises(DataError, match=r"\(it has '2'\).*--ids FILE"):
@@ -182,11 +189,14 @@ def test_the_ids_of_a_dataset_that_has_a_written_split_alone(tmp_path: Path) -> 
     split = tmp_path / "splits" / "mmrec"
     split.mkdir(parents=True)
     for part, items in {"train": "01", "valid": "2", "test": "13"}.items():
-        (split / f"{part}.tsv").write_text("user_id\titem_id\n" + "".join(f"u\t{item}\n" for item in items))
+        (split / f"{part}.tsv").write_text(
+            "user_id\titem_id\n" + "".join(f"u\t{item}\n" for item in items)
+        )
     assert ids_from_dataset(tmp_path, 4, matrix="m.npy").ids == ["0", "1", "2", "3"]
 
 
-# ------------------------------------------------------------------------------------------------ npy
+# ------------------------------------------------------------------------------------------------
+# npy
 
 
 def test_npy_keeps_ids_order_and_numbers(tmp_path: Path) -> None:
@@ -212,7 +222,9 @@ def test_the_provenance_says_where_the_vectors_are_from(tmp_path: Path) -> None:
     assert str(tmp_path) not in str(provenance)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint16", "int64", ">f4"])
+@pytest.mark.parametrize(
+    "dtype", ["float16", "float32", "float64", "int8", "uint16", "int64", ">f4"]
+)
 def test_every_real_number_type_becomes_float32(tmp_path: Path, dtype: str) -> None:
     array = np.array([[1, 2], [3, 100]]).astype(dtype)
     features = npy(tmp_path, array)
@@ -238,10 +250,15 @@ def test_float16_can_be_asked_for(tmp_path: Path) -> None:
         (np.array([[2**24 + 1]]), r"whole numbers that float32 would change"),
         (np.array([[1e300]]), r"holds 1e\+300, more than float32 can"),
         (np.array([[np.inf, 0.0], [1.0, 2.0]]), r"1 of 2 rows hold infinity \(row 0 = 'i0'\)"),
-        (np.array([[np.nan, 0.0], [1.0, 2.0]]), r"1 of 2 rows hold NaN \(row 0 = 'i0'\).*--nan-is-missing"),
+        (
+            np.array([[np.nan, 0.0], [1.0, 2.0]]),
+            r"1 of 2 rows hold NaN \(row 0 = 'i0'\).*--nan-is-missing",
+        ),
     ],
 )
-def test_arrays_that_are_refused_leave_nothing_behind(tmp_path: Path, array: Any, message: str) -> None:
+def test_arrays_that_are_refused_leave_nothing_behind(
+    tmp_path: Path, array: Any, message: str
+) -> None:
     with pytest.raises(DataError, match=message):
         npy(tmp_path, array)
     assert not (tmp_path / "features").exists()
@@ -294,7 +311,8 @@ def test_an_id_that_no_store_can_hold(tmp_path: Path) -> None:
         npy(tmp_path, MATRIX[:1], ["a\0b"])
 
 
-# ------------------------------------------------------------------------------------------------ policies
+# ------------------------------------------------------------------------------------------------
+# policies
 
 
 def test_nan_rows_are_missing_when_said_so(tmp_path: Path) -> None:
@@ -302,12 +320,20 @@ def test_nan_rows_are_missing_when_said_so(tmp_path: Path) -> None:
     array[1] = np.nan
     array[3, 0] = np.nan
     features = npy(tmp_path, array, IDS, nan_is_missing=True)
-    assert features.status.tolist() == [Status.OK, Status.MISSING, Status.OK, Status.MISSING, Status.OK]
+    assert features.status.tolist() == [
+        Status.OK,
+        Status.MISSING,
+        Status.OK,
+        Status.MISSING,
+        Status.OK,
+    ]
     assert features.verify() == []
 
 
 @pytest.mark.parametrize("zero_is_missing", [False, True])
-def test_zero_rows_stay_vectors_unless_said_otherwise(tmp_path: Path, zero_is_missing: bool) -> None:
+def test_zero_rows_stay_vectors_unless_said_otherwise(
+    tmp_path: Path, zero_is_missing: bool
+) -> None:
     array = MATRIX.copy()
     array[2] = 0.0
     features = npy(tmp_path, array, IDS, zero_is_missing=zero_is_missing)
@@ -330,10 +356,14 @@ def test_what_was_guessed_or_dropped_is_said(tmp_path: Path) -> None:
     progress = Listening()
     npy(tmp_path, array, nan_is_missing=True, progress=progress)
     assert progress.said[0] == "1 rows with NaN are stored as missing"
-    assert progress.said[1].startswith("5 rows are all zeros (row 0 = 'i0', row 1 = 'i1', row 2 = 'i2', …) and stay")
+    assert progress.said[1].startswith(
+        "5 rows are all zeros (row 0 = 'i0', row 1 = 'i1', row 2 = 'i2', …) and stay"
+    )
 
 
-def test_blocks_of_one_row_give_the_same_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_of_one_row_give_the_same_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     array = np.random.default_rng(0).normal(size=(50, 4))
     array[7] = np.nan
     (tmp_path / "whole").mkdir()
@@ -377,7 +407,8 @@ def test_an_interrupted_import_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(FeatureSet(done.path).matrix(IDS)[0], MATRIX)
 
 
-# ------------------------------------------------------------------------------------------------ folders of npy
+# ------------------------------------------------------------------------------------------------
+# folders of npy
 
 
 def test_a_folder_of_npy_takes_ids_from_names_without_the_last_suffix(tmp_path: Path) -> None:
@@ -394,7 +425,10 @@ def test_a_folder_of_npy_takes_ids_from_names_without_the_last_suffix(tmp_path: 
         f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n"
         for name in ("a.npy.npy", "a.v1.npy", "a.v2.npy")
     )
-    assert features.provenance["importer"]["file_sha256"] == hashlib.sha256(listing.encode()).hexdigest()
+    assert (
+        features.provenance["importer"]["file_sha256"]
+        == hashlib.sha256(listing.encode()).hexdigest()
+    )
 
 
 def test_vectors_of_a_folder_must_be_alike(tmp_path: Path) -> None:
@@ -405,7 +439,9 @@ def test_vectors_of_a_folder_must_be_alike(tmp_path: Path) -> None:
     save(folder / "a.npy", MATRIX[0])
     for wrong in (MATRIX[0, :2], MATRIX[:2], MATRIX[0].astype(np.float64)):
         save(folder / "b.npy", wrong)
-        with pytest.raises(DataError, match=r"b\.npy: .*expected one vector like that of the first file"):
+        with pytest.raises(
+            DataError, match=r"b\.npy: .*expected one vector like that of the first file"
+        ):
             take_in("npy-folder", Source(folder), tmp_path)
     with pytest.raises(DataError, match="no such folder"):
         take_in("npy-folder", Source(folder / "a.npy"), tmp_path)
@@ -420,7 +456,9 @@ def test_vectors_of_a_folder_must_be_alike(tmp_path: Path) -> None:
         (["x\ta.npy", "y\ta.npy"], "names 1 of the 2 files"),
     ],
 )
-def test_a_mapping_of_files_must_name_each_once(tmp_path: Path, content: list[str], message: str) -> None:
+def test_a_mapping_of_files_must_name_each_once(
+    tmp_path: Path, content: list[str], message: str
+) -> None:
     folder = tmp_path / "vectors"
     folder.mkdir()
     for name in ("a", "b"):
@@ -429,7 +467,8 @@ def test_a_mapping_of_files_must_name_each_once(tmp_path: Path, content: list[st
         take_in("npy-folder", Source(folder, lines(tmp_path / "map.tsv", *content)), tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ parquet
+# ------------------------------------------------------------------------------------------------
+# parquet
 
 
 def parquet(path: Path, **columns: Any) -> Path:
@@ -442,7 +481,9 @@ def parquet(path: Path, **columns: Any) -> Path:
 
 def test_parquet_with_a_list_column_and_null_vectors(tmp_path: Path) -> None:
     vectors = [row.tolist() for row in MATRIX]
-    path = parquet(tmp_path / "p.parquet", item_id=IDS, title=["t"] * 5, emb=[vectors[0], None, *vectors[2:]])
+    path = parquet(
+        tmp_path / "p.parquet", item_id=IDS, title=["t"] * 5, emb=[vectors[0], None, *vectors[2:]]
+    )
     features = FeatureSet(take_in("parquet", Source(path), tmp_path).path)
     assert features.ids.tolist() == IDS
     assert features.status.tolist() == [1, 2, 1, 1, 1]
@@ -462,7 +503,11 @@ def test_parquet_in_several_row_groups_and_fixed_size_lists(tmp_path: Path) -> N
     from pyarrow import parquet as pq
 
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(MATRIX.ravel()), 3)
-    pq.write_table(pa.table({"id": pa.array([1, 2, 3, 4, 5]), "v": vectors}), tmp_path / "p.parquet", row_group_size=2)
+    pq.write_table(
+        pa.table({"id": pa.array([1, 2, 3, 4, 5]), "v": vectors}),
+        tmp_path / "p.parquet",
+        row_group_size=2,
+    )
     features = FeatureSet(take_in("parquet", Source(tmp_path / "p.parquet"), tmp_path).path)
     np.testing.assert_array_equal(features.matrix(["5", "1"])[0], MATRIX[[4, 0]])
 
@@ -470,10 +515,20 @@ def test_parquet_in_several_row_groups_and_fixed_size_lists(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("columns", "options", "error", "message"),
     [
-        ({"x": ["a"], "v": [[1.0]]}, {}, UsageError, r"which column holds the ids\? --id-column NAME \(got x, v\)"),
+        (
+            {"x": ["a"], "v": [[1.0]]},
+            {},
+            UsageError,
+            r"which column holds the ids\? --id-column NAME \(got x, v\)",
+        ),
         ({"id": ["a"], "v": [[1.0]]}, {"id_column": "key"}, UsageError, "no single column 'key'"),
         ({"id": ["a", None], "v": [[1.0], [1.0]]}, {}, DataError, "row 1 has no id"),
-        ({"id": ["a", "b"], "v": [[1.0], [1.0, 2.0]]}, {}, DataError, r"2 different lengths \[1, 2\]"),
+        (
+            {"id": ["a", "b"], "v": [[1.0], [1.0, 2.0]]},
+            {},
+            DataError,
+            r"2 different lengths \[1, 2\]",
+        ),
         ({"id": ["a"], "v": [["x"]]}, {}, DataError, "holds string"),
         ({"id": ["a"], "v": [[1.0]], "w": [[1.0]]}, {}, UsageError, "several list columns"),
         ({"id": ["a"], "t": ["x"]}, {}, DataError, "no list column and no numeric columns"),
@@ -484,7 +539,11 @@ def test_parquet_in_several_row_groups_and_fixed_size_lists(tmp_path: Path) -> N
     ],
 )
 def test_parquet_files_that_are_refused(
-    tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], error: type[Exception], message: str
+    tmp_path: Path,
+    columns: dict[str, Any],
+    options: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
     path = parquet(tmp_path / "p.parquet", **columns)
     with pytest.raises(error, match=message):
@@ -504,7 +563,8 @@ def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:
         take_in("parquet", Source(lines(tmp_path / "p.parquet", "x")), tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ safetensors
+# ------------------------------------------------------------------------------------------------
+# safetensors
 
 
 def test_safetensors_with_several_tensors_and_bfloat16(tmp_path: Path) -> None:
@@ -513,12 +573,16 @@ def test_safetensors_with_several_tensors_and_bfloat16(tmp_path: Path) -> None:
 
     path, ids = tmp_path / "t.safetensors", lines(tmp_path / "ids.txt", *IDS)
     save_file({"visual": torch.tensor(MATRIX).bfloat16(), "bias": torch.zeros(3)}, path)
-    with pytest.raises(UsageError, match=r"2 tensors \(bias, visual\); choose one with --tensor NAME"):
+    with pytest.raises(
+        UsageError, match=r"2 tensors \(bias, visual\); choose one with --tensor NAME"
+    ):
         take_in("safetensors", Source(path, ids), tmp_path)
     with pytest.raises(UsageError, match="no tensor 'audio'"):
         take_in("safetensors", Source(path, ids, tensor="audio"), tmp_path)
     features = FeatureSet(take_in("safetensors", Source(path, ids, tensor="visual"), tmp_path).path)
-    np.testing.assert_array_equal(features.matrix(IDS)[0], torch.tensor(MATRIX).bfloat16().float().numpy())
+    np.testing.assert_array_equal(
+        features.matrix(IDS)[0], torch.tensor(MATRIX).bfloat16().float().numpy()
+    )
     assert features.provenance["importer"]["tensor"] == "visual"
     with pytest.raises(DataError, match=r"t.safetensors:bias: shape \(3,\)"):
         take_in("safetensors", Source(path, ids, tensor="bias"), tmp_path)
@@ -543,16 +607,21 @@ def test_a_file_that_is_no_safetensors(tmp_path: Path) -> None:
         ("safetensors", {"columns": ("x",)}),
     ],
 )
-def test_options_without_meaning_are_refused(tmp_path: Path, format_name: str, options: dict[str, Any]) -> None:
+def test_options_without_meaning_are_refused(
+    tmp_path: Path, format_name: str, options: dict[str, Any]
+) -> None:
     with pytest.raises(UsageError, match=f"has no meaning for --format {format_name}"):
         take_in(format_name, Source(tmp_path, **options), tmp_path)
 
 
-# ------------------------------------------------------------------------------------------------ out and back
+# ------------------------------------------------------------------------------------------------
+# out and back
 
 FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False)
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
-LINE = st.text(st.characters(codec="utf-8", exclude_characters="\0\t\r\n\ufeff"), min_size=1, max_size=12)
+LINE = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0\t\r\n\ufeff"), min_size=1, max_size=12
+)
 BACK: dict[str, Callable[[Path, Path | None], Source]] = {
     "npy": lambda path, ids: Source(path, ids),
     "npy-folder": lambda path, ids: Source(path, ids),
@@ -562,7 +631,9 @@ BACK: dict[str, Callable[[Path, Path | None], Source]] = {
 
 
 def a_set(path: Path, ids: list[str], matrix: Any, dtype: str, missing: Any = ()) -> FeatureSet:
-    with FeatureSetWriter(path, modality="visual", dim=matrix.shape[1], ids=ids, dtype=dtype, provenance={}) as writer:
+    with FeatureSetWriter(
+        path, modality="visual", dim=matrix.shape[1], ids=ids, dtype=dtype, provenance={}
+    ) as writer:
         rows = np.setdiff1d(np.arange(len(ids)), np.asarray(missing, dtype=int))
         writer.write(rows, matrix[rows])
         writer.mark_missing(np.asarray(missing, dtype=int))
@@ -571,20 +642,29 @@ def a_set(path: Path, ids: list[str], matrix: Any, dtype: str, missing: Any = ()
 
 
 @pytest.mark.parametrize("format_name", sorted(BACK))
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data(), dtype=st.sampled_from(["float32", "float16"]))
 def test_export_then_import_is_the_identity(
     tmp_path_factory: pytest.TempPathFactory, format_name: str, data: st.DataObject, dtype: str
 ) -> None:
     root = tmp_path_factory.mktemp("round")
-    ids = data.draw(st.lists(TEXT if format_name == "parquet" else LINE, min_size=1, max_size=6, unique=True))
+    ids = data.draw(
+        st.lists(TEXT if format_name == "parquet" else LINE, min_size=1, max_size=6, unique=True)
+    )
     shape = (len(ids), data.draw(st.integers(1, 4)))
-    values = FLOATS if dtype == "float32" else st.floats(width=16, allow_nan=False, allow_infinity=False)
+    values = (
+        FLOATS if dtype == "float32" else st.floats(width=16, allow_nan=False, allow_infinity=False)
+    )
     matrix = data.draw(hnp.arrays(dtype, shape, elements=values))
     with a_set(root / "visual" / "a.h5", ids, matrix, dtype) as features:
         out = root / f"out.{format_name}"
         done = export_features(
-            features, format_name, out, mapping=root / "map.tsv" if format_name == "npy-folder" else None
+            features,
+            format_name,
+            out,
+            mapping=root / "map.tsv" if format_name == "npy-folder" else None,
         )
         back = take_in(format_name, BACK[format_name](out, done.ids), root, dtype=dtype)
         assert back.digest == features.content_digest
@@ -592,7 +672,10 @@ def test_export_then_import_is_the_identity(
 
 
 @settings(max_examples=12, deadline=None)
-@given(matrix=hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2), elements=FLOATS), data=st.data())
+@given(
+    matrix=hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2), elements=FLOATS),
+    data=st.data(),
+)
 def test_npy_in_and_out_gives_the_same_bytes(
     tmp_path_factory: pytest.TempPathFactory, matrix: Any, data: st.DataObject
 ) -> None:
@@ -621,16 +704,22 @@ def test_csv_holds_every_bit_of_the_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format_name", sorted(exporters.FORMATS))
 def test_rows_without_a_vector_are_left_out_and_counted(tmp_path: Path, format_name: str) -> None:
-    with a_set(tmp_path / "visual" / "a.h5", ["a", "b", "c"], MATRIX[:3], "float32", missing=[1]) as features:
+    with a_set(
+        tmp_path / "visual" / "a.h5", ["a", "b", "c"], MATRIX[:3], "float32", missing=[1]
+    ) as features:
         done = export_features(features, format_name, tmp_path / "out")
     assert (done.rows, done.left_out) == (2, 1)
     if format_name in FORMATS:
-        back = FeatureSet(take_in(format_name, BACK[format_name](tmp_path / "out", done.ids), tmp_path).path)
+        back = FeatureSet(
+            take_in(format_name, BACK[format_name](tmp_path / "out", done.ids), tmp_path).path
+        )
         assert back.ids.tolist() == ["a", "c"]
 
 
 def test_rows_without_a_vector_can_be_kept_as_nan_or_zeros(tmp_path: Path) -> None:
-    with a_set(tmp_path / "visual" / "a.h5", ["a", "b", "c"], MATRIX[:3], "float32", missing=[1]) as features:
+    with a_set(
+        tmp_path / "visual" / "a.h5", ["a", "b", "c"], MATRIX[:3], "float32", missing=[1]
+    ) as features:
         done = export_features(features, "npy", tmp_path / "nan.npy", absent="nan")
         assert (done.rows, done.left_out) == (3, 0)
         back = take_in("npy", Source(tmp_path / "nan.npy", done.ids), tmp_path, nan_is_missing=True)
@@ -639,10 +728,14 @@ def test_rows_without_a_vector_can_be_kept_as_nan_or_zeros(tmp_path: Path) -> No
     np.testing.assert_array_equal(np.load(tmp_path / "zero.npy")[1], np.zeros(3))
 
 
-@pytest.mark.parametrize("item_id", ["a/b", "..", ".hidden", "a:b", "a ", "x" * 250, "a\nb", "日" * 81, "a\\b"])
+@pytest.mark.parametrize(
+    "item_id", ["a/b", "..", ".hidden", "a:b", "a ", "x" * 250, "a\nb", "日" * 81, "a\\b"]
+)
 def test_ids_that_are_no_file_names_need_a_mapping(tmp_path: Path, item_id: str) -> None:
     with a_set(tmp_path / "visual" / "a.h5", ["fine", item_id], MATRIX[:2], "float32") as features:
-        with pytest.raises(DataError, match="is no safe file name; number the files with --mapping FILE"):
+        with pytest.raises(
+            DataError, match="is no safe file name; number the files with --mapping FILE"
+        ):
             export_features(features, "npy-folder", tmp_path / "out")
         assert not (tmp_path / "out").exists()
 
@@ -651,15 +744,22 @@ def test_ids_that_some_file_systems_confuse_need_a_mapping(tmp_path: Path) -> No
     with a_set(tmp_path / "visual" / "a.h5", ["b0", "B0"], MATRIX[:2], "float32") as features:
         with pytest.raises(DataError, match="'b0' and 'B0' are one file name on some systems"):
             export_features(features, "npy-folder", tmp_path / "out")
-        done = export_features(features, "npy-folder", tmp_path / "out", mapping=tmp_path / "map.tsv")
+        done = export_features(
+            features, "npy-folder", tmp_path / "out", mapping=tmp_path / "map.tsv"
+        )
         assert (tmp_path / "map.tsv").read_text() == "item_id\tfile\nb0\t0.npy\nB0\t1.npy\n"
-        assert take_in("npy-folder", Source(tmp_path / "out", done.ids), tmp_path).digest == features.content_digest
+        assert (
+            take_in("npy-folder", Source(tmp_path / "out", done.ids), tmp_path).digest
+            == features.content_digest
+        )
 
 
 def test_a_folder_export_is_what_ducho_writes(tmp_path: Path) -> None:
     with a_set(tmp_path / "visual" / "a.h5", IDS, MATRIX, "float32") as features:
         export_features(features, "npy-folder", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(f"{item_id}.npy" for item_id in IDS)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
+        f"{item_id}.npy" for item_id in IDS
+    )
     assert np.load(tmp_path / "out" / "097293751X.npy").shape == (1, 3)
 
 
@@ -671,7 +771,9 @@ def test_ids_that_do_not_fit_in_a_line(tmp_path: Path, item_id: str) -> None:
     assert list(tmp_path.glob("*.npy")) == []
 
 
-def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_overwritten_and_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with a_set(tmp_path / "visual" / "a.h5", IDS, MATRIX, "float32") as features:
         (tmp_path / "there.npy").write_text("mine")
         with pytest.raises(DataError, match="is there already"):
@@ -691,13 +793,23 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path, monkeyp
         for format_name in ("npy", "npy-folder"):
             with pytest.raises(DataError, match="No space left"):
                 export_features(features, format_name, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.ids.txt", "there.npy", "visual"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "new.ids.txt",
+        "there.npy",
+        "visual",
+    ]
 
 
 def test_sets_of_interactions_and_ragged_sets_are_not_exported(tmp_path: Path) -> None:
     path = tmp_path / "textual" / "reviews.h5"
     with FeatureSetWriter(
-        path, modality="textual", dim=1, source="interaction", user_ids=["u"], item_ids=["i"], provenance={}
+        path,
+        modality="textual",
+        dim=1,
+        source="interaction",
+        user_ids=["u"],
+        item_ids=["i"],
+        provenance={},
     ) as writer:
         writer.write([0], [[1.0]])
         writer.finish()

@@ -24,12 +24,17 @@ class Table:
     def markdown(self) -> str:
         """As Markdown."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines)
+        return "\n".join(
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines
+        )
 
     def html(self) -> str:
         """As HTML."""
         head = "".join(f"<th>{_inline(cell)}</th>" for cell in self.header)
-        body = "\n".join("<tr>" + "".join(f"<td>{_inline(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        body = "\n".join(
+            "<tr>" + "".join(f"<td>{_inline(cell)}</td>" for cell in row) + "</tr>"
+            for row in self.rows
+        )
         return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
     def latex(self) -> str:
@@ -64,7 +69,9 @@ class Page:
 
     def html(self) -> str:
         """As a HTML document of its own."""
-        body = "\n".join(block.html() if isinstance(block, Table) else _block(block) for block in self.blocks)
+        body = "\n".join(
+            block.html() if isinstance(block, Table) else _block(block) for block in self.blocks
+        )
         title = markup.escape(self.title)
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">'
@@ -81,8 +88,10 @@ def put(path: Path, text: str) -> None:
 
 
 _STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse}"
-    "td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ccc}td:first-child,th:first-child{text-align:left}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 "
+    "1rem}table{border-collapse:collapse}"
+    "td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid "
+    "#ccc}td:first-child,th:first-child{text-align:left}"
     "pre,code{background:#f4f4f4}pre{padding:.7rem;overflow-x:auto}img{max-width:100%}blockquote{border-left:4px solid #e69f00;"
     "margin-left:0;padding-left:1rem}"
 )
@@ -95,16 +104,28 @@ def _block(text: str) -> str:
     if text.startswith("```"):
         return f"<pre>{markup.escape(text.strip('`').strip())}</pre>"
     if text.startswith("- "):
-        return "<ul>\n" + "\n".join(f"<li>{_inline(line[2:])}</li>" for line in text.splitlines()) + "\n</ul>"
+        return (
+            "<ul>\n"
+            + "\n".join(f"<li>{_inline(line[2:])}</li>" for line in text.splitlines())
+            + "\n</ul>"
+        )
     if text.startswith("> "):
-        return "<blockquote>" + "<br>".join(_inline(line[1:].strip()) for line in text.splitlines()) + "</blockquote>"
+        return (
+            "<blockquote>"
+            + "<br>".join(_inline(line[1:].strip()) for line in text.splitlines())
+            + "</blockquote>"
+        )
     return f"<p>{_inline(text)}</p>"
 
 
 def _inline(text: str) -> str:
     out = markup.escape(text)
     out = re.sub(r"!\[([^\]]*)\]\(([^)]+)\)", r'<img src="\2" alt="\1">', out)
-    out = re.sub(r"\[([^\]]*)\]\(([^)]+)\)", lambda m: f'<a href="{m[2].removesuffix(".md")}.html">{m[1]}</a>', out)
+    out = re.sub(
+        r"\[([^\]]*)\]\(([^)]+)\)",
+        lambda m: f'<a href="{m[2].removesuffix(".md")}.html">{m[1]}</a>',
+        out,
+    )
     out = re.sub(r"`([^`]+)`", r"<code>\1</code>", out)
     out = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", out)
     return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", out)
@@ -117,4 +138,6 @@ _TEX |= {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}", "±": r"$\pm$", 
 def _tex(text: str) -> str:
     parts = re.split(r"\*\*([^*]+)\*\*", text)
     plain = ["".join(_TEX.get(character, character) for character in part) for part in parts]
-    return "".join(f"\\textbf{{{part}}}" if number % 2 else part for number, part in enumerate(plain))
+    return "".join(
+        f"\\textbf{{{part}}}" if number % 2 else part for number, part in enumerate(plain)
+    )

@@ -13,16 +13,29 @@ if TYPE_CHECKING:
     from mmbench.analysis.report.reproduction import Reproduction
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and two greys.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#999999", "#F0E442", "#444444")
+COLOURS = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#56B4E9",
+    "#D55E00",
+    "#000000",
+    "#999999",
+    "#F0E442",
+    "#444444",
+)
 
 
 def trade_offs(part: Reproduction, path: Path) -> bool:
     """Accuracy against each other metric at the longest cut-off, ours filled, published hollow; False if it can't be drawn."""
     cutoff = part.cutoffs[-1] if part.cutoffs else 0
     accuracy = f"Recall@{cutoff}"
-    across = [name for name in part.metrics if name.endswith(f"@{cutoff}") and not name.startswith(("Recall", "nDCG"))][
-        :6
-    ]
+    across = [
+        name
+        for name in part.metrics
+        if name.endswith(f"@{cutoff}") and not name.startswith(("Recall", "nDCG"))
+    ][:6]
     figure = _figure(part, len(across)) if accuracy in part.metrics and across else None
     if figure is None:
         return False
@@ -40,7 +53,9 @@ def trade_offs(part: Reproduction, path: Path) -> bool:
                 axis.plot(px, py, "o", color=colour, markerfacecolor="none")
         axis.set_xlabel(metric)
         axis.set_ylabel(accuracy)
-    axes[-1].legend(fontsize="x-small", title="filled: ours, hollow: published" if part.published else None)
+    axes[-1].legend(
+        fontsize="x-small", title="filled: ours, hollow: published" if part.published else None
+    )
     return _save(figure, path)
 
 

@@ -105,7 +105,9 @@ class Reproduction:
     @property
     def metrics(self) -> list[str]:
         """All metrics that a run has, in the order of the runs."""
-        return list(dict.fromkeys(name for line in self.lines for seed in line.values for name in seed))
+        return list(
+            dict.fromkeys(name for line in self.lines for seed in line.values for name in seed)
+        )
 
     @property
     def published(self) -> bool:
@@ -121,11 +123,25 @@ def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
     for cutoff in part.cutoffs:
         blocks += [f"## Test @{cutoff}", values_table(part, cutoff)]
     if part.published:
-        blocks += ["## Order of the models", _order_table(part), "## Claims of the paper", "\n".join(claims(part))]
+        blocks += [
+            "## Order of the models",
+            _order_table(part),
+            "## Claims of the paper",
+            "\n".join(claims(part)),
+        ]
     if part.comparisons:
-        blocks += ["## Which differences are resolved", "\n".join(f"- {text}" for text in part.comparisons)]
+        blocks += [
+            "## Which differences are resolved",
+            "\n".join(f"- {text}" for text in part.comparisons),
+        ]
     blocks += [f"![{part.dataset}]({image})" for image in images]
-    blocks += ["## Cost", _cost_table(part), "## What ran", _runs_table(part), f"```\n{part.command}\n```"]
+    blocks += [
+        "## Cost",
+        _cost_table(part),
+        "## What ran",
+        _runs_table(part),
+        f"```\n{part.command}\n```",
+    ]
     return Page(part.dataset, blocks)
 
 
@@ -134,7 +150,8 @@ def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) ->
     blocks: list[Block] = ["One page per dataset:"]
     blocks.append(
         "\n".join(
-            f"- [{part.dataset}]({part.dataset}.md){f', {part.protocol}' if part.protocol else ''}" for part in parts
+            f"- [{part.dataset}]({part.dataset}.md){f', {part.protocol}' if part.protocol else ''}"
+            for part in parts
         )
     )
     for part in parts:
@@ -142,7 +159,9 @@ def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) ->
             blocks += [f"## {part.dataset}", "\n".join(claims(part))]
         blocks += [f"![{part.dataset}]({image})" for image in images.get(part.dataset, ())]
     if not any(images.values()):
-        blocks.append("Plots need matplotlib: `pip install 'mmx-mmbench[report]'`, then the same command.")
+        blocks.append(
+            "Plots need matplotlib: `pip install 'mmx-mmbench[report]'`, then the same command."
+        )
     return Page("Reproduction" if any(part.published for part in parts) else "Report", blocks)
 
 
@@ -155,14 +174,28 @@ def values_csv(part: Reproduction) -> str:
         for seed, values, run in zip(line.seeds, line.values, line.runs, strict=True):
             for metric, value in values.items():
                 ours = "" if value is None else repr(value)
-                writer.writerow([part.dataset, line.model, seed, metric, ours, line.published.get(metric, ""), run])
+                writer.writerow(
+                    [
+                        part.dataset,
+                        line.model,
+                        seed,
+                        metric,
+                        ours,
+                        line.published.get(metric, ""),
+                        run,
+                    ]
+                )
     return text.getvalue()
 
 
 def pairs(part: Reproduction, metric: str) -> dict[str, tuple[float, float]]:
     """Our mean and the published value of the models that have both."""
     both = {line.model: (line.mean(metric), line.published.get(metric)) for line in part.lines}
-    return {model: (ours, theirs) for model, (ours, theirs) in both.items() if ours is not None and theirs is not None}
+    return {
+        model: (ours, theirs)
+        for model, (ours, theirs) in both.items()
+        if ours is not None and theirs is not None
+    }
 
 
 def _order_in_words(values: Mapping[str, float], metric: str) -> str:
@@ -178,13 +211,23 @@ def claims(part: Reproduction) -> list[str]:
     for text, leaders, metrics in CLAIMS:
         known = [metric for metric in metrics if leaders < set(pairs(part, metric))]
         if not known:
-            lines.append(f"- *{text}*: not judged; it needs {', '.join(sorted(leaders))} and others to compare with.")
+            lines.append(
+                f"- *{text}*: not judged; it needs {', '.join(sorted(leaders))} and others to "
+                "compare with."
+            )
             continue
-        leads = {ours: [m for m in known if _leads(part, m, leaders, ours=ours)] for ours in (True, False)}
-        verdict = "holds" if leads[True] == known else "holds in part" if leads[True] else "does not hold"
+        leads = {
+            ours: [m for m in known if _leads(part, m, leaders, ours=ours)]
+            for ours in (True, False)
+        }
+        verdict = (
+            "holds" if leads[True] == known else "holds in part" if leads[True] else "does not hold"
+        )
         lines.append(
-            f"- *{text}*: **{verdict}** here: on {len(leads[True])} of {len(known)} metrics ({', '.join(known)}) their mean rank "
-            f"is better than that of the others; in the published table on {len(leads[False])} of {len(known)}."
+            f"- *{text}*: **{verdict}** here: on {len(leads[True])} of {len(known)} metrics "
+            f"({', '.join(known)}) their mean rank "
+            f"is better than that of the others; in the published table on {len(leads[False])} of "
+            f"{len(known)}."
         )
     return lines
 
@@ -196,7 +239,8 @@ def _leads(part: Reproduction, metric: str, leaders: frozenset[str], *, ours: bo
     both = pairs(part, metric)
     ranks = rankdata([-(sign(metric) or 1) * values[0 if ours else 1] for values in both.values()])
     means = [
-        statistics.fmean(r for m, r in zip(both, ranks, strict=True) if (m in leaders) is led) for led in (True, False)
+        statistics.fmean(r for m, r in zip(both, ranks, strict=True) if (m in leaders) is led)
+        for led in (True, False)
     ]
     return means[0] < means[1]
 
@@ -210,14 +254,19 @@ def write(parts: Sequence[Reproduction], out: Path) -> None:
     images: dict[str, list[str]] = {}
     for part in parts:
         images[part.dataset] = []
-        for name, draw in ((f"{part.dataset}.svg", trade_offs), (f"{part.dataset}-curves.svg", learning_curves)):
+        for name, draw in (
+            (f"{part.dataset}.svg", trade_offs),
+            (f"{part.dataset}-curves.svg", learning_curves),
+        ):
             partial = out / f"{name}.partial"
             if draw(part, partial):
                 partial.replace(out / name)
                 images[part.dataset].append(name)
         _put_page(page(part, images[part.dataset]), out / part.dataset)
         put(out / f"{part.dataset}.csv", values_csv(part))
-        tables = (f"% {part.dataset}, test @{k}\n{values_table(part, k).latex()}" for k in part.cutoffs)
+        tables = (
+            f"% {part.dataset}, test @{k}\n{values_table(part, k).latex()}" for k in part.cutoffs
+        )
         put(out / f"{part.dataset}.tex", "\n".join(tables))
     _put_page(index(parts, images), out / "index")
 
@@ -227,9 +276,13 @@ def _put_page(one: Page, path: Path) -> None:
     put(path.with_name(path.name + ".html"), one.html())
 
 
-def line_of(model: str, runs: Sequence[Path], published: Mapping[str, float], settings: str) -> Line:
+def line_of(
+    model: str, runs: Sequence[Path], published: Mapping[str, float], settings: str
+) -> Line:
     """A line from finished run folders, one per seed."""
-    metrics, records = ([RunFolder(run).read_json(name) for run in runs] for name in ("metrics.json", "run.json"))
+    metrics, records = (
+        [RunFolder(run).read_json(name) for run in runs] for name in ("metrics.json", "run.json")
+    )
     timings = [
         {
             **record["timings"],
@@ -254,7 +307,8 @@ def data_fact(record: Mapping[str, Any]) -> str:
     """Counts, split and digest of a run's dataset, from its `run.json`."""
     data = record["dataset"]
     return (
-        f"{data['n_users']:,} users, {data['n_items']:,} items; {data['n_train']:,} train, {data['n_valid']:,} valid, "
+        f"{data['n_users']:,} users, {data['n_items']:,} items; {data['n_train']:,} train, "
+        f"{data['n_valid']:,} valid, "
         f"{data['n_test']:,} test rows; split `{data['split']}`, digest `{data['digest']}`"
     )
 
@@ -267,20 +321,39 @@ def _median(values: Sequence[Any]) -> float | None:
 def values_table(part: Reproduction, cutoff: int) -> Table:
     """Mean and spread over seeds of each model, the best of a metric bold, with the published value below."""
     metrics = [name for name in part.metrics if name.endswith(f"@{cutoff}")]
-    means = {metric: [mean for line in part.lines if (mean := line.mean(metric)) is not None] for metric in metrics}
+    means = {
+        metric: [mean for line in part.lines if (mean := line.mean(metric)) is not None]
+        for metric in metrics
+    }
     rows = []
     for line in part.lines:
         cells = []
         for metric in metrics:
             mean, spread = line.mean(metric), line.spread(metric)
-            text = "-" if mean is None else number(mean) + ("" if spread is None else f" ± {number(spread)}")
-            best = mean is not None and sign(metric) == 1 and len(means[metric]) > 1 and mean == max(means[metric])
+            text = (
+                "-"
+                if mean is None
+                else number(mean) + ("" if spread is None else f" ± {number(spread)}")
+            )
+            best = (
+                mean is not None
+                and sign(metric) == 1
+                and len(means[metric]) > 1
+                and mean == max(means[metric])
+            )
             cells.append(f"**{text}**" if best else text)
         rows.append([line.model, *cells])
         if line.published:
             given = [line.published.get(metric) for metric in metrics]
-            rows.append(["published", *("-" if value is None else number(value) for value in given)])
-            rows.append(["difference", *(_difference(line.mean(m), v) for m, v in zip(metrics, given, strict=True))])
+            rows.append(
+                ["published", *("-" if value is None else number(value) for value in given)]
+            )
+            rows.append(
+                [
+                    "difference",
+                    *(_difference(line.mean(m), v) for m, v in zip(metrics, given, strict=True)),
+                ]
+            )
     return Table(["", *(name.rpartition("@")[0] for name in metrics)], rows)
 
 
@@ -297,7 +370,9 @@ def _order_table(part: Reproduction) -> Table:
         if len(both) < 2:
             continue
         ours, theirs = ({model: values[k] for model, values in both.items()} for k in (0, 1))
-        tau = kendalltau(list(ours.values()), list(theirs.values())).statistic  # tau-b, nan where all are equal
+        tau = kendalltau(
+            list(ours.values()), list(theirs.values())
+        ).statistic  # tau-b, nan where all are equal
         words = [_order_in_words(values, metric) for values in (ours, theirs)]
         rows.append([metric, *words, "-" if math.isnan(tau) else f"{tau:.2f}"])
     return Table(["metric", "ours", "published", "Kendall's tau"], rows)

@@ -31,7 +31,9 @@ def _new_table(title: str, label: str, names: Sequence[str]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column(label, no_wrap=True)
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
@@ -51,7 +53,13 @@ def _cell(values: Sequence[float | None]) -> str:
 
 def number(value: float) -> str:
     """A value with four decimals, or fewer where it is large."""
-    return f"{value:.4f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 1000 else f"{value:.0f}"
+    return (
+        f"{value:.4f}"
+        if abs(value) < 10
+        else f"{value:.2f}"
+        if abs(value) < 1000
+        else f"{value:.0f}"
+    )
 
 
 def print_results(title: str, rows: Sequence[Row]) -> None:
@@ -81,7 +89,9 @@ def _print_blocks(
     console = stdout_console()
     taken = max((len(row.label) for row in rows), default=0)
     taken += sum(2 + max(len(name), *map(len, cells)) for name, cells in counts.items() if cells)
-    for cutoff in sorted({int(name.rpartition("@")[2]) for name in rows[0].seeds[0]}) if rows else ():
+    for cutoff in (
+        sorted({int(name.rpartition("@")[2]) for name in rows[0].seeds[0]}) if rows else ()
+    ):
         columns = {
             name: [_cell([seed[f"{name}@{cutoff}"] for seed in row.seeds]) for row in rows]
             for name in _metrics_at(rows, cutoff)
@@ -116,11 +126,19 @@ def _fitting(columns: Mapping[str, Sequence[str]], taken: int) -> list[list[str]
 
 def print_costs(rows: Sequence[Row]) -> None:
     """Print what each model cost, medians over seeds; what no model has is left out."""
-    names = [name for name in rows[0].seeds[0] if any(seed.get(name) is not None for row in rows for seed in row.seeds)]
+    names = [
+        name
+        for name in rows[0].seeds[0]
+        if any(seed.get(name) is not None for row in rows for seed in row.seeds)
+    ]
     table = _new_table("cost", "model", names)
     for row in rows:
-        known = [[value for seed in row.seeds if (value := seed.get(name)) is not None] for name in names]
-        table.add_row(row.label, *(f"{statistics.median(values):.3g}" if values else "-" for values in known))
+        known = [
+            [value for seed in row.seeds if (value := seed.get(name)) is not None] for name in names
+        ]
+        table.add_row(
+            row.label, *(f"{statistics.median(values):.3g}" if values else "-" for values in known)
+        )
     stdout_console().print(table)
 
 

@@ -1,7 +1,7 @@
 """Datasets in other frameworks' layouts, read and written: one module and one line of `LAYOUTS` each, and a name in the command.
 
-A layout's module has `detect(folder)`, `read(folder)`, an `EXAMPLE` of what its folder holds, and, where it can be written,
-`write(bundle, folder, missing)`.
+A layout's module has `detect(folder)`, `read(folder)`, an `EXAMPLE` of what its folder holds, and,
+where it can be written, `write(bundle, folder, missing)`.
 """
 
 from __future__ import annotations
@@ -39,4 +39,7 @@ def layout(name: str, folder: Path) -> tuple[str, ModuleType]:
         if module.detect(folder):
             return key, module
     looks = "; ".join(f"{key}: {module.EXAMPLE}" for key, module in LAYOUTS.items())
-    raise DataError(f"{folder}: looks like none of the layouts that are understood ({looks}); say which with --format")
+    raise DataError(
+        f"{folder}: looks like none of the layouts that are understood ({looks}); say which with "
+        "--format"
+    )

@@ -51,9 +51,11 @@ class Bundle:
 
     Attributes:
         name: The dataset's name.
-        parts: `train`, `valid` and `test`; or `interactions` alone where there is no split; or nothing.
+        parts: `train`, `valid` and `test`; or `interactions` alone where there is no split; or
+            nothing.
         split: Name of the split; empty where there is none.
-        items: Texts and other columns of the items, `item_id` first, strings; None where there are none.
+        items: Texts and other columns of the items, `item_id` first, strings; None where there are
+            none.
         vectors: Feature sets, at most one of each modality and name.
         notes: What was guessed or left out, one line each.
     """
@@ -89,7 +91,9 @@ def numbering(ids: Sequence[str]) -> dict[str, int]:
     return {text: row for row, text in enumerate(ids)}
 
 
-def numbered(table: InteractionTable, users: Mapping[str, int], items: Mapping[str, int]) -> pd.DataFrame:
+def numbered(
+    table: InteractionTable, users: Mapping[str, int], items: Mapping[str, int]
+) -> pd.DataFrame:
     """User and item numbers of each row, with rating and timestamp where there are any."""
     columns: dict[str, Any] = {
         "user": [users[text] for text in table.user_ids.tolist()],
@@ -110,13 +114,16 @@ def renamed(
         DataError: An id has no other.
     """
 
-    def translate(ids: NDArray[np.object_], names: Mapping[str, str], what: str) -> NDArray[np.object_]:
+    def translate(
+        ids: NDArray[np.object_], names: Mapping[str, str], what: str
+    ) -> NDArray[np.object_]:
         if not names:
             return ids
         unknown = next((text for text in ids.tolist() if text not in names), None)
         if unknown is not None:
             raise DataError(
-                f"{where}: {what} {unknown} is not in the id mapping; remove the mapping file, or complete it"
+                f"{where}: {what} {unknown} is not in the id mapping; remove the mapping file, or "
+                "complete it"
             )
         return np.array([names[text] for text in ids.tolist()], dtype=object)
 
@@ -147,10 +154,14 @@ def read_mapping(path: Path, original: Sequence[str], number: Sequence[str]) -> 
         return {}
     frame = read_strings(path)
     names = {str(name).casefold(): name for name in frame.columns}
-    ids, numbers = (next((names[one] for one in accepted if one in names), None) for accepted in (original, number))
+    ids, numbers = (
+        next((names[one] for one in accepted if one in names), None)
+        for accepted in (original, number)
+    )
     if ids is None or numbers is None:
         raise DataError(
-            f"{path}: expected columns {original[0]} and {number[0]}; it has: {', '.join(map(str, frame.columns))}"
+            f"{path}: expected columns {original[0]} and {number[0]}; it has: "
+            f"{', '.join(map(str, frame.columns))}"
         )
     for column in (ids, numbers):
         repeated = frame[column][frame[column].duplicated()]
@@ -178,7 +189,9 @@ def read_strings(path: Path, *, header: bool = True) -> pd.DataFrame:
             header=0 if header else None,
         )
     except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"{path}: not a readable table: {str(error).strip().splitlines()[0]}") from error
+        raise DataError(
+            f"{path}: not a readable table: {str(error).strip().splitlines()[0]}"
+        ) from error
 
 
 def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:
@@ -190,17 +203,25 @@ def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}"
+        ) from error
     if matrix.ndim != 2 or matrix.dtype not in (np.float16, np.float32, np.float64):
-        raise DataError(f"{path}: {matrix.shape} of {matrix.dtype} (expected a matrix of float16, float32 or float64)")
+        raise DataError(
+            f"{path}: {matrix.shape} of {matrix.dtype} (expected a matrix of float16, float32 or "
+            "float64)"
+        )
     if n_rows is not None and len(matrix) != n_rows:
         raise DataError(
-            f"{path}: {len(matrix)} rows for {n_rows} items; rows are matched by item number, so they must agree"
+            f"{path}: {len(matrix)} rows for {n_rows} items; rows are matched by item number, so "
+            "they must agree"
         )
     return np.asarray(matrix, np.float32) if matrix.dtype == np.float64 else matrix
 
 
-def filled(vectors: Vectors, ids: Sequence[str], policy: str) -> tuple[NDArray[np.float32], list[int]]:
+def filled(
+    vectors: Vectors, ids: Sequence[str], policy: str
+) -> tuple[NDArray[np.float32], list[int]]:
     """The vectors in the order of `ids`, absent ones filled, and which rows were absent.
 
     Args:
@@ -216,11 +237,14 @@ def filled(vectors: Vectors, ids: Sequence[str], policy: str) -> tuple[NDArray[n
     present = at >= 0
     present[present] = vectors.present[at[present]]
     if not present.any():
-        raise DataError(f"{vectors.modality}/{vectors.name}: none of the {len(ids)} items has a vector")
+        raise DataError(
+            f"{vectors.modality}/{vectors.name}: none of the {len(ids)} items has a vector"
+        )
     absent = np.flatnonzero(~present).tolist()
     if absent and policy == "error":
         raise DataError(
-            f"{vectors.modality}/{vectors.name}: {len(absent)} items have no vector, e.g. {ids[absent[0]]}; "
+            f"{vectors.modality}/{vectors.name}: {len(absent)} items have no vector, e.g. "
+            f"{ids[absent[0]]}; "
             "say what to write for them: --missing mean or --missing zero"
         )
     out = np.zeros((len(ids), vectors.matrix.shape[1]), np.float32)

@@ -1,7 +1,8 @@
 """Ducho's output tree: folders `<modality>…/<library>/<model>/<layer>/` of one .npy per item, named by the item.
 
-Features alone; the sets are named `<model>-<layer>`. A folder of several modalities fused, which Ducho names after both and how
-(`visual_embeddings_textual_embeddings_concat`), is of the modality `fused`, its sets `<model>-<layer>-<how>`.
+Features alone; the sets are named `<model>-<layer>`. A folder of several modalities fused, which
+Ducho names after both and how (`visual_embeddings_textual_embeddings_concat`), is of the modality
+`fused`, its sets `<model>-<layer>-<how>`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ _FUSED = re.compile(r"^(?:visual|image).*_(?:textual|text).*_(concat|sum|mul|mea
 def detect(folder: Path) -> bool:
     """Whether a folder looks like this layout."""
     return any(
-        path.is_dir() and _modality(path.name) and next(path.glob("*/**/*.npy"), None) for path in folder.iterdir()
+        path.is_dir() and _modality(path.name) and next(path.glob("*/**/*.npy"), None)
+        for path in folder.iterdir()
     )
 
 
@@ -40,17 +42,26 @@ def read(folder: Path) -> Bundle:
             names = [*levels[-2:], *(fused.groups() if fused else ())]
             name = re.sub(r"[^a-z0-9._-]+", "-", "-".join(names).casefold()).strip("-.") or "ducho"
             provenance = {"extractor": "import-ducho", "levels": list(levels)}
-            vectors.append(Vectors(modality, name, ids, matrix, np.ones(len(ids), bool), provenance))
+            vectors.append(
+                Vectors(modality, name, ids, matrix, np.ones(len(ids), bool), provenance)
+            )
     if not vectors:
-        raise DataError(f"{folder}: no .npy file below a folder that is named after a modality, e.g. {EXAMPLE}")
+        raise DataError(
+            f"{folder}: no .npy file below a folder that is named after a modality, e.g. {EXAMPLE}"
+        )
     names = [(one.modality, one.name) for one in vectors]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
-        raise DataError(f"{folder}: two sets would be named {'/'.join(repeated)}; use `mmx store import`")
+        raise DataError(
+            f"{folder}: two sets would be named {'/'.join(repeated)}; use `mmx store import`"
+        )
     return Bundle(folder.resolve().name, {}, vectors=tuple(vectors))
 
 
 def _modality(name: str) -> str | None:
     if _FUSED.search(name.casefold()):
         return "fused"
-    return next((modality for prefix, modality in MODALITIES.items() if name.casefold().startswith(prefix)), None)
+    return next(
+        (modality for prefix, modality in MODALITIES.items() if name.casefold().startswith(prefix)),
+        None,
+    )

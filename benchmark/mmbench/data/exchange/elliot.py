@@ -4,9 +4,10 @@
     visual_features/<item>.npy …     shape (dim,), read also as (1, dim); any folder name that begins with a modality
     users.tsv items.tsv              ours: number and original id, with a header
 
-An export numbers users and items from 0, and items of training first: Elliot's multimodal models place vectors by enumerating
-item numbers, and embeddings by enumerating those that occur in training. A vector is written as (dim,), for Elliot's own loader
-takes the first length of the array for the number of dimensions.
+An export numbers users and items from 0, and items of training first: Elliot's multimodal models
+place vectors by enumerating item numbers, and embeddings by enumerating those that occur in
+training. A vector is written as (dim,), for Elliot's own loader takes the first length of the array
+for the number of dimensions.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from mmbench.data.tables import find_table, read_interactions, write_tsv
 from mmbench.errors import DataError
 
 STEMS = {"train": ("train",), "valid": ("val", "validation", "valid"), "test": ("test",)}
-MODALITIES = {"visual": "visual", "image": "visual", "textual": "textual", "text": "textual", "audio": "audio"}
+MODALITIES = {
+    "visual": "visual",
+    "image": "visual",
+    "textual": "textual",
+    "text": "textual",
+    "audio": "audio",
+}
 EXAMPLE = "train.tsv, val.tsv, test.tsv, visual_features/0.npy"
 
 
@@ -35,13 +42,19 @@ def detect(folder: Path) -> bool:
 
 def read(folder: Path) -> Bundle:
     """The dataset of an Elliot folder; ids are the original ones where `users.tsv` and `items.tsv` are there."""
-    users, items = (b.read_mapping(folder / f"{kind}s.tsv", (f"{kind}_id",), ("number",)) for kind in ("user", "item"))
+    users, items = (
+        b.read_mapping(folder / f"{kind}s.tsv", (f"{kind}_id",), ("number",))
+        for kind in ("user", "item")
+    )
     given = b.read_json(folder / b.SIDECAR)
     parts = {}
     for part, stems in STEMS.items():
         path = find_table(folder, stems)
         if path is None:
-            raise DataError(f"{folder}: no file {' or '.join(stems)} (.tsv, .csv); a split needs all three parts")
+            raise DataError(
+                f"{folder}: no file {' or '.join(stems)} (.tsv, .csv); a split needs all three "
+                "parts"
+            )
         table = b.renamed(read_interactions(path), users, items, path)
         parts[part] = table if given.get("ratings", True) else replace(table, ratings=None)
     vectors = tuple(
@@ -49,7 +62,9 @@ def read(folder: Path) -> Bundle:
         for path in sorted(folder.iterdir())
         if path.is_dir() and next(path.glob("*.npy"), None)
     )
-    return Bundle(given.get("name", folder.resolve().name), parts, given.get("split", "elliot"), None, vectors)
+    return Bundle(
+        given.get("name", folder.resolve().name), parts, given.get("split", "elliot"), None, vectors
+    )
 
 
 def write(bundle: Bundle, folder: Path, missing: str) -> None:
@@ -63,7 +78,9 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
             frame.insert(2, "rating", 1)
         write_tsv(folder / f"{stems[0]}.tsv", frame, header=False)
     for kind, ids in (("user", user_ids), ("item", item_ids)):
-        write_tsv(folder / f"{kind}s.tsv", pd.DataFrame({"number": range(len(ids)), f"{kind}_id": ids}))
+        write_tsv(
+            folder / f"{kind}s.tsv", pd.DataFrame({"number": range(len(ids)), f"{kind}_id": ids})
+        )
     sets, absent_rows = {}, {}
     for one in bundle.vectors:
         matrix, absent = b.filled(one, item_ids, missing)
@@ -74,13 +91,21 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
         sets[one.modality] = {"name": one.name, "provenance": dict(one.provenance)}
         absent_rows[one.modality] = absent
     rated = all(table.ratings is not None for table in bundle.parts.values())
-    told = {"name": bundle.name, "split": bundle.split, "ratings": rated, "features": sets, "absent": absent_rows}
+    told = {
+        "name": bundle.name,
+        "split": bundle.split,
+        "ratings": rated,
+        "features": sets,
+        "absent": absent_rows,
+    }
     b.write_json(folder / b.SIDECAR, told)
 
 
 def _training_first(bundle: Bundle) -> list[str]:
     known = set(bundle.parts["train"].item_ids.tolist())
-    return sorted(bundle.ids("item_ids"), key=lambda item: item not in known)  # stable: ascending in each half
+    return sorted(
+        bundle.ids("item_ids"), key=lambda item: item not in known
+    )  # stable: ascending in each half
 
 
 def read_folder(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
@@ -96,7 +121,8 @@ def read_folder(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
         vector = _vector(file)
         if vector.size != first.size:
             raise DataError(
-                f"{file}: {vector.size} numbers, {files[0].name} has {first.size}; all items need equally many"
+                f"{file}: {vector.size} numbers, {files[0].name} has {first.size}; all items need "
+                "equally many"
             )
         matrix[row] = vector
     return [file.name.removesuffix(".npy") for file in files], matrix
@@ -106,15 +132,21 @@ def _vector(path: Path) -> np.ndarray[Any, Any]:
     try:
         vector = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}") from error
+        raise DataError(
+            f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}"
+        ) from error
     if vector.dtype.kind != "f" or vector.size == 0 or vector.size != max(vector.shape, default=0):
-        raise DataError(f"{path}: {vector.shape} of {vector.dtype} (expected one vector of floats, (dim,) or (1, dim))")
+        raise DataError(
+            f"{path}: {vector.shape} of {vector.dtype} (expected one vector of floats, (dim,) or "
+            "(1, dim))"
+        )
     return np.asarray(vector, np.float32).reshape(-1)
 
 
 def _vectors(path: Path, items: dict[str, str], given: dict[str, Any]) -> Vectors:
     modality = next(
-        (name for prefix, name in MODALITIES.items() if path.name.startswith(prefix)), path.name.partition("_")[0]
+        (name for prefix, name in MODALITIES.items() if path.name.startswith(prefix)),
+        path.name.partition("_")[0],
     )
     stems, matrix = read_folder(path)
     unknown = next((stem for stem in stems if items and stem not in items), None)
@@ -125,5 +157,10 @@ def _vectors(path: Path, items: dict[str, str], given: dict[str, Any]) -> Vector
     provenance = source.get("provenance") or {"extractor": "import-elliot", "folder": path.name}
     present = np.array([stem not in absent for stem in stems])
     return Vectors(
-        modality, source.get("name", "elliot"), [items.get(s, s) for s in stems], matrix, present, provenance
+        modality,
+        source.get("name", "elliot"),
+        [items.get(s, s) for s in stems],
+        matrix,
+        present,
+        provenance,
     )

@@ -12,19 +12,29 @@ from mmbench.data.dataset import available_splits, read_split
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
 from mmbench.data.folders import new_folder
-from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions, write_tsv
+from mmbench.data.tables import (
+    InteractionTable,
+    find_table,
+    read_interactions,
+    write_interactions,
+    write_tsv,
+)
 from mmbench.errors import DataError
 from mmstore import FeatureSetWriter, FeatureStore
 
 
 def read_dataset(
-    data: Path, split: str | None, wanted: Mapping[str, str], columns: Mapping[str, str] | None = None
+    data: Path,
+    split: str | None,
+    wanted: Mapping[str, str],
+    columns: Mapping[str, str] | None = None,
 ) -> Bundle:
     """A dataset folder, with one split and some feature sets.
 
     Args:
         data: The folder.
-        split: As for `load_split`; None: the only split, or the interactions as they are where there is none.
+        split: As for `load_split`; None: the only split, or the interactions as they are where
+            there is none.
         wanted: Feature sets, modality to name.
         columns: Column roles of the interaction files.
 
@@ -47,7 +57,10 @@ def read_dataset(
     for modality, set_name in wanted.items():
         with store.open(modality, set_name) as features:
             if features.source != "item" or features.layout != "dense":
-                raise DataError(f"{features.path}: {features.source} / {features.layout} features cannot be exported")
+                raise DataError(
+                    f"{features.path}: {features.source} / {features.layout} features cannot be "
+                    "exported"
+                )
             ids = features.ids.tolist()
             matrix, present = features.matrix(ids, dtype=features.dtype)
             vectors.append(Vectors(modality, set_name, ids, matrix, present, features.provenance))
@@ -88,13 +101,19 @@ def write_features(bundle: Bundle, data: Path) -> None:
         bad = np.flatnonzero(one.present & ~np.isfinite(matrix).all(1))
         if bad.size:
             raise DataError(
-                f"{one.modality}/{one.name}: the vector of {one.ids[bad[0]]} holds NaN or infinity ({bad.size} such)"
+                f"{one.modality}/{one.name}: the vector of {one.ids[bad[0]]} holds NaN or infinity "
+                f"({bad.size} such)"
             )
         path = data / "features" / one.modality / f"{one.name}.h5"
         provenance = {key: value for key, value in one.provenance.items() if key != "created"}
         dtype = "float16" if matrix.dtype == np.float16 else "float32"
         with FeatureSetWriter(
-            path, modality=one.modality, dim=matrix.shape[1], ids=list(one.ids), dtype=dtype, provenance=provenance
+            path,
+            modality=one.modality,
+            dim=matrix.shape[1],
+            ids=list(one.ids),
+            dtype=dtype,
+            provenance=provenance,
         ) as writer:
             rows, absent = np.flatnonzero(one.present), np.flatnonzero(~one.present)
             for start in range(0, rows.size, 4096):

@@ -63,7 +63,9 @@ def _sequences(path: Path) -> InteractionTable:
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         user, tab, listed = line.partition("\t")
         if not (user and tab and listed.split()):
-            raise DataError(f"{path}: line {number}: expected a user, a tab and items separated by spaces")
+            raise DataError(
+                f"{path}: line {number}: expected a user, a tab and items separated by spaces"
+            )
         for place, item in enumerate(listed.split(), start=1):
             users.append(user)
             items.append(item)

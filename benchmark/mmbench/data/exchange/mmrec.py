@@ -42,14 +42,22 @@ def read(folder: Path) -> Bundle:
     columns = {"user_id": "userID", "item_id": "itemID"}
     frame = b.read_strings(path)
     if "x_label" not in frame.columns:
-        raise DataError(f"{path}: no column x_label; if this is a RecBole file, use --format recbole")
+        raise DataError(
+            f"{path}: no column x_label; if this is a RecBole file, use --format recbole"
+        )
     labels = frame["x_label"].to_numpy()
     wrong = sorted(set(labels.tolist()) - {"0", "1", "2"})
     if wrong:
         raise DataError(f"{path}: x_label {wrong[0]!r} (expected 0, 1 or 2)")
-    table = read_interactions(path, {role: name for role, name in columns.items() if name in frame.columns})
-    users = b.read_mapping(folder / "u_id_mapping.csv", ("user_id", "reviewerid", "original"), ("userid",))
-    items = b.read_mapping(folder / "i_id_mapping.csv", ("asin", "item_id", "original"), ("itemid",))
+    table = read_interactions(
+        path, {role: name for role, name in columns.items() if name in frame.columns}
+    )
+    users = b.read_mapping(
+        folder / "u_id_mapping.csv", ("user_id", "reviewerid", "original"), ("userid",)
+    )
+    items = b.read_mapping(
+        folder / "i_id_mapping.csv", ("asin", "item_id", "original"), ("itemid",)
+    )
     given = b.read_json(folder / b.SIDECAR)
     numbers = table.item_ids
     table = b.renamed(table, users, items, path)
@@ -71,21 +79,32 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
     users, items = b.numbering(user_ids), b.numbering(item_ids)
     frames = []
     for label, part in enumerate(LABELS):
-        frame = b.numbered(bundle.parts[part], users, items).rename(columns={"user": "userID", "item": "itemID"})
+        frame = b.numbered(bundle.parts[part], users, items).rename(
+            columns={"user": "userID", "item": "itemID"}
+        )
         frames.append(frame.assign(x_label=label))
     write_tsv(folder / f"{bundle.name}.inter", pd.concat(frames, ignore_index=True))
-    write_tsv(folder / "u_id_mapping.csv", pd.DataFrame({"user_id": user_ids, "userID": range(len(user_ids))}))
-    write_tsv(folder / "i_id_mapping.csv", pd.DataFrame({"asin": item_ids, "itemID": range(len(item_ids))}))
+    write_tsv(
+        folder / "u_id_mapping.csv",
+        pd.DataFrame({"user_id": user_ids, "userID": range(len(user_ids))}),
+    )
+    write_tsv(
+        folder / "i_id_mapping.csv",
+        pd.DataFrame({"asin": item_ids, "itemID": range(len(item_ids))}),
+    )
     sets = {}
     for one in bundle.vectors:
         if one.modality not in FILES:
             raise DataError(
-                f"{one.modality}/{one.name}: MMRec has no place for this modality (it has: {', '.join(FILES)})"
+                f"{one.modality}/{one.name}: MMRec has no place for this modality (it has: "
+                f"{', '.join(FILES)})"
             )
         matrix, absent = b.filled(one, item_ids, missing)
         np.save(folder / FILES[one.modality], matrix)
         if absent:
-            _missed(folder, one.modality).write_text("".join(f"{row}\n" for row in absent), encoding="utf-8")
+            _missed(folder, one.modality).write_text(
+                "".join(f"{row}\n" for row in absent), encoding="utf-8"
+            )
         sets[one.modality] = {"name": one.name, "provenance": dict(one.provenance)}
     b.write_json(folder / b.SIDECAR, {"name": bundle.name, "split": bundle.split, "features": sets})
 
@@ -100,14 +119,24 @@ def _missed(folder: Path, modality: str) -> Path:
 
 
 def _vectors(
-    folder: Path, modality: str, file: str, items: dict[str, str], numbers: Any, given: dict[str, Any]
+    folder: Path,
+    modality: str,
+    file: str,
+    items: dict[str, str],
+    numbers: Any,
+    given: dict[str, Any],
 ) -> Vectors:
     matrix = b.load_matrix(folder / file, len(items) or None)
     _numbers(folder / file, numbers.tolist(), len(matrix))
     present = np.ones(len(matrix), bool)
-    for missed in (_missed(folder, modality), *([folder / THEIR_MISSED] if modality == "visual" else [])):
+    for missed in (
+        _missed(folder, modality),
+        *([folder / THEIR_MISSED] if modality == "visual" else []),
+    ):
         if missed.is_file():
-            present[_numbers(missed, missed.read_text(encoding="utf-8").split(), len(matrix))] = False
+            present[_numbers(missed, missed.read_text(encoding="utf-8").split(), len(matrix))] = (
+                False
+            )
     ids = [items.get(str(row), str(row)) for row in range(len(matrix))]
     source = given.get("features", {}).get(modality, {})
     provenance = source.get("provenance") or {"extractor": "import-mmrec", "file": file}
@@ -120,7 +149,9 @@ def _numbers(where: Path, texts: Sequence[str], n: int) -> list[int]:
     Raises:
         DataError: One is none.
     """
-    bad = next((text for text in texts if not (text.isascii() and text.isdigit() and int(text) < n)), None)
+    bad = next(
+        (text for text in texts if not (text.isascii() and text.isdigit() and int(text) < n)), None
+    )
     if bad is not None:
         raise DataError(f"{where}: item {bad} occurs, but there are vectors of items 0 to {n - 1}")
     return [int(text) for text in texts]

@@ -4,9 +4,9 @@
     <name>.{train,valid,test}.inter         the same, already split (RecBole's benchmark_filename)
     <name>.item                             item_id:token and further columns, texts as token_seq
 
-There is no place for content vectors; they stay in the feature store. RecBole takes a quote at the beginning of a field for the
-beginning of a quoted one, and a few words for an absent value: a text gets a blank before such a quote (texts are split at
-blanks), and an id of that kind is refused.
+There is no place for content vectors; they stay in the feature store. RecBole takes a quote at the
+beginning of a field for the beginning of a quoted one, and a few words for an absent value: a text
+gets a blank before such a quote (texts are split at blanks), and an id of that kind is refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,20 @@ from mmbench.errors import DataError
 PARTS = ("train", "valid", "test")
 EXAMPLE = "ml-100k/ml-100k.inter, ml-100k.item"
 ABSENT = frozenset(
-    {"#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"}
+    {
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "-1.#IND",
+        "-1.#QNAN",
+        "-NaN",
+        "-nan",
+        "1.#IND",
+        "1.#QNAN",
+        "<NA>",
+        "N/A",
+        "NA",
+    }
 )
 ABSENT |= {"NULL", "NaN", "None", "n/a", "nan", "null"}
 """What pandas, with which RecBole reads, takes for an absent value."""
@@ -45,11 +58,15 @@ def read(folder: Path) -> Bundle:
         items = b.read_strings(item_file)
         items.columns = pd.Index([str(column).partition(":")[0] for column in items.columns])
         if "item_id" not in items.columns:
-            raise DataError(f"{item_file}: no column item_id:token; it has: {', '.join(items.columns)}")
+            raise DataError(
+                f"{item_file}: no column item_id:token; it has: {', '.join(items.columns)}"
+            )
         items = items[["item_id", *(column for column in items.columns if column != "item_id")]]
         for column in items.columns.drop("item_id"):
             items[column] = items[column].str.replace(r'^ (?=")', "", regex=True)
-    unused = sorted(path.name for path in folder.iterdir() if path.suffix in (".user", ".kg", ".link", ".net"))
+    unused = sorted(
+        path.name for path in folder.iterdir() if path.suffix in (".user", ".kg", ".link", ".net")
+    )
     if unused:
         notes.append(f"not read: {', '.join(unused)}")
     return Bundle(name, parts, "recbole" if len(parts) == 3 else "", items, (), tuple(notes))
@@ -58,9 +75,14 @@ def read(folder: Path) -> Bundle:
 def write(bundle: Bundle, folder: Path, missing: str) -> None:
     """Write atomic files; vectors are left out."""
     for what in ("user_ids", "item_ids"):
-        bad = next((text for text in bundle.ids(what) if text.startswith('"') or text in ABSENT), None)
+        bad = next(
+            (text for text in bundle.ids(what) if text.startswith('"') or text in ABSENT), None
+        )
         if bad is not None:
-            raise DataError(f"{what[:-1]} {bad}: RecBole would read another id or none; rename it in the dataset first")
+            raise DataError(
+                f"{what[:-1]} {bad}: RecBole would read another id or none; rename it in the "
+                "dataset first"
+            )
     for part, table in bundle.parts.items():
         columns = {"user_id:token": table.user_ids, "item_id:token": table.item_ids}
         frame = pd.DataFrame(columns)
@@ -71,12 +93,19 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
         write_tsv(folder / f"{stem}.inter", frame)
     if bundle.items is not None:
         items = bundle.items.copy()
-        for column in items.columns.drop("item_id"):  # a sequence of words: a line break is as good as a blank
+        for column in items.columns.drop(
+            "item_id"
+        ):  # a sequence of words: a line break is as good as a blank
             items[column] = (
-                items[column].str.replace(r"[\t\r\n]+", " ", regex=True).str.replace(r'^(?=")', " ", regex=True)
+                items[column]
+                .str.replace(r"[\t\r\n]+", " ", regex=True)
+                .str.replace(r'^(?=")', " ", regex=True)
             )
         typed = {column: f"{str(column).replace(':', '_')}:token_seq" for column in items.columns}
-        write_tsv(folder / f"{bundle.name}.item", items.rename(columns={**typed, "item_id": "item_id:token"}))
+        write_tsv(
+            folder / f"{bundle.name}.item",
+            items.rename(columns={**typed, "item_id": "item_id:token"}),
+        )
 
 
 def _parts(folder: Path) -> tuple[str, dict[str, Path]]:
@@ -93,5 +122,6 @@ def _parts(folder: Path) -> tuple[str, dict[str, Path]]:
         name, path = next(iter(files.items()))
         return name, {b.WHOLE: path}
     raise DataError(
-        f"{folder}: expected one .inter file or the three parts of one dataset; found: {', '.join(files) or 'none'}"
+        f"{folder}: expected one .inter file or the three parts of one dataset; found: "
+        f"{', '.join(files) or 'none'}"
     )

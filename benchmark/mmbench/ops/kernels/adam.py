@@ -1,9 +1,10 @@
 """Adam's update of some rows of a table, and the replay of updates with zero gradient that a row has missed.
 
 Step s multiplies the moments by beta1 and beta2, adds the gradient's part, and moves the value by
-`scale[s] m / (sqrt(v) correction[s] + epsilon)`. Here s counts from 0 at the table's last flush; `scale[s]` is
-lr / (1 - beta1^t) and `correction[s]` is 1 / sqrt(1 - beta2^t) of that step's own lr and t. Rows are worked on in pieces
-that stay in the first-level cache, so that replaying many steps costs arithmetic, not memory traffic.
+`scale[s] m / (sqrt(v) correction[s] + epsilon)`. Here s counts from 0 at the table's last flush;
+`scale[s]` is lr / (1 - beta1^t) and `correction[s]` is 1 / sqrt(1 - beta2^t) of that step's own lr
+and t. Rows are worked on in pieces that stay in the first-level cache, so that replaying many steps
+costs arithmetic, not memory traffic.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ _PIECE = 512  # entries of a row worked on at once: 4 x 2 KiB in float32
 _LOOK_EVERY = 16  # replayed steps between two looks whether anything still moves
 
 
-# One array at a time, cut out before the loop, and only pieces in the arithmetic: an index `at + j` might be negative and
-# count from the end, and many arrays in one loop might overlap; either keeps the compiler from vectorising.
+# One array at a time, cut out before the loop, and only pieces in the arithmetic: an index `at + j`
+# might be negative and count from the end, and many arrays in one loop might overlap; either keeps
+# the compiler from vectorising.
 
 
 @kernel
@@ -61,9 +63,10 @@ def replay(
 ) -> None:
     """Bring rows[i] from step last[row] to step `now`: into out[i], or with its moments into the table itself.
 
-    From step `settle_from` on no lr rises any more. There, once a step leaves a piece as it is, all later ones do:
-    each update is smaller than the one before, its ratio being at most about beta1. That argument fails only where the
-    moments have become subnormal, hence the look at `tiny`: a value larger than that is out of reach of such updates.
+    From step `settle_from` on no lr rises any more. There, once a step leaves a piece as it is, all
+    later ones do: each update is smaller than the one before, its ratio being at most about beta1.
+    That argument fails only where the moments have become subnormal, hence the look at `tiny`: a
+    value larger than that is out of reach of such updates.
     """
     piece_p = np.empty(_PIECE, values.dtype)
     piece_m = np.empty(_PIECE, values.dtype)

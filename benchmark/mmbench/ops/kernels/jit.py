@@ -1,7 +1,8 @@
 """How kernels are compiled: without the interpreter lock, cached on disk where a cache can be written.
 
-To numba a plain 0 or 1 is an int64, and an int64 with a float32 makes a float64: a sum that starts with such a 0 runs in
-double precision, at half the speed. Kernels take their constants from an array's dtype instead: `x.dtype.type(0)`.
+To numba a plain 0 or 1 is an int64, and an int64 with a float32 makes a float64: a sum that starts
+with such a 0 runs in double precision, at half the speed. Kernels take their constants from an
+array's dtype instead: `x.dtype.type(0)`.
 """
 
 from __future__ import annotations
@@ -15,11 +16,19 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
 def _compile(function: Kernel, *, fastmath: bool | set[str], forceinline: bool = False) -> Kernel:
-    # "numpy": a division by zero gives inf, as in torch; numba's default raises and thereby prevents vectorisation.
-    options = {"nogil": True, "error_model": "numpy", "fastmath": fastmath, "forceinline": forceinline}
+    # "numpy": a division by zero gives inf, as in torch; numba's default raises and thereby
+    # prevents vectorisation.
+    options = {
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": fastmath,
+        "forceinline": forceinline,
+    }
     try:
         compiled: Kernel = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # numba found no writable folder for its cache: compile anew in each process
+    except (
+        RuntimeError
+    ):  # numba found no writable folder for its cache: compile anew in each process
         compiled = numba.njit(**options)(function)
     return compiled
 

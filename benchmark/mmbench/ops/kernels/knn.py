@@ -19,7 +19,9 @@ def _insert(value: Any, index: int, values: Array, indices: Array) -> None:
     at = values.shape[0] - 1
     if value < values[at] or (value == values[at] and index > indices[at]):
         return
-    while at > 0 and (values[at - 1] < value or (values[at - 1] == value and indices[at - 1] > index)):
+    while at > 0 and (
+        values[at - 1] < value or (values[at - 1] == value and indices[at - 1] > index)
+    ):
         values[at] = values[at - 1]
         indices[at] = indices[at - 1]
         at -= 1
@@ -28,7 +30,9 @@ def _insert(value: Any, index: int, values: Array, indices: Array) -> None:
 
 
 @kernel
-def offer_rows(lo: int, hi: int, block: Array, row0: int, column0: int, values: Array, indices: Array) -> None:
+def offer_rows(
+    lo: int, hi: int, block: Array, row0: int, column0: int, values: Array, indices: Array
+) -> None:
     """Offer block[r, c] to row row0 + r under the index column0 + c, for all c and lo <= r < hi."""
     width = block.shape[1]
     for r in range(lo, hi):
@@ -45,7 +49,9 @@ def offer_rows(lo: int, hi: int, block: Array, row0: int, column0: int, values: 
 
 
 @kernel
-def offer_columns(lo: int, hi: int, block: Array, row0: int, column0: int, values: Array, indices: Array) -> None:
+def offer_columns(
+    lo: int, hi: int, block: Array, row0: int, column0: int, values: Array, indices: Array
+) -> None:
     """Offer block[r, c] to row column0 + c under the index row0 + r, for all r and lo <= c < hi."""
     last = values.shape[1] - 1
     worst = np.empty(_CHUNK, block.dtype)

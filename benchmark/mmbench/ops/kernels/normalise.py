@@ -10,7 +10,9 @@ Array = Any
 
 
 @reduction
-def backward(lo: int, hi: int, grad: Array, unit: Array, norm: Array, smallest_norm: Any, out: Array) -> None:
+def backward(
+    lo: int, hi: int, grad: Array, unit: Array, norm: Array, smallest_norm: Any, out: Array
+) -> None:
     """out[r] = (grad[r] - unit[r] <unit[r], grad[r]>) / norm[r]; a norm that was clamped is a constant."""
     for r in range(lo, hi):
         along = grad.dtype.type(0)

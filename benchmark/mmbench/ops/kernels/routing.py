@@ -1,9 +1,10 @@
 """Neighbour routing and edge softmax of GRCN: one pass over the users and one over the items, forward and backward.
 
-A user has few items; their rows are copied side by side once and stay in the first-level cache while all routings run
-over them, four at a time. Nothing is kept per edge and dimension. Edges are in user order: edge e joins user u,
-indptr[u] <= e < indptr[u + 1], and item items[e]. Slot k of the item side belongs to item i,
-item_indptr[i] <= k < item_indptr[i + 1], and to user slot_users[k]; its score is that of edge source[k].
+A user has few items; their rows are copied side by side once and stay in the first-level cache
+while all routings run over them, four at a time. Nothing is kept per edge and dimension. Edges are
+in user order: edge e joins user u, indptr[u] <= e < indptr[u + 1], and item items[e]. Slot k of the
+item side belongs to item i, item_indptr[i] <= k < item_indptr[i + 1], and to user slot_users[k];
+its score is that of edge source[k].
 
 The gradients of a batch are zero for most nodes; users and items that none reaches are passed over.
 """
@@ -55,9 +56,16 @@ def _dots(near: Array, n: int, x: Array, row: int, out: Array, level: int) -> No
 def _add(out: Array, row: int, weights: Array, level: int, near: Array, e: int, n: int) -> None:
     """out[row] += sum_e weights[level, e] near[e]."""
     while e + 4 <= n:
-        w0, w1, w2, w3 = weights[level, e], weights[level, e + 1], weights[level, e + 2], weights[level, e + 3]
+        w0, w1, w2, w3 = (
+            weights[level, e],
+            weights[level, e + 1],
+            weights[level, e + 2],
+            weights[level, e + 3],
+        )
         for j in range(out.shape[1]):
-            out[row, j] += w0 * near[e, j] + w1 * near[e + 1, j] + w2 * near[e + 2, j] + w3 * near[e + 3, j]
+            out[row, j] += (
+                w0 * near[e, j] + w1 * near[e + 1, j] + w2 * near[e + 2, j] + w3 * near[e + 3, j]
+            )
         e += 4
     while e < n:
         w0 = weights[level, e]
@@ -67,13 +75,17 @@ def _add(out: Array, row: int, weights: Array, level: int, near: Array, e: int, 
 
 
 @inlined_reduction
-def _sum(out: Array, row: int, base: Array, at: int, weights: Array, level: int, near: Array, n: int) -> None:
+def _sum(
+    out: Array, row: int, base: Array, at: int, weights: Array, level: int, near: Array, n: int
+) -> None:
     """out[row] = base[at] + sum_e weights[level, e] near[e]; these are two rows."""
     e = 0
     if n >= 4:
         w0, w1, w2, w3 = weights[level, 0], weights[level, 1], weights[level, 2], weights[level, 3]
         for j in range(out.shape[1]):
-            out[row, j] = base[at, j] + w0 * near[0, j] + w1 * near[1, j] + w2 * near[2, j] + w3 * near[3, j]
+            out[row, j] = (
+                base[at, j] + w0 * near[0, j] + w1 * near[1, j] + w2 * near[2, j] + w3 * near[3, j]
+            )
         e = 4
     else:
         for j in range(out.shape[1]):
@@ -153,7 +165,8 @@ def users_forward(
 ) -> None:
     """The routed preference, the scores of the edges, their softmax, and preference plus weighted items.
 
-    `attention` (n_routings, n_edges) and `norms` (n_routings, n_users) keep what the backward needs of each routing.
+    `attention` (n_routings, n_edges) and `norms` (n_routings, n_users) keep what the backward needs
+    of each routing.
     """
     width, most = p.shape[1], _largest_degree(indptr, lo, hi)
     near = np.empty((most, width), p.dtype)
@@ -261,16 +274,19 @@ def users_backward(
 ) -> None:
     """The gradients of p and f, for the users of the parts lo … hi-1; each part adds into its own grad_f[part].
 
-    The states of all routings are computed anew from their attention. Level t < n_routings stands for one routing, the
-    last one for the pass that is not normalised. Into each level goes a state; its flow is the gradient of the sum that
-    comes out, and an edge gives its item `attention x flow + slope x state`. slots[e] is the item-side slot of edge e.
+    The states of all routings are computed anew from their attention. Level t < n_routings stands
+    for one routing, the last one for the pass that is not normalised. Into each level goes a state;
+    its flow is the gradient of the sum that comes out, and an edge gives its item `attention x flow
+    + slope x state`. slots[e] is the item-side slot of edge e.
     """
     last, width = attention.shape[0], p.shape[1]
     levels = last + 1
     zero, one = p.dtype.type(0), p.dtype.type(1)
     most = _largest_degree(indptr, bounds[lo], bounds[hi])
     near = np.empty((most, width), p.dtype)
-    vectors = np.empty((2 * levels, width), p.dtype)  # the flow of each level, then the state of each
+    vectors = np.empty(
+        (2 * levels, width), p.dtype
+    )  # the flow of each level, then the state of each
     a = np.empty((levels, most), p.dtype)
     slopes = np.empty((levels, most), p.dtype)
     shares = np.empty((1, 2 * levels), p.dtype)  # what an edge gives its item of each vector
@@ -341,7 +357,14 @@ def users_backward(
 
 @kernel
 def confident_forward(
-    lo: int, hi: int, alpha: Array, confidence: Array, nodes: Array, pruning: bool, winner: Array, out: Array
+    lo: int,
+    hi: int,
+    alpha: Array,
+    confidence: Array,
+    nodes: Array,
+    pruning: bool,
+    winner: Array,
+    out: Array,
 ) -> None:
     """out[e] = max_m alpha[m, e] confidence[nodes[e], m] and its m, the first of equals; pruned: 0 and -1 unless > 0."""
     for e in range(lo, hi):
@@ -358,7 +381,13 @@ def confident_forward(
 
 @kernel
 def confident_backward(
-    alpha: Array, confidence: Array, nodes: Array, winner: Array, grad: Array, grad_alpha: Array, grad_confidence: Array
+    alpha: Array,
+    confidence: Array,
+    nodes: Array,
+    winner: Array,
+    grad: Array,
+    grad_alpha: Array,
+    grad_confidence: Array,
 ) -> None:
     """Adds to zeros: the gradient of each edge goes to the modality that won it. One thread: edges share nodes."""
     for e in range(grad.shape[0]):

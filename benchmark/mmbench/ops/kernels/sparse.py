@@ -1,6 +1,7 @@
 """Products of a matrix in compressed sparse rows (CSR) with a dense one.
 
-In all of them: indptr (n_rows + 1,) int64, indices (nnz,) int64, values (nnz,); x, out and the like are C-contiguous.
+In all of them: indptr (n_rows + 1,) int64, indices (nnz,) int64, values (nnz,); x, out and the like
+are C-contiguous.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ Array = Any  # numba specialises on the dtype: float32 or float64
 
 
 @kernel
-def matmul(lo: int, hi: int, indptr: Array, indices: Array, values: Array, x: Array, out: Array) -> None:
+def matmul(
+    lo: int, hi: int, indptr: Array, indices: Array, values: Array, x: Array, out: Array
+) -> None:
     """out[r] += sum over the entries e of row r of values[e] * x[indices[e]]."""
     for r in range(lo, hi):
         for e in range(indptr[r], indptr[r + 1]):
@@ -25,7 +28,14 @@ def matmul(lo: int, hi: int, indptr: Array, indices: Array, values: Array, x: Ar
 
 @kernel
 def matmul_rows(
-    lo: int, hi: int, rows: Array, indptr: Array, indices: Array, values: Array, x: Array, out: Array
+    lo: int,
+    hi: int,
+    rows: Array,
+    indptr: Array,
+    indices: Array,
+    values: Array,
+    x: Array,
+    out: Array,
 ) -> None:
     """out[k] += row rows[k] of the matrix times x."""
     for k in range(lo, hi):
@@ -38,7 +48,9 @@ def matmul_rows(
 
 
 @kernel
-def scatter_rows(rows: Array, indptr: Array, indices: Array, values: Array, g: Array, out: Array) -> None:
+def scatter_rows(
+    rows: Array, indptr: Array, indices: Array, values: Array, g: Array, out: Array
+) -> None:
     """out[indices[e]] += values[e] * g[k] for the entries e of row rows[k]: the transpose of `matmul_rows`."""
     for k in range(rows.shape[0]):
         r = rows[k]

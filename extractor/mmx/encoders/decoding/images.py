@@ -32,12 +32,13 @@ _DECODE_ERRORS = (
 def decode_rgb(content: Path | str) -> Image:
     """The picture in a file, as 8-bit RGB.
 
-    As torchvision's own loader does: the EXIF orientation is not applied, an alpha channel is dropped, of an
-    animation the first frame is taken. 16-bit grey is divided by 256 (Pillow's own conversion would clip it), float
-    grey is taken as [0, 1], or as [0, 255] when it exceeds 1.
+    As torchvision's own loader does: the EXIF orientation is not applied, an alpha channel is
+    dropped, of an animation the first frame is taken. 16-bit grey is divided by 256 (Pillow's own
+    conversion would clip it), float grey is taken as [0, 1], or as [0, 255] when it exceeds 1.
 
     Raises:
-        ContentError: Not a picture, damaged, without pixels, or larger than Pillow's decompression-bomb limit.
+        ContentError: Not a picture, damaged, without pixels, or larger than Pillow's
+            decompression-bomb limit.
         FileNotFoundError: There is no such file: absent, not corrupt.
     """
     pillow = _pillow()
@@ -52,7 +53,9 @@ def decode_rgb(content: Path | str) -> Image:
     except FileNotFoundError:
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
-        raise ContentError(f"larger than the decompression-bomb limit of {pillow.MAX_IMAGE_PIXELS} pixels") from error
+        raise ContentError(
+            f"larger than the decompression-bomb limit of {pillow.MAX_IMAGE_PIXELS} pixels"
+        ) from error
     except pillow.UnidentifiedImageError as error:
         raise ContentError("not an image of a known format") from error
     except _DECODE_ERRORS as error:
@@ -69,7 +72,9 @@ def check_pixels(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise ContentError(f"the image has no pixels ({width} x {height})")
     if limit is not None and width * height > limit:
-        raise ContentError(f"{width} x {height} is larger than the decompression-bomb limit of {limit} pixels")
+        raise ContentError(
+            f"{width} x {height} is larger than the decompression-bomb limit of {limit} pixels"
+        )
 
 
 def _to_rgb(image: Any) -> Image:
@@ -84,7 +89,9 @@ def _to_rgb(image: Any) -> Image:
     if mode == "F":
         grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=255.0, neginf=0.0)
         scale = 255.0 if grey.max(initial=0.0) <= 1.0 else 1.0
-        return pillow.fromarray(np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8)).convert("RGB")  # type: ignore[no-any-return]
+        return pillow.fromarray(np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8)).convert(
+            "RGB"
+        )  # type: ignore[no-any-return]
     if mode in ("P", "PA"):
         image = image.convert("RGBA")  # palettes with transparency: the direct way to RGB warns
     return image.convert("RGB")  # type: ignore[no-any-return]

@@ -18,7 +18,9 @@ MAX_SAMPLES = 1 << 29
 """Longest clip, 3.4 hours at 44,100 Hz: a small file of silence can unpack to any length."""
 
 _MAX_CHUNKS = 64  # of a WAV file, before its samples
-_UNKNOWN_SIZE = 0x7FFF_0000  # programs that write to a pipe put something just below 2 or 4 GiB there
+_UNKNOWN_SIZE = (
+    0x7FFF_0000  # programs that write to a pipe put something just below 2 or 4 GiB there
+)
 _BLOCK_FRAMES = 1 << 20
 _MAX_KERNEL = 1 << 24  # numbers in a resampling kernel; 44,100 → 16,000 Hz needs under 1 << 17
 
@@ -33,7 +35,8 @@ def read_mono(content: Path | str) -> tuple[NDArray[np.float32], int]:
         Samples, shape (n,), n >= 1, and the file's own sample rate.
 
     Raises:
-        ContentError: Not audio, damaged, without samples, with samples that are not finite, or with an impossible rate.
+        ContentError: Not audio, damaged, without samples, with samples that are not finite, or with
+            an impossible rate.
         FileNotFoundError: There is no such file: absent, not corrupt.
     """
     soundfile = require("soundfile")
@@ -54,13 +57,21 @@ def read_mono(content: Path | str) -> tuple[NDArray[np.float32], int]:
                 raise ContentError(f"truncated: {n_samples:,} of {file.frames:,} samples are there")
     except FileNotFoundError:
         raise
-    except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:  # LibsndfileError is a RuntimeError
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        MemoryError,
+    ) as error:  # LibsndfileError is a RuntimeError
         reason = getattr(error, "error_string", None) or plain_reason(error)
         raise ContentError(f"the audio cannot be decoded: {reason}") from error
     if not blocks:
         raise ContentError("the audio has no samples")
     if not RATE_RANGE[0] <= rate <= RATE_RANGE[1]:
-        raise ContentError(f"sample rate {rate} Hz is outside {RATE_RANGE[0]} ... {RATE_RANGE[1]} Hz")
+        raise ContentError(
+            f"sample rate {rate} Hz is outside {RATE_RANGE[0]} ... {RATE_RANGE[1]} Hz"
+        )
     samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     if not np.isfinite(samples).all():
         raise ContentError("the audio has samples that are not finite")
@@ -83,7 +94,9 @@ def _check_wav_length(path: Path) -> None:
             if name == b"data":
                 left = path.stat().st_size - stream.tell()
                 if left < size < _UNKNOWN_SIZE:
-                    raise ContentError(f"truncated: {left:,} of {size:,} bytes of samples are there")
+                    raise ContentError(
+                        f"truncated: {left:,} of {size:,} bytes of samples are there"
+                    )
             if len(name) < 4 or name == b"data":
                 return
             stream.seek(size + size % 2, 1)
@@ -110,7 +123,9 @@ class Resampler:
         if (rate // common) * (self.rate // common) > _MAX_KERNEL:
             # Nearly coprime rates (44,099 → 16,000 Hz) would need gigabytes of filter there.
             signal = require("scipy.signal")
-            resampled = signal.resample_poly(samples.astype(np.float64), self.rate // common, rate // common)
+            resampled = signal.resample_poly(
+                samples.astype(np.float64), self.rate // common, rate // common
+            )
             return resampled.astype(np.float32)  # type: ignore[no-any-return]
         if rate not in self._transforms:
             self._transforms[rate] = require("torchaudio.transforms").Resample(rate, self.rate)

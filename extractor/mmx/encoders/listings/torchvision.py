@@ -89,8 +89,8 @@ MODELS: dict[str, tuple[int, int, str]] = {
     "wide_resnet50_2": (2048, 224, "wide_resnet50_2-9ba9bcbe.pth"),
 }
 
-# Default output by the beginning of the name: the last representation before the classifier, and its pooling.
-# Dropout does nothing at inference, so the layer before it is named.
+# Default output by the beginning of the name: the last representation before the classifier, and
+# its pooling. Dropout does nothing at inference, so the layer before it is named.
 LAYERS: tuple[tuple[str, str, str], ...] = (
     ("alexnet", "classifier.4", "none"),  # second fully connected layer, before its ReLU
     ("convnext", "classifier.1", "none"),  # average pool, layer norm, flatten
@@ -122,4 +122,6 @@ LICENCES = {
 
 def default_layer(model: str) -> tuple[str, str] | None:
     """Layer and pooling of a model when none is asked for; None for a family that is not in the table."""
-    return next(((layer, pooling) for start, layer, pooling in LAYERS if model.startswith(start)), None)
+    return next(
+        ((layer, pooling) for start, layer, pooling in LAYERS if model.startswith(start)), None
+    )

@@ -14,7 +14,9 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError  # only the error that torch.load raises on a file it will not read
+from pickle import (
+    UnpicklingError,
+)  # only the error that torch.load raises on a file it will not read
 from typing import TYPE_CHECKING, Any
 
 from mmx.encoders.base import Request, plain_reason
@@ -69,7 +71,10 @@ def missing_weights(
     ]
     if random:
         ways.append("use an untrained network, to try things out: --weights random")
-    return EncoderError(f"{model}: weights {what} are not on this machine: {reason}. Ways out: {'; or '.join(ways)}.")
+    return EncoderError(
+        f"{model}: weights {what} are not on this machine: {reason}. Ways out: "
+        f"{'; or '.join(ways)}."
+    )
 
 
 def download(url: str, folder: Path, *, offline: bool) -> Path:
@@ -90,9 +95,20 @@ def download(url: str, folder: Path, *, offline: bool) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _socket_timeout(CONNECT_TIMEOUT_S):
-            torch.hub.download_url_to_file(url, str(path), prefix.group(1) if prefix else None, progress=True)
-    except (OSError, RuntimeError, http.client.HTTPException, ValueError) as error:  # URLError is an OSError
-        reason = plain_reason(getattr(error, "reason", None) or error) if isinstance(error, OSError) else str(error)
+            torch.hub.download_url_to_file(
+                url, str(path), prefix.group(1) if prefix else None, progress=True
+            )
+    except (
+        OSError,
+        RuntimeError,
+        http.client.HTTPException,
+        ValueError,
+    ) as error:  # URLError is an OSError
+        reason = (
+            plain_reason(getattr(error, "reason", None) or error)
+            if isinstance(error, OSError)
+            else str(error)
+        )
         raise OSError(f"download from {host} failed ({reason})") from error
     return path
 
@@ -108,15 +124,19 @@ def published(request: Request, url: str, tag: str) -> Path:
         return download(url, cache, offline=request.offline)
     except OSError as error:
         raise missing_weights(
-            request.model, tag, str(error), modality=request.modality, place=str(cache / url.rpartition("/")[2])
+            request.model,
+            tag,
+            str(error),
+            modality=request.modality,
+            place=str(cache / url.rpartition("/")[2]),
         ) from error
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Tensors by name from a `.safetensors` file or a torch checkpoint, unwrapped.
 
-    A checkpoint may be the state dict itself or hold it under `state_dict`, `model_state_dict` or `model`; the prefixes
-    of DataParallel and torch.compile are removed.
+    A checkpoint may be the state dict itself or hold it under `state_dict`, `model_state_dict` or
+    `model`; the prefixes of DataParallel and torch.compile are removed.
 
     Raises:
         EncoderError: Not such a file. It is never unpickled to find out.
@@ -127,7 +147,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     where = path.name
     if not path.is_file():
-        raise EncoderError(f"{path}: no such weights file; --weights takes a .safetensors file or a torch state dict.")
+        raise EncoderError(
+            f"{path}: no such weights file; --weights takes a .safetensors file or a torch state "
+            "dict."
+        )
     try:
         if path.suffix == ".safetensors":
             loaded: Any = load_file(path)
@@ -139,7 +162,9 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             "torch.save(model.state_dict(), path) or as .safetensors."
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, LookupError, SafetensorError) as error:
-        raise EncoderError(f"{where}: not a readable weights file ({plain_reason(error)}).") from error
+        raise EncoderError(
+            f"{where}: not a readable weights file ({plain_reason(error)})."
+        ) from error
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -197,8 +222,8 @@ def fill(network: Module, given: Mapping[str, Tensor], *, what: str, where: str)
     problems = []
     for name, like in needed.items():
         if name not in given:
-            # Batch counters are absent from older files and not used at inference; constants of a traced graph
-            # (index tables) are the architecture's, not the checkpoint's.
+            # Batch counters are absent from older files and not used at inference; constants of a
+            # traced graph (index tables) are the architecture's, not the checkpoint's.
             if not name.endswith("num_batches_tracked") and not name.startswith("_tensor_constant"):
                 problems.append(f"{name} is missing")
         elif given[name].shape != like.shape:

@@ -1,6 +1,7 @@
 """Models in the Hugging Face layout: a local folder, or a hub id with an optional `@revision`.
 
-A model is always loaded from a folder that is complete on disk, so that a network problem shows up here, once.
+A model is always loaded from a folder that is complete on disk, so that a network problem shows up
+here, once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,12 @@ from pathlib import Path
 from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
 
 from mmx.encoders.base import Request, plain_reason, require
-from mmx.encoders.weights.checkpoints import CONNECT_TIMEOUT_S, file_sha256, hub_cache, missing_weights
+from mmx.encoders.weights.checkpoints import (
+    CONNECT_TIMEOUT_S,
+    file_sha256,
+    hub_cache,
+    missing_weights,
+)
 from mmx.errors import EncoderError, UsageError
 
 NOT_A_MODEL = (
@@ -40,12 +46,15 @@ class ModelFolder:
 
     def weights(self) -> list[Path]:
         """Its weights files; of a part that has both kinds, the safetensors."""
-        files = sorted(path for path in self.path.rglob("*") if path.suffix in (".safetensors", ".bin"))
+        files = sorted(
+            path for path in self.path.rglob("*") if path.suffix in (".safetensors", ".bin")
+        )
         safe = {path.parent for path in files if path.suffix == ".safetensors"}
         return [
             path
             for path in files
-            if path.name != "training_args.bin" and (path.suffix == ".safetensors" or path.parent not in safe)
+            if path.name != "training_args.bin"
+            and (path.suffix == ".safetensors" or path.parent not in safe)
         ]
 
     def lacks(self) -> list[str]:
@@ -59,7 +68,9 @@ class ModelFolder:
                 parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             except (OSError, ValueError, LookupError, TypeError, AttributeError):
                 continue  # the library says what is wrong with it
-            absent += sorted(str(part) for part in parts if not (index.parent / str(part)).is_file())
+            absent += sorted(
+                str(part) for part in parts if not (index.parent / str(part)).is_file()
+            )
         return absent
 
     def sha256(self) -> str:
@@ -78,8 +89,16 @@ class ModelFolder:
         card = self.path / "README.md"
         if not card.is_file():
             return None
-        header = re.match(r"---\s*\n(.*?)\n---", card.read_text(encoding="utf-8", errors="replace"), flags=re.DOTALL)
-        found = re.search(r"^license:\s*(\S+)\s*$", header.group(1), flags=re.MULTILINE) if header else None
+        header = re.match(
+            r"---\s*\n(.*?)\n---",
+            card.read_text(encoding="utf-8", errors="replace"),
+            flags=re.DOTALL,
+        )
+        found = (
+            re.search(r"^license:\s*(\S+)\s*$", header.group(1), flags=re.MULTILINE)
+            if header
+            else None
+        )
         return found.group(1).strip("'\"") if found else None
 
 
@@ -120,7 +139,8 @@ def find_model(request: Request, default_id: str) -> ModelFolder:
     """
     if request.weights == "random":
         raise UsageError(
-            f"{request.model}: --weights random is not possible, the model's shape comes with its weights."
+            f"{request.model}: --weights random is not possible, the model's shape comes with its "
+            "weights."
         )
     wanted = default_id if request.weights == "default" else request.weights
     folder = Path(wanted).expanduser()
@@ -128,7 +148,8 @@ def find_model(request: Request, default_id: str) -> ModelFolder:
         return ModelFolder(folder, folder.resolve().name)
     if not looks_like_hub_id(wanted):
         raise UsageError(
-            f"{request.model}: no weights {wanted!r}: neither a folder nor a hub id (org/name[@revision])."
+            f"{request.model}: no weights {wanted!r}: neither a folder nor a hub id "
+            "(org/name[@revision])."
         )
     return _snapshot(request, wanted)
 
@@ -144,7 +165,8 @@ def _snapshot(request: Request, wanted: str) -> ModelFolder:
     if request.offline:
         go_offline()
     hub, errors = require("huggingface_hub"), require("huggingface_hub.errors")
-    # The library's transport errors are not OSErrors; their class comes from whichever HTTP client it was built on.
+    # The library's transport errors are not OSErrors; their class comes from whichever HTTP client
+    # it was built on.
     transport = next(cls for cls in errors.HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
     hub_id, _, revision = wanted.partition("@")
     cache = hub_cache(request.cache_dir)
@@ -190,4 +212,8 @@ def _reason(error: BaseException) -> str:
     """The hub's error in one line: the first sentence says what happened, the rest is advice."""
     lines = str(error).strip().splitlines()
     first = lines[0] if lines else type(error).__name__
-    return first if str(error) == "working offline" else f"download failed ({plain_reason(OSError(first))})"
+    return (
+        first
+        if str(error) == "working offline"
+        else f"download failed ({plain_reason(OSError(first))})"
+    )

@@ -25,7 +25,17 @@ PLOTS = importlib.util.find_spec("matplotlib") is not None
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("report")
     write_dataset(place / "toy")
-    options = ["--data", str(place / "toy"), "--out", str(place / "runs"), "-q", "--set", "epochs=4", "--every", "2"]
+    options = [
+        "--data",
+        str(place / "toy"),
+        "--out",
+        str(place / "runs"),
+        "-q",
+        "--set",
+        "epochs=4",
+        "--every",
+        "2",
+    ]
     options += ["--metrics", "Recall,nDCG,ARP,Gini", "--cutoffs", "5,20"]
     done = CliRunner().invoke(
         train,
@@ -53,7 +63,10 @@ def test_a_report_of_any_runs(runs: Path, tmp_path: Path) -> None:
         assert any(row["run"] == str(folder) for row in rows)
     assert "## Which differences are resolved" in page
     tables = (out / "toy.tex").read_text().split("\\end{tabular}\n")
-    assert [table.strip().splitlines()[0] for table in tables[:-1]] == ["% toy, test @5", "% toy, test @20"]
+    assert [table.strip().splitlines()[0] for table in tables[:-1]] == [
+        "% toy, test @5",
+        "% toy, test @20",
+    ]
     assert "lr=0.0" in page
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     CliRunner().invoke(report, [str(runs), "--out", str(out)], catch_exceptions=False)
@@ -62,13 +75,17 @@ def test_a_report_of_any_runs(runs: Path, tmp_path: Path) -> None:
     table = page.partition("## Test @20")[2].partition("##")[0].splitlines()
     names = [cell.strip() for cell in table[2].split("|")[1:-1]]
     assert sorted(names) == ["", "ARP", "Gini", "Recall", "nDCG"]
-    bold = [[cell.strip().startswith("**") for cell in line.split("|")[1:-1]] for line in table[4:6]]
+    bold = [
+        [cell.strip().startswith("**") for cell in line.split("|")[1:-1]] for line in table[4:6]
+    ]
     assert sum(row[names.index("Recall")] for row in bold) >= 1
     assert not any(row[names.index("ARP")] for row in bold)
 
 
 def test_a_misspelled_metric_is_no_report(runs: Path, tmp_path: Path) -> None:
-    done = CliRunner().invoke(report, [str(runs), "--out", str(tmp_path / "report"), "--metric", "Recal@20"])
+    done = CliRunner().invoke(
+        report, [str(runs), "--out", str(tmp_path / "report"), "--metric", "Recal@20"]
+    )
     assert isinstance(done.exception, UsageError)
     assert "Recall" in str(done.exception)
     assert not (tmp_path / "report").exists()
@@ -115,7 +132,9 @@ def test_without_matplotlib_there_is_everything_else(
 
 def test_nothing_is_markup_by_accident() -> None:
     table = Table(["", "a_b"], [["<x> & `c`", "**1 ± 2 %**"]])
-    page = Page("A < B", ["# one", "- **a**\n- [b](c.md)", "> note", "```\n<code>\n```", "*x*", table]).html()
+    page = Page(
+        "A < B", ["# one", "- **a**\n- [b](c.md)", "> note", "```\n<code>\n```", "*x*", table]
+    ).html()
     for text in (
         "<h1>A &lt; B</h1>",
         "&lt;x&gt; &amp; <code>c</code>",

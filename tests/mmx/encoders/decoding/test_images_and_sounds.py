@@ -108,8 +108,12 @@ def test_an_absent_file_is_absent_and_a_folder_is_corrupt(tmp_path: Path) -> Non
             read(tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL.*")  # as in production; pytest resets the filters
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning:PIL.*"
+)  # as in production; pytest resets the filters
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_damaged_files_are_decoded_or_corrupt(tmp_path: Path, data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["jpg", "png", "gif", "tiff", "webp", "wav", "flac", "ogg"]))
@@ -174,7 +178,9 @@ def test_resampling_is_torchaudios(rate: int) -> None:
     for _ in range(2):  # the second time from the cache
         assert np.array_equal(resample(TONE, rate), expected)
     # The functional form computes its filter in single precision.
-    assert np.abs(torchaudio.functional.resample(wave, rate, 16_000).numpy() - expected).max() < 5e-5
+    assert (
+        np.abs(torchaudio.functional.resample(wave, rate, 16_000).numpy() - expected).max() < 5e-5
+    )
 
 
 def test_resampling_from_an_odd_rate_needs_little_memory() -> None:
