@@ -82,7 +82,7 @@ wheel-test: setup  ## the built wheel, core dependencies only, in an environment
 	$(PYTHON) -m venv .venv-core
 	$(CORE)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl pytest pytest-benchmark hypothesis
 	$(CORE)/python -c 'import importlib.util as u, sys; found = [m for m in ("torchvision", "torchaudio", "transformers", "open_clip", "sklearn") if u.find_spec(m)]; sys.exit(f"not a core environment: {found}" if found else 0)'
-	$(CORE)/python -m pytest tests/mmstore tests/mmbench tests/e2e
+	$(CORE)/python -m pytest tests/mmstore tests/mmbase tests/mmbench tests/e2e
 
 clean:  ## remove what the other targets made, but not data and runs
 	rm -rf .venv .venv-core dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

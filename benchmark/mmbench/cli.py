@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from mmbase.process import out_of_memory
 from mmbench import __version__
-from mmbench.core.process import out_of_memory
-from mmbench.errors import MmbenchError
+from mmbench.errors import ToolError
 
 
 class LazyGroup(click.Group):
@@ -100,7 +100,7 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Entry point: exit code 0 done, 1 data or run failed, 2 usage, 130 interrupted and resumable."""
-    from mmbench.core.process import tune_process
+    from mmbase.process import tune_process
 
     tune_process()
     sys.exit(run(sys.argv[1:]))
@@ -134,7 +134,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _in_words(error: Exception) -> str:
-    if isinstance(error, MmbenchError) or not out_of_memory(error):
+    if isinstance(error, ToolError) or not out_of_memory(error):
         return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory: {error}"
@@ -146,7 +146,7 @@ def _in_words(error: Exception) -> str:
 
 def _known(error: Exception) -> int | None:
     """The exit code of an error whose message is meant for the user; None for any other."""
-    if isinstance(error, MmbenchError):
+    if isinstance(error, ToolError):
         return error.exit_code
     if out_of_memory(error):
         return 1

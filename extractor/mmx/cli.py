@@ -19,7 +19,7 @@ import click
 from mmx import __version__
 from mmx.commands.errors import plain_warnings, report
 from mmx.commands.options import common_options, console
-from mmx.errors import MmxError, UsageError
+from mmx.errors import ToolError, UsageError
 
 if TYPE_CHECKING:
     from mmx.config import Recipe, RunConfig, SetConfig
@@ -220,9 +220,9 @@ def extract(
       mmx extract --modality visual --model resnet50 --weights random --limit 100 --json
       mmx extract recipes/extract/demo.yaml
     """
-    from mmx.extraction.process import tune_process
+    from mmbase.process import tune_process
 
-    tune_process()
+    tune_process(one_arena=True)
     with console(quiet=quiet, verbose=verbose) as progress:
         run, sets = _what_to_extract(recipe, typed)
         _demo_when_absent(run.data, progress)
@@ -284,12 +284,12 @@ def _extract_all(
     run: RunConfig, sets: tuple[SetConfig, ...], progress: ConsoleProgress
 ) -> tuple[list[Summary], list[tuple[SetConfig, str]]]:
     """Makes every set; of several, one that fails (and why is said) does not keep the others from being made."""
+    from mmbase.signals import sigterm_as_interrupt
     from mmstore import StoreError
     from mmx.encoders.compute import out_of_memory
     from mmx.errors import Interrupted
     from mmx.extraction.extract import extract as make
     from mmx.extraction.extract import extract_together, share_contents
-    from mmx.extraction.signals import sigterm_as_interrupt
 
     sigterm_as_interrupt()
     done: list[tuple[SetConfig, Summary]] = []
@@ -301,7 +301,7 @@ def _extract_all(
             progress.note(summary.as_text() + ("\n" if len(sets) > 1 else ""))
 
     def foreseen(error: Exception) -> bool:
-        return isinstance(error, MmxError | StoreError) or out_of_memory(error)
+        return isinstance(error, ToolError | StoreError) or out_of_memory(error)
 
     for group in share_contents(run, sets):
         if len(group) > 1:
@@ -311,7 +311,7 @@ def _extract_all(
                 continue
             except Interrupted:
                 raise
-            except (MmxError, StoreError, RuntimeError, MemoryError) as error:
+            except (ToolError, StoreError, RuntimeError, MemoryError) as error:
                 if not foreseen(error):
                     raise
                 progress.note(
@@ -321,7 +321,7 @@ def _extract_all(
             try:
                 taken = [summary.path for _, summary in done]
                 take([config], [make(run, config, progress=progress, taken=taken)])
-            except (MmxError, StoreError, RuntimeError, MemoryError) as error:
+            except (ToolError, StoreError, RuntimeError, MemoryError) as error:
                 if len(sets) == 1 or isinstance(error, Interrupted) or not foreseen(error):
                     raise
                 reason = str(error) or type(error).__name__

@@ -1,54 +1,18 @@
-"""The exceptions of mmx. Each message says where, what (got, expected) and how to fix it."""
+"""The exceptions of mmx; those it shares with mmbench are in `mmbase.errors`."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+from mmbase.errors import INSTALL_EXTRA, DataError, Interrupted, ToolError, UsageError, unknown_name
 
-INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
-"""How to get what the core dependencies lack."""
-
-
-class MmxError(Exception):
-    """Anything that went wrong for a reason the user can act on. Exit code 1."""
-
-    exit_code = 1
+__all__ = [
+    "INSTALL_EXTRA", "ContentError", "DataError", "EncoderError", "Interrupted", "ToolError",
+    "UsageError", "unknown_name",
+]  # fmt: skip
 
 
-class UsageError(MmxError):
-    """A flag, recipe key or name that does not exist or has an impossible value. Exit code 2."""
-
-    exit_code = 2
+class EncoderError(ToolError):
+    """An encoder that cannot be built: absent weights, a missing extra, an unknown layer."""
 
 
-class DataError(MmxError):
-    """A dataset folder, manifest or feature file that cannot be used as it is."""
-
-
-class EncoderError(MmxError):
-    """An encoder that cannot be built: weights that are not here, a missing extra, a layer that does not exist."""
-
-
-class ContentError(MmxError):
-    """One item's content that cannot be decoded. Recorded as `corrupt` in the store; never stops a run."""
-
-
-class Interrupted(MmxError):
-    """Stopped by the user; the same command goes on from where it stopped. Exit code 130."""
-
-    exit_code = 130
-
-
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that no registry has, with the closest match and all choices.
-
-    Args:
-        kind: What the name was meant to be, e.g. `model`.
-        name: What was given.
-        known: The names that exist.
-    """
-    choices = sorted(known)
-    folded = {choice.casefold(): choice for choice in choices}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
-    return UsageError(f"unknown {kind} {name!r}.{hint} Choose one of: {', '.join(choices)}.")
+class ContentError(ToolError):
+    """Content of one item that cannot be decoded: recorded as `corrupt`; never stops a run."""

@@ -21,11 +21,11 @@ import numpy as np
 import pytest
 import torch
 
+from mmbase.process import tune_process
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, create
 from mmx.encoders.compute import linear_kernel
 from mmx.extraction.extract import extract
-from mmx.extraction.process import tune_process
 from mmx.extraction.summary import Summary
 
 pytestmark = [pytest.mark.slow, pytest.mark.real_data]
@@ -36,7 +36,7 @@ PEER_CPU_MS = 235.0
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    tune_process()
+    tune_process(one_arena=True)
     torch.set_num_threads(1)
 
 
@@ -148,8 +148,8 @@ def test_reading_and_resampling_is_a_small_part_of_the_work_on_sounds(
 CHILD = """
 import json, sys, time
 from pathlib import Path
-from mmx.extraction.process import peak_memory_bytes, tune_process
-tune_process()
+from mmbase.process import peak_memory_bytes, tune_process
+tune_process(one_arena=True)
 import numpy as np
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders.base import Encoder, EncoderSpec

@@ -18,8 +18,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmbase.process import tune_process
 from mmbench.core.interactions import TrainSet
-from mmbench.core.process import tune_process
 from mmbench.ops import gemm, sparse
 from mmbench.ops.adam import Adam
 from mmbench.ops.graph import bipartite, symmetric_normalised

@@ -19,10 +19,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmbase.process import peak_memory_bytes, tune_process
 from mmbench.config import make_settings
 from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
-from mmbench.core.process import peak_memory_bytes, tune_process
 from mmbench.core.sampling import Batch
 from mmbench.models import model_class
 from mmbench.models.base import Features

@@ -15,7 +15,7 @@ import pytest
 
 from mmx.demo import write_demo
 from mmx.demo.latent import MIN_PICKS, draw_items, draw_picks
-from mmx.errors import DataError, MmxError, UsageError
+from mmx.errors import DataError, ToolError, UsageError
 from mmx.progress import SilentProgress
 
 N_ITEMS, N_USERS = 60, 40
@@ -287,7 +287,7 @@ def test_without_pillow_the_error_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(MmxError, match=r"pip install 'mmx-mmbench\[extract\]'"):
+    with pytest.raises(ToolError, match=r"pip install 'mmx-mmbench\[extract\]'"):
         write_demo(tmp_path / "demo")
     assert list(tmp_path.iterdir()) == []
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmbench.commands.common import command_line
-from mmbench.errors import MmbenchError
+from mmbench.errors import ToolError
 
 if TYPE_CHECKING:
     from mmbench.analysis.report.reproduction import Reproduction
@@ -78,7 +78,7 @@ def _part(
     if len(systems) > 1:
         try:
             outcome = compare(systems, [metric])
-        except MmbenchError as error:
+        except ToolError as error:
             sentences = [f"not compared: {error}"]
         else:
             sentences = [one.verdict for one in outcome]

@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mmbench.config import Recipe, read_recipe, write_recipe
-from mmbench.core.init import Init
-from mmbench.core.process import (
+from mmbase.process import (
     cpu_seconds,
     forget_peak_memory,
     gpu_uuid,
@@ -25,6 +23,8 @@ from mmbench.core.process import (
     peak_gpu_memory_bytes,
     peak_memory_bytes,
 )
+from mmbench.config import Recipe, read_recipe, write_recipe
+from mmbench.core.init import Init
 from mmbench.data.cache import neighbour_cache
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import ItemFeatures

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 
+from mmbase.process import tune_process
 from mmbench.config import Recipe, write_recipe
-from mmbench.core.process import tune_process
 from mmbench.errors import DataError, TrainingError
 from mmbench.models import model_class
 from mmbench.progress import Progress, Silent

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mmbase.process import peak_gpu_memory_bytes, peak_memory_bytes
 from mmbench import __version__
 from mmbench.config import Recipe
-from mmbench.core.process import peak_gpu_memory_bytes, peak_memory_bytes
 from mmbench.data.dataset import TrainingData
 from mmbench.evaluation.evaluate import Scores
 from mmbench.evaluation.protocol import describe

@@ -15,9 +15,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from mmbase.process import cpu_seconds, forget_peak_memory
 from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.core.interactions import HeldOut, TrainSet
-from mmbench.core.process import cpu_seconds, forget_peak_memory
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
 from mmbench.data.features import ItemFeatures, load_presence
 from mmbench.data.lists import read_lists

@@ -15,9 +15,9 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from mmx.catalogue.folder import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
+from mmbase.folder import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
+from mmbase.tables import Column, Table
 from mmx.catalogue.items import Items
-from mmx.catalogue.tables import Column, Table
 from mmx.catalogue.templates import Template, parse_template
 from mmx.errors import ContentError, DataError, UsageError
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.catalogue.folder import inside
+from mmbase.folder import inside
+from mmbase.tables import SUFFIXES, Column, open_table
 from mmx.catalogue.items import Items, checked_ids, fixed_length, guess_id_column
-from mmx.catalogue.tables import SUFFIXES, Column, open_table
 from mmx.errors import DataError, UsageError
 
 TABLES = ("reviews", "interactions")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.catalogue.folder import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
-from mmx.catalogue.tables import SUFFIXES, Column, Table, is_table, open_table
+from mmbase.folder import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
+from mmbase.tables import SUFFIXES, Column, Table, is_table, open_table
 from mmx.errors import DataError, UsageError
 
 ID_COLUMNS = ("item_id", "itemID", "itemId", "asin", "parent_asin", "id")

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from mmx.errors import INSTALL_EXTRA, MmxError
+from mmx.errors import INSTALL_EXTRA, ToolError
 
 
 @contextmanager
@@ -46,10 +46,10 @@ def report(error: BaseException, *, debug: bool) -> int:
     if isinstance(error, click.Abort | KeyboardInterrupt):
         click.echo("interrupted; the same command goes on from what is saved", err=True)
         return 130
-    if isinstance(error, MmxError | StoreError):
+    if isinstance(error, ToolError | StoreError):
         for line in str(error).splitlines() or [type(error).__name__]:
             click.echo(f"error: {line}", err=True)
-        return error.exit_code if isinstance(error, MmxError) else 1
+        return error.exit_code if isinstance(error, ToolError) else 1
     if isinstance(error, ModuleNotFoundError):
         click.echo(f"error: {error.name} is not installed; run: {INSTALL_EXTRA}", err=True)
         return 1

@@ -79,7 +79,7 @@ def write_demo(
         UsageError: A number is too small.
         DataError: `out` is something else than a demonstration catalogue, or one of other
             parameters with features or splits beside it.
-        MmxError: Pillow is not installed.
+        ToolError: Pillow is not installed.
     """
     for name, given, least in (
         ("--items", items, MIN_ITEMS),

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmx.demo.latent import FloatArray
 from mmx.demo.words import BRAND_SYLLABLES, FILLER, PRODUCTS, STYLES
-from mmx.errors import MmxError
+from mmx.errors import ToolError
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -28,12 +28,12 @@ def require_pillow() -> None:
     """Check that pictures can be drawn at all.
 
     Raises:
-        MmxError: Pillow is not installed; names the extra that brings it.
+        ToolError: Pillow is not installed; names the extra that brings it.
     """
     try:
         import PIL  # noqa: F401
     except ImportError as error:
-        raise MmxError(
+        raise ToolError(
             "mmx demo: the pictures are drawn with Pillow, which is not installed; "
             "run pip install 'mmx-mmbench[extract]' (or pip install pillow)"
         ) from error

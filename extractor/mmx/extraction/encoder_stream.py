@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.folder import FILE_SUFFIXES, FOLDERS
 from mmstore import FeatureSetWriter, Status
-from mmx.catalogue.folder import FILE_SUFFIXES, FOLDERS
 from mmx.encoders import Encoder
 from mmx.encoders.compute import out_of_memory, release_memory
 from mmx.errors import ContentError, DataError, EncoderError

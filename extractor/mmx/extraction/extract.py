@@ -43,7 +43,7 @@ def extract(
             `run.restart` or not.
 
     Raises:
-        MmxError: The set could not be made. What was computed is kept, and the same call goes on
+        ToolError: The set could not be made. What was computed is kept, and the same call goes on
             from there.
         mmstore.StoreError: The file could not be written, or one of another plan is in the way.
         Interrupted: SIGINT or SIGTERM; what was computed is kept.

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.folder import FILE_SUFFIXES, FOLDERS
 from mmx.catalogue.contents import Content, FileContents, file_contents
-from mmx.catalogue.folder import FILE_SUFFIXES, FOLDERS
 from mmx.catalogue.items import Items
 from mmx.encoders import Encoder, EncoderInfo
 from mmx.errors import ContentError, UsageError

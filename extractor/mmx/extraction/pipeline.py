@@ -28,12 +28,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.signals import StopRequest
 from mmx.encoders.decoding.sharing import shared_decoding
 from mmx.errors import ContentError, Interrupted
 from mmx.extraction.encoder_stream import Lane
 from mmx.extraction.executors import LocalExecutor, Turns, busy_and_queued_s
 from mmx.extraction.plan import Plan
-from mmx.extraction.signals import StopRequest
 from mmx.progress import Progress
 
 FLUSH_S = 2.0

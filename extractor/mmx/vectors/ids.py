@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmbase.tables import SUFFIXES, Table, is_table, open_table
 from mmx.catalogue.items import ID_COLUMNS, load_items
-from mmx.catalogue.tables import SUFFIXES, Table, is_table, open_table
-from mmx.errors import DataError, MmxError, UsageError
+from mmx.errors import DataError, ToolError, UsageError
 
 INTERACTION_FILES = ("interactions", "train", "valid", "val", "validation", "test")
 INTERACTION_ITEM_COLUMNS = (*ID_COLUMNS, "item", "iid", "item_id:token")
@@ -195,7 +195,7 @@ def _refuse_other_order(table: Table, names: Sequence[str], n_rows: int) -> None
     for name in names:
         try:
             cells = table.read([name])[name].to_pylist()
-        except MmxError:
+        except ToolError:
             continue  # not text: no row numbers
         if not all(cell.isdigit() for cell in cells):
             continue

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 import torch
 
+from mmbase.process import peak_memory_bytes
 from mmbench.analysis.recommend import load_run
 from mmbench.config import Recipe, for_model, make_settings, parse_approximations, read_recipe
-from mmbench.core.process import peak_memory_bytes
 from mmbench.data.dataset import TestData
 from mmbench.errors import DataError, TrainingError, UsageError
 from mmbench.evaluation.protocol import rank_all

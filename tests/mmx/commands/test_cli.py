@@ -17,7 +17,7 @@ import mmx.cli
 from mmstore import FeatureSet, StoreError, StoreWarning
 from mmx.cli import cli
 from mmx.config import RunConfig, SetConfig
-from mmx.errors import Interrupted, MmxError, UsageError
+from mmx.errors import Interrupted, ToolError, UsageError
 from mmx.extraction.plan import BATCH_SIZES
 
 
@@ -151,7 +151,7 @@ def test_a_corrupt_item_stops_the_run_when_asked_to(data: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (MmxError("a: b"), 1, "error: a: b\n"),
+        (ToolError("a: b"), 1, "error: a: b\n"),
         (UsageError("one\ntwo"), 2, "error: one\nerror: two\n"),
         (StoreError("x.h5: damaged"), 1, "error: x.h5: damaged\n"),
         (Interrupted("stopped"), 130, "error: stopped\n"),

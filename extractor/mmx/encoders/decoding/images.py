@@ -89,9 +89,8 @@ def _to_rgb(image: Any) -> Image:
     if mode == "F":
         grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=255.0, neginf=0.0)
         scale = 255.0 if grey.max(initial=0.0) <= 1.0 else 1.0
-        return pillow.fromarray(np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8)).convert(
-            "RGB"
-        )  # type: ignore[no-any-return]
+        grey = np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8)
+        return pillow.fromarray(grey).convert("RGB")  # type: ignore[no-any-return]
     if mode in ("P", "PA"):
         image = image.convert("RGBA")  # palettes with transparency: the direct way to RGB warns
     return image.convert("RGB")  # type: ignore[no-any-return]

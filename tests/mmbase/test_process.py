@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mmbench.core.process import held_interrupts
+from mmbase.process import held_interrupts
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
-from mmx.errors import DataError, unknown_name
+from mmbase.errors import DataError, unknown_name
 
 Column: TypeAlias = Any  # pyarrow.ChunkedArray of binary; pyarrow carries no types
 """One column: a `pyarrow.ChunkedArray` of type binary, one value per row, no nulls."""

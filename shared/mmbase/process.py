@@ -18,22 +18,24 @@ if TYPE_CHECKING:
     import torch
 
 
-def tune_process() -> None:
-    """Make repeated large allocations cheap, and waiting threads quiet. Called once, before torch is imported.
+def tune_process(*, one_arena: bool = False) -> None:
+    """Make repeated large allocations cheap and waiting threads quiet; call it before torch.
 
     glibc returns every large buffer to the kernel and faults it in again at the next step, which
     costs dense training steps up to half of their CPU time; here buffers stay with the process.
     OpenMP threads that wait for each other spin by default, which slows every process on a machine
     that is not idle. Variables that the user has set are left alone. Python's garbage collector
     runs after every 700 new objects, and importing torch makes 160,000 that stay: every 10,000 are
-    enough.
+    enough. `one_arena` makes what one thread has freed serve the others.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     gc.set_threshold(10_000)
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:
-            m_trim_threshold, m_mmap_max = -1, -4
+            m_trim_threshold, m_mmap_max, m_arena_max = -1, -4, -8  # glibc's malloc.h
+            if one_arena:
+                mallopt(m_arena_max, 1)
             mallopt(m_mmap_max, 0)
             mallopt(m_trim_threshold, 2**31 - 1)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from mmx.catalogue.tables import open_table
+from mmbase.tables import open_table
 from mmx.errors import DataError, UsageError
 
 

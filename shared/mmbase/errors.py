@@ -1,0 +1,47 @@
+"""The exceptions that both tools share. Each message says where, what (got, expected), and the fix."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
+"""How to get what the core dependencies lack."""
+
+
+class ToolError(Exception):
+    """An error that the user can act on. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(ToolError):
+    """A flag, recipe key or name that does not exist or has an impossible value. Exit code 2."""
+
+    exit_code = 2
+
+
+class DataError(ToolError):
+    """A dataset, split, list or feature file that cannot be used as it is."""
+
+
+class Interrupted(ToolError):
+    """Stopped by the user; the same command continues from where it stopped. Exit code 130."""
+
+    exit_code = 130
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that no registry has, with the closest match and all choices.
+
+    Args:
+        kind: What the name was meant to be, e.g. `model`.
+        name: What was given.
+        known: The names that exist.
+    """
+    choices = sorted(known)
+    folded = {choice.casefold(): choice for choice in choices}
+    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
+    offer = f"Choose one of: {', '.join(choices)}." if choices else "There is none."
+    return UsageError(f"unknown {kind} {name!r}.{hint} {offer}")
