@@ -230,7 +230,7 @@ def test_one_set_that_fails_does_not_keep_the_others_from_being_made(
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
         f"data: {data}\nsets:\n- {{modality: audio, model: mfcc}}\n- {{modality: visual, model: "
-        "colour-hog}}\n",
+        "colour-hog}\n",
         encoding="utf-8",
     )
     result = mmx_run("extract", recipe, "--json")
