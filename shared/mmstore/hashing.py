@@ -13,8 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore.blocks import block_rows, spans
-from mmstore.ids import byte_lengths, byte_table
+from mmstore.ids import block_rows, byte_lengths, byte_table, spans
 from mmstore.schema import Header
 from mmstore.spec import FEATURES, ID_DATASETS
 

@@ -14,6 +14,8 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore.blocks import spans
 from mmstore.errors import (
     DamagedFeatureSet,
     InvalidInput,
@@ -31,7 +32,7 @@ from mmstore.errors import (
     StoreFull,
     UnknownFeatureSet,
 )
-from mmstore.row_file import Place, write_all
+from mmstore.ids import spans
 from mmstore.schema import Header, canonical_json, check_format, check_version
 from mmstore.spec import (
     ATTRIBUTES,
@@ -59,6 +60,38 @@ _BUILT_IN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.
 _LIBVER = ("earliest", "v110")
 _PAGE = 4096
 EXTRACT_AGAIN = "extract it again with --restart, or copy it again from where it came"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a contiguous dataset lies in its file.
+
+    Attributes:
+        start: First byte.
+        shape: Sizes of the axes; the first counts rows.
+        dtype: Type of the elements.
+    """
+
+    start: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+
+    @property
+    def stop(self) -> int:
+        """One past the last byte."""
+        return self.start + self.shape[0] * self.row_bytes
+
+
+def write_all(stream: FileIO, data: memoryview | bytes) -> None:
+    """Write all of `data` to an unbuffered stream, which may take it in pieces."""
+    view = memoryview(data)
+    while len(view):
+        view = view[stream.write(view) :]
 
 
 @contextmanager

@@ -5,15 +5,15 @@ An id is opaque text. It is kept byte for byte, so `"007"`, `"7"` and `" 7"` are
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore.blocks import block_rows, spans
 from mmstore.errors import InvalidIds
+from mmstore.spec import BLOCK_BYTES
 
 Bytes = NDArray[np.bytes_]
 """Array of fixed-length byte strings, shape (n,), numpy kind `S`."""
@@ -228,3 +228,38 @@ def _check_bytes(raw: Bytes, where: str) -> Bytes:
                     "UTF-8"
                 ) from error
     return raw
+
+
+# ------------------------------------------------------------------------------------------------
+# rows in blocks
+
+
+def block_rows(row_bytes: int, block_bytes: int = BLOCK_BYTES) -> int:
+    """Number of rows of `row_bytes` that fit in a block; at least 1."""
+    return max(1, block_bytes // max(1, row_bytes))
+
+
+def spans(n: int, step: int) -> Iterator[tuple[int, int]]:
+    """Half-open ranges `(start, stop)` of at most `step` that cover `range(n)` in order."""
+    for start in range(0, n, step):
+        yield start, min(start + step, n)
+
+
+def runs(
+    rows: NDArray[np.int64], *, max_gap: int = 0, max_span: int | None = None
+) -> Iterator[tuple[int, int]]:
+    """Positions `(i, j)` such that `rows[i:j]` lie close together.
+
+    Args:
+        rows: Ascending row numbers, shape (b,); repetitions are allowed.
+        max_gap: How many absent rows in between do not end a run.
+        max_span: A run never crosses a multiple of this, so it covers at most this many rows.
+    """
+    if rows.size == 0:
+        return
+    ends = np.diff(rows) > max_gap + 1
+    if max_span is not None:
+        block = rows // max_span
+        ends |= block[1:] != block[:-1]
+    edges = np.concatenate(([0], np.flatnonzero(ends) + 1, [rows.size]))
+    yield from zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)

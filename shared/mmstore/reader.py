@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from mmstore import hdf5
-from mmstore.blocks import block_rows, runs, spans
 from mmstore.errors import (
     DamagedFeatureSet,
     IncompleteFeatureSet,
@@ -24,7 +23,16 @@ from mmstore.errors import (
     StoreWarning,
 )
 from mmstore.hdf5 import EXTRACT_AGAIN, translated
-from mmstore.ids import Bytes, IdIndex, decode_ids, encode_lookup, pair_keys
+from mmstore.ids import (
+    Bytes,
+    IdIndex,
+    block_rows,
+    decode_ids,
+    encode_lookup,
+    pair_keys,
+    runs,
+    spans,
+)
 from mmstore.schema import Header
 from mmstore.spec import (
     DENSE,

@@ -13,21 +13,24 @@ A side file without its `.partial` belongs to nothing and is removed by the next
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore.blocks import block_rows
-from mmstore.errors import DamagedFeatureSet
-from mmstore.row_file import write_all
+from mmstore.errors import DamagedFeatureSet, StoreLocked
+from mmstore.hdf5 import Place, translated, write_all
+from mmstore.ids import block_rows, runs
 from mmstore.spec import BLOCK_BYTES, PARTIAL_SUFFIX
 
 
@@ -299,3 +302,124 @@ class VectorLog:
     def close(self) -> None:
         """Release the file."""
         self._stream.close()
+
+
+# ------------------------------------------------------------------------------------------------
+# rows
+
+
+class RowFile:
+    """Writes rows of contiguous datasets in place.
+
+    Args:
+        path: An HDF5 file that no HDF5 library has open.
+        places: Where its datasets lie, by name.
+    """
+
+    def __init__(self, path: Path, places: Mapping[str, Place]) -> None:
+        self.places = dict(places)
+        self._stream = path.open("r+b", buffering=0)
+
+    def put(self, name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Write `values[i]` to row `rows[i]` of dataset `name`, in runs of neighbouring rows.
+
+        Args:
+            name: The dataset.
+            rows: Distinct rows in any order, shape (b,).
+            values: Shape (b, ...).
+        """
+        place = self.places[name]
+        order = np.argsort(rows, kind="stable")
+        in_order = rows[order]
+        if not np.array_equal(in_order, rows):
+            values = values[order]
+        data = memoryview(
+            np.ascontiguousarray(values, dtype=place.dtype).reshape(-1).view(np.uint8).data
+        )
+        size = place.row_bytes
+        for i, j in runs(in_order):
+            self._stream.seek(place.start + int(in_order[i]) * size)
+            write_all(self._stream, data[i * size : j * size])
+
+    def sync(self) -> None:
+        """Force what was written onto the disk."""
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Release the file."""
+        self._stream.close()
+
+
+# ------------------------------------------------------------------------------------------------
+# lock
+
+_held: set[str] = set()  # fcntl locks do not exclude a second writer in the same process; this does
+_guard = threading.Lock()
+
+
+class WriterLock:
+    """Holds `<name>.h5.lock` from construction until `release`.
+
+    Raises:
+        StoreLocked: Another writer, in this or in another process, holds it.
+        StoreAccess: The lock file can't be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pid = os.getpid()
+        self._key = f"{self._pid}:{path.resolve()}"
+        with _guard:
+            if self._key in _held:
+                raise StoreLocked(
+                    f"{path}: another writer in this process holds it; close that one first"
+                )
+            with translated(path):
+                self._descriptor: int | None = self._acquire()
+            _held.add(self._key)
+
+    def _acquire(self) -> int:
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                _lock(descriptor)
+            except OSError as error:
+                os.close(descriptor)
+                if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                    raise
+                raise StoreLocked(
+                    f"{self.path}: another process writes this set; wait for it to end, or stop "
+                    "it, and try again"
+                ) from error
+            # The last holder removes the file; a lock on a removed file excludes nobody, so take
+            # the new one.
+            try:
+                if os.path.samestat(os.fstat(descriptor), self.path.stat()):
+                    return descriptor
+            except FileNotFoundError:
+                pass
+            os.close(descriptor)
+
+    def release(self) -> None:
+        """Let others write; does nothing the second time or in a forked child."""
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        if os.getpid() == self._pid and sys.platform != "win32":
+            self.path.unlink(missing_ok=True)
+        os.close(descriptor)
+        with _guard:
+            _held.discard(self._key)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

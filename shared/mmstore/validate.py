@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmstore import hdf5
-from mmstore.blocks import block_rows, spans
 from mmstore.errors import InvalidIds, StoreError, StoreWarning
 from mmstore.hashing import file_digest
-from mmstore.ids import duplicate_error, encode_ids, first_duplicate, pair_keys
+from mmstore.ids import block_rows, duplicate_error, encode_ids, first_duplicate, pair_keys, spans
 from mmstore.schema import Header
 from mmstore.spec import (
     DENSE,

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mmstore import arguments
-from mmstore.blocks import block_rows, runs, spans
 from mmstore.errors import (
     DamagedFeatureSet,
     IncompleteFeatureSet,
@@ -21,21 +20,20 @@ from mmstore.errors import (
     NotAFeatureSet,
     StoreError,
 )
-from mmstore.finishing import (
+from mmstore.hdf5 import translated
+from mmstore.ids import Bytes, block_rows, runs, spans
+from mmstore.partial import (
     LENGTH,
     START,
     assemble,
     copy_as_partial,
     create_partial,
     finish_in_place,
+    finished_set,
+    unfinished_set,
 )
-from mmstore.hdf5 import translated
-from mmstore.ids import Bytes
-from mmstore.locking import WriterLock
-from mmstore.resume import finished_set, unfinished_set
-from mmstore.row_file import RowFile
 from mmstore.schema import Header, name_of, with_creation_time
-from mmstore.side_files import ErrorLog, Paths, VectorLog
+from mmstore.side_files import ErrorLog, Paths, RowFile, VectorLog, WriterLock
 from mmstore.spec import DENSE, FEATURES, ITEM, RAGGED, STATUS, Status
 
 _STATUS_GAP = 1 << 14  # bytes of known status that are rewritten rather than starting another write

@@ -13,9 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmstore import FeatureSet, FeatureStore, InvalidIds, StoreAccess, StoreLocked
-from mmstore.blocks import block_rows, runs, spans
-from mmstore.ids import IdIndex, decode_ids, encode_ids, encode_lookup, first_duplicate, pair_keys
-from mmstore.locking import WriterLock
+from mmstore.ids import (
+    IdIndex,
+    block_rows,
+    decode_ids,
+    encode_ids,
+    encode_lookup,
+    first_duplicate,
+    pair_keys,
+    runs,
+    spans,
+)
+from mmstore.side_files import WriterLock
 
 fcntl = pytest.importorskip("fcntl")  # the lock of POSIX systems
 

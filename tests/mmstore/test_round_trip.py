@@ -185,8 +185,8 @@ def test_any_change_of_content_changes_the_digest(content: Content, data: st.Dat
 
 def test_large_sets_are_read_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With tiny blocks every loop over blocks runs many times."""
-    import mmstore.blocks
     import mmstore.hashing
+    import mmstore.ids
     import mmstore.reader
 
     ids = [f"item {row}" for row in range(300)]
@@ -196,7 +196,7 @@ def test_large_sets_are_read_across_blocks(tmp_path: Path, monkeypatch: pytest.M
         with monkeypatch.context() as patch:
             patch.setattr(mmstore.reader, "_READ_BYTES", 64)
             patch.setattr(mmstore.reader, "_GAP_BYTES", 20)
-            patch.setattr(mmstore.blocks.block_rows, "__defaults__", (64,))
+            patch.setattr(mmstore.ids.block_rows, "__defaults__", (64,))
             assert content.save(tmp_path / f"{layout}-blocks.h5") == plain
             with FeatureSet(tmp_path / f"{layout}-blocks.h5") as found:
                 assert found.verify() == []

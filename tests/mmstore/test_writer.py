@@ -682,7 +682,7 @@ def test_a_torn_last_step_is_undone(
     path: Path, monkeypatch: pytest.MonkeyPatch, torn: slice
 ) -> None:
     """Finishing a dense set rewrites HDF5's tables; a kill in the middle of that leaves neither the old nor the new."""
-    import mmstore.finishing
+    import mmstore.partial
 
     content = random_content(6, IDS)
     digest = content.save(path.with_name("reference.h5"))
@@ -696,7 +696,7 @@ def test_a_torn_last_step_is_undone(
     with content.writer(path) as writer:
         content.put(writer, range(20))
         with monkeypatch.context() as patch:
-            patch.setattr(mmstore.finishing, "replace_synced", die)
+            patch.setattr(mmstore.partial, "replace_synced", die)
             with pytest.raises(KeyboardInterrupt):
                 writer.finish()
     with content.writer(path) as writer:  # a warning that it is begun anew would be an error here
