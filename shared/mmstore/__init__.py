@@ -1,8 +1,8 @@
 """mmstore: the on-disk feature format that mmx writes and mmbench reads.
 
 `FeatureStore(root)` lists and opens sets, `FeatureSet(path)` reads one, `FeatureSetWriter(path,
-...)` writes one. `FORMAT.md` beside this file is the normative description of the format. Nothing
-is imported before it is used, so `import mmstore` costs no start-up time.
+...)` writes one. `FORMAT.md` beside this file is the normative description of the format. Classes
+that need numpy or h5py are loaded on first use, so `import mmstore` is cheap.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from mmstore.errors import (
 from mmstore.spec import FORMAT, FORMAT_VERSION, Status
 
 if TYPE_CHECKING:
+    from mmstore.ids import Pairs
     from mmstore.reader import FeatureSet
     from mmstore.store import FeatureStore
     from mmstore.writer import FeatureSetWriter
@@ -36,6 +37,7 @@ _LAZY = {
     "FeatureSet": "mmstore.reader",
     "FeatureStore": "mmstore.store",
     "FeatureSetWriter": "mmstore.writer",
+    "Pairs": "mmstore.ids",
 }
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "InvalidIds",
     "InvalidInput",
     "NotAFeatureSet",
+    "Pairs",
     "ProvenanceMismatch",
     "Status",
     "StoreAccess",
@@ -62,11 +65,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import the classes that need numpy and h5py on first use (PEP 562)."""
     if name not in _LAZY:
         raise AttributeError(f"module 'mmstore' has no attribute {name!r}")
     value: object = getattr(import_module(_LAZY[name]), name)
-    globals()[name] = value
+    globals()[name] = value  # the next look-up finds it without this function
     return value
 
 

@@ -1,7 +1,7 @@
-"""Everything that can go wrong with a store, as one exception tree.
+"""The exception tree of the store.
 
-Messages read `where: what (got, expected); how to fix`. Foreign errors (operating system, HDF5) are
-translated by `mmstore.hdf5.translated`, so a caller needs to catch `StoreError` only.
+Messages read `where: what (got, expected); how to fix`. Errors of the operating system and of HDF5
+are translated by `mmstore.hdf5.translated`, so a caller needs to catch `StoreError` only.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class InvalidIds(InvalidInput):
 
 
 class NotAFeatureSet(StoreError):
-    """The path is not a feature set at all: a folder, an empty file, not HDF5, or HDF5 of another format."""
+    """The path is a folder, an empty file, not HDF5, or HDF5 of another format."""
 
 
 class UnsupportedVersion(StoreError):
@@ -42,11 +42,7 @@ class UnknownFeatureSet(StoreError):
 
 
 class ProvenanceMismatch(StoreError):
-    """A file of another plan is in the way.
-
-    Attributes:
-        keys: What differs, such as `ids` or `provenance.pooling`.
-    """
+    """A file of another plan is in the way; `keys` has what differs, such as `ids`."""
 
     def __init__(self, message: str, keys: Sequence[str] = ()) -> None:
         super().__init__(message)
@@ -66,4 +62,10 @@ class StoreLocked(StoreError):
 
 
 class StoreWarning(UserWarning):
-    """Something was read or begun anew that deserves a look."""
+    """A file of a newer minor version, or an unfinished set that could not be continued."""
+
+
+def damaged(what: str) -> DamagedFeatureSet:
+    """The error for a file of which nothing can be kept; `what` begins with the path."""
+    cure = "extract it again with --restart, or copy it again from where it came"
+    return DamagedFeatureSet(f"{what}; {cure}")

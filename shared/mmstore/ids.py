@@ -1,13 +1,13 @@
-"""Ids as fixed-length UTF-8 bytes: encoding, checking, and looking up by id. Pure functions, no files.
+"""Ids as fixed-length UTF-8 bytes, look-up by id, and rows in blocks. Pure functions, no files.
 
 An id is opaque text. It is kept byte for byte, so `"007"`, `"7"` and `" 7"` are three ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,56 +18,72 @@ from mmstore.spec import BLOCK_BYTES
 Bytes = NDArray[np.bytes_]
 """Array of fixed-length byte strings, shape (n,), numpy kind `S`."""
 
+Column = Sequence[str] | NDArray[Any]
+"""Ids as text, or an `S` array of UTF-8, shape (n,)."""
+
 _BLOCK = 1 << 16
 _PAIR_SEPARATOR = b"\xff"  # occurs in no UTF-8 text, so that joined pairs stay distinct
 _NEVER_STORED = b"\xfe"  # stands for NUL in ids that are only looked up
 
 
+class Pairs(NamedTuple):
+    """The ids of interactions: user and item of each row, shape (n,) each."""
+
+    users: Column
+    items: Column
+
+
+def split_pairs(pairs: Any) -> Pairs:
+    """Return the two columns of (user, item) pairs: tuples, or an array of shape (b, 2).
+
+    Raises:
+        InvalidIds: They are anything else.
+    """
+    if isinstance(pairs, np.ndarray):
+        if pairs.ndim != 2 or pairs.shape[1] != 2:
+            raise InvalidIds(
+                f"ids: got shape {pairs.shape}, expected (user, item) pairs of shape (b, 2)"
+            )
+        return Pairs(pairs[:, 0], pairs[:, 1])
+    pairs = list(pairs)
+    for row, pair in enumerate(pairs):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InvalidIds(
+                f"ids: element {row} is {pair!r}, expected a (user, item) pair; the set is of "
+                "interactions"
+            )
+    return Pairs([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+
+
 def encode_ids(ids: Iterable[str] | NDArray[Any], where: str = "ids") -> Bytes:
-    """Ids as an `S` array of UTF-8 bytes, shape (n,), checked to be storable.
+    """Return ids as an `S` array of UTF-8 bytes, shape (n,), checked to be storable.
 
     Args:
-        ids: Text, or an `S` array that already holds UTF-8 (used as it is, without a detour through
-            `str`).
+        ids: Text, or an `S` array that already holds UTF-8 (used as it is).
         where: How error messages name the ids.
 
     Raises:
         InvalidIds: An id is not text, is empty, holds NUL or a lone surrogate, or is not UTF-8.
-            Duplicates are a matter of `first_duplicate`.
+            `first_duplicate` finds repetitions.
     """
     if isinstance(ids, np.ndarray) and ids.dtype.kind == "S":
         return _check_bytes(ids, where)
-    sequence = _as_sequence(ids, where)
-    blocks = [np.empty(0, "S1")]
-    for start, stop in spans(len(sequence), _BLOCK):
-        block = [_check_text(text, where, start + i) for i, text in enumerate(sequence[start:stop])]
-        blocks.append(np.array(block, dtype="S"))
-    return np.concatenate(blocks)
+    return _encode(ids, where, _encode_storable)
 
 
 def encode_lookup(ids: Iterable[str] | NDArray[Any], where: str = "ids") -> Bytes:
-    """Ids to look up, as an `S` array, shape (b,); what no store can hold is encoded so that it matches nothing.
+    """Return ids to look up as an `S` array, shape (b,); unstorable ones match nothing.
 
     Raises:
         InvalidIds: An id is not text at all (an int, say, which would lose leading zeros).
     """
     if isinstance(ids, np.ndarray) and ids.dtype.kind == "S":
         return np.ascontiguousarray(ids)
-    sequence = _as_sequence(ids, where)
-    blocks = [np.empty(0, "S1")]
-    for start, stop in spans(len(sequence), _BLOCK):
-        block = [
-            _require_text(text, where, start + i) for i, text in enumerate(sequence[start:stop])
-        ]
-        encoded = [
-            text.encode("utf-8", "surrogatepass").replace(b"\0", _NEVER_STORED) for text in block
-        ]
-        blocks.append(np.array(encoded, dtype="S"))
-    return np.concatenate(blocks)
+    return _encode(ids, where, _encode_any)
 
 
 def decode_ids(raw: Bytes) -> NDArray[np.str_]:
-    """The text of UTF-8 ids, shape (n,), numpy kind `U`.
+    """Return the text of UTF-8 ids, shape (n,), numpy kind `U`.
 
     Raises:
         InvalidIds: An id is not UTF-8.
@@ -83,7 +99,7 @@ def decode_ids(raw: Bytes) -> NDArray[np.str_]:
 
 
 def pair_keys(users: Bytes, items: Bytes) -> Bytes:
-    """One key per (user, item) pair, shape (n,); equal keys mean equal pairs."""
+    """Return one key per (user, item) pair, shape (n,); equal keys mean equal pairs."""
     if users.size == 0:
         return np.empty(0, "S1")
     joined = np.char.add(np.char.add(users, np.bytes_(_PAIR_SEPARATOR)), items)
@@ -91,16 +107,15 @@ def pair_keys(users: Bytes, items: Bytes) -> Bytes:
 
 
 def first_duplicate(keys: Bytes) -> tuple[int, int] | None:
-    """The rows of the first two equal keys in row order of the repetition, or None where all are distinct."""
+    """Return both rows of the first key, in row order, that repeats an earlier one, or None."""
     if keys.size < 2 or bool((keys[1:] > keys[:-1]).all()):
         return None
     in_order = np.sort(keys)
     repeated = in_order[1:][in_order[1:] == in_order[:-1]]
     if repeated.size == 0:
         return None
-    rows = np.flatnonzero(np.isin(keys, repeated))
     seen: dict[bytes, int] = {}
-    for row in rows.tolist():
+    for row in np.flatnonzero(np.isin(keys, repeated)).tolist():
         key = bytes(keys[row])
         if key in seen:
             return seen[key], row
@@ -108,27 +123,38 @@ def first_duplicate(keys: Bytes) -> tuple[int, int] | None:
     return None
 
 
+def duplicate_error(keys: Bytes, where: str) -> InvalidIds:
+    """Return the error that names the first repeated id among `keys`."""
+    pair = first_duplicate(keys)
+    assert pair is not None, "no id is repeated"
+    parts = bytes(keys[pair[0]]).split(_PAIR_SEPARATOR)
+    text = " and ".join(repr(part.decode("utf-8", "replace")) for part in parts)
+    return InvalidIds(
+        f"{where}: {text} occurs twice (rows {pair[0]} and {pair[1]}); ids must be unique"
+    )
+
+
 def byte_lengths(raw: Bytes) -> NDArray[np.int64]:
-    """Length of each id in bytes, without the padding, shape (n,)."""
+    """Return the length of each id in bytes, without the padding, shape (n,)."""
     return np.asarray(np.char.str_len(raw), dtype=np.int64)
 
 
 def byte_table(raw: Bytes) -> NDArray[np.uint8]:
-    """The padded bytes of the ids, shape (n, width)."""
+    """Return the padded bytes of the ids, shape (n, width)."""
     raw = np.ascontiguousarray(raw)
     return raw.view(np.uint8).reshape(raw.size, raw.dtype.itemsize)
 
 
 @dataclass(frozen=True, slots=True)
 class IdIndex:
-    """Finds rows by key with binary search: 8 bytes per row more than the keys themselves, and no Python objects."""
+    """Finds rows by binary search: 8 bytes per row beyond the keys, and no Python objects."""
 
     sorted_keys: Bytes
     rows: NDArray[np.int64]
 
     @classmethod
     def build(cls, keys: Bytes, where: str) -> IdIndex:
-        """The index of `keys`, shape (n,).
+        """Index `keys`, shape (n,).
 
         Raises:
             InvalidIds: A key occurs twice, so that a lookup would be ambiguous.
@@ -142,11 +168,10 @@ class IdIndex:
         return cls(sorted_keys, rows)
 
     def find(self, keys: Bytes) -> NDArray[np.int64]:
-        """The row of each key, -1 where it is absent, shape (b,)."""
+        """Return the row of each key, -1 where it is absent, shape (b,)."""
         if self.rows.size == 0 or keys.size == 0:
             return np.full(keys.size, -1, dtype=np.int64)
-        # Sorted queries walk through memory in order, which is several times faster where there are
-        # millions.
+        # Sorted queries walk through memory in order: several times faster for millions of them.
         order = np.argsort(keys, kind="stable")
         wanted = keys[order]
         at = np.minimum(np.searchsorted(self.sorted_keys, wanted), self.rows.size - 1)
@@ -155,52 +180,41 @@ class IdIndex:
         return found
 
 
-def duplicate_error(keys: Bytes, where: str) -> InvalidIds:
-    """The error that names the first repeated id among `keys`."""
-    pair = first_duplicate(keys)
-    assert pair is not None, "no id is repeated"
-    text = " and ".join(
-        repr(part.decode("utf-8", "replace"))
-        for part in bytes(keys[pair[0]]).split(_PAIR_SEPARATOR)
-    )
-    return InvalidIds(
-        f"{where}: {text} occurs twice (rows {pair[0]} and {pair[1]}); ids must be unique"
-    )
-
-
-def _as_sequence(ids: Iterable[Any], where: str) -> list[Any] | tuple[Any, ...] | NDArray[Any]:
-    if isinstance(ids, str | bytes):
-        raise InvalidIds(
-            f"{where}: got one {type(ids).__name__}, expected a sequence of ids; put it in a list"
-        )
+def _encode(ids: Iterable[Any], where: str, encode: Callable[[str, str], bytes]) -> Bytes:
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        got = f"one {type(ids).__name__}" if ids is not None else "None"
+        raise InvalidIds(f"{where}: got {got}, expected a sequence of ids; put it in a list")
     if isinstance(ids, np.ndarray) and ids.ndim != 1:
         raise InvalidIds(f"{where}: got an array of shape {ids.shape}, expected (n,)")
-    return ids if isinstance(ids, list | tuple | np.ndarray) else list(ids)
+    sequence = ids if isinstance(ids, list | tuple | np.ndarray) else list(ids)
+    blocks = [np.empty(0, "S1")]
+    for start, stop in spans(len(sequence), _BLOCK):
+        block = []
+        for row, text in enumerate(sequence[start:stop], start):
+            if not isinstance(text, str):
+                raise InvalidIds(
+                    f"{where}: row {row} is {text!r} (got {type(text).__name__}, expected str); "
+                    "read ids as text, so that '007' and '7' stay two ids"
+                )
+            block.append(encode(text, f"{where}: row {row}"))
+        blocks.append(np.array(block, dtype="S"))
+    return np.concatenate(blocks)
 
 
-def _require_text(text: object, where: str, row: int) -> str:
-    if isinstance(text, str):
-        return text
-    raise InvalidIds(
-        f"{where}: row {row} is {text!r} (got {type(text).__name__}, expected str); "
-        "read ids as text, so that '007' and '7' stay two ids"
-    )
+def _encode_any(text: str, where: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass").replace(b"\0", _NEVER_STORED)
 
 
-def _check_text(value: object, where: str, row: int) -> bytes:
-    text = _require_text(value, where, row)
+def _encode_storable(text: str, where: str) -> bytes:
     if not text:
-        raise InvalidIds(f"{where}: row {row} is empty; every row needs an id")
+        raise InvalidIds(f"{where} is empty; every row needs an id")
     if "\0" in text:
-        raise InvalidIds(
-            f"{where}: row {row} ({text!r}) holds a NUL character, which ids can't; remove it"
-        )
+        raise InvalidIds(f"{where} ({text!r}) holds a NUL character, which ids can't; remove it")
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InvalidIds(
-            f"{where}: row {row} ({text!r}) holds a lone surrogate, which UTF-8 can't; decode the "
-            "ids properly"
+            f"{where} ({text!r}) holds a lone surrogate, which UTF-8 can't; decode the ids properly"
         ) from error
 
 
@@ -219,13 +233,14 @@ def _check_bytes(raw: Bytes, where: str) -> Bytes:
                 raise InvalidIds(
                     f"{where}: row {row} {what} ({bytes(raw[row])!r}); ids are non-empty text"
                 )
+        # ASCII is UTF-8, so only the other ids need decoding, one by one.
         for row in (np.flatnonzero((table & 0x80).any(axis=1)) + start).tolist():
             try:
                 bytes(raw[row]).decode("utf-8")
             except UnicodeDecodeError as error:
+                text = bytes(raw[row])
                 raise InvalidIds(
-                    f"{where}: row {row} is not UTF-8 ({bytes(raw[row])!r}); convert the ids to "
-                    "UTF-8"
+                    f"{where}: row {row} is not UTF-8 ({text!r}); convert the ids to UTF-8"
                 ) from error
     return raw
 
@@ -235,12 +250,12 @@ def _check_bytes(raw: Bytes, where: str) -> Bytes:
 
 
 def block_rows(row_bytes: int, block_bytes: int = BLOCK_BYTES) -> int:
-    """Number of rows of `row_bytes` that fit in a block; at least 1."""
+    """Return the number of rows of `row_bytes` that fit in a block; at least 1."""
     return max(1, block_bytes // max(1, row_bytes))
 
 
 def spans(n: int, step: int) -> Iterator[tuple[int, int]]:
-    """Half-open ranges `(start, stop)` of at most `step` that cover `range(n)` in order."""
+    """Yield half-open ranges `(start, stop)` of at most `step` that cover `range(n)` in order."""
     for start in range(0, n, step):
         yield start, min(start + step, n)
 
@@ -248,11 +263,11 @@ def spans(n: int, step: int) -> Iterator[tuple[int, int]]:
 def runs(
     rows: NDArray[np.int64], *, max_gap: int = 0, max_span: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Positions `(i, j)` such that `rows[i:j]` lie close together.
+    """Yield positions `(i, j)` such that `rows[i:j]` lie close together.
 
     Args:
         rows: Ascending row numbers, shape (b,); repetitions are allowed.
-        max_gap: How many absent rows in between do not end a run.
+        max_gap: A run goes on over at most this many absent rows.
         max_span: A run never crosses a multiple of this, so it covers at most this many rows.
     """
     if rows.size == 0:

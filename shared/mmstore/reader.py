@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, cast
 
 import numpy as np
@@ -15,14 +14,14 @@ from numpy.typing import DTypeLike, NDArray
 
 from mmstore import hdf5
 from mmstore.errors import (
-    DamagedFeatureSet,
     IncompleteFeatureSet,
     InvalidIds,
     InvalidInput,
     StoreError,
     StoreWarning,
+    damaged,
 )
-from mmstore.hdf5 import EXTRACT_AGAIN, translated
+from mmstore.hdf5 import translated
 from mmstore.ids import (
     Bytes,
     IdIndex,
@@ -32,6 +31,7 @@ from mmstore.ids import (
     pair_keys,
     runs,
     spans,
+    split_pairs,
 )
 from mmstore.schema import Header
 from mmstore.spec import (
@@ -59,11 +59,8 @@ class FeatureSet:
     """One feature set, read-only.
 
     Nothing is opened before it is needed, and each process opens the file for itself, so an object
-    may be used after a fork or sent to another process. It is a context manager; `close` may be
-    left to the garbage collector.
-
-    Args:
-        path: The file, `<root>/<modality>/<name>.h5`.
+    may be used after a fork or sent to another process. `path` is `<root>/<modality>/<name>.h5`. It
+    is a context manager; `close` may be left to the garbage collector.
 
     Raises:
         StoreError: From the first use on: `NotAFeatureSet`, `UnsupportedVersion`,
@@ -76,11 +73,9 @@ class FeatureSet:
         self._pid = -1
         self._known: Header | None = None
 
-    # ------------------------------------------------------------------------------------ header
-
     @property
     def header(self) -> Header:
-        """Everything that the set says about itself."""
+        """All metadata of the set."""
         if self._known is None:
             self._file()
         assert self._known is not None
@@ -123,7 +118,7 @@ class FeatureSet:
 
     @property
     def content_digest(self) -> str:
-        """BLAKE2b-256 of ids, status and vectors, 64 hexadecimal digits; empty while the set is incomplete."""
+        """BLAKE2b-256 of ids, status and vectors in hexadecimal; empty while rows are pending."""
         return self.header.content_digest
 
     @property
@@ -143,19 +138,15 @@ class FeatureSet:
     def __repr__(self) -> str:
         return f"FeatureSet({str(self.path)!r})"
 
-    # ------------------------------------------------------------------------------------ ids and
-    # status
-
     @property
     def ids(self) -> NDArray[np.str_]:
         """The ids in file order: shape (n,), or (n, 2) of user and item for interactions."""
-        columns = [decode_ids(column) for column in self._columns]
-        return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
+        return _side_by_side([decode_ids(column) for column in self._columns])
 
     @property
     def raw_ids(self) -> Bytes:
-        """The ids as UTF-8 bytes: shape (n,), or (n, 2) for interactions; numpy kind `S`, so 10 M ids stay small."""
-        return self._columns[0] if len(self._columns) == 1 else np.stack(self._columns, axis=1)
+        """The ids as UTF-8 bytes in file order, numpy kind `S`: shape (n,), or (n, 2) for pairs."""
+        return _side_by_side(self._columns)
 
     @property
     def user_ids(self) -> NDArray[np.str_]:
@@ -176,12 +167,12 @@ class FeatureSet:
         return status
 
     def counts(self) -> dict[Status, int]:
-        """How many rows there are of each status."""
+        """Return the number of rows of each status."""
         counts = np.bincount(self.status, minlength=len(Status))
         return {status: int(counts[status]) for status in Status}
 
     def errors(self) -> list[tuple[int, str]]:
-        """Why corrupt rows are corrupt, as (row, message)."""
+        """Return why corrupt rows are corrupt, as (row, message)."""
         with translated(self.path):
             file = self._file()
             if ERRORS not in file:
@@ -192,12 +183,10 @@ class FeatureSet:
                 for row, message in zip(file[ERROR_ROW][:], messages, strict=True)
             ]
 
-    # ------------------------------------------------------------------------------------ vectors
-
     def matrix(
         self, ids: Ids, *, dtype: DTypeLike = np.float32
     ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-        """The vectors of `ids`, in that order, and which of them are present.
+        """Return the vectors of `ids`, in that order, and which of them are present.
 
         Args:
             ids: Item ids (text, or an `S` array of UTF-8); for interactions (user, item) pairs.
@@ -227,7 +216,7 @@ class FeatureSet:
         return features, present
 
     def ragged(self, ids: Ids) -> list[NDArray[Any] | None]:
-        """The vectors of each of `ids`, in that order: an array (k, dim) in the stored dtype, or None where absent.
+        """Return the vectors of each of `ids`: (k, dim) in the stored dtype, or None where absent.
 
         Raises:
             StoreError: As for `matrix`; `InvalidInput` where the set is dense.
@@ -247,7 +236,7 @@ class FeatureSet:
     def iter_batches(
         self, batch_size: int = 1024
     ) -> Iterator[tuple[NDArray[np.str_], NDArray[Any] | list[NDArray[Any]], NDArray[np.uint8]]]:
-        """All rows in file order, as (ids, features, status) of up to `batch_size` rows.
+        """Yield all rows in file order, as (ids, features, status) of up to `batch_size` rows.
 
         Features are in the stored dtype: (b, dim) with NaN in absent rows, or for ragged sets a
         list of (k, dim) with k = 0 in absent rows. Ids are (b,), or (b, 2) for interactions.
@@ -256,8 +245,7 @@ class FeatureSet:
             raise InvalidInput(f"batch_size: got {batch_size}, expected >= 1")
         self._require(self.layout)
         for start, stop in spans(len(self), batch_size):
-            columns = [decode_ids(column[start:stop]) for column in self._columns]
-            ids = columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
+            ids = _side_by_side([decode_ids(column[start:stop]) for column in self._columns])
             if self.layout == DENSE:
                 with translated(self.path):
                     features: Any = np.asarray(self._file()[FEATURES][start:stop])
@@ -266,15 +254,13 @@ class FeatureSet:
             yield ids, features, self.status[start:stop]
 
     def verify(self) -> list[str]:
-        """Everything that is wrong with the file, one line each; empty when it is sound. Never raises `StoreError`."""
+        """Return all violations of the format, one line each; never raises `StoreError`."""
         from mmstore.validate import verify_file
 
         return verify_file(self.path)
 
-    # ------------------------------------------------------------------------------------ opening
-
     def close(self) -> None:
-        """Let go of the file; the next use opens it again."""
+        """Release the file; the next use opens it again."""
         file, self._open_file = self._open_file, None
         if file is not None:
             file.close()
@@ -282,16 +268,11 @@ class FeatureSet:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Only the path and what has to be the same again: handles and caches stay in this process."""
+        # Handles and caches stay in this process; the header has to be the same again elsewhere.
         return {"path": self.path, "_open_file": None, "_pid": -1, "_known": self._known}
 
     def _file(self) -> Any:
@@ -312,8 +293,6 @@ class FeatureSet:
         self._known, self._open_file, self._pid = header, file, os.getpid()
         return file
 
-    # ------------------------------------------------------------------------------------ helpers
-
     @cached_property
     def _columns(self) -> list[Bytes]:
         with translated(self.path):
@@ -330,7 +309,7 @@ class FeatureSet:
         try:
             return IdIndex.build(keys, f"{self.path}:/ids")
         except InvalidIds as error:
-            raise DamagedFeatureSet(f"{error}; {EXTRACT_AGAIN}") from error
+            raise damaged(str(error)) from error
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
@@ -339,9 +318,7 @@ class FeatureSet:
             offsets = np.asarray(file[OFFSETS][:])
             total = int(file[FEATURES].shape[0])
         if offsets[0] != 0 or offsets[-1] != total or bool((np.diff(offsets) < 0).any()):
-            raise DamagedFeatureSet(
-                f"{self.path}:/{OFFSETS}: not ascending from 0 to {total}; {EXTRACT_AGAIN}"
-            )
+            raise damaged(f"{self.path}:/{OFFSETS}: not ascending from 0 to {total}")
         return offsets
 
     def _require(self, layout: str) -> None:
@@ -359,7 +336,7 @@ class FeatureSet:
         if self.source == ITEM:
             keys = encode_lookup(cast("Sequence[str]", ids))
         else:
-            users, items = _split_pairs(ids)
+            users, items = split_pairs(ids)
             keys = pair_keys(encode_lookup(users, "user ids"), encode_lookup(items, "item ids"))
         return self._index.find(keys)
 
@@ -375,7 +352,8 @@ class FeatureSet:
     def _fill(
         self, features: NDArray[Any], rows: NDArray[np.int64], positions: NDArray[np.int64]
     ) -> None:
-        """Copy row `rows[p]` of the file to `features[p]` for each position, in file order and in long reads."""
+        """Copy row `rows[p]` of the file to `features[p]` for each position `p`."""
+        # In file order and in long reads: seeking is slower than reading a little too much.
         wanted = rows[positions]
         if bool((wanted[1:] < wanted[:-1]).any()):
             order = np.argsort(wanted, kind="stable")
@@ -386,16 +364,13 @@ class FeatureSet:
             for i, j in runs(wanted, max_gap=gap, max_span=self._rows_per_read()):
                 low, high = int(wanted[i]), int(wanted[j - 1]) + 1
                 block = np.asarray(data[low:high])
-                if not bool(
-                    (np.diff(wanted[i:j]) == 1).all()
-                ):  # gaps or repetitions, perhaps as many of each
+                # Gaps or repetitions, perhaps as many of each: the length of the run says nothing.
+                if not bool((np.diff(wanted[i:j]) == 1).all()):
                     block = block[wanted[i:j] - low]
                 if not np.isfinite(block).all():
                     bad = int(wanted[i:j][~np.isfinite(block).all(axis=1)][0])
-                    raise DamagedFeatureSet(
-                        f"{self.path}:/{FEATURES}: row {bad} is marked present and holds NaN or "
-                        f"infinity; {EXTRACT_AGAIN}"
-                    )
+                    what = "is marked present and holds NaN or infinity"
+                    raise damaged(f"{self.path}:/{FEATURES}: row {bad} {what}")
                 features[positions[i:j]] = self._narrow(block, features.dtype)
 
     def _narrow(self, block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -414,27 +389,11 @@ class FeatureSet:
         with translated(self.path):
             vectors = np.asarray(self._file()[FEATURES][int(offsets[0]) : int(offsets[-1])])
         if not np.isfinite(vectors).all():
-            raise DamagedFeatureSet(
-                f"{self.path}:/{FEATURES}: rows {start} … {stop - 1} hold NaN or infinity; "
-                f"{EXTRACT_AGAIN}"
-            )
+            rows = f"rows {start} … {stop - 1}"
+            raise damaged(f"{self.path}:/{FEATURES}: {rows} hold NaN or infinity")
         return [part.copy() for part in np.split(vectors, offsets[1:-1] - offsets[0])]
 
 
-def _split_pairs(pairs: Any) -> tuple[Any, Any]:
-    """The two columns of (user, item) pairs."""
-    if isinstance(pairs, np.ndarray):
-        if pairs.ndim != 2 or pairs.shape[1] != 2:
-            raise InvalidIds(
-                f"ids: got an array of shape {pairs.shape}, expected (user, item) pairs of shape "
-                "(b, 2)"
-            )
-        return pairs[:, 0], pairs[:, 1]
-    pairs = list(pairs)
-    for row, pair in enumerate(pairs):
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise InvalidIds(
-                f"ids: element {row} is {pair!r}, expected a (user, item) pair; the set is of "
-                "interactions"
-            )
-    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+def _side_by_side(columns: list[NDArray[Any]]) -> NDArray[Any]:
+    """(n,) for one column, (n, 2) for two."""
+    return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)

@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from mmstore.errors import InvalidInput, NotAFeatureSet, UnsupportedVersion
+from mmstore.errors import InvalidInput, UnsupportedVersion
 from mmstore.spec import (
     CREATED,
     DTYPES,
-    FORMAT,
     FORMAT_VERSION,
     LAYOUTS,
     MAJOR,
@@ -27,14 +26,12 @@ from mmstore.spec import (
     SUFFIX,
 )
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_MODALITY = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _MAX_NAME = 200  # file systems allow 255 bytes, and the writer's side files add a suffix
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a feature set says about itself, apart from its rows.
+    """All metadata of a feature set.
 
     Attributes:
         modality: `visual`, `textual`, `audio`, or any lower-case name.
@@ -65,49 +62,59 @@ class Header:
     def __post_init__(self) -> None:
         check_modality(self.modality)
         check_name(self.name)
-        _check_choice("source", self.source, SOURCES)
-        _check_choice("layout", self.layout, LAYOUTS)
-        _check_choice("dtype", self.dtype, DTYPES)
+        choices = {"source": SOURCES, "layout": LAYOUTS, "dtype": DTYPES}
+        for key, known in choices.items():
+            if (value := getattr(self, key)) not in known:
+                raise InvalidInput(f"{key}: got {value!r}, expected one of {', '.join(known)}")
         if isinstance(self.dim, bool) or not isinstance(self.dim, int) or self.dim < 1:
             raise InvalidInput(f"dim: got {self.dim!r}, expected an int >= 1")
 
     @property
+    def vector_dtype(self) -> np.dtype[Any]:
+        """Type of the stored numbers, little-endian."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+    @property
     def vector_bytes(self) -> int:
         """Bytes of one stored vector."""
-        return self.dim * int(np.dtype(self.dtype).itemsize)
+        return self.dim * self.vector_dtype.itemsize
 
 
 def check_name(name: object) -> str:
-    """`name` if it is a safe file name stem, never a path.
+    """Return `name` if it is a safe file name stem, never a path.
 
     Raises:
         InvalidInput: It is not `[A-Za-z0-9][A-Za-z0-9._-]*` of at most 200 characters.
     """
-    if isinstance(name, str) and _NAME.fullmatch(name) and len(name) <= _MAX_NAME:
-        return name
+    if _is_safe(name, "A-Za-z0-9"):
+        return str(name)
     raise InvalidInput(
         f"name: got {name!r}, expected letters, digits, '.', '_' and '-' only, beginning with a "
-        "letter or digit, "
-        f"at most {_MAX_NAME}; such as 'clip-vit-b-32'"
+        f"letter or digit, at most {_MAX_NAME}; such as 'clip-vit-b-32'"
     )
 
 
 def check_modality(modality: object) -> str:
-    """`modality` if it is a safe lower-case folder name.
+    """Return `modality` if it is a safe lower-case folder name.
 
     Raises:
         InvalidInput: It is not `[a-z0-9][a-z0-9._-]*` of at most 200 characters.
     """
-    if isinstance(modality, str) and _MODALITY.fullmatch(modality) and len(modality) <= _MAX_NAME:
-        return modality
+    if _is_safe(modality, "a-z0-9"):
+        return str(modality)
     raise InvalidInput(
         f"modality: got {modality!r}, expected lower-case letters, digits, '.', '_' and '-' only; "
         "such as 'visual'"
     )
 
 
+def _is_safe(name: object, letters: str) -> bool:
+    pattern = f"[{letters}][{letters}._-]*"
+    return isinstance(name, str) and len(name) <= _MAX_NAME and bool(re.fullmatch(pattern, name))
+
+
 def name_of(path: Path) -> str:
-    """The set's name according to its final path, `<root>/<modality>/<name>.h5`.
+    """Return the set's name according to its final path, `<root>/<modality>/<name>.h5`.
 
     Raises:
         InvalidInput: The file name does not end in `.h5`, or its stem is no valid name.
@@ -120,22 +127,8 @@ def name_of(path: Path) -> str:
     return check_name(path.name.removesuffix(SUFFIX))
 
 
-def check_format(where: str, format_name: str) -> None:
-    """Refuse files of another format.
-
-    Raises:
-        NotAFeatureSet: `format_name` is not this format's.
-    """
-    if format_name != FORMAT:
-        raise NotAFeatureSet(
-            f"{where}: not a feature set (attribute 'format': got {format_name!r}, expected "
-            f"{FORMAT!r}); "
-            "import foreign features with `mmx store import`"
-        )
-
-
 def check_version(where: str, version: str) -> str | None:
-    """None for a version that is fully known; a warning for a newer minor of a known major.
+    """Return None for a version that is fully known, a warning for a newer minor of a known major.
 
     Raises:
         UnsupportedVersion: The major is unknown, or `version` is not `major.minor`.
@@ -144,8 +137,7 @@ def check_version(where: str, version: str) -> str | None:
     if match is None:
         raise UnsupportedVersion(
             f"{where}: unreadable format version (got {version!r}, expected 'major.minor' such as "
-            f"{FORMAT_VERSION!r}); "
-            "extract the set again"
+            f"{FORMAT_VERSION!r}); extract the set again"
         )
     major, minor = int(match[1]), int(match[2])
     if major != MAJOR:
@@ -154,17 +146,16 @@ def check_version(where: str, version: str) -> str | None:
             f"{where}: format version {version} (this library reads {MAJOR}.x and writes "
             f"{FORMAT_VERSION}); {cure}"
         )
-    if minor > NEWEST_MINOR:
-        return (
-            f"{where}: format version {version} is newer than {MAJOR}.{NEWEST_MINOR}, the newest "
-            "that this library "
-            "knows; what it adds is ignored. Install a newer mmx-mmbench to be sure"
-        )
-    return None
+    if minor <= NEWEST_MINOR:
+        return None
+    return (
+        f"{where}: format version {version} is newer than {MAJOR}.{NEWEST_MINOR}, the newest that "
+        "this library knows; what it adds is ignored. Install a newer mmx-mmbench to be sure"
+    )
 
 
 def canonical_json(value: object) -> str:
-    """The one JSON text of `value` that mmstore writes: sorted keys, no spaces, UTF-8 kept.
+    """Return the one JSON text of `value` that mmstore writes: sorted keys, no spaces, UTF-8 kept.
 
     Raises:
         InvalidInput: `value` has something that JSON can't hold (NaN, a Path, a lone surrogate).
@@ -187,13 +178,13 @@ def canonical_json(value: object) -> str:
 
 
 def with_creation_time(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """`provenance` as plain JSON values, with `created` set where the caller did not set it.
+    """Return `provenance` as plain JSON values, with `created` set where the caller left it out.
 
     The time is UTC, ISO 8601 in whole seconds, from `SOURCE_DATE_EPOCH` where that is set.
 
     Raises:
-        InvalidInput: `provenance` is no JSON object, or `SOURCE_DATE_EPOCH` is not a whole number
-            of seconds.
+        InvalidInput: `provenance` is no JSON object or too long, or `SOURCE_DATE_EPOCH` is not a
+            whole number of seconds.
     """
     if not isinstance(provenance, Mapping):
         raise InvalidInput(f"provenance: got {type(provenance).__name__}, expected a mapping")
@@ -218,8 +209,3 @@ def _now() -> datetime:
         raise InvalidInput(
             f"SOURCE_DATE_EPOCH: got {epoch!r}, expected whole seconds since 1970"
         ) from error
-
-
-def _check_choice(what: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InvalidInput(f"{what}: got {value!r}, expected one of {', '.join(choices)}")

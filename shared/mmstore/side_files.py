@@ -1,4 +1,4 @@
-"""What lies beside a set while it is written: side files, the vector log, the error log and the undo copy.
+"""The files beside a set while it is written: lock, rows, vector log, error log, undo copy.
 
 ```
 <name>.h5.lock              held by the one writer
@@ -6,9 +6,9 @@
 <name>.h5.partial.new       a file that is being made, renamed when it is whole
 <name>.h5.partial.vectors   ragged sets: vectors in the order in which they came
 <name>.h5.partial.errors    one JSON line per corrupt row
-<name>.h5.partial.undo      dense sets, only during the last step: everything of the partial but its vectors
+<name>.h5.partial.undo      dense sets, only during the last step: the partial but its vectors
 ```
-A side file without its `.partial` belongs to nothing and is removed by the next writer.
+A side file without its `.partial` belongs to nothing; the next writer removes it.
 """
 
 from __future__ import annotations
@@ -20,68 +20,48 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore.errors import DamagedFeatureSet, StoreLocked
-from mmstore.hdf5 import Place, translated, write_all
+from mmstore.errors import DamagedFeatureSet, StoreLocked, damaged
+from mmstore.hdf5 import translated, write_all
 from mmstore.ids import block_rows, runs
+from mmstore.schema import Header
 from mmstore.spec import BLOCK_BYTES, PARTIAL_SUFFIX
 
 
-@dataclass(frozen=True, slots=True)
 class Paths:
-    """Where a set and its side files lie."""
+    """The final path of a set, and those of its side files."""
 
-    final: Path
-
-    def _beside(self, suffix: str) -> Path:
-        return self.final.with_name(self.final.name + suffix)
-
-    @property
-    def lock(self) -> Path:
-        """The writer's lock."""
-        return self._beside(".lock")
-
-    @property
-    def partial(self) -> Path:
-        """The unfinished set."""
-        return self._beside(PARTIAL_SUFFIX)
-
-    @property
-    def new(self) -> Path:
-        """A file that is being made."""
-        return self._beside(PARTIAL_SUFFIX + ".new")
-
-    @property
-    def vectors(self) -> Path:
-        """The vector log."""
-        return self._beside(PARTIAL_SUFFIX + ".vectors")
-
-    @property
-    def errors(self) -> Path:
-        """The error log."""
-        return self._beside(PARTIAL_SUFFIX + ".errors")
-
-    @property
-    def undo(self) -> Path:
-        """The undo copy."""
-        return self._beside(PARTIAL_SUFFIX + ".undo")
+    def __init__(self, final: Path) -> None:
+        self.final = final
+        self.lock = final.with_name(final.name + ".lock")
+        self.partial, self.new, self.vectors, self.errors, self.undo = (
+            final.with_name(final.name + PARTIAL_SUFFIX + suffix)
+            for suffix in ("", ".new", ".vectors", ".errors", ".undo")
+        )
 
     def discard_partial(self) -> None:
-        """Remove the unfinished set and its side files; the set first, so that a kill leaves only orphans."""
+        """Remove the unfinished set and its side files."""
+        # The set first: after a kill there are only orphans, and no set that lacks its vectors.
         for path in (self.partial, self.new, self.vectors, self.errors, self.undo):
             path.unlink(missing_ok=True)
 
 
-def sync_path(path: Path) -> None:
-    """Force a file, or on POSIX the entries of a folder, onto the disk."""
-    if path.is_dir() and os.name == "nt":
+def replace_synced(source: Path, target: Path) -> None:
+    """Rename a whole file onto `target` in one step that survives a power cut."""
+    # The bytes before the name: else a power cut could leave the name of a file without content.
+    _sync_path(source)
+    source.replace(target)
+    _sync_path(target.parent)
+
+
+def _sync_path(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":  # Windows can't open folders
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
@@ -90,28 +70,20 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace_synced(source: Path, target: Path) -> None:
-    """Rename a whole file onto `target` in one step that survives a power cut."""
-    sync_path(source)
-    source.replace(target)
-    sync_path(target.parent)
-
-
 # ------------------------------------------------------------------------------------------------
-# undo
+# undo copy
 
 
 def save_undo(paths: Paths, start: int, stop: int) -> None:
-    """Copy everything of the partial set but bytes `[start, stop)`, so that `restore_undo` can bring it back.
+    """Copy all of the partial set but bytes `[start, stop)`, for `restore_undo`.
 
     Finishing a dense set in place changes HDF5's metadata, which is not atomic. The vectors do not
     change then, so the copy is small: the ids and the status.
     """
     size = paths.partial.stat().st_size
     with paths.partial.open("rb") as source, paths.new.open("wb") as target:
-        target.write(
-            json.dumps({"size": size, "start": start, "stop": stop}).encode("ascii") + b"\n"
-        )
+        header = json.dumps({"size": size, "start": start, "stop": stop})
+        target.write(header.encode("ascii") + b"\n")
         _copy(source, target, start)
         source.seek(stop)
         _copy(source, target, size - stop)
@@ -119,14 +91,15 @@ def save_undo(paths: Paths, start: int, stop: int) -> None:
 
 
 def restore_undo(paths: Paths) -> None:
-    """Bring the partial set back to what it was at `save_undo`, then remove the copy. Safe to repeat after a kill."""
+    """Bring the partial set back to its state at `save_undo`; safe to repeat after a kill."""
     with paths.undo.open("rb") as source, paths.partial.open("r+b") as target:
         header = json.loads(source.readline())
         _copy(source, target, header["start"])
         target.seek(header["stop"])
         _copy(source, target, header["size"] - header["stop"])
         target.truncate(header["size"])
-    sync_path(paths.partial)
+    # On the disk before the copy goes: until then the next writer can repeat all of this.
+    _sync_path(paths.partial)
     paths.undo.unlink()
 
 
@@ -134,19 +107,93 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
     while size > 0:
         block = source.read(min(size, BLOCK_BYTES))
         if not block:
-            raise DamagedFeatureSet(
-                f"{source.name}: shorter than expected; run again with --restart"
-            )
+            raise DamagedFeatureSet(f"{source.name}: too short; run again with --restart")
         target.write(block)
         size -= len(block)
 
 
 # ------------------------------------------------------------------------------------------------
-# error log
+# rows
+
+
+class Place(NamedTuple):
+    """The bytes `[start, stop)` of a contiguous dataset in its file, row after row."""
+
+    start: int
+    stop: int
+    row_bytes: int
+    dtype: np.dtype[Any]
+
+
+def place_of(file: Any, path: Path, name: str) -> Place:
+    """Return where a dataset lies in its HDF5 file.
+
+    Raises:
+        DamagedFeatureSet: It is not contiguous.
+    """
+    data = file[name]
+    offset, dtype = data.id.get_offset(), np.dtype(data.dtype.str)
+    if data.size and offset is None:
+        raise damaged(f"{path}:/{name}: is not stored contiguously")
+    start, row_bytes = int(offset or 0), int(np.prod(data.shape[1:])) * dtype.itemsize
+    return Place(start, start + data.shape[0] * row_bytes, row_bytes, dtype)
+
+
+class _Unbuffered:
+    """A file that is written past all buffers of this process."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self._stream = FileIO(path, mode)
+
+    def sync(self) -> None:
+        """Force the content onto the disk."""
+        os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Release the file."""
+        self._stream.close()
+
+
+class RowFile(_Unbuffered):
+    """Writes rows of an unfinished set with plain file writes at the places that HDF5 reserved.
+
+    HDF5 itself is not used for rows: it buffers small writes, drops the buffer silently when
+    writing it fails, and crashes the process when it can't empty it at the end. A plain write
+    either reaches the operating system, and then survives the death of the process, or raises.
+
+    Args:
+        path: An HDF5 file that no HDF5 library has open.
+        places: Where its datasets lie, by name.
+    """
+
+    def __init__(self, path: Path, places: Mapping[str, Place]) -> None:
+        self._places = dict(places)
+        super().__init__(path, "r+b")
+
+    def put(self, name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Write `values[i]`, shape (b, ...), to row `rows[i]` of dataset `name`; rows differ."""
+        place = self._places[name]
+        # In row order, so that neighbouring rows take one write.
+        order = np.argsort(rows, kind="stable")
+        in_order = rows[order]
+        if not np.array_equal(in_order, rows):
+            values = values[order]
+        data = _raw(values, place.dtype)
+        for i, j in runs(in_order):
+            self._stream.seek(place.start + int(in_order[i]) * place.row_bytes)
+            write_all(self._stream, data[i * place.row_bytes : j * place.row_bytes])
+
+
+def _raw(values: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
+    return np.ascontiguousarray(values, dtype=dtype).reshape(-1).view(np.uint8).data
+
+
+# ------------------------------------------------------------------------------------------------
+# logs
 
 
 class ErrorLog:
-    """Why rows are corrupt, one JSON line each, appended as it happens; the last line of a row counts."""
+    """Why rows are corrupt, one JSON line each; the last line of a row counts."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -168,17 +215,15 @@ class ErrorLog:
             raise
 
     def read(self, rows: NDArray[np.int64]) -> list[bytes]:
-        """The messages of `rows` (ascending), in that order."""
-        found = dict.fromkeys(
-            rows.tolist(), b"unknown (the log of the extraction that met it was lost)"
-        )
+        """Return the messages of `rows`, ascending, in that order."""
+        unknown = b"unknown (the log of the extraction that met it was lost)"
+        found = dict.fromkeys(rows.tolist(), unknown)
         if self._path.exists():
             self._cut_torn_line()
             with self._path.open("rb") as stream:
                 for line in stream:
-                    with suppress(
-                        ValueError, LookupError, TypeError, AttributeError
-                    ):  # damaged: the reason is unknown
+                    # A damaged line costs the reason, not the set.
+                    with suppress(ValueError, LookupError, TypeError, AttributeError):
                         entry = json.loads(line)
                         if entry["row"] in found:
                             found[entry["row"]] = entry["message"].encode("utf-8")
@@ -196,82 +241,65 @@ class ErrorLog:
             self._stream = None
 
     def _cut_torn_line(self) -> None:
-        """Drop a last line without its end: a kill came in between, and its row is still pending."""
-        if not self._path.exists():
-            return
-        with self._path.open("r+b") as stream:
-            data = stream.read()
-            if not data.endswith(b"\n"):
-                stream.truncate(data.rfind(b"\n") + 1)
+        """Drop a last line without its end: a kill tore it, and its row is still pending."""
+        with suppress(FileNotFoundError), self._path.open("r+b") as stream:
+            stream.truncate(stream.read().rfind(b"\n") + 1)
 
 
-# ------------------------------------------------------------------------------------------------
-# vector log
-
-
-class VectorLog:
-    """The vectors of an unfinished ragged set, appended in the order in which they came.
+class VectorLog(_Unbuffered):
+    """The vectors of an unfinished ragged set, in the order in which they came.
 
     Args:
         path: The file; made when it is absent.
-        dim: Length of a vector.
-        dtype: How vectors are stored, `float16` or `float32`.
-        used: Number of vectors that rows refer to; whatever a killed writer left behind them is cut
-            off.
+        header: Says length and dtype of the vectors.
+        used: Number of vectors that rows refer to; what a killed writer left behind them goes.
 
     Raises:
         DamagedFeatureSet: The file is shorter than `used` vectors.
     """
 
-    def __init__(self, path: Path, dim: int, dtype: str, used: int) -> None:
-        self._dim = dim
-        self._dtype = np.dtype(dtype).newbyteorder("<")
-        self._vector_bytes = dim * self._dtype.itemsize
-        self._stream = path.open("r+b" if path.exists() else "w+b", buffering=0)
-        size = self._stream.seek(0, os.SEEK_END)
-        if size < used * self._vector_bytes:
+    def __init__(self, path: Path, header: Header, used: int) -> None:
+        self._header = header
+        self._vector_bytes = header.vector_bytes
+        super().__init__(path, "r+b" if path.exists() else "w+b")
+        size, needed = self._stream.seek(0, os.SEEK_END), used * self._vector_bytes
+        if size < needed:
             self._stream.close()
             raise DamagedFeatureSet(
                 f"{path}: shorter than the rows that refer to it (got {size} bytes, expected at "
-                "least "
-                f"{used * self._vector_bytes}); run again with --restart"
+                f"least {needed}); run again with --restart"
             )
-        self._stream.truncate(used * self._vector_bytes)
+        self._stream.truncate(needed)
         self.used = used
 
     def append(self, vectors: NDArray[np.floating]) -> int:
         """Add `vectors`, shape (k, dim), and return the number of the first."""
         first = self.used
-        self._stream.seek(
-            first * self._vector_bytes
-        )  # not the end: a failed write may have left something there
-        write_all(
-            self._stream,
-            np.ascontiguousarray(vectors, dtype=self._dtype).reshape(-1).view(np.uint8).data,
-        )
+        # Not at the end of the file: a failed write may have left something there.
+        self._stream.seek(first * self._vector_bytes)
+        write_all(self._stream, _raw(vectors, self._header.vector_dtype))
         self.used += len(vectors)
         return first
 
     def gather(
         self, start: NDArray[np.int64], length: NDArray[np.int64]
     ) -> Iterator[NDArray[np.floating]]:
-        """The vectors `start[i] ... start[i] + length[i]` of row after row, in blocks of shape (k, dim).
+        """Yield the vectors of row after row, in blocks of shape (k, dim).
 
         Args:
             start: First vector of each row, shape (n,).
             length: Number of vectors of each row, all > 0, shape (n,).
         """
+        if start.size == 0:
+            return
         limit = block_rows(self._vector_bytes)
         # Rows that lie one behind the other in the log are read together.
         edges = np.flatnonzero(start[1:] != start[:-1] + length[:-1]) + 1
-        firsts = np.concatenate(([0], edges)).astype(np.int64)
-        lasts = np.concatenate((edges, [start.size])).astype(np.int64)
-        if start.size == 0:
-            return
-        ends = (start + length)[lasts - 1]
+        firsts = start[np.concatenate(([0], edges))]
+        ends = (start + length)[np.concatenate((edges, [start.size])) - 1]
         pieces: list[NDArray[np.floating]] = []
         held = 0
-        for at, end in zip(start[firsts].tolist(), ends.tolist(), strict=True):
+        for at, end in zip(firsts.tolist(), ends.tolist(), strict=True):
             while at < end:
                 take = min(end - at, limit - held)
                 pieces.append(self._read(at, take))
@@ -284,7 +312,7 @@ class VectorLog:
 
     def _read(self, first: int, count: int) -> NDArray[np.floating]:
         self._stream.seek(first * self._vector_bytes)
-        vectors = np.empty((count, self._dim), self._dtype)
+        vectors = np.empty((count, self._header.dim), self._header.vector_dtype)
         view = vectors.reshape(-1).view(np.uint8).data
         while len(view):
             done = self._stream.readinto(view)
@@ -295,60 +323,6 @@ class VectorLog:
             view = view[done:]
         return vectors
 
-    def sync(self) -> None:
-        """Force the log onto the disk."""
-        os.fsync(self._stream.fileno())
-
-    def close(self) -> None:
-        """Release the file."""
-        self._stream.close()
-
-
-# ------------------------------------------------------------------------------------------------
-# rows
-
-
-class RowFile:
-    """Writes rows of contiguous datasets in place.
-
-    Args:
-        path: An HDF5 file that no HDF5 library has open.
-        places: Where its datasets lie, by name.
-    """
-
-    def __init__(self, path: Path, places: Mapping[str, Place]) -> None:
-        self.places = dict(places)
-        self._stream = path.open("r+b", buffering=0)
-
-    def put(self, name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Write `values[i]` to row `rows[i]` of dataset `name`, in runs of neighbouring rows.
-
-        Args:
-            name: The dataset.
-            rows: Distinct rows in any order, shape (b,).
-            values: Shape (b, ...).
-        """
-        place = self.places[name]
-        order = np.argsort(rows, kind="stable")
-        in_order = rows[order]
-        if not np.array_equal(in_order, rows):
-            values = values[order]
-        data = memoryview(
-            np.ascontiguousarray(values, dtype=place.dtype).reshape(-1).view(np.uint8).data
-        )
-        size = place.row_bytes
-        for i, j in runs(in_order):
-            self._stream.seek(place.start + int(in_order[i]) * size)
-            write_all(self._stream, data[i * size : j * size])
-
-    def sync(self) -> None:
-        """Force what was written onto the disk."""
-        os.fsync(self._stream.fileno())
-
-    def close(self) -> None:
-        """Release the file."""
-        self._stream.close()
-
 
 # ------------------------------------------------------------------------------------------------
 # lock
@@ -358,7 +332,10 @@ _guard = threading.Lock()
 
 
 class WriterLock:
-    """Holds `<name>.h5.lock` from construction until `release`.
+    """Holds `<name>.h5.lock` from construction until `release`: one writer per set.
+
+    The lock is the operating system's, not the existence of the file, so a killed writer leaves
+    nothing that has to be cleaned up by hand. Child processes don't inherit it.
 
     Raises:
         StoreLocked: Another writer, in this or in another process, holds it.
@@ -393,11 +370,9 @@ class WriterLock:
                 ) from error
             # The last holder removes the file; a lock on a removed file excludes nobody, so take
             # the new one.
-            try:
+            with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), self.path.stat()):
                     return descriptor
-            except FileNotFoundError:
-                pass
             os.close(descriptor)
 
     def release(self) -> None:

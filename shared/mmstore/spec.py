@@ -1,4 +1,4 @@
-"""The names, versions and limits of the feature-set format, spelled once. `FORMAT.md` says what they mean."""
+"""The names, versions and limits of the feature-set format; `FORMAT.md` defines their meaning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MAJOR: Final = 1
 """The only major version that this library reads."""
 
 NEWEST_MINOR: Final = 0
-"""The newest minor of `MAJOR` that this library knows; a newer one is read with a warning."""
+"""The newest minor of `MAJOR` that this library knows; it reads a newer one with a warning."""
 
 ITEM: Final = "item"
 INTERACTION: Final = "interaction"
@@ -27,19 +27,6 @@ LAYOUTS: Final = (DENSE, RAGGED)
 
 DTYPES: Final = ("float16", "float32")
 
-ATTRIBUTES: Final = (
-    "format",
-    "format_version",
-    "modality",
-    "source",
-    "layout",
-    "name",
-    "complete",
-    "provenance",
-    "content_digest",
-)
-"""The root attributes, all of them required."""
-
 ID_DATASETS: Final = {ITEM: ("ids",), INTERACTION: ("user_ids", "item_ids")}
 """The datasets that identify the rows, by source."""
 
@@ -50,8 +37,9 @@ ERRORS: Final = "errors"
 ERROR_ROW: Final = "errors/row"
 ERROR_MESSAGE: Final = "errors/message"
 
-WRITING: Final = "writing"
-"""Group of an unfinished ragged set: where each row's vectors lie in the vector log. Never in a finished file."""
+# Where the vectors of each row of an unfinished ragged set lie in the log.
+START: Final = "writing/start"
+LENGTH: Final = "writing/length"
 
 SUFFIX: Final = ".h5"
 PARTIAL_SUFFIX: Final = ".partial"
@@ -60,7 +48,7 @@ CREATED: Final = "created"
 """The key of `provenance` that holds the creation time; it never makes two plans differ."""
 
 VERSIONS: Final = ("provenance.libraries.", "provenance.tool.version.")
-"""What versions of programs have their keys below: a finished set that was made with others stays what it is."""
+"""Prefixes of keys that hold versions of programs; a finished set may differ in them."""
 
 MAX_MESSAGE_BYTES: Final = 500
 """A stored error message is cut to this many bytes of UTF-8."""
@@ -73,7 +61,7 @@ BLOCK_BYTES: Final = 1 << 24
 
 
 class Status(IntEnum):
-    """What is known about one row."""
+    """The state of one row."""
 
     PENDING = 0
     """Not computed yet; only in unfinished sets."""
@@ -82,4 +70,4 @@ class Status(IntEnum):
     MISSING = 2
     """The item has no such content."""
     CORRUPT = 3
-    """The item has content that could not be turned into a vector; `/errors` says why."""
+    """The item has content that could not be turned into a vector; `/errors` has the reason."""

@@ -27,15 +27,15 @@ class FeatureStore:
         return f"FeatureStore({str(self.root)!r})"
 
     def sets(self) -> list[tuple[str, str]]:
-        """(modality, name) of every finished set, sorted. Files that follow no naming rule are not listed."""
+        """Return (modality, name) of every finished set with valid names, sorted."""
         return self._listing(SUFFIX)
 
     def partials(self) -> list[tuple[str, str]]:
-        """(modality, name) of every unfinished set, sorted."""
+        """Return (modality, name) of every unfinished set, sorted."""
         return self._listing(SUFFIX + PARTIAL_SUFFIX)
 
     def path(self, modality: str, name: str) -> Path:
-        """Where the set of this modality and name lies, or would lie.
+        """Return where the set of this modality and name lies, or would lie.
 
         Raises:
             InvalidInput: `modality` or `name` is not a safe name (it never is a path).
@@ -43,7 +43,7 @@ class FeatureStore:
         return self.root / check_modality(modality) / f"{check_name(name)}{SUFFIX}"
 
     def open(self, modality: str, name: str | None = None) -> FeatureSet:
-        """The set of this modality and name, its header checked.
+        """Open the set of this modality and name, its header checked.
 
         Args:
             modality: Such as `visual`.
@@ -52,17 +52,16 @@ class FeatureStore:
         Raises:
             UnknownFeatureSet: There is none, or the name was left out and there are several; lists
                 the choices.
-            DamagedFeatureSet: The file says that it is of another modality.
+            DamagedFeatureSet: Its header names another modality.
             StoreError: The file can't be read, see `FeatureSet`.
         """
         known = self.sets()
         names = [found for kind, found in known if kind == modality]
         if not names:
+            hint = _hint(modality, {kind for kind, _ in known})
             raise UnknownFeatureSet(
-                f"{self.root}: no feature set of modality "
-                f"{modality!r}{_hint(modality, {kind for kind, _ in known})}; "
-                f"make one with `mmx extract --modality {modality} --model "
-                f"…`{self._partial_note(modality)}"
+                f"{self.root}: no feature set of modality {modality!r}{hint}; make one with "
+                f"`mmx extract --modality {modality} --model …`{self._partial_note(modality)}"
             )
         if name is None:
             if len(names) > 1:
@@ -72,26 +71,22 @@ class FeatureStore:
                 )
             name = names[0]
         elif name not in names:
-            raise UnknownFeatureSet(
-                f"{self.root}: no {modality} set "
-                f"{name!r}{_hint(name, names)}{self._partial_note(modality, name)}"
-            )
+            notes = _hint(name, names) + self._partial_note(modality, name)
+            raise UnknownFeatureSet(f"{self.root}: no {modality} set {name!r}{notes}")
         found = FeatureSet(self.path(modality, name))
         if found.modality != modality:
             raise DamagedFeatureSet(
                 f"{found.path}: says that its modality is {found.modality!r} (its folder says "
-                f"{modality!r}); "
-                "move it to the right folder"
+                f"{modality!r}); move it to the right folder"
             )
         return found
 
     def _partial_note(self, modality: str, name: str | None = None) -> str:
-        unfinished = [
-            found for kind, found in self.partials() if kind == modality and name in (None, found)
-        ]
-        if not unfinished:
+        names = [n for kind, n in self.partials() if kind == modality and name in (None, n)]
+        if not names:
             return ""
-        return f". Unfinished: {', '.join(unfinished)}; run their extraction again, it goes on where it stopped"
+        cure = "run their extraction again, it goes on where it stopped"
+        return f". Unfinished: {', '.join(names)}; {cure}"
 
     def _listing(self, suffix: str) -> list[tuple[str, str]]:
         found = []
@@ -115,7 +110,7 @@ def _is_valid(modality: str, name: str) -> bool:
 
 
 def _hint(given: str, choices: Iterable[str]) -> str:
-    """` (choices: …; did you mean …?)` for an unknown name."""
+    """` (there are: …; did you mean …?)` for an unknown name."""
     choices = sorted(choices)
     if not choices:
         return " (the store is empty)"

@@ -1,4 +1,4 @@
-"""Checking a whole file against `FORMAT.md`: structure, content and digest, in blocks, so that memory stays flat."""
+"""Checking a whole file against `FORMAT.md` in blocks: structure, content and digest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mmstore import hdf5
 from mmstore.errors import InvalidIds, StoreError, StoreWarning
-from mmstore.hashing import file_digest
+from mmstore.hashing import content_digest
 from mmstore.ids import block_rows, duplicate_error, encode_ids, first_duplicate, pair_keys, spans
 from mmstore.schema import Header
 from mmstore.spec import (
@@ -29,7 +29,7 @@ from mmstore.spec import (
 
 
 def verify_file(path: Path) -> list[str]:
-    """Everything that breaks a rule of the format, one line each; empty when the file is sound.
+    """Return all violations of the format, one line each; empty for a sound file.
 
     A file that can't be opened is one line as well: nothing raises `StoreError`. A newer minor
     version warns (`StoreWarning`) and is checked by the rules that are known.
@@ -50,7 +50,9 @@ def verify_file(path: Path) -> list[str]:
 def _problems(file: Any, header: Header) -> Iterator[str]:
     status = np.asarray(file[STATUS][:])
     if not header.complete:
-        yield f": incomplete ({int((status == Status.PENDING).sum())} of {status.size} rows pending); run the extraction again"
+        pending = int((status == Status.PENDING).sum())
+        state = f"{pending} of {status.size} rows pending"
+        yield f": incomplete ({state}); run the extraction again"
         return
     yield from _id_problems(file, header)
     yield from _status_problems(file, status)
@@ -61,9 +63,10 @@ def _problems(file: Any, header: Header) -> Iterator[str]:
     elif file[FEATURES].chunks is not None:
         yield f":/{FEATURES}: chunked (a dense set is contiguous); extract it again"
     yield from _vector_problems(file[FEATURES], status if header.layout == DENSE else None)
-    digest = file_digest(file, header, status, offsets)
+    digest = content_digest(file, header, status, offsets)
     if digest != header.content_digest:
-        yield f": content_digest differs (got {digest}, the file says {header.content_digest!r}); its content was altered"
+        differ = f"got {digest}, the file says {header.content_digest!r}"
+        yield f": content_digest differs ({differ}); its content was altered"
 
 
 def _id_problems(file: Any, header: Header) -> Iterator[str]:
@@ -97,9 +100,9 @@ def _offset_problems(
         yield f":/{OFFSETS}: runs from {offsets[0]} to {offsets[-1]} (expected 0 to {vectors})"
     if bool((lengths < 0).any()):
         yield f":/{OFFSETS}: descends after row {int(np.argmax(lengths < 0))}"
-    present = status == Status.OK
-    if bool(((lengths > 0) != present).any()):
-        row = int(np.argmax((lengths > 0) != present))
+    wrong = (lengths > 0) != (status == Status.OK)
+    if bool(wrong.any()):
+        row = int(np.argmax(wrong))
         yield (
             f":/{OFFSETS}: row {row} has {lengths[row]} vectors and status {status[row]} "
             "(present rows have some, others none)"
@@ -108,16 +111,15 @@ def _offset_problems(
 
 def _vector_problems(features: Any, status: NDArray[np.uint8] | None) -> Iterator[str]:
     """Present rows are finite, absent ones NaN throughout; at most one line for each rule."""
-    unfinished, filled = [], []
-    for start, stop in spans(
-        features.shape[0], block_rows(features.shape[1] * features.dtype.itemsize)
-    ):
+    not_finite, filled = [], []
+    step = block_rows(features.shape[1] * features.dtype.itemsize)
+    for start, stop in spans(features.shape[0], step):
         block = np.asarray(features[start:stop])
         present = np.ones(len(block), bool) if status is None else status[start:stop] == Status.OK
-        unfinished.append(np.flatnonzero(present & ~np.isfinite(block).all(axis=1)) + start)
+        not_finite.append(np.flatnonzero(present & ~np.isfinite(block).all(axis=1)) + start)
         filled.append(np.flatnonzero(~present & ~np.isnan(block).all(axis=1)) + start)
     for found, what in (
-        (unfinished, "present and holds NaN or infinity"),
+        (not_finite, "present and holds NaN or infinity"),
         (filled, "absent and holds numbers"),
     ):
         rows = np.concatenate(found) if found else np.empty(0, np.int64)

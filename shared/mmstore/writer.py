@@ -1,12 +1,11 @@
-"""Writing a feature set so that a kill at any instant loses at most the batches since the last flush."""
+"""Writing a feature set: a kill at any instant loses only the batches since the last flush."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -21,10 +20,9 @@ from mmstore.errors import (
     StoreError,
 )
 from mmstore.hdf5 import translated
-from mmstore.ids import Bytes, block_rows, runs, spans
+from mmstore.ids import Bytes, Column, Pairs, block_rows, runs, spans
 from mmstore.partial import (
-    LENGTH,
-    START,
+    Errors,
     assemble,
     copy_as_partial,
     create_partial,
@@ -34,7 +32,7 @@ from mmstore.partial import (
 )
 from mmstore.schema import Header, name_of, with_creation_time
 from mmstore.side_files import ErrorLog, Paths, RowFile, VectorLog, WriterLock
-from mmstore.spec import DENSE, FEATURES, ITEM, RAGGED, STATUS, Status
+from mmstore.spec import DENSE, FEATURES, INTERACTION, ITEM, LENGTH, RAGGED, START, STATUS, Status
 
 _STATUS_GAP = 1 << 14  # bytes of known status that are rewritten rather than starting another write
 
@@ -42,30 +40,25 @@ _STATUS_GAP = 1 << 14  # bytes of known status that are rewritten rather than st
 class FeatureSetWriter:
     """Writes one feature set, or goes on with one that an earlier process could not finish.
 
-    Rows are written in any order and in any batches. `write`, `mark_missing` and `mark_corrupt` put
-    vectors into the file; `flush` then records, in an order that survives a kill, that their rows
-    are done. `finish` puts the set under its final name in one step. Leaving the context without
-    `finish` keeps the unfinished set.
+    Rows come in any order and in any batches. `write`, `mark_missing` and `mark_corrupt` put them
+    into the file; `flush` then records that they are done. `finish` puts the set under its final
+    name in one step. Leaving the context without `finish` keeps the unfinished set.
 
     * An unfinished set of the same plan (everything but the creation time) is continued: see
-    `pending`.
+      `pending`.
     * A finished one of the same plan has nothing pending and `finished` is True. With
-    `retry_failed` its corrupt rows
-      (with `retry_missing` its missing ones) become pending again, in a copy; the old set stays
-      until the new one replaces it. Where no row is, versions of programs in the provenance may
-      differ: see `versions_differ`.
+      `retry_failed` its corrupt rows (with `retry_missing` its missing ones) become pending again,
+      in a copy; the old set stays until the new one replaces it. Where no row is, versions of
+      programs in the provenance may differ: see `versions_differ`.
     * One of another plan is never touched without `restart`.
 
     Args:
-        path: Final path, `<root>/<modality>/<name>.h5`, which says the set's name; missing folders
-            are made.
+        path: Final path, `<root>/<modality>/<name>.h5`, which gives the set its name; missing
+            folders are made.
         modality: `visual`, `textual`, `audio`, or any lower-case name.
         dim: Length of a vector, >= 1.
         ids: Unique item ids in the catalogue's order, text or an `S` array of UTF-8, shape (n,);
-            `source="item"`.
-        user_ids: Users of the interactions, shape (n,); `source="interaction"`.
-        item_ids: Items of the interactions, shape (n,); pairs must be unique.
-        source: `item` or `interaction`.
+            or `Pairs(users, items)` for a set of interactions, each pair once.
         layout: `dense` (one vector per row) or `ragged` (one or more).
         dtype: `float32` or `float16`.
         provenance: How the vectors are made, as JSON values. It should hold no host name, user name
@@ -77,18 +70,15 @@ class FeatureSetWriter:
             cut.
 
     Attributes:
-        path: The final path.
-        header: What the set says about itself, with the creation time of its first run.
+        header: The set's metadata, with the creation time of its first run.
         finished: True once the set lies under its final name.
-        versions_differ: Keys such as `provenance.libraries.numpy` in which a finished set that was
-            found differs.
+        versions_differ: Keys such as `provenance.libraries.numpy` in which a finished set differs.
 
     Raises:
         InvalidInput: An argument breaks a rule of the format.
         ProvenanceMismatch: Another plan's file is in the way.
         StoreLocked: Another writer holds the set.
-        StoreAccess: The operating system refuses; `StoreFull` where the vectors can't fit on the
-            disk.
+        StoreFull: The vectors can't fit on the disk; `StoreAccess` for other refusals.
     """
 
     def __init__(
@@ -97,10 +87,7 @@ class FeatureSetWriter:
         *,
         modality: str,
         dim: int,
-        ids: Sequence[str] | NDArray[Any] | None = None,
-        user_ids: Sequence[str] | NDArray[Any] | None = None,
-        item_ids: Sequence[str] | NDArray[Any] | None = None,
-        source: str = ITEM,
+        ids: Column | Pairs,
         layout: str = DENSE,
         dtype: str = "float32",
         provenance: Mapping[str, Any],
@@ -112,13 +99,11 @@ class FeatureSetWriter:
         self.path = Path(path)
         self.finished = False
         self.versions_differ: list[str] = []
-        self._lock: WriterLock | None = None
-        self._rows: RowFile | None = None
-        columns = arguments.id_columns(source, ids, user_ids, item_ids)
+        columns = arguments.id_columns(ids)
         self.header = Header(
             modality=modality,
             name=name_of(self.path),
-            source=source,
+            source=INTERACTION if isinstance(ids, Pairs) else ITEM,
             layout=layout,
             dim=int(dim) if isinstance(dim, np.integer) else dim,
             dtype=str(np.dtype(dtype)) if isinstance(dtype, np.dtype | type) else dtype,
@@ -129,43 +114,40 @@ class FeatureSetWriter:
         self._fsync = fsync
         self._pid = os.getpid()
         self._status = np.zeros(self.header.rows, np.uint8)
-        self._dirty: list[NDArray[np.int64]] = []
-        self._errors = ErrorLog(self._paths.errors)
+        self._dirty: list[NDArray[np.int64]] = []  # rows whose status is not in the file yet
+        self._rows: RowFile | None = None
         self._vectors: VectorLog | None = None
+        self._errors = ErrorLog(self._paths.errors)
         with translated(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_dir():
                 raise NotAFeatureSet(
                     f"{self.path}: is a folder; remove it, or choose another --name"
                 )
-        failed = [Status.CORRUPT] if retry_failed else []
-        missing = [Status.MISSING] if retry_missing else []
+        retry = [Status.CORRUPT] * retry_failed + [Status.MISSING] * retry_missing
         self._lock = WriterLock(self._paths.lock)
         try:
-            self._open(columns, restart=restart, retry=[*failed, *missing])
+            self._open(columns, restart=restart, retry=retry)
         except BaseException:
             self._release()
             raise
 
-    # --------------------------------------------------------------------------------------------
-    # opening
-
     def _open(self, columns: list[Bytes], *, restart: bool, retry: list[Status]) -> None:
         paths = self._paths
         with translated(paths.partial):
+            # Half a file of a step that was killed, and with it all that nobody will go on with.
             paths.new.unlink(missing_ok=True)
             if restart:
                 paths.discard_partial()
             resuming = paths.partial.exists() and self._attach(columns)
             if not resuming:
                 paths.discard_partial()
-        if not resuming and not restart and self.path.exists():
-            if not self._adopt_finished(columns, retry):
-                return
-        elif not resuming:
-            with translated(paths.partial):
-                create_partial(paths, self.header, columns)
-        if self._rows is None and not self._attach(columns):
+                if self.path.exists() and not restart:
+                    if not self._adopt_finished(columns, retry):
+                        return
+                else:
+                    create_partial(paths, self.header, columns)
+        if not resuming and not self._attach(columns):
             raise DamagedFeatureSet(
                 f"{paths.partial}: can't be read back just after it was made; check the disk"
             )
@@ -174,35 +156,28 @@ class FeatureSetWriter:
             self.flush()
 
     def _attach(self, columns: list[Bytes]) -> bool:
-        """Open the partial file for writing; False where it is beyond use and has to be begun anew."""
+        """Open the partial file for writing; False where it is beyond use."""
         found = unfinished_set(self._paths, self.header, columns)
         if found is None:
             return False
         self.header, self._status = found.header, found.status
         if self.header.layout == RAGGED:
-            self._vectors = VectorLog(
-                self._paths.vectors, self.header.dim, self.header.dtype, found.used_vectors
-            )
+            self._vectors = VectorLog(self._paths.vectors, self.header, found.used_vectors)
         self._rows = RowFile(self._paths.partial, found.places)
         return True
 
     def _adopt_finished(self, columns: list[Bytes], retry: list[Status]) -> bool:
-        """Take a finished set of the same plan as it is; True where a partial copy was made to retry its failures."""
-        self.header, self._status, self.versions_differ = finished_set(
-            self._paths, self.header, columns, retry
-        )
+        """Take a finished set of the same plan; True where a partial copy has rows to retry."""
+        found = finished_set(self._paths, self.header, columns, retry)
+        self.header, self._status, self.versions_differ = found
         again = np.isin(self._status, retry)
         if not again.any():
             self.finished = True
             self._release()
             return False
-        with translated(self._paths.partial):
-            status = np.where(again, np.uint8(Status.PENDING), self._status)
-            copy_as_partial(self._paths, self.header, columns, status)
+        status = np.where(again, np.uint8(Status.PENDING), self._status)
+        copy_as_partial(self._paths, self.header, columns, status)
         return True
-
-    # --------------------------------------------------------------------------------------------
-    # writing
 
     @property
     def pending(self) -> NDArray[np.int64]:
@@ -210,7 +185,7 @@ class FeatureSetWriter:
         return np.flatnonzero(self._status == Status.PENDING)
 
     def counts(self) -> dict[Status, int]:
-        """How many rows there are of each status."""
+        """Return the number of rows of each status."""
         counts = np.bincount(self._status, minlength=len(Status))
         return {status: int(counts[status]) for status in Status}
 
@@ -230,51 +205,38 @@ class FeatureSetWriter:
         """
         rows = self._check_rows(rows, DENSE)
         given = arguments.vectors(features, rows.size, self.header.dim)
-        stored = arguments.cast(given, self.header.dtype)
-        finite = np.isfinite(stored).all(axis=1)
-        if not finite.all():
-            stored = np.where(finite[:, None], stored, np.array(np.nan, stored.dtype))
-        self._put_at(FEATURES, rows, stored)
-        self._mark(rows[finite], Status.OK)
-        if not finite.all():
-            bad = np.flatnonzero(~finite)
-            self._log_corrupt(
-                rows[bad], [arguments.why_not_finite(given[i], self.header.dtype) for i in bad]
-            )
+        stored = arguments.cast(given, self.header.vector_dtype)
+        good = np.isfinite(stored).all(axis=1)
+        if not good.all():
+            stored = np.where(good[:, None], stored, np.array(np.nan, stored.dtype))
+        self._put(FEATURES, rows, stored)
+        self._mark(rows[good], Status.OK)
+        self._mark_not_finite(rows, good, given)
 
     def write_ragged(self, rows: ArrayLike, vectors: Sequence[ArrayLike]) -> None:
-        """Store one or more vectors for each of `rows`; a row with none, with NaN or infinity becomes corrupt.
+        """Store one or more vectors for each of `rows`.
+
+        A row with none, or with NaN or infinity, becomes corrupt.
 
         Args:
             rows: Pending rows, each once, shape (b,).
             vectors: For each row an array of shape (k, dim), k >= 1.
-
-        Raises:
-            InvalidInput: A row is not pending, or the shapes do not fit.
-            StoreFull: The disk is full; what was flushed is kept.
         """
         rows = self._check_rows(rows, RAGGED)
-        arguments.one_for_each("vectors", vectors, rows.size)
+        arguments.check_count("vectors", vectors, rows.size)
         given = [arguments.vectors(matrix, None, self.header.dim) for matrix in vectors]
-        stored = [arguments.cast(matrix, self.header.dtype) for matrix in given]
-        good = np.array(
-            [len(matrix) > 0 and bool(np.isfinite(matrix).all()) for matrix in stored], dtype=bool
-        )
+        stored = [arguments.cast(matrix, self.header.vector_dtype) for matrix in given]
+        good = np.array([len(one) > 0 and bool(np.isfinite(one).all()) for one in stored], bool)
         kept = [matrix for matrix, fine in zip(stored, good, strict=True) if fine]
         if kept:
             assert self._vectors is not None
             length = np.array([len(matrix) for matrix in kept], np.int64)
             with translated(self._paths.partial):
                 first = self._vectors.append(np.concatenate(kept))
-            start = first + np.cumsum(length) - length
-            self._put_at(START, rows[good], start)
-            self._put_at(LENGTH, rows[good], length)
+            self._put(START, rows[good], first + np.cumsum(length) - length)
+            self._put(LENGTH, rows[good], length)
             self._mark(rows[good], Status.OK)
-        bad = np.flatnonzero(~good)
-        if bad.size:
-            self._log_corrupt(
-                rows[bad], [arguments.why_not_finite(given[i], self.header.dtype) for i in bad]
-            )
+        self._mark_not_finite(rows, good, given)
 
     def mark_missing(self, rows: ArrayLike) -> None:
         """Record that the items of `rows` (pending, each once, shape (b,)) have no such content."""
@@ -283,23 +245,25 @@ class FeatureSetWriter:
         self._mark(rows, Status.MISSING)
 
     def mark_corrupt(self, rows: ArrayLike, messages: Sequence[str]) -> None:
-        """Record that the content of `rows` (pending, each once, shape (b,)) could not be turned into vectors.
+        """Record that the content of `rows` could not be turned into vectors.
 
         Args:
-            rows: The rows.
+            rows: Pending rows, each once, shape (b,).
             messages: Why, one for each row; kept as one line of at most 500 bytes.
         """
         rows = self._check_rows(rows)
-        arguments.one_for_each("messages", messages, rows.size)
+        arguments.check_count("messages", messages, rows.size)
         self._put_absent(rows)
         self._log_corrupt(rows, messages)
 
     def flush(self) -> None:
-        """Record all rows so far as done: vectors first, then their status, so that a kill never leaves half a row."""
+        """Record all rows so far as done."""
         rows = self._require_open()
         if not self._dirty:
             return
         with translated(self._paths.partial):
+            # Vectors before status: a row that the file calls done has its vector there. A power
+            # cut keeps that order only if the vectors are forced onto the disk in between.
             if self._fsync:
                 self._errors.sync()
                 if self._vectors is not None:
@@ -313,9 +277,6 @@ class FeatureSetWriter:
                 rows.sync()
         self._dirty.clear()
 
-    # --------------------------------------------------------------------------------------------
-    # finishing
-
     def finish(self) -> str:
         """Put the set under its final name and return its content digest (64 hexadecimal digits).
 
@@ -326,19 +287,19 @@ class FeatureSetWriter:
         if self.finished:
             return self.header.content_digest
         self.flush()
-        if n_pending := int(np.count_nonzero(self._status == Status.PENDING)):
+        if n_pending := self.pending.size:
             raise IncompleteFeatureSet(
                 f"{self.path}: {n_pending} of {self.header.rows} rows are pending; write or mark "
                 "them before finish()"
             )
         with translated(self._paths.partial):
+            corrupt = np.flatnonzero(self._status == Status.CORRUPT)
+            errors = Errors(corrupt, self._errors.read(corrupt))
             if self._vectors is None:
-                self._close_files()
-                digest = finish_in_place(self._paths, self.header, self._status, self._corrupt())
+                self._close_files()  # HDF5 edits the file now
+                digest = finish_in_place(self._paths, self.header, self._status, errors)
             else:
-                digest = assemble(
-                    self._paths, self.header, self._vectors, self._status, self._corrupt()
-                )
+                digest = assemble(self._paths, self.header, self._vectors, self._status, errors)
             self.header = replace(self.header, complete=True, content_digest=digest)
             self.finished = True
             self._close_files()
@@ -346,13 +307,8 @@ class FeatureSetWriter:
         self._release()
         return digest
 
-    def _corrupt(self) -> tuple[NDArray[np.int64], list[bytes]]:
-        """The corrupt rows and why they are."""
-        rows = np.flatnonzero(self._status == Status.CORRUPT)
-        return rows, self._errors.read(rows)
-
     def close(self) -> None:
-        """Flush and let go of the set; an unfinished one stays and can be continued. Repeating it does nothing."""
+        """Flush and let go of the set; an unfinished one can be continued. May be repeated."""
         try:
             if self._rows is not None and os.getpid() == self._pid:
                 self.flush()
@@ -360,12 +316,7 @@ class FeatureSetWriter:
             self._release()
 
     def discard(self) -> None:
-        """Remove the unfinished set, so that the next one begins anew. A finished set of that name stays.
-
-        Raises:
-            StoreError: The set is finished, closed or in another process, or its files can't be
-                removed.
-        """
+        """Remove the unfinished set, so that the next one begins anew; a finished one stays."""
         self._require_open()
         with translated(self._paths.partial):
             self._close_files()
@@ -374,12 +325,7 @@ class FeatureSetWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         if error is None:
             self.close()
             return
@@ -388,17 +334,14 @@ class FeatureSetWriter:
         except StoreError as second:  # the first error is the one to show
             error.add_note(f"closing the unfinished set failed too: {second}")
 
-    # --------------------------------------------------------------------------------------------
-    # helpers
-
     def _check_rows(self, rows: ArrayLike, layout: str | None = None) -> NDArray[np.int64]:
         self._require_open()
-        if layout is not None and layout != self.header.layout:
+        if layout not in (None, self.header.layout):
             method = "write" if self.header.layout == DENSE else "write_ragged"
             raise InvalidInput(f"{self.path}: the set is {self.header.layout}; use {method}()")
         return arguments.pending_rows(rows, self._status)
 
-    def _put_at(self, name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
+    def _put(self, name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
         with translated(self._paths.partial):
             self._require_open().put(name, rows, values)
 
@@ -409,9 +352,15 @@ class FeatureSetWriter:
         step = block_rows(self.header.vector_bytes)
         absent = np.full((min(step, rows.size), self.header.dim), np.nan, self.header.dtype)
         for start, stop in spans(rows.size, step):
-            self._put_at(FEATURES, rows[start:stop], absent[: stop - start])
+            self._put(FEATURES, rows[start:stop], absent[: stop - start])
 
-    def _log_corrupt(self, rows: NDArray[np.int64], messages: Iterable[object]) -> None:
+    def _mark_not_finite(self, rows: NDArray[np.int64], good: NDArray[Any], given: Any) -> None:
+        bad = np.flatnonzero(~good)
+        if bad.size:
+            dtype = self.header.dtype
+            self._log_corrupt(rows[bad], [arguments.why_not_finite(given[i], dtype) for i in bad])
+
+    def _log_corrupt(self, rows: NDArray[np.int64], messages: Sequence[object]) -> None:
         with translated(self._paths.partial):
             self._errors.append(rows, [arguments.clean_message(message) for message in messages])
         self._mark(rows, Status.CORRUPT)
@@ -434,11 +383,9 @@ class FeatureSetWriter:
 
     def _close_files(self) -> None:
         rows, self._rows = self._rows, None
-        if rows is not None:
-            rows.close()
-        self._errors.close()
-        if self._vectors is not None:
-            self._vectors.close()
+        for file in (rows, self._errors, self._vectors):
+            if file is not None:
+                file.close()
 
     def _release(self) -> None:
         if os.getpid() != self._pid:
@@ -447,5 +394,4 @@ class FeatureSetWriter:
             with translated(self._paths.partial):
                 self._close_files()
         finally:
-            if self._lock is not None:
-                self._lock.release()
+            self._lock.release()

@@ -18,6 +18,7 @@ from mmstore import (
     InvalidIds,
     InvalidInput,
     NotAFeatureSet,
+    Pairs,
     ProvenanceMismatch,
     Status,
     StoreAccess,
@@ -180,18 +181,11 @@ def test_ragged_calls_are_checked(path: Path) -> None:
         ({"ids": np.array([b"a\0b"])}, "NUL"),
         ({"ids": np.array([b"ok", b"\xff"])}, "row 1 is not UTF-8"),
         ({"ids": np.array([b"\xed\xa0\x80"])}, "not UTF-8"),
-        ({"ids": None}, "takes ids"),
-        ({"user_ids": ["a"], "item_ids": ["a"]}, "takes ids, and neither"),
-        ({"source": "interaction"}, "takes user_ids and item_ids"),
-        (
-            {"source": "interaction", "ids": None, "user_ids": ["a"], "item_ids": []},
-            "1 user_ids for 0 item_ids",
-        ),
-        (
-            {"source": "interaction", "ids": None, "user_ids": ["u", "u"], "item_ids": ["i", "i"]},
-            "'u' and 'i' occurs twice",
-        ),
-        ({"source": "reviews"}, "source: got 'reviews', expected one of item, interaction"),
+        ({"ids": None}, "ids: got None, expected a sequence of ids"),
+        ({"ids": Pairs(["a"], [])}, "1 user_ids for 0 item_ids"),
+        ({"ids": Pairs(["a"], [""])}, "item_ids: row 0 is empty"),
+        ({"ids": Pairs(["u", "u"], ["i", "i"])}, "'u' and 'i' occurs twice"),
+        ({"ids": np.array([[b"u", b"i"]])}, "expected \\(n,\\)"),
         ({"layout": "sparse"}, "layout: got 'sparse'"),
         ({"dtype": "float64"}, "dtype: got 'float64', expected one of float16, float32"),
         ({"dim": 0}, "dim: got 0"),
@@ -323,7 +317,7 @@ PLANS = [
     ({"dtype": "float16"}, ["dtype"]),
     ({"layout": RAGGED}, ["layout"]),
     ({"modality": "audio"}, ["modality"]),
-    ({"source": "interaction", "ids": None, "user_ids": IDS, "item_ids": IDS}, ["source"]),
+    ({"ids": Pairs(IDS, IDS)}, ["source"]),
 ]
 
 

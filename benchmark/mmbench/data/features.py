@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics.item_data import Content
-from mmstore import FeatureSet, FeatureStore, Status
+from mmstore import Status
+from mmstore.reader import FeatureSet
+from mmstore.store import FeatureStore
 
 MissingPolicy = Literal["mean", "zero"]
 """What stands in for an absent vector: the mean of the present ones of that modality, or zeros."""

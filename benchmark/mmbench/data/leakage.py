@@ -11,7 +11,7 @@ import numpy as np
 
 from mmbench.data.dataset import PARTS, SplitTables, available_splits
 from mmbench.data.tables import InteractionTable, find_table
-from mmstore import FeatureStore
+from mmstore.store import FeatureStore
 
 
 @dataclass(frozen=True)

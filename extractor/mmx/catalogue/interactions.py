@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmbase.folder import inside
 from mmbase.tables import SUFFIXES, Column, open_table
+from mmstore.ids import Pairs
 from mmx.catalogue.items import Items, checked_ids, fixed_length, guess_id_column
 from mmx.errors import DataError, UsageError
 
@@ -31,7 +32,7 @@ class Interactions(Items):
 
     def keys(self) -> dict[str, Any]:
         """The columns that tell the rows apart, by their names in a feature set."""
-        return {"user_ids": fixed_length(self.users), "item_ids": self.id_array()}
+        return {"ids": Pairs(fixed_length(self.users), self.id_array())}
 
     def name_of(self, row: int) -> str:
         """What a message calls the row."""

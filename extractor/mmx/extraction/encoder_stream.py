@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbase.folder import FILE_SUFFIXES, FOLDERS
-from mmstore import FeatureSetWriter, Status
+from mmstore import Status
+from mmstore.writer import FeatureSetWriter
 from mmx.encoders import Encoder
 from mmx.encoders.compute import out_of_memory, release_memory
 from mmx.errors import ContentError, DataError, EncoderError

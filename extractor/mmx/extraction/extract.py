@@ -8,7 +8,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
-from mmstore import FeatureSet, FeatureSetWriter, ProvenanceMismatch, Status
+from mmstore import ProvenanceMismatch, Status
+from mmstore.reader import FeatureSet
+from mmstore.writer import FeatureSetWriter
 from mmx.catalogue.items import Items
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, create
@@ -273,7 +275,6 @@ def _open_writer(
         modality=plan.config.modality,
         dim=encoder.spec.dim,
         **plan.items.keys(),
-        source=plan.config.source,
         layout="ragged" if encoder.ragged else "dense",
         dtype=plan.config.store_dtype,
         provenance=provenance,

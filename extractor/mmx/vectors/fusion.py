@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mmx
-from mmstore import FeatureSet, FeatureSetWriter, Status
+from mmstore import Status
+from mmstore.ids import Pairs
+from mmstore.reader import FeatureSet
+from mmstore.writer import FeatureSetWriter
 from mmx.errors import DataError, UsageError
 from mmx.progress import Progress, SilentProgress
 
@@ -113,16 +116,14 @@ def fuse(
     with ExitStack() as stack:
         sets = [stack.enter_context(FeatureSet(path)) for path in paths]
         dim = _fused_dim(sets, how)
-        keys = _keys(sets[0])
         writer = stack.enter_context(
             FeatureSetWriter(
                 target,
                 modality=modality,
                 dim=dim,
-                source=sets[0].source,
                 provenance=_provenance(sets, name, how, unit=unit),
                 restart=restart,
-                **keys,
+                ids=_ids(sets[0]),
             )
         )
         already = writer.finished
@@ -211,9 +212,9 @@ def _fused_dim(sets: Sequence[FeatureSet], how: How) -> int:
     return sum(dims) if how == "concat" else dims[0]
 
 
-def _keys(features: FeatureSet) -> dict[str, Any]:
+def _ids(features: FeatureSet) -> NDArray[Any] | Pairs:
     raw = features.raw_ids
-    return {"ids": raw} if raw.ndim == 1 else {"user_ids": raw[:, 0], "item_ids": raw[:, 1]}
+    return raw if raw.ndim == 1 else Pairs(raw[:, 0], raw[:, 1])
 
 
 def _provenance(sets: Sequence[FeatureSet], name: str, how: How, *, unit: bool) -> dict[str, Any]:

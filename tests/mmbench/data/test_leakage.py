@@ -18,7 +18,7 @@ from mmbench.data.dataset import load_split
 from mmbench.errors import DataError, UsageError
 from mmbench.models.vbpr import VBPRConfig
 from mmbench.runs.inputs import load_inputs
-from mmstore import FeatureSetWriter
+from mmstore import FeatureSetWriter, Pairs
 
 
 @pytest.fixture
@@ -113,9 +113,7 @@ def test_every_planted_leak_is_found(toy: Path) -> None:
         toy / "features/textual/reviews.h5",
         modality="textual",
         dim=2,
-        user_ids=["u1", "u5"],
-        item_ids=["i9", "i9"],
-        source="interaction",
+        ids=Pairs(["u1", "u5"], ["i9", "i9"]),
         provenance={"extractor": "test"},
     ) as writer:
         writer.write(np.arange(2), np.ones((2, 2), np.float32))

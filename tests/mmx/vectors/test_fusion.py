@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mmstore import FeatureSet, FeatureSetWriter, Status
+from mmstore import FeatureSet, FeatureSetWriter, Pairs, Status
 from mmx.cli import cli
 from mmx.errors import DataError, UsageError
 from mmx.vectors.fusion import How, fuse, fuse_vectors
@@ -117,13 +117,7 @@ def test_several_vectors_per_item_or_another_source(pair: list[Path], tmp_path: 
         writer.write_ragged([0], [np.ones((2, 3))])
         writer.finish()
     with FeatureSetWriter(
-        reviews,
-        modality="textual",
-        dim=3,
-        user_ids=["u"],
-        item_ids=["1"],
-        source="interaction",
-        provenance={},
+        reviews, modality="textual", dim=3, ids=Pairs(["u"], ["1"]), provenance={}
     ) as writer:
         writer.write([0], np.ones((1, 3)))
         writer.finish()

@@ -14,7 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mmstore import FeatureSet, FeatureSetWriter, InvalidIds, ProvenanceMismatch, Status
+from mmstore import (
+    FeatureSet,
+    FeatureSetWriter,
+    InvalidIds,
+    Pairs,
+    ProvenanceMismatch,
+    Status,
+)
 from mmx.errors import DataError, UsageError
 from mmx.vectors import exporters, importers
 from mmx.vectors.exporters import export_features
@@ -803,13 +810,7 @@ def test_nothing_is_overwritten_and_nothing_half_written(
 def test_sets_of_interactions_and_ragged_sets_are_not_exported(tmp_path: Path) -> None:
     path = tmp_path / "textual" / "reviews.h5"
     with FeatureSetWriter(
-        path,
-        modality="textual",
-        dim=1,
-        source="interaction",
-        user_ids=["u"],
-        item_ids=["i"],
-        provenance={},
+        path, modality="textual", dim=1, ids=Pairs(["u"], ["i"]), provenance={}
     ) as writer:
         writer.write([0], [[1.0]])
         writer.finish()
