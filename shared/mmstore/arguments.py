@@ -44,7 +44,7 @@ def id_columns(ids: Column | Pairs) -> list[Bytes]:
 
 
 def pending_rows(rows: ArrayLike, status: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return `rows` as int64, shape (b,), each once and each pending by `status`; else `InvalidInput`."""
+    """Return `rows` as int64, shape (b,); `InvalidInput` unless each is pending, and given once."""
     given = np.asarray(rows)
     if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
         raise InvalidInput(

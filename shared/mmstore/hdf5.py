@@ -22,6 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from mmstore import spec
 from mmstore.errors import (
     InvalidInput,
     NotAFeatureSet,
@@ -33,19 +34,6 @@ from mmstore.errors import (
 )
 from mmstore.ids import spans
 from mmstore.schema import Header, canonical_json, check_version
-from mmstore.spec import (
-    BLOCK_BYTES,
-    DENSE,
-    ERROR_MESSAGE,
-    ERROR_ROW,
-    ERRORS,
-    FEATURES,
-    FORMAT,
-    ID_DATASETS,
-    OFFSETS,
-    RAGGED,
-    STATUS,
-)
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -187,7 +175,7 @@ def _reserve(path: Path, growth: int) -> None:
                     raise
         # The file system can't reserve: fill the space with zeros instead.
         stream.seek(size)
-        for start, stop in spans(growth, BLOCK_BYTES):
+        for start, stop in spans(growth, spec.BLOCK_BYTES):
             write_all(stream, bytes(stop - start))
 
 
@@ -220,10 +208,10 @@ def read_header(file: h5py.File, path: Path) -> tuple[Header, str | None]:
     """
     with translated(path):
         found = _attribute(file, path, "format") if "format" in file.attrs else None
-        if found != FORMAT:
+        if found != spec.FORMAT:
             got = "no root attribute 'format'" if found is None else f"format: got {found!r}"
             raise NotAFeatureSet(
-                f"{path}: HDF5, but not a feature set ({got}, expected {FORMAT!r}); {_IMPORT}"
+                f"{path}: HDF5, but not a feature set ({got}, expected {spec.FORMAT!r}); {_IMPORT}"
             )
         version = str(_attribute(file, path, "format_version"))
         warning = check_version(str(path), version)
@@ -235,8 +223,8 @@ def read_header(file: h5py.File, path: Path) -> tuple[Header, str | None]:
             raise damaged(f"{path}: root attribute 'provenance' is not JSON ({error})") from error
         if not isinstance(values["provenance"], dict):
             raise damaged(f"{path}: root attribute 'provenance' is not a JSON object")
-        features = _dataset(file, path, FEATURES, ("<f2", "<f4"), ndim=2)
-        n_rows = _length(file, path, STATUS, "|u1")
+        features = _dataset(file, path, spec.FEATURES, ("<f2", "<f4"), ndim=2)
+        n_rows = _length(file, path, spec.STATUS, "|u1")
         dim, dtype = int(features.shape[1]), str(features.dtype.name)
         try:
             header = Header(**values, dim=dim, dtype=dtype, rows=n_rows, format_version=version)
@@ -247,24 +235,24 @@ def read_header(file: h5py.File, path: Path) -> tuple[Header, str | None]:
 
 
 def _check_lengths(file: h5py.File, path: Path, header: Header) -> None:
-    lengths = {STATUS: header.rows}
-    for name in ID_DATASETS[header.source]:
+    lengths = {spec.STATUS: header.rows}
+    for name in spec.ID_DATASETS[header.source]:
         lengths[name] = _length(file, path, name, "utf-8")
-    if header.layout == DENSE:
-        lengths[FEATURES] = file[FEATURES].shape[0]
+    if header.layout == spec.DENSE:
+        lengths[spec.FEATURES] = file[spec.FEATURES].shape[0]
     elif header.complete:
-        lengths[OFFSETS] = _length(file, path, OFFSETS, "<i8") - 1
+        lengths[spec.OFFSETS] = _length(file, path, spec.OFFSETS, "<i8") - 1
     if len(set(lengths.values())) > 1:
         listing = ", ".join(f"/{name}: {length}" for name, length in lengths.items())
         raise damaged(f"{path}: unequal numbers of rows ({listing})")
-    if ERRORS in file:
-        rows = _length(file, path, ERROR_ROW, "<i8")
-        messages = _length(file, path, ERROR_MESSAGE, "utf-8")
+    if spec.ERRORS in file:
+        rows = _length(file, path, spec.ERROR_ROW, "<i8")
+        messages = _length(file, path, spec.ERROR_MESSAGE, "utf-8")
         if rows != messages:
             got = f"row: {rows}, message: {messages}"
-            raise damaged(f"{path}:/{ERRORS}: unequal lengths ({got})")
+            raise damaged(f"{path}:/{spec.ERRORS}: unequal lengths ({got})")
     elif header.complete:
-        raise damaged(f"{path}:/{ERRORS}: absent (expected a group)")
+        raise damaged(f"{path}:/{spec.ERRORS}: absent (expected a group)")
 
 
 def _attribute(file: h5py.File, path: Path, name: str) -> object:
@@ -341,7 +329,7 @@ def _kind(dtype: np.dtype[Any]) -> str:
 def write_header(file: h5py.File, header: Header) -> None:
     """Set all root attributes."""
     values: dict[str, Any] = {
-        "format": FORMAT,
+        "format": spec.FORMAT,
         "format_version": header.format_version,
         "modality": header.modality,
         "source": header.source,
@@ -371,10 +359,10 @@ def create_text(file: h5py.File, name: str, values: NDArray[np.bytes_]) -> None:
 def create_features(file: h5py.File, header: Header, vectors: int) -> h5py.Dataset:
     """Create `/features`, shape (vectors, dim): contiguous for dense sets, chunked for ragged."""
     shape = (vectors, header.dim)
-    if header.layout == RAGGED:
+    if header.layout == spec.RAGGED:
         chunk = max(1, min(vectors, (1 << 18) // header.vector_bytes))
         return file.create_dataset(
-            FEATURES,
+            spec.FEATURES,
             shape=shape,
             maxshape=(None, header.dim),
             chunks=(chunk, header.dim),
@@ -388,12 +376,12 @@ def create_features(file: h5py.File, header: Header, vectors: int) -> h5py.Datas
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     properties.set_obj_track_times(False)  # equal content makes equal bytes
     dtype, space = h5py.h5t.py_create(header.vector_dtype), h5py.h5s.create_simple(shape)
-    h5py.h5d.create(file.id, FEATURES.encode(), dtype, space, properties)
-    return file[FEATURES]
+    h5py.h5d.create(file.id, spec.FEATURES.encode(), dtype, space, properties)
+    return file[spec.FEATURES]
 
 
 def create_errors(file: h5py.File, rows: NDArray[np.int64], messages: list[bytes]) -> None:
     """Create the group `/errors`: why each corrupt row is corrupt, in row order."""
-    file.create_dataset(ERROR_ROW, data=rows.astype("<i8"))
+    file.create_dataset(spec.ERROR_ROW, data=rows.astype("<i8"))
     texts = np.array(messages, dtype="S") if messages else np.empty(0, "S1")
-    create_text(file, ERROR_MESSAGE, texts)
+    create_text(file, spec.ERROR_MESSAGE, texts)

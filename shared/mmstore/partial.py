@@ -4,10 +4,9 @@ Each step makes its result under another name and renames it when it is whole, o
 that works in place) keeps an undo copy. So a process killed in any of them leaves a set that can be
 continued.
 
-Dense rows go straight to their final place in the partial file, ragged rows into a log that
-`assemble` copies in row order. A log for both would be one path less; measured on 50,000 x 4096
-float32 it costs 15 to 90 % more CPU, and for every dense set two to three times the time to finish
-and twice the disk.
+Dense rows go straight to their place in the partial file, ragged rows into a log that `assemble`
+copies in row order. A log for both would be one path less, but at 50,000 x 4096 float32 it costs 15
+to 90 % more CPU, and for every dense set twice the time to finish and twice the disk.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore import hdf5
+from mmstore import hdf5, spec
 from mmstore.errors import (
     DamagedFeatureSet,
     NotAFeatureSet,
@@ -43,21 +42,7 @@ from mmstore.side_files import (
     restore_undo,
     save_undo,
 )
-from mmstore.spec import (
-    CREATED,
-    DENSE,
-    ERRORS,
-    FEATURES,
-    FORMAT_VERSION,
-    ID_DATASETS,
-    LENGTH,
-    OFFSETS,
-    RAGGED,
-    START,
-    STATUS,
-    VERSIONS,
-    Status,
-)
+from mmstore.spec import Status
 
 _MARGIN = 1 << 20  # attributes, group and chunk tables, alignment
 
@@ -84,7 +69,7 @@ def create_partial(paths: Paths, header: Header, columns: list[Bytes]) -> None:
     Raises:
         StoreFull: The vectors of a dense set are larger than the free space.
     """
-    needed = header.rows * header.vector_bytes if header.layout == DENSE else 0
+    needed = header.rows * header.vector_bytes if header.layout == spec.DENSE else 0
     free = shutil.disk_usage(paths.final.parent).free
     if needed > free:
         raise StoreFull(
@@ -100,21 +85,21 @@ def copy_as_partial(
     paths: Paths, header: Header, columns: list[Bytes], status: NDArray[np.uint8]
 ) -> None:
     """Make a partial set out of the finished one, with another status."""
-    header = replace(header, complete=False, content_digest="", format_version=FORMAT_VERSION)
-    if header.layout == DENSE:
+    header = replace(header, complete=False, content_digest="", format_version=spec.FORMAT_VERSION)
+    if header.layout == spec.DENSE:
         shutil.copyfile(paths.final, paths.new)
         with hdf5.edit_file(paths.new, _MARGIN) as file:
-            del file[ERRORS]  # finishing writes it anew
+            del file[spec.ERRORS]  # finishing writes it anew
             hdf5.write_header(file, header)
-            place = place_of(file, paths.new, STATUS)
-        rows = RowFile(paths.new, {STATUS: place})
-        rows.put(STATUS, np.arange(header.rows), status)
+            place = place_of(file, paths.new, spec.STATUS)
+        rows = RowFile(paths.new, {spec.STATUS: place})
+        rows.put(spec.STATUS, np.arange(header.rows), status)
         rows.close()
         replace_synced(paths.new, paths.partial)
         return
     # The finished file has its vectors in row order: they become the log as they are.
     with hdf5.open_file(paths.final) as file:
-        features, offsets = file[FEATURES], np.asarray(file[OFFSETS][:])
+        features, offsets = file[spec.FEATURES], np.asarray(file[spec.OFFSETS][:])
         log = VectorLog(paths.vectors, header, 0)
         for start, stop in spans(features.shape[0], block_rows(header.vector_bytes)):
             log.append(features[start:stop])
@@ -133,17 +118,17 @@ def _write_partial(
     with hdf5.new_file(paths.new, _size(header, columns)) as file:
         hdf5.write_header(file, header)
         _write_rows(file, header, columns, status)
-        if header.layout == RAGGED:
-            file.create_dataset(START, data=offsets[:-1].astype("<i8"))
-            file.create_dataset(LENGTH, data=np.diff(offsets).astype("<i8"))
-        hdf5.create_features(file, header, header.rows if header.layout == DENSE else 0)
+        if header.layout == spec.RAGGED:
+            file.create_dataset(spec.START, data=offsets[:-1].astype("<i8"))
+            file.create_dataset(spec.LENGTH, data=np.diff(offsets).astype("<i8"))
+        hdf5.create_features(file, header, header.rows if header.layout == spec.DENSE else 0)
     replace_synced(paths.new, paths.partial)
 
 
 def _write_rows(file: Any, header: Header, columns: list[Bytes], status: NDArray[Any]) -> None:
-    for name, column in zip(ID_DATASETS[header.source], columns, strict=True):
+    for name, column in zip(spec.ID_DATASETS[header.source], columns, strict=True):
         hdf5.create_text(file, name, column)
-    file.create_dataset(STATUS, data=status)
+    file.create_dataset(spec.STATUS, data=status)
 
 
 def _size(header: Header, columns: list[Bytes]) -> int:
@@ -163,7 +148,7 @@ def finish_in_place(paths: Paths, header: Header, status: NDArray[np.uint8], err
     """
     with hdf5.open_file(paths.partial) as file:
         digest = content_digest(file, header, status, None)
-        place = place_of(file, paths.partial, FEATURES)
+        place = place_of(file, paths.partial, spec.FEATURES)
     # HDF5 rewrites its tables in many small steps; a kill between them leaves neither the old file
     # nor the new one. The copy of all but the vectors brings the old one back.
     save_undo(paths, place.start, place.stop)
@@ -183,8 +168,8 @@ def assemble(
     """
     present = status == Status.OK
     with hdf5.open_file(paths.partial) as partial:
-        start, length = np.asarray(partial[START][:]), np.asarray(partial[LENGTH][:])
-        columns = [hdf5.read_text(partial[name]) for name in ID_DATASETS[header.source]]
+        start, length = np.asarray(partial[spec.START][:]), np.asarray(partial[spec.LENGTH][:])
+        columns = [hdf5.read_text(partial[name]) for name in spec.ID_DATASETS[header.source]]
     length[~present] = 0  # a row that was retried may still have its old place
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(length)))  # (n + 1,)
     vectors = int(offsets[-1])
@@ -192,7 +177,7 @@ def assemble(
     size = _size(header, columns) + vectors * header.vector_bytes * 65 // 64 + errors.nbytes
     with hdf5.new_file(paths.new, size) as file:
         _write_rows(file, header, columns, status)
-        file.create_dataset(OFFSETS, data=offsets.astype("<i8"))
+        file.create_dataset(spec.OFFSETS, data=offsets.astype("<i8"))
         features = hdf5.create_features(file, header, vectors)
         at = 0
         for block in log.gather(start[present], length[present]):
@@ -231,16 +216,20 @@ def unfinished_set(paths: Paths, wanted: Header, columns: list[Bytes]) -> Unfini
                 restore_undo(paths)
         with hdf5.open_file(paths.partial) as file:
             found, _ = hdf5.read_header(file, paths.partial)
-            names = (FEATURES, STATUS) if found.layout == DENSE else (START, LENGTH, STATUS)
+            names = (
+                (spec.FEATURES, spec.STATUS)
+                if found.layout == spec.DENSE
+                else (spec.START, spec.LENGTH, spec.STATUS)
+            )
             places = {name: place_of(file, paths.partial, name) for name in names}
-            status = np.asarray(file[STATUS][:])
+            status = np.asarray(file[spec.STATUS][:])
             if status.size and int(status.max()) > max(Status):
                 raise DamagedFeatureSet(
-                    f"{paths.partial}:/{STATUS}: holds {int(status.max())} (expected 0 … "
+                    f"{paths.partial}:/{spec.STATUS}: holds {int(status.max())} (expected 0 … "
                     f"{max(Status)})"
                 )
             refuse_other_plan(found, wanted, file, columns, f"{paths.partial}: an unfinished set")
-            used = _used_vectors(file, status) if found.layout == RAGGED else 0
+            used = _used_vectors(file, status) if found.layout == spec.RAGGED else 0
     except (NotAFeatureSet, DamagedFeatureSet) as error:
         warnings.warn(f"{error}; the unfinished set is begun anew", StoreWarning, stacklevel=5)
         return None
@@ -258,7 +247,7 @@ def finished_set(
     """
     with hdf5.open_file(paths.final) as file, translated(paths.final):
         found, _ = hdf5.read_header(file, paths.final)
-        status = np.asarray(file[STATUS][:])
+        status = np.asarray(file[spec.STATUS][:])
         where, done = f"{paths.final}: a finished set", not np.isin(status, list(retry)).any()
         versions = refuse_other_plan(found, wanted, file, columns, where, any_versions=done)
         return found, status, versions
@@ -267,7 +256,7 @@ def finished_set(
 def _used_vectors(file: Any, status: NDArray[np.uint8]) -> int:
     used = 0
     for start, stop in spans(status.size, block_rows(16)):
-        ends = file[START][start:stop] + file[LENGTH][start:stop]
+        ends = file[spec.START][start:stop] + file[spec.LENGTH][start:stop]
         used = max(used, int(ends[status[start:stop] == Status.OK].max(initial=0)))
     return used
 
@@ -296,11 +285,11 @@ def refuse_other_plan(
         any_versions: Let the versions of programs differ; their keys are the answer.
     """
     differences = dict(_differences(found, wanted))
-    versions = [key for key in differences if any_versions and f"{key}.".startswith(VERSIONS)]
+    versions = [key for key in differences if any_versions and f"{key}.".startswith(spec.VERSIONS)]
     for key in versions:
         del differences[key]
     if found.source == wanted.source and found.rows == wanted.rows:
-        for name, column in zip(ID_DATASETS[found.source], columns, strict=True):
+        for name, column in zip(spec.ID_DATASETS[found.source], columns, strict=True):
             if difference := _column_difference(file[name], column):
                 differences[name] = difference
     if not differences:
@@ -321,7 +310,7 @@ def _differences(found: Header, wanted: Header) -> Iterator[tuple[str, str]]:
         if old != new:
             yield key, f"{old!r}, expected {new!r}"
     old_leaves, new_leaves = dict(_leaves(found.provenance)), dict(_leaves(wanted.provenance))
-    for key in sorted({*old_leaves, *new_leaves} - {f"provenance.{CREATED}"}):
+    for key in sorted({*old_leaves, *new_leaves} - {f"provenance.{spec.CREATED}"}):
         old, new = old_leaves.get(key, "absent"), new_leaves.get(key, "absent")
         if old != new:
             yield key, f"{old}, expected {new}"

@@ -12,7 +12,7 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mmstore import hdf5
+from mmstore import hdf5, spec
 from mmstore.errors import (
     IncompleteFeatureSet,
     InvalidIds,
@@ -34,20 +34,7 @@ from mmstore.ids import (
     split_pairs,
 )
 from mmstore.schema import Header
-from mmstore.spec import (
-    DENSE,
-    ERROR_MESSAGE,
-    ERROR_ROW,
-    ERRORS,
-    FEATURES,
-    ID_DATASETS,
-    INTERACTION,
-    ITEM,
-    OFFSETS,
-    RAGGED,
-    STATUS,
-    Status,
-)
+from mmstore.spec import Status
 
 _READ_BYTES = 1 << 23  # rows are read in pieces of at most this size
 _GAP_BYTES = 1 << 16  # reading this much too much is cheaper than seeking over it
@@ -162,7 +149,7 @@ class FeatureSet:
     def status(self) -> NDArray[np.uint8]:
         """The `Status` of each row, shape (n,), read-only."""
         with translated(self.path):
-            status = np.asarray(self._file()[STATUS][:])
+            status = np.asarray(self._file()[spec.STATUS][:])
         status.flags.writeable = False
         return status
 
@@ -175,12 +162,12 @@ class FeatureSet:
         """Return why corrupt rows are corrupt, as (row, message)."""
         with translated(self.path):
             file = self._file()
-            if ERRORS not in file:
+            if spec.ERRORS not in file:
                 return []
-            messages = hdf5.read_text(file[ERROR_MESSAGE])
+            messages = hdf5.read_text(file[spec.ERROR_MESSAGE])
             return [
                 (int(row), bytes(message).decode("utf-8", "replace"))
-                for row, message in zip(file[ERROR_ROW][:], messages, strict=True)
+                for row, message in zip(file[spec.ERROR_ROW][:], messages, strict=True)
             ]
 
     def matrix(
@@ -205,7 +192,7 @@ class FeatureSet:
             IncompleteFeatureSet: Rows are pending.
             DamagedFeatureSet: Ids repeat in the file, or the vector of a present row is not finite.
         """
-        self._require(DENSE)
+        self._require(spec.DENSE)
         wanted = np.dtype(dtype)
         if wanted.kind != "f":
             raise InvalidInput(f"dtype: got {wanted}, expected a floating dtype such as float32")
@@ -221,7 +208,7 @@ class FeatureSet:
         Raises:
             StoreError: As for `matrix`; `InvalidInput` where the set is dense.
         """
-        self._require(RAGGED)
+        self._require(spec.RAGGED)
         rows = self._find(ids)
         answer: list[NDArray[Any] | None] = [None] * rows.size
         positions = np.flatnonzero(self._present(rows))
@@ -246,9 +233,9 @@ class FeatureSet:
         self._require(self.layout)
         for start, stop in spans(len(self), batch_size):
             ids = _side_by_side([decode_ids(column[start:stop]) for column in self._columns])
-            if self.layout == DENSE:
+            if self.layout == spec.DENSE:
                 with translated(self.path):
-                    features: Any = np.asarray(self._file()[FEATURES][start:stop])
+                    features: Any = np.asarray(self._file()[spec.FEATURES][start:stop])
             else:
                 features = self._ragged_rows(start, stop)
             yield ids, features, self.status[start:stop]
@@ -296,16 +283,16 @@ class FeatureSet:
     @cached_property
     def _columns(self) -> list[Bytes]:
         with translated(self.path):
-            return [hdf5.read_text(self._file()[name]) for name in ID_DATASETS[self.source]]
+            return [hdf5.read_text(self._file()[name]) for name in spec.ID_DATASETS[self.source]]
 
     def _interaction_column(self, which: int) -> Bytes:
-        if self.source != INTERACTION:
+        if self.source != spec.INTERACTION:
             raise InvalidInput(f"{self.path}: its rows are items, not interactions; use ids")
         return self._columns[which]
 
     @cached_property
     def _index(self) -> IdIndex:
-        keys = self._columns[0] if self.source == ITEM else pair_keys(*self._columns)
+        keys = self._columns[0] if self.source == spec.ITEM else pair_keys(*self._columns)
         try:
             return IdIndex.build(keys, f"{self.path}:/ids")
         except InvalidIds as error:
@@ -315,15 +302,15 @@ class FeatureSet:
     def _offsets(self) -> NDArray[np.int64]:
         with translated(self.path):
             file = self._file()
-            offsets = np.asarray(file[OFFSETS][:])
-            total = int(file[FEATURES].shape[0])
+            offsets = np.asarray(file[spec.OFFSETS][:])
+            total = int(file[spec.FEATURES].shape[0])
         if offsets[0] != 0 or offsets[-1] != total or bool((np.diff(offsets) < 0).any()):
-            raise damaged(f"{self.path}:/{OFFSETS}: not ascending from 0 to {total}")
+            raise damaged(f"{self.path}:/{spec.OFFSETS}: not ascending from 0 to {total}")
         return offsets
 
     def _require(self, layout: str) -> None:
         if self.layout != layout:
-            method = "matrix" if self.layout == DENSE else "ragged"
+            method = "matrix" if self.layout == spec.DENSE else "ragged"
             raise InvalidInput(f"{self.path}: the set is {self.layout}; use {method}()")
         if not self.complete:
             raise IncompleteFeatureSet(
@@ -333,7 +320,7 @@ class FeatureSet:
 
     def _find(self, ids: Ids) -> NDArray[np.int64]:
         """Row of each id, -1 where the set does not know it, shape (len(ids),)."""
-        if self.source == ITEM:
+        if self.source == spec.ITEM:
             keys = encode_lookup(cast("Sequence[str]", ids))
         else:
             users, items = split_pairs(ids)
@@ -360,7 +347,7 @@ class FeatureSet:
             positions, wanted = positions[order], wanted[order]
         gap = block_rows(self.header.vector_bytes, _GAP_BYTES)
         with translated(self.path):
-            data = self._file()[FEATURES]
+            data = self._file()[spec.FEATURES]
             for i, j in runs(wanted, max_gap=gap, max_span=self._rows_per_read()):
                 low, high = int(wanted[i]), int(wanted[j - 1]) + 1
                 block = np.asarray(data[low:high])
@@ -370,7 +357,7 @@ class FeatureSet:
                 if not np.isfinite(block).all():
                     bad = int(wanted[i:j][~np.isfinite(block).all(axis=1)][0])
                     what = "is marked present and holds NaN or infinity"
-                    raise damaged(f"{self.path}:/{FEATURES}: row {bad} {what}")
+                    raise damaged(f"{self.path}:/{spec.FEATURES}: row {bad} {what}")
                 features[positions[i:j]] = self._narrow(block, features.dtype)
 
     def _narrow(self, block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -387,10 +374,10 @@ class FeatureSet:
     def _ragged_rows(self, start: int, stop: int) -> list[NDArray[Any]]:
         offsets = self._offsets[start : stop + 1]
         with translated(self.path):
-            vectors = np.asarray(self._file()[FEATURES][int(offsets[0]) : int(offsets[-1])])
+            vectors = np.asarray(self._file()[spec.FEATURES][int(offsets[0]) : int(offsets[-1])])
         if not np.isfinite(vectors).all():
             rows = f"rows {start} … {stop - 1}"
-            raise damaged(f"{self.path}:/{FEATURES}: {rows} hold NaN or infinity")
+            raise damaged(f"{self.path}:/{spec.FEATURES}: {rows} hold NaN or infinity")
         return [part.copy() for part in np.split(vectors, offsets[1:-1] - offsets[0])]
 
 

@@ -25,7 +25,8 @@ from mmstore.writer import FeatureSetWriter
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
-ODD_IDS = tuple("097293751X|007|7| 7|7 |a/b|../x|日本|👩‍👧|é|e\u0301|a b|\t|None|nan".split("|"))
+_ODD = "097293751X|007|7| 7|7 |a/b|../x|日本|👩‍👧|é|e\u0301|a b|\t|None|nan"
+ODD_IDS = tuple(_ODD.split("|"))
 """Ids that a careless program confuses, strips or takes for a path."""
 
 

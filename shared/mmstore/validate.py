@@ -10,22 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore import hdf5
+from mmstore import hdf5, spec
 from mmstore.errors import InvalidIds, StoreError, StoreWarning
 from mmstore.hashing import content_digest
 from mmstore.ids import block_rows, duplicate_error, encode_ids, first_duplicate, pair_keys, spans
 from mmstore.schema import Header
-from mmstore.spec import (
-    DENSE,
-    ERROR_ROW,
-    ERRORS,
-    FEATURES,
-    ID_DATASETS,
-    OFFSETS,
-    RAGGED,
-    STATUS,
-    Status,
-)
+from mmstore.spec import Status
 
 
 def verify_file(path: Path) -> list[str]:
@@ -48,7 +38,7 @@ def verify_file(path: Path) -> list[str]:
 
 
 def _problems(file: Any, header: Header) -> Iterator[str]:
-    status = np.asarray(file[STATUS][:])
+    status = np.asarray(file[spec.STATUS][:])
     if not header.complete:
         pending = int((status == Status.PENDING).sum())
         state = f"{pending} of {status.size} rows pending"
@@ -57,12 +47,14 @@ def _problems(file: Any, header: Header) -> Iterator[str]:
     yield from _id_problems(file, header)
     yield from _status_problems(file, status)
     offsets = None
-    if header.layout == RAGGED:
-        offsets = np.asarray(file[OFFSETS][:])
-        yield from _offset_problems(offsets, status, int(file[FEATURES].shape[0]))
-    elif file[FEATURES].chunks is not None:
-        yield f":/{FEATURES}: chunked (a dense set is contiguous); extract it again"
-    yield from _vector_problems(file[FEATURES], status if header.layout == DENSE else None)
+    if header.layout == spec.RAGGED:
+        offsets = np.asarray(file[spec.OFFSETS][:])
+        yield from _offset_problems(offsets, status, int(file[spec.FEATURES].shape[0]))
+    elif file[spec.FEATURES].chunks is not None:
+        yield f":/{spec.FEATURES}: chunked (a dense set is contiguous); extract it again"
+    yield from _vector_problems(
+        file[spec.FEATURES], status if header.layout == spec.DENSE else None
+    )
     digest = content_digest(file, header, status, offsets)
     if digest != header.content_digest:
         differ = f"got {digest}, the file says {header.content_digest!r}"
@@ -71,7 +63,7 @@ def _problems(file: Any, header: Header) -> Iterator[str]:
 
 def _id_problems(file: Any, header: Header) -> Iterator[str]:
     columns = []
-    for name in ID_DATASETS[header.source]:
+    for name in spec.ID_DATASETS[header.source]:
         try:
             columns.append(encode_ids(hdf5.read_text(file[name]), f":/{name}"))
         except InvalidIds as error:
@@ -79,17 +71,18 @@ def _id_problems(file: Any, header: Header) -> Iterator[str]:
             return
     keys = columns[0] if len(columns) == 1 else pair_keys(*columns)
     if first_duplicate(keys) is not None:
-        yield str(duplicate_error(keys, ":/" + " and /".join(ID_DATASETS[header.source])))
+        yield str(duplicate_error(keys, ":/" + " and /".join(spec.ID_DATASETS[header.source])))
 
 
 def _status_problems(file: Any, status: NDArray[np.uint8]) -> Iterator[str]:
     if status.size and int(status.max()) > max(Status):
-        yield f":/{STATUS}: row {int(status.argmax())} is {int(status.max())} (expected 1, 2 or 3)"
+        row = int(status.argmax())
+        yield f":/{spec.STATUS}: row {row} is {status[row]} (expected 1, 2 or 3)"
     if pending := int((status == Status.PENDING).sum()):
-        yield f":/{STATUS}: {pending} rows are pending in a complete set"
-    rows = np.asarray(file[ERROR_ROW][:])
+        yield f":/{spec.STATUS}: {pending} rows are pending in a complete set"
+    rows = np.asarray(file[spec.ERROR_ROW][:])
     if not np.array_equal(rows, np.flatnonzero(status == Status.CORRUPT)):
-        yield f":/{ERRORS}: its rows are not the corrupt rows of /{STATUS} in ascending order"
+        yield f":/{spec.ERRORS}: not the corrupt rows of /{spec.STATUS} in ascending order"
 
 
 def _offset_problems(
@@ -97,14 +90,14 @@ def _offset_problems(
 ) -> Iterator[str]:
     lengths = np.diff(offsets)
     if int(offsets[0]) != 0 or int(offsets[-1]) != vectors:
-        yield f":/{OFFSETS}: runs from {offsets[0]} to {offsets[-1]} (expected 0 to {vectors})"
+        yield f":/{spec.OFFSETS}: runs from {offsets[0]} to {offsets[-1]} (expected 0 to {vectors})"
     if bool((lengths < 0).any()):
-        yield f":/{OFFSETS}: descends after row {int(np.argmax(lengths < 0))}"
+        yield f":/{spec.OFFSETS}: descends after row {int(np.argmax(lengths < 0))}"
     wrong = (lengths > 0) != (status == Status.OK)
     if bool(wrong.any()):
         row = int(np.argmax(wrong))
         yield (
-            f":/{OFFSETS}: row {row} has {lengths[row]} vectors and status {status[row]} "
+            f":/{spec.OFFSETS}: row {row} has {lengths[row]} vectors and status {status[row]} "
             "(present rows have some, others none)"
         )
 
@@ -124,4 +117,4 @@ def _vector_problems(features: Any, status: NDArray[np.uint8] | None) -> Iterato
     ):
         rows = np.concatenate(found) if found else np.empty(0, np.int64)
         if rows.size:
-            yield f":/{FEATURES}: row {rows[0]} is {what} ({rows.size} such rows)"
+            yield f":/{spec.FEATURES}: row {rows[0]} is {what} ({rows.size} such rows)"
