@@ -1,9 +1,10 @@
-"""Kills real writers at many instants and checks what the next run makes of what they left. Run by test_crash.py.
+"""Kills real writers at many instants and checks that the next run recovers (test_crash.py).
 
-    python crash_trials.py JOB lines|random TRIALS
+    python crash_trials.py JOB lines|calls|random TRIALS
 
 JOB is `dense`, `ragged`, `retry-dense`, `retry-ragged` or `restart-dense`. With `lines` a forked
-writer sends itself SIGKILL at an exact line of mmstore's code, the lines spread over its whole
+writer sends itself SIGKILL at an exact line of mmstore's code, with `calls` before an exact write,
+rename, removal, reservation or fsync (or in the middle of the write), both spread over its whole
 life; with `random` it is killed from outside after a random delay. Every fourth trial kills the
 recovering writer as well. Prints one JSON object.
 """
@@ -20,9 +21,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import mmstore
+import mmstore.hdf5
+import mmstore.side_files
 import mmstore.validate  # everything is imported before the forks
 import mmstore.writer
 from mmstore import FeatureSet, Status
@@ -44,7 +47,7 @@ def _without_corrupt(content: Content) -> Content:
 
 
 def _extract(content: Content, path: Path, report: Callable[[int], None], **options: Any) -> str:
-    """What an extraction does: batches of pending rows in a scrambled order, a flush after each second one."""
+    """Write pending rows in batches in a scrambled order, with a flush after each second one."""
     with content.writer(path, **options) as writer:
         rows = random.Random(3).sample(pending := writer.pending.tolist(), len(pending))
         for start in range(0, len(rows), BATCH):
@@ -56,7 +59,7 @@ def _extract(content: Content, path: Path, report: Callable[[int], None], **opti
 
 
 class Job:
-    """One kind of extraction: what lies there before it, what it does, and the digest that it must end with."""
+    """One kind of extraction: the set that is there before it, and the content it ends with."""
 
     def __init__(self, kind: str) -> None:
         action, _, layout = kind.rpartition("-")
@@ -83,12 +86,25 @@ class Job:
         return _extract(self.content, path, report, **self.options)
 
 
-class KillAtLine:
-    """A trace function that ends the process at the n-th executed line of mmstore."""
+class Kill(Protocol):
+    """Ends the process at the n-th of some events; counts them otherwise."""
 
-    def __init__(self, line: int) -> None:
-        self.left = line
+    seen: int
+
+    def __init__(self, at: int) -> None: ...
+
+    def arm(self) -> None: ...
+
+
+class KillAtLine:
+    """Ends the process at the n-th executed line of mmstore."""
+
+    def __init__(self, at: int) -> None:
+        self.left = at
         self.seen = 0
+
+    def arm(self) -> None:
+        sys.settrace(self)
 
     def __call__(self, frame: FrameType, event: str, argument: object) -> KillAtLine | None:
         if not frame.f_code.co_filename.startswith(SOURCE):
@@ -100,15 +116,51 @@ class KillAtLine:
         return self
 
 
+class KillAtCall:
+    """Ends the process before the n-th call that changes files, or in the middle of a write."""
+
+    calls = (
+        (os, "fsync"),
+        (os, "posix_fallocate"),
+        (os, "replace"),
+        (os, "unlink"),
+        (mmstore.hdf5, "write_all"),
+        (mmstore.side_files, "write_all"),
+    )
+
+    def __init__(self, at: int) -> None:
+        self.left = at
+        self.seen = 0
+
+    def arm(self) -> None:
+        for module, name in self.calls:
+            setattr(module, name, self._counted(getattr(module, name)))
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            self.seen += 1
+            if self.seen == self.left:
+                if function.__name__ == "write_all" and self.left % 2:
+                    stream, data = arguments
+                    stream.write(memoryview(data)[: len(memoryview(data)) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return counted
+
+
+KILLS: dict[str, type[Kill]] = {"lines": KillAtLine, "calls": KillAtCall}
+
+
 def run_child(
-    job: Job, path: Path, *, line: int | None = None, delay_s: float | None = None
+    job: Job, path: Path, *, kill: Kill | None = None, delay_s: float | None = None
 ) -> tuple[int, int | None]:
-    """Run the job in a forked process that may be killed; its wait status and the last number of pending rows."""
+    """Run the job in a forked process; its wait status and the last reported pending rows."""
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        if line is not None:
-            sys.settrace(KillAtLine(line))
+        if kill is not None:
+            kill.arm()
         code = 1
         try:
             job.run(path, lambda pending: os.write(write, b"%d\n" % pending) and None)
@@ -125,19 +177,25 @@ def run_child(
     return status, int(reports[-1]) if reports else None
 
 
-def count_lines(job: Job, path: Path) -> int:
+def count_events(job: Job, path: Path, kind: type[Kill]) -> int:
+    """The number of instants at which a run of the job can be killed, counted in a child."""
     job.prepare(path)
-    counter = KillAtLine(-1)
-    sys.settrace(counter)
-    try:
+    counter = kind(-1)
+    read, write = os.pipe()
+    if os.fork() == 0:
+        counter.arm()
         job.run(path)
-    finally:
         sys.settrace(None)
-    return counter.seen
+        os.write(write, b"%d" % counter.seen)
+        os._exit(0)
+    os.close(write)
+    os.wait()
+    with os.fdopen(read) as pipe:
+        return int(pipe.read())
 
 
 def check(job: Job, path: Path, reported: int | None, digest: str) -> list[str]:
-    """What is wrong after a kill: the old final file, the rows that a flush had promised, and the next run's result."""
+    """Problems after a kill: the old final file, rows that a flush promised, the next run."""
     problems = []
     if path.exists():
         problems += FeatureSet(path).verify()
@@ -165,12 +223,14 @@ def check(job: Job, path: Path, reported: int | None, digest: str) -> list[str]:
 
 def main(kind: str, mode: str, trials: int) -> dict[str, Any]:
     rng = random.Random(trials)
+    os.fsync = lambda descriptor: None  # a killed process leaves its writes to the system anyway
     job = Job(kind)
+    at_event = KILLS.get(mode, KillAtLine)
     failures: list[Any] = []
     killed = 0
     with tempfile.TemporaryDirectory() as folder:
-        reference = Path(folder) / "reference.h5"
-        lines = count_lines(job, reference)
+        events = count_events(job, Path(folder) / "reference.h5", at_event)
+        trials = min(trials, events) if mode == "calls" else trials
         with job.content.writer(Path(folder) / "plain.h5") as writer:
             job.content.put(writer, writer.pending.tolist())
             digest = writer.finish()
@@ -181,16 +241,17 @@ def main(kind: str, mode: str, trials: int) -> dict[str, Any]:
             path = Path(folder) / str(trial) / "set.h5"
             path.parent.mkdir()
             job.prepare(path)
-            if mode == "lines":
-                at: dict[str, Any] = {"line": 1 + trial * lines // trials}
+            at = rng.random() * duration_s * 1.2
+            if mode == "random":
+                status, reported = run_child(job, path, delay_s=at)
             else:
-                at = {"delay_s": rng.random() * duration_s * 1.2}
-            status, reported = run_child(job, path, **at)
+                at = 1 + trial * events // trials
+                status, reported = run_child(job, path, kill=at_event(at))
             killed += os.WIFSIGNALED(status)
             if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) != 0:
                 failures.append([trial, at, "the writer failed"])
             if trial % 4 == 3:
-                run_child(job, path, line=rng.randrange(1, lines))
+                run_child(job, path, kill=at_event(rng.randrange(1, events)))
                 reported = None if job.options.get("restart") else reported
             if problems := check(job, path, reported, digest):
                 failures.append([trial, at, problems])
@@ -199,7 +260,7 @@ def main(kind: str, mode: str, trials: int) -> dict[str, Any]:
         "mode": mode,
         "trials": trials,
         "killed": killed,
-        "lines": lines,
+        "events": events,
         "failures": failures,
     }
 

@@ -1,4 +1,4 @@
-"""Flips random bits of real files and reads what is left. Run by test_damaged.py: python flip_trials.py TRIALS [SEED].
+"""Flips random bits of real files and reads them: python flip_trials.py TRIALS [SEED].
 
 Either reading raises a StoreError, and then verify() has something to say, or the content is what
 it was. Prints how often the damage was noticed and how often it changed nothing.

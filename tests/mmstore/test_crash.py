@@ -1,4 +1,4 @@
-"""Writers that are killed: see crash_trials.py. Linux only in effect: it forks and sends SIGKILL."""
+"""Writers that are killed, see crash_trials.py, which forks and sends SIGKILL."""
 
 from __future__ import annotations
 
@@ -36,6 +36,13 @@ def test_killed_at_lines_spread_over_its_whole_life(job: str) -> None:
     assert result["killed"] == 16
 
 
+@pytest.mark.parametrize("job", JOBS)
+def test_killed_at_changes_of_files_spread_over_its_whole_life(job: str) -> None:
+    result = run(job, "calls", 24)
+    assert result["failures"] == []
+    assert result["killed"] == 24
+
+
 @pytest.mark.parametrize("job", ["dense", "ragged"])
 def test_killed_at_random_instants(job: str) -> None:
     result = run(job, "random", 20)
@@ -44,7 +51,8 @@ def test_killed_at_random_instants(job: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("mode", "trials"), [("lines", 400), ("calls", 10_000)])
 @pytest.mark.parametrize("job", JOBS)
-def test_killed_at_many_lines(job: str) -> None:
-    """Every line is `python crash_trials.py dense lines N` with the N that it prints as `lines`: some ten minutes."""
-    assert run(job, "lines", 400)["failures"] == []
+def test_killed_at_many_lines_and_every_change(job: str, mode: str, trials: int) -> None:
+    """Every line is `crash_trials.py JOB lines N` with the N that it prints as `events`."""
+    assert run(job, mode, trials)["failures"] == []

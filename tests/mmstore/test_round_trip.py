@@ -1,4 +1,4 @@
-"""Write, then read: nothing is lost, nothing moves, whatever the ids, layouts, dtypes and orders."""
+"""Write, then read: nothing is lost or moves, whatever the ids, layouts, dtypes and orders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmstore import FeatureSet, FeatureStore, Status, StoreError
 from mmstore.spec import DENSE, RAGGED
 from mmstore.testing import ODD_IDS, Content, contents, random_content, tiny_store
 
-FILES = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+FILES = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
 
 @contextmanager
@@ -129,12 +129,12 @@ def test_batches_cover_all_rows_in_order(content: Content, size: int) -> None:
                 )
 
 
-@FILES
+@settings(FILES, max_examples=20)  # each writes in up to twelve interrupted steps
 @given(contents(), st.randoms(use_true_random=False), st.integers(1, 5))
 def test_the_digest_depends_on_content_and_not_on_how_it_came(
     content: Content, random: Any, size: int
 ) -> None:
-    """Row order of writing, batches, flushes, interruptions, name, modality and provenance leave it as it is."""
+    """Order, batches, flushes, interruptions, name, modality and provenance don't change it."""
     with saved(content) as reference, tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "other.h5"
         done = False
@@ -369,7 +369,7 @@ def _read(found: FeatureSet) -> bytes:
 
 
 def test_others_may_have_the_file_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the same process through plain h5py, before or after us, and where file locks do not work."""
+    """In the same process through plain h5py, before or after us, and without file locks."""
     import h5py
 
     path = tiny_store(tmp_path).path("audio", "dense-f2")
@@ -399,3 +399,8 @@ def test_a_set_that_is_replaced_in_use_is_noticed(tmp_path: Path) -> None:
     found.close()
     with pytest.raises(StoreError, match="was replaced while it was in use"):
         found.matrix(["007"])
+
+
+def test_reprs_name_the_path(tmp_path: Path) -> None:
+    assert repr(FeatureStore(tmp_path)) == f"FeatureStore({str(tmp_path)!r})"
+    assert repr(FeatureSet(tmp_path / "x.h5")) == f"FeatureSet({str(tmp_path / 'x.h5')!r})"

@@ -1,4 +1,4 @@
-"""Files of every released version stay readable, value for value; the digest is the one that FORMAT.md defines."""
+"""Files of every released version stay readable; the digest is the one of FORMAT.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The writer: what it refuses, how it resumes, retries, restarts and locks, and what a full disk does to it."""
+"""The writer: refusals, resuming, retrying, restarting, locking, and full disks."""
 
 from __future__ import annotations
 
@@ -634,7 +634,7 @@ except StoreFull as error:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs setrlimit")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_full_disk_is_said_and_survived(path: Path, layout: str) -> None:
-    """A file size limit stands for the full disk: the operating system refuses the write in the same way."""
+    """A file size limit stands for the full disk: the refusal of the write is the same."""
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(path), layout],
         capture_output=True,
@@ -675,7 +675,7 @@ def test_a_disk_that_fills_up_while_finishing(
 def test_a_torn_last_step_is_undone(
     path: Path, monkeypatch: pytest.MonkeyPatch, torn: slice
 ) -> None:
-    """Finishing a dense set rewrites HDF5's tables; a kill in the middle of that leaves neither the old nor the new."""
+    """A kill while HDF5 rewrites its tables leaves neither the old file nor the new one."""
     import mmstore.partial
 
     content = random_content(6, IDS)
@@ -714,7 +714,7 @@ def test_vectors_larger_than_the_disk_are_refused_at_the_start(path: Path) -> No
 
 
 def test_a_failed_write_in_a_log_leaves_no_gap(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A half-written batch, and then the same process goes on: the next vectors and messages are whole."""
+    """After a half-written batch the same process goes on; the next batches are whole."""
     import mmstore.side_files
 
     content = random_content(6, IDS, layout=RAGGED)

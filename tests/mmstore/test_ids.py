@@ -1,18 +1,15 @@
-"""The small parts on their own: ids, blocks, the lock."""
+"""Ids, look-up and rows in blocks on their own."""
 
 from __future__ import annotations
 
-import errno
 import itertools
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmstore import FeatureSet, FeatureStore, InvalidIds, StoreAccess, StoreLocked
+from mmstore import InvalidIds
 from mmstore.ids import (
     IdIndex,
     block_rows,
@@ -24,9 +21,6 @@ from mmstore.ids import (
     runs,
     spans,
 )
-from mmstore.side_files import WriterLock
-
-fcntl = pytest.importorskip("fcntl")  # the lock of POSIX systems
 
 TEXT = st.text(
     st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=6
@@ -93,46 +87,3 @@ def test_runs_cover_all_rows_once(rows: list[int], gap: int, span: int) -> None:
 def test_blocks_and_spans() -> None:
     assert list(spans(5, 2)) == [(0, 2), (2, 4), (4, 5)] and list(spans(0, 2)) == []
     assert block_rows(10, 95) == 9 and block_rows(1000, 95) == 1 and block_rows(0, 95) == 95
-
-
-def test_a_lock_that_was_removed_meanwhile_is_taken_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between opening and locking, the last holder may remove the file, and another process may make a new one."""
-    path = tmp_path / "x.h5.lock"
-    lock = fcntl.lockf
-    others = iter([lambda: path.unlink(), lambda: (path.unlink(), path.touch()), lambda: None])
-
-    def interfere(descriptor: int, flags: int) -> None:
-        next(others)()
-        lock(descriptor, flags)
-
-    monkeypatch.setattr(fcntl, "lockf", interfere)
-    held = WriterLock(path)
-    assert held._descriptor is not None and os.path.samestat(
-        os.fstat(held._descriptor), path.stat()
-    )
-    held.release()
-    held.release()
-    assert not path.exists()
-
-
-@pytest.mark.parametrize(
-    ("number", "error"), [(errno.EAGAIN, StoreLocked), (errno.ENOLCK, StoreAccess)]
-)
-def test_a_lock_that_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Exception]
-) -> None:
-    def refuse(descriptor: int, flags: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fcntl, "lockf", refuse)
-        with pytest.raises(error):
-            WriterLock(tmp_path / "x.h5.lock")
-    WriterLock(tmp_path / "x.h5.lock").release()
-
-
-def test_reprs_name_the_path(tmp_path: Path) -> None:
-    assert repr(FeatureStore(tmp_path)) == f"FeatureStore({str(tmp_path)!r})"
-    assert repr(FeatureSet(tmp_path / "x.h5")) == f"FeatureSet({str(tmp_path / 'x.h5')!r})"
