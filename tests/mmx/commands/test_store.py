@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from mmstore import FeatureSet, FeatureSetWriter
+from mmstore import FeatureSet, FeatureSetWriter, Pairs
 from mmx.cli import cli
 from mmx.commands.store import EXPORT_FORMATS, IMPORT_FORMATS, store
 
@@ -253,15 +253,8 @@ def test_diff_of_different_dimensions_has_no_difference_to_tell(tmp_path: Path) 
 
 def test_diff_of_interactions_and_of_unlike_sets(tmp_path: Path) -> None:
     path = tmp_path / "textual" / "reviews.h5"
-    with FeatureSetWriter(
-        path,
-        modality="textual",
-        dim=1,
-        source="interaction",
-        user_ids=["u", "v"],
-        item_ids=["i", "i"],
-        provenance={},
-    ) as writer:
+    ids = Pairs(["u", "v"], ["i", "i"])
+    with FeatureSetWriter(path, modality="textual", dim=1, ids=ids, provenance={}) as writer:
         writer.write([0, 1], [[1.0], [2.0]])
         writer.finish()
     document = json.loads(run("diff", path, path, "--json").stdout)
