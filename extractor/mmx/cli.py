@@ -22,9 +22,9 @@ from mmx.commands.options import common_options, console
 from mmx.errors import ToolError, UsageError
 
 if TYPE_CHECKING:
+    from mmbase.progress import Terminal
     from mmx.config import Recipe, RunConfig, SetConfig
     from mmx.extraction.summary import Summary
-    from mmx.progress import ConsoleProgress
 
 DEFAULT_DATA = Path("data/demo")
 
@@ -281,12 +281,11 @@ def _what_to_extract(
 
 
 def _extract_all(
-    run: RunConfig, sets: tuple[SetConfig, ...], progress: ConsoleProgress
+    run: RunConfig, sets: tuple[SetConfig, ...], progress: Terminal
 ) -> tuple[list[Summary], list[tuple[SetConfig, str]]]:
     """Makes every set; of several, one that fails (and why is said) does not keep the others from being made."""
-    from mmbase.signals import sigterm_as_interrupt
+    from mmbase.process import out_of_memory, sigterm_as_interrupt
     from mmstore import StoreError
-    from mmx.encoders.compute import out_of_memory
     from mmx.errors import Interrupted
     from mmx.extraction.extract import extract as make
     from mmx.extraction.extract import extract_together, share_contents
@@ -333,7 +332,7 @@ def _extract_all(
     return [summary for _, summary in done], failed
 
 
-def _demo_when_absent(data: Path, progress: ConsoleProgress) -> None:
+def _demo_when_absent(data: Path, progress: Terminal) -> None:
     """Generates the default dataset when it is wanted and not there."""
     if data == DEFAULT_DATA and not data.exists():
         from mmx.demo import write_demo

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from mmbase.progress import Progress
 from mmbase.tables import SUFFIXES, open_table
 from mmx.catalogue.contents import Contents
 from mmx.catalogue.items import Items
 from mmx.encoders.compute import exact_arithmetic
 from mmx.errors import ContentError, DataError, Interrupted, UsageError
-from mmx.progress import Progress
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The process's own settings: devices, threads, the allocator."""
+"""Settings and measurements of this process: allocator, processors, signals, memory, time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import torch
+
+_OUT_OF_MEMORY = (
+    "out of memory",  # CUDA
+    "can't allocate memory",  # torch on the CPU
+    "could not create a memory object",  # oneDNN
+    "_STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN
+)
 
 
 def tune_process(*, one_arena: bool = False) -> None:
@@ -40,43 +47,65 @@ def tune_process(*, one_arena: bool = False) -> None:
             mallopt(m_trim_threshold, 2**31 - 1)
 
 
-@contextmanager
-def held_interrupts() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back until it is convenient.
+class StopRequest:
+    """Inside the `with` block the first signal sets `requested`; a second one stops at once.
 
-    An exception that comes up in the middle of a backward or of a compiled loop can end the process
-    from within C++. Here the first SIGINT is only remembered; the second one acts as it always
-    does.
+    An exception in the middle of a backward pass or a compiled loop can end the process from within
+    C++, and a file that is being written wants to be closed: the block checks `requested`, or calls
+    `let_through`, at a safe moment. Handlers belong to the main thread; in others nothing changes.
 
-    Yields:
-        A function that raises KeyboardInterrupt if one was held back. Does nothing outside the main
-        thread.
+    Args:
+        signals: The signals to hold back; SIGINT and SIGTERM if there are none.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    held = threading.Event()
-    before = signal.getsignal(signal.SIGINT)
 
-    def hold(number: int, frame: FrameType | None) -> None:
-        held.set()
-        signal.signal(signal.SIGINT, before)
+    def __init__(self, *signals: signal.Signals) -> None:
+        self.signals = signals or (signal.SIGINT, signal.SIGTERM)
+        self.requested = False
+        self._seen = False
+        self._previous: dict[signal.Signals, Any] = {}
 
-    def let_through() -> None:
-        if held.is_set():
-            held.clear()
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._hold) for number in self.signals}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def let_through(self) -> None:
+        """Raise KeyboardInterrupt for a request that was held back."""
+        if self.requested:
+            self.requested = False
             raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, hold)
-    try:
-        yield let_through
-    finally:
-        signal.signal(signal.SIGINT, before)
-    let_through()
+    def _hold(self, number: int, frame: FrameType | None) -> None:
+        if self._seen:
+            raise KeyboardInterrupt
+        self._seen = self.requested = True
+
+
+@contextmanager
+def held_interrupts() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back; yield the function that raises it, which also runs when the block ends."""
+    with StopRequest(signal.SIGINT) as request:
+        yield request.let_through
+    request.let_through()
+
+
+def sigterm_as_interrupt() -> None:
+    """Let SIGTERM end the process as Ctrl-C does, so that files are closed properly."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def available_cpus() -> int:
+    """Return how many processors this process may use; a container or taskset can limit them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def forget_peak_memory() -> None:
-    """Let the peaks of memory begin anew, so that one run's is not reported for those after it; the process's on Linux only."""
+    """Reset the peaks of memory, so that each run reports its own; the process's on Linux only."""
     gc.collect()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
@@ -91,7 +120,7 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory_bytes() -> int | None:
-    """The largest resident size of this process so far, or since `forget_peak_memory`; None where the system does not say."""
+    """Return the peak resident size since `forget_peak_memory`; None where it is unknown."""
     try:
         import resource
     except ImportError:
@@ -101,32 +130,35 @@ def peak_memory_bytes() -> int | None:
 
 
 def peak_gpu_memory_bytes(device: torch.device) -> int | None:
-    """The most memory that tensors had on a CUDA device so far, or since `forget_peak_memory`; None for other devices."""
+    """Return the peak tensor memory of a CUDA device since `forget_peak_memory`; else None."""
     import torch
 
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def gpu_uuid(device: torch.device) -> str | None:
-    """What the driver calls a CUDA device, `GPU-…`, whatever `CUDA_VISIBLE_DEVICES` makes of its number; None for others."""
+    """Return the driver's unique name of a CUDA device, `GPU-…`; None for other devices."""
     import torch
 
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else None
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, of the machine or of a device."""
-    if isinstance(error, MemoryError):
+    """Return whether an exception means that memory ran out, of the machine or of a device."""
+    torch = sys.modules.get("torch")
+    if isinstance(error, MemoryError) or (torch and isinstance(error, torch.OutOfMemoryError)):
         return True
-    known = (
-        "out of memory",
-        "can't allocate memory",
-        "_STATUS_ALLOC_FAILED",
-    )  # of a GPU, the CPU, a library on a GPU
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in known)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
+def release_gpu_memory() -> None:
+    """Give cached memory of the GPU back, after it ran out."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def cpu_seconds() -> float:
-    """User and system time of this process so far."""
+    """Return user and system time of this process so far."""
     times = os.times()
     return times.user + times.system

@@ -165,7 +165,7 @@ def test_progress_goes_to_stderr_in_plain_lines(place: Path) -> None:
         (["train", "--model", "vbpr", *FAST, "--features", "visual"], 2, "expected MODALITY=NAME"),
         (["train", "--model", "vbpr", *FAST, "--split", "mine"], 2, "no split 'mine'"),
         (["train", "--model", "vbpr", "--data", "nowhere"], 1, "no such dataset folder"),
-        (["train", "--model", "vbpr", *FAST, "--device", "cuda:99"], 2, "not available here"),
+        (["train", "--model", "vbpr", *FAST, "--device", "cuda:99"], 2, "not on this machine"),
         (["trian"], 2, "Did you mean 'train'"),
         (["train", "--modle", "vbpr"], 2, "No such option"),
         (["train", "--model", "vbpr", *FAST, "--grid", "lr"], 2, "--grid lr: expected NAME=V1,V2"),
@@ -514,6 +514,6 @@ def test_a_gpu_without_memory_is_one_line(
     monkeypatch.setattr(Trainer, "run", fail)
     assert cli.run(["train", "--model", "bpr-mf", *FAST, "--out", "none"]) == 1
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told.startswith(f"error: {str(error)[:20]}")
+    assert told.startswith(f"error: out of memory: {str(error)[:20]}")
     assert "smaller batch_size" in told
     assert "non-PyTorch" not in told

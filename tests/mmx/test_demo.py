@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmbase.progress import Silent
 from mmx.demo import write_demo
 from mmx.demo.latent import MIN_PICKS, draw_items, draw_picks
 from mmx.errors import DataError, ToolError, UsageError
-from mmx.progress import SilentProgress
 
 N_ITEMS, N_USERS = 60, 40
 
@@ -270,7 +270,7 @@ def test_the_smallest_catalogue(tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_after_an_interruption(tmp_path: Path) -> None:
-    class Impatient(SilentProgress):
+    class Impatient(Silent):
         done = 0
 
         def advance(self, n: int, bottleneck: str = "") -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from mmbase.progress import Silent
 from mmstore import FeatureSet
 from mmx.catalogue.contents import file_contents
 from mmx.catalogue.items import load_items
@@ -28,7 +29,6 @@ from mmx.finetuning import (
     pairs,
     training_part,
 )
-from mmx.progress import SilentProgress
 
 N_ITEMS = 12
 
@@ -249,7 +249,7 @@ def test_a_place_that_cannot_be_written_is_found_before_the_training(
 
 
 def test_progress_ends_at_the_number_of_pairs_and_says_what_was_left_out(data: Path) -> None:
-    class Heard(SilentProgress):
+    class Heard(Silent):
         total = done = 0
         notes: ClassVar[list[str]] = []
 
@@ -314,6 +314,6 @@ def test_an_interruption_says_that_nothing_was_kept(data: Path) -> None:
             contents,
             users,
             Training(batch_size=4),
-            progress=SilentProgress(),
+            progress=Silent(),
             stop=lambda: True,
         )

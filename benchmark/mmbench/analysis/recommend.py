@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mmbase.progress import Progress
 from mmbench import __version__
 from mmbench.config import Evaluation
 from mmbench.core.interactions import HeldOut, Index, TrainSet
@@ -21,7 +22,6 @@ from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.evaluate import rank
 from mmbench.evaluation.protocol import candidates, scorer_of
 from mmbench.models.base import Recommender, Score
-from mmbench.progress import Progress
 from mmbench.runs.fit import build
 from mmbench.runs.inputs import Inputs
 from mmbench.runs.run import read_result, resume_inputs

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe, make_settings, setting_name
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics import resolve
 from mmbench.models import MODELS, model_class
-from mmbench.progress import Progress
 from mmbench.runs import run as experiment
 from mmbench.runs.inputs import Loader
 from mmbench.runs.parallel_training import train_ahead

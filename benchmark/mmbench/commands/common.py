@@ -14,7 +14,7 @@ import click
 from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from mmbench.progress import Progress
+    from mmbase.progress import Progress
 
 DEFAULT_DATA = Path("data/demo")
 

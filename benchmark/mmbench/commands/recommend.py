@@ -56,6 +56,7 @@ def recommend(
       mmbench recommend runs/demo-vbpr-0123456789 --users u1,u2 -k 5 --out recs.tsv
       mmbench recommend runs/demo-freedom-0123456789 --embeddings freedom/
     """
+    from mmbase.progress import Terminal
     from mmbench.analysis.recommend import (
         export_embeddings,
         load_run,
@@ -63,7 +64,6 @@ def recommend(
         user_rows,
         write,
     )
-    from mmbench.progress import make_progress
 
     if out is None and embeddings is None:
         raise UsageError("--out is missing, e.g. --out recs.parquet; or --embeddings FOLDER")
@@ -79,7 +79,7 @@ def recommend(
     if out is not None:
         rows = user_rows(trained, None if users is None else _named(users))
         frames = recommendations(
-            trained, rows, k, include_seen=include_seen, progress=make_progress(quiet=quiet)
+            trained, rows, k, include_seen=include_seen, progress=Terminal(-1 if quiet else 0)
         )
         document |= {"path": str(out), "users": int(rows.size), "rows": write(frames, out)}
     if as_json:

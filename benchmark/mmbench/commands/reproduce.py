@@ -125,9 +125,9 @@ def reproduce(
       mmbench reproduce recipes/amazon/office.yaml --split-dir office-split --stand-in --epochs 5
       mmbench reproduce recipes/tiktok.yaml --protocol grid --seed 123,124,125
     """
+    from mmbase.progress import Terminal
     from mmbench.analysis.report import reproduction
     from mmbench.analysis.study import read_study, run_study
-    from mmbench.progress import make_progress
 
     if (data or split_dir) and len(recipes) > 1:
         raise UsageError("--data and --split-dir: belong to one study; give one recipe")
@@ -140,7 +140,7 @@ def reproduce(
                 f"{recipe}: not the only study of {dataset}, of which the report has one page; do "
                 "one at a time"
             )
-    progress = make_progress(quiet=quiet)
+    progress = Terminal(-1 if quiet else 0)
     parts: list[Reproduction] = []
     documents = []
     for study in studies:

@@ -54,8 +54,8 @@ def run(
       mmbench run study.yaml --jobs 4
       mmbench run study.yaml --seed 1,2,3,4,5
     """
+    from mmbase.progress import Terminal
     from mmbench.commands.train import show
-    from mmbench.progress import make_progress
     from mmbench.runs.batch import run_series
     from mmbench.runs.recipe_lists import read_plan
 
@@ -67,7 +67,7 @@ def run(
     instead = {key: value for key, value in given.items() if value is not None}
     planned = [recipe for path in recipes for recipe in read_plan(path, **instead)]
     distinct = [recipe for number, recipe in enumerate(planned) if recipe not in planned[:number]]
-    progress = make_progress(quiet=quiet)
+    progress = Terminal(-1 if quiet else 0)
     show(
         run_series(distinct, out, progress=progress, jobs=jobs, restart=restart),
         as_json,

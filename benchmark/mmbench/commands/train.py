@@ -196,6 +196,7 @@ def train(
       mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --jobs 4
       mmbench train --resume runs/demo-vbpr-0123456789
     """
+    from mmbase.progress import Terminal
     from mmbench.config import (
         Recipe,
         Search,
@@ -209,12 +210,11 @@ def train(
     )
     from mmbench.data.features import parse_wanted
     from mmbench.models import model_class, model_name
-    from mmbench.progress import make_progress
     from mmbench.runs import run as experiment
     from mmbench.runs.batch import run_series
     from mmbench.runs.search import require_optuna
 
-    progress = make_progress(quiet=quiet)
+    progress = Terminal(-1 if quiet else 0)
     if resume is not None:
         everything = {
             parameter.name or "" for parameter in click.get_current_context().command.params

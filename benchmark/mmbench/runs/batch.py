@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmbase.progress import Progress
 from mmbench.config import Recipe
-from mmbench.progress import Progress
 from mmbench.runs.inputs import Loader, same_data
 from mmbench.runs.parallel_training import train_ahead
 from mmbench.runs.run import Result, run, run_folder

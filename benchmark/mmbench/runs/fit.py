@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mmbase.devices import resolve_device
 from mmbase.process import (
     cpu_seconds,
     forget_peak_memory,
@@ -23,6 +24,7 @@ from mmbase.process import (
     peak_gpu_memory_bytes,
     peak_memory_bytes,
 )
+from mmbase.progress import Progress
 from mmbench.config import Recipe, read_recipe, write_recipe
 from mmbench.core.init import Init
 from mmbench.data.cache import neighbour_cache
@@ -35,7 +37,6 @@ from mmbench.models import model_class
 from mmbench.models.base import Features, Recommender
 from mmbench.ops import sparse
 from mmbench.ops.row_table import RowTable
-from mmbench.progress import Progress
 from mmbench.runs.energy import EnergyMeter
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.search import propose, size, typed
@@ -101,27 +102,8 @@ def build(
 
 
 def choose_device(name: str) -> torch.device:
-    """The torch device of `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-
-    `auto` is CUDA where there is a GPU, unless it is so old (torch warns of it then) that torch has
-    no code for it; else the CPU.
-
-    Raises:
-        UsageError: There is no such device here, or it does not compute.
-    """
-    automatic = name == "auto"
-    if automatic:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.ones(1, device=device).item()  # that there is memory tells nothing yet
-    except (RuntimeError, AssertionError) as error:
-        if automatic and "no kernel image" in str(error):
-            return torch.device("cpu")
-        raise UsageError(
-            f"--device {name}: not available here ({str(error).splitlines()[0]}); try --device cpu"
-        ) from error
-    return device
+    """Return the torch device of a recipe; `auto` never takes mps, which has no sparse products."""
+    return torch.device(resolve_device(name, automatic=("cuda",)))
 
 
 def fit(

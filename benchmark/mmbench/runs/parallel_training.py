@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 
 from mmbase.process import tune_process
+from mmbase.progress import Progress, Silent
 from mmbench.config import Recipe, write_recipe
 from mmbench.errors import DataError, TrainingError
 from mmbench.models import model_class
-from mmbench.progress import Progress, Silent
 from mmbench.runs.fit import fit, fit_trial, values_in_words
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import Inputs, Loader

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from mmbase.process import cpu_seconds, forget_peak_memory
+from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
@@ -31,7 +32,6 @@ from mmbench.evaluation.protocol import (
     validation_rows,
 )
 from mmbench.evaluation.slices import Slice, SliceScores, make_slices, score_slices
-from mmbench.progress import Progress
 from mmbench.runs.fit import build, fit
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs, side_data

@@ -11,10 +11,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from mmbase.process import available_cpus
 from mmx import __version__
 from mmx.encoders import broken_families
 from mmx.errors import INSTALL_EXTRA
-from mmx.extraction.executors import available_cpus
 
 _PACKAGES = {
     # distribution: (module, extra that brings it, what it is for)

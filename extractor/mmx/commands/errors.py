@@ -57,7 +57,7 @@ def report(error: BaseException, *, debug: bool) -> int:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"error: {where}{error.strerror or error}", err=True)
         return 1
-    from mmx.encoders.compute import out_of_memory
+    from mmbase.process import out_of_memory
 
     if out_of_memory(error):
         told = ". ".join(

@@ -111,12 +111,12 @@ def finetune(
       mmx finetune --modality textual --model all-MiniLM-L6-v2 --data my/catalogue --split loo --out minilm-mine
       mmx extract --modality textual --model minilm-mine --data my/catalogue
     """
-    from mmbase.signals import StopRequest
+    from mmbase.devices import resolve_device
+    from mmbase.process import StopRequest
     from mmx.catalogue.contents import file_contents, text_contents
     from mmx.catalogue.items import load_items
     from mmx.encoders import create
     from mmx.encoders.weights.checkpoints import file_sha256
-    from mmx.extraction.executors import resolve_device
     from mmx.finetuning import Trainable, Training, histories, training_part
     from mmx.finetuning import finetune as train
 

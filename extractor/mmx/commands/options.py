@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from mmx.progress import ConsoleProgress
+    from mmbase.progress import Terminal
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -49,8 +49,8 @@ def store_option(command: Command) -> Command:
     )(command)
 
 
-def console(*, quiet: bool, verbose: bool = False) -> ConsoleProgress:
+def console(*, quiet: bool, verbose: bool = False) -> Terminal:
     """Progress on stderr, as talkative as -q and -v say."""
-    from mmx.progress import ConsoleProgress
+    from mmbase.progress import Terminal
 
-    return ConsoleProgress(-1 if quiet else 1 if verbose else 0)
+    return Terminal(-1 if quiet else 1 if verbose else 0)

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from mmbase.progress import Progress, Silent
 from mmx.demo.latent import Picks, controls, draw_items, draw_picks, style_shares
 from mmx.demo.render import (
     draw_image,
@@ -30,7 +31,6 @@ from mmx.demo.render import (
     write_words,
 )
 from mmx.errors import DataError, UsageError
-from mmx.progress import Progress, SilentProgress
 
 MIN_ITEMS = 24
 MIN_USERS = 5
@@ -98,7 +98,7 @@ def write_demo(
         ) as scratch:
             folder = Path(scratch) / "new"
             folder.mkdir()
-            _generate(folder, parameters, progress or SilentProgress())
+            _generate(folder, parameters, progress or Silent())
             old = Path(scratch) / "old"
             if keep_others:
                 # Equal parameters, equal bytes: entry by entry, so that what lies beside them is

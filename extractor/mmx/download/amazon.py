@@ -24,9 +24,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from mmbase.progress import Progress, Silent
 from mmx.download.transfer import Wanted
 from mmx.errors import DataError, unknown_name
-from mmx.progress import Progress, SilentProgress
 
 CATEGORIES = {
     "office": "Office_Products",
@@ -282,7 +282,7 @@ def image_vectors(
     Raises:
         DataError: The file does not have this form.
     """
-    progress = progress or SilentProgress()
+    progress = progress or Silent()
     vectors = np.zeros((len(items), IMAGE_DIM), np.float32)
     present = np.zeros(len(items), bool)
     progress.start(path.name, path.stat().st_size)

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from mmbase.progress import Progress, Silent
 from mmx import __version__
 from mmx.download import amazon, transfer
 from mmx.download.amazon import Counts
 from mmx.errors import DataError, UsageError
-from mmx.progress import Progress, SilentProgress
 from mmx.vectors.ids import sha256_of
 
 FEATURE_SET = "amazon-cnn"
@@ -71,7 +71,7 @@ def fetch(
         DataError: A file cannot be had or read, or `out` holds something else.
         UsageError: No such collection, category or role.
     """
-    progress = progress or SilentProgress()
+    progress = progress or Silent()
     collection, category = amazon.parse_name(name)
     wanted = amazon.wanted_files(collection, category, mirror)
     for role in from_files or {}:
@@ -207,7 +207,7 @@ def fetch_images(
     Raises:
         DataError: There is no items.tsv with addresses.
     """
-    progress = progress or SilentProgress()
+    progress = progress or Silent()
     addresses = _addresses(data)
     folder = data / "images"
     folder.mkdir(exist_ok=True)

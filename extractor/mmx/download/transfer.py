@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbase.progress import Progress, Silent
 from mmx.errors import DataError
-from mmx.progress import Progress, SilentProgress
 from mmx.vectors.ids import sha256_of
 
 CHECKSUMS = "checksums.json"
@@ -70,7 +70,7 @@ def get(
         DataError: Not found, refused, broken off too often, or not what it should be. What has
             arrived is kept, and the next call goes on from there, unless it is wrong.
     """
-    progress = progress or SilentProgress()
+    progress = progress or Silent()
     path = folder / wanted.name
     if path.is_file():
         _verify(path, wanted)

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbase.folder import FILE_SUFFIXES, FOLDERS
+from mmbase.process import out_of_memory, release_gpu_memory
+from mmbase.progress import Progress
 from mmstore import Status
 from mmstore.writer import FeatureSetWriter
 from mmx.encoders import Encoder
-from mmx.encoders.compute import out_of_memory, release_memory
 from mmx.errors import ContentError, DataError, EncoderError
 from mmx.extraction.executors import LocalExecutor, Turns
 from mmx.extraction.plan import Plan
 from mmx.extraction.summary import Stages
-from mmx.progress import Progress
 
 ERRORS_TOLD = 3
 
@@ -216,7 +216,7 @@ class Lane:
                 features += list(part)
                 start += size
                 continue
-            release_memory()
+            release_gpu_memory()
             if size > 1:
                 if size <= self.stages.batch_size:  # else another thread has halved it meanwhile
                     self.stages.batch_size = self.encoder.batch_size = size // 2

@@ -8,7 +8,6 @@ that calls.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -19,15 +18,10 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self, TypeVar
 
-from mmx.errors import UsageError
+from mmbase.process import available_cpus
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-
-def available_cpus() -> int:
-    """The number of processors that this process may use (which a container or taskset can limit)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy_and_queued_s() -> tuple[float, float]:
@@ -144,47 +138,3 @@ class LocalExecutor:
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def resolve_device(device: str) -> str:
-    """The device behind `auto`: CUDA where there is one, else Apple's GPU, else the CPU.
-
-    A GPU so old that this torch has no code for it (it warns of that) is none for `auto`.
-
-    Raises:
-        UsageError: No device has that name, or the one that was asked for is not there or does not
-            compute.
-    """
-    if device == "cpu":
-        return device
-    kind, _, index = device.partition(":")
-    if (
-        kind not in ("auto", "cuda", "mps")
-        or (kind != "cuda" and device != kind)
-        or not (index or "0").isdecimal()
-    ):
-        raise UsageError(
-            f"--device {device}: no such device; choose auto, cpu, cuda, cuda:0, ... or mps"
-        )
-    import torch
-
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    here = {"cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}
-    automatic = device == "auto"
-    if automatic:
-        device = "cuda" if cuda else "mps" if mps else "cpu"
-    elif here[kind] <= int(index or 0):
-        raise UsageError(
-            f"--device {device}: not on this machine ({here[kind]} {kind} devices found); --device "
-            "auto takes what is there"
-        )
-    try:
-        torch.ones(1, device=device).item()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        if automatic and "no kernel image" in reason:
-            return "cpu"
-        raise UsageError(
-            f"--device {device}: it does not compute ({reason}); --device cpu does"
-        ) from error
-    return device

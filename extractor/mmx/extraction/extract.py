@@ -8,20 +8,21 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+from mmbase import gemm
+from mmbase.progress import Progress, Silent
 from mmstore import ProvenanceMismatch, Status
 from mmstore.reader import FeatureSet
 from mmstore.writer import FeatureSetWriter
 from mmx.catalogue.items import Items
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, create
-from mmx.encoders.compute import other_linear_kernel, take_over
+from mmx.encoders.compute import other_linear_kernel
 from mmx.errors import UsageError
 from mmx.extraction.encoder_stream import Lane
 from mmx.extraction.multipart import Several
 from mmx.extraction.pipeline import Loop
 from mmx.extraction.plan import Plan, batch_size_of, make_plan
 from mmx.extraction.summary import Counts, Stages, Summary
-from mmx.progress import Progress, SilentProgress
 
 ERRORS_SHOWN = 5
 
@@ -76,7 +77,7 @@ def extract_together(
     Returns:
         A summary for each set, in the given order.
     """
-    progress = progress or SilentProgress()
+    progress = progress or Silent()
     began = time.perf_counter()
     plans: list[Plan] = []
     lanes: list[Lane] = []
@@ -263,7 +264,7 @@ def _writer(path: Path, plan: Plan, encoder: Encoder, *, alone: bool) -> Feature
             if not alone:
                 writer.close()
                 raise
-            take_over(kernel)
+            gemm.use(kernel)
         return writer
 
 

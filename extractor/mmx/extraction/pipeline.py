@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.signals import StopRequest
+from mmbase.process import StopRequest
+from mmbase.progress import Progress
 from mmx.encoders.decoding.sharing import shared_decoding
 from mmx.errors import ContentError, Interrupted
 from mmx.extraction.encoder_stream import Lane
 from mmx.extraction.executors import LocalExecutor, Turns, busy_and_queued_s
 from mmx.extraction.plan import Plan
-from mmx.progress import Progress
 
 FLUSH_S = 2.0
 """Vectors are made safe at least this often: a killed run loses no more than that and the batches it was in."""

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import mmx
+from mmbase.devices import resolve_device
+from mmbase.progress import Progress
 from mmx.catalogue import interactions
 from mmx.catalogue.contents import TEXT_COLUMNS, Contents, file_contents, text_contents
 from mmx.catalogue.items import Items, load_items
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, describe
 from mmx.encoders.compute import linear_kernel
-from mmx.extraction.executors import resolve_device
 from mmx.extraction.multipart import several_files
-from mmx.progress import Progress
 
 BATCH_SIZES = {
     "cpu": {"visual": 32, "textual": 32, "audio": 8},

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mmx
+from mmbase.progress import Progress, Silent
 from mmstore import Status
 from mmstore.ids import Pairs
 from mmstore.reader import FeatureSet
 from mmstore.writer import FeatureSetWriter
 from mmx.errors import DataError, UsageError
-from mmx.progress import Progress, SilentProgress
 
 How = Literal["concat", "sum", "mean", "mul"]
 _BLOCK = 4096
@@ -105,7 +105,7 @@ def fuse(
             where that matters.
         mmstore.StoreError: A set cannot be read or written.
     """
-    progress = progress or SilentProgress()
+    progress = progress or Silent()
     if len(paths) < 2:
         raise UsageError(f"a fusion needs two sets or more (got {len(paths)})")
     target = out / modality / f"{name}.h5"

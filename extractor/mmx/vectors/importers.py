@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.progress import Progress, Silent
 from mmx import __version__
 from mmx.errors import DataError
-from mmx.progress import Progress, SilentProgress
 from mmx.vectors.ids import EXAMPLES
 from mmx.vectors.readers import FORMATS, Source, Vectors
 
@@ -84,7 +84,7 @@ def import_features(
     """
     from mmstore import FeatureSetWriter, FeatureStore
 
-    progress = progress or SilentProgress()
+    progress = progress or Silent()
     path = FeatureStore(out).path(modality, name)
     vectors = FORMATS[format_name](source)
     for note in vectors.notes:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tests.mmbench.conftest import write_dataset
 
+from mmbase.progress import Silent
 from mmbench.config import Evaluation, Recipe, make_evaluation, make_settings
 from mmbench.core.interactions import HeldOut, Index
 from mmbench.data.catalogue import read_categories, read_item_ids
@@ -19,7 +20,6 @@ from mmbench.data.dataset import TrainingData
 from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.protocol import lists_for_both
 from mmbench.metrics.item_data import Topics
-from mmbench.progress import Silent
 from mmbench.runs import run as experiment
 from mmbench.runs.fit import build
 from mmbench.runs.inputs import Inputs, load_inputs

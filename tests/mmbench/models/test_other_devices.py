@@ -12,6 +12,7 @@ import torch
 from tests.elsewhere import elsewhere
 from tests.mmbench.models.test_conformance import TRAINED, presets
 
+from mmbase.progress import Silent
 from mmbench.analysis.recommend import load_run, recommendations, user_rows
 from mmbench.config import Recipe, make_settings
 from mmbench.core.init import Init
@@ -19,7 +20,6 @@ from mmbench.core.interactions import TrainSet
 from mmbench.models import MODELS, model_class
 from mmbench.models.base import Features, Recommender
 from mmbench.ops.row_table import RowTable
-from mmbench.progress import Silent
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import load_inputs
 from mmbench.runs.run import evaluate_run, resume_inputs, run, run_folder

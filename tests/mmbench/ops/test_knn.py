@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmbase import gemm
 from mmbench.errors import DataError, ShapeError
-from mmbench.ops import gemm, knn
+from mmbench.ops import knn
 from mmbench.ops.knn import cosine_knn, gathered_cosines
 
 
@@ -96,7 +97,7 @@ def test_neither_blocks_nor_threads_nor_routine_change_a_bit() -> None:
             assert all(torch.equal(a, b) for a, b in zip(reference, other, strict=True))
     finally:
         torch.set_num_threads(before)
-        gemm.use("auto")
+        gemm.use(None)
 
 
 def test_path_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:

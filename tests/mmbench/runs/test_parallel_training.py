@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from mmbase.progress import Silent
 from mmbench.config import Recipe, make_settings
 from mmbench.errors import TrainingError
-from mmbench.progress import Silent
 from mmbench.runs import parallel_training
 from mmbench.runs import run as experiment
 from mmbench.runs.inputs import Inputs, load_inputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from mmbase.process import peak_memory_bytes
+from mmbase.progress import Silent
 from mmbench.analysis.recommend import load_run
 from mmbench.config import Recipe, for_model, make_settings, parse_approximations, read_recipe
 from mmbench.data.dataset import TestData
@@ -20,7 +20,6 @@ from mmbench.errors import DataError, TrainingError, UsageError
 from mmbench.evaluation.protocol import rank_all
 from mmbench.models import MODELS, model_class
 from mmbench.ops.adam import Adam
-from mmbench.progress import Silent
 from mmbench.runs import fit, record
 from mmbench.runs import run as experiment
 from mmbench.runs.folder import RunFolder
@@ -543,34 +542,14 @@ def test_an_unknown_approximation_is_refused() -> None:
 def test_no_device(dataset: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has one")
-    with pytest.raises(UsageError, match="--device cuda: not available here"):
+    with pytest.raises(UsageError, match="--device cuda: not on this machine"):
         train(dataset, tmp_path, device="cuda")
 
 
-@pytest.mark.parametrize(
-    ("reason", "automatic"),
-    [
-        ("no kernel image is available for execution on the device", "cpu"),
-        ("device(s) is/are busy", None),
-    ],
-)
-def test_a_gpu_that_does_not_compute_is_found_out(
-    monkeypatch: pytest.MonkeyPatch, reason: str, automatic: str | None
-) -> None:
-    def fail(*shape: int, device: torch.device) -> None:
-        raise torch.AcceleratorError(f"CUDA error: {reason}\nCUDA kernel errors might be …")
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch, "ones", fail)
-    with pytest.raises(
-        UsageError, match=f"--device cuda: not available here .CUDA error: {re.escape(reason)}"
-    ):
-        fit.choose_device("cuda")
-    if automatic:
-        assert fit.choose_device("auto") == torch.device(automatic)
-    else:  # it would be silently slow
-        with pytest.raises(UsageError, match="try --device cpu"):
-            fit.choose_device("auto")
+def test_auto_never_takes_a_device_without_sparse_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert fit.choose_device("auto") == torch.device("cpu")
 
 
 def test_a_finished_run_is_of_use_where_its_device_is_not(dataset: Path, tmp_path: Path) -> None:

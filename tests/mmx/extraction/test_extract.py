@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mmbase.progress import Silent
 from mmstore import FeatureSet, FeatureSetWriter, ProvenanceMismatch, Status
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, EncoderSpec
 from mmx.errors import ContentError, DataError, EncoderError, Interrupted
 from mmx.extraction.extract import extract
 from mmx.extraction.summary import Summary
-from mmx.progress import SilentProgress
 
 
 class FakeEncoder(Encoder):
@@ -66,7 +66,7 @@ class FakeEncoder(Encoder):
         return len(loaded) > 10
 
 
-class Recorder(SilentProgress):
+class Recorder(Silent):
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.warnings: list[str] = []

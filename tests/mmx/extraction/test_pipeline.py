@@ -22,9 +22,10 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
+from mmbase import gemm
+from mmbase.progress import Terminal
 from mmstore import FeatureSet, ProvenanceMismatch, Status
 from mmx.cli import cli
-from mmx.commands.options import console
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, EncoderSpec, compute, create
 from mmx.encoders.base import Request
@@ -329,12 +330,13 @@ def test_the_kernel_of_linear_layers_is_part_of_the_plan(catalogue: Path, tmp_pa
 @pytest.fixture
 def faster(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The kernel of linear layers that a measurement finds faster."""
-    if not compute._onednn_is_right():
+    if not gemm.onednn_is_right():
         pytest.skip("this build of torch has no working oneDNN")
     found = ["torch"]
-    monkeypatch.setattr(compute, "_faster_kernel", lambda: found[-1])
+    monkeypatch.setattr(gemm, "_onednn_is_faster", lambda *_: found[-1] == "onednn")
+    gemm.use(None)
     yield found
-    compute._taken_over.clear()
+    gemm.use(None)
 
 
 def stops_at(batch: int) -> Callable[..., Encoder]:
@@ -364,9 +366,10 @@ def test_a_set_goes_on_with_the_kernel_it_was_begun_with(
     with pytest.raises(ZeroDivisionError):
         extract(run, config, build=stops_at(2))
     faster.append("onednn")
+    gemm.use(None)
     with FeatureSet(extract(run, config).path) as features:
         assert features.provenance["linear"] == "torch" == compute.linear_kernel()
-    compute._taken_over.clear()
+    gemm.use(None)
     assert extract(run, config).already_complete  # nothing is computed: nothing to take over
     assert compute.linear_kernel() == "onednn"
 
@@ -388,7 +391,7 @@ def test_a_finished_set_outlives_an_upgrade(
         extract(run, config)
     digest = extract(run.model_copy(update={"restart": True}), config).digest
     monkeypatch.setattr("mmx.__version__", "100.0")
-    with console(quiet=False, verbose=False) as progress:
+    with Terminal() as progress:
         again = extract(run, config, progress=progress)
     assert (again.digest, again.already_complete) == (digest, True)
     assert "complete, made with another tool.version; --restart computes it again" in " ".join(
@@ -412,6 +415,7 @@ def test_sets_that_are_made_together_have_one_kernel(
     with pytest.raises(ZeroDivisionError):
         extract(run, begun, build=stops_at(2))
     faster.append("onednn")
+    gemm.use(None)
     with pytest.raises(ProvenanceMismatch, match=r"provenance\.linear"):
         extract_together(run, (new, begun))
     for config, kernel in ((begun, "torch"), (new, "onednn")):  # one after the other both go on
@@ -420,7 +424,7 @@ def test_sets_that_are_made_together_have_one_kernel(
 
 
 def test_both_kernels_of_linear_layers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not compute._onednn_is_right():
+    if not gemm.onednn_is_right():
         pytest.skip("this build of torch has no working oneDNN")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -435,7 +439,7 @@ def test_both_kernels_of_linear_layers_agree(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_linear_layers_of_other_types_keep_torchs_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not compute._onednn_is_right():
+    if not gemm.onednn_is_right():
         pytest.skip("this build of torch has no working oneDNN")
     monkeypatch.setattr(compute, "linear_kernel", lambda: "onednn")
     weight = torch.rand(3, 4)

@@ -349,9 +349,9 @@ def test_zero_rows_stay_vectors_unless_said_otherwise(
 
 
 def test_what_was_guessed_or_dropped_is_said(tmp_path: Path) -> None:
-    from mmx.progress import SilentProgress
+    from mmbase.progress import Silent
 
-    class Listening(SilentProgress):
+    class Listening(Silent):
         def __init__(self) -> None:
             self.said: list[str] = []
 

@@ -1,0 +1,203 @@
+"""Progress of a running command, on stderr; results go to stdout and never pass here.
+
+Inner code knows the `Progress` protocol and nothing of terminals; only this module knows rich.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, Self, TextIO
+
+PLAIN_PERIOD_S = 10.0
+"""Seconds between lines where stderr is no terminal (a log file, a CI job)."""
+
+
+class Task(Protocol):
+    """A piece of work with a known number of steps."""
+
+    def advance(self, steps: int = 1, message: str = "") -> None:
+        """Report finished steps; `message` is the current state, such as a loss."""
+
+
+class Progress(Protocol):
+    """Progress reporter of long work."""
+
+    def note(self, message: str) -> None:
+        """Print a line that the user should see once, such as a guess; silent with `-q`."""
+
+    def detail(self, message: str) -> None:
+        """Print a line for those who asked for more (`-v`)."""
+
+    def warn(self, message: str) -> None:
+        """Print a warning, even with `-q`."""
+
+    def task(self, label: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
+        """Begin a task of `total` steps, `done` of them finished before."""
+
+    def start(self, label: str, total: int, done: int = 0) -> None:
+        """Begin a task without a `with` block, until `stop`."""
+
+    def advance(self, steps: int = 1, message: str = "") -> None:
+        """Report steps of the task begun by `start`; `message` names the slowest stage."""
+
+    def stop(self) -> None:
+        """End the task begun by `start`, finished or not."""
+
+
+class Silent:
+    """A reporter without output: the default of library calls."""
+
+    def note(self, message: str) -> None:
+        """Print nothing."""
+
+    detail = warn = note
+
+    @contextmanager
+    def task(self, label: str, total: int, done: int = 0) -> Iterator[Task]:
+        """Yield a task that prints nothing."""
+        yield self
+
+    def start(self, label: str, total: int, done: int = 0) -> None:
+        """Print nothing."""
+
+    def advance(self, steps: int = 1, message: str = "") -> None:
+        """Print nothing."""
+
+    def stop(self) -> None:
+        """Print nothing."""
+
+
+class Terminal:
+    """Notes on stderr, with a live bar on a terminal and a line now and then elsewhere.
+
+    Args:
+        verbosity: -1 quiet, 0 normal, 1 verbose.
+        stream: Where to write; stderr when None.
+    """
+
+    def __init__(self, verbosity: int = 0, stream: TextIO | None = None) -> None:
+        self.verbosity = verbosity
+        self.stream = stream if stream is not None else sys.stderr
+        self._bar: Any = None
+        self._open: AbstractContextManager[Task] | None = None
+        self._task: Task | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def note(self, message: str) -> None:
+        """Print a line, unless quiet."""
+        if self.verbosity >= 0:
+            self._print(message)
+
+    def detail(self, message: str) -> None:
+        """Print a line, if verbose."""
+        if self.verbosity >= 1:
+            self._print(message)
+
+    def warn(self, message: str) -> None:
+        """Print a warning."""
+        self._print(f"warning: {message}")
+
+    @contextmanager
+    def task(self, label: str, total: int, done: int = 0) -> Iterator[Task]:
+        """Yield a task with a bar, or with lines off a terminal; with neither when quiet."""
+        if self.verbosity < 0:
+            yield Silent()
+        elif not self.stream.isatty():
+            yield _Lines(self, label, total, done)
+        else:
+            with _bar(self.stream) as self._bar:
+                try:
+                    yield _Bar(self._bar, label, total, done)
+                finally:
+                    self._bar = None
+
+    def start(self, label: str, total: int, done: int = 0) -> None:
+        """Begin a task until `stop`."""
+        self.stop()
+        self._open = self.task(label, total, done)
+        self._task = self._open.__enter__()
+
+    def advance(self, steps: int = 1, message: str = "") -> None:
+        """Report steps of the task begun by `start`."""
+        if self._task is not None:
+            self._task.advance(steps, f"limited by {message}" if message else "")
+
+    def stop(self) -> None:
+        """End the task begun by `start`."""
+        if self._open is not None:
+            self._open.__exit__(None, None, None)
+            self._open = self._task = None
+
+    def _print(self, message: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self.stream.write(message + "\n")
+            self.stream.flush()
+
+
+class _Rate:
+    """Steps per second since the task began."""
+
+    def __init__(self) -> None:
+        self.done, self.began = 0, time.monotonic()
+
+    def after(self, steps: int) -> float:
+        self.done += steps
+        return self.done / max(time.monotonic() - self.began, 1e-9)
+
+
+class _Bar:
+    def __init__(self, bar: Any, label: str, total: int, done: int) -> None:
+        self._bar, self._rate = bar, _Rate()
+        self._task = bar.add_task(label, total=total, completed=done, rate="", message="")
+
+    def advance(self, steps: int = 1, message: str = "") -> None:
+        rate = _number(self._rate.after(steps))
+        self._bar.update(self._task, advance=steps, rate=f"{rate}/s", message=message)
+
+
+class _Lines:
+    def __init__(self, terminal: Terminal, label: str, total: int, done: int) -> None:
+        self._terminal, self._label, self._total, self._done = terminal, label, total, done
+        self._rate, self._printed = _Rate(), time.monotonic()
+
+    def advance(self, steps: int = 1, message: str = "") -> None:
+        self._done += steps
+        rate = self._rate.after(steps)
+        now = time.monotonic()
+        if now - self._printed < PLAIN_PERIOD_S:
+            return
+        self._printed = now
+        left = (self._total - self._done) / rate if rate else float("inf")
+        line = f"{self._label}: {self._done:,} of {self._total:,}, {_number(rate)}/s"
+        self._terminal.note(f"{line}, {left:,.0f} s left  {message}".rstrip())
+
+
+def _number(rate: float) -> str:
+    return f"{rate:,.1f}" if rate >= 10 else f"{rate:.2g}"
+
+
+def _bar(stream: TextIO) -> Any:
+    """Return a rich bar that obeys NO_COLOR and leaves no trace of itself when it stops."""
+    from rich import progress as rich
+    from rich.console import Console
+
+    return rich.Progress(
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(bar_width=24),
+        rich.MofNCompleteColumn(),
+        rich.TextColumn("{task.fields[rate]}"),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[message]}"),
+        console=Console(file=stream),
+        transient=True,
+    )

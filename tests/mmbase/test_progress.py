@@ -1,0 +1,91 @@
+"""Notes and tasks on a terminal and off it."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+import mmbase.progress
+from mmbase.progress import Silent, Terminal
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def work(stream: io.StringIO, verbosity: int = 0) -> str:
+    with Terminal(verbosity, stream) as progress:
+        progress.note("a note")
+        progress.detail("a detail")
+        progress.warn("a warning")
+        with progress.task("visual/x", 100, 20) as task:
+            task.advance(30, "loss 0.5")
+            progress.note("in between [bold]")
+    return stream.getvalue()
+
+
+def test_verbosity() -> None:
+    assert work(io.StringIO()) == "a note\nwarning: a warning\nin between [bold]\n"
+    assert work(io.StringIO(), -1) == "warning: a warning\n"
+    assert "a detail\n" in work(io.StringIO(), 1)
+
+
+def test_off_a_terminal_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmbase.progress, "PLAIN_PERIOD_S", 0.0)
+    text = work(io.StringIO())
+    assert "visual/x: 50 of 100, " in text
+    assert text.count("s left  loss 0.5\n") == 1
+    assert "\x1b" not in text
+
+
+def test_rate_and_remaining_time_leave_out_what_was_done_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = iter([0.0, 0.0, 2.0, 60.0])  # the task begins, 40 steps take two seconds
+    monkeypatch.setattr(mmbase.progress.time, "monotonic", lambda: next(now))
+    stream = io.StringIO()
+    with Terminal(0, stream).task("t", 1100, 1000) as task:
+        task.advance(40)
+    assert stream.getvalue() == "t: 1,040 of 1,100, 20.0/s, 3 s left\n"
+
+
+def test_on_a_terminal_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    text = work(Screen())
+    assert "visual/x" in text
+    assert "loss 0.5" in text
+    assert "in between [bold]" in text
+
+
+def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[38" not in work(Screen())
+    assert "\x1b[32" not in work(Screen())
+
+
+def test_quiet_shows_no_bar_even_on_a_terminal() -> None:
+    assert work(Screen(), -1) == "warning: a warning\n"
+
+
+def test_a_task_without_a_block_ends_with_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmbase.progress, "PLAIN_PERIOD_S", 0.0)
+    stream = io.StringIO()
+    with Terminal(0, stream) as progress:
+        progress.advance(1)
+        progress.start("decode", 2)
+        progress.advance(1, "decode (90%)")
+    progress.advance(1)
+    assert stream.getvalue().count("limited by decode (90%)") == 1
+
+
+def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Silent()
+    progress.note("x")
+    progress.warn("x")
+    with progress.task("x", 1) as task:
+        task.advance()
+    assert capsys.readouterr() == ("", "")
