@@ -1,53 +1,16 @@
-"""The command line of mmbench: parse, call one function, print. Nothing heavy is imported before a command runs."""
+"""The commands of mmbench, each in `mmbench.commands`, imported when it is called."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import sys
-from typing import Any
 
 import click
 
-from mmbase.process import out_of_memory
+from mmbase import cli as shell
+from mmbase.process import tune_process
 from mmbench import __version__
-from mmbench.errors import ToolError
 
-
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called: `COMMANDS` maps a name to where it is and its help."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands in the order in which they are used."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute = COMMANDS[cmd_name][0].split(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or say which one is closest."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
-
-            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            ctx.fail(f"no command {args[0]!r}.{hint} Choose one of: {', '.join(COMMANDS)}.")
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-COMMANDS: dict[str, tuple[str, str]] = {
+COMMANDS = {
     "train": (
         "mmbench.commands.train:train",
         "Train models and print their validation and test metrics.",
@@ -55,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("mmbench.commands.run:run", "Run recipes: datasets, models and seeds from a file."),
     "reproduce": (
         "mmbench.commands.reproduce:reproduce",
-        "Do published studies again and report ours beside theirs.",
+        "Repeat published studies and report ours beside theirs.",
     ),
     "tune": ("mmbench.commands.tune:tune", "Search settings on validation; score test once."),
     "evaluate": (
@@ -64,11 +27,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "recommend": (
         "mmbench.commands.recommend:recommend",
-        "Write what a finished run recommends, or its embeddings.",
+        "Write a finished run's recommendations or embeddings.",
     ),
     "compare": (
         "mmbench.commands.compare:compare",
-        "Say which models are better, with tests and intervals.",
+        "Rank models, with tests and intervals.",
     ),
     "report": (
         "mmbench.commands.report:report",
@@ -81,12 +44,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 
 @click.group(
-    cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    cls=shell.Shell,
+    lazy=COMMANDS,
+    saved="the last saved epoch",
+    saves_memory="a smaller batch_size or fewer --jobs need less, --device cpu none of a GPU's",
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        "show_default": True,
+    },
 )
 @click.version_option(__version__, prog_name="mmbench")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def cli(debug: bool) -> None:
+def cli() -> None:
     """Train and evaluate multimodal recommenders on feature stores.
 
     \b
@@ -98,62 +67,12 @@ def cli(debug: bool) -> None:
     """
 
 
-def main() -> None:
-    """Entry point: exit code 0 done, 1 data or run failed, 2 usage, 130 interrupted and resumable."""
-    from mmbase.process import tune_process
-
-    tune_process()
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code; errors become one line on stderr."""
-    debug = "--debug" in arguments
-    try:
-        outcome: Any = cli.main(args=arguments, prog_name="mmbench", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        return stop.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        sys.stderr.write("interrupted; the same command goes on from the last saved epoch\n")
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has gone (`| head`); nothing is left to say, and the interpreter
-        # must not try.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        code = _known(error)
-        if debug or code is None:
-            raise
-        sys.stderr.write(f"error: {_in_words(error)}\n")
-        return code
-    return outcome if isinstance(outcome, int) else 0
+    """Run one command line and return its exit code."""
+    return shell.run(cli, arguments, prog_name="mmbench")
 
 
-def _in_words(error: Exception) -> str:
-    if isinstance(error, ToolError) or not out_of_memory(error):
-        return str(error)
-    if isinstance(error, MemoryError):
-        return f"out of memory: {error}"
-    told = ". ".join(
-        str(error).splitlines()[0].split(". ")[:3]
-    )  # torch goes on with how its allocator can be tuned
-    return f"{told}; less is needed with a smaller batch_size or fewer --jobs, and none of a GPU's with --device cpu"
-
-
-def _known(error: Exception) -> int | None:
-    """The exit code of an error whose message is meant for the user; None for any other."""
-    if isinstance(error, ToolError):
-        return error.exit_code
-    if out_of_memory(error):
-        return 1
-    from mmstore import StoreError
-
-    if isinstance(error, StoreError):
-        return 1
-    if isinstance(error, OSError) and error.errno is not None:
-        return 1  # no space, no permission
-    return None
+def main() -> None:
+    """Run the installed command."""
+    tune_process()  # before a command imports torch
+    sys.exit(run(sys.argv[1:]))

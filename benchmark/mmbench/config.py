@@ -1,4 +1,4 @@
-"""Recipes: what one run is, typed, with every default spelled out."""
+"""Recipes: the typed description of a run, the one place of its defaults and their help."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RECIPE_FILE = "recipe.yaml"
 Approximation = Literal["frozen-features", "lazy-adam", "tf32"]
 """What may be given up for speed, by name: see `Recipe.approximate`."""
 
-Protocol = Literal["paper", "strict"]
+Protocol = Literal["strict", "paper"]
 """How runs are scored, by name: see `mmbench.evaluation.protocol`."""
 
 
@@ -48,31 +48,34 @@ class Evaluation(BaseModel):
     protocol: Protocol = Field(
         "strict",
         description="strict: candidates are the whole catalogue, validation positives are masked "
-        "at test, users without a "
-        "list or training rows score 0; paper: as in arXiv 2309.05273, candidates are the training "
-        "items, only training "
-        "positives are masked, those users are left out",
+        "at test, users without a list score 0. paper: as in arXiv 2309.05273.",
     )
     diversity_features: str | None = Field(
         None,
-        description="MODALITY=NAME: the vectors that metrics measure distances between items with",
+        description="Feature set in which ILD and Unexpectedness measure distances, e.g. "
+        "visual=resnet50.",
     )
     categories: str | None = Field(
-        None, description="column of items.tsv that has the items' categories"
+        None,
+        description="Column of items.tsv for Miscalibration and SRecall; `a|b`: two categories.",
     )
-    metrics: tuple[str, ...] = Field(PAPER, min_length=1, description="names of `mmbench metrics`")
-    cutoffs: tuple[int, ...] = Field((10, 20), min_length=1, description="list lengths")
+    metrics: tuple[str, ...] = Field(
+        PAPER,
+        min_length=1,
+        description="Names, `paper` (six) or `all`; see `mmbench metrics`.",
+    )
+    cutoffs: tuple[int, ...] = Field((10, 20), min_length=1, description="List lengths.")
     select_by: str = Field(
-        "Recall@20", description="validation metric that chooses epoch and configuration"
+        "Recall@20", description="Validation metric that chooses epoch and configuration."
     )
-    every: int = Field(10, ge=1, description="epochs between validations")
+    every: int = Field(10, ge=1, description="Epochs between validations.")
     patience: int | None = Field(
-        None, ge=1, description="stop after so many validations without improvement; none: never"
+        None, ge=1, description="Stop after N validations without improvement.  [default: never]"
     )
     threshold: float = Field(
         0.0,
         allow_inf_nan=False,
-        description="a held-out row is relevant if its rating is at least this",
+        description="A held-out row is relevant if its rating is at least this.",
     )
 
     @field_validator("metrics")
@@ -106,7 +109,7 @@ class Evaluation(BaseModel):
 
 
 class Range(BaseModel):
-    """Numbers between two bounds, both included; `log` is uniform in the logarithm, `integer` whole numbers."""
+    """Numbers between two bounds, both included; `log`: uniform in the logarithm."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -127,20 +130,20 @@ class Range(BaseModel):
         return self
 
     def probes(self) -> list[float]:
-        """Values which are allowed where all of the range is: its bounds, and in it one that is not a whole number."""
+        """Return values that are allowed if the whole range is: its bounds and a fraction."""
         bounds = [self.low, self.high]
         return bounds if self.integer else [*bounds, self.low + (self.high - self.low) * 0.381966]
 
 
 class Search(BaseModel):
-    """A search: so many trials, proposed by a sampler, from a space of settings."""
+    """A search: trials that a sampler proposes from a space of settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sampler: Literal["tpe", "random"] = Field(
-        "tpe", description="where earlier trials did well, or at random"
+        "tpe", description="Proposals: where earlier trials did well, or at random."
     )
-    budget: int = Field(ge=1, le=100_000, description="number of trials")
+    budget: int = Field(ge=1, le=100_000, description="Trials of each model.")
     space: dict[str, Range | tuple[Any, ...]] = Field(
         min_length=1, description="setting: range, or values to choose from"
     )
@@ -155,40 +158,44 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: str = Field("data/demo", description="dataset folder")
+    data: str = Field("data/demo", description="Dataset folder.")
     columns: dict[str, str] = Field(
-        {}, description="role: column of the interactions; where the names are not understood"
+        {},
+        description="Column that is user_id, item_id, rating, timestamp, where the names are not "
+        "understood.",
     )
     split: str | None = Field(
-        None, description="split name or random:TEST,VALID,SEED; none: the only one"
+        None,
+        description="Split name, or random[:TEST,VALID[,SEED]].  [default: the only one, else "
+        "random]",
     )
-    model: str = Field(description="a name of `mmbench models`")
+    model: str = Field(description="A name of `mmbench models`.")
     features: dict[str, str] = Field(
-        {}, description="modality: feature set; empty: all, the newest of each modality"
+        {}, description="Feature sets to use.  [default: the newest of each modality]"
     )
-    missing: MissingPolicy = Field("mean", description="what stands in for an absent vector")
-    scaling: Scaling = Field(
-        "none", description="what is done to the vectors: none (as stored), l2 or standard"
-    )
-    seed: int = Field(123, description="of initial values, batches and dropout")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    missing: MissingPolicy = Field("mean", description="Replacement of an absent vector.")
+    scaling: Scaling = Field("none", description="Scaling of the vectors, before.")
+    seed: int = Field(123, description="Seed of initial values, batches and dropout.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     sparse_backend: SparseBackend = Field(
-        "torch", description="what multiplies sparse matrices: torch or torch-sparse"
+        "torch",
+        description="Kernels of sparse products; torch-sparse needs pip install "
+        "'mmx-mmbench[sparse]'.",
     )
+    # frozen-features: content vectors that a model would train stay as stored. lazy-adam: they move
+    # only in steps that use them. tf32: products on CUDA with a mantissa of 10 bits.
     approximate: tuple[Approximation, ...] = Field(
         (),
-        description="frozen-features: content vectors that a model would train stay as stored; "
-        "lazy-adam: they move only in "
-        "steps that use them; tf32: matrix products on CUDA with 10 bits of mantissa. None of them "
-        "is the published model",
+        description="Give up exactness for speed: frozen-features, lazy-adam, tf32.",
     )
-    settings: SerializeAsAny[ModelConfig]
+    settings: SerializeAsAny[ModelConfig] = Field(
+        description="A setting, e.g. lr=0.001, or of one model: vbpr.lr=0.001; see `mmbench models "
+        "NAME`."
+    )
     grid: dict[str, tuple[Any, ...]] = Field(
-        {}, description="setting: values to try; validation chooses"
+        {}, description="Values to try; validation chooses, test is scored once."
     )
-    search: Search | None = Field(
-        None, description="trials that are proposed one by one; validation chooses"
-    )
+    search: Search | None = Field(None, description="Trials that are proposed one by one.")
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="before")
@@ -227,7 +234,7 @@ class Recipe(BaseModel):
         return self.model_copy(update={"grid": {}, "search": None, "settings": settings})
 
     def trials(self) -> list[Recipe]:
-        """One recipe without a grid for each of the grid's combinations, in the order in which the values are listed."""
+        """Return a recipe for each combination of the grid, in the order of the listed values."""
         return [
             self.trial(dict(zip(self.grid, values, strict=True)))
             for values in itertools.product(*self.grid.values())
@@ -238,7 +245,10 @@ class Recipe(BaseModel):
         return self.model_dump(mode="json")
 
     def digest(self, *others: object) -> str:
-        """Ten hex digits of all that determines the run's numbers: the recipe but for where the data are, and `others`."""
+        """Return ten hex digits of all that determines the run's numbers.
+
+        That is the recipe without the places of the data, and `others`.
+        """
         plain = self.dump()
         del plain["data"], plain["columns"]
         text = json.dumps([plain, *others], sort_keys=True, default=str)
@@ -246,7 +256,7 @@ class Recipe(BaseModel):
 
 
 def make_evaluation(**values: Any) -> Evaluation:
-    """How to validate and score, from command-line values.
+    """Return an `Evaluation` from command-line values.
 
     Raises:
         UsageError: A value is out of range, or a metric does not exist.
@@ -260,7 +270,7 @@ def make_evaluation(**values: Any) -> Evaluation:
 
 
 def make_settings(model: str, values: Mapping[str, Any]) -> ModelConfig:
-    """A model's settings from names and values; aliases of other frameworks are understood.
+    """Return a model's settings from names and values; aliases of other frameworks work.
 
     Raises:
         UsageError: There is no such model or setting, or a value is out of range.
@@ -277,7 +287,7 @@ def make_settings(model: str, values: Mapping[str, Any]) -> ModelConfig:
 
 
 def setting_name(model: str, key: str) -> str:
-    """Our name of a model's setting, which may be given by the name that another framework uses.
+    """Return our name of a model's setting, given by ours or by that of another framework.
 
     Raises:
         UsageError: The model has no such setting.
@@ -290,7 +300,7 @@ def setting_name(model: str, key: str) -> str:
 
 
 def for_model(model: str, values: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
-    """Which of several models' settings are this model's: `lr` is everybody's who has it, `vbpr.lr` is VBPR's and wins.
+    """Return the settings of one of several models: `lr` is for all that have it, `vbpr.lr` wins.
 
     Args:
         model: Whose settings are wanted.
@@ -320,7 +330,7 @@ def for_model(model: str, values: Mapping[str, Any], models: Sequence[str]) -> d
 
 
 def _has_setting(model: str, key: str) -> bool:
-    """Whether a setting means something to a model; what every model has is nothing to one that is not trained."""
+    """Return whether a model has a setting; untrained ones lack those of every model."""
     try:
         name = setting_name(model, key)
     except UsageError:
@@ -329,7 +339,7 @@ def _has_setting(model: str, key: str) -> bool:
 
 
 def parse_value(text: str) -> Any:
-    """A command-line value as YAML reads it, with numbers such as 1e-5 read as numbers."""
+    """Parse a command-line value as YAML, and 1e-5 as a number."""
     if "e" in text.casefold():
         with contextlib.suppress(ValueError):
             return float(text)
@@ -340,7 +350,7 @@ def parse_value(text: str) -> Any:
 
 
 def parse_settings(options: Sequence[str]) -> dict[str, Any]:
-    """`lr=0.001` and the like as a mapping.
+    """Parse `lr=0.001` and the like.
 
     Raises:
         UsageError: An option has no `=` or no value.
@@ -355,7 +365,7 @@ def parse_settings(options: Sequence[str]) -> dict[str, Any]:
 
 
 def parse_approximations(text: str) -> tuple[Approximation, ...]:
-    """`frozen-features,tf32` and the like, sorted.
+    """Parse `frozen-features,tf32` and the like; return them sorted.
 
     Raises:
         UsageError: There is no such approximation.
@@ -369,7 +379,7 @@ def parse_approximations(text: str) -> tuple[Approximation, ...]:
 
 
 def parse_grid(options: Sequence[str], flag: str = "--grid") -> dict[str, tuple[Any, ...]]:
-    """`lr=0.001,0.01` and the like as a mapping from name to the values to try.
+    """Parse `lr=0.001,0.01` and the like as a mapping from name to the values to try.
 
     Raises:
         UsageError: An option has no `=` or lacks a value, or a name is given twice.
@@ -388,7 +398,7 @@ def parse_grid(options: Sequence[str], flag: str = "--grid") -> dict[str, tuple[
 
 
 def parse_search(options: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
-    """`lr=log:1e-4..1e-2`, `n_layers=int:1..3`, `dropout=0.1..0.5` and `reg_weight=1e-5,1e-2` as a space.
+    """Parse `lr=log:1e-4..1e-2`, `n_layers=int:1..3`, `dropout=0.1..0.5`, `reg_weight=1e-5,1e-2`.
 
     Raises:
         UsageError: An option is none of these.

@@ -36,49 +36,47 @@ class _Frozen(BaseModel):
 class RunConfig(_Frozen):
     """How extractions run: what all sets of a recipe have in common."""
 
-    data: Path = Field(default=Path("data/demo"), description="the dataset folder")
-    out: Path | None = Field(
-        default=None, description="the feature store; <data>/features when not given"
-    )
+    data: Path = Field(Path("data/demo"), description="Dataset folder.")
+    out: Path | None = Field(None, description="Feature store.  [default: DATA/features]")
     items_file: str | None = Field(
-        default=None, description="the items table inside the dataset folder"
+        None, description="Items table inside the dataset folder.  [default: items.*]"
     )
-    id_column: str | None = Field(default=None, description="the column of item ids")
+    id_column: str | None = Field(None, description="Column of item ids.  [default: item_id]")
     user_column: str | None = Field(
-        default=None, description="the column of users, where the source is interaction"
+        None, description="Column of users, for source interaction.  [default: user_id]"
     )
     device: str = Field(
-        default="auto",
+        "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="where the encoder runs",
+        description="auto, cpu, cuda, cuda:0 or mps.",
     )
     workers: int | None = Field(
-        default=None,
+        None,
         ge=1,
         le=1024,
-        description="threads that load and, on the CPU, encode; one per processor",
+        description="Threads that load and, on the CPU, encode.  [default: auto, one a processor]",
     )
-    on_error: Literal["skip", "fail"] = Field(
-        default="skip", description="what one corrupt item does"
-    )
+    on_error: Literal["skip", "fail"] = Field("skip", description="What one corrupt item does.")
     max_failures: FailureLimit = Field(
-        default="1%", description="more corrupt items than this stop the run"
+        "1%", description="More corrupt items stop the run; a share allows at least 10."
     )
-    retry_failed: bool = Field(default=False, description="try corrupt and missing items again")
-    restart: bool = Field(default=False, description="start anew, whatever is there")
-    limit: int | None = Field(default=None, ge=1, description="only the first items")
-    offline: bool = Field(default=False, description="never open a connection")
+    retry_failed: bool = Field(False, description="Try corrupt and missing items again.")
+    restart: bool = Field(False, description="Start anew, whatever is there.")
+    limit: int | None = Field(
+        None, ge=1, description="Only the first N items, into a set of their own."
+    )
+    offline: bool = Field(False, description="Never open a connection.")
     seed: int = Field(
-        default=0, ge=0, lt=2**32, description="seed of random weights and of fitted encoders"
+        0, ge=0, lt=2**32, description="Seed of random weights and of fitted encoders."
     )
 
     @property
     def store(self) -> Path:
-        """The folder of the feature store."""
+        """Return the folder of the feature store."""
         return self.out if self.out is not None else self.data / "features"
 
     def failure_limit(self, n_items: int) -> int:
-        """The number of corrupt items that is still accepted.
+        """Return the number of corrupt items that is still accepted.
 
         A number is taken as it is. A share is rounded up and, unless it is zero, never below ten
         items: in a catalogue of fifty, one broken file is two per cent and no reason to stop.
@@ -92,49 +90,56 @@ class RunConfig(_Frozen):
 class SetConfig(_Frozen):
     """One feature set: which encoder looks at what."""
 
-    modality: Modality = Field(description="visual, textual or audio")
-    model: str = Field(min_length=1, description="an encoder's name; `mmx models` lists them")
+    modality: Modality = Field(description="Kind of content to encode.")
+    model: str = Field(min_length=1, description="The encoder; `mmx models` lists them.")
     source: Literal["item", "interaction"] = Field(
-        default="item", description="item: one vector per item; interaction: one per review"
+        "item", description="item: a vector per item; interaction: a vector per review."
     )
     layer: str | None = Field(
-        default=None, description="the layer whose output is taken; the encoder's own choice"
+        None, description="Layer whose output is stored.  [default: the encoder's]"
     )
     pooling: str | None = Field(
-        default=None, description="how several vectors become one; the encoder's own choice"
+        None, description="How several vectors become one.  [default: the encoder's]"
     )
     weights: str = Field(
-        default="default", min_length=1, description="default, random, a path or a hub id"
+        "default", min_length=1, description="default, random, a path, a tag, or HUB_ID[@revision]."
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        default="fp32", description="of the forward pass"
+        "fp32", description="Precision of the forward pass."
     )
     text_columns: tuple[str, ...] | None = Field(
-        default=None, min_length=1, description="columns, joined by a blank"
+        None,
+        min_length=1,
+        description="Text columns, joined by a blank.  [default: title, brand, ...]",
     )
     text_template: str | None = Field(
-        default=None, description="how columns are joined: a name, or '{title} by {brand}'"
+        None,
+        description="lattice, catalogue, or '{title} by {brand}'.  [default: columns joined]",
     )
-    path_column: str | None = Field(default=None, description="the column of image or audio paths")
+    path_column: str | None = Field(
+        None, description="Column of image or audio paths.  [default: image, audio, ...]"
+    )
     several: Literal["mean", "ragged"] | None = Field(
-        default=None, description="all files of an item instead of one: their mean, or every vector"
+        None, description="All files of an item instead of one: their mean, or every vector."
     )
     path_separator: str | None = Field(
-        default=None, min_length=1, description="between two paths of one cell"
+        None, min_length=1, description="Between two paths of one cell, with several."
     )
     long_texts: Literal["truncate", "mean", "ragged", "error"] = Field(
-        default="truncate",
-        description="texts longer than the encoder takes: cut off, in pieces, or corrupt",
+        "truncate",
+        description="Texts longer than the encoder takes: cut off, in pieces, or corrupt.",
     )
     batch_size: int | None = Field(
-        default=None, ge=1, le=65_536, description="items per forward pass"
+        None,
+        ge=1,
+        le=65_536,
+        description="Items per forward pass.  [default: auto; 32, audio 8; GPU 128, texts 256, "
+        "audio 16]",
     )
     store_dtype: Literal["float32", "float16"] = Field(
-        default="float32", description="of the stored vectors"
+        "float32", description="Type of the stored vectors."
     )
-    name: SetName | None = Field(
-        default=None, description="the set's name; follows from the encoder when not given"
-    )
+    name: SetName | None = Field(None, description="Name of the set.  [default: from the encoder]")
 
     @model_validator(mode="after")
     def _fits_the_modality(self) -> Self:
@@ -195,7 +200,7 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def from_options(model: type[RunConfig] | type[SetConfig], options: dict[str, Any]) -> Any:
-    """A `RunConfig` or `SetConfig` from what was typed on the command line; None stands for not given."""
+    """Return a `RunConfig` or `SetConfig` from command-line options; None stands for not given."""
     given = {name: value for name, value in options.items() if value is not None}
     return _validated(
         model, given, lambda loc: f"--{str(loc[0] if loc else 'modality').replace('_', '-')}"

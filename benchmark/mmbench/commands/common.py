@@ -5,26 +5,26 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mmbench.errors import DataError, UsageError
+from mmbase.cli import DEFAULT_DATA, PATH
+from mmbench.errors import DataError
 
 if TYPE_CHECKING:
     from mmbase.progress import Progress
 
-DEFAULT_DATA = Path("data/demo")
-
 DEMO_FEATURES = (("visual", "colour-hog"), ("textual", "tfidf-lsa"), ("audio", "mfcc"))
-"""Encoders that need no weights: what the demonstration catalogue is given when a model needs features."""
+"""Encoders without weights, for the demonstration catalogue when a model needs features."""
 
 
-def _parse_columns(
+def parse_columns(
     ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
 ) -> dict[str, str]:
+    """Parse `--columns ROLE=NAME`, repeated or comma-separated."""
     pairs = [value.partition("=") for value in split_list(values)]
     if any(not (role and equals and name) for role, equals, name in pairs):
         raise click.BadParameter("expected ROLE=NAME, e.g. user_id=customer", ctx, parameter)
@@ -34,82 +34,38 @@ def _parse_columns(
 columns_option = click.option(
     "--columns",
     multiple=True,
-    callback=_parse_columns,
+    callback=parse_columns,
     metavar="ROLE=NAME",
-    help="Which column is user_id, item_id, rating, timestamp, where the names are not understood.",
+    help="Column that is user_id, item_id, rating, timestamp, where the names are not understood.",
 )
-out_option = click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Where run folders go.",
-)
-metrics_option = click.option(
-    "--metrics",
-    default="paper",
-    show_default=True,
-    help="Names, `paper` (six) or `all`; see `mmbench metrics`.",
-)
-quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-
+out_option = click.option("--out", type=PATH, default=Path("runs"), help="Folder of the runs.")
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1),
     default=1,
-    show_default=True,
     help="Trainings at once (models, seeds, trials of a grid), each a process with its share of "
     "the threads.",
 )
-
-
-def side_options(command: Callable[..., object]) -> Callable[..., object]:
-    """What metrics may look at besides interactions: `--diversity-features` and `--categories`."""
-    content = click.option(
-        "--diversity-features",
-        metavar="MODALITY[=NAME]",
-        help="Feature set in which ILD and Unexpectedness measure distances, e.g. visual=resnet50.",
-    )
-    topics = click.option(
-        "--categories",
-        metavar="COLUMN",
-        help="Column of items.tsv for Miscalibration and SRecall; `a|b`: two categories.",
-    )
-    return content(topics(command))
-
-
-def refuse_options(names: Collection[str], why: str) -> None:
-    """Refuse options that were typed and would change nothing; call it from within a command.
-
-    Args:
-        names: The parameters' names (`test_ratio`, not `--test`).
-        why: Completes `--test: `.
-
-    Raises:
-        UsageError: One of them was given.
-    """
-    context = click.get_current_context()
-    for parameter in context.command.params:
-        given = (
-            context.get_parameter_source(parameter.name or "")
-            is click.core.ParameterSource.COMMANDLINE
-        )
-        if given and parameter.name in names:
-            raise UsageError(f"{parameter.opts[0]}: {why}")
+restart_option = click.option("--restart", is_flag=True, help="Train anew even what is finished.")
+slices_option = click.option(
+    "--slices",
+    is_flag=True,
+    help="Metrics by popularity, activity, cold items and modalities, too.",
+)
 
 
 def command_line() -> str:
-    """What was typed, for a report that says how it is made again."""
+    """Return the command line as typed, for a report that says how to repeat it."""
     return shlex.join(["mmbench", *sys.argv[1:]])
 
 
 def split_list(values: Sequence[str]) -> list[str]:
-    """Comma-separated and repeated values as one list."""
+    """Return comma-separated and repeated values as one list."""
     return [part.strip() for value in values for part in value.split(",") if part.strip()]
 
 
 def require_demo(data: Path | None, *, needs_features: bool, progress: Progress) -> Path:
-    """The dataset folder; the default one is generated, and given features, when it lacks them.
+    """Return the dataset folder; generate the default one, and its features, if they are absent.
 
     The extraction tool runs as a process of its own: the two tools meet only on disk.
 
@@ -128,16 +84,8 @@ def require_demo(data: Path | None, *, needs_features: bool, progress: Progress)
             f"{DEFAULT_DATA} has no features yet: extracting handcrafted ones (no weights needed)"
         )
         for modality, model in DEMO_FEATURES:
-            _mmx(
-                "extract",
-                "--modality",
-                modality,
-                "--model",
-                model,
-                "--data",
-                str(DEFAULT_DATA),
-                accept=(0, 3),
-            )
+            encoder = ("--modality", modality, "--model", model)
+            _mmx("extract", *encoder, "--data", str(DEFAULT_DATA), accept=(0, 3))
     return DEFAULT_DATA
 
 
@@ -150,24 +98,8 @@ def _mmx(*arguments: str, accept: tuple[int, ...] = (0,)) -> None:
         check=False,
     )
     if done.returncode not in accept:
-        reason = (
-            done.stderr.strip().splitlines()[-1]
-            if done.stderr.strip()
-            else f"exit code {done.returncode}"
-        )
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise DataError(
-            f"mmx {' '.join(arguments)} failed: {reason}; or give a dataset of your own with "
+            f"mmx {' '.join(arguments)} failed: {lines[-1]}; or give a dataset of your own with "
             "--data DIR"
         )
-
-
-def integers(text: str, option: str) -> tuple[int, ...]:
-    """`1,2,3` as numbers.
-
-    Raises:
-        UsageError: A part is no whole number.
-    """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{option} {text}: expected whole numbers separated by commas") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,62 +10,48 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbench.commands.common import split_list
+from mmbase.cli import FOLDER, CommaList, Command, echo_json, json_option
 
 if TYPE_CHECKING:
     from mmbench.analysis.compare import Comparison
     from mmbench.runs.finished_runs import System
 
 
-@click.command()
-@click.argument(
-    "runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False)
-)
+@click.command(cls=Command)
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option(
-    "--metric",
-    "metrics",
-    default="Recall@20,nDCG@20",
-    show_default=True,
-    help="Metrics with per-user values.",
+    "--metric", "metrics", type=CommaList(), default="Recall@20,nDCG@20", help="Per-user metrics."
 )
 @click.option("--baseline", help="Compare all others with this model only.  [default: all pairs]")
 @click.option(
     "--test",
     type=click.Choice(["randomisation", "t", "wilcoxon"]),
     default="randomisation",
-    show_default=True,
     help="Paired test over users.",
 )
 @click.option(
     "--correction",
     type=click.Choice(["holm", "bh"]),
     default="holm",
-    show_default=True,
     help="For all comparisons of the call.",
 )
 @click.option(
     "--alpha",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.05,
-    show_default=True,
     help="Level of the tests.",
 )
 @click.option(
     "--split",
     type=click.Choice(["valid", "test"]),
     default="test",
-    show_default=True,
-    help="Whose metrics.",
+    help="Part whose metrics count.",
 )
-@click.option(
-    "--allow-mixed", is_flag=True, help="Compare in spite of different data, splits or protocols."
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables."
-)
+@click.option("--allow-mixed", is_flag=True, help="Accept different data, splits or protocols.")
+@json_option
 def compare(
     runs: tuple[Path, ...],
-    metrics: str,
+    metrics: tuple[str, ...],
     baseline: str | None,
     test: str,
     correction: str,
@@ -75,11 +60,11 @@ def compare(
     allow_mixed: bool,
     as_json: bool,
 ) -> None:
-    """Say which models are better, and which order is not resolved.
+    """Rank models by paired tests, and report which order is not resolved.
 
     RUNS are run folders, or folders that hold some. Runs that differ in their seed alone are one
-    system: its users' values are averaged over seeds. A system is called better if the paired test
-    over users rejects after correction for all comparisons, and, with two seeds or more of both,
+    system: its users' values are averaged over seeds. A system is better if the paired test over
+    users rejects after correction for all comparisons, and, with two seeds or more of both,
     Welch's test over seeds rejects too (a model without randomness needs one). Seeds of a single
     model are compared with each other.
 
@@ -99,28 +84,19 @@ def compare(
     systems = group(found)
     if len(systems) == 1:
         systems = one_each(found)
-    names = [spelled(name) for name in split_list([metrics])]
-    outcome = compare_systems(
-        systems,
-        names,
-        split=split,
-        baseline=baseline,
-        test=test,
-        correction=correction,
-        alpha=alpha,
-    )
+    names = [spelled(name) for name in metrics]
+    how: dict[str, Any] = {"test": test, "correction": correction, "alpha": alpha}
+    outcome = compare_systems(systems, names, split=split, baseline=baseline, **how)
     taus = {name: agreement_of_seeds(systems, name, split) for name in names}
     if as_json:
         document = {
-            "test": test,
-            "correction": correction,
-            "alpha": alpha,
+            **how,
             "split": split,
             "systems": [_system(system, split, names) for system in systems],
             "comparisons": [_comparison(one) for one in outcome],
             "agreement_of_seeds": taus,
         }
-        click.echo(json.dumps(document, ensure_ascii=False))
+        echo_json(document)
         return
     _print(systems, outcome, names, split, taus)
     click.echo(
@@ -221,17 +197,15 @@ _LABEL_WIDTH = 16  # two of them and all columns of a comparison fit 100 columns
 
 
 def _short(labels: Sequence[str]) -> dict[str, str]:
-    """A name for each label that leaves tables readable: itself, or the model's with a number."""
+    """Return a name for each label: itself, or if it is long the model's with a number."""
     numbers: dict[str, int] = {}
     names = {}
     for label in labels:
         model, bracket, _ = label.partition("(")
+        names[label] = label
         if bracket and len(label) > _LABEL_WIDTH:
             numbers[model] = numbers.get(model, 0) + 1
-            label_of = f"{model} #{numbers[model]}"
-        else:
-            label_of = label
-        names[label] = label_of
+            names[label] = f"{model} #{numbers[model]}"
     return names
 
 

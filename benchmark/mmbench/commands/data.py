@@ -1,21 +1,43 @@
-"""`mmbench data`: look at a dataset, split and filter it, look for leaks; `import` and `export` are a module of their own."""
+"""`mmbench data`: statistics, splits, filters and leaks; `commands.exchange` has the rest."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mmbench.commands.common import columns_option, refuse_options
-from mmbench.commands.exchange import export, import_
+from mmbase.cli import PATH, LazyGroup, echo_json, json_option, refuse_options
+from mmbench.commands.common import columns_option
 from mmbench.errors import UsageError
 
+_EXCHANGE = {
+    "import": (
+        "mmbench.commands.exchange:import_",
+        "Make a dataset folder out of another framework's.",
+    ),
+    "export": (
+        "mmbench.commands.exchange:export",
+        "Write a dataset in the layout of another framework.",
+    ),
+}
+_FOLDER = click.argument("folder", type=PATH)
+_SHARE = click.FloatRange(0, 1, max_open=True)
+_split_option = click.option("--split", help="Split name or random[:TEST,VALID[,SEED]].")
+_filters_option = click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="NAME:OPTION",
+    help="kcore:5, kcore:USER,ITEM, min-user:5, min-item:5, min-rating:4, dedup:first|last|max; in "
+    "this order.",
+)
 
-@click.group()
+
+@click.group(cls=LazyGroup, lazy=_EXCHANGE)
 def data() -> None:
-    """Split and filter a dataset, look for leaks, show what is in it, exchange it with other frameworks.
+    """Describe, split and filter a dataset, find leaks, exchange it with other frameworks.
 
     \b
     Examples:
@@ -25,17 +47,13 @@ def data() -> None:
     """
 
 
-data.add_command(import_)
-data.add_command(export)
-
-
-@data.command(short_help="Show counts of a split, its digest, and what was left out.")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--split", help="Split name or random[:TEST,VALID[,SEED]].")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@data.command(short_help="Show counts of a split, its digest, and omitted rows.")
+@_FOLDER
+@_split_option
+@json_option
 @columns_option
 def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str]) -> None:
-    """Show counts of a dataset's split, its digest, and what was left out.
+    """Show counts of a dataset's split, its digest, and omitted rows.
 
     \b
     Examples:
@@ -67,7 +85,7 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
         "notes": list(training.notes),
     }
     if as_json:
-        click.echo(json.dumps(counts, ensure_ascii=False))
+        echo_json(counts)
         return
     for key, value in counts.items():
         if key != "notes":
@@ -78,66 +96,35 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
         _show_counts([("interactions", interactions)])
 
 
-_SHARE = click.FloatRange(0, 1, max_open=True)
-
-_filters_option = click.option(
-    "--filter",
-    "filters",
-    multiple=True,
-    metavar="NAME:OPTION",
-    help="kcore:5, kcore:USER,ITEM, min-user:5, min-item:5, min-rating:4, dedup:first|last|max; in "
-    "this order.",
-)
-
-
-@data.command(short_help="Split the interactions and write how it was done.")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--method", default="random", show_default=True, help="See above.")
-@click.option(
-    "--test",
-    "test_ratio",
-    type=_SHARE,
-    default=0.2,
-    show_default=True,
-    help="Share that becomes test.",
-)
-@click.option(
-    "--valid", "valid_ratio", type=_SHARE, default=0.2, show_default=True, help="Share of the rest."
-)
-@click.option("--seed", type=int, default=42, show_default=True, help="Of what is drawn.")
+@data.command(short_help="Split the interactions, and record how.")
+@_FOLDER
+@click.option("--method", default="random", help="See above.")
+@click.option("--test", "test_ratio", type=_SHARE, default=0.2, help="Share of test.")
+@click.option("--valid", "valid_ratio", type=_SHARE, default=0.2, help="Share of the rest.")
+@click.option("--seed", type=int, default=42, help="Seed of random parts.")
 @click.option(
     "--k", type=click.IntRange(min=1), help="leave-k-out: rows per user and part.  [default: 1]"
 )
 @click.option(
-    "--last/--any",
-    "last",
-    default=None,
-    help="leave-k-out: the latest rows, or any.  [default: last]",
+    "--last/--any", default=None, help="leave-k-out: the latest rows, or any.  [default: last]"
 )
 @click.option("--test-from", type=float, help="global-temporal: first timestamp of test.")
 @click.option("--valid-from", type=float, help="global-temporal: first timestamp of validation.")
 @_filters_option
-@click.option(
-    "--name", default=None, help="Folder under splits/.  [default: METHOD-TEST-VALID-SEED]"
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--name", help="Folder under splits/.  [default: METHOD-TEST-VALID-SEED]")
+@json_option
 @columns_option
 def split(
+    *,
     folder: Path,
     method: str,
-    test_ratio: float,
-    valid_ratio: float,
-    seed: int,
-    k: int | None,
-    last: bool | None,
-    test_from: float | None,
-    valid_from: float | None,
     filters: tuple[str, ...],
     name: str | None,
     as_json: bool,
     columns: dict[str, str],
+    **options: Any,
 ) -> None:
-    """Split the interactions and write splits/NAME/{train,valid,test}.tsv, and split.json, which says how.
+    """Split the interactions into splits/NAME/{train,valid,test}.tsv; split.json records how.
 
     \b
     Methods:
@@ -161,30 +148,18 @@ def split(
 
     if method in ("eighths", "leave-k-out"):
         refuse_options(("test_ratio", "valid_ratio"), f"has no meaning for --method {method}")
-    parsed = [parse_filter(text) for text in filters]
-    name = name or "-".join(
-        [method, f"{test_ratio:g}", f"{valid_ratio:g}", str(seed), *([str(k)] if k else [])]
-    )
+    if name is None:
+        shares = (f"{options[part]:g}" for part in ("test_ratio", "valid_ratio"))
+        k = [str(options["k"])] if options["k"] else []
+        name = "-".join([method, *shares, str(options["seed"]), *k])
     if Path(name).name != name or name.startswith("."):
         raise UsageError(f"--name {name}: a plain folder name, please")
-    given = {"k": k, "last": last, "test_from": test_from, "valid_from": valid_from}
-    options = {key: value for key, value in given.items() if value is not None}
-    record, there = make_split(
-        folder,
-        name,
-        method,
-        parsed,
-        columns,
-        test_ratio=test_ratio,
-        valid_ratio=valid_ratio,
-        seed=seed,
-        **options,
-    )
+    parsed = [parse_filter(text) for text in filters]
+    typed = {key: value for key, value in options.items() if value is not None}
+    record, there = make_split(folder, name, method, parsed, columns, **typed)
     target = folder / "splits" / name
     if as_json:
-        click.echo(
-            json.dumps({"path": str(target), "already": there, **record}, ensure_ascii=False)
-        )
+        echo_json({"path": str(target), "already": there, **record})
         return
     if filters:
         _show_counts(list(record["statistics"].items()))
@@ -192,22 +167,22 @@ def split(
     click.echo(f"{target}: {counts}{' (there already)' if there else ''}")
 
 
-@data.command(name="filter", short_help="Keep some interactions, and show what each filter does.")
-@click.argument("folder", type=click.Path(path_type=Path))
-@_filters_option
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make."
+@data.command(
+    name="filter", short_help="Keep some interactions, and show the effect of each filter."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@_FOLDER
+@_filters_option
+@click.option("--out", type=PATH, required=True, help="Dataset folder to make.")
+@json_option
 @columns_option
 def filter_(
     folder: Path, filters: tuple[str, ...], out: Path, as_json: bool, columns: dict[str, str]
 ) -> None:
-    """Keep some of the interactions, and show what each filter does to them.
+    """Keep some interactions, and show the effect of each filter.
 
     \b
     Examples:
-      mmbench data filter my/catalogue --filter min-rating:4 --filter dedup:last --filter kcore:5 --out my/core
+      mmbench data filter my/catalogue --filter min-rating:4 --filter kcore:5 --out my/core
     """
     from mmbench.data.filters import parse_filter
     from mmbench.data.splitting import filter_dataset
@@ -216,22 +191,22 @@ def filter_(
         raise UsageError("--filter is missing; e.g. --filter kcore:5")
     counts = filter_dataset(folder, out, [parse_filter(text) for text in filters], columns)
     if as_json:
-        click.echo(json.dumps({"path": str(out), "statistics": dict(counts)}, ensure_ascii=False))
+        echo_json({"path": str(out), "statistics": dict(counts)})
         return
     _show_counts(counts)
     click.echo(out.as_posix())
 
 
-@data.command(short_help="Look for what a split gives away.")
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--split", help="Split name or random[:TEST,VALID[,SEED]].")
+@data.command(short_help="Find leaks of a split.")
+@_FOLDER
+@_split_option
 @click.option("--strict", is_flag=True, help="Exit code 1 if something leaks.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 @columns_option
 def validate(
     folder: Path, split: str | None, strict: bool, as_json: bool, columns: dict[str, str]
 ) -> int:
-    """Look for what a split gives away: pairs in two parts, training from the future, content made of held-out rows.
+    """Find leaks of a split: shared pairs, training from the future, content of held-out rows.
 
     \b
     Examples:
@@ -247,34 +222,25 @@ def validate(
     findings = find_leaks(tables, folder / "features")
     leaks = sum(one.count > 0 for one in findings if one.leak)
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "split": tables.name,
-                    "leaks": leaks,
-                    "findings": list(map(dataclasses.asdict, findings)),
-                }
-            )
-        )
+        document = {"split": tables.name, "leaks": leaks}
+        echo_json({**document, "findings": list(map(dataclasses.asdict, findings))})
     else:
         click.echo(f"split {tables.name}")
         for one in findings:
             mark = "LEAK" if one.leak and one.count else "ok" if not one.count else "note"
-            click.echo(
-                f"  {mark:<5}{one.count:>10,}  "
-                f"{one.what}{f' ({one.example})' if one.example else ''}"
-            )
+            example = f" ({one.example})" if one.example else ""
+            click.echo(f"  {mark:<5}{one.count:>10,}  {one.what}{example}")
         click.echo(f"{leaks} of {sum(one.leak for one in findings)} kinds of leaks found")
     return 1 if strict and leaks else 0
 
 
 def _plain(key: str, value: float) -> str:
-    """A count or a share; an instant in full, as `--test-from` takes it."""
+    """Return a count or a share as text; an instant in full, as `--test-from` takes it."""
     return repr(value).removesuffix(".0") if key.endswith("timestamp") else f"{value:,.6g}"
 
 
 def _show_counts(counts: Sequence[tuple[str, Mapping[str, float | int]]]) -> None:
-    """What filters did: a row per count, a column per step."""
+    """Print the effect of filters: a row per count, a column per step."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

@@ -2,71 +2,46 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mmbench.commands.common import (
-    columns_option,
-    integers,
-    metrics_option,
-    side_options,
-    split_list,
-)
+from mmbase.cli import FOLDER, PATH, Command, echo_json, given, json_option, options_of
+from mmbench.commands.common import columns_option, slices_option
+from mmbench.config import RECIPE_FILE, Evaluation, make_evaluation, read_recipe
 from mmbench.errors import UsageError
 
 
-@click.command()
-@click.argument(
-    "run", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False)
-)
-@click.option(
-    "--recs",
-    type=click.Path(path_type=Path),
-    help="Lists made elsewhere: user, item[, score or rank].",
-)
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Dataset folder; for a run: if it has moved."
-)
+@click.command(cls=Command)
+@click.argument("run", required=False, type=FOLDER)
+@click.option("--recs", type=PATH, help="Lists made elsewhere: user, item[, score or rank].")
+@click.option("--data", type=PATH, help="Dataset folder; for a run: if it has moved.")
 @click.option("--split", help="Split name, as in `mmbench train`.")
-@metrics_option
-@click.option(
-    "--protocol",
-    type=click.Choice(["strict", "paper"]),
-    help="Candidates, masks and who is scored; see `mmbench train`.  [default: the run's own; "
-    "strict for lists]",
+@options_of(
+    Evaluation,
+    exclude=("select_by", "every", "patience"),
+    protocol={
+        "help": "Candidates, masks and users that are scored; see `mmbench train`.  [default: the "
+        "run's own; strict for lists]"
+    },
+    metrics={"shown": "paper"},
+    diversity_features={"metavar": "MODALITY[=NAME]"},
+    categories={"metavar": "COLUMN"},
 )
-@side_options
-@click.option(
-    "--slices", is_flag=True, help="Also by popularity, activity, cold items and modalities."
-)
-@click.option("--cutoffs", default="10,20", show_default=True, help="List lengths.")
-@click.option(
-    "--threshold",
-    type=float,
-    default=0.0,
-    show_default=True,
-    help="Relevant means a rating of at least this.",
-)
-@click.option(
-    "--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables."
-)
+@slices_option
+@json_option
 @columns_option
 def evaluate(
+    *,
     run: Path | None,
     recs: Path | None,
     data: Path | None,
     split: str | None,
-    metrics: str,
-    protocol: str | None,
-    diversity_features: str | None,
-    categories: str | None,
     slices: bool,
-    cutoffs: str,
-    threshold: float,
     as_json: bool,
     columns: dict[str, str],
+    **options: Any,
 ) -> None:
     """Score a finished run, or lists made anywhere else, with the same code.
 
@@ -81,7 +56,6 @@ def evaluate(
       mmbench evaluate --recs lists.tsv --data my/catalogue --split given
     """
     from mmbench.analysis.report.tables import Row, print_results, print_slices
-    from mmbench.config import RECIPE_FILE, make_evaluation, read_recipe
     from mmbench.runs import run as experiment
 
     if (run is None) == (recs is None):
@@ -91,16 +65,10 @@ def evaluate(
             "--split and --columns go with --recs; a run is scored on the split that it was "
             "trained on"
         )
-    if protocol is None:
-        protocol = "strict" if run is None else read_recipe(run / RECIPE_FILE).evaluation.protocol
-    evaluation = make_evaluation(
-        protocol=protocol,
-        diversity_features=diversity_features,
-        categories=categories,
-        metrics=tuple(split_list([metrics])),
-        cutoffs=integers(cutoffs, "--cutoffs"),
-        threshold=threshold,
-    )
+    chosen = given(Evaluation, options)
+    if run is not None and "protocol" not in chosen:
+        chosen["protocol"] = read_recipe(run / RECIPE_FILE).evaluation.protocol
+    evaluation = make_evaluation(**chosen)
     if run is not None:
         label, scored = str(run), experiment.evaluate_run(run, evaluation, data, slices=slices)
     else:
@@ -113,14 +81,14 @@ def evaluate(
     if as_json:
         document = {"run": label, **{name: one.overall for name, one in scored.scores.items()}}
         document |= {"protocol": scored.protocol} | ({"slices": sliced} if slices else {})
-        click.echo(json.dumps(document, ensure_ascii=False))
+        echo_json(document)
         return
     for name, one in scored.scores.items():
         print_results(name, [Row(label, [one.overall])])
-        without = "left out" if protocol == "paper" else "scored 0"
+        without = "left out" if evaluation.protocol == "paper" else "scored 0"
         click.echo(
-            f"{name}, {protocol} protocol: {one.n_evaluated} users evaluated; {one.n_without_list} "
-            f"without a list {without}"
+            f"{name}, {evaluation.protocol} protocol: {one.n_evaluated} users evaluated; "
+            f"{one.n_without_list} without a list {without}"
         )
         if slices:
             print_slices(name, sliced[name])

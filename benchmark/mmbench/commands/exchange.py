@@ -6,24 +6,23 @@ from pathlib import Path
 
 import click
 
+from mmbase.cli import FOLDER, PATH, Command
 from mmbench.commands.common import columns_option
 from mmbench.errors import UsageError
 
+_out_option = click.option("--out", type=PATH, required=True, help="Folder to make.")
 _LAYOUTS = ("mmrec", "recbole", "elliot", "microlens", "ducho")
 
 
-@click.command(name="import")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Dataset folder to make."
-)
+@click.command(name="import", cls=Command)
+@click.argument("folder", type=FOLDER)
+@_out_option
 @click.option(
     "--format",
     "format_name",
     type=click.Choice(["auto", *_LAYOUTS]),
     default="auto",
-    show_default=True,
-    help="Whose layout; auto: found out.",
+    help="Layout of FOLDER; auto: detected.",
 )
 def import_(folder: Path, out: Path, format_name: str) -> None:
     """Make a dataset folder out of another framework's.
@@ -65,26 +64,23 @@ def import_(folder: Path, out: Path, format_name: str) -> None:
         click.echo(f"  note: {note}")
 
 
-@click.command(name="export", short_help="Write a dataset as another framework reads it.")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.command(name="export", cls=Command)
+@click.argument("folder", type=PATH)
 @click.option(
     "--format",
     "format_name",
     type=click.Choice(["mmrec", "recbole", "elliot"]),
     required=True,
-    help="Whose layout.",
+    help="Layout to write.",
 )
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+@_out_option
 @click.option("--split", help="Split name, or random[:TEST,VALID[,SEED]].  [default: the only one]")
-@click.option(
-    "--features", multiple=True, metavar="MODALITY=NAME", help="Feature sets to write as well."
-)
+@click.option("--features", multiple=True, metavar="MODALITY=NAME", help="Feature sets to write.")
 @click.option(
     "--missing",
     type=click.Choice(["error", "mean", "zero"]),
     default="error",
-    show_default=True,
-    help="What to write for an absent vector.",
+    help="Replacement of an absent vector.",
 )
 @columns_option
 def export(
@@ -96,15 +92,15 @@ def export(
     missing: str,
     columns: dict[str, str],
 ) -> None:
-    """Write a dataset as another framework reads it, e.g. to run that framework on the same data.
+    """Write a dataset in the layout of another framework, to run that framework on the same data.
 
     What the layout cannot hold stands in mmbench-export.json, so that `mmbench data import` gives
     the same dataset back.
 
     \b
     Examples:
-      mmbench data export data/baby --format mmrec --features visual=resnet50 --features textual=minilm --out MMRec/data/baby
-      mmbench data export data/baby --format elliot --split elliot --features visual=resnet50 --missing mean --out baby
+      mmbench data export data/baby --format mmrec --features visual=resnet50 --out MMRec/data/baby
+      mmbench data export data/baby --format elliot --split elliot --missing mean --out baby
       mmbench data export data/baby --format recbole --out baby
     """
     from dataclasses import replace

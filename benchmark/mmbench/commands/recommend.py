@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from mmbench.commands.common import quiet_option, refuse_options
+from mmbase.cli import (
+    FOLDER,
+    PATH,
+    Command,
+    echo_json,
+    json_option,
+    progress,
+    quiet_option,
+    refuse_options,
+)
 from mmbench.errors import DataError, UsageError
 
 
-@click.command()
-@click.argument("run", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.command(cls=Command)
+@click.argument("run", type=FOLDER)
+@click.option("--out", type=PATH, help="File to write: .parquet, .tsv, .csv or .jsonl.")
+@click.option("-k", "k", type=click.IntRange(min=1), default=20, help="Items per user.")
+@click.option("--users", help="File with one user id a line, or ids and commas.  [default: all]")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="File to write: .parquet, .tsv, .csv or .jsonl."
+    "--include-seen", is_flag=True, help="List items that the user is known to have, too."
 )
-@click.option(
-    "-k", "k", type=click.IntRange(min=1), default=20, show_default=True, help="Items per user."
-)
-@click.option(
-    "--users", help="A file with one user id a line, or ids separated by commas.  [default: all]"
-)
-@click.option(
-    "--include-seen", is_flag=True, help="Do not leave out what the user is known to have."
-)
-@click.option(
-    "--embeddings",
-    type=click.Path(path_type=Path),
-    help="Write user and item representations to this folder.",
-)
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder, if it has moved.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--embeddings", type=PATH, help="Folder for user and item representations.")
+@click.option("--data", type=PATH, help="Dataset folder, if it has moved.")
+@json_option
 @quiet_option
 def recommend(
     run: Path,
@@ -44,7 +42,7 @@ def recommend(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Write what a finished run recommends, with original ids and scores.
+    """Write the recommendations of a finished run, with original ids and scores.
 
     As at test, the user's training items are left out, under the protocol strict the validation
     items too; there, models that score through content list items that training has not seen.
@@ -56,7 +54,6 @@ def recommend(
       mmbench recommend runs/demo-vbpr-0123456789 --users u1,u2 -k 5 --out recs.tsv
       mmbench recommend runs/demo-freedom-0123456789 --embeddings freedom/
     """
-    from mmbase.progress import Terminal
     from mmbench.analysis.recommend import (
         export_embeddings,
         load_run,
@@ -78,12 +75,11 @@ def recommend(
         document["embeddings"] = {"path": str(embeddings), **export_embeddings(trained, embeddings)}
     if out is not None:
         rows = user_rows(trained, None if users is None else _named(users))
-        frames = recommendations(
-            trained, rows, k, include_seen=include_seen, progress=Terminal(-1 if quiet else 0)
-        )
+        reporter = progress(quiet=quiet)
+        frames = recommendations(trained, rows, k, include_seen=include_seen, progress=reporter)
         document |= {"path": str(out), "users": int(rows.size), "rows": write(frames, out)}
     if as_json:
-        click.echo(json.dumps(document, ensure_ascii=False))
+        echo_json(document)
         return
     if out is not None:
         click.echo(f"{out}: {document['rows']:,} rows for {document['users']:,} users")

@@ -9,6 +9,8 @@ import textwrap
 
 import click
 
+from mmbase.cli import Command, echo_json, json_option
+
 _LETTERS = (
     "L a user's list, L[:k] its first k items; Rel the user's relevant items; T the training "
     "pairs, T_u those of the user; "
@@ -18,9 +20,9 @@ _LETTERS = (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def models(name: str | None, as_json: bool) -> None:
     """List the models, or show one model's equations and settings.
 
@@ -35,10 +37,8 @@ def models(name: str | None, as_json: bool) -> None:
     if name is None:
         rows = [(model, *_first_lines(model)) for model in MODELS]
         if as_json:
-            click.echo(
-                json.dumps(
-                    [{"name": row[0], "features": row[1], "summary": row[2]} for row in rows]
-                )
+            echo_json(
+                [dict(zip(("name", "features", "summary"), row, strict=True)) for row in rows]
             )
             return
         width = max(len(row[0]) for row in rows)
@@ -54,9 +54,7 @@ def models(name: str | None, as_json: bool) -> None:
             if setting not in ModelConfig.model_fields
         }
     if as_json:
-        click.echo(
-            json.dumps({"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema})
-        )
+        echo_json({"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema})
         return
     click.echo(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or ""))
     click.echo(
@@ -84,9 +82,9 @@ def _first_lines(name: str) -> tuple[bool, str]:
     return model.uses_features, inspect.cleandoc(model.__doc__ or "").splitlines()[0]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@json_option
 def metrics(name: str | None, as_json: bool) -> None:
     """List the metrics, or show one metric's formula, range and source.
 
@@ -99,7 +97,7 @@ def metrics(name: str | None, as_json: bool) -> None:
 
     chosen = list(METRICS.values()) if name is None else resolve([name])
     if as_json:
-        click.echo(json.dumps([_entry(metric) for metric in chosen], ensure_ascii=False))
+        echo_json([_entry(metric) for metric in chosen])
     elif name is None:
         width = max(len(metric.name) for metric in chosen)
         for metric in chosen:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mmbase.cli import FOLDER, PATH, Command
 from mmbench.commands.common import command_line
 from mmbench.errors import ToolError
 
@@ -16,23 +17,11 @@ if TYPE_CHECKING:
     from mmbench.runs.finished_runs import FinishedRun, System
 
 
-@click.command()
-@click.argument(
-    "runs", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, file_okay=False)
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("report"),
-    show_default=True,
-    help="Where the report goes.",
-)
-@click.option(
-    "--metric", default="Recall@20", show_default=True, help="Metric that models are compared on."
-)
-@click.option(
-    "--allow-mixed", is_flag=True, help="One table in spite of different splits or protocols."
-)
+@click.command(cls=Command)
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", type=PATH, default=Path("report"), help="Folder of the report.")
+@click.option("--metric", default="Recall@20", help="Metric of the comparison.")
+@click.option("--allow-mixed", is_flag=True, help="Accept different splits or protocols.")
 def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) -> None:
     """Write tables, plots and which differences are resolved, as Markdown, HTML, LaTeX and CSV.
 

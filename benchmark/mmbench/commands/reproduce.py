@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbench.commands.common import (
-    command_line,
-    integers,
-    jobs_option,
-    out_option,
+from mmbase.cli import (
+    FOLDER,
+    PATH,
+    CommaList,
+    Command,
+    echo_json,
+    json_option,
+    options_of,
+    progress,
     quiet_option,
-    split_list,
 )
+from mmbench.commands.common import command_line, jobs_option, out_option
+from mmbench.commands.run import RECIPES
+from mmbench.config import Recipe, setting_name
 from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -28,91 +33,48 @@ STAND_IN = "stand-in"
 WIDTHS = {"visual": 4096, "textual": 1024}
 
 
-@click.command()
-@click.argument(
-    "recipes", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
-)
+@click.command(cls=Command)
+@click.argument("recipes", nargs=-1, required=True, type=RECIPES)
 @click.option(
     "--protocol",
     type=click.Choice(["best", "grid"]),
     default="best",
-    show_default=True,
     help="Published settings, or the published grid.",
 )
-@click.option("--models", help="Some of the study's models, comma-separated.  [default: all]")
+@click.option("--models", type=CommaList(), help="Some of the study's models.  [default: all]")
 @click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Dataset folder, for one study.  [default: DATA_ROOT/DATASET]",
+    "--data", type=PATH, help="Dataset folder, for one study.  [default: DATA_ROOT/DATASET]"
 )
-@click.option(
-    "--data-root",
-    type=click.Path(path_type=Path),
-    default=Path("data"),
-    show_default=True,
-    help="Where dataset folders are.",
+@click.option("--data-root", type=PATH, default=Path("data"), help="Parent of dataset folders.")
+@click.option("--split-dir", type=FOLDER, help="Folder of given split files.")
+@options_of(
+    Recipe,
+    only=("split", "features", "seed", "device"),
+    split={"help": "Another split of the dataset than the study's."},
+    features={"metavar": "MODALITY=NAME", "help": "Other feature sets than the study's."},
+    seed={
+        "flags": ("--seed", "seeds"),
+        "type": CommaList(int),
+        "help": "Seeds, comma-separated; a grid is searched with the first.",
+    },
 )
-@click.option(
-    "--split-dir",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Given split files.",
-)
-@click.option("--split", help="Another split of the dataset than the study's.")
-@click.option(
-    "--features",
-    multiple=True,
-    metavar="MODALITY=NAME",
-    help="Other feature sets than the study's.",
-)
-@click.option(
-    "--stand-in",
-    is_flag=True,
-    help="Make vectors up where the real ones cannot be had; the report says so.",
-)
-@click.option(
-    "--epochs", type=click.IntRange(min=1), help="Fewer epochs than the study's, for a quick look."
-)
-@click.option(
-    "--seed",
-    "seeds",
-    default="123",
-    show_default=True,
-    help="Seeds, comma-separated; a grid is searched with the first.",
-)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@click.option("--stand-in", is_flag=True, help="Synthetic vectors for absent ones; see the report.")
+@click.option("--epochs", type=click.IntRange(min=1), help="Fewer epochs, for a quick look.")
 @out_option
-@click.option(
-    "--report",
-    type=click.Path(path_type=Path),
-    default=Path("report"),
-    show_default=True,
-    help="Where the report goes.",
-)
+@click.option("--report", type=PATH, default=Path("report"), help="Folder of the report.")
 @jobs_option
-@click.option(
-    "--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables."
-)
+@json_option
 @quiet_option
 def reproduce(
+    *,
     recipes: tuple[Path, ...],
     protocol: Protocol,
-    models: str | None,
-    data: Path | None,
-    data_root: Path,
-    split_dir: Path | None,
-    split: str | None,
-    features: tuple[str, ...],
-    stand_in: bool,
-    epochs: int | None,
-    seeds: str,
-    device: str,
-    out: Path,
-    report: Path,
-    jobs: int,
     as_json: bool,
     quiet: bool,
+    report: Path,
+    **options: Any,
 ) -> None:
-    """Do published studies again and report ours beside the published values.
+    """Repeat published studies and report our values beside the published ones.
 
     With the protocol best each model trains with its published settings for exactly the published
     number of epochs; with grid the published grid is tried and validation chooses. Finished runs
@@ -125,44 +87,46 @@ def reproduce(
       mmbench reproduce recipes/amazon/office.yaml --split-dir office-split --stand-in --epochs 5
       mmbench reproduce recipes/tiktok.yaml --protocol grid --seed 123,124,125
     """
-    from mmbase.progress import Terminal
     from mmbench.analysis.report import reproduction
     from mmbench.analysis.study import read_study, run_study
 
+    data, split_dir = options["data"], options["split_dir"]
+    split, epochs, stand_in = options["split"], options["epochs"], options["stand_in"]
     if (data or split_dir) and len(recipes) > 1:
         raise UsageError("--data and --split-dir: belong to one study; give one recipe")
-    chosen_seeds = tuple(dict.fromkeys(integers(seeds, "--seed")))
+    seeds = tuple(dict.fromkeys(options["seeds"] or (Recipe.model_fields["seed"].default,)))
     studies = [read_study(recipe) for recipe in recipes]
     datasets = [study.dataset for study in studies]
     for dataset, recipe in zip(datasets, recipes, strict=True):
         if datasets.count(dataset) > 1:
             raise UsageError(
-                f"{recipe}: not the only study of {dataset}, of which the report has one page; do "
-                "one at a time"
+                f"{recipe}: one of several studies of {dataset}, and the report has one page for "
+                "it; do one at a time"
             )
-    progress = Terminal(-1 if quiet else 0)
+    reporter = progress(quiet=quiet)
     parts: list[Reproduction] = []
     documents = []
     for study in studies:
-        folder = data or data_root / study.dataset
-        wanted = _prepare(study, folder, split, split_dir, features, stand_in)
-        names = split_list([models]) if models else list(study.models)
-        facts = [f"protocol `{protocol}`, seeds {seeds}"]
+        folder = data or options["data_root"] / study.dataset
+        wanted = _prepare(study, folder, split, split_dir, options["features"], stand_in)
+        names = options["models"] or list(study.models)
+        facts = [f"protocol `{protocol}`, seeds {','.join(map(str, seeds))}"]
+        warnings = _warnings(study, wanted, stand_in, epochs, split)
         lines: list[Line] = []
         results: dict[str, list[Result]] = {}
         for model, runs in run_study(
             study,
             protocol,
             data=folder,
-            out=out,
+            out=options["out"],
             models=names,
-            seeds=chosen_seeds,
-            progress=progress,
-            jobs=jobs,
+            seeds=seeds,
+            progress=reporter,
+            jobs=options["jobs"],
             split=split,
             features=wanted,
             epochs=epochs,
-            device=device,
+            device=options["device"] or Recipe.model_fields["device"].default,
         ):
             plan, results[model] = study.models[model], runs
             settings = _settings(runs[0], [*plan.grid, *plan.best])
@@ -171,31 +135,20 @@ def reproduce(
             )
             facts += [fact for fact in _facts(runs[0].path) if fact not in facts]
             part = reproduction.Reproduction(
-                study.dataset,
-                protocol,
-                command_line(),
-                facts,
-                _warnings(study, wanted, stand_in, epochs, split),
-                lines,
+                study.dataset, protocol, command_line(), facts, warnings, lines
             )
-            reproduction.write(
-                [*parts, part], report
-            )  # after each model, so that there is something to look at
+            reproduction.write([*parts, part], report)  # after each model, to be read early
         parts.append(part)
-        documents.append(
-            {
-                "dataset": study.dataset,
-                "models": {
-                    name: [{"run": str(r.path), "test": r.test} for r in rs]
-                    for name, rs in results.items()
-                },
-                "published": {name: study.models[name].values for name in names},
-            }
-        )
+        tests = {
+            name: [{"run": str(run.path), "test": run.test} for run in own]
+            for name, own in results.items()
+        }
+        published = {name: study.models[name].values for name in names}
+        documents.append({"dataset": study.dataset, "models": tests, "published": published})
         if not as_json:
             _print(study, results)
     if as_json:
-        click.echo(json.dumps({"report": str(report), "studies": documents}, ensure_ascii=False))
+        echo_json({"report": str(report), "studies": documents})
     else:
         click.echo(f"report: {report / 'index.md'}")
 
@@ -208,7 +161,7 @@ def _prepare(
     features: Sequence[str],
     stand_in: bool,
 ) -> dict[str, str]:
-    """Put given split files and made-up vectors where they are looked for; the feature sets to use."""
+    """Put given splits and synthetic vectors into the dataset folder; return the feature sets."""
     from mmbench.data.dataset import (
         available_splits,
         load_split,
@@ -234,11 +187,8 @@ def _prepare(
                 f"{folder}: has another split {name!r} than {split_dir}; use another --data folder"
             )
     if not folder.is_dir():
-        how = (
-            f"`mmx fetch {study.fetch} --out {folder}`"
-            if study.fetch
-            else "see docs/reproducing.md"
-        )
+        fetch = f"`mmx fetch {study.fetch} --out {folder}`"
+        how = fetch if study.fetch else "see docs/reproducing.md"
         raise DataError(
             f"{folder}: no such dataset folder; get it with {how}, or give --data or --split-dir"
         )
@@ -259,7 +209,7 @@ def _prepare(
 
 
 def _make_up(folder: Path, split: str | None, modalities: Sequence[str]) -> None:
-    """Write made-up vectors of each modality into the store, unless they are there."""
+    """Write synthetic vectors of each modality into the store, unless they are there."""
     import numpy as np
 
     from mmbench.data.dataset import load_split
@@ -331,8 +281,6 @@ def _facts(run: Path) -> list[str]:
 
 
 def _settings(result: Result, names: Sequence[str]) -> str:
-    from mmbench.config import setting_name
-
     known = result.recipe.settings.model_dump()
     return ", ".join(
         f"{name}={value:g}" if isinstance(value := known[name], float) else f"{name}={value}"

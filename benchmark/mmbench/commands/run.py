@@ -6,34 +6,27 @@ from pathlib import Path
 
 import click
 
-from mmbench.commands.common import integers, jobs_option, out_option, quiet_option
+from mmbase.cli import PATH, CommaList, Command, json_option, progress, quiet_option
+from mmbench.commands.common import jobs_option, out_option, restart_option, slices_option
+
+RECIPES = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-@click.command()
-@click.argument(
-    "recipes", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False)
-)
-@click.option(
-    "--data", type=click.Path(path_type=Path), help="Dataset folder instead of the recipe's."
-)
-@click.option("--seed", "seeds", help="Seeds instead of the recipe's, comma-separated.")
+@click.command(cls=Command)
+@click.argument("recipes", nargs=-1, required=True, type=RECIPES)
+@click.option("--data", type=PATH, help="Dataset folder instead of the recipe's.")
+@click.option("--seed", "seeds", type=CommaList(int), help="Seeds instead of the recipe's.")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps, instead of the recipe's.")
 @out_option
-@click.option("--restart", is_flag=True, help="Train anew even what is finished.")
-@click.option(
-    "--slices",
-    is_flag=True,
-    help="Print the test metrics by slice, too; metrics.json always has them.",
-)
+@restart_option
+@slices_option
 @jobs_option
-@click.option(
-    "--json", "as_json", is_flag=True, help="One JSON document on stdout instead of tables."
-)
+@json_option
 @quiet_option
 def run(
     recipes: tuple[Path, ...],
     data: Path | None,
-    seeds: str | None,
+    seeds: tuple[int, ...] | None,
     device: str | None,
     out: Path,
     restart: bool,
@@ -42,10 +35,10 @@ def run(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Run recipes: the recipe.yaml of a run folder, or one you wrote, with lists of datasets, models and seeds.
+    """Run recipes: the recipe.yaml of a run folder, or your own, with lists of models and seeds.
 
-    A recipe has the keys of a run's recipe.yaml, of which all but `model` may be left out; data,
-    missing, scaling, model and seed may be lists, and every combination is a run. Finished runs are
+    A recipe has the keys of a run's recipe.yaml; all but `model` are optional. data, missing,
+    scaling, model and seed may be lists, and every combination is a run. Finished runs are
     read, not repeated: after an interruption the same command goes on. See docs/training.md.
 
     \b
@@ -54,22 +47,14 @@ def run(
       mmbench run study.yaml --jobs 4
       mmbench run study.yaml --seed 1,2,3,4,5
     """
-    from mmbase.progress import Terminal
     from mmbench.commands.train import show
     from mmbench.runs.batch import run_series
     from mmbench.runs.recipe_lists import read_plan
 
-    given = {
-        "data": data and str(data),
-        "seed": seeds and list(integers(seeds, "--seed")),
-        "device": device,
-    }
-    instead = {key: value for key, value in given.items() if value is not None}
+    typed = {"data": data and str(data), "seed": seeds and list(seeds), "device": device}
+    instead = {key: value for key, value in typed.items() if value is not None}
     planned = [recipe for path in recipes for recipe in read_plan(path, **instead)]
     distinct = [recipe for number, recipe in enumerate(planned) if recipe not in planned[:number]]
-    progress = Terminal(-1 if quiet else 0)
-    show(
-        run_series(distinct, out, progress=progress, jobs=jobs, restart=restart),
-        as_json,
-        slices=slices,
-    )
+    reporter = progress(quiet=quiet)
+    results = run_series(distinct, out, progress=reporter, jobs=jobs, restart=restart)
+    show(results, as_json, slices=slices)

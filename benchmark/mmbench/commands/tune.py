@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from mmbench.commands.train import train
+from mmbase.cli import Command, options_of, progress, quiet_option
+from mmbench.commands.train import recipe_options, train_all
+from mmbench.config import Search
 from mmbench.errors import UsageError
 
-_TAKEN_OVER = [parameter for parameter in train.params if parameter.name not in ("grid", "resume")]
 
-
-@click.command(params=[parameter for parameter in _TAKEN_OVER if parameter.name != "help"])
+@click.command(cls=Command)
+@recipe_options("grid")
 @click.option(
     "--search",
     multiple=True,
@@ -20,27 +21,16 @@ _TAKEN_OVER = [parameter for parameter in train.params if parameter.name not in 
     help="lr=log:1e-4..1e-2, n_layers=int:1..3, dropout=0.1..0.5, or values to choose from: "
     "reg_weight=1e-5,1e-2.",
 )
-@click.option(
-    "--budget",
-    type=click.IntRange(min=1),
-    default=12,
-    show_default=True,
-    help="Trials of each model.",
-)
-@click.option(
-    "--sampler",
-    type=click.Choice(["tpe", "random"]),
-    default="tpe",
-    show_default=True,
-    help="What proposes trials.",
-)
-def tune(search: tuple[str, ...], **options: Any) -> None:
-    """Search settings on the validation split, with the same number of trials for every model; score test once.
+@options_of(Search, only=("sampler", "budget"), budget={"default": 12})
+@quiet_option
+def tune(*, as_json: bool, quiet: bool, **options: Any) -> None:
+    """Search settings on the validation split, with equally many trials for every model.
 
     Trials are proposed by TPE (where earlier ones did well; needs pip install 'mmx-mmbench[tune]')
-    or at random. The n-th proposal follows from the seed and the results before it: a search that
-    was killed goes on with the same command and ends as it would have. The other options are those
-    of `mmbench train`, whose --grid tries every combination of given values.
+    or at random, and test is scored once. The n-th proposal follows from the seed and the results
+    before it: a search that was killed goes on with the same command and ends as it would have. The
+    other options are those of `mmbench train`, whose --grid tries every combination of given
+    values.
 
     \b
     Examples:
@@ -48,7 +38,6 @@ def tune(search: tuple[str, ...], **options: Any) -> None:
       mmbench tune --model vbpr,freedom --search lr=log:1e-4..1e-2 --budget 20 --patience 5
       mmbench tune --model bm3 --search dropout=0.1..0.5 --search n_layers=int:1..3 --sampler random
     """
-    if not search:
+    if not options["search"]:
         raise UsageError("--search is missing; e.g. --search lr=log:1e-4..1e-2")
-    assert train.callback is not None
-    train.callback(search=search, grid=(), resume=None, **options)
+    train_all(options, progress(quiet=quiet), as_json=as_json)

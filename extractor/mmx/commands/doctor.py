@@ -1,4 +1,4 @@
-"""What works on this machine: versions, devices, codecs, caches, disk space, and what is missing."""
+"""`mmx doctor`: versions, devices, codecs, caches and disk of this machine; what is missing."""
 
 from __future__ import annotations
 
@@ -11,9 +11,19 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import click
+
+from mmbase.cli import (
+    DEFAULT_DATA,
+    PATH,
+    Command,
+    echo_json,
+    json_option,
+    quiet_option,
+    verbose_option,
+)
 from mmbase.process import available_cpus
 from mmx import __version__
-from mmx.encoders import broken_families
 from mmx.errors import INSTALL_EXTRA
 
 _PACKAGES = {
@@ -33,15 +43,41 @@ _PACKAGES = {
     "open_clip_torch": ("open_clip", "extract", "open_clip models"),
 }
 _IMPORTED = ("torch", "torchvision", "torchaudio", "PIL", "soundfile")
-"""Modules that are really imported: their binaries must fit each other."""
+"""Modules that the check imports: their binaries must fit each other."""
+
+
+@click.command(cls=Command)
+@click.option(
+    "--data",
+    metavar="DIR",
+    type=PATH,
+    default=DEFAULT_DATA,
+    help="Folder whose disk to check.",
+)
+@json_option
+@quiet_option
+@verbose_option
+@click.pass_context
+def doctor(ctx: click.Context, *, data: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
+    """Check versions, devices, codecs, caches and disk, and say how to install what is missing.
+
+    \b
+    EXAMPLES
+      mmx doctor
+      mmx doctor --data /mnt/catalogue --json
+    """
+    findings = examine(data)
+    if as_json:
+        echo_json(findings)
+    else:
+        click.echo(as_text(findings))
+    ctx.exit(1 if findings["problems"] else 0)
 
 
 def examine(data: Path) -> dict[str, Any]:
-    """Everything that `mmx doctor` reports, with JSON types only.
+    """Return all that `mmx doctor` reports, with JSON types only."""
+    from mmx.encoders import broken_families
 
-    Args:
-        data: The dataset folder whose disk is looked at.
-    """
     packages, problems = _packages()
     devices, unusable = _devices()
     problems += unusable
@@ -62,7 +98,7 @@ def examine(data: Path) -> dict[str, Any]:
 
 
 def as_text(findings: dict[str, Any]) -> str:
-    """The findings as lines of text, problems last."""
+    """Return the findings as lines of text, problems last."""
     lines = [
         f"mmx {findings['mmx']}, Python {findings['python']}, {findings['system']}",
         "",
@@ -115,11 +151,7 @@ def _import_error(module: str) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module(module)
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-    ) as error:  # the last two: a binary that does not fit another
+    except (ImportError, OSError, RuntimeError) as error:  # absent, or its binary does not fit
         return str(error).splitlines()[0] if str(error) else type(error).__name__
     return None
 

@@ -1,17 +1,14 @@
-"""The command `mmx fetch`."""
+"""`mmx fetch`: a public collection as a dataset folder."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from mmx.commands.options import console, debug_option
+from mmbase.cli import PATH, Command, echo_json, json_option, progress, quiet_option
 from mmx.errors import UsageError
-
-_PATH = click.Path(path_type=Path)
 
 
 def _pairs(
@@ -25,44 +22,22 @@ def _pairs(
     return {role: Path(path) for role, _, path in pairs}
 
 
-@click.command(short_help="Download a public collection and convert it to a dataset folder.")
+@click.command(cls=Command)
 @click.argument("name")
 @click.option(
-    "--out",
-    metavar="DIR",
-    type=_PATH,
-    help="Dataset folder to make  [data/<collection>-<category>].",
+    "--out", metavar="DIR", type=PATH, help="Folder to make.  [default: data/COLLECTION-CATEGORY]"
+)
+@click.option("--mirror", metavar="DIR|URL", help="Source of the files, by their original names.")
+@click.option(
+    "--from-files", metavar="ROLE=PATH", multiple=True, callback=_pairs, help="Files at hand."
 )
 @click.option(
-    "--mirror",
-    metavar="DIR|URL",
-    help="Where the files are, by their original names  [the collection's site].",
-)
-@click.option(
-    "--from-files",
-    "from_files",
-    metavar="ROLE=PATH",
-    multiple=True,
-    callback=_pairs,
-    help="Files at hand.",
-)
-@click.option(
-    "--downloads",
-    metavar="DIR",
-    type=_PATH,
-    help="Where downloads are kept  [downloads beside --out].",
+    "--downloads", metavar="DIR", type=PATH, help="Folder that keeps them.  [default: beside --out]"
 )
 @click.option("--images", is_flag=True, help="Download the items' images, too.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 32),
-    default=4,
-    show_default=True,
-    help="Connections for images.",
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
-@debug_option
+@click.option("--jobs", type=click.IntRange(1, 32), default=4, help="Connections for images.")
+@json_option
+@quiet_option
 @click.pass_context
 def fetch(
     ctx: click.Context,
@@ -76,7 +51,7 @@ def fetch(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Download a public collection and convert it to a dataset folder: items.tsv, interactions.tsv, features/.
+    """Download a public collection as a dataset folder: items, interactions and features.
 
     NAME is amazon-2014/, amazon-2018/ or amazon-2023/ and one of office, toys, beauty, sports,
     clothing, baby (not 2018), music. What has been downloaded is kept and checked; a broken
@@ -87,7 +62,8 @@ def fetch(
       mmx fetch amazon-2014/office
       mmx fetch amazon-2014/clothing --out data/clothing --mirror /mnt/amazon
       mmx fetch amazon-2023/baby --images --jobs 8
-      mmx fetch amazon-2014/office --from-files reviews=r.json.gz --from-files meta=m.json.gz --from-files features=f.b
+      mmx fetch amazon-2014/office --from-files reviews=r.json.gz --from-files meta=m.json.gz \\
+          --from-files features=f.b
     """
     from mmx.download.amazon import parse_name
     from mmx.download.fetch import FEATURE_SET, fetch_images
@@ -97,19 +73,19 @@ def fetch(
         raise UsageError(f"--mirror {mirror}: neither an address nor a folder")
     parse_name(name)
     target = out or Path("data") / name.replace("/", "-")
-    with console(quiet=quiet) as progress:
+    with progress(quiet=quiet) as reporter:
         done = get(
             name,
             target,
             downloads=downloads or target.parent / "downloads",
             mirror=mirror,
             from_files=from_files,
-            progress=progress,
+            progress=reporter,
         )
-        statuses = fetch_images(target, jobs=jobs, progress=progress) if images else None
+        statuses = fetch_images(target, jobs=jobs, progress=reporter) if images else None
         for what, count in done.counts.items():
-            progress.note(f"{count:,} {what}")
-        progress.note(
+            reporter.note(f"{count:,} {what}")
+        reporter.note(
             "go on with: mmx extract --modality textual --model "
             "sentence-transformers/stsb-roberta-large "
             f"--text-template lattice --data {target}"
@@ -121,7 +97,7 @@ def fetch(
             "already": done.already,
             "images": statuses,
         }
-        click.echo(json.dumps(document, ensure_ascii=False))
+        echo_json(document)
     else:
         click.echo(target.as_posix())
         if (target / "features" / "visual" / f"{FEATURE_SET}.h5").is_file():

@@ -1,102 +1,60 @@
-"""The command `mmx finetune`."""
+"""`mmx finetune`: an encoder adapted to a catalogue."""
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mmx.commands.options import console, debug_option
+from mmbase.cli import (
+    PATH,
+    Command,
+    echo_json,
+    given,
+    json_option,
+    options_of,
+    progress,
+    quiet_option,
+)
+from mmx.config import RunConfig, SetConfig, from_options
 from mmx.errors import DataError, UsageError
 
-_PATH = click.Path(path_type=Path)
+_MODALITIES = click.Choice(["visual", "textual"])
 
 
-@click.command(short_help="Adapt an encoder to a catalogue by its training interactions.")
+@click.command(cls=Command)
+@click.option("--modality", type=_MODALITIES, required=True, help="Kind of content to encode.")
+@click.option("--split", required=True, metavar="NAME", help="Only its training part is read.")
 @click.option(
-    "--modality", type=click.Choice(["visual", "textual"]), required=True, help="What is looked at."
-)
-@click.option(
-    "--model", required=True, metavar="NAME", help="torchvision or sentence-transformers model."
-)
-@click.option("--data", type=_PATH, required=True, metavar="DIR", help="Dataset folder.")
-@click.option(
-    "--split",
-    required=True,
-    metavar="NAME",
-    help="Its training part says who took what; no other part is opened.",
-)
-@click.option(
-    "--out",
-    type=_PATH,
-    required=True,
-    metavar="PATH",
+    "--out", "target", type=PATH, required=True, metavar="PATH",
     help="File (.safetensors) or, for texts, folder to write.",
-)
-@click.option(
-    "--weights",
-    default="default",
-    show_default=True,
-    metavar="W",
-    help="Where to start, as in mmx extract.",
-)
-@click.option("--layer", metavar="NAME", help="Layer that is trained up to  [the encoder's].")
-@click.option("--pooling", metavar="NAME", help="How several vectors become one  [the encoder's].")
-@click.option("--text-columns", metavar="A,B", help="Text columns, as in mmx extract.")
-@click.option(
-    "--epochs",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Passes over the users.",
-)
-@click.option(
-    "--batch-size",
-    type=click.IntRange(min=2),
-    default=32,
-    show_default=True,
-    help="Pairs of items per step.",
-)
-@click.option("--lr", type=float, default=1e-5, show_default=True, help="AdamW's step size.")
-@click.option(
-    "--temperature", type=float, default=0.07, show_default=True, help="Cosines are divided by it."
-)
-@click.option(
-    "--seed",
-    type=click.IntRange(0, 2**32 - 1),
-    default=0,
-    show_default=True,
-    help="Of the pairs, batches and random weights.",
-)
-@click.option(
-    "--device", default="auto", show_default=True, metavar="D", help="auto, cpu, cuda, cuda:0, mps."
-)
-@click.option("--offline", is_flag=True, help="Never open a connection.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
-@debug_option
+)  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=1), default=3, help="Passes over the users.")
+@click.option("--batch-size", type=click.IntRange(min=2), default=32, help="Item pairs per step.")
+@click.option("--lr", type=float, default=1e-5, help="AdamW's step size.")
+@click.option("--temperature", type=float, default=0.07, help="Divisor of the cosines.")
+@options_of(
+    SetConfig,
+    RunConfig,
+    only=("model", "data", "weights", "layer", "pooling", "text_columns", "seed", "device",
+          "offline"),
+    model={"metavar": "NAME", "required": True,
+           "help": "torchvision or sentence-transformers model."},
+    data={"metavar": "DIR", "required": True, "shown": None},
+    weights={"metavar": "W"},
+    layer={"metavar": "NAME", "help": "Last layer to train.  [default: the encoder's]"},
+    pooling={"metavar": "NAME"},
+    text_columns={"metavar": "A,B"},
+    seed={"metavar": "N", "help": "Seed of pairs, batches and random weights."},
+    device={"metavar": "D"},
+)  # fmt: skip
+@json_option
+@quiet_option
 def finetune(
-    modality: str,
-    model: str,
-    data: Path,
-    split: str,
-    out: Path,
-    weights: str,
-    layer: str | None,
-    pooling: str | None,
-    text_columns: str | None,
-    epochs: int,
-    batch_size: int,
-    lr: float,
-    temperature: float,
-    seed: int,
-    device: str,
-    offline: bool,
-    as_json: bool,
-    quiet: bool,
+    *, modality: str, split: str, target: Path, as_json: bool, quiet: bool, **options: Any
 ) -> None:
     """Train an encoder so that items which the same users took come close, and save a checkpoint.
 
@@ -106,10 +64,10 @@ def finetune(
 
     \b
     EXAMPLES
-      mmx finetune --modality visual --model resnet18 --data my/catalogue --split loo --out fashion.safetensors
-      mmx extract --modality visual --model resnet18 --weights fashion.safetensors --data my/catalogue
-      mmx finetune --modality textual --model all-MiniLM-L6-v2 --data my/catalogue --split loo --out minilm-mine
-      mmx extract --modality textual --model minilm-mine --data my/catalogue
+      mmx finetune --modality visual --model resnet18 --data mine --split loo --out shop.safetensors
+      mmx extract --modality visual --model resnet18 --weights shop.safetensors --data mine
+      mmx finetune --modality textual --model all-MiniLM-L6-v2 --data mine --split loo --out mine-st
+      mmx extract --modality textual --model mine-st --data mine
     """
     from mmbase.devices import resolve_device
     from mmbase.process import StopRequest
@@ -120,46 +78,55 @@ def finetune(
     from mmx.finetuning import Trainable, Training, histories, training_part
     from mmx.finetuning import finetune as train
 
-    if modality == "visual" and out.suffix != ".safetensors":
-        raise UsageError(f"--out {out}: expected a file name that ends in .safetensors")
-    if out.exists():
-        raise UsageError(f"{out}: exists already; choose another --out, or remove it")
-    if modality == "visual" and text_columns is not None:
+    visual = modality == "visual"
+    if visual and target.suffix != ".safetensors":
+        raise UsageError(f"--out {target}: expected a file name that ends in .safetensors")
+    if target.exists():
+        raise UsageError(f"{target}: exists already; choose another --out, or remove it")
+    if visual and options["text_columns"] is not None:
         raise UsageError("--text-columns is about texts (got --modality visual)")
-    part = training_part(data, split)
-    items = load_items(data)
+    run = from_options(RunConfig, given(RunConfig, options))
+    config = from_options(SetConfig, {"modality": modality, **given(SetConfig, options)})
+    part = training_part(run.data, split)
+    items = load_items(run.data)
     users = histories(part, items)
-    columns = None if text_columns is None else [name.strip() for name in text_columns.split(",")]
     contents = (
-        text_contents(items, columns) if modality == "textual" else file_contents(items, modality)
+        file_contents(items, modality) if visual else text_contents(items, config.text_columns)
     )
     encoder = create(
-        model, modality=modality, layer=layer, pooling=pooling, weights=weights, device=resolve_device(device), offline=offline,
-        seed=seed,
-    )  # fmt: skip
+        config.model,
+        modality=modality,
+        layer=config.layer,
+        pooling=config.pooling,
+        weights=config.weights,
+        device=resolve_device(run.device),
+        offline=run.offline,
+        seed=run.seed,
+    )
     if not isinstance(encoder, Trainable):
         raise UsageError(
-            f"{model}: this family cannot be fine-tuned; use a torchvision or "
+            f"{config.model}: this family cannot be fine-tuned; use a torchvision or "
             "sentence-transformers model"
         )
-    training = Training(epochs, batch_size, lr, temperature, seed)
+    names = ("epochs", "batch_size", "lr", "temperature")
+    training = Training(**{name: options[name] for name in names}, seed=run.seed)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"--out {out}: its folder cannot be made ({error.strerror})") from error
-    if not os.access(out.parent, os.W_OK):  # found out before the training, not after it
-        raise DataError(f"--out {out}: {out.parent} cannot be written to")
-    with console(quiet=quiet) as progress, StopRequest() as request:
+        raise DataError(f"--out {target}: its folder cannot be made ({error.strerror})") from error
+    if not os.access(target.parent, os.W_OK):  # found target before the training, not after it
+        raise DataError(f"--out {target}: {target.parent} cannot be written to")
+    with progress(quiet=quiet) as reporter, StopRequest() as request:
         for note in (*items.notes, *contents.notes):
-            progress.note(note)
+            reporter.note(note)
         losses = train(
-            encoder, contents, users, training, progress=progress, stop=lambda: request.requested
+            encoder, contents, users, training, progress=reporter, stop=lambda: request.requested
         )
         encoder.save(
-            out,
+            target,
             {"split": split, "train_sha256": file_sha256(part), **asdict(training), "loss": losses},
         )
     if as_json:
-        click.echo(json.dumps({"path": str(out), "users": len(users), "loss": losses}))
+        echo_json({"path": str(target), "users": len(users), "loss": losses})
     else:
-        click.echo(out.as_posix())
+        click.echo(target.as_posix())

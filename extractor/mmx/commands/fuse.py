@@ -1,50 +1,56 @@
-"""The command `mmx fuse`."""
+"""`mmx fuse`: several feature sets as one."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
-from mmx.commands.lookup import check_names, find_set, opened, store_at
-from mmx.commands.options import console, debug_option, store_option
+from mmbase.cli import Command, echo_json, json_option, progress, quiet_option
+from mmx.commands.store import check_names, find_set, opened, store_at, store_option
 from mmx.errors import UsageError
 
 if TYPE_CHECKING:
     from mmx.vectors.fusion import How
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("sets", metavar="MODALITY/NAME...", nargs=-1, required=True)
 @click.option(
     "--how",
     type=click.Choice(["concat", "sum", "mean", "mul"]),
     default="concat",
-    show_default=True,
-    help="What becomes of an item's vectors.",
+    help="Combination of an item's vectors.",
 )
 @click.option(
     "--scaling",
     type=click.Choice(["none", "l2"]),
     default="none",
-    show_default=True,
-    help="Of each vector, before.",
+    help="Scaling of each vector, before.",
 )
-@click.option("--name", metavar="NAME", help="Name of the new set  [the names and HOW].")
-@click.option("--modality", metavar="M", help="Its modality  [theirs, or fused].")
+@click.option("--name", metavar="NAME", help="Name of the set.  [default: the names and HOW]")
+@click.option("--modality", metavar="M", help="Its modality.  [default: theirs, or fused]")
 @store_option
 @click.option("--restart", is_flag=True, help="Replace a set of this name that was made otherwise.")
-@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@debug_option
+@json_option
+@quiet_option
 @click.pass_context
 def fuse(
-    ctx: click.Context, /, *, sets: tuple[str, ...], how: str, scaling: str, name: str | None, modality: str | None,
-    root: Path, restart: bool, quiet: bool, as_json: bool,
-) -> None:  # fmt: skip
+    ctx: click.Context,
+    /,
+    *,
+    sets: tuple[str, ...],
+    how: How,
+    scaling: str,
+    name: str | None,
+    modality: str | None,
+    root: Path,
+    restart: bool,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Join several feature sets of the same items into one, matched by id.
 
     An item has a vector where all sets have one. concat puts the vectors one after the other; sum,
@@ -68,13 +74,19 @@ def fuse(
     check_names(modality, name)
     if len(paths) < 2:
         raise UsageError("MODALITY/NAME: a fusion needs two sets or more")
-    with console(quiet=quiet) as progress:
+    with progress(quiet=quiet) as reporter:
         done = make(
-            paths, store_at(root).root, how=cast("How", how), name=name, modality=modality, unit=scaling == "l2", restart=restart,
-            progress=progress,
-        )  # fmt: skip
+            paths,
+            store_at(root).root,
+            how=how,
+            name=name,
+            modality=modality,
+            unit=scaling == "l2",
+            restart=restart,
+            progress=reporter,
+        )
     if as_json:
-        click.echo(json.dumps({**dataclasses.asdict(done), "path": done.path.as_posix()}))
+        echo_json({**dataclasses.asdict(done), "path": done.path.as_posix()})
     else:
         click.echo(done.path.as_posix())
     if not quiet and not as_json:

@@ -5,66 +5,56 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmx.commands.lookup import check_names, find_set, opened, store_at
-from mmx.commands.options import DEFAULT_STORE, console, debug_option, store_option
+from mmbase.cli import PATH, LazyGroup, echo_json, json_option, progress, quiet_option
 from mmx.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from mmstore import FeatureSet, FeatureStore
 
 IMPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors")
 EXPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors", "csv")
 SHOWN = 5  # errors and examples, where there may be thousands
-_PATH = click.Path(path_type=Path)
+DEFAULT_STORE = Path("data/demo/features")
+
+store_option = click.option(
+    "--store",
+    "root",
+    metavar="DIR",
+    type=PATH,
+    default=DEFAULT_STORE,
+    help="Store of the sets given as MODALITY/NAME.",
+)
 
 
-class _Commands(click.Group):
-    """A group that answers an unknown command with the closest one."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command of the first argument."""
-        if args and args[0] not in self.commands:
-            close = difflib.get_close_matches(args[0], self.commands, n=1)
-            hint = (
-                f" Did you mean {close[0]!r}?"
-                if close
-                else f" Choose one of: {', '.join(self.commands)}."
-            )
-            ctx.fail(f"No such command {args[0]!r}.{hint}")
-        return super().resolve_command(ctx, args)
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup)
 def store() -> None:
     """List, check, import, export and compare feature sets.
 
     A feature set is one HDF5 file, STORE/MODALITY/NAME.h5. Commands take its path, or MODALITY/NAME
-    together with
-    --store.
+    together with --store.
 
     \b
     EXAMPLES
       mmx store ls
       mmx store info visual/resnet50
-      mmx store import --format npy --modality visual --name mine feats.npy --ids ids.txt --out data/mine/features
+      mmx store import --format npy --modality visual --name mine v.npy --ids i.txt --out features
     """
 
 
-# ------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 # looking
 
 
 @store.command(short_help="List the feature sets of a store.")
-@click.argument("root", type=_PATH, default=DEFAULT_STORE)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@debug_option
+@click.argument("root", type=PATH, default=DEFAULT_STORE)
+@json_option
 @click.pass_context
 def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
     """List the feature sets of a store (ROOT: the store, or the dataset folder around it).
@@ -92,16 +82,8 @@ def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
             problems.append(str(error))
     unfinished = [f"{modality}/{name}" for modality, name in found.partials()]
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "store": root.as_posix(),
-                    "sets": rows,
-                    "unfinished": unfinished,
-                    "problems": problems,
-                }
-            )
-        )
+        document = {"store": root.as_posix(), "sets": rows}
+        echo_json({**document, "unfinished": unfinished, "problems": problems})
     elif rows:
         click.echo(listing(rows))
     if not (rows or unfinished or problems or as_json):
@@ -115,15 +97,12 @@ def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
     ctx.exit(1 if problems else 0)
 
 
-@store.command(short_help="Say what a feature set is, and why items failed.")
+@store.command(short_help="Describe a feature set, and why items failed.")
 @click.argument("target", metavar="PATH|MODALITY/NAME")
 @store_option
-@click.option(
-    "--json", "as_json", is_flag=True, help="One JSON document on stdout, with all errors."
-)
-@debug_option
+@json_option
 def info(*, target: str, root: Path, as_json: bool) -> None:
-    """Say what one feature set is: counts, how the vectors were made, and why items failed.
+    """Describe a feature set: counts, how the vectors were made, and why items failed.
 
     \b
     EXAMPLES
@@ -135,9 +114,7 @@ def info(*, target: str, root: Path, as_json: bool) -> None:
     with opened(find_set(target, root)) as features:
         facts, provenance, errors = summary(features), features.provenance, failures(features)
     if as_json:
-        click.echo(
-            json.dumps({**facts, "provenance": provenance, "errors": errors}, ensure_ascii=False)
-        )
+        echo_json({**facts, "provenance": provenance, "errors": errors})
         return
     lines = [f"{key:<15} {one_line(value)}" for key, value in facts.items()]
     lines += ["provenance", *(f"  {key}: {one_line(value)}" for key, value in leaves(provenance))]
@@ -151,12 +128,11 @@ def info(*, target: str, root: Path, as_json: bool) -> None:
 
 
 @store.command(short_help="Check feature sets in full, against the format and their digest.")
-@click.argument("paths", metavar="[PATH|STORE]...", nargs=-1, type=_PATH)
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@debug_option
+@click.argument("paths", metavar="[PATH|STORE]...", nargs=-1, type=PATH)
+@json_option
 @click.pass_context
 def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> None:
-    """Read feature sets in full and check them against every rule of the format and their own digest.
+    """Read feature sets in full; check them against the format and their own digest.
 
     Without an argument the default store is checked. Exit code 1 and a list on stdout when anything
     is wrong.
@@ -174,7 +150,7 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
         problems[path.as_posix()] = FeatureSet(path).verify()
     n_bad = sum(1 for found in problems.values() if found)
     if as_json:
-        click.echo(json.dumps({"sets": problems, "ok": n_bad == 0}))
+        echo_json({"sets": problems, "ok": n_bad == 0})
     else:
         for name, found in problems.items():
             click.echo(
@@ -191,13 +167,12 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
 @click.option(
     "--exit-code", is_flag=True, help="Exit with 1 unless ids, status and vectors are equal."
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@debug_option
+@json_option
 @click.pass_context
 def diff(
     ctx: click.Context, /, *, first: str, second: str, root: Path, exit_code: bool, as_json: bool
 ) -> None:
-    """Compare two feature sets by id: who is only in one, how far vectors differ, what was made differently.
+    """Compare two feature sets by id: items of one only, distances, differences in provenance.
 
     \b
     EXAMPLES
@@ -209,7 +184,7 @@ def diff(
     with opened(find_set(first, root)) as a, opened(find_set(second, root)) as b:
         result = compare(a, b)
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False))
+        echo_json(result)
     else:
         provenance = result.pop("provenance")
         lines = [f"{key:<20} {one_line(value)}" for key, value in result.items() if value != []]
@@ -223,73 +198,50 @@ def diff(
     ctx.exit(0 if result["equal"] or not exit_code else 1)
 
 
-# ------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------
 # moving
 
 
 @store.command("import", short_help="Make a feature set out of vectors that are there already.")
-@click.argument("file", metavar="FILE|FOLDER", type=_PATH)
+@click.argument("file", metavar="FILE|FOLDER", type=PATH)
 @click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(IMPORT_FORMATS),
-    required=True,
-    help="What FILE is.",
+    "--format", "format_name", type=click.Choice(IMPORT_FORMATS), required=True, help="Of FILE."
 )
 @click.option(
-    "--modality",
-    metavar="M",
-    required=True,
-    help="visual, textual, audio, or another lower-case name.",
+    "--modality", metavar="M", required=True, help="visual, textual, audio, or any lower-case name."
 )
 @click.option("--name", metavar="NAME", required=True, help="Name of the new set.")
+@click.option("--out", metavar="DIR", type=PATH, help="The store.  [default: DATA/features]")
+@click.option("--ids", metavar="FILE", type=PATH, help="Item of each row; see above.")
+@click.option("--id-column", metavar="C", help="Column of ids, in --ids or in a Parquet FILE.")
+@click.option("--row-column", metavar="C", help="Column of row numbers (from 0) in --ids.")
 @click.option(
-    "--out", metavar="DIR", type=_PATH, help="The store  [DATA/features, where --data is given]."
+    "--data", metavar="DIR", type=PATH, help="Row i is item i: if its item ids are exactly 0 … n-1."
 )
-@click.option("--ids", metavar="FILE", type=_PATH, help="Which row is which item; see above.")
-@click.option(
-    "--id-column", metavar="C", help="Column of ids, in the --ids file or in a Parquet FILE."
-)
-@click.option("--row-column", metavar="C", help="Column of row numbers (from 0) in the --ids file.")
-@click.option(
-    "--data",
-    metavar="DIR",
-    type=_PATH,
-    help="Row i is item i: only where its item ids are exactly 0 … n-1.",
-)
-@click.option(
-    "--column",
-    metavar="C",
-    multiple=True,
-    help="Column of numbers in a Parquet FILE; may be repeated.",
-)
+@click.option("--column", metavar="C", multiple=True, help="Column of numbers in a Parquet FILE.")
 @click.option("--tensor", metavar="NAME", help="Tensor in a safetensors FILE that holds several.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
     default="float32",
-    show_default=True,
-    help="Of the stored vectors.",
+    help="Type of the stored vectors.",
 )
-@click.option(
-    "--nan-is-missing",
-    is_flag=True,
-    help="Store rows with NaN as missing; without it they are refused.",
-)
-@click.option(
-    "--zero-is-missing",
-    is_flag=True,
-    help="Store rows of zeros as missing; without it they stay vectors.",
-)
+@click.option("--nan-is-missing", is_flag=True, help="Rows with NaN are missing, not an error.")
+@click.option("--zero-is-missing", is_flag=True, help="Rows of zeros are missing, not vectors.")
 @click.option("--restart", is_flag=True, help="Replace a set of this name that was made otherwise.")
-@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@debug_option
+@json_option
+@quiet_option
 def import_(
-    *, file: Path, format_name: str, modality: str, name: str, out: Path | None, dtype: str, quiet: bool, as_json: bool,
-    nan_is_missing: bool, zero_is_missing: bool, restart: bool, ids: Path | None, id_column: str | None,
-    row_column: str | None, data: Path | None, column: tuple[str, ...], tensor: str | None,
-) -> None:  # fmt: skip
+    *,
+    file: Path,
+    format_name: str,
+    modality: str,
+    name: str,
+    out: Path | None,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Make a feature set out of vectors that are there already.
 
     \b
@@ -308,27 +260,32 @@ def import_(
 
     \b
     EXAMPLES
-      mmx store import --format npy --modality visual --name vgg16 image_feat.npy --ids ids.txt --out data/mine/features
-      mmx store import --format npy --modality visual --name tiktok-image image_feat.npy --data data/tiktok
+      mmx store import --format npy --modality visual --name vgg16 image_feat.npy --ids ids.txt \\
+          --out data/mine/features
+      mmx store import --format npy --modality visual --name image image_feat.npy --data data/tiktok
       mmx store import --format npy --modality textual --name minilm text_feat.npy \\
           --ids i_id_mapping.csv --id-column asin --row-column itemID --out data/baby/features
-      mmx store import --format npy-folder --modality audio --name vggish vectors/ --out data/mine/features
-      mmx store import --format parquet --modality textual --name mpnet emb.parquet --id-column asin --out f
+      mmx store import --format npy-folder --modality audio --name vggish vectors/ \\
+          --out data/mine/features
+      mmx store import --format parquet --modality textual --name mpnet emb.parquet \\
+          --id-column asin --out f
     """
     from mmx.vectors.importers import import_features
     from mmx.vectors.readers import Source
 
+    source = Source(
+        file, *(options.pop(name) for name in ("ids", "id_column", "row_column", "data", "column",
+                                               "tensor"))
+    )  # fmt: skip
     if out is None:
-        if data is None:
+        if source.data is None:
             raise UsageError("--out: which store? --out DIR/features")
-        out = data / "features"
+        out = source.data / "features"
     check_names(modality, name)
-    source = Source(file, ids, id_column, row_column, data, column, tensor)
-    with console(quiet=quiet) as progress:
+    with progress(quiet=quiet) as reporter:
         done = import_features(
-            format_name, source, out, modality=modality, name=name, dtype=dtype, progress=progress, restart=restart,
-            nan_is_missing=nan_is_missing, zero_is_missing=zero_is_missing,
-        )  # fmt: skip
+            format_name, source, out, modality=modality, name=name, progress=reporter, **options
+        )
     if as_json:
         result = {
             "path": done.path.as_posix(),
@@ -336,7 +293,7 @@ def import_(
             "rows": done.rows,
             "missing": done.missing,
         }
-        click.echo(json.dumps({**result, "dim": done.dim, "already_complete": done.already}))
+        echo_json({**result, "dim": done.dim, "already_complete": done.already})
         return
     click.echo(done.path.as_posix())
     if not quiet:
@@ -346,35 +303,28 @@ def import_(
         )
 
 
-@store.command(short_help="Write a feature set as what other programs read.")
+@store.command(short_help="Write a feature set in a format of other programs.")
 @click.argument("target", metavar="PATH|MODALITY/NAME")
 @click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(EXPORT_FORMATS),
-    required=True,
-    help="What to write.",
+    "--format", "format_name", type=click.Choice(EXPORT_FORMATS), required=True, help="To write."
 )
 @click.option(
-    "--out",
-    metavar="PATH",
-    type=_PATH,
-    required=True,
-    help="The file, or the folder for npy-folder.",
+    "--out", metavar="PATH", type=PATH, required=True, help="File, or folder for npy-folder."
 )
 @click.option(
-    "--absent", type=click.Choice(["skip", "nan", "zero"]), default="skip", show_default=True,
+    "--absent",
+    type=click.Choice(["skip", "nan", "zero"]),
+    default="skip",
     help="Rows without a vector: left out, written as NaN, or as zeros.",
-)  # fmt: skip
+)
 @click.option(
     "--mapping",
     metavar="FILE",
-    type=_PATH,
-    help="npy-folder: number the files, and write here which is whose.",
+    type=PATH,
+    help="npy-folder: number the files, and list the ids here.",
 )
 @store_option
-@click.option("-q", "--quiet", is_flag=True, help="Say only what went wrong.")
-@debug_option
+@quiet_option
 def export(
     *,
     target: str,
@@ -385,7 +335,7 @@ def export(
     root: Path,
     quiet: bool,
 ) -> None:
-    """Write a feature set as what other programs read; `mmx store import` gives the same vectors back.
+    """Write a feature set for other programs; `mmx store import` gives the same vectors back.
 
     The ids of npy and safetensors go beside the file, one per line: OUT's name ending in .ids.txt.
 
@@ -393,7 +343,7 @@ def export(
     EXAMPLES
       mmx store export visual/resnet50 --format npy --out resnet50.npy
       mmx store export visual/resnet50 --format npy-folder --out vectors/
-      mmx store export textual/minilm --store data/office/features --format parquet --out minilm.parquet
+      mmx store export textual/minilm --store data/office --format parquet --out minilm.parquet
       mmx store export visual/resnet50 --format npy --absent nan --out all-rows.npy
     """
     from mmx.vectors.exporters import export_features
@@ -427,3 +377,53 @@ def _paths_to_verify(paths: Sequence[Path]) -> list[Path]:
 
 def _located(name: str, problem: str) -> str:
     return problem if problem.startswith(name) else f"{name}: {problem}"
+
+
+# ----------------------------------------------------------------------------------------------
+# feature sets as a command line names them: a path, or MODALITY/NAME in a store
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[FeatureSet]:
+    """An open feature set, its header checked."""
+    from mmstore import FeatureSet
+
+    with FeatureSet(path) as features:
+        _ = features.header
+        yield features
+
+
+def store_at(root: Path) -> FeatureStore:
+    """The store at `root`, or inside it when `root` is a dataset folder."""
+    from mmstore import FeatureStore
+
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: no such store; mmx extract or mmx store import make one, or name another "
+            "folder"
+        )
+    return FeatureStore(root / "features" if (root / "features").is_dir() else root)
+
+
+def find_set(target: str, root: Path) -> Path:
+    """The file that `target` means: a path, or MODALITY/NAME in the store `root`."""
+    if Path(target).exists():
+        return Path(target)
+    names = target.removesuffix(".h5").split("/")
+    if len(names) != 2 or not root.is_dir():
+        raise DataError(
+            f"{target}: no such file; give a path, or MODALITY/NAME together with --store DIR"
+        )
+    return store_at(root).open(*names).path
+
+
+def check_names(modality: str, name: str) -> None:
+    """A bad name is a matter of the command line, found before anything is read."""
+    from mmstore import InvalidInput
+    from mmstore.schema import check_modality, check_name
+
+    try:
+        check_modality(modality)
+        check_name(name)
+    except InvalidInput as error:
+        raise UsageError(f"--{error}") from error

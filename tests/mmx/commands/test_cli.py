@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-import mmx.cli
+from mmbase.cli import given
 from mmstore import FeatureSet, StoreError, StoreWarning
 from mmx.cli import cli
 from mmx.config import RunConfig, SetConfig
@@ -370,54 +370,39 @@ def test_doctor_says_how_to_install_what_is_missing(
     )
 
 
+def commands() -> dict[str, click.Command]:
+    context = click.Context(cli)
+    found = {name: cli.get_command(context, name) for name in cli.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
+
+
 def test_every_help_has_examples_and_every_short_line_fits() -> None:
     top = mmx_run("--help").stdout
     assert max(map(len, top.splitlines())) <= 80
-    for name in cli.commands:
+    for name in commands():
         assert f"  {name} " in top
         assert "EXAMPLES" in mmx_run(name, "--help").stdout, name
 
 
 def test_the_defaults_in_the_help_are_the_defaults() -> None:
-    command = cli.commands["extract"]
     defaults = {**RunConfig.model_fields, **SetConfig.model_fields}
-    checked = 0
-    for option in command.params:
-        if (
-            not isinstance(option, click.Option)
-            or option.name not in defaults
-            or option.help is None
-        ):
-            continue
-        default = defaults[option.name].default
+    options = [one for one in commands()["extract"].params if isinstance(one, click.Option)]
+    helps = {one.name: one.help or "" for one in options if one.name in defaults}
+    assert set(helps) == set(defaults)
+    for name, text in helps.items():
+        default = defaults[name].default
         if isinstance(default, str | Path | int) and not isinstance(default, bool):
-            assert f"[{default}]" in option.help, option.name
-            checked += 1
-    assert checked >= 8
-    help_of_batch = next(
-        option.help
-        for option in command.params
-        if isinstance(option, click.Option) and option.name == "batch_size"
-    )
-    assert help_of_batch is not None
-    assert all(
-        str(size) in help_of_batch for sizes in BATCH_SIZES.values() for size in sizes.values()
-    )
+            assert f"[default: {default}]" in text, name
+    sizes = {size for of_device in BATCH_SIZES.values() for size in of_device.values()}
+    assert all(str(size) in helps["batch_size"] for size in sizes)
 
 
-def test_lazy_commands_exist() -> None:
-    context = click.Context(cli)
-    for name in mmx.cli._LAZY:
-        assert cli.get_command(context, name) is not None
-
-
-@pytest.mark.parametrize(
-    "name", [name for name in cli.list_commands(click.Context(cli)) if name != "store"]
-)
-def test_every_command_takes_the_debug_option_that_an_unexpected_error_advises(name: str) -> None:
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
-    assert any("--debug" in option.opts for option in command.params)
+def test_options_that_are_not_typed_keep_the_defaults_of_the_models() -> None:
+    command = commands()["extract"]
+    values = command.make_context("extract", []).params
+    assert given(RunConfig, values) == given(SetConfig, values) == {}
+    values = command.make_context("extract", ["--batch-size", "auto", "--seed", "0"]).params
+    assert (given(RunConfig, values), given(SetConfig, values)) == ({"seed": 0}, {})
 
 
 @pytest.mark.parametrize("command", ["demo", "finetune"])
