@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from mmbase.process import held_interrupts
+from mmbase.process import StopRequest, held_interrupts, out_of_memory, sigterm_as_interrupt
 
 
 @pytest.fixture(autouse=True)
 def _as_in_a_terminal() -> Iterator[None]:
-    """Programs that a shell starts in the background ignore SIGINT; these tests are about those that do not."""
+    """Handle SIGINT, which programs that a shell starts in the background ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -40,6 +40,44 @@ def test_the_first_interrupt_waits_and_the_second_does_not() -> None:
 def test_an_interrupt_is_never_lost() -> None:
     with pytest.raises(KeyboardInterrupt), held_interrupts():
         interrupt()
+
+
+def test_a_stop_request_is_met_at_a_safe_moment_and_a_second_one_at_once() -> None:
+    with StopRequest() as request:
+        assert not request.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request.requested
+        with pytest.raises(KeyboardInterrupt):
+            interrupt()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_sigterm_becomes_an_interrupt() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        sigterm_as_interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+            True,
+        ),
+        (RuntimeError("could not create a memory object"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("odd"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_out_of_memory(error: Exception, expected: bool) -> None:
+    assert out_of_memory(error) == expected
 
 
 def test_other_threads_are_left_alone() -> None:
