@@ -216,7 +216,7 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # not generic in ol
     def __init__(self, of: type = str) -> None:
         self.of = of
 
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
         """Return what `--help` shows for a value."""
         return "N,…" if self.of is int else "NAME,…"
 
@@ -226,15 +226,29 @@ class CommaList(click.ParamType):  # type: ignore[type-arg]  # not generic in ol
         """Parse the text of an option."""
         if isinstance(value, tuple):
             return value
-        parts = [part.strip() for part in value.split(",") if part.strip()]
         try:
-            found = tuple(map(self.of, parts))
+            found = tuple(map(self.of, split_list([value])))
         except ValueError:
             found = ()
         if not found:
             kind = "whole numbers" if self.of is int else "names"
             self.fail(f"expected {kind} separated by commas (got {value!r})", param, ctx)
         return found
+
+
+def split_list(values: Sequence[str]) -> list[str]:
+    """Return comma-separated and repeated values as one list."""
+    return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def parse_pairs(
+    ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
+) -> dict[str, str]:
+    """Parse NAME=VALUE, repeated or comma-separated: a callback of options."""
+    pairs = [value.partition("=") for value in split_list(values)]
+    if any(not (name and equals and value) for name, equals, value in pairs):
+        raise click.BadParameter(f"expected {parameter.metavar or 'NAME=VALUE'}", ctx, parameter)
+    return {name: value for name, _, value in pairs}
 
 
 def options_of(

@@ -165,7 +165,9 @@ class Toy(BaseModel):
 
 
 @click.command(cls=shell.Command)
-@shell.options_of(Toy, number={"flags": ("--how-many", "number")})
+@shell.options_of(
+    Toy, number={"flags": ("--how-many", "number")}, pairs={"callback": shell.parse_pairs}
+)
 def toy(**options: Any) -> None:
     """Print the model."""
     click.echo(Toy(**shell.given(Toy, options)).model_dump_json(exclude_defaults=True))
@@ -177,6 +179,7 @@ def toy(**options: Any) -> None:
         ("", "{}"),
         ("--kind b --flag", '{"kind":"b","flag":true}'),
         ("--how-many 8 --share 0", '{"number":8,"share":0.0}'),
+        ("--pairs a=b,c=d --pairs e==", '{"pairs":{"a":"b","c":"d","e":"="}}'),
         ("--names u --sizes 1,2", '{"names":["u"],"sizes":[1,2]}'),
     ],
 )
@@ -193,6 +196,7 @@ def test_options_from_a_model(line: str, expected: str) -> None:
         ("--number 1", "No such option"),
         ("--sizes 1,x", "whole numbers"),
         ("--names ,", "expected names"),
+        ("--pairs a=b,c", "expected NAME=VALUE"),
         ("--share half", "not a valid float"),
     ],
 )

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mmbase.cli import DEFAULT_DATA, PATH
+from mmbase.cli import DEFAULT_DATA, PATH, parse_pairs
 from mmbench.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,20 +20,10 @@ DEMO_FEATURES = (("visual", "colour-hog"), ("textual", "tfidf-lsa"), ("audio", "
 """Encoders without weights, for the demonstration catalogue when a model needs features."""
 
 
-def parse_columns(
-    ctx: click.Context, parameter: click.Parameter, values: Sequence[str]
-) -> dict[str, str]:
-    """Parse `--columns ROLE=NAME`, repeated or comma-separated."""
-    pairs = [value.partition("=") for value in split_list(values)]
-    if any(not (role and equals and name) for role, equals, name in pairs):
-        raise click.BadParameter("expected ROLE=NAME, e.g. user_id=customer", ctx, parameter)
-    return {role: name for role, _, name in pairs}
-
-
 columns_option = click.option(
     "--columns",
     multiple=True,
-    callback=parse_columns,
+    callback=parse_pairs,
     metavar="ROLE=NAME",
     help="Column that is user_id, item_id, rating, timestamp, where the names are not understood.",
 )
@@ -57,11 +46,6 @@ slices_option = click.option(
 def command_line() -> str:
     """Return the command line as typed, for a report that says how to repeat it."""
     return shlex.join(["mmbench", *sys.argv[1:]])
-
-
-def split_list(values: Sequence[str]) -> list[str]:
-    """Return comma-separated and repeated values as one list."""
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
 
 
 def require_demo(data: Path | None, *, needs_features: bool, progress: Progress) -> Path:

@@ -18,18 +18,18 @@ from mmbase.cli import (
     given,
     json_option,
     options_of,
+    parse_pairs,
     progress,
     quiet_option,
     refuse_options,
+    split_list,
 )
 from mmbench.commands.common import (
     jobs_option,
     out_option,
-    parse_columns,
     require_demo,
     restart_option,
     slices_option,
-    split_list,
 )
 from mmbench.config import (
     Evaluation,
@@ -63,7 +63,7 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
             Evaluation,
             exclude=("search", "evaluation", "threshold", *exclude),
             data={"type": PATH},
-            columns={"metavar": "ROLE=NAME", "callback": parse_columns},
+            columns={"metavar": "ROLE=NAME", "callback": parse_pairs},
             model={
                 "flags": ("--model", "models"),
                 "help": "Model names, comma-separated or repeated; see `mmbench models`.",
