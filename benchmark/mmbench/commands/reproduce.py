@@ -100,8 +100,8 @@ def reproduce(
     for dataset, recipe in zip(datasets, recipes, strict=True):
         if datasets.count(dataset) > 1:
             raise UsageError(
-                f"{recipe}: one of several studies of {dataset}, and the report has one page for "
-                "it; do one at a time"
+                f"{recipe}: not the only study of {dataset}; the report has one page for it, so do "
+                "one at a time"
             )
     reporter = progress(quiet=quiet)
     parts: list[Reproduction] = []
