@@ -128,6 +128,8 @@ def reproduce(
     from mmbench.analysis.report import reproduction
     from mmbench.analysis.study import read_study, run_study
     from mmbench.progress import make_progress
+    from mmbench.runs.batch import Batch
+    from mmbench.runs.executors import local_executor
 
     if (data or split_dir) and len(recipes) > 1:
         raise UsageError("--data and --split-dir: belong to one study; give one recipe")
@@ -153,12 +155,10 @@ def reproduce(
         for model, runs in run_study(
             study,
             protocol,
+            Batch(out, local_executor(jobs, progress), progress),
+            names,
+            chosen_seeds,
             data=folder,
-            out=out,
-            models=names,
-            seeds=chosen_seeds,
-            progress=progress,
-            jobs=jobs,
             split=split,
             features=wanted,
             epochs=epochs,

@@ -56,7 +56,8 @@ def run(
     """
     from mmbench.commands.train import show
     from mmbench.progress import make_progress
-    from mmbench.runs.batch import run_series
+    from mmbench.runs.batch import Batch
+    from mmbench.runs.executors import local_executor
     from mmbench.runs.recipe_lists import read_plan
 
     given = {
@@ -68,8 +69,5 @@ def run(
     planned = [recipe for path in recipes for recipe in read_plan(path, **instead)]
     distinct = [recipe for number, recipe in enumerate(planned) if recipe not in planned[:number]]
     progress = make_progress(quiet=quiet)
-    show(
-        run_series(distinct, out, progress=progress, jobs=jobs, restart=restart),
-        as_json,
-        slices=slices,
-    )
+    batch = Batch(out, local_executor(jobs, progress), progress)
+    show(batch.run(distinct, restart=restart), as_json, slices=slices)

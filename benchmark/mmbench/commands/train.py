@@ -211,7 +211,8 @@ def train(
     from mmbench.models import model_class, model_name
     from mmbench.progress import make_progress
     from mmbench.runs import run as experiment
-    from mmbench.runs.batch import run_series
+    from mmbench.runs.batch import Batch
+    from mmbench.runs.executors import local_executor
     from mmbench.runs.search import require_optuna
 
     progress = make_progress(quiet=quiet)
@@ -283,7 +284,8 @@ def train(
             )
             recipe.trials()  # every combination is checked before the first one is trained
             planned.append(recipe)
-    results = run_series(planned, out, progress=progress, jobs=jobs, restart=restart)
+    batch = Batch(out, local_executor(jobs, progress), progress)
+    results = batch.run(planned, restart=restart)
     show(results, as_json, slices=slices)
 
 
