@@ -20,7 +20,7 @@ from mmbench.commands.common import (
 from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from mmbench.analysis.report.reproduction import Line, Reproduction
+    from mmbench.analysis.report.results import Line, Reproduction
     from mmbench.analysis.study import Protocol, Study
     from mmbench.runs.run import Result
 
@@ -125,7 +125,8 @@ def reproduce(
       mmbench reproduce recipes/amazon/office.yaml --split-dir office-split --stand-in --epochs 5
       mmbench reproduce recipes/tiktok.yaml --protocol grid --seed 123,124,125
     """
-    from mmbench.analysis.report import reproduction
+    from mmbench.analysis.report.reproduction import write
+    from mmbench.analysis.report.results import Reproduction, line_of
     from mmbench.analysis.study import read_study, run_study
     from mmbench.progress import make_progress
     from mmbench.runs.batch import Batch
@@ -166,11 +167,9 @@ def reproduce(
         ):
             plan, results[model] = study.models[model], runs
             settings = _settings(runs[0], [*plan.grid, *plan.best])
-            lines.append(
-                reproduction.line_of(model, [run.path for run in runs], plan.values, settings)
-            )
+            lines.append(line_of(model, [run.path for run in runs], plan.values, settings))
             facts += [fact for fact in _facts(runs[0].path) if fact not in facts]
-            part = reproduction.Reproduction(
+            part = Reproduction(
                 study.dataset,
                 protocol,
                 command_line(),
@@ -178,9 +177,7 @@ def reproduce(
                 _warnings(study, wanted, stand_in, epochs, split),
                 lines,
             )
-            reproduction.write(
-                [*parts, part], report
-            )  # after each model, so that there is something to look at
+            write([*parts, part], report)  # after each model, so that there is something to look at
         parts.append(part)
         documents.append(
             {
@@ -315,7 +312,7 @@ def _warnings(
 
 def _facts(run: Path) -> list[str]:
     """Data and features of a run, one line each."""
-    from mmbench.analysis.report.reproduction import data_fact
+    from mmbench.analysis.report.results import data_fact
     from mmbench.runs.folder import RunFolder
 
     record = RunFolder(run).read_json("run.json")

@@ -16,7 +16,8 @@ from click.testing import CliRunner
 from tests.conftest import REPOSITORY
 from tests.mmbench.conftest import write_dataset
 
-from mmbench.analysis.report.reproduction import Line, Reproduction, claims, index, page
+from mmbench.analysis.report.reproduction import claims, index, page
+from mmbench.analysis.report.results import Line, Reproduction
 from mmbench.analysis.study import read_study
 from mmbench.commands.reproduce import reproduce
 from mmbench.config import setting_name
