@@ -329,12 +329,11 @@ def _facts(run: Path) -> list[str]:
 
 def _settings(result: Result, names: Sequence[str]) -> str:
     from mmbench.config import setting_name
+    from mmbench.runs.fit import in_words
 
     known = result.recipe.settings.model_dump()
-    return ", ".join(
-        f"{name}={value:g}" if isinstance(value := known[name], float) else f"{name}={value}"
-        for name in dict.fromkeys(setting_name(result.recipe.model, name) for name in names)
-    )
+    own = dict.fromkeys(setting_name(result.recipe.model, name) for name in names)
+    return ", ".join(f"{name}={in_words(known[name], 6)}" for name in own)
 
 
 def _print(study: Study, results: Mapping[str, Sequence[Result]]) -> None:
