@@ -61,11 +61,9 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """The outcome as a sentence, with the number of users if some were left out."""
-        outcome = f"{self.metric}: {self._outcome}"
-        if self.n_others:
-            outcome += f"; over the {self.n_users:,} users that have a value in both, "
-            outcome += f"{self.n_others:,} do not"
-        return outcome
+        text, users, others = f"{self.metric}: {self._outcome}", self.n_users, self.n_others
+        left_out = f"; over the {users:,} users that have a value in both, {others:,} do not"
+        return text + (left_out if others else "")
 
     @property
     def _outcome(self) -> str:
@@ -73,10 +71,8 @@ class Comparison:
         word = "higher" if sign(self.metric) is None else "better"
         order = f"{first} is ahead of {second} in {self.ahead} of {self.pairs} pairs of seeds"
         if self.better and self.one_seed:
-            return (
-                f"this run of {first} is {word} than this one of {second}; "
-                "how much training varies is unknown at one seed"
-            )
+            unknown = "how much training varies is unknown at one seed"
+            return f"this run of {first} is {word} than this one of {second}; {unknown}"
         if self.better and self.p_seeds is None:
             return f"{first} is {word} than {second}; neither has any randomness"
         if self.better:
@@ -105,7 +101,7 @@ def compare(
 
     Args:
         systems: At least two.
-        metrics: Metrics that have per-user values.
+        metrics: Names with cut-off, of metrics that have per-user values.
         split: `valid` or `test`.
         baseline: Label of the system that all others are compared with; None: all pairs.
         test: A name of `statistics.TESTS`.

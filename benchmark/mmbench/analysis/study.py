@@ -107,17 +107,7 @@ class Study(BaseModel):
         epochs: int | None = None,
         device: str = "auto",
     ) -> Recipe:
-        """Return the recipe of one model.
-
-        Args:
-            model: One of the study's models.
-            protocol: `best` or `grid`.
-            data: Dataset folder.
-            seed: The run's seed.
-            split: Another split than the study's.
-            features: Other feature sets than the study's.
-            epochs: Fewer or more epochs, for a quick look.
-            device: Where to train.
+        """Return the recipe of one model; split, features and epochs replace the study's.
 
         Raises:
             UsageError: No best settings are known, or a setting is out of range.
@@ -184,23 +174,18 @@ def run_study(
     seeds: Sequence[int],
     **choices: Any,
 ) -> Iterator[tuple[str, list[Result]]]:
-    """Do what is left of a study, model by model.
+    """Do what is left of a study and yield each model with its results, in the order of the seeds.
 
     Args:
-        study: What to do.
+        study: The study.
         protocol: `best` or `grid`.
-        batch: Does the runs; finished ones are read, not repeated.
-        models: Which of the study's models, in order.
+        batch: Does the runs.
+        models: Names of the study's models, in order.
         seeds: Seeds; with `grid` the first one searches, and the others take what it chose.
         choices: `data`, `split`, `features`, `epochs`, `device` of `Study.recipe`.
 
-    Yields:
-        Each model and its results, in the order of the seeds.
-
     Raises:
-        UsageError: A model is not in the study.
-        DataError: Dataset or features are absent or unreadable.
-        TrainingError: A training diverged.
+        UsageError: A model is not in the study; else see `Batch.run`.
     """
     for model in models:
         if model not in study.models:

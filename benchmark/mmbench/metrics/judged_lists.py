@@ -261,7 +261,7 @@ class Judged:
 
     @cached_property
     def _counts(self) -> dict[int, Index]:
-        return {}
+        return {}  # by cut-off
 
     def counts(self, k: int) -> Index:
         """How often each item is in the lists' first k, shape (n_items + len(unseen),)."""

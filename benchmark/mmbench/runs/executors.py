@@ -1,9 +1,8 @@
 """Trainings as work items, and where they run: in this process, or several at once in processes.
 
 A training leaves in its folder what it would have left there on its own, up to rounding that
-depends on the number of threads. A run that finds its trainings finished chooses by validation and
-scores test; who trained is nothing to it. Another executor, say for a cluster, needs `at_once` and
-`map` and a file system that its workers share with this process.
+depends on the number of threads; a run finds it there, whoever trained. Another executor, say for a
+cluster, needs `at_once`, `map`, and a file system that its workers share with this process.
 """
 
 from __future__ import annotations
@@ -94,10 +93,8 @@ def train(job: Job, progress: Progress) -> RunFolder:
     """
     recipe, inputs = _load(job.recipe) if job.inputs is None else (job.recipe, job.inputs)
     if run_folder(job.folder.parent, recipe, inputs).path != job.folder:
-        raise DataError(
-            f"{recipe.data}: interactions or features have changed since this command began; start "
-            "it again"
-        )
+        changed = "interactions or features have changed since this command began"
+        raise DataError(f"{recipe.data}: {changed}; start it again")
     folder, training = RunFolder(job.folder), inputs.split.training
     if job.trial is None:
         return fit(recipe, training, inputs.features, folder, progress, jobs=job.at_once)[1]
@@ -120,14 +117,10 @@ class InProcess:
 
 @dataclass(frozen=True)
 class ProcessExecutor:
-    """Trains in processes of its own, among which torch's threads are divided.
+    """Trains in `at_once` processes of its own, among which torch's threads are divided.
 
     Every process loads the data itself: memory is that of one training times `at_once`. Folders are
     handed on when all trainings are over, so that no evaluation is timed beside a training.
-
-    Attributes:
-        at_once: Number of processes, >= 1.
-        progress: Where to report to.
     """
 
     at_once: int

@@ -81,13 +81,13 @@ class System:
         """
         out = []
         for run in self.runs:
-            if metric not in run.metrics[split]:
-                error = unknown_name(f"metric of {run.path}", metric, run.metrics[split])
+            values = run.metrics[split]
+            if metric not in values:
+                error = unknown_name(f"metric of {run.path}", metric, values)
                 raise UsageError(
                     f"{error} Other metrics have to be asked for in training: --metrics, --cutoffs."
                 )
-            value = run.metrics[split][metric]
-            if value is None:
+            if (value := values[metric]) is None:
                 raise DataError(f"{run.path}: {metric} is not defined on {split}")
             out.append(float(value))
         return out
@@ -176,8 +176,7 @@ def _as_chosen(run: FinishedRun) -> str:
 
 
 def _as_asked(run: FinishedRun) -> str:
-    searched = run.asked.searched
-    given = {name: value for name, value in _settings([run]).items() if name not in searched}
+    given = {n: v for n, v in _settings([run]).items() if n not in run.asked.searched}
     return json.dumps([given, _others([run]), _search([run])], sort_keys=True, default=str)
 
 
