@@ -15,6 +15,7 @@ from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from mmbench.progress import Progress
+    from mmbench.runs.batch import Executor
 
 DEFAULT_DATA = Path("data/demo")
 
@@ -159,6 +160,17 @@ def _mmx(*arguments: str, accept: tuple[int, ...] = (0,)) -> None:
             f"mmx {' '.join(arguments)} failed: {reason}; or give a dataset of your own with "
             "--data DIR"
         )
+
+
+def local_executor(jobs: int, progress: Progress) -> Executor:
+    """Return the executor of trainings for `--jobs`: this process, or several others."""
+    if jobs == 1:
+        from mmbench.runs.batch import InProcess
+
+        return InProcess(progress)
+    from mmbench.runs.executors import ProcessExecutor
+
+    return ProcessExecutor(jobs, progress)
 
 
 def integers(text: str, option: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from mmbench.commands.common import (
     command_line,
     integers,
     jobs_option,
+    local_executor,
     out_option,
     quiet_option,
     split_list,
@@ -130,7 +131,6 @@ def reproduce(
     from mmbench.analysis.study import read_study, run_study
     from mmbench.progress import make_progress
     from mmbench.runs.batch import Batch
-    from mmbench.runs.executors import local_executor
 
     if (data or split_dir) and len(recipes) > 1:
         raise UsageError("--data and --split-dir: belong to one study; give one recipe")

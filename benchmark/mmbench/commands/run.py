@@ -6,7 +6,13 @@ from pathlib import Path
 
 import click
 
-from mmbench.commands.common import integers, jobs_option, out_option, quiet_option
+from mmbench.commands.common import (
+    integers,
+    jobs_option,
+    local_executor,
+    out_option,
+    quiet_option,
+)
 
 
 @click.command()
@@ -57,7 +63,6 @@ def run(
     from mmbench.commands.train import show
     from mmbench.progress import make_progress
     from mmbench.runs.batch import Batch
-    from mmbench.runs.executors import local_executor
     from mmbench.runs.recipe_lists import read_plan
 
     given = {

@@ -14,6 +14,7 @@ from mmbench.commands.common import (
     columns_option,
     integers,
     jobs_option,
+    local_executor,
     metrics_option,
     out_option,
     quiet_option,
@@ -212,7 +213,6 @@ def train(
     from mmbench.progress import make_progress
     from mmbench.runs import run as experiment
     from mmbench.runs.batch import Batch
-    from mmbench.runs.executors import local_executor
     from mmbench.runs.search import require_optuna
 
     progress = make_progress(quiet=quiet)

@@ -1,9 +1,4 @@
-"""Trainings as work items, and where they run: in this process, or several at once in processes.
-
-A training leaves in its folder what it would have left there on its own, up to rounding that
-depends on the number of threads; a run finds it there, whoever trained. Another executor, say for a
-cluster, needs `at_once`, `map`, and a file system that its workers share with this process.
-"""
+"""Several trainings at once on this machine, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,108 +6,20 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 
 from mmbase.process import tune_process
-from mmbench.config import Recipe
-from mmbench.errors import DataError, TrainingError
+from mmbench.errors import TrainingError
 from mmbench.progress import Progress, Silent
-from mmbench.runs.fit import fit, fit_trial, values_in_words
+from mmbench.runs.batch import InProcess, Job, Train
 from mmbench.runs.folder import RunFolder
-from mmbench.runs.inputs import Inputs, Loader
-from mmbench.runs.run import run_folder
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training: a whole run, or one trial of its grid. It can be pickled.
-
-    Attributes:
-        recipe: The run's recipe, resolved by `load_inputs`.
-        folder: The run's folder.
-        trial: Number of the trial; None for all that the recipe asks for.
-        at_once: Trainings on the machine at once, for the record.
-        inputs: What this process has loaded of the recipe; not pickled, other processes load it.
-    """
-
-    recipe: Recipe
-    folder: Path
-    trial: int | None = None
-    at_once: int = 1
-    inputs: Inputs | None = field(default=None, repr=False, compare=False)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "inputs": None}
-
-    @property
-    def label(self) -> str:
-        """Model, seed and what the trial tries."""
-        name = f"{self.recipe.model} seed {self.recipe.seed}"
-        if self.trial is None:
-            return name
-        return f"{name}, {values_in_words(self.recipe, self.recipe.trials()[self.trial])}"
-
-
-Train = Callable[[Job, Progress], RunFolder]
-"""The type of `train`, which executors get as an argument."""
-
-
-class Executor(Protocol):
-    """Where trainings run."""
-
-    @property
-    def at_once(self) -> int:
-        """How many trainings it can run at once, >= 1."""
-
-    def map(self, train: Train, jobs: Sequence[Job]) -> Iterator[tuple[Job, RunFolder]]:
-        """Train every job; yield each with its folder, in any order, when it is finished.
-
-        Raises:
-            TrainingError: A training diverged or was killed. What is finished is kept.
-        """
-
-
-_load = Loader(Silent())  # a worker's next job may be on the same data
-
-
-def train(job: Job, progress: Progress) -> RunFolder:
-    """Do one training and return the folder in which it is.
-
-    Raises:
-        DataError: The data have changed since the job was made.
-        TrainingError: The training diverged.
-    """
-    recipe, inputs = _load(job.recipe) if job.inputs is None else (job.recipe, job.inputs)
-    if run_folder(job.folder.parent, recipe, inputs).path != job.folder:
-        changed = "interactions or features have changed since this command began"
-        raise DataError(f"{recipe.data}: {changed}; start it again")
-    folder, training = RunFolder(job.folder), inputs.split.training
-    if job.trial is None:
-        return fit(recipe, training, inputs.features, folder, progress, jobs=job.at_once)[1]
-    trial, folder = recipe.trials()[job.trial], folder.trial(job.trial)
-    fit_trial(trial, training, inputs.features, folder, progress, jobs=job.at_once)
-    return folder
-
-
-@dataclass(frozen=True)
-class InProcess:
-    """Trains one job after the other in this process, with all threads."""
-
-    progress: Progress
-    at_once: int = 1
-
-    def map(self, train: Train, jobs: Sequence[Job]) -> Iterator[tuple[Job, RunFolder]]:
-        """See `Executor.map`."""
-        return ((job, train(job, self.progress)) for job in jobs)
 
 
 @dataclass(frozen=True)
@@ -160,11 +67,6 @@ class ProcessExecutor:
                 held.close()
                 pool.shutdown(cancel_futures=True)
         return finished
-
-
-def local_executor(at_once: int, progress: Progress) -> Executor:
-    """Return the executor for this machine: this process, or `at_once` > 1 others."""
-    return ProcessExecutor(at_once, progress) if at_once > 1 else InProcess(progress)
 
 
 @contextmanager

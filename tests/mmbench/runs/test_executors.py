@@ -19,8 +19,8 @@ from mmbench.config import Recipe, make_settings
 from mmbench.errors import DataError, TrainingError
 from mmbench.progress import Progress, Silent
 from mmbench.runs import run as experiment
-from mmbench.runs.batch import Batch
-from mmbench.runs.executors import Executor, InProcess, Job, ProcessExecutor, Train, train
+from mmbench.runs.batch import Batch, Executor, InProcess, Job, Train, train
+from mmbench.runs.executors import ProcessExecutor
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import Inputs, load_inputs
 from mmbench.trainer import Trainer
