@@ -1,4 +1,4 @@
-"""The metrics once more, as the definitions read: plain Python, one user and one item at a time, no shared code.
+"""The metrics as their definitions read: plain Python, user by user, no shared code.
 
 The oracle of the metric tests. Run as a script it writes the golden file:
 
@@ -342,6 +342,10 @@ OVERALL = {
 }
 
 
+NAMES = {*OVER_RELEVANT, *OVER_EVALUATED, *OVERALL}
+"""The metrics with an oracle."""
+
+
 def expected(case: Case) -> dict[str, float | None]:
     """Every metric at every cut-off of a case; None where it is not defined."""
     values: dict[str, float | None] = {}
@@ -379,7 +383,7 @@ def random_case(
     missing_users: str = "leave-out",
     topics: bool = True,
 ) -> Case:
-    """Everything that real data have: a long tail, ties, short and empty lists, users without one, rows or training."""
+    """A long tail, ties, short and empty lists, users without a list, rows or training."""
     draw = random.Random(seed)
     weights = [1 / (1 + item) for item in range(n_items)]
     everything = list(range(n_items + n_outside))
@@ -432,7 +436,7 @@ def random_vectors(items: list[int], seed: int) -> dict[str, list[float]]:
 
 
 def even_case() -> Case:
-    """Five items with two training users each: the fourth reaches exactly 80 %, and all five are tied."""
+    """Five tied items with two training users each: the fourth reaches exactly 80 %."""
     train = [(user, item) for item in range(5) for user in (item, (item + 1) % 5)]
     return {
         "n_users": 6,  # the last one has no training row

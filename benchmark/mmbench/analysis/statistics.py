@@ -1,15 +1,15 @@
-"""Is one system better than another? Paired tests on per-user values, intervals, effect sizes, corrections.
+"""Whether one system is better: paired tests, intervals, effect sizes, corrections.
 
-All tests are two-sided and about the mean of the differences d_u = a_u - b_u over users u. Which to
-trust and why: Smucker, Allan, Carterette, A Comparison of Statistical Significance Tests for
-Information Retrieval Evaluation, CIKM 2007 (randomisation, bootstrap and t-test agree; Wilcoxon's
-signed ranks test another hypothesis and often disagree).
+All tests are two-sided and take the differences d_u = a_u - b_u of users u, shape (n,), n >= 2,
+finite. Which to trust: Smucker, Allan, Carterette, A Comparison of Statistical Significance Tests
+for Information Retrieval Evaluation, CIKM 2007 (randomisation, bootstrap and t-test agree;
+Wilcoxon's signed ranks test another hypothesis and often disagree).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,11 @@ from mmbench.errors import ShapeError
 
 Differences = NDArray[np.float64]
 
-_BLOCK = 1 << 23  # signs or draws held at once
+_BLOCK = 1 << 23  # signs or draws held in memory at once
 
 
 def paired_t(d: Differences) -> float:
-    """The p-value of Student's paired t-test; 1 where all differences are zero, 0 where they are one other number.
-
-    Args:
-        d: Differences, shape (n,), n >= 2, finite.
-    """
+    """Return the p-value of Student's paired t-test; of equal differences 1 if zero, else 0."""
     from scipy.stats import t
 
     _check(d)
@@ -37,41 +33,31 @@ def paired_t(d: Differences) -> float:
 
 
 def randomisation(d: Differences, *, samples: int = 10_000, seed: int = 0) -> float:
-    """The p-value of the paired randomisation test: how often random signs give a mean as far from zero.
+    """Return the p-value of the paired randomisation test.
 
-    Args:
-        d: Differences, shape (n,), n >= 2, finite.
-        samples: Random assignments of signs; p is at least 1 / (samples + 1).
-        seed: Any integer.
-
-    Returns:
-        (1 + number of assignments with |mean| >= |observed|) / (1 + samples).
+    It is (1 + number of random sign assignments with |mean| >= |observed|) / (1 + samples).
     """
     _check(d)
-    moving = d[d != 0]  # a zero keeps its sign
+    moving = d[d != 0]  # a sign does not change a zero
     if not moving.size:
         return 1.0
     rng = np.random.Generator(np.random.Philox(seed))
-    observed, far, done = abs(float(moving.sum())), 0, 0
-    tolerance = 1e-12 * float(np.abs(moving).sum())  # the same sum in another order
+    observed, far = abs(float(moving.sum())), 0
+    tolerance = 1e-12 * float(np.abs(moving).sum())  # the same sum in another order counts
     width = -(-moving.size // 8)
-    while done < samples:
-        n = min(samples - done, max(1, _BLOCK // moving.size))
+    for n in _blocks(samples, moving.size):
+        # One random bit per sign: sum of s_u d_u = 2 sum of the positive ones - sum of all.
         bits = np.unpackbits(rng.integers(0, 256, (n, width), np.uint8), axis=1, count=moving.size)
         sums = 2 * (bits @ moving) - moving.sum()
         far += int(np.count_nonzero(np.abs(sums) >= observed - tolerance))
-        done += n
+    # The observed assignment is one of the possible ones: p is never 0.
     return (1 + far) / (1 + samples)
 
 
 def wilcoxon(d: Differences) -> float:
-    """The p-value of Wilcoxon's signed-rank test, normal approximation with zeros by Pratt; 1 where all differences are zero.
+    """Return the p-value of Wilcoxon's signed-rank test: normal approximation, zeros by Pratt.
 
-    It tests whether the differences are symmetric about zero, not whether their mean is zero; see
-    the module's text.
-
-    Args:
-        d: Differences, shape (n,), n >= 2, finite.
+    It tests whether the differences are symmetric about zero, not whether their mean is zero.
     """
     from scipy import stats
 
@@ -84,53 +70,44 @@ def wilcoxon(d: Differences) -> float:
 def bootstrap_interval(
     d: Differences, *, level: float = 0.95, samples: int = 5_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean difference.
-
-    Args:
-        d: Differences, shape (n,), n >= 2, finite.
-        level: Coverage, in (0, 1).
-        samples: Resamples of the users.
-        seed: Any integer.
-    """
+    """Return the percentile bootstrap interval of the mean difference, resampling users."""
     _check(d)
     rng = np.random.Generator(np.random.Philox(seed))
-    means = np.empty(samples)
-    for start in range(0, samples, block := max(1, _BLOCK // d.size)):
-        n = min(block, samples - start)
-        means[start : start + n] = d[rng.integers(0, d.size, (n, d.size))].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    means = [d[rng.integers(0, d.size, (n, d.size))].mean(1) for n in _blocks(samples, d.size)]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
 def effect_size(d: Differences) -> float:
-    """Cohen's d_z: the mean difference in standard deviations of the differences; 0 where all are zero."""
-    spread = float(d.std(ddof=1))
-    mean = float(d.mean())
+    """Return Cohen's d_z, the mean over the standard deviation of the differences; 0 if all are."""
+    spread, mean = float(d.std(ddof=1)), float(d.mean())
     return mean / spread if spread else math.copysign(math.inf, mean) if mean else 0.0
 
 
 def superiority(d: Differences) -> float:
-    """Share of users for whom the first system is better, ties counted half: in [0, 1], 0.5 for equals."""
+    """Return the share of users for whom the first system is better, ties counted half."""
     return float(np.mean((d > 0) + 0.5 * (d == 0)))
 
 
 def welch(
     a: Sequence[float], b: Sequence[float], exact: tuple[bool, bool] = (False, False)
 ) -> float | None:
-    """The p-value of Welch's t-test between two systems' runs, seeds being the replicates; None with fewer than two of either.
+    """Return the p-value of Welch's t-test between the seeds of two systems.
+
+    None with fewer than two seeds of a system, unless it is exact.
 
     Args:
-        a: One value a seed.
+        a: One value per seed.
         b: Likewise; the seeds need not be the same.
-        exact: Whether a single value is all that a system can have, because it has no randomness:
-            the test is then the one-sample t-test of the other's seeds against it. For a, for b.
+        exact: Whether a, and b, has no randomness, so that one value is all it can have: the test
+            is then the one-sample t-test of the other's seeds against it.
     """
     from scipy import stats
 
     if any(len(values) < 2 and not known for values, known in zip((a, b), exact, strict=True)):
         return None
     if len(a) == len(b) == 1:
-        return None  # nothing varies that a test could be about
+        return None  # both are exact: there is no variation to test
     if np.ptp(a) == 0 and np.ptp(b) == 0:
         return 1.0 if a[0] == b[0] else 0.0
     if min(len(a), len(b)) == 1:
@@ -140,29 +117,40 @@ def welch(
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p-values corrected so that the chance of any false discovery stays at the level (Holm 1979)."""
-    return _stepped(p, lambda rank, n: n - rank, np.maximum.accumulate, reverse=False)
+    """Correct p-values to keep the chance of any false discovery at the level (Holm 1979)."""
+    order, ascending = _ranked(p)
+    # The smallest p times n, the next one times n - 1, …; none may fall below one before it.
+    factors = np.arange(len(ascending), 0, -1.0)
+    return _unranked(order, np.maximum.accumulate(ascending * factors))
 
 
 def benjamini_hochberg(p: Sequence[float]) -> list[float]:
-    """p-values corrected so that the expected share of false discoveries stays at the level (Benjamini & Hochberg 1995)."""
-    return _stepped(p, lambda rank, n: n / (rank + 1), np.minimum.accumulate, reverse=True)
+    """Correct p-values to keep the expected share of false discoveries at the level.
+
+    Source: Benjamini and Hochberg (1995).
+    """
+    order, ascending = _ranked(p)
+    # The p of rank r = 1, 2, … is multiplied by n / r, and no p may exceed one after it.
+    factors = len(ascending) / np.arange(1.0, len(ascending) + 1)
+    return _unranked(order, np.minimum.accumulate((ascending * factors)[::-1])[::-1])
 
 
-def _stepped(
-    p: Sequence[float],
-    factor: Callable[[int, int], float],
-    accumulate: Callable[[NDArray[np.float64]], NDArray[np.float64]],
-    *,
-    reverse: bool,
-) -> list[float]:
+def _ranked(p: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     values = np.asarray(p, np.float64)
     order = np.argsort(values, kind="stable")
-    scaled = np.array([values[i] * factor(rank, values.size) for rank, i in enumerate(order)])
-    scaled = accumulate(scaled[::-1])[::-1] if reverse else accumulate(scaled)
-    out = np.empty(values.size)
-    out[order] = np.minimum(scaled, 1)
+    return order, values[order]
+
+
+def _unranked(order: NDArray[np.int64], ascending: NDArray[np.float64]) -> list[float]:
+    out = np.empty(len(order))
+    out[order] = np.minimum(ascending, 1)
     return [float(value) for value in out]
+
+
+def _blocks(samples: int, size: int) -> list[int]:
+    """Split samples of `size` numbers each into blocks that bound the memory."""
+    block = max(1, _BLOCK // size)
+    return [min(block, samples - start) for start in range(0, samples, block)]
 
 
 def _check(d: Differences) -> None:

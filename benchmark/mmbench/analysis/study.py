@@ -1,41 +1,37 @@
-"""Studies: one dataset, several models with their grids or their known best settings, and the values published for them.
+"""Studies: what a paper did on one dataset, and the values that it published.
 
-A study says what a paper did, so that it can be done again: `best` trains each model with its
-published settings for exactly the published number of epochs; `grid` tries the published grid and
-lets validation choose. The first seed searches; further seeds train what it chose, so that every
-model has the same budget.
+The protocol `best` trains each model with its published settings for exactly the published number
+of epochs; `grid` tries the published grid and lets validation choose. The first seed searches;
+further seeds train what it chose, so that every model has the same budget.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe, make_settings, setting_name
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics import resolve
 from mmbench.models import MODELS, model_class
-from mmbench.runs import run as experiment
-from mmbench.runs.inputs import Loader
-from mmbench.runs.parallel_training import train_ahead
+from mmbench.runs.batch import Batch
+from mmbench.runs.recipe_lists import first_problem
 from mmbench.runs.run import Result
 
 Protocol = Literal["best", "grid"]
 
 
 class ModelPlan(BaseModel):
-    """What a study does with one model.
+    """One model of a study.
 
     Attributes:
         fixed: Settings that are not searched.
         grid: Settings and the values to try.
-        best: Settings that were found best before, `epochs` among them; empty where nothing is
-            known.
+        best: Published best settings, `epochs` among them; empty if none are known.
         epochs: Epochs of each trial of the grid.
         published: `@20: {Recall: …}`: values to compare with, by cut-off.
     """
@@ -63,15 +59,15 @@ class Study(BaseModel):
 
     Attributes:
         dataset: The dataset's name.
-        fetch: What `mmx fetch` calls it, where it can.
+        fetch: Its name for `mmx fetch`, if that has it.
         features: Feature sets, modality to name.
         split: Name of the split.
-        split_rule: How that split is made of the interactions where the dataset does not have it:
-            `random:TEST,VALID,SEED` per user, or `eighths:SEED`.
+        split_rule: How to make that split if the dataset lacks it: `random:TEST,VALID,SEED` per
+            user, or `eighths:SEED`.
         select_by: Validation metric that chooses.
         every: Epochs between validations while searching.
-        patience: Stop a trial after so many validations without improvement.
-        models: What is done with which model, in the order of the tables.
+        patience: Stop a trial after this many validations without improvement.
+        models: The models, in the order of the tables.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,7 +92,7 @@ class Study(BaseModel):
             for cutoff in plan.published:
                 if not (cutoff.startswith("@") and cutoff[1:].isdigit()):
                     raise ValueError(f"published: {cutoff!r} must look like @20")
-            _ = plan.values  # every metric exists
+            _ = plan.values  # refuses metrics that do not exist
         return self
 
     def recipe(
@@ -111,25 +107,15 @@ class Study(BaseModel):
         epochs: int | None = None,
         device: str = "auto",
     ) -> Recipe:
-        """The recipe of one model.
-
-        Args:
-            model: One of the study's models.
-            protocol: `best` or `grid`.
-            data: Dataset folder.
-            seed: The run's seed.
-            split: Another split than the study's.
-            features: Other feature sets than the study's.
-            epochs: Fewer or more epochs, for a quick look.
-            device: Where to train.
+        """Return the recipe of one model; split, features and epochs replace the study's.
 
         Raises:
-            UsageError: Nothing is known to be best, or a setting is out of range.
+            UsageError: No best settings are known, or a setting is out of range.
         """
-        plan, settings = self.models[model], dict(self.models[model].fixed)
-        kind = model_class(model)
-        trained = kind.sampler is not None
-        if protocol == "best" and trained:
+        plan, kind = self.models[model], model_class(model)
+        settings = dict(plan.fixed)
+        trained, published = kind.sampler is not None, protocol == "best"
+        if published and trained:
             if not plan.best:
                 raise UsageError(
                     f"{self.dataset}: no best settings of {model} are known; use the protocol grid"
@@ -139,28 +125,23 @@ class Study(BaseModel):
             settings["epochs"] = plan.epochs
         if epochs is not None and trained:
             settings["epochs"] = epochs
-        every = self.every
-        if (
-            protocol == "best" and trained
-        ):  # validated once, when the published number of epochs is over
-            every = int(settings["epochs"])
         evaluation = Evaluation(
             protocol="paper",
             select_by=self.select_by,
-            every=every,
-            patience=self.patience if protocol == "grid" else None,
+            # Published settings are validated once, after the published number of epochs.
+            every=int(settings["epochs"]) if published and trained else self.every,
+            patience=None if published else self.patience,
         )
+        sets = self.features if features is None else features
         return Recipe(
             data=str(data),
             split=split or self.split,
             model=model,
-            features=dict(self.features if features is None else features)
-            if kind.uses_features
-            else {},
+            features=dict(sets) if kind.uses_features else {},
             seed=seed,
             device=device,
             settings=make_settings(model, settings),
-            grid=dict(plan.grid) if protocol == "grid" else {},
+            grid={} if published else dict(plan.grid),
             evaluation=evaluation,
         )
 
@@ -170,7 +151,7 @@ def read_study(path: Path) -> Study:
 
     Raises:
         DataError: The file cannot be read.
-        UsageError: It is no study; the message says which key is wrong.
+        UsageError: It is not a study; the message names the key.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -180,11 +161,7 @@ def read_study(path: Path) -> Study:
             f"{path}: cannot be read ({error.strerror}); studies are in recipes/"
         ) from error
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise UsageError(
-            f"{path}: {where or 'study'}: {problem['msg'].removeprefix('Value error, ')}"
-        ) from error
+        raise UsageError(f"{path}: {first_problem(error, 'study')}") from error
     except (yaml.YAMLError, TypeError, UsageError) as error:
         raise UsageError(f"{path}: not a study: {str(error).splitlines()[0]}") from error
 
@@ -192,66 +169,38 @@ def read_study(path: Path) -> Study:
 def run_study(
     study: Study,
     protocol: Protocol,
-    *,
-    data: Path,
-    out: Path,
+    batch: Batch,
     models: Sequence[str],
     seeds: Sequence[int],
-    progress: Progress,
-    jobs: int = 1,
-    **options: Any,
+    **choices: Any,
 ) -> Iterator[tuple[str, list[Result]]]:
-    """Do what is left of a study, model by model.
+    """Do what is left of a study and yield each model with its results, in the order of the seeds.
 
     Args:
-        study: What to do.
+        study: The study.
         protocol: `best` or `grid`.
-        data: Dataset folder.
-        out: Where run folders go; finished runs there are read, not repeated.
-        models: Which of the study's models, in order.
-        seeds: Seeds; with `grid` the first one searches.
-        progress: Where to report to.
-        jobs: Trainings at once, see `mmbench.runs.parallel_training`.
-        options: `split`, `features`, `epochs`, `device` of `Study.recipe`.
-
-    Yields:
-        Each model and its results, in the order of the seeds.
+        batch: Does the runs.
+        models: Names of the study's models, in order.
+        seeds: Seeds; with `grid` the first one searches, and the others take what it chose.
+        choices: `data`, `split`, `features`, `epochs`, `device` of `Study.recipe`.
 
     Raises:
-        UsageError: A model is not in the study.
-        DataError: Dataset or features are absent or unreadable.
-        TrainingError: A training diverged.
+        UsageError: A model is not in the study; else see `Batch.run`.
     """
     for model in models:
         if model not in study.models:
             raise unknown_name(f"model of the study {study.dataset}", model, study.models)
-    load = Loader(progress)
-
-    def ahead(recipes: Iterable[Recipe]) -> None:
-        if jobs > 1:
-            train_ahead([load(recipe) for recipe in recipes], out, jobs=jobs, progress=progress)
-
-    def recipe_of(model: str, seed: int) -> Recipe:
-        return study.recipe(model, protocol, data=data, seed=seed, **options)
-
-    def do(recipe: Recipe) -> Result:
-        resolved, inputs = load(recipe)
-        return experiment.run(
-            resolved, inputs, experiment.run_folder(out, resolved, inputs), progress=progress
-        )
-
-    own = {model: seeds if model_class(model).uses_seed else seeds[:1] for model in models}
-    searches = {model for model in models if recipe_of(model, seeds[0]).grid}
-    first = {
-        model: [recipe_of(model, seed) for seed in own[model][: 1 if model in searches else None]]
-        for model in models
-    }
-    ahead(recipe for recipes in first.values() for recipe in recipes)
+    first: dict[str, list[Recipe]] = {}
+    rest: dict[str, list[Recipe]] = {}
     for model in models:
-        results = [do(recipe) for recipe in first[model]]
-        # After a search the other seeds take what it chose.
+        own_seeds = seeds if model_class(model).uses_seed else seeds[:1]
+        recipes = [study.recipe(model, protocol, seed=seed, **choices) for seed in own_seeds]
+        n_first = 1 if recipes[0].grid else len(recipes)
+        first[model], rest[model] = recipes[:n_first], recipes[n_first:]
+    batch.train_ahead(recipe for recipes in first.values() for recipe in recipes)
+    for model in models:
+        results = batch.run(first[model])
+        # What the first seed's search chose is every seed's: all models have the same budget.
         chosen = results[0].recipe.settings.model_dump()
-        others = [recipe_of(model, seed).trial(chosen) for seed in own[model][len(results) :]]
-        ahead(others)
-        results += [do(recipe) for recipe in others]
+        results += batch.run(recipe.trial(chosen) for recipe in rest[model])
         yield model, results

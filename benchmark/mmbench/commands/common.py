@@ -15,6 +15,7 @@ from mmbench.errors import DataError
 
 if TYPE_CHECKING:
     from mmbase.progress import Progress
+    from mmbench.runs.batch import Executor
 
 DEMO_FEATURES = (("visual", "colour-hog"), ("textual", "tfidf-lsa"), ("audio", "mfcc"))
 """Encoders without weights, for the demonstration catalogue when a model needs features."""
@@ -87,3 +88,14 @@ def _mmx(*arguments: str, accept: tuple[int, ...] = (0,)) -> None:
             f"mmx {' '.join(arguments)} failed: {lines[-1]}; or give a dataset of your own with "
             "--data DIR"
         )
+
+
+def local_executor(jobs: int, progress: Progress) -> Executor:
+    """Return the executor of trainings for `--jobs`: this process, or several others."""
+    if jobs == 1:
+        from mmbench.runs.batch import InProcess
+
+        return InProcess(progress)
+    from mmbench.runs.executors import ProcessExecutor
+
+    return ProcessExecutor(jobs, progress)

@@ -74,8 +74,9 @@ def compare(
       mmbench compare runs/ --metric Recall@20 --baseline bpr-mf
       mmbench compare runs/demo-vbpr-0123456789 runs/demo-bpr-mf-0123456789 --test t
     """
-    from mmbench.analysis.compare import agreement_of_seeds, spelled, users_in_words
+    from mmbench.analysis.compare import agreement_of_seeds, users_in_words
     from mmbench.analysis.compare import compare as compare_systems
+    from mmbench.metrics import spelled
     from mmbench.runs.finished_runs import find_runs, group, one_each, require_comparable
 
     found = find_runs(runs)
@@ -129,10 +130,13 @@ def _print(
 ) -> None:
     import textwrap
 
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from mmbench.analysis.report.tables import Row, number, print_results, stdout_console
+    from mmbench.analysis.report.tables import (
+        Row,
+        new_table,
+        number,
+        print_results,
+        stdout_console,
+    )
 
     console = stdout_console()
     short = _short([system.label for system in systems])
@@ -154,13 +158,7 @@ def _print(
     if any(name != label for label, name in short.items()):
         click.echo()
     for metric in metrics:
-        table = Table(
-            title=metric,
-            title_justify="left",
-            title_style="bold",
-            box=SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-        )
+        table = new_table(metric)
         for name, side in (("first", "left"), ("second", "left")):
             table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
         for name in ("difference", "interval", "p", "p seeds", "d_z", "superior", "ahead"):

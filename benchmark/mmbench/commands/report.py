@@ -13,7 +13,7 @@ from mmbench.commands.common import command_line
 from mmbench.errors import ToolError
 
 if TYPE_CHECKING:
-    from mmbench.analysis.report.reproduction import Reproduction
+    from mmbench.analysis.report.results import Reproduction
     from mmbench.runs.finished_runs import FinishedRun, System
 
 
@@ -33,8 +33,8 @@ def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) ->
       mmbench report runs/
       mmbench report runs/tiktok --out report/tiktok --metric nDCG@20
     """
-    from mmbench.analysis.compare import spelled
-    from mmbench.analysis.report import reproduction
+    from mmbench.analysis.report.reproduction import write
+    from mmbench.metrics import spelled
     from mmbench.runs.finished_runs import find_runs, group, require_comparable
 
     metric = spelled(metric)
@@ -46,7 +46,7 @@ def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) ->
         if not allow_mixed:
             require_comparable(members)
         parts.append(_part(name, members, group(members), metric))
-    reproduction.write(parts, out)
+    write(parts, out)
     click.echo((out / "index.md").as_posix())
 
 
@@ -54,7 +54,7 @@ def _part(
     name: str, members: Sequence[FinishedRun], systems: Sequence[System], metric: str
 ) -> Reproduction:
     from mmbench.analysis.compare import compare, users_in_words
-    from mmbench.analysis.report.reproduction import Reproduction, data_fact, line_of
+    from mmbench.analysis.report.results import Reproduction, data_fact, line_of
 
     record = members[0].record
     protocol = record["protocol"]

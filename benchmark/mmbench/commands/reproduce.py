@@ -19,13 +19,13 @@ from mmbase.cli import (
     progress,
     quiet_option,
 )
-from mmbench.commands.common import command_line, jobs_option, out_option
+from mmbench.commands.common import command_line, jobs_option, local_executor, out_option
 from mmbench.commands.run import RECIPES
 from mmbench.config import Recipe, setting_name
 from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from mmbench.analysis.report.reproduction import Line, Reproduction
+    from mmbench.analysis.report.results import Line, Reproduction
     from mmbench.analysis.study import Protocol, Study
     from mmbench.runs.run import Result
 
@@ -87,8 +87,10 @@ def reproduce(
       mmbench reproduce recipes/amazon/office.yaml --split-dir office-split --stand-in --epochs 5
       mmbench reproduce recipes/tiktok.yaml --protocol grid --seed 123,124,125
     """
-    from mmbench.analysis.report import reproduction
+    from mmbench.analysis.report.reproduction import write
+    from mmbench.analysis.report.results import Reproduction, line_of
     from mmbench.analysis.study import read_study, run_study
+    from mmbench.runs.batch import Batch
 
     data, split_dir = options["data"], options["split_dir"]
     split, epochs, stand_in = options["split"], options["epochs"], options["stand_in"]
@@ -104,6 +106,7 @@ def reproduce(
                 "one at a time"
             )
     reporter = progress(quiet=quiet)
+    batch = Batch(options["out"], local_executor(options["jobs"], reporter), reporter)
     parts: list[Reproduction] = []
     documents = []
     for study in studies:
@@ -117,12 +120,10 @@ def reproduce(
         for model, runs in run_study(
             study,
             protocol,
+            batch,
+            names,
+            seeds,
             data=folder,
-            out=options["out"],
-            models=names,
-            seeds=seeds,
-            progress=reporter,
-            jobs=options["jobs"],
             split=split,
             features=wanted,
             epochs=epochs,
@@ -130,14 +131,10 @@ def reproduce(
         ):
             plan, results[model] = study.models[model], runs
             settings = _settings(runs[0], [*plan.grid, *plan.best])
-            lines.append(
-                reproduction.line_of(model, [run.path for run in runs], plan.values, settings)
-            )
+            lines.append(line_of(model, [run.path for run in runs], plan.values, settings))
             facts += [fact for fact in _facts(runs[0].path) if fact not in facts]
-            part = reproduction.Reproduction(
-                study.dataset, protocol, command_line(), facts, warnings, lines
-            )
-            reproduction.write([*parts, part], report)  # after each model, to be read early
+            part = Reproduction(study.dataset, protocol, command_line(), facts, warnings, lines)
+            write([*parts, part], report)  # after each model, to be read early
         parts.append(part)
         tests = {
             name: [{"run": str(run.path), "test": run.test} for run in own]
@@ -265,7 +262,7 @@ def _warnings(
 
 def _facts(run: Path) -> list[str]:
     """Data and features of a run, one line each."""
-    from mmbench.analysis.report.reproduction import data_fact
+    from mmbench.analysis.report.results import data_fact
     from mmbench.runs.folder import RunFolder
 
     record = RunFolder(run).read_json("run.json")
@@ -281,11 +278,11 @@ def _facts(run: Path) -> list[str]:
 
 
 def _settings(result: Result, names: Sequence[str]) -> str:
+    from mmbench.runs.fit import in_words
+
     known = result.recipe.settings.model_dump()
-    return ", ".join(
-        f"{name}={value:g}" if isinstance(value := known[name], float) else f"{name}={value}"
-        for name in dict.fromkeys(setting_name(result.recipe.model, name) for name in names)
-    )
+    own = dict.fromkeys(setting_name(result.recipe.model, name) for name in names)
+    return ", ".join(f"{name}={in_words(known[name], 6)}" for name in own)
 
 
 def _print(study: Study, results: Mapping[str, Sequence[Result]]) -> None:

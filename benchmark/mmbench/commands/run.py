@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 
 from mmbase.cli import PATH, CommaList, Command, json_option, progress, quiet_option
-from mmbench.commands.common import jobs_option, out_option, restart_option, slices_option
+from mmbench.commands.common import (
+    jobs_option,
+    local_executor,
+    out_option,
+    restart_option,
+    slices_option,
+)
 
 RECIPES = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -48,7 +54,7 @@ def run(
       mmbench run study.yaml --seed 1,2,3,4,5
     """
     from mmbench.commands.train import show
-    from mmbench.runs.batch import run_series
+    from mmbench.runs.batch import Batch
     from mmbench.runs.recipe_lists import read_plan
 
     typed = {"data": data and str(data), "seed": seeds and list(seeds), "device": device}
@@ -56,5 +62,5 @@ def run(
     planned = [recipe for path in recipes for recipe in read_plan(path, **instead)]
     distinct = [recipe for number, recipe in enumerate(planned) if recipe not in planned[:number]]
     reporter = progress(quiet=quiet)
-    results = run_series(distinct, out, progress=reporter, jobs=jobs, restart=restart)
-    show(results, as_json, slices=slices)
+    batch = Batch(out, local_executor(jobs, reporter), reporter)
+    show(batch.run(distinct, restart=restart), as_json, slices=slices)

@@ -26,6 +26,7 @@ from mmbase.cli import (
 )
 from mmbench.commands.common import (
     jobs_option,
+    local_executor,
     out_option,
     require_demo,
     restart_option,
@@ -123,12 +124,11 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
 
 def train_all(options: Mapping[str, Any], progress: Progress, *, as_json: bool) -> None:
     """Train the recipes that the options of `recipe_options` describe, and print the results."""
-    from mmbench.runs.batch import run_series
+    from mmbench.runs.batch import Batch
 
     recipes = recipes_from(options, progress)
-    out, jobs, restart = options["out"], options["jobs"], options["restart"]
-    results = run_series(recipes, out, progress=progress, jobs=jobs, restart=restart)
-    show(results, as_json, slices=options["slices"])
+    batch = Batch(options["out"], local_executor(options["jobs"], progress), progress)
+    show(batch.run(recipes, restart=options["restart"]), as_json, slices=options["slices"])
 
 
 def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]:

@@ -1,4 +1,4 @@
-"""Whether a list has the topics that its user's history has, in the same shares.
+"""Calibration: whether a list has the topics of its user's history, in the same shares.
 
 Source: Steck, Calibrated recommendations (RecSys 2018). Every item of the history and of the list
 weighs the same; an item's weight is shared evenly among its topics, and items without a topic are
@@ -7,19 +7,32 @@ left out.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from mmbench.core.interactions import Index
 from mmbench.metrics.item_data import Mask, Topics, Values, required
-from mmbench.metrics.judged_lists import Judged
+from mmbench.metrics.judged_lists import Judged, over_evaluated
 from mmbench.metrics.ranking import divide
 
 ALPHA = 0.01
-"""How much of the history's distribution is mixed into the list's, so that the divergence stays finite."""
+"""Share of the history's distribution mixed into the list's, which keeps the divergence finite."""
 
 
+@over_evaluated(
+    "Miscalibration",
+    formula="mean over E of Σ_g p(g) ln(p(g) / (0.99 q(g) + 0.01 p(g))), p and q the topic shares "
+    "of T_u and of L[:k]",
+    source="Kullback-Leibler divergence C_KL with α = 0.01; Steck, Calibrated recommendations "
+    "(RecSys 2018)",
+    higher_is_better=False,
+    bounds=(0.0, -math.log(ALPHA)),
+    aliases=("Calibration", "CalibrationKL", "CKL"),
+    needs=("topics",),
+)
 def miscalibration(lists: Judged, k: int) -> Values:
-    """Kullback-Leibler divergence of the list's topics from the history's, in nats; 0 is perfectly calibrated.
+    """Kullback-Leibler divergence of the list's topics from the history's, in nats; 0 is best.
 
     Not defined where history or list have no item with a topic.
 
@@ -37,15 +50,14 @@ def miscalibration(lists: Judged, k: int) -> Values:
         q = np.where(listed[place] == known, shares[place], 0.0)
     terms = p * np.log(p / ((1.0 - ALPHA) * q + ALPHA * p))
     divergence = np.bincount(known // width, terms, lists.n_users)
-    return np.where(
-        has_history & has_list, np.maximum(divergence, 0.0), np.nan
-    )  # rounding may leave -1e-17
+    divergence = np.maximum(divergence, 0.0)  # rounding may leave -1e-17
+    return np.where(has_history & has_list, divergence, np.nan)
 
 
 def _shares(
     topics: Topics, topic: Index, width: int, pairs: tuple[Index, Index], n_users: int
 ) -> tuple[Index, Values, Mask]:
-    """Topic shares of each user's items: `user * width + topic` ascending, its share, and who has any."""
+    """Each user's topic shares: `user * width + topic` ascending, the share, and who has any."""
     users, items = pairs
     place, pair = topics.of(items)
     n_topics = np.bincount(place, minlength=items.size)

@@ -1,4 +1,4 @@
-"""Diversity and novelty of lists by what the items contain: cosine distances in any feature set of the store.
+"""Diversity and novelty by content: cosine distances in any feature set of the store.
 
 The mean over all pairs of two groups of unit vectors is the inner product of the groups' means, so
 neither function compares items with items: time and memory grow with the lists and the vectors'
@@ -10,12 +10,22 @@ from __future__ import annotations
 import numpy as np
 
 from mmbench.metrics.item_data import Values, required
-from mmbench.metrics.judged_lists import Judged
+from mmbench.metrics.judged_lists import NOVELTY, Judged, over_evaluated
 from mmbench.metrics.ranking import divide
 
 
+@over_evaluated(
+    "ILD",
+    formula="mean over E of Σ_i≠j (1 - cos(x_i, x_j)) / (n (n - 1)), i and j the n items of L[:k] "
+    "with a vector x",
+    source="intra-list distance; Zhang and Hurley, Avoiding monotony (RecSys 2008), as in "
+    f"{NOVELTY}",
+    bounds=(0.0, 2.0),
+    aliases=("IntraListDistance", "IntraListDiversity", "ContentDiversity"),
+    needs=("content",),
+)
 def intra_list_distance(lists: Judged, k: int) -> Values:
-    """Mean cosine distance of two different items of each list; not defined for fewer than two items with a vector.
+    """Mean cosine distance of two items of each list; not defined for fewer than two vectors.
 
     Raises:
         UsageError: The lists were judged without content.
@@ -24,13 +34,22 @@ def intra_list_distance(lists: Judged, k: int) -> Values:
     listed = content.indicator(*lists.listed(k), lists.n_users)
     n = np.diff(listed.indptr).astype(np.float64)
     cosines = content.inner(listed, listed) - n  # of all ordered pairs of different items
-    return np.asarray(
-        np.clip(1.0 - divide(cosines, n * (n - 1.0)), 0.0, 2.0)
-    )  # rounding may leave the range by 1e-16
+    # Rounding may leave the range by 1e-16.
+    return np.asarray(np.clip(1.0 - divide(cosines, n * (n - 1.0)), 0.0, 2.0))
 
 
+@over_evaluated(
+    "Unexpectedness",
+    formula="mean over E of the mean of 1 - cos(x_i, x_j) over i in L[:k] and j in T_u, where "
+    "both have a vector x",
+    source=f"distance of a list to its user's profile; {NOVELTY}",
+    higher_is_better=None,
+    bounds=(0.0, 2.0),
+    aliases=("Unexp", "ContentNovelty", "ProfileDistance"),
+    needs=("content",),
+)
 def unexpectedness(lists: Judged, k: int) -> Values:
-    """Mean cosine distance of each list's items to the user's training items; not defined where either has no vector.
+    """Mean cosine distance of a list's items to the user's training items; NaN without vectors.
 
     Raises:
         UsageError: The lists were judged without content.

@@ -1,8 +1,8 @@
-"""Ranked lists beside what they should have contained: all that a metric may look at.
+"""Judged lists, all that a metric may look at, and how a function of them becomes a metric.
 
-Everything that two metrics or two cut-offs share is worked out once, here, on first use. There is
-no loop over users: each held-out pair is compared with the K places of its user's list, and what
-the accuracy metrics need afterwards are the few pairs that were found.
+What two metrics or two cut-offs share is computed once, here, on first use. There is no loop over
+users: each held-out pair is compared with the K places of its user's list, and the accuracy metrics
+then need only the few pairs that were found.
 
 Letters of the formulas: `L` a user's list, `L[:k]` its first k items, `Rel` the user's relevant
 items (held-out rating >= threshold), `T` the training pairs, `pop` an item's number of training
@@ -12,21 +12,80 @@ users, `d(r) = 1 / log2(r + 2)` the discount of rank r = 0, 1, ….
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.core.interactions import Index, TrainSet
 from mmbench.errors import DataError
-from mmbench.metrics.item_data import Content, Mask, Topics, Values
+from mmbench.metrics.item_data import Content, Mask, Need, Topics, Values
 
-# Pairs compared with their lists at a time, in places: bounds the working memory whatever the size
-# of the split.
+# Pairs compared with their lists at a time, in places: bounds the memory for any size of split.
 _PLACES_AT_A_TIME = 1 << 22
 # 2 ** 1024 overflows a float64; the margin leaves room for the sums of gains.
 _LARGEST_EXPONENT = 960.0
+
+ELLIOT = "Anelli et al., Elliot (SIGIR 2021)"
+NOVELTY = "Vargas and Castells, Rank and relevance in novelty and diversity metrics (RecSys 2011)"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: how it is computed, and what its number means.
+
+    Attributes:
+        name: The printed form.
+        compute: Judged lists and cut-off to one value per evaluated user, shape (n,), or to one
+            number.
+        kind: `per-user` metrics are averaged over their population; `overall` ones are one number
+            for all lists.
+        population: `relevant` (R): evaluated users with at least one relevant item; `evaluated`
+            (E): all of them.
+        formula: One readable line; for the letters see the module.
+        source: Paper or framework of the definition.
+        higher_is_better: None where neither direction is better by itself.
+        bounds: Smallest and largest value of lists that hold candidates only; lists from elsewhere
+            may hold items outside I and exceed them.
+        aliases: Other accepted names.
+        needs: Side data that the metric requires; see `mmbench.metrics.item_data.NEEDS`.
+    """
+
+    name: str
+    compute: Callable[[Judged, int], Values | float]
+    kind: Literal["per-user", "overall"]
+    population: Literal["relevant", "evaluated"]
+    formula: str
+    source: str
+    higher_is_better: bool | None = True
+    bounds: tuple[float, float] = (0.0, 1.0)
+    aliases: tuple[str, ...] = ()
+    needs: tuple[Need, ...] = ()
+
+
+def over_relevant(name: str, **about: Any) -> Callable[[Callable[[Judged, int], Values]], Metric]:
+    """Make a metric of a function that gives one value per user; the mean is over R.
+
+    Args:
+        name: The printed form.
+        about: `formula`, `source` and the other attributes of `Metric`.
+    """
+    return lambda compute: Metric(name, compute, "per-user", "relevant", **about)
+
+
+def over_evaluated(name: str, **about: Any) -> Callable[[Callable[[Judged, int], Values]], Metric]:
+    """Make a metric of a function that gives one value per user; the mean is over E."""
+    return lambda compute: Metric(name, compute, "per-user", "evaluated", **about)
+
+
+def overall(
+    name: str, population: Literal["relevant", "evaluated"] = "evaluated", **about: Any
+) -> Callable[[Callable[[Judged, int], float]], Metric]:
+    """Make a metric of a function that gives one number for all lists."""
+    return lambda compute: Metric(name, compute, "overall", population, **about)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +124,7 @@ class Hits:
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """The lists of the evaluated users E, their relevant items and the training set.
+    """The lists of the evaluated users E, their relevant items, and the training set.
 
     Attributes:
         users: User rows, shape (n,), ascending.
@@ -74,8 +133,7 @@ class Judged:
         relevant: The relevant pairs of these users.
         train: The training pairs.
         topics: The items' topics, where the data have them.
-        content: The items' vectors that distances between items are measured with, where they were
-            asked for.
+        content: The items' vectors for distances, where they were asked for.
     """
 
     users: Index
@@ -84,8 +142,6 @@ class Judged:
     train: TrainSet
     topics: Topics | None = None
     content: Content | None = None
-
-    # -- users ---------------------------------------------------------------------------------------------------
 
     @property
     def n_users(self) -> int:
@@ -105,14 +161,14 @@ class Judged:
 
     @cached_property
     def trained(self) -> tuple[Index, Index]:
-        """The training pairs of the evaluated users: position in `users`, ascending, and item row."""
+        """Training pairs of the evaluated users: position in `users`, ascending, and item row."""
         place = np.full(max(self.train.n_users, int(self.users.max(initial=-1)) + 1), -1)
         place[self.users] = np.arange(self.n_users)
         user = place[self.train.users]
         return user[user >= 0], self.train.items[user >= 0]
 
     def listed(self, k: int) -> tuple[Index, Index]:
-        """The items of all L[:k]: position in `users`, ascending, and item row, both best item first."""
+        """Items of all L[:k], best first: position in `users`, ascending, and item row."""
         items = self.by_rank[:k].T.ravel()
         user = np.repeat(np.arange(self.n_users), min(k, self.by_rank.shape[0]))
         return user[items >= 0], items[items >= 0]
@@ -122,25 +178,19 @@ class Judged:
         """Length of each list, shape (n,)."""
         return np.asarray(np.count_nonzero(self.by_rank >= 0, axis=0))
 
-    # -- hits ----------------------------------------------------------------------------------------------------
-
     @cached_property
     def hits(self) -> Hits:
         """Where the relevant items stand in the lists."""
         width = max(self.by_rank.shape[0], 1)
         at_a_time = max(_PLACES_AT_A_TIME // width, 1)
-        found: list[tuple[Index, Index]] = []
+        found: list[tuple[Index, Index]] = [(_NONE, _NONE)]
         for start in range(0, self.relevant.user.size, at_a_time):
             part = slice(start, start + at_a_time)
             rank, pair = np.nonzero(
                 self.by_rank[:, self.relevant.user[part]] == self.relevant.item[part]
             )
             found.append((rank, pair + start))
-        rank, pair = (
-            (np.concatenate(column) for column in zip(*found, strict=True))
-            if found
-            else (_NONE, _NONE)
-        )
+        rank, pair = (np.concatenate(column) for column in zip(*found, strict=True))
         order = np.lexsort((rank, self.relevant.user[pair]))
         rank, pair = rank[order], pair[order]
         user = self.relevant.user[pair]
@@ -177,20 +227,17 @@ class Judged:
         if exponent.size and exponent.max() > _LARGEST_EXPONENT:
             raise DataError(
                 f"nDCG: ratings reach {exponent.max() - 1:g} above the threshold, and their gain "
-                "2^rating overflows "
-                "(expected a scale such as 1-5); binarise the ratings or use nDCGRendle2020"
+                "2^rating overflows (expected a scale such as 1-5); binarise the ratings or use "
+                "nDCGRendle2020"
             )
         return np.exp2(exponent) - 1.0
 
     @cached_property
     def ideal_gain(self) -> tuple[Values, Index]:
-        """Gain of each relevant pair and its rank in its user's ideal list, both shape (n_pairs,), user by user."""
-        order = np.lexsort(
-            (-self.gain, self.relevant.user)
-        )  # users are ascending already and stay where they are
+        """Gain and rank of each relevant pair in its user's ideal list, shape (n_pairs,) each."""
+        # Users are ascending already, so that they stay where they are.
+        order = np.lexsort((-self.gain, self.relevant.user))
         return self.gain[order], _ordinal(self.relevant.user)
-
-    # -- items ---------------------------------------------------------------------------------------------------
 
     @cached_property
     def unseen(self) -> Index:
@@ -199,7 +246,7 @@ class Judged:
 
     @cached_property
     def codes(self) -> Index:
-        """`by_rank` as places in tables of length n_items + len(unseen) + 1, whose last entry stands for "no item"."""
+        """`by_rank` as rows of tables: first I, then `unseen`, last one row for "no item"."""
         n_items = self.train.n_items
         codes = self.by_rank
         if self.unseen.size:
@@ -209,12 +256,12 @@ class Judged:
         return np.where(codes < 0, n_items + self.unseen.size, codes)
 
     def _table(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        """Values of the items of I, shape (n_items,), continued with zeros to the length `codes` needs."""
+        """Values of the items of I, shape (n_items,), followed by zeros for the other codes."""
         return np.concatenate([values, np.zeros(self.unseen.size + 1, values.dtype)])
 
     @cached_property
     def _counts(self) -> dict[int, Index]:
-        return {}
+        return {}  # by cut-off
 
     def counts(self, k: int) -> Index:
         """How often each item is in the lists' first k, shape (n_items + len(unseen),)."""
@@ -286,7 +333,7 @@ class Judged:
         return int(occurring.min()) if occurring.size else 1
 
     def head_and_tail(self, items: Index) -> tuple[Mask, Mask]:
-        """Whether each of the given item rows is in the head, and whether in the tail; neither outside I."""
+        """Whether each given item row is in the head and in the tail; neither outside I."""
         inside = items < self.train.n_items
         head = np.append(self.is_head, False)[np.minimum(items, self.train.n_items)]
         return head, inside & ~head

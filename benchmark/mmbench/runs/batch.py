@@ -1,53 +1,188 @@
-"""Several runs, one after the other or side by side; what they share is loaded once."""
+"""Several runs: an executor does the missing trainings, then each run is finished in its turn.
+
+A training is a work item, a `Job`. It leaves in its folder what it would have left there on its
+own, up to rounding that depends on the number of threads; a run finds it there, whoever trained.
+An executor needs `at_once`, `map`, and a file system that its workers share with this process.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
-from mmbase.progress import Progress
-from mmbench.config import Recipe
-from mmbench.runs.inputs import Loader, same_data
-from mmbench.runs.parallel_training import train_ahead
-from mmbench.runs.run import Result, run, run_folder
+from mmbase.progress import Progress, Silent
+from mmbench.config import Recipe, write_recipe
+from mmbench.errors import DataError
+from mmbench.models import model_class
+from mmbench.runs.fit import fit, fit_trial, values_in_words
+from mmbench.runs.folder import RunFolder
+from mmbench.runs.inputs import Inputs, Loader, same_data
+from mmbench.runs.run import Result, locked, run, run_folder
 
 
-def run_series(
-    recipes: Iterable[Recipe],
-    out: Path,
-    *,
-    progress: Progress,
-    jobs: int = 1,
-    restart: bool = False,
-) -> list[Result]:
-    """The results of some recipes, in order; finished runs are read, not repeated.
+@dataclass(frozen=True)
+class Job:
+    """One training: a whole run, or one trial of its grid. It can be pickled.
 
-    Args:
-        recipes: What to run. The inputs of neighbours on the same data are loaded once, and held
-            until other data's turn.
-        out: Where run folders go.
-        progress: Where to report to.
-        jobs: Trainings at once, see `mmbench.runs.parallel_training`.
-        restart: Train anew even what is finished.
+    Attributes:
+        recipe: The run's recipe, resolved by `load_inputs`.
+        folder: The run's folder.
+        trial: Number of the trial; None for all that the recipe asks for.
+        at_once: Trainings on the machine at once, for the record.
+        inputs: What this process has loaded of the recipe; not pickled, other processes load it.
+    """
+
+    recipe: Recipe
+    folder: Path
+    trial: int | None = None
+    at_once: int = 1
+    inputs: Inputs | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "inputs": None}
+
+    @property
+    def label(self) -> str:
+        """Model, seed and what the trial tries."""
+        name = f"{self.recipe.model} seed {self.recipe.seed}"
+        if self.trial is None:
+            return name
+        return f"{name}, {values_in_words(self.recipe, self.recipe.trials()[self.trial])}"
+
+
+Train = Callable[[Job, Progress], RunFolder]
+"""The type of `train`, which executors get as an argument."""
+
+
+class Executor(Protocol):
+    """Where trainings run."""
+
+    @property
+    def at_once(self) -> int:
+        """How many trainings it can run at once, >= 1."""
+
+    def map(self, train: Train, jobs: Sequence[Job]) -> Iterator[tuple[Job, RunFolder]]:
+        """Train every job; yield each with its folder, in any order, when it is finished.
+
+        Raises:
+            TrainingError: A training diverged or was killed. What is finished is kept.
+        """
+
+
+_load = Loader(Silent())  # a worker's next job may be on the same data
+
+
+def train(job: Job, progress: Progress) -> RunFolder:
+    """Do one training and return the folder in which it is.
 
     Raises:
-        DataError: Dataset or features are absent or unreadable.
-        TrainingError: A training diverged, or another process is writing one of the runs.
+        DataError: The data have changed since the job was made.
+        TrainingError: The training diverged.
     """
-    results: list[Result] = []
-    load = Loader(progress)
-    for group in _grouped(recipes):
-        planned = [load(recipe) for recipe in group]
-        if jobs > 1:
-            train_ahead(planned, out, jobs=jobs, progress=progress, restart=restart)
-        anew = restart and jobs == 1
-        for recipe, loaded in planned:
-            folder = run_folder(out, recipe, loaded)
-            results.append(run(recipe, loaded, folder, progress=progress, restart=anew))
-    return results
+    recipe, inputs = _load(job.recipe) if job.inputs is None else (job.recipe, job.inputs)
+    if run_folder(job.folder.parent, recipe, inputs).path != job.folder:
+        changed = "interactions or features have changed since this command began"
+        raise DataError(f"{recipe.data}: {changed}; start it again")
+    folder, training = RunFolder(job.folder), inputs.split.training
+    if job.trial is None:
+        return fit(recipe, training, inputs.features, folder, progress, jobs=job.at_once)[1]
+    trial, folder = recipe.trials()[job.trial], folder.trial(job.trial)
+    fit_trial(trial, training, inputs.features, folder, progress, jobs=job.at_once)
+    return folder
 
 
-def _grouped(recipes: Iterable[Recipe]) -> list[list[Recipe]]:
+@dataclass(frozen=True)
+class InProcess:
+    """Trains one job after the other in this process, with all threads."""
+
+    progress: Progress
+    at_once: int = 1
+
+    def map(self, train: Train, jobs: Sequence[Job]) -> Iterator[tuple[Job, RunFolder]]:
+        """See `Executor.map`."""
+        return ((job, train(job, self.progress)) for job in jobs)
+
+
+class Batch:
+    """Runs in one folder; what neighbours on the same data need is loaded once.
+
+    Args:
+        out: Where run folders go; finished runs there are read, not repeated.
+        executor: Where trainings run.
+        progress: Where to report to.
+    """
+
+    def __init__(self, out: Path, executor: Executor, progress: Progress) -> None:
+        self._out, self._executor, self._progress = out, executor, progress
+        self._load = Loader(progress)
+
+    def train_ahead(self, recipes: Iterable[Recipe]) -> None:
+        """Train what `run` would train later, if more than one training can run at once."""
+        if self._executor.at_once > 1:
+            self._train([self._load(recipe) for recipe in recipes])
+
+    def run(self, recipes: Iterable[Recipe], *, restart: bool = False) -> list[Result]:
+        """Do what is left of the runs and return their results, in order.
+
+        Args:
+            recipes: What to run; the inputs of neighbours on the same data are held together.
+            restart: Train anew even what is finished.
+
+        Raises:
+            DataError: Dataset or features are absent or unreadable.
+            TrainingError: A training diverged, or another process is writing one of the runs.
+        """
+        results: list[Result] = []
+        for group in _by_data(recipes):
+            planned = [self._load(recipe) for recipe in group]
+            # One at a time, a run is finished before the next one begins: its result is kept
+            # whatever happens to those after it.
+            waves = [planned] if self._executor.at_once > 1 else [[one] for one in planned]
+            for wave in waves:
+                self._train(wave, restart=restart)
+                results += [self._finish(recipe, inputs) for recipe, inputs in wave]
+        return results
+
+    def _finish(self, recipe: Recipe, inputs: Inputs) -> Result:
+        folder = run_folder(self._out, recipe, inputs)
+        return run(recipe, inputs, folder, progress=self._progress)
+
+    def _train(self, planned: Sequence[tuple[Recipe, Inputs]], *, restart: bool = False) -> None:
+        """Do the trainings that runs still lack."""
+        with ExitStack() as locks:
+            locked_runs: list[tuple[Recipe, Inputs, RunFolder]] = []
+            for recipe, inputs in planned:
+                folder = run_folder(self._out, recipe, inputs)
+                if restart or not folder.complete:  # a finished run may be in an archive: no lock
+                    locks.enter_context(locked(folder))
+                    locked_runs.append((recipe, inputs, folder))
+            # All are locked: nothing is removed if another process is writing one of them.
+            jobs: list[Job] = []
+            for recipe, inputs, folder in locked_runs:
+                if restart:
+                    folder.clear()
+                if not folder.complete and model_class(recipe.model).sampler is not None:
+                    write_recipe(folder.recipe_path, recipe)
+                    jobs += self._missing(recipe, inputs, folder)
+            if jobs:
+                deque(self._executor.map(train, jobs), maxlen=0)
+
+    def _missing(self, recipe: Recipe, inputs: Inputs, folder: RunFolder) -> list[Job]:
+        """The trainings that a run lacks: the trials of a grid one by one if that gains time."""
+        at_once = self._executor.at_once
+        trials: list[int | None] = [] if folder.trained else [None]
+        # The trials of a search are one job: each is proposed by the results before it.
+        if recipe.grid and at_once > 1:
+            trials = [n for n in range(len(recipe.trials())) if not folder.trial(n).trained]
+        return [Job(recipe, folder.path, trial, at_once, inputs) for trial in trials]
+
+
+def _by_data(recipes: Iterable[Recipe]) -> list[list[Recipe]]:
+    """Group neighbours on the same data, whose inputs are held at the same time."""
     groups: list[list[Recipe]] = []
     for recipe in recipes:
         if groups and all(same_data(other, recipe) for other in groups[-1]):

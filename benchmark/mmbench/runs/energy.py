@@ -1,4 +1,4 @@
-"""What a piece of work costs: energy, where the machine has a meter that may be read."""
+"""Energy of a piece of work, from the meters that the machine lets us read."""
 
 from __future__ import annotations
 
@@ -9,28 +9,25 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 POWERCAP = Path("/sys/class/powercap")
-_PERIOD_S = 1.0  # between two looks at a GPU's power
+_PERIOD_S = 1.0  # between two readings of a GPU's power
 
 
 class EnergyMeter:
-    """Energy used by the machine's processors, and by the GPU that does the work, while the block runs.
+    """Energy of the processors, and of the GPU that does the work, while the block runs.
 
-    Processors: the package counters of Linux powercap (Intel and AMD RAPL), which count microjoules
-    and start again from zero. An NVIDIA GPU: power read once a second and summed up. Other
-    programs' share is in it.
+    Processors: the package counters of Linux powercap (Intel and AMD RAPL), in microjoules. An
+    NVIDIA GPU: its power, read once a second and integrated. Other programs' share is included.
 
     Args:
-        gpu: UUID of the GPU on which the work is done, if it is; energy without its share would be
-            no figure of that work, so there is then none.
+        gpu: UUID of the GPU that does the work; without its reading there is no energy at all.
         powercap: Where the processors' counters are.
 
     Attributes:
-        joules: Energy by meter, after the block; empty where there is none.
-        reason: Why there is none; empty otherwise.
+        joules: Energy by meter, after the block; empty if unknown.
+        reason: Why it is unknown; else empty.
     """
 
     def __init__(self, *, gpu: str | None = None, powercap: Path = POWERCAP) -> None:
@@ -43,18 +40,12 @@ class EnergyMeter:
     def __enter__(self) -> Self:
         self._before = counters(self._powercap)
         if self._gpu and shutil.which("nvidia-smi"):
-            self._watcher = threading.Thread(target=self._watch, daemon=True)
+            self._watcher = threading.Thread(target=self._watch, args=(self._gpu,), daemon=True)
             self._watcher.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        after = counters(self._powercap)
-        used = difference(self._before, after)
+    def __exit__(self, *error: object) -> None:
+        used = difference(self._before, counters(self._powercap))
         if used:
             self.joules["cpu"] = sum(used.values())
         if self._watcher is not None:
@@ -64,23 +55,20 @@ class EnergyMeter:
             self.joules.clear()
             self.reason = "the GPU's power could not be read"
         elif not self.joules:
-            there = any(self._powercap.glob("*-rapl:*")) if self._powercap.is_dir() else False
+            locked = any(self._powercap.glob("*-rapl:*"))
             self.reason = (
-                f"no permission to read {self._powercap}" if there else "no meter on this machine"
+                f"no permission to read {self._powercap}" if locked else "no meter on this machine"
             )
 
     def describe(self) -> dict[str, float] | str:
-        """Joules by meter, or why there are none: for the run's record."""
+        """Joules by meter, or the reason why they are unknown: for the run's record."""
         return dict(self.joules) or self.reason
 
-    def _watch(self) -> None:
-        last, joules, going_on = time.monotonic(), 0.0, True
-        while going_on:
-            going_on = not self._stop.wait(
-                _PERIOD_S
-            )  # the last piece, shorter than a period, counts too
-            watts = _watts(str(self._gpu))
-            now = time.monotonic()
+    def _watch(self, gpu: str) -> None:
+        last, joules, stopped = time.monotonic(), 0.0, False
+        while not stopped:
+            stopped = self._stop.wait(_PERIOD_S)  # the last, shorter period counts, too
+            watts, now = _watts(gpu), time.monotonic()
             if watts is None:
                 return
             joules += watts * (now - last)
@@ -89,37 +77,35 @@ class EnergyMeter:
 
 
 def counters(powercap: Path = POWERCAP) -> dict[str, tuple[int, int]]:
-    """Microjoules so far and where they start again, of each processor package that may be read."""
+    """Return each readable processor package's microjoules so far, and where they wrap around."""
     found = {}
-    for zone in sorted(powercap.glob("*-rapl:*")) if powercap.is_dir() else ():
-        if zone.name.count(":") != 1:  # a part of a package
-            continue
-        try:
-            now, most = (
-                int((zone / name).read_text()) for name in ("energy_uj", "max_energy_range_uj")
-            )
-        except (OSError, ValueError):
-            continue
-        found[zone.name] = (now, most)
+    for zone in sorted(powercap.glob("*-rapl:*")):
+        if zone.name.count(":") == 1:  # a package, and not a part of one
+            try:
+                now = int((zone / "energy_uj").read_text())
+                found[zone.name] = (now, int((zone / "max_energy_range_uj").read_text()))
+            except (OSError, ValueError):
+                continue
     return found
 
 
 def difference(
     before: Mapping[str, tuple[int, int]], after: Mapping[str, tuple[int, int]]
 ) -> dict[str, float]:
-    """Joules between two looks at the counters, each of which started again at most once."""
+    """Return the joules between two readings; a counter may have wrapped around once."""
     out = {}
     for zone, (start, most) in before.items():
         if zone in after:
-            spent = after[zone][0] - start
-            out[zone] = (spent + most if spent < 0 else spent) / 1e6
+            end = after[zone][0]
+            out[zone] = (end - start + (most if end < start else 0)) / 1e6
     return out
 
 
 def _watts(gpu: str) -> float | None:
+    query = ["--query-gpu=power.draw", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
-            ["nvidia-smi", "-i", gpu, "--query-gpu=power.draw", "--format=csv,noheader,nounits"],
+            ["nvidia-smi", "-i", gpu, *query],
             capture_output=True,
             text=True,
             timeout=10,

@@ -1,4 +1,4 @@
-"""Finished runs as they are read back, and systems: runs that differ in their seed alone."""
+"""Finished runs, and systems: runs that differ in their seed alone."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ import pandas as pd
 from mmbench.config import RECIPE_FILE, Recipe, read_recipe
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.models import model_class
+from mmbench.runs.fit import in_words
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.run import chosen_recipe
 
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """A run folder that has been read.
+    """The content of a run folder.
 
     Attributes:
         path: The folder.
-        recipe: What was run; for a grid, with the chosen settings.
-        asked: The recipe as it was given, with what was to be searched.
+        recipe: The recipe; of a search, with the chosen settings.
+        asked: The recipe as given, with the search.
         record: `run.json`.
         metrics: `metrics.json`.
     """
@@ -36,7 +37,7 @@ class FinishedRun:
     metrics: dict[str, Any]
 
     def per_user(self, split: str, metric: str) -> pd.Series:
-        """The users' values, by user id; users outside the metric's population are left out.
+        """Return the values by user id; users outside the metric's population are left out.
 
         Raises:
             UsageError: The metric has no per-user values in this run.
@@ -45,9 +46,8 @@ class FinishedRun:
         try:
             frame = pd.read_parquet(path)
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
             raise DataError(
-                f"{path}: cannot be read ({reason}); train anew with --restart"
+                f"{path}: cannot be read ({str(error).splitlines()[0]}); train anew with --restart"
             ) from error
         if metric not in frame.columns:
             known = [name for name in frame.columns if "@" in name]
@@ -60,7 +60,7 @@ class System:
     """Runs that differ in their seed alone.
 
     Attributes:
-        label: The model's name, with what tells it from others of the same model.
+        label: The model's name, with the settings that tell it from others of the same model.
         runs: The runs, by seed.
     """
 
@@ -69,62 +69,60 @@ class System:
 
     @property
     def exact(self) -> bool:
-        """Whether the model has no randomness, so that one run is all there is to know."""
+        """Whether the model has no randomness, so that one run says everything."""
         return not model_class(self.runs[0].recipe.model).uses_seed
 
     def values(self, split: str, metric: str) -> list[float]:
-        """One value a seed.
+        """Return one value per seed.
 
         Raises:
             UsageError: The runs do not have that metric.
+            DataError: It is not defined in one of them.
         """
         out = []
         for run in self.runs:
-            if metric not in run.metrics[split]:
-                error = unknown_name(f"metric of {run.path}", metric, run.metrics[split])
+            values = run.metrics[split]
+            if metric not in values:
+                error = unknown_name(f"metric of {run.path}", metric, values)
                 raise UsageError(
                     f"{error} Other metrics have to be asked for in training: --metrics, --cutoffs."
                 )
-            value = run.metrics[split][metric]
-            if value is None:
+            if (value := values[metric]) is None:
                 raise DataError(f"{run.path}: {metric} is not defined on {split}")
             out.append(float(value))
         return out
 
     def by_seed(self, split: str, metric: str) -> pd.DataFrame:
-        """The users' values by user id, a column a seed; NaN where a user has none at a seed but has one at another."""
+        """Return the values by user id, a column per seed; NaN if a user lacks one at a seed."""
         columns = [run.per_user(split, metric).rename(seed) for seed, run in enumerate(self.runs)]
         return pd.concat(columns, axis=1).sort_index()
 
 
 def find_runs(paths: Sequence[Path]) -> list[FinishedRun]:
-    """The finished runs among run folders and folders of run folders.
+    """Read the finished runs among run folders and folders of run folders.
 
     Raises:
         DataError: A path holds no finished run, or one cannot be read.
     """
     found: dict[Path, FinishedRun] = {}
     for path in paths:
-        folders = (
-            [path]
-            if (path / RECIPE_FILE).is_file()
-            else sorted(p.parent for p in path.glob(f"*/{RECIPE_FILE}"))
-        )
-        finished = [folder for folder in folders if (folder / "metrics.json").is_file()]
+        folders = sorted(recipe.parent for recipe in path.glob(f"*/{RECIPE_FILE}"))
+        if (path / RECIPE_FILE).is_file():
+            folders = [path]
+        finished = [folder for folder in folders if RunFolder(folder).complete]
         if not finished:
             raise DataError(
                 f"{path}: no finished run here; give run folders, or a folder that holds some"
             )
-        for folder in finished:
-            found[folder.resolve()] = _read(folder)
+        found |= {folder.resolve(): _read(folder) for folder in finished}
     return list(found.values())
 
 
 def group(runs: Sequence[FinishedRun]) -> list[System]:
-    """Runs by what was run apart from the seed, in order of first appearance, with labels that tell them apart.
+    """Group runs that differ in their seed alone, in order of first appearance.
 
-    A run that was searched for and then done by itself counts once. Where the same search chose
-    other settings at other seeds, choosing is part of the system.
+    A setting that was searched and the same one given are one system. If the same search chose
+    different settings at different seeds, the search is part of the system.
 
     Raises:
         DataError: Two runs of one recipe and seed have different results.
@@ -146,26 +144,24 @@ def group(runs: Sequence[FinishedRun]) -> list[System]:
 
 
 def one_each(runs: Sequence[FinishedRun]) -> list[System]:
-    """Each run as a system of its own, labelled by its seed: for comparing the seeds of one model with each other."""
+    """Make each run a system labelled by its seed, to compare the seeds of one model."""
     return [System(f"{run.recipe.model} seed {run.recipe.seed}", [run]) for run in runs]
 
 
 def require_comparable(runs: Sequence[FinishedRun]) -> None:
-    """Refuse runs whose numbers do not belong into one table.
+    """Refuse runs whose numbers do not belong in one table.
 
     Raises:
-        DataError: Data, split, protocol, masks or relevance differ; the message says what and
-            where.
+        DataError: Data, split, protocol, masks or relevance differ; the message names them.
     """
-    first = runs[0]
+    expected = _conditions(runs[0])
     for run in runs[1:]:
-        for what, mine in _conditions(first).items():
-            theirs = _conditions(run)[what]
-            if mine != theirs:
+        for condition, got in _conditions(run).items():
+            if got != expected[condition]:
                 raise DataError(
-                    f"{run.path} and {first.path}: {what} differs ({theirs} and {mine}), so their "
-                    "numbers do not belong "
-                    "into one table; compare runs of the same kind, or insist with --allow-mixed"
+                    f"{run.path} and {runs[0].path}: {condition} differs ({got} and "
+                    f"{expected[condition]}), so their numbers do not belong into one table; "
+                    "compare runs of the same kind, or insist with --allow-mixed"
                 )
 
 
@@ -176,18 +172,16 @@ def _read(folder: Path) -> FinishedRun:
 
 
 def _as_chosen(run: FinishedRun) -> str:
-    # A searched and a given setting are the same model.
     return json.dumps([_settings([run]), _others([run])], sort_keys=True, default=str)
 
 
 def _as_asked(run: FinishedRun) -> str:
-    searched = run.asked.searched
-    given = {name: value for name, value in _settings([run]).items() if name not in searched}
+    given = {n: v for n, v in _settings([run]).items() if n not in run.asked.searched}
     return json.dumps([given, _others([run]), _search([run])], sort_keys=True, default=str)
 
 
 def _settings(members: Sequence[FinishedRun]) -> dict[str, Any]:
-    """The settings; `searched` where a search chose by the seed."""
+    """The settings; `searched` for those that differ between seeds."""
     first, *others = (run.recipe.settings.model_dump(mode="json") for run in members)
     return {
         name: value if all(other[name] == value for other in others) else "searched"
@@ -201,12 +195,9 @@ def _search(members: Sequence[FinishedRun]) -> dict[str, Any]:
 
 
 def _others(members: Sequence[FinishedRun]) -> dict[str, Any]:
-    """What was run apart from seed and settings, by plain names: `every`, `visual` and so on."""
-    run = members[0]
-    flat: dict[str, Any] = {
-        "data": run.record["dataset"]["name"],
-        "digest": run.record["dataset"]["digest"],
-    }
+    """The recipe without seed and settings, by plain names: `every`, `visual` and so on."""
+    run, data = members[0], members[0].record["dataset"]
+    flat: dict[str, Any] = {"data": data["name"], "digest": data["digest"]}
     for name, value in run.recipe.dump().items():
         if name not in ("seed", "data", "device", "settings", "grid", "search", "columns"):
             flat |= value if isinstance(value, dict) else {name: value}
@@ -214,26 +205,19 @@ def _others(members: Sequence[FinishedRun]) -> dict[str, Any]:
 
 
 def _label(members: Sequence[FinishedRun], groups: Sequence[Sequence[FinishedRun]]) -> str:
-    """The model's name, and where several groups share it, in what they differ: settings, else anything else."""
+    """The model's name, and what distinguishes groups of one model: settings, else the rest."""
     model = members[0].recipe.model
     different: dict[str, Any] = {}
-    for rival in (
-        other for other in groups if other is not members and other[0].recipe.model == model
-    ):
-        told_by = next((one for one in (_settings, _others) if one(rival) != one(members)), _search)
-        mine, theirs = told_by(members), told_by(rival)
-        different |= {
-            name: mine.get(name)
-            for name in {**mine, **theirs}
-            if mine.get(name) != theirs.get(name)
-        }
-    if not different:
-        return model
-    parts = (
-        f"{name}={f'{v:.6g}' if isinstance(v, float) else v}"
-        for name, v in sorted(different.items())
-    )
-    return f"{model}({', '.join(parts)})"
+    for rival in groups:
+        if rival is not members and rival[0].recipe.model == model:
+            tells = next(
+                (one for one in (_settings, _others) if one(rival) != one(members)), _search
+            )
+            mine, theirs = tells(members), tells(rival)
+            names = {*mine, *theirs}
+            different |= {n: mine.get(n) for n in names if mine.get(n) != theirs.get(n)}
+    parts = (f"{name}={in_words(value, 6)}" for name, value in sorted(different.items()))
+    return f"{model}({', '.join(parts)})" if different else model
 
 
 def _conditions(run: FinishedRun) -> dict[str, Any]:

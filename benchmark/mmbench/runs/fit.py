@@ -170,9 +170,9 @@ def values_in_words(recipe: Recipe, trial: Recipe) -> str:
     )
 
 
-def in_words(value: object) -> str:
-    """A setting's value, numbers in few digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def in_words(value: object, digits: int = 4) -> str:
+    """A setting's value as text, floating-point numbers in few digits."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
 
 
 def fit_one(

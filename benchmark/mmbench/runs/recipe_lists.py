@@ -1,4 +1,4 @@
-"""One file, several runs: a recipe in which data, models, seeds and the treatment of vectors may be lists."""
+"""Recipes with lists: one file asks for several datasets, models, seeds, vector treatments."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ LISTS = ("data", "missing", "scaling", "model", "seed")
 
 
 def read_plan(path: Path, **instead: object) -> list[Recipe]:
-    """The runs that a file asks for, in order; the `recipe.yaml` of a run folder is such a file.
+    """Return the runs that a file asks for, in order; a run folder's `recipe.yaml` is such a file.
 
-    With several models `settings`, `grid` and `search.space` may name what only some of them have,
-    and `vbpr.lr` is VBPR's alone, as on the command line. A model without randomness is run with
-    the first seed only.
+    With several models `settings`, `grid` and `search.space` may name settings that only some of
+    them have, and `vbpr.lr` is VBPR's alone, as on the command line. A model without randomness
+    runs with the first seed only.
 
     Args:
         path: A YAML file with the keys of `Recipe`.
-        instead: Values that count instead of the file's.
+        instead: Values that replace the file's.
 
     Raises:
         DataError: The file can't be read.
-        UsageError: It is no recipe; the message says which key is wrong.
+        UsageError: It is not a recipe; the message names the key.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -95,8 +95,13 @@ def _recipe(values: dict[str, Any], models: list[str]) -> Recipe:
     try:
         recipe = Recipe(**values)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "recipe"
-        raise UsageError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
-    recipe.trials()  # every combination is checked before the first one is trained
+        raise UsageError(first_problem(error, "recipe")) from error
+    recipe.trials()  # refuses a bad combination before anything is trained
     return recipe
+
+
+def first_problem(error: ValidationError, whole: str) -> str:
+    """Return `key: message` of the first validation error; `whole` names the document."""
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"])) or whole
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,8 +1,7 @@
-"""Proposing settings to try: at random, or where earlier trials did well (TPE). Proposals follow from seed and results alone.
+"""Proposals of settings to try: at random, or where earlier trials did well (TPE).
 
 The n-th proposal depends on the seed, n, and the settings and validation values of the trials
-before, not on a process that went on from one to the next: a search that was killed proposes what
-it would have proposed.
+before, and on no state of a process: a search that was killed goes on as it would have.
 """
 
 from __future__ import annotations
@@ -20,22 +19,19 @@ from mmbench.core.rng import derive, numpy_rng
 from mmbench.errors import UsageError
 
 Trial = tuple[Mapping[str, Any], float]
-"""Settings that were tried and the validation value they came to."""
+"""Settings that were tried, and their validation value."""
 
-_ATTEMPTS = 20
-_STARTUP = 5
+_ATTEMPTS = 20  # at a proposal that was not tried before; the second half are random
+_STARTUP = 5  # random trials before TPE
 
 
 def propose(search: Search, seed: int, past: Sequence[Trial]) -> dict[str, Any]:
-    """The settings of the next trial; not one that was tried, unless the space has no other.
+    """Return the settings of the next trial: new ones, unless the space is exhausted.
 
     Args:
         search: Space and sampler, as `typed` gives them.
         seed: The recipe's seed.
         past: The trials so far, in order.
-
-    Returns:
-        A value for each name of the space.
 
     Raises:
         UsageError: The sampler needs optuna, which is not installed.
@@ -43,22 +39,21 @@ def propose(search: Search, seed: int, past: Sequence[Trial]) -> dict[str, Any]:
     tried = [dict(values) for values, _ in past]
     proposal: dict[str, Any] = {}
     for attempt in range(_ATTEMPTS):
-        random = search.sampler == "random" or len(past) < _STARTUP or attempt >= _ATTEMPTS // 2
-        proposal = (
-            _random(search, seed, len(past), attempt)
-            if random
-            else _tpe(search, seed, past, attempt)
-        )
+        if search.sampler == "random" or len(past) < _STARTUP or attempt >= _ATTEMPTS // 2:
+            proposal = _random(search, seed, len(past), attempt)
+        else:
+            proposal = _tpe(search, seed, past, attempt)
         if proposal not in tried:
             return proposal
-    if len(tried) < size(search) < math.inf:  # few are left, and chance did not hit one
+    # Few are left, and chance did not hit one: enumerate them.
+    if len(tried) < size(search) < math.inf:
         untried = [values for values in _all(search) if values not in tried]
         return untried[int(numpy_rng(seed, "search", len(past), _ATTEMPTS).integers(len(untried)))]
     return proposal
 
 
 def size(search: Search) -> float:
-    """How many different proposals there are; infinite where a range is not of whole numbers."""
+    """Return the number of different proposals; infinite if a range is not of whole numbers."""
     out: float = 1
     for domain in search.space.values():
         if not isinstance(domain, Range):
@@ -69,16 +64,16 @@ def size(search: Search) -> float:
 
 
 def typed(recipe: Recipe) -> Search | None:
-    """A recipe's search with the values to choose from as settings hold them: a list as a tuple, `1` as `1.0`."""
+    """Return a recipe's search, its choices typed like settings: a list as a tuple, 1 as 1.0."""
     if recipe.search is None:
         return None
     given = recipe.settings.model_dump()
+
+    def held(name: str, value: Any) -> Any:
+        return getattr(make_settings(recipe.model, {**given, name: value}), name)
+
     space = {
-        name: domain
-        if isinstance(domain, Range)
-        else tuple(
-            getattr(make_settings(recipe.model, {**given, name: value}), name) for value in domain
-        )
+        name: domain if isinstance(domain, Range) else tuple(held(name, one) for one in domain)
         for name, domain in recipe.search.space.items()
     }
     return recipe.search.model_copy(update={"space": space})
@@ -111,7 +106,7 @@ def _tpe(search: Search, seed: int, past: Sequence[Trial], attempt: int) -> dict
     optuna = require_optuna()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of optuna's own experimental features
+        warnings.simplefilter("ignore")  # about optuna's own experimental features
         sampler = optuna.samplers.TPESampler(
             seed=derive(seed, "tpe", len(past), attempt) % 2**32,
             multivariate=True,
@@ -121,15 +116,17 @@ def _tpe(search: Search, seed: int, past: Sequence[Trial], attempt: int) -> dict
     domains = {name: _distribution(optuna, domain) for name, domain in search.space.items()}
     for values, outcome in past:
         codes = {name: _code(search.space[name], value) for name, value in values.items()}
-        study.add_trial(
-            optuna.trial.create_trial(params=codes, distributions=domains, value=outcome)
-        )
+        trial = optuna.trial.create_trial(params=codes, distributions=domains, value=outcome)
+        study.add_trial(trial)
     asked = study.ask(domains).params
-    return {name: _value(search.space[name], asked[name]) for name in search.space}
+    return {
+        name: asked[name] if isinstance(domain, Range) else domain[asked[name]]
+        for name, domain in search.space.items()
+    }
 
 
 def require_optuna() -> Any:
-    """The package optuna.
+    """Import optuna.
 
     Raises:
         UsageError: It is not installed.
@@ -144,17 +141,14 @@ def require_optuna() -> Any:
     return optuna
 
 
+def _code(domain: tuple[Any, ...] | Range, value: Any) -> Any:
+    # Choices may be of any type: optuna is told their places.
+    return value if isinstance(domain, Range) else domain.index(value)
+
+
 def _distribution(optuna: Any, domain: tuple[Any, ...] | Range) -> Any:
-    if not isinstance(domain, Range):  # by place: choices may be of any type
+    if not isinstance(domain, Range):
         return optuna.distributions.CategoricalDistribution(range(len(domain)))
     if domain.integer:
         return optuna.distributions.IntDistribution(int(domain.low), int(domain.high))
     return optuna.distributions.FloatDistribution(domain.low, domain.high, log=domain.log)
-
-
-def _code(domain: tuple[Any, ...] | Range, value: Any) -> Any:
-    return value if isinstance(domain, Range) else domain.index(value)
-
-
-def _value(domain: tuple[Any, ...] | Range, code: Any) -> Any:
-    return code if isinstance(domain, Range) else domain[code]

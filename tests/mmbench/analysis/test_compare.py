@@ -1,4 +1,4 @@
-"""Comparing runs: joined by id, grouped over seeds, refused where the numbers do not belong together."""
+"""Comparing runs: joined by id, grouped over seeds, refused if they do not belong together."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_nothing_to_compare(runs: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model with two learning rates, and one of them validated more often; metrics of which less, or neither, is better."""
+    """One model, two learning rates, two periods of validation; metrics that prefer less."""
     place = tmp_path_factory.mktemp("kinds")
     write_dataset(place / "toy", users=60)
     options = [
@@ -247,7 +247,7 @@ def test_less_is_better_where_the_metric_says_so(kinds: Path) -> None:
 def test_everything_said_is_about_the_users_that_have_a_value_in_both(
     kinds: Path, tmp_path: Path
 ) -> None:
-    """Where a metric is not defined for some users of one system, its mean is over others than the paired test."""
+    """A metric that some users of one system lack has a mean over other users than the test."""
     shutil.copytree(kinds, tmp_path / "runs")
     a, b = (
         system for system in group(find_runs([tmp_path / "runs"])) if "every=1," not in system.label

@@ -1,4 +1,4 @@
-"""Studies: what the recipes say is what was published, and doing one again reports ours beside it."""
+"""Studies: the recipes hold what was published, and running one reports ours beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import csv
 import importlib.util
 import json
 from collections import defaultdict
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from click.testing import CliRunner
 from tests.conftest import REPOSITORY
 from tests.mmbench.conftest import write_dataset
 
-from mmbench.analysis.report.reproduction import Line, Reproduction, claims, index, page
+from mmbench.analysis.report.reproduction import claims, index, page
+from mmbench.analysis.report.results import Line, Reproduction
 from mmbench.analysis.study import read_study
 from mmbench.commands.reproduce import reproduce
 from mmbench.config import setting_name
@@ -130,21 +133,28 @@ def call(place: Path, *options: str) -> dict[str, Any]:
     return document
 
 
+Studies = Callable[[str], tuple[Path, tuple[str, ...], dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def studies(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Studies:
+    """The study by either protocol, done once: its folder, command line and JSON document."""
+
+    @cache
+    def do(protocol: str) -> tuple[Path, tuple[str, ...], dict[str, Any]]:
+        folder = tmp_path_factory.mktemp(protocol)
+        options = ("--protocol", protocol, "--seed", "1,2", "--out", str(folder / "runs"))
+        options += ("--report", str(folder / "report"))
+        return folder, options, call(place, *options)
+
+    return do
+
+
 @pytest.mark.parametrize("protocol", ["best", "grid"])
 def test_a_study_is_done_reported_and_not_repeated(
-    place: Path, tmp_path: Path, protocol: str
+    place: Path, studies: Studies, protocol: str
 ) -> None:
-    options = (
-        "--protocol",
-        protocol,
-        "--seed",
-        "1,2",
-        "--out",
-        str(tmp_path / "runs"),
-        "--report",
-        str(tmp_path / "report"),
-    )
-    first = call(place, *options)
+    tmp_path, options, first = studies(protocol)
     models = first["studies"][0]["models"]
     assert [len(runs) for runs in models.values()] == [1, 2, 2, 2, 2, 2]
     record = json.loads((Path(models["vbpr"][0]["run"]) / "metrics.json").read_text())
@@ -181,35 +191,21 @@ def test_a_study_is_done_reported_and_not_repeated(
     } == stamps
 
 
-def test_several_trainings_at_once_give_the_same_study(place: Path, tmp_path: Path) -> None:
-    options = (
-        "--protocol",
-        "grid",
-        "--models",
-        "vbpr,bpr-mf",
-        "--seed",
-        "1,2",
-        "--report",
-        str(tmp_path / "report"),
-    )
-    alone = call(place, *options, "--out", str(tmp_path / "alone"))
-    at_once = call(place, *options, "--out", str(tmp_path / "at-once"), "--jobs", "2")
-    strip = [[run["test"] for run in runs] for runs in alone["studies"][0]["models"].values()]
-    assert strip == [
-        [run["test"] for run in runs] for runs in at_once["studies"][0]["models"].values()
-    ]
+def test_several_trainings_at_once_give_the_same_study(
+    place: Path, studies: Studies, tmp_path: Path
+) -> None:
+    options = ("--protocol", "grid", "--models", "vbpr,bpr-mf", "--seed", "1,2", "--jobs", "2")
+    options += ("--report", str(tmp_path / "report"), "--out", str(tmp_path / "at-once"))
+    alone = studies("grid")[2]["studies"][0]["models"]
+    at_once = call(place, *options)["studies"][0]["models"]
+    for model, runs in at_once.items():
+        assert [run["test"] for run in runs] == [run["test"] for run in alone[model]]
     trained = [
         json.loads(path.read_text())["jobs"]
         for path in (tmp_path / "at-once").rglob("trained.json")
     ]
-    assert sorted(trained) == [
-        1,
-        1,
-        2,
-        2,
-        2,
-        2,
-    ]  # the seed that is left of each model is alone, with all threads
+    # The seed that is left of each model is alone, with all threads.
+    assert sorted(trained) == [1, 1, 2, 2, 2, 2]
 
 
 def test_stand_ins_and_quick_looks_are_said(place: Path, tmp_path: Path) -> None:
@@ -345,7 +341,7 @@ def test_orders_differences_and_claims() -> None:
 
 
 def test_equals_share_their_rank_and_less_may_be_better() -> None:
-    """Published values have four decimals, so there are ties: the order in which models are listed must not break them."""
+    """Published values have ties, which the order of the models must not break."""
 
     def reproduction(
         ours: list[float], theirs: list[float], metric: str = "Recall@20"

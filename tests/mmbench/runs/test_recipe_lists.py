@@ -1,4 +1,4 @@
-"""Recipes from files: what they expand to, that a run's own recipe does the same run again, and what is refused."""
+"""Recipes from files: how they expand, that a run's own recipe repeats it, what is refused."""
 
 from __future__ import annotations
 

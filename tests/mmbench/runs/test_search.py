@@ -1,4 +1,4 @@
-"""Searches: proposals that a resume repeats, the same budget for every model, and a kill that changes nothing."""
+"""Searches: proposals that a resume repeats, equal budgets, and kills that change nothing."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_search_ends_with_its_space(toy: Path, tmp_path: Path) -> None:
 def test_values_to_choose_from_are_found_again_among_settings(
     model: str, name: str, choices: str, held: tuple[Any, ...]
 ) -> None:
-    """After five trials TPE looks up what was tried; a list in the space is a tuple in the settings."""
+    """After five trials TPE looks up what was tried; a list in a space is a tuple in settings."""
     pytest.importorskip("optuna")
     space = {**parse_search([f"{name}={choices}"]), "reg_weight": Range(low=0.1, high=0.5)}
     recipe = Recipe(

@@ -1,4 +1,4 @@
-"""Pages of a report, once, and as Markdown, HTML and LaTeX."""
+"""Pages of a report as Markdown, HTML and LaTeX."""
 
 from __future__ import annotations
 
@@ -39,15 +39,14 @@ class Table:
 
     def latex(self) -> str:
         """As a LaTeX tabular with booktabs rules."""
-        lines = [f"\\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}", "\\toprule"]
-        lines.append(" & ".join(map(_tex, self.header)) + " \\\\")
-        lines.append("\\midrule")
-        lines += [" & ".join(map(_tex, row)) + " \\\\" for row in self.rows]
-        return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
+        head, *rows = (" & ".join(map(_tex, row)) + " \\\\" for row in [self.header, *self.rows])
+        start = [f"\\begin{{tabular}}{{l{'r' * (len(self.header) - 1)}}}", "\\toprule", head]
+        lines = [*start, "\\midrule", *rows, "\\bottomrule", "\\end{tabular}"]
+        return "\n".join(lines) + "\n"
 
 
 Block = str | Table
-"""A heading (`## …`), a list of lines beginning with `- `, a note (`> …`), code between fences, an image, text; or a table."""
+"""A table, or text: heading (`## …`), list (`- …`), note (`> …`), fenced code, image, paragraph."""
 
 
 @dataclass(frozen=True)
@@ -88,12 +87,12 @@ def put(path: Path, text: str) -> None:
 
 
 _STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 "
-    "1rem}table{border-collapse:collapse}"
-    "td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid "
-    "#ccc}td:first-child,th:first-child{text-align:left}"
-    "pre,code{background:#f4f4f4}pre{padding:.7rem;overflow-x:auto}img{max-width:100%}blockquote{border-left:4px solid #e69f00;"
-    "margin-left:0;padding-left:1rem}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse}"
+    "td,th{padding:.2rem .7rem;text-align:right;border-bottom:1px solid #ccc}"
+    "td:first-child,th:first-child{text-align:left}pre,code{background:#f4f4f4}"
+    "pre{padding:.7rem;overflow-x:auto}img{max-width:100%}"
+    "blockquote{border-left:4px solid #e69f00;margin-left:0;padding-left:1rem}"
 )
 
 
@@ -104,17 +103,11 @@ def _block(text: str) -> str:
     if text.startswith("```"):
         return f"<pre>{markup.escape(text.strip('`').strip())}</pre>"
     if text.startswith("- "):
-        return (
-            "<ul>\n"
-            + "\n".join(f"<li>{_inline(line[2:])}</li>" for line in text.splitlines())
-            + "\n</ul>"
-        )
+        items = "\n".join(f"<li>{_inline(line[2:])}</li>" for line in text.splitlines())
+        return f"<ul>\n{items}\n</ul>"
     if text.startswith("> "):
-        return (
-            "<blockquote>"
-            + "<br>".join(_inline(line[1:].strip()) for line in text.splitlines())
-            + "</blockquote>"
-        )
+        lines = "<br>".join(_inline(line[1:].strip()) for line in text.splitlines())
+        return f"<blockquote>{lines}</blockquote>"
     return f"<p>{_inline(text)}</p>"
 
 
@@ -138,6 +131,4 @@ _TEX |= {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}", "±": r"$\pm$", 
 def _tex(text: str) -> str:
     parts = re.split(r"\*\*([^*]+)\*\*", text)
     plain = ["".join(_TEX.get(character, character) for character in part) for part in parts]
-    return "".join(
-        f"\\textbf{{{part}}}" if number % 2 else part for number, part in enumerate(plain)
-    )
+    return "".join(f"\\textbf{{{part}}}" if n % 2 else part for n, part in enumerate(plain))

@@ -1,16 +1,14 @@
-"""Plots of a report, as SVG files whose bytes follow from the values; drawn only where matplotlib is installed."""
+"""Plots of a report: SVG files whose bytes follow from the values, if matplotlib is installed."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mmbench.analysis.report.results import Reproduction
 from mmbench.errors import DataError
 from mmbench.runs.folder import RunFolder
-
-if TYPE_CHECKING:
-    from mmbench.analysis.report.reproduction import Reproduction
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and two greys.
 COLOURS = (
@@ -28,7 +26,7 @@ COLOURS = (
 
 
 def trade_offs(part: Reproduction, path: Path) -> bool:
-    """Accuracy against each other metric at the longest cut-off, ours filled, published hollow; False if it can't be drawn."""
+    """Plot accuracy against other metrics at the longest cut-off; False if it can't be drawn."""
     cutoff = part.cutoffs[-1] if part.cutoffs else 0
     accuracy = f"Recall@{cutoff}"
     across = [
@@ -47,20 +45,19 @@ def trade_offs(part: Reproduction, path: Path) -> bool:
             if x is None or y is None:
                 continue
             axis.plot(x, y, "o", color=colour, label=line.model)
-            px, py = line.published.get(metric), line.published.get(accuracy)
-            if px is not None and py is not None:
+            if metric in line.published and accuracy in line.published:
+                px, py = line.published[metric], line.published[accuracy]
                 axis.plot([x, px], [y, py], "-", color=colour, linewidth=0.6)
                 axis.plot(px, py, "o", color=colour, markerfacecolor="none")
         axis.set_xlabel(metric)
         axis.set_ylabel(accuracy)
-    axes[-1].legend(
-        fontsize="x-small", title="filled: ours, hollow: published" if part.published else None
-    )
+    title = "filled: ours, hollow: published" if part.published else None
+    axes[-1].legend(fontsize="x-small", title=title)
     return _save(figure, path)
 
 
 def learning_curves(part: Reproduction, path: Path) -> bool:
-    """The selecting metric on validation by epoch, a line per model (first seed); False if there is nothing to draw."""
+    """Plot the selecting metric by epoch, first seed of each model; False if it can't be drawn."""
     curves = {line.model: _curve(Path(line.runs[0])) for line in part.lines}
     curves = {model: curve for model, curve in curves.items() if len(curve) > 1}
     figure = _figure(part, 2) if curves else None
@@ -95,7 +92,7 @@ def _save(figure: Any, path: Path) -> bool:
 
 
 def _curve(run: Path) -> list[tuple[int, float]]:
-    """Epoch and validation value; of a search, those of the chosen trial."""
+    """Return epochs and validation values; of a search, those of the chosen trial."""
     folder = RunFolder(run)
     with suppress(OSError, ValueError, KeyError, DataError):
         chosen = folder.read_json("run.json")["chosen_trial"]

@@ -1,4 +1,4 @@
-"""The report of a study that was done again: our values beside the published ones, orders, claims, cost, and what ran."""
+"""The report of a study: our values beside the published ones, orders, claims, cost, and runs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,13 @@ import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmbench.analysis.report.pages import Block, Page, Table, put
 from mmbench.analysis.report.plots import learning_curves, trade_offs
+from mmbench.analysis.report.results import Line, Reproduction
 from mmbench.analysis.report.tables import number
 from mmbench.metrics import sign
-from mmbench.runs.folder import RunFolder
-from mmbench.runs.run import cost_of
-
-Values = Mapping[str, float | None]
-
-COSTS = ("train_s_per_epoch", "train_cpu_s", "evaluation_s", "peak_memory_bytes", "energy_j")
 
 CLAIMS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
     (
@@ -35,229 +28,23 @@ CLAIMS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
         ("Gini@20", "EFD@20", "APLT@20", "iCov@20"),
     ),
 )
-"""What arXiv 2309.05273 concludes, as sets of models that lead on metrics; larger is better in all of these."""
-
-
-@dataclass(frozen=True, eq=False)
-class Line:
-    """One model of the report.
-
-    Attributes:
-        model: Its name.
-        runs: Run folder of each seed.
-        seeds: The seeds.
-        values: Test metrics of each seed.
-        published: Values to compare with; empty where there are none.
-        settings: The settings that were searched or given, in words.
-        best_epochs: Epoch of each seed's model.
-        cost: `train_s_per_epoch`, `train_cpu_s`, `evaluation_s`, `peak_memory_bytes`, `energy_j`:
-            medians over seeds, None if unknown.
-    """
-
-    model: str
-    runs: Sequence[str]
-    seeds: Sequence[int]
-    values: Sequence[Values]
-    published: Mapping[str, float]
-    settings: str
-    best_epochs: Sequence[int]
-    cost: Mapping[str, float | None]
-
-    def mean(self, metric: str) -> float | None:
-        """Mean over seeds; None where a seed has no value."""
-        values = [seed.get(metric) for seed in self.values]
-        known = [value for value in values if value is not None]
-        return statistics.fmean(known) if known and len(known) == len(values) else None
-
-    def spread(self, metric: str) -> float | None:
-        """Sample standard deviation over seeds; None for one seed."""
-        known = [value for seed in self.values if (value := seed.get(metric)) is not None]
-        return statistics.stdev(known) if len(known) > 1 else None
-
-
-@dataclass(frozen=True, eq=False)
-class Reproduction:
-    """One dataset of the report.
-
-    Attributes:
-        dataset: Its name.
-        protocol: What was done, in a word or two; may be empty.
-        command: What makes this part of the report again.
-        facts: Counts, split and feature sets, one line each.
-        warnings: Why values may not be comparable, one line each.
-        lines: The models.
-        comparisons: Sentences on which model is better than which.
-    """
-
-    dataset: str
-    protocol: str
-    command: str
-    facts: Sequence[str]
-    warnings: Sequence[str]
-    lines: Sequence[Line]
-    comparisons: Sequence[str] = ()
-
-    @property
-    def cutoffs(self) -> list[int]:
-        """The cut-offs, ascending."""
-        return sorted({int(name.rpartition("@")[2]) for name in self.metrics})
-
-    @property
-    def metrics(self) -> list[str]:
-        """All metrics that a run has, in the order of the runs."""
-        return list(
-            dict.fromkeys(name for line in self.lines for seed in line.values for name in seed)
-        )
-
-    @property
-    def published(self) -> bool:
-        """Whether there is anything to compare with."""
-        return any(line.published for line in self.lines)
-
-
-def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
-    """A dataset's page."""
-    blocks: list[Block] = ["\n".join(f"- {fact}" for fact in part.facts)]
-    if part.warnings:
-        blocks.append("\n>\n".join(f"> **Note.** {text}" for text in part.warnings))
-    for cutoff in part.cutoffs:
-        blocks += [f"## Test @{cutoff}", values_table(part, cutoff)]
-    if part.published:
-        blocks += [
-            "## Order of the models",
-            _order_table(part),
-            "## Claims of the paper",
-            "\n".join(claims(part)),
-        ]
-    if part.comparisons:
-        blocks += [
-            "## Which differences are resolved",
-            "\n".join(f"- {text}" for text in part.comparisons),
-        ]
-    blocks += [f"![{part.dataset}]({image})" for image in images]
-    blocks += [
-        "## Cost",
-        _cost_table(part),
-        "## What ran",
-        _runs_table(part),
-        f"```\n{part.command}\n```",
-    ]
-    return Page(part.dataset, blocks)
-
-
-def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) -> Page:
-    """The first page: datasets, and the verdict on each claim."""
-    blocks: list[Block] = ["One page per dataset:"]
-    blocks.append(
-        "\n".join(
-            f"- [{part.dataset}]({part.dataset}.md){f', {part.protocol}' if part.protocol else ''}"
-            for part in parts
-        )
-    )
-    for part in parts:
-        if part.published:
-            blocks += [f"## {part.dataset}", "\n".join(claims(part))]
-        blocks += [f"![{part.dataset}]({image})" for image in images.get(part.dataset, ())]
-    if not any(images.values()):
-        blocks.append(
-            "Plots need matplotlib: `pip install 'mmx-mmbench[report]'`, then the same command."
-        )
-    return Page("Reproduction" if any(part.published for part in parts) else "Report", blocks)
-
-
-def values_csv(part: Reproduction) -> str:
-    """All values, unrounded: model, seed, metric, ours, published, run."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["dataset", "model", "seed", "metric", "ours", "published", "run"])
-    for line in part.lines:
-        for seed, values, run in zip(line.seeds, line.values, line.runs, strict=True):
-            for metric, value in values.items():
-                ours = "" if value is None else repr(value)
-                writer.writerow(
-                    [
-                        part.dataset,
-                        line.model,
-                        seed,
-                        metric,
-                        ours,
-                        line.published.get(metric, ""),
-                        run,
-                    ]
-                )
-    return text.getvalue()
-
-
-def pairs(part: Reproduction, metric: str) -> dict[str, tuple[float, float]]:
-    """Our mean and the published value of the models that have both."""
-    both = {line.model: (line.mean(metric), line.published.get(metric)) for line in part.lines}
-    return {
-        model: (ours, theirs)
-        for model, (ours, theirs) in both.items()
-        if ours is not None and theirs is not None
-    }
-
-
-def _order_in_words(values: Mapping[str, float], metric: str) -> str:
-    """`a > b = c`: best first, smallest where less is better, equals in the order given."""
-    models = sorted(values, key=lambda model: -(sign(metric) or 1) * values[model])
-    joints = [" = " if values[a] == values[b] else " > " for a, b in itertools.pairwise(models)]
-    return "".join(itertools.chain.from_iterable(zip(models, [*joints, ""], strict=True)))
-
-
-def claims(part: Reproduction) -> list[str]:
-    """A sentence per claim: whether it holds in the published table, and in ours."""
-    lines = []
-    for text, leaders, metrics in CLAIMS:
-        known = [metric for metric in metrics if leaders < set(pairs(part, metric))]
-        if not known:
-            lines.append(
-                f"- *{text}*: not judged; it needs {', '.join(sorted(leaders))} and others to "
-                "compare with."
-            )
-            continue
-        leads = {
-            ours: [m for m in known if _leads(part, m, leaders, ours=ours)]
-            for ours in (True, False)
-        }
-        verdict = (
-            "holds" if leads[True] == known else "holds in part" if leads[True] else "does not hold"
-        )
-        lines.append(
-            f"- *{text}*: **{verdict}** here: on {len(leads[True])} of {len(known)} metrics "
-            f"({', '.join(known)}) their mean rank "
-            f"is better than that of the others; in the published table on {len(leads[False])} of "
-            f"{len(known)}."
-        )
-    return lines
-
-
-def _leads(part: Reproduction, metric: str, leaders: frozenset[str], *, ours: bool) -> bool:
-    """Whether the mean rank of some models is better than that of the others; equals share the mean of their ranks."""
-    from scipy.stats import rankdata
-
-    both = pairs(part, metric)
-    ranks = rankdata([-(sign(metric) or 1) * values[0 if ours else 1] for values in both.values()])
-    means = [
-        statistics.fmean(r for m, r in zip(both, ranks, strict=True) if (m in leaders) is led)
-        for led in (True, False)
-    ]
-    return means[0] < means[1]
+"""Conclusions of arXiv 2309.05273: models that lead on metrics, of which all are better larger."""
 
 
 def write(parts: Sequence[Reproduction], out: Path) -> None:
-    """Write the report: `index`, and for each dataset a page, its tables as LaTeX, its values and plots.
+    """Write the report: an index, and for each dataset a page, LaTeX tables, values and plots.
 
-    Pages are there as Markdown and as HTML.
+    Pages are written as Markdown and as HTML.
     """
     out.mkdir(parents=True, exist_ok=True)
     images: dict[str, list[str]] = {}
     for part in parts:
         images[part.dataset] = []
-        for name, draw in (
-            (f"{part.dataset}.svg", trade_offs),
-            (f"{part.dataset}-curves.svg", learning_curves),
-        ):
+        plots = {
+            f"{part.dataset}.svg": trade_offs,
+            f"{part.dataset}-curves.svg": learning_curves,
+        }
+        for name, draw in plots.items():
             partial = out / f"{name}.partial"
             if draw(part, partial):
                 partial.replace(out / name)
@@ -276,85 +63,122 @@ def _put_page(one: Page, path: Path) -> None:
     put(path.with_name(path.name + ".html"), one.html())
 
 
-def line_of(
-    model: str, runs: Sequence[Path], published: Mapping[str, float], settings: str
-) -> Line:
-    """A line from finished run folders, one per seed."""
-    metrics, records = (
-        [RunFolder(run).read_json(name) for run in runs] for name in ("metrics.json", "run.json")
+def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) -> Page:
+    """Return the first page: the datasets, and the verdict on each claim."""
+    links = (
+        f"- [{part.dataset}]({part.dataset}.md){f', {part.protocol}' if part.protocol else ''}"
+        for part in parts
     )
-    timings = [
-        {
-            **record["timings"],
-            "peak_memory_bytes": record["peak_memory_bytes"],
-            "energy_j": cost_of(record)["energy J"],
-        }
-        for record in records
+    blocks: list[Block] = ["One page per dataset:", "\n".join(links)]
+    for part in parts:
+        if part.published:
+            blocks += [f"## {part.dataset}", "\n".join(claims(part))]
+        blocks += [f"![{part.dataset}]({image})" for image in images.get(part.dataset, ())]
+    if not any(images.values()):
+        blocks.append(
+            "Plots need matplotlib: `pip install 'mmx-mmbench[report]'`, then the same command."
+        )
+    return Page("Reproduction" if any(part.published for part in parts) else "Report", blocks)
+
+
+def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
+    """Return a dataset's page."""
+    blocks: list[Block] = [_bullets(part.facts)]
+    if part.warnings:
+        blocks.append("\n>\n".join(f"> **Note.** {text}" for text in part.warnings))
+    for cutoff in part.cutoffs:
+        blocks += [f"## Test @{cutoff}", values_table(part, cutoff)]
+    if part.published:
+        blocks += ["## Order of the models", _order_table(part)]
+        blocks += ["## Claims of the paper", "\n".join(claims(part))]
+    if part.comparisons:
+        blocks += ["## Which differences are resolved", _bullets(part.comparisons)]
+    blocks += [f"![{part.dataset}]({image})" for image in images]
+    blocks += ["## Cost", _cost_table(part), "## What ran", _runs_table(part)]
+    return Page(part.dataset, [*blocks, f"```\n{part.command}\n```"])
+
+
+def _bullets(texts: Sequence[str]) -> str:
+    return "\n".join(f"- {text}" for text in texts)
+
+
+def values_csv(part: Reproduction) -> str:
+    """All values, unrounded: model, seed, metric, ours, published, run."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["dataset", "model", "seed", "metric", "ours", "published", "run"])
+    for line in part.lines:
+        for seed, values, run in zip(line.seeds, line.values, line.runs, strict=True):
+            for metric, value in values.items():
+                ours = "" if value is None else repr(value)
+                published = line.published.get(metric, "")
+                writer.writerow([part.dataset, line.model, seed, metric, ours, published, run])
+    return text.getvalue()
+
+
+def claims(part: Reproduction) -> list[str]:
+    """Return a sentence per claim: whether it holds in our table, and in the published one."""
+    lines = []
+    for text, leaders, metrics in CLAIMS:
+        known = [metric for metric in metrics if leaders < set(part.pairs(metric))]
+        if not known:
+            lines.append(
+                f"- *{text}*: not judged; it needs {', '.join(sorted(leaders))} and others to "
+                "compare with."
+            )
+            continue
+        ours, published = (
+            [metric for metric in known if _leads(part, metric, leaders, column)]
+            for column in (0, 1)
+        )
+        verdict = "holds" if ours == known else "holds in part" if ours else "does not hold"
+        lines.append(
+            f"- *{text}*: **{verdict}** here: on {len(ours)} of {len(known)} metrics "
+            f"({', '.join(known)}) their mean rank is better than that of the others; in the "
+            f"published table on {len(published)} of {len(known)}."
+        )
+    return lines
+
+
+def _leads(part: Reproduction, metric: str, leaders: frozenset[str], column: int) -> bool:
+    """Whether the leaders' mean rank is better than the others', in our column or the published."""
+    from scipy.stats import rankdata
+
+    pairs = part.pairs(metric)
+    # Equals share the mean of their ranks: published values have four decimals, so there are ties.
+    ranks = rankdata([-(sign(metric) or 1) * values[column] for values in pairs.values()])
+    means = [
+        statistics.fmean(r for m, r in zip(pairs, ranks, strict=True) if (m in leaders) is led)
+        for led in (True, False)
     ]
-    return Line(
-        model,
-        [str(run) for run in runs],
-        [record["seeds"]["run"] for record in records],
-        [one["test"] for one in metrics],
-        published,
-        settings,
-        [one["best_epoch"] for one in metrics],
-        {key: _median([one.get(key) for one in timings]) for key in COSTS},
-    )
-
-
-def data_fact(record: Mapping[str, Any]) -> str:
-    """Counts, split and digest of a run's dataset, from its `run.json`."""
-    data = record["dataset"]
-    return (
-        f"{data['n_users']:,} users, {data['n_items']:,} items; {data['n_train']:,} train, "
-        f"{data['n_valid']:,} valid, "
-        f"{data['n_test']:,} test rows; split `{data['split']}`, digest `{data['digest']}`"
-    )
-
-
-def _median(values: Sequence[Any]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
+    return means[0] < means[1]
 
 
 def values_table(part: Reproduction, cutoff: int) -> Table:
-    """Mean and spread over seeds of each model, the best of a metric bold, with the published value below."""
+    """Return each model's mean and spread over seeds, the best bold, published values below."""
     metrics = [name for name in part.metrics if name.endswith(f"@{cutoff}")]
-    means = {
-        metric: [mean for line in part.lines if (mean := line.mean(metric)) is not None]
-        for metric in metrics
-    }
     rows = []
     for line in part.lines:
-        cells = []
-        for metric in metrics:
-            mean, spread = line.mean(metric), line.spread(metric)
-            text = (
-                "-"
-                if mean is None
-                else number(mean) + ("" if spread is None else f" ± {number(spread)}")
-            )
-            best = (
-                mean is not None
-                and sign(metric) == 1
-                and len(means[metric]) > 1
-                and mean == max(means[metric])
-            )
-            cells.append(f"**{text}**" if best else text)
-        rows.append([line.model, *cells])
+        rows.append([line.model, *(_value_cell(part, line, metric) for metric in metrics)])
         if line.published:
-            given = [line.published.get(metric) for metric in metrics]
-            rows.append(
-                ["published", *("-" if value is None else number(value) for value in given)]
-            )
-            rows.append(
-                [
-                    "difference",
-                    *(_difference(line.mean(m), v) for m, v in zip(metrics, given, strict=True)),
-                ]
-            )
+            given = {metric: line.published.get(metric) for metric in metrics}
+            rows.append(["published", *map(_cell, given.values())])
+            rows.append(["difference", *(_difference(line.mean(m), v) for m, v in given.items())])
     return Table(["", *(name.rpartition("@")[0] for name in metrics)], rows)
+
+
+def _value_cell(part: Reproduction, line: Line, metric: str) -> str:
+    mean, spread = line.mean(metric), line.spread(metric)
+    if mean is None:
+        return _cell(mean)
+    text = _cell(mean) + ("" if spread is None else f" ± {number(spread)}")
+    means = [known for other in part.lines if (known := other.mean(metric)) is not None]
+    best = sign(metric) == 1 and len(means) > 1 and mean == max(means)
+    return f"**{text}**" if best else text
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else number(value)
 
 
 def _difference(ours: float | None, published: float | None) -> str:
@@ -366,31 +190,25 @@ def _order_table(part: Reproduction) -> Table:
 
     rows = []
     for metric in part.metrics:
-        both = pairs(part, metric)
-        if len(both) < 2:
+        pairs = part.pairs(metric)
+        if len(pairs) < 2:
             continue
-        ours, theirs = ({model: values[k] for model, values in both.items()} for k in (0, 1))
-        tau = kendalltau(
-            list(ours.values()), list(theirs.values())
-        ).statistic  # tau-b, nan where all are equal
-        words = [_order_in_words(values, metric) for values in (ours, theirs)]
-        rows.append([metric, *words, "-" if math.isnan(tau) else f"{tau:.2f}"])
+        ours, theirs = ({model: pair[k] for model, pair in pairs.items()} for k in (0, 1))
+        # tau-b: it allows for ties, and is NaN if all are equal.
+        tau = kendalltau(list(ours.values()), list(theirs.values())).statistic
+        orders = (_order(ours, metric), _order(theirs, metric))
+        rows.append([metric, *orders, "-" if math.isnan(tau) else f"{tau:.2f}"])
     return Table(["metric", "ours", "published", "Kendall's tau"], rows)
 
 
+def _order(values: Mapping[str, float], metric: str) -> str:
+    """Return `a > b = c`: best first, smallest where less is better, equals in the order given."""
+    models = sorted(values, key=lambda model: -(sign(metric) or 1) * values[model])
+    joints = [" = " if values[a] == values[b] else " > " for a, b in itertools.pairwise(models)]
+    return "".join(itertools.chain.from_iterable(zip(models, [*joints, ""], strict=True)))
+
+
 def _cost_table(part: Reproduction) -> Table:
-    rows = []
-    for line in part.lines:
-        peak, energy = line.cost["peak_memory_bytes"], line.cost["energy_j"]
-        cells = [line.cost[key] for key in ("train_s_per_epoch", "train_cpu_s", "evaluation_s")]
-        rows.append(
-            [
-                line.model,
-                *("-" if value is None else number(value) for value in cells),
-                "-" if peak is None else f"{peak / 2**30:.2f}",
-                "-" if energy is None else f"{energy:,.0f}",
-            ]
-        )
     head = [
         "",
         "seconds per epoch",
@@ -399,6 +217,13 @@ def _cost_table(part: Reproduction) -> Table:
         "peak memory of the process, GiB",
         "joules of training",
     ]
+    rows = []
+    for line in part.lines:
+        peak, energy = line.cost["peak_memory_bytes"], line.cost["energy_j"]
+        seconds = (line.cost[key] for key in ("train_s_per_epoch", "train_cpu_s", "evaluation_s"))
+        gib = "-" if peak is None else f"{peak / 2**30:.2f}"
+        joules = "-" if energy is None else f"{energy:,.0f}"
+        rows.append([line.model, *map(_cell, seconds), gib, joules])
     return Table(head, rows)
 
 

@@ -1,0 +1,142 @@
+"""What a report is made of: each model's runs, values, published values and cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmbench.runs.folder import RunFolder
+from mmbench.runs.run import cost_of
+
+Values = Mapping[str, float | None]
+
+COSTS = ("train_s_per_epoch", "train_cpu_s", "evaluation_s", "peak_memory_bytes", "energy_j")
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One model of the report.
+
+    Attributes:
+        model: Its name.
+        runs: Run folder of each seed.
+        seeds: The seeds.
+        values: Test metrics of each seed.
+        published: Values to compare with; may be empty.
+        settings: The searched or given settings, as text.
+        best_epochs: Epoch of each seed's model.
+        cost: The keys of `COSTS`: medians over seeds, None if unknown.
+    """
+
+    model: str
+    runs: Sequence[str]
+    seeds: Sequence[int]
+    values: Sequence[Values]
+    published: Mapping[str, float]
+    settings: str
+    best_epochs: Sequence[int]
+    cost: Mapping[str, float | None]
+
+    def mean(self, metric: str) -> float | None:
+        """Mean over seeds; None if a seed has no value."""
+        known = self._known(metric)
+        return statistics.fmean(known) if known and len(known) == len(self.values) else None
+
+    def spread(self, metric: str) -> float | None:
+        """Sample standard deviation over seeds; None for one seed."""
+        known = self._known(metric)
+        return statistics.stdev(known) if len(known) > 1 else None
+
+    def _known(self, metric: str) -> list[float]:
+        return [value for seed in self.values if (value := seed.get(metric)) is not None]
+
+
+@dataclass(frozen=True, eq=False)
+class Reproduction:
+    """One dataset of the report.
+
+    Attributes:
+        dataset: Its name.
+        protocol: The study's protocol; may be empty.
+        command: The command line that repeats this part of the report.
+        facts: Counts, split and feature sets, one line each.
+        warnings: Why values may not be comparable, one line each.
+        lines: The models.
+        comparisons: Sentences on which model is better than which.
+    """
+
+    dataset: str
+    protocol: str
+    command: str
+    facts: Sequence[str]
+    warnings: Sequence[str]
+    lines: Sequence[Line]
+    comparisons: Sequence[str] = ()
+
+    @property
+    def metrics(self) -> list[str]:
+        """All metrics of any run, in the order of the runs."""
+        names = (name for line in self.lines for seed in line.values for name in seed)
+        return list(dict.fromkeys(names))
+
+    @property
+    def cutoffs(self) -> list[int]:
+        """The cut-offs, ascending."""
+        return sorted({int(name.rpartition("@")[2]) for name in self.metrics})
+
+    @property
+    def published(self) -> bool:
+        """Whether there is anything to compare with."""
+        return any(line.published for line in self.lines)
+
+    def pairs(self, metric: str) -> dict[str, tuple[float, float]]:
+        """Our mean and the published value of the models that have both."""
+        return {
+            line.model: (ours, line.published[metric])
+            for line in self.lines
+            if metric in line.published and (ours := line.mean(metric)) is not None
+        }
+
+
+def line_of(
+    model: str, runs: Sequence[Path], published: Mapping[str, float], settings: str
+) -> Line:
+    """Return the line of finished run folders, one per seed."""
+    metrics = [RunFolder(run).read_json("metrics.json") for run in runs]
+    records = [RunFolder(run).read_json("run.json") for run in runs]
+    costs = [
+        {
+            **record["timings"],
+            "peak_memory_bytes": record["peak_memory_bytes"],
+            "energy_j": cost_of(record)["energy J"],
+        }
+        for record in records
+    ]
+    return Line(
+        model,
+        [str(run) for run in runs],
+        [record["seeds"]["run"] for record in records],
+        [one["test"] for one in metrics],
+        published,
+        settings,
+        [one["best_epoch"] for one in metrics],
+        {key: _median([one.get(key) for one in costs]) for key in COSTS},
+    )
+
+
+def data_fact(record: Mapping[str, Any]) -> str:
+    """Counts, split and digest of a run's dataset, from its `run.json`."""
+    data = record["dataset"]
+    return (
+        f"{data['n_users']:,} users, {data['n_items']:,} items; {data['n_train']:,} train, "
+        f"{data['n_valid']:,} valid, {data['n_test']:,} test rows; split `{data['split']}`, digest "
+        f"`{data['digest']}`"
+    )
+
+
+def _median(values: Sequence[Any]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None

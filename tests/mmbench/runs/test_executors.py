@@ -1,0 +1,241 @@
+"""Executors: the same runs wherever trainings run, and no process outlives the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mmbase.progress import Progress, Silent
+from mmbench.config import Recipe, make_settings
+from mmbench.errors import DataError, TrainingError
+from mmbench.runs import run as experiment
+from mmbench.runs.batch import Batch, Executor, InProcess, Job, Train, train
+from mmbench.runs.executors import ProcessExecutor
+from mmbench.runs.folder import RunFolder
+from mmbench.runs.inputs import Inputs, load_inputs
+from mmbench.trainer import Trainer
+
+EVALUATION = {"every": 2, "cutoffs": (5, 10), "select_by": "Recall@10"}
+
+
+def plan(dataset: Path, **grids: tuple[float, ...]) -> list[Recipe]:
+    """One recipe for each model and its learning rates."""
+    settings = {"embedding_dim": 8, "batch_size": 64, "epochs": 4}
+    return [
+        Recipe(
+            data=str(dataset),
+            model=model,
+            settings=make_settings(model, settings | ({"lr": rates[0]} if len(rates) == 1 else {})),
+            grid={"lr": rates} if len(rates) > 1 else {},
+            evaluation=EVALUATION,
+        )
+        for model, rates in ((name.replace("_", "-"), rates) for name, rates in grids.items())
+    ]
+
+
+def loaded(recipes: list[Recipe], out: Path) -> list[tuple[Recipe, Inputs, RunFolder]]:
+    found = [load_inputs(recipe) for recipe in recipes]
+    return [
+        (recipe, inputs, experiment.run_folder(out, recipe, inputs)) for recipe, inputs in found
+    ]
+
+
+def run(recipes: list[Recipe], out: Path, executor: Executor | None = None) -> list[Path]:
+    done = Batch(out, executor or InProcess(Silent()), Silent()).run(recipes)
+    return [result.path for result in done]
+
+
+@dataclass
+class Recording:
+    """An executor from elsewhere: its workers know a job by its bytes alone, last job first."""
+
+    at_once: int = 7
+    jobs: list[Job] = field(default_factory=list)
+
+    def map(self, train: Train, jobs: Sequence[Job]) -> Iterator[tuple[Job, RunFolder]]:
+        for job in reversed(jobs):
+            self.jobs.append(job)
+            sent = pickle.loads(pickle.dumps(job))
+            assert sent == job
+            assert sent.inputs is None
+            yield job, pickle.loads(pickle.dumps(train))(sent, Silent())
+
+
+def assert_equal(ones: list[Path], others: list[Path]) -> None:
+    assert [one.name for one in ones] == [other.name for other in others]
+    for one, other in zip(ones, others, strict=True):
+        for name in ("metrics.json", "per_user.parquet", "recipe.yaml"):
+            assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_runs_are_the_same_wherever_trainings_run(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = plan(dataset, vbpr=(0.02, 0.01), most_popular=(0.1,), bpr_mf=(0.02,))
+    alone = run(recipes, tmp_path / "alone")
+    Batch(tmp_path / "at-once", ProcessExecutor(2, Silent()), Silent()).train_ahead(recipes)
+    # Test is scored by the run itself, once.
+    assert not list((tmp_path / "at-once").rglob("metrics.json"))
+    elsewhere = Recording()
+    assert_equal(alone, run(recipes, tmp_path / "elsewhere", elsewhere))
+    assert [(job.recipe.model, job.trial) for job in elsewhere.jobs] == [
+        ("bpr-mf", None),
+        ("vbpr", 1),
+        ("vbpr", 0),
+    ]  # a model that is not trained is no job
+    monkeypatch.setattr(
+        Trainer,
+        "run",
+        lambda self, original=Trainer.run: (
+            pytest.fail("trained again") if self.epochs else original(self)
+        ),
+    )
+    at_once = run(recipes, tmp_path / "at-once", ProcessExecutor(2, Silent()))
+    assert_equal(alone, at_once)
+    record = json.loads((at_once[0] / "run.json").read_text())
+    assert record["device"]["trainings_at_once"] == 2
+    assert record["timings"]["train_energy_j"] == "not known: 2 trainings at once"
+    again = Recording()
+    assert_equal(alone, run(recipes, tmp_path / "at-once", again))
+    assert not again.jobs
+
+
+def test_a_run_is_finished_before_the_next_training_begins(dataset: Path, tmp_path: Path) -> None:
+    """In one process a training that diverges takes nothing from the runs before it."""
+    recipes = plan(dataset, vbpr=(0.02,), bpr_mf=(1e38,))
+    with pytest.raises(TrainingError, match="lr"):
+        run(recipes, tmp_path)
+    assert [path.parent.name.split("-")[1] for path in tmp_path.rglob("metrics.json")] == ["vbpr"]
+
+
+def test_a_single_training_has_all_threads(dataset: Path, tmp_path: Path) -> None:
+    (path,) = run(plan(dataset, bpr_mf=(0.02,)), tmp_path, ProcessExecutor(2, Silent()))
+    assert json.loads((path / "trained.json").read_text())["jobs"] == 1
+
+
+def test_a_job_whose_data_have_changed_is_refused(dataset: Path, tmp_path: Path) -> None:
+    ((recipe, _, folder),) = loaded(plan(dataset, bpr_mf=(0.02,)), tmp_path)
+    with (dataset / "interactions.tsv").open("a") as file:
+        file.write("u0\tB029X\t5\t1\n")
+    with pytest.raises(DataError, match="have changed since this command began"):
+        train(Job(recipe, folder.path), Silent())
+    assert not folder.path.exists()
+
+
+def test_a_training_that_fails_is_an_error_and_the_others_are_kept(
+    dataset: Path, tmp_path: Path
+) -> None:
+    at_once = ProcessExecutor(2, Silent())
+    with pytest.raises(TrainingError, match="lr"):
+        run(plan(dataset, bpr_mf=(0.02, 1e38)), tmp_path, at_once)
+    run(plan(dataset, bpr_mf=(0.02, 0.01)), tmp_path, at_once)
+
+
+def test_finished_runs_are_read_without_a_lock(dataset: Path, tmp_path: Path) -> None:
+    """An archive that can't be written serves, and another process may be reading it."""
+    recipes = plan(dataset, most_popular=(0.1,), item_knn=(0.1,))
+    run(recipes, tmp_path)
+    folders = [folder for _, _, folder in loaded(recipes, tmp_path)]
+    (folders[0].path / ".lock").unlink(missing_ok=True)
+    batch = Batch(tmp_path, Recording(), Silent())
+    with experiment.locked(folders[1]):
+        batch.run(recipes)
+        with pytest.raises(TrainingError, match="another process"):
+            batch.run(recipes, restart=True)
+    assert all(folder.complete for folder in folders)  # refused, and nothing was cleared
+
+
+def two_jobs(folder: Path) -> list[Job]:
+    recipes = plan(folder, bpr_mf=(0.02,), vbpr=(0.02,))
+    return [Job(recipe, folder / recipe.model) for recipe in recipes]
+
+
+def die(job: Job, progress: Progress) -> RunFolder:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_killed_training_process_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="fewer --jobs than 2"):
+        list(ProcessExecutor(2, Silent()).map(die, two_jobs(tmp_path)))
+
+
+def require_mask(job: Job, progress: Progress) -> RunFolder:
+    if signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        raise TrainingError("Ctrl-C would be seen here")
+    return RunFolder(job.folder)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks")
+def test_ctrl_c_belongs_to_the_command_alone(tmp_path: Path) -> None:
+    """Else every training process that is still importing prints a traceback of its own."""
+    done = list(ProcessExecutor(2, Silent()).map(require_mask, two_jobs(tmp_path)))
+    assert {folder.path.name for _, folder in done} == {"bpr-mf", "vbpr"}
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def children(pid: int) -> set[int]:
+    """Return the live child processes, from /proc."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+        if int(fields[1]) == pid and fields[0] != "Z":
+            found.add(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at /proc")
+def test_training_processes_end_with_the_command_and_the_next_one_goes_on(
+    dataset: Path, tmp_path: Path
+) -> None:
+    grid = ["--grid", "lr=0.02,0.01", "--set", "epochs=100000", "--every", "100000"]
+    command = [
+        sys.executable,
+        "-m",
+        "mmbench",
+        "train",
+        "--model",
+        "bpr-mf",
+        "--data",
+        str(dataset),
+        "-q",
+        "--jobs",
+        "2",
+    ]
+    command += ["--out", str(tmp_path / "runs"), *grid]
+    environment = {**os.environ, "MMBENCH_SAVE_EVERY_S": "0"}
+    with subprocess.Popen(command, env=environment) as process:
+        while len(list(tmp_path.rglob("trials/*/state.safetensors"))) < 2:
+            assert process.poll() is None
+            time.sleep(0.1)
+        left = children(process.pid)
+        assert len(left) >= 2
+        process.kill()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in left) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in left)
+    (run,) = (tmp_path / "runs").iterdir()
+    histories = {path: path.read_text().count("\n") for path in run.glob("trials/*/history.jsonl")}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while any(path.read_text().count("\n") < count + 5 for path, count in histories.items()):
+            assert process.poll() is None  # it went on from where the states stood
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        message = process.stderr.read()
+        assert process.wait(30) == 130
+    assert "Traceback" not in message
