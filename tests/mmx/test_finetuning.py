@@ -126,7 +126,7 @@ def gap(path: Path) -> float:
 
 def test_texts_come_closer_and_extraction_takes_the_folder(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
-    from tests.mmx.encoders.test_sentence_transformers import build
+    from tests.mmx.encoders.tiny_models import sentence_model as build
 
     tiny = build(tmp_path / "tiny")
     options = [

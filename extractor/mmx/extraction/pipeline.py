@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbase.signals import StopRequest
-from mmx.encoders.decoding.sharing import shared_decoding
+from mmx.encoders.decoding import shared_decoding
 from mmx.errors import ContentError, Interrupted
 from mmx.extraction.encoder_stream import Lane
 from mmx.extraction.executors import LocalExecutor, Turns, busy_and_queued_s

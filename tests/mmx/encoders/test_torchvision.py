@@ -1,4 +1,4 @@
-"""torchvision encoders against torchvision called directly: its model, its own transforms, one picture at a time."""
+"""torchvision encoders against torchvision's own models and transforms, one picture at a time."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.mmx.encoders.on_another_device import same_there
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import get_graph_node_names
 
-from mmx.encoders import create, describe
-from mmx.encoders.listings.torchvision import LICENCES, MODELS, default_layer
-from mmx.encoders.torchvision import TorchvisionEncoder
+from mmx.encoders import create, describe, listings
+from mmx.encoders.listings import TORCHVISION as MODELS
+from mmx.encoders.torchvision import TorchvisionEncoder, default_output
 from mmx.errors import ContentError, EncoderError, UsageError
 
 SMALL = "resnet18"
@@ -111,12 +111,19 @@ def test_the_input_is_equal_bit_for_bit(
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_padded_tail_has_the_bits_of_a_full_batch(pictures: list[Path], state_file: Path) -> None:
+def test_a_padded_tail_has_the_bits_of_a_full_batch(
+    pictures: list[Path], state_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = create(SMALL, modality="visual", weights=str(state_file))
+    assert isinstance(encoder, TorchvisionEncoder)
     encoder.batch_size = 4
     loaded = [encoder.load(path) for path in pictures[:4]]
     whole = encoder.encode(loaded)
+    sizes: list[int] = []
+    network = encoder._network
+    monkeypatch.setattr(encoder, "_network", lambda x: (sizes.append(len(x)), network(x))[1])
     assert encoder.encode(loaded[:1]).tobytes() == whole[:1].tobytes()
+    assert sizes == [4]
 
 
 def test_random_weights_are_torchvisions_with_that_seed(pictures: list[Path]) -> None:
@@ -427,11 +434,12 @@ def test_densenet_files_with_the_former_names(tmp_path: Path, pictures: list[Pat
 def test_the_table_is_torchvisions_registry() -> None:
     names = list_models(module=torchvision.models)
     assert sorted(MODELS) == names
+    assert torchvision.__version__.startswith(listings.TORCHVISION_VERSION)
     for name in names:
         weights = get_model_weights(name).DEFAULT
         assert MODELS[name][1:] == (weights.transforms().crop_size[0], Path(weights.url).name)
-        assert default_layer(name) is not None
-        assert LICENCES.get(name) == weights.meta.get("license")
+        assert all(default_output(name))
+        assert listings.TORCHVISION_LICENCES.get(name) == weights.meta.get("license")
 
 
 @pytest.mark.slow

@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmx.encoders.decoding.images import decode_rgb
-from mmx.encoders.decoding.sounds import Resampler, read_mono
+from mmx.encoders.decoding import Resampler, decode_rgb, read_mono
 from mmx.errors import ContentError
 
 RNG = np.random.default_rng(3)
