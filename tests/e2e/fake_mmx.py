@@ -1,4 +1,4 @@
-"""`mmx` with one more encoder, `slow-fake`: deterministic, tiny, and slow enough to be killed in the middle.
+"""`mmx` with one more encoder, `slow-fake`: deterministic, tiny, and slow enough to be killed.
 
 Run as a script by the tests: python fake_mmx.py extract --modality textual --model slow-fake ...
 """
@@ -31,8 +31,9 @@ class SlowFake(Encoder):
 
     def __init__(self, request: Request) -> None:
         self.spec = EncoderSpec(
-            name="slow-fake", modality="textual", backend="test", model_id="slow-fake", dim=17, layer="only",
-            pooling="none", preprocessing={}, weights="none", weights_sha256=None, licence=None, precision="fp32",
+            name="slow-fake", modality="textual", backend="test", model_id="slow-fake", dim=17,
+            layer="only", pooling="none", preprocessing={}, weights="none", weights_sha256=None,
+            licence=None, precision="fp32",
         )  # fmt: skip
 
     def load(self, content: str | Path) -> str:

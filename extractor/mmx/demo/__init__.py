@@ -125,7 +125,7 @@ def _parameters_of(folder: Path) -> dict[str, object] | None:
 
 
 def _check_target(out: Path, parameters: dict[str, int]) -> bool:
-    """Whether `out` holds more than the catalogue, to be kept; raises if nothing may be replaced."""
+    """Whether `out` holds more than the catalogue, to be kept; raises if it may not be replaced."""
     if not out.exists() and not out.is_symlink():
         return False
     if not out.is_dir() or out.is_symlink():

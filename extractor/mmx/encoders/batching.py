@@ -28,7 +28,7 @@ def pad_batch(batch: NDArray[np.generic], size: int | None) -> NDArray[np.generi
 
 
 def pad_rows(
-    rows: Sequence[NDArray[np.integer]], value: int, *, left: bool = False
+    rows: Sequence[NDArray[np.integer]], value: int, *, left: bool = False, width: int = 0
 ) -> NDArray[np.int64]:
     """Return rows of different length as one matrix, (len(rows), length of the longest).
 
@@ -36,8 +36,9 @@ def pad_rows(
         rows: One-dimensional arrays, at least one.
         value: Fills the shorter rows.
         left: Fill before the row instead of after it.
+        width: Least number of columns.
     """
-    width = max(len(row) for row in rows)
+    width = max(width, *(len(row) for row in rows))
     padded = np.full((len(rows), width), value, dtype=np.int64)
     for i, row in enumerate(rows):
         padded[i, slice(width - len(row), width) if left else slice(len(row))] = row

@@ -273,4 +273,5 @@ class Resampler:
         if rate not in self._transforms:
             self._transforms[rate] = require("torchaudio.transforms").Resample(rate, self.rate)
         with torch.inference_mode():
-            return self._transforms[rate](torch.from_numpy(samples)).numpy()  # type: ignore[no-any-return]
+            resampled = self._transforms[rate](torch.from_numpy(samples)).numpy()
+        return resampled  # type: ignore[no-any-return]

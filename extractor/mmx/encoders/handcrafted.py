@@ -266,7 +266,8 @@ class TfidfLsaEncoder(_Handcrafted):
         # Sparse rows are multiplied one by one, so that a vector does not depend on its batch.
         latent = rows @ self._components  # (len(batch), dim) float64
         norms = np.linalg.norm(latent, axis=1, keepdims=True)
-        return (latent / np.where(norms > 0, norms, 1.0)).astype(np.float32)  # type: ignore[no-any-return]
+        vectors: NDArray[np.float32] = (latent / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+        return vectors
 
 
 class MfccEncoder(_Handcrafted):

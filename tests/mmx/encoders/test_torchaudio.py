@@ -178,9 +178,9 @@ def test_weights_that_cannot_be_had_or_do_not_fit(tmp_path: Path) -> None:
         ({"pooling": "cls"}, "cls"),
     ],
 )
-def test_options_that_do_not_fit(options: dict[str, str], expected: str) -> None:
+def test_options_that_do_not_fit(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
-        create("WAV2VEC2_BASE", modality="audio", weights="random", **options)  # type: ignore[arg-type]
+        create("WAV2VEC2_BASE", modality="audio", weights="random", **options)
 
 
 def test_a_clip_of_ten_milliseconds_and_silence(encoder: TorchaudioEncoder, tmp_path: Path) -> None:

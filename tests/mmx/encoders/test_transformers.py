@@ -334,10 +334,11 @@ def test_the_registry_lists_them() -> None:
 @pytest.mark.parametrize(
     ("name", "modality", "pooling"),
     [
-        ("vit", "visual", None), ("convnext", "visual", None), ("clip", "visual", None), ("siglip", "visual", None),
-        ("bert", "textual", None), ("bert", "textual", "last"), ("bert", "textual", "all"), ("clip", "textual", None),
-        ("siglip", "textual", None),
-        ("wav2vec2", "audio", None), ("whisper", "audio", None), ("whisper", "audio", "all"), ("clap", "audio", None),
+        ("vit", "visual", None), ("convnext", "visual", None), ("clip", "visual", None),
+        ("siglip", "visual", None), ("bert", "textual", None), ("bert", "textual", "last"),
+        ("bert", "textual", "all"), ("clip", "textual", None), ("siglip", "textual", None),
+        ("wav2vec2", "audio", None), ("whisper", "audio", None), ("whisper", "audio", "all"),
+        ("clap", "audio", None),
     ],
 )  # fmt: skip
 def test_other_devices_give_the_same(
@@ -348,8 +349,8 @@ def test_other_devices_give_the_same(
     modality: str,
     pooling: str | None,
 ) -> None:
-    contents = {"visual": pictures[:3], "textual": TEXTS[:3], "audio": clips}[modality]
-    same_there(f"transformers:{models / name}", contents, modality=modality, pooling=pooling)  # type: ignore[arg-type]
+    of: dict[str, Any] = {"visual": pictures[:3], "textual": TEXTS[:3], "audio": clips}
+    same_there(f"transformers:{models / name}", of[modality], modality=modality, pooling=pooling)
 
 
 def test_open_clip(tiny_clip: str, pictures: list[Path], tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def sentence_model(
     BertTokenizerFast(str(bare / "vocab.txt"), model_max_length=16).save_pretrained(bare)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(special) + len(SENTENCE_WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=16,
+        vocab_size=len(special) + len(SENTENCE_WORDS), hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=4, intermediate_size=64, max_position_embeddings=16,
     )  # fmt: skip
     BertModel(config).save_pretrained(bare)
     transformer = Transformer(str(bare), max_seq_length=16)
@@ -120,23 +120,25 @@ def transformers_models(place: Path) -> Path:
     t.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(place / "siglip")
     tokenizer(place / "siglip")
     wav = t.Wav2Vec2Config(
-        **small, conv_dim=[8, 8], conv_stride=[5, 4], conv_kernel=[10, 8], num_feat_extract_layers=2,
-        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
+        **small, conv_dim=[8, 8], conv_stride=[5, 4], conv_kernel=[10, 8],
+        num_feat_extract_layers=2, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
     )  # fmt: skip
     save(t.Wav2Vec2Model(wav), place / "wav2vec2")
     t.Wav2Vec2FeatureExtractor().save_pretrained(place / "wav2vec2")
     save(t.ASTModel(t.ASTConfig(**small, max_length=64, num_mel_bins=16)), place / "ast")
     t.ASTFeatureExtractor(max_length=64, num_mel_bins=16).save_pretrained(place / "ast")
     whisper = t.WhisperConfig(
-        d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=16, max_source_positions=100, vocab_size=20,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=16,
+        max_source_positions=100, vocab_size=20, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1,
     )  # fmt: skip
     save(t.WhisperModel(whisper), place / "whisper")
     t.WhisperFeatureExtractor(feature_size=16, chunk_length=2).save_pretrained(place / "whisper")
     audio = t.ClapAudioConfig(
-        num_mel_bins=64, spec_size=64, patch_size=4, patch_stride=[4, 4], hidden_size=16, patch_embeds_hidden_size=8,
-        depths=[1, 1], num_attention_heads=[2, 2], num_hidden_layers=2, window_size=4, projection_dim=8, num_classes=4,
+        num_mel_bins=64, spec_size=64, patch_size=4, patch_stride=[4, 4], hidden_size=16,
+        patch_embeds_hidden_size=8, depths=[1, 1], num_attention_heads=[2, 2], num_hidden_layers=2,
+        window_size=4, projection_dim=8, num_classes=4,
     )  # fmt: skip
     clap_text = t.ClapTextConfig(
         **{**text, "max_position_embeddings": 18}, pad_token_id=0, projection_dim=8

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
+from typing import Any
 
 from mmx.encoders.base import Request, plain_reason, require
 from mmx.encoders.weights.checkpoints import (
@@ -137,6 +138,29 @@ def find_model(request: Request, default_id: str) -> ModelFolder:
             "(org/name[@revision])."
         )
     return _snapshot(request, wanted)
+
+
+def load_model(library: Any, folder: ModelFolder) -> Any:
+    """Build the transformers model of a folder and load its weights.
+
+    Raises:
+        EncoderError: The weights lack something that is used.
+    """
+    with without_bar():
+        model, told = library.AutoModel.from_pretrained(
+            str(folder.path),
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    # Nothing takes the pooler's output.
+    absent = sorted(name for name in told["missing_keys"] if ".pooler." not in f".{name}")
+    if absent:
+        raise EncoderError(
+            f"{folder.label}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; is the "
+            "download complete?"
+        )
+    return model
 
 
 def is_cached(hub_id: str, cache_dir: Path | None) -> bool:
