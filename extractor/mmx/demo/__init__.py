@@ -67,10 +67,10 @@ def write_demo(
     splits) stays.
 
     Args:
-        out: Where the dataset goes; absent, empty, or an earlier demonstration catalogue.
-        items: Number of items, at least 24.
-        users: Number of users, at least 5; each gets at least five interactions.
-        seed: Everything follows from it, >= 0.
+        out: Absent, empty, or an earlier demonstration catalogue.
+        items: At least 24.
+        users: At least 5; each gets at least five interactions.
+        seed: At least 0; determines every byte.
         progress: Shows finished items.
 
     Raises:

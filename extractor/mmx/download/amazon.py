@@ -268,14 +268,8 @@ def image_vectors(
     over; of an item's several records the first counts; a record that is cut off at the end of the
     file is counted and left out.
 
-    Args:
-        path: The `.b` file.
-        items: Item to row.
-        counts: Counts what is left out.
-        progress: Shows bytes.
-
     Returns:
-        Vectors (n, 4096) float32 and which rows have one, (n,).
+        Vectors (n, 4096) float32 in the rows that `items` gives, and which rows have one, (n,).
 
     Raises:
         DataError: The file does not have this form.

@@ -33,12 +33,9 @@ _MAX_IMAGE = 64 << 20
 
 @dataclass(frozen=True)
 class Fetched:
-    """A dataset folder.
+    """A dataset folder and the counts of what was read and left out.
 
-    Attributes:
-        path: The folder.
-        counts: Rows, items and what was left out.
-        already: Whether it was there, made of the same files.
+    `already` tells that it was there, made of the same files.
     """
 
     path: Path

@@ -132,14 +132,12 @@ class Request:
     cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.modality not in MODALITIES:
-            raise UsageError(
-                f"unknown modality {self.modality!r}; choose one of: {', '.join(MODALITIES)}."
-            )
-        if self.precision not in PRECISIONS:
-            raise UsageError(
-                f"unknown precision {self.precision!r}; choose one of: {', '.join(PRECISIONS)}."
-            )
+        for option, choices in (("modality", MODALITIES), ("precision", PRECISIONS)):
+            given = getattr(self, option)
+            if given not in choices:
+                raise UsageError(
+                    f"unknown {option} {given!r}; choose one of: {', '.join(choices)}."
+                )
 
     def refuse(self, **fixed: str) -> None:
         """Refuse options that an encoder does not have.
@@ -153,7 +151,7 @@ class Request:
         """
         for option, only in fixed.items():
             given = getattr(self, option)
-            if given is not None and given != only:
+            if given not in (None, only):
                 raise UsageError(
                     f"{self.model}: --{option} {given} is not possible; it is always {only!r} here."
                 )

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CLEARLY_FASTER = 1.25  # so that noise in the timing does not choose between equals
+_NO_MEMORY = (
+    "can't allocate memory", "out of memory", "could not create a memory object",
+    "_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 def checked_device(request: Request) -> torch.device:
@@ -56,7 +60,7 @@ def checked_device(request: Request) -> torch.device:
 
 
 def prepared(network: Any, device: torch.device, precision: str) -> Any:
-    """A network that is ready for forward passes: no gradients, no training, on its device, images channels-last.
+    """Prepare a network for forward passes: no gradients, on its device, images channels-last.
 
     Below fp32 the batch norms of a `GraphModule` are folded into the convolutions before them,
     which changes roundings far less than the precision does and saves a fifth of the time. In fp32
@@ -72,7 +76,7 @@ def prepared(network: Any, device: torch.device, precision: str) -> Any:
 
 @contextlib.contextmanager
 def forward_pass(device: torch.device, precision: str) -> Iterator[None]:
-    """Inference mode at a precision; `fp32` means fp32 on a GPU too (no TF32), with deterministic convolutions.
+    """Infer at a precision; `fp32` is exact on a GPU too: no TF32, deterministic convolutions.
 
     On the CPU, `torch.nn.functional.linear` is served by the faster of torch's two single-precision
     kernels (see `linear_kernel`).
@@ -92,7 +96,7 @@ def forward_pass(device: torch.device, precision: str) -> Iterator[None]:
 
 
 class _ExactArithmetic:
-    """No TF32 on a GPU, and cuDNN with the same algorithms every time, for as long as any thread is inside.
+    """No TF32 on a GPU, and the same cuDNN algorithms every time, while any thread is inside.
 
     Convolutions have TF32 unless told otherwise, matrix products where
     `TORCH_ALLOW_TF32_CUBLAS_OVERRIDE` is set, as it is in NVIDIA's containers. The settings belong
@@ -133,25 +137,18 @@ exact_arithmetic = _ExactArithmetic()
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, of the device or of the machine."""
+    """Whether an exception means that memory ran out, of the device or of the machine."""
     if isinstance(error, MemoryError):
         return True
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(
-        text in str(error)
-        for text in (
-            "can't allocate memory",
-            "out of memory",
-            "could not create a memory object",
-            "_STATUS_ALLOC_FAILED",
-        )
-    )
+    # torch's allocators, oneDNN and cuBLAS raise plain RuntimeErrors.
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
 
 
 def release_memory() -> None:
-    """Gives cached memory of the GPU back, after it ran out."""
+    """Give cached memory of the GPU back, after it ran out."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
@@ -278,19 +275,19 @@ def _onednn_is_faster() -> bool:
 
 
 def _fold_batch_norms(network: torch.fx.GraphModule) -> None:
-    """Folds each batch norm that is the only reader of a convolution into it, in place."""
+    """Fold each batch norm that is the only reader of a convolution into it, in place."""
     import torch
 
     modules = dict(network.named_modules())
+
+    def calls(node: Any, kind: type) -> bool:
+        return node.op == "call_module" and type(modules[node.target]) is kind
+
     for node in list(network.graph.nodes):
-        if node.op != "call_module" or type(modules[node.target]) is not torch.nn.BatchNorm2d:
+        if not calls(node, torch.nn.BatchNorm2d):
             continue
         before = node.args[0]
-        if (
-            before.op != "call_module"
-            or type(modules[before.target]) is not torch.nn.Conv2d
-            or len(before.users) > 1
-        ):
+        if not calls(before, torch.nn.Conv2d) or len(before.users) > 1:
             continue
         folded = torch.nn.utils.fuse_conv_bn_eval(modules[before.target], modules[node.target])
         network.set_submodule(before.target, folded)

@@ -81,11 +81,8 @@ class SentenceEncoder(Encoder):
         self._max_tokens = model.max_seq_length if isinstance(model.max_seq_length, int) else None
         # `preprocess` and this copy each use their tokenizer with one setting only: a fast
         # tokenizer whose settings change while another thread uses it fails.
-        self._untruncated = (
-            copy.deepcopy(model.tokenizer)
-            if hasattr(model.tokenizer, "model_input_names")
-            else None
-        )
+        has_tokens = hasattr(model.tokenizer, "model_input_names")
+        self._untruncated = copy.deepcopy(model.tokenizer) if has_tokens else None
         self._padded = self._untruncated is not None and _is_padded(self._preprocess("a"))
         self.spec = self._describe(request, folder)
 
@@ -135,15 +132,12 @@ class SentenceEncoder(Encoder):
 
         if not self._padded:
             features = self._model.preprocess([item["text"] for item in batch], prompt=self._prompt)
-            return {
-                n: value.to(self._device) if hasattr(value, "to") else value
-                for n, value in features.items()
-            }
+            moved = {n: v.to(self._device) for n, v in features.items() if hasattr(v, "to")}
+            inputs: dict[str, Any] = features | moved
+            return inputs
         tokenizer = self._model.tokenizer
-        fill = {
-            "input_ids": tokenizer.pad_token_id or 0,
-            "token_type_ids": tokenizer.pad_token_type_id,
-        }
+        fill = {"input_ids": tokenizer.pad_token_id or 0}
+        fill["token_type_ids"] = tokenizer.pad_token_type_id
         left = tokenizer.padding_side == "left"
         padded: dict[str, Any] = dict(batch[0]["rest"])
         for name in batch[0]["rows"]:

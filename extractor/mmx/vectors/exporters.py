@@ -30,13 +30,9 @@ _FORBIDDEN = set('/\\<>:"|?*')
 
 @dataclass(frozen=True)
 class Exported:
-    """The result of an export.
+    """The result of an export: a file or folder, and the list of ids unless they are inside.
 
-    Attributes:
-        path: The file or folder.
-        ids: The list of ids beside it; None where the ids are inside.
-        rows: Rows written.
-        left_out: Rows without a vector that are not in the export.
+    `left_out` rows without a vector are not among the `rows` written.
     """
 
     path: Path
@@ -68,8 +64,7 @@ def export_features(
         features: A dense set of items.
         format_name: One of `FORMATS`.
         out: The file, or for `npy-folder` the folder; must not exist yet.
-        absent: Rows without a vector are left out (`skip`), or written as NaN (`nan`) or zeros
-            (`zero`).
+        absent: `skip` rows without a vector, or write them as NaN (`nan`) or zeros (`zero`).
         mapping: For `npy-folder`: name the files by row number and write here which is whose.
 
     Raises:

@@ -26,16 +26,10 @@ _BLOCK = 4096
 
 @dataclass(frozen=True)
 class Fused:
-    """The result of a fusion.
+    """The result of a fusion: the set's file, content digest, rows by status.
 
-    Attributes:
-        path: The set's file.
-        digest: Its content digest.
-        dim: Length of a vector.
-        ok: Rows with a vector.
-        missing: Rows that are missing in a set, or not in it.
-        corrupt: Rows that are corrupt in a set.
-        already: Whether it was there before.
+    A row is corrupt if it is corrupt in one of the sets, else missing if one lacks it; `already`
+    tells that the set was there before.
     """
 
     path: Path
@@ -84,18 +78,11 @@ def fuse(
 ) -> Fused:
     """Fuse sets into one, row by row of the first one's items, matched by id.
 
-    An item has a vector where every set has one; it is corrupt where it is corrupt in one of them,
-    else missing. Computed in double precision, stored as float32.
+    Computed in double precision, stored as float32.
 
-    Args:
-        paths: Two sets or more, dense and complete.
-        out: The store.
-        how: See `fuse_vectors`.
-        name: Name of the new set.
-        modality: Its modality.
-        unit: See `fuse_vectors`.
-        restart: Replace a set of this name that was made otherwise.
-        progress: Shows rows.
+    The sets are dense and complete, two or more; `how` and `unit` are those of `fuse_vectors`. The
+    new set has its own `name` and `modality` in the store `out`, where `restart` replaces one of
+    that name that was made otherwise.
 
     Raises:
         UsageError: The new set would be one of those it is made of.

@@ -29,15 +29,9 @@ BLOCK_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class Imported:
-    """The result of an import.
+    """The result of an import: the set's file, content digest and size.
 
-    Attributes:
-        path: The set's file.
-        digest: Its content digest.
-        rows: Number of rows.
-        missing: Rows without a vector.
-        dim: Length of a vector.
-        already: Whether the same import had been done before and nothing was written.
+    `missing` of the `rows` have no vector; `already` tells that nothing had to be written.
     """
 
     path: Path
@@ -63,19 +57,10 @@ def import_features(
 ) -> Imported:
     """Write the vectors of `source` as the set `modality/name` of the store `out`.
 
-    Args:
-        format_name: One of `FORMATS`.
-        source: Where the vectors and their ids are.
-        out: The store's folder.
-        modality: Lower-case name such as `visual`.
-        name: The set's name, a safe file name.
-        dtype: How the vectors are stored; they pass through float32 first.
-        nan_is_missing: Rows with any NaN are stored as missing; otherwise they are refused.
-        zero_is_missing: Rows of nothing but zeros are stored as missing; otherwise they are vectors
-            like any other.
-        restart: Replace a set of that name that was made otherwise. One that was made by the same
-            import is left as it is, or finished.
-        progress: Shows notes and finished rows.
+    Vectors are stored as `dtype` and pass through float32 first. Rows with any NaN are stored as
+    missing with `nan_is_missing`, and refused otherwise; rows of zeros are vectors like any other,
+    or missing with `zero_is_missing`. A set of that name that was made otherwise is replaced with
+    `restart`; one of the same import is left as it is, or finished.
 
     Raises:
         DataError: vectors or ids that cannot be stored as they are; nothing is written then.

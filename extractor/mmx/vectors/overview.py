@@ -98,10 +98,6 @@ def one_line(value: object) -> str:
 def compare(a: FeatureSet, b: FeatureSet) -> dict[str, Any]:
     """Compare two sets, joined by id, with JSON types only.
 
-    Args:
-        a: A dense set.
-        b: Another, of the same source.
-
     Returns:
         `equal` (same content digest); numbers of rows in one only and in both, each with examples;
         among the rows of both how many have a vector in one only and in both; `max_abs_difference`
