@@ -1,4 +1,4 @@
-"""Adapting an encoder to a catalogue: items that the same users took are pulled together, in content alone.
+"""Adapt an encoder to a catalogue: pull together, in content alone, items of the same users.
 
 A pair of items of one user's training history is a positive; the items of the batch that nobody
 took together are negatives (the symmetric InfoNCE of SimCLR and CLIP: Chen et al., ICML 2020;
@@ -39,16 +39,16 @@ class Trainable(Protocol):
 
     @property
     def network(self) -> nn.Module:
-        """What is trained."""
+        """The network to train."""
 
     def load(self, content: Path | str) -> Any:
-        """One decoded item, as in `Encoder`."""
+        """Decode one item, as in `Encoder`."""
 
     def differentiable(self, batch: Sequence[Any]) -> Tensor:
-        """Vectors of loaded items, shape (b, d), with gradients."""
+        """Return vectors of loaded items, shape (b, d), with gradients."""
 
     def save(self, path: Path, training: Mapping[str, Any]) -> None:
-        """Write the weights so that `--weights PATH` (or `--model PATH`) takes them, and in them how they were trained."""
+        """Write the weights for `--weights PATH` (or `--model PATH`), with their training."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +71,22 @@ class Training:
 
 
 def training_part(data: Path, split: str) -> Path:
-    """The file of a split's training part; no other part is looked for.
+    """Return the file of a split's training part; no other part is looked for.
 
     Raises:
         DataError: There is none.
     """
     folder = data / "splits" / split
-    found = [
-        folder / f"train{suffix}" for suffix in SUFFIXES if (folder / f"train{suffix}").is_file()
-    ]
-    if not found:
-        raise DataError(
-            f"{folder}: no train.tsv here; make a split with `mmbench data split {data} --name "
-            f"{split}`"
-        )
-    return found[0]
+    for path in (folder / f"train{suffix}" for suffix in SUFFIXES):
+        if path.is_file():
+            return path
+    raise DataError(
+        f"{folder}: no train.tsv here; make a split with `mmbench data split {data} --name {split}`"
+    )
 
 
 def histories(path: Path, items: Items) -> list[NDArray[np.int64]]:
-    """The distinct items of each user who has two or more, as rows of the items table; users in the order of their ids.
+    """Return the distinct items (rows) of each user who has two or more, users sorted by id.
 
     Raises:
         DataError: No such columns, or no user has two items of the catalogue.
@@ -119,7 +116,7 @@ def histories(path: Path, items: Items) -> list[NDArray[np.int64]]:
 
 
 def pairs(users: Sequence[NDArray[np.int64]], seed: int, epoch: int) -> NDArray[np.int64]:
-    """One pair of different items of each user, users in random order, shape (n_users, 2)."""
+    """Draw a pair of different items of each user, users in random order: (n_users, 2)."""
     rng = np.random.default_rng([seed, epoch])
     drawn = np.array([rng.choice(own, 2, replace=False) for own in users])
     return drawn[rng.permutation(len(drawn))]
@@ -131,13 +128,13 @@ def contrastive_loss(a: Tensor, b: Tensor, together: Tensor, temperature: float)
     Args:
         a: First items' vectors, shape (n, d).
         b: Second items' vectors, shape (n, d).
-        together: Whether somebody took a_k and b_l, shape (n, n), bool; such items are no negatives
-            of each other.
+        together: Whether somebody took both a_k and b_l, shape (n, n), bool.
         temperature: Divides cosines.
     """
     import torch
 
     a, b = (torch.nn.functional.normalize(x, dim=1) for x in (a, b))
+    # Items that somebody took together are no negatives of each other.
     others = together & ~torch.eye(len(a), dtype=torch.bool, device=a.device)
     logits = (a @ b.T / temperature).masked_fill(others, -torch.inf)
     target = torch.arange(len(a), device=a.device)
@@ -148,21 +145,19 @@ def contrastive_loss(a: Tensor, b: Tensor, together: Tensor, temperature: float)
 
 
 class TakenTogether:
-    """Which items of the catalogue somebody took both of.
+    """The pairs of items that some user took both of.
 
     Args:
         users: From `histories`.
     """
 
     def __init__(self, users: Sequence[NDArray[np.int64]]) -> None:
-        items, takers = (
-            np.concatenate(users),
-            np.repeat(np.arange(len(users)), [len(own) for own in users]),
-        )
+        items = np.concatenate(users)
+        takers = np.repeat(np.arange(len(users)), [len(own) for own in users])
         self._takers = csr_matrix((np.ones(items.size, np.int32), (items, takers)))
 
     def __call__(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """For items (n,) and items (m,), shape (n, m); an item that is taken at all is together with itself."""
+        """Return (n, m) for items (n,) and (m,); an item that is taken is together with itself."""
         both = csr_matrix(self._takers[first] @ self._takers[second].T)
         return np.asarray(both.toarray() > 0)
 
@@ -182,8 +177,8 @@ def finetune(
         encoder: The encoder.
         contents: The items' contents; pairs with an item without usable content are left out.
         users: From `histories`.
-        training: How.
-        progress: Told about pairs.
+        training: The settings.
+        progress: Shows pairs and losses.
         stop: Asked between steps; a true answer ends the training.
 
     Returns:
@@ -199,8 +194,7 @@ def finetune(
     finite = 0 < training.lr < np.inf and 0 < training.temperature < np.inf
     if training.batch_size < 2 or training.epochs < 1 or not finite:
         raise UsageError(
-            "finetune: batch size must be at least 2, epochs at least 1, lr and temperature "
-            "positive"
+            "finetune: batch size must be >= 2, epochs >= 1, lr and temperature positive"
         )
     network = encoder.network.requires_grad_(True)
     optimiser = torch.optim.AdamW(network.parameters(), lr=training.lr)
@@ -210,15 +204,13 @@ def finetune(
     for epoch in range(training.epochs):
         total, n = 0.0, 0
         drawn = pairs(users, training.seed, epoch)
-        for at, (rows, first, second) in enumerate(
-            _batches(encoder, contents, drawn, training.batch_size)
-        ):
+        size = training.batch_size
+        batches = _batches(encoder, contents, drawn, size)
+        for at, (rows, first, second) in enumerate(batches):
             if stop():
                 raise Interrupted("interrupted: nothing was saved; the same command begins anew")
-            progress.advance(
-                min(training.batch_size, len(drawn) - at * training.batch_size), "device"
-            )
-            if len(rows) < 2:
+            progress.advance(min(size, len(drawn) - at * size), "device")
+            if len(rows) < 2:  # no negatives
                 continue
             optimiser.zero_grad()
             n_pairs = len(rows)
@@ -235,18 +227,14 @@ def finetune(
                     )
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
-            total, n = total + loss.item() * len(rows), n + len(rows)
+            total, n = total + loss.item() * n_pairs, n + n_pairs
         if not n:
             raise DataError("finetune: no pair of items has usable content")
         losses.append(total / n)
-        left_out = (
-            f" ({len(drawn) - n:,} left out: no usable content, or alone in a batch)"
-            if n < len(drawn)
-            else ""
-        )
-        progress.note(
-            f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f} over {n:,} pairs{left_out}"
-        )
+        note = f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f} over {n:,} pairs"
+        if n < len(drawn):
+            note += f" ({len(drawn) - n:,} left out: no usable content, or alone in a batch)"
+        progress.note(note)
     progress.stop()
     network.requires_grad_(False)
     return losses
@@ -255,7 +243,7 @@ def finetune(
 def _batches(
     encoder: Trainable, contents: Contents, drawn: NDArray[np.int64], size: int
 ) -> Iterator[tuple[NDArray[np.int64], list[Any], list[Any]]]:
-    """Rows (n, 2) and loaded items of the pairs of which both have usable content, `size` pairs at a time."""
+    """Rows (n, 2) and loaded items of up to `size` pairs; those without content are left out."""
 
     def load(row: int) -> Any:
         (content,) = contents.fetch(row, row + 1)

@@ -157,7 +157,6 @@ from mmx.errors import Interrupted
 from mmx.extraction.extract import extract
 
 class Constant(Encoder):
-    modalities = frozenset({"textual", "visual"})
     concurrent = True
     def __init__(self, modality, dim):
         self.spec = EncoderSpec(name="constant", modality=modality, backend="none", model_id="constant", dim=dim, layer="only",
@@ -165,7 +164,7 @@ class Constant(Encoder):
     def load(self, content):
         if isinstance(content, str):
             return content
-        from mmx.encoders.decoding.images import decode_rgb
+        from mmx.encoders.decoding import decode_rgb
         return np.asarray(decode_rgb(content).resize((224, 224)))
     def encode(self, batch):
         return np.ones((len(batch), self.spec.dim), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""`mmx` with one more encoder, `slow-fake`: deterministic, tiny, and slow enough to be killed in the middle.
+"""`mmx` with one more encoder, `slow-fake`: deterministic, tiny, and slow enough to be killed.
 
 Run as a script by the tests: python fake_mmx.py extract --modality textual --model slow-fake ...
 """
@@ -13,7 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.encoders import ENCODERS, Encoder, EncoderInfo, EncoderSpec, Request
+from mmx.encoders import (
+    ENCODERS,
+    Encoder,
+    EncoderFamily,
+    EncoderInfo,
+    EncoderSpec,
+    Request,
+)
 from mmx.errors import ContentError
 
 SECONDS_PER_BATCH = 0.004
@@ -22,25 +29,12 @@ SECONDS_PER_BATCH = 0.004
 class SlowFake(Encoder):
     """Sixteen numbers from a text's digest, and the batch's size in the last place."""
 
-    modalities = frozenset({"textual"})
-
     def __init__(self, request: Request) -> None:
         self.spec = EncoderSpec(
-            name="slow-fake", modality="textual", backend="test", model_id="slow-fake", dim=17, layer="only",
-            pooling="none", preprocessing={}, weights="none", weights_sha256=None, licence=None, precision="fp32",
+            name="slow-fake", modality="textual", backend="test", model_id="slow-fake", dim=17,
+            layer="only", pooling="none", preprocessing={}, weights="none", weights_sha256=None,
+            licence=None, precision="fp32",
         )  # fmt: skip
-
-    @classmethod
-    def accepts(cls, model: str, modality: str) -> bool:
-        return model == "slow-fake"
-
-    @classmethod
-    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
-        return [
-            EncoderInfo(
-                "slow-fake", "textual", "slow-fake", 17, "only", "none", None, "text", "none needed"
-            )
-        ]
 
     def load(self, content: str | Path) -> str:
         text = str(content)
@@ -59,7 +53,18 @@ class SlowFake(Encoder):
         return np.array(rows, dtype=np.float32)
 
 
-ENCODERS["slow-fake"] = "fake_mmx:SlowFake"
+INFO = EncoderInfo(
+    "slow-fake", "textual", "slow-fake", 17, "only", "none", None, "text", "none needed"
+)
+FAMILY = EncoderFamily(
+    name="slow-fake",
+    modalities=frozenset({"textual"}),
+    accepts=lambda model, modality: model == "slow-fake",
+    known=lambda modality, cache_dir: [INFO],
+    build=SlowFake,
+    needs_torch=False,
+)
+ENCODERS["slow-fake"] = "fake_mmx:FAMILY"
 
 if __name__ == "__main__":
     import mmx.extraction.pipeline

@@ -66,7 +66,7 @@ def mirror(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("sentence_transformers")
-    from tests.mmx.encoders.test_sentence_transformers import build
+    from tests.mmx.encoders.tiny_models import sentence_model as build
 
     return build(tmp_path_factory.mktemp("encoder"))
 

@@ -1,4 +1,4 @@
-"""The demonstration catalogue: same seed, same bytes; the flaws it promises; and never over somebody's data."""
+"""The demonstration catalogue: same seed, same bytes; its flaws; never over somebody's data."""
 
 from __future__ import annotations
 
@@ -295,7 +295,8 @@ def test_without_pillow_the_error_names_the_extra(
 def test_the_module_needs_no_heavy_library_to_be_imported() -> None:
     import subprocess
 
-    code = "import sys, mmx.demo; print([m for m in ('PIL', 'torch', 'pandas', 'pyarrow', 'h5py') if m in sys.modules])"
+    heavy = ("PIL", "torch", "pandas", "pyarrow", "h5py")
+    code = f"import sys, mmx.demo; print([m for m in {heavy} if m in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

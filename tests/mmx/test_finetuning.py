@@ -1,4 +1,4 @@
-"""Fine-tuning: the loss by hand, pairs from training alone, checkpoints that extraction takes, and items that come closer."""
+"""Fine-tuning: the loss by hand, pairs from training alone, checkpoints that extraction takes."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def gap(path: Path) -> float:
 
 def test_texts_come_closer_and_extraction_takes_the_folder(data: Path, tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
-    from tests.mmx.encoders.test_sentence_transformers import build
+    from tests.mmx.encoders.tiny_models import sentence_model as build
 
     tiny = build(tmp_path / "tiny")
     options = [
@@ -192,8 +192,8 @@ def test_pictures_come_closer_and_extraction_takes_the_weights(data: Path, tmp_p
     weights = tmp_path / "mine.safetensors"
     options = ["--modality", "visual", "--model", "squeezenet1_1", "--data", str(data)]
     out = call(
-        "finetune", *options, "--weights", "random", "--split", "s", "--out", str(weights), "--epochs", "3", "--batch-size", "8",
-        "--lr", "0.0003", "--json", "-q",
+        "finetune", *options, "--weights", "random", "--split", "s", "--out", str(weights),
+        "--epochs", "3", "--batch-size", "8", "--lr", "0.0003", "--json", "-q",
     )  # fmt: skip
     assert len(json.loads(out)["loss"]) == 3
     gaps = {}
@@ -242,8 +242,8 @@ def test_a_place_that_cannot_be_written_is_found_before_the_training(
         "mmx.finetuning.finetune", lambda *_, **__: pytest.fail("trained for nothing")
     )
     said = call(
-        "finetune", "--modality", "visual", "--model", "squeezenet1_1", "--weights", "random", "--data", str(data), "--split",
-        "s", "--out", str(tmp_path / "file/x.safetensors"), code=1,
+        "finetune", "--modality", "visual", "--model", "squeezenet1_1", "--weights", "random",
+        "--data", str(data), "--split", "s", "--out", str(tmp_path / "file/x.safetensors"), code=1,
     )  # fmt: skip
     assert "its folder cannot be made" in said
 
@@ -288,8 +288,8 @@ def test_progress_ends_at_the_number_of_pairs_and_says_what_was_left_out(data: P
 )
 def test_mistakes(data: Path, tmp_path: Path, changes: dict[str, str], message: str) -> None:
     options = {
-        "--modality": "visual", "--model": "squeezenet1_1", "--weights": "random", "--data": str(data), "--split": "s",
-        "--out": "mine.safetensors",
+        "--modality": "visual", "--model": "squeezenet1_1", "--weights": "random",
+        "--data": str(data), "--split": "s", "--out": "mine.safetensors",
     } | changes  # fmt: skip
     if options["--model"] == "colour-hog":
         options["--weights"] = "default"

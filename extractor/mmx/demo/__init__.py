@@ -1,4 +1,4 @@
-"""The embedded catalogue: generated on the user's machine, never downloaded, and honest about being synthetic.
+"""The demonstration catalogue: synthetic, and generated on the user's machine.
 
 Items have a hidden style that shows in a drawn picture, in a description and in a short sound;
 users' taste lies in the same hidden space (`mmx.demo.latent`). Interactions per item are few, so
@@ -35,9 +35,7 @@ from mmx.errors import DataError, UsageError
 MIN_ITEMS = 24
 MIN_USERS = 5
 MISSING_SHARE = 0.03  # of the items, for each kind of content
-CONTENT_NOISE = (
-    0.2  # standard deviation of what each modality adds to the factors, which have about 1
-)
+CONTENT_NOISE = 0.2  # standard deviation that each modality adds to the factors, which have about 1
 GENERATOR = "mmx demo"
 TEXT_COLUMNS = ("title", "description", "brand", "category")
 # Bytes that no UTF-8 text can hold (0xFF never occurs in it), as a file that was cut or mixed from
@@ -47,7 +45,7 @@ CORRUPT_TEXT = b"Lampe \xe9l\xff\xfe\x80gante"
 
 @dataclass(frozen=True)
 class _Faults:
-    """Which items lack a kind of content, and which one has it in a form that cannot be decoded (indices)."""
+    """Indices of the items that lack a kind of content, and of the one that has it damaged."""
 
     missing: dict[str, frozenset[int]]
     corrupt: dict[str, int]
@@ -69,11 +67,11 @@ def write_demo(
     splits) stays.
 
     Args:
-        out: Where the dataset goes; absent, empty, or an earlier demonstration catalogue.
-        items: Number of items, at least 24.
-        users: Number of users, at least 5; each gets at least five interactions.
-        seed: Everything follows from it, >= 0.
-        progress: Told about each finished item.
+        out: Absent, empty, or an earlier demonstration catalogue.
+        items: At least 24.
+        users: At least 5; each gets at least five interactions.
+        seed: At least 0; determines every byte.
+        progress: Shows finished items.
 
     Raises:
         UsageError: A number is too small.
@@ -101,8 +99,7 @@ def write_demo(
             _generate(folder, parameters, progress or Silent())
             old = Path(scratch) / "old"
             if keep_others:
-                # Equal parameters, equal bytes: entry by entry, so that what lies beside them is
-                # never moved at all.
+                # Entry by entry, so that what lies beside them is never moved at all.
                 old.mkdir()
                 for path in sorted(folder.iterdir()):
                     if (out / path.name).exists():
@@ -113,13 +110,12 @@ def write_demo(
                     out.rename(old)
                 folder.rename(out)
     except OSError as error:
-        raise DataError(
-            f"{out}: the catalogue cannot be written ({error.strerror or error})"
-        ) from error
+        reason = error.strerror or error
+        raise DataError(f"{out}: the catalogue cannot be written ({reason})") from error
 
 
 def _parameters_of(folder: Path) -> dict[str, object] | None:
-    """What a demonstration catalogue was made with; None for a folder that is none."""
+    """The parameters of a demonstration catalogue; None for another folder."""
     try:
         described = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         generator = described["generator"]
@@ -129,7 +125,7 @@ def _parameters_of(folder: Path) -> dict[str, object] | None:
 
 
 def _check_target(out: Path, parameters: dict[str, int]) -> bool:
-    """Whether the folder at `out` holds more than the catalogue, to be kept; raises where it must not be replaced."""
+    """Whether `out` holds more than the catalogue, to be kept; raises if it may not be replaced."""
     if not out.exists() and not out.is_symlink():
         return False
     if not out.is_dir() or out.is_symlink():
@@ -141,16 +137,14 @@ def _check_target(out: Path, parameters: dict[str, int]) -> bool:
     if earlier is None:
         raise DataError(
             f"{out}: holds something else than a demonstration catalogue (for instance "
-            f"{present[0].name}), "
-            "and is left as it is; choose another place with --out"
+            f"{present[0].name}), and is left as it is; choose another place with --out"
         )
     own = {"items.tsv", "images", "audio", "interactions.tsv", "dataset.json"}
     foreign = [path for path in present if path.name not in own]
     if foreign and earlier != parameters:
         raise DataError(
             f"{out}: {foreign[0].name} belongs to the catalogue of {_spell(earlier)} (asked for: "
-            f"{_spell(parameters)})"
-            "; delete the folder, or choose another place with --out"
+            f"{_spell(parameters)}); delete the folder, or choose another place with --out"
         )
     return bool(foreign)
 
@@ -184,9 +178,7 @@ def _generate(folder: Path, parameters: dict[str, int], progress: Progress) -> N
         if index == faults.corrupt["image"]:
             picture = picture[: len(picture) // 3]  # a download that stopped
         if index == faults.corrupt["audio"]:
-            sound = (
-                sound[:12] + b"\x00" * 64
-            )  # the RIFF header, then zeros where the format should be said
+            sound = sound[:12] + b"\x00" * 64  # the RIFF header, then zeros instead of a format
         if index not in faults.missing["image"]:
             (folder / "images" / f"{item_id}.jpg").write_bytes(picture)
         if index not in faults.missing["audio"]:
@@ -209,9 +201,9 @@ def _generate(folder: Path, parameters: dict[str, int], progress: Progress) -> N
 
 
 def _item_ids(n_items: int, rng: np.random.Generator) -> list[str]:
-    """Ten-character ids as shops have them: four fifths start with B0, the rest are numbers with zeros in front.
+    """Ten-character ids as shops have them: four fifths start with B0, the rest with zeros.
 
-    The latter end in X now and then. Whoever reads ids as numbers loses both kinds.
+    The latter may end in X. A reader that takes ids for numbers loses both kinds.
     """
     letters = np.asarray(list("0123456789ABCDEFGHJKLMNPQRSTUVWXYZ"))
     digits = np.asarray(list("0123456789"))
@@ -237,17 +229,9 @@ def _draw_faults(n_items: int, rng: np.random.Generator) -> _Faults:
 def _write_interactions(path: Path, item_ids: list[str], n_users: int, picks: Picks) -> None:
     width = max(4, len(str(n_users)))
     lines = ["user_id\titem_id\trating\ttimestamp"]
-    entries = zip(
-        picks.user_idx.tolist(),
-        picks.item_idx.tolist(),
-        picks.rating.tolist(),
-        picks.timestamp.tolist(),
-        strict=True,
-    )
-    lines += [
-        f"u{user:0{width}d}\t{item_ids[item]}\t{rating}\t{time}"
-        for user, item, rating, time in entries
-    ]
+    columns = (picks.user_idx, picks.item_idx, picks.rating, picks.timestamp)
+    for user, item, rating, time in zip(*(column.tolist() for column in columns), strict=True):
+        lines.append(f"u{user:0{width}d}\t{item_ids[item]}\t{rating}\t{time}")
     path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
 
 
@@ -266,33 +250,25 @@ def _describe(
         "name": "demo",
         "synthetic": True,
         "source": "Synthetic: generated on this machine by `mmx demo`. No real products, people or "
-        "purchases are in "
-        "it, and results on it say nothing about results on real data.",
+        "purchases are in it, and results on it say nothing about results on real data.",
         "licence": "CC0-1.0: no rights reserved.",
         "counts": counts,
         "generator": {
             "tool": GENERATOR,
             "parameters": parameters,
             "versions": {
-                "mmx": version("mmx-mmbench"),
-                "numpy": version("numpy"),
-                "pillow": version("pillow"),
+                name: version(distribution)
+                for name, distribution in (("mmx", "mmx-mmbench"), ("numpy",) * 2, ("pillow",) * 2)
             },
         },
         "without": {kind: len(missing) for kind, missing in faults.missing.items()},
         "corrupt": {
-            "image": {
-                "item_id": item_ids[faults.corrupt["image"]],
-                "how": "JPEG file cut after a third",
-            },
-            "text": {
-                "item_id": item_ids[faults.corrupt["text"]],
-                "how": "title and description in items.tsv hold bytes that are not UTF-8",
-            },
-            "audio": {
-                "item_id": item_ids[faults.corrupt["audio"]],
-                "how": "WAV file without a format",
-            },
+            kind: {"item_id": item_ids[faults.corrupt[kind]], "how": how}
+            for kind, how in (
+                ("image", "JPEG file cut after a third"),
+                ("text", "title and description in items.tsv hold bytes that are not UTF-8"),
+                ("audio", "WAV file without a format"),
+            )
         },
         "files": {
             "items.tsv": _digest([folder / "items.tsv"], folder),
@@ -311,11 +287,7 @@ def _digest(paths: Iterable[Path], root: Path) -> dict[str, Any]:
     size = sum(len(content) for content in contents)
     if len(found) == 1 and found[0].parent == root:
         return {"sha256": sums[0], "bytes": size}
-    listing = "".join(
-        f"{digest}  {path.relative_to(root)}\n" for digest, path in zip(sums, found, strict=True)
-    )
-    return {
-        "files": len(found),
-        "sha256": hashlib.sha256(listing.encode()).hexdigest(),
-        "bytes": size,
-    }
+    names = (path.relative_to(root) for path in found)
+    listing = "".join(f"{digest}  {name}\n" for digest, name in zip(sums, names, strict=True))
+    digest = hashlib.sha256(listing.encode()).hexdigest()
+    return {"files": len(found), "sha256": digest, "bytes": size}

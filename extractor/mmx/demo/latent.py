@@ -1,4 +1,4 @@
-"""The hidden part of the demonstration catalogue: styles, tastes, popularity, and who took what.
+"""The latent part of the demonstration catalogue: styles, tastes, popularity, interactions.
 
 Pure arrays in, arrays out. An item is a point `z` in a space of `N_FACTORS` factors, scattered
 widely around one of twelve style centres. A user has one to three favourite points in the same
@@ -33,16 +33,14 @@ POPULARITY_SIGMA = 1.0  # of the log-normal popularity
 POPULARITY_WEIGHT = 0.5
 WHIM = 0.1
 MIN_PICKS = 5
-MEAN_EXTRA_PICKS = (
-    1.5  # beyond MIN_PICKS, geometric: most users have few interactions, some have many
-)
+MEAN_EXTRA_PICKS = 1.5  # beyond MIN_PICKS, geometric: most users have few, some many
 FIRST_SECOND = 1_546_300_800  # 2019-01-01 UTC
 LAST_SECOND = 1_704_067_200  # 2024-01-01 UTC
 
 
 @dataclass(frozen=True)
 class Items:
-    """What is hidden behind the items: `style (n,)`, `factors (n, N_FACTORS)`, `popularity (n,)` > 0."""
+    """Latent `style (n,)`, `factors (n, N_FACTORS)` and `popularity (n,)` > 0 of the items."""
 
     style: IntArray
     factors: FloatArray
@@ -52,7 +50,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Picks:
-    """Interactions, one entry each: `user_idx`, `item_idx`, `rating` in 1 … 5, `timestamp` in Unix seconds."""
+    """Interactions: `user_idx`, `item_idx`, `rating` in 1 … 5, `timestamp` in Unix seconds."""
 
     user_idx: IntArray
     item_idx: IntArray
@@ -61,7 +59,7 @@ class Picks:
 
 
 def draw_items(n_items: int, rng: np.random.Generator) -> Items:
-    """Items of about equally many per style, with a log-normal popularity that has nothing to do with style."""
+    """Draw items, about equally many per style, with a log-normal popularity apart from style."""
     centres = rng.standard_normal((len(STYLES), N_FACTORS))
     style = rng.permutation(np.arange(n_items) % len(STYLES))
     factors = centres[style] + SCATTER * rng.standard_normal((n_items, N_FACTORS))
@@ -69,12 +67,12 @@ def draw_items(n_items: int, rng: np.random.Generator) -> Items:
 
 
 def controls(factors: FloatArray, rng: np.random.Generator, *, noise: float) -> FloatArray:
-    """How the factors show in one modality: `N_FACTORS` knobs in (0, 1) per item, each a mix of all factors.
+    """Mix the factors to `N_FACTORS` knobs in (0, 1) per item, as they show in one modality.
 
     Args:
         factors: Shape (n, N_FACTORS).
         rng: Decides the modality's own rotation and the noise.
-        noise: Standard deviation of what the modality adds by itself; the factors have about 1.
+        noise: Standard deviation of the modality's own part; the factors have about 1.
     """
     rotation, _ = np.linalg.qr(rng.standard_normal((N_FACTORS, N_FACTORS)))
     seen = factors @ rotation + noise * rng.standard_normal(factors.shape)
@@ -82,14 +80,14 @@ def controls(factors: FloatArray, rng: np.random.Generator, *, noise: float) -> 
 
 
 def style_shares(items: Items) -> FloatArray:
-    """How much of each style an item has, shape (n, n_styles), rows sum to 1: softmax over distances."""
+    """Return the styles of each item, (n, n_styles), rows sum to 1: softmax over distances."""
     distance = ((items.factors[:, None, :] - items.centres[None]) ** 2).sum(axis=2)
     weight = np.exp(-(distance - distance.min(axis=1, keepdims=True)))
     return np.asarray(weight / weight.sum(axis=1, keepdims=True))
 
 
 def draw_picks(items: Items, n_users: int, rng: np.random.Generator) -> Picks:
-    """Who took what, at least `MIN_PICKS` different items per user, sorted by user and time."""
+    """Draw at least `MIN_PICKS` different items per user, sorted by user and time."""
     n_items = len(items.factors)
     most = max(MIN_PICKS, n_items // 4)
     log_popularity = POPULARITY_WEIGHT * np.log(items.popularity)
@@ -112,15 +110,6 @@ def draw_picks(items: Items, n_users: int, rng: np.random.Generator) -> Picks:
         start = int(rng.integers(FIRST_SECOND, LAST_SECOND - 86_400 * 365))
         gaps = rng.exponential(86_400 * 300 / n_picks, n_picks).astype(np.int64) + 1
         times = np.minimum(start + np.cumsum(gaps), LAST_SECOND)
-        columns.append(
-            (
-                np.full(n_picks, user),
-                picked,
-                np.clip(np.rint(pleasure), 1, 5).astype(np.int64),
-                times,
-            )
-        )
-    users, picked_items, ratings, timestamps = (
-        np.concatenate(part) for part in zip(*columns, strict=True)
-    )
-    return Picks(users, picked_items, ratings, timestamps)
+        ratings = np.clip(np.rint(pleasure), 1, 5).astype(np.int64)
+        columns.append((np.full(n_picks, user), picked, ratings, times))
+    return Picks(*(np.concatenate(part) for part in zip(*columns, strict=True)))

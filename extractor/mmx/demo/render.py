@@ -1,4 +1,4 @@
-"""How a style shows: a drawn picture, a few words, a short sound. Each from knobs in (0, 1) and a generator."""
+"""Pictures, words and sounds of the demonstration catalogue, drawn from knobs in (0, 1)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def require_pillow() -> None:
 
 
 def draw_image(knobs: FloatArray, style: int, rng: np.random.Generator) -> Image.Image:
-    """An RGB picture of `IMAGE_SIZE` squared: striped ground, then a few shapes.
+    """Draw an RGB picture of `IMAGE_SIZE` squared: striped ground, then a few shapes.
 
     Args:
         knobs: Shape (6,), in (0, 1): ground hue, figure hue, stripe direction, stripe density,
@@ -55,9 +55,8 @@ def draw_image(knobs: FloatArray, style: int, rng: np.random.Generator) -> Image
     stripe = _rgb(0.8 * ground_hue + 0.06, 0.65, 0.25 + 0.45 * brightness)
     angle = np.pi * direction
     row, column = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE] / IMAGE_SIZE
-    phase = 2 * np.pi * (2 + 8 * density) * (
-        column * np.cos(angle) + row * np.sin(angle)
-    ) + rng.uniform(0, 2 * np.pi)
+    across = column * np.cos(angle) + row * np.sin(angle)
+    phase = 2 * np.pi * (2 + 8 * density) * across + rng.uniform(0, 2 * np.pi)
     blend = (0.5 + 0.5 * np.sin(phase))[:, :, None]
     pixels = blend * ground + (1 - blend) * stripe + rng.normal(0, 6, (IMAGE_SIZE, IMAGE_SIZE, 3))
     picture = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
@@ -65,13 +64,9 @@ def draw_image(knobs: FloatArray, style: int, rng: np.random.Generator) -> Image
     for _ in range(FIGURES):
         hue = (0.8 * figure_hue + rng.normal(0, 0.03)) % 1.0
         red, green, blue = (int(value) for value in _rgb(hue, 0.8, 0.9))
-        _draw_figure(
-            canvas,
-            style,
-            rng.uniform(12, IMAGE_SIZE - 12, 2),
-            5 + 12 * size + rng.uniform(0, 4),
-            (red, green, blue),
-        )
+        centre = rng.uniform(12, IMAGE_SIZE - 12, 2)
+        radius = 5 + 12 * size + rng.uniform(0, 4)
+        _draw_figure(canvas, style, centre, radius, (red, green, blue))
     return picture
 
 
@@ -82,8 +77,10 @@ def _rgb(hue: float, saturation: float, value: float) -> FloatArray:
 def _draw_figure(
     canvas: ImageDraw.ImageDraw, style: int, centre: FloatArray, radius: float, colour: Colour
 ) -> None:
-    """One shape; there are six kinds, filled for even rounds of the styles and outlined for odd ones."""
+    """One of six shapes, filled in even rounds of the styles and outlined in odd ones."""
     x, y = (float(value) for value in centre)
+    triangle = [(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)]
+    diamond = [(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)]
     box = (x - radius, y - radius, x + radius, y + radius)
     kind, outlined = style % 6, style // 6 % 2 == 1
     fill, outline = (None, colour) if outlined else (colour, None)
@@ -92,19 +89,9 @@ def _draw_figure(
     elif kind == 1:
         canvas.rectangle(box, fill, outline, width=3)
     elif kind == 2:
-        canvas.polygon(
-            [(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)],
-            fill,
-            outline,
-            width=3,
-        )
+        canvas.polygon(triangle, fill, outline, width=3)
     elif kind == 3:
-        canvas.polygon(
-            [(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)],
-            fill,
-            outline,
-            width=3,
-        )
+        canvas.polygon(diamond, fill, outline, width=3)
     elif kind == 4:
         canvas.line((x - radius, y, x + radius, y), fill=colour, width=5 if outlined else 3)
         canvas.line((x, y - radius, x, y + radius), fill=colour, width=5 if outlined else 3)
@@ -113,14 +100,14 @@ def _draw_figure(
 
 
 def encode_image(picture: Image.Image) -> bytes:
-    """The picture as JPEG bytes (quality 90)."""
+    """Return the picture as JPEG bytes (quality 90)."""
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=90)
     return buffer.getvalue()
 
 
 def write_words(shares: FloatArray, rng: np.random.Generator) -> dict[str, str]:
-    """Title, description, brand and category of one item.
+    """Draw title, description, brand and category of one item.
 
     Args:
         shares: How much of each style the item has, shape (n_styles,), sums to 1.
@@ -152,7 +139,7 @@ def write_words(shares: FloatArray, rng: np.random.Generator) -> dict[str, str]:
 
 
 def make_sound(knobs: FloatArray, rng: np.random.Generator) -> FloatArray:
-    """A short sound in [-1, 1], shape (SOUND_SAMPLES,).
+    """Make a short sound in [-1, 1], shape (SOUND_SAMPLES,).
 
     Args:
         knobs: Shape (6,), in (0, 1): pitch, share of the upper harmonics, beats, breath (noise),
@@ -166,9 +153,8 @@ def make_sound(knobs: FloatArray, rng: np.random.Generator) -> FloatArray:
     phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
     tone = np.zeros(SOUND_SAMPLES)
     for harmonic in range(1, 8):
-        strength = (0.25 + 0.65 * rolloff) ** (harmonic - 1) * (
-            odd if harmonic % 2 else 1.0 - odd + 0.05
-        )
+        parity = odd if harmonic % 2 else 1.0 - odd + 0.05
+        strength = (0.25 + 0.65 * rolloff) ** (harmonic - 1) * parity
         audible = harmonic * frequency < 0.45 * SAMPLE_RATE  # what lies above would fold back
         tone += strength * audible * np.sin(harmonic * phase + rng.uniform(0, 2 * np.pi))
     tone /= np.abs(tone).max() + 1e-9
@@ -180,7 +166,7 @@ def make_sound(knobs: FloatArray, rng: np.random.Generator) -> FloatArray:
 
 
 def encode_sound(sound: FloatArray) -> bytes:
-    """The sound as a WAV file: mono, 16 bit, `SAMPLE_RATE`."""
+    """Return the sound as a WAV file: mono, 16 bit, `SAMPLE_RATE`."""
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)

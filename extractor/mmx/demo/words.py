@@ -1,4 +1,4 @@
-"""The vocabularies of the demonstration catalogue: twelve styles, product nouns, filler, brand syllables."""
+"""Vocabularies of the demonstration catalogue: styles, product nouns, filler, brand syllables."""
 
 from __future__ import annotations
 
@@ -32,21 +32,11 @@ PRODUCTS: dict[str, tuple[str, ...]] = {
 }
 
 FILLER: tuple[str, ...] = (
-    "quality", "gift", "new", "set", "home", "classic", "everyday", "design", "durable", "light", "large", "small",
-    "handmade", "compact", "original", "perfect", "easy", "care", "season", "favourite", "pack", "series", "premium",
+    "quality", "gift", "new", "set", "home", "classic", "everyday", "design", "durable", "light",
+    "large", "small", "handmade", "compact", "original", "perfect", "easy", "care", "season",
+    "favourite", "pack", "series", "premium",
 )  # fmt: skip
 
 BRAND_SYLLABLES: tuple[str, ...] = (
-    "kel",
-    "mor",
-    "vant",
-    "lis",
-    "tro",
-    "bri",
-    "osk",
-    "han",
-    "pel",
-    "dru",
-    "nia",
-    "sol",
-)
+    "kel", "mor", "vant", "lis", "tro", "bri", "osk", "han", "pel", "dru", "nia", "sol",
+)  # fmt: skip

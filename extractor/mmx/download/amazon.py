@@ -1,8 +1,10 @@
 """The Amazon review collections of 2014, 2018 and 2023 as dataset folders.
 
-    2014    https://jmcauley.ucsd.edu/data/amazon/        5-core reviews, metadata, 4096-d image features; Python literals
-    2018    https://nijianmo.github.io/amazon/            5-core reviews, metadata; JSON
-    2023    https://amazon-reviews-2023.github.io/        5-core ratings, metadata; JSON; items are joined on parent_asin
+    2014  https://jmcauley.ucsd.edu/data/amazon/  5-core reviews, metadata, 4096-d image features;
+          Python literals
+    2018  https://nijianmo.github.io/amazon/      5-core reviews, metadata; JSON
+    2023  https://amazon-reviews-2023.github.io/  5-core ratings, metadata; JSON; joined on
+          parent_asin
 
 Papers: McAuley, Targett, Shi, van den Hengel, SIGIR 2015; He, McAuley, WWW 2016; Ni, Li, McAuley,
 EMNLP 2019; Hou et al., 2024.
@@ -25,7 +27,7 @@ from typing import IO, Any
 import numpy as np
 
 from mmbase.progress import Progress, Silent
-from mmx.download.transfer import Wanted
+from mmx.download.transfer import DamagedDownload, Wanted
 from mmx.errors import DataError, unknown_name
 
 CATEGORIES = {
@@ -63,7 +65,10 @@ FILES = {
         "meta": "raw/meta_categories/meta_{}.jsonl.gz",
     },
 }
-LICENCE = "Collected by J. McAuley's group from amazon.com for research; see the collection's page for terms and citation."
+LICENCE = (
+    "Collected by J. McAuley's group from amazon.com for research; see the collection's page for "
+    "terms and citation."
+)
 IMAGE_DIM = 4096
 _RECORD = 10 + 4 * IMAGE_DIM
 _MAX_BAD_LINES = 100
@@ -72,7 +77,7 @@ COLUMNS = ("item_id", "title", "brand", "categories", "description", "image_url"
 
 @dataclass
 class Counts:
-    """What was read and left out; goes into `dataset.json`.
+    """Counts of what was read and left out, for `dataset.json`.
 
     Attributes:
         values: Name to count.
@@ -87,10 +92,10 @@ class Counts:
         self.values[name] = self.values.get(name, 0) + n
 
     def bad(self, where: str) -> None:
-        """One more line that cannot be read.
+        """Record a line that cannot be read.
 
         Raises:
-            DataError: There are too many: this is another file than it should be.
+            DataError: There are too many of them for the right file.
         """
         self.bad_lines.append(where)
         if len(self.bad_lines) > _MAX_BAD_LINES:
@@ -100,7 +105,7 @@ class Counts:
 
 
 def parse_name(name: str) -> tuple[str, str]:
-    """`amazon-2014/office` as collection and category.
+    """Split a name such as `amazon-2014/office` into collection and category.
 
     Raises:
         UsageError: There is no such collection or category.
@@ -115,13 +120,10 @@ def parse_name(name: str) -> tuple[str, str]:
 
 
 def wanted_files(collection: str, category: str, mirror: str | None) -> dict[str, Wanted]:
-    """The files of a category by role: `reviews`, `meta` and, in 2014, `features`.
+    """Return the files of a category by role: `reviews`, `meta` and, in 2014, `features`.
 
-    Args:
-        collection: A key of `FILES`.
-        category: A key of `CATEGORIES`.
-        mirror: A folder or an address that has the files by the same names, in the same folders or
-            all in one.
+    `mirror` is a folder or an address that has the files under the same names, in the same folders
+    or all in one.
     """
     full = _RENAMED.get((collection, category), CATEGORIES[category])
     out = {}
@@ -140,12 +142,13 @@ def wanted_files(collection: str, category: str, mirror: str | None) -> dict[str
 
 
 def records(path: Path, counts: Counts) -> Iterator[dict[str, Any]]:
-    """The lines of a reviews or metadata file, one mapping each: JSON, Python literals or CSV, gzip or not.
+    """Read the lines of a reviews or metadata file: JSON, Python literals or CSV, gzip or not.
 
     Lines are data and are never executed: a Python literal is read by `ast.literal_eval`.
 
     Raises:
-        DataError: The gzip is cut off or damaged, or too many lines cannot be read.
+        DamagedDownload: The gzip is cut off or damaged.
+        DataError: The file or too many lines cannot be read.
     """
     try:
         with _opened(path) as file:
@@ -161,15 +164,14 @@ def records(path: Path, counts: Counts) -> Iterator[dict[str, Any]]:
                 else:
                     yield record
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}: the gzip file is cut off or damaged ({error}); remove it and get it again"
-        ) from error
+        raise DamagedDownload(path, error) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}); is this the right file?") from error
 
 
 def _opened(path: Path) -> IO[str]:
-    raw: Any = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 - the caller closes it
+    # The caller closes it.
+    raw: Any = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
     return io.TextIOWrapper(raw, encoding="utf-8", newline="")
 
 
@@ -186,10 +188,10 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def interactions(path: Path, counts: Counts) -> Iterator[tuple[str, str, str, str]]:
-    """User, item, rating and Unix time in seconds of each review, as text; a repeated pair is kept once, its first row.
+    """Yield user, item, rating and Unix time in seconds of each review as text.
 
-    The times of 2023 (`timestamp`) are milliseconds, those of the earlier collections
-    (`unixReviewTime`) seconds.
+    The first row of a repeated pair is kept. The times of 2023 (`timestamp`) are milliseconds,
+    those of the earlier collections (`unixReviewTime`) seconds.
     """
     seen: set[tuple[str, str]] = set()
     for record in records(path, counts):
@@ -212,16 +214,12 @@ def interactions(path: Path, counts: Counts) -> Iterator[tuple[str, str, str, st
             counts.add("repeated reviews")
             continue
         seen.add((user, item))
-        yield (
-            user,
-            item,
-            f"{rating:g}",
-            f"{time_s:.13g}",
-        )  # 13 digits: milliseconds, until the year 2286
+        # 13 digits: milliseconds, until the year 2286.
+        yield user, item, f"{rating:g}", f"{time_s:.13g}"
 
 
 def metadata(path: Path, items: set[str], counts: Counts) -> dict[str, dict[str, str]]:
-    """Title, brand, categories, description and image address of the items, all as text; the first record of an item counts."""
+    """Read the texts and image address of the items; the first record of an item counts."""
     out: dict[str, dict[str, str]] = {}
     for record in records(path, counts):
         item = _cell(record.get("parent_asin") or record.get("asin"))
@@ -241,7 +239,7 @@ def metadata(path: Path, items: set[str], counts: Counts) -> dict[str, dict[str,
 
 
 def _cell(value: Any) -> str:
-    """A value as one line of text: lists are joined by blanks, NaN and None are empty."""
+    """Return a value as one line of text: lists joined by blanks, NaN and None empty."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, list | tuple):
@@ -264,20 +262,14 @@ def _image(record: Mapping[str, Any]) -> str:
 def image_vectors(
     path: Path, items: Mapping[str, int], counts: Counts, progress: Progress | None = None
 ) -> tuple[Any, Any]:
-    """The vectors of a binary image-feature file that belong to some items.
+    """Read the vectors of some items from a binary image-feature file.
 
     A record is ten bytes of asin and 4096 little-endian float32. Other items' records are passed
     over; of an item's several records the first counts; a record that is cut off at the end of the
     file is counted and left out.
 
-    Args:
-        path: The `.b` file.
-        items: Item to row.
-        counts: Takes what was left out.
-        progress: Told about bytes.
-
     Returns:
-        Vectors (n, 4096) float32 and which rows have one, (n,).
+        Vectors (n, 4096) float32 in the rows that `items` gives, and which rows have one, (n,).
 
     Raises:
         DataError: The file does not have this form.

@@ -1,4 +1,4 @@
-"""From a collection on the web, a mirror or files at hand to a dataset folder, and the items' images."""
+"""Dataset folders from a collection on the web, a mirror or files at hand, and items' images."""
 
 from __future__ import annotations
 
@@ -33,12 +33,9 @@ _MAX_IMAGE = 64 << 20
 
 @dataclass(frozen=True)
 class Fetched:
-    """A dataset folder that was made, or was there.
+    """A dataset folder and the counts of what was read and left out.
 
-    Attributes:
-        path: The folder.
-        counts: Rows, items and what was left out.
-        already: Whether it was there, made of the same files.
+    `already` tells that it was there, made of the same files.
     """
 
     path: Path
@@ -59,12 +56,12 @@ def fetch(
     """Get a category's files and convert them to a dataset folder.
 
     Args:
-        name: e.g. `amazon-2014/office`.
+        name: Such as `amazon-2014/office`.
         out: The dataset folder; appears when all of it is there.
         downloads: Where downloaded files are kept.
         mirror: Folder or address that has the files.
-        from_files: Files at hand by role (`reviews`, `meta`, `features`); those are not downloaded.
-        progress: Told about bytes and notes.
+        from_files: Files at hand by role (`reviews`, `meta`, `features`).
+        progress: Shows bytes and notes.
         options: Of `transfer.get`.
 
     Raises:
@@ -74,12 +71,13 @@ def fetch(
     progress = progress or Silent()
     collection, category = amazon.parse_name(name)
     wanted = amazon.wanted_files(collection, category, mirror)
-    for role in from_files or {}:
+    own = from_files or {}
+    for role in own:
         if role not in wanted:
             raise UsageError(f"--from-files {role}: {collection} has {', '.join(wanted)}")
     files = {}
     for role, one in wanted.items():
-        given = (from_files or {}).get(role)
+        given = own.get(role)
         if given is not None and not given.is_file():
             raise DataError(f"{given}: no such file")
         files[role] = given or transfer.get(one, downloads, progress=progress, **options)
@@ -101,10 +99,8 @@ def fetch(
         _convert(files, partial, counts, progress)
     except DataError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if "cut off or damaged" in str(error):  # a copy of ours is got anew by the next call
-            for role, path in files.items():
-                if str(path) in str(error) and role not in (from_files or {}):
-                    transfer.forget(path)
+        if isinstance(error, transfer.DamagedDownload) and error.path not in own.values():
+            transfer.forget(error.path)  # the next call gets it anew
         raise
     document = {
         "name": out.name,
@@ -125,8 +121,7 @@ def fetch(
 
 def _convert(files: Mapping[str, Path], out: Path, counts: Counts, progress: Progress) -> None:
     progress.note(f"converting {', '.join(path.name for path in files.values())}")
-    items: set[str] = set()
-    users: set[str] = set()
+    items, users = set[str](), set[str]()
     with (out / "interactions.tsv").open("w", encoding="utf-8", newline="\n") as file:
         file.write("user_id\titem_id\trating\ttimestamp\n")
         for row in amazon.interactions(files["reviews"], counts):
@@ -191,15 +186,15 @@ def fetch_images(
 ) -> dict[str, int]:
     """Download the items' images by the addresses in `items.tsv`, into `images/<item id>.<suffix>`.
 
-    What happened to each item stands in `images/status.tsv` (item, status, reason), which is
-    appended to as they come: the next call tries those that are not `ok` again and no others.
+    What happened to each item is appended to `images/status.tsv` (item, status, reason); the next
+    call tries those that are not `ok` again and no others.
 
     Args:
         data: A dataset folder made by `fetch`.
         jobs: Connections at once.
-        pause_s: Each connection rests that long between two images.
+        pause_s: Rest of a connection between two images.
         timeout_s: Of one image.
-        progress: Told about items.
+        progress: Shows items.
 
     Returns:
         Items by status: `ok`, `missing` (no address), `failed`.
@@ -223,16 +218,9 @@ def fetch_images(
             return item, "failed", "the id is no file name"
         try:
             _get_image(item, addresses[item], folder, timeout_s)
-        except (
-            OSError,
-            ValueError,
-            http.client.HTTPException,
-        ) as error:  # the last: a bad address or answer
-            return (
-                item,
-                "failed",
-                " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__,
-            )
+        except (OSError, ValueError, http.client.HTTPException) as error:  # a bad address, answer
+            reason = " ".join(str(getattr(error, "reason", error)).split())
+            return item, "failed", reason or type(error).__name__
         finally:
             time.sleep(pause_s)
         return item, "ok", ""
@@ -281,15 +269,13 @@ def _statuses(folder: Path) -> dict[str, str]:
 
 
 def _get_image(item: str, url: str, folder: Path, timeout_s: float) -> None:
-    if not url.lower().startswith(
-        ("http://", "https://")
-    ):  # urllib would also open a file of this machine
+    # urllib would also open a file of this machine.
+    if not url.lower().startswith(("http://", "https://")):
         raise ValueError("not an address on the web")
     match = _SUFFIX.search(url.partition("?")[0])
     target = folder / (item + (match.group(0).lower() if match else ".jpg"))
-    with urllib.request.urlopen(
-        urllib.request.Request(url, headers=transfer.AGENT), timeout=timeout_s
-    ) as answer:
+    request = urllib.request.Request(url, headers=transfer.AGENT)
+    with urllib.request.urlopen(request, timeout=timeout_s) as answer:
         if answer.headers.get_content_type() == "text/html":
             raise ValueError("a web page instead of an image")
         content = answer.read(_MAX_IMAGE + 1)

@@ -1,4 +1,4 @@
-"""Downloads that survive a bad network: resumed where they stopped, retried with back-off, checked, never half there.
+"""Downloads that survive a bad network: resumed, retried with back-off, checked, never half there.
 
 A file appears under its name when all of it has arrived. Its SHA-256 is recorded then, in
 `checksums.json` beside it, and a later use of a file that has changed since is an error.
@@ -49,6 +49,20 @@ class Wanted:
     sha256: str | None = None
 
 
+class DamagedDownload(DataError):
+    """A file that has arrived and can't be unpacked.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: Path, reason: object) -> None:
+        super().__init__(
+            f"{path}: the gzip file is cut off or damaged ({reason}); remove it and get it again"
+        )
+        self.path = path
+
+
 def get(
     wanted: Wanted,
     folder: Path,
@@ -57,12 +71,12 @@ def get(
     retries: int = RETRIES,
     wait: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """The file on disk, downloaded if it is not there yet.
+    """Return the file on disk, downloaded if it is not there yet.
 
     Args:
         wanted: What to get.
         folder: The download folder.
-        progress: Told about bytes.
+        progress: Shows bytes.
         retries: How often a broken connection is tried again.
         wait: Sleeps; for tests.
 
@@ -101,7 +115,7 @@ def get(
 
 
 def forget(path: Path) -> None:
-    """Remove a downloaded file that turned out to be damaged, so that the next call gets it anew."""
+    """Remove a damaged file, so that the next call gets it anew."""
     path.unlink(missing_ok=True)
     known = _known(path)
     if known.pop(path.name, None) is not None:
@@ -124,8 +138,7 @@ def _download(
             else:
                 raise DataError(
                     f"{wanted.url}: HTTP {error.code} {error.reason}; look at the address, use "
-                    "--mirror DIR|URL, or give "
-                    "files that you have with --from-files"
+                    "--mirror DIR|URL, or give files that you have with --from-files"
                 ) from error
         except (OSError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
@@ -138,8 +151,7 @@ def _download(
     have = partial.stat().st_size if partial.is_file() else 0
     raise DataError(
         f"{wanted.url}: {reason}, {retries + 1} times; {have:,} bytes are kept and the same "
-        "command goes on from there; or use "
-        "--mirror DIR|URL, or --from-files"
+        "command goes on from there; or use --mirror DIR|URL, or --from-files"
     )
 
 
@@ -151,13 +163,11 @@ def _transfer(url: str, partial: Path, progress: Progress) -> None:
         headers |= {"Range": f"bytes={have}-", "If-Range": stamp.read_text(encoding="utf-8")}
     else:
         have = 0
-    with urllib.request.urlopen(
-        urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S
-    ) as answer:
-        if answer.status != 206:
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        if answer.status != 206:  # the whole file, and not the rest of it
             have = 0
-        kind = answer.headers.get_content_type()
-        if kind == "text/html":
+        if answer.headers.get_content_type() == "text/html":
             raise DataError(
                 f"{url}: the server sent a web page instead of the file; use --mirror DIR|URL, or "
                 "--from-files"

@@ -1,7 +1,7 @@
-"""What every encoder is: a frozen description of itself (its provenance) and load → encode.
+"""The contract of encoders: a family finds, lists and builds them; an encoder loads and encodes.
 
-Adding an encoder family is one file with one class and one line in `mmx.encoders.ENCODERS`; see
-`Encoder`.
+A new family is one file with one `Encoder` class and one `EncoderFamily`, and one line in
+`mmx.encoders.ENCODERS`; `mmx.encoders.testing.check_encoder` checks it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -25,7 +25,7 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """Everything that determines the vectors of an encoder; written into the feature set as its provenance.
+    """Everything that determines an encoder's vectors; the provenance of its feature sets.
 
     Attributes:
         name: Slug for the set's file name, made from the model id; choices other than the default
@@ -68,22 +68,11 @@ class EncoderSpec:
 
     def provenance(self) -> dict[str, Any]:
         """The whole description with JSON types only; two equal descriptions give equal JSON."""
-        return {
-            "extractor": self.name,
-            "modality": self.modality,
-            "backend": self.backend,
-            "model_id": self.model_id,
-            "dim": self.dim,
-            "layer": self.layer,
-            "pooling": self.pooling,
-            "preprocessing": _plain(self.preprocessing),
-            "weights": self.weights,
-            "weights_sha256": self.weights_sha256,
-            "licence": self.licence,
-            "precision": self.precision,
-            "libraries": dict(sorted(self.libraries.items())),
-            **({"training": _plain(self.training)} if self.training else {}),
-        }
+        told = {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
+        told = {"extractor": told.pop("name"), **told}
+        if not self.training:
+            del told["training"]
+        return told
 
 
 @dataclass(frozen=True)
@@ -115,7 +104,7 @@ class EncoderInfo:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for, checked for impossible values; the only argument of an encoder's constructor.
+    """What the user asked for, checked for impossible values: the one argument of `build`.
 
     Attributes:
         model: Model name, hub id or local folder, without the family prefix.
@@ -143,28 +132,26 @@ class Request:
     cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.modality not in MODALITIES:
-            raise UsageError(
-                f"unknown modality {self.modality!r}; choose one of: {', '.join(MODALITIES)}."
-            )
-        if self.precision not in PRECISIONS:
-            raise UsageError(
-                f"unknown precision {self.precision!r}; choose one of: {', '.join(PRECISIONS)}."
-            )
+        for option, choices in (("modality", MODALITIES), ("precision", PRECISIONS)):
+            given = getattr(self, option)
+            if given not in choices:
+                raise UsageError(
+                    f"unknown {option} {given!r}; choose one of: {', '.join(choices)}."
+                )
 
     def refuse(self, **fixed: str) -> None:
-        """Say no to options that an encoder does not have: `request.refuse(weights="default", precision="fp32")`.
+        """Refuse options that an encoder does not have.
 
         Args:
-            **fixed: Option name and the only value it may have (an option left at None is always
-                fine).
+            **fixed: The only value that an option may have, e.g. `precision="fp32"`; None is
+                always fine.
 
         Raises:
             UsageError: An option has another value.
         """
         for option, only in fixed.items():
             given = getattr(self, option)
-            if given is not None and given != only:
+            if given not in (None, only):
                 raise UsageError(
                     f"{self.model}: --{option} {given} is not possible; it is always {only!r} here."
                 )
@@ -172,15 +159,13 @@ class Request:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Turns one modality of items into vectors.
+    """Turn the contents of one modality into vectors.
 
-    A family is one class that inherits from this protocol and takes a `Request`. Besides `load` and
-    `encode` it has the two class methods by which the registry finds and lists it without building
-    anything. The methods that most encoders don't need have a body here.
+    An encoder inherits from this protocol and is built from a `Request`. Only `load` and `encode`
+    have no default.
 
     Attributes:
         spec: The description; complete after construction, or after `fit` where `needs_fit`.
-        modalities: The modalities that the family serves.
         concurrent: `encode` may be called from several threads at once. On the CPU the pipeline
             then runs one forward pass per processor, each on one thread, which is faster than one
             pass on all of them and immune to busy neighbours.
@@ -193,7 +178,6 @@ class Encoder(Protocol):
             None: no padding.
     """
 
-    modalities: ClassVar[frozenset[str]]
     concurrent: ClassVar[bool] = False
     spec: EncoderSpec
     ragged: bool = False
@@ -201,18 +185,8 @@ class Encoder(Protocol):
     device: str = "cpu"
     batch_size: int | None = None
 
-    @classmethod
-    def accepts(cls, model: str, modality: str) -> bool:
-        """Whether this family can build `model`; asked in the registry's order, without building it."""
-        ...
-
-    @classmethod
-    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
-        """The family's names for `mmx models` and for error messages; quick, builds nothing."""
-        ...
-
     def load(self, content: Path | str) -> Any:
-        """One decoded and preprocessed item, safe to call from several threads.
+        """Decode and preprocess one item; safe to call from several threads.
 
         Args:
             content: A file's path (visual, audio) or the text itself (textual).
@@ -225,34 +199,55 @@ class Encoder(Protocol):
         ...
 
     def encode(self, batch: Sequence[Any]) -> NDArray[np.float32]:
-        """The vectors of loaded items, shape (len(batch), dim), float32; row i belongs to batch[i]."""
+        """Return the vectors of loaded items, (len(batch), dim) float32; row i is of batch[i]."""
         ...
 
     def fit(self, contents: Iterable[Path | str]) -> None:
-        """Learn from the whole corpus, deterministically. Nothing to learn by default."""
+        """Learn from the whole corpus, deterministically; nothing by default."""
+        return
 
     def sort_key(self, loaded: Any) -> int:
-        """Size of a loaded item (tokens, samples): batches of similar size are cheaper. 0: irrelevant."""
+        """Return the size of a loaded item (tokens, samples): equal sizes share a batch."""
         return 0
 
     def truncated(self, loaded: Any) -> bool:
-        """Whether the content was longer than what the encoder can take, and was cut."""
+        """Whether the content was longer than the encoder takes, and was cut."""
         return False
 
 
+@dataclass(frozen=True)
+class EncoderFamily:
+    """The encoders of one library: how the registry finds, lists and builds them.
+
+    Attributes:
+        name: The registry's name, as in `--model name:model`.
+        modalities: The modalities that the family serves.
+        accepts: Whether the family can build a model for a modality: (model, modality) -> bool.
+            Families are asked in the registry's order, so this must be quick.
+        known: The lines of `mmx models` for a modality: (modality, cache_dir) -> list, also offered
+            in error messages; quick, builds nothing.
+        build: The encoder of a request.
+        needs_torch: Whether the encoders compute with torch on the requested device; others run on
+            the CPU, and torch need not be imported to choose a device.
+    """
+
+    name: str
+    modalities: frozenset[str]
+    accepts: Callable[[str, str], bool]
+    known: Callable[[str, Path | None], list[EncoderInfo]]
+    build: Callable[[Request], Encoder]
+    needs_torch: bool = True
+
+
 def require(module: str) -> Any:
-    """Import an optional library, or say how to install it.
+    """Import an optional library.
 
     Raises:
-        EncoderError: The library is not installed or does not fit the others.
+        EncoderError: It is not installed or does not fit the others; names the extra.
     """
     try:
         return importlib.import_module(module)
-    except (
-        ImportError,
-        OSError,
-        RuntimeError,
-    ) as error:  # a binary that does not fit its torch raises the last two
+    except (ImportError, OSError, RuntimeError) as error:  # the last two: built for another torch
         package = module.partition(".")[0]
         raise EncoderError(
             f"this encoder needs {package}, which cannot be imported ({error}); run: "
@@ -261,14 +256,14 @@ def require(module: str) -> Any:
 
 
 def plain_reason(error: BaseException) -> str:
-    """A foreign exception in one line, without the path that an OSError carries."""
+    """Return a foreign exception in one line, without the path that an OSError carries."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def versions(*distributions: str) -> dict[str, str]:
-    """Installed versions by distribution name; numpy's is always among them."""
+    """Return the installed versions of distributions, numpy's always among them."""
     found = {}
     for name in ("numpy", *distributions):
         try:
@@ -279,13 +274,13 @@ def versions(*distributions: str) -> dict[str, str]:
 
 
 def slug(*parts: str) -> str:
-    """A safe file name from names: lower case, `[a-z0-9_-]` only: `("BAAI/bge-base-en-v1.5",)` → `bge-base-en-v1-5`."""
+    """Return a safe file name made of names: `BAAI/bge-base-en-v1.5` → `bge-base-en-v1-5`."""
     cleaned = (re.sub(r"[^a-z0-9_]+", "-", Path(part).name.lower()).strip("-") for part in parts)
     return "-".join(part for part in cleaned if part) or "encoder"
 
 
 def checked_text(content: Path | str) -> str:
-    """The text itself, when it is one.
+    """Return the content if it is a text.
 
     Raises:
         ContentError: Not a string, blank, or with bytes that were not UTF-8 (lone surrogates).
@@ -302,7 +297,7 @@ def checked_text(content: Path | str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value with JSON types only."""
+    """Return the value with JSON types only."""
     if isinstance(value, Mapping):
         return {str(key): _plain(value[key]) for key in sorted(value)}
     if isinstance(value, list | tuple):

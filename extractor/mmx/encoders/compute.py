@@ -166,15 +166,15 @@ def _fold_batch_norms(network: torch.fx.GraphModule) -> None:
     import torch
 
     modules = dict(network.named_modules())
+
+    def calls(node: Any, kind: type) -> bool:
+        return node.op == "call_module" and type(modules[node.target]) is kind
+
     for node in list(network.graph.nodes):
-        if node.op != "call_module" or type(modules[node.target]) is not torch.nn.BatchNorm2d:
+        if not calls(node, torch.nn.BatchNorm2d):
             continue
         before = node.args[0]
-        if (
-            before.op != "call_module"
-            or type(modules[before.target]) is not torch.nn.Conv2d
-            or len(before.users) > 1
-        ):
+        if not calls(before, torch.nn.Conv2d) or len(before.users) > 1:
             continue
         folded = torch.nn.utils.fuse_conv_bn_eval(modules[before.target], modules[node.target])
         network.set_submodule(before.target, folded)

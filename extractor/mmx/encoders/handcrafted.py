@@ -17,22 +17,24 @@ from numpy.typing import NDArray
 
 from mmx.encoders.base import (
     Encoder,
+    EncoderFamily,
     EncoderInfo,
     EncoderSpec,
     Request,
     checked_text,
     require,
     versions,
-)
-from mmx.encoders.decoding.images import decode_rgb
-from mmx.encoders.decoding.sounds import Resampler, read_mono
-from mmx.encoders.descriptors import FRAME_STATISTICS, colour_histogram, frame_statistics
+)  # fmt: skip
+from mmx.encoders.decoding import Resampler, decode_rgb, read_mono
 from mmx.errors import ContentError, DataError
+
+FRAME_STATISTICS = ("mean", "std", "min", "max", "mean_abs_delta")
 
 
 class _Handcrafted(Encoder):
-    """What the three share: one name, no weights, fp32 on the CPU."""
+    """An encoder of one name, without weights, in fp32 on the CPU."""
 
+    modality: ClassVar[str]
     name: ClassVar[str]
     layer: ClassVar[str]
     pooling: ClassVar[str]
@@ -44,13 +46,13 @@ class _Handcrafted(Encoder):
         request.refuse(weights="default", precision="fp32", layer=self.layer, pooling=self.pooling)
         self.spec = EncoderSpec(
             name=self.name,
-            modality=request.modality,
+            modality=self.modality,
             backend="handcrafted",
             model_id=self.name,
             dim=self.dim,
             layer=self.layer,
             pooling=self.pooling,
-            preprocessing=self.preprocessing(request.seed),
+            preprocessing=self._preprocessing(request.seed),
             weights="none",
             weights_sha256=None,
             licence=None,
@@ -59,47 +61,40 @@ class _Handcrafted(Encoder):
         )
 
     @classmethod
-    def accepts(cls, model: str, modality: str) -> bool:
-        """Whether `model` is this encoder's name."""
-        return model == cls.name
+    def family(cls) -> EncoderFamily:
+        """Return the family of this one encoder."""
+        info = EncoderInfo(
+            cls.name, cls.modality, cls.name, cls.dim, cls.layer, cls.pooling, licence=None,
+            input=cls.input, weights="none needed",
+        )  # fmt: skip
+        return EncoderFamily(
+            name=cls.name,
+            modalities=frozenset({cls.modality}),
+            accepts=lambda model, _: model == cls.name,
+            known=lambda *_: [info],
+            build=cls,
+            needs_torch=False,
+        )
 
-    @classmethod
-    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
-        """This encoder's line of `mmx models`."""
-        return [
-            EncoderInfo(
-                cls.name,
-                modality,
-                cls.name,
-                cls.dim,
-                cls.layer,
-                cls.pooling,
-                None,
-                cls.input,
-                weights="none needed",
-            )
-        ]
-
-    def preprocessing(self, seed: int) -> dict[str, Any]:
-        """The numbers that determine the vectors."""
-        raise AssertionError(f"{type(self).__name__} has no preprocessing")
+    def _preprocessing(self, seed: int) -> dict[str, Any]:
+        raise NotImplementedError
 
 
 class ColourHogEncoder(_Handcrafted):
     """Colour histogram and histogram of oriented gradients, 452 numbers.
 
     - 0 ... 127: joint HSV histogram (8 hues x 4 saturations x 4 values) of the picture, square root
-    of the shares.
+      of the shares.
     - 128 ... 451: HOG of the grey picture: 9 orientations, cells of 32 x 32, blocks of 2 x 2 cells
-    (L2-Hys), divided by
-      the square root of the number of blocks, so that both halves have a norm of at most 1.
+      (L2-Hys), divided by the square root of the number of blocks, so that both halves have a norm
+      of at most 1.
 
     The picture is scaled to 128 x 128 first (bilinear, the aspect ratio is not kept).
     Source: Dalal and Triggs, Histograms of oriented gradients for human detection (CVPR 2005);
     scikit-image's `hog`.
     """
 
-    modalities = frozenset({"visual"})
+    modality = "visual"
     name = "colour-hog"
     layer = "descriptor"
     pooling = "none"
@@ -112,13 +107,9 @@ class ColourHogEncoder(_Handcrafted):
     ORIENTATIONS: ClassVar[int] = 9
     CELL: ClassVar[int] = 32
     BLOCK: ClassVar[int] = 2
+    N_BLOCKS: ClassVar[int] = (128 // 32 - 2 + 1) ** 2
 
-    def __init__(self, request: Request) -> None:
-        super().__init__(request)
-        self._blocks = (self.SIZE // self.CELL - self.BLOCK + 1) ** 2
-
-    def preprocessing(self, seed: int) -> dict[str, Any]:
-        """Size, bins, HOG parameters."""
+    def _preprocessing(self, seed: int) -> dict[str, Any]:
         return {
             "resize": [self.SIZE, self.SIZE],
             "interpolation": "bilinear",
@@ -133,7 +124,7 @@ class ColourHogEncoder(_Handcrafted):
         }
 
     def load(self, content: Path | str) -> NDArray[np.float32]:
-        """The finished descriptor, shape (452,): decoding and describing a picture are one step here."""
+        """Decode and describe a picture in one step: the descriptor, shape (452,)."""
         feature, color = require("skimage.feature"), require("skimage.color")
         image = decode_rgb(content).resize((self.SIZE, self.SIZE), resample=2)  # 2: bilinear
         pixels = np.asarray(image)  # (128, 128, 3) uint8
@@ -145,10 +136,10 @@ class ColourHogEncoder(_Handcrafted):
             cells_per_block=(self.BLOCK, self.BLOCK),
             block_norm="L2-Hys",
         )
-        return np.concatenate([colours, gradients / np.sqrt(self._blocks)]).astype(np.float32)
+        return np.concatenate([colours, gradients / np.sqrt(self.N_BLOCKS)]).astype(np.float32)
 
     def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """The descriptors, shape (len(batch), 452)."""
+        """Stack the descriptors, shape (len(batch), 452)."""
         return np.stack(batch)
 
 
@@ -163,7 +154,7 @@ class TfidfLsaEncoder(_Handcrafted):
     `TfidfVectorizer` and `TruncatedSVD` (its randomized solver, seeded).
     """
 
-    modalities = frozenset({"textual"})
+    modality = "textual"
     name = "tfidf-lsa"
     layer = "lsa"
     pooling = "none"
@@ -181,8 +172,7 @@ class TfidfLsaEncoder(_Handcrafted):
         self._vectorizer: Any = None
         self._components: NDArray[np.float64] | None = None  # (n_terms, dim)
 
-    def preprocessing(self, seed: int) -> dict[str, Any]:
-        """Vocabulary and decomposition."""
+    def _preprocessing(self, seed: int) -> dict[str, Any]:
         return {
             "lowercase": True,
             "token_pattern": r"(?u)\b\w+\b",
@@ -196,9 +186,9 @@ class TfidfLsaEncoder(_Handcrafted):
         }
 
     def fit(self, contents: Iterable[Path | str]) -> None:
-        """Learn vocabulary, document frequencies and latent axes from all texts, in the order given.
+        """Learn vocabulary, document frequencies and latent axes from all texts, in their order.
 
-        Single-threaded, so that the bits don't depend on the machine's load; the digest of corpus
+        Single-threaded, so that the bits don't depend on the machine's load. The digests of corpus
         and result go into `spec`, whose `dim` becomes the final one.
 
         Raises:
@@ -254,14 +244,14 @@ class TfidfLsaEncoder(_Handcrafted):
             "state_sha256": state.hexdigest(),
         }
         self.spec = dataclasses.replace(
-            self.spec, dim=rank, preprocessing={**self.preprocessing(self._seed), "fit": fitted}
+            self.spec, dim=rank, preprocessing={**self._preprocessing(self._seed), "fit": fitted}
         )
 
     def load(self, content: Path | str) -> Any:
-        """The text's TF-IDF row, sparse, shape (1, n_terms).
+        """Return the text's TF-IDF row, sparse, shape (1, n_terms).
 
         Raises:
-            ContentError: No word of the vocabulary in the text: it has no vector.
+            ContentError: The text has no word of the vocabulary, so no vector.
         """
         if self._vectorizer is None:
             raise RuntimeError("tfidf-lsa: fit() comes before load()")
@@ -271,13 +261,13 @@ class TfidfLsaEncoder(_Handcrafted):
         return row
 
     def encode(self, batch: Sequence[Any]) -> NDArray[np.float32]:
-        """Latent vectors of unit length, shape (len(batch), dim). A text outside the latent space: zeros."""
+        """Return latent vectors of unit length, (len(batch), dim); zeros outside the space."""
         rows = require("scipy.sparse").vstack(batch, format="csr")
-        latent = (
-            rows @ self._components
-        )  # (len(batch), dim) float64; sparse rows are multiplied one by one
+        # Sparse rows are multiplied one by one, so that a vector does not depend on its batch.
+        latent = rows @ self._components  # (len(batch), dim) float64
         norms = np.linalg.norm(latent, axis=1, keepdims=True)
-        return (latent / np.where(norms > 0, norms, 1.0)).astype(np.float32)  # type: ignore[no-any-return]
+        vectors: NDArray[np.float32] = (latent / np.where(norms > 0, norms, 1.0)).astype(np.float32)
+        return vectors
 
 
 class MfccEncoder(_Handcrafted):
@@ -292,7 +282,7 @@ class MfccEncoder(_Handcrafted):
     torchaudio's `MFCC`.
     """
 
-    modalities = frozenset({"audio"})
+    modality = "audio"
     name = "mfcc"
     layer = "mfcc+log-mel"
     pooling = "statistics"
@@ -315,8 +305,7 @@ class MfccEncoder(_Handcrafted):
             melkwargs={"n_fft": self.WINDOW, "hop_length": self.HOP, "n_mels": self.N_MELS},
         )
 
-    def preprocessing(self, seed: int) -> dict[str, Any]:
-        """Rate, windows, bands, statistics."""
+    def _preprocessing(self, seed: int) -> dict[str, Any]:
         return {
             "sample_rate": self.RATE,
             "channels": "mean",
@@ -329,7 +318,7 @@ class MfccEncoder(_Handcrafted):
         }
 
     def load(self, content: Path | str) -> NDArray[np.float32]:
-        """The finished statistics, shape (300,): reading and describing a clip are one step here."""
+        """Read and describe a clip in one step: the statistics, shape (300,)."""
         import torch
 
         samples = self._resample(*read_mono(content))
@@ -337,20 +326,63 @@ class MfccEncoder(_Handcrafted):
             samples = np.pad(samples, (0, self.WINDOW - len(samples)))
         with torch.inference_mode():
             # The steps of MFCC.forward, keeping the log-mel bands that it goes through.
-            mel = self._mfcc.amplitude_to_DB(
-                self._mfcc.MelSpectrogram(torch.from_numpy(samples))
-            )  # (40, n_frames)
+            power = self._mfcc.MelSpectrogram(torch.from_numpy(samples))
+            mel = self._mfcc.amplitude_to_DB(power)  # (40, n_frames)
             mfcc = torch.matmul(mel.T, self._mfcc.dct_mat).T  # (20, n_frames)
             frames = torch.cat([mfcc, mel]).numpy()
         return frame_statistics(frames).astype(np.float32)
 
     def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """The statistics, shape (len(batch), 300)."""
+        """Stack the statistics, shape (len(batch), 300)."""
         return np.stack(batch)
 
 
 def _fix_signs(components: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each row with the sign that makes its entry of largest magnitude positive."""
+    """Give each row the sign that makes its entry of largest magnitude positive."""
     largest = np.abs(components).argmax(axis=1)
     signs = np.where(components[np.arange(len(components)), largest] < 0, -1.0, 1.0)
     return components * signs[:, None]
+
+
+def colour_histogram(
+    pixels: NDArray[np.floating], bins: tuple[int, int, int]
+) -> NDArray[np.float64]:
+    """Return the square root of the share of pixels in each cell of a joint histogram.
+
+    The square root (Hellinger map) makes the Euclidean distance of two histograms meaningful and
+    their norm 1.
+
+    Args:
+        pixels: Three channels in [0, 1], shape (height, width, 3).
+        bins: Number of equal cells per channel.
+
+    Returns:
+        Shape (product of bins,), values in [0, 1], Euclidean norm 1; the last channel varies
+        fastest.
+    """
+    counts = np.asarray(bins)
+    # The last cell is closed, so that 1.0 falls into it.
+    cells = np.minimum((pixels.reshape(-1, 3) * counts).astype(np.int64), counts - 1)  # (h * w, 3)
+    flat = np.ravel_multi_index(tuple(cells.T), bins)
+    share = np.bincount(flat, minlength=int(counts.prod())) / len(flat)
+    return np.sqrt(share)
+
+
+def frame_statistics(frames: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Return mean, deviation, minimum, maximum and mean absolute frame-to-frame change per feature.
+
+    Args:
+        frames: One column per frame, shape (n_features, n_frames), n_frames >= 1.
+
+    Returns:
+        Shape (5 * n_features,): all means, then all standard deviations, and so on. One frame: no
+            deviation, no change.
+    """
+    x = frames.astype(np.float64)
+    change = np.abs(np.diff(x, axis=1)).mean(axis=1) if x.shape[1] > 1 else np.zeros(len(x))
+    return np.concatenate([x.mean(axis=1), x.std(axis=1), x.min(axis=1), x.max(axis=1), change])
+
+
+COLOUR_HOG, TFIDF_LSA, MFCC = (
+    encoder.family() for encoder in (ColourHogEncoder, TfidfLsaEncoder, MfccEncoder)
+)

@@ -7,17 +7,19 @@ and the same `space`, so that they can be seen to lie in one space.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmx.encoders.base import (
     Encoder,
+    EncoderFamily,
     EncoderInfo,
     EncoderSpec,
     Request,
@@ -28,7 +30,7 @@ from mmx.encoders.base import (
     versions,
 )
 from mmx.encoders.compute import checked_device, forward_pass, prepared
-from mmx.encoders.decoding.images import decode_rgb
+from mmx.encoders.decoding import decode_rgb
 from mmx.encoders.weights.checkpoints import (
     file_sha256,
     fill,
@@ -38,21 +40,30 @@ from mmx.encoders.weights.checkpoints import (
 )
 from mmx.errors import EncoderError, UsageError
 
-# What `mmx models` lists; any other architecture of open_clip works too. (dimension, image size,
-# usual weights)
+# Listed; any other architecture of open_clip works too. (dimension, image size, usual weights)
 MODELS: dict[str, tuple[int, int, str]] = {
     "ViT-B-32": (512, 224, "laion2b_s34b_b79k"),
     "ViT-B-16": (512, 224, "laion2b_s34b_b88k"),
     "ViT-L-14": (768, 224, "laion2b_s32b_b82k"),
     "ViT-H-14": (1024, 224, "laion2b_s32b_b79k"),
 }
-_TRANSPORT = (OSError, RuntimeError, ValueError)
+_TRANSFORM = ("mean", "std", "interpolation", "resize_mode")
+
+
+class _Loaded(NamedTuple):
+    """A model's input, (context,) tokens or a (3, height, width) picture; whether it was cut."""
+
+    values: NDArray[Any]
+    cut: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
 
 
 class OpenClipEncoder(Encoder):
     """One tower of an open_clip model."""
 
-    modalities = frozenset({"visual", "textual"})
     concurrent = True
 
     def __init__(self, request: Request) -> None:
@@ -69,27 +80,29 @@ class OpenClipEncoder(Encoder):
         torch.manual_seed(request.seed)
         try:
             model, _, transform = library.create_model_and_transforms(
-                request.model, pretrained=None, load_weights=False, force_quick_gelu=quick_gelu,
-                image_mean=told.get("mean"), image_std=told.get("std"),
-                image_interpolation=told.get("interpolation"), image_resize_mode=told.get("resize_mode"),
-            )  # fmt: skip
-        except (*_TRANSPORT, TypeError) as error:
+                request.model,
+                pretrained=None,
+                load_weights=False,
+                force_quick_gelu=quick_gelu,
+                **{f"image_{name}": told.get(name) for name in _TRANSFORM},
+            )
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise EncoderError(
                 f"{request.model}: open_clip cannot build it: {plain_reason(error)}"
             ) from error
         digest, label = _load(library, model, request, tag, path)
         self._text = request.modality == "textual"
-        self._tokenizer = library.get_tokenizer(request.model) if self._text else None
+        if self._text:
+            self._tokenizer = library.get_tokenizer(request.model)
+            # A copy, because a tokenizer whose settings change while another thread uses it fails.
+            self._longer = copy.deepcopy(self._tokenizer)
+            self._padding = int(self._tokenizer([""])[0][-1])
         self._transform, self._precision, self._device = transform, request.precision, device
         self._model = prepared(model.float(), device, request.precision)
         self.device = str(device)
-        suffix = (
-            ""
-            if request.weights == "default"
-            else Path(label).stem.replace("(seed=", "-").rstrip(")")
-        )
+        weights = Path(label).stem.replace("(seed=", "-").rstrip(")")
         self.spec = EncoderSpec(
-            name=slug(request.model, suffix),
+            name=slug(request.model, "" if request.weights == "default" else weights),
             modality=request.modality,
             backend="open_clip",
             model_id=request.model,
@@ -110,71 +123,82 @@ class OpenClipEncoder(Encoder):
             libraries=versions("torch", "torchvision", "open_clip_torch", "pillow"),
         )
 
-    @classmethod
-    def accepts(cls, model: str, modality: str) -> bool:
-        """Whether open_clip has an architecture of that name; looks at its files without importing it."""
-        if model in MODELS:
-            return True
-        if "open_clip" in sys.modules:
-            return model in sys.modules["open_clip"].list_models()
-        found = importlib.util.find_spec("open_clip")
-        places = (
-            [Path(place) for place in (found.submodule_search_locations or [])] if found else []
-        )
-        return any(
-            (place / "model_configs" / f"{Path(model).name}.json").is_file() for place in places
-        )
+    def load(self, content: Path | str) -> _Loaded:
+        """Tokenise a text, or prepare a picture."""
+        if not self._text:
+            return _Loaded(np.asarray(self._transform(decode_rgb(content)), np.float32))
+        text = checked_text(content)
+        tokens = np.asarray(self._tokenizer([text])[0])
+        return _Loaded(tokens, self._is_cut(text, tokens))
 
-    @classmethod
-    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
-        """Common architectures; any other one of open_clip works too."""
-        takes = "77 tokens" if modality == "textual" else "{0} x {0} RGB"
-        return [
-            EncoderInfo(
-                f"open_clip:{name}",
-                modality,
-                "open_clip",
-                dim,
-                "projection",
-                "none",
-                None,
-                takes.format(size),
-                "download",
-            )
-            for name, (dim, size, _) in MODELS.items()
-        ]
-
-    def load(self, content: Path | str) -> Any:
-        """Tokens, shape (context,), or the processed picture, shape (3, height, width)."""
-        if self._tokenizer is not None:
-            return np.asarray(self._tokenizer([checked_text(content)])[0])
-        return np.asarray(self._transform(decode_rgb(content)), np.float32)
-
-    def encode(self, batch: Sequence[Any]) -> NDArray[np.float32]:
-        """Projected vectors, shape (len(batch), dim)."""
+    def encode(self, batch: Sequence[_Loaded]) -> NDArray[np.float32]:
+        """Return projected vectors, shape (len(batch), dim)."""
         import torch
 
-        inputs = torch.from_numpy(np.stack(batch)).to(self._device)
+        inputs = torch.from_numpy(np.stack([one.values for one in batch])).to(self._device)
         with forward_pass(self._device, self._precision):
-            vectors = (
-                self._model.encode_text(inputs) if self._text else self._model.encode_image(inputs)
-            )
-            return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
+            encode = self._model.encode_text if self._text else self._model.encode_image
+            return encode(inputs).float().cpu().numpy()  # type: ignore[no-any-return]
 
-    def truncated(self, loaded: Any) -> bool:
-        """Whether a text filled all of its tokens: it was probably longer."""
-        return self._text and bool(loaded[-1] != 0)
+    def truncated(self, loaded: _Loaded) -> bool:
+        """Whether a text had more tokens than the model takes."""
+        return loaded.cut
+
+    def _is_cut(self, text: str, tokens: NDArray[Any]) -> bool:
+        """Whether a context that is longer by one holds more of the text."""
+        if (tokens[-2:] == self._padding).all():
+            return False
+        longer = np.asarray(self._longer([text], context_length=len(tokens) + 1)[0])
+        return bool(longer[-1] != self._padding or (longer[:-1] != tokens).any())
 
     def _probe(self) -> int:
-        image = require("PIL.Image").new("RGB", (64, 64))
-        loaded = self.load("a") if self._text else np.asarray(self._transform(image), np.float32)
+        """Length of a vector."""
+        if self._text:
+            loaded = self.load("a")
+        else:
+            image = require("PIL.Image").new("RGB", (64, 64))
+            loaded = _Loaded(np.asarray(self._transform(image), np.float32))
         return int(self.encode([loaded]).shape[1])
 
 
-def _which_weights(library: Any, request: Request) -> tuple[str, Path | None]:
-    """The tag whose preprocessing is taken, which for random weights and a file is the default one; and the user's own file.
+def _accepts(model: str, modality: str) -> bool:
+    """Whether open_clip has the architecture; looks at its files without importing it."""
+    if model in MODELS:
+        return True
+    if "open_clip" in sys.modules:
+        return model in sys.modules["open_clip"].list_models()
+    found = importlib.util.find_spec("open_clip")
+    places = (found.submodule_search_locations or []) if found else []
+    file = f"{Path(model).name}.json"
+    return any((Path(place) / "model_configs" / file).is_file() for place in places)
 
-    The tag is empty where an architecture has none.
+
+def _known(modality: str, cache_dir: Path | None) -> list[EncoderInfo]:
+    return [
+        EncoderInfo(
+            f"open_clip:{name}",
+            modality,
+            "open_clip",
+            dim,
+            "projection",
+            "none",
+            licence=None,
+            input="77 tokens" if modality == "textual" else f"{size} x {size} RGB",
+            weights="download",
+        )
+        for name, (dim, size, _) in MODELS.items()
+    ]
+
+
+FAMILY = EncoderFamily(
+    "open_clip", frozenset({"visual", "textual"}), _accepts, _known, build=OpenClipEncoder
+)
+
+
+def _which_weights(library: Any, request: Request) -> tuple[str, Path | None]:
+    """The tag whose preprocessing is taken, and the user's own file if there is one.
+
+    For random weights and a file it is the default tag, or "" where an architecture has none.
 
     Raises:
         UsageError: Neither a tag nor a file.
@@ -198,7 +222,7 @@ def _which_weights(library: Any, request: Request) -> tuple[str, Path | None]:
 def _load(
     library: Any, model: Any, request: Request, tag: str, path: Path | None
 ) -> tuple[str, str]:
-    """Fill the model; digest and name of what it was filled with."""
+    """Fill the model; return the digest and the name of the weights."""
     if request.weights == "random":
         return state_sha256(model.state_dict()), f"random(seed={request.seed})"
     label = tag if path is None else path.name
@@ -219,27 +243,20 @@ def _published(library: Any, request: Request, tag: str) -> Path:
         return Path(library.download_pretrained(config, cache_dir=cache))
     except Exception as error:
         raise missing_weights(
-            request.model,
-            tag,
-            plain_reason(error),
-            modality=request.modality,
-            place="the cache of open_clip",
+            request, tag, plain_reason(error), place="the cache of open_clip"
         ) from error
 
 
 def _cached(config: dict[str, Any], cache: Path | None) -> Path:
-    """The file of a tag's weights, if it is on this machine.
+    """The file of a tag's weights on this machine.
 
     Raises:
-        OSError: It is not.
+        OSError: It is not here.
     """
     repository, _, name = str(config.get("hf_hub", "")).rpartition("/")
     name = name or "open_clip_pytorch_model.bin"
-    safe = (
-        "open_clip_model.safetensors"
-        if name == "open_clip_pytorch_model.bin"
-        else f"{Path(name).stem}.safetensors"
-    )
+    usual = name == "open_clip_pytorch_model.bin"
+    safe = f"{'open_clip_model' if usual else Path(name).stem}.safetensors"
     for each in (safe, name) if repository else ():
         found = require("huggingface_hub").try_to_load_from_cache(repository, each, cache_dir=cache)
         if isinstance(found, str):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mmx.encoders.base import (
     Encoder,
+    EncoderFamily,
     EncoderInfo,
     EncoderSpec,
     Request,
@@ -28,22 +29,13 @@ from mmx.encoders.base import (
 )
 from mmx.encoders.batching import pad_rows
 from mmx.encoders.compute import checked_device, forward_pass, prepared
+from mmx.encoders.weights import hub
 from mmx.encoders.weights.checkpoints import file_sha256, training_of
-from mmx.encoders.weights.hub import (
-    NOT_A_MODEL,
-    ModelFolder,
-    find_model,
-    go_offline,
-    is_cached,
-    looks_like_hub_id,
-    without_bar,
-)
 from mmx.errors import ContentError, EncoderError, UsageError
 
 ORGANISATION = "sentence-transformers"  # where a bare name lives on the hub
 
-# What `mmx models` lists; any other hub id or folder works too. (dimension, maximum tokens,
-# pooling)
+# Listed; any other hub id or folder works too. (dimension, maximum tokens, pooling)
 MODELS: dict[str, tuple[int, int | None, str]] = {
     "all-MiniLM-L6-v2": (384, 256, "mean"),
     "all-MiniLM-L12-v2": (384, 128, "mean"),
@@ -60,24 +52,23 @@ LICENCES = {"all-MiniLM-L6-v2": "apache-2.0"}
 
 
 class SentenceEncoder(Encoder):
-    """A sentence-transformers model; equal to its `encode` of one text at a time, up to rounding."""
+    """A sentence-transformers model; gives what its `encode` gives of one text at a time."""
 
-    modalities = frozenset({"textual"})
     concurrent = True
 
     def __init__(self, request: Request) -> None:
         device = checked_device(request)
-        folder = find_model(request, _default_id(request.model))
+        folder = hub.find_model(request, _default_id(request.model))
         if request.offline:
-            go_offline()
+            hub.go_offline()
         library = require("sentence_transformers")
         damaged = require("safetensors").SafetensorError
-        with without_bar():
+        with hub.without_bar():
             try:
                 model = library.SentenceTransformer(
                     str(folder.path), device=str(device), local_files_only=True
                 )
-            except (*NOT_A_MODEL, damaged) as error:
+            except (*hub.NOT_A_MODEL, damaged) as error:
                 reason = " ".join(str(error).split())[:300]
                 raise EncoderError(
                     f"{request.model}: {folder.label} is not a sentence-transformers model "
@@ -90,62 +81,29 @@ class SentenceEncoder(Encoder):
         self._max_tokens = model.max_seq_length if isinstance(model.max_seq_length, int) else None
         # `preprocess` and this copy each use their tokenizer with one setting only: a fast
         # tokenizer whose settings change while another thread uses it fails.
-        self._untruncated = (
-            copy.deepcopy(model.tokenizer)
-            if hasattr(model.tokenizer, "model_input_names")
-            else None
-        )
+        has_tokens = hasattr(model.tokenizer, "model_input_names")
+        self._untruncated = copy.deepcopy(model.tokenizer) if has_tokens else None
         self._padded = self._untruncated is not None and _is_padded(self._preprocess("a"))
         self.spec = self._describe(request, folder)
 
-    @classmethod
-    def accepts(cls, model: str, modality: str) -> bool:
-        """Whether it is a listed name, has the form of a hub id, or is a folder."""
-        return (
-            _listed(model) is not None
-            or looks_like_hub_id(model)
-            or Path(model).expanduser().is_dir()
-        )
-
-    @classmethod
-    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
-        """Well-known models; any other hub id or folder works too."""
-        return [
-            EncoderInfo(
-                name,
-                modality,
-                "sentence-transformers",
-                dim,
-                "sentence_embedding",
-                pooling,
-                LICENCES.get(name),
-                f"{tokens} tokens" if tokens else "text",
-                "here" if is_cached(_default_id(name), cache_dir) else "download",
-            )
-            for name, (dim, tokens, pooling) in MODELS.items()
-        ]
-
     def load(self, content: Path | str) -> dict[str, Any]:
-        """The text's tokens (one array per model input), and under `cut` whether there were too many."""
+        """Tokenise a text: one array per model input, and under `cut` whether it was too long."""
         text = checked_text(content)
         if not self._padded:
             return {"text": text, "length": len(text), "cut": False}
         features = self._preprocess(text)
-        rows = {
-            name: value[0].numpy() for name, value in features.items() if hasattr(value, "shape")
-        }
-        rest = {name: value for name, value in features.items() if not hasattr(value, "shape")}
+        tensors = _tensors(features)
+        rows = {name: value[0].numpy() for name, value in tensors.items()}
+        rest = {name: value for name, value in features.items() if name not in tensors}
         length = len(rows["input_ids"])
         if length == 0:
             raise ContentError("the text has no tokens")
         return {"rows": rows, "rest": rest, "length": length, "cut": self._is_cut(text, length)}
 
     def encode(self, batch: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
-        """Sentence embeddings, normalised where the model's modules do so, shape (len(batch), dim)."""
-        features = self._collate(batch)
+        """Return sentence embeddings, (len(batch), dim), normalised where the model does so."""
         with forward_pass(self._device, self._precision):
-            vectors = self._model(features)["sentence_embedding"]  # (len(batch), dim)
-            return vectors[:, : self._model.truncate_dim].float().cpu().numpy()  # type: ignore[no-any-return]
+            return self.differentiable(batch).float().cpu().numpy()  # type: ignore[no-any-return]
 
     @property
     def network(self) -> Any:
@@ -153,23 +111,19 @@ class SentenceEncoder(Encoder):
         return self._model
 
     def differentiable(self, batch: Sequence[dict[str, Any]]) -> Any:
-        """As `encode`, with gradients: a tensor."""
-        return self._model(self._collate(batch))["sentence_embedding"][
-            :, : self._model.truncate_dim
-        ]
+        """Encode with gradients: a tensor."""
+        vectors = self._model(self._collate(batch))["sentence_embedding"]  # (len(batch), dim)
+        return vectors[:, : self._model.truncate_dim]
 
     def save(self, path: Path, training: Mapping[str, Any]) -> None:
-        """Write a folder as the library saves it, with what it was made of and how; in one step."""
+        """Write a folder as the library saves it, with its origin, in one step."""
         partial = path.with_name(path.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        with without_bar():
+        with hub.without_bar():
             self._model.save(str(partial), create_model_card=False)
-        told = json.dumps(
-            {"finetuned_from": self.spec.provenance(), "training": dict(training)},
-            indent=2,
-            sort_keys=True,
-        )
-        (partial / "mmx.json").write_text(told + "\n", encoding="utf-8")
+        told = {"finetuned_from": self.spec.provenance(), "training": dict(training)}
+        text = json.dumps(told, indent=2, sort_keys=True)
+        (partial / "mmx.json").write_text(text + "\n", encoding="utf-8")
         partial.rename(path)
 
     def _collate(self, batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -178,15 +132,12 @@ class SentenceEncoder(Encoder):
 
         if not self._padded:
             features = self._model.preprocess([item["text"] for item in batch], prompt=self._prompt)
-            return {
-                n: value.to(self._device) if hasattr(value, "to") else value
-                for n, value in features.items()
-            }
+            moved = {n: v.to(self._device) for n, v in features.items() if hasattr(v, "to")}
+            inputs: dict[str, Any] = features | moved
+            return inputs
         tokenizer = self._model.tokenizer
-        fill = {
-            "input_ids": tokenizer.pad_token_id or 0,
-            "token_type_ids": tokenizer.pad_token_type_id,
-        }
+        fill = {"input_ids": tokenizer.pad_token_id or 0}
+        fill["token_type_ids"] = tokenizer.pad_token_type_id
         left = tokenizer.padding_side == "left"
         padded: dict[str, Any] = dict(batch[0]["rest"])
         for name in batch[0]["rows"]:
@@ -195,24 +146,22 @@ class SentenceEncoder(Encoder):
         return padded
 
     def sort_key(self, loaded: dict[str, Any]) -> int:
-        """Number of tokens."""
+        """Return the number of tokens."""
         return int(loaded["length"])
 
     def truncated(self, loaded: dict[str, Any]) -> bool:
         """Whether the text had more tokens than the model takes."""
         return bool(loaded["cut"])
 
-    def _describe(self, request: Request, folder: ModelFolder) -> EncoderSpec:
-        """The specification; also refuses a layer or pooling that is not the model's own."""
+    def _describe(self, request: Request, folder: hub.ModelFolder) -> EncoderSpec:
+        """Describe the model; a layer or pooling that is not its own is refused."""
         self._precision = request.precision
         modules = [type(module).__name__ for module in self._model]
-        pooling = next(
-            (_mode(module) for module in self._model if type(module).__name__ == "Pooling"), "none"
-        )
-        for option, given, own in (
-            ("layer", request.layer, "sentence_embedding"),
-            ("pooling", request.pooling, pooling),
-        ):
+        modes = (m.pooling_mode for m in self._model if type(m).__name__ == "Pooling")
+        mode = next(modes, "none")
+        pooling = mode if isinstance(mode, str) else "+".join(mode)
+        for option, own in (("layer", "sentence_embedding"), ("pooling", pooling)):
+            given = getattr(request, option)
             if given is not None and given != own:
                 raise UsageError(
                     f"{request.model}: --{option} {given} is not possible; this model fixes it to "
@@ -246,7 +195,6 @@ class SentenceEncoder(Encoder):
         )
 
     def _preprocess(self, text: str) -> dict[str, Any]:
-        """The library's own tokenisation of one text."""
         return self._model.preprocess([text], prompt=self._prompt)  # type: ignore[no-any-return]
 
     def _is_cut(self, text: str, length: int) -> bool:
@@ -257,6 +205,34 @@ class SentenceEncoder(Encoder):
         return len(tokens["input_ids"]) > length
 
 
+def _accepts(model: str, modality: str) -> bool:
+    """Whether it is a listed name, has the form of a hub id, or is a folder."""
+    is_folder = Path(model).expanduser().is_dir()
+    return _listed(model) is not None or hub.looks_like_hub_id(model) or is_folder
+
+
+def _known(modality: str, cache_dir: Path | None) -> list[EncoderInfo]:
+    return [
+        EncoderInfo(
+            name,
+            modality,
+            "sentence-transformers",
+            dim,
+            "sentence_embedding",
+            pooling,
+            licence=LICENCES.get(name),
+            input=f"{tokens} tokens" if tokens else "text",
+            weights="here" if hub.is_cached(_default_id(name), cache_dir) else "download",
+        )
+        for name, (dim, tokens, pooling) in MODELS.items()
+    ]
+
+
+FAMILY = EncoderFamily(
+    "sentence-transformers", frozenset({"textual"}), _accepts, _known, build=SentenceEncoder
+)
+
+
 def _listed(model: str) -> str | None:
     """The listed name that equals `model` in any case, with or without the organisation."""
     wanted = model.lower().removeprefix(f"{ORGANISATION}/")
@@ -265,29 +241,25 @@ def _listed(model: str) -> str | None:
 
 def _default_id(model: str) -> str:
     """Where a model's own weights are: the folder itself, or the hub id in full."""
-    if Path(model).expanduser().is_dir():
-        return model
-    listed = _listed(model)
+    listed = None if Path(model).expanduser().is_dir() else _listed(model)
     if listed is None:
         return model
     return listed if "/" in listed else f"{ORGANISATION}/{listed}"
 
 
 def _default_prompt(model: Any) -> str | None:
-    """What the library puts before every text when it is asked for nothing in particular."""
+    """What the library puts before every text by default."""
     name = model.default_prompt_name
     return (model.prompts.get(name) or None) if name is not None else None
 
 
+def _tensors(features: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in features.items() if hasattr(value, "shape")}
+
+
 def _is_padded(features: dict[str, Any]) -> bool:
-    """Whether a model's inputs are plain token matrices, so that rows can be tokenised alone and padded together."""
-    tensors = {name: value for name, value in features.items() if hasattr(value, "shape")}
+    """Whether a model takes token matrices, whose rows can be tokenised alone and padded later."""
+    tensors = _tensors(features)
     return {"input_ids", "attention_mask"} <= set(tensors) and all(
         value.ndim == 2 and value.shape == tensors["input_ids"].shape for value in tensors.values()
     )
-
-
-def _mode(pooling: Any) -> str:
-    """The name of a Pooling module's mode(s)."""
-    mode = pooling.pooling_mode
-    return mode if isinstance(mode, str) else "+".join(mode)

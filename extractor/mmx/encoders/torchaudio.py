@@ -15,11 +15,20 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.encoders.base import Encoder, EncoderInfo, EncoderSpec, Request, require, slug, versions
-from mmx.encoders.batching import equal_parts, groups_of_equal
+from mmx.encoders.base import (
+    Encoder,
+    EncoderFamily,
+    EncoderInfo,
+    EncoderSpec,
+    Request,
+    require,
+    slug,
+    versions,
+)
+from mmx.encoders.batching import equal_parts, groups_of_equal, pool
 from mmx.encoders.compute import checked_device, forward_pass, prepared
-from mmx.encoders.decoding.sounds import Resampler, read_mono
-from mmx.encoders.pooling import pool
+from mmx.encoders.decoding import Resampler, read_mono
+from mmx.encoders.listings import TORCHAUDIO
 from mmx.encoders.weights.checkpoints import (
     file_sha256,
     fill,
@@ -34,51 +43,15 @@ URL = "https://download.pytorch.org/torchaudio/models/"
 RATE = 16_000  # of every pipeline
 POOLINGS = ("mean", "max")
 
-# Read from torchaudio 2.11; a test compares. name: (dimension, number of layers, file of the
-# weights)
-MODELS: dict[str, tuple[int, int, str]] = {
-    "HUBERT_ASR_LARGE": (1024, 24, "hubert_fairseq_large_ll60k_asr_ls960.pth"),
-    "HUBERT_ASR_XLARGE": (1280, 48, "hubert_fairseq_xlarge_ll60k_asr_ls960.pth"),
-    "HUBERT_BASE": (768, 12, "hubert_fairseq_base_ls960.pth"),
-    "HUBERT_LARGE": (1024, 24, "hubert_fairseq_large_ll60k.pth"),
-    "HUBERT_XLARGE": (1280, 48, "hubert_fairseq_xlarge_ll60k.pth"),
-    "VOXPOPULI_ASR_BASE_10K_DE": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_de.pt"),
-    "VOXPOPULI_ASR_BASE_10K_EN": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_en.pt"),
-    "VOXPOPULI_ASR_BASE_10K_ES": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_es.pt"),
-    "VOXPOPULI_ASR_BASE_10K_FR": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_fr.pt"),
-    "VOXPOPULI_ASR_BASE_10K_IT": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_it.pt"),
-    "WAV2VEC2_ASR_BASE_100H": (768, 12, "wav2vec2_fairseq_base_ls960_asr_ls100.pth"),
-    "WAV2VEC2_ASR_BASE_10M": (768, 12, "wav2vec2_fairseq_base_ls960_asr_ll10m.pth"),
-    "WAV2VEC2_ASR_BASE_960H": (768, 12, "wav2vec2_fairseq_base_ls960_asr_ls960.pth"),
-    "WAV2VEC2_ASR_LARGE_100H": (1024, 24, "wav2vec2_fairseq_large_ls960_asr_ls100.pth"),
-    "WAV2VEC2_ASR_LARGE_10M": (1024, 24, "wav2vec2_fairseq_large_ls960_asr_ll10m.pth"),
-    "WAV2VEC2_ASR_LARGE_960H": (1024, 24, "wav2vec2_fairseq_large_ls960_asr_ls960.pth"),
-    "WAV2VEC2_ASR_LARGE_LV60K_100H": (1024, 24, "wav2vec2_fairseq_large_lv60k_asr_ls100.pth"),
-    "WAV2VEC2_ASR_LARGE_LV60K_10M": (1024, 24, "wav2vec2_fairseq_large_lv60k_asr_ll10m.pth"),
-    "WAV2VEC2_ASR_LARGE_LV60K_960H": (1024, 24, "wav2vec2_fairseq_large_lv60k_asr_ls960.pth"),
-    "WAV2VEC2_BASE": (768, 12, "wav2vec2_fairseq_base_ls960.pth"),
-    "WAV2VEC2_LARGE": (1024, 24, "wav2vec2_fairseq_large_ls960.pth"),
-    "WAV2VEC2_LARGE_LV60K": (1024, 24, "wav2vec2_fairseq_large_lv60k.pth"),
-    "WAV2VEC2_XLSR53": (1024, 24, "wav2vec2_fairseq_large_xlsr53.pth"),
-    "WAV2VEC2_XLSR_1B": (1280, 48, "wav2vec2_xlsr_1b.pth"),
-    "WAV2VEC2_XLSR_2B": (1920, 48, "wav2vec2_xlsr_2b.pth"),
-    "WAV2VEC2_XLSR_300M": (1024, 24, "wav2vec2_xlsr_300m.pth"),
-    "WAVLM_BASE": (768, 12, "wavlm_base.pth"),
-    "WAVLM_BASE_PLUS": (768, 12, "wavlm_base_plus.pth"),
-    "WAVLM_LARGE": (1024, 24, "wavlm_large.pth"),
-}
-
 
 class TorchaudioEncoder(Encoder):
-    """A self-supervised speech model up to one transformer layer (counted from 1; the last by default)."""
+    """A self-supervised speech model up to one transformer layer, by default the last."""
 
-    modalities = frozenset({"audio"})
     concurrent = True
 
     MIN_SAMPLES: ClassVar[int] = 400  # receptive field of the convolutions: one frame
-    MAX_SAMPLES: ClassVar[int] = (
-        30 * RATE
-    )  # longer clips are cut into equal parts; attention grows with the square
+    # Longer clips are cut into equal parts, because attention grows with the square.
+    MAX_SAMPLES: ClassVar[int] = 30 * RATE
     SAMPLES_PER_PASS: ClassVar[int] = 120 * RATE
 
     def __init__(self, request: Request) -> None:
@@ -87,7 +60,7 @@ class TorchaudioEncoder(Encoder):
         name = request.model.upper()
         bundle = getattr(require("torchaudio.pipelines"), name)
         device = checked_device(request)
-        n_layers = MODELS[name][1]
+        n_layers = TORCHAUDIO[name][1]
         self._n_layers = _layer_number(request, n_layers)
         self._pooling = request.pooling or "mean"
         if self._pooling not in POOLINGS:
@@ -127,7 +100,7 @@ class TorchaudioEncoder(Encoder):
             modality="audio",
             backend="torchaudio",
             model_id=name,
-            dim=MODELS[name][0],
+            dim=TORCHAUDIO[name][0],
             layer=str(self._n_layers),
             pooling=self._pooling,
             preprocessing={
@@ -145,71 +118,42 @@ class TorchaudioEncoder(Encoder):
             libraries=versions("torch", "torchaudio", "soundfile"),
         )
 
-    @classmethod
-    def accepts(cls, model: str, modality: str) -> bool:
-        """Whether torchaudio has a pipeline of that name (in any case)."""
-        return model.upper() in MODELS
-
-    @classmethod
-    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
-        """The pipelines of our table, with the state of their weights."""
-        cache = torch_cache(cache_dir)
-        return [
-            EncoderInfo(
-                name,
-                modality,
-                "torchaudio",
-                dim,
-                str(n_layers),
-                "mean",
-                _licence(name),
-                "16 kHz mono",
-                "here" if (cache / file).is_file() else "download",
-            )
-            for name, (dim, n_layers, file) in MODELS.items()
-        ]
-
     def load(self, content: Path | str) -> NDArray[np.float32]:
-        """Samples at 16 kHz, mono, shape (n,); a clip shorter than one frame is padded with zeros to 25 ms."""
+        """Read samples at 16 kHz, mono, shape (n,), n >= 400: zeros fill a shorter clip."""
         samples = self._resample(*read_mono(content))
         return np.pad(samples, (0, max(0, self.MIN_SAMPLES - len(samples))))
 
     def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """The layer's output pooled over all frames of a clip, shape (len(batch), dim)."""
+        """Return the layer's output pooled over all frames of a clip, shape (len(batch), dim)."""
         import torch
 
-        owners = [
-            (i, *part)
-            for i, clip in enumerate(batch)
-            for part in equal_parts(len(clip), self.MAX_SAMPLES)
+        # Long clips go through in parts; only parts of equal length share a forward pass.
+        parts = [
+            (owner, clip[start:stop])
+            for owner, clip in enumerate(batch)
+            for start, stop in equal_parts(len(clip), self.MAX_SAMPLES)
         ]
-        frames: list[Any] = [None] * len(owners)
+        frames: list[Any] = [None] * len(parts)
         with forward_pass(self._device, self.spec.precision):
-            for group in groups_of_equal([stop - start for _, start, stop in owners]):
-                per_pass = max(
-                    1, self.SAMPLES_PER_PASS // (owners[group[0]][2] - owners[group[0]][1])
-                )
+            for group in groups_of_equal([len(part) for _, part in parts]):
+                per_pass = max(1, self.SAMPLES_PER_PASS // len(parts[group[0]][1]))
                 for begin in range(0, len(group), per_pass):
                     chosen = group[begin : begin + per_pass]
-                    clips = np.stack(
-                        [batch[owners[k][0]][owners[k][1] : owners[k][2]] for k in chosen]
-                    )
-                    for k, output in zip(
-                        chosen, self._forward(torch.from_numpy(clips)), strict=True
-                    ):
+                    clips = torch.from_numpy(np.stack([parts[k][1] for k in chosen]))
+                    for k, output in zip(chosen, self._forward(clips), strict=True):
                         frames[k] = output  # (n_frames, dim)
             vectors = []
             for i in range(len(batch)):
-                own = torch.cat([frames[k] for k, owner in enumerate(owners) if owner[0] == i])
+                own = torch.cat([frames[k] for k, (owner, _) in enumerate(parts) if owner == i])
                 vectors.append(pool(own[None], self._pooling)[0])
             return torch.stack(vectors).float().cpu().numpy()
 
     def sort_key(self, loaded: NDArray[np.float32]) -> int:
-        """Number of samples: clips of equal length share a forward pass."""
+        """Return the number of samples: clips of equal length share a forward pass."""
         return len(loaded)
 
     def _forward(self, clips: Any) -> Any:
-        """Frames of clips of equal length: (b, n_samples) → (b, n_frames, dim)."""
+        """Clips of equal length (b, n_samples) to frames (b, n_frames, dim)."""
         import torch
 
         x = clips.to(self._device)
@@ -217,6 +161,33 @@ class TorchaudioEncoder(Encoder):
             x = torch.nn.functional.layer_norm(x, x.shape[1:])  # per clip
         outputs, _ = self._network.extract_features(x, num_layers=self._n_layers)
         return outputs[-1]
+
+
+def _accepts(model: str, modality: str) -> bool:
+    return model.upper() in TORCHAUDIO
+
+
+def _known(modality: str, cache_dir: Path | None) -> list[EncoderInfo]:
+    cache = torch_cache(cache_dir)
+    return [
+        EncoderInfo(
+            name,
+            modality,
+            "torchaudio",
+            dim,
+            str(n_layers),
+            "mean",
+            licence=_licence(name),
+            input="16 kHz mono",
+            weights="here" if (cache / file).is_file() else "download",
+        )
+        for name, (dim, n_layers, file) in TORCHAUDIO.items()
+    ]
+
+
+FAMILY = EncoderFamily(
+    "torchaudio", frozenset({"audio"}), _accepts, _known, build=TorchaudioEncoder
+)
 
 
 def _layer_number(request: Request, n_layers: int) -> int:
@@ -244,7 +215,7 @@ def _weights_path(request: Request) -> Path | None:
 
 
 def _bake_weight_norm(embedding: Any) -> None:
-    """Replace the one weight-normalised convolution by a plain one, which computes no weight and can be pickled."""
+    """Replace the weight-normalised convolution by a plain one, which can be pickled."""
     import torch
 
     conv = embedding.conv
@@ -260,7 +231,7 @@ def _bake_weight_norm(embedding: Any) -> None:
 
 
 def _renamed(name: str) -> str:
-    """A parameter's present name; the published files have those of torch's former weight normalisation."""
+    """A parameter's present name: files have those of torch's former weight normalisation."""
     for former, present in ((".weight_g", "original0"), (".weight_v", "original1")):
         if name.endswith(former):
             return f"{name.removesuffix(former)}.parametrizations.weight.{present}"

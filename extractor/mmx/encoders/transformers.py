@@ -1,7 +1,7 @@
-"""transformers: vision, text and audio models by hub id or folder, and both towers of CLIP-like models.
+"""transformers: vision, text and audio models, and both towers of CLIP-like ones.
 
-The library's own processors prepare the content and its own classes compute; weights are read from
-safetensors (or as plain tensors), and no code that comes with a model is ever run. Models that join
+By hub id or folder. The library's own processors prepare the content and its own classes compute;
+weights are read as plain tensors, and no code that comes with a model is ever run. Models that join
 two modalities (CLIP, SigLIP, ALIGN, AltCLIP, CLAP) give their projected vectors: the sets of both
 modalities have the same weights digest and the same `space`, so that they can be seen to lie in one
 space.
@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmx.encoders.base import (
     Encoder,
+    EncoderFamily,
     EncoderInfo,
     EncoderSpec,
     Request,
@@ -28,154 +29,104 @@ from mmx.encoders.base import (
     slug,
     versions,
 )
-from mmx.encoders.batching import pad_rows
+from mmx.encoders.batching import every_position, pad_rows, pool_positions
 from mmx.encoders.compute import checked_device, forward_pass, prepared
-from mmx.encoders.decoding.images import decode_rgb
-from mmx.encoders.decoding.sounds import Resampler, read_mono
-from mmx.encoders.listings.transformers import MODELS, PROJECTION
-from mmx.encoders.pooling import every_position, pool_positions
+from mmx.encoders.decoding import Resampler, decode_rgb, read_mono
+from mmx.encoders.listings import TRANSFORMERS
+from mmx.encoders.weights import hub
 from mmx.encoders.weights.checkpoints import file_sha256
-from mmx.encoders.weights.hub import (
-    NOT_A_MODEL,
-    ModelFolder,
-    find_model,
-    go_offline,
-    is_cached,
-    looks_like_hub_id,
-    without_bar,
-)
 from mmx.errors import ContentError, EncoderError, UsageError
+
+Vectors: TypeAlias = NDArray[np.float32] | list[NDArray[np.float32]]
+
+PROJECTION = "projection"
+"""The layer of models that join two modalities: one vector per item in their common space."""
 
 ALL = "all"
 """The pooling that keeps every position: patches, tokens or frames, several vectors per item."""
 
-POOLINGS = {
-    "visual": ("cls", "mean", ALL),
-    "textual": ("cls", "mean", "last", ALL),
-    "audio": ("cls", "mean", ALL),
-}
-_FEATURES = {
-    "visual": "get_image_features",
-    "textual": "get_text_features",
-    "audio": "get_audio_features",
-}
-_NO_CLASS_TOKEN = (
-    "swin", "swinv2", "convnext", "convnextv2", "resnet", "siglip_vision_model", "pvt", "focalnet", "regnet"
-)  # fmt: skip
-Vectors: TypeAlias = NDArray[np.float32] | list[NDArray[np.float32]]
-
 _LONGEST_TEXT = 8192  # tokenizers that know no limit say 10^30
+# Kinds of models without a class token, and with positions counted from behind the padding index.
+_NO_CLASS_TOKEN = (
+    "swin", "swinv2", "convnext", "convnextv2", "resnet", "siglip_vision_model", "pvt", "focalnet",
+    "regnet",
+)  # fmt: skip
+_LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
 class TransformersEncoder(Encoder):
-    """What the three modalities share: finding, building, choosing a layer, describing."""
+    """The common part of the three modalities: find, build, choose a layer, describe."""
 
-    modalities = frozenset({"visual", "textual", "audio"})
     concurrent = True
 
-    def __new__(cls, request: Request) -> TransformersEncoder:
-        """The class of the request's modality."""
-        if cls is TransformersEncoder:
-            kinds: dict[str, type[Any]] = {
-                "visual": HFVisionEncoder,
-                "textual": HFTextEncoder,
-                "audio": HFAudioEncoder,
-            }
-            return cast("TransformersEncoder", object.__new__(kinds[request.modality]))
-        return super().__new__(cls)
+    modality: ClassVar[str]
+    poolings: ClassVar[tuple[str, ...]] = ("cls", "mean", ALL)
+    projected: ClassVar[str]  # the method that models which join modalities have
+    tower: ClassVar[str]  # the part of their configuration
 
     def __init__(self, request: Request) -> None:
         device = checked_device(request)
-        folder = find_model(request, request.model)
+        folder = hub.find_model(request, request.model)
         if request.offline:
-            go_offline()
+            hub.go_offline()
         library = require("transformers")
         try:
-            self._model = model = _build(library, folder)
+            self._model = model = hub.load_model(library, folder)
+            self._config = getattr(model.config, self.tower, model.config)
+            self._kind = str(getattr(self._config, "model_type", ""))
             self._processor = self._make_processor(library, folder.path)
-        except (*NOT_A_MODEL, require("safetensors").SafetensorError) as error:
+        except (*hub.NOT_A_MODEL, require("safetensors").SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise EncoderError(
                 f"{request.model}: {folder.label} is not a transformers model of "
                 f"{request.modality} ({reason})."
             ) from error
-        self._modality, self._precision, self._device = request.modality, request.precision, device
-        self._joint = hasattr(model, _FEATURES[request.modality])
-        self._layer, self._pooling = self._choose(request, model)
+        self._precision, self._device = request.precision, device
+        self._joint = hasattr(model, self.projected)
+        self._layer, self._pooling = self._choose(request)
         self.ragged = self._pooling == ALL
         self._model = prepared(model.float(), device, request.precision)
         self.device = str(device)
         self.spec = self._describe(request, folder)
 
-    @classmethod
-    def accepts(cls, model: str, modality: str) -> bool:
-        """Whether it has the form of a hub id, or is a folder of a model."""
-        return looks_like_hub_id(model) or (Path(model).expanduser() / "config.json").is_file()
-
-    @classmethod
-    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
-        """Well-known models; any other hub id or folder works too."""
-        return [
-            EncoderInfo(
-                f"transformers:{name}", modality, "transformers", dim, layer, pooling, licence, takes,
-                "here" if is_cached(name, cache_dir) else "download",
-            )
-            for name, (dim, layer, pooling, takes, licence) in MODELS[modality].items()
-        ]  # fmt: skip
-
     def _make_processor(self, library: Any, path: Path) -> Any:
-        raise AssertionError(f"{type(self).__name__} has no processor")
+        raise NotImplementedError
 
     def _preprocessing(self) -> dict[str, Any]:
         return {}
 
-    def _choose(self, request: Request, model: Any) -> tuple[str, str]:
+    def _sample(self) -> Any:
+        """A loaded item, with which the length of a vector is found out."""
+        raise NotImplementedError
+
+    def _choose(self, request: Request) -> tuple[str, str]:
         """Layer (`projection`, `last`, or a number from 0, the embeddings) and pooling.
 
         Raises:
             UsageError: The model does not have them.
         """
         layer = request.layer or (PROJECTION if self._joint else "last")
-        config = _tower(model.config, request.modality)
-        n_layers = next(
-            (
-                getattr(config, n)
-                for n in ("num_hidden_layers", "encoder_layers")
-                if hasattr(config, n)
-            ),
-            None,
-        )
+        has_token = self.modality == "visual" and self._kind not in _NO_CLASS_TOKEN
+        pooling = request.pooling or ("cls" if has_token else "mean")
+        counts = (getattr(self._config, n, None) for n in ("num_hidden_layers", "encoder_layers"))
+        n_layers = next((n for n in counts if n is not None), None)
+        refusal = ""
         if layer == PROJECTION:
+            pooling = "none"
             if not self._joint:
-                raise UsageError(
-                    f"{request.model}: --layer projection is not possible, the model joins no "
-                    "modalities."
-                )
-            if request.pooling not in (None, "none"):
-                raise UsageError(
-                    f"{request.model}: --pooling {request.pooling} is not possible with --layer "
-                    "projection."
-                )
-            return layer, "none"
-        if self._joint:
-            raise UsageError(
-                f"{request.model}: --layer {layer} is not possible; of this model only "
-                "'projection' is taken."
-            )
-        if layer != "last" and not (
+                refusal = "--layer projection is not possible, the model joins no modalities."
+            elif request.pooling not in (None, "none"):
+                refusal = f"--pooling {request.pooling} is not possible with --layer projection."
+        elif self._joint:
+            refusal = f"--layer {layer} is not possible; of this model only 'projection' is taken."
+        elif layer != "last" and not (
             layer.isdigit() and (n_layers is None or int(layer) <= n_layers)
         ):
-            raise UsageError(
-                f"{request.model}: --layer {layer}: expected last or a number in [0, {n_layers}]."
-            )
-        kind = str(getattr(config, "model_type", ""))
-        usual = "cls" if request.modality == "visual" and kind not in _NO_CLASS_TOKEN else "mean"
-        pooling = request.pooling or usual
-        if pooling not in POOLINGS[request.modality]:
-            raise UsageError(
-                f"{request.model}: --pooling {pooling}: choose one of: "
-                f"{', '.join(POOLINGS[request.modality])}."
-            )
+            refusal = f"--layer {layer}: expected last or a number in [0, {n_layers}]."
+        elif pooling not in self.poolings:
+            refusal = f"--pooling {pooling}: choose one of: {', '.join(self.poolings)}."
+        if refusal:
+            raise UsageError(f"{request.model}: {refusal}")
         return layer, pooling
 
     def _vectors(self, inputs: dict[str, Any], mask: Any = None) -> Vectors:
@@ -183,26 +134,19 @@ class TransformersEncoder(Encoder):
         inputs = {name: value.to(self._device) for name, value in inputs.items()}
         with forward_pass(self._device, self._precision):
             if self._layer == PROJECTION:
-                output = getattr(self._model, _FEATURES[self._modality])(**inputs)
+                output = getattr(self._model, self.projected)(**inputs)
                 vectors = output if hasattr(output, "shape") else output.pooler_output
-            else:
-                encoder = (
-                    self._model.get_encoder()
-                    if getattr(self._model.config, "is_encoder_decoder", False)
-                    else self._model
-                )
-                output = encoder(**inputs, output_hidden_states=self._layer != "last")
-                states = (
-                    output.last_hidden_state
-                    if self._layer == "last"
-                    else output.hidden_states[int(self._layer)]
-                )
-                if self._pooling == ALL:
-                    return every_position(states, mask)
-                vectors = pool_positions(states, self._pooling, mask)
-            return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
+                return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
+            two_parts = getattr(self._model.config, "is_encoder_decoder", False)
+            encoder = self._model.get_encoder() if two_parts else self._model
+            last = self._layer == "last"
+            output = encoder(**inputs, output_hidden_states=not last)
+            states = output.last_hidden_state if last else output.hidden_states[int(self._layer)]
+            if self._pooling == ALL:
+                return every_position(states, mask)
+            return pool_positions(states, self._pooling, mask).float().cpu().numpy()
 
-    def _describe(self, request: Request, folder: ModelFolder) -> EncoderSpec:
+    def _describe(self, request: Request, folder: hub.ModelFolder) -> EncoderSpec:
         digest = folder.sha256()
         asked = ["" if request.layer is None else f"layer-{self._layer}", request.pooling or ""]
         config = folder.path / "preprocessor_config.json"
@@ -211,7 +155,7 @@ class TransformersEncoder(Encoder):
             modality=request.modality,
             backend="transformers",
             model_id=folder.label,
-            dim=self._probe(),
+            dim=int(self.encode([self._sample()])[0].shape[-1]),
             layer=self._layer,
             pooling=self._pooling,
             preprocessing={
@@ -227,55 +171,46 @@ class TransformersEncoder(Encoder):
             libraries=versions("torch", "transformers", "tokenizers", "pillow"),
         )
 
-    def _probe(self) -> int:
-        """Length of a vector."""
-        raise AssertionError(f"{type(self).__name__} cannot be probed")
-
 
 class HFVisionEncoder(TransformersEncoder):
     """A vision model, or the image tower of a joint one."""
 
-    modalities = frozenset({"visual"})
+    modality, projected, tower = "visual", "get_image_features", "vision_config"
 
     def _make_processor(self, library: Any, path: Path) -> Any:
         return library.AutoImageProcessor.from_pretrained(str(path), local_files_only=True)
 
     def load(self, content: Path | str) -> NDArray[np.float32]:
-        """The processed picture, shape (3, height, width)."""
-        pixels = self._processor(images=decode_rgb(content), return_tensors="np")["pixel_values"][0]
+        """Decode and process a picture, shape (3, height, width)."""
+        return self._process(decode_rgb(content))
+
+    def _process(self, image: Any) -> NDArray[np.float32]:
+        pixels = self._processor(images=image, return_tensors="np")["pixel_values"][0]
         return np.asarray(pixels, np.float32)
 
     def encode(self, batch: Sequence[NDArray[np.float32]]) -> Vectors:  # type: ignore[override]
-        """Vectors, shape (len(batch), dim); with pooling `all` a list of (k, dim)."""
+        """Return vectors, (len(batch), dim), or with pooling `all` a list of (k, dim)."""
         import torch
 
         return self._vectors({"pixel_values": torch.from_numpy(np.stack(batch))})
 
-    def _probe(self) -> int:
-        image = require("PIL.Image").new("RGB", (64, 64))
-        pixels = self._processor(images=image, return_tensors="np")["pixel_values"][0]
-        return int(self.encode([np.asarray(pixels, np.float32)])[0].shape[-1])
+    def _sample(self) -> Any:
+        return self._process(require("PIL.Image").new("RGB", (64, 64)))
 
 
 class HFTextEncoder(TransformersEncoder):
     """A text model, or the text tower of a joint one."""
 
-    modalities = frozenset({"textual"})
+    modality, projected, tower = "textual", "get_text_features", "text_config"
+    poolings = ("cls", "mean", "last", ALL)
 
     def _make_processor(self, library: Any, path: Path) -> Any:
         tokenizer = library.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-        config = _tower(self._model.config, "textual")
-        positions = getattr(config, "max_position_embeddings", _LONGEST_TEXT)
-        if str(getattr(config, "model_type", "")) in (
-            "roberta",
-            "xlm-roberta",
-            "camembert",
-            "mpnet",
-        ):
-            positions -= 2  # positions are counted from behind the padding index
+        positions = getattr(self._config, "max_position_embeddings", _LONGEST_TEXT)
+        positions -= 2 if self._kind in _LATE_POSITIONS else 0
         self._max_tokens = int(min(tokenizer.model_max_length, positions, _LONGEST_TEXT))
         # SigLIP has only ever seen texts padded to its full length, without a mask.
-        self._full_length = str(getattr(config, "model_type", "")).startswith("siglip")
+        self._full_length = self._kind.startswith("siglip")
         # Each is used with one setting only, settled before there are threads: a fast tokenizer
         # whose settings change while another thread uses it fails, or cuts where it should not.
         self._cut = functools.partial(tokenizer, truncation=True, max_length=self._max_tokens)
@@ -287,7 +222,7 @@ class HFTextEncoder(TransformersEncoder):
         return {"max_tokens": self._max_tokens, "padded_to_max": self._full_length}
 
     def load(self, content: Path | str) -> dict[str, Any]:
-        """The text's tokens, and under `cut` whether there were too many."""
+        """Tokenise a text; `cut` tells whether it had too many tokens."""
         ids = self._whole(checked_text(content))["input_ids"]
         cut = len(ids) > self._max_tokens
         if cut:
@@ -297,16 +232,12 @@ class HFTextEncoder(TransformersEncoder):
         return {"ids": np.asarray(ids, np.int64), "length": len(ids), "cut": cut}
 
     def encode(self, batch: Sequence[dict[str, Any]]) -> Vectors:  # type: ignore[override]
-        """Vectors, shape (len(batch), dim), with pooling `all` a list of (k, dim); padding does not change them."""
+        """Return vectors, (len(batch), dim), or with pooling `all` a list of (k, dim)."""
         import torch
 
         fill = self._processor.pad_token_id or 0
-        rows = [item["ids"] for item in batch]
-        if self._full_length:
-            rows = [
-                np.pad(row, (0, self._max_tokens - row.size), constant_values=fill) for row in rows
-            ]
-        ids = torch.from_numpy(pad_rows(rows, fill))
+        width = self._max_tokens if self._full_length else 0
+        ids = torch.from_numpy(pad_rows([item["ids"] for item in batch], fill, width=width))
         if self._full_length:
             return self._vectors({"input_ids": ids})
         lengths = torch.tensor([item["length"] for item in batch])
@@ -314,33 +245,32 @@ class HFTextEncoder(TransformersEncoder):
         return self._vectors({"input_ids": ids, "attention_mask": mask}, mask.to(self._device))
 
     def sort_key(self, loaded: dict[str, Any]) -> int:
-        """Number of tokens."""
+        """Return the number of tokens."""
         return int(loaded["length"])
 
     def truncated(self, loaded: dict[str, Any]) -> bool:
         """Whether the text had more tokens than the model takes."""
         return bool(loaded["cut"])
 
-    def _probe(self) -> int:
-        return int(self.encode([self.load("a")])[0].shape[-1])
+    def _sample(self) -> Any:
+        return self.load("a")
 
 
 class _Clip(dict[str, NDArray[Any]]):
-    """A model's inputs for one clip, the samples that they are made of, and whether there were more."""
+    """A model's inputs for one clip, how many samples they are made of, and whether it was cut."""
 
     n_samples = 0
     cut = False
 
     @property
     def nbytes(self) -> int:
-        """Memory of the inputs."""
         return sum(value.nbytes for value in self.values())
 
 
 class HFAudioEncoder(TransformersEncoder):
-    """An audio model (AST, wav2vec2, HuBERT, WavLM, Whisper's encoder), or the audio tower of a joint one."""
+    """An audio model (AST, wav2vec2, Whisper's encoder), or the audio tower of a joint one."""
 
-    modalities = frozenset({"audio"})
+    modality, projected, tower = "audio", "get_audio_features", "audio_config"
 
     def _make_processor(self, library: Any, path: Path) -> Any:
         extractor = library.AutoFeatureExtractor.from_pretrained(str(path), local_files_only=True)
@@ -348,44 +278,34 @@ class HFAudioEncoder(TransformersEncoder):
         self._longest, self._from = _window(extractor)
         # Whisper's encoder sees every clip padded to 30 s: positions behind its end are left out of
         # the vector.
-        self._frame = (
-            2 * int(extractor.hop_length)
-            if type(extractor).__name__ == "WhisperFeatureExtractor"
-            else None
-        )
+        whisper = type(extractor).__name__ == "WhisperFeatureExtractor"
+        self._frame = 2 * int(extractor.hop_length) if whisper else None
         self._resample = Resampler(self._rate)
         return extractor
 
     def _preprocessing(self) -> dict[str, Any]:
-        longer = (
-            None if self._longest is None else f"cut to the {self._from} {self._longest} samples"
-        )
-        positions = (
-            "all" if self._frame is None else f"one for each {self._frame} samples of the clip"
-        )
+        cut = f"cut to the {self._from} {self._longest} samples"
+        frames = f"one for each {self._frame} samples of the clip"
         return {
             "sample_rate": self._rate,
             "channels": "mono",
-            "longer": longer,
-            "positions": positions,
+            "longer": None if self._longest is None else cut,
+            "positions": "all" if self._frame is None else frames,
         }
 
     def load(self, content: Path | str) -> _Clip:
-        """The model's inputs for one clip."""
+        """Read a clip as the model's inputs."""
         return self._inputs(self._resample(*read_mono(content)))
 
     def encode(self, batch: Sequence[_Clip]) -> Vectors:  # type: ignore[override]
-        """Vectors, shape (len(batch), dim); clips of different lengths go through one by one, so that padding changes nothing."""
+        """Return vectors, (len(batch), dim), or with pooling `all` a list of (k, dim)."""
         import torch
 
+        # Clips of different lengths go through one by one, so that padding changes nothing.
         shapes = {tuple(value.shape for value in item.values()) for item in batch}
-        groups = (
-            [batch]
-            if len(shapes) == 1 and next(iter(batch[0].values())).ndim > 1
-            else [[item] for item in batch]
-        )
+        together = len(shapes) == 1 and next(iter(batch[0].values())).ndim > 1
         rows = []
-        for group in groups:
+        for group in [batch] if together else [[item] for item in batch]:
             inputs = {
                 name: torch.from_numpy(np.stack([item[name] for item in group]))
                 for name in group[0]
@@ -393,14 +313,13 @@ class HFAudioEncoder(TransformersEncoder):
             mask = None
             if self._frame is not None:
                 position = torch.arange(inputs["input_features"].shape[-1] // 2)
-                mask = position < torch.tensor(
-                    [[-(-item.n_samples // self._frame)] for item in group]
-                )
-            rows.append(self._vectors(inputs, mask if mask is None else mask.to(self._device)))
+                own = [[-(-item.n_samples // self._frame)] for item in group]
+                mask = (position < torch.tensor(own)).to(self._device)
+            rows.append(self._vectors(inputs, mask))
         return [one for row in rows for one in row] if self.ragged else np.concatenate(rows)
 
     def sort_key(self, loaded: dict[str, NDArray[Any]]) -> int:
-        """Length of the longest input."""
+        """Return the length of the longest input."""
         return int(max(value.shape[0] for value in loaded.values()))
 
     def truncated(self, loaded: _Clip) -> bool:
@@ -419,12 +338,12 @@ class HFAudioEncoder(TransformersEncoder):
         clip.cut, clip.n_samples = over > 0, len(kept)
         return clip
 
-    def _probe(self) -> int:
-        return int(self.encode([self._inputs(np.zeros(self._rate, np.float32))])[0].shape[-1])
+    def _sample(self) -> Any:
+        return self._inputs(np.zeros(self._rate, np.float32))
 
 
 def _window(extractor: Any) -> tuple[int | None, str]:
-    """The samples of a clip that an extractor looks at, None: all; and which of a longer one are taken.
+    """How many samples of a clip an extractor takes (None: all), and which of a longer clip.
 
     CLAP's own choice of a longer clip's part is random; the middle makes it the same every time.
     """
@@ -440,33 +359,27 @@ def _window(extractor: Any) -> tuple[int | None, str]:
             return None, "first"
 
 
-def _build(library: Any, folder: ModelFolder) -> Any:
-    """The model of a folder, complete.
+_KINDS: dict[str, Callable[[Request], Encoder]] = {
+    "visual": HFVisionEncoder, "textual": HFTextEncoder, "audio": HFAudioEncoder
+}  # fmt: skip
 
-    Raises:
-        EncoderError: The weights lack something that is used.
-    """
-    with without_bar():
-        model, told = library.AutoModel.from_pretrained(
-            str(folder.path),
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
+
+def _accepts(model: str, modality: str) -> bool:
+    """Whether it has the form of a hub id, or is a folder of a model."""
+    return hub.looks_like_hub_id(model) or (Path(model).expanduser() / "config.json").is_file()
+
+
+def _known(modality: str, cache_dir: Path | None) -> list[EncoderInfo]:
+    return [
+        EncoderInfo(
+            f"transformers:{name}", modality, "transformers", dim, layer, pooling, licence, takes,
+            "here" if hub.is_cached(name, cache_dir) else "download",
         )
-    absent = sorted(
-        name
-        for name in told["missing_keys"]
-        if ".pooler." not in name and not name.startswith("pooler.")
-    )
-    if absent:
-        raise EncoderError(
-            f"{folder.label}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; is the "
-            "download complete?"
-        )
-    return model
+        for of, name, dim, layer, pooling, takes, licence in TRANSFORMERS
+        if of == modality
+    ]  # fmt: skip
 
 
-def _tower(config: Any, modality: str) -> Any:
-    """The part of a joint model's configuration that is about one modality."""
-    name = {"visual": "vision_config", "textual": "text_config", "audio": "audio_config"}[modality]
-    return getattr(config, name, config)
+FAMILY = EncoderFamily(
+    "transformers", frozenset(_KINDS), _accepts, _known, build=lambda r: _KINDS[r.modality](r)
+)

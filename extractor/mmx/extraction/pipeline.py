@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from mmbase.process import StopRequest
 from mmbase.progress import Progress
-from mmx.encoders.decoding.sharing import shared_decoding
+from mmx.encoders.decoding import shared_decoding
 from mmx.errors import ContentError, Interrupted
 from mmx.extraction.encoder_stream import Lane
 from mmx.extraction.executors import LocalExecutor, Turns, busy_and_queued_s

@@ -14,7 +14,7 @@ from mmx.catalogue import interactions
 from mmx.catalogue.contents import TEXT_COLUMNS, Contents, file_contents, text_contents
 from mmx.catalogue.items import Items, load_items
 from mmx.config import RunConfig, SetConfig
-from mmx.encoders import Encoder, describe
+from mmx.encoders import Encoder, needs_torch
 from mmx.encoders.compute import linear_kernel
 from mmx.extraction.multipart import several_files
 
@@ -166,6 +166,6 @@ def batch_size_of(run: RunConfig, config: SetConfig) -> int:
 
 
 def _device(run: RunConfig, config: SetConfig) -> str:
-    """The device to build the encoder on; torch is not even imported for an encoder that has no weights."""
-    light = {info.name for info in describe(config.modality) if info.weights == "none needed"}
-    return "cpu" if config.model in light else resolve_device(run.device)
+    """The device to build the encoder on; torch is not even imported for one that needs none."""
+    needed = needs_torch(config.model, config.modality)
+    return resolve_device(run.device) if needed else "cpu"

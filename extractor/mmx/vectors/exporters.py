@@ -1,4 +1,4 @@
-"""Feature sets out of a store, as what other programs read: .npy, a folder of .npy files, Parquet, safetensors, CSV.
+"""Feature sets for other programs: .npy, a folder of .npy files, Parquet, safetensors, CSV.
 
 The ids go with the vectors: in a column where the format has columns, else in a list beside the
 file. Numbers are written so that reading them gives the same float. A file appears under its name
@@ -30,13 +30,9 @@ _FORBIDDEN = set('/\\<>:"|?*')
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """The result of an export: a file or folder, and the list of ids unless they are inside.
 
-    Attributes:
-        path: The file or folder.
-        ids: The list of ids beside it; None where the ids are inside.
-        rows: Number of rows written.
-        left_out: Number of rows without a vector that are not in the export.
+    `left_out` rows without a vector are not among the `rows` written.
     """
 
     path: Path
@@ -47,7 +43,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class _Matrix:
-    """What is to be written: `ids` and `features (n, dim)`, in the set's order, and the set's name for messages."""
+    """Ids and `features (n, dim)` to write, and the set's name for messages."""
 
     ids: list[str]
     features: NDArray[Any]
@@ -68,8 +64,7 @@ def export_features(
         features: A dense set of items.
         format_name: One of `FORMATS`.
         out: The file, or for `npy-folder` the folder; must not exist yet.
-        absent: Rows without a vector are left out (`skip`), or written as NaN (`nan`) or zeros
-            (`zero`).
+        absent: `skip` rows without a vector, or write them as NaN (`nan`) or zeros (`zero`).
         mapping: For `npy-folder`: name the files by row number and write here which is whose.
 
     Raises:
@@ -84,8 +79,7 @@ def export_features(
     if features.source != "item" or features.layout != "dense":
         raise DataError(
             f"{where}: a {features.layout} set of {features.source}s (expected one vector per "
-            "item); "
-            "read it with mmstore.FeatureSet"
+            "item); read it with mmstore.FeatureSet"
         )
     for path in (out, mapping):
         if path is not None and (path.exists() or path.is_symlink()):
@@ -98,17 +92,16 @@ def export_features(
     else:
         values[~present] = np.nan if absent == "nan" else 0.0
     matrix = _Matrix(ids, values, where)
-    beside = (
-        FORMATS[format_name](matrix, out)
-        if mapping is None
-        else _write_folder(matrix, out, mapping)
-    )
+    if mapping is None:
+        beside = FORMATS[format_name](matrix, out)
+    else:
+        beside = _write_folder(matrix, out, mapping)
     return Exported(out, beside, len(ids), int(len(present) - len(ids)))
 
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes its name when the block ends well, and vanishes otherwise."""
+    """Give a path to write to, which becomes `path` when the block ends well, else vanishes."""
     scratch = _scratch(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +124,7 @@ def _write_ids(path: Path, lines: list[str]) -> None:
 
 
 def _beside(matrix: _Matrix, out: Path) -> Path:
-    """Where the id list of `out` goes; refuses ids that a list of lines cannot keep."""
+    """Where the id list of `out` goes; ids that do not fit in a line are refused."""
     _require_lines(matrix)
     path = out.with_name(f"{out.stem}.ids.txt")
     if path.exists():
@@ -163,16 +156,15 @@ def _write_safetensors(matrix: _Matrix, out: Path) -> Path:
     from safetensors.numpy import save_file
 
     ids = _beside(matrix, out)
+    tensors = {"features": np.ascontiguousarray(matrix.features)}
     with _new_file(out) as scratch:
-        save_file(
-            {"features": np.ascontiguousarray(matrix.features)}, scratch, metadata={"ids": ids.name}
-        )
+        save_file(tensors, scratch, metadata={"ids": ids.name})
     _write_ids(ids, matrix.ids)
     return ids
 
 
 def _write_parquet(matrix: _Matrix, out: Path) -> None:
-    """Columns `item_id` (text) and `features` (list of float32, which holds every float16 exactly)."""
+    """Columns `item_id` (text) and `features` (list of float32, which holds every float16)."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -184,20 +176,19 @@ def _write_parquet(matrix: _Matrix, out: Path) -> None:
 
 
 def _write_csv(matrix: _Matrix, out: Path) -> None:
-    """`item_id,f0,f1,…` with nine significant digits, which are enough to give every float32 back."""
+    """`item_id,f0,f1,…` with nine significant digits, which give every float32 back."""
     import csv
 
     with _new_file(out) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["item_id", *(f"f{column}" for column in range(matrix.features.shape[1]))])
         for item_id, row in zip(matrix.ids, matrix.features, strict=True):
-            writer.writerow(
-                [item_id, *("" if value != value else f"{value:.9g}" for value in row.tolist())]
-            )
+            cells = ("" if value != value else f"{value:.9g}" for value in row.tolist())  # NaN: ""
+            writer.writerow([item_id, *cells])
 
 
 def _write_folder(matrix: _Matrix, out: Path, mapping: Path | None) -> Path | None:
-    """One float file of shape (1, dim) per item, named by its id, or by its row where a mapping says whose it is."""
+    """One file of shape (1, dim) per item, named by its id, or by its row with a mapping."""
     if mapping is None:
         names = [f"{item_id}.npy" for item_id in matrix.ids]
         _require_file_names(matrix)
@@ -223,14 +214,13 @@ def _write_folder(matrix: _Matrix, out: Path, mapping: Path | None) -> Path | No
 
 
 def _require_file_names(matrix: _Matrix) -> None:
-    """Refuse ids that are no file name everywhere, and ids that some file systems take for the same name."""
+    """Refuse ids that are no file names everywhere, or that some systems take for one name."""
     seen: dict[str, str] = {}
     for item_id in matrix.ids:
         if not _is_file_name(item_id):
             raise DataError(
                 f"{matrix.where}: id {item_id!r} is no safe file name; number the files with "
-                "--mapping FILE, "
-                "which then says whose each is"
+                "--mapping FILE, which then says whose each is"
             )
         twin = seen.setdefault(unicodedata.normalize("NFC", item_id).casefold(), item_id)
         if twin != item_id:
@@ -257,4 +247,4 @@ FORMATS: dict[str, Callable[[_Matrix, Path], Path | None]] = {
     "safetensors": _write_safetensors,
     "csv": _write_csv,
 }
-"""What `mmx store export --format` takes."""
+"""Writers by the name that `mmx store export --format` takes."""

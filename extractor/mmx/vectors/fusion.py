@@ -1,4 +1,4 @@
-"""Several feature sets of the same items as one: concatenated, or added, averaged or multiplied number by number."""
+"""One feature set from several of the same items: concatenated, added, averaged or multiplied."""
 
 from __future__ import annotations
 
@@ -26,16 +26,10 @@ _BLOCK = 4096
 
 @dataclass(frozen=True)
 class Fused:
-    """What a fusion made.
+    """The result of a fusion: the set's file, content digest, rows by status.
 
-    Attributes:
-        path: The set's file.
-        digest: Its content digest.
-        dim: Length of a vector.
-        ok: Rows with a vector.
-        missing: Rows that a set knows as missing, or does not know.
-        corrupt: Rows that are corrupt in a set.
-        already: Whether it was there before.
+    A row is corrupt if it is corrupt in one of the sets, else missing if one lacks it; `already`
+    tells that the set was there before.
     """
 
     path: Path
@@ -50,21 +44,19 @@ class Fused:
 def fuse_vectors(
     parts: Sequence[NDArray[np.float64]], how: How, *, unit: bool = False
 ) -> NDArray[np.float64]:
-    """Vectors of the same items from several sets as one vector each.
+    """Fuse the vectors of the same items from several sets.
 
     Args:
         parts: One array per set, shape (n, dim of the set); for all but `concat` of one width.
-        how: `concat`: one after the other; `sum`, `mean`, `mul`: number by number.
+        how: `concat`: one after the other; `sum`, `mean`, `mul`: elementwise.
         unit: Scale every vector to length 1 before; one of zeros stays.
 
     Returns:
         Shape (n, sum of widths) for `concat`, else (n, dim).
     """
     if unit:
-        norms = [np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
-        parts = [
-            part / np.where(norm > 0, norm, 1.0) for part, norm in zip(parts, norms, strict=True)
-        ]
+        norms = (np.linalg.norm(part, axis=1, keepdims=True) for part in parts)
+        parts = [part / np.where(n > 0, n, 1.0) for part, n in zip(parts, norms, strict=True)]
     if how == "concat":
         return np.concatenate(parts, axis=1)
     if how == "mul":
@@ -84,20 +76,13 @@ def fuse(
     restart: bool = False,
     progress: Progress | None = None,
 ) -> Fused:
-    """Makes one set out of several, row by row of the first one's items, matched by id.
+    """Fuse sets into one, row by row of the first one's items, matched by id.
 
-    An item has a vector where every set has one; it is corrupt where it is corrupt in one of them,
-    else missing. Computed in double precision, stored as float32.
+    Computed in double precision, stored as float32.
 
-    Args:
-        paths: Two sets or more, dense and complete.
-        out: The store.
-        how: See `fuse_vectors`.
-        name: Name of the new set.
-        modality: Its modality.
-        unit: See `fuse_vectors`.
-        restart: Replace a set of this name that was made otherwise.
-        progress: Who hears about it.
+    The sets are dense and complete, two or more; `how` and `unit` are those of `fuse_vectors`. The
+    new set has its own `name` and `modality` in the store `out`, where `restart` replaces one of
+    that name that was made otherwise.
 
     Raises:
         UsageError: The new set would be one of those it is made of.
@@ -109,9 +94,8 @@ def fuse(
     if len(paths) < 2:
         raise UsageError(f"a fusion needs two sets or more (got {len(paths)})")
     target = out / modality / f"{name}.h5"
-    if any(
-        path.resolve() == target.resolve() for path in paths
-    ):  # --restart would replace what it is made of
+    # --restart would replace what it is made of.
+    if any(path.resolve() == target.resolve() for path in paths):
         raise UsageError(f"{target}: is one of the sets that are fused; choose another --name")
     with ExitStack() as stack:
         sets = [stack.enter_context(FeatureSet(path)) for path in paths]
@@ -141,14 +125,9 @@ def fuse(
     counts = writer.counts()
     if not counts[Status.OK]:
         progress.warn(f"{writer.path}: no item has a vector in all of the sets")
+    ok, missing, corrupt = counts[Status.OK], counts[Status.MISSING], counts[Status.CORRUPT]
     return Fused(
-        writer.path,
-        writer.header.content_digest,
-        dim,
-        counts[Status.OK],
-        counts[Status.MISSING],
-        counts[Status.CORRUPT],
-        already,
+        writer.path, writer.header.content_digest, dim, ok, missing, corrupt, already=already
     )
 
 
@@ -169,19 +148,21 @@ def _fuse_block(
         with np.errstate(over="ignore"):  # the writer records a row that is not finite as corrupt
             writer.write(rows[present], fused.astype(np.float32))
     corrupt: dict[int, str] = {}
+    missing: list[int] = []
     for row, item in zip(rows[~present].tolist(), ids[~present].tolist(), strict=True):
         why = next((known[_key(item)] for known in reasons if _key(item) in known), None)
-        if why is not None:
+        if why is None:
+            missing.append(row)
+        else:
             corrupt[row] = why
     if corrupt:
         writer.mark_corrupt(list(corrupt), list(corrupt.values()))
-    missing = [row for row in rows[~present].tolist() if row not in corrupt]
     if missing:
         writer.mark_missing(missing)
 
 
 def _reasons(features: FeatureSet) -> dict[Any, str]:
-    """Why items are corrupt in a set, by their ids."""
+    """The reasons of a set's corrupt items, by their ids."""
     raw, label = features.raw_ids, f"{features.modality}/{features.name}"
     return {_key(raw[row].tolist()): f"{label}: {message}" for row, message in features.errors()}
 

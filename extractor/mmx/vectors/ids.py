@@ -1,4 +1,4 @@
-"""Which item each row of a foreign matrix belongs to: id lists, mappings of id and row, or the dataset's own ids.
+"""The item of each row of a foreign matrix: from id lists, mappings of id and row, or a dataset.
 
 Nothing is guessed from a row count that happens to match. Ids are text and are kept as they are
 written.
@@ -32,7 +32,7 @@ class RowIds:
     Attributes:
         ids: `ids[i]` is the item of row i.
         record: Where they came from, for the provenance.
-        notes: What was guessed, one line each, for the user to read.
+        notes: Guesses, one line each, for the user.
     """
 
     ids: list[str]
@@ -43,7 +43,7 @@ class RowIds:
 def ids_from_file(
     path: Path, n_rows: int, *, id_column: str | None = None, row_column: str | None = None
 ) -> RowIds:
-    """The ids of `n_rows` rows from a file.
+    """Read the ids of `n_rows` rows from a file.
 
     Three kinds are read: one id per line, in row order; a table with a header (`id_column`, and
     `row_column` where the table says the row instead of keeping the order); and two columns, id and
@@ -63,22 +63,19 @@ def ids_from_file(
     if not path.is_file():
         raise DataError(f"{path}: no such file; --ids names a list of item ids, one per row")
     notes: tuple[str, ...] = ()
-    if (
-        id_column is not None
-        or row_column is not None
-        or path.name.lower().endswith((".parquet", ".jsonl", ".jsonl.gz"))
-    ):
+    record: dict[str, Any] = {}
+    is_table = path.name.lower().endswith((".parquet", ".jsonl", ".jsonl.gz"))
+    if is_table or id_column is not None or row_column is not None:
         pairs, record = _from_table(path, id_column, row_column)
     else:
         pairs, notes = _from_records(path, n_rows)
-        record = {}
     ids = _in_row_order(path, pairs, n_rows)
     _check_unique(path, ids)
     return RowIds(ids, {"file": path.name, "sha256": sha256_of(path), **record}, notes)
 
 
 def ids_from_dataset(folder: Path, n_rows: int, *, matrix: str) -> RowIds:
-    """The ids "0", "1", … n-1, provided that these are exactly the item ids of the dataset in `folder`.
+    """Return the ids "0", "1", … n-1, if these are exactly the item ids of a dataset.
 
     Args:
         folder: The dataset: `items.tsv` or its like, or else its interaction or split files,
@@ -98,19 +95,17 @@ def ids_from_dataset(folder: Path, n_rows: int, *, matrix: str) -> RowIds:
         example = f"it has {strange[0]!r}" if strange else f"it lacks {absent[0]!r}"
         raise DataError(
             f"{matrix}: {n_rows:,} rows without ids, and the {len(found):,} item ids in {source} "
-            f"of {folder.name} are not "
-            f"exactly 0 … {n_rows - 1} ({example}); say which row is which item with --ids FILE"
+            f"of {folder.name} are not exactly 0 … {n_rows - 1} ({example}); say which row is "
+            "which item with --ids FILE"
         )
-    note = (
-        f"row i is item i: the item ids in {source} of {folder.name} are exactly 0 … {n_rows - 1}"
-    )
-    return RowIds(
-        [str(row) for row in range(n_rows)], {"rows_are_ids": True, "dataset": folder.name}, (note,)
-    )
+    where = f"the item ids in {source} of {folder.name}"
+    note = f"row i is item i: {where} are exactly 0 … {n_rows - 1}"
+    record = {"rows_are_ids": True, "dataset": folder.name}
+    return RowIds([str(row) for row in range(n_rows)], record, (note,))
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal.
+    """Return the SHA-256 of a file, hexadecimal.
 
     Raises:
         DataError: the file cannot be read.
@@ -123,18 +118,16 @@ def sha256_of(path: Path) -> str:
 
 
 def read_records(path: Path) -> list[list[str]]:
-    """The non-empty lines of a delimited text file as lists of cells: `.csv` with quotes, others split at tabs.
+    """Read the cells of a text file's non-empty lines: `.csv` with quotes, others split at tabs.
 
     Raises:
         DataError: not UTF-8, not readable.
     """
-    name = path.name.lower().removesuffix(".gz")
+    name = path.name.lower()
     try:
-        raw = (
-            gzip.decompress(path.read_bytes())
-            if path.name.lower().endswith(".gz")
-            else path.read_bytes()
-        )
+        raw = path.read_bytes()
+        if name.endswith(".gz"):
+            raw = gzip.decompress(raw)
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
@@ -142,15 +135,11 @@ def read_records(path: Path) -> list[list[str]]:
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     lines = [line.removesuffix("\r") for line in text.split("\n")]
-    if not name.endswith(".csv"):
+    if not name.endswith((".csv", ".csv.gz")):
         return [line.split("\t") for line in lines if line]
     delimiter = max(",;\t", key=lines[0].count)
     try:
-        return [
-            cells
-            for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-            if cells
-        ]
+        return list(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)))
     except csv.Error as error:
         raise DataError(f"{path.name}: not a CSV file that can be read ({error})") from error
 
@@ -175,23 +164,17 @@ def _from_table(
         raise DataError(
             f"{path.name}: column {id_column!r} is not UTF-8 ({error.reason}); convert the file"
         ) from error
-    rows: Sequence[int | None] = [None] * len(ids)
-    if row_column is not None:
-        rows = [
-            _row_number(path, value.decode("utf-8", "replace"))
-            for value in read[row_column].to_pylist()
-        ]
-    else:
+    if row_column is None:
         _refuse_other_order(table, [name for name in table.columns if name != id_column], len(ids))
-    record = {
-        "id_column": id_column,
-        **({"row_column": row_column} if row_column is not None else {}),
-    }
+        return [(item_id, None) for item_id in ids], {"id_column": id_column}
+    cells = (value.decode("utf-8", "replace") for value in read[row_column].to_pylist())
+    rows = [_row_number(path, cell) for cell in cells]
+    record = {"id_column": id_column, "row_column": row_column}
     return list(zip(ids, rows, strict=True)), record
 
 
 def _refuse_other_order(table: Table, names: Sequence[str], n_rows: int) -> None:
-    """Raises a UsageError where a column numbers the rows 0 … n-1, and otherwise than their order does."""
+    """Refuse a table with a column that numbers the rows 0 … n-1 in another order than theirs."""
     for name in names:
         try:
             cells = table.read([name])[name].to_pylist()
@@ -203,9 +186,8 @@ def _refuse_other_order(table: Table, names: Sequence[str], n_rows: int) -> None
         if rows != list(range(n_rows)) and sorted(rows) == list(range(n_rows)):
             raise UsageError(
                 f"{table.path.name}: column {name!r} numbers the rows 0 … {n_rows - 1} in another "
-                "order than theirs; "
-                f"if these are the rows of the matrix, add --row-column {name}, else give a file "
-                "without this column"
+                f"order than theirs; if these are the rows of the matrix, add --row-column {name}, "
+                "else give a file without this column"
             )
 
 
@@ -213,12 +195,10 @@ def _from_records(path: Path, n_rows: int) -> tuple[list[tuple[str, int | None]]
     records = read_records(path)
     widths = {len(cells) for cells in records}
     if widths == {1}:
+        notes: tuple[str, ...] = ()
         if len(records) == n_rows + 1:
-            header = records.pop(0)[0]
-            return [(cells[0], None) for cells in records], (
-                f"{path.name}: the first line, {header!r}, is a header",
-            )
-        return [(cells[0], None) for cells in records], ()
+            notes = (f"{path.name}: the first line, {records.pop(0)[0]!r}, is a header",)
+        return [(cells[0], None) for cells in records], notes
     if widths == {2}:
         if not _is_row_number(records[0][1]):
             del records[0]
@@ -227,8 +207,7 @@ def _from_records(path: Path, n_rows: int) -> tuple[list[tuple[str, int | None]]
         raise DataError(f"{path.name}: holds no ids (expected one per line, {n_rows:,} in all)")
     raise UsageError(
         f"{path.name}: lines of {' and '.join(map(str, sorted(widths)))} columns (expected one id "
-        "per line, or id and row "
-        "number); name the column of ids in its header with --id-column"
+        "per line, or id and row number); name the column of ids in its header with --id-column"
     )
 
 
@@ -240,32 +219,28 @@ def _row_number(path: Path, text: str) -> int:
     if not _is_row_number(text):
         raise DataError(
             f"{path.name}: {text!r} is not a row number (expected the second column to say the "
-            "row, from 0); "
-            "if it says something else, name the column of ids with --id-column"
+            "row, from 0); if it says something else, name the column of ids with --id-column"
         )
     return int(text)
 
 
 def _in_row_order(path: Path, pairs: list[tuple[str, int | None]], n_rows: int) -> list[str]:
     if len(pairs) != n_rows:
-        raise DataError(
-            f"{path.name}: {len(pairs):,} ids for {n_rows:,} rows; every row needs one id, and no "
-            "more"
-        )
-    ids = [""] * n_rows
-    taken = [False] * n_rows
+        count = f"{len(pairs):,} ids for {n_rows:,} rows"
+        raise DataError(f"{path.name}: {count}; every row needs one id, and no more")
+    ids: dict[int, str] = {}
     for position, (item_id, row) in enumerate(pairs):
         at = position if row is None else row
         if not 0 <= at < n_rows:
             raise DataError(
                 f"{path.name}: {item_id!r} is said to be row {at} (expected 0 … {n_rows - 1})"
             )
-        if taken[at]:
+        if at in ids:
             raise DataError(
                 f"{path.name}: {ids[at]!r} and {item_id!r} are both said to be row {at}"
             )
-        ids[at], taken[at] = item_id, True
-    return ids
+        ids[at] = item_id
+    return [ids[row] for row in range(n_rows)]
 
 
 def _check_unique(path: Path, ids: list[str]) -> None:
@@ -305,14 +280,11 @@ def _interaction_items(path: Path) -> set[str]:
     table = open_table(path)
     column = next((name for name in INTERACTION_ITEM_COLUMNS if name in table.columns), None)
     if column is not None:
-        return {
-            value.decode("utf-8", "replace")
-            for value in table.read([column])[column].unique().to_pylist()
-        }
+        values = table.read([column])[column].unique().to_pylist()
+        return {value.decode("utf-8", "replace") for value in values}
     if table.kind != "text" or not 2 <= len(table.columns) <= 4:
         raise DataError(
             f"{path.name}: no column of item ids (expected item_id; got {', '.join(table.columns)})"
         )
-    # Without a header the second column is the item; a header that we do not know then shows as a
-    # strange id.
+    # Without a header the second column is the item; an unknown header then shows as a strange id.
     return {cells[1] for cells in read_records(path) if len(cells) > 1}

@@ -29,15 +29,9 @@ BLOCK_BYTES = 1 << 24
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import made.
+    """The result of an import: the set's file, content digest and size.
 
-    Attributes:
-        path: The set's file.
-        digest: Its content digest.
-        rows: Number of rows.
-        missing: How many of them have no vector.
-        dim: Length of a vector.
-        already: True when the same import had been done before and nothing was written.
+    `missing` of the `rows` have no vector; `already` tells that nothing had to be written.
     """
 
     path: Path
@@ -63,19 +57,10 @@ def import_features(
 ) -> Imported:
     """Write the vectors of `source` as the set `modality/name` of the store `out`.
 
-    Args:
-        format_name: One of `FORMATS`.
-        source: Where the vectors and their ids are.
-        out: The store's folder.
-        modality: Lower-case name such as `visual`.
-        name: The set's name, a safe file name.
-        dtype: How the vectors are stored; they pass through float32 first.
-        nan_is_missing: Rows with any NaN are stored as missing; otherwise they are refused.
-        zero_is_missing: Rows of nothing but zeros are stored as missing; otherwise they are vectors
-            like any other.
-        restart: Replace a set of that name that was made otherwise. One that was made by the same
-            import is left as it is, or finished.
-        progress: Told about notes and finished rows.
+    Vectors are stored as `dtype` and pass through float32 first. Rows with any NaN are stored as
+    missing with `nan_is_missing`, and refused otherwise; rows of zeros are vectors like any other,
+    or missing with `zero_is_missing`. A set of that name that was made otherwise is replaced with
+    `restart`; one of the same import is left as it is, or finished.
 
     Raises:
         DataError: vectors or ids that cannot be stored as they are; nothing is written then.
@@ -162,27 +147,26 @@ def _as_float32(block: NDArray[Any]) -> NDArray[np.float32]:
 def _missing_rows(
     path: Path, vectors: Vectors, *, nan_is_missing: bool, zero_is_missing: bool
 ) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-    """Which rows have no vector, and what to say about it; refuses NaN that nobody explained, and infinity."""
+    """The rows without a vector, and notes about them; unexplained NaN and infinity are refused."""
     parts = [
         (np.isnan(block).any(1), np.isinf(block).any(1), ~block.any(1))
         for _, block in _blocks(vectors.features)
     ]
-    nan, infinite, zero = (np.concatenate(column) for column in zip(*parts, strict=True))
-    nan &= ~vectors.absent
-    infinite &= ~vectors.absent
-    zero &= ~vectors.absent
+    nan, infinite, zero = (
+        np.concatenate(column) & ~vectors.absent for column in zip(*parts, strict=True)
+    )
     total = f"{len(nan):,}"
     if infinite.any():
         raise DataError(
             f"{path.name}: {int(infinite.sum()):,} of {total} rows hold infinity "
-            f"({_examples(vectors.ids, infinite)}); "
-            "no such number can be stored: repair or remove these rows"
+            f"({_examples(vectors.ids, infinite)}); no such number can be stored: repair or remove "
+            "these rows"
         )
     if nan.any() and not nan_is_missing:
         raise DataError(
             f"{path.name}: {int(nan.sum()):,} of {total} rows hold NaN "
-            f"({_examples(vectors.ids, nan)}); repair them, "
-            "or have them stored as missing with --nan-is-missing"
+            f"({_examples(vectors.ids, nan)}); repair them, or have them stored as missing with "
+            "--nan-is-missing"
         )
     missing = vectors.absent | nan
     notes = []
@@ -194,14 +178,13 @@ def _missing_rows(
     elif zero.any():
         notes.append(
             f"{int(zero.sum()):,} rows are all zeros ({_examples(vectors.ids, zero)}) and stay "
-            "vectors; "
-            "if zeros mean that there is no content, say --zero-is-missing"
+            "vectors; if zeros mean that there is no content, say --zero-is-missing"
         )
     return missing, tuple(notes)
 
 
 def _check_range(path: Path, vectors: Vectors, missing: NDArray[np.bool_], dtype: str) -> None:
-    """Refuse numbers that the stored number type cannot hold, and whole numbers that float32 would change."""
+    """Refuse numbers that the stored type can't hold, and integers that float32 would change."""
     limit = float(np.finfo(dtype).max)
     whole = vectors.features.dtype.kind in "iu"
     for start, block in _blocks(vectors.features):
@@ -212,11 +195,8 @@ def _check_range(path: Path, vectors: Vectors, missing: NDArray[np.bool_], dtype
             raise DataError(
                 f"{path.name}: holds {largest:g}, more than {dtype} can ({limit:g}){cure}"
             )
-        if (
-            whole
-            and largest > 2**24
-            and not np.array_equal(present, present.astype(np.float32).astype(present.dtype))
-        ):
+        large = whole and largest > 2**24
+        if large and (present != present.astype(np.float32).astype(present.dtype)).any():
             raise DataError(
                 f"{path.name}: holds whole numbers that float32 would change (up to {largest:.0f})"
             )

@@ -1,4 +1,4 @@
-"""What there is to say about one feature set, and about how two of them differ."""
+"""Summary of a feature set, and the difference of two."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 EXAMPLES = 5
 _BATCH = 4096
+_COUNTS = ("rows", "ok", "missing", "corrupt")
 
 
 def summary(features: FeatureSet) -> dict[str, Any]:
-    """Names, counts, sizes and digest of a set, with JSON types only."""
+    """Return names, counts, sizes and digest of a set, with JSON types only."""
     path = Path(features.path)
     return {
         "path": path.as_posix(),
@@ -39,14 +40,14 @@ def summary(features: FeatureSet) -> dict[str, Any]:
 
 
 def failures(features: FeatureSet) -> list[dict[str, Any]]:
-    """Why each corrupt row is corrupt: row, id (user and item for interactions) and message."""
+    """List the corrupt rows: row, id (user and item for interactions) and message."""
     found = features.errors()
     ids = features.ids if found else np.empty(0, "U1")
     return [{"row": row, "id": ids[row].tolist(), "message": message} for row, message in found]
 
 
 def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys of a JSON tree with their values; lists are leaves."""
+    """Yield the dotted keys of a JSON tree with their values; lists are leaves."""
     if isinstance(value, dict) and value:
         for key, child in value.items():
             yield from leaves(child, f"{prefix}.{key}" if prefix else str(key))
@@ -55,19 +56,8 @@ def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def listing(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Summaries as an aligned table, one set per line."""
-    names = (
-        "modality",
-        "name",
-        "rows",
-        "ok",
-        "missing",
-        "corrupt",
-        "dim",
-        "dtype",
-        "size",
-        "digest",
-    )
+    """Format summaries as an aligned table, one set per line."""
+    names = ("modality", "name", *_COUNTS, "dim", "dtype", "size", "digest")
     table = [names, *([_cell(name, row) for name in names] for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(names))]
     left = ("modality", "name", "dtype", "digest")
@@ -101,16 +91,12 @@ def _size(n_bytes: int) -> str:
 
 
 def one_line(value: object) -> str:
-    """A JSON value on one line; text as it is."""
+    """Return a JSON value on one line; text as it is."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def compare(a: FeatureSet, b: FeatureSet) -> dict[str, Any]:
-    """How two sets differ, joined by id, with JSON types only.
-
-    Args:
-        a: A dense set.
-        b: Another, of the same source.
+    """Compare two sets, joined by id, with JSON types only.
 
     Returns:
         `equal` (same content digest); numbers of rows in one only and in both, each with examples;
@@ -121,11 +107,9 @@ def compare(a: FeatureSet, b: FeatureSet) -> dict[str, Any]:
     Raises:
         DataError: a set is ragged, or one is of items and the other of interactions.
     """
-    for features in (a, b):
-        if features.layout != "dense":
-            raise DataError(
-                f"{features.path}: a {features.layout} set (expected one vector per row)"
-            )
+    for each in (a, b):
+        if each.layout != "dense":
+            raise DataError(f"{each.path}: a {each.layout} set (expected one vector per row)")
     if a.source != b.source:
         raise DataError(f"{b.path}: a set of {b.source}s (expected {a.source}s, as in {a.path})")
     ids_a, ids_b = _keys(a), _keys(b)

@@ -33,7 +33,7 @@ class Source:
 
     Attributes:
         path: The file, or the folder of files.
-        ids: A file that says which row is which item (`mmx.vectors.ids.ids_from_file`).
+        ids: The file with the items of the rows (`mmx.vectors.ids.ids_from_file`).
         id_column: Column of ids, in `ids` or in the Parquet file.
         row_column: Column of row numbers in `ids`.
         data: A dataset folder whose item ids are exactly 0 … n-1, instead of `ids`.
@@ -61,7 +61,7 @@ class Vectors:
         sha256: SHA-256 of the source file, or of the `sha256sum` listing of a folder.
         absent: Rows that the source itself marks as having no vector, shape (n,).
         record: How the source was read, for the provenance.
-        notes: What was guessed, one line each.
+        notes: Guesses, one line each.
     """
 
     ids: list[str]
@@ -73,7 +73,7 @@ class Vectors:
 
 
 def _checked(where: str, features: NDArray[Any]) -> NDArray[Any]:
-    """`features`, if it is a matrix of real numbers with at least one row and one column."""
+    """Return `features` if it is a matrix of real numbers with a row and a column."""
     if features.dtype.kind not in "fiu" or features.dtype.itemsize > 8:
         raise DataError(
             f"{where}: holds {features.dtype} (expected real numbers of at most 64 bits)"
@@ -99,22 +99,30 @@ def _ids_of_rows(source: Source, n_rows: int) -> RowIds:
         return ids_from_dataset(source.data, n_rows, matrix=source.path.name)
     raise UsageError(
         f"{source.path.name}: {n_rows:,} rows, and nothing says which row is which item; give "
-        "--ids FILE, or --data DIR "
-        f"if the item ids of that dataset are exactly 0 … {n_rows - 1}"
+        f"--ids FILE, or --data DIR if the item ids of that dataset are exactly 0 … {n_rows - 1}"
     )
 
 
-def _refuse(format_name: str, **options: object) -> None:
-    """Say no to options that a format does not have; a silently ignored option is a wrong answer."""
-    for option, value in options.items():
-        if value:
-            raise UsageError(
-                f"--{option.replace('_', '-')}: has no meaning for --format {format_name}"
-            )
+def _known_by_row(
+    source: Source, features: NDArray[Any], record: dict[str, Any] | None = None
+) -> Vectors:
+    """The vectors of a file that has no ids, with those that the source names."""
+    ids = _ids_of_rows(source, len(features))
+    record = {**(record or {}), "ids": ids.record}
+    absent = np.zeros(len(features), dtype=bool)
+    return Vectors(ids.ids, features, sha256_of(source.path), absent, record, ids.notes)
+
+
+def _refuse(source: Source, format_name: str, *options: str) -> None:
+    """Refuse options that a format does not have: ignoring them silently would be wrong."""
+    for option in options:
+        if getattr(source, option):
+            flag = "column" if option == "columns" else option.replace("_", "-")
+            raise UsageError(f"--{flag}: has no meaning for --format {format_name}")
 
 
 def load_npy(path: Path, *, mapped: bool = True) -> NDArray[Any]:
-    """The array in a .npy file; Python objects in it are refused, never unpickled.
+    """Read the array in a .npy file; Python objects in it are refused, never unpickled.
 
     Raises:
         DataError: no such file, not .npy, truncated, or an array of objects.
@@ -132,30 +140,17 @@ def load_npy(path: Path, *, mapped: bool = True) -> NDArray[Any]:
 
 
 def read_npy(source: Source) -> Vectors:
-    """One 2-D array; the ids come from a file, or are the row numbers where the dataset's ids are exactly these."""
-    _refuse("npy", column=source.columns, tensor=source.tensor)
-    features = _checked(source.path.name, load_npy(source.path))
-    ids = _ids_of_rows(source, len(features))
-    nothing = np.zeros(len(features), dtype=bool)
-    return Vectors(
-        ids.ids, features, sha256_of(source.path), nothing, {"ids": ids.record}, ids.notes
-    )
+    """Read one 2-D array; the ids come from a file, or are row numbers that a dataset confirms."""
+    _refuse(source, "npy", "columns", "tensor")
+    return _known_by_row(source, _checked(source.path.name, load_npy(source.path)))
 
 
 def read_npy_folder(source: Source) -> Vectors:
-    """One .npy file per item, of shape (dim,) or (1, dim); the id is the file's name without its last `.npy`.
+    """Read one .npy file per item, of shape (dim,) or (1, dim), named `<id>.npy`.
 
-    With `ids`, a table of two columns, id and file name, says which file belongs to which item
-    instead.
+    With `ids`, a table of two columns, id and file name, says which file is whose instead.
     """
-    _refuse(
-        "npy-folder",
-        column=source.columns,
-        tensor=source.tensor,
-        data=source.data,
-        row_column=source.row_column,
-    )
-    _refuse("npy-folder", id_column=source.id_column)
+    _refuse(source, "npy-folder", "columns", "tensor", "data", "row_column", "id_column")
     if not source.path.is_dir():
         raise DataError(
             f"{source.path}: no such folder (--format npy-folder reads one .npy file per item)"
@@ -164,11 +159,9 @@ def read_npy_folder(source: Source) -> Vectors:
     files = {path.name: path for path in entries if path.name.endswith(".npy") and path.is_file()}
     if not files:
         raise DataError(f"{source.path}: no .npy files in it")
-    notes = (
-        [f"{len(entries) - len(files):,} other files in {source.path.name} are left aside"]
-        if len(entries) > len(files)
-        else []
-    )
+    notes: tuple[str, ...] = ()
+    if n_others := len(entries) - len(files):
+        notes = (f"{n_others:,} other files in {source.path.name} are left aside",)
     record: dict[str, Any] = {"files": len(files)}
     if source.ids is None:
         by_id = {name.removesuffix(".npy"): path for name, path in files.items()}
@@ -182,19 +175,16 @@ def read_npy_folder(source: Source) -> Vectors:
             array = array[0]
         first = rows[0] if rows else array
         if array.ndim != 1 or array.shape != first.shape or array.dtype != first.dtype:
+            shape = first.shape if first.ndim == 1 else "(dim,) or (1, dim)"
             raise DataError(
                 f"{path.name}: {array.dtype} of shape {array.shape} (expected one vector like that "
-                "of the first file, "
-                f"{first.dtype} of shape "
-                f"{first.shape if first.ndim == 1 else '(dim,) or (1, dim)'})"
+                f"of the first file, {first.dtype} of shape {shape})"
             )
         rows.append(array)
     listing = "".join(f"{sha256_of(path)}  {name}\n" for name, path in files.items())
     digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
     features = _checked(source.path.name, np.stack(rows))
-    return Vectors(
-        list(by_id), features, digest, np.zeros(len(rows), dtype=bool), record, tuple(notes)
-    )
+    return Vectors(list(by_id), features, digest, np.zeros(len(rows), dtype=bool), record, notes)
 
 
 def _mapped_files(mapping: Path, files: Mapping[str, Path]) -> dict[str, Path]:
@@ -220,17 +210,11 @@ def _mapped_files(mapping: Path, files: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def read_parquet(source: Source) -> Vectors:
-    """An id column, and the numbers as one list column or as numeric columns; null lists are missing rows."""
+    """Read an id column, and one list column (nulls are missing rows) or numeric columns."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    _refuse(
-        "parquet",
-        ids=source.ids,
-        data=source.data,
-        row_column=source.row_column,
-        tensor=source.tensor,
-    )
+    _refuse(source, "parquet", "ids", "data", "row_column", "tensor")
     name = source.path.name
     try:
         table = parquet.read_table(source.path)
@@ -284,20 +268,15 @@ def _is_list(kind: Any) -> bool:
 
 
 def _number_columns(table: Any, id_column: str) -> tuple[str, ...]:
-    """All list columns, or else all numeric ones, without the ids."""
+    """Name all list columns, or else all numeric ones, without the ids."""
     import pyarrow as pa
 
     kinds = {
-        column: table.schema.field(column).type
-        for column in table.column_names
-        if column != id_column
+        name: table.schema.field(name).type for name in table.column_names if name != id_column
     }
-    lists = tuple(column for column, kind in kinds.items() if _is_list(kind))
-    return lists or tuple(
-        column
-        for column, kind in kinds.items()
-        if pa.types.is_floating(kind) or pa.types.is_integer(kind)
-    )
+    lists = tuple(name for name, kind in kinds.items() if _is_list(kind))
+    is_float, is_int = pa.types.is_floating, pa.types.is_integer
+    return lists or tuple(name for name, kind in kinds.items() if is_float(kind) or is_int(kind))
 
 
 def _list_column(name: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -322,7 +301,7 @@ def _list_column(name: str, column: Any) -> tuple[NDArray[Any], NDArray[np.bool_
 
 
 def _numbers(name: str, column: str, values: Any) -> NDArray[Any]:
-    """Plain numbers of an Arrow column; a null among them reads as NaN and is then subject to the NaN rule."""
+    """Return the numbers of an Arrow column; a null reads as NaN, to which the NaN rule applies."""
     import pyarrow as pa
 
     if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
@@ -333,10 +312,10 @@ def _numbers(name: str, column: str, values: Any) -> NDArray[Any]:
 
 
 def read_safetensors(source: Source) -> Vectors:
-    """One 2-D tensor of a safetensors file; the ids come from a file, as for .npy."""
+    """Read one 2-D tensor of a safetensors file; the ids come from a file, as for .npy."""
     from safetensors import SafetensorError, safe_open
 
-    _refuse("safetensors", column=source.columns)
+    _refuse(source, "safetensors", "columns")
     name = source.path.name
     try:
         with safe_open(source.path, framework="numpy") as file:
@@ -356,20 +335,11 @@ def read_safetensors(source: Source) -> Vectors:
     except (SafetensorError, TypeError, AttributeError, KeyError) as error:
         raise DataError(f"{name}: not a safetensors file of plain numbers ({error})") from error
     features = _checked(f"{name}:{tensor}", np.asarray(features))
-    ids = _ids_of_rows(source, len(features))
-    record = {"tensor": tensor, "ids": ids.record}
-    return Vectors(
-        ids.ids,
-        features,
-        sha256_of(source.path),
-        np.zeros(len(features), dtype=bool),
-        record,
-        ids.notes,
-    )
+    return _known_by_row(source, features, {"tensor": tensor})
 
 
 def _bfloat16(path: Path, tensor: str) -> NDArray[np.float32]:
-    """A bfloat16 tensor, which numpy has no type for; float32 holds every such number."""
+    """Read a bfloat16 tensor as float32, which holds every such number; numpy has no such type."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
@@ -382,4 +352,4 @@ FORMATS: dict[str, Callable[[Source], Vectors]] = {
     "parquet": read_parquet,
     "safetensors": read_safetensors,
 }
-"""What `mmx store import --format` takes."""
+"""Readers by the name that `mmx store import --format` takes."""

@@ -1,4 +1,4 @@
-"""A mirror folder in the originals' exact formats, of any size: Python literals, odd quoting, gaps, a cut-off tail."""
+"""A mirror folder in the originals' exact formats: Python literals, odd quoting, a cut-off tail."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def asin(number: int) -> str:
 def write_mirror(
     folder: Path, category: str, *, users: int = 40, items: int = 30, seed: int = 0
 ) -> Path:
-    """Write `categoryFiles/reviews_X_5.json.gz`, `meta_X.json.gz` and `image_features/…/image_features_X.b`.
+    """Write the reviews, metadata and image features of a category, as the collection names them.
 
     Each user has 6 to 12 reviews. Item 1 has no metadata, item 2 no image vector; metadata of
     foreign items, repeated asins, NaN descriptions, list-valued descriptions and missing fields
@@ -88,7 +88,7 @@ def write_mirror(
 
 
 def _literal(record: dict[str, object]) -> str:
-    """As the collection writes it: Python literals; NaN as JSON has it, for `repr` would write a name."""
+    """As the collection writes it: Python literals, but NaN as JSON has it."""
     if any(isinstance(value, float) and value != value for value in record.values()):
         return json.dumps(record)
     return repr(record)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from tests.mmx.download.amazon_mirror import asin, write_mirror
 from mmstore import FeatureSet
 from mmx.download import amazon
 from mmx.download.fetch import fetch, fetch_images
-from mmx.download.transfer import CHECKSUMS, Wanted, get
+from mmx.download.transfer import CHECKSUMS, DamagedDownload, Wanted, get
 from mmx.errors import DataError, UsageError
 
 Serve = Callable[[BaseHTTPRequestHandler, bytes], None]
@@ -246,12 +247,15 @@ def test_a_truncated_gzip_converts_nothing_and_is_got_anew(mirror: Path, tmp_pat
     path = broken / "categoryFiles/meta_Office_Products.json.gz"
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
-    options = {"downloads": tmp_path / "downloads", "mirror": str(broken)}
-    with pytest.raises(DataError, match="cut off or damaged"):
+    options: Any = {"downloads": tmp_path / "downloads", "mirror": str(broken)}
+    with pytest.raises(DamagedDownload, match="cut off or damaged") as caught:
         fetch("amazon-2014/office", tmp_path / "out", **options)  # type: ignore[arg-type]
-    assert not list(tmp_path.glob("out*"))
+    assert not caught.value.path.exists() and not list(tmp_path.glob("out*"))
+    with pytest.raises(DamagedDownload):
+        fetch("amazon-2014/office", tmp_path / "out", from_files={"meta": path}, **options)
+    assert path.exists()  # not a download of ours
     path.write_bytes(content)
-    assert fetch("amazon-2014/office", tmp_path / "out", **options).counts["items"] > 0  # type: ignore[arg-type]
+    assert fetch("amazon-2014/office", tmp_path / "out", **options).counts["items"] > 0
 
 
 def test_lines_are_data_and_bad_ones_are_counted(tmp_path: Path) -> None:

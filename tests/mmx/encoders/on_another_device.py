@@ -1,4 +1,4 @@
-"""Encoders on a device that is not the CPU: the same vectors, and nothing left behind on the other side."""
+"""Encoders on a device that is not the CPU: the same vectors, and nothing left on the CPU."""
 
 from __future__ import annotations
 

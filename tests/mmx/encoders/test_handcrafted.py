@@ -1,4 +1,4 @@
-"""The encoders without weights against scikit-image, scikit-learn and torchaudio called directly, one item at a time."""
+"""The encoders without weights against the libraries called directly, one item at a time."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from mmx.encoders import Encoder, create
+from mmx.encoders.handcrafted import colour_histogram, frame_statistics
 from mmx.errors import ContentError, DataError
 
 WORDS = [
@@ -219,6 +220,23 @@ def test_encoders_travel_between_processes(
         encoder.load(content)
     )
     assert encoder.spec.weights == "none" and encoder.spec.weights_sha256 is None
+
+
+def test_colour_histogram_equals_numpys() -> None:
+    # Eighths hit the bins' edges and the maximum.
+    pixels = np.random.default_rng(0).integers(0, 9, (20, 30, 3)) / 8
+    expected, _ = np.histogramdd(pixels.reshape(-1, 3), bins=(8, 4, 4), range=[(0, 1)] * 3)
+    histogram = colour_histogram(pixels, (8, 4, 4))
+    assert np.allclose(histogram, np.sqrt(expected.ravel() / 600), rtol=0, atol=1e-15)
+    assert np.linalg.norm(histogram) == pytest.approx(1.0)
+
+
+def test_frame_statistics_by_hand() -> None:
+    values = frame_statistics(np.array([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]]))
+    assert values.tolist() == pytest.approx(
+        [2.0, 5.0, np.sqrt(2 / 3), 0.0, 1.0, 5.0, 3.0, 5.0, 1.5, 0.0]
+    )
+    assert frame_statistics(np.array([[4.0]])).tolist() == [4.0, 0.0, 4.0, 4.0, 0.0]
 
 
 @pytest.mark.real_data

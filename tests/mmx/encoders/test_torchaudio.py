@@ -13,8 +13,9 @@ import torch
 import torchaudio
 from tests.mmx.encoders.on_another_device import same_there
 
-from mmx.encoders import create, describe
-from mmx.encoders.torchaudio import MODELS, URL, TorchaudioEncoder
+from mmx.encoders import Encoder, create, describe
+from mmx.encoders.listings import TORCHAUDIO as MODELS
+from mmx.encoders.torchaudio import URL, TorchaudioEncoder
 from mmx.errors import EncoderError, UsageError
 
 LAYER = 2  # the tests need few layers; every layer takes the same path
@@ -38,10 +39,9 @@ def model() -> torch.nn.Module:
 
 
 @pytest.fixture(scope="module")
-def encoder() -> TorchaudioEncoder:
-    built = create("WAV2VEC2_BASE", modality="audio", weights="random", layer=str(LAYER))
-    assert isinstance(built, TorchaudioEncoder)
-    return built
+def encoder(wav2vec2: Encoder) -> TorchaudioEncoder:
+    assert isinstance(wav2vec2, TorchaudioEncoder)
+    return wav2vec2
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +178,9 @@ def test_weights_that_cannot_be_had_or_do_not_fit(tmp_path: Path) -> None:
         ({"pooling": "cls"}, "cls"),
     ],
 )
-def test_options_that_do_not_fit(options: dict[str, str], expected: str) -> None:
+def test_options_that_do_not_fit(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(UsageError, match=expected):
-        create("WAV2VEC2_BASE", modality="audio", weights="random", **options)  # type: ignore[arg-type]
+        create("WAV2VEC2_BASE", modality="audio", weights="random", **options)
 
 
 def test_a_clip_of_ten_milliseconds_and_silence(encoder: TorchaudioEncoder, tmp_path: Path) -> None:

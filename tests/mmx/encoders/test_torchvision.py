@@ -1,9 +1,11 @@
-"""torchvision encoders against torchvision called directly: its model, its own transforms, one picture at a time."""
+"""torchvision encoders against torchvision's own models and transforms, one picture at a time."""
 
 from __future__ import annotations
 
 import pickle
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,9 @@ from tests.mmx.encoders.on_another_device import same_there
 from torchvision.models import get_model, get_model_weights, list_models
 from torchvision.models.feature_extraction import get_graph_node_names
 
-from mmx.encoders import create, describe
-from mmx.encoders.listings.torchvision import LICENCES, MODELS, default_layer
-from mmx.encoders.torchvision import TorchvisionEncoder
+from mmx.encoders import Encoder, create, describe, listings
+from mmx.encoders.listings import TORCHVISION as MODELS
+from mmx.encoders.torchvision import TorchvisionEncoder, default_output
 from mmx.errors import ContentError, EncoderError, UsageError
 
 SMALL = "resnet18"
@@ -67,9 +69,9 @@ def directly(
     return torch.stack(rows).numpy()
 
 
-def in_batches(encoder: object, pictures: list[Path], size: int) -> np.ndarray:
-    loaded = [encoder.load(path) for path in pictures]  # type: ignore[attr-defined]
-    parts = [encoder.encode(loaded[i : i + size]) for i in range(0, len(loaded), size)]  # type: ignore[attr-defined]
+def in_batches(encoder: Encoder, pictures: list[Path], size: int) -> np.ndarray:
+    loaded = [encoder.load(path) for path in pictures]
+    parts = [encoder.encode(loaded[i : i + size]) for i in range(0, len(loaded), size)]
     return np.concatenate(parts)
 
 
@@ -111,12 +113,19 @@ def test_the_input_is_equal_bit_for_bit(
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_padded_tail_has_the_bits_of_a_full_batch(pictures: list[Path], state_file: Path) -> None:
+def test_a_padded_tail_has_the_bits_of_a_full_batch(
+    pictures: list[Path], state_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = create(SMALL, modality="visual", weights=str(state_file))
+    assert isinstance(encoder, TorchvisionEncoder)
     encoder.batch_size = 4
     loaded = [encoder.load(path) for path in pictures[:4]]
     whole = encoder.encode(loaded)
+    sizes: list[int] = []
+    network = encoder._network
+    monkeypatch.setattr(encoder, "_network", lambda x: (sizes.append(len(x)), network(x))[1])
     assert encoder.encode(loaded[:1]).tobytes() == whole[:1].tobytes()
+    assert sizes == [4]
 
 
 def test_random_weights_are_torchvisions_with_that_seed(pictures: list[Path]) -> None:
@@ -303,9 +312,9 @@ def test_checkpoints_that_are_none(
     ],
 )
 def test_layers_and_poolings(
-    pictures: list[Path], options: dict[str, str], name: str, dim: int
+    pictures: list[Path], options: dict[str, Any], name: str, dim: int
 ) -> None:
-    encoder = create(SMALL, modality="visual", weights="random", **options)  # type: ignore[arg-type]
+    encoder = create(SMALL, modality="visual", weights="random", **options)
     assert (encoder.spec.name, encoder.spec.dim) == (f"{name}-random", dim)
     assert in_batches(encoder, pictures[:2], 2).shape == (2, dim)
 
@@ -406,11 +415,9 @@ def test_a_line_of_pixels_is_refused_before_it_is_enlarged(tmp_path: Path) -> No
 def test_densenet_files_with_the_former_names(tmp_path: Path, pictures: list[Path]) -> None:
     state = trained("densenet121").state_dict()
     former = {
-        name.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.").replace("conv1.", "conv.1.").replace("conv2.", "conv.2.")
-        if "denselayer" in name
-        else name: value
+        re.sub(r"(norm|conv)([12]\.)", r"\1.\2", name) if "denselayer" in name else name: value
         for name, value in state.items()
-    }  # fmt: skip
+    }
     assert set(former) != set(state)
     torch.save(former, tmp_path / "old.pth")
     torch.save(state, tmp_path / "new.pth")
@@ -427,11 +434,12 @@ def test_densenet_files_with_the_former_names(tmp_path: Path, pictures: list[Pat
 def test_the_table_is_torchvisions_registry() -> None:
     names = list_models(module=torchvision.models)
     assert sorted(MODELS) == names
+    assert torchvision.__version__.startswith(listings.TORCHVISION_VERSION)
     for name in names:
         weights = get_model_weights(name).DEFAULT
         assert MODELS[name][1:] == (weights.transforms().crop_size[0], Path(weights.url).name)
-        assert default_layer(name) is not None
-        assert LICENCES.get(name) == weights.meta.get("license")
+        assert all(default_output(name))
+        assert listings.TORCHVISION_LICENCES.get(name) == weights.meta.get("license")
 
 
 @pytest.mark.slow
@@ -454,15 +462,16 @@ def test_the_table_agrees_with_the_models(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "head"),
     [
-        ("maxvit_t", "classifier.5"), ("swin_v2_t", "head"), ("convnext_tiny", "classifier.2"), ("vgg11_bn", None),
-        ("inception_v3", "fc"), ("googlenet", "fc"), ("efficientnet_b0", "classifier"), ("regnet_x_400mf", "fc"),
-        ("mobilenet_v2", "classifier"), ("shufflenet_v2_x0_5", "fc"), ("densenet121", "classifier"),
+        ("maxvit_t", "classifier.5"), ("swin_v2_t", "head"), ("convnext_tiny", "classifier.2"),
+        ("vgg11_bn", None), ("inception_v3", "fc"), ("googlenet", "fc"),
+        ("efficientnet_b0", "classifier"), ("regnet_x_400mf", "fc"), ("mobilenet_v2", "classifier"),
+        ("shufflenet_v2_x0_5", "fc"), ("densenet121", "classifier"),
     ],
 )  # fmt: skip
 def test_every_architecture_from_a_checkpoint(
     name: str, head: str | None, tmp_path: Path, pictures: list[Path]
 ) -> None:
-    """What enters the last linear layer of the whole model; relative to its size, which random weights leave open."""
+    """What enters the whole model's last linear layer, relative to its size."""
     options = (
         {"init_weights": False, "transform_input": True}
         if name in ("googlenet", "inception_v3")

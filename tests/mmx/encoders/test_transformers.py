@@ -1,4 +1,4 @@
-"""transformers and open_clip models against the libraries called directly, one item at a time, on small real checkpoints."""
+"""transformers and open_clip models against the libraries, one item at a time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from tests.mmx.encoders.on_another_device import same_there
 from mmx.encoders import create, describe
 from mmx.errors import ContentError, EncoderError, UsageError
 
-WORDS = ["red", "blue", "silk", "dress", "lamp", "chair", "the", "of"]
 TEXTS = [
     "red silk dress",
     "the lamp",
@@ -26,128 +25,6 @@ TEXTS = [
     "unheard-of 日本",
     "red " * 60,
 ]
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    from PIL import Image
-
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    paths = []
-    for number, size in enumerate(
-        [(40, 30), (32, 32), (25, 60), (64, 48), (33, 31), (80, 20), (30, 30)]
-    ):
-        Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(folder / f"{number}.png")
-        paths.append(folder / f"{number}.png")
-    return paths
-
-
-@pytest.fixture(scope="module")
-def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    import soundfile
-
-    folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(1)
-    paths = []
-    for number, seconds in enumerate([0.5, 0.8, 0.5, 1.1]):
-        soundfile.write(
-            folder / f"{number}.wav",
-            rng.normal(0, 0.1, int(16000 * seconds)).astype(np.float32),
-            16000,
-        )
-        paths.append(folder / f"{number}.wav")
-    return paths
-
-
-def tokenizer(folder: Path, limit: int = 16) -> Any:
-    from transformers import BertTokenizerFast
-
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text(
-        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])
-    )
-    made = BertTokenizerFast(str(folder / "vocab.txt"), model_max_length=limit)
-    made.save_pretrained(folder)
-    return made
-
-
-def save(model: Any, folder: Path) -> Path:
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("transformers")
-    import torch
-    import transformers as t
-
-    place = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    small = {
-        "hidden_size": 16,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 32,
-    }
-    vit = {**small, "image_size": 32, "patch_size": 8}
-    save(t.ViTModel(t.ViTConfig(**vit)), place / "vit")
-    save(
-        t.Dinov2Model(t.Dinov2Config(**{k: v for k, v in vit.items() if k != "intermediate_size"})),
-        place / "dinov2",
-    )
-    save(
-        t.ConvNextModel(t.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2)),
-        place / "convnext",
-    )
-    for name in ("vit", "dinov2", "convnext"):
-        t.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(place / name)
-    text = {**small, "vocab_size": 5 + len(WORDS), "max_position_embeddings": 16}
-    save(t.BertModel(t.BertConfig(**text)), place / "bert")
-    tokenizer(place / "bert")
-    clip = t.CLIPConfig(
-        text_config={**text, "eos_token_id": 3, "bos_token_id": 2, "pad_token_id": 0},
-        vision_config=vit,
-        projection_dim=12,
-    )
-    save(t.CLIPModel(clip), place / "clip")
-    t.CLIPImageProcessor(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    ).save_pretrained(place / "clip")
-    tokenizer(place / "clip")
-    siglip = t.SiglipConfig(text_config={**text, "projection_size": 16}, vision_config=vit)
-    save(t.SiglipModel(siglip), place / "siglip")
-    t.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(place / "siglip")
-    tokenizer(place / "siglip")
-    wav = t.Wav2Vec2Config(
-        **small, conv_dim=[8, 8], conv_stride=[5, 4], conv_kernel=[10, 8], num_feat_extract_layers=2,
-        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
-    save(t.Wav2Vec2Model(wav), place / "wav2vec2")
-    t.Wav2Vec2FeatureExtractor().save_pretrained(place / "wav2vec2")
-    save(t.ASTModel(t.ASTConfig(**small, max_length=64, num_mel_bins=16)), place / "ast")
-    t.ASTFeatureExtractor(max_length=64, num_mel_bins=16).save_pretrained(place / "ast")
-    whisper = t.WhisperConfig(
-        d_model=16, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
-        encoder_ffn_dim=32, decoder_ffn_dim=32, num_mel_bins=16, max_source_positions=100, vocab_size=20,
-        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
-    )  # fmt: skip
-    save(t.WhisperModel(whisper), place / "whisper")
-    t.WhisperFeatureExtractor(feature_size=16, chunk_length=2).save_pretrained(place / "whisper")
-    audio = t.ClapAudioConfig(
-        num_mel_bins=64, spec_size=64, patch_size=4, patch_stride=[4, 4], hidden_size=16, patch_embeds_hidden_size=8,
-        depths=[1, 1], num_attention_heads=[2, 2], num_hidden_layers=2, window_size=4, projection_dim=8, num_classes=4,
-    )  # fmt: skip
-    clap_text = t.ClapTextConfig(
-        **{**text, "max_position_embeddings": 18}, pad_token_id=0, projection_dim=8
-    )
-    clap = t.ClapConfig(
-        text_config=clap_text.to_dict(), audio_config=audio.to_dict(), projection_dim=8
-    )
-    save(t.ClapModel(clap), place / "clap")
-    t.ClapFeatureExtractor(
-        sampling_rate=16000, max_length_s=1, frequency_max=8000, truncation="rand_trunc"
-    ).save_pretrained(place / "clap")
-    return place
 
 
 def batches(encoder: Any, contents: list[Any]) -> Iterator[np.ndarray]:
@@ -241,6 +118,16 @@ def test_text(models: Path, pooling: str, layer: str) -> None:
     encoder = create(f"transformers:{folder}", modality="textual", pooling=pooling, layer=layer)
     check(encoder, TEXTS, torch.stack(rows).numpy())
     assert [encoder.truncated(encoder.load(text)) for text in TEXTS] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize("name", ["bert", "clip", "siglip"])
+def test_a_text_one_token_too_long_is_truncated_and_one_that_just_fits_is_not(
+    models: Path, name: str
+) -> None:
+    encoder = create(f"transformers:{models / name}", modality="textual")
+    fits, too_long = (encoder.load("red " * n) for n in (14, 15))  # 16 with [CLS] and [SEP]
+    assert (encoder.truncated(fits), encoder.truncated(too_long)) == (False, True)
+    assert fits["ids"].tolist() == too_long["ids"].tolist() == [2, *[5] * 14, 3]
 
 
 @pytest.mark.parametrize("name", ["bert", "clip"])
@@ -447,10 +334,11 @@ def test_the_registry_lists_them() -> None:
 @pytest.mark.parametrize(
     ("name", "modality", "pooling"),
     [
-        ("vit", "visual", None), ("convnext", "visual", None), ("clip", "visual", None), ("siglip", "visual", None),
-        ("bert", "textual", None), ("bert", "textual", "last"), ("bert", "textual", "all"), ("clip", "textual", None),
-        ("siglip", "textual", None),
-        ("wav2vec2", "audio", None), ("whisper", "audio", None), ("whisper", "audio", "all"), ("clap", "audio", None),
+        ("vit", "visual", None), ("convnext", "visual", None), ("clip", "visual", None),
+        ("siglip", "visual", None), ("bert", "textual", None), ("bert", "textual", "last"),
+        ("bert", "textual", "all"), ("clip", "textual", None), ("siglip", "textual", None),
+        ("wav2vec2", "audio", None), ("whisper", "audio", None), ("whisper", "audio", "all"),
+        ("clap", "audio", None),
     ],
 )  # fmt: skip
 def test_other_devices_give_the_same(
@@ -461,28 +349,8 @@ def test_other_devices_give_the_same(
     modality: str,
     pooling: str | None,
 ) -> None:
-    contents = {"visual": pictures[:3], "textual": TEXTS[:3], "audio": clips}[modality]
-    same_there(f"transformers:{models / name}", contents, modality=modality, pooling=pooling)  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module")
-def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
-    open_clip = pytest.importorskip("open_clip")
-    config = {
-        "embed_dim": 12,
-        "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16},
-        "text_cfg": {
-            "context_length": 77,
-            "vocab_size": 49408,
-            "width": 64,
-            "heads": 1,
-            "layers": 1,
-        },
-    }
-    path = tmp_path_factory.mktemp("open_clip") / "Tiny-16.json"
-    path.write_text(json.dumps(config))
-    open_clip.add_model_config(path)
-    return "Tiny-16"
+    of: dict[str, Any] = {"visual": pictures[:3], "textual": TEXTS[:3], "audio": clips}
+    same_there(f"transformers:{models / name}", of[modality], modality=modality, pooling=pooling)
 
 
 def test_open_clip(tiny_clip: str, pictures: list[Path], tmp_path: Path) -> None:
@@ -518,6 +386,41 @@ def test_open_clip(tiny_clip: str, pictures: list[Path], tmp_path: Path) -> None
         create(tiny_clip, modality="visual", weights=str(tmp_path / "half.pt"))
     with pytest.raises(EncoderError, match="Ways out"):
         create("ViT-B-32", modality="visual", offline=True)
+
+
+def test_open_clip_truncates_a_text_one_token_too_long_and_not_one_that_just_fits(
+    tiny_clip: str,
+) -> None:
+    encoder = create(tiny_clip, modality="textual", weights="random")
+    texts = {n: encoder.load("red " * n) for n in (1, 74, 75, 76, 300)}  # start and end come on top
+    assert {n: encoder.truncated(loaded) for n, loaded in texts.items()} == {
+        1: False, 74: False, 75: False, 76: True, 300: True,
+    }  # fmt: skip
+    assert (texts[75].values == texts[76].values).all()
+
+
+@pytest.mark.parametrize(("pad", "end"), [(1, 2), (2, 2), (0, None)])
+def test_open_clip_tokenizers_of_any_padding_tell_what_they_cut(
+    tiny_clip: str, monkeypatch: pytest.MonkeyPatch, pad: int, end: int | None
+) -> None:
+    import open_clip
+    import torch
+
+    class Words:
+        """One token per word; pads as BERT's (1), CLIP's (its end) or T5's (no end) do."""
+
+        def __call__(self, texts: list[str], context_length: int = 77) -> torch.Tensor:
+            ending = [] if end is None else [end]
+            (words,) = ([7] * len(text.split()) for text in texts)
+            tokens = [*words[: context_length - len(ending)], *ending]
+            return torch.tensor([tokens + [pad] * (context_length - len(tokens))])
+
+    monkeypatch.setattr(open_clip, "get_tokenizer", lambda _: Words())
+    encoder = create(tiny_clip, modality="textual", weights="random")
+    most = 77 if end is None else 76
+    counts = (1, most - 1, most, most + 1, 300)
+    cut = [encoder.truncated(encoder.load("red " * n)) for n in counts]
+    assert cut == [False, False, False, True, True]
 
 
 def test_open_clip_prepares_pictures_and_chooses_the_activation_as_the_tag_says(
@@ -573,55 +476,3 @@ def test_open_clip_prepares_pictures_and_chooses_the_activation_as_the_tag_says(
     own = create(tiny_clip, modality="visual", weights=str(weights))
     assert not own.spec.preprocessing["quick_gelu"]
     assert own.spec.preprocessing["transform"] == images.spec.preprocessing["transform"]
-
-
-PLUGIN = """
-import numpy as np
-from mmx.encoders import Encoder, EncoderInfo, EncoderSpec
-
-class Letters(Encoder):
-    modalities = frozenset({"textual"})
-
-    def __init__(self, request):
-        self.spec = EncoderSpec("letters", "textual", "letters", "letters", 2, "none", "none", {}, "none", None, None, "fp32")
-
-    @classmethod
-    def accepts(cls, model, modality):
-        return model == "letters"
-
-    @classmethod
-    def known(cls, modality, cache_dir=None):
-        return [EncoderInfo("letters", modality, "letters", 2, "none", "none", None, "text", "none needed")]
-
-    def load(self, content):
-        return content
-
-    def encode(self, batch):
-        return np.array([[len(text), text.count("a")] for text in batch], np.float32)
-"""
-
-
-def test_other_distributions_bring_encoders_and_broken_ones_harm_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mmx.commands.doctor import examine
-    from mmx.encoders import broken_families
-
-    (tmp_path / "letters_plugin.py").write_text(PLUGIN)
-    (tmp_path / "broken_plugin.py").write_text("raise ZeroDivisionError('oh no')")
-    info = tmp_path / "letters-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: letters\nVersion: 1.0\n")
-    points = [
-        "letters = letters_plugin:Letters",
-        "broken = broken_plugin:Nothing",
-        "mfcc = letters_plugin:Letters",
-    ]
-    (info / "entry_points.txt").write_text("\n".join(["[mmx.encoders]", *points]) + "\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    encoder = create("letters", modality="textual")
-    assert encoder.encode([encoder.load("banana")]).tolist() == [[6, 3]]
-    assert "letters" in {info.name for info in describe("textual")}
-    assert create("mfcc", modality="audio").spec.backend == "handcrafted"
-    assert list(broken_families()) == ["broken"]
-    assert any("oh no" in problem for problem in examine(tmp_path)["problems"])

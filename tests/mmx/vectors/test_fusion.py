@@ -1,4 +1,4 @@
-"""Several feature sets as one: aligned by id, computed as by hand, and never a vector that one of them lacks."""
+"""Several feature sets as one: aligned by id, computed as by hand, no vector that a set lacks."""
 
 from __future__ import annotations
 
@@ -64,9 +64,11 @@ def pair(tmp_path: Path) -> list[Path]:
 
 
 EXPECTED = {
-    "concat": lambda a, b: np.concatenate([a, b]), "sum": lambda a, b: a + b, "mean": lambda a, b: (a + b) / 2,
+    "concat": lambda a, b: np.concatenate([a, b]),
+    "sum": lambda a, b: a + b,
+    "mean": lambda a, b: (a + b) / 2,
     "mul": lambda a, b: a * b,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("how", get_args(How))

@@ -1,4 +1,4 @@
-"""Weights: where they lie, how they get here, their digests, and one clear error when they can't be had.
+"""Weights files: caches, downloads, digests, and one error for weights that can't be had.
 
 Files are only ever read as plain tensors (safetensors, or `torch.load` with `weights_only`).
 """
@@ -14,9 +14,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import (
-    UnpicklingError,
-)  # only the error that torch.load raises on a file it will not read
+from pickle import UnpicklingError  # only the error of torch.load on a file it will not read
 from typing import TYPE_CHECKING, Any
 
 from mmx.encoders.base import Request, plain_reason
@@ -33,52 +31,52 @@ _PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put
 
 
 def torch_cache(cache_dir: Path | None) -> Path:
-    """The folder of torch hub's checkpoints; `cache_dir` stands in for TORCH_HOME. Imports nothing."""
-    if cache_dir is not None:
-        return cache_dir / "hub" / "checkpoints"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    home = Path(os.environ.get("TORCH_HOME") or cache / "torch").expanduser()
+    """Return the folder of torch hub's checkpoints; `cache_dir` stands in for TORCH_HOME."""
+    home = cache_dir or Path(os.environ.get("TORCH_HOME") or _user_cache() / "torch").expanduser()
     return home / "hub" / "checkpoints"
 
 
 def hub_cache(cache_dir: Path | None) -> Path:
-    """The folder of Hugging Face snapshots, by the variables that huggingface_hub reads. Imports nothing."""
+    """Return the folder of Hugging Face snapshots, by the variables that its library reads."""
     if cache_dir is not None:
         return cache_dir / "huggingface"
     if named := os.environ.get("HF_HUB_CACHE"):
         return Path(named).expanduser()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    return Path(os.environ.get("HF_HOME") or cache / "huggingface").expanduser() / "hub"
+    home = Path(os.environ.get("HF_HOME") or _user_cache() / "huggingface").expanduser()
+    return home / "hub"
+
+
+def _user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
 
 
 def missing_weights(
-    model: str, what: str, reason: str, *, modality: str, place: str, random: bool = True
+    request: Request, what: str, reason: str, *, place: str, random: bool = True
 ) -> EncoderError:
-    """The one error for weights that can't be had, with every way out.
+    """Return the error for weights that can't be had, with every way out.
 
     Args:
-        model: What the user asked for.
+        request: What the user asked for.
         what: The weights' name.
         reason: Why they are not here.
-        modality: For the encoder that needs none.
         place: Where the file would be looked for.
         random: Whether `--weights random` is possible.
     """
     ways = [
         f"put the weights at {place}",
         "name a local copy: --weights PATH",
-        f"use an encoder that needs none: --model {WEIGHTLESS[modality]}",
+        f"use an encoder that needs none: --model {WEIGHTLESS[request.modality]}",
     ]
     if random:
         ways.append("use an untrained network, to try things out: --weights random")
     return EncoderError(
-        f"{model}: weights {what} are not on this machine: {reason}. Ways out: "
+        f"{request.model}: weights {what} are not on this machine: {reason}. Ways out: "
         f"{'; or '.join(ways)}."
     )
 
 
 def download(url: str, folder: Path, *, offline: bool) -> Path:
-    """The checkpoint of `url` in `folder`: what is there, or else downloaded, checked and renamed into place.
+    """Return the checkpoint of `url` in `folder`, downloaded and checked when it is not there yet.
 
     Raises:
         OSError: It is not there and can't be downloaded; the message says why.
@@ -90,31 +88,23 @@ def download(url: str, folder: Path, *, offline: bool) -> Path:
         raise OSError("working offline")
     import torch
 
-    prefix = re.search(r"-([0-9a-f]{8,})\.", path.name)
-    host = url.split("/")[2]
+    digest = re.search(r"-([0-9a-f]{8,})\.", path.name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _socket_timeout(CONNECT_TIMEOUT_S):
             torch.hub.download_url_to_file(
-                url, str(path), prefix.group(1) if prefix else None, progress=True
+                url, str(path), digest.group(1) if digest else None, progress=True
             )
-    except (
-        OSError,
-        RuntimeError,
-        http.client.HTTPException,
-        ValueError,
-    ) as error:  # URLError is an OSError
-        reason = (
-            plain_reason(getattr(error, "reason", None) or error)
-            if isinstance(error, OSError)
-            else str(error)
-        )
-        raise OSError(f"download from {host} failed ({reason})") from error
+    except OSError as error:  # URLError is one, and has a reason
+        reason = plain_reason(getattr(error, "reason", None) or error)
+        raise OSError(f"download from {url.split('/')[2]} failed ({reason})") from error
+    except (RuntimeError, http.client.HTTPException, ValueError) as error:
+        raise OSError(f"download from {url.split('/')[2]} failed ({error})") from error
     return path
 
 
 def published(request: Request, url: str, tag: str) -> Path:
-    """The file of a library's published weights, downloaded when it is not here yet.
+    """Return the file of a library's published weights, downloaded when it is not here yet.
 
     Raises:
         EncoderError: It can't be had; with the ways out.
@@ -123,17 +113,12 @@ def published(request: Request, url: str, tag: str) -> Path:
     try:
         return download(url, cache, offline=request.offline)
     except OSError as error:
-        raise missing_weights(
-            request.model,
-            tag,
-            str(error),
-            modality=request.modality,
-            place=str(cache / url.rpartition("/")[2]),
-        ) from error
+        place = str(cache / url.rpartition("/")[2])
+        raise missing_weights(request, tag, str(error), place=place) from error
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from a `.safetensors` file or a torch checkpoint, unwrapped.
+    """Read tensors by name from a `.safetensors` file or a torch checkpoint, unwrapped.
 
     A checkpoint may be the state dict itself or hold it under `state_dict`, `model_state_dict` or
     `model`; the prefixes of DataParallel and torch.compile are removed.
@@ -162,9 +147,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             "torch.save(model.state_dict(), path) or as .safetensors."
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, LookupError, SafetensorError) as error:
-        raise EncoderError(
-            f"{where}: not a readable weights file ({plain_reason(error)})."
-        ) from error
+        reason = plain_reason(error)
+        raise EncoderError(f"{where}: not a readable weights file ({reason}).") from error
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -180,12 +164,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def finetuned_from(path: Path) -> dict[str, Any]:
-    """The provenance of the encoder that `mmx finetune` made a checkpoint from; empty where the file tells nothing of it."""
+    """Return the provenance of the encoder that a checkpoint was fine-tuned from, {} for others."""
     return _told_by(path, "finetuned_from")
 
 
 def training_of(path: Path) -> dict[str, Any]:
-    """How `mmx finetune` trained a checkpoint (a file, or a folder of a text model); empty where it tells nothing of it."""
+    """Return how `mmx finetune` trained a checkpoint (file or folder), {} for others."""
     return _told_by(path, "training")
 
 
@@ -207,7 +191,7 @@ def _told_by(path: Path, what: str) -> dict[str, Any]:
 
 
 def fill(network: Module, given: Mapping[str, Tensor], *, what: str, where: str) -> None:
-    """Load a network's weights; tensors that the network does not have (a classifier that was cut off) are ignored.
+    """Load a network's weights; tensors that it lacks (a classifier that was cut off) are ignored.
 
     Args:
         network: Gets the weights.
@@ -235,7 +219,7 @@ def fill(network: Module, given: Mapping[str, Tensor], *, what: str, where: str)
 
 
 def file_sha256(*paths: Path) -> str:
-    """SHA-256 of a file; of several files, the SHA-256 over their digests and names in the order given."""
+    """Return the SHA-256 of a file; of several files that of their digests and names in order."""
     digests = []
     for path in paths:
         with path.open("rb") as file:
@@ -247,7 +231,7 @@ def file_sha256(*paths: Path) -> str:
 
 
 def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 over name, dtype, shape and bytes of all tensors, by name; equal weights, equal digest."""
+    """Return the SHA-256 over name, dtype, shape and bytes of all tensors, sorted by name."""
     import torch
 
     digest = hashlib.sha256()
@@ -260,7 +244,6 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
-    """New sockets wait at most this long for an answer."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
+from typing import Any
 
 from mmx.encoders.base import Request, plain_reason, require
 from mmx.encoders.weights.checkpoints import (
@@ -25,7 +26,8 @@ from mmx.encoders.weights.checkpoints import (
 from mmx.errors import EncoderError, UsageError
 
 NOT_A_MODEL = (
-    OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError, UnpicklingError
+    OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError,
+    UnpicklingError,
 )  # fmt: skip
 """What the libraries raise on a folder that holds something else, or damaged files."""
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.md", "*.jinja")
@@ -45,20 +47,14 @@ class ModelFolder:
     label: str
 
     def weights(self) -> list[Path]:
-        """Its weights files; of a part that has both kinds, the safetensors."""
-        files = sorted(
-            path for path in self.path.rglob("*") if path.suffix in (".safetensors", ".bin")
-        )
-        safe = {path.parent for path in files if path.suffix == ".safetensors"}
-        return [
-            path
-            for path in files
-            if path.name != "training_args.bin"
-            and (path.suffix == ".safetensors" or path.parent not in safe)
-        ]
+        """List the weights files; of a part that has both kinds, the safetensors."""
+        safe = sorted(self.path.rglob("*.safetensors"))
+        parts = {path.parent for path in safe}
+        pickled = (path for path in self.path.rglob("*.bin") if path.name != "training_args.bin")
+        return sorted([*safe, *(path for path in pickled if path.parent not in parts)])
 
     def lacks(self) -> list[str]:
-        """Weights files that an index names and that are not there: a download was broken off."""
+        """List weights files that an index names and that a broken-off download lacks."""
         used = {(path.parent, path.suffix) for path in self.weights()}
         absent = []
         for index in sorted(self.path.rglob("*.index.json")):
@@ -68,13 +64,11 @@ class ModelFolder:
                 parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
             except (OSError, ValueError, LookupError, TypeError, AttributeError):
                 continue  # the library says what is wrong with it
-            absent += sorted(
-                str(part) for part in parts if not (index.parent / str(part)).is_file()
-            )
+            absent += sorted(str(p) for p in parts if not (index.parent / str(p)).is_file())
         return absent
 
     def sha256(self) -> str:
-        """Digest of the weights files.
+        """Return the digest of the weights files.
 
         Raises:
             EncoderError: There are none.
@@ -85,32 +79,24 @@ class ModelFolder:
         return file_sha256(*files)
 
     def licence(self) -> str | None:
-        """What the model card's header says, if it says so."""
+        """Return the licence that the model card's header states."""
         card = self.path / "README.md"
-        if not card.is_file():
-            return None
-        header = re.match(
-            r"---\s*\n(.*?)\n---",
-            card.read_text(encoding="utf-8", errors="replace"),
-            flags=re.DOTALL,
-        )
-        found = (
-            re.search(r"^license:\s*(\S+)\s*$", header.group(1), flags=re.MULTILINE)
-            if header
-            else None
-        )
+        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        header = re.match(r"---\s*\n(.*?)\n---", text, flags=re.DOTALL)
+        line = r"^license:\s*(\S+)\s*$"
+        found = re.search(line, header.group(1), flags=re.MULTILINE) if header else None
         return found.group(1).strip("'\"") if found else None
 
 
 def go_offline() -> None:
-    """Keep the libraries that know these switches from opening a connection; they read them when imported."""
+    """Keep libraries from opening a connection, by switches that they read when imported."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 
 @contextmanager
 def without_bar() -> Iterator[None]:
-    """No bar of transformers' for reading a file from disk."""
+    """Hide the bar of transformers for reading a file from disk."""
     logging = require("transformers.utils.logging")
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -122,12 +108,12 @@ def without_bar() -> Iterator[None]:
 
 
 def looks_like_hub_id(model: str) -> bool:
-    """Whether it has the form `org/name`, with an optional `@revision`."""
+    """Whether a model has the form `org/name`, with an optional `@revision`."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", model) is not None
 
 
 def find_model(request: Request, default_id: str) -> ModelFolder:
-    """The folder of the model's files: the user's own, or the hub's snapshot, downloaded when it is not here yet.
+    """Find a model's files: the user's folder, or the hub's snapshot, downloaded when missing.
 
     Args:
         request: `weights` is `default`, a folder, or a hub id.
@@ -154,6 +140,29 @@ def find_model(request: Request, default_id: str) -> ModelFolder:
     return _snapshot(request, wanted)
 
 
+def load_model(library: Any, folder: ModelFolder) -> Any:
+    """Build the transformers model of a folder and load its weights.
+
+    Raises:
+        EncoderError: The weights lack something that is used.
+    """
+    with without_bar():
+        model, told = library.AutoModel.from_pretrained(
+            str(folder.path),
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    # Nothing takes the pooler's output.
+    absent = sorted(name for name in told["missing_keys"] if ".pooler." not in f".{name}")
+    if absent:
+        raise EncoderError(
+            f"{folder.label}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; is the "
+            "download complete?"
+        )
+    return model
+
+
 def is_cached(hub_id: str, cache_dir: Path | None) -> bool:
     """Whether a snapshot of a hub id is on this machine; looks at folder names only."""
     snapshots = hub_cache(cache_dir) / f"models--{hub_id.replace('/', '--')}" / "snapshots"
@@ -172,18 +181,16 @@ def _snapshot(request: Request, wanted: str) -> ModelFolder:
     cache = hub_cache(request.cache_dir)
 
     def fetch(*patterns: str, local: bool) -> ModelFolder:
-        path = Path(
-            hub.snapshot_download(
-                hub_id,
-                revision=revision or None,
-                cache_dir=cache,
-                allow_patterns=list(patterns),
-                ignore_patterns=list(_OTHER_RUNTIMES),
-                local_files_only=local,
-                etag_timeout=CONNECT_TIMEOUT_S,
-            )
+        found = hub.snapshot_download(
+            hub_id,
+            revision=revision or None,
+            cache_dir=cache,
+            allow_patterns=list(patterns),
+            ignore_patterns=list(_OTHER_RUNTIMES),
+            local_files_only=local,
+            etag_timeout=CONNECT_TIMEOUT_S,
         )
-        return ModelFolder(path, f"{hub_id}@{path.name}")
+        return ModelFolder(Path(found), f"{hub_id}@{Path(found).name}")
 
     problems = (OSError, ValueError, RuntimeError, transport)
     try:
@@ -202,18 +209,9 @@ def _snapshot(request: Request, wanted: str) -> ModelFolder:
             raise OSError(f"{len(absent)} files are not here yet, e.g. {absent[0]}")
         return found
     except problems as error:
-        reason = _reason(error)
-        raise missing_weights(
-            request.model, wanted, reason, modality=request.modality, place=place, random=False
-        ) from error
-
-
-def _reason(error: BaseException) -> str:
-    """The hub's error in one line: the first sentence says what happened, the rest is advice."""
-    lines = str(error).strip().splitlines()
-    first = lines[0] if lines else type(error).__name__
-    return (
-        first
-        if str(error) == "working offline"
-        else f"download failed ({plain_reason(OSError(first))})"
-    )
+        # The error's first line says what happened, the rest is advice.
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
+        if not request.offline:
+            reason = f"download failed ({plain_reason(OSError(reason))})"
+        raise missing_weights(request, wanted, reason, place=place, random=False) from error

@@ -10,9 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmx.encoders.batching import equal_parts, groups_of_equal, pad_batch, pad_rows
-from mmx.encoders.descriptors import colour_histogram, frame_statistics
-from mmx.encoders.pooling import pool
+from mmx.encoders.batching import equal_parts, groups_of_equal, pad_batch, pad_rows, pool
 
 
 def test_pooling_over_pixels_and_tokens() -> None:
@@ -70,21 +68,3 @@ def test_equal_parts_cover_the_sequence(length: int, longest: int) -> None:
     assert all(left[1] == right[0] for left, right in itertools.pairwise(parts))
     assert max(sizes) <= longest and max(sizes) - min(sizes) <= 1
     assert len(parts) == -(-length // longest)
-
-
-def test_colour_histogram_equals_numpys() -> None:
-    pixels = (
-        np.random.default_rng(0).integers(0, 9, (20, 30, 3)) / 8
-    )  # hits the bins' edges and the maximum
-    expected, _ = np.histogramdd(pixels.reshape(-1, 3), bins=(8, 4, 4), range=[(0, 1)] * 3)
-    histogram = colour_histogram(pixels, (8, 4, 4))
-    assert np.allclose(histogram, np.sqrt(expected.ravel() / 600), rtol=0, atol=1e-15)
-    assert np.linalg.norm(histogram) == pytest.approx(1.0)
-
-
-def test_frame_statistics_by_hand() -> None:
-    values = frame_statistics(np.array([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]]))
-    assert values.tolist() == pytest.approx(
-        [2.0, 5.0, np.sqrt(2 / 3), 0.0, 1.0, 5.0, 3.0, 5.0, 1.5, 0.0]
-    )
-    assert frame_statistics(np.array([[4.0]])).tolist() == [4.0, 0.0, 4.0, 4.0, 0.0]

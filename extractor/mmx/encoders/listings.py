@@ -1,12 +1,15 @@
-"""torchvision's classification models, so that they can be listed without importing torchvision.
+"""Tables of the libraries' models, so that `mmx models` lists them without importing a library.
 
-Read from torchvision 0.26's registry and from the models themselves; a test compares the two.
+Tests compare them with the libraries.
 """
 
 from __future__ import annotations
 
+TORCHVISION_VERSION = "0.26."
+"""The torchvision that the tables are of; only another one may have models that they lack."""
+
 # name: (length of the default layer's vector, input size in pixels, file of the default weights)
-MODELS: dict[str, tuple[int, int, str]] = {
+TORCHVISION: dict[str, tuple[int, int, str]] = {
     "alexnet": (4096, 224, "alexnet-owt-7be5be79.pth"),
     "convnext_base": (1024, 224, "convnext_base-6075fbad.pth"),
     "convnext_large": (1536, 224, "convnext_large-ea097f82.pth"),
@@ -91,7 +94,7 @@ MODELS: dict[str, tuple[int, int, str]] = {
 
 # Default output by the beginning of the name: the last representation before the classifier, and
 # its pooling. Dropout does nothing at inference, so the layer before it is named.
-LAYERS: tuple[tuple[str, str, str], ...] = (
+TORCHVISION_LAYERS: tuple[tuple[str, str, str], ...] = (
     ("alexnet", "classifier.4", "none"),  # second fully connected layer, before its ReLU
     ("convnext", "classifier.1", "none"),  # average pool, layer norm, flatten
     ("densenet", "flatten", "none"),
@@ -114,14 +117,62 @@ LAYERS: tuple[tuple[str, str, str], ...] = (
 )
 
 # Weights whose publisher states a licence in torchvision's registry.
-LICENCES = {
+TORCHVISION_LICENCES = {
     "regnet_y_128gf": "https://github.com/facebookresearch/SWAG/blob/main/LICENSE",
     "vit_h_14": "https://github.com/facebookresearch/SWAG/blob/main/LICENSE",
 }
 
+# As of torchaudio 2.11. name: (dimension, number of layers, file of the weights)
+TORCHAUDIO: dict[str, tuple[int, int, str]] = {
+    "HUBERT_ASR_LARGE": (1024, 24, "hubert_fairseq_large_ll60k_asr_ls960.pth"),
+    "HUBERT_ASR_XLARGE": (1280, 48, "hubert_fairseq_xlarge_ll60k_asr_ls960.pth"),
+    "HUBERT_BASE": (768, 12, "hubert_fairseq_base_ls960.pth"),
+    "HUBERT_LARGE": (1024, 24, "hubert_fairseq_large_ll60k.pth"),
+    "HUBERT_XLARGE": (1280, 48, "hubert_fairseq_xlarge_ll60k.pth"),
+    "VOXPOPULI_ASR_BASE_10K_DE": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_de.pt"),
+    "VOXPOPULI_ASR_BASE_10K_EN": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_en.pt"),
+    "VOXPOPULI_ASR_BASE_10K_ES": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_es.pt"),
+    "VOXPOPULI_ASR_BASE_10K_FR": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_fr.pt"),
+    "VOXPOPULI_ASR_BASE_10K_IT": (768, 12, "wav2vec2_voxpopuli_base_10k_asr_it.pt"),
+    "WAV2VEC2_ASR_BASE_100H": (768, 12, "wav2vec2_fairseq_base_ls960_asr_ls100.pth"),
+    "WAV2VEC2_ASR_BASE_10M": (768, 12, "wav2vec2_fairseq_base_ls960_asr_ll10m.pth"),
+    "WAV2VEC2_ASR_BASE_960H": (768, 12, "wav2vec2_fairseq_base_ls960_asr_ls960.pth"),
+    "WAV2VEC2_ASR_LARGE_100H": (1024, 24, "wav2vec2_fairseq_large_ls960_asr_ls100.pth"),
+    "WAV2VEC2_ASR_LARGE_10M": (1024, 24, "wav2vec2_fairseq_large_ls960_asr_ll10m.pth"),
+    "WAV2VEC2_ASR_LARGE_960H": (1024, 24, "wav2vec2_fairseq_large_ls960_asr_ls960.pth"),
+    "WAV2VEC2_ASR_LARGE_LV60K_100H": (1024, 24, "wav2vec2_fairseq_large_lv60k_asr_ls100.pth"),
+    "WAV2VEC2_ASR_LARGE_LV60K_10M": (1024, 24, "wav2vec2_fairseq_large_lv60k_asr_ll10m.pth"),
+    "WAV2VEC2_ASR_LARGE_LV60K_960H": (1024, 24, "wav2vec2_fairseq_large_lv60k_asr_ls960.pth"),
+    "WAV2VEC2_BASE": (768, 12, "wav2vec2_fairseq_base_ls960.pth"),
+    "WAV2VEC2_LARGE": (1024, 24, "wav2vec2_fairseq_large_ls960.pth"),
+    "WAV2VEC2_LARGE_LV60K": (1024, 24, "wav2vec2_fairseq_large_lv60k.pth"),
+    "WAV2VEC2_XLSR53": (1024, 24, "wav2vec2_fairseq_large_xlsr53.pth"),
+    "WAV2VEC2_XLSR_1B": (1280, 48, "wav2vec2_xlsr_1b.pth"),
+    "WAV2VEC2_XLSR_2B": (1920, 48, "wav2vec2_xlsr_2b.pth"),
+    "WAV2VEC2_XLSR_300M": (1024, 24, "wav2vec2_xlsr_300m.pth"),
+    "WAVLM_BASE": (768, 12, "wavlm_base.pth"),
+    "WAVLM_BASE_PLUS": (768, 12, "wavlm_base_plus.pth"),
+    "WAVLM_LARGE": (1024, 24, "wavlm_large.pth"),
+}
 
-def default_layer(model: str) -> tuple[str, str] | None:
-    """Layer and pooling of a model when none is asked for; None for a family that is not in the table."""
-    return next(
-        ((layer, pooling) for start, layer, pooling in LAYERS if model.startswith(start)), None
-    )
+# (modality, name, dimension, layer, pooling, input, licence); any other hub id or folder works too.
+TRANSFORMERS: tuple[tuple[str, str, int, str, str, str, str | None], ...] = (
+    ("visual", "google/vit-base-patch16-224", 768, "last", "cls", "224 x 224 RGB", "apache-2.0"),
+    ("visual", "facebook/dinov2-base", 768, "last", "cls", "224 x 224 RGB", "apache-2.0"),
+    ("visual", "microsoft/swin-base-patch4-window7-224",
+        1024, "last", "mean", "224 x 224 RGB", "apache-2.0"),
+    ("visual", "openai/clip-vit-base-patch32", 512, "projection", "none", "224 x 224 RGB", None),
+    ("visual", "google/siglip-base-patch16-224",
+        768, "projection", "none", "224 x 224 RGB", "apache-2.0"),
+    ("textual", "openai/clip-vit-base-patch32", 512, "projection", "none", "77 tokens", None),
+    ("textual", "google/siglip-base-patch16-224",
+        768, "projection", "none", "64 tokens", "apache-2.0"),
+    ("textual", "laion/clap-htsat-unfused", 512, "projection", "none", "512 tokens", "apache-2.0"),
+    ("textual", "FacebookAI/roberta-base", 768, "last", "mean", "512 tokens", "mit"),
+    ("audio", "MIT/ast-finetuned-audioset-10-10-0.4593",
+        768, "last", "mean", "10 s at 16 kHz", "bsd-3-clause"),
+    ("audio", "facebook/wav2vec2-base", 768, "last", "mean", "16 kHz mono", "apache-2.0"),
+    ("audio", "openai/whisper-base", 512, "last", "mean", "30 s at 16 kHz", "apache-2.0"),
+    ("audio", "laion/clap-htsat-unfused",
+        512, "projection", "none", "10 s at 48 kHz", "apache-2.0"),
+)  # fmt: skip

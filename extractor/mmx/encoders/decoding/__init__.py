@@ -1,1 +1,0 @@
-"""Decode image and sound files."""

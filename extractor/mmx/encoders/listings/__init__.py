@@ -1,1 +1,0 @@
-"""Tables of the pretrained models that `mmx models` lists."""
