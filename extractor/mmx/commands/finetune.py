@@ -116,7 +116,7 @@ def finetune(
     from mmx.catalogue.items import load_items
     from mmx.encoders import create
     from mmx.encoders.weights.checkpoints import file_sha256
-    from mmx.extraction.executors import resolve_device
+    from mmx.extraction.plan import resolve_device
     from mmx.finetuning import Trainable, Training, histories, training_part
     from mmx.finetuning import finetune as train
 

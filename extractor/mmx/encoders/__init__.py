@@ -17,6 +17,7 @@ from mmx.errors import EncoderError, UsageError, unknown_name
 
 __all__ = [
     "ENCODERS", "Encoder", "EncoderInfo", "EncoderSpec", "Request", "broken_families", "create", "describe", "families", "family",
+    "needs_torch",
 ]  # fmt: skip
 
 # Asked in this order: exact names first, families that take any hub id last.
@@ -160,3 +161,9 @@ def describe(modality: str | None = None, *, cache_dir: Path | None = None) -> l
             if modality in (None, of):
                 infos.extend(cls.known(of, cache_dir))
     return infos
+
+
+def needs_torch(model: str, modality: str) -> bool:
+    """Return whether an encoder computes with torch; imports no heavy library."""
+    infos = describe(modality)
+    return all(info.name != model or info.weights != "none needed" for info in infos)

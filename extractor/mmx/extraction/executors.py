@@ -1,9 +1,8 @@
-"""Work on this machine: threads load contents ahead of the encoder, in the order of the items, and run forward passes.
+"""Where windows are encoded: executors take the pending windows and yield results in order.
 
-Threads and not processes: decoders, resizing and the kernels of a forward pass leave the
-interpreter lock, all threads share one copy of the weights, nothing has to be copied between
-processes, and the feature file is never inherited by a fork. The one writer stays in the thread
-that calls.
+An executor decides where the steps of `mmx.extraction.window` run and never what they compute;
+`LocalExecutor` uses the threads of this process, `SerialExecutor` none. The feature files stay with
+the thread that reads the results.
 """
 
 from __future__ import annotations
@@ -13,45 +12,203 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from mmx.errors import UsageError
+from mmx.extraction.window import (
+    Batch,
+    LoadedSpan,
+    Rows,
+    Segments,
+    Task,
+    Turn,
+    WindowResult,
+    batches_of,
+    encode_batch,
+    encode_window,
+    load,
+    span_rows,
+    spans,
+)
 
-Task = TypeVar("Task")
+HELD_BYTES = 1 << 28
+"""Loaded items that wait for the encoder: above this size each worker loads one span at most."""
+
+PASSES_ON_GPU = 2
+"""Concurrent forward passes on a GPU: while one computes, the next batch is put together."""
+
+Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-def available_cpus() -> int:
-    """The number of processors that this process may use (which a container or taskset can limit)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+class Executor(Protocol):
+    """Encodes windows, anywhere.
 
-
-def busy_and_queued_s() -> tuple[float, float]:
-    """Seconds for which the calling thread has computed, and for which it was ready but got no processor.
-
-    What is left of the wall time it was blocked, usually by a disk. The second figure is 0 where
-    the system keeps none.
+    Attributes:
+        workers: How many loads may run at once, for the summary.
     """
-    try:
-        with open("/proc/thread-self/schedstat", "rb") as stream:  # noqa: PTH123 - a few times faster than Path
-            busy, queued, _ = stream.read().split()
-    except (OSError, ValueError):
-        return time.thread_time(), 0.0
-    return int(busy) / 1e9, int(queued) / 1e9
+
+    workers: int
+
+    def run(
+        self,
+        tasks: Sequence[Task],
+        windows: Iterable[Sequence[Rows]],
+        stopping: Callable[[], bool],
+    ) -> Generator[tuple[int, WindowResult], None, None]:
+        """Yield results in the order of the windows, a bounded number of windows ahead.
+
+        A window may come in several results; together they are what `encode_window` returns for
+        each task. Before an error is raised, what was computed until then is yielded.
+
+        Args:
+            tasks: Encoders whose plans share contents, batch size and window.
+            windows: For each window the wanted rows of every task, of which some may have none;
+                consumed lazily.
+            stopping: Asked after every batch: whether to yield what is under way and end.
+
+        Yields:
+            The task's place in `tasks`, and a result.
+        """
+        ...
 
 
-def _one_thread_each() -> None:
-    """Each worker computes on one thread of its own: as many workers as processors leave none for more."""
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(1)
+class SerialExecutor:
+    """Encodes one window after the other in the calling thread."""
+
+    workers = 1
+
+    def run(
+        self,
+        tasks: Sequence[Task],
+        windows: Iterable[Sequence[Rows]],
+        stopping: Callable[[], bool],
+    ) -> Generator[tuple[int, WindowResult], None, None]:
+        """Yield one result for each window and task with wanted rows."""
+        for wanted in windows:
+            for place, (task, rows) in enumerate(zip(tasks, wanted, strict=True)):
+                if len(rows):
+                    yield place, encode_window(*task, rows)
+                if stopping():
+                    return
+
+
+class LocalExecutor:
+    """Encodes with the threads of this process.
+
+    Threads load contents ahead of the encoders, and on a processor they run the forward passes of
+    encoders that are `concurrent`. On a GPU passes have threads of their own; an encoder that
+    forbids threads runs in the calling one. Threads and not processes: decoders and kernels leave
+    the interpreter lock, all share one copy of the weights, and no feature file is inherited.
+
+    Args:
+        workers: Number of loading threads; None: one per available processor.
+    """
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or available_cpus()
+
+    def run(
+        self,
+        tasks: Sequence[Task],
+        windows: Iterable[Sequence[Rows]],
+        stopping: Callable[[], bool],
+    ) -> Generator[tuple[int, WindowResult], None, None]:
+        """Yield results batch by batch; see `Executor.run`."""
+        turn = Turns().taken
+        # A pass on a GPU keeps its thread waiting, which should not be one of those that load.
+        with WorkerPool(self.workers) as cpu, WorkerPool(PASSES_ON_GPU, "mmx-encode") as gpu:
+            streams = [
+                _Stream(place, task, cpu if task.plan.device == "cpu" else gpu, turn)
+                for place, task in enumerate(tasks)
+            ]
+            try:
+                for part, waited_s in self._load_ahead(cpu, tasks, windows):
+                    for stream in streams:
+                        for result in stream.results(part, waited_s):
+                            yield stream.place, result
+                            if stopping():
+                                yield from _under_way(streams)
+                                return
+                for stream in streams:
+                    for result in stream.finish(n_left=0):
+                        yield stream.place, result
+            except Exception:
+                yield from _under_way(streams)
+                raise
+
+    def _load_ahead(
+        self, pool: WorkerPool, tasks: Sequence[Task], windows: Iterable[Sequence[Rows]]
+    ) -> Iterator[tuple[LoadedSpan, float]]:
+        """Yield the loaded rows of all windows in order, and the seconds they were awaited."""
+        plan = tasks[0].plan
+        size = span_rows(plan, self.workers)
+        parts = pool.map_ahead(
+            lambda span: load(tasks, span),
+            (span for wanted in windows for span in spans(plan, wanted, size)),
+            # Two windows ahead keep the workers busy while the encoder computes; more would only
+            # cost memory.
+            ahead=2 * -(-plan.window // size) + self.workers,
+            n_bytes=lambda part: sum(part.held_bytes),
+        )
+        began = time.perf_counter()
+        for part in parts:
+            yield part, time.perf_counter() - began
+            began = time.perf_counter()
+
+
+class _Stream:
+    """The way of one task through the windows: an incomplete segment, and passes under way."""
+
+    def __init__(self, place: int, task: Task, pool: WorkerPool, turn: Turn) -> None:
+        self.place, self.task, self.turn = place, task, turn
+        self.pool = pool if task.encoder.concurrent else None
+        self.segments = Segments()
+        self.passes: deque[Future[WindowResult]] = deque()
+
+    def results(self, part: LoadedSpan, waited_s: float) -> Iterator[WindowResult]:
+        """Take loaded rows; yield their costs and what has been computed since."""
+        if part.items[self.place] is None:
+            return
+        yield WindowResult(costs=part.costs(waited_s))
+        for start, items in self.segments.take(part, self.place):
+            unusable, batches = batches_of(self.task, start, items, part.span.wanted[self.place])
+            yield unusable
+            for batch in batches:
+                yield from self._encode(batch)
+
+    def _encode(self, batch: Batch) -> Iterator[WindowResult]:
+        if self.pool is None:
+            result = encode_batch(self.task.encoder, batch, self.turn)
+            result.costs.encode_wait_s = result.costs.encode_s
+            yield result
+        else:
+            self.passes.append(self.pool.submit(encode_batch, self.task.encoder, batch, self.turn))
+            # As many passes as workers, so that the next batch is ready when one of them ends.
+            yield from self.finish(n_left=self.pool.workers)
+
+    def finish(self, n_left: int) -> Iterator[WindowResult]:
+        """Yield results in order until no more than `n_left` passes are under way."""
+        while len(self.passes) > n_left:
+            began = time.perf_counter()
+            result = self.passes.popleft().result()
+            result.costs.encode_wait_s = time.perf_counter() - began
+            yield result
+
+
+def _under_way(streams: Sequence[_Stream]) -> Iterator[tuple[int, WindowResult]]:
+    """Cancel the passes that have not begun; yield the results of those that succeed."""
+    for stream in streams:
+        for future in stream.passes:
+            if not future.cancel() and future.exception() is None:
+                yield stream.place, future.result()
 
 
 class Turns:
-    """Who may use a memory that all share: as many as like at once, or one that has to be alone."""
+    """Access to a memory that all share: any number of passes at once, or one that is alone."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -59,8 +216,8 @@ class Turns:
         self._closed = 0  # by those who are alone, or wait for it
 
     @contextmanager
-    def taken(self, *, alone: bool) -> Iterator[None]:
-        """Go in, as soon as nobody is inside if `alone`, and otherwise as soon as nobody is alone or wants to be."""
+    def taken(self, alone: bool) -> Iterator[None]:
+        """Enter once nobody is inside if `alone`, or else once nobody is alone or wants to be."""
         with self._changed:
             self._closed += alone
             self._changed.wait_for(lambda: not (self._inside if alone else self._closed))
@@ -74,21 +231,21 @@ class Turns:
                 self._changed.notify_all()
 
 
-class LocalExecutor:
-    """A pool of threads that runs a function over tasks, in order, a bounded distance ahead of the reader.
+class WorkerPool:
+    """Threads that compute in order, a bounded distance ahead of the reader.
 
-    While it is entered, torch computes on one thread in each worker; the caller's own setting comes
-    back at the end.
+    While it is entered, torch computes on one thread in each of them; the caller's own setting
+    comes back at the end.
 
     Args:
-        workers: Number of threads; None takes one per available processor.
-        name: Of the threads.
+        workers: Number of threads.
+        name: Prefix of their names.
     """
 
-    def __init__(self, workers: int | None = None, name: str = "mmx-load") -> None:
-        self.workers = workers or available_cpus()
+    def __init__(self, workers: int, name: str = "mmx-load") -> None:
+        self.workers = workers
         self._pool = ThreadPoolExecutor(
-            self.workers, thread_name_prefix=name, initializer=_one_thread_each
+            workers, thread_name_prefix=name, initializer=_compute_on_one_thread
         )
         self._torch_threads: int | None = None
 
@@ -107,84 +264,65 @@ class LocalExecutor:
         if self._torch_threads is not None:
             sys.modules["torch"].set_num_threads(self._torch_threads)
 
-    def submit(self, function: Callable[[Task], Result], task: Task) -> Future[Result]:
-        """Has `function(task)` computed by the next thread that is free."""
-        return self._pool.submit(function, task)
+    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """Have `function(*arguments)` computed by the next free thread."""
+        return self._pool.submit(function, *arguments)
 
     def map_ahead(
         self,
-        function: Callable[[Task], Result],
-        tasks: Iterable[Task],
+        function: Callable[[Argument], Result],
+        arguments: Iterable[Argument],
         *,
         ahead: int,
-        full: Callable[[], bool] = lambda: False,
+        n_bytes: Callable[[Result], int] = lambda result: 0,
     ) -> Iterator[Result]:
-        """The results of `function` over `tasks`, in their order.
+        """Yield `function` of each argument, in order.
 
         Args:
             function: Runs in a worker thread.
-            tasks: Consumed lazily.
-            ahead: At most so many tasks are under way or waiting to be read, which bounds the
-                memory.
-            full: Whether the results that wait to be read are too large for more tasks than the
-                workers can do at once.
+            arguments: Consumed lazily.
+            ahead: At most this many calls are under way or waiting to be read.
+            n_bytes: Size of a result. While results larger than `HELD_BYTES` wait to be read, only
+                as many calls are under way as there are workers.
 
         Raises:
-            Whatever `function` raised, when its turn comes.
+            Exception: Whatever `function` raised, when its turn comes.
         """
-        remaining = iter(tasks)
+        held, lock = 0, threading.Lock()
         waiting: deque[Future[Result]] = deque()
+
+        def call(argument: Argument) -> Result:
+            nonlocal held
+            result = function(argument)
+            with lock:
+                held += n_bytes(result)
+            return result
+
+        def first() -> Result:
+            nonlocal held
+            result = waiting.popleft().result()
+            with lock:
+                held -= n_bytes(result)
+            return result
+
         try:
-            for task in remaining:
-                waiting.append(self._pool.submit(function, task))
-                while len(waiting) >= ahead or (len(waiting) > self.workers and full()):
-                    yield waiting.popleft().result()
+            for argument in arguments:
+                waiting.append(self._pool.submit(call, argument))
+                while len(waiting) >= ahead or (len(waiting) > self.workers and held > HELD_BYTES):
+                    yield first()
             while waiting:
-                yield waiting.popleft().result()
+                yield first()
         finally:
             for future in waiting:
                 future.cancel()
 
 
-def resolve_device(device: str) -> str:
-    """The device behind `auto`: CUDA where there is one, else Apple's GPU, else the CPU.
+def _compute_on_one_thread() -> None:
+    # As many workers as processors leave none for more threads.
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
 
-    A GPU so old that this torch has no code for it (it warns of that) is none for `auto`.
 
-    Raises:
-        UsageError: No device has that name, or the one that was asked for is not there or does not
-            compute.
-    """
-    if device == "cpu":
-        return device
-    kind, _, index = device.partition(":")
-    if (
-        kind not in ("auto", "cuda", "mps")
-        or (kind != "cuda" and device != kind)
-        or not (index or "0").isdecimal()
-    ):
-        raise UsageError(
-            f"--device {device}: no such device; choose auto, cpu, cuda, cuda:0, ... or mps"
-        )
-    import torch
-
-    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    here = {"cuda": torch.cuda.device_count() if cuda else 0, "mps": int(mps)}
-    automatic = device == "auto"
-    if automatic:
-        device = "cuda" if cuda else "mps" if mps else "cpu"
-    elif here[kind] <= int(index or 0):
-        raise UsageError(
-            f"--device {device}: not on this machine ({here[kind]} {kind} devices found); --device "
-            "auto takes what is there"
-        )
-    try:
-        torch.ones(1, device=device).item()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        if automatic and "no kernel image" in reason:
-            return "cpu"
-        raise UsageError(
-            f"--device {device}: it does not compute ({reason}); --device cpu does"
-        ) from error
-    return device
+def available_cpus() -> int:
+    """Return how many processors this process may use, which containers and taskset can limit."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

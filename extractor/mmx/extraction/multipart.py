@@ -1,4 +1,4 @@
-"""Items of several parts: more than one picture or clip, or a text that is cut into pieces the encoder can take.
+"""Items of several parts: several pictures or sounds, or a long text in pieces.
 
 `Several` wraps any encoder: parts are encoded one by one, then averaged or kept. `several_files`
 finds the files.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mmbase.folder import FILE_SUFFIXES, FOLDERS
 from mmx.catalogue.contents import Content, FileContents, file_contents
 from mmx.catalogue.items import Items
-from mmx.encoders import Encoder, EncoderInfo
+from mmx.encoders import Encoder
 from mmx.errors import ContentError, UsageError
 
 Combine = Literal["mean", "ragged"]
@@ -40,8 +40,8 @@ class Parts(list[Any]):
         return sum(getattr(part, "nbytes", 0) for part in self)
 
 
-class Several(Encoder):
-    """An encoder of items that consist of parts.
+class Several:
+    """An `Encoder` of items that consist of parts, around the encoder of one part.
 
     A mean is taken in double precision, over the parts in their order; where the encoder's own
     vectors have length 1, so has the mean.
@@ -54,8 +54,6 @@ class Several(Encoder):
             fits, `error` makes the item corrupt.
     """
 
-    modalities = frozenset({"visual", "textual", "audio"})
-
     def __init__(
         self, encoder: Encoder, *, combine: Combine, long_texts: LongTexts = "truncate"
     ) -> None:
@@ -63,7 +61,7 @@ class Several(Encoder):
         self.spec = encoder.spec
         self.combine = combine
         self.long_texts = long_texts
-        self.concurrent = encoder.concurrent  # type: ignore[misc]
+        self.concurrent = encoder.concurrent
         self.ragged = combine == "ragged"
         self.needs_fit = encoder.needs_fit
         self.device = encoder.device
@@ -72,16 +70,6 @@ class Several(Encoder):
                 f"{encoder.spec.name} gives several vectors per content already; leave out "
                 "--several and --long-texts"
             )
-
-    @classmethod
-    def accepts(cls, model: str, modality: str) -> bool:
-        """False: it is never built by name."""
-        return False
-
-    @classmethod
-    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
-        """Nothing."""
-        return []
 
     @property
     def batch_size(self) -> int | None:

@@ -1,373 +1,410 @@
-"""One encoder on its way through the contents: batches, forward passes, the rows that come of them."""
+"""The pure steps from rows to vectors: load a window, sort it into batches, encode them.
+
+Rows are cut into windows of fixed size, and a window into segments where its items take much
+memory. Within a segment the items that could be loaded are sorted by the encoder's `sort_key` and
+cut into batches. So which items share a batch follows from row numbers and contents alone: a window
+that was interrupted is formed again as a whole, its batches with wanted rows are encoded, and only
+the wanted rows are returned. A run that was killed and continued gives the vectors of one that was
+not, bit for bit, on any executor. (Rows that `--retry-failed` brings back join their window anew,
+so that an encoder whose last bits depend on who shares a batch may differ there from a fresh run.)
+
+`encode_window` goes all the way; an executor may spread its steps over threads.
+"""
 
 from __future__ import annotations
 
+import os
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.folder import FILE_SUFFIXES, FOLDERS
-from mmstore import Status
-from mmstore.writer import FeatureSetWriter
+from mmx.catalogue.contents import Content
 from mmx.encoders import Encoder
 from mmx.encoders.compute import out_of_memory, release_memory
-from mmx.errors import ContentError, DataError, EncoderError
-from mmx.extraction.executors import LocalExecutor, Turns
+from mmx.encoders.decoding.sharing import shared_decoding
+from mmx.errors import ContentError, EncoderError
 from mmx.extraction.plan import Plan
-from mmx.extraction.summary import Stages
-from mmx.progress import Progress
-
-ERRORS_TOLD = 3
+from mmx.extraction.summary import Costs
 
 WINDOW_BYTES = 1 << 28
-"""Loaded items that are sorted together: so many bytes at most, or a single item."""
+"""A segment ends with the item by which its loaded items exceed this size."""
+
+_SPAN_ROWS = 256
 
 Rows = NDArray[np.int64]
-Batch = tuple[Rows, NDArray[np.bool_], list[Any]]
-"""Rows of a batch, which of them are pending, and their loaded items."""
-
-Vectors = NDArray[np.float32] | list[NDArray[np.float32]]
-"""One vector per item, shape (b, dim), or of a ragged set several, shape (k, dim) each."""
-
-Outcome = tuple[list[NDArray[np.float32]], list[tuple[int, str]], float]
-"""Vectors of each item of a batch, the positions in it that could not be encoded and why, and the seconds that it took."""
+Loaded = Any
+"""A decoded and preprocessed item, None (missing), or a ContentError (corrupt)."""
+Turn = Callable[[bool], AbstractContextManager[None]]
+"""The context of a forward pass; True asks to be alone with the memory."""
 
 
-class Lane:
-    """One encoder, its feature file, and how far it has come.
+class Task(NamedTuple):
+    """An encoder and the plan that it follows."""
 
-    Args:
-        plan: What is looked at.
-        encoder: Built, fitted if need be.
-        writer: The open feature file.
-        progress: Who hears about it.
-        stages: Where the time of this lane is added up.
+    plan: Plan
+    encoder: Encoder
+
+
+@dataclass
+class WindowResult:
+    """What became of the wanted rows of a window, or of a part of it.
+
+    Attributes:
+        rows: Rows with a vector, in any order, shape (n,).
+        vectors: One for each of `rows`, shape (dim,), or of a ragged encoder (k, dim); they may
+            hold NaN or infinity.
+        missing: Rows without content.
+        corrupt: Rows that could not be loaded or encoded, and why.
+        costs: What this took.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        encoder: Encoder,
-        writer: FeatureSetWriter,
-        progress: Progress,
-        stages: Stages,
-    ) -> None:
-        self.plan = plan
-        self.encoder = encoder
-        self.writer = writer
-        self.progress = progress
-        self.stages = stages
-        self.name = encoder.spec.name
-        self.errors: list[tuple[str, str]] = []
-        self.n_rows = len(plan.items)
-        self.pending = np.zeros(self.n_rows, dtype=np.bool_)
-        self.pending[writer.pending] = True
-        self.n_pending = int(self.pending.sum())
-        self.n_corrupt = writer.counts()[Status.CORRUPT]
-        self.n_computed = 0
-        self.limit = plan.run.failure_limit(self.n_rows)
-        self.stages.batch_size = plan.batch_size
-        self._waiting: list[Any] = []
-        self._waiting_from = self._waiting_bytes = 0
-        self._computed_rows: list[Rows] = []
-        self._computed: list[NDArray[np.float32]] = []
-        self._executor: LocalExecutor | None = None
-        self._turns = Turns()
-        self._room = 0
-        self._in_flight: deque[tuple[Rows, NDArray[np.bool_], Future[Outcome]]] = deque()
+    rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    corrupt: list[tuple[int, str]] = field(default_factory=list)
+    costs: Costs = field(default_factory=Costs)
 
-    def attach(self, executor: LocalExecutor, turns: Turns) -> None:
-        """Says where forward passes run: in these worker threads, or, of an encoder that forbids it, right here.
+    def add(self, other: WindowResult) -> None:
+        """Add the rows and costs of another part of the window."""
+        self.rows = np.concatenate([self.rows, other.rows])
+        self.vectors += other.vectors
+        self.missing += other.missing
+        self.corrupt += other.corrupt
+        self.costs.add(other.costs)
 
-        Args:
-            executor: The threads.
-            turns: Of all passes that share memory with them.
-        """
-        self._turns = turns
-        if self.encoder.concurrent:
-            self._executor, self._room = (
-                executor,
-                executor.workers + 1,
-            )  # one waits, so that no worker ever does
 
-    # --------------------------------------------------------------------------------------------
-    # batches
+class Span(NamedTuple):
+    """Consecutive rows of one window that are loaded at once.
 
-    def receive(
-        self, start: int, loaded: list[Any], n_bytes: int, *, last: bool
-    ) -> Iterator[Batch]:
-        """Takes the next loaded items of a window; its batches, when it is complete or too large to wait for more.
+    Attributes:
+        start: The first row.
+        stop: The row after the last one.
+        wanted: For each task the wanted rows of the whole window, ascending.
+        last: Whether the window ends here.
+    """
 
-        Where a window is cut depends on its items alone, so that it is cut in the same place next
-        time.
+    start: int
+    stop: int
+    wanted: Sequence[Rows]
+    last: bool
 
-        Args:
-            start: The first item's row.
-            loaded: For each row an object, None (missing) or a ContentError.
-            n_bytes: Memory that they take.
-            last: Whether they complete the window.
-        """
-        if not self._waiting:
-            self._waiting_from = start
-        self._waiting += loaded
-        self._waiting_bytes += n_bytes
-        if last or self._waiting_bytes > WINDOW_BYTES:
-            window, self._waiting, self._waiting_bytes = self._waiting, [], 0
-            yield from self.batches(self._waiting_from, window)
 
-    def batches(self, start: int, loaded: list[Any]) -> Iterator[Batch]:
-        """Batches of a window that have pending rows: their rows, which of these are pending, and the loaded items.
+@dataclass
+class LoadedSpan:
+    """Loaded rows, and what loading them took.
 
-        What is missing or corrupt is recorded first. Items of similar size come together, in the
-        order of the rows where sizes are equal.
+    Attributes:
+        span: Which rows.
+        items: For each task its loaded rows; None where it wants no row of the window.
+        held_bytes: For each task the memory that they take.
+        n_bytes: Size of the contents that were read.
+        cpu_s: Seconds for which the loading thread computed.
+        blocked_s: Seconds for which it was blocked, usually by a disk.
+    """
 
-        Args:
-            start: The window's first row.
-            loaded: For each of its rows an object, None (missing) or a ContentError.
-        """
-        usable, missing, corrupt = [], [], []
-        for row, item in enumerate(loaded, start):
-            if item is None:
-                missing.append(row)
-            elif isinstance(item, ContentError):
-                corrupt.append((row, str(item)))
-            else:
-                usable.append(row)
-        self._mark_missing(np.array(missing, dtype=np.int64))
-        self._mark_corrupt([(row, message) for row, message in corrupt if self.pending[row]])
-        rows = np.array(usable, dtype=np.int64)
-        sort_key = self.encoder.sort_key
-        keys = np.fromiter(
-            (sort_key(loaded[row - start]) for row in usable), dtype=np.int64, count=len(usable)
-        )
-        rows = rows[np.argsort(keys, kind="stable")]
-        for first in range(0, len(rows), self.plan.batch_size):
-            batch = rows[first : first + self.plan.batch_size]
-            mine = self.pending[batch]
-            if mine.any():
-                yield batch, mine, [loaded[row - start] for row in batch.tolist()]
+    span: Span
+    items: list[list[Loaded] | None]
+    held_bytes: list[int]
+    n_bytes: int
+    cpu_s: float
+    blocked_s: float
 
-    def encode(self, rows: Rows, mine: NDArray[np.bool_], batch: list[Any]) -> None:
-        """Has a batch encoded; its vectors may only be there after `drain`.
+    def costs(self, waited_s: float) -> Costs:
+        """Return the costs to an encoder that waited for these rows."""
+        costs = Costs(n_bytes=self.n_bytes)
+        costs.waited(waited_s, self.cpu_s, self.blocked_s)
+        return costs
 
-        Args:
-            rows: Rows of the batch, shape (b,).
-            mine: Which of them are wanted; the others only make the batch what it was in an earlier
-                run.
-            batch: The loaded items.
-        """
-        truncated = self.encoder.truncated
-        self.stages.n_truncated += sum(
-            truncated(item) for item, wanted in zip(batch, mine.tolist(), strict=True) if wanted
-        )
-        if self._executor is None:
-            self._take(rows, mine, self._forward(batch))
-            return
-        self._in_flight.append((rows, mine, self._executor.submit(self._forward, batch)))
-        while len(self._in_flight) >= self._room:
-            self._collect()
 
-    def drain(self) -> None:
-        """Waits for all batches that are being encoded."""
-        while self._in_flight:
-            self._collect()
+class Batch(NamedTuple):
+    """The items of one forward pass.
 
-    def settle(self) -> None:
-        """Keeps what is done or nearly done, whatever happened elsewhere: used when a run ends."""
-        while self._in_flight:
-            rows, mine, future = self._in_flight.popleft()
-            if not future.cancel() and future.exception() is None:
-                self._take(rows, mine, future.result())
-        self.write()
+    Attributes:
+        rows: Their rows, shape (b,).
+        wanted: Which of them are wanted, shape (b,); the others only make the batch what it was in
+            an earlier run.
+        items: The loaded items.
+    """
 
-    def _collect(self) -> None:
-        rows, mine, future = self._in_flight.popleft()
+    rows: Rows
+    wanted: NDArray[np.bool_]
+    items: list[Any]
+
+
+def encode_window(plan: Plan, encoder: Encoder, rows: Rows) -> WindowResult:
+    """Return the vectors of the wanted rows of one window.
+
+    Args:
+        plan: Contents, and the sizes of windows and batches.
+        encoder: Built, and fitted if need be.
+        rows: The wanted rows, all of one window, at least one, ascending.
+
+    Raises:
+        EncoderError: The encoder returned arrays of another shape than its description says.
+    """
+    task, segments, whole = Task(plan, encoder), Segments(), WindowResult()
+    for span in spans(plan, [rows], span_rows(plan, 1)):
         began = time.perf_counter()
-        outcome = future.result()
-        self.stages.encode_wait_s += time.perf_counter() - began
-        self._take(rows, mine, outcome)
+        part = load([task], span)
+        whole.costs.add(part.costs(time.perf_counter() - began))
+        for start, items in segments.take(part, 0):
+            unusable, batches = batches_of(task, start, items, rows)
+            whole.add(unusable)
+            for batch in batches:
+                whole.add(encode_batch(encoder, batch))
+    whole.costs.encode_wait_s = whole.costs.encode_s
+    return whole
 
-    def _forward(self, batch: list[Any]) -> Outcome:
-        """Vectors of a batch, in halves when memory runs out; runs in a worker thread where the encoder allows it.
 
-        The halves wait until no other pass is under way: memory that the others had says nothing
-        about them.
-        """
-        began = time.perf_counter()
-        features: list[NDArray[np.float32]] = []
-        refused: list[tuple[int, str]] = []
-        start, alone = 0, False
-        while start < len(batch):
-            size = min(self.stages.batch_size, len(batch) - start)
-            try:
-                with self._turns.taken(alone=alone):
-                    part = self.encoder.encode(batch[start : start + size])
-            except Exception as error:
-                if not out_of_memory(error):
+# ------------------------------------------------------------------------------------------------
+# load
+
+
+def span_rows(plan: Plan, workers: int) -> int:
+    """Return how many rows to load at once, so that every worker has some of a window.
+
+    Sounds can be of any length: they are loaded one by one, so that few are held at any time.
+    """
+    if plan.config.modality == "audio":
+        return 1
+    return max(1, min(_SPAN_ROWS, plan.window // (2 * workers)))
+
+
+def spans(plan: Plan, wanted: Sequence[Rows], size: int) -> Iterator[Span]:
+    """Cut a window into spans of at most `size` rows.
+
+    Args:
+        plan: Number of rows, and of rows per window.
+        wanted: For each task the wanted rows of the window; at least one of them has any.
+        size: Rows per span.
+    """
+    some = next(int(rows[0]) for rows in wanted if len(rows))
+    first = some - some % plan.window
+    end = min(first + plan.window, len(plan.items))
+    for start in range(first, end, size):
+        yield Span(start, min(start + size, end), wanted, last=start + size >= end)
+
+
+def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
+    """Load the rows of a span for all tasks, which share contents; safe to call from any thread."""
+    began, (busy, queued) = time.perf_counter(), busy_and_queued_s()
+    first = tasks[0].plan
+    n_bytes = 0
+    items: list[list[Loaded] | None] = [[] if len(rows) else None for rows in span.wanted]
+    takers = [
+        (task.encoder, loaded)
+        for task, loaded in zip(tasks, items, strict=True)
+        if loaded is not None
+    ]
+    with shared_decoding(len(takers) > 1):
+        for row, content in enumerate(first.contents.fetch(span.start, span.stop), span.start):
+            n_bytes += _size(content)
+            for encoder, loaded in takers:
+                try:
+                    loaded.append(_load_one(encoder, content))
+                except Exception as error:
+                    error.add_note(f"while loading item {first.items.name_of(row)!r}")
                     raise
-                reason = " ".join(str(error).split())[:200]
-            else:
-                self._check_shape(part, size)
-                features += list(part)
-                start += size
-                continue
-            release_memory()
-            if size > 1:
-                if size <= self.stages.batch_size:  # else another thread has halved it meanwhile
-                    self.stages.batch_size = self.encoder.batch_size = size // 2
-            elif alone:
-                refused.append((start, f"out of memory with this item alone ({reason})"))
-                features.append(np.empty(0, dtype=np.float32))
-                start += 1
-            alone = True
-        return features, refused, time.perf_counter() - began
+    held = [sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in items]
+    busy_now, queued_now = busy_and_queued_s()
+    cpu_s = busy_now - busy
+    blocked_s = max(0.0, time.perf_counter() - began - cpu_s - (queued_now - queued))
+    return LoadedSpan(span, items, held, n_bytes, cpu_s, blocked_s)
 
-    def _check_shape(self, features: Vectors, n: int) -> None:
-        dim = self.encoder.spec.dim
-        if self.encoder.ragged:
-            shapes = [part.shape for part in features]
-            wrong = next(
-                (shape for shape in shapes if len(shape) != 2 or shape[0] < 1 or shape[1] != dim),
-                None,
-            )
-            if len(shapes) != n or wrong is not None:
-                got = f"{len(shapes)} arrays" if wrong is None else f"an array of shape {wrong}"
-                raise EncoderError(
-                    f"{self.name}: encode returned {got} (expected {n} of shape (k, {dim}), k >= 1)"
-                )
-        elif not isinstance(features, np.ndarray) or features.shape != (n, dim):
-            got = (
-                f"shape {features.shape}"
-                if isinstance(features, np.ndarray)
-                else type(features).__name__
-            )
-            raise EncoderError(f"{self.name}: encode returned {got} (expected {(n, dim)})")
 
-    def _take(self, rows: Rows, mine: NDArray[np.bool_], outcome: Outcome) -> None:
-        """Takes the vectors of a batch over."""
-        features, refused, seconds = outcome
-        self.stages.encode_s += seconds
-        if self._executor is None:
-            self.stages.encode_wait_s += seconds
-        self._mark_corrupt(
-            [(int(rows[position]), why) for position, why in refused if mine[position]]
-        )
-        without = {position for position, _ in refused}
-        kept = [position for position in np.flatnonzero(mine).tolist() if position not in without]
-        vectors = [features[position] for position in kept]
-        if not self.encoder.ragged and vectors:
-            finite = np.isfinite(np.stack(vectors)).all(axis=1)
+def _load_one(encoder: Encoder, content: Content) -> Loaded:
+    if content is None or isinstance(content, ContentError):
+        return content
+    try:
+        return encoder.load(content)  # type: ignore[arg-type]
+    except ContentError as error:
+        return error
+    except FileNotFoundError:
+        return None  # gone since the folder was listed
+    except OSError as error:
+        return ContentError(error.strerror or type(error).__name__)
+    except MemoryError:
+        return ContentError("too large for the memory of this machine")
+
+
+def _size(content: Content) -> int:
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, tuple):
+        return sum(map(_size, content))
+    try:
+        # os.stat takes half the time of Path.stat.
+        return os.stat(content).st_size if isinstance(content, Path) else 0  # noqa: PTH116
+    except OSError:
+        return 0
+
+
+def busy_and_queued_s() -> tuple[float, float]:
+    """Return the seconds for which this thread has computed, and waited for a processor.
+
+    For what is left of the wall time it was blocked, usually by a disk. The second figure is 0
+    where the system keeps none.
+    """
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as stream:  # noqa: PTH123 - faster than Path
+            busy, queued, _ = stream.read().split()
+    except (OSError, ValueError):
+        return time.thread_time(), 0.0
+    return int(busy) / 1e9, int(queued) / 1e9
+
+
+# ------------------------------------------------------------------------------------------------
+# sort into batches
+
+
+@dataclass
+class Segments:
+    """Cuts the loaded rows of a task into segments: windows, or less where they take much memory.
+
+    Where a segment ends depends on its items alone, so that it ends there in the next run, too.
+    """
+
+    _start: int = 0
+    _items: list[Loaded] = field(default_factory=list)
+    _held_bytes: int = 0
+
+    def take(self, part: LoadedSpan, task: int) -> Iterator[tuple[int, list[Loaded]]]:
+        """Add the next rows; yield the first row and the items of each segment that is complete."""
+        items = part.items[task] or []
+        if not self._items:
+            self._start = part.span.start
+        if self._held_bytes + part.held_bytes[task] <= WINDOW_BYTES:
+            self._items += items
+            self._held_bytes += part.held_bytes[task]
+        else:  # it ends at one of these rows
+            for row, item in enumerate(items, part.span.start + 1):
+                self._items.append(item)
+                self._held_bytes += getattr(item, "nbytes", 0)
+                if self._held_bytes > WINDOW_BYTES:
+                    yield self._complete(next_start=row)
+        if part.span.last and self._items:
+            yield self._complete(next_start=part.span.stop)
+
+    def _complete(self, next_start: int) -> tuple[int, list[Loaded]]:
+        segment = self._start, self._items
+        self._start, self._items, self._held_bytes = next_start, [], 0
+        return segment
+
+
+def batches_of(
+    task: Task, start: int, items: list[Loaded], wanted: Rows
+) -> tuple[WindowResult, list[Batch]]:
+    """Sort a segment into batches; return the rows without an item, and batches with wanted rows.
+
+    Items of similar size come together, in the order of the rows where sizes are equal.
+
+    Args:
+        task: The encoder and its plan.
+        start: The segment's first row.
+        items: Its loaded rows.
+        wanted: The wanted rows of its window.
+    """
+    encoder, size = task.encoder, task.plan.batch_size
+    is_wanted = np.zeros(len(items), dtype=np.bool_)
+    is_wanted[wanted[(wanted >= start) & (wanted < start + len(items))] - start] = True
+    usable, unusable = [], WindowResult()
+    for place, item in enumerate(items):
+        if item is not None and not isinstance(item, ContentError):
+            usable.append(place)
+        elif is_wanted[place] and item is None:
+            unusable.missing.append(start + place)
+        elif is_wanted[place]:
+            unusable.corrupt.append((start + place, str(item)))
+    keys = np.fromiter((encoder.sort_key(items[place]) for place in usable), np.int64, len(usable))
+    order = np.array(usable, dtype=np.int64)[np.argsort(keys, kind="stable")]
+    batches = [
+        Batch(start + places, is_wanted[places], [items[place] for place in places.tolist()])
+        for places in (order[first : first + size] for first in range(0, len(order), size))
+        if is_wanted[places].any()
+    ]
+    return unusable, batches
+
+
+# ------------------------------------------------------------------------------------------------
+# encode
+
+
+def encode_batch(
+    encoder: Encoder, batch: Batch, turn: Turn = lambda alone: nullcontext()
+) -> WindowResult:
+    """Return the vectors of a batch, encoded in halves once memory has run out.
+
+    The halves ask to be alone: memory that other passes had says nothing about them. The smaller
+    size stays in `encoder.batch_size`. An item that does not fit alone is corrupt.
+
+    Args:
+        encoder: May be called from several threads if it is `concurrent`.
+        batch: Rows and items.
+        turn: The context of each pass.
+
+    Raises:
+        EncoderError: The encoder returned arrays of another shape than its description says.
+    """
+    began = time.perf_counter()
+    rows, wanted, items = batch
+    vectors: list[NDArray[np.float32]] = []
+    refused: dict[int, str] = {}
+    alone = False
+    while (start := len(vectors)) < len(items):
+        size = min(encoder.batch_size or len(items), len(items) - start)
+        try:
+            with turn(alone):
+                part = encoder.encode(items[start : start + size])
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
         else:
-            finite = np.array(
-                [bool(np.isfinite(vector).all()) for vector in vectors], dtype=np.bool_
-            )
-        self._computed_rows.append(rows[kept])
-        self._computed += vectors
-        self.n_computed += len(kept)
-        self._done(len(kept))
-        self._count_corrupt(
-            [(row, "the encoder returned NaN or infinity") for row in rows[kept][~finite].tolist()]
+            _check_shape(encoder, part, size)
+            vectors.extend(part)
+            continue
+        # Only now has the exception let go of the tensors that its traceback held.
+        release_memory()
+        if size > 1:
+            if size <= (encoder.batch_size or size):  # else another thread has halved it meanwhile
+                encoder.batch_size = size // 2
+        elif alone:
+            refused[start] = f"out of memory with this item alone ({reason})"
+            vectors.append(np.empty(0, dtype=np.float32))
+        alone = True
+    places = np.flatnonzero(wanted).tolist()
+    kept = [place for place in places if place not in refused]
+    return WindowResult(
+        rows[kept],
+        [vectors[place] for place in kept],
+        corrupt=[(int(rows[place]), refused[place]) for place in places if place in refused],
+        costs=Costs(
+            encode_s=time.perf_counter() - began,
+            n_truncated=sum(encoder.truncated(items[place]) for place in places),
+            batch_size=encoder.batch_size or 0,
+        ),
+    )
+
+
+def _check_shape(encoder: Encoder, vectors: Any, n: int) -> None:
+    dim = encoder.spec.dim
+    if not encoder.ragged:
+        got = (
+            f"shape {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
         )
-
-    # --------------------------------------------------------------------------------------------
-    # rows
-
-    def write(self) -> None:
-        """Hands the vectors so far to the writer, in the order of the rows: one write instead of many.
-
-        The writer takes a row that is not finite as corrupt.
-        """
-        if not self._computed:
-            return
-        rows = np.concatenate(self._computed_rows)
-        order = np.argsort(rows)
-        vectors = [self._computed[k] for k in order.tolist()]
-        self._computed_rows.clear()
-        self._computed.clear()
-        self.n_computed = 0
-        with self.stages.timed("write"):
-            if self.encoder.ragged:
-                self.writer.write_ragged(rows[order], vectors)
-            else:
-                self.writer.write(rows[order], np.stack(vectors))
-
-    def flush(self) -> None:
-        """Writes, and makes safe what is written."""
-        self.write()
-        with self.stages.timed("write"):
-            self.writer.flush()
-
-    def _mark_missing(self, rows: Rows) -> None:
-        rows = rows[self.pending[rows]]
-        if len(rows):
-            with self.stages.timed("write"):
-                self.writer.mark_missing(rows)
-            self._done(len(rows))
-
-    def _mark_corrupt(self, corrupt: list[tuple[int, str]]) -> None:
-        if not corrupt:
-            return
-        if self.plan.run.on_error == "fail":
-            row, message = corrupt[0]
-            raise DataError(
-                f"item {self.id_of(row)!r}: {message}; --on-error skip records such items and goes on"
-            )
-        with self.stages.timed("write"):
-            self.writer.mark_corrupt(
-                np.array([row for row, _ in corrupt], dtype=np.int64),
-                [message for _, message in corrupt],
-            )
-        self._done(len(corrupt))
-        self._count_corrupt(corrupt)
-
-    def _count_corrupt(self, corrupt: list[tuple[int, str]]) -> None:
-        for row, message in corrupt:
-            if len(self.errors) < ERRORS_TOLD:
-                self.errors.append((self.id_of(row), message))
-            self.progress.detail(f"corrupt: {self.id_of(row)}: {message}")
-        self.n_corrupt += len(corrupt)
-        if self.n_corrupt > self.limit:
-            first = "; ".join(f"{item}: {message}" for item, message in self.errors)
-            raise DataError(
-                f"{self.n_corrupt:,} of {self.n_rows:,} items are corrupt (more than "
-                "--max-failures "
-                f"{self.plan.run.max_failures}): {first}. What was computed is kept; raise the "
-                "limit, or repair the "
-                "files and add --retry-failed"
-            )
-
-    def _done(self, n: int) -> None:
-        self.stages.n_items += n
-        self.progress.advance(n, self.stages.bottleneck())
-
-    def id_of(self, row: int) -> str:
-        """The item's id."""
-        return self.plan.items.name_of(row)
-
-    @property
-    def empty(self) -> bool:
-        """Whether not one item has a vector."""
-        return not self.writer.counts()[Status.OK]
-
-    def refuse(self) -> NoReturn:
-        """Raises a DataError: not one item has a vector, and why."""
-        if self.writer.counts()[Status.CORRUPT]:
-            item, message = self.errors[0] if self.errors else ("?", "?")
-            raise DataError(
-                f"none of the {self.n_rows:,} items could be encoded; the first: {item}: {message}"
-            )
-        modality, columns = self.plan.config.modality, self.plan.contents.columns
-        looked = f"in column {' and '.join(columns)}" if columns else "for a column of paths"
-        if modality in FOLDERS:
-            name = f"{FOLDERS[modality]}/{self.id_of(0)}{FILE_SUFFIXES[modality][0]}"
-            looked += f", and for files such as {name}, by the items' ids"
-        raise DataError(
-            f"{self.plan.run.data}: none of the {self.n_rows:,} items has {modality} content "
-            f"(looked {looked}); "
-            "see `mmx extract --help`"
-        )
+        expected = f"{(n, dim)}"
+        right = isinstance(vectors, np.ndarray) and vectors.shape == (n, dim)
+    else:
+        shapes = [part.shape for part in vectors]
+        wrong = [shape for shape in shapes if len(shape) != 2 or shape[0] < 1 or shape[1] != dim]
+        got = f"an array of shape {wrong[0]}" if wrong else f"{len(shapes)} arrays"
+        expected = f"{n} of shape (k, {dim}), k >= 1"
+        right = len(shapes) == n and not wrong
+    if not right:
+        raise EncoderError(f"{encoder.spec.name}: encode returned {got} (expected {expected})")

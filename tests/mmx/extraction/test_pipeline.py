@@ -31,10 +31,11 @@ from mmx.encoders.base import Request
 from mmx.encoders.decoding import images
 from mmx.encoders.decoding.sharing import remembered, shared_decoding
 from mmx.errors import DataError, EncoderError, Interrupted
-from mmx.extraction import encoder_stream, pipeline, plan
-from mmx.extraction.executors import LocalExecutor, busy_and_queued_s
+from mmx.extraction import executors, plan, window
+from mmx.extraction.executors import WorkerPool
 from mmx.extraction.extract import extract, extract_together, share_contents
 from mmx.extraction.summary import Stages, Summary
+from mmx.extraction.window import busy_and_queued_s
 
 
 class Concurrent(Encoder):
@@ -221,8 +222,8 @@ def test_workers_compute_on_one_thread_each_and_the_callers_setting_comes_back()
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with LocalExecutor(2) as executor:
-            assert executor.submit(lambda _: torch.get_num_threads(), None).result() == 1
+        with WorkerPool(2) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 1
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -642,8 +643,8 @@ def test_large_items_are_loaded_a_few_at_a_time_and_give_the_same_set(
 
     free = Bulky()
     run("free", free)
-    monkeypatch.setattr(encoder_stream, "WINDOW_BYTES", 30 * 1024)
-    monkeypatch.setattr(pipeline, "HELD_BYTES", 30 * 1024)
+    monkeypatch.setattr(window, "WINDOW_BYTES", 30 * 1024)
+    monkeypatch.setattr(executors, "HELD_BYTES", 30 * 1024)
     narrow = Bulky()
     first = run("narrow", narrow)
     assert narrow.most < free.most
