@@ -15,11 +15,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Protocol, TypeVar
 
 from mmx.extraction.window import (
-    Batch,
     LoadedSpan,
     Rows,
     Segments,
@@ -40,38 +38,30 @@ HELD_BYTES = 1 << 28
 PASSES_ON_GPU = 2
 """Concurrent forward passes on a GPU: while one computes, the next batch is put together."""
 
+Windows = Iterable[Sequence[Rows]]
+"""For each window the wanted rows of every task, of which some may have none."""
+Results = Generator[tuple[int, WindowResult], None, None]
+"""The place of a task and a result of it."""
+Condition = Callable[[], bool]
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
 class Executor(Protocol):
-    """Encodes windows, anywhere.
-
-    Attributes:
-        workers: How many loads may run at once, for the summary.
-    """
+    """Encodes windows somewhere; `workers` is how many loads may run at once, for the summary."""
 
     workers: int
 
-    def run(
-        self,
-        tasks: Sequence[Task],
-        windows: Iterable[Sequence[Rows]],
-        stopping: Callable[[], bool],
-    ) -> Generator[tuple[int, WindowResult], None, None]:
+    def run(self, tasks: Sequence[Task], windows: Windows, stopping: Condition) -> Results:
         """Yield results in the order of the windows, a bounded number of windows ahead.
 
-        A window may come in several results; together they are what `encode_window` returns for
+        A window may come in several results, which together are what `encode_window` returns for
         each task. Before an error is raised, what was computed until then is yielded.
 
         Args:
             tasks: Encoders whose plans share contents, batch size and window.
-            windows: For each window the wanted rows of every task, of which some may have none;
-                consumed lazily.
-            stopping: Asked after every batch: whether to yield what is under way and end.
-
-        Yields:
-            The task's place in `tasks`, and a result.
+            windows: Consumed lazily.
+            stopping: Whether to yield what is under way and end; asked after every result.
         """
         ...
 
@@ -81,12 +71,7 @@ class SerialExecutor:
 
     workers = 1
 
-    def run(
-        self,
-        tasks: Sequence[Task],
-        windows: Iterable[Sequence[Rows]],
-        stopping: Callable[[], bool],
-    ) -> Generator[tuple[int, WindowResult], None, None]:
+    def run(self, tasks: Sequence[Task], windows: Windows, stopping: Condition) -> Results:
         """Yield one result for each window and task with wanted rows."""
         for wanted in windows:
             for place, (task, rows) in enumerate(zip(tasks, wanted, strict=True)):
@@ -100,9 +85,9 @@ class LocalExecutor:
     """Encodes with the threads of this process.
 
     Threads load contents ahead of the encoders, and on a processor they run the forward passes of
-    encoders that are `concurrent`. On a GPU passes have threads of their own; an encoder that
-    forbids threads runs in the calling one. Threads and not processes: decoders and kernels leave
-    the interpreter lock, all share one copy of the weights, and no feature file is inherited.
+    encoders that are `concurrent`; on a GPU passes have threads of their own. Other encoders run in
+    the calling thread. Threads and not processes: decoders and kernels release the interpreter
+    lock, all share one copy of the weights, and no feature file is inherited by a fork.
 
     Args:
         workers: Number of loading threads; None: one per available processor.
@@ -111,20 +96,13 @@ class LocalExecutor:
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or available_cpus()
 
-    def run(
-        self,
-        tasks: Sequence[Task],
-        windows: Iterable[Sequence[Rows]],
-        stopping: Callable[[], bool],
-    ) -> Generator[tuple[int, WindowResult], None, None]:
+    def run(self, tasks: Sequence[Task], windows: Windows, stopping: Condition) -> Results:
         """Yield results batch by batch; see `Executor.run`."""
         turn = Turns().taken
         # A pass on a GPU keeps its thread waiting, which should not be one of those that load.
         with WorkerPool(self.workers) as cpu, WorkerPool(PASSES_ON_GPU, "mmx-encode") as gpu:
-            streams = [
-                _Stream(place, task, cpu if task.plan.device == "cpu" else gpu, turn)
-                for place, task in enumerate(tasks)
-            ]
+            pools = [cpu if task.plan.device == "cpu" else gpu for task in tasks]
+            streams = [_Stream(k, tasks[k], pool, turn) for k, pool in enumerate(pools)]
             try:
                 for part, waited_s in self._load_ahead(cpu, tasks, windows):
                     for stream in streams:
@@ -134,24 +112,23 @@ class LocalExecutor:
                                 yield from _under_way(streams)
                                 return
                 for stream in streams:
-                    for result in stream.finish(n_left=0):
+                    for result in stream.finished(n_left=0):
                         yield stream.place, result
             except Exception:
                 yield from _under_way(streams)
                 raise
 
     def _load_ahead(
-        self, pool: WorkerPool, tasks: Sequence[Task], windows: Iterable[Sequence[Rows]]
+        self, pool: WorkerPool, tasks: Sequence[Task], windows: Windows
     ) -> Iterator[tuple[LoadedSpan, float]]:
         """Yield the loaded rows of all windows in order, and the seconds they were awaited."""
-        plan = tasks[0].plan
-        size = span_rows(plan, self.workers)
+        plan, workers = tasks[0].plan, self.workers
         parts = pool.map_ahead(
             lambda span: load(tasks, span),
-            (span for wanted in windows for span in spans(plan, wanted, size)),
+            (span for wanted in windows for span in spans(plan, wanted, workers)),
             # Two windows ahead keep the workers busy while the encoder computes; more would only
             # cost memory.
-            ahead=2 * -(-plan.window // size) + self.workers,
+            ahead=2 * -(-plan.window // span_rows(plan, workers)) + workers,
             n_bytes=lambda part: sum(part.held_bytes),
         )
         began = time.perf_counter()
@@ -164,13 +141,12 @@ class _Stream:
     """The way of one task through the windows: an incomplete segment, and passes under way."""
 
     def __init__(self, place: int, task: Task, pool: WorkerPool, turn: Turn) -> None:
-        self.place, self.task, self.turn = place, task, turn
-        self.pool = pool if task.encoder.concurrent else None
+        self.place, self.task, self.pool, self.turn = place, task, pool, turn
         self.segments = Segments()
         self.passes: deque[Future[WindowResult]] = deque()
 
     def results(self, part: LoadedSpan, waited_s: float) -> Iterator[WindowResult]:
-        """Take loaded rows; yield their costs and what has been computed since."""
+        """Take loaded rows; yield what loading cost, and what has been computed since."""
         if part.items[self.place] is None:
             return
         yield WindowResult(costs=part.costs(waited_s))
@@ -178,19 +154,17 @@ class _Stream:
             unusable, batches = batches_of(self.task, start, items, part.span.wanted[self.place])
             yield unusable
             for batch in batches:
-                yield from self._encode(batch)
+                if self.task.encoder.concurrent:
+                    arguments = self.task.encoder, batch, self.turn
+                    self.passes.append(self.pool.submit(encode_batch, *arguments))
+                    # One pass more than there are workers is under way before this waits for one.
+                    yield from self.finished(n_left=self.pool.workers)
+                else:
+                    result = encode_batch(self.task.encoder, batch, self.turn)
+                    result.costs.encode_wait_s = result.costs.encode_s
+                    yield result
 
-    def _encode(self, batch: Batch) -> Iterator[WindowResult]:
-        if self.pool is None:
-            result = encode_batch(self.task.encoder, batch, self.turn)
-            result.costs.encode_wait_s = result.costs.encode_s
-            yield result
-        else:
-            self.passes.append(self.pool.submit(encode_batch, self.task.encoder, batch, self.turn))
-            # As many passes as workers, so that the next batch is ready when one of them ends.
-            yield from self.finish(n_left=self.pool.workers)
-
-    def finish(self, n_left: int) -> Iterator[WindowResult]:
+    def finished(self, n_left: int) -> Iterator[WindowResult]:
         """Yield results in order until no more than `n_left` passes are under way."""
         while len(self.passes) > n_left:
             began = time.perf_counter()
@@ -199,7 +173,7 @@ class _Stream:
             yield result
 
 
-def _under_way(streams: Sequence[_Stream]) -> Iterator[tuple[int, WindowResult]]:
+def _under_way(streams: Sequence[_Stream]) -> Results:
     """Cancel the passes that have not begun; yield the results of those that succeed."""
     for stream in streams:
         for future in stream.passes:
@@ -231,11 +205,8 @@ class Turns:
                 self._changed.notify_all()
 
 
-class WorkerPool:
-    """Threads that compute in order, a bounded distance ahead of the reader.
-
-    While it is entered, torch computes on one thread in each of them; the caller's own setting
-    comes back at the end.
+class WorkerPool(ThreadPoolExecutor):
+    """Threads on each of which torch computes alone; the caller's setting comes back at the end.
 
     Args:
         workers: Number of threads.
@@ -243,30 +214,15 @@ class WorkerPool:
     """
 
     def __init__(self, workers: int, name: str = "mmx-load") -> None:
+        super().__init__(workers, thread_name_prefix=name, initializer=_compute_on_one_thread)
         self.workers = workers
-        self._pool = ThreadPoolExecutor(
-            workers, thread_name_prefix=name, initializer=_compute_on_one_thread
-        )
-        self._torch_threads: int | None = None
+        torch = sys.modules.get("torch")
+        self._torch_threads = torch.get_num_threads() if torch is not None else None
 
-    def __enter__(self) -> Self:
-        if (torch := sys.modules.get("torch")) is not None:
-            self._torch_threads = torch.get_num_threads()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, *error: object) -> None:
+        self.shutdown(wait=True, cancel_futures=True)
         if self._torch_threads is not None:
             sys.modules["torch"].set_num_threads(self._torch_threads)
-
-    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
-        """Have `function(*arguments)` computed by the next free thread."""
-        return self._pool.submit(function, *arguments)
 
     def map_ahead(
         self,
@@ -276,14 +232,14 @@ class WorkerPool:
         ahead: int,
         n_bytes: Callable[[Result], int] = lambda result: 0,
     ) -> Iterator[Result]:
-        """Yield `function` of each argument, in order.
+        """Yield `function` of each argument, in order, computed ahead of the reader.
 
         Args:
             function: Runs in a worker thread.
             arguments: Consumed lazily.
-            ahead: At most this many calls are under way or waiting to be read.
-            n_bytes: Size of a result. While results larger than `HELD_BYTES` wait to be read, only
-                as many calls are under way as there are workers.
+            ahead: At most this many calls are under way or waiting to be read; with more than
+                `HELD_BYTES` waiting, only as many as there are workers.
+            n_bytes: Size of a result.
 
         Raises:
             Exception: Whatever `function` raised, when its turn comes.
@@ -307,7 +263,7 @@ class WorkerPool:
 
         try:
             for argument in arguments:
-                waiting.append(self._pool.submit(call, argument))
+                waiting.append(self.submit(call, argument))
                 while len(waiting) >= ahead or (len(waiting) > self.workers and held > HELD_BYTES):
                     yield first()
             while waiting:

@@ -65,19 +65,9 @@ def extract_together(
 ) -> list[Summary]:
     """Make several feature sets of the same contents in one pass that decodes every file once.
 
-    The vectors are those of one set after the other. Arguments and errors are those of `extract`;
-    an error of one set ends all.
+    The vectors are those of one set after the other. An error of one set ends all.
 
-    Args:
-        run: Dataset, store and how to go about it.
-        configs: Encoders of one group of `share_contents`.
-        progress: Progress reporter.
-        build: Builds each encoder.
-        executor: See `extract`.
-        taken: See `extract`.
-
-    Returns:
-        A summary for each set, in the given order.
+    `configs` are one group of `share_contents`; other arguments and errors are those of `extract`.
     """
     progress = progress or SilentProgress()
     began = time.perf_counter()
@@ -211,35 +201,33 @@ def _writer(
     keep a set from being continued. Sets that are made together have one kernel: only the first
     unfinished one may choose it.
     """
+
+    def opened(provenance: Mapping[str, Any]) -> FeatureSetWriter:
+        return FeatureSetWriter(
+            path,
+            modality=plan.config.modality,
+            dim=encoder.spec.dim,
+            **plan.items.keys(),
+            layout="ragged" if encoder.ragged else "dense",
+            dtype=plan.config.store_dtype,
+            provenance=provenance,
+            restart=plan.run.restart,
+            retry_failed=plan.run.retry_failed,
+            retry_missing=plan.run.retry_failed,
+            fsync=True,  # flushes are seconds apart: what is recorded as done survives a power cut
+        )
+
     provenance = plan.provenance(encoder)
     try:
-        return _open_writer(path, plan, encoder, provenance)
+        return opened(provenance)
     except ProvenanceMismatch as error:
         kernel = other_linear_kernel() if error.keys == ("provenance.linear",) else None
         if kernel is None:
             raise
-        writer = _open_writer(path, plan, encoder, {**provenance, "linear": kernel})
+        writer = opened({**provenance, "linear": kernel})
         if not writer.finished:
             if not may_choose_kernel:
                 writer.close()
                 raise
             take_over(kernel)
         return writer
-
-
-def _open_writer(
-    path: Path, plan: Plan, encoder: Encoder, provenance: Mapping[str, Any]
-) -> FeatureSetWriter:
-    return FeatureSetWriter(
-        path,
-        modality=plan.config.modality,
-        dim=encoder.spec.dim,
-        **plan.items.keys(),
-        layout="ragged" if encoder.ragged else "dense",
-        dtype=plan.config.store_dtype,
-        provenance=provenance,
-        restart=plan.run.restart,
-        retry_failed=plan.run.retry_failed,
-        retry_missing=plan.run.retry_failed,
-        fsync=True,  # flushes are seconds apart: what is recorded as done survives a power cut, too
-    )

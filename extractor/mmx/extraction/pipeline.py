@@ -57,6 +57,7 @@ class SetJob:
         self.already_complete = writer.finished
         self.failure: DataError | None = None  # why the run has to stop
         self._n_corrupt = writer.counts()[Status.CORRUPT]
+        self._limit = plan.run.failure_limit(self.n_rows)
         self._first_corrupt: list[str] = []
         self._rows: list[Rows] = []
         self._vectors: list[NDArray[np.float32]] = []
@@ -88,7 +89,7 @@ class SetJob:
             if len(self._first_corrupt) < _ERRORS_TOLD:
                 self._first_corrupt.append(line)
         self._n_corrupt += len(corrupt)
-        if self._n_corrupt > self.plan.run.failure_limit(self.n_rows):
+        if self._n_corrupt > self._limit:
             self.failure = self.failure or DataError(
                 f"{self._n_corrupt:,} of {self.n_rows:,} items are corrupt (more than "
                 f"--max-failures {self.plan.run.max_failures}): {'; '.join(self._first_corrupt)}. "

@@ -18,11 +18,6 @@ class Counts:
     missing: int
     corrupt: int
 
-    @property
-    def total(self) -> int:
-        """All rows."""
-        return self.ok + self.missing + self.corrupt
-
 
 @dataclass
 class Costs:
@@ -122,13 +117,8 @@ class Summary:
     """The result of one extraction.
 
     Attributes:
-        path: The feature set's file.
-        modality: Its modality.
-        name: Its name.
-        dim: Length of a vector.
-        digest: Its content digest.
-        already_complete: Whether it was there before, so that nothing was computed.
-        counts: Its rows by status.
+        already_complete: Whether the set was there before, so that nothing was computed.
+        counts: Rows of the set by status.
         stages: What this run did and how long it took.
         elapsed_s: Seconds of everything, from planning to the finished file.
         errors: The first corrupt items: id and reason.
@@ -170,7 +160,7 @@ class Summary:
             "dim": self.dim,
             "content_digest": self.digest,
             "already_complete": self.already_complete,
-            "items": {"total": counts.total, **asdict(counts)},
+            "items": {"total": sum(asdict(counts).values()), **asdict(counts)},
             "this_run": {
                 "items": stages.n_items,
                 stages.long_items: stages.n_truncated,

@@ -1,14 +1,14 @@
 """The pure steps from rows to vectors: load a window, sort it into batches, encode them.
 
-Rows are cut into windows of fixed size, and a window into segments where its items take much
-memory. Within a segment the items that could be loaded are sorted by the encoder's `sort_key` and
-cut into batches. So which items share a batch follows from row numbers and contents alone: a window
-that was interrupted is formed again as a whole, its batches with wanted rows are encoded, and only
-the wanted rows are returned. A run that was killed and continued gives the vectors of one that was
-not, bit for bit, on any executor. (Rows that `--retry-failed` brings back join their window anew,
-so that an encoder whose last bits depend on who shares a batch may differ there from a fresh run.)
+Rows are cut into windows of fixed size, and windows into segments where items take much memory.
+Within a segment the items that could be loaded are sorted by the encoder's `sort_key` and cut into
+batches. So which items share a batch follows from row numbers and contents alone: a window that was
+interrupted is formed again as a whole, its batches with wanted rows are encoded, and only the
+wanted rows are returned. A run that was killed and continued gives the vectors of one that was not,
+bit for bit, on any executor. (Rows that `--retry-failed` brings back join their window anew, so
+that an encoder whose last bits depend on who shares a batch may differ there from a fresh run.)
 
-`encode_window` goes all the way; an executor may spread its steps over threads.
+`encode_window` does all of it; an executor may spread the steps over threads.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mmx.extraction.summary import Costs
 WINDOW_BYTES = 1 << 28
 """A segment ends with the item by which its loaded items exceed this size."""
 
-_SPAN_ROWS = 256
+_SPAN_ROWS = 256  # rows that are loaded at once, at most
 
 Rows = NDArray[np.int64]
 Loaded = Any
@@ -45,7 +45,7 @@ Turn = Callable[[bool], AbstractContextManager[None]]
 
 
 class Task(NamedTuple):
-    """An encoder and the plan that it follows."""
+    """An encoder, built and fitted, and the plan that it follows."""
 
     plan: Plan
     encoder: Encoder
@@ -71,7 +71,7 @@ class WindowResult:
     costs: Costs = field(default_factory=Costs)
 
     def add(self, other: WindowResult) -> None:
-        """Add the rows and costs of another part of the window."""
+        """Add the result of another part of the window."""
         self.rows = np.concatenate([self.rows, other.rows])
         self.vectors += other.vectors
         self.missing += other.missing
@@ -80,40 +80,23 @@ class WindowResult:
 
 
 class Span(NamedTuple):
-    """Consecutive rows of one window that are loaded at once.
-
-    Attributes:
-        start: The first row.
-        stop: The row after the last one.
-        wanted: For each task the wanted rows of the whole window, ascending.
-        last: Whether the window ends here.
-    """
+    """Rows `start` to `stop` (exclusive) of a window, which are loaded at once."""
 
     start: int
     stop: int
-    wanted: Sequence[Rows]
-    last: bool
+    wanted: Sequence[Rows]  # for each task the wanted rows of the whole window, ascending
+    last: bool  # whether the window ends here
 
 
-@dataclass
-class LoadedSpan:
-    """Loaded rows, and what loading them took.
-
-    Attributes:
-        span: Which rows.
-        items: For each task its loaded rows; None where it wants no row of the window.
-        held_bytes: For each task the memory that they take.
-        n_bytes: Size of the contents that were read.
-        cpu_s: Seconds for which the loading thread computed.
-        blocked_s: Seconds for which it was blocked, usually by a disk.
-    """
+class LoadedSpan(NamedTuple):
+    """The loaded rows of a span, and what loading them took."""
 
     span: Span
-    items: list[list[Loaded] | None]
-    held_bytes: list[int]
-    n_bytes: int
-    cpu_s: float
-    blocked_s: float
+    items: list[list[Loaded] | None]  # for each task; None where it wants no row of the window
+    held_bytes: list[int]  # memory of the items, for each task
+    n_bytes: int  # size of the contents
+    cpu_s: float  # for which the thread computed
+    blocked_s: float  # for which it was blocked, usually by a disk
 
     def costs(self, waited_s: float) -> Costs:
         """Return the costs to an encoder that waited for these rows."""
@@ -123,22 +106,18 @@ class LoadedSpan:
 
 
 class Batch(NamedTuple):
-    """The items of one forward pass.
+    """The b items of one forward pass.
 
-    Attributes:
-        rows: Their rows, shape (b,).
-        wanted: Which of them are wanted, shape (b,); the others only make the batch what it was in
-            an earlier run.
-        items: The loaded items.
+    Rows that are not wanted only make the batch what it was in an earlier run.
     """
 
-    rows: Rows
-    wanted: NDArray[np.bool_]
+    rows: Rows  # (b,)
+    wanted: NDArray[np.bool_]  # (b,)
     items: list[Any]
 
 
 def encode_window(plan: Plan, encoder: Encoder, rows: Rows) -> WindowResult:
-    """Return the vectors of the wanted rows of one window.
+    """Return the vectors of wanted rows of one window.
 
     Args:
         plan: Contents, and the sizes of windows and batches.
@@ -149,10 +128,9 @@ def encode_window(plan: Plan, encoder: Encoder, rows: Rows) -> WindowResult:
         EncoderError: The encoder returned arrays of another shape than its description says.
     """
     task, segments, whole = Task(plan, encoder), Segments(), WindowResult()
-    for span in spans(plan, [rows], span_rows(plan, 1)):
-        began = time.perf_counter()
+    for span in spans(plan, [rows], workers=1):
         part = load([task], span)
-        whole.costs.add(part.costs(time.perf_counter() - began))
+        whole.costs.add(part.costs(waited_s=part.cpu_s + part.blocked_s))
         for start, items in segments.take(part, 0):
             unusable, batches = batches_of(task, start, items, rows)
             whole.add(unusable)
@@ -166,36 +144,27 @@ def encode_window(plan: Plan, encoder: Encoder, rows: Rows) -> WindowResult:
 # load
 
 
-def span_rows(plan: Plan, workers: int) -> int:
-    """Return how many rows to load at once, so that every worker has some of a window.
+def spans(plan: Plan, wanted: Sequence[Rows], workers: int) -> Iterator[Span]:
+    """Cut the window of the wanted rows of each task into spans for some workers."""
+    some = next(int(rows[0]) for rows in wanted if len(rows))
+    first = some - some % plan.window
+    end = min(first + plan.window, len(plan.items))
+    size = span_rows(plan, workers)
+    for start in range(first, end, size):
+        yield Span(start, min(start + size, end), wanted, last=start + size >= end)
 
-    Sounds can be of any length: they are loaded one by one, so that few are held at any time.
-    """
+
+def span_rows(plan: Plan, workers: int) -> int:
+    """Return the rows per span; one sound, which can be long, so that few are held at any time."""
     if plan.config.modality == "audio":
         return 1
     return max(1, min(_SPAN_ROWS, plan.window // (2 * workers)))
 
 
-def spans(plan: Plan, wanted: Sequence[Rows], size: int) -> Iterator[Span]:
-    """Cut a window into spans of at most `size` rows.
-
-    Args:
-        plan: Number of rows, and of rows per window.
-        wanted: For each task the wanted rows of the window; at least one of them has any.
-        size: Rows per span.
-    """
-    some = next(int(rows[0]) for rows in wanted if len(rows))
-    first = some - some % plan.window
-    end = min(first + plan.window, len(plan.items))
-    for start in range(first, end, size):
-        yield Span(start, min(start + size, end), wanted, last=start + size >= end)
-
-
 def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
-    """Load the rows of a span for all tasks, which share contents; safe to call from any thread."""
+    """Load the rows of a span for tasks that share contents; safe to call from any thread."""
     began, (busy, queued) = time.perf_counter(), busy_and_queued_s()
-    first = tasks[0].plan
-    n_bytes = 0
+    plan, n_bytes = tasks[0].plan, 0
     items: list[list[Loaded] | None] = [[] if len(rows) else None for rows in span.wanted]
     takers = [
         (task.encoder, loaded)
@@ -203,13 +172,13 @@ def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
         if loaded is not None
     ]
     with shared_decoding(len(takers) > 1):
-        for row, content in enumerate(first.contents.fetch(span.start, span.stop), span.start):
+        for row, content in enumerate(plan.contents.fetch(span.start, span.stop), span.start):
             n_bytes += _size(content)
             for encoder, loaded in takers:
                 try:
                     loaded.append(_load_one(encoder, content))
                 except Exception as error:
-                    error.add_note(f"while loading item {first.items.name_of(row)!r}")
+                    error.add_note(f"while loading item {plan.items.name_of(row)!r}")
                     raise
     held = [sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in items]
     busy_now, queued_now = busy_and_queued_s()
@@ -265,50 +234,39 @@ def busy_and_queued_s() -> tuple[float, float]:
 
 @dataclass
 class Segments:
-    """Cuts the loaded rows of a task into segments: windows, or less where they take much memory.
-
-    Where a segment ends depends on its items alone, so that it ends there in the next run, too.
-    """
+    """Cuts the loaded rows of one task into segments, in the same places in every run."""
 
     _start: int = 0
     _items: list[Loaded] = field(default_factory=list)
     _held_bytes: int = 0
 
     def take(self, part: LoadedSpan, task: int) -> Iterator[tuple[int, list[Loaded]]]:
-        """Add the next rows; yield the first row and the items of each segment that is complete."""
-        items = part.items[task] or []
+        """Add the next rows; yield the first row and the items of each complete segment."""
+        items, held_bytes = part.items[task] or [], part.held_bytes[task]
         if not self._items:
             self._start = part.span.start
-        if self._held_bytes + part.held_bytes[task] <= WINDOW_BYTES:
+        if self._held_bytes + held_bytes <= WINDOW_BYTES:
             self._items += items
-            self._held_bytes += part.held_bytes[task]
-        else:  # it ends at one of these rows
-            for row, item in enumerate(items, part.span.start + 1):
+            self._held_bytes += held_bytes
+        else:  # a segment ends at one of these rows
+            for row, item in enumerate(items, part.span.start):
                 self._items.append(item)
                 self._held_bytes += getattr(item, "nbytes", 0)
                 if self._held_bytes > WINDOW_BYTES:
-                    yield self._complete(next_start=row)
+                    yield self._start, self._items
+                    self._start, self._items, self._held_bytes = row + 1, [], 0
         if part.span.last and self._items:
-            yield self._complete(next_start=part.span.stop)
-
-    def _complete(self, next_start: int) -> tuple[int, list[Loaded]]:
-        segment = self._start, self._items
-        self._start, self._items, self._held_bytes = next_start, [], 0
-        return segment
+            yield self._start, self._items
+            self._items, self._held_bytes = [], 0
 
 
 def batches_of(
     task: Task, start: int, items: list[Loaded], wanted: Rows
 ) -> tuple[WindowResult, list[Batch]]:
-    """Sort a segment into batches; return the rows without an item, and batches with wanted rows.
+    """Sort the segment from row `start` into batches, of which those with wanted rows are kept.
 
-    Items of similar size come together, in the order of the rows where sizes are equal.
-
-    Args:
-        task: The encoder and its plan.
-        start: The segment's first row.
-        items: Its loaded rows.
-        wanted: The wanted rows of its window.
+    Items of similar size come together, in the order of the rows where sizes are equal. Wanted rows
+    that are missing or corrupt are returned first.
     """
     encoder, size = task.encoder, task.plan.batch_size
     is_wanted = np.zeros(len(items), dtype=np.bool_)
@@ -340,13 +298,8 @@ def encode_batch(
 ) -> WindowResult:
     """Return the vectors of a batch, encoded in halves once memory has run out.
 
-    The halves ask to be alone: memory that other passes had says nothing about them. The smaller
-    size stays in `encoder.batch_size`. An item that does not fit alone is corrupt.
-
-    Args:
-        encoder: May be called from several threads if it is `concurrent`.
-        batch: Rows and items.
-        turn: The context of each pass.
+    The halves ask for a `turn` alone: memory that other passes had says nothing about them. The
+    smaller size stays in `encoder.batch_size`. An item that does not fit alone is corrupt.
 
     Raises:
         EncoderError: The encoder returned arrays of another shape than its description says.
@@ -394,17 +347,15 @@ def encode_batch(
 
 def _check_shape(encoder: Encoder, vectors: Any, n: int) -> None:
     dim = encoder.spec.dim
-    if not encoder.ragged:
-        got = (
-            f"shape {vectors.shape}" if isinstance(vectors, np.ndarray) else type(vectors).__name__
-        )
-        expected = f"{(n, dim)}"
-        right = isinstance(vectors, np.ndarray) and vectors.shape == (n, dim)
-    else:
+    if encoder.ragged:
         shapes = [part.shape for part in vectors]
         wrong = [shape for shape in shapes if len(shape) != 2 or shape[0] < 1 or shape[1] != dim]
+        fits = len(shapes) == n and not wrong
         got = f"an array of shape {wrong[0]}" if wrong else f"{len(shapes)} arrays"
         expected = f"{n} of shape (k, {dim}), k >= 1"
-        right = len(shapes) == n and not wrong
-    if not right:
+    else:
+        shape = vectors.shape if isinstance(vectors, np.ndarray) else None
+        fits = shape == (n, dim)
+        got, expected = f"shape {shape}" if shape else type(vectors).__name__, f"{(n, dim)}"
+    if not fits:
         raise EncoderError(f"{encoder.spec.name}: encode returned {got} (expected {expected})")
