@@ -161,8 +161,10 @@ class SetJob:
     def summary(self, elapsed_s: float) -> Summary:
         """Return the summary of the finished set; `elapsed_s` are the seconds of the whole run."""
         path, counts = self.writer.path, self.writer.counts()
-        with FeatureSet(path) as features:
-            errors = [(self._name(row), why) for row, why in features.errors()[:_ERRORS_SHOWN]]
+        errors: list[tuple[str, str]] = []
+        if counts[Status.CORRUPT]:
+            with FeatureSet(path) as features:
+                errors = [(self._name(row), why) for row, why in features.errors()[:_ERRORS_SHOWN]]
         return Summary(
             path=path,
             modality=self.plan.config.modality,
@@ -192,18 +194,16 @@ def run(jobs: Sequence[SetJob], executor: Executor, progress: Progress) -> None:
         DataError: Too many corrupt items, or one where none is accepted, or nothing usable at all.
         Interrupted: A signal asked to stop.
     """
-    plan, n_rows = jobs[0].plan, jobs[0].n_rows
-    tasks = [Task(job.plan, job.encoder) for job in jobs]
-    n_pending = sum(len(job.writer.pending) for job in jobs)
+    plan, total = jobs[0].plan, sum(job.n_rows for job in jobs)
     for job in jobs:
         job.stages.workers, job.stages.batch_size = executor.workers, plan.batch_size
     label = f"{plan.config.modality}/{' + '.join(job.encoder.spec.name for job in jobs)}"
-    progress.start(label, n_rows * len(jobs), n_rows * len(jobs) - n_pending)
+    progress.start(label, total, _n_done(jobs))
     began = flushed = time.perf_counter()
     try:
         with StopRequest() as stop:
             results = executor.run(
-                tasks,
+                [Task(job.plan, job.encoder) for job in jobs],
                 _pending_windows(jobs),
                 stopping=lambda: stop.requested or any(job.failure for job in jobs),
             )
@@ -218,26 +218,27 @@ def run(jobs: Sequence[SetJob], executor: Executor, progress: Progress) -> None:
             finally:
                 for job in jobs:
                     job.write()
-            for job in jobs:
-                if job.failure:
-                    raise job.failure
+            for failure in (job.failure for job in jobs if job.failure):
+                raise failure
             if stop.requested:
-                n_pending = sum(len(job.writer.pending) for job in jobs)
-                total = n_rows * len(jobs)
                 raise Interrupted(
-                    f"interrupted: {total - n_pending:,} of {total:,} items are safe; the same "
-                    "command goes on from there"
+                    f"interrupted: {_n_done(jobs):,} of {total:,} items are safe; the same command "
+                    "goes on from there"
                 )
     finally:
         for job in jobs:
             job.stages.loop_s += time.perf_counter() - began
         progress.stop()
-    reasons = [(job, reason) for job in jobs if (reason := job.why_empty())]
-    for job, _ in reasons:
+    empty = {job: reason for job in jobs if (reason := job.why_empty())}
+    for job in empty:
         # There is nothing to go on with: once contents are there, the same command finds them.
         job.writer.discard()
-    if reasons:
-        raise reasons[0][1]
+    for reason in empty.values():
+        raise reason
+
+
+def _n_done(jobs: Sequence[SetJob]) -> int:
+    return sum(job.n_rows - len(job.writer.pending) for job in jobs)
 
 
 def _pending_windows(jobs: Sequence[SetJob]) -> Iterator[list[Rows]]:

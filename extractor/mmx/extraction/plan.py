@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -114,23 +114,16 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
         DataError: No dataset, a table that cannot be used, or no content of this modality at all.
         UsageError: A column or file that was named and does not exist.
     """
-    usual: Sequence[str] = TEXT_COLUMNS
     items: Items
-    if config.source == "interaction":
-        usual = interactions.TEXT_COLUMNS
-        items = interactions.load_interactions(
-            run.data,
-            items_file=run.items_file,
-            id_column=run.id_column,
-            user_column=run.user_column,
-            limit=run.limit,
-        )
-    else:
-        items = load_items(
-            run.data, items_file=run.items_file, id_column=run.id_column, limit=run.limit
-        )
     contents: Contents
+    source: Any = {"items_file": run.items_file, "id_column": run.id_column, "limit": run.limit}
+    if config.source == "interaction":
+        items = interactions.load_interactions(run.data, user_column=run.user_column, **source)
+    else:
+        items = load_items(run.data, **source)
     if config.modality == "textual":
+        by_source = {"item": TEXT_COLUMNS, "interaction": interactions.TEXT_COLUMNS}
+        usual = by_source[config.source]
         contents = text_contents(items, config.text_columns, config.text_template, usual)
     elif config.several:
         contents = several_files(items, config.modality, config.path_column, config.path_separator)
@@ -138,14 +131,7 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
         contents = file_contents(items, config.modality, config.path_column)
     for note in (*items.notes, *contents.notes):
         progress.note(note)
-    return Plan(
-        run=run,
-        config=config,
-        items=items,
-        contents=contents,
-        batch_size=batch_size_of(run, config),
-        device=_device(run, config),
-    )
+    return Plan(run, config, items, contents, batch_size_of(run, config), _device(run, config))
 
 
 def batch_size_of(run: RunConfig, config: SetConfig) -> int:

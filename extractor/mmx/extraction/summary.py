@@ -18,6 +18,11 @@ class Counts:
     missing: int
     corrupt: int
 
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return self.ok + self.missing + self.corrupt
+
 
 @dataclass
 class Costs:
@@ -160,7 +165,7 @@ class Summary:
             "dim": self.dim,
             "content_digest": self.digest,
             "already_complete": self.already_complete,
-            "items": {"total": sum(asdict(counts).values()), **asdict(counts)},
+            "items": {"total": counts.total, **asdict(counts)},
             "this_run": {
                 "items": stages.n_items,
                 stages.long_items: stages.n_truncated,

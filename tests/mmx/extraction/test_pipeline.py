@@ -1,4 +1,4 @@
-"""The pipeline around the encoders: threads, batches, memory that runs out, several encoders over the same contents."""
+"""The pipeline around the encoders: threads, memory that runs out, encoders that share contents."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from mmx.extraction.window import busy_and_queued_s
 
 
 class Concurrent(Encoder):
-    """The length of each text, and the number of items in the forward pass; runs out of memory above `room` items."""
+    """The length of each text and the sum of its letters; memory for `room` items."""
 
     modalities = frozenset({"textual"})
     concurrent = True
@@ -48,8 +48,9 @@ class Concurrent(Encoder):
         self, *, room: int = 1000, error: type[BaseException] = MemoryError, pad: bool = False
     ) -> None:
         self.spec = EncoderSpec(
-            name="fake", modality="textual", backend="test", model_id="fake", dim=2, layer="only", pooling="none",
-            preprocessing={}, weights="none", weights_sha256=None, licence=None, precision="fp32",
+            name="fake", modality="textual", backend="test", model_id="fake", dim=2, layer="only",
+            pooling="none", preprocessing={}, weights="none", weights_sha256=None, licence=None,
+            precision="fp32",
         )  # fmt: skip
         self.room = room
         self.error = error

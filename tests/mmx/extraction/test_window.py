@@ -115,9 +115,13 @@ def test_a_window_gives_the_wanted_rows_alone_and_as_in_the_whole_window(plan: P
 
 
 def test_equal_sizes_keep_the_order_of_the_rows(plan: Plan) -> None:
-    items = [np.zeros(size) for size in (2, 1, 2, 1, 2)]
-    _, batches = batches_of(Task(plan, Shared("a")), 32, items, np.arange(32, 37))
-    assert [batch.rows.tolist() for batch in batches] == [[33, 35, 32, 34], [36]]
+    items = [np.zeros(1 + row % 2) for row in range(32)]
+    _, batches = batches_of(Task(plan, Shared("a")), 32, items, np.arange(32, 64))
+    assert [row for batch in batches for row in batch.rows.tolist()] == [
+        *range(32, 64, 2),
+        *range(33, 64, 2),
+    ]
+    assert [len(batch.items) for batch in batches] == [4] * 8
 
 
 @pytest.mark.parametrize("span_rows", [1, 2, 3, 10])
