@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,13 +116,20 @@ def test_a_window_gives_the_wanted_rows_alone_and_as_in_the_whole_window(plan: P
 
 
 def test_equal_sizes_keep_the_order_of_the_rows(plan: Plan) -> None:
-    items = [np.zeros(1 + row % 2) for row in range(32)]
-    _, batches = batches_of(Task(plan, Shared("a")), 32, items, np.arange(32, 64))
-    assert [row for batch in batches for row in batch.rows.tolist()] == [
-        *range(32, 64, 2),
-        *range(33, 64, 2),
-    ]
-    assert [len(batch.items) for batch in batches] == [4] * 8
+    items = [np.zeros(1 + row % 2) for row in range(400)]
+    _, batches = batches_of(Task(plan, Shared("a")), 32, items, np.arange(32, 432))
+    rows = [row for batch in batches for row in batch.rows.tolist()]
+    assert rows == [*range(32, 432, 2), *range(33, 432, 2)]
+    assert [len(batch.items) for batch in batches] == [4] * 100
+
+
+def test_a_file_that_is_gone_by_now_is_missing(clips: Path, tmp_path: Path) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(clips, root)
+    run = RunConfig(data=root, device="cpu")
+    plan = make_plan(run, config("a"), SilentProgress())
+    (root / "audio" / "033.wav").unlink()
+    assert encode_window(plan, Shared("a"), rows_of(33)).missing == [33]
 
 
 @pytest.mark.parametrize("span_rows", [1, 2, 3, 10])
