@@ -1,4 +1,4 @@
-"""CPU seconds per item of `mmx extract`, beside the forward pass alone and beside the usual loops, at one thread per process.
+"""CPU seconds per item of `mmx extract`, its forward pass and the usual loops, at one thread.
 
 Each test measures both sides of its ratio itself, in turns, and prints medians. Photographs, titles
 and clips are the development data; networks have the published shapes and seeded weights, unless
@@ -31,7 +31,7 @@ from mmx.extraction.summary import Summary
 pytestmark = [pytest.mark.slow, pytest.mark.real_data]
 
 PEER_CPU_MS = 235.0
-"""Ducho 2.0 at 52bcce2, its own loop, resnet50 at batches of 32, on a 2-core AMD Zen 5: CPU per image, everything included."""
+"""Ducho 2.0 at 52bcce2 on a 2-core AMD Zen 5: resnet50, its own loop in batches of 32, all CPU."""
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,8 @@ def run_with(
     run = RunConfig(
         data=root, out=out, device="cpu", workers=1, limit=limit, restart=True, max_failures="100%"
     )
-    settings = SetConfig(modality=modality, model=encoder.spec.name, **config)  # type: ignore[arg-type]
+    given = {"modality": modality, "model": encoder.spec.name, **config}
+    settings = SetConfig.model_validate(given)
     return extract(run, settings, build=lambda model, **_: encoder)
 
 
@@ -159,8 +160,10 @@ from mmx.extraction.extract import extract
 class Constant(Encoder):
     concurrent = True
     def __init__(self, modality, dim):
-        self.spec = EncoderSpec(name="constant", modality=modality, backend="none", model_id="constant", dim=dim, layer="only",
-            pooling="none", preprocessing={}, weights="none", weights_sha256=None, licence=None, precision="fp32")
+        self.spec = EncoderSpec(
+            name="constant", modality=modality, backend="none", model_id="constant", dim=dim,
+            layer="only", pooling="none", preprocessing={}, weights="none", weights_sha256=None,
+            licence=None, precision="fp32")
     def load(self, content):
         if isinstance(content, str):
             return content
@@ -169,17 +172,19 @@ class Constant(Encoder):
     def encode(self, batch):
         return np.ones((len(batch), self.spec.dim), dtype=np.float32)
 
-root, modality, dim, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
-for limit in rounds:
+root, modality, dim = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+for limit in json.loads(sys.argv[4]):
     wall, cpu = time.perf_counter(), time.process_time()
     run = RunConfig(data=root, device="cpu", limit=limit)
-    summary = extract(run, SetConfig(modality=modality, model="constant"), build=lambda model, **_: Constant(modality, dim))
-    print(json.dumps([summary.counts.total, time.perf_counter() - wall, time.process_time() - cpu, peak_memory_bytes()]))
+    config = SetConfig(modality=modality, model="constant")
+    summary = extract(run, config, build=lambda model, **_: Constant(modality, dim))
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    print(json.dumps([summary.counts.total, wall, cpu, peak_memory_bytes()]))
 """
 
 
 def child(root: Path, modality: str, dim: int, rounds: Sequence[int | None]) -> list[list[float]]:
-    """For each limit of a fresh process: items, wall and CPU seconds, peak memory of the process so far."""
+    """For each limit: items, wall and CPU seconds, and the peak memory of the fresh process."""
     arguments = [
         sys.executable,
         "-c",

@@ -44,8 +44,8 @@ def texts(root: Path) -> Path:
 
 
 def fake(root: Path, out: Path) -> list[str | Path]:
-    return [sys.executable, FAKE, "extract", "--modality", "textual", "--model", "slow-fake", "--data", root, "--out", out,
-            "--batch-size", "8"]  # fmt: skip
+    return [sys.executable, FAKE, "extract", "--modality", "textual", "--model", "slow-fake",
+            "--data", root, "--out", out, "--batch-size", "8"]  # fmt: skip
 
 
 def _changed(out: Path) -> int:
@@ -195,7 +195,7 @@ def _children_cpu_s() -> float:
 def test_twenty_kills_during_an_extraction_of_a_thousand_photographs(
     real_data: Path, tmp_path: Path
 ) -> None:
-    """Twenty trials: kill -9 at a random instant of the work, then the same command; the digest is always the same."""
+    """After kill -9 at a random instant the same command gives the same digest, 20 of 20 times."""
 
     def command(out: Path) -> list[str | Path]:
         return [

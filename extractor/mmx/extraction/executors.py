@@ -1,9 +1,8 @@
-"""Work on this machine: threads load contents ahead of the encoder, in the order of the items, and run forward passes.
+"""Where windows are encoded: executors take the pending windows and yield results in order.
 
-Threads and not processes: decoders, resizing and the kernels of a forward pass leave the
-interpreter lock, all threads share one copy of the weights, nothing has to be copied between
-processes, and the feature file is never inherited by a fork. The one writer stays in the thread
-that calls.
+An executor decides where the steps of `mmx.extraction.window` run and never what they compute;
+`LocalExecutor` uses the threads of this process, `SerialExecutor` none. The feature files stay with
+the thread that reads the results.
 """
 
 from __future__ import annotations
@@ -12,40 +11,178 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, TypeVar
 
 from mmbase.process import available_cpus
+from mmx.extraction.window import (
+    LoadedSpan,
+    Rows,
+    Segments,
+    Task,
+    Turn,
+    WindowResult,
+    batches_of,
+    encode_batch,
+    encode_window,
+    load,
+    span_rows,
+    spans,
+)
 
-Task = TypeVar("Task")
+HELD_BYTES = 1 << 28
+"""Loaded items that wait for the encoder: above this size each worker loads one span at most."""
+
+PASSES_ON_GPU = 2
+"""Concurrent forward passes on a GPU: while one computes, the next batch is put together."""
+
+Windows = Iterable[Sequence[Rows]]
+"""For each window the wanted rows of every task, of which some may have none."""
+Results = Generator[tuple[int, WindowResult], None, None]
+"""The place of a task and a result of it."""
+Condition = Callable[[], bool]
+Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-def busy_and_queued_s() -> tuple[float, float]:
-    """Seconds for which the calling thread has computed, and for which it was ready but got no processor.
+class Executor(Protocol):
+    """Encodes windows somewhere; `workers` is how many loads may run at once, for the summary."""
 
-    What is left of the wall time it was blocked, usually by a disk. The second figure is 0 where
-    the system keeps none.
+    workers: int
+
+    def run(self, tasks: Sequence[Task], windows: Windows, stopping: Condition) -> Results:
+        """Yield results in the order of the windows, a bounded number of windows ahead.
+
+        A window may come in several results, which together are what `encode_window` returns for
+        each task. Before an error is raised, what was computed until then is yielded.
+
+        Args:
+            tasks: Encoders whose plans share contents, batch size and window.
+            windows: Consumed lazily.
+            stopping: Whether to yield what is under way and end; asked after every result.
+        """
+        ...
+
+
+class SerialExecutor:
+    """Encodes one window after the other in the calling thread."""
+
+    workers = 1
+
+    def run(self, tasks: Sequence[Task], windows: Windows, stopping: Condition) -> Results:
+        """Yield one result for each window and task with wanted rows."""
+        for wanted in windows:
+            for place, (task, rows) in enumerate(zip(tasks, wanted, strict=True)):
+                if len(rows):
+                    yield place, encode_window(*task, rows)
+                if stopping():
+                    return
+
+
+class LocalExecutor:
+    """Encodes with the threads of this process.
+
+    Threads load contents ahead of the encoders, and on a processor they run the forward passes of
+    encoders that are `concurrent`; on a GPU passes have threads of their own. Other encoders run in
+    the calling thread. Threads and not processes: decoders and kernels release the interpreter
+    lock, all share one copy of the weights, and no feature file is inherited by a fork.
+
+    Args:
+        workers: Number of loading threads; None: one per available processor.
     """
-    try:
-        with open("/proc/thread-self/schedstat", "rb") as stream:  # noqa: PTH123 - a few times faster than Path
-            busy, queued, _ = stream.read().split()
-    except (OSError, ValueError):
-        return time.thread_time(), 0.0
-    return int(busy) / 1e9, int(queued) / 1e9
+
+    def __init__(self, workers: int | None = None) -> None:
+        self.workers = workers or available_cpus()
+
+    def run(self, tasks: Sequence[Task], windows: Windows, stopping: Condition) -> Results:
+        """Yield results batch by batch; see `Executor.run`."""
+        turn = Turns().taken
+        # A pass on a GPU keeps its thread waiting, which should not be one of those that load.
+        with WorkerPool(self.workers) as cpu, WorkerPool(PASSES_ON_GPU, "mmx-encode") as gpu:
+            pools = [cpu if task.plan.device == "cpu" else gpu for task in tasks]
+            streams = [_Stream(k, tasks[k], pool, turn) for k, pool in enumerate(pools)]
+            try:
+                for part, waited_s in self._load_ahead(cpu, tasks, windows):
+                    for stream in streams:
+                        for result in stream.results(part, waited_s):
+                            yield stream.place, result
+                            if stopping():
+                                yield from _under_way(streams)
+                                return
+                for stream in streams:
+                    for result in stream.finished(n_left=0):
+                        yield stream.place, result
+            except Exception:
+                yield from _under_way(streams)
+                raise
+
+    def _load_ahead(
+        self, pool: WorkerPool, tasks: Sequence[Task], windows: Windows
+    ) -> Iterator[tuple[LoadedSpan, float]]:
+        """Yield the loaded rows of all windows in order, and the seconds they were awaited."""
+        plan, workers = tasks[0].plan, self.workers
+        parts = pool.map_ahead(
+            lambda span: load(tasks, span),
+            (span for wanted in windows for span in spans(plan, wanted, workers)),
+            # Two windows ahead keep the workers busy while the encoder computes; more would only
+            # cost memory.
+            ahead=2 * -(-plan.window // span_rows(plan, workers)) + workers,
+            n_bytes=lambda part: sum(part.held_bytes),
+        )
+        began = time.perf_counter()
+        for part in parts:
+            yield part, time.perf_counter() - began
+            began = time.perf_counter()
 
 
-def _one_thread_each() -> None:
-    """Each worker computes on one thread of its own: as many workers as processors leave none for more."""
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(1)
+class _Stream:
+    """The way of one task through the windows: an incomplete segment, and passes under way."""
+
+    def __init__(self, place: int, task: Task, pool: WorkerPool, turn: Turn) -> None:
+        self.place, self.task, self.pool, self.turn = place, task, pool, turn
+        self.segments = Segments()
+        self.passes: deque[Future[WindowResult]] = deque()
+
+    def results(self, part: LoadedSpan, waited_s: float) -> Iterator[WindowResult]:
+        """Take loaded rows; yield what loading cost, and what has been computed since."""
+        if part.items[self.place] is None:
+            return
+        yield WindowResult(costs=part.costs(waited_s))
+        for start, items in self.segments.take(part, self.place):
+            unusable, batches = batches_of(self.task, start, items, part.span.wanted[self.place])
+            yield unusable
+            for batch in batches:
+                if self.task.encoder.concurrent:
+                    arguments = self.task.encoder, batch, self.turn
+                    self.passes.append(self.pool.submit(encode_batch, *arguments))
+                    # One pass more than there are workers is under way before this waits for one.
+                    yield from self.finished(n_left=self.pool.workers)
+                else:
+                    result = encode_batch(self.task.encoder, batch, self.turn)
+                    result.costs.encode_wait_s = result.costs.encode_s
+                    yield result
+
+    def finished(self, n_left: int) -> Iterator[WindowResult]:
+        """Yield results in order until no more than `n_left` passes are under way."""
+        while len(self.passes) > n_left:
+            began = time.perf_counter()
+            result = self.passes.popleft().result()
+            result.costs.encode_wait_s = time.perf_counter() - began
+            yield result
+
+
+def _under_way(streams: Sequence[_Stream]) -> Results:
+    """Cancel the passes that have not begun; yield the results of those that succeed."""
+    for stream in streams:
+        for future in stream.passes:
+            if not future.cancel() and future.exception() is None:
+                yield stream.place, future.result()
 
 
 class Turns:
-    """Who may use a memory that all share: as many as like at once, or one that has to be alone."""
+    """Access to a memory that all share: any number of passes at once, or one that is alone."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -53,8 +190,8 @@ class Turns:
         self._closed = 0  # by those who are alone, or wait for it
 
     @contextmanager
-    def taken(self, *, alone: bool) -> Iterator[None]:
-        """Go in, as soon as nobody is inside if `alone`, and otherwise as soon as nobody is alone or wants to be."""
+    def taken(self, alone: bool) -> Iterator[None]:
+        """Enter once nobody is inside if `alone`, or else once nobody is alone or wants to be."""
         with self._changed:
             self._closed += alone
             self._changed.wait_for(lambda: not (self._inside if alone else self._closed))
@@ -68,73 +205,75 @@ class Turns:
                 self._changed.notify_all()
 
 
-class LocalExecutor:
-    """A pool of threads that runs a function over tasks, in order, a bounded distance ahead of the reader.
-
-    While it is entered, torch computes on one thread in each worker; the caller's own setting comes
-    back at the end.
+class WorkerPool(ThreadPoolExecutor):
+    """Threads on each of which torch computes alone; the caller's setting comes back at the end.
 
     Args:
-        workers: Number of threads; None takes one per available processor.
-        name: Of the threads.
+        workers: Number of threads.
+        name: Prefix of their names.
     """
 
-    def __init__(self, workers: int | None = None, name: str = "mmx-load") -> None:
-        self.workers = workers or available_cpus()
-        self._pool = ThreadPoolExecutor(
-            self.workers, thread_name_prefix=name, initializer=_one_thread_each
-        )
-        self._torch_threads: int | None = None
+    def __init__(self, workers: int, name: str = "mmx-load") -> None:
+        super().__init__(workers, thread_name_prefix=name, initializer=_compute_on_one_thread)
+        self.workers = workers
+        torch = sys.modules.get("torch")
+        self._torch_threads = torch.get_num_threads() if torch is not None else None
 
-    def __enter__(self) -> Self:
-        if (torch := sys.modules.get("torch")) is not None:
-            self._torch_threads = torch.get_num_threads()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
+    def __exit__(self, *error: object) -> None:
+        self.shutdown(wait=True, cancel_futures=True)
         if self._torch_threads is not None:
             sys.modules["torch"].set_num_threads(self._torch_threads)
 
-    def submit(self, function: Callable[[Task], Result], task: Task) -> Future[Result]:
-        """Has `function(task)` computed by the next thread that is free."""
-        return self._pool.submit(function, task)
-
     def map_ahead(
         self,
-        function: Callable[[Task], Result],
-        tasks: Iterable[Task],
+        function: Callable[[Argument], Result],
+        arguments: Iterable[Argument],
         *,
         ahead: int,
-        full: Callable[[], bool] = lambda: False,
+        n_bytes: Callable[[Result], int] = lambda result: 0,
     ) -> Iterator[Result]:
-        """The results of `function` over `tasks`, in their order.
+        """Yield `function` of each argument, in order, computed ahead of the reader.
 
         Args:
             function: Runs in a worker thread.
-            tasks: Consumed lazily.
-            ahead: At most so many tasks are under way or waiting to be read, which bounds the
-                memory.
-            full: Whether the results that wait to be read are too large for more tasks than the
-                workers can do at once.
+            arguments: Consumed lazily.
+            ahead: At most this many calls are under way or waiting to be read; with more than
+                `HELD_BYTES` waiting, only as many as there are workers.
+            n_bytes: Size of a result.
 
         Raises:
-            Whatever `function` raised, when its turn comes.
+            Exception: Whatever `function` raised, when its turn comes.
         """
-        remaining = iter(tasks)
+        held, lock = 0, threading.Lock()
         waiting: deque[Future[Result]] = deque()
+
+        def call(argument: Argument) -> Result:
+            nonlocal held
+            result = function(argument)
+            with lock:
+                held += n_bytes(result)
+            return result
+
+        def first() -> Result:
+            nonlocal held
+            result = waiting.popleft().result()
+            with lock:
+                held -= n_bytes(result)
+            return result
+
         try:
-            for task in remaining:
-                waiting.append(self._pool.submit(function, task))
-                while len(waiting) >= ahead or (len(waiting) > self.workers and full()):
-                    yield waiting.popleft().result()
+            for argument in arguments:
+                waiting.append(self.submit(call, argument))
+                while len(waiting) >= ahead or (len(waiting) > self.workers and held > HELD_BYTES):
+                    yield first()
             while waiting:
-                yield waiting.popleft().result()
+                yield first()
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _compute_on_one_thread() -> None:
+    # As many workers as processors leave none for more threads.
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Items of several parts: more than one picture or clip, or a text that is cut into pieces the encoder can take.
+"""Items of several parts: several pictures or sounds, or a long text in pieces.
 
 `Several` wraps any encoder: parts are encoded one by one, then averaged or kept. `several_files`
 finds the files.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mmbase.folder import FILE_SUFFIXES, FOLDERS
 from mmx.catalogue.contents import Content, FileContents, file_contents
 from mmx.catalogue.items import Items
-from mmx.encoders import Encoder, EncoderInfo
+from mmx.encoders import Encoder
 from mmx.errors import ContentError, UsageError
 
 Combine = Literal["mean", "ragged"]
@@ -40,8 +40,8 @@ class Parts(list[Any]):
         return sum(getattr(part, "nbytes", 0) for part in self)
 
 
-class Several(Encoder):
-    """An encoder of items that consist of parts.
+class Several:
+    """An `Encoder` of items that consist of parts, around the encoder of one part.
 
     A mean is taken in double precision, over the parts in their order; where the encoder's own
     vectors have length 1, so has the mean.
@@ -54,16 +54,13 @@ class Several(Encoder):
             fits, `error` makes the item corrupt.
     """
 
-    modalities = frozenset({"visual", "textual", "audio"})
-
     def __init__(
         self, encoder: Encoder, *, combine: Combine, long_texts: LongTexts = "truncate"
     ) -> None:
         self.encoder = encoder
         self.spec = encoder.spec
-        self.combine = combine
         self.long_texts = long_texts
-        self.concurrent = encoder.concurrent  # type: ignore[misc]
+        self.concurrent = encoder.concurrent
         self.ragged = combine == "ragged"
         self.needs_fit = encoder.needs_fit
         self.device = encoder.device
@@ -72,16 +69,6 @@ class Several(Encoder):
                 f"{encoder.spec.name} gives several vectors per content already; leave out "
                 "--several and --long-texts"
             )
-
-    @classmethod
-    def accepts(cls, model: str, modality: str) -> bool:
-        """False: it is never built by name."""
-        return False
-
-    @classmethod
-    def known(cls, modality: str, cache_dir: Path | None = None) -> list[EncoderInfo]:
-        """Nothing."""
-        return []
 
     @property
     def batch_size(self) -> int | None:
@@ -93,16 +80,16 @@ class Several(Encoder):
         self.encoder.batch_size = value
 
     def fit(self, contents: Iterable[Path | str]) -> None:
-        """Learns from the whole contents."""
+        """Learn from whole contents, not from parts."""
         self.encoder.fit(contents)
         self.spec = self.encoder.spec
 
     def load(self, content: Any) -> Parts:
-        """The loaded parts, in order; files that are absent are left out as long as one is there.
+        """Return the loaded parts, in order, without absent files as long as one is there.
 
         Raises:
-            ContentError: One of them is corrupt, or the text is too long and that is an error.
-            FileNotFoundError: None of the files is there.
+            ContentError: A part is corrupt, or the text is too long and that is an error.
+            FileNotFoundError: No file is there.
         """
         parts = Parts()
         contents = content if isinstance(content, tuple) else (content,)
@@ -115,11 +102,9 @@ class Several(Encoder):
             except FileNotFoundError as error:
                 absent = error
             except ContentError as error:
-                raise (
-                    error
-                    if len(contents) == 1
-                    else ContentError(f"part {number} of {len(contents)}: {error}")
-                ) from error
+                if len(contents) == 1:
+                    raise
+                raise ContentError(f"part {number} of {len(contents)}: {error}") from error
         if not parts and absent is not None:
             raise absent
         return parts
@@ -137,24 +122,24 @@ class Several(Encoder):
             raise ContentError("the text is longer than the encoder takes (--long-texts error)")
         parts.long = True
         halves = in_halves(content)
-        if halves is None:  # a single word that is too long
+        if halves is None:  # a single letter that is too long
             parts.append(loaded)
             return
         for half in halves:
             self._load_into(parts, half)
 
     def encode(self, batch: Sequence[Parts]) -> Any:
-        """One vector per item, shape (len(batch), dim); or, ragged, a list with one array of shape (k, dim) for each."""
+        """Return the vectors of items, shape (len(batch), dim), or ragged, as `Encoder.encode`."""
         flat = [part for parts in batch for part in parts]
+        # Parts of similar size share a pass, whichever items they belong to.
         order = np.argsort([self.encoder.sort_key(part) for part in flat], kind="stable")
         vectors = np.empty((len(flat), self.spec.dim), dtype=np.float32)
         size = self.batch_size or max(1, len(flat))
         for start in range(0, len(flat), size):
             chosen = order[start : start + size]
             vectors[chosen] = self.encoder.encode([flat[k] for k in chosen.tolist()])
-        bounds = np.cumsum([len(parts) for parts in batch])[:-1]
-        pieces = np.split(vectors, bounds)
-        if self.combine == "ragged":
+        pieces = np.split(vectors, np.cumsum([len(parts) for parts in batch])[:-1])
+        if self.ragged:
             return pieces
         unit = self.spec.preprocessing.get("normalisation") == "l2"
         return np.stack([mean_vector(piece, unit=unit) for piece in pieces])
@@ -169,22 +154,22 @@ class Several(Encoder):
 
 
 def mean_vector(vectors: NDArray[np.float32], *, unit: bool) -> NDArray[np.float32]:
-    """The mean of vectors, shape (k, dim) → (dim,), float32; a single one is returned as it is.
+    """Return the mean of vectors, shape (k, dim) → (dim,), float32; a single one as it is.
 
-    Args:
-        vectors: k >= 1.
-        unit: Scale the mean to length 1, unless it is zero.
+    `unit` scales the mean to length 1, unless it is zero.
     """
     if len(vectors) == 1:
-        first: NDArray[np.float32] = vectors[0]
-        return first
+        return np.asarray(vectors[0])
     mean: NDArray[np.float64] = vectors.mean(axis=0, dtype=np.float64)
     norm = float(np.linalg.norm(mean))
     return (mean / norm if unit and norm > 0 else mean).astype(np.float32)
 
 
 def in_halves(text: str) -> tuple[str, str] | None:
-    """The text cut at the blank nearest to its middle, or within a word where there is none; None for a single letter."""
+    """Return a text cut at the blank nearest to its middle; None for a single letter.
+
+    Where there is no blank, it is cut within a word.
+    """
     middle = len(text) // 2
     before, after = text.rfind(" ", 1, middle + 1), text.find(" ", middle, len(text) - 1)
     places = [place for place in (before, after) if place > 0]
@@ -197,84 +182,61 @@ def in_halves(text: str) -> tuple[str, str] | None:
 # files
 
 
-@dataclass(frozen=True)
-class SeveralFiles:
+@dataclass(frozen=True, kw_only=True)
+class SeveralFiles(FileContents):
     """Several files per item: see `several_files`.
 
     Attributes:
-        files: The same items with one file each.
-        separator: What stands between two paths of a cell; None: a cell is one path.
+        separator: Between two paths of a cell; None: a cell is one path.
         folders: Ids of the items that have a folder of their own.
-        modality: `visual` or `audio`.
+        suffixes: Of the files in these folders.
         ids: The items' ids, an Arrow string array.
     """
 
-    files: FileContents
     separator: str | None
     folders: frozenset[str]
-    modality: str
+    suffixes: tuple[str, ...]
     ids: Any
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The column of paths, if there is one."""
-        return self.files.columns
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What was guessed."""
-        found = f"{len(self.folders):,} items have a folder of {self.modality} files"
-        return (*self.files.notes, *((found,) if self.folders else ()))
-
     def fetch(self, start: int, stop: int) -> list[Content]:
-        """For each row a tuple of paths (or reasons why one may not be followed), or None."""
+        """Return for each row a tuple of paths, or of reasons not to follow one, or None."""
         cells = [b""] * (stop - start)
-        if self.files.named is not None:
-            cells = self.files.named.slice(start, stop - start).to_pylist()
-        by_name = replace(self.files, named=None).fetch(start, stop)
+        if self.named is not None:
+            cells = self.named.slice(start, stop - start).to_pylist()
+        by_name = FileContents.fetch(replace(self, named=None), start, stop)
         ids = self.ids.slice(start, stop - start).to_pylist()
         return [
             self._of_cell(cell) if cell else self._of_names(item, content)
             for cell, item, content in zip(cells, ids, by_name, strict=True)
         ]
 
-    def digest(self) -> str | None:
-        """BLAKE2b-256 of the path column's cells; None without one."""
-        return self.files.digest()
-
     def _of_cell(self, cell: bytes) -> Content:
         paths = [cell] if self.separator is None else cell.split(self.separator.encode())
-        found = (self.files.path_of(path) for path in paths)
-        return tuple(one for one in found if isinstance(one, Path | ContentError)) or None
+        return _usable(map(self.path_of, paths))
 
     def _of_names(self, item: str, content: Content) -> Content:
-        found = [content] if isinstance(content, Path | ContentError) else []
+        inside: list[str] = []
         if item in self.folders:
-            folder = f"{FOLDERS[self.modality]}/{item}"
-            names = sorted(path.name for path in (self.files.root / folder).iterdir())
-            inside = (
-                self.files.path_of(os.fsencode(f"{folder}/{name}"))
-                for name in names
-                if name.lower().endswith(FILE_SUFFIXES[self.modality])
-            )
-            found += [one for one in inside if isinstance(one, Path | ContentError)]
-        return tuple(found) or None
+            folder = self.root / self.folder / item
+            names = sorted(path.name for path in folder.iterdir())
+            inside = [name for name in names if name.lower().endswith(self.suffixes)]
+        paths = (self.path_of(os.fsencode(f"{self.folder}/{item}/{name}")) for name in inside)
+        return _usable([content, *paths])
+
+
+def _usable(contents: Iterable[Content]) -> Content:
+    return tuple(one for one in contents if isinstance(one, Path | ContentError)) or None
 
 
 def several_files(
     items: Items, modality: str, column: str | None, separator: str | None
 ) -> SeveralFiles:
-    """All files of each item.
+    """Find all files of each item, `visual` or `audio`.
 
-    Those of its cell in the path column, cut at `separator`; or else
-    `<folder>/<item_id>.<extension>` and every file in the folder `<folder>/<item_id>/`, in the
-    order of their names.
-
-    Args:
-        items: The items.
-        modality: `visual` or `audio`.
-        column: The column of paths; None looks for the usual names.
-        separator: What stands between two paths of a cell; None: a cell is one path.
+    These are the paths of its cell in the column, cut at the separator if there is one; where the
+    cell is empty `<folder>/<item_id>.<extension>` and every file in the folder
+    `<folder>/<item_id>/`, in the order of their names. A column of None is looked for by the usual
+    names.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -286,4 +248,13 @@ def several_files(
         with os.scandir(above) as entries:
             folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     known = items.ids.filter(pc.is_in(items.ids, value_set=pa.array(sorted(folders), pa.string())))
-    return SeveralFiles(files, separator, frozenset(known.to_pylist()), modality, items.ids)
+    with_folder = frozenset(known.to_pylist())
+    note = f"{len(with_folder):,} items have a folder of {modality} files"
+    fields = {**vars(files), "notes": (*files.notes, note) if with_folder else files.notes}
+    return SeveralFiles(
+        **fields,
+        separator=separator,
+        folders=with_folder,
+        suffixes=FILE_SUFFIXES[modality],
+        ids=items.ids,
+    )

@@ -1,245 +1,253 @@
-"""From pending rows to written vectors: load ahead, encode in fixed batches, write, stop when asked to.
+"""From pending rows to written vectors: the loop around the executor.
 
-Which items share a batch follows from their row numbers and contents alone: rows are cut into
-windows of fixed size (and cut short where their items take much memory); within a window the items
-that could be loaded are sorted by the encoder's `sort_key` and cut into batches.
-A window that was interrupted is formed again as a whole, only batches with pending rows are
-encoded, and only those rows are written. So a run that was killed and continued gives the vectors
-of one that was not, bit for bit, however many workers there are. (Rows that `--retry-failed` brings
-back join their window anew, so that an encoder whose last bits depend on who shares a batch may
-differ there from a fresh run.)
-
-Several encoders that look at the same contents go through them together, each in a lane of its own,
-so that a file is read and decoded once. Worker threads load and, for encoders that allow it,
-encode; the calling thread writes, and the feature files are never open in another thread or
-process.
+Several encoders that look at the same contents go through them together, so that a file is read and
+decoded once. The executor computes; the calling thread writes, and the feature files are never open
+in another thread or process.
 """
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.folder import FILE_SUFFIXES, FOLDERS
 from mmbase.process import StopRequest
 from mmbase.progress import Progress
-from mmx.encoders.decoding import shared_decoding
-from mmx.errors import ContentError, Interrupted
-from mmx.extraction.encoder_stream import Lane
-from mmx.extraction.executors import LocalExecutor, Turns, busy_and_queued_s
+from mmbase.progress import Task as ProgressTask
+from mmstore import Status
+from mmstore.reader import FeatureSet
+from mmstore.writer import FeatureSetWriter
+from mmx.encoders import Encoder
+from mmx.errors import DataError, Interrupted
+from mmx.extraction.executors import Executor
 from mmx.extraction.plan import Plan
+from mmx.extraction.summary import Counts, Stages, Summary
+from mmx.extraction.window import Rows, Task, WindowResult
 
 FLUSH_S = 2.0
-"""Vectors are made safe at least this often: a killed run loses no more than that and the batches it was in."""
+"""Seconds between flushes: a killed run loses what was computed since then."""
 
-PASSES_ON_GPU = 2
-"""Forward passes under way at once on a GPU: while one computes, the next batch is put together."""
+_COLLECT_ROWS = 4096  # vectors that wait to be written together, where windows are smaller
 
-_TASK_ITEMS = 256
-_COLLECT_ROWS = (
-    4096  # vectors that wait to be written together, where windows are smaller than that
-)
-
-Span = tuple[int, int]
+_ERRORS_TOLD = 3
+_ERRORS_SHOWN = 5
 
 
-HELD_BYTES = 1 << 28
-"""Loaded items that wait for the encoder: from so many bytes on, no more are loaded ahead than the workers do at once."""
-
-
-@dataclass
-class _Part:
-    """Loaded items of the rows from `start`: for each lane, and each row, an object, None (missing) or a ContentError.
-
-    A lane that has nothing pending in the window has None instead of a list.
-    """
-
-    start: int
-    loaded: list[list[Any] | None]
-    held_bytes: list[int]
-    cpu_s: float = 0.0
-    blocked_s: float = 0.0
-    n_bytes: int = 0
-
-
-class Loop:
-    """From pending rows to written vectors, for all lanes of one plan.
+class SetJob:
+    """One feature set: its plan, its encoder, its file, and how far it has come.
 
     Args:
-        plan: What is looked at.
-        lanes: One for each encoder.
-        progress: Who hears about it.
+        plan: Contents, and the sizes of windows and batches.
+        encoder: Built, and fitted if need be.
+        writer: The open feature file.
+        stages: Where the time of this set is added up.
     """
 
-    def __init__(self, plan: Plan, lanes: Sequence[Lane], progress: Progress) -> None:
+    def __init__(
+        self, plan: Plan, encoder: Encoder, writer: FeatureSetWriter, stages: Stages
+    ) -> None:
         self.plan = plan
-        self.lanes = list(lanes)
-        self.progress = progress
+        self.encoder = encoder
+        self.writer = writer
+        self.stages = stages
         self.n_rows = len(plan.items)
-        self._flushed = time.perf_counter()
-        self._held = 0
-        self._lock = threading.Lock()
+        self.already_complete = writer.finished
+        self.failure: DataError | None = None  # why the run has to stop
+        self._n_corrupt = writer.counts()[Status.CORRUPT]
+        self._limit = plan.run.failure_limit(self.n_rows)
+        self._first_corrupt: list[str] = []
+        self._rows: list[Rows] = []
+        self._vectors: list[NDArray[np.float32]] = []
+        self._n_collected = self._window = 0
 
-    def go(self) -> None:
-        """Deals with every pending row.
+    def take(self, result: WindowResult, progress: Progress, task: ProgressTask) -> None:
+        """Record what became of some rows; the vectors are written with those of other batches."""
+        self.stages.add(result.costs)
+        if result.missing:
+            with self.stages.timed("write"):
+                self.writer.mark_missing(result.missing)
+        corrupt = result.corrupt
+        if corrupt and self.plan.run.on_error == "fail":
+            item, why = self._name(corrupt[0][0]), corrupt[0][1]
+            self.failure = self.failure or DataError(
+                f"item {item!r}: {why}; --on-error skip records such items and goes on"
+            )
+            corrupt = []
+        if corrupt:
+            rows, reasons = zip(*corrupt, strict=True)
+            with self.stages.timed("write"):
+                self.writer.mark_corrupt(rows, reasons)
+        n_dealt_with = len(result.missing) + len(corrupt) + len(result.rows)
+        if len(result.rows):
+            corrupt = corrupt + self._collect(result)
+        for row, why in corrupt:
+            line = f"{self._name(row)}: {why}"
+            progress.detail(f"corrupt: {line}")
+            if len(self._first_corrupt) < _ERRORS_TOLD:
+                self._first_corrupt.append(line)
+        self._n_corrupt += len(corrupt)
+        if self._n_corrupt > self._limit:
+            self.failure = self.failure or DataError(
+                f"{self._n_corrupt:,} of {self.n_rows:,} items are corrupt (more than "
+                f"--max-failures {self.plan.run.max_failures}): {'; '.join(self._first_corrupt)}. "
+                "What was computed is kept; raise the limit, or repair the files and add "
+                "--retry-failed"
+            )
+        if n_dealt_with:
+            self.stages.n_items += n_dealt_with
+            limit = self.stages.bottleneck()
+            task.advance(n_dealt_with, f"limited by {limit}" if limit else "")
 
-        Raises:
-            DataError: Too many corrupt items, or one where none is accepted, or nothing usable at
-                all.
-            Interrupted: A signal asked to stop.
-        """
-        n_done = sum(self.n_rows - lane.n_pending for lane in self.lanes)
-        pending = np.logical_or.reduce([lane.pending for lane in self.lanes])
-        windows = np.unique(np.flatnonzero(pending) // self.plan.window)
-        label = f"{self.plan.config.modality}/{' + '.join(lane.name for lane in self.lanes)}"
-        began = time.perf_counter()
-        self.progress.start(label, self.n_rows * len(self.lanes), n_done)
-        try:
-            # A pass on a GPU keeps its thread waiting, which should not be one of those that load.
-            passes = LocalExecutor(PASSES_ON_GPU, "mmx-encode")
-            with StopRequest() as stop, LocalExecutor(self.plan.run.workers) as executor, passes:
-                turns = Turns()
-                for lane in self.lanes:
-                    lane.stages.workers = executor.workers
-                    lane.attach(executor if lane.plan.device == "cpu" else passes, turns)
-                try:
-                    for part, last in self._parts(executor, windows):
-                        self._deal_with(part, stop, last=last)
-                        if stop.requested:
-                            raise self._interrupted()
-                    for lane in self.lanes:
-                        lane.drain()
-                finally:
-                    for lane in self.lanes:
-                        lane.settle()
-        finally:
-            for lane in self.lanes:
-                lane.stages.loop_s += time.perf_counter() - began
-            self.progress.stop()
-        empty = [lane for lane in self.lanes if lane.empty]
-        try:
-            if empty:
-                empty[0].refuse()
-        finally:
-            # there is nothing to go on with: once contents are there, the same command finds them
-            for lane in empty:
-                lane.writer.discard()
+    def _collect(self, result: WindowResult) -> list[tuple[int, str]]:
+        """Keep vectors for the next write; return the rows that the writer will find corrupt."""
+        rows, vectors = result.rows, result.vectors
+        window = int(rows[0]) // self.plan.window
+        # The rows of whole windows are one stretch of the file, those of some batches are many.
+        if self._n_collected >= _COLLECT_ROWS and window != self._window:
+            self.write()
+        self._window = window
+        if self.encoder.ragged:
+            finite = np.array([np.isfinite(vector).all() for vector in vectors])
+        else:
+            vectors = [np.stack(vectors)]
+            finite = np.asarray(np.isfinite(vectors[0]).all(axis=1))
+        self._rows.append(rows)
+        self._vectors += vectors
+        self._n_collected += len(rows)
+        return [(row, "the encoder returned NaN or infinity") for row in rows[~finite].tolist()]
 
-    def _parts(
-        self, executor: LocalExecutor, windows: NDArray[np.int64]
-    ) -> Iterator[tuple[_Part, bool]]:
-        """The windows' items, loaded, in order and a bounded distance ahead; True with the last ones of a window."""
-        size, n_rows = self.plan.window, self.n_rows
-        # Sounds can be of any length: they are loaded one by one, so that little is under way at
-        # any time.
-        step = (
-            1
-            if self.plan.config.modality == "audio"
-            else max(1, min(_TASK_ITEMS, size // (2 * executor.workers)))
-        )
-        spans = (
-            (start, min(start + step, (window + 1) * size, n_rows))
-            for window in windows.tolist()
-            for start in range(window * size, min((window + 1) * size, n_rows), step)
-        )
-        # Two windows ahead keep the workers busy while the encoder is at work; more would only cost
-        # memory.
-        ahead = 2 * -(-size // step) + executor.workers
-        parts = executor.map_ahead(
-            self._load, spans, ahead=ahead, full=lambda: self._held > HELD_BYTES
-        )
-        for window in windows.tolist():
-            stop = min((window + 1) * size, n_rows)
-            for start in range(window * size, stop, step):
-                began = time.perf_counter()
-                part = next(parts)
-                with self._lock:
-                    self._held -= sum(part.held_bytes)
-                for lane in self.lanes:
-                    lane.stages.waited(time.perf_counter() - began, part.cpu_s, part.blocked_s)
-                    lane.stages.n_bytes += part.n_bytes
-                yield part, start + step >= stop
+    def write(self) -> None:
+        """Hand the collected vectors to the writer, in the order of the rows."""
+        if not self._rows:
+            return
+        rows = np.concatenate(self._rows)
+        order = np.argsort(rows)
+        with self.stages.timed("write"):
+            if self.encoder.ragged:
+                vectors = [self._vectors[place] for place in order.tolist()]
+                self.writer.write_ragged(rows[order], vectors)
+            else:
+                self.writer.write(rows[order], np.concatenate(self._vectors)[order])
+        self._rows, self._vectors, self._n_collected = [], [], 0
 
-    def _load(self, span: Span) -> _Part:
-        """Loads a few items for all lanes; runs in a worker thread."""
-        began, (busy, queued) = time.perf_counter(), busy_and_queued_s()
-        contents = self.plan.contents.fetch(*span)
-        first = span[0] - span[0] % self.plan.window
-        window = slice(first, first + self.plan.window)
-        wanted = [lane if lane.pending[window].any() else None for lane in self.lanes]
-        part = _Part(span[0], [None if lane is None else [] for lane in wanted], [])
-        with shared_decoding(sum(lane is not None for lane in wanted) > 1):
-            for content in contents:
-                if isinstance(content, str):
-                    part.n_bytes += len(content)
-                else:
-                    for one in content if isinstance(content, tuple) else (content,):
-                        part.n_bytes += _size(one) if isinstance(one, Path) else 0
-                for lane, loaded in zip(wanted, part.loaded, strict=True):
-                    if lane is None or loaded is None:
-                        continue
-                    if content is None or isinstance(content, ContentError):
-                        loaded.append(content)
-                        continue
-                    try:
-                        loaded.append(lane.encoder.load(content))  # type: ignore[arg-type]
-                    except ContentError as error:
-                        loaded.append(error)
-                    except FileNotFoundError:
-                        loaded.append(None)  # gone since the folder was listed
-                    except OSError as error:
-                        loaded.append(ContentError(error.strerror or type(error).__name__))
-                    except MemoryError:
-                        loaded.append(ContentError("too large for the memory of this machine"))
-                    except Exception as error:
-                        error.add_note(f"while loading item {lane.id_of(span[0] + len(loaded))!r}")
-                        raise
-        part.held_bytes = [
-            sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in part.loaded
-        ]
-        with self._lock:
-            self._held += sum(part.held_bytes)
-        busy_now, queued_now = busy_and_queued_s()
-        part.cpu_s = busy_now - busy
-        part.blocked_s = max(0.0, time.perf_counter() - began - part.cpu_s - (queued_now - queued))
-        return part
+    def flush(self) -> None:
+        """Write, and make safe what is written."""
+        self.write()
+        with self.stages.timed("write"):
+            self.writer.flush()
 
-    def _deal_with(self, part: _Part, stop: StopRequest, *, last: bool) -> None:
-        """Hands loaded items to the lanes; encodes what is pending at the end of a window, and writes now and then."""
-        for lane, loaded, held_bytes in zip(self.lanes, part.loaded, part.held_bytes, strict=True):
-            if loaded is None:
-                continue
-            for batch in lane.receive(part.start, loaded, held_bytes, last=last):
-                lane.encode(*batch)
-                if time.perf_counter() - self._flushed >= FLUSH_S:
-                    for each in self.lanes:
-                        each.flush()
-                    self._flushed = time.perf_counter()
-                if stop.requested:
-                    return
-            if lane.n_computed >= _COLLECT_ROWS:
-                lane.write()
-
-    def _interrupted(self) -> Interrupted:
-        for lane in self.lanes:
-            lane.settle()
-        done = sum(self.n_rows - len(lane.writer.pending) for lane in self.lanes)
-        total = self.n_rows * len(self.lanes)
-        return Interrupted(
-            f"interrupted: {done:,} of {total:,} items are safe; the same command goes on from "
-            "there"
+    def why_empty(self) -> DataError | None:
+        """Return the reason why no item has a vector; None where one has."""
+        counts = self.writer.counts()
+        if counts[Status.OK]:
+            return None
+        if counts[Status.CORRUPT]:
+            first = self._first_corrupt[0] if self._first_corrupt else "?: ?"
+            return DataError(
+                f"none of the {self.n_rows:,} items could be encoded; the first: {first}"
+            )
+        modality, columns = self.plan.config.modality, self.plan.contents.columns
+        looked = f"in column {' and '.join(columns)}" if columns else "for a column of paths"
+        if modality in FOLDERS:
+            file = f"{FOLDERS[modality]}/{self._name(0)}{FILE_SUFFIXES[modality][0]}"
+            looked += f", and for files such as {file}, by the items' ids"
+        return DataError(
+            f"{self.plan.run.data}: none of the {self.n_rows:,} items has {modality} content "
+            f"(looked {looked}); see `mmx extract --help`"
         )
 
+    def summary(self, elapsed_s: float) -> Summary:
+        """Return the summary of the finished set; `elapsed_s` are the seconds of the whole run."""
+        path, counts = self.writer.path, self.writer.counts()
+        errors: list[tuple[str, str]] = []
+        if counts[Status.CORRUPT]:
+            with FeatureSet(path) as features:
+                errors = [(self._name(row), why) for row, why in features.errors()[:_ERRORS_SHOWN]]
+        return Summary(
+            path=path,
+            modality=self.plan.config.modality,
+            name=path.stem,
+            dim=self.encoder.spec.dim,
+            digest=self.writer.header.content_digest,
+            already_complete=self.already_complete,
+            counts=Counts(counts[Status.OK], counts[Status.MISSING], counts[Status.CORRUPT]),
+            stages=self.stages,
+            elapsed_s=elapsed_s,
+            errors=tuple(errors),
+        )
 
-def _size(path: Path) -> int:
+    def _name(self, row: int) -> str:
+        return self.plan.items.name_of(row)
+
+
+def run(jobs: Sequence[SetJob], executor: Executor, progress: Progress) -> None:
+    """Compute and write every pending row.
+
+    Args:
+        jobs: Unfinished sets whose plans share contents, batch size and window.
+        executor: Computes the vectors.
+        progress: Progress reporter.
+
+    Raises:
+        DataError: Too many corrupt items, or one where none is accepted, or nothing usable at all.
+        Interrupted: A signal asked to stop.
+    """
+    plan, total = jobs[0].plan, sum(job.n_rows for job in jobs)
+    for job in jobs:
+        job.stages.workers, job.stages.batch_size = executor.workers, plan.batch_size
+    label = f"{plan.config.modality}/{' + '.join(job.encoder.spec.name for job in jobs)}"
+    began = flushed = time.perf_counter()
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - half the time of Path.stat
-    except OSError:
-        return 0
+        with progress.task(label, total, _n_done(jobs)) as task, StopRequest() as stop:
+            results = executor.run(
+                [Task(job.plan, job.encoder) for job in jobs],
+                _pending_windows(jobs),
+                stopping=lambda: stop.requested or any(job.failure for job in jobs),
+            )
+            try:
+                with closing(results):
+                    for place, result in results:
+                        jobs[place].take(result, progress, task)
+                        if time.perf_counter() - flushed >= FLUSH_S:
+                            for job in jobs:
+                                job.flush()
+                            flushed = time.perf_counter()
+            finally:
+                for job in jobs:
+                    job.write()
+            for failure in (job.failure for job in jobs if job.failure):
+                raise failure
+            if stop.requested:
+                raise Interrupted(
+                    f"interrupted: {_n_done(jobs):,} of {total:,} items are safe; the same command "
+                    "goes on from there"
+                )
+    finally:
+        for job in jobs:
+            job.stages.loop_s += time.perf_counter() - began
+    empty = {job: reason for job in jobs if (reason := job.why_empty())}
+    for job in empty:
+        # There is nothing to go on with: once contents are there, the same command finds them.
+        job.writer.discard()
+    for reason in empty.values():
+        raise reason
+
+
+def _n_done(jobs: Sequence[SetJob]) -> int:
+    return sum(job.n_rows - len(job.writer.pending) for job in jobs)
+
+
+def _pending_windows(jobs: Sequence[SetJob]) -> Iterator[list[Rows]]:
+    """Yield the pending rows of every set, window by window, where any set has some."""
+    size, n_rows = jobs[0].plan.window, jobs[0].n_rows
+    pending = np.zeros((len(jobs), n_rows), dtype=np.bool_)
+    for place, job in enumerate(jobs):
+        pending[place, job.writer.pending] = True
+    for start in range(0, n_rows, size):
+        rows = [start + np.flatnonzero(mask) for mask in pending[:, start : start + size]]
+        if any(map(len, rows)):
+            yield rows

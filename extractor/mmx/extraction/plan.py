@@ -1,8 +1,8 @@
-"""What an extraction looks at, settled before the encoder is built."""
+"""The plan of an extraction: items, contents, sizes of batches and windows, and the device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,22 @@ BATCH_SIZES = {
     "cpu": {"visual": 32, "textual": 32, "audio": 8},
     "gpu": {"visual": 128, "textual": 256, "audio": 16},
 }
-"""Items per forward pass when none is asked for. Recorded in the provenance.
+"""Items per forward pass by default; recorded in the provenance.
 
 A rule and not a measurement, so that the same command gives the same bits twice. On a processor
-larger batches gain nothing; on a GPU they fill the device. Where memory does not suffice, the loop
-halves them and says so.
+larger batches gain nothing; on a GPU they fill the device. Where memory does not suffice, they are
+halved, and the summary tells.
 """
 
 WINDOW_BATCHES = {"visual": 1, "textual": 64, "audio": 8}
 """Batches per window, within which items are sorted by length. Pictures are all of one size."""
 
-BLOCK = 4096
-"""Rows that are fetched at once where all contents are gone through."""
+_BLOCK = 4096  # rows that `all_contents` fetches at once
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is looked at, settled before the encoder is built.
+    """What an encoder works through, settled before it is built.
 
     Attributes:
         run: How to go about it.
@@ -62,86 +61,69 @@ class Plan:
         return self.batch_size * WINDOW_BATCHES[self.config.modality]
 
     def of(self, config: SetConfig) -> Plan:
-        """The plan of another set that looks at the same contents in batches of the same size."""
+        """Return the plan of another set with the same contents and the same batch size."""
         return replace(self, config=config, device=_device(self.run, config))
 
     def all_contents(self) -> Iterator[tuple[int, str | Path]]:
-        """Every usable content with its row, in the order of the rows; of an item with several files each of them."""
-        for start in range(0, len(self.items), BLOCK):
-            for row, content in enumerate(
-                self.contents.fetch(start, min(start + BLOCK, len(self.items))), start
-            ):
+        """Yield every usable text or file with its row, in order; of an item with several, all."""
+        for start in range(0, len(self.items), _BLOCK):
+            contents = self.contents.fetch(start, min(start + _BLOCK, len(self.items)))
+            for row, content in enumerate(contents, start):
                 for one in content if isinstance(content, tuple) else (content,):
                     if isinstance(one, str | Path):
                         yield row, one
 
     def provenance(self, encoder: Encoder) -> dict[str, Any]:
-        """Encoder, input and circumstances that the vectors depend on. No path, host or user."""
-        table = self.items.table
+        """Return encoder, input and circumstances that the vectors depend on; no path or host."""
+        table, config, columns = self.items.table, self.config, list(self.contents.columns)
+        options = {
+            "template": config.text_template,
+            "several": config.several,
+            "path_separator": config.path_separator,
+            "long_texts": config.long_texts if config.long_texts != "truncate" else None,
+        }
+        is_joined = len(columns) > 1 and not config.text_template
+        # The bits of fp32 networks depend on which of torch's kernels this processor runs faster.
+        depends_on_kernel = (
+            encoder.device == "cpu"
+            and encoder.spec.precision == "fp32"
+            and "torch" in encoder.spec.libraries
+        )
         return {
             **encoder.spec.provenance(),
             "input": {
                 "table": table.path.name if table is not None else None,
-                "columns": list(self.contents.columns),
-                "joined_by": " "
-                if len(self.contents.columns) > 1 and not self.config.text_template
-                else None,
-                **({"template": self.config.text_template} if self.config.text_template else {}),
-                **({"several": self.config.several} if self.config.several else {}),
-                **(
-                    {"path_separator": self.config.path_separator}
-                    if self.config.path_separator
-                    else {}
-                ),
-                **(
-                    {"long_texts": self.config.long_texts}
-                    if self.config.long_texts != "truncate"
-                    else {}
-                ),
+                "columns": columns,
+                "joined_by": " " if is_joined else None,
+                **{name: value for name, value in options.items() if value},
                 "digest": self.contents.digest(),
             },
             "batch_size": self.batch_size,
             "window": self.window,
             "device": encoder.device.partition(":")[0],
-            **({"linear": linear_kernel()} if _uses_linear_kernel(encoder) else {}),
+            **({"linear": linear_kernel()} if depends_on_kernel else {}),
             "seed": self.run.seed,
             "tool": {"name": "mmx", "version": mmx.__version__},
         }
 
 
-def _uses_linear_kernel(encoder: Encoder) -> bool:
-    """Whether the encoder's bits depend on which of torch's kernels this processor runs faster."""
-    return (
-        encoder.device == "cpu"
-        and encoder.spec.precision == "fp32"
-        and "torch" in encoder.spec.libraries
-    )
-
-
 def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
-    """Reads the items and finds their contents.
+    """Read the items and find their contents.
 
     Raises:
         DataError: No dataset, a table that cannot be used, or no content of this modality at all.
         UsageError: A column or file that was named and does not exist.
     """
-    usual: Sequence[str] = TEXT_COLUMNS
     items: Items
-    if config.source == "interaction":
-        usual = interactions.TEXT_COLUMNS
-        items = interactions.load_interactions(
-            run.data,
-            items_file=run.items_file,
-            id_column=run.id_column,
-            user_column=run.user_column,
-            limit=run.limit,
-        )
-    else:
-        items = load_items(
-            run.data, items_file=run.items_file, id_column=run.id_column, limit=run.limit
-        )
     contents: Contents
+    source: Any = {"items_file": run.items_file, "id_column": run.id_column, "limit": run.limit}
+    if config.source == "interaction":
+        items = interactions.load_interactions(run.data, user_column=run.user_column, **source)
+    else:
+        items = load_items(run.data, **source)
     if config.modality == "textual":
+        by_source = {"item": TEXT_COLUMNS, "interaction": interactions.TEXT_COLUMNS}
+        usual = by_source[config.source]
         contents = text_contents(items, config.text_columns, config.text_template, usual)
     elif config.several:
         contents = several_files(items, config.modality, config.path_column, config.path_separator)
@@ -149,23 +131,15 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
         contents = file_contents(items, config.modality, config.path_column)
     for note in (*items.notes, *contents.notes):
         progress.note(note)
-    return Plan(
-        run=run,
-        config=config,
-        items=items,
-        contents=contents,
-        batch_size=batch_size_of(run, config),
-        device=_device(run, config),
-    )
+    return Plan(run, config, items, contents, batch_size_of(run, config), _device(run, config))
 
 
 def batch_size_of(run: RunConfig, config: SetConfig) -> int:
-    """Items per forward pass: what was asked for, or what suits the device."""
+    """Return the items per forward pass: the requested ones, or what suits the device."""
     device = "cpu" if _device(run, config) == "cpu" else "gpu"
     return config.batch_size or BATCH_SIZES[device][config.modality]
 
 
 def _device(run: RunConfig, config: SetConfig) -> str:
-    """The device to build the encoder on; torch is not even imported for one that needs none."""
-    needed = needs_torch(config.model, config.modality)
-    return resolve_device(run.device) if needed else "cpu"
+    # Without torch an encoder runs on the CPU, and nothing imports torch to look for a GPU.
+    return resolve_device(run.device) if needs_torch(config.model, config.modality) else "cpu"

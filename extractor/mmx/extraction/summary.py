@@ -1,11 +1,11 @@
-"""What came out of an extraction: counts, seconds, the first errors; as a table, as JSON."""
+"""The outcome of an extraction: counts, seconds and the first errors, as text and as JSON."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,45 +25,72 @@ class Counts:
 
 
 @dataclass
-class Stages:
-    """Where the time of a run went, and how much it did.
+class Costs:
+    """What loading and encoding took.
 
     Attributes:
-        fit_s: Seconds of fitting the encoder.
         decode_s: CPU seconds of all loading threads together.
-        decode_wait_s: Seconds for which the calling thread waited for them while they were
-            computing.
+        decode_wait_s: Seconds for which the encoder waited for them while they computed.
         disk_wait_s: The same while they were blocked, as by a slow disk.
         encode_s: Seconds of all forward passes together.
         encode_wait_s: Seconds for which the calling thread waited for them.
-        write_s: Seconds of writing and flushing.
-        loop_s: Seconds from the first item to the last.
-        n_items: Items that this run dealt with.
-        n_truncated: Those of them that were longer than what the encoder takes.
-        long_items: What became of these: `truncated` or `chunked`.
+        n_truncated: Items that were longer than what the encoder takes.
         n_bytes: Size of the contents that were read.
-        workers: Threads that loaded, and encoded where the encoder allows it.
-        batch_size: Items per forward pass; smaller than planned where memory ran out.
+        batch_size: Items per forward pass; smaller than planned where memory ran out, 0 if unknown.
     """
 
-    fit_s: float = 0.0
     decode_s: float = 0.0
     decode_wait_s: float = 0.0
     disk_wait_s: float = 0.0
     encode_s: float = 0.0
     encode_wait_s: float = 0.0
+    n_truncated: int = 0
+    n_bytes: int = 0
+    batch_size: int = 0
+
+    def add(self, other: Costs) -> None:
+        """Add other costs, in place; of two batch sizes the smaller one counts."""
+        self.decode_s += other.decode_s
+        self.decode_wait_s += other.decode_wait_s
+        self.disk_wait_s += other.disk_wait_s
+        self.encode_s += other.encode_s
+        self.encode_wait_s += other.encode_wait_s
+        self.n_truncated += other.n_truncated
+        self.n_bytes += other.n_bytes
+        sizes = [size for size in (self.batch_size, other.batch_size) if size]
+        self.batch_size = min(sizes, default=0)
+
+    def waited(self, wall_s: float, cpu_s: float, blocked_s: float) -> None:
+        """Divide a wait for loaded items between decoding and disk, as the loading thread did."""
+        blocked = blocked_s / (cpu_s + blocked_s) if blocked_s > 0 else 0.0
+        self.decode_s += cpu_s
+        self.disk_wait_s += wall_s * blocked
+        self.decode_wait_s += wall_s * (1 - blocked)
+
+
+@dataclass
+class Stages(Costs):
+    """Where the time of a run went, and how much it did.
+
+    Attributes:
+        fit_s: Seconds of fitting the encoder.
+        write_s: Seconds of writing and flushing.
+        loop_s: Seconds from the first item to the last.
+        n_items: Items that this run dealt with.
+        long_items: What became of items that were too long: `truncated` or `chunked`.
+        workers: Concurrent loads; on a processor concurrent forward passes, too.
+    """
+
+    fit_s: float = 0.0
     write_s: float = 0.0
     loop_s: float = 0.0
     n_items: int = 0
-    n_truncated: int = 0
     long_items: str = "truncated"
-    n_bytes: int = 0
     workers: int = 0
-    batch_size: int = 0
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Adds the wall time of the block to `<stage>_s`."""
+        """Add the wall time of the block to `<stage>_s`."""
         began = time.perf_counter()
         try:
             yield
@@ -71,15 +98,8 @@ class Stages:
             key = f"{stage}_s"
             setattr(self, key, getattr(self, key) + time.perf_counter() - began)
 
-    def waited(self, wall_s: float, cpu_s: float, blocked_s: float) -> None:
-        """Divides a wait for loaded items between decoding and disk, as the loading threads' own time was divided."""
-        blocked = blocked_s / (cpu_s + blocked_s) if blocked_s > 0 else 0.0
-        self.decode_s += cpu_s
-        self.disk_wait_s += wall_s * blocked
-        self.decode_wait_s += wall_s * (1 - blocked)
-
     def bottleneck(self) -> str:
-        """What the calling thread waited for most, with its share: `decode (64%)`, `device`, `disk`."""
+        """Return what was waited for most, with its share: `decode (64%)`, `device`, `disk`."""
         shares = {
             "decode": self.decode_wait_s,
             "device": self.encode_wait_s,
@@ -102,13 +122,8 @@ class Summary:
     """The result of one extraction.
 
     Attributes:
-        path: The feature set's file.
-        modality: Its modality.
-        name: Its name.
-        dim: Length of a vector.
-        digest: Its content digest.
-        already_complete: Whether it was there before, so that nothing was computed.
-        counts: Its rows by status.
+        already_complete: Whether the set was there before, so that nothing was computed.
+        counts: Rows of the set by status.
         stages: What this run did and how long it took.
         elapsed_s: Seconds of everything, from planning to the finished file.
         errors: The first corrupt items: id and reason.
@@ -131,7 +146,18 @@ class Summary:
         return 3 if self.counts.corrupt else 0
 
     def as_json(self) -> dict[str, Any]:
-        """The summary with JSON types only."""
+        """Return the summary with JSON types only."""
+        counts, stages = self.counts, self.stages
+        seconds = {
+            "fit": stages.fit_s,
+            "decode_cpu": stages.decode_s,
+            "wait_for_decode": stages.decode_wait_s,
+            "wait_for_disk": stages.disk_wait_s,
+            "encode": stages.encode_s,
+            "wait_for_encode": stages.encode_wait_s,
+            "write": stages.write_s,
+            "total": self.elapsed_s,
+        }
         return {
             "path": self.path.as_posix(),
             "modality": self.modality,
@@ -139,74 +165,48 @@ class Summary:
             "dim": self.dim,
             "content_digest": self.digest,
             "already_complete": self.already_complete,
-            "items": {
-                "total": self.counts.total,
-                "ok": self.counts.ok,
-                "missing": self.counts.missing,
-                "corrupt": self.counts.corrupt,
-            },
+            "items": {"total": counts.total, **asdict(counts)},
             "this_run": {
-                "items": self.stages.n_items,
-                self.stages.long_items: self.stages.n_truncated,
-                "bytes_read": self.stages.n_bytes,
-                "items_per_s": round(self.stages.rate, 3),
-                "workers": self.stages.workers,
-                "batch_size": self.stages.batch_size,
-                "bottleneck": self.stages.bottleneck(),
-                "seconds": {
-                    "fit": round(self.stages.fit_s, 3),
-                    "decode_cpu": round(self.stages.decode_s, 3),
-                    "wait_for_decode": round(self.stages.decode_wait_s, 3),
-                    "wait_for_disk": round(self.stages.disk_wait_s, 3),
-                    "encode": round(self.stages.encode_s, 3),
-                    "wait_for_encode": round(self.stages.encode_wait_s, 3),
-                    "write": round(self.stages.write_s, 3),
-                    "total": round(self.elapsed_s, 3),
-                },
+                "items": stages.n_items,
+                stages.long_items: stages.n_truncated,
+                "bytes_read": stages.n_bytes,
+                "items_per_s": round(stages.rate, 3),
+                "workers": stages.workers,
+                "batch_size": stages.batch_size,
+                "bottleneck": stages.bottleneck(),
+                "seconds": {name: round(value, 3) for name, value in seconds.items()},
             },
             "first_errors": [{"item_id": item, "reason": reason} for item, reason in self.errors],
         }
 
     def as_text(self) -> str:
-        """The summary as a few aligned lines."""
+        """Return the summary as a few aligned lines."""
         counts, stages = self.counts, self.stages
         rows = [
             ("set", f"{self.modality}/{self.name}, {self.dim} numbers per item"),
             ("items", f"{counts.ok:,} ok, {counts.missing:,} missing, {counts.corrupt:,} corrupt"),
         ]
         if self.already_complete:
-            rows.append(
-                ("this run", "nothing to do: the set is complete (--restart computes it again)")
-            )
+            what = "nothing to do: the set is complete (--restart computes it again)"
+            rows.append(("this run", what))
         else:
             fit = f", fit {stages.fit_s:.1f} s" if stages.fit_s else ""
-            rows += [
-                (
-                    "this run",
-                    f"{stages.n_items:,} items, {stages.n_bytes / 1e6:,.1f} MB in "
-                    f"{self.elapsed_s:.1f} s, "
-                    f"{stages.rate:,.1f} items/s in the loop; {stages.workers} workers, batches of "
-                    f"{stages.batch_size}",
-                ),
-                (
-                    "time",
-                    f"decode {stages.decode_s:.1f} CPU-s, encode {stages.encode_s:.1f} s, write "
-                    f"{stages.write_s:.1f} s{fit}; "
-                    f"waited for decode {stages.decode_wait_s:.1f} s, for encode "
-                    f"{stages.encode_wait_s:.1f} s, for the disk "
-                    f"{stages.disk_wait_s:.1f} s; limited by {stages.bottleneck() or 'nothing'}",
-                ),
-            ]
-        if stages.n_truncated:
-            rows.append(
-                (
-                    stages.long_items,
-                    f"{stages.n_truncated:,} of this run's items were longer than the encoder "
-                    "takes",
-                )
+            work = (
+                f"{stages.n_items:,} items, {stages.n_bytes / 1e6:,.1f} MB in "
+                f"{self.elapsed_s:.1f} s, {stages.rate:,.1f} items/s in the loop; "
+                f"{stages.workers} workers, batches of {stages.batch_size}"
             )
-        rows.append(("digest", self.digest))
-        lines = [f"{label:<10} {value}" for label, value in rows]
+            time_s = (
+                f"decode {stages.decode_s:.1f} CPU-s, encode {stages.encode_s:.1f} s, "
+                f"write {stages.write_s:.1f} s{fit}; waited for decode "
+                f"{stages.decode_wait_s:.1f} s, for encode {stages.encode_wait_s:.1f} s, for the "
+                f"disk {stages.disk_wait_s:.1f} s; limited by {stages.bottleneck() or 'nothing'}"
+            )
+            rows += [("this run", work), ("time", time_s)]
+        if stages.n_truncated:
+            what = f"{stages.n_truncated:,} of this run's items were longer than the encoder takes"
+            rows.append((stages.long_items, what))
+        lines = [f"{label:<10} {value}" for label, value in (*rows, ("digest", self.digest))]
         if self.errors:
             lines.append("corrupt, first ones:")
             lines += [f"  {item}: {reason}" for item, reason in self.errors]

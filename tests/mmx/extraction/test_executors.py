@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from mmbase.process import available_cpus
-from mmx.extraction.executors import LocalExecutor
+from mmx.extraction.executors import LocalExecutor, WorkerPool
 
 
 def test_results_come_in_the_order_of_the_tasks_from_other_threads() -> None:
@@ -18,8 +18,8 @@ def test_results_come_in_the_order_of_the_tasks_from_other_threads() -> None:
             gate.set()
         return task, threading.current_thread().name
 
-    with LocalExecutor(2) as executor:
-        results = list(executor.map_ahead(work, range(20), ahead=4))
+    with WorkerPool(2) as pool:
+        results = list(pool.map_ahead(work, range(20), ahead=4))
     assert [task for task, _ in results] == list(range(20))
     assert all(name.startswith("mmx-load") for _, name in results)
 
@@ -33,8 +33,8 @@ def test_tasks_are_taken_only_so_far_ahead(ahead: int) -> None:
             taken.append(task)
             yield task
 
-    with LocalExecutor(1) as executor:
-        results = executor.map_ahead(lambda task: task, tasks(), ahead=ahead)  # type: ignore[arg-type]
+    with WorkerPool(1) as pool:
+        results = pool.map_ahead(lambda task: task, tasks(), ahead=ahead)  # type: ignore[arg-type]
         assert next(results) == 0
         assert len(taken) == ahead
         assert list(results) == list(range(1, 100))
@@ -49,8 +49,8 @@ def test_an_error_comes_when_its_turn_comes_and_the_rest_is_dropped() -> None:
         done.append(task)
         return task
 
-    with LocalExecutor(1) as executor:
-        results = executor.map_ahead(work, range(1000), ahead=5)
+    with WorkerPool(1) as pool:
+        results = pool.map_ahead(work, range(1000), ahead=5)
         assert [next(results), next(results)] == [0, 1]
         with pytest.raises(KeyError):
             next(results)
@@ -58,5 +58,4 @@ def test_an_error_comes_when_its_turn_comes_and_the_rest_is_dropped() -> None:
 
 
 def test_workers_default_to_the_processors_at_hand() -> None:
-    with LocalExecutor() as executor:
-        assert executor.workers == available_cpus() >= 1
+    assert LocalExecutor().workers == available_cpus() >= 1

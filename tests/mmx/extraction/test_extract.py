@@ -28,8 +28,9 @@ class FakeEncoder(Encoder):
 
     def __init__(self, modality: str = "textual", dim: int = 3) -> None:
         self.spec = EncoderSpec(
-            name="fake", modality=modality, backend="test", model_id="fake", dim=dim, layer="only", pooling="none",
-            preprocessing={}, weights="none", weights_sha256=None, licence=None, precision="fp32",
+            name="fake", modality=modality, backend="test", model_id="fake", dim=dim, layer="only",
+            pooling="none", preprocessing={}, weights="none", weights_sha256=None, licence=None,
+            precision="fp32",
         )  # fmt: skip
         self.fitted: list[str | Path] = []
         self.loaded: list[str] = []
@@ -467,6 +468,7 @@ def test_the_summary_as_json_and_text(tmp_path: Path) -> None:
     assert document["items"] == {"total": 2, "ok": 1, "missing": 0, "corrupt": 1}
     assert document["content_digest"] == summary.digest
     assert set(document["this_run"]["seconds"]) == {
-        "fit", "decode_cpu", "wait_for_decode", "wait_for_disk", "encode", "wait_for_encode", "write", "total",
+        "fit", "decode_cpu", "wait_for_decode", "wait_for_disk", "encode", "wait_for_encode",
+        "write", "total",
     }  # fmt: skip
     assert "b: cannot decode bad" in summary.as_text()

@@ -1,4 +1,4 @@
-"""Items of several parts: more than one picture, texts in pieces, sets with several vectors per item."""
+"""Items of several parts: several pictures, texts in pieces, several vectors per item."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ class Letters(Encoder):
 
     def __init__(self, modality: str = "textual", *, unit: bool = False) -> None:
         self.spec = EncoderSpec(
-            name="letters", modality=modality, backend="test", model_id="letters", dim=2, layer="only", pooling="none",
-            preprocessing={"normalisation": "l2" if unit else "none"}, weights="none", weights_sha256=None, licence=None,
-            precision="fp32",
+            name="letters", modality=modality, backend="test", model_id="letters", dim=2,
+            layer="only", pooling="none",
+            preprocessing={"normalisation": "l2" if unit else "none"}, weights="none",
+            weights_sha256=None, licence=None, precision="fp32",
         )  # fmt: skip
         self.batches: list[int] = []
 
@@ -78,7 +79,8 @@ def go(
     batch_size: int = 3,
     **config: Any,
 ) -> Summary:
-    settings = SetConfig(modality=modality, model="letters", batch_size=batch_size, **config)  # type: ignore[arg-type]
+    given = {"modality": modality, "model": "letters", "batch_size": batch_size, **config}
+    settings = SetConfig.model_validate(given)
     run = RunConfig(data=root, out=root / out, device="cpu", workers=2)
     return extract(run, settings, build=lambda model, **options: encoder)
 
@@ -177,13 +179,15 @@ def pictures(tmp_path: Path) -> Path:
     (folder / "hollow").mkdir()
     (folder / "nobody").mkdir()
     for name, text in {
-        "one.jpg": "one", "three.jpg": "first", "three/b.jpg": "second", "three/a.png": "third", "three/note.txt": "no",
-        "broken/a.jpg": "fine", "broken/b.jpg": "bad", "cell-1.jpg": "cell", "cell-2.jpg": "other", "nobody/a.jpg": "x",
+        "one.jpg": "one", "three.jpg": "first", "three/b.jpg": "second", "three/a.png": "third",
+        "three/note.txt": "no", "broken/a.jpg": "fine", "broken/b.jpg": "bad", "cell-1.jpg": "cell",
+        "cell-2.jpg": "other", "nobody/a.jpg": "x",
     }.items():  # fmt: skip
         (folder / name).write_text(text, encoding="utf-8")
     (tmp_path.parent / f"{tmp_path.name}-outside.jpg").write_text("secret", encoding="utf-8")
     rows = [
-        "item_id\timage", "one\t", "three\t", "broken\t", "hollow\t", "absent\t", "cell\tcell-1.jpg|images/cell-2.jpg | gone.jpg",
+        "item_id\timage", "one\t", "three\t", "broken\t", "hollow\t", "absent\t",
+        "cell\tcell-1.jpg|images/cell-2.jpg | gone.jpg",
         f"out\tcell-1.jpg|../{tmp_path.name}-outside.jpg", "gone\tx.jpg|y.jpg",
     ]  # fmt: skip
     (tmp_path / "items.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
@@ -199,8 +203,8 @@ def test_the_mean_of_several_files(pictures: Path) -> None:
         found = features.matrix(["one", "three", "cell"])[0]
     ok, missing, corrupt = Status.OK, Status.MISSING, Status.CORRUPT
     assert status == {
-        "one": ok, "three": ok, "broken": corrupt, "hollow": missing, "absent": missing, "cell": ok, "out": corrupt,
-        "gone": missing,
+        "one": ok, "three": ok, "broken": corrupt, "hollow": missing, "absent": missing,
+        "cell": ok, "out": corrupt, "gone": missing,
     }  # fmt: skip
     assert errors["broken"] == "part 2 of 2: cannot be read"
     assert "part 2 of 2" in errors["out"] and "out of the dataset folder" in errors["out"]

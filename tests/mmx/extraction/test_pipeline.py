@@ -1,4 +1,4 @@
-"""The pipeline around the encoders: threads, batches, memory that runs out, several encoders over the same contents."""
+"""The pipeline around the encoders: threads, memory that runs out, encoders that share contents."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ from mmx.encoders import Encoder, EncoderSpec, compute, create, decoding
 from mmx.encoders.base import Request
 from mmx.encoders.decoding import remembered, shared_decoding
 from mmx.errors import DataError, EncoderError, Interrupted
-from mmx.extraction import encoder_stream, pipeline, plan
-from mmx.extraction.executors import LocalExecutor, busy_and_queued_s
+from mmx.extraction import executors, plan, window
+from mmx.extraction.executors import WorkerPool
 from mmx.extraction.extract import extract, extract_together, share_contents
 from mmx.extraction.summary import Stages, Summary
+from mmx.extraction.window import busy_and_queued_s
 
 
 class Concurrent(Encoder):
-    """The length of each text, and the number of items in the forward pass; runs out of memory above `room` items."""
+    """The length of each text and the sum of its letters; memory for `room` items."""
 
     modalities = frozenset({"textual"})
     concurrent = True
@@ -47,8 +48,9 @@ class Concurrent(Encoder):
         self, *, room: int = 1000, error: type[BaseException] = MemoryError, pad: bool = False
     ) -> None:
         self.spec = EncoderSpec(
-            name="fake", modality="textual", backend="test", model_id="fake", dim=2, layer="only", pooling="none",
-            preprocessing={}, weights="none", weights_sha256=None, licence=None, precision="fp32",
+            name="fake", modality="textual", backend="test", model_id="fake", dim=2, layer="only",
+            pooling="none", preprocessing={}, weights="none", weights_sha256=None, licence=None,
+            precision="fp32",
         )  # fmt: skip
         self.room = room
         self.error = error
@@ -221,8 +223,8 @@ def test_workers_compute_on_one_thread_each_and_the_callers_setting_comes_back()
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with LocalExecutor(2) as executor:
-            assert executor.submit(lambda _: torch.get_num_threads(), None).result() == 1
+        with WorkerPool(2) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 1
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -645,8 +647,8 @@ def test_large_items_are_loaded_a_few_at_a_time_and_give_the_same_set(
 
     free = Bulky()
     run("free", free)
-    monkeypatch.setattr(encoder_stream, "WINDOW_BYTES", 30 * 1024)
-    monkeypatch.setattr(pipeline, "HELD_BYTES", 30 * 1024)
+    monkeypatch.setattr(window, "WINDOW_BYTES", 30 * 1024)
+    monkeypatch.setattr(executors, "HELD_BYTES", 30 * 1024)
     narrow = Bulky()
     first = run("narrow", narrow)
     assert narrow.most < free.most

@@ -1,0 +1,361 @@
+"""The pure steps from rows to vectors: load a window, sort it into batches, encode them.
+
+Rows are cut into windows of fixed size, and windows into segments where items take much memory.
+Within a segment the items that could be loaded are sorted by the encoder's `sort_key` and cut into
+batches. So which items share a batch follows from row numbers and contents alone: a window that was
+interrupted is formed again as a whole, its batches with wanted rows are encoded, and only the
+wanted rows are returned. A run that was killed and continued gives the vectors of one that was not,
+bit for bit, on any executor. (Rows that `--retry-failed` brings back join their window anew, so
+that an encoder whose last bits depend on who shares a batch may differ there from a fresh run.)
+
+`encode_window` does all of it; an executor may spread the steps over threads.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbase.process import out_of_memory, release_gpu_memory
+from mmx.catalogue.contents import Content
+from mmx.encoders import Encoder
+from mmx.encoders.decoding import shared_decoding
+from mmx.errors import ContentError, EncoderError
+from mmx.extraction.plan import Plan
+from mmx.extraction.summary import Costs
+
+WINDOW_BYTES = 1 << 28
+"""A segment ends with the item by which its loaded items exceed this size."""
+
+_SPAN_ROWS = 256  # rows that are loaded at once, at most
+
+Rows = NDArray[np.int64]
+Loaded = Any
+"""A decoded and preprocessed item, None (missing), or a ContentError (corrupt)."""
+Turn = Callable[[bool], AbstractContextManager[None]]
+"""The context of a forward pass; True asks to be alone with the memory."""
+
+
+class Task(NamedTuple):
+    """An encoder, built and fitted, and the plan that it follows."""
+
+    plan: Plan
+    encoder: Encoder
+
+
+@dataclass
+class WindowResult:
+    """What became of the wanted rows of a window, or of a part of it.
+
+    Attributes:
+        rows: Rows with a vector, in any order, shape (n,).
+        vectors: One for each of `rows`, shape (dim,), or of a ragged encoder (k, dim); they may
+            hold NaN or infinity.
+        missing: Rows without content.
+        corrupt: Rows that could not be loaded or encoded, and why.
+        costs: What this took.
+    """
+
+    rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    corrupt: list[tuple[int, str]] = field(default_factory=list)
+    costs: Costs = field(default_factory=Costs)
+
+    def add(self, other: WindowResult) -> None:
+        """Add the result of another part of the window."""
+        self.rows = np.concatenate([self.rows, other.rows])
+        self.vectors += other.vectors
+        self.missing += other.missing
+        self.corrupt += other.corrupt
+        self.costs.add(other.costs)
+
+
+class Span(NamedTuple):
+    """Rows `start` to `stop` (exclusive) of a window, which are loaded at once."""
+
+    start: int
+    stop: int
+    wanted: Sequence[Rows]  # for each task the wanted rows of the whole window, ascending
+    last: bool  # whether the window ends here
+
+
+class LoadedSpan(NamedTuple):
+    """The loaded rows of a span, and what loading them took."""
+
+    span: Span
+    items: list[list[Loaded] | None]  # for each task; None where it wants no row of the window
+    held_bytes: list[int]  # memory of the items, for each task
+    n_bytes: int  # size of the contents
+    cpu_s: float  # for which the thread computed
+    blocked_s: float  # for which it was blocked, usually by a disk
+
+    def costs(self, waited_s: float) -> Costs:
+        """Return the costs to an encoder that waited for these rows."""
+        costs = Costs(n_bytes=self.n_bytes)
+        costs.waited(waited_s, self.cpu_s, self.blocked_s)
+        return costs
+
+
+class Batch(NamedTuple):
+    """The b items of one forward pass.
+
+    Rows that are not wanted only make the batch what it was in an earlier run.
+    """
+
+    rows: Rows  # (b,)
+    wanted: NDArray[np.bool_]  # (b,)
+    items: list[Any]
+
+
+def encode_window(plan: Plan, encoder: Encoder, rows: Rows) -> WindowResult:
+    """Return the vectors of wanted rows of one window.
+
+    Args:
+        plan: Contents, and the sizes of windows and batches.
+        encoder: Built, and fitted if need be.
+        rows: The wanted rows, all of one window, at least one, ascending.
+
+    Raises:
+        EncoderError: The encoder returned arrays of another shape than its description says.
+    """
+    task, segments, whole = Task(plan, encoder), Segments(), WindowResult()
+    for span in spans(plan, [rows], workers=1):
+        part = load([task], span)
+        whole.costs.add(part.costs(waited_s=part.cpu_s + part.blocked_s))
+        for start, items in segments.take(part, 0):
+            unusable, batches = batches_of(task, start, items, rows)
+            whole.add(unusable)
+            for batch in batches:
+                whole.add(encode_batch(encoder, batch))
+    whole.costs.encode_wait_s = whole.costs.encode_s
+    return whole
+
+
+# ------------------------------------------------------------------------------------------------
+# load
+
+
+def spans(plan: Plan, wanted: Sequence[Rows], workers: int) -> Iterator[Span]:
+    """Cut the window of the wanted rows of each task into spans for some workers."""
+    some = next(int(rows[0]) for rows in wanted if len(rows))
+    first = some - some % plan.window
+    end = min(first + plan.window, len(plan.items))
+    size = span_rows(plan, workers)
+    for start in range(first, end, size):
+        yield Span(start, min(start + size, end), wanted, last=start + size >= end)
+
+
+def span_rows(plan: Plan, workers: int) -> int:
+    """Return the rows per span; one sound, which can be long, so that few are held at any time."""
+    if plan.config.modality == "audio":
+        return 1
+    return max(1, min(_SPAN_ROWS, plan.window // (2 * workers)))
+
+
+def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
+    """Load the rows of a span for tasks that share contents; safe to call from any thread."""
+    began, (busy, queued) = time.perf_counter(), busy_and_queued_s()
+    plan, n_bytes = tasks[0].plan, 0
+    items: list[list[Loaded] | None] = [[] if len(rows) else None for rows in span.wanted]
+    takers = [
+        (task.encoder, loaded)
+        for task, loaded in zip(tasks, items, strict=True)
+        if loaded is not None
+    ]
+    with shared_decoding(len(takers) > 1):
+        for row, content in enumerate(plan.contents.fetch(span.start, span.stop), span.start):
+            n_bytes += _size(content)
+            for encoder, loaded in takers:
+                try:
+                    loaded.append(_load_one(encoder, content))
+                except Exception as error:
+                    error.add_note(f"while loading item {plan.items.name_of(row)!r}")
+                    raise
+    held = [sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in items]
+    busy_now, queued_now = busy_and_queued_s()
+    cpu_s = busy_now - busy
+    blocked_s = max(0.0, time.perf_counter() - began - cpu_s - (queued_now - queued))
+    return LoadedSpan(span, items, held, n_bytes, cpu_s, blocked_s)
+
+
+def _load_one(encoder: Encoder, content: Content) -> Loaded:
+    if content is None or isinstance(content, ContentError):
+        return content
+    try:
+        return encoder.load(content)  # type: ignore[arg-type]
+    except ContentError as error:
+        return error
+    except FileNotFoundError:
+        return None  # gone since the folder was listed
+    except OSError as error:
+        return ContentError(error.strerror or type(error).__name__)
+    except MemoryError:
+        return ContentError("too large for the memory of this machine")
+
+
+def _size(content: Content) -> int:
+    if isinstance(content, str):
+        return len(content)
+    if isinstance(content, tuple):
+        return sum(map(_size, content))
+    try:
+        # os.stat takes half the time of Path.stat.
+        return os.stat(content).st_size if isinstance(content, Path) else 0  # noqa: PTH116
+    except OSError:
+        return 0
+
+
+def busy_and_queued_s() -> tuple[float, float]:
+    """Return the seconds for which this thread has computed, and waited for a processor.
+
+    For what is left of the wall time it was blocked, usually by a disk. The second figure is 0
+    where the system keeps none.
+    """
+    try:
+        with open("/proc/thread-self/schedstat", "rb") as stream:  # noqa: PTH123 - faster than Path
+            busy, queued, _ = stream.read().split()
+    except (OSError, ValueError):
+        return time.thread_time(), 0.0
+    return int(busy) / 1e9, int(queued) / 1e9
+
+
+# ------------------------------------------------------------------------------------------------
+# sort into batches
+
+
+@dataclass
+class Segments:
+    """Cuts the loaded rows of one task into segments, in the same places in every run."""
+
+    _start: int = 0
+    _items: list[Loaded] = field(default_factory=list)
+    _held_bytes: int = 0
+
+    def take(self, part: LoadedSpan, task: int) -> Iterator[tuple[int, list[Loaded]]]:
+        """Add the next rows; yield the first row and the items of each complete segment."""
+        items, held_bytes = part.items[task] or [], part.held_bytes[task]
+        if not self._items:
+            self._start = part.span.start
+        if self._held_bytes + held_bytes <= WINDOW_BYTES:
+            self._items += items
+            self._held_bytes += held_bytes
+        else:  # a segment ends at one of these rows
+            for row, item in enumerate(items, part.span.start):
+                self._items.append(item)
+                self._held_bytes += getattr(item, "nbytes", 0)
+                if self._held_bytes > WINDOW_BYTES:
+                    yield self._start, self._items
+                    self._start, self._items, self._held_bytes = row + 1, [], 0
+        if part.span.last and self._items:
+            yield self._start, self._items
+            self._items, self._held_bytes = [], 0
+
+
+def batches_of(
+    task: Task, start: int, items: list[Loaded], wanted: Rows
+) -> tuple[WindowResult, list[Batch]]:
+    """Sort the segment from row `start` into batches, of which those with wanted rows are kept.
+
+    Items of similar size come together, in the order of the rows where sizes are equal. Wanted rows
+    that are missing or corrupt are returned first.
+    """
+    encoder, size = task.encoder, task.plan.batch_size
+    is_wanted = np.zeros(len(items), dtype=np.bool_)
+    is_wanted[wanted[(wanted >= start) & (wanted < start + len(items))] - start] = True
+    usable, unusable = [], WindowResult()
+    for place, item in enumerate(items):
+        if item is not None and not isinstance(item, ContentError):
+            usable.append(place)
+        elif is_wanted[place] and item is None:
+            unusable.missing.append(start + place)
+        elif is_wanted[place]:
+            unusable.corrupt.append((start + place, str(item)))
+    keys = np.fromiter((encoder.sort_key(items[place]) for place in usable), np.int64, len(usable))
+    order = np.array(usable, dtype=np.int64)[np.argsort(keys, kind="stable")]
+    batches = [
+        Batch(start + places, is_wanted[places], [items[place] for place in places.tolist()])
+        for places in (order[first : first + size] for first in range(0, len(order), size))
+        if is_wanted[places].any()
+    ]
+    return unusable, batches
+
+
+# ------------------------------------------------------------------------------------------------
+# encode
+
+
+def encode_batch(
+    encoder: Encoder, batch: Batch, turn: Turn = lambda alone: nullcontext()
+) -> WindowResult:
+    """Return the vectors of a batch, encoded in halves once memory has run out.
+
+    The halves ask for a `turn` alone: memory that other passes had says nothing about them. The
+    smaller size stays in `encoder.batch_size`. An item that does not fit alone is corrupt.
+
+    Raises:
+        EncoderError: The encoder returned arrays of another shape than its description says.
+    """
+    began = time.perf_counter()
+    rows, wanted, items = batch
+    vectors: list[NDArray[np.float32]] = []
+    refused: dict[int, str] = {}
+    alone = False
+    while (start := len(vectors)) < len(items):
+        size = min(encoder.batch_size or len(items), len(items) - start)
+        try:
+            with turn(alone):
+                part = encoder.encode(items[start : start + size])
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+        else:
+            _check_shape(encoder, part, size)
+            vectors.extend(part)
+            continue
+        # Only now has the exception let go of the tensors that its traceback held.
+        release_gpu_memory()
+        if size > 1:
+            if size <= (encoder.batch_size or size):  # else another thread has halved it meanwhile
+                encoder.batch_size = size // 2
+        elif alone:
+            refused[start] = f"out of memory with this item alone ({reason})"
+            vectors.append(np.empty(0, dtype=np.float32))
+        alone = True
+    places = np.flatnonzero(wanted).tolist()
+    kept = [place for place in places if place not in refused]
+    return WindowResult(
+        rows[kept],
+        [vectors[place] for place in kept],
+        corrupt=[(int(rows[place]), refused[place]) for place in places if place in refused],
+        costs=Costs(
+            encode_s=time.perf_counter() - began,
+            n_truncated=sum(encoder.truncated(items[place]) for place in places),
+            batch_size=encoder.batch_size or 0,
+        ),
+    )
+
+
+def _check_shape(encoder: Encoder, vectors: Any, n: int) -> None:
+    dim = encoder.spec.dim
+    if encoder.ragged:
+        shapes = [part.shape for part in vectors]
+        wrong = [shape for shape in shapes if len(shape) != 2 or shape[0] < 1 or shape[1] != dim]
+        fits = len(shapes) == n and not wrong
+        got = f"an array of shape {wrong[0]}" if wrong else f"{len(shapes)} arrays"
+        expected = f"{n} of shape (k, {dim}), k >= 1"
+    else:
+        shape = vectors.shape if isinstance(vectors, np.ndarray) else None
+        fits = shape == (n, dim)
+        got, expected = f"shape {shape}" if shape else type(vectors).__name__, f"{(n, dim)}"
+    if not fits:
+        raise EncoderError(f"{encoder.spec.name}: encode returned {got} (expected {expected})")
