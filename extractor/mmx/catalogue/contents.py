@@ -15,7 +15,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from mmbase.folder import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
+from mmbase.dataset import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
 from mmbase.tables import Column, Table
 from mmx.catalogue.items import Items
 from mmx.catalogue.templates import Template, parse_template

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.folder import inside
+from mmbase.dataset import inside
 from mmbase.tables import SUFFIXES, Column, open_table
 from mmstore.ids import Pairs
 from mmx.catalogue.items import Items, checked_ids, fixed_length, guess_id_column

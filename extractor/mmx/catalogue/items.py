@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.folder import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
+from mmbase.dataset import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
 from mmbase.tables import SUFFIXES, Column, Table, is_table, open_table
 from mmx.errors import DataError, UsageError
 

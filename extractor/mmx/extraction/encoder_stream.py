@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.folder import FILE_SUFFIXES, FOLDERS
+from mmbase.dataset import FILE_SUFFIXES, FOLDERS
 from mmstore import Status
 from mmstore.writer import FeatureSetWriter
 from mmx.encoders import Encoder
