@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbase.tables import open_table, strings
 from mmbench.data.dataset import Split
-from mmbench.data.tables import read_json_lines
 from mmbench.errors import DataError
+
+_MEANINGS = {"user_id": "user", "userid": "user", "item_id": "item", "itemid": "item"}
 
 
 def read_lists(
@@ -96,67 +99,42 @@ def read_lists(
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Columns user and item as strings, and rank where the file has one."""
-    name = path.name.removesuffix(".gz")
-    try:
-        if name.endswith(".parquet"):
-            frame = pd.read_parquet(path)
-        elif name.endswith(".jsonl"):
-            frame = read_json_lines(path)
-            if "item_ids" in frame.columns:
-                frame = (
-                    frame.explode("item_ids")
-                    .dropna(subset="item_ids")
-                    .rename(columns={"item_ids": "item_id"})
-                )
-        else:
-            comma = name.endswith(".csv")
-            frame = pd.read_csv(
-                path,
-                sep="," if comma else "\t",
-                header=None,
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-                quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE,
-            )
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+    """Return columns user and item as strings; and rank, or else score, as numbers."""
+    table = open_table(path, literal=True)
+    if table.kind == "text" and not _is_header(table.columns):
+        n = len(table.columns)
+        table = table.headerless(("user", "item", "score")[:n] if 2 <= n <= 3 else table.columns)
+    found = {_MEANINGS.get(name.casefold(), name.casefold()): name for name in table.columns}
+    if table.kind == "json" and {"user", "item_ids"} <= set(found):
+        cells = table.values([found["user"], found["item_ids"]])
+        rows = zip(cells[found["user"]], cells[found["item_ids"]], strict=True)
+        pairs = [(str(user), str(item)) for user, items in rows for item in _listed(items)]
+        frame = pd.DataFrame(pairs, columns=["user", "item"], dtype=object)
+    elif {"user", "item"} <= set(found):
+        order = next((name for name in ("rank", "score") if name in found), None)
+        numeric = [] if order is None else [found[order]]
+        cells = table.read([found["user"], found["item"], *numeric], numeric)
+        frame = pd.DataFrame({name: strings(cells[found[name]]) for name in ("user", "item")})
+        if order is not None:
+            frame[order] = cells[found[order]]
+    else:
         raise DataError(
-            f"{path}: not a readable table of lists: {str(error).splitlines()[0]}"
-        ) from error
-    if not name.endswith((".parquet", ".jsonl")):
-        first = [str(value).casefold() for value in frame.iloc[0]]
-        if (
-            first[0] in ("user", "user_id", "userid")
-            and len(first) > 1
-            and first[1] in ("item", "item_id", "itemid")
-        ):
-            frame = frame.iloc[1:].reset_index(drop=True)
-            frame.columns = pd.Index(first)
-        else:
-            frame.columns = pd.Index(
-                ["user", "item", "score"][: len(first)] if 2 <= len(first) <= 3 else first
-            )
-    names = {"user_id": "user", "userid": "user", "item_id": "item", "itemid": "item"}
-    frame = frame.rename(
-        columns=lambda column: names.get(str(column).casefold(), str(column).casefold())
-    )
-    if not {"user", "item"} <= set(frame.columns):
-        raise DataError(
-            f"{path}: columns {', '.join(frame.columns)[:80]!r}; expected user, item[, score or "
+            f"{path}: columns {', '.join(table.columns)[:80]!r}; expected user, item[, score or "
             "rank], one row per user and item"
         )
     if not len(frame):
         raise DataError(f"{path}: no lists; expected user, item[, score or rank] per line")
-    result = pd.DataFrame({"user": frame["user"].astype(str), "item": frame["item"].astype(str)})
-    if "rank" in frame:
-        result["rank"] = pd.to_numeric(frame["rank"], errors="coerce")
-        if result["rank"].isna().any():
-            raise DataError(
-                f"{path}: row {int(result['rank'].isna().argmax()) + 1}: rank is no number"
-            )
-    elif "score" in frame:
-        result["score"] = pd.to_numeric(frame["score"], errors="coerce")
-    return result
+    if "rank" in frame and frame["rank"].isna().any():
+        raise DataError(f"{table.where(int(frame['rank'].isna().argmax()))}: rank is no number")
+    return frame
+
+
+def _listed(items: Any) -> list[Any]:
+    return [one for one in (items if isinstance(items, list) else [items]) if one is not None]
+
+
+def _is_header(first: Sequence[str]) -> bool:
+    return [_MEANINGS.get(name.casefold(), name.casefold()) for name in first[:2]] == [
+        "user",
+        "item",
+    ]

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from mmbase.dataset import find_table
 from mmbench import __version__
 from mmbench.data.dataset import SplitTables, sorted_ids, write_split
 from mmbench.data.filters import Filter, describe
 from mmbench.data.folders import new_folder
 from mmbench.data.splits import Rows, split_rows
-from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions
+from mmbench.data.tables import InteractionTable, read_interactions, write_interactions
 from mmbench.errors import DataError, ShapeError
 
 RECORD = "split.json"

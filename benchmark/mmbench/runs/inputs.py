@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mmbench.config import Evaluation, Recipe
-from mmbench.data.catalogue import read_categories
 from mmbench.data.dataset import Split, load_split
 from mmbench.data.features import ItemFeatures, load_content, load_features
 from mmbench.data.leakage import trained_on
+from mmbench.data.tables import read_categories
 from mmbench.models import model_class
 from mmbench.progress import Progress
 

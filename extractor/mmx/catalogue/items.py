@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.dataset import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
-from mmbase.tables import SUFFIXES, Column, Table, is_table, open_table
+from mmbase.dataset import (
+    FILE_SUFFIXES,
+    FOLDERS,
+    checked_ids,
+    content_files,
+    find_table,
+    inside,
+    item_id_column,
+    stem,
+)
+from mmbase.tables import Column, Table, is_table, open_table
 from mmx.errors import DataError, UsageError
 
-ID_COLUMNS = ("item_id", "itemID", "itemId", "asin", "parent_asin", "id")
 _NOT_ITEMS = (
-    "interactions",
-    "ratings",
-    "reviews",
-    "users",
-    "train",
-    "valid",
-    "val",
-    "validation",
-    "test",
-)
+    "interactions", "ratings", "reviews", "users", "train", "valid", "val", "validation", "test",
+)  # fmt: skip
 _BLOCK = 65_536
 
 
@@ -99,8 +99,8 @@ def load_items(
         if items_file and not inside(root, path):
             raise UsageError(f"--items-file {items_file}: outside of the dataset folder {root}")
         table = open_table(path)
-        column = table.require(id_column) if id_column else guess_id_column(table, notes)
-        ids = checked_ids(table, column)
+        column = id_column or item_id_column(table, notes)
+        ids = checked_ids(table, column, table.read([column])[column])
         _refuse_repetition(table, column, ids)
         items = Items(root, ids, table, tuple(notes))
     return items if limit is None else replace(items, ids=items.ids.slice(0, limit), limited=True)
@@ -108,9 +108,8 @@ def load_items(
 
 def _find_table(root: Path, notes: list[str]) -> Path | None:
     """The items table of a folder: `items.*`, or else the only table that is not about users and interactions."""
-    for suffix in SUFFIXES:
-        if (root / f"items{suffix}").is_file():
-            return root / f"items{suffix}"
+    if (found := find_table(root, ("items",))) is not None:
+        return found
     others = sorted(
         path for path in root.iterdir()
         if is_table(path) and path.is_file() and path.name.split(".")[0].lower() not in _NOT_ITEMS
@@ -124,61 +123,6 @@ def _find_table(root: Path, notes: list[str]) -> Path | None:
         notes.append(f"items: {others[0].name}, the only table there is (--items-file overrides)")
         return others[0]
     return None
-
-
-def guess_id_column(table: Table, notes: list[str]) -> str:
-    """The column of item ids by its usual names, or else one that ends in `id`, which is noted.
-
-    Raises:
-        DataError: There is none.
-    """
-    for name in ID_COLUMNS:
-        if name in table.columns:
-            return table.require(name)
-    guess = next((name for name in table.columns if name.casefold().endswith(("id", "asin"))), None)
-    if guess is None or guess.casefold() in ("user_id", "userid"):
-        raise DataError(
-            f"{table.path.name}: no column of item ids (expected {ID_COLUMNS[0]}; got "
-            f"{', '.join(table.columns)}); "
-            "name it with --id-column"
-        )
-    notes.append(f"item ids: column {guess!r} of {table.path.name} (--id-column overrides)")
-    return guess
-
-
-def checked_ids(table: Table, column: str) -> Column:
-    """An id column as strings, once it is sure that no id is empty or undecodable."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    name = table.path.name
-    raw = table.read([column])[column]
-    if len(raw) == 0:
-        raise DataError(f"{name}: no items (the table has a header and no rows)")
-    empty = pc.index(raw, pa.scalar(b"", pa.binary())).as_py()
-    if empty >= 0:
-        raise DataError(
-            f"{name}, line {table.lines([empty])[0]}: empty {column}; every item needs an id"
-        )
-    try:
-        ids = raw.cast(pa.string())
-    except pa.ArrowInvalid as error:
-        for row, value in enumerate(value for chunk in raw.chunks for value in chunk.to_pylist()):
-            try:
-                value.decode()
-            except UnicodeDecodeError:
-                line = table.lines([row])[0]
-                raise DataError(
-                    f"{name}, line {line}: {column} {value!r} is not valid UTF-8"
-                ) from error
-        raise DataError(f"{name}: {column} is not valid UTF-8 ({error})") from error
-    nul = pc.index(pc.match_substring(ids, "\0"), True).as_py()
-    if nul >= 0:
-        raise DataError(
-            f"{name}, line {table.lines([nul])[0]}: {column} {ids[nul].as_py()!r} holds a NUL "
-            "character"
-        )
-    return ids
 
 
 def _refuse_repetition(table: Table, column: str, ids: Column) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbase.dataset import checked_ids
+from mmbase.tables import Table, open_table, strings
 from mmbench.data.dataset import sorted_ids
 from mmbench.data.tables import InteractionTable, shortest
 from mmbench.errors import DataError
@@ -152,8 +153,8 @@ def read_mapping(path: Path, original: Sequence[str], number: Sequence[str]) -> 
     """
     if not path.is_file():
         return {}
-    frame = read_strings(path)
-    names = {str(name).casefold(): name for name in frame.columns}
+    table = open_table(path, literal=True)
+    names = {name.casefold(): name for name in table.columns}
     ids, numbers = (
         next((names[one] for one in accepted if one in names), None)
         for accepted in (original, number)
@@ -161,37 +162,20 @@ def read_mapping(path: Path, original: Sequence[str], number: Sequence[str]) -> 
     if ids is None or numbers is None:
         raise DataError(
             f"{path}: expected columns {original[0]} and {number[0]}; it has: "
-            f"{', '.join(map(str, frame.columns))}"
+            f"{', '.join(table.columns)}"
         )
-    for column in (ids, numbers):
-        repeated = frame[column][frame[column].duplicated()]
-        if len(repeated):
-            raise DataError(f"{path}: {column} {repeated.iloc[0]} occurs twice")
-    return dict(zip(frame[numbers].tolist(), frame[ids].tolist(), strict=True))
+    cells = table.read([numbers, ids])
+    columns = [strings(checked_ids(table, name, cells[name])) for name in (numbers, ids)]
+    for name, column in zip((numbers, ids), columns, strict=True):
+        repeated = column[pd.Series(column).duplicated()]
+        if repeated.size:
+            raise DataError(f"{path}: {name} {repeated[0]} occurs twice")
+    return dict(zip(*columns, strict=True))
 
 
-def read_strings(path: Path, *, header: bool = True) -> pd.DataFrame:
-    """A TSV or CSV file as strings: tab-separated if its first line has a tab, whatever its name.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            tabs = "\t" in file.readline()
-        return pd.read_csv(
-            path,
-            sep="\t" if tabs else ",",
-            quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            header=0 if header else None,
-        )
-    except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
-        raise DataError(
-            f"{path}: not a readable table: {str(error).strip().splitlines()[0]}"
-        ) from error
+def all_texts(table: Table) -> pd.DataFrame:
+    """Return every column of a table as strings."""
+    return pd.DataFrame({name: strings(c) for name, c in table.read(table.columns).items()})
 
 
 def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmbase.dataset import find_table
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
-from mmbench.data.tables import find_table, read_interactions, write_tsv
+from mmbench.data.tables import read_interactions, write_tsv
 from mmbench.errors import DataError
 
 STEMS = {"train": ("train",), "valid": ("val", "validation", "valid"), "test": ("test",)}

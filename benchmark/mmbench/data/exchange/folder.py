@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbench.data.catalogue import read_items
+from mmbase.dataset import find_table
 from mmbench.data.dataset import available_splits, read_split
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
 from mmbench.data.folders import new_folder
 from mmbench.data.tables import (
     InteractionTable,
-    find_table,
     read_interactions,
+    read_items,
     write_interactions,
     write_tsv,
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmbase.tables import open_table
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle
 from mmbench.data.tables import InteractionTable, read_interactions
@@ -38,13 +39,14 @@ def read(folder: Path) -> Bundle:
         notes = (f"{path.name} has no times: the place in a user's list stands for the timestamp",)
     items, titles = None, _one(folder, "*_titles.csv")
     if titles is not None:
-        items = b.read_strings(titles, header=True)
-        if "item" not in items.columns or "title" not in items.columns:
-            items = b.read_strings(titles, header=False)
-            if items.shape[1] != 2:
-                raise DataError(f"{titles}: {items.shape[1]} columns (expected item and title)")
-            items.columns = items.columns.map({0: "item", 1: "title"})
-        items = items[["item", "title"]].rename(columns={"item": "item_id"})
+        listed = open_table(titles, literal=True)
+        if not {"item", "title"} <= set(listed.columns):
+            if len(listed.columns) != 2:
+                raise DataError(
+                    f"{titles}: {len(listed.columns)} columns (expected item and title)"
+                )
+            listed = listed.headerless(("item", "title"))
+        items = b.all_texts(listed)[["item", "title"]].rename(columns={"item": "item_id"})
     name = path.name.partition("_pairs")[0].casefold()
     return Bundle(name, {b.WHOLE: table}, items=items, notes=notes)
 

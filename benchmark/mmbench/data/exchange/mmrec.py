@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmbase.tables import open_table, strings
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
 from mmbench.data.tables import read_interactions, write_tsv
@@ -40,17 +41,17 @@ def read(folder: Path) -> Bundle:
     if path is None:
         raise DataError(f"{folder}: expected exactly one .inter file with a column x_label")
     columns = {"user_id": "userID", "item_id": "itemID"}
-    frame = b.read_strings(path)
-    if "x_label" not in frame.columns:
+    raw = open_table(path, literal=True)
+    if "x_label" not in raw.columns:
         raise DataError(
             f"{path}: no column x_label; if this is a RecBole file, use --format recbole"
         )
-    labels = frame["x_label"].to_numpy()
+    labels = strings(raw.read(["x_label"])["x_label"])
     wrong = sorted(set(labels.tolist()) - {"0", "1", "2"})
     if wrong:
         raise DataError(f"{path}: x_label {wrong[0]!r} (expected 0, 1 or 2)")
     table = read_interactions(
-        path, {role: name for role, name in columns.items() if name in frame.columns}
+        path, {role: name for role, name in columns.items() if name in raw.columns}
     )
     users = b.read_mapping(
         folder / "u_id_mapping.csv", ("user_id", "reviewerid", "original"), ("userid",)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmbase.tables import open_table
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle
 from mmbench.data.tables import read_interactions, shortest, write_tsv
@@ -55,7 +56,7 @@ def read(folder: Path) -> Bundle:
     item_file = folder / f"{name}.item"
     items, notes = None, []
     if item_file.is_file():
-        items = b.read_strings(item_file)
+        items = b.all_texts(open_table(item_file, literal=True))
         items.columns = pd.Index([str(column).partition(":")[0] for column in items.columns])
         if "item_id" not in items.columns:
             raise DataError(
