@@ -354,9 +354,11 @@ def _bad_row(table: Table, cause: Exception) -> DataError:
         expected = f"{width}, as in the first line"
     for line, record in _records(table.path, table.delimiter, quoted=table.quoted):
         if len(record) != width:
+            fix = "quote cells that hold the delimiter, or replace it there"
+            if len(record) < width:
+                fix = "an empty cell still needs its delimiter"
             return DataError(
-                f"{table.path}, line {line}: {len(record)} cells (expected {expected}); quote "
-                "cells that hold the delimiter"
+                f"{table.path}, line {line}: {len(record)} cells (expected {expected}); {fix}"
             )
     return DataError(f"{table.path}: cannot be read ({cause})")
 

@@ -51,6 +51,32 @@ def test_each_row_gets_one_part_whatever_the_order(
     assert sorted(key) == sorted(zip(moved.users, moved.items, moved.times, other, strict=True))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        # RandomState(42) shuffles [0, 1], [0, 0, 0, 0, 1], ... for test, then what is left
+        ("random", {}, "TvvT---v----TTv-----Tv"),
+        # users of 2, 5 and 15 rows; the generator draws row 3, then 5; row 7, then 14 and 21
+        ("eighths", {}, "---T-v-T------v------v"),
+        ("global-random", {}, "---vTT--vTv-TT--vv----"),
+        # times 14 21 6 13 20 of the second user: row 3 is the latest, row 6 the one before
+        ("leave-k-out", {}, "---T--v--T--v---------"),
+        ("leave-k-out", {"k": 2}, "--vT-vT--T--T--v--v---"),
+        ("leave-k-out", {"last": False}, "--T---v---------vT----"),
+        ("temporal", {}, "vT-T--v-vT--T--T--v--v"),
+        # ceil(22 / 5) rows are test, from time 17 on; ceil(17 / 4) validation, from time 12 on
+        ("global-temporal", {}, "--vT-vT-vT--T--T--v--v"),
+        ("cold-items", {}, "--T-T-vv--T-T-vv--T-T-"),
+    ],
+)
+def test_golden_rows(method: str, options: dict[str, object], expected: str) -> None:
+    """Which row goes where: parts of the right size with validation and test swapped are caught."""
+    n = np.arange(22)
+    rows = Rows(np.repeat([0, 1, 2], [2, 5, 15]), n % 8, (7 * n % 22).astype(float))
+    parts = split_rows(method, rows, test_ratio=0.2, valid_ratio=0.25, seed=42, **options)
+    assert "".join({TRAIN: "-", VALID: "v", TEST: "T"}[part] for part in parts) == expected
+
+
 @pytest.mark.parametrize("ratio", [0.1, 0.2, 0.3, 0.7, 0.9])
 @pytest.mark.parametrize("method", ["global-random", "temporal", "global-temporal", "cold-items"])
 def test_a_share_is_the_one_that_was_written(method: str, ratio: float) -> None:
