@@ -1,4 +1,4 @@
-"""The dataset folder's conventions: names of columns, tables and content files, and what an id is."""
+"""The dataset folder's conventions: names of columns, tables and files, and what an id is."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Table:
     header: bool = True
 
     def headerless(self, names: Sequence[str]) -> Table:
-        """Return the same `text` table with its first line as values and `names` for its columns."""
+        """Return this `text` table with `names` for its columns and its first line as a row."""
         return replace(self, columns=tuple(names), header=False)
 
     def require(self, name: str) -> str:

@@ -1,8 +1,7 @@
-"""Ranked lists made anywhere else, read and joined to a dataset by id."""
+"""Ranked lists of other programs, read and joined to a dataset by id."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +19,23 @@ _MEANINGS = {"user_id": "user", "userid": "user", "item_id": "item", "itemid": "
 def read_lists(
     path: Path, split: Split, longest: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """Read a file of recommendations: user, item[, score or rank], with a header or without, TSV, CSV or Parquet; or JSON lines.
+    """Read a table of recommendations: user, item[, score or rank], with a header or without.
 
-    JSON lines are what `mmbench recommend` writes: a user's `user_id` and `item_ids`, best first.
-
-    The order of a user's rows is the ranking. Scores are not looked at, so that ties mean what the
-    maker of the list meant; a header that names a `rank` column sorts by it, ascending.
+    JSON lines may also be what `mmbench recommend` writes: `user_id` and `item_ids`, best first.
+    The order of a user's rows is the ranking, or a column `rank`, ascending. Scores are not used,
+    so that ties mean what the maker of the list meant.
 
     Args:
-        path: The file; `.gz` is understood.
+        path: The file; a name of no known format means TSV.
         split: The dataset whose ids the lists use.
         longest: Keep this many items per user, the longest cut-off.
 
     Returns:
-        Users with a list, shape (n,); their items, shape (n, longest), -1 behind the end of a
+        Users with a list, shape (n,); their items, shape (n, longest), -1 after the end of a
         shorter list; notes.
 
     Raises:
-        DataError: Unreadable, an item twice in a user's list, no list at all, one of somebody
-            unknown, or no known item.
+        DataError: Unreadable, no list, an item twice in a list, an unknown user, or no known item.
     """
     frame = _read(path)
     notes = []
@@ -48,8 +45,8 @@ def read_lists(
         strangers = frame["user"][users < 0].unique()
         raise DataError(
             f"{path}: {len(strangers)} users do not occur in the training data, e.g. "
-            f"{strangers[0]!r}; "
-            "were the lists made for another split, or with internal numbers instead of ids?"
+            f"{strangers[0]!r}; were the lists made for another split, or with internal numbers "
+            "instead of ids?"
         )
     catalogue = training.all_item_ids
     items = pd.Index(catalogue, dtype=object).get_indexer(pd.Index(frame["item"]))
@@ -59,8 +56,8 @@ def read_lists(
         if len(unknown) == len(items):
             raise DataError(
                 f"{path}: none of the {len(names):,} recommended items occurs in the data, e.g. "
-                f"{names[0]!r} (there: "
-                f"{catalogue[0]!r}); were the lists made with internal numbers instead of ids?"
+                f"{names[0]!r} (there: {catalogue[0]!r}); were the lists made with internal "
+                "numbers instead of ids?"
             )
         notes.append(
             f"{len(names)} recommended items do not occur in the data, e.g. {names[0]!r}; they are "
@@ -78,8 +75,7 @@ def read_lists(
         if rising:
             notes.append(
                 f"{rising:,} lists have a score that is larger than the one before it: the order "
-                "of the rows is the ranking, "
-                "not the scores; sort the file if it should be"
+                "of the rows is the ranking, not the scores; sort the file if it should be"
             )
     position = np.arange(users.size) - np.repeat(starts, counts)
     kept = position < longest
@@ -101,10 +97,11 @@ def read_lists(
 def _read(path: Path) -> pd.DataFrame:
     """Return columns user and item as strings; and rank, or else score, as numbers."""
     table = open_table(path, literal=True)
-    if table.kind == "text" and not _is_header(table.columns):
+    first = [_meaning(name) for name in table.columns[:2]]
+    if table.kind == "text" and first != ["user", "item"]:
         n = len(table.columns)
         table = table.headerless(("user", "item", "score")[:n] if 2 <= n <= 3 else table.columns)
-    found = {_MEANINGS.get(name.casefold(), name.casefold()): name for name in table.columns}
+    found = {_meaning(name): name for name in table.columns}
     if table.kind == "json" and {"user", "item_ids"} <= set(found):
         cells = table.values([found["user"], found["item_ids"]])
         rows = zip(cells[found["user"]], cells[found["item_ids"]], strict=True)
@@ -133,8 +130,5 @@ def _listed(items: Any) -> list[Any]:
     return [one for one in (items if isinstance(items, list) else [items]) if one is not None]
 
 
-def _is_header(first: Sequence[str]) -> bool:
-    return [_MEANINGS.get(name.casefold(), name.casefold()) for name in first[:2]] == [
-        "user",
-        "item",
-    ]
+def _meaning(name: str) -> str:
+    return _MEANINGS.get(name.casefold(), name.casefold())

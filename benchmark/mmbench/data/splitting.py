@@ -1,4 +1,4 @@
-"""Filtering and splitting a dataset's interactions on disk."""
+"""Filter and split the interactions of a dataset folder."""
 
 from __future__ import annotations
 
@@ -26,29 +26,20 @@ RECORD = "split.json"
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A dataset's interactions.
-
-    Attributes:
-        path: The file.
-        table: Its rows.
-    """
+    """A dataset's interactions: the file and its rows."""
 
     path: Path
     table: InteractionTable
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the file, hexadecimal."""
+        """Return the SHA-256 of the file, hexadecimal."""
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_source(data: Path, columns: Mapping[str, str] | None = None) -> Source:
-    """The `interactions.*` of a dataset folder.
-
-    Raises:
-        DataError: There is no such file, or it cannot be read.
-    """
+    """Read the `interactions.*` of a dataset folder; a DataError where there is none."""
     path = find_table(data, ("interactions",))
     if path is None:
         raise DataError(f"{data}: no interactions.tsv (.csv, .parquet, .jsonl) to split or filter")
@@ -56,7 +47,7 @@ def read_source(data: Path, columns: Mapping[str, str] | None = None) -> Source:
 
 
 def as_rows(table: InteractionTable) -> Rows:
-    """The rows as numbers in the order of the ids."""
+    """Number users and items in the order of their ids."""
     codes = []
     for ids in (table.user_ids, table.item_ids):
         place = {text: row for row, text in enumerate(sorted_ids(ids))}
@@ -67,7 +58,7 @@ def as_rows(table: InteractionTable) -> Rows:
 def apply_filters(
     table: InteractionTable, filters: Sequence[Filter]
 ) -> tuple[InteractionTable, list[tuple[str, dict[str, float | int]]]]:
-    """The rows that stay, and the counts before the first and after each filter.
+    """Return the rows that stay, and the counts before the first and after each filter.
 
     Raises:
         UsageError: A filter needs ratings that are not there.
@@ -90,18 +81,18 @@ def make_split(
     columns: Mapping[str, str] | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], bool]:
-    """Write `splits/<name>/` with the three parts and `split.json`; the same call again changes nothing.
+    """Write `splits/<name>/` with the three parts and `split.json`, unless it is there.
 
     Args:
-        data: Dataset folder.
+        data: The dataset folder.
         name: Name of the split, a plain folder name.
         method: A name of `METHODS`.
-        filters: Applied first, in this order.
+        filters: Applied before, in this order.
         columns: Column roles of the interactions.
         options: Of `split_rows`.
 
     Returns:
-        What `split.json` holds, and whether the split was there already.
+        The content of `split.json`, and whether the same split was there already.
 
     Raises:
         DataError: No interactions, a part would be empty, or another split of that name is there.
@@ -118,10 +109,8 @@ def make_split(
     target = data / "splits" / name
     if target.exists():
         record = _read_record(target)
-        if record is not None and {key: record.get(key) for key in (*wanted, "columns")} == {
-            "columns": None,
-            **wanted,
-        }:
+        keys = (*wanted, "columns")
+        if record is not None and all(record.get(key) == wanted.get(key) for key in keys):
             return record, True
         raise DataError(
             f"{target}: exists already, made otherwise; choose another --name or remove it"
@@ -156,10 +145,10 @@ def make_split(
 def filter_dataset(
     data: Path, out: Path, filters: Sequence[Filter], columns: Mapping[str, str] | None = None
 ) -> list[tuple[str, dict[str, float | int]]]:
-    """Write the interactions that stay into a dataset folder that is new; counts before and after each filter.
+    """Write the interactions that stay into a new dataset folder; return counts per filter.
 
     Raises:
-        DataError: No interactions, nothing stays, or `out` is there.
+        DataError: No interactions, nothing stays, or `out` exists.
         UsageError: A filter needs what is not there.
     """
     with new_folder(out) as partial:

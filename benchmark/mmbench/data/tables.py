@@ -31,14 +31,14 @@ SEPARATOR = "|"
 
 @dataclass(frozen=True, eq=False)
 class InteractionTable:
-    """The rows of one file, in file order.
+    """The rows of one file, in file order; arrays of shape (n,).
 
     Attributes:
-        user_ids: Opaque strings, shape (n,), object.
-        item_ids: Opaque strings, shape (n,), object.
-        ratings: Shape (n,), float64; None when the file has none.
-        timestamps: Shape (n,), float64; None when the file has none.
-        note: How the columns were understood, when that was a guess; else empty.
+        user_ids: Opaque strings, object.
+        item_ids: Opaque strings, object.
+        ratings: Finite numbers; None where the file has none.
+        timestamps: Likewise.
+        note: How the columns were understood, where that was a guess; else empty.
     """
 
     user_ids: NDArray[np.object_]
@@ -51,12 +51,12 @@ class InteractionTable:
         return len(self.user_ids)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> InteractionTable:
-        """Some of the rows, in the given order."""
-        part = [
+        """Return some of the rows, in the given order."""
+        ratings, timestamps = (
             None if column is None else column[rows] for column in (self.ratings, self.timestamps)
-        ]
+        )
         return InteractionTable(
-            self.user_ids[rows], self.item_ids[rows], part[0], part[1], self.note
+            self.user_ids[rows], self.item_ids[rows], ratings, timestamps, self.note
         )
 
 
@@ -148,11 +148,7 @@ def _finite(table: Table, role: str, name: str, values: NDArray[np.float64]) -> 
 
 
 def write_interactions(path: Path, table: InteractionTable) -> None:
-    """Write rows as TSV with a header; ratings and timestamps in the shortest form that reads back equal.
-
-    Raises:
-        DataError: An id holds a tab or a line break.
-    """
+    """Write rows as TSV with a header; a DataError where an id holds a tab or a line break."""
     frame = pd.DataFrame({"user_id": table.user_ids, "item_id": table.item_ids})
     for name, values in (("rating", table.ratings), ("timestamp", table.timestamps)):
         if values is not None:
@@ -161,14 +157,14 @@ def write_interactions(path: Path, table: InteractionTable) -> None:
 
 
 def write_tsv(path: Path, frame: pd.DataFrame, *, header: bool = True) -> None:
-    """Write a table of texts and numbers as tab-separated lines, in one step; nothing is quoted.
+    """Write a table as tab-separated lines without quotation, all of it or nothing.
 
     Raises:
-        DataError: A text holds a tab or a line break, for which there is no place.
+        DataError: A text holds a tab or a line break.
     """
     columns = [[str(value) for value in frame[name]] for name in frame.columns]
     for name, texts in zip(frame.columns, columns, strict=True):
-        bad = next((text for text in texts if "\t" in text or "\n" in text or "\r" in text), None)
+        bad = next((text for text in texts if not {"\t", "\n", "\r"}.isdisjoint(text)), None)
         if bad is not None:
             raise DataError(
                 f"{path.name}: {name} {bad!r} holds a tab or a line break, which a line of text "
@@ -183,39 +179,30 @@ def write_tsv(path: Path, frame: pd.DataFrame, *, header: bool = True) -> None:
 
 
 def shortest(values: NDArray[np.float64]) -> list[str]:
-    """Numbers in the shortest form that reads back equal."""
-    return [
-        repr(int(value)) if float(value).is_integer() else repr(float(value)) for value in values
-    ]
+    """Return numbers in the shortest form that reads back equal."""
+    return [repr(int(value) if value.is_integer() else value) for value in values.tolist()]
 
 
 def read_item_ids(data: Path, id_column: str | None = None) -> list[str]:
-    """The ids in a dataset's `items.*`, in file order; none where there is no such table.
+    """Return the ids in a dataset's `items.*`, in file order; none where there is no such table.
 
     Args:
         data: The dataset folder.
-        id_column: What the column of item ids is called in the interactions: it is that of the
-            items table, too, if the table has it. Otherwise, and for None, the usual names are
-            looked for.
+        id_column: What the interactions call their column of item ids; it is read where the table
+            has it, else a column of the usual names.
 
     Raises:
-        DataError: The table can't be read, or has no column of item ids or an empty one.
+        DataError: The table can't be read, has no column of item ids, or an item has no id.
     """
     table = _items(data)
     return [] if table is None else _item_ids(table, id_column)[0]
 
 
 def read_items(data: Path, id_column: str | None = None) -> pd.DataFrame | None:
-    """All columns of a dataset's `items.*` as texts, the ids first as `item_id`; None where there is no such table.
+    """Return a dataset's `items.*` as texts, `item_id` first; None where there is no such table.
 
     Lists are joined by blanks, absent cells are empty, and bytes that are not UTF-8 become U+FFFD.
-
-    Args:
-        data: The dataset folder.
-        id_column: As for `read_item_ids`.
-
-    Raises:
-        DataError: The table can't be read, or has no column of item ids or an empty one.
+    Arguments and errors as for `read_item_ids`.
     """
     table = _items(data)
     if table is None:
@@ -229,12 +216,11 @@ def read_items(data: Path, id_column: str | None = None) -> pd.DataFrame | None:
 def read_categories(
     data: Path, column: str, item_ids: Sequence[str], id_column: str | None = None
 ) -> tuple[Topics, str]:
-    """The categories of items as (row, number of the category) pairs, and a digest of them and their names.
+    """Return the categories of items, and a digest of them and their names.
 
     Args:
         data: The dataset folder.
-        column: Column of `items.*`; several categories of an item are separated by `|`, or are a
-            list.
+        column: Column of `items.*`; several categories of an item are separated by `|` or a list.
         item_ids: Id of each item row.
         id_column: As for `read_item_ids`.
 
@@ -281,15 +267,10 @@ def _item_ids(table: Table, given: str | None) -> tuple[list[str], str]:
 
 
 def _names(cell: object, separator: str | None = SEPARATOR) -> Iterable[str]:
-    """The categories of one cell; without a separator a text is one, as it is."""
+    """Return the categories of one cell; without a separator, a text is one category as it is."""
     if isinstance(cell, str):
-        return (
-            [cell]
-            if separator is None
-            else [part.strip() for part in cell.split(separator) if part.strip()]
-        )
-    if isinstance(cell, list | tuple | np.ndarray):
-        return [
-            one if isinstance(one, str) else json.dumps(one, ensure_ascii=False) for one in cell
-        ]
+        parts = [cell] if separator is None else map(str.strip, cell.split(separator))
+        return [part for part in parts if part or separator is None]
+    if isinstance(cell, list):
+        return [x if isinstance(x, str) else json.dumps(x, ensure_ascii=False) for x in cell]
     return [] if cell is None or cell != cell else [str(cell)]

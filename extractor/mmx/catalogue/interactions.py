@@ -1,4 +1,4 @@
-"""Interactions as a source: what a user wrote on an item, one row for each pair of user and item."""
+"""Interactions as a source of texts: one row for each pair of user and item."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Interactions(Items):
     users: Column = field(kw_only=True)
 
     def keys(self) -> dict[str, Any]:
-        """The columns that tell the rows apart, by their names in a feature set."""
+        """Return the columns that identify a row, by their names in a feature set."""
         return {"ids": Pairs(fixed_length(self.users), self.id_array())}
 
     def name_of(self, row: int) -> str:
-        """What a message calls the row."""
+        """Return what a message calls the row."""
         return f"{self.users[row].as_py()} on {super().name_of(row)}"
 
 
@@ -46,20 +46,19 @@ def load_interactions(
     user_column: str | None = None,
     limit: int | None = None,
 ) -> Interactions:
-    """The interactions of the dataset folder `root`.
+    """Read the interactions of the dataset folder `root`.
 
     Args:
-        root: A folder with `reviews.tsv` or `interactions.tsv` (or .csv, .parquet, .jsonl, also
-            .gz).
+        root: A folder with a table `reviews` or `interactions`.
         items_file: The table's name inside `root`, if it has another one.
         id_column: The column of items; None looks for the usual names.
         user_column: The column of users; None looks for the usual names.
         limit: Keep only that many rows from the top.
 
     Raises:
-        DataError: no table, no column of users or items, an empty id, a pair that occurs twice
+        DataError: No table, no column of users or items, an empty id, or a pair that occurs twice
             (both lines are named).
-        UsageError: a file or column that was named and does not exist.
+        UsageError: A file or column that does not exist.
     """
     if items_file:
         path: Path | None = root / items_file

@@ -1,4 +1,4 @@
-"""Our own dataset folder as a bundle, and back."""
+"""Read and write our own dataset folder as a bundle."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ def read_dataset(
     wanted: Mapping[str, str],
     columns: Mapping[str, str] | None = None,
 ) -> Bundle:
-    """A dataset folder, with one split and some feature sets.
+    """Read a dataset folder, with one split and some feature sets.
 
     Args:
         data: The folder.
-        split: As for `load_split`; None: the only split, or the interactions as they are where
-            there is none.
+        split: As for `load_split`; None: the only split, or the whole interactions without one.
         wanted: Feature sets, modality to name.
         columns: Column roles of the interaction files.
 
@@ -68,11 +67,10 @@ def read_dataset(
 
 
 def write_dataset(bundle: Bundle, out: Path) -> None:
-    """Write a dataset folder: `interactions.tsv` or `splits/<name>/`, `items.tsv`, `features/`, `dataset.json`.
+    """Write a dataset folder: interactions or a split, `items.tsv`, `features/`, `dataset.json`.
 
     Raises:
-        DataError: `out` is there already, or cannot be written.
-        StoreError: A vector is not finite.
+        DataError: `out` exists or cannot be written, or a vector is not finite.
     """
     with new_folder(out) as partial:
         if set(bundle.parts) == {b.WHOLE}:
@@ -94,7 +92,7 @@ def write_features(bundle: Bundle, data: Path) -> None:
 
     Raises:
         DataError: A vector holds NaN or infinity.
-        StoreError: Another set of that name is there.
+        StoreError: Another set of that name exists.
     """
     for one in bundle.vectors:
         matrix = np.asarray(one.matrix)
