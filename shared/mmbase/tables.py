@@ -10,12 +10,10 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import mmap
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeAlias, cast
 
@@ -23,6 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbase.errors import DataError, unknown_name
+from mmbase.typed_tables import (
+    json_columns,
+    json_lines,
+    json_records,
+    parquet_columns,
+    parquet_rows,
+    parquet_text,
+    read_json,
+)
 
 Column: TypeAlias = Any  # pyarrow.ChunkedArray of binary; pyarrow carries no types
 """One column: a `pyarrow.ChunkedArray` of type binary, one value per row, no nulls."""
@@ -33,9 +40,7 @@ SUFFIXES = (".tsv", ".csv", ".parquet", ".jsonl", ".tsv.gz", ".csv.gz", ".jsonl.
 TAB_SUFFIXES = (".txt", ".inter")
 """Names that often mean a TSV: read where a table is asked for, never taken for one in a search."""
 
-_JSON_CHUNK = 65_536
 _LONGEST_CELL = 1 << 30
-_BOM = b"\xef\xbb\xbf"
 
 
 def is_table(path: Path) -> bool:
@@ -93,13 +98,16 @@ class Table:
         """
         wanted = list(dict.fromkeys(self.require(name) for name in names))
         if self.kind == "parquet":
-            rows = _parquet_rows(self.path, wanted)
+            rows = parquet_rows(self.path, wanted)
             columns = {name: rows.column(name) for name in wanted}
             for name, column in columns.items():
                 if name not in numbers or not _holds_numbers(column):
-                    columns[name] = _parquet_text(self.path, name, column)
+                    columns[name] = parquet_text(self.path, name, column)
+        elif self.kind == "json":
+            with _opened(self.path) as stream:
+                columns = read_json(self.path, stream, wanted)
         else:
-            columns = (_read_json if self.kind == "json" else _read_text)(self, wanted)
+            columns = _read_text(self, wanted)
         return {n: _as_numbers(c) if n in numbers else c for n, c in columns.items()}
 
     def values(self, names: Iterable[str]) -> dict[str, list[Any]]:
@@ -109,10 +117,11 @@ class Table:
         """
         wanted = [self.require(name) for name in names]
         if self.kind == "json":
-            records = [record for _, record in _json_records(self.path)]
+            with _opened(self.path) as stream:
+                records = [record for _, record in json_records(self.path, stream)]
             return {name: [record.get(name) for record in records] for name in wanted}
         if self.kind == "parquet":
-            rows = _parquet_rows(self.path, wanted)
+            rows = parquet_rows(self.path, wanted)
             return {name: list(map(_decoded, rows.column(name).to_pylist())) for name in wanted}
         return {name: strings(column).tolist() for name, column in self.read(wanted).items()}
 
@@ -162,9 +171,10 @@ def open_table(path: Path, *, literal: bool = False) -> Table:
                 f"{path}: the file is empty: no rows (expected a header line and one row per item)"
             )
         if name.endswith(".parquet"):
-            return Table(path, _parquet_columns(path), "parquet")
+            return Table(path, parquet_columns(path), "parquet")
         if name.endswith((".jsonl", ".jsonl.gz")):
-            return Table(path, _json_columns(path), "json")
+            with _opened(path) as stream:
+                return Table(path, json_columns(path, stream), "json")
         comma = name.endswith((".csv", ".csv.gz"))
         return _open_text(path, comma=comma, literal=literal)
     except (OSError, EOFError) as error:
@@ -219,9 +229,6 @@ def _number(cell: bytes) -> float:
         return float("nan") if b"_" in cell else float(cell)
     except ValueError:
         return float("nan")
-
-
-# --- delimited text
 
 
 def _open_text(path: Path, *, comma: bool, literal: bool) -> Table:
@@ -307,7 +314,8 @@ def _records(path: Path, delimiter: str, *, quoted: bool) -> Iterator[tuple[int,
 def _record_lines(table: Table) -> Iterator[int]:
     """Yield the line on which each data row ends."""
     if table.kind == "json":
-        yield from (number for number, _ in _json_lines(table.path))
+        with _opened(table.path) as stream:
+            yield from (number for number, _ in json_lines(table.path, stream))
         return
     records = _records(table.path, table.delimiter, quoted=table.quoted)
     if table.header:
@@ -361,132 +369,3 @@ def _bad_row(table: Table, cause: Exception) -> DataError:
                 f"{table.path}, line {line}: {len(record)} cells (expected {expected}); {fix}"
             )
     return DataError(f"{table.path}: cannot be read ({cause})")
-
-
-# --- JSON lines
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    number = 0
-    with _opened(path) as stream:
-        try:
-            for number, line in enumerate(stream, 1):
-                line = line.removeprefix(_BOM) if number == 1 else line
-                if line.strip():
-                    yield number, line
-        except (OSError, EOFError) as error:
-            raise DataError(
-                f"{path}, line {number + 1}: cannot be decompressed ({error})"
-            ) from error
-
-
-def _json_records(
-    path: Path, number_type: Callable[[str], Any] | None = None
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each object with its line; numbers become what `number_type` makes of their text."""
-    for number, line in _json_lines(path):
-        try:
-            value = json.loads(line, parse_int=number_type, parse_float=number_type)
-        except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{path}, line {number}: not valid JSON ({error}); one object per line"
-            ) from error
-        if not isinstance(value, dict):
-            kind = type(value).__name__
-            raise DataError(f"{path}, line {number}: a JSON {kind} (expected an object)")
-        yield number, value
-
-
-def _json_columns(path: Path) -> tuple[str, ...]:
-    """Return the keys of the first hundred objects, in order of appearance."""
-    records = islice(_json_records(path), 100)
-    return tuple(dict.fromkeys(key for _, record in records for key in record))
-
-
-def _json_text(value: Any) -> str | None:
-    """Return a JSON value as text, a list of texts joined by a blank; None for what is no text."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        parts = [_json_text(part) for part in value]
-        return None if None in parts else " ".join(part for part in parts if part)
-    return None
-
-
-def _read_json(table: Table, names: list[str]) -> dict[str, Column]:
-    import pyarrow as pa
-
-    chunks: dict[str, list[Any]] = {name: [] for name in names}
-    buffers: dict[str, list[bytes]] = {name: [] for name in names}
-
-    def flush() -> None:
-        for name in names:
-            chunks[name].append(pa.array(buffers[name], pa.binary()))
-            buffers[name].clear()
-
-    # Numbers keep the text they are written with, so that an id such as 1e3 or 007.0 stays.
-    for number, record in _json_records(table.path, str):
-        for name in names:
-            text = _json_text(record.get(name))
-            if text is None:
-                kind = type(record[name]).__name__
-                raise DataError(
-                    f"{table.path}, line {number}: {name!r} is a JSON {kind} (expected a text, a "
-                    "number or a list of them); write what is wanted of it as a column of its own"
-                )
-            buffers[name].append(text.encode("utf-8", "surrogatepass"))
-        if len(buffers[names[0]]) == _JSON_CHUNK:
-            flush()
-    flush()
-    return {name: pa.chunked_array(parts, pa.binary()) for name, parts in chunks.items()}
-
-
-# --- Parquet
-
-
-def _parquet_columns(path: Path) -> tuple[str, ...]:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        return tuple(parquet.read_schema(path).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file that can be read ({error})") from error
-
-
-def _parquet_rows(path: Path, names: Sequence[str]) -> Any:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        return parquet.read_table(path, columns=list(names))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-
-
-def _parquet_text(path: Path, name: str, column: Any) -> Column:
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        column = pc.binary_join(pc.cast(column, pa.list_(pa.string())), " ")
-    elif pa.types.is_dictionary(kind):
-        column = pc.cast(column, kind.value_type)
-    elif pa.types.is_floating(kind) and pc.all(pc.is_null(column, nan_is_null=True)).as_py():
-        # how data frames keep a text nobody has
-        column = pa.chunked_array([pa.nulls(len(column), pa.string())])
-    elif pa.types.is_floating(kind) or pa.types.is_nested(kind):
-        lost = (
-            "; a floating-point number may have lost digits" if pa.types.is_floating(kind) else ""
-        )
-        raise DataError(
-            f"{path}: column {name!r} has type {kind} (expected text or whole numbers){lost}"
-        )
-    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
-        column = pc.cast(column, pa.string())
-    return pc.fill_null(pc.cast(column, pa.binary()), b"")
