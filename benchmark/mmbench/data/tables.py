@@ -59,6 +59,15 @@ class InteractionTable:
             self.user_ids[rows], self.item_ids[rows], ratings, timestamps, self.note
         )
 
+    def numbers(self) -> dict[str, list[str]]:
+        """Return the ratings and timestamps there are, as the shortest text of each number."""
+        columns = {"rating": self.ratings, "timestamp": self.timestamps}
+        return {name: _shortest(values) for name, values in columns.items() if values is not None}
+
+
+def _shortest(values: NDArray[np.float64]) -> list[str]:
+    return [repr(int(value) if value.is_integer() else value) for value in values.tolist()]
+
 
 def read_interactions(path: Path, columns: Mapping[str, str] | None = None) -> InteractionTable:
     """Read one table of interactions, with a header or without.
@@ -149,15 +158,21 @@ def _finite(table: Table, role: str, name: str, values: NDArray[np.float64]) -> 
 
 def write_interactions(path: Path, table: InteractionTable) -> None:
     """Write rows as TSV with a header; a DataError where an id holds a tab or a line break."""
-    frame = pd.DataFrame({"user_id": table.user_ids, "item_id": table.item_ids})
-    for name, values in (("rating", table.ratings), ("timestamp", table.timestamps)):
-        if values is not None:
-            frame[name] = shortest(values)
-    write_tsv(path, frame)
+    ids = {"user_id": table.user_ids, "item_id": table.item_ids}
+    write_tsv(path, pd.DataFrame({**ids, **table.numbers()}))
 
 
-def write_tsv(path: Path, frame: pd.DataFrame, *, header: bool = True) -> None:
-    """Write a table as tab-separated lines without quotation, all of it or nothing.
+def write_tsv(
+    path: Path, frame: pd.DataFrame, *, header: bool = True, quoted: bool = False
+) -> None:
+    """Write a table as tab-separated lines, all of it or nothing.
+
+    Args:
+        path: The file.
+        frame: Texts and numbers.
+        header: Whether the names of the columns come first.
+        quoted: Whether texts that begin with a quotation mark are quoted, for a reader that would
+            take them for quoted ones.
 
     Raises:
         DataError: A text holds a tab or a line break.
@@ -170,6 +185,8 @@ def write_tsv(path: Path, frame: pd.DataFrame, *, header: bool = True) -> None:
                 f"{path.name}: {name} {bad!r} holds a tab or a line break, which a line of text "
                 "cannot hold"
             )
+    if quoted:
+        columns = [[_quoted(text) for text in texts] for texts in columns]
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="\n") as file:
         if header:
@@ -178,9 +195,8 @@ def write_tsv(path: Path, frame: pd.DataFrame, *, header: bool = True) -> None:
     partial.replace(path)
 
 
-def shortest(values: NDArray[np.float64]) -> list[str]:
-    """Return numbers in the shortest form that reads back equal."""
-    return [repr(int(value) if value.is_integer() else value) for value in values.tolist()]
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if text.startswith('"') else text
 
 
 def read_item_ids(data: Path, id_column: str | None = None) -> list[str]:

@@ -193,6 +193,26 @@ def test_the_items_table_goes_out_whatever_it_looks_like(name: str, tmp_path: Pa
     assert written.read_text() == "item_id:token\ttitle:token_seq\n007\tblue \ufffd\nb\t\n"
 
 
+@given(rows=st.lists(st.tuples(IDS, st.sampled_from(['"a"', '"a" b', '"', 'a"b', "", '""']))))
+@settings(max_examples=50, deadline=None)
+def test_quotation_marks_of_items_survive_a_dataset_folder(
+    rows: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Both tools read the table of items with its dialect guessed, the interactions literally."""
+    from mmx.catalogue.items import load_items
+
+    rows = list({item: (item, title) for item, title in [('"q"', "t"), *rows]}.values())
+    frame = pd.DataFrame(rows, columns=["item_id", "title"])
+    ids = frame["item_id"].to_numpy(object)
+    table = InteractionTable(np.full(len(ids), "u", object), ids, None, None)
+    folder = tmp_path_factory.mktemp("quoted") / "out"
+    write_dataset(Bundle("toy", {WHOLE: table}, "", frame), folder)
+    back = read_dataset(folder, None, {})
+    assert back.items is not None
+    assert back.items.to_numpy().tolist() == frame.to_numpy().tolist()
+    assert back.parts[WHOLE].item_ids.tolist() == ids.tolist() == load_items(folder).ids.to_pylist()
+
+
 def test_mmrec_without_mappings_keeps_the_numbers(tmp_path: Path) -> None:
     (tmp_path / "baby.inter").write_text(
         "userID\titemID\trating\tx_label\n0\t1\t5.0\t0\n0\t0\t4\t1\n1\t1\t1\t2\n"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mmbase.dataset import checked_ids
 from mmbase.tables import Table, open_table, strings
 from mmbench.data.dataset import sorted_ids
-from mmbench.data.tables import InteractionTable, shortest
+from mmbench.data.tables import InteractionTable
 from mmbench.errors import DataError
 
 SIDECAR = "mmbench-export.json"
@@ -90,14 +90,9 @@ def numbered(
     table: InteractionTable, users: Mapping[str, int], items: Mapping[str, int]
 ) -> pd.DataFrame:
     """Return user and item numbers of each row, with ratings and timestamps where there are any."""
-    columns: dict[str, Any] = {
-        "user": [users[text] for text in table.user_ids.tolist()],
-        "item": [items[text] for text in table.item_ids.tolist()],
-    }
-    for name, values in (("rating", table.ratings), ("timestamp", table.timestamps)):
-        if values is not None:
-            columns[name] = shortest(values)
-    return pd.DataFrame(columns)
+    user = [users[text] for text in table.user_ids.tolist()]
+    item = [items[text] for text in table.item_ids.tolist()]
+    return pd.DataFrame({"user": user, "item": item, **table.numbers()})
 
 
 def renamed(
@@ -163,18 +158,23 @@ def all_texts(table: Table) -> pd.DataFrame:
     return pd.DataFrame({name: strings(c) for name, c in table.read(table.columns).items()})
 
 
+def load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
+    """Read an array from a .npy file, never a pickle; a DataError where that cannot be done."""
+    try:
+        return np.asanyarray(np.load(path, mmap_mode=mmap_mode, allow_pickle=False))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}"
+        ) from error
+
+
 def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:
     """Map a matrix of float16, float32 or float64 from a .npy file; None allows any n_rows.
 
     Raises:
         DataError: It is no such matrix, or has another number of rows.
     """
-    try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}"
-        ) from error
+    matrix = load_array(path, "r")
     if matrix.ndim != 2 or matrix.dtype not in (np.float16, np.float32, np.float64):
         raise DataError(
             f"{path}: {matrix.shape} of {matrix.dtype} (expected a matrix of float16, float32 or "

@@ -76,9 +76,8 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
             frame.insert(2, "rating", 1)
         write_tsv(folder / f"{stems[0]}.tsv", frame, header=False)
     for kind, ids in (("user", user_ids), ("item", item_ids)):
-        write_tsv(
-            folder / f"{kind}s.tsv", pd.DataFrame({"number": range(len(ids)), f"{kind}_id": ids})
-        )
+        mapping = pd.DataFrame({"number": range(len(ids)), f"{kind}_id": ids})
+        write_tsv(folder / f"{kind}s.tsv", mapping)
     sets, absent_rows = {}, {}
     for one in bundle.vectors:
         matrix, absent = b.filled(one, item_ids, missing)
@@ -119,12 +118,7 @@ def read_folder(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
 
 
 def _vector(path: Path) -> np.ndarray[Any, Any]:
-    try:
-        vector = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}"
-        ) from error
+    vector = b.load_array(path)
     if vector.dtype.kind != "f" or vector.size == 0 or vector.size != max(vector.shape, default=0):
         raise DataError(
             f"{path}: {vector.shape} of {vector.dtype} (expected one vector of floats, (dim,) or "

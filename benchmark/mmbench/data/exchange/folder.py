@@ -81,7 +81,7 @@ def write_dataset(bundle: Bundle, out: Path) -> None:
             for part, table in bundle.parts.items():
                 write_interactions(place / f"{part}.tsv", table)
         if bundle.items is not None:
-            write_tsv(partial / "items.tsv", bundle.items)
+            write_tsv(partial / "items.tsv", bundle.items, quoted=True)
         write_features(bundle, partial)
         counts = {part: len(table) for part, table in bundle.parts.items()}
         b.write_json(partial / "dataset.json", {"name": bundle.name, "counts": counts})

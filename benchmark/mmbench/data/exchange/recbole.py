@@ -18,7 +18,7 @@ import pandas as pd
 from mmbase.tables import open_table
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle
-from mmbench.data.tables import read_interactions, shortest, write_tsv
+from mmbench.data.tables import read_interactions, write_tsv
 from mmbench.errors import DataError
 
 PARTS = ("train", "valid", "test")
@@ -73,9 +73,7 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
             )
     for part, table in bundle.parts.items():
         frame = pd.DataFrame({"user_id:token": table.user_ids, "item_id:token": table.item_ids})
-        for role, values in (("rating", table.ratings), ("timestamp", table.timestamps)):
-            if values is not None:
-                frame[f"{role}:float"] = shortest(values)
+        frame = frame.assign(**{f"{name}:float": n for name, n in table.numbers().items()})
         stem = bundle.name if part == b.WHOLE else f"{bundle.name}.{part}"
         write_tsv(folder / f"{stem}.inter", frame)
     if bundle.items is not None:
@@ -85,10 +83,8 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
             text = items[column].str.replace(r"[\t\r\n]+", " ", regex=True)
             items[column] = text.str.replace(r'^(?=")', " ", regex=True)
         typed = {column: f"{str(column).replace(':', '_')}:token_seq" for column in items.columns}
-        write_tsv(
-            folder / f"{bundle.name}.item",
-            items.rename(columns={**typed, "item_id": "item_id:token"}),
-        )
+        items = items.rename(columns={**typed, "item_id": "item_id:token"})
+        write_tsv(folder / f"{bundle.name}.item", items)
 
 
 def _parts(folder: Path) -> tuple[str, dict[str, Path]]:
