@@ -19,7 +19,7 @@ from mmx.finetuning import histories
 def outcome(read: object, *arguments: object) -> object:
     """Return what a reader returns, or the type and text of its error."""
     try:
-        return read(*arguments)  # type: ignore[operator]
+        return read(*arguments)
     except ToolError as error:
         return type(error), str(error)
 
@@ -69,9 +69,9 @@ def test_both_tools_take_the_same_column_of_item_ids(
     if isinstance(column, int):
         assert mmx == [row[column] for row in rows]
     else:
-        assert mmx[0] is DataError  # type: ignore[index]
+        assert mmx[0] is DataError
         wanted = "no column of item ids" if column is None else column
-        assert wanted in mmx[1]  # type: ignore[index]
+        assert wanted in mmx[1]
 
 
 def test_a_table_of_users_is_refused_with_the_flags_of_both_tools(tmp_path: Path) -> None:
@@ -194,4 +194,4 @@ def test_items_of_parquet_and_json_lines(tmp_path: Path) -> None:
     frame.assign(sku_id=[7.0, 8.0]).to_parquet(tmp_path / "parquet/items.parquet")
     mmx, mmbench = both_item_ids(tmp_path / "parquet")
     assert mmx == mmbench
-    assert "may have lost digits" in mmx[1]  # type: ignore[index]
+    assert "may have lost digits" in mmx[1]

@@ -49,7 +49,7 @@ TEMPLATES = {
         ),
     ),
 }
-"""`lattice` follows the code of LATTICE (ACM MM 2021) on Amazon; `catalogue` has each column once."""
+"""`lattice` as in the code of LATTICE (ACM MM 2021) on Amazon; `catalogue` has each column once."""
 
 
 def parse_template(text: str) -> Template:

@@ -1,4 +1,4 @@
-"""Every split method and filter on random interactions: what it must keep, and that the file's order plays no part."""
+"""Split methods and filters: their invariants, golden rows, independence of the file's order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmbench.errors import ShapeError, UsageError
 
 ROW = st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 9))
 ROWS = st.lists(ROW, min_size=1, max_size=60).map(
-    lambda rows: Rows(*(np.array(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
+    lambda rows: Rows(*(np.array(column) for column in zip(*rows, strict=True)))
 )
 RATIO = st.floats(0, 0.9)
 
@@ -43,12 +43,12 @@ def test_each_row_gets_one_part_whatever_the_order(
     )
     if method in ("random", "eighths"):  # these draw in the order of the file
         return
-    shuffle = np.array(order.sample(range(rows.users.size), rows.users.size))  # type: ignore[attr-defined]
+    shuffle = np.array(order.sample(range(rows.users.size), rows.users.size))
     assert rows.times is not None
     moved = Rows(rows.users[shuffle], rows.items[shuffle], rows.times[shuffle])
     other = split_rows(method, moved, test_ratio=test, valid_ratio=valid, seed=seed)
     key = list(zip(rows.users, rows.items, rows.times, parts, strict=True))
-    assert sorted(key) == sorted(zip(moved.users, moved.items, moved.times, other, strict=True))  # type: ignore[arg-type]
+    assert sorted(key) == sorted(zip(moved.users, moved.items, moved.times, other, strict=True))
 
 
 @pytest.mark.parametrize(

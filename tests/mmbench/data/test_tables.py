@@ -1,4 +1,4 @@
-"""Reading interaction files: every layout that people have, and every way in which one can be wrong."""
+"""Tables of interactions: every layout that people have, and every way to be wrong."""
 
 from __future__ import annotations
 
