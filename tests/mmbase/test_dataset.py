@@ -25,10 +25,7 @@ def outcome(read: object, *arguments: object) -> object:
 
 
 def both_item_ids(root: Path) -> tuple[object, object]:
-    return (
-        outcome(lambda: load_items(root).ids.to_pylist()),
-        outcome(lambda: read_item_ids(root)),
-    )
+    return (outcome(lambda: load_items(root).ids.to_pylist()), outcome(lambda: read_item_ids(root)))
 
 
 @pytest.mark.parametrize(
