@@ -20,16 +20,8 @@ from typing import IO, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase import typed_tables as typed
 from mmbase.errors import DataError, unknown_name
-from mmbase.typed_tables import (
-    json_columns,
-    json_lines,
-    json_records,
-    parquet_columns,
-    parquet_rows,
-    parquet_text,
-    read_json,
-)
 
 Column: TypeAlias = Any  # pyarrow.ChunkedArray of binary; pyarrow carries no types
 """One column: a `pyarrow.ChunkedArray` of type binary, one value per row, no nulls."""
@@ -98,14 +90,14 @@ class Table:
         """
         wanted = list(dict.fromkeys(self.require(name) for name in names))
         if self.kind == "parquet":
-            rows = parquet_rows(self.path, wanted)
+            rows = typed.parquet_rows(self.path, wanted)
             columns = {name: rows.column(name) for name in wanted}
             for name, column in columns.items():
                 if name not in numbers or not _holds_numbers(column):
-                    columns[name] = parquet_text(self.path, name, column)
+                    columns[name] = typed.parquet_text(self.path, name, column)
         elif self.kind == "json":
             with _opened(self.path) as stream:
-                columns = read_json(self.path, stream, wanted)
+                columns = typed.read_json(self.path, stream, wanted)
         else:
             columns = _read_text(self, wanted)
         return {n: _as_numbers(c) if n in numbers else c for n, c in columns.items()}
@@ -118,10 +110,10 @@ class Table:
         wanted = [self.require(name) for name in names]
         if self.kind == "json":
             with _opened(self.path) as stream:
-                records = [record for _, record in json_records(self.path, stream)]
+                records = [record for _, record in typed.json_records(self.path, stream)]
             return {name: [record.get(name) for record in records] for name in wanted}
         if self.kind == "parquet":
-            rows = parquet_rows(self.path, wanted)
+            rows = typed.parquet_rows(self.path, wanted)
             return {name: list(map(_decoded, rows.column(name).to_pylist())) for name in wanted}
         return {name: strings(column).tolist() for name, column in self.read(wanted).items()}
 
@@ -171,10 +163,10 @@ def open_table(path: Path, *, literal: bool = False) -> Table:
                 f"{path}: the file is empty: no rows (expected a header line and one row per item)"
             )
         if name.endswith(".parquet"):
-            return Table(path, parquet_columns(path), "parquet")
+            return Table(path, typed.parquet_columns(path), "parquet")
         if name.endswith((".jsonl", ".jsonl.gz")):
             with _opened(path) as stream:
-                return Table(path, json_columns(path, stream), "json")
+                return Table(path, typed.json_columns(path, stream), "json")
         comma = name.endswith((".csv", ".csv.gz"))
         return _open_text(path, comma=comma, literal=literal)
     except (OSError, EOFError) as error:
@@ -315,7 +307,7 @@ def _record_lines(table: Table) -> Iterator[int]:
     """Yield the line on which each data row ends."""
     if table.kind == "json":
         with _opened(table.path) as stream:
-            yield from (number for number, _ in json_lines(table.path, stream))
+            yield from (number for number, _ in typed.json_lines(table.path, stream))
         return
     records = _records(table.path, table.delimiter, quoted=table.quoted)
     if table.header:

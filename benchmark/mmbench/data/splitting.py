@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +23,11 @@ from mmbench.errors import DataError, ShapeError
 RECORD = "split.json"
 
 
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A dataset's interactions: the file and its rows."""
-
-    path: Path
-    table: InteractionTable
-
-    @property
-    def digest(self) -> str:
-        """Return the SHA-256 of the file, hexadecimal."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_source(data: Path, columns: Mapping[str, str] | None = None) -> Source:
-    """Read the `interactions.*` of a dataset folder; a DataError where there is none."""
+def _interactions(data: Path) -> Path:
     path = find_table(data, ("interactions",))
     if path is None:
         raise DataError(f"{data}: no interactions.tsv (.csv, .parquet, .jsonl) to split or filter")
-    return Source(path, read_interactions(path, columns))
+    return path
 
 
 def as_rows(table: InteractionTable) -> Rows:
@@ -98,12 +82,14 @@ def make_split(
         DataError: No interactions, a part would be empty, or another split of that name is there.
         UsageError: An option does not fit.
     """
-    source = read_source(data, columns)
+    path = _interactions(data)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     wanted = {
         "method": method,
         "options": options,
         "filters": [one.text for one in filters],
-        "interactions": source.digest,
+        "interactions": digest,
         **({"columns": dict(columns)} if columns else {}),
     }
     target = data / "splits" / name
@@ -115,11 +101,11 @@ def make_split(
         raise DataError(
             f"{target}: exists already, made otherwise; choose another --name or remove it"
         )
-    table, counts = apply_filters(source.table, filters)
+    table, counts = apply_filters(read_interactions(path, columns), filters)
     try:
         part = split_rows(method, as_rows(table), **options)
     except ShapeError as error:
-        raise DataError(f"{source.path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
     tables = SplitTables.divided(name, table, part)
     for key, own in tables.parts.items():
         if not len(own):
@@ -152,7 +138,7 @@ def filter_dataset(
         UsageError: A filter needs what is not there.
     """
     with new_folder(out) as partial:
-        table, counts = apply_filters(read_source(data, columns).table, filters)
+        table, counts = apply_filters(read_interactions(_interactions(data), columns), filters)
         write_interactions(partial / "interactions.tsv", table)
     return counts
 
