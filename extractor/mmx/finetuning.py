@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from mmbase.dataset import columns_of, open_interactions
 from mmbase.progress import Progress
-from mmbase.tables import SUFFIXES, open_table
+from mmbase.tables import SUFFIXES
 from mmx.catalogue.contents import Contents
 from mmx.catalogue.items import Items
 from mmx.encoders.compute import exact_arithmetic
@@ -28,9 +29,6 @@ from mmx.errors import ContentError, DataError, Interrupted, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-USER_COLUMNS = ("user_id", "userID", "user", "reviewerID", "uid")
-_ITEM_COLUMNS = ("item_id", "itemID", "item", "asin", "parent_asin", "iid")
 
 
 @runtime_checkable
@@ -91,10 +89,9 @@ def histories(path: Path, items: Items) -> list[NDArray[np.int64]]:
     Raises:
         DataError: No such columns, or no user has two items of the catalogue.
     """
-    table = open_table(path)
+    table = open_interactions(path)
     user, item = (
-        next((n for n in names if n in table.columns), None)
-        for names in (USER_COLUMNS, _ITEM_COLUMNS)
+        next(iter(columns_of(role, table.columns)), None) for role in ("user_id", "item_id")
     )
     if user is None or item is None:
         raise DataError(

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.dataset import find_table
+from mmbase.tables import SUFFIXES, TAB_SUFFIXES
 from mmbench.core.interactions import HeldOut, TrainSet
-from mmbench.data.catalogue import read_item_ids
 from mmbench.data.splits import eighths_per_user, random_per_user
 from mmbench.data.tables import (
-    SUFFIXES,
     InteractionTable,
-    find_table,
     read_interactions,
+    read_item_ids,
     write_interactions,
 )
 from mmbench.errors import DataError, UsageError
@@ -266,7 +266,9 @@ def _interactions(
     path = find_table(data, ("interactions",))
     if path is None:
         here = sorted(
-            one.name for one in data.iterdir() if one.name.endswith(SUFFIXES) and one.is_file()
+            one.name
+            for one in data.iterdir()
+            if one.name.endswith((*SUFFIXES, *TAB_SUFFIXES)) and one.is_file()
         )
         rename = f", or give it its name: here are {', '.join(here[:5])}" if here else ""
         raise DataError(

@@ -1,4 +1,4 @@
-"""Filters of interactions: which rows stay. Pure functions on arrays; several are applied in the order given."""
+"""Filters of interactions: pure functions from rows to which of them stay."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ Keep = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter with its options.
+    """A filter with its options, written as `text`, e.g. `kcore:5`.
 
-    Attributes:
-        text: As it was asked for, e.g. `kcore:5`.
-        keep: From rows and their ratings (None where there are none) to which rows stay, shape
-            (n,).
+    `keep` maps rows and their ratings (None where there are none) to which rows stay, shape (n,).
     """
 
     text: str
@@ -29,7 +26,7 @@ class Filter:
 
 
 def k_core(rows: Rows, user_k: int, item_k: int) -> Keep:
-    """The largest set of rows in which each user has at least `user_k` rows and each item `item_k`."""
+    """Keep the largest set of rows with `user_k` or more per user and `item_k` per item."""
     keep = np.ones(rows.users.size, bool)
     while True:
         few = np.zeros(keep.size, bool)
@@ -42,26 +39,24 @@ def k_core(rows: Rows, user_k: int, item_k: int) -> Keep:
 
 
 def at_least(ids: NDArray[np.int64], k: int) -> Keep:
-    """Rows whose user (or item) has at least k rows; one pass, so that the other side may fall below."""
+    """Keep rows whose user (or item) has k or more; one pass, so the other side may fall below."""
     return np.bincount(ids)[ids] >= k if ids.size else np.ones(0, bool)
 
 
 def min_rating(ratings: NDArray[np.float64] | None, threshold: float) -> Keep:
-    """Rows with at least that rating.
-
-    Raises:
-        UsageError: There are no ratings.
-    """
+    """Keep rows with at least that rating; a UsageError where there are none."""
     if ratings is None:
         raise UsageError("--filter min-rating: these interactions have no ratings")
     return ratings >= threshold
 
 
 def distinct(rows: Rows, ratings: NDArray[np.float64] | None, which: str) -> Keep:
-    """One row of each user-item pair: the first or last in time (in the file where there are no times), or the best rated.
+    """Keep one row of each user-item pair: `first` or `last` in time, or the best rated (`max`).
+
+    Where there are no times, the order of the file decides.
 
     Raises:
-        UsageError: `max`, and there are no ratings.
+        UsageError: `max` without ratings.
     """
     place = np.arange(rows.users.size)
     key: NDArray[np.float64] = place.astype(np.float64) if rows.times is None else rows.times
@@ -72,14 +67,8 @@ def distinct(rows: Rows, ratings: NDArray[np.float64] | None, which: str) -> Kee
                 "dedup:last"
             )
         key = ratings
-    order = np.lexsort(
-        (
-            place if which == "first" else -place,
-            key if which == "first" else -key,
-            rows.items,
-            rows.users,
-        )
-    )
+    sign = 1 if which == "first" else -1
+    order = np.lexsort((sign * place, sign * key, rows.items, rows.users))
     users, items = rows.users[order], rows.items[order]
     first = np.ones(order.size, bool)
     first[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
@@ -100,7 +89,7 @@ FILTERS = {
 
 
 def parse_filter(text: str) -> Filter:
-    """A filter from `kcore:5`, `kcore:5,10`, `min-user:3`, `min-item:3`, `min-rating:4`, `dedup:last`.
+    """Parse `NAME:OPTION` of `FILTERS`, e.g. `kcore:5`, `kcore:5,10` or `dedup:last`.
 
     Raises:
         UsageError: No such filter, or no such option.
@@ -134,7 +123,7 @@ def parse_filter(text: str) -> Filter:
 
 
 def describe(rows: Rows) -> dict[str, float | int]:
-    """Counts of some rows: users, items, density, rows per user and per item, Gini of the items' popularity, time range.
+    """Count users, items, rows per user and item, density, popularity and the range of times.
 
     The Gini index is over the items that occur, 0 for equal popularity; the metric `Gini` runs the
     other way.
@@ -150,18 +139,15 @@ def describe(rows: Rows) -> dict[str, float | int]:
         return out
     out["density"] = n / (per_user.size * per_item.size)
     for name, counts in (("user", per_user), ("item", per_item)):
-        out |= {
-            f"per {name}, least": int(counts.min()),
-            f"per {name}, median": float(np.median(counts)),
-        }
-        out |= {f"per {name}, mean": float(counts.mean()), f"per {name}, most": int(counts.max())}
+        out[f"per {name}, least"] = int(counts.min())
+        out[f"per {name}, median"] = float(np.median(counts))
+        out[f"per {name}, mean"] = float(counts.mean())
+        out[f"per {name}, most"] = int(counts.max())
     ranks = np.arange(1, per_item.size + 1)
     out["Gini of item popularity"] = float(
         ((2 * ranks - per_item.size - 1) * np.sort(per_item)).sum() / (n * per_item.size)
     )
     if rows.times is not None:
-        out |= {
-            "first timestamp": float(rows.times.min()),
-            "last timestamp": float(rows.times.max()),
-        }
+        out["first timestamp"] = float(rows.times.min())
+        out["last timestamp"] = float(rows.times.max())
     return out

@@ -1,4 +1,4 @@
-"""Output folders that are there when all of their files are."""
+"""Output folders that appear when all of their files are written."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mmbench.errors import DataError
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A folder that appears under its name when all of it is there; until then it is `<name>.partial`.
+    """Yield `<name>.partial`, an empty folder that gets its name when all of it is written.
 
     Raises:
-        DataError: Something of that name is there already, or the folder cannot be written.
+        DataError: Something of that name exists, or the folder cannot be written.
     """
     if path.exists():
         raise DataError(f"{path}: exists already; choose another place, or remove it")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mmbase.dataset import find_table
 from mmbench.data.dataset import PARTS, SplitTables, available_splits
-from mmbench.data.tables import InteractionTable, find_table
+from mmbench.data.tables import InteractionTable
 from mmstore.store import FeatureStore
 
 

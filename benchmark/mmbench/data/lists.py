@@ -1,41 +1,41 @@
-"""Ranked lists made anywhere else, read and joined to a dataset by id."""
+"""Ranked lists of other programs, read and joined to a dataset by id."""
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbase.tables import open_table, strings
 from mmbench.data.dataset import Split
-from mmbench.data.tables import read_json_lines
 from mmbench.errors import DataError
+
+_MEANINGS = {"user_id": "user", "userid": "user", "item_id": "item", "itemid": "item"}
 
 
 def read_lists(
     path: Path, split: Split, longest: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """Read a file of recommendations: user, item[, score or rank], with a header or without, TSV, CSV or Parquet; or JSON lines.
+    """Read a table of recommendations: user, item[, score or rank], with a header or without.
 
-    JSON lines are what `mmbench recommend` writes: a user's `user_id` and `item_ids`, best first.
-
-    The order of a user's rows is the ranking. Scores are not looked at, so that ties mean what the
-    maker of the list meant; a header that names a `rank` column sorts by it, ascending.
+    JSON lines may also be what `mmbench recommend` writes: `user_id` and `item_ids`, best first.
+    The order of a user's rows is the ranking, or a column `rank`, ascending. Scores are not used,
+    so that ties mean what the maker of the list meant.
 
     Args:
-        path: The file; `.gz` is understood.
+        path: The file; a name of no known format means TSV.
         split: The dataset whose ids the lists use.
         longest: Keep this many items per user, the longest cut-off.
 
     Returns:
-        Users with a list, shape (n,); their items, shape (n, longest), -1 behind the end of a
+        Users with a list, shape (n,); their items, shape (n, longest), -1 after the end of a
         shorter list; notes.
 
     Raises:
-        DataError: Unreadable, an item twice in a user's list, no list at all, one of somebody
-            unknown, or no known item.
+        DataError: Unreadable, no list, an item twice in a list, an unknown user, or no known item.
     """
     frame = _read(path)
     notes = []
@@ -45,8 +45,8 @@ def read_lists(
         strangers = frame["user"][users < 0].unique()
         raise DataError(
             f"{path}: {len(strangers)} users do not occur in the training data, e.g. "
-            f"{strangers[0]!r}; "
-            "were the lists made for another split, or with internal numbers instead of ids?"
+            f"{strangers[0]!r}; were the lists made for another split, or with internal numbers "
+            "instead of ids?"
         )
     catalogue = training.all_item_ids
     items = pd.Index(catalogue, dtype=object).get_indexer(pd.Index(frame["item"]))
@@ -56,8 +56,8 @@ def read_lists(
         if len(unknown) == len(items):
             raise DataError(
                 f"{path}: none of the {len(names):,} recommended items occurs in the data, e.g. "
-                f"{names[0]!r} (there: "
-                f"{catalogue[0]!r}); were the lists made with internal numbers instead of ids?"
+                f"{names[0]!r} (there: {catalogue[0]!r}); were the lists made with internal "
+                "numbers instead of ids?"
             )
         notes.append(
             f"{len(names)} recommended items do not occur in the data, e.g. {names[0]!r}; they are "
@@ -75,8 +75,7 @@ def read_lists(
         if rising:
             notes.append(
                 f"{rising:,} lists have a score that is larger than the one before it: the order "
-                "of the rows is the ranking, "
-                "not the scores; sort the file if it should be"
+                "of the rows is the ranking, not the scores; sort the file if it should be"
             )
     position = np.arange(users.size) - np.repeat(starts, counts)
     kept = position < longest
@@ -96,67 +95,40 @@ def read_lists(
 
 
 def _read(path: Path) -> pd.DataFrame:
-    """Columns user and item as strings, and rank where the file has one."""
-    name = path.name.removesuffix(".gz")
-    try:
-        if name.endswith(".parquet"):
-            frame = pd.read_parquet(path)
-        elif name.endswith(".jsonl"):
-            frame = read_json_lines(path)
-            if "item_ids" in frame.columns:
-                frame = (
-                    frame.explode("item_ids")
-                    .dropna(subset="item_ids")
-                    .rename(columns={"item_ids": "item_id"})
-                )
-        else:
-            comma = name.endswith(".csv")
-            frame = pd.read_csv(
-                path,
-                sep="," if comma else "\t",
-                header=None,
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-                quoting=csv.QUOTE_MINIMAL if comma else csv.QUOTE_NONE,
-            )
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+    """Return columns user and item as strings; and rank, or else score, as numbers."""
+    table = open_table(path, literal=True)
+    first = [_meaning(name) for name in table.columns[:2]]
+    if table.kind == "text" and first != ["user", "item"]:
+        n = len(table.columns)
+        table = table.headerless(("user", "item", "score")[:n] if 2 <= n <= 3 else table.columns)
+    found = {_meaning(name): name for name in table.columns}
+    if table.kind == "json" and {"user", "item_ids"} <= set(found):
+        cells = table.values([found["user"], found["item_ids"]])
+        rows = zip(cells[found["user"]], cells[found["item_ids"]], strict=True)
+        pairs = [(str(user), str(item)) for user, items in rows for item in _listed(items)]
+        frame = pd.DataFrame(pairs, columns=["user", "item"], dtype=object)
+    elif {"user", "item"} <= set(found):
+        order = next((name for name in ("rank", "score") if name in found), None)
+        numeric = [] if order is None else [found[order]]
+        cells = table.read([found["user"], found["item"], *numeric], numeric)
+        frame = pd.DataFrame({name: strings(cells[found[name]]) for name in ("user", "item")})
+        if order is not None:
+            frame[order] = cells[found[order]]
+    else:
         raise DataError(
-            f"{path}: not a readable table of lists: {str(error).splitlines()[0]}"
-        ) from error
-    if not name.endswith((".parquet", ".jsonl")):
-        first = [str(value).casefold() for value in frame.iloc[0]]
-        if (
-            first[0] in ("user", "user_id", "userid")
-            and len(first) > 1
-            and first[1] in ("item", "item_id", "itemid")
-        ):
-            frame = frame.iloc[1:].reset_index(drop=True)
-            frame.columns = pd.Index(first)
-        else:
-            frame.columns = pd.Index(
-                ["user", "item", "score"][: len(first)] if 2 <= len(first) <= 3 else first
-            )
-    names = {"user_id": "user", "userid": "user", "item_id": "item", "itemid": "item"}
-    frame = frame.rename(
-        columns=lambda column: names.get(str(column).casefold(), str(column).casefold())
-    )
-    if not {"user", "item"} <= set(frame.columns):
-        raise DataError(
-            f"{path}: columns {', '.join(frame.columns)[:80]!r}; expected user, item[, score or "
+            f"{path}: columns {', '.join(table.columns)[:80]!r}; expected user, item[, score or "
             "rank], one row per user and item"
         )
     if not len(frame):
         raise DataError(f"{path}: no lists; expected user, item[, score or rank] per line")
-    result = pd.DataFrame({"user": frame["user"].astype(str), "item": frame["item"].astype(str)})
-    if "rank" in frame:
-        result["rank"] = pd.to_numeric(frame["rank"], errors="coerce")
-        if result["rank"].isna().any():
-            raise DataError(
-                f"{path}: row {int(result['rank'].isna().argmax()) + 1}: rank is no number"
-            )
-    elif "score" in frame:
-        result["score"] = pd.to_numeric(frame["score"], errors="coerce")
-    return result
+    if "rank" in frame and frame["rank"].isna().any():
+        raise DataError(f"{table.where(int(frame['rank'].isna().argmax()))}: rank is no number")
+    return frame
+
+
+def _listed(items: Any) -> list[Any]:
+    return [one for one in (items if isinstance(items, list) else [items]) if one is not None]
+
+
+def _meaning(name: str) -> str:
+    return _MEANINGS.get(name.casefold(), name.casefold())

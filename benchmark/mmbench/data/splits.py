@@ -1,4 +1,7 @@
-"""Splitting interactions. Rows in, a part for each row out; no files, no ids."""
+"""Split methods: from rows of interactions to the part of each row, TRAIN, VALID or TEST.
+
+Every method returns an array of shape (n,), int8, for n rows. A share is in [0, 1) and rounded up.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +22,13 @@ TRAIN, VALID, TEST = 0, 1, 2
 def random_per_user(
     users: NDArray[np.int64], *, test_ratio: float, valid_ratio: float, seed: int = 42
 ) -> NDArray[np.int8]:
-    """A random share of each user's rows goes to test, then a share of the rest to validation.
+    """Hold out a random share of each user's rows for test, then one of the rest for validation.
 
     Row for row the split of the Elliot framework (`random_subsampling`), which made the data of
-    arXiv 2309.05273: users in ascending order, floor(n (1 - ratio)) rows stay and the others go,
-    chosen by shuffling with NumPy's legacy generator, whose state runs on from the test pass to the
-    validation pass. So test rounds up: a user with one row has it in test. The product is a
-    floating-point one, as there: with ratio 0.9 a user of ten rows keeps none.
-
-    Args:
-        users: User of each row, shape (n,); ascending order of these numbers is the order in which
-            users are drawn.
-        test_ratio: Share of each user's rows that becomes test, in [0, 1).
-        valid_ratio: Share of each user's remaining rows that becomes validation, in [0, 1).
-        seed: Of the legacy generator; Elliot's default is 42.
-
-    Returns:
-        TRAIN, VALID or TEST for each row, shape (n,).
+    arXiv 2309.05273: users in ascending order, floor(n (1 - ratio)) rows stay, chosen by shuffling
+    with NumPy's legacy generator, whose state runs on from the test pass to the validation pass. A
+    user with one row has it in test. The product is a floating-point one, as there: with ratio 0.9
+    a user of ten rows keeps none.
 
     Raises:
         ShapeError: A ratio is out of range.
@@ -58,42 +51,28 @@ def random_per_user(
 
 
 def eighths_per_user(users: NDArray[np.int64], *, seed: int = 42) -> NDArray[np.int8]:
-    """About eight, one and one tenth of each user's rows: the rule behind LATTICE's data, which the 5-core sets share.
+    """Split each user's rows about 8:1:1, the rule behind the 5-core data sets of LATTICE.
 
-    A user with fewer than ten rows has one in test and one in validation; of n >= 10 rows floor(n /
-    5) are drawn, the smaller half of which is test and the larger half validation. Users with fewer
-    than three rows keep all in training.
-
-    Args:
-        users: User of each row, shape (n,).
-        seed: Any integer.
-
-    Returns:
-        TRAIN, VALID or TEST for each row, shape (n,).
+    Of n >= 10 rows floor(n / 5) are drawn, the smaller half for test and the larger for validation;
+    of 3 to 9 rows one for each. Users with fewer rows keep all in training.
     """
     rng = numpy_rng(seed, "eighths")
     parts = np.full(users.size, TRAIN, np.int8)
     for group in _groups(users, np.argsort(users, kind="stable")):
         if group.size < 3:
             continue
-        n_test, n_valid = (
-            (1, 1)
-            if group.size < 10
-            else (group.size // 5 // 2, group.size // 5 - group.size // 5 // 2)
-        )
-        drawn = rng.permutation(group)[: n_test + n_valid]
+        n_drawn = 2 if group.size < 10 else group.size // 5
+        n_test = n_drawn // 2
+        drawn = rng.permutation(group)[:n_drawn]
         parts[drawn[:n_test]], parts[drawn[n_test:]] = TEST, VALID
     return parts
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Interactions as numbers.
+    """Interactions as numbers: user, item and time (None where there are none), each shape (n,).
 
-    Attributes:
-        users: User of each row, shape (n,), in the order of the ids.
-        items: Item of each row, shape (n,), likewise.
-        times: Timestamp of each row, shape (n,), float64; None where there are none.
+    Users and items are numbered in the order of their ids.
     """
 
     users: NDArray[np.int64]
@@ -101,21 +80,19 @@ class Rows:
     times: NDArray[np.float64] | None = None
 
     def canonical(self, *first: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.int64]:
-        """Row numbers sorted by the given keys, then user, item and time: an order that the file's order has no part in."""
+        """Return row numbers sorted by the given keys, then user, item and time.
+
+        The order of the file plays no part.
+        """
         keys = [*first, self.users, self.items, *([] if self.times is None else [self.times])]
         return np.lexsort(keys[::-1])
 
     def by_time(self, what: str) -> NDArray[np.float64]:
-        """The timestamps.
-
-        Raises:
-            ShapeError: There are none.
-        """
+        """Return the timestamps, or raise a ShapeError where there are none."""
         if self.times is None:
             raise ShapeError(
                 f"{what}: needs timestamps, and these interactions have none; if a column of "
-                "another "
-                "name holds them: --columns timestamp=NAME"
+                "another name holds them: --columns timestamp=NAME"
             )
         return self.times
 
@@ -123,38 +100,22 @@ class Rows:
 def global_random(
     rows: Rows, *, test_ratio: float, valid_ratio: float, seed: int = 42
 ) -> NDArray[np.int8]:
-    """A random share of all rows goes to test, a share of the rest to validation; users may end up without training rows.
+    """Hold out a random share of all rows for test, then one of the rest for validation.
 
-    Args:
-        rows: The interactions; the outcome does not depend on their order.
-        test_ratio: Share of all rows, in [0, 1); rounded up.
-        valid_ratio: Share of the remaining rows, in [0, 1); rounded up.
-        seed: Any integer.
-
-    Returns:
-        TRAIN, VALID or TEST for each row, shape (n,).
-
-    Raises:
-        ShapeError: A ratio is out of range.
+    Users may end up without training rows. The outcome does not depend on the order of the rows.
     """
     order = numpy_rng(seed, "global-random").permutation(rows.canonical())
     return _from_the_end(order, test_ratio, valid_ratio)
 
 
 def leave_k_out(rows: Rows, *, k: int = 1, last: bool = True, seed: int = 42) -> NDArray[np.int8]:
-    """K rows of each user are test and k validation; users with fewer than 2 k + 1 rows keep all in training.
+    """Hold out k rows of each user for test and k for validation; 1 is leave-one-out.
 
-    Args:
-        rows: The interactions.
-        k: Rows per user and part, >= 1; 1 is leave-one-out.
-        last: The latest rows, test after validation, ties by item; else rows at random.
-        seed: Of the random ones.
-
-    Returns:
-        TRAIN, VALID or TEST for each row, shape (n,).
+    Users with fewer than 2 k + 1 rows keep all in training. `last` takes the latest rows, test
+    after validation, ties by item; otherwise rows at random.
 
     Raises:
-        ShapeError: k < 1, or there are no timestamps.
+        ShapeError: k < 1, or `last` without timestamps.
     """
     if k < 1:
         raise ShapeError(f"leave_k_out: k is {k}, must be at least 1")
@@ -171,18 +132,9 @@ def leave_k_out(rows: Rows, *, k: int = 1, last: bool = True, seed: int = 42) ->
 
 
 def temporal_per_user(rows: Rows, *, test_ratio: float, valid_ratio: float) -> NDArray[np.int8]:
-    """The latest share of each user's rows is test, the latest of the rest validation; ties in time by item.
+    """Hold out the latest share of each user's rows for test, then of the rest for validation.
 
-    Args:
-        rows: The interactions, with timestamps.
-        test_ratio: Share of each user's rows, in [0, 1); rounded up.
-        valid_ratio: Share of the remaining rows, in [0, 1); rounded up.
-
-    Returns:
-        TRAIN, VALID or TEST for each row, shape (n,).
-
-    Raises:
-        ShapeError: A ratio is out of range, or there are no timestamps.
+    Ties in time are broken by item.
     """
     order = rows.canonical(rows.users, rows.by_time("a temporal split"))
     parts = np.full(rows.users.size, TRAIN, np.int8)
@@ -199,24 +151,20 @@ def temporal_global(
     test_from: float | None = None,
     valid_from: float | None = None,
 ) -> NDArray[np.int8]:
-    """One point in time for all: what is later is test, what is before that and later than another is validation.
+    """Split at two points in time for all users: test from the later one on, validation before it.
 
-    Rows of one instant are never divided: with shares, the instant at the boundary goes to the
-    later part.
+    Rows of one instant stay together: the instant at the boundary of a share goes to the later
+    part, so that at least the share of the rows is held out.
 
     Args:
         rows: The interactions, with timestamps.
-        test_ratio: At least this share of all rows is test, unless `test_from` is given.
-        valid_ratio: At least this share of the remaining rows is validation, unless `valid_from` is
-            given.
+        test_ratio: Share of all rows for test, unless `test_from` is given.
+        valid_ratio: Share of the remaining rows for validation, unless `valid_from` is given.
         test_from: First instant of test.
         valid_from: First instant of validation.
 
-    Returns:
-        TRAIN, VALID or TEST for each row, shape (n,).
-
     Raises:
-        ShapeError: A ratio is out of range, there are no timestamps, or validation begins after
+        ShapeError: A share is out of range, there are no timestamps, or validation begins after
             test.
     """
     times = rows.by_time("a temporal split")
@@ -237,22 +185,10 @@ def temporal_global(
 def cold_items(
     rows: Rows, *, test_ratio: float, valid_ratio: float, seed: int = 42
 ) -> NDArray[np.int8]:
-    """All rows of a random share of the items are test, those of a share of the other items validation.
+    """Hold out all rows of a random share of the items for test, then of the others for validation.
 
-    Such items have no training rows; under the protocol `strict` they are candidates, ranked
+    These items have no training rows; under the protocol `strict` they are candidates, ranked
     through their content.
-
-    Args:
-        rows: The interactions.
-        test_ratio: Share of the items, in [0, 1); rounded up.
-        valid_ratio: Share of the remaining items, in [0, 1); rounded up.
-        seed: Any integer.
-
-    Returns:
-        TRAIN, VALID or TEST for each row, shape (n,).
-
-    Raises:
-        ShapeError: A ratio is out of range.
     """
     distinct, place = np.unique(rows.items, return_inverse=True)
     order = numpy_rng(seed, "cold-items").permutation(distinct.size)
@@ -262,7 +198,7 @@ def cold_items(
 def _from_the_end(
     order: NDArray[np.int64], test_ratio: float, valid_ratio: float
 ) -> NDArray[np.int8]:
-    """The last share of an order is test, the last of the rest validation; both rounded up."""
+    """Hold out the end of an order for test, the end of the rest for validation."""
     _check_ratios(test_ratio, valid_ratio)
     parts = np.full(order.size, TRAIN, np.int8)
     n_rest = order.size - _share(order.size, test_ratio)
@@ -272,12 +208,12 @@ def _from_the_end(
 
 
 def _share(n: int, ratio: float) -> int:
-    """A share of n, rounded up; of the ratio as written: n (1 - 0.9) in floating point is less than one of ten."""
+    # Of the ratio as it is written: in floating point, 10 (1 - 0.9) is less than one.
     return ceil(n * Fraction(repr(ratio)))
 
 
 def _boundary(times: NDArray[np.float64], ratio: float) -> float:
-    """The latest instant from which on at least a share of the rows lie; beyond all of them for the share 0."""
+    """Return the latest instant from which on a share of the rows lies; infinity for share 0."""
     first = times.size - _share(times.size, ratio)
     return float(np.sort(times)[first]) if first < times.size else np.inf
 
@@ -289,34 +225,29 @@ def _check_ratios(test_ratio: float, valid_ratio: float) -> None:
 
 
 def _groups(users: NDArray[np.int64], order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """An order that is grouped by user, cut at the users."""
+    """Cut an order that is grouped by user into one array per user."""
     _, starts = np.unique(users[order], return_index=True)
     return np.split(order, starts[1:])
 
 
 METHODS = (
-    "random",
-    "eighths",
-    "global-random",
-    "leave-k-out",
-    "temporal",
-    "global-temporal",
+    "random", "eighths", "global-random", "leave-k-out", "temporal", "global-temporal",
     "cold-items",
-)
+)  # fmt: skip
 """The methods by name; `mmbench data split --help` says what each does."""
 
 
 def split_rows(
     method: str, rows: Rows, *, test_ratio: float, valid_ratio: float, seed: int, **options: Any
 ) -> NDArray[np.int8]:
-    """The part of each row by one of `METHODS`.
+    """Split by one of `METHODS`.
 
     Args:
         method: A name of `METHODS`.
         rows: The interactions.
-        test_ratio: As for the method.
-        valid_ratio: As for the method.
-        seed: As for the method.
+        test_ratio: Share for test, in [0, 1).
+        valid_ratio: Share of the rest for validation, in [0, 1).
+        seed: Any integer.
         options: `k`, `last`, `test_from`, `valid_from` where the method has them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Filtering and splitting a dataset's interactions on disk."""
+"""Filter and split the interactions of a dataset folder."""
 
 from __future__ import annotations
 
@@ -6,56 +6,32 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmbase.dataset import find_table
 from mmbench import __version__
 from mmbench.data.dataset import SplitTables, sorted_ids, write_split
 from mmbench.data.filters import Filter, describe
 from mmbench.data.folders import new_folder
 from mmbench.data.splits import Rows, split_rows
-from mmbench.data.tables import InteractionTable, find_table, read_interactions, write_interactions
+from mmbench.data.tables import InteractionTable, read_interactions, write_interactions
 from mmbench.errors import DataError, ShapeError
 
 RECORD = "split.json"
 
 
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A dataset's interactions.
-
-    Attributes:
-        path: The file.
-        table: Its rows.
-    """
-
-    path: Path
-    table: InteractionTable
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the file, hexadecimal."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_source(data: Path, columns: Mapping[str, str] | None = None) -> Source:
-    """The `interactions.*` of a dataset folder.
-
-    Raises:
-        DataError: There is no such file, or it cannot be read.
-    """
+def _interactions(data: Path) -> Path:
     path = find_table(data, ("interactions",))
     if path is None:
         raise DataError(f"{data}: no interactions.tsv (.csv, .parquet, .jsonl) to split or filter")
-    return Source(path, read_interactions(path, columns))
+    return path
 
 
 def as_rows(table: InteractionTable) -> Rows:
-    """The rows as numbers in the order of the ids."""
+    """Number users and items in the order of their ids."""
     codes = []
     for ids in (table.user_ids, table.item_ids):
         place = {text: row for row, text in enumerate(sorted_ids(ids))}
@@ -66,7 +42,7 @@ def as_rows(table: InteractionTable) -> Rows:
 def apply_filters(
     table: InteractionTable, filters: Sequence[Filter]
 ) -> tuple[InteractionTable, list[tuple[str, dict[str, float | int]]]]:
-    """The rows that stay, and the counts before the first and after each filter.
+    """Return the rows that stay, and the counts before the first and after each filter.
 
     Raises:
         UsageError: A filter needs ratings that are not there.
@@ -89,47 +65,47 @@ def make_split(
     columns: Mapping[str, str] | None = None,
     **options: Any,
 ) -> tuple[dict[str, Any], bool]:
-    """Write `splits/<name>/` with the three parts and `split.json`; the same call again changes nothing.
+    """Write `splits/<name>/` with the three parts and `split.json`, unless it is there.
 
     Args:
-        data: Dataset folder.
+        data: The dataset folder.
         name: Name of the split, a plain folder name.
         method: A name of `METHODS`.
-        filters: Applied first, in this order.
+        filters: Applied before, in this order.
         columns: Column roles of the interactions.
         options: Of `split_rows`.
 
     Returns:
-        What `split.json` holds, and whether the split was there already.
+        The content of `split.json`, and whether the same split was there already.
 
     Raises:
         DataError: No interactions, a part would be empty, or another split of that name is there.
         UsageError: An option does not fit.
     """
-    source = read_source(data, columns)
+    path = _interactions(data)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     wanted = {
         "method": method,
         "options": options,
         "filters": [one.text for one in filters],
-        "interactions": source.digest,
+        "interactions": digest,
         **({"columns": dict(columns)} if columns else {}),
     }
     target = data / "splits" / name
     if target.exists():
         record = _read_record(target)
-        if record is not None and {key: record.get(key) for key in (*wanted, "columns")} == {
-            "columns": None,
-            **wanted,
-        }:
+        keys = (*wanted, "columns")
+        if record is not None and all(record.get(key) == wanted.get(key) for key in keys):
             return record, True
         raise DataError(
             f"{target}: exists already, made otherwise; choose another --name or remove it"
         )
-    table, counts = apply_filters(source.table, filters)
+    table, counts = apply_filters(read_interactions(path, columns), filters)
     try:
         part = split_rows(method, as_rows(table), **options)
     except ShapeError as error:
-        raise DataError(f"{source.path}: {error}") from error
+        raise DataError(f"{path}: {error}") from error
     tables = SplitTables.divided(name, table, part)
     for key, own in tables.parts.items():
         if not len(own):
@@ -155,14 +131,14 @@ def make_split(
 def filter_dataset(
     data: Path, out: Path, filters: Sequence[Filter], columns: Mapping[str, str] | None = None
 ) -> list[tuple[str, dict[str, float | int]]]:
-    """Write the interactions that stay into a dataset folder that is new; counts before and after each filter.
+    """Write the interactions that stay into a new dataset folder; return counts per filter.
 
     Raises:
-        DataError: No interactions, nothing stays, or `out` is there.
+        DataError: No interactions, nothing stays, or `out` exists.
         UsageError: A filter needs what is not there.
     """
     with new_folder(out) as partial:
-        table, counts = apply_filters(read_source(data, columns).table, filters)
+        table, counts = apply_filters(read_interactions(_interactions(data), columns), filters)
         write_interactions(partial / "interactions.tsv", table)
     return counts
 

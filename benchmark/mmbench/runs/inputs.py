@@ -9,10 +9,10 @@ from typing import Any
 
 from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe
-from mmbench.data.catalogue import read_categories
 from mmbench.data.dataset import Split, load_split
 from mmbench.data.features import ItemFeatures, load_content, load_features
 from mmbench.data.leakage import trained_on
+from mmbench.data.tables import read_categories
 from mmbench.models import model_class
 
 

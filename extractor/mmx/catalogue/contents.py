@@ -1,4 +1,4 @@
-"""What the items have in one modality: their texts from columns of the table, their pictures and sounds as files.
+"""Content of items: texts from columns of the table, pictures and sounds from files.
 
 No id is ever used as a path, and no path column leads out of the dataset folder.
 """
@@ -15,45 +15,45 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from mmbase.folder import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
-from mmbase.tables import Column, Table
+from mmbase.dataset import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
+from mmbase.tables import Column
 from mmx.catalogue.items import Items
 from mmx.catalogue.templates import Template, parse_template
 from mmx.errors import ContentError, DataError, UsageError
 
 Content: TypeAlias = str | Path | ContentError | tuple[Path | ContentError, ...] | None
-"""What one item has: a text, a file, several files, nothing (None), or something that cannot be used and why."""
+"""One item's content: a text, a file, several files, nothing, or the error that made it useless."""
 
 PATH_COLUMNS = {
     "visual": ("image", "image_path", "image_file", "img", "img_path", "picture", "photo"),
     "audio": ("audio", "audio_path", "audio_file", "sound"),
 }
 TEXT_COLUMNS = (
-    "title", "name", "brand", "author", "authors", "artist", "artists", "category", "categories", "genre", "genres",
-    "description", "abstract", "features", "text",
+    "title", "name", "brand", "author", "authors", "artist", "artists", "category", "categories",
+    "genre", "genres", "description", "abstract", "features", "text",
 )  # fmt: skip
 NOT_A_NUMBER = ("NaN", "nan")
-"""How data frames write a text that is not there, where they do not leave the cell empty. `Nan` is a word."""
+"""An absent text as data frames write it where the cell is not empty. `Nan` is a word."""
 
 _BLOCK = 65_536
 
 
 class Contents(Protocol):
-    """What the items have in one modality, fetched by ranges of rows."""
+    """Content of all items in one modality, fetched by ranges of rows."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The table's columns that are read, for the record; empty when files are matched by their names."""
+        """The table's columns that are read; empty when files are matched by their names."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was guessed or left aside, one line each."""
+        """Guesses and omissions, one line each."""
 
     def fetch(self, start: int, stop: int) -> list[Content]:
-        """The content of rows `start` to `stop` (exclusive), one entry per row. Safe to call from any thread."""
+        """Return the content of rows `start` to `stop` (exclusive). Safe from any thread."""
 
     def digest(self) -> str | None:
-        """BLAKE2b-256 of the cells that are read, hexadecimal; None where files are matched by their names."""
+        """Return the BLAKE2b-256 (hex) of the cells that are read; None where there are none."""
 
 
 def text_contents(
@@ -62,27 +62,30 @@ def text_contents(
     template: str | None = None,
     usual: Sequence[str] = TEXT_COLUMNS,
 ) -> TextContents:
-    """The items' texts: the named columns, or the usual ones that the table has, joined by one blank; or as a template says.
+    """Return the items' texts: columns joined by one blank, or as a template says.
+
+    Args:
+        items: The items.
+        columns: The columns; None takes those of `usual` that the table has.
+        template: A name of `TEMPLATES` or a text with {column}; names its columns itself.
+        usual: Names of text columns, lower case, in the order in which they are joined.
 
     Raises:
-        DataError: there is no table to take texts from.
-        UsageError: a column that does not exist, none of the usual ones and none named, or no such
-            template.
+        DataError: There is no table.
+        UsageError: A column that does not exist, none of the usual ones, or no such template.
     """
     if items.table is None:
         raise DataError(
-            f"{items.root}: no items table, so there is no text (expected items.tsv with a text "
-            "column)"
+            f"{items.root}: no items table and so no text (expected items.tsv with a text column)"
         )
     notes: tuple[str, ...] = ()
-    filled_in = None if template is None else parse_template(template)
-    if filled_in is not None:
+    parsed = None if template is None else parse_template(template)
+    if parsed is not None:
         if columns is not None:
             raise UsageError(
-                "--text-columns and --text-template: a template names its columns itself; give one "
-                "of them"
+                "--text-columns and --text-template: a template names its columns; give one of them"
             )
-        columns = filled_in.columns
+        columns = parsed.columns
     elif columns is None:
         columns = [name for name in items.table.columns if name.casefold() in usual]
         columns.sort(key=lambda name: usual.index(name.casefold()))
@@ -91,17 +94,15 @@ def text_contents(
                 f"{items.table.path.name}: which columns hold text? Name them with --text-columns "
                 f"(columns: {', '.join(items.table.columns)})"
             )
-        notes = (
-            f"text: {' + '.join(columns)} of {items.table.path.name} (--text-columns overrides)",
-        )
+        where = items.table.path.name
+        notes = (f"text: {' + '.join(columns)} of {where} (--text-columns overrides)",)
     read = items.table.read(columns)
-    return TextContents(
-        tuple(columns), notes, tuple(read[name].slice(0, len(items)) for name in columns), filled_in
-    )
+    values = tuple(read[name].slice(0, len(items)) for name in columns)
+    return TextContents(tuple(columns), notes, values, parsed)
 
 
 def file_contents(items: Items, modality: str, column: str | None = None) -> FileContents:
-    """The items' files of one modality: where a path column says, or else `<folder>/<item_id>.<extension>`.
+    """Return the items' files of one modality: from a path column, or else named by item id.
 
     Args:
         items: The items.
@@ -111,13 +112,11 @@ def file_contents(items: Items, modality: str, column: str | None = None) -> Fil
     """
     notes: list[str] = []
     found, links, unused, doubled = _match_by_name(items, modality)
-    named = None
-    if items.table is not None:
-        column = (
-            items.table.require(column) if column else _guess_path_column(items.table, modality)
-        )
-    if column is not None and items.table is not None:
-        named = items.table.read([column])[column].slice(0, len(items))
+    named, table = None, items.table
+    if table is not None and column is None:
+        column = next((name for name in PATH_COLUMNS[modality] if name in table.columns), None)
+    if table is not None and column is not None:
+        named = table.read([column])[column].slice(0, len(items))
         first = next((value for chunk in named.chunks for value in chunk.to_pylist() if value), b"")
         if b"://" in first:
             notes.append(
@@ -125,25 +124,18 @@ def file_contents(items: Items, modality: str, column: str | None = None) -> Fil
                 "item id"
             )
             named, column = None, None
-    if named is not None:
-        notes.append(f"files: column {column!r} of {items.table.path.name if items.table else ''}")
+    if table is not None and named is not None:
+        notes.append(f"files: column {column!r} of {table.path.name}")
     elif unused and not items.limited:
         notes.append(f"{unused:,} {modality} files belong to no item of the table")
     if named is None and doubled:
         notes.append(
             f"{len(doubled):,} items have files of several extensions, of which one is taken (not "
-            f"{doubled[0]}); "
-            f"what lies in {FOLDERS[modality]}/<item_id>/ is taken together, with --several"
+            f"{doubled[0]}); what lies in {FOLDERS[modality]}/<item_id>/ is taken together, with "
+            "--several"
         )
-    return FileContents(
-        columns=(column,) if column else (),
-        notes=tuple(notes),
-        root=items.root,
-        folder=FOLDERS[modality],
-        named=named,
-        found=found,
-        links=links,
-    )
+    columns = (column,) if column else ()
+    return FileContents(columns, tuple(notes), items.root, FOLDERS[modality], named, found, links)
 
 
 @dataclass(frozen=True)
@@ -156,14 +148,12 @@ class TextContents:
     template: Template | None = None
 
     def fetch(self, start: int, stop: int) -> list[Content]:
-        """Joined texts; None where nothing but blanks is there, a ContentError where the bytes are not UTF-8."""
+        """Return joined texts; None where all are blank, a ContentError where one is not UTF-8."""
         columns = [column.slice(start, stop - start).to_pylist() for column in self.values]
-        if len(columns) == 1:
-            return [_text([value], self.columns, self.template) for value in columns[0]]
         return [_text(values, self.columns, self.template) for values in zip(*columns, strict=True)]
 
     def digest(self) -> str:
-        """BLAKE2b-256 of every cell."""
+        """Return the BLAKE2b-256 of every cell, hexadecimal."""
         return _digest(self.values)
 
 
@@ -175,8 +165,7 @@ class FileContents:
         root: The dataset folder.
         folder: Where bare file names of a path column are looked for as well.
         named: Paths from the table, relative to `root`; None without a path column.
-        found: Paths relative to `root` of files whose name is the item's id, null where there is
-            none.
+        found: Paths relative to `root` of files named by the item's id; null where there is none.
         links: Those of `found` that are symbolic links, which must not lead out of the folder.
     """
 
@@ -189,7 +178,7 @@ class FileContents:
     links: frozenset[bytes] = field(default_factory=frozenset)
 
     def fetch(self, start: int, stop: int) -> list[Content]:
-        """Paths of existing files; None where there is none, a ContentError where a path may not be followed."""
+        """Return existing files; None where there is none, a ContentError for a forbidden path."""
         found: list[bytes | None] = self.found.slice(start, stop - start).to_pylist()
         if self.named is None:
             return [self._indexed(name) for name in found]
@@ -200,10 +189,9 @@ class FileContents:
         ]
 
     def digest(self) -> str | None:
-        """BLAKE2b-256 of the path column's cells; None without one.
+        """Return the BLAKE2b-256 of the path column's cells; None without one.
 
-        The files themselves are left out: reading every file twice would cost as much as the work
-        itself.
+        The files are left out: reading each twice would cost as much as the work itself.
         """
         return None if self.named is None else _digest([self.named])
 
@@ -216,7 +204,7 @@ class FileContents:
         return path
 
     def path_of(self, value: bytes) -> Content:
-        """The file that a cell names; None where there is none, a ContentError where the path may not be followed."""
+        """Return the file that a cell names; None where there is none, else a ContentError."""
         try:
             name = value.decode().strip()
         except UnicodeDecodeError:
@@ -243,7 +231,7 @@ class FileContents:
 
 
 def _digest(columns: Sequence[Column]) -> str:
-    """BLAKE2b-256 over the lengths and bytes of every cell, column by column, hexadecimal."""
+    """Return the BLAKE2b-256 of the lengths and bytes of all cells, column by column."""
     state = hashlib.blake2b(digest_size=32)
     for column in columns:
         for start in range(0, len(column), _BLOCK):
@@ -268,15 +256,12 @@ def _text(values: Sequence[bytes], columns: Sequence[str], template: Template | 
     return " ".join(filter(None, parts)) or None
 
 
-def _guess_path_column(table: Table, modality: str) -> str | None:
-    return next((name for name in PATH_COLUMNS[modality] if name in table.columns), None)
-
-
 def _match_by_name(items: Items, modality: str) -> tuple[Column, frozenset[bytes], int, list[str]]:
-    """For every item the file that bears its id (null without one), which of those are links, and what is left over.
+    """Match files to items by their names.
 
-    That is: how many files bear the id of no item, and for each item with several files the first
-    that is not taken.
+    Returns:
+        Each item's file (null without one), those that are links, the number of files of no item,
+        and for each item with several files the first that is not taken.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -290,9 +275,8 @@ def _match_by_name(items: Items, modality: str) -> tuple[Column, frozenset[bytes
         listed, linked = content_files(items.root / folder, FILE_SUFFIXES[modality])
         prefix = f"{folder}/" if folder else ""
         for name in listed:
-            if (
-                name_stem := stem(name)
-            ) != last:  # the names are sorted: the preferred extension comes first
+            # The names are sorted: the preferred extension comes first.
+            if (name_stem := stem(name)) != last:
                 stems.append(os.fsencode(name_stem))
                 names.append(os.fsencode(prefix + name))
             else:
@@ -305,8 +289,6 @@ def _match_by_name(items: Items, modality: str) -> tuple[Column, frozenset[bytes
     ids = items.ids.cast(pa.binary())
     rows = pc.index_in(ids, value_set=keys)
     left = len(set(stems)) - pc.count_distinct(rows).as_py()
-    doubled = [
-        others[one]
-        for one in ids.filter(pc.is_in(ids, value_set=pa.array(others, pa.binary()))).to_pylist()
-    ]
+    several = ids.filter(pc.is_in(ids, value_set=pa.array(others, pa.binary()))).to_pylist()
+    doubled = [others[one] for one in several]
     return pa.chunked_array(pc.take(paths, rows), pa.binary()), frozenset(links), left, doubled

@@ -1,4 +1,4 @@
-"""Interactions as a source: what a user wrote on an item, one row for each pair of user and item."""
+"""Interactions as a source of texts: one row for each pair of user and item."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.folder import inside
-from mmbase.tables import SUFFIXES, Column, open_table
+from mmbase.dataset import checked_ids, columns_of, find_table, inside, item_id_column
+from mmbase.tables import Column, Table, open_table
 from mmstore.ids import Pairs
-from mmx.catalogue.items import Items, checked_ids, fixed_length, guess_id_column
+from mmx.catalogue.items import Items, fixed_length
 from mmx.errors import DataError, UsageError
 
 TABLES = ("reviews", "interactions")
-USER_COLUMNS = ("user_id", "userID", "userId", "reviewerID", "user")
 TEXT_COLUMNS = ("title", "summary", "reviewtext", "review_text", "review", "body", "text")
 
 
@@ -31,11 +30,11 @@ class Interactions(Items):
     users: Column = field(kw_only=True)
 
     def keys(self) -> dict[str, Any]:
-        """The columns that tell the rows apart, by their names in a feature set."""
+        """Return the columns that identify a row, by their names in a feature set."""
         return {"ids": Pairs(fixed_length(self.users), self.id_array())}
 
     def name_of(self, row: int) -> str:
-        """What a message calls the row."""
+        """Return what a message calls the row."""
         return f"{self.users[row].as_py()} on {super().name_of(row)}"
 
 
@@ -47,29 +46,25 @@ def load_interactions(
     user_column: str | None = None,
     limit: int | None = None,
 ) -> Interactions:
-    """The interactions of the dataset folder `root`.
+    """Read the interactions of the dataset folder `root`.
 
     Args:
-        root: A folder with `reviews.tsv` or `interactions.tsv` (or .csv, .parquet, .jsonl, also
-            .gz).
+        root: A folder with a table `reviews` or `interactions`.
         items_file: The table's name inside `root`, if it has another one.
         id_column: The column of items; None looks for the usual names.
         user_column: The column of users; None looks for the usual names.
         limit: Keep only that many rows from the top.
 
     Raises:
-        DataError: no table, no column of users or items, an empty id, a pair that occurs twice
+        DataError: No table, no column of users or items, an empty id, or a pair that occurs twice
             (both lines are named).
-        UsageError: a file or column that was named and does not exist.
+        UsageError: A file or column that does not exist.
     """
-    notes: list[str] = []
-    names = (
-        [items_file]
-        if items_file
-        else [f"{stem}{suffix}" for stem in TABLES for suffix in SUFFIXES]
-    )
-    path = next((root / name for name in names if (root / name).is_file()), None)
-    if path is None:
+    if items_file:
+        path: Path | None = root / items_file
+    else:
+        path = next(filter(None, (find_table(root, (stem,)) for stem in TABLES)), None)
+    if path is None or not path.is_file():
         wanted = items_file or "reviews.tsv or interactions.tsv"
         raise DataError(
             f"{root}: no table of interactions (expected {wanted}); name one with --items-file"
@@ -77,40 +72,36 @@ def load_interactions(
     if not inside(root, path):
         raise UsageError(f"--items-file {items_file}: outside of the dataset folder {root}")
     table = open_table(path)
-    item_column = table.require(id_column) if id_column else guess_id_column(table, notes)
-    user = (
-        table.require(user_column)
-        if user_column
-        else next((c for c in USER_COLUMNS if c in table.columns), None)
-    )
+    notes: list[str] = []
+    item = id_column or _role_column(table, "item_id", notes) or item_id_column(table, notes)
+    user = user_column or _role_column(table, "user_id", notes)
     if user is None:
         raise DataError(
-            f"{path.name}: no column of users (expected {USER_COLUMNS[0]}; got "
-            f"{', '.join(table.columns)}); "
-            "name it with --user-column"
+            f"{path}: no column of users (expected user_id; got {', '.join(table.columns)}); name "
+            "it with --user-column"
         )
-    found = Interactions(
-        root,
-        checked_ids(table, item_column),
-        table,
-        (*notes, _leak_note(path.name)),
-        users=checked_ids(table, user),
+    notes.append(
+        f"{path.name}: a vector of each text, those of validation and test interactions too; a "
+        "model must not see these"
     )
-    _refuse_repetition(found)
-    return (
-        found
-        if limit is None
-        else replace(
-            found, ids=found.ids.slice(0, limit), users=found.users.slice(0, limit), limited=True
-        )
-    )
+    cells = table.read([item, user])
+    ids, users = (checked_ids(table, column, cells[column]) for column in (item, user))
+    found = Interactions(root, ids, table, tuple(notes), users=users)
+    _refuse_repetition(found, table)
+    if limit is None:
+        return found
+    return replace(found, ids=ids.slice(0, limit), users=users.slice(0, limit), limited=True)
 
 
-def _leak_note(name: str) -> str:
-    return f"{name}: a vector of each text, those of validation and test interactions too; a model must not see these"
+def _role_column(table: Table, role: str, notes: list[str]) -> str | None:
+    """Return the first column of that role; where there are several, a note says which is read."""
+    found = columns_of(role, table.columns)
+    if len(found) > 1:
+        notes.append(f"{role}: read from {found[0]}, not from {', '.join(found[1:])}")
+    return found[0] if found else None
 
 
-def _refuse_repetition(found: Interactions) -> None:
+def _refuse_repetition(found: Interactions, table: Table) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -122,13 +113,12 @@ def _refuse_repetition(found: Interactions) -> None:
     pairs = codes(found.users) * (int(items.max()) + 1) + items
     in_order = np.sort(pairs)
     twice = in_order[1:][in_order[1:] == in_order[:-1]]
-    if not twice.size or found.table is None:
+    if not twice.size:
         return
     rows = np.flatnonzero(pairs == twice[0])[:2].tolist()
-    first, second = found.table.lines(rows)
+    first, second = table.lines(rows)
     more = f", and {twice.size - 1:,} further repetitions" if twice.size > 1 else ""
     raise DataError(
-        f"{found.table.path.name}: {found.name_of(rows[0])} occurs twice (lines {first} and "
-        f"{second}){more}; "
+        f"{table.path}: {found.name_of(rows[0])} occurs twice (lines {first} and {second}){more}; "
         "keep one row per user and item"
     )

@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.folder import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
-from mmbase.tables import SUFFIXES, Column, Table, is_table, open_table
+from mmbase.dataset import (
+    FILE_SUFFIXES,
+    FOLDERS,
+    checked_ids,
+    content_files,
+    find_table,
+    inside,
+    item_id_column,
+    stem,
+)
+from mmbase.tables import Column, Table, is_table, open_table
 from mmx.errors import DataError, UsageError
 
-ID_COLUMNS = ("item_id", "itemID", "itemId", "asin", "parent_asin", "id")
 _NOT_ITEMS = (
-    "interactions",
-    "ratings",
-    "reviews",
-    "users",
-    "train",
-    "valid",
-    "val",
-    "validation",
-    "test",
-)
+    "interactions", "ratings", "reviews", "users", "train", "valid", "val", "validation", "test",
+)  # fmt: skip
 _BLOCK = 65_536
 
 
@@ -40,7 +40,7 @@ class Items:
         root: The dataset folder.
         ids: Item ids, an Arrow string array of length n, unique and not empty.
         table: The table they came from; None when they are the stems of content files.
-        notes: What was guessed, one line each, for the user to read.
+        notes: Guesses for the user to read, one line each.
         limited: Whether only the first items of the dataset were kept.
     """
 
@@ -54,15 +54,15 @@ class Items:
         return len(self.ids)
 
     def id_array(self) -> NDArray[np.bytes_]:
-        """The ids as a fixed-length UTF-8 array, shape (n,), dtype `S<longest>`."""
+        """Return the ids as a fixed-length UTF-8 array, shape (n,), dtype `S<longest>`."""
         return fixed_length(self.ids)
 
     def keys(self) -> dict[str, Any]:
-        """The columns that tell the rows apart, by their names in a feature set."""
+        """Return the columns that identify a row, by their names in a feature set."""
         return {"ids": self.id_array()}
 
     def name_of(self, row: int) -> str:
-        """What a message calls the row."""
+        """Return what a message calls the row."""
         return str(self.ids[row].as_py())
 
 
@@ -73,18 +73,18 @@ def load_items(
     id_column: str | None = None,
     limit: int | None = None,
 ) -> Items:
-    """The items of the dataset folder `root`.
+    """Read the items of the dataset folder `root`.
 
     Args:
-        root: A folder with `items.tsv` (or .csv, .parquet, .jsonl, also .gz), or only with content
-            files.
+        root: A folder with a table `items`, or only with content files.
         items_file: The table's name inside `root`; None looks for `items.*`, then for the only
             table there is.
         id_column: The column of ids; None looks for the usual names.
         limit: Keep only that many items from the top.
 
     Raises:
-        DataError: no folder, no items, an empty id, an id that occurs twice (both lines are named).
+        DataError: No folder, no items, an empty id, or an id that occurs twice (both lines are
+            named).
         UsageError: `items_file` or `id_column` names something that does not exist.
     """
     if not root.is_dir():
@@ -99,18 +99,17 @@ def load_items(
         if items_file and not inside(root, path):
             raise UsageError(f"--items-file {items_file}: outside of the dataset folder {root}")
         table = open_table(path)
-        column = table.require(id_column) if id_column else guess_id_column(table, notes)
-        ids = checked_ids(table, column)
+        column = id_column or item_id_column(table, notes)
+        ids = checked_ids(table, column, table.read([column])[column])
         _refuse_repetition(table, column, ids)
         items = Items(root, ids, table, tuple(notes))
     return items if limit is None else replace(items, ids=items.ids.slice(0, limit), limited=True)
 
 
 def _find_table(root: Path, notes: list[str]) -> Path | None:
-    """The items table of a folder: `items.*`, or else the only table that is not about users and interactions."""
-    for suffix in SUFFIXES:
-        if (root / f"items{suffix}").is_file():
-            return root / f"items{suffix}"
+    """Return `items.*` of a folder, or else its only table that is not about interactions."""
+    if (found := find_table(root, ("items",))) is not None:
+        return found
     others = sorted(
         path for path in root.iterdir()
         if is_table(path) and path.is_file() and path.name.split(".")[0].lower() not in _NOT_ITEMS
@@ -126,87 +125,26 @@ def _find_table(root: Path, notes: list[str]) -> Path | None:
     return None
 
 
-def guess_id_column(table: Table, notes: list[str]) -> str:
-    """The column of item ids by its usual names, or else one that ends in `id`, which is noted.
-
-    Raises:
-        DataError: There is none.
-    """
-    for name in ID_COLUMNS:
-        if name in table.columns:
-            return table.require(name)
-    guess = next((name for name in table.columns if name.casefold().endswith(("id", "asin"))), None)
-    if guess is None or guess.casefold() in ("user_id", "userid"):
-        raise DataError(
-            f"{table.path.name}: no column of item ids (expected {ID_COLUMNS[0]}; got "
-            f"{', '.join(table.columns)}); "
-            "name it with --id-column"
-        )
-    notes.append(f"item ids: column {guess!r} of {table.path.name} (--id-column overrides)")
-    return guess
-
-
-def checked_ids(table: Table, column: str) -> Column:
-    """An id column as strings, once it is sure that no id is empty or undecodable."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    name = table.path.name
-    raw = table.read([column])[column]
-    if len(raw) == 0:
-        raise DataError(f"{name}: no items (the table has a header and no rows)")
-    empty = pc.index(raw, pa.scalar(b"", pa.binary())).as_py()
-    if empty >= 0:
-        raise DataError(
-            f"{name}, line {table.lines([empty])[0]}: empty {column}; every item needs an id"
-        )
-    try:
-        ids = raw.cast(pa.string())
-    except pa.ArrowInvalid as error:
-        for row, value in enumerate(value for chunk in raw.chunks for value in chunk.to_pylist()):
-            try:
-                value.decode()
-            except UnicodeDecodeError:
-                line = table.lines([row])[0]
-                raise DataError(
-                    f"{name}, line {line}: {column} {value!r} is not valid UTF-8"
-                ) from error
-        raise DataError(f"{name}: {column} is not valid UTF-8 ({error})") from error
-    nul = pc.index(pc.match_substring(ids, "\0"), True).as_py()
-    if nul >= 0:
-        raise DataError(
-            f"{name}, line {table.lines([nul])[0]}: {column} {ids[nul].as_py()!r} holds a NUL "
-            "character"
-        )
-    return ids
-
-
 def _refuse_repetition(table: Table, column: str, ids: Column) -> None:
-    """Raises a DataError that names both lines where an id is there twice."""
     import pyarrow.compute as pc
 
-    name = table.path.name
-    if _repeats(ids):
-        counts = pc.value_counts(ids)
-        twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
-        rows = pc.indices_nonzero(pc.equal(ids, twice[0])).to_pylist()
-        first, second = table.lines(rows[:2])
-        more = f", and {len(twice) - 1:,} further ids" if len(twice) > 1 else ""
-        raise DataError(
-            f"{name}: {column} {twice[0].as_py()!r} occurs twice (lines {first} and "
-            f"{second}){more}; "
-            "keep one row per item"
-        )
-
-
-def _repeats(ids: Column) -> bool:
-    """Whether an id occurs twice: by sorting, which takes a fifth of the memory of a table of all of them."""
+    # Sorting takes a fifth of the memory of counting all ids.
     in_order = np.sort(fixed_length(ids))
-    return bool((in_order[1:] == in_order[:-1]).any())
+    if not (in_order[1:] == in_order[:-1]).any():
+        return
+    counts = pc.value_counts(ids)
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    rows = pc.indices_nonzero(pc.equal(ids, twice[0])).to_pylist()
+    first, second = table.lines(rows[:2])
+    more = f", and {len(twice) - 1:,} further ids" if len(twice) > 1 else ""
+    raise DataError(
+        f"{table.path}: {column} {twice[0].as_py()!r} occurs twice (lines {first} and "
+        f"{second}){more}; keep one row per item"
+    )
 
 
 def fixed_length(ids: Column) -> NDArray[np.bytes_]:
-    """Ids as a fixed-length UTF-8 array, shape (n,), dtype `S<longest>`."""
+    """Return ids as a fixed-length UTF-8 array, shape (n,), dtype `S<longest>`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -214,9 +152,7 @@ def fixed_length(ids: Column) -> NDArray[np.bytes_]:
     out = np.empty(len(ids), dtype=f"S{longest}")
     start = 0
     for chunk in ids.cast(pa.binary()).chunks:
-        for offset in range(
-            0, len(chunk), _BLOCK
-        ):  # blocks bound the memory that Python objects take
+        for offset in range(0, len(chunk), _BLOCK):  # blocks bound the memory of Python objects
             values = chunk.slice(offset, _BLOCK).to_pylist()
             out[start : start + len(values)] = values
             start += len(values)
@@ -224,7 +160,7 @@ def fixed_length(ids: Column) -> NDArray[np.bytes_]:
 
 
 def _items_from_files(root: Path) -> Items:
-    """Items named after the content files of a folder that has no table, in the order of their ids."""
+    """Name the items of a folder without a table after its content files, ids ascending."""
     import pyarrow as pa
 
     stems = {

@@ -18,9 +18,9 @@ class Template:
     """A way to join columns.
 
     Attributes:
-        name: What was asked for.
+        name: As it was asked for.
         columns: The columns it needs, each once.
-        join: From column to stripped text (empty where there is none) to the joined text.
+        join: Maps stripped texts by column (empty where there is none) to the joined text.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Template:
     join: Callable[[Mapping[str, str]], str]
 
     def fill(self, texts: Mapping[str, str]) -> str | None:
-        """The text of an item, runs of blanks made one; None where all its columns are empty."""
+        """Return the text of an item, runs of blanks made one; None where all columns are empty."""
         return " ".join(self.join(texts).split()) if any(texts.values()) else None
 
 
@@ -49,15 +49,14 @@ TEMPLATES = {
         ),
     ),
 }
-"""`lattice`: what the code of LATTICE (ACM MM 2021) makes of Amazon's metadata; `catalogue`: the same columns, each once."""
+"""`lattice` as in the code of LATTICE (ACM MM 2021) on Amazon; `catalogue` has each column once."""
 
 
 def parse_template(text: str) -> Template:
-    """The template of that name, or the one that the text spells out.
+    """Return the template of that name, or the one that the text spells out.
 
     Raises:
-        UsageError: No such name, a brace that is not closed, or one that holds more than a column's
-            name.
+        UsageError: No such name, an open brace, or a brace around more than a column's name.
     """
     if "{" not in text and "}" not in text:
         if text not in TEMPLATES:

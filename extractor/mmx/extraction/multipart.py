@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.folder import FILE_SUFFIXES, FOLDERS
+from mmbase.dataset import FILE_SUFFIXES, FOLDERS
 from mmx.catalogue.contents import Content, FileContents, file_contents
 from mmx.catalogue.items import Items
 from mmx.encoders import Encoder

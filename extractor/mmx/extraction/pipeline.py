@@ -14,7 +14,7 @@ from contextlib import closing
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.folder import FILE_SUFFIXES, FOLDERS
+from mmbase.dataset import FILE_SUFFIXES, FOLDERS
 from mmbase.process import StopRequest
 from mmbase.progress import Progress
 from mmbase.progress import Task as ProgressTask

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmbase.tables import SUFFIXES, Table, is_table, open_table
-from mmx.catalogue.items import ID_COLUMNS, load_items
+from mmbase.dataset import columns_of, open_interactions
+from mmbase.tables import SUFFIXES, Table, is_table, open_table, strings
+from mmx.catalogue.items import load_items
 from mmx.errors import DataError, ToolError, UsageError
 
 INTERACTION_FILES = ("interactions", "train", "valid", "val", "validation", "test")
-INTERACTION_ITEM_COLUMNS = (*ID_COLUMNS, "item", "iid", "item_id:token")
 EXAMPLES = 3
 
 
@@ -277,14 +277,11 @@ def _stem(path: Path) -> str:
 
 
 def _interaction_items(path: Path) -> set[str]:
-    table = open_table(path)
-    column = next((name for name in INTERACTION_ITEM_COLUMNS if name in table.columns), None)
-    if column is not None:
-        values = table.read([column])[column].unique().to_pylist()
-        return {value.decode("utf-8", "replace") for value in values}
-    if table.kind != "text" or not 2 <= len(table.columns) <= 4:
+    table = open_interactions(path)
+    column = next(iter(columns_of("item_id", table.columns)), None)
+    if column is None:
         raise DataError(
-            f"{path.name}: no column of item ids (expected item_id; got {', '.join(table.columns)})"
+            f"{path}: no column of item ids (expected item_id; got {', '.join(table.columns)})"
         )
-    # Without a header the second column is the item; an unknown header then shows as a strange id.
-    return {cells[1] for cells in read_records(path) if len(cells) > 1}
+    # A header that is not recognised is read as a row, and then shows as a strange id.
+    return set(strings(table.read([column])[column]).tolist())

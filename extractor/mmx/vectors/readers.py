@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.catalogue.items import ID_COLUMNS
+from mmbase.dataset import ITEM_ID_COLUMNS
 from mmx.errors import DataError, UsageError
 from mmx.vectors.ids import (
     EXAMPLES,
@@ -221,7 +221,7 @@ def read_parquet(source: Source) -> Vectors:
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{source.path}: not a Parquet file that can be read ({error})") from error
     id_column = source.id_column or next(
-        (column for column in ID_COLUMNS if column in table.column_names), None
+        (column for column in ITEM_ID_COLUMNS if column in table.column_names), None
     )
     columns = ", ".join(table.column_names)
     if id_column is None:

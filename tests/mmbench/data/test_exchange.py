@@ -1,4 +1,4 @@
-"""Other frameworks' layouts: what is written is read back as it was, and what people have is understood."""
+"""Other frameworks' layouts: exports are read back as they were, real layouts are understood."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IDS = st.text(
 
 
 def test_the_command_names_every_layout() -> None:
-    (names,) = (option.type.choices for option in import_.params if option.name == "format_name")  # type: ignore[attr-defined]
+    (names,) = (option.type.choices for option in import_.params if option.name == "format_name")
     assert set(names) == {"auto", *LAYOUTS}
 
 
@@ -114,11 +114,11 @@ def test_recbole_files_come_back_with_split_and_texts(
     assert layout("auto", folder)[0] == "recbole"
     back = LAYOUTS["recbole"].read(folder)
     same_tables(bundle, back)
-    pd.testing.assert_frame_equal(back.items, items, check_dtype=False)  # type: ignore[arg-type]
+    pd.testing.assert_frame_equal(back.items, items, check_dtype=False)
 
 
 def test_a_dataset_folder_goes_out_and_in(tmp_path: Path) -> None:
-    """Through the commands: our folder to MMRec and to Elliot and back gives the same digest of data and features."""
+    """Export to MMRec and to Elliot, then import, gives the same digests of data and features."""
     first = Bundle(
         "shop",
         {
@@ -174,7 +174,7 @@ def test_a_dataset_folder_goes_out_and_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["items.tsv", "items.csv", "items.jsonl"])
 def test_the_items_table_goes_out_whatever_it_looks_like(name: str, tmp_path: Path) -> None:
-    """Other formats than TSV, an id column of another name, bytes that are not UTF-8 (the demo catalogue has some)."""
+    """Other formats than TSV, an id column of another name, bytes that are not UTF-8."""
     (tmp_path / "interactions.tsv").write_text("user_id\titem_id\nu\t007\nu\tb\n")
     rows = {
         "items.tsv": b"title\tasin\nblue \xe9\t007\n\tb\n",
@@ -191,6 +191,26 @@ def test_the_items_table_goes_out_whatever_it_looks_like(name: str, tmp_path: Pa
     assert done.exit_code == 0
     (written,) = (tmp_path / "out").glob("*.item")
     assert written.read_text() == "item_id:token\ttitle:token_seq\n007\tblue \ufffd\nb\t\n"
+
+
+@given(rows=st.lists(st.tuples(IDS, st.sampled_from(['"a"', '"a" b', '"', 'a"b', "", '""']))))
+@settings(max_examples=50, deadline=None)
+def test_quotation_marks_of_items_survive_a_dataset_folder(
+    rows: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Both tools read the table of items with its dialect guessed, the interactions literally."""
+    from mmx.catalogue.items import load_items
+
+    rows = list({item: (item, title) for item, title in [('"q"', "t"), *rows]}.values())
+    frame = pd.DataFrame(rows, columns=["item_id", "title"])
+    ids = frame["item_id"].to_numpy(object)
+    table = InteractionTable(np.full(len(ids), "u", object), ids, None, None)
+    folder = tmp_path_factory.mktemp("quoted") / "out"
+    write_dataset(Bundle("toy", {WHOLE: table}, "", frame), folder)
+    back = read_dataset(folder, None, {})
+    assert back.items is not None
+    assert back.items.to_numpy().tolist() == frame.to_numpy().tolist()
+    assert back.parts[WHOLE].item_ids.tolist() == ids.tolist() == load_items(folder).ids.to_pylist()
 
 
 def test_mmrec_without_mappings_keeps_the_numbers(tmp_path: Path) -> None:
@@ -219,7 +239,7 @@ def test_mmrec_without_mappings_keeps_the_numbers(tmp_path: Path) -> None:
 
 
 def test_mmrecs_own_files_of_stand_ins_and_numbers_that_are_none(tmp_path: Path) -> None:
-    """MMRec's preprocessing writes the mean for an absent picture, and which those are; 2reindex-feat and 3feat-encoder."""
+    """MMRec's preprocessing writes the mean for an absent picture, and a file that names these."""
     (tmp_path / "baby.inter").write_text("userID\titemID\tx_label\n0\t1\t0\n0\t0\t1\n1\t1\t2\n")
     for file in ("image_feat.npy", "text_feat.npy"):
         np.save(tmp_path / file, np.ones((3, 2)))
@@ -237,7 +257,7 @@ def test_mmrecs_own_files_of_stand_ins_and_numbers_that_are_none(tmp_path: Path)
 
 
 def test_elliot_finds_each_items_vector_where_it_looks_for_it(tmp_path: Path) -> None:
-    """Its loader takes the first length as the dimensions, and places vectors by enumerating the items of training."""
+    """Elliot's loader takes the first length as the dimensions and enumerates training items."""
     users = np.array(["u"], object)
     parts = {
         part: InteractionTable(np.repeat(users, len(items)), np.array(items, object), None, None)
@@ -259,7 +279,7 @@ def test_elliot_finds_each_items_vector_where_it_looks_for_it(tmp_path: Path) ->
 
 
 def test_recbole_reads_what_is_written_for_it(tmp_path: Path) -> None:
-    """With pandas, as its Dataset does: a quote at the beginning of a field would swallow lines, a second colon is an error."""
+    """With pandas, a leading quote would swallow lines; a second colon in a header is an error."""
     titles = ['"Weird Al', 'say "y"', '"a"', ""]
     items = pd.DataFrame({"item_id": list("abcd"), "title:en": titles})
     table = InteractionTable(
@@ -302,7 +322,7 @@ def test_microlens_with_times_or_with_sequences(tmp_path: Path) -> None:
     assert name == "microlens"
     bundle = module.read(tmp_path)
     table = bundle.parts[WHOLE]
-    assert list(zip(table.user_ids, table.item_ids, table.timestamps, strict=True)) == [  # type: ignore[arg-type]
+    assert list(zip(table.user_ids, table.item_ids, table.timestamps, strict=True)) == [
         ("7", "2", 1),
         ("7", "1", 2),
         ("8", "1", 1),

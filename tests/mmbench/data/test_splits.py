@@ -1,4 +1,4 @@
-"""Every split method and filter on random interactions: what it must keep, and that the file's order plays no part."""
+"""Split methods and filters: their invariants, golden rows, independence of the file's order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmbench.errors import ShapeError, UsageError
 
 ROW = st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 9))
 ROWS = st.lists(ROW, min_size=1, max_size=60).map(
-    lambda rows: Rows(*(np.array(column) for column in zip(*rows, strict=True)))  # type: ignore[arg-type]
+    lambda rows: Rows(*(np.array(column) for column in zip(*rows, strict=True)))
 )
 RATIO = st.floats(0, 0.9)
 
@@ -43,12 +43,38 @@ def test_each_row_gets_one_part_whatever_the_order(
     )
     if method in ("random", "eighths"):  # these draw in the order of the file
         return
-    shuffle = np.array(order.sample(range(rows.users.size), rows.users.size))  # type: ignore[attr-defined]
+    shuffle = np.array(order.sample(range(rows.users.size), rows.users.size))
     assert rows.times is not None
     moved = Rows(rows.users[shuffle], rows.items[shuffle], rows.times[shuffle])
     other = split_rows(method, moved, test_ratio=test, valid_ratio=valid, seed=seed)
     key = list(zip(rows.users, rows.items, rows.times, parts, strict=True))
-    assert sorted(key) == sorted(zip(moved.users, moved.items, moved.times, other, strict=True))  # type: ignore[arg-type]
+    assert sorted(key) == sorted(zip(moved.users, moved.items, moved.times, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        # RandomState(42) shuffles [0, 1], [0, 0, 0, 0, 1], ... for test, then what is left
+        ("random", {}, "TvvT---v----TTv-----Tv"),
+        # users of 2, 5 and 15 rows; the generator draws row 3, then 5; row 7, then 14 and 21
+        ("eighths", {}, "---T-v-T------v------v"),
+        ("global-random", {}, "---vTT--vTv-TT--vv----"),
+        # times 14 21 6 13 20 of the second user: row 3 is the latest, row 6 the one before
+        ("leave-k-out", {}, "---T--v--T--v---------"),
+        ("leave-k-out", {"k": 2}, "--vT-vT--T--T--v--v---"),
+        ("leave-k-out", {"last": False}, "--T---v---------vT----"),
+        ("temporal", {}, "vT-T--v-vT--T--T--v--v"),
+        # ceil(22 / 5) rows are test, from time 17 on; ceil(17 / 4) validation, from time 12 on
+        ("global-temporal", {}, "--vT-vT-vT--T--T--v--v"),
+        ("cold-items", {}, "--T-T-vv--T-T-vv--T-T-"),
+    ],
+)
+def test_golden_rows(method: str, options: dict[str, object], expected: str) -> None:
+    """Which row goes where: parts of the right size with validation and test swapped are caught."""
+    n = np.arange(22)
+    rows = Rows(np.repeat([0, 1, 2], [2, 5, 15]), n % 8, (7 * n % 22).astype(float))
+    parts = split_rows(method, rows, test_ratio=0.2, valid_ratio=0.25, seed=42, **options)
+    assert "".join({TRAIN: "-", VALID: "v", TEST: "T"}[part] for part in parts) == expected
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.2, 0.3, 0.7, 0.9])

@@ -15,8 +15,8 @@ from tests.mmbench.conftest import write_dataset
 from mmbase.progress import Silent
 from mmbench.config import Evaluation, Recipe, make_evaluation, make_settings
 from mmbench.core.interactions import HeldOut, Index
-from mmbench.data.catalogue import read_categories, read_item_ids
 from mmbench.data.dataset import TrainingData
+from mmbench.data.tables import read_categories, read_item_ids
 from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.protocol import lists_for_both
 from mmbench.metrics.item_data import Topics
@@ -252,8 +252,8 @@ def test_categories_are_read_by_id(cold: Path) -> None:
             DataError,
             r"no column of item ids \(expected item_id; got name",
         ),
-        ("item_id\tcategory\n\tx\n", "category", DataError, "an item has no id"),
-        ("", "category", DataError, "not a readable table of items"),
+        ("item_id\tcategory\n\tx\n", "category", DataError, r"items\.tsv, line 2: empty item_id"),
+        ("", "category", DataError, r"items\.tsv: the file is empty"),
     ],
 )
 def test_items_tables_that_do_not_serve(

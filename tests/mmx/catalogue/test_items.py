@@ -196,9 +196,10 @@ def test_a_path_column_is_followed_inside_the_folder_only(tmp_path: Path) -> Non
     (root / "pics/inner.jpg").symlink_to(root / "pics/1.jpg")
     (root / "pics/far").symlink_to(tmp_path)
     rows = [
-        ("i1", "pics/1.jpg"), ("i2", "2.jpg"), ("i3", "pics/absent.jpg"), ("i4", ""), ("i5", "../secret.jpg"),
-        ("i6", str(outside)), ("i7", "pics/link.jpg"), ("i8", "pics/inner.jpg"), ("i9", "pics/../../secret.jpg"),
-        ("i10", "pics"), ("i11", "pics/far/secret.jpg"), ("i12", "../absent.jpg"), ("i13", str(root / "pics/1.jpg")),
+        ("i1", "pics/1.jpg"), ("i2", "2.jpg"), ("i3", "pics/absent.jpg"), ("i4", ""),
+        ("i5", "../secret.jpg"), ("i6", str(outside)), ("i7", "pics/link.jpg"),
+        ("i8", "pics/inner.jpg"), ("i9", "pics/../../secret.jpg"), ("i10", "pics"),
+        ("i11", "pics/far/secret.jpg"), ("i12", "../absent.jpg"), ("i13", str(root / "pics/1.jpg")),
         ("i14", "pics/1.jpg/x"), ("i15", "x" * 5000),
     ]  # fmt: skip
     write(

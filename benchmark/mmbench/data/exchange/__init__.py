@@ -1,7 +1,8 @@
-"""Datasets in other frameworks' layouts, read and written: one module and one line of `LAYOUTS` each, and a name in the command.
+"""Datasets in the layouts of other frameworks, read and written.
 
-A layout's module has `detect(folder)`, `read(folder)`, an `EXAMPLE` of what its folder holds, and,
-where it can be written, `write(bundle, folder, missing)`.
+A layout is one module, one line of `LAYOUTS` and a name in the command. Its module has
+`detect(folder)`, `read(folder)`, an `EXAMPLE` of the folder's files and, where it can be written,
+`write(bundle, folder, missing)`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ LAYOUTS: dict[str, ModuleType] = {
 
 
 def layout(name: str, folder: Path) -> tuple[str, ModuleType]:
-    """The layout of that name; `auto` looks at the folder.
+    """Return the layout of that name; `auto` looks at the folder.
 
     Raises:
         UsageError: There is no such layout.
@@ -40,6 +41,6 @@ def layout(name: str, folder: Path) -> tuple[str, ModuleType]:
             return key, module
     looks = "; ".join(f"{key}: {module.EXAMPLE}" for key, module in LAYOUTS.items())
     raise DataError(
-        f"{folder}: looks like none of the layouts that are understood ({looks}); say which with "
+        f"{folder}: looks like none of the layouts that are understood ({looks}); name one with "
         "--format"
     )

@@ -1,27 +1,28 @@
-"""A dataset in memory, whatever layout it came in, and the small steps that several layouts share."""
+"""A dataset in memory, in no layout in particular, and the steps that several layouts share."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbase.dataset import checked_ids
+from mmbase.tables import Table, open_table, strings
 from mmbench.data.dataset import sorted_ids
-from mmbench.data.tables import InteractionTable, shortest
+from mmbench.data.tables import InteractionTable
 from mmbench.errors import DataError
 
 SIDECAR = "mmbench-export.json"
-"""What an export says about itself beside the other framework's files, so that importing it gives the same dataset."""
+"""Written beside the other framework's files, so that importing an export restores the dataset."""
 
 WHOLE = "interactions"
-"""The one part of a dataset that is not split."""
+"""The only part of a dataset without a split."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +33,7 @@ class Vectors:
         modality: `visual`, `textual`, `audio` or another lower-case name.
         name: Name of the feature set.
         ids: Item of each row, distinct, length n.
-        matrix: Shape (n, dim), float32 or float16; rows that are not present hold anything.
+        matrix: Shape (n, dim), float32 or float16; absent rows hold anything.
         present: Which rows have a vector, shape (n,).
         provenance: How the vectors were made, JSON values.
     """
@@ -51,11 +52,9 @@ class Bundle:
 
     Attributes:
         name: The dataset's name.
-        parts: `train`, `valid` and `test`; or `interactions` alone where there is no split; or
-            nothing.
+        parts: `train`, `valid` and `test`; `interactions` alone without a split; or nothing.
         split: Name of the split; empty where there is none.
-        items: Texts and other columns of the items, `item_id` first, strings; None where there are
-            none.
+        items: Columns of the items as strings, `item_id` first; None where there are none.
         vectors: Feature sets, at most one of each modality and name.
         notes: What was guessed or left out, one line each.
     """
@@ -68,17 +67,13 @@ class Bundle:
     notes: tuple[str, ...] = ()
 
     def ids(self, column: str) -> list[str]:
-        """The distinct `user_ids` or `item_ids` of all parts in ascending order."""
+        """Return the distinct `user_ids` or `item_ids` of all parts in ascending order."""
         arrays = [getattr(table, column) for table in self.parts.values()]
         return sorted_ids(np.concatenate(arrays)) if arrays else []
 
 
 def require_split(bundle: Bundle, layout: str) -> None:
-    """Refuse a dataset without a split for a layout that can't say so.
-
-    Raises:
-        DataError: There is no split.
-    """
+    """Raise a DataError for a dataset without a split, which the layout has no place for."""
     if set(bundle.parts) != {"train", "valid", "test"}:
         raise DataError(
             f"{bundle.name}: {layout} files hold a split, and this dataset has none; "
@@ -87,32 +82,23 @@ def require_split(bundle: Bundle, layout: str) -> None:
 
 
 def numbering(ids: Sequence[str]) -> dict[str, int]:
-    """Id to row number."""
+    """Map each id to its place."""
     return {text: row for row, text in enumerate(ids)}
 
 
 def numbered(
     table: InteractionTable, users: Mapping[str, int], items: Mapping[str, int]
 ) -> pd.DataFrame:
-    """User and item numbers of each row, with rating and timestamp where there are any."""
-    columns: dict[str, Any] = {
-        "user": [users[text] for text in table.user_ids.tolist()],
-        "item": [items[text] for text in table.item_ids.tolist()],
-    }
-    for name, values in (("rating", table.ratings), ("timestamp", table.timestamps)):
-        if values is not None:
-            columns[name] = shortest(values)
-    return pd.DataFrame(columns)
+    """Return user and item numbers of each row, with ratings and timestamps where there are any."""
+    user = [users[text] for text in table.user_ids.tolist()]
+    item = [items[text] for text in table.item_ids.tolist()]
+    return pd.DataFrame({"user": user, "item": item, **table.numbers()})
 
 
 def renamed(
     table: InteractionTable, users: Mapping[str, str], items: Mapping[str, str], where: Path
 ) -> InteractionTable:
-    """The table with other ids.
-
-    Raises:
-        DataError: An id has no other.
-    """
+    """Return the table with other ids; a DataError where an id has no other."""
 
     def translate(
         ids: NDArray[np.object_], names: Mapping[str, str], what: str
@@ -127,33 +113,28 @@ def renamed(
             )
         return np.array([names[text] for text in ids.tolist()], dtype=object)
 
-    return InteractionTable(
-        translate(table.user_ids, users, "user"),
-        translate(table.item_ids, items, "item"),
-        table.ratings,
-        table.timestamps,
-        table.note,
+    return replace(
+        table,
+        user_ids=translate(table.user_ids, users, "user"),
+        item_ids=translate(table.item_ids, items, "item"),
     )
 
 
 def read_mapping(path: Path, original: Sequence[str], number: Sequence[str]) -> dict[str, str]:
-    """A table from numbers to ids, tab- or comma-separated; empty where there is no such file.
+    """Read a table from numbers (as text) to ids; empty where there is no such file.
 
     Args:
         path: The file.
         original: Accepted names, lower case, of the column of ids.
         number: Accepted names, lower case, of the column of numbers.
 
-    Returns:
-        Number (as text) to id.
-
     Raises:
-        DataError: The columns are not there, or a number stands for two ids.
+        DataError: A column is absent, or a number or an id occurs twice.
     """
     if not path.is_file():
         return {}
-    frame = read_strings(path)
-    names = {str(name).casefold(): name for name in frame.columns}
+    table = open_table(path, literal=True)
+    names = {name.casefold(): name for name in table.columns}
     ids, numbers = (
         next((names[one] for one in accepted if one in names), None)
         for accepted in (original, number)
@@ -161,51 +142,39 @@ def read_mapping(path: Path, original: Sequence[str], number: Sequence[str]) -> 
     if ids is None or numbers is None:
         raise DataError(
             f"{path}: expected columns {original[0]} and {number[0]}; it has: "
-            f"{', '.join(map(str, frame.columns))}"
+            f"{', '.join(table.columns)}"
         )
-    for column in (ids, numbers):
-        repeated = frame[column][frame[column].duplicated()]
-        if len(repeated):
-            raise DataError(f"{path}: {column} {repeated.iloc[0]} occurs twice")
-    return dict(zip(frame[numbers].tolist(), frame[ids].tolist(), strict=True))
+    cells = table.read([numbers, ids])
+    columns = [strings(checked_ids(table, name, cells[name])) for name in (numbers, ids)]
+    for name, column in zip((numbers, ids), columns, strict=True):
+        repeated = column[pd.Series(column).duplicated()]
+        if repeated.size:
+            raise DataError(f"{path}: {name} {repeated[0]} occurs twice")
+    return dict(zip(*columns, strict=True))
 
 
-def read_strings(path: Path, *, header: bool = True) -> pd.DataFrame:
-    """A TSV or CSV file as strings: tab-separated if its first line has a tab, whatever its name.
+def all_texts(table: Table) -> pd.DataFrame:
+    """Return every column of a table as strings."""
+    return pd.DataFrame({name: strings(c) for name, c in table.read(table.columns).items()})
 
-    Raises:
-        DataError: It cannot be read.
-    """
+
+def load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any]:
+    """Read an array from a .npy file, never a pickle; a DataError where that cannot be done."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            tabs = "\t" in file.readline()
-        return pd.read_csv(
-            path,
-            sep="\t" if tabs else ",",
-            quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
-            dtype=str,
-            keep_default_na=False,
-            encoding="utf-8-sig",
-            header=0 if header else None,
-        )
-    except (OSError, UnicodeDecodeError, ValueError, pd.errors.ParserError) as error:
-        raise DataError(
-            f"{path}: not a readable table: {str(error).strip().splitlines()[0]}"
-        ) from error
-
-
-def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:
-    """A matrix of numbers from a .npy file, not yet in memory.
-
-    Raises:
-        DataError: It is no matrix of float16, float32 or float64, or has another number of rows.
-    """
-    try:
-        matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.asanyarray(np.load(path, mmap_mode=mmap_mode, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
             f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}"
         ) from error
+
+
+def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:
+    """Map a matrix of float16, float32 or float64 from a .npy file; None allows any n_rows.
+
+    Raises:
+        DataError: It is no such matrix, or has another number of rows.
+    """
+    matrix = load_array(path, "r")
     if matrix.ndim != 2 or matrix.dtype not in (np.float16, np.float32, np.float64):
         raise DataError(
             f"{path}: {matrix.shape} of {matrix.dtype} (expected a matrix of float16, float32 or "
@@ -222,11 +191,11 @@ def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:
 def filled(
     vectors: Vectors, ids: Sequence[str], policy: str
 ) -> tuple[NDArray[np.float32], list[int]]:
-    """The vectors in the order of `ids`, absent ones filled, and which rows were absent.
+    """Return the vectors in the order of `ids`, absent ones filled, and which rows were absent.
 
     Args:
         vectors: One modality.
-        ids: Items in the order in which rows are wanted.
+        ids: Items in the order of the rows.
         policy: `mean` of the present vectors of these items, `zero`, or `error`.
 
     Raises:
@@ -244,8 +213,7 @@ def filled(
     if absent and policy == "error":
         raise DataError(
             f"{vectors.modality}/{vectors.name}: {len(absent)} items have no vector, e.g. "
-            f"{ids[absent[0]]}; "
-            "say what to write for them: --missing mean or --missing zero"
+            f"{ids[absent[0]]}; choose what to write for them: --missing mean or --missing zero"
         )
     out = np.zeros((len(ids), vectors.matrix.shape[1]), np.float32)
     out[present] = vectors.matrix[at[present]]
@@ -260,17 +228,13 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def first_line(path: Path) -> str:
-    """The first line of a text file, whatever it holds."""
+    """Return the first line of a text file, whatever it holds."""
     with path.open(encoding="utf-8-sig", errors="replace") as file:
         return file.readline(1 << 16)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no such file.
-
-    Raises:
-        DataError: It is no JSON object.
-    """
+    """Read a JSON object, empty where there is no such file; a DataError for anything else."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,6 @@
-"""Ducho's output tree: folders `<modality>…/<library>/<model>/<layer>/` of one .npy per item, named by the item.
+"""Ducho's output tree: one .npy per item, named by the item, in folders of modality and model.
+
+    visual_embeddings/<library>/<model>/<layer>/<item>.npy
 
 Features alone; the sets are named `<model>-<layer>`. A folder of several modalities fused, which
 Ducho names after both and how (`visual_embeddings_textual_embeddings_concat`), is of the modality
@@ -21,7 +23,7 @@ _FUSED = re.compile(r"^(?:visual|image).*_(?:textual|text).*_(concat|sum|mul|mea
 
 
 def detect(folder: Path) -> bool:
-    """Whether a folder looks like this layout."""
+    """Whether the folder looks like this layout."""
     return any(
         path.is_dir() and _modality(path.name) and next(path.glob("*/**/*.npy"), None)
         for path in folder.iterdir()
@@ -29,7 +31,7 @@ def detect(folder: Path) -> bool:
 
 
 def read(folder: Path) -> Bundle:
-    """The feature sets of a tree."""
+    """Read the feature sets of a tree."""
     vectors = []
     for top in sorted(path for path in folder.iterdir() if path.is_dir()):
         modality = _modality(top.name)

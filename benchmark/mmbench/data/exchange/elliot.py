@@ -1,8 +1,8 @@
-"""Elliot's files: `train.tsv`, `val.tsv`, `test.tsv` without a header, and a folder of one .npy per item and modality.
+"""Elliot's files: three parts without a header, and one .npy per item and modality.
 
-    train.tsv val.tsv test.tsv       tab-separated without a header: user, item, rating[, timestamp]
-    visual_features/<item>.npy …     shape (dim,), read also as (1, dim); any folder name that begins with a modality
-    users.tsv items.tsv              ours: number and original id, with a header
+    train.tsv val.tsv test.tsv    user, item, rating[, timestamp]
+    visual_features/<item>.npy    shape (dim,) or (1, dim); the folder's name begins with a modality
+    users.tsv items.tsv           ours: number and original id, with a header
 
 An export numbers users and items from 0, and items of training first: Elliot's multimodal models
 place vectors by enumerating item numbers, and embeddings by enumerating those that occur in
@@ -19,29 +19,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmbase.dataset import find_table
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
-from mmbench.data.tables import find_table, read_interactions, write_tsv
+from mmbench.data.tables import read_interactions, write_tsv
 from mmbench.errors import DataError
 
 STEMS = {"train": ("train",), "valid": ("val", "validation", "valid"), "test": ("test",)}
 MODALITIES = {
-    "visual": "visual",
-    "image": "visual",
-    "textual": "textual",
-    "text": "textual",
+    "visual": "visual", "image": "visual", "textual": "textual", "text": "textual",
     "audio": "audio",
-}
+}  # fmt: skip
 EXAMPLE = "train.tsv, val.tsv, test.tsv, visual_features/0.npy"
 
 
 def detect(folder: Path) -> bool:
-    """Whether a folder looks like this layout."""
+    """Whether the folder looks like this layout."""
     return bool(find_table(folder, STEMS["train"]) and find_table(folder, STEMS["test"]))
 
 
 def read(folder: Path) -> Bundle:
-    """The dataset of an Elliot folder; ids are the original ones where `users.tsv` and `items.tsv` are there."""
+    """Read an Elliot folder, with the original ids where `users.tsv` and `items.tsv` have them."""
     users, items = (
         b.read_mapping(folder / f"{kind}s.tsv", (f"{kind}_id",), ("number",))
         for kind in ("user", "item")
@@ -78,9 +76,8 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
             frame.insert(2, "rating", 1)
         write_tsv(folder / f"{stems[0]}.tsv", frame, header=False)
     for kind, ids in (("user", user_ids), ("item", item_ids)):
-        write_tsv(
-            folder / f"{kind}s.tsv", pd.DataFrame({"number": range(len(ids)), f"{kind}_id": ids})
-        )
+        mapping = pd.DataFrame({"number": range(len(ids)), f"{kind}_id": ids})
+        write_tsv(folder / f"{kind}s.tsv", mapping)
     sets, absent_rows = {}, {}
     for one in bundle.vectors:
         matrix, absent = b.filled(one, item_ids, missing)
@@ -91,28 +88,21 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
         sets[one.modality] = {"name": one.name, "provenance": dict(one.provenance)}
         absent_rows[one.modality] = absent
     rated = all(table.ratings is not None for table in bundle.parts.values())
-    told = {
-        "name": bundle.name,
-        "split": bundle.split,
-        "ratings": rated,
-        "features": sets,
-        "absent": absent_rows,
-    }
-    b.write_json(folder / b.SIDECAR, told)
+    told = {"name": bundle.name, "split": bundle.split, "ratings": rated}
+    b.write_json(folder / b.SIDECAR, {**told, "features": sets, "absent": absent_rows})
 
 
 def _training_first(bundle: Bundle) -> list[str]:
     known = set(bundle.parts["train"].item_ids.tolist())
-    return sorted(
-        bundle.ids("item_ids"), key=lambda item: item not in known
-    )  # stable: ascending in each half
+    # The sort is stable: ascending in each half.
+    return sorted(bundle.ids("item_ids"), key=lambda item: item not in known)
 
 
 def read_folder(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
-    """File stems and vectors of a folder of one .npy per item.
+    """Return the file stems and vectors of a folder of one .npy per item.
 
     Raises:
-        DataError: A file is no vector, or they differ in length.
+        DataError: A file holds no vector, or they differ in length.
     """
     files = sorted(path.glob("*.npy"))
     first = _vector(files[0])
@@ -121,20 +111,14 @@ def read_folder(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
         vector = _vector(file)
         if vector.size != first.size:
             raise DataError(
-                f"{file}: {vector.size} numbers, {files[0].name} has {first.size}; all items need "
-                "equally many"
+                f"{file}: {vector.size} numbers (expected {first.size}, as in {files[0].name})"
             )
         matrix[row] = vector
     return [file.name.removesuffix(".npy") for file in files], matrix
 
 
 def _vector(path: Path) -> np.ndarray[Any, Any]:
-    try:
-        vector = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}"
-        ) from error
+    vector = b.load_array(path)
     if vector.dtype.kind != "f" or vector.size == 0 or vector.size != max(vector.shape, default=0):
         raise DataError(
             f"{path}: {vector.shape} of {vector.dtype} (expected one vector of floats, (dim,) or "
@@ -156,11 +140,5 @@ def _vectors(path: Path, items: dict[str, str], given: dict[str, Any]) -> Vector
     source = given.get("features", {}).get(modality, {})
     provenance = source.get("provenance") or {"extractor": "import-elliot", "folder": path.name}
     present = np.array([stem not in absent for stem in stems])
-    return Vectors(
-        modality,
-        source.get("name", "elliot"),
-        [items.get(s, s) for s in stems],
-        matrix,
-        present,
-        provenance,
-    )
+    name, ids = source.get("name", "elliot"), [items.get(stem, stem) for stem in stems]
+    return Vectors(modality, name, ids, matrix, present, provenance)

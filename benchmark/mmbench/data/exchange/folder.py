@@ -1,4 +1,4 @@
-"""Our own dataset folder as a bundle, and back."""
+"""Read and write our own dataset folder as a bundle."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mmbench.data.catalogue import read_items
+from mmbase.dataset import find_table
 from mmbench.data.dataset import available_splits, read_split
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
 from mmbench.data.folders import new_folder
 from mmbench.data.tables import (
     InteractionTable,
-    find_table,
     read_interactions,
+    read_items,
     write_interactions,
     write_tsv,
 )
@@ -29,12 +29,11 @@ def read_dataset(
     wanted: Mapping[str, str],
     columns: Mapping[str, str] | None = None,
 ) -> Bundle:
-    """A dataset folder, with one split and some feature sets.
+    """Read a dataset folder, with one split and some feature sets.
 
     Args:
         data: The folder.
-        split: As for `load_split`; None: the only split, or the interactions as they are where
-            there is none.
+        split: As for `load_split`; None: the only split, or the whole interactions without one.
         wanted: Feature sets, modality to name.
         columns: Column roles of the interaction files.
 
@@ -68,11 +67,10 @@ def read_dataset(
 
 
 def write_dataset(bundle: Bundle, out: Path) -> None:
-    """Write a dataset folder: `interactions.tsv` or `splits/<name>/`, `items.tsv`, `features/`, `dataset.json`.
+    """Write a dataset folder: interactions or a split, `items.tsv`, `features/`, `dataset.json`.
 
     Raises:
-        DataError: `out` is there already, or cannot be written.
-        StoreError: A vector is not finite.
+        DataError: `out` exists or cannot be written, or a vector is not finite.
     """
     with new_folder(out) as partial:
         if set(bundle.parts) == {b.WHOLE}:
@@ -83,7 +81,7 @@ def write_dataset(bundle: Bundle, out: Path) -> None:
             for part, table in bundle.parts.items():
                 write_interactions(place / f"{part}.tsv", table)
         if bundle.items is not None:
-            write_tsv(partial / "items.tsv", bundle.items)
+            write_tsv(partial / "items.tsv", bundle.items, quoted=True)
         write_features(bundle, partial)
         counts = {part: len(table) for part, table in bundle.parts.items()}
         b.write_json(partial / "dataset.json", {"name": bundle.name, "counts": counts})
@@ -94,7 +92,7 @@ def write_features(bundle: Bundle, data: Path) -> None:
 
     Raises:
         DataError: A vector holds NaN or infinity.
-        StoreError: Another set of that name is there.
+        StoreError: Another set of that name exists.
     """
     for one in bundle.vectors:
         matrix = np.asarray(one.matrix)

@@ -1,8 +1,8 @@
 """MicroLens: `*_pairs.csv` (or .tsv with a user's items in order) and `*_titles.csv`.
 
-MicroLens-50k_pairs.csv      user, item, timestamp
-MicroLens-50k_pairs.tsv      user, tab, items separated by spaces, oldest first; read only if there is no .csv
-MicroLens-50k_titles.csv     item, title
+MicroLens-50k_pairs.csv     user, item, timestamp
+MicroLens-50k_pairs.tsv     user, tab, items separated by spaces, oldest first; without a .csv
+MicroLens-50k_titles.csv    item, title
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mmbase.dataset import checked_ids
+from mmbase.tables import open_table, strings
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle
 from mmbench.data.tables import InteractionTable, read_interactions
@@ -20,12 +22,12 @@ EXAMPLE = "MicroLens-50k_pairs.csv, MicroLens-50k_titles.csv"
 
 
 def detect(folder: Path) -> bool:
-    """Whether a folder looks like this layout."""
+    """Whether the folder looks like this layout."""
     return bool(list(folder.glob("*_pairs.csv")) or list(folder.glob("*_pairs.tsv")))
 
 
 def read(folder: Path) -> Bundle:
-    """The dataset of a MicroLens folder."""
+    """Read a MicroLens folder."""
     notes: tuple[str, ...] = ()
     path = _one(folder, "*_pairs.csv")
     if path is not None:
@@ -38,13 +40,14 @@ def read(folder: Path) -> Bundle:
         notes = (f"{path.name} has no times: the place in a user's list stands for the timestamp",)
     items, titles = None, _one(folder, "*_titles.csv")
     if titles is not None:
-        items = b.read_strings(titles, header=True)
-        if "item" not in items.columns or "title" not in items.columns:
-            items = b.read_strings(titles, header=False)
-            if items.shape[1] != 2:
-                raise DataError(f"{titles}: {items.shape[1]} columns (expected item and title)")
-            items.columns = items.columns.map({0: "item", 1: "title"})
-        items = items[["item", "title"]].rename(columns={"item": "item_id"})
+        listed = open_table(titles, literal=True)
+        if not {"item", "title"} <= set(listed.columns):
+            if len(listed.columns) != 2:
+                raise DataError(
+                    f"{titles}: {len(listed.columns)} columns (expected item and title)"
+                )
+            listed = listed.headerless(("item", "title"))
+        items = b.all_texts(listed)[["item", "title"]].rename(columns={"item": "item_id"})
     name = path.name.partition("_pairs")[0].casefold()
     return Bundle(name, {b.WHOLE: table}, items=items, notes=notes)
 
@@ -57,17 +60,18 @@ def _one(folder: Path, pattern: str) -> Path | None:
 
 
 def _sequences(path: Path) -> InteractionTable:
-    users: list[str] = []
-    items: list[str] = []
-    times: list[float] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        user, tab, listed = line.partition("\t")
-        if not (user and tab and listed.split()):
-            raise DataError(
-                f"{path}: line {number}: expected a user, a tab and items separated by spaces"
-            )
-        for place, item in enumerate(listed.split(), start=1):
-            users.append(user)
-            items.append(item)
-            times.append(float(place))
-    return InteractionTable(np.array(users, object), np.array(items, object), None, np.array(times))
+    table = open_table(path, literal=True)
+    if len(table.columns) != 2:
+        raise DataError(f"{path}: expected a user, a tab and items separated by spaces per line")
+    table = table.headerless(("user", "items"))
+    columns = table.read(table.columns)
+    users, lists = (strings(checked_ids(table, name, columns[name])) for name in table.columns)
+    items = [str(items).split() for items in lists]
+    lengths = [len(own) for own in items]
+    times = [place for n in lengths for place in range(1, n + 1)]
+    return InteractionTable(
+        np.repeat(users, lengths),
+        np.array([item for own in items for item in own], object),
+        None,
+        np.array(times, np.float64),
+    )

@@ -1,11 +1,11 @@
 """MMRec's folder: `<name>.inter` with `x_label`, `image_feat.npy`, `text_feat.npy`, id mappings.
 
-<name>.inter          tab-separated, header userID itemID [rating] [timestamp] x_label; 0 train, 1 valid, 2 test
-i_id_mapping.csv      optional, tab-separated: original id (asin), itemID
-u_id_mapping.csv      optional, tab-separated: original id (user_id), userID
-image_feat.npy …      row k belongs to itemID k
-missed_image.csv …    optional (ours): item numbers whose row stands in for an absent vector; MMRec's own preprocessing calls that
-                      file of the images missed_img_itemIDs.csv
+<name>.inter        header userID itemID [rating] [timestamp] x_label: 0 train, 1 valid, 2 test
+i_id_mapping.csv    optional, tab-separated: original id (asin), itemID
+u_id_mapping.csv    optional, tab-separated: original id (user_id), userID
+image_feat.npy      row k belongs to itemID k; likewise text_feat.npy, audio_feat.npy
+missed_image.csv    optional, ours: items whose row stands in for an absent vector;
+                    missed_img_itemIDs.csv in MMRec's own preprocessing
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmbase.tables import open_table, strings
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
 from mmbench.data.tables import read_interactions, write_tsv
@@ -29,28 +30,28 @@ EXAMPLE = "baby/baby.inter, image_feat.npy, text_feat.npy"
 
 
 def detect(folder: Path) -> bool:
-    """Whether a folder looks like this layout."""
+    """Whether the folder looks like this layout."""
     path = _interactions(folder)
     return path is not None and b.first_line(path).rstrip("\n").endswith("x_label")
 
 
 def read(folder: Path) -> Bundle:
-    """The dataset of an MMRec folder; ids are the original ones where the mappings are there."""
+    """Read an MMRec folder, with the original ids where there are mappings."""
     path = _interactions(folder)
     if path is None:
         raise DataError(f"{folder}: expected exactly one .inter file with a column x_label")
     columns = {"user_id": "userID", "item_id": "itemID"}
-    frame = b.read_strings(path)
-    if "x_label" not in frame.columns:
+    raw = open_table(path, literal=True)
+    if "x_label" not in raw.columns:
         raise DataError(
             f"{path}: no column x_label; if this is a RecBole file, use --format recbole"
         )
-    labels = frame["x_label"].to_numpy()
+    labels = strings(raw.read(["x_label"])["x_label"])
     wrong = sorted(set(labels.tolist()) - {"0", "1", "2"})
     if wrong:
         raise DataError(f"{path}: x_label {wrong[0]!r} (expected 0, 1 or 2)")
     table = read_interactions(
-        path, {role: name for role, name in columns.items() if name in frame.columns}
+        path, {role: name for role, name in columns.items() if name in raw.columns}
     )
     users = b.read_mapping(
         folder / "u_id_mapping.csv", ("user_id", "reviewerid", "original"), ("userid",)
@@ -63,7 +64,7 @@ def read(folder: Path) -> Bundle:
     table = b.renamed(table, users, items, path)
     parts = {part: table.take(labels == str(label)) for label, part in enumerate(LABELS)}
     vectors = tuple(
-        _vectors(folder, modality, file, items, numbers, given)
+        _vectors(folder, modality, items, numbers, given)
         for modality, file in FILES.items()
         if (folder / file).is_file()
     )
@@ -84,14 +85,9 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
         )
         frames.append(frame.assign(x_label=label))
     write_tsv(folder / f"{bundle.name}.inter", pd.concat(frames, ignore_index=True))
-    write_tsv(
-        folder / "u_id_mapping.csv",
-        pd.DataFrame({"user_id": user_ids, "userID": range(len(user_ids))}),
-    )
-    write_tsv(
-        folder / "i_id_mapping.csv",
-        pd.DataFrame({"asin": item_ids, "itemID": range(len(item_ids))}),
-    )
+    for kind, name, ids in (("user", "user_id", user_ids), ("item", "asin", item_ids)):
+        mapping = pd.DataFrame({name: ids, f"{kind}ID": range(len(ids))})
+        write_tsv(folder / f"{kind[0]}_id_mapping.csv", mapping)
     sets = {}
     for one in bundle.vectors:
         if one.modality not in FILES:
@@ -119,24 +115,16 @@ def _missed(folder: Path, modality: str) -> Path:
 
 
 def _vectors(
-    folder: Path,
-    modality: str,
-    file: str,
-    items: dict[str, str],
-    numbers: Any,
-    given: dict[str, Any],
+    folder: Path, modality: str, items: dict[str, str], numbers: Any, given: dict[str, Any]
 ) -> Vectors:
+    file = FILES[modality]
     matrix = b.load_matrix(folder / file, len(items) or None)
     _numbers(folder / file, numbers.tolist(), len(matrix))
     present = np.ones(len(matrix), bool)
-    for missed in (
-        _missed(folder, modality),
-        *([folder / THEIR_MISSED] if modality == "visual" else []),
-    ):
-        if missed.is_file():
-            present[_numbers(missed, missed.read_text(encoding="utf-8").split(), len(matrix))] = (
-                False
-            )
+    for missed in (_missed(folder, modality), folder / THEIR_MISSED):
+        if missed.is_file() and (modality == "visual" or missed.name != THEIR_MISSED):
+            texts = missed.read_text(encoding="utf-8").split()
+            present[_numbers(missed, texts, len(matrix))] = False
     ids = [items.get(str(row), str(row)) for row in range(len(matrix))]
     source = given.get("features", {}).get(modality, {})
     provenance = source.get("provenance") or {"extractor": "import-mmrec", "file": file}
@@ -144,11 +132,7 @@ def _vectors(
 
 
 def _numbers(where: Path, texts: Sequence[str], n: int) -> list[int]:
-    """Item numbers of a matrix of n rows.
-
-    Raises:
-        DataError: One is none.
-    """
+    """Return item numbers below n; a DataError for anything else."""
     bad = next(
         (text for text in texts if not (text.isascii() and text.isdigit() and int(text) < n)), None
     )

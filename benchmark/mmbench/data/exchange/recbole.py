@@ -1,8 +1,8 @@
 """RecBole's atomic files: `<name>.inter` or its three parts, `<name>.item`.
 
-    <name>.inter                            tab-separated, header user_id:token item_id:token [rating:float] [timestamp:float]
-    <name>.{train,valid,test}.inter         the same, already split (RecBole's benchmark_filename)
-    <name>.item                             item_id:token and further columns, texts as token_seq
+    <name>.inter                       user_id:token item_id:token [rating:float] [timestamp:float]
+    <name>.{train,valid,test}.inter    the same, already split (RecBole's benchmark_filename)
+    <name>.item                        item_id:token and further columns, texts as token_seq
 
 There is no place for content vectors; they stay in the feature store. RecBole takes a quote at the
 beginning of a field for the beginning of a quoted one, and a few words for an absent value: a text
@@ -15,47 +15,35 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmbase.tables import open_table
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle
-from mmbench.data.tables import read_interactions, shortest, write_tsv
+from mmbench.data.tables import read_interactions, write_tsv
 from mmbench.errors import DataError
 
 PARTS = ("train", "valid", "test")
 EXAMPLE = "ml-100k/ml-100k.inter, ml-100k.item"
-ABSENT = frozenset(
-    {
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "-1.#IND",
-        "-1.#QNAN",
-        "-NaN",
-        "-nan",
-        "1.#IND",
-        "1.#QNAN",
-        "<NA>",
-        "N/A",
-        "NA",
-    }
-)
-ABSENT |= {"NULL", "NaN", "None", "n/a", "nan", "null"}
-"""What pandas, with which RecBole reads, takes for an absent value."""
+ABSENT = frozenset({
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
+    "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+})  # fmt: skip
+"""Words that RecBole, through pandas, reads as an absent value."""
 
 
 def detect(folder: Path) -> bool:
-    """Whether a folder looks like this layout."""
+    """Whether the folder looks like this layout."""
     first = next(iter(sorted(folder.glob("*.inter"))), None)
     return first is not None and ":token" in b.first_line(first)
 
 
 def read(folder: Path) -> Bundle:
-    """The dataset of a folder of atomic files."""
+    """Read a folder of atomic files."""
     name, paths = _parts(folder)
     parts = {part: read_interactions(path) for part, path in paths.items()}
     item_file = folder / f"{name}.item"
     items, notes = None, []
     if item_file.is_file():
-        items = b.read_strings(item_file)
+        items = b.all_texts(open_table(item_file, literal=True))
         items.columns = pd.Index([str(column).partition(":")[0] for column in items.columns])
         if "item_id" not in items.columns:
             raise DataError(
@@ -84,32 +72,23 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
                 "dataset first"
             )
     for part, table in bundle.parts.items():
-        columns = {"user_id:token": table.user_ids, "item_id:token": table.item_ids}
-        frame = pd.DataFrame(columns)
-        for role, values in (("rating", table.ratings), ("timestamp", table.timestamps)):
-            if values is not None:
-                frame[f"{role}:float"] = shortest(values)
+        frame = pd.DataFrame({"user_id:token": table.user_ids, "item_id:token": table.item_ids})
+        frame = frame.assign(**{f"{name}:float": n for name, n in table.numbers().items()})
         stem = bundle.name if part == b.WHOLE else f"{bundle.name}.{part}"
         write_tsv(folder / f"{stem}.inter", frame)
     if bundle.items is not None:
         items = bundle.items.copy()
-        for column in items.columns.drop(
-            "item_id"
-        ):  # a sequence of words: a line break is as good as a blank
-            items[column] = (
-                items[column]
-                .str.replace(r"[\t\r\n]+", " ", regex=True)
-                .str.replace(r'^(?=")', " ", regex=True)
-            )
+        for column in items.columns.drop("item_id"):
+            # A sequence of words: a line break is as good as a blank.
+            text = items[column].str.replace(r"[\t\r\n]+", " ", regex=True)
+            items[column] = text.str.replace(r'^(?=")', " ", regex=True)
         typed = {column: f"{str(column).replace(':', '_')}:token_seq" for column in items.columns}
-        write_tsv(
-            folder / f"{bundle.name}.item",
-            items.rename(columns={**typed, "item_id": "item_id:token"}),
-        )
+        items = items.rename(columns={**typed, "item_id": "item_id:token"})
+        write_tsv(folder / f"{bundle.name}.item", items)
 
 
 def _parts(folder: Path) -> tuple[str, dict[str, Path]]:
-    """The dataset's name, and the file of each part."""
+    """Return the dataset's name, and the file of each part."""
     files = {path.name.removesuffix(".inter"): path for path in sorted(folder.glob("*.inter"))}
     named = {name.rpartition(".")[0]: name for name in files if name.rpartition(".")[2] in PARTS}
     if len(named) == 1:

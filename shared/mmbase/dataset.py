@@ -1,0 +1,183 @@
+"""The dataset folder's conventions: names of columns, tables and files, and what an id is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from mmbase.errors import DataError
+from mmbase.tables import SUFFIXES, TAB_SUFFIXES, Column, Table, open_table
+
+# --- tables and their columns
+
+ROLES = ("user_id", "item_id", "rating", "timestamp")
+"""What a column of interactions can mean, in the order of a table without a header."""
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "user_id": ("user_id", "user", "userid", "uid", "reviewerid", "user_id:token"),
+    "item_id": (
+        "item_id", "item", "itemid", "iid", "asin", "parent_asin", "movieid", "item_id:token",
+    ),
+    "rating": ("rating", "overall", "score", "stars", "rating:float"),
+    "timestamp": ("timestamp", "time", "unixreviewtime", "date", "timestamp:float"),
+}  # fmt: skip
+"""Column names of interactions that are understood, lower case, for each role."""
+
+ITEM_ID_COLUMNS = ("item_id", "itemID", "itemId", "asin", "parent_asin", "id")
+"""Columns of ids in a table of items, the most certain first."""
+
+
+def find_table(folder: Path, stems: Sequence[str]) -> Path | None:
+    """Return the file in `folder` whose name is a stem with a known suffix; None if there is none.
+
+    Raises:
+        DataError: Several files fit.
+    """
+    names = (name + suffix for name in stems for suffix in (*SUFFIXES, *TAB_SUFFIXES))
+    found = [folder / name for name in names if (folder / name).is_file()]
+    if len(found) > 1:
+        raise DataError(f"{folder}: both {found[0].name} and {found[1].name}; keep one of them")
+    return found[0] if found else None
+
+
+def columns_of(role: str, columns: Iterable[str]) -> list[str]:
+    """Return the columns whose names mean that role, in the order of the table."""
+    return [name for name in columns if name.strip().casefold() in NAMES[role]]
+
+
+def open_interactions(path: Path, given: Collection[str] = ()) -> Table:
+    """Open a table of interactions, with a header or without.
+
+    The first line is a header if it holds two known names or one of the `given` ones, or if its
+    third cell, the place of a rating, is no number. Tab-separated lines are split at tabs alone.
+
+    Raises:
+        DataError: As for `open_table`.
+    """
+    table = open_table(path, literal=True)
+    if table.kind != "text":
+        return table
+    first = table.columns
+    known = sum(len(columns_of(role, first)) for role in ROLES)
+    if known >= 2 or any(name in given for name in first):
+        return table
+    if len(first) >= 3 and not _is_number(first[2]):
+        return table
+    return table.headerless([*ROLES, *map(str, range(len(first)))][: len(first)])
+
+
+def item_id_column(table: Table, notes: list[str] | None = None) -> str:
+    """Return the column of item ids of a table of items; a guess is added to `notes`.
+
+    The usual names come first, then a name that ends in `id` or `asin`, then what interactions
+    call an item. A column of users is never taken.
+
+    Raises:
+        DataError: There is none, or two of that name.
+    """
+    usual = next((name for name in ITEM_ID_COLUMNS if name in table.columns), None)
+    if usual is not None:
+        return table.require(usual)
+    users = columns_of("user_id", table.columns)
+    others = [name for name in table.columns if name not in users]
+    guesses = [name for name in others if name.strip().casefold().endswith(("id", "asin"))]
+    guesses += columns_of("item_id", others)
+    if not guesses:
+        raise DataError(
+            f"{table.path}: no column of item ids (expected {ITEM_ID_COLUMNS[0]}; got "
+            f"{', '.join(table.columns)}); rename it, or name it: mmx --id-column NAME, "
+            "mmbench --columns item_id=NAME"
+        )
+    guess = table.require(guesses[0])
+    if notes is not None:
+        notes.append(f"item ids: column {guess!r} of {table.path.name} (--id-column overrides)")
+    return guess
+
+
+def checked_ids(table: Table, column: str, cells: Column) -> Column:
+    """Return the cells of a column of ids as an Arrow string array, none of them empty.
+
+    Raises:
+        DataError: There are no rows, or an id is empty, not UTF-8, or holds a NUL character.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if len(cells) == 0:
+        raise DataError(f"{table.path}: no items (the table has a header and no rows)")
+    empty = pc.equal(pc.binary_length(cells), 0)
+    if (first := pc.index(empty, True).as_py()) >= 0:
+        raise DataError(
+            f"{table.where(first)}: empty {column} ({pc.sum(empty).as_py():,} such rows); every "
+            "row needs an id"
+        )
+    try:
+        ids = cells.cast(pa.string())
+    except pa.ArrowInvalid as error:
+        row, cell = next(one for one in enumerate(cells.to_pylist()) if not _is_utf8(one[1]))
+        raise DataError(f"{table.where(row)}: {column} {cell!r} is not valid UTF-8") from error
+    nul = pc.index(pc.match_substring(ids, "\0"), True).as_py()
+    if nul >= 0:
+        raise DataError(f"{table.where(nul)}: {column} {ids[nul].as_py()!r} holds a NUL character")
+    return ids
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_utf8(cell: bytes) -> bool:
+    try:
+        cell.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+# --- content files
+
+FOLDERS = {"visual": "images", "audio": "audio"}
+FILE_SUFFIXES = {
+    "visual": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
+    "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".m4a"),
+}
+
+
+def inside(root: Path, path: Path) -> bool:
+    """Whether `path`, with every link followed, lies in `root`."""
+    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), ""))  # noqa: PTH118
+
+
+def content_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Return the names of files with one of `suffixes`, and those of them that are links.
+
+    The names are sorted by stem, then by the place of their suffix in `suffixes`.
+    """
+    names, links = [], set()
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.lower().endswith(tuple(suffixes)) and _is_file(entry):
+                    names.append(entry.name)
+                    if entry.is_symlink():
+                        links.add(entry.name)
+    rank = {suffix: place for place, suffix in enumerate(suffixes)}
+    names.sort(key=lambda name: (stem(name), rank[name[len(stem(name)) :].lower()], name))
+    return names, links
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads in a circle
+        return False
+
+
+def stem(name: str) -> str:
+    """The name without its last extension: `a.v1.jpg` is the file of item `a.v1`."""
+    return name[: name.rindex(".")]

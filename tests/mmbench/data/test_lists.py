@@ -1,0 +1,91 @@
+"""Ranked lists in every format, and how their rows become rankings."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmbench.data.dataset import Split, load_split
+from mmbench.data.lists import read_lists
+from mmbench.errors import DataError
+
+ROWS = [("u1", "007"), ("u2", "7"), ("u1", "b"), ("u1", "7")]
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    for part in ("train", "valid", "test"):
+        rows = [f"{user}\t{item}" for user in ("u1", "u2") for item in ("007", "7", "b")]
+        (tmp_path / f"{part}.tsv").write_text("user_id\titem_id\n" + "\n".join(rows))
+    return load_split(tmp_path)
+
+
+def listed(path: Path, split: Split, longest: int = 3) -> dict[str, list[str]]:
+    users, lists, _ = read_lists(path, split, longest)
+    ids = split.training.item_ids
+    return {
+        str(split.training.user_ids[user]): [str(ids[item]) for item in row[row >= 0]]
+        for user, row in zip(users, lists, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["a.tsv", "a.csv", "a.tsv.gz", "a.out", "a.parquet", "a.jsonl", "lists.jsonl"]
+)
+@pytest.mark.parametrize("header", [True, False])
+def test_every_format_gives_the_same_lists(
+    tmp_path: Path, split: Split, name: str, header: bool
+) -> None:
+    path, frame = tmp_path / name, pd.DataFrame(ROWS, columns=["userId", "ITEM_ID"])
+    if name == "a.parquet":
+        frame.to_parquet(path)
+    elif name == "a.jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    elif name == "lists.jsonl":
+        lists = {"u1": ["007", "b", None, "7"], "u2": ["7"]}
+        rows = [json.dumps({"user_id": user, "item_ids": own}) for user, own in lists.items()]
+        path.write_text("\n".join(rows))
+    else:
+        sep = "," if ".csv" in name else "\t"
+        text = frame.to_csv(sep=sep, index=False, header=header).encode()
+        path.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    assert listed(path, split) == {"u1": ["007", "b", "7"], "u2": ["7"]}
+    assert listed(path, split, 1) == {"u1": ["007"], "u2": ["7"]}
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "parquet"])
+def test_ranks_sort_and_scores_do_not(tmp_path: Path, split: Split, suffix: str) -> None:
+    frame = pd.DataFrame(ROWS, columns=["user", "item"]).assign(score=[1, 2, 3, 4])
+    for column, expected in (("score", ["007", "b", "7"]), ("rank", ["7", "b", "007"])):
+        path, own = tmp_path / f"{column}.{suffix}", frame.assign(rank=[3, 1, 2, 1])
+        own = own[["user", "item", column]]
+        if suffix == "tsv":
+            own.to_csv(path, sep="\t", index=False)
+        else:
+            own.to_parquet(path)
+        assert listed(path, split)["u1"] == expected
+    assert (
+        "1 lists have a score that is larger"
+        in read_lists(tmp_path / f"score.{suffix}", split, 3)[2][0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("u1\t007\nu1\n", r"line 2: 1 cells \(expected 2, as in the first line"),
+        ("user\titem\trank\nu1\t007\tfirst\n", "line 2: rank is no number"),
+        ("user\titem\n", "no lists"),
+        ("", "empty"),
+    ],
+)
+def test_files_that_are_no_lists(tmp_path: Path, split: Split, text: str, message: str) -> None:
+    (tmp_path / "lists.tsv").write_text(text)
+    with pytest.raises(DataError, match=rf"lists\.tsv.*{message}"):
+        read_lists(tmp_path / "lists.tsv", split, 3)
+    assert np.all(read_lists(tmp_path / "test.tsv", split, 3)[0] == [0, 1])
