@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init
-from mmbench.core.rng import torch_rng
+from mmbench.core.rng import Init, torch_rng
 from mmbench.models.base import Features, ModelConfig, Recommender, Score, TrainSet
 
 

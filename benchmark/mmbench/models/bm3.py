@@ -42,11 +42,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.init import Init
+from mmbench.core.rng import Init
 from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
 from mmbench.ops.gemm import linear
-from mmbench.ops.graph import DEGREE_EPSILON, bipartite, symmetric_normalised
-from mmbench.ops.propagation import propagate
+from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
 from mmbench.ops.row_table import RowTable
 
 

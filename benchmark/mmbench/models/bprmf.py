@@ -20,9 +20,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init, zeros
-from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.core.rng import Init, zeros
+from mmbench.models.base import (
+    Batch,
+    Features,
+    ModelConfig,
+    Recommender,
+    TrainSet,
+    bpr_loss,
+    squared_norm,
+)
 
 
 class BPRMFConfig(ModelConfig):

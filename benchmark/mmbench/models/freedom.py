@@ -42,14 +42,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.init import Init
 from mmbench.core.interactions import Index
-from mmbench.core.losses import bpr_loss
+from mmbench.core.rng import Init
 from mmbench.errors import UsageError
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
-from mmbench.ops.graph import DEGREE_EPSILON, NeighbourUnion, bipartite, symmetric_normalised
-from mmbench.ops.propagation import propagate
-from mmbench.ops.pruning import kept_edges
+from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, bpr_loss
+from mmbench.ops.graph import (
+    DEGREE_EPSILON,
+    NeighbourUnion,
+    bipartite,
+    kept_edges,
+    propagate,
+    symmetric_normalised,
+)
 from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix
 

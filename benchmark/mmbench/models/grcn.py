@@ -54,11 +54,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.init import Init
-from mmbench.core.losses import bpr_loss, squared_norm
+from mmbench.core.rng import Init
 from mmbench.core.sampling import Edges
 from mmbench.errors import UsageError
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.models.base import (
+    Batch,
+    Features,
+    ModelConfig,
+    Recommender,
+    TrainSet,
+    bpr_loss,
+    overridden,
+    squared_norm,
+)
 from mmbench.ops.gemm import linear
 from mmbench.ops.normalise import normalise_rows
 from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing

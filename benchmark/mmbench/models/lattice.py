@@ -51,9 +51,17 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.init import Init
-from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.core.rng import Init
+from mmbench.models.base import (
+    Batch,
+    Features,
+    ModelConfig,
+    Recommender,
+    TrainSet,
+    bpr_loss,
+    overridden,
+    squared_norm,
+)
 from mmbench.ops.graph import (
     NeighbourUnion,
     bipartite,

@@ -23,11 +23,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init
-from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
-from mmbench.ops.graph import bipartite, symmetric_normalised
-from mmbench.ops.propagation import propagate
+from mmbench.core.rng import Init
+from mmbench.models.base import (
+    Batch,
+    Features,
+    ModelConfig,
+    Recommender,
+    TrainSet,
+    bpr_loss,
+    squared_norm,
+)
+from mmbench.ops.graph import bipartite, propagate, symmetric_normalised
 
 
 class LightGCNConfig(ModelConfig):

@@ -52,10 +52,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.init import Init
-from mmbench.core.losses import bpr_loss, squared_norm
+from mmbench.core.rng import Init
 from mmbench.core.sampling import Edges
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.models.base import (
+    Batch,
+    Features,
+    ModelConfig,
+    Recommender,
+    TrainSet,
+    bpr_loss,
+    overridden,
+    squared_norm,
+)
 from mmbench.ops.gemm import linear
 from mmbench.ops.graph import row_normalised
 from mmbench.ops.leaky_mix import leaky_mix

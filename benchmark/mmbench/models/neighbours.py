@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init
+from mmbench.core.rng import Init
 from mmbench.models.base import Features, Recommender, Score, TrainSet
 from mmbench.models.baselines import UntrainedConfig
 from mmbench.ops.knn import BLOCK_BYTES, cosine_knn

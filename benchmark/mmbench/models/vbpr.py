@@ -45,9 +45,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init, zeros
-from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, Score, TrainSet
+from mmbench.core.rng import Init, zeros
+from mmbench.models.base import (
+    Batch,
+    Features,
+    ModelConfig,
+    Recommender,
+    Score,
+    TrainSet,
+    bpr_loss,
+    squared_norm,
+)
 from mmbench.ops.gemm import linear
 from mmbench.ops.normalise import normalise_rows
 

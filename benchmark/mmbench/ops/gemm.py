@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import ShapeError
-from mmbench.ops.autograd import apply
+from mmbench.ops.kernels import apply
 
 Backend = Literal["auto", "torch", "onednn"]
 

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import DataError, ShapeError
-from mmbench.ops import gemm, threads
-from mmbench.ops.autograd import apply, array
+from mmbench.ops import gemm
+from mmbench.ops.kernels import apply, array, run, split
 from mmbench.ops.sparse import SparsePattern
 
 MARGIN = 8
@@ -137,9 +137,7 @@ def _squared_norms(x: Tensor) -> Tensor:
     from mmbench.ops.kernels import knn
 
     squares = torch.empty(x.shape[0], dtype=torch.float64)
-    threads.run(
-        knn.squared_norms, threads.split(x.shape[0], work=x.numel()), array(x), squares.numpy()
-    )
+    run(knn.squared_norms, split(x.shape[0], work=x.numel()), array(x), squares.numpy())
     return squares
 
 
@@ -160,17 +158,13 @@ def _compiled(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Ten
                 cosines.fill_diagonal_(_ITSELF)
             block = array(cosines)
             work = block.size * 8
-            threads.run(
-                knn.offer_rows, threads.split(block.shape[0], work=work), block, i, j, *lists
-            )
+            run(knn.offer_rows, split(block.shape[0], work=work), block, i, j, *lists)
             if i != j:
-                threads.run(
-                    knn.offer_columns, threads.split(block.shape[1], work=work), block, i, j, *lists
-                )
+                run(knn.offer_columns, split(block.shape[1], work=work), block, i, j, *lists)
             del columns, cosines, block  # before the next ones are made
     exact = torch.empty(n, k, dtype=torch.float64)
-    everything = threads.split(n, work=n * k * d)
-    threads.run(knn.refine, everything, array(x), squares.numpy(), lists[1], exact.numpy())
+    everything = split(n, work=n * k * d)
+    run(knn.refine, everything, array(x), squares.numpy(), lists[1], exact.numpy())
     return indices, exact
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.errors import ShapeError
-from mmbench.ops.autograd import apply
 from mmbench.ops.gemm import product
+from mmbench.ops.kernels import apply
 
 SLOPE = 0.01
 _BLOCK = 4096  # rows at once on the CPU: large enough for the products, small beside the matrices

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import ShapeError
-from mmbench.ops import threads
-from mmbench.ops.autograd import apply, array
+from mmbench.ops.kernels import apply, array, run, split
 
 SMALLEST_NORM = 1e-12
 
@@ -50,9 +49,7 @@ class _Normalise(torch.autograd.Function):
         from mmbench.ops.kernels import normalise
 
         out = torch.empty_like(y, memory_format=torch.contiguous_format)
-        bounds = threads.split(y.shape[0], work=y.numel())
+        bounds = split(y.shape[0], work=y.numel())
         smallest = array(norm).dtype.type(SMALLEST_NORM)
-        threads.run(
-            normalise.backward, bounds, array(grad), array(y), array(norm), smallest, out.numpy()
-        )
+        run(normalise.backward, bounds, array(grad), array(y), array(norm), smallest, out.numpy())
         return out

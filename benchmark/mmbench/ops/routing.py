@@ -33,9 +33,8 @@ from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
 from mmbench.errors import ShapeError
-from mmbench.ops import threads
-from mmbench.ops.autograd import apply, array
 from mmbench.ops.graph import bipartite, item_order
+from mmbench.ops.kernels import apply, array, run, split
 from mmbench.ops.sparse import SparsePattern
 
 EdgeOrder = Literal["elliot", "aligned"]
@@ -236,9 +235,9 @@ class _Routing(torch.autograd.Function):
         )
         user_alpha, item_alpha = alpha[: graph.n_edges], alpha[graph.n_edges :]
         work = graph.n_edges * p.shape[1]
-        threads.run(
+        run(
             kernels.users_forward,
-            threads.split(graph.n_users, work=work * (2 * n_routings + 2), indptr=user_indptr),
+            split(graph.n_users, work=work * (2 * n_routings + 2), indptr=user_indptr),
             user_indptr,
             graph.items.numpy(),
             array(p),
@@ -247,9 +246,9 @@ class _Routing(torch.autograd.Function):
             _scalar(p),
             *(tensor.numpy() for tensor in (attention, norms, routed, scores, user_alpha, r_users)),
         )
-        threads.run(
+        run(
             kernels.items_forward,
-            threads.split(graph.n_items, work=work, indptr=item_indptr),
+            split(graph.n_items, work=work, indptr=item_indptr),
             item_indptr,
             graph.slot_users.numpy(),
             graph.source.numpy(),
@@ -275,9 +274,9 @@ class _Routing(torch.autograd.Function):
         user_indptr, item_indptr = _indptr(graph)
         work = n * p.shape[1]
         grad_scores, reached = p.new_empty(n), np.empty(graph.n_items, np.bool_)
-        threads.run(
+        run(
             kernels.items_backward,
-            threads.split(graph.n_items, work=work, indptr=item_indptr),
+            split(graph.n_items, work=work, indptr=item_indptr),
             item_indptr,
             graph.slot_users.numpy(),
             graph.source.numpy(),
@@ -296,9 +295,9 @@ class _Routing(torch.autograd.Function):
         parts = graph.parts.setdefault((shape, f.dtype), f.new_empty(0)).resize_(shape)
         parts[0] = torch.from_numpy(grad_items)
         parts[1:].zero_()
-        threads.run(
+        run(
             kernels.users_backward,
-            threads.split(n_parts, work=work),
+            split(n_parts, work=work),
             bounds,
             user_indptr,
             graph.items.numpy(),
@@ -332,11 +331,9 @@ class _ConfidentWeights(torch.autograd.Function):
         from mmbench.ops.kernels import routing as kernels
 
         out, winner = alpha.new_empty(nodes.shape), torch.empty(nodes.shape, dtype=torch.int16)
-        bounds = threads.split(nodes.numel(), work=alpha.numel())
+        bounds = split(nodes.numel(), work=alpha.numel())
         arrays = array(alpha), array(confidence), array(nodes)
-        threads.run(
-            kernels.confident_forward, bounds, *arrays, pruning, winner.numpy(), out.numpy()
-        )
+        run(kernels.confident_forward, bounds, *arrays, pruning, winner.numpy(), out.numpy())
         ctx.save_for_backward(alpha, confidence, nodes, winner)
         return out
 

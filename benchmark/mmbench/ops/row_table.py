@@ -23,9 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.errors import ShapeError, TrainingError
-from mmbench.ops import threads
-from mmbench.ops.autograd import apply, array
 from mmbench.ops.gemm import linear, product
+from mmbench.ops.kernels import apply, array, run, split
 
 Update = Literal["exact", "lazy", "frozen"]
 """How a `RowTable` follows Adam: every row at every step; only rows with a gradient, the others stay with their moments; or no
@@ -297,9 +296,9 @@ class RowTable(nn.Module):
         rows = array(index)
         work = float((now + 1 - self._last[rows]).sum()) * self.shape[1]
         scalar = self._scalar()
-        threads.run(
+        run(
             adam.replay,
-            threads.split(index.numel(), work=work),
+            split(index.numel(), work=work),
             rows,
             self._last,
             now,
@@ -320,9 +319,9 @@ class RowTable(nn.Module):
         index = torch.arange(self.shape[0]) if borrowed.index is None else borrowed.index
         scalar = self._scalar()
         for part, gradient in borrowed.parts():
-            threads.run(
+            run(
                 adam.update,
-                threads.split(len(gradient), work=gradient.numel()),
+                split(len(gradient), work=gradient.numel()),
                 array(index[part]),
                 self._last,
                 len(self._scale),

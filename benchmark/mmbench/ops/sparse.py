@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import ShapeError, UsageError
-from mmbench.ops import threads
-from mmbench.ops.autograd import apply, array
+from mmbench.ops.kernels import apply, array, run, split
 
 SparseBackend = Literal["torch", "torch-sparse"]
 
@@ -167,9 +166,9 @@ class SparsePattern:
             else plus.clone(memory_format=torch.contiguous_format)
         )
         indptr = self.indptr.numpy()
-        bounds = threads.split(self.shape[0], work=self.nnz * x.shape[1], indptr=indptr)
+        bounds = split(self.shape[0], work=self.nnz * x.shape[1], indptr=indptr)
         arrays = self.indices.numpy(), array(values), array(x), out.numpy()
-        threads.run(sparse.matmul, bounds, indptr, *arrays)
+        run(sparse.matmul, bounds, indptr, *arrays)
         return out
 
     def dots(self, a: Tensor, b: Tensor) -> Tensor:
@@ -198,10 +197,8 @@ class SparsePattern:
         from mmbench.ops.kernels import sparse
 
         indptr = self.indptr.numpy()
-        bounds = threads.split(self.shape[0], work=self.nnz * a.shape[1], indptr=indptr)
-        threads.run(
-            sparse.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy()
-        )
+        bounds = split(self.shape[0], work=self.nnz * a.shape[1], indptr=indptr)
+        run(sparse.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy())
         return out
 
     def _parts(self, width: int) -> Iterator[slice]:
@@ -296,11 +293,9 @@ class RowsOf:
 
         indptr = matrix.pattern.indptr.numpy()
         out = x.new_zeros(index.numel(), x.shape[1])
-        bounds = threads.split(
-            index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel()
-        )
+        bounds = split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
         arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
-        threads.run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
+        run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
         return out
 
     def multiply_transposed(self, grad: Tensor, *, plus: Tensor | None = None) -> Tensor:

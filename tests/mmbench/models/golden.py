@@ -15,8 +15,8 @@ from tests.reference.common import Case, Parameters
 from torch import Tensor
 
 from mmbench.config import make_settings
-from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
+from mmbench.core.rng import Init
 from mmbench.core.sampling import Batch
 from mmbench.models import model_class
 from mmbench.models.base import Features, Recommender

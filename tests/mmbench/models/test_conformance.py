@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
+from mmbench.core.rng import Init
 from mmbench.core.sampling import SAMPLERS
 from mmbench.errors import UsageError
 from mmbench.evaluation.evaluate import rank

@@ -13,8 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
+from mmbench.core.rng import Init
 from mmbench.evaluation.evaluate import rank
 from mmbench.models import MODELS, model_class
 from mmbench.models.base import Features

@@ -14,8 +14,8 @@ from tests.mmbench.models.test_conformance import TRAINED, presets
 
 from mmbench.analysis.recommend import load_run, recommendations, user_rows
 from mmbench.config import Recipe, make_settings
-from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
+from mmbench.core.rng import Init
 from mmbench.models import MODELS, model_class
 from mmbench.models.base import Features, Recommender
 from mmbench.ops.row_table import RowTable

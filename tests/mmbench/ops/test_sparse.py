@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmbench.errors import ShapeError, UsageError
 from mmbench.ops import sparse
-from mmbench.ops.propagation import propagate
+from mmbench.ops.graph import propagate
 from mmbench.ops.sparse import SparseMatrix, SparsePattern, weighted_product
 
 CASES = range(50)

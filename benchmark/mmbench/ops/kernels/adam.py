@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.ops.kernels.jit import kernel
+from mmbench.ops.kernels import kernel
 
 Array = Any
 Scalar = Any  # of the table's dtype

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.ops.kernels.jit import kernel, reduction
+from mmbench.ops.kernels import kernel, reduction
 
 Array = Any
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmbench.ops.kernels.jit import reduction
+from mmbench.ops.kernels import reduction
 
 Array = Any
 

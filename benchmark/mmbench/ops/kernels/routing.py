@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.ops.kernels.jit import inlined_reduction, kernel, reduction
+from mmbench.ops.kernels import inlined_reduction, kernel, reduction
 
 Array = Any
 

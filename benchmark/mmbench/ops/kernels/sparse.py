@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmbench.ops.kernels.jit import kernel, reduction
+from mmbench.ops.kernels import kernel, reduction
 
 Array = Any  # numba specialises on the dtype: float32 or float64
 
