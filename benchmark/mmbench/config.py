@@ -325,7 +325,7 @@ def _has_setting(model: str, key: str) -> bool:
         name = setting_name(model, key)
     except UsageError:
         return False
-    return model_class(model).sampler is not None or name not in ModelConfig.model_fields
+    return model_class(model).trained or name not in ModelConfig.model_fields
 
 
 def parse_value(text: str) -> Any:

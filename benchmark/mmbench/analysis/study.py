@@ -128,7 +128,7 @@ class Study(BaseModel):
         """
         plan, settings = self.models[model], dict(self.models[model].fixed)
         kind = model_class(model)
-        trained = kind.sampler is not None
+        trained = kind.trained
         if protocol == "best" and trained:
             if not plan.best:
                 raise UsageError(

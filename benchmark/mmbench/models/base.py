@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
-from mmbench.core.sampling import Batch
+from mmbench.core.sampling import Edges, Sampler
+from mmbench.errors import ShapeError
 from mmbench.ops.knn import cosine_knn
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
@@ -102,8 +103,7 @@ class Recommender(nn.Module):
 
     Class attributes:
         Config: The pydantic class of the model's settings.
-        sampler: Name of the sampler in `mmbench.core.sampling.SAMPLERS`; None for a model that is
-            not trained.
+        trained: Whether it is trained by gradient descent; if not, it has no sampler and no loss.
         uses_features: Whether it needs at least one modality.
         untrained: Parameters whose gradient is zero by construction (a bias that cancels in every
             difference, say).
@@ -115,16 +115,22 @@ class Recommender(nn.Module):
     """
 
     Config: ClassVar[type[ModelConfig]]
-    sampler: str | None = "edges"
+    trained: ClassVar[bool] = True
     uses_features: ClassVar[bool] = True
     untrained: frozenset[str] = frozenset()
     legacy_zero_grad: bool = False
     uses_seed: ClassVar[bool] = True
     scores_unseen: ClassVar[bool] = False
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar terms; their sum is what the optimiser descends."""
-        raise AssertionError(f"{type(self).__name__} is not trained by gradient descent")
+    def make_sampler(
+        self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str
+    ) -> Sampler:
+        """The batches that `loss` takes, of the model's own choice; every edge with a negative by default."""
+        return Edges(train, batch_size, seed, device)
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Named scalar terms of a batch of `make_sampler`; the optimiser descends their sum."""
+        raise NotImplementedError
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Called before the first batch of each epoch (1-based): the place to rebuild a graph."""
@@ -231,7 +237,6 @@ _OPTIMISER_BUFFERS = (".exp_avg", ".exp_avg_sq", ".steps")
 
 
 __all__ = [
-    "Batch",
     "Features",
     "ModelConfig",
     "Neighbours",

@@ -22,7 +22,7 @@ class MostPopular(Recommender):
     """Every user gets the items with the most distinct training users; ties by ascending item id."""
 
     Config = UntrainedConfig
-    sampler = None
+    trained = False
     uses_features = False
     uses_seed = False
     scores_unseen = True
@@ -47,7 +47,7 @@ class Random(Recommender):
     """Every user gets a uniformly random order of the items, which follows from (seed, user)."""
 
     Config = UntrainedConfig
-    sampler = None
+    trained = False
     uses_features = False
     scores_unseen = True
 

@@ -43,7 +43,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.core.rng import Init
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.core.sampling import EdgesOnly, Pairs
+from mmbench.models.base import Features, ModelConfig, Recommender, TrainSet
 from mmbench.ops.gemm import linear
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
 from mmbench.ops.row_table import RowTable
@@ -70,7 +71,7 @@ class BM3(Recommender):
     """Bootstrapped views of users, items and modalities, without negatives."""
 
     Config = BM3Config
-    sampler = "edges-only"
+    make_sampler = EdgesOnly
 
     def __init__(self, train: TrainSet, features: Features, config: BM3Config, init: Init) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class BM3(Recommender):
             bipartite(train), epsilon=DEGREE_EPSILON, dtype=self.item_embedding.dtype
         )
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Pairs) -> dict[str, Tensor]:
         """`user_alignment`, `item_alignment`, for each modality `<m>_inter` and `<m>_intra`, and `norm`."""
         users, user_of = torch.unique(batch.users, return_inverse=True)  # (n,), (B,)
         items, item_of, count = torch.unique(
@@ -142,11 +143,11 @@ class BM3(Recommender):
     def _predicted(self, x: Tensor) -> Tensor:
         return linear(x, self.predictor.weight, self.predictor.bias)
 
-    def _target(self, name: str, rows: Tensor, view: Tensor, batch: Batch) -> Tensor:
+    def _target(self, name: str, rows: Tensor, view: Tensor, batch: Pairs) -> Tensor:
         """The view of some rows, dropped out, as a constant."""
         return view.detach() * self._kept(name, rows, batch) / (1 - self.config.dropout)
 
-    def _kept(self, name: str, rows: Tensor, batch: Batch) -> Tensor:
+    def _kept(self, name: str, rows: Tensor, batch: Pairs) -> Tensor:
         """Which entries of the rows of `user`, `item` or `features.<m>` stay, (n, d)."""
         shape = (len(rows), self.config.embedding_dim)
         generator = batch.generator(f"dropout:{name}")

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.rng import Init, zeros
+from mmbench.core.sampling import Triples
 from mmbench.models.base import (
-    Batch,
     Features,
     ModelConfig,
     Recommender,
@@ -44,7 +44,6 @@ class BPRMF(Recommender):
     """Matrix factorisation with item biases under the BPR loss."""
 
     Config = BPRMFConfig
-    sampler = "edges"
     uses_features = False
 
     def __init__(
@@ -56,9 +55,8 @@ class BPRMF(Recommender):
         self.item_factors = init.xavier_uniform("item_factors", train.n_items, config.embedding_dim)
         self.item_bias = zeros(train.n_items)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
-        assert batch.neg is not None
         user = functional.embedding(batch.users, self.user_factors)  # (B, d)
         pos, neg = (
             functional.embedding(items, self.item_factors) for items in (batch.pos, batch.neg)

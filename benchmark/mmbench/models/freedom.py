@@ -44,8 +44,9 @@ from torch.nn import functional
 
 from mmbench.core.interactions import Index
 from mmbench.core.rng import Init
+from mmbench.core.sampling import Triples
 from mmbench.errors import UsageError
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, bpr_loss
+from mmbench.models.base import Features, ModelConfig, Recommender, TrainSet, bpr_loss
 from mmbench.ops.graph import (
     DEGREE_EPSILON,
     NeighbourUnion,
@@ -138,9 +139,8 @@ class FREEDOM(Recommender):
         """Positions of the training edges that stay, ascending."""
         return kept_edges(self.train_set, self.config.edge_dropout, seed=seed, epoch=epoch)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, and `bpr_<modality>` for each."""
-        assert batch.neg is not None
         size = len(batch.users)
         items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
         nodes = torch.cat([batch.users, items + self.train_set.n_users])

@@ -55,10 +55,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.core.rng import Init
-from mmbench.core.sampling import Edges
+from mmbench.core.sampling import Triples
 from mmbench.errors import UsageError
 from mmbench.models.base import (
-    Batch,
     Features,
     ModelConfig,
     Recommender,
@@ -189,7 +188,7 @@ class GRCN(Recommender):
             self.confidence = start("confidence", n_nodes, len(features))
             self.register_buffer("confident", self._confident_nodes(), persistent=False)
         if config.stale_inference:
-            self.last_step = len(Edges(train, config.batch_size, seed=0)) - 1
+            self.last_step = len(self.make_sampler(train, config.batch_size, 0, "cpu")) - 1
             with torch.no_grad():
                 for name, value in zip(
                     ("stale_users", "stale_items"), self._concatenated(), strict=True
@@ -246,9 +245,8 @@ class GRCN(Recommender):
         users, items = (torch.cat(side, 1) for side in zip(*self.representation(), strict=True))
         return users, items
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, `id_l2` and `preference_l2`."""
-        assert batch.neg is not None
         parts, size = self.representation(), len(batch.users)
         if self.config.stale_inference and batch.step == self.last_step:
             self.stale_users, self.stale_items = (

@@ -52,8 +52,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.core.rng import Init
+from mmbench.core.sampling import DistinctUsers, Triples
 from mmbench.models.base import (
-    Batch,
     Features,
     ModelConfig,
     Recommender,
@@ -142,7 +142,7 @@ class LATTICE(Recommender):
     """Latent item-item structure learned from content, over LightGCN."""
 
     Config = LATTICEConfig
-    sampler = "distinct-users"
+    make_sampler = DistinctUsers
 
     raw_values: Tensor  # of each modality's raw graph on the pattern of all, (n_modalities, nnz)
 
@@ -196,9 +196,8 @@ class LATTICE(Recommender):
         """0.96^((epoch - 1) / 50)."""
         return float(0.96 ** ((epoch - 1) / 50))
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
-        assert batch.neg is not None
         size = len(batch.users)
         items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
         z = self._user_item(torch.cat([batch.users, items + self.n_users]))

@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.rng import Init
+from mmbench.core.sampling import Triples
 from mmbench.models.base import (
-    Batch,
     Features,
     ModelConfig,
     Recommender,
@@ -64,9 +64,8 @@ class LightGCN(Recommender):
         )
         self.graph = symmetric_normalised(bipartite(train), dtype=self.item_embedding.dtype)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
-        assert batch.neg is not None
         x = torch.cat([self.user_embedding, self.item_embedding])
         nodes = torch.cat([batch.users, batch.pos + self.n_users, batch.neg + self.n_users])
         user, pos, neg = propagate(self.graph, x, self.config.n_layers, rows=nodes).chunk(

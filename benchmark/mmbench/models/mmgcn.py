@@ -53,9 +53,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.core.rng import Init
-from mmbench.core.sampling import Edges
+from mmbench.core.sampling import Triples
 from mmbench.models.base import (
-    Batch,
     Features,
     ModelConfig,
     Recommender,
@@ -267,7 +266,7 @@ class MMGCN(Recommender):
             )
         self.first = next(iter(features))
         if config.stale_inference:
-            self.last_step = len(Edges(train, config.batch_size, seed=0)) - 1
+            self.last_step = len(self.make_sampler(train, config.batch_size, 0, "cpu")) - 1
             with torch.no_grad():
                 for name, value in zip(
                     ("stale_users", "stale_items"), self.representation(), strict=True
@@ -283,9 +282,8 @@ class MMGCN(Recommender):
         users, items = (torch.stack(side).sum(0) / len(parts) for side in zip(*parts, strict=True))
         return users, items
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, `id_l2` and `preference_l2`."""
-        assert batch.neg is not None
         if self.config.stale_inference and batch.step == self.last_step:
             with torch.no_grad():
                 self.stale_users, self.stale_items = self.representation()

@@ -50,7 +50,7 @@ class ContentKNNConfig(UntrainedConfig):
 class _Neighbours(Recommender):
     """Scores by a sparse item-item similarity, shape (n_items, n_items), row = the item that is scored."""
 
-    sampler = None
+    trained = False
     uses_seed = False
 
     def __init__(self, train: TrainSet) -> None:

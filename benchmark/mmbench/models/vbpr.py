@@ -46,8 +46,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.rng import Init, zeros
+from mmbench.core.sampling import Edges, Sampler, Triples, UniformUsers
 from mmbench.models.base import (
-    Batch,
     Features,
     ModelConfig,
     Recommender,
@@ -82,7 +82,6 @@ class VBPR(Recommender):
     """Visual BPR over any modalities."""
 
     Config = VBPRConfig
-    sampler = "uniform-users"
     scores_unseen = True
 
     features: Tensor
@@ -100,7 +99,6 @@ class VBPR(Recommender):
         self.user_content_factors = start("user_content_factors", train.n_users, d)
         self.projection = init.linear("projection", k, d)
         if self.original:
-            self.sampler = "edges"
             self.projection.weight = init.xavier_uniform("projection.weight", d, k)
             self.projection.register_parameter("bias", None)
             self.item_bias = zeros(train.n_items)
@@ -111,9 +109,14 @@ class VBPR(Recommender):
         projected = linear(content, self.projection.weight, self.projection.bias)
         return projected if self.original else normalise_rows(projected)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def make_sampler(
+        self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str
+    ) -> Sampler:
+        """Users uniformly; `original`: every edge."""
+        return (Edges if self.original else UniformUsers)(train, batch_size, seed, device)
+
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
-        assert batch.neg is not None
         size = len(batch.users)
         items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
         content = self._projected(self.features[items])[inverse]  # (2B, d)

@@ -88,7 +88,7 @@ def train_ahead(
         ) in mine:  # all are held: nothing is removed where another process would stop this one
             if restart:
                 folder.clear()
-            if not folder.complete and model_class(recipe.model).sampler is not None:
+            if not folder.complete and model_class(recipe.model).trained:
                 write_recipe(folder.recipe_path, recipe)
                 todo += [
                     _Job(recipe, trial, folder.path, jobs) for trial in _missing(recipe, folder)

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmbench.config import make_settings
 from mmbench.core.interactions import TrainSet
 from mmbench.core.rng import Init
-from mmbench.core.sampling import SAMPLERS, Batch
+from mmbench.core.sampling import Edges, Pairs
 from mmbench.errors import UsageError
 from mmbench.models import model_class
 from mmbench.models.base import Features, Recommender
@@ -77,7 +77,7 @@ def _bm3_extra(case: Case, preset: str, epochs: Sequence[Any]) -> dict[str, Any]
 
 
 def _bm3_inject(model: Recommender, extra: dict[str, Any]) -> None:
-    def kept(name: str, rows: Tensor, batch: Batch) -> Tensor:
+    def kept(name: str, rows: Tensor, batch: Pairs) -> Tensor:
         return torch.from_numpy(
             extra["masks"][batch.epoch - 1][batch.step][name.removeprefix("features.")]
         )[rows]
@@ -214,7 +214,7 @@ def fix_targets(model: Any) -> None:
     """BM3's targets are constants: finite differences must not move them."""
     compute, targets = model._target, {}
 
-    def target(name: str, rows: Tensor, view: Tensor, batch: Batch) -> Tensor:
+    def target(name: str, rows: Tensor, view: Tensor, batch: Pairs) -> Tensor:
         if name not in targets:
             targets[name] = compute(name, rows, view, batch)
         return targets[name]
@@ -343,8 +343,7 @@ def test_lightgcn_against_a_dense_computation(n_layers: int) -> None:
         ).mean(0)
 
     for epoch in (1, 2):
-        for batch in SAMPLERS["edges"](train, 16, 3, "cpu").epoch(epoch):
-            assert batch.neg is not None
+        for batch in Edges(train, 16, 3).epoch(epoch):
             x, z = represented()
             u, i, j = batch.users, batch.pos + case.n_users, batch.neg + case.n_users
             difference = (z[u] * (z[i] - z[j])).sum(1)

@@ -80,7 +80,7 @@ def test_arrays_stay_linear(
     name: str, train: TrainSet, features: Features, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small: dict[str, int] = {"embedding_dim": 8, "batch_size": 2048}
-    small |= {"epochs": 1} if model_class(name).sampler else {}
+    small |= {"epochs": 1} if model_class(name).trained else {}
     small |= {"neighbours": 10} if "neighbours" in model_class(name).Config.model_fields else {}
     config = model_class(name).Config(**small)
     monkeypatch.setattr(
