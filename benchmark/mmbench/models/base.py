@@ -28,8 +28,8 @@ Score = Callable[[Tensor], Tensor]
 class ModelConfig(BaseModel):
     """The settings that every model has. A model's own class adds its own and may set other defaults.
 
-    Names that users bring from other frameworks are accepted as aliases of these fields; see
-    `ALIASES`.
+    ALIASES are names that users bring from other frameworks. RETIRED are settings of older versions
+    that changed nothing: they are passed over in a recipe that is read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -47,6 +47,7 @@ class ModelConfig(BaseModel):
         "l_w": "reg_weight",
         "reg": "reg_weight",
     }
+    RETIRED: ClassVar[frozenset[str]] = frozenset()
 
 
 def overridden(preset: Preset, config: ModelConfig) -> Preset:

@@ -17,9 +17,8 @@ Multi-modal Recommendation, WWW 2023, https://doi.org/10.1145/3543507.3583251 (a
 So content reaches a score through Q and q alone: the losses on modalities leave the embeddings as
 they are, and features are not needed to rank.
 
-Presets: `paper`, `original` and `corrected` are one model, for the code behind the tables of arXiv
-2309.05273 does what the authors' does. (The authors train with batch_size 2048.) `preset` is
-accepted so that all models can be run with the same.
+There are no presets: the code behind the tables of arXiv 2309.05273 does what the authors' does.
+(The authors train with batch_size 2048.)
 
 Differences from both codes: the batches of an epoch do not depend on what was trained before;
 dropout is drawn for the rows of a batch only (the same law: one draw for each row, however often
@@ -35,7 +34,7 @@ and projection.<m>.bias (d,).
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -53,9 +52,6 @@ from mmbench.ops.row_table import RowTable
 class BM3Config(ModelConfig):
     """Settings of BM3; the defaults are the published best values of Amazon Office."""
 
-    preset: Literal["paper", "original", "corrected"] = Field(
-        "paper", description="all the same here"
-    )
     lr: float = Field(5e-3, gt=0, description="Adam's step size")
     n_layers: int = Field(1, ge=0, description="L, propagations on the user-item graph")
     dropout: float = Field(
@@ -65,6 +61,8 @@ class BM3Config(ModelConfig):
     reg_weight: float = Field(
         1e-2, ge=0, description="weight of the norms of all users and all items"
     )
+
+    RETIRED: ClassVar[frozenset[str]] = frozenset({"preset"})
 
 
 class BM3(Recommender):

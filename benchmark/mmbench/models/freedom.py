@@ -14,9 +14,8 @@ Recommendation, ACM MM 2023, https://doi.org/10.1145/3581783.3611943 (arXiv 2211
               + content_loss_weight * sum_m mean of -log sigmoid <z_u, g_m,i - g_m,j>
     s(u, i) = <z_u, q_i> with the full graph in the place of Â'
 
-Presets: `paper`, `original` and `corrected` are one model, for the code behind the tables of arXiv
-2309.05273 does what the authors' does. (The authors train with batch_size 2048.) `preset` is
-accepted so that all models can be run with the same.
+There are no presets: the code behind the tables of arXiv 2309.05273 does what the authors' does.
+(The authors train with batch_size 2048.)
 
 Differences from both codes: the bias of the projections, which cancels in g_i - g_j, is left out;
 the batches of an epoch do not depend on what was trained before; full ranking uses the sparse
@@ -35,7 +34,7 @@ stay where they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -62,9 +61,6 @@ from mmbench.ops.sparse import SparseMatrix
 class FREEDOMConfig(ModelConfig):
     """Settings of FREEDOM; the defaults are the published best values of Amazon Office."""
 
-    preset: Literal["paper", "original", "corrected"] = Field(
-        "paper", description="all the same here"
-    )
     content_loss_weight: float = Field(
         1e-5, ge=0, description="weight of each modality's ranking loss"
     )
@@ -87,6 +83,8 @@ class FREEDOMConfig(ModelConfig):
         **dict.fromkeys(["n_layers", "n_mm_layers"], "n_item_layers"),
         **dict.fromkeys(["drop", "dropout"], "edge_dropout"),
     }
+
+    RETIRED: ClassVar[frozenset[str]] = frozenset({"preset"})
 
 
 class FREEDOM(Recommender):

@@ -97,7 +97,7 @@ class Problem:
         self.config = make_settings(
             self.name,
             {
-                "preset": self.preset,
+                **({"preset": self.preset} if self.name not in ("bm3", "freedom") else {}),
                 "lr": cases.LEARNING_RATE,
                 "epochs": 99,
                 **self.adapter.settings(case, self.preset),

@@ -101,7 +101,12 @@ ADAPTERS = {
         ),  # cancels in every difference
     ),
 }
-PAIRS = [(model, preset) for model in ADAPTERS for preset in cases.NAMES]
+PAIRS = [
+    (model, preset)
+    for model in ADAPTERS
+    for preset in cases.NAMES
+    if preset == "paper" or "preset" in model_class(model).Config.model_fields
+]
 PROBLEMS = [
     (model, preset, size, n)
     for model, preset in PAIRS
