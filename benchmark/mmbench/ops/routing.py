@@ -109,8 +109,18 @@ class RoutingGraph:
         )
 
     @cached_property
+    def arrays(self) -> Any:
+        """All that the kernels look up, see `mmbench.ops.kernels.routing.Graph`."""
+        from mmbench.ops.kernels.routing import Graph
+
+        indptr = self.adjacency.indptr
+        users, items = indptr[: self.n_users + 1], indptr[self.n_users :] - self.n_edges
+        parts = (users, self.items, self.slots, items, self.slot_users, self.source)
+        return Graph(*map(array, parts))
+
+    @cached_property
     def parts(self) -> dict[tuple[object, ...], Tensor]:
-        """The backward's parts of the item gradient by shape and dtype, used again by each call: fresh memory costs more."""
+        """The backward's item gradients by shape and dtype; fresh memory would cost more."""
         return {}
 
     def to(self, device: torch.device | str) -> RoutingGraph:
@@ -226,98 +236,78 @@ class _Routing(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         from mmbench.ops.kernels import routing as kernels
 
-        user_indptr, item_indptr = _indptr(graph)
-        routed, r_users, r_items = torch.empty_like(p), torch.empty_like(p), torch.empty_like(f)
-        scores, alpha = p.new_empty(graph.n_edges), p.new_empty(2 * graph.n_edges)
-        attention, norms = (
-            p.new_empty(n_routings, graph.n_edges),
-            p.new_empty(n_routings, graph.n_users),
-        )
-        user_alpha, item_alpha = alpha[: graph.n_edges], alpha[graph.n_edges :]
-        work = graph.n_edges * p.shape[1]
+        arrays, n = graph.arrays, graph.n_edges
+        r_users, r_items, routed = torch.empty_like(p), torch.empty_like(f), torch.empty_like(p)
+        attention, norms = p.new_empty(n_routings, n), p.new_empty(n_routings, graph.n_users)
+        scores, alpha = p.new_empty(n), p.new_empty(2, n)
+        kept = kernels.Kept(*(part.numpy() for part in (attention, norms, routed, alpha)))
+        work = n * p.shape[1]
         run(
             kernels.users_forward,
-            split(graph.n_users, work=work * (2 * n_routings + 2), indptr=user_indptr),
-            user_indptr,
-            graph.items.numpy(),
+            split(graph.n_users, work=work * (2 * n_routings + 2), indptr=arrays.user_indptr),
+            arrays,
             array(p),
             array(f),
-            n_routings,
-            _scalar(p),
-            *(tensor.numpy() for tensor in (attention, norms, routed, scores, user_alpha, r_users)),
+            _smallest_norm(p),
+            kept,
+            scores.numpy(),
+            r_users.numpy(),
         )
         run(
             kernels.items_forward,
-            split(graph.n_items, work=work, indptr=item_indptr),
-            item_indptr,
-            graph.slot_users.numpy(),
-            graph.source.numpy(),
-            scores.numpy(),
-            routed.numpy(),
+            split(graph.n_items, work=work, indptr=arrays.item_indptr),
+            arrays,
             array(f),
-            *(tensor.numpy() for tensor in (item_alpha[None], r_items)),
+            kept,
+            scores.numpy(),
+            r_items.numpy(),
         )
         ctx.graph = graph
         ctx.save_for_backward(p, f, attention, norms, routed, alpha)
-        return r_users, r_items, alpha
+        return r_users, r_items, alpha.view(-1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         from mmbench.ops.kernels import routing as kernels
 
-        graph = ctx.graph
-        p, f, attention, norms, routed, alpha = ctx.saved_tensors
-        n_routings = attention.shape[0]
-        n = graph.n_edges
+        graph, arrays = ctx.graph, ctx.graph.arrays
+        p, f, *saved = ctx.saved_tensors
+        kept = kernels.Kept(*map(array, saved))
         grad_users, grad_items, grad_alpha = map(array, grads)
-        user_indptr, item_indptr = _indptr(graph)
-        work = n * p.shape[1]
-        grad_scores, reached = p.new_empty(n), np.empty(graph.n_items, np.bool_)
-        run(
-            kernels.items_backward,
-            split(graph.n_items, work=work, indptr=item_indptr),
-            item_indptr,
-            graph.slot_users.numpy(),
-            graph.source.numpy(),
-            routed.numpy(),
-            array(alpha[n:]),
-            grad_alpha[n:],
+        incoming = kernels.Incoming(
+            grad_users,
             grad_items,
-            reached,
-            grad_scores.numpy(),
+            grad_alpha.reshape(2, -1),
+            scores=p.new_empty(graph.n_edges).numpy(),
+            reached=np.empty(graph.n_items, np.bool_),
         )
-        work *= 4 * n_routings + 4
-        bounds = _parts(user_indptr, work)
-        n_parts = bounds.size - 1
-        shape = (n_parts, *f.shape)
+        work = graph.n_edges * p.shape[1]
+        bounds = split(graph.n_items, work=work, indptr=arrays.item_indptr)
+        run(kernels.items_backward, bounds, arrays, kept, incoming)
+        # Each part of the users sums an item gradient of its own, which starts with that of the
+        # items' own rows in the first part.
+        work *= 4 * len(kept.attention) + 4
+        bounds = _parts(arrays.user_indptr, work)
+        shape = (bounds.size - 1, *f.shape)
         grad_p = torch.empty_like(p, memory_format=torch.contiguous_format)
         parts = graph.parts.setdefault((shape, f.dtype), f.new_empty(0)).resize_(shape)
         parts[0] = torch.from_numpy(grad_items)
         parts[1:].zero_()
         run(
             kernels.users_backward,
-            split(n_parts, work=work),
+            split(len(parts), work=work),
             bounds,
-            user_indptr,
-            graph.items.numpy(),
-            graph.slots.numpy(),
+            arrays,
             array(p),
             array(f),
-            attention.numpy(),
-            norms.numpy(),
-            _scalar(p),
-            array(alpha[:n]),
-            array(alpha[n:]),
-            grad_scores.numpy(),
-            grad_alpha[:n],
-            grad_users,
-            grad_items,
-            reached,
+            _smallest_norm(p),
+            kept,
+            incoming,
             grad_p.numpy(),
             parts.numpy(),
         )
-        grad_f = parts[0] + parts[1] if n_parts > 1 else parts[0].clone()
+        grad_f = parts[0] + parts[1] if len(parts) > 1 else parts[0].clone()
         for part in parts[2:]:
             grad_f += part
         return grad_p, grad_f, None, None
@@ -360,10 +350,5 @@ def _parts(indptr: Any, work: int) -> Any:
     return bounds
 
 
-def _indptr(graph: RoutingGraph) -> tuple[Any, Any]:
-    indptr = graph.adjacency.indptr
-    return indptr[: graph.n_users + 1].numpy(), (indptr[graph.n_users :] - graph.n_edges).numpy()
-
-
-def _scalar(like: Tensor) -> np.float32 | np.float64:
-    return np.float32(_SMALLEST_NORM) if like.dtype == torch.float32 else np.float64(_SMALLEST_NORM)
+def _smallest_norm(like: Tensor) -> Any:
+    return array(like[:0]).dtype.type(_SMALLEST_NORM)

@@ -290,12 +290,11 @@ class RowTable(nn.Module):
         return self._borrowed[-1]
 
     def _replay(self, index: Tensor, out: Tensor | None) -> None:
+        """Bring some rows up to date: into `out`, or where it is None into the table itself."""
         from mmbench.ops.kernels import adam
 
-        now = len(self._scale)
-        rows = array(index)
+        now, rows, scalar = len(self._scale), array(index), self._scalar
         work = float((now + 1 - self._last[rows]).sum()) * self.shape[1]
-        scalar = self._scalar()
         run(
             adam.replay,
             split(index.numel(), work=work),
@@ -303,21 +302,18 @@ class RowTable(nn.Module):
             self._last,
             now,
             self._settle_from,
-            np.asarray(self._scale, scalar),
-            np.asarray(self._correction, scalar),
-            *map(scalar, (BETA1, BETA2, EPSILON, _TINY)),
-            self.values.numpy(),
-            self.exp_avg.numpy(),
-            self.exp_avg_sq.numpy(),
+            adam.Steps(np.asarray(self._scale, scalar), np.asarray(self._correction, scalar)),
+            self._constants(),
+            self._arrays(),
             (self.values if out is None else out).numpy(),
             out is None,
         )
 
     def _update(self, borrowed: _Borrowed, scale: float, correction: float) -> None:
+        """Adam's step for the borrowed rows, whose values are up to date."""
         from mmbench.ops.kernels import adam
 
         index = torch.arange(self.shape[0]) if borrowed.index is None else borrowed.index
-        scalar = self._scalar()
         for part, gradient in borrowed.parts():
             run(
                 adam.update,
@@ -325,13 +321,23 @@ class RowTable(nn.Module):
                 array(index[part]),
                 self._last,
                 len(self._scale),
-                *map(scalar, (scale, correction, BETA1, BETA2, 1 - BETA1, 1 - BETA2, EPSILON)),
+                adam.Steps(self._scalar(scale), self._scalar(correction)),
+                self._constants(),
                 array(borrowed.current[part]),
                 array(gradient),
-                self.values.numpy(),
-                self.exp_avg.numpy(),
-                self.exp_avg_sq.numpy(),
+                self._arrays(),
             )
+
+    def _arrays(self) -> Any:
+        from mmbench.ops.kernels.adam import Table
+
+        return Table(self.values.numpy(), self.exp_avg.numpy(), self.exp_avg_sq.numpy())
+
+    def _constants(self) -> Any:
+        from mmbench.ops.kernels.adam import Constants
+
+        constants = (BETA1, BETA2, 1 - BETA1, 1 - BETA2, EPSILON, _TINY)
+        return Constants(*map(self._scalar, constants))
 
     def _update_all(self, borrowed: _Borrowed | None, scale: float, correction: float) -> None:
         self.exp_avg *= BETA1
@@ -355,6 +361,7 @@ class RowTable(nn.Module):
             self.exp_avg[rows], self.exp_avg_sq[rows] = m, v
             self.values[rows] -= scale * m / (v.sqrt() * correction + EPSILON)
 
+    @property
     def _scalar(self) -> type[np.float32] | type[np.float64]:
         return np.float32 if self.values.dtype == torch.float32 else np.float64
 

@@ -14,7 +14,21 @@ DOUBLE = re.compile(r"= (fadd|fsub|fmul|fdiv|fcmp|fpext)\b.*\bdouble\b")
 INTEGER, FLOAT, INTEGERS, FLAGS = numba.int64, numba.float32, numba.int64[::1], numba.boolean[::1]
 ROW, TABLE, TABLES = numba.float32[::1], numba.float32[:, ::1], numba.float32[:, :, ::1]
 CSR = (INTEGERS, INTEGERS, ROW)
-BETAS = (FLOAT,) * 4
+
+
+def bundle(kind: type, *fields: Any) -> Any:
+    """Numba's type of a NamedTuple of these fields."""
+    if len(set(fields)) == 1:
+        return numba.types.NamedUniTuple(fields[0], len(fields), kind)
+    return numba.types.NamedTuple(fields, kind)
+
+
+TABLES_OF_ADAM = bundle(adam.Table, *(TABLE,) * 3)
+CONSTANTS = bundle(adam.Constants, *(FLOAT,) * 6)
+GRAPH = bundle(routing.Graph, *(INTEGERS,) * 6)
+KEPT = bundle(routing.Kept, *(TABLE,) * 4)
+INCOMING = bundle(routing.Incoming, TABLE, TABLE, TABLE, ROW, FLAGS)
+ONE_STEP, ALL_STEPS = bundle(adam.Steps, FLOAT, FLOAT), bundle(adam.Steps, ROW, ROW)
 KERNELS = {
     "matmul": (sparse.matmul, (*CSR, TABLE, TABLE)),
     "matmul_rows": (sparse.matmul_rows, (INTEGERS, *CSR, TABLE, TABLE)),
@@ -22,24 +36,21 @@ KERNELS = {
     "normalise": (normalise.backward, (TABLE, TABLE, TABLE, FLOAT, TABLE)),
     "replay": (
         adam.replay,
-        (INTEGERS, INTEGERS, INTEGER, INTEGER, ROW, ROW, *BETAS, *(TABLE,) * 4, numba.boolean),
+        (
+            *(INTEGERS, INTEGERS, INTEGER, INTEGER, ALL_STEPS, CONSTANTS, TABLES_OF_ADAM),
+            *(TABLE, numba.boolean),
+        ),
     ),
     "update": (
         adam.update,
-        (INTEGERS, INTEGERS, INTEGER, *(FLOAT,) * 2, *BETAS, FLOAT, *(TABLE,) * 5),
+        (INTEGERS, INTEGERS, INTEGER, ONE_STEP, CONSTANTS, TABLE, TABLE, TABLES_OF_ADAM),
     ),
-    "users_forward": (
-        routing.users_forward,
-        (INTEGERS, INTEGERS, TABLE, TABLE, INTEGER, FLOAT, TABLE, TABLE, TABLE, ROW, ROW, TABLE),
-    ),
-    "items_forward": (routing.items_forward, (*(INTEGERS,) * 3, ROW, *(TABLE,) * 4)),
-    "items_backward": (
-        routing.items_backward,
-        (*(INTEGERS,) * 3, TABLE, ROW, ROW, TABLE, FLAGS, ROW),
-    ),
+    "users_forward": (routing.users_forward, (GRAPH, TABLE, TABLE, FLOAT, KEPT, ROW, TABLE)),
+    "items_forward": (routing.items_forward, (GRAPH, TABLE, KEPT, ROW, TABLE)),
+    "items_backward": (routing.items_backward, (GRAPH, KEPT, INCOMING)),
     "users_backward": (
         routing.users_backward,
-        (*(INTEGERS,) * 4, *(TABLE,) * 4, FLOAT, *(ROW,) * 4, TABLE, TABLE, FLAGS, TABLE, TABLES),
+        (INTEGERS, GRAPH, TABLE, TABLE, FLOAT, KEPT, INCOMING, TABLE, TABLES),
     ),
     "confident_forward": (
         routing.confident_forward,
