@@ -66,8 +66,8 @@ from mmbench.models.base import (
     overridden,
     squared_norm,
 )
+from mmbench.ops.dense import normalise_rows
 from mmbench.ops.gemm import linear
-from mmbench.ops.normalise import normalise_rows
 from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing
 from mmbench.ops.sparse import weighted_product
 

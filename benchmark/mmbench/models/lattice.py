@@ -62,6 +62,7 @@ from mmbench.models.base import (
     overridden,
     squared_norm,
 )
+from mmbench.ops.dense import normalise_rows
 from mmbench.ops.graph import (
     NeighbourUnion,
     bipartite,
@@ -71,7 +72,6 @@ from mmbench.ops.graph import (
     with_self_loops,
 )
 from mmbench.ops.knn import cosine_knn, gathered_cosines
-from mmbench.ops.normalise import normalise_rows
 from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix, SparsePattern, weighted_product
 

@@ -63,10 +63,9 @@ from mmbench.models.base import (
     overridden,
     squared_norm,
 )
+from mmbench.ops.dense import leaky_mix, normalise_rows
 from mmbench.ops.gemm import linear
 from mmbench.ops.graph import row_normalised
-from mmbench.ops.leaky_mix import leaky_mix
-from mmbench.ops.normalise import normalise_rows
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 Pair = tuple[Tensor, Tensor]

@@ -56,8 +56,8 @@ from mmbench.models.base import (
     bpr_loss,
     squared_norm,
 )
+from mmbench.ops.dense import normalise_rows
 from mmbench.ops.gemm import linear
-from mmbench.ops.normalise import normalise_rows
 
 
 class VBPRConfig(ModelConfig):

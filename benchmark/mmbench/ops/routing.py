@@ -14,7 +14,7 @@ by item, then user) gets the score of the k-th edge by user, then item. `aligned
 says.
 
 On the CPU compiled kernels run all of it user by user and item by item, with a hand-written
-backward that keeps nothing per edge and dimension. `routing_reference` is the same in plain torch,
+backward that keeps nothing per edge and dimension. `plain_routing` is the same in plain torch,
 and serves other devices.
 
 Source: Wei et al., GRCN (ACM MM 2020), section 3.
@@ -162,7 +162,7 @@ def routing(
             f"routings, on a graph of {graph.n_users} users and {graph.n_items} items"
         )
     if p.device.type != "cpu":
-        return routing_reference(p, f, graph, n_routings)
+        return plain_routing(p, f, graph, n_routings)
     users, items, alpha = _Routing.apply(p, f, graph, n_routings)  # type: ignore[no-untyped-call]
     return users, items, alpha
 
@@ -192,15 +192,22 @@ def confident_weights(alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruni
             "not fit"
         )
     if alpha.device.type != "cpu":
-        weights = (alpha * functional.embedding(nodes, confidence).t()).max(0).values
-        return functional.relu(weights) if pruning else weights
+        return plain_confident_weights(alpha, confidence, nodes, pruning=pruning)
     return apply(_ConfidentWeights, alpha, confidence, nodes, pruning)
 
 
-def routing_reference(
+def plain_confident_weights(
+    alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruning: bool
+) -> Tensor:
+    """`confident_weights` in plain torch operations, for other devices."""
+    weights = (alpha * functional.embedding(nodes, confidence).t()).max(0).values
+    return functional.relu(weights) if pruning else weights
+
+
+def plain_routing(
     p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`routing` in plain torch operations, one row of each per edge: for other devices and as the reference in tests."""
+    """`routing` in plain torch operations, one row of each per edge: for other devices."""
     users, items = graph.users, graph.items
     near = f[items]  # (n_edges, d)
 

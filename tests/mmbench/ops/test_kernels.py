@@ -8,7 +8,7 @@ from typing import Any
 import numba
 import pytest
 
-from mmbench.ops.kernels import adam, normalise, routing, sparse
+from mmbench.ops.kernels import adam, dense, routing, sparse
 
 DOUBLE = re.compile(r"= (fadd|fsub|fmul|fdiv|fcmp|fpext)\b.*\bdouble\b")
 INTEGER, FLOAT, INTEGERS, FLAGS = numba.int64, numba.float32, numba.int64[::1], numba.boolean[::1]
@@ -33,7 +33,7 @@ KERNELS = {
     "matmul": (sparse.matmul, (*CSR, TABLE, TABLE)),
     "matmul_rows": (sparse.matmul_rows, (INTEGERS, *CSR, TABLE, TABLE)),
     "dots": (sparse.dots, (INTEGERS, INTEGERS, TABLE, TABLE, ROW)),
-    "normalise": (normalise.backward, (TABLE, TABLE, TABLE, FLOAT, TABLE)),
+    "normalise": (dense.normalise_backward, (TABLE, TABLE, TABLE, FLOAT, TABLE)),
     "replay": (
         adam.replay,
         (
