@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
+from mmbench.core.rng import Init
 from mmbench.core.sampling import Edges, Sampler
 from mmbench.errors import ShapeError
 from mmbench.ops.knn import cosine_knn
+from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ Score = Callable[[Tensor], Tensor]
 
 
 class ModelConfig(BaseModel):
-    """The settings that every model has. A model's own class adds its own and may set other defaults.
+    """The settings that every model has; a model's own class adds to them.
 
     ALIASES are names that users bring from other frameworks. RETIRED are settings of older versions
     that changed nothing: they are passed over in a recipe that is read.
@@ -49,15 +51,16 @@ class ModelConfig(BaseModel):
     }
     RETIRED: ClassVar[frozenset[str]] = frozenset()
 
-
-def overridden(preset: Preset, config: ModelConfig) -> Preset:
-    """A preset's values, and where the config's field of the same name is given, that."""
-    given = {field.name: getattr(config, field.name) for field in fields(preset)}
-    return replace(preset, **{name: value for name, value in given.items() if value is not None})
+    def over(self, preset: Preset) -> Preset:
+        """A preset's values; where this configuration gives the field of the same name, that."""
+        given = {field.name: getattr(self, field.name) for field in fields(preset)}
+        return replace(
+            preset, **{name: value for name, value in given.items() if value is not None}
+        )
 
 
 Neighbours = Callable[[str, Tensor, int], tuple[Tensor, Tensor]]
-"""Modality, its vectors (n, d) and k to the k nearest rows by cosine and their cosines, each (n, k)."""
+"""Modality, vectors (n, d) and k to each row's k nearest by cosine and the cosines, (n, k) each."""
 
 
 class Features(Mapping[str, Tensor]):
@@ -126,7 +129,7 @@ class Recommender(nn.Module):
     def make_sampler(
         self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str
     ) -> Sampler:
-        """The batches that `loss` takes, of the model's own choice; every edge with a negative by default."""
+        """The batches that `loss` takes: any kind, here every edge with a negative."""
         return Edges(train, batch_size, seed, device)
 
     def loss(self, batch: Any) -> dict[str, Tensor]:
@@ -137,11 +140,11 @@ class Recommender(nn.Module):
         """Called before the first batch of each epoch (1-based): the place to rebuild a graph."""
 
     def lr_factor(self, epoch: int) -> float:
-        """What the learning rate is multiplied with in this epoch (1-based); 1 unless the model has a schedule."""
+        """What the learning rate is multiplied with in this epoch (1-based)."""
         return 1.0
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """User and item representations, (n_users, d) and (n_items, d), whose inner products are the scores.
+        """Users (n_users, d) and items (n_items, d), whose inner products are the scores.
 
         Called once per evaluation, without gradients. Models that do not factorise override
         `scorer` instead.
@@ -185,11 +188,7 @@ class Recommender(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The trained values by name, without the optimiser's moments: what a checkpoint holds."""
-        return {
-            name: value
-            for name, value in self.state_dict().items()
-            if not name.endswith(_OPTIMISER_BUFFERS)
-        }
+        return {k: v for k, v in self.state_dict().items() if not k.endswith(_OPTIMISER_BUFFERS)}
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take the values of `weights()`.
@@ -197,12 +196,31 @@ class Recommender(nn.Module):
         Raises:
             RuntimeError: A name is missing, unknown, or has another shape.
         """
-        moments = {
-            name: value
-            for name, value in self.state_dict().items()
-            if name.endswith(_OPTIMISER_BUFFERS)
-        }
-        self.load_state_dict({**moments, **weights})
+        state = self.state_dict().items()
+        self.load_state_dict(
+            {**{k: v for k, v in state if k.endswith(_OPTIMISER_BUFFERS)}, **weights}
+        )
+
+
+class TrainsContent(Recommender):
+    """A model that trains the items' vectors, each modality through a projection of its own."""
+
+    def _add_content(
+        self, vectors: Mapping[str, Tensor], width: int, init: Init, *, weight: str = "default"
+    ) -> None:
+        """Make `features.<m>`, which start from the vectors, and `projection.<m>`."""
+        self.features = nn.ModuleDict({m: RowTable(x.clone()) for m, x in vectors.items()})
+        self.projection = nn.ModuleDict(
+            {
+                m: init.linear(f"projection.{m}", x.shape[1], width, weight=weight)
+                for m, x in vectors.items()
+            }
+        )
+
+    def _project(self, m: str, items: Tensor | None) -> Tensor:
+        """W_m features_m + b_m of some items (distinct, ascending) or of all, (n, width)."""
+        table, projection = cast(RowTable, self.features[m]), cast(nn.Linear, self.projection[m])
+        return table.project(items, projection.weight, projection.bias)
 
 
 def bpr_loss(pos: Tensor, neg: Tensor) -> Tensor:
@@ -229,8 +247,13 @@ def bpr_loss(pos: Tensor, neg: Tensor) -> Tensor:
 
 
 def squared_norm(*rows: Tensor) -> Tensor:
-    """Sum of the squared entries of all arguments, a scalar >= 0. Rows that occur twice count twice."""
+    """Sum of the squared entries of all arguments, a scalar >= 0; repeated rows count twice."""
     return torch.stack([x.square().sum() for x in rows]).sum()
+
+
+def mean_square(rows: Tensor) -> Tensor:
+    """Mean of the squared entries, a scalar >= 0."""
+    return squared_norm(rows) / rows.numel()
 
 
 _OPTIMISER_BUFFERS = (".exp_avg", ".exp_avg_sq", ".steps")
@@ -244,5 +267,4 @@ __all__ = [
     "Recommender",
     "Score",
     "TrainSet",
-    "overridden",
 ]

@@ -22,21 +22,14 @@ from torch.nn import functional
 
 from mmbench.core.rng import Init, zeros
 from mmbench.core.sampling import Triples
-from mmbench.models.base import (
-    Features,
-    ModelConfig,
-    Recommender,
-    TrainSet,
-    bpr_loss,
-    squared_norm,
-)
+from mmbench.models.base import Features, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
 
 
 class BPRMFConfig(ModelConfig):
     """Settings of BPR-MF."""
 
     reg_weight: float = Field(
-        1e-2, ge=0, description="weight of the squared norms of the batch's rows"
+        1e-2, ge=0, description="weight of the squared norms of a batch's rows"
     )
 
 

@@ -1,14 +1,14 @@
-"""Item-based nearest neighbours: on who consumed an item (item-knn) and on what it contains (content-knn).
+"""Item-based nearest neighbours: on who consumed an item (item-knn), on what it is (content-knn).
 
 Paper: Deshpande, Karypis: Item-based top-N recommendation algorithms, ACM TOIS 22(1), 2004,
 10.1145/963770.963776.
 
-    score(u, i) = sum over j in N(u), j != i, of sim(i, j)          sim kept for the `neighbours` most similar j of each i
-
-item-knn:    sim(i, j) = |users of both| / (sqrt(|users of i| |users of j|) + shrinkage)      binary cosine
-content-knn: sim(i, j) = mean over modalities of the cosine of the items' vectors; negative ones
-count as 0. An item whose
-             vector is zero is similar to nothing.
+    score(u, i) = sum over j in N(u), j != i, of sim(i, j)
+                                       sim kept for the `neighbours` most similar j of each i
+    item-knn:    sim(i, j) = |users of both| / (sqrt(|users of i| |users of j|) + shrinkage)
+                                                                                 binary cosine
+    content-knn: sim(i, j) = mean over modalities of the cosine of the items' vectors; negative
+                             ones count as 0. An item whose vector is zero is similar to nothing.
 
 Nothing is trained; both are controls that any content-aware model should beat.
 """
