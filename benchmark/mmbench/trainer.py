@@ -1,4 +1,4 @@
-"""The one training loop: batches, Adam, validation every few epochs, the best epoch, exact resume. No files."""
+"""The one training loop: batches, Adam, validation, the best epoch, exact resume. No files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class EpochRecord:
 
 @dataclass
 class TrainingProgress:
-    """Where a training stands; together with the tensors of `Trainer.tensors` it is all that a resume needs.
+    """Where a training stands: with `Trainer.tensors`, all that a resume needs.
 
     Attributes:
         epoch: Last finished epoch.
@@ -57,7 +57,7 @@ class TrainingProgress:
 
 
 class Trainer:
-    """Trains one model and says after each epoch how it went.
+    """Trains one model and yields a record after each epoch.
 
     Args:
         model: What to train; parameters are moved nowhere.

@@ -260,11 +260,4 @@ _OPTIMISER_BUFFERS = (".exp_avg", ".exp_avg_sq", ".steps")
 """What a `RowTable` keeps beside its values."""
 
 
-__all__ = [
-    "Features",
-    "ModelConfig",
-    "Neighbours",
-    "Recommender",
-    "Score",
-    "TrainSet",
-]
+__all__ = ["Features", "ModelConfig", "Neighbours", "Recommender", "Score", "TrainSet"]

@@ -19,7 +19,7 @@ class UntrainedConfig(ModelConfig):
 
 
 class MostPopular(Recommender):
-    """Every user gets the items with the most distinct training users; ties by ascending item id."""
+    """Everyone gets the items with the most distinct training users; ties by ascending item id."""
 
     Config = UntrainedConfig
     trained = False

@@ -83,7 +83,7 @@ class BM3(TrainsContent):
         )
 
     def loss(self, batch: Pairs) -> dict[str, Tensor]:
-        """`user_alignment`, `item_alignment`, `norm`, each modality's `<m>_inter` and `<m>_intra`."""
+        """`user_alignment`, `item_alignment`, `norm`, `<m>_inter` and `<m>_intra`."""
         # Each row of the batch once: n distinct users and k distinct items.
         users, user_of = torch.unique(batch.users, return_inverse=True)
         items, item_of, count = torch.unique(batch.pos, return_inverse=True, return_counts=True)

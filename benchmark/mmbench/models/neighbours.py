@@ -48,7 +48,7 @@ class ContentKNNConfig(UntrainedConfig):
 
 
 class _Neighbours(Recommender):
-    """Scores by a sparse item-item similarity, shape (n_items, n_items), row = the item that is scored."""
+    """Scores by a sparse item-item similarity (n_items, n_items), rows are what is scored."""
 
     trained = False
     uses_seed = False
@@ -166,11 +166,9 @@ def _largest(
     k: int,
     n: int,
 ) -> sp.csr_matrix:
-    """The k largest values of each row of a sparse n x n matrix; ties by ascending column. `rows` ascend."""
+    """The k largest values of each row of a sparse n x n matrix; ties by column. `rows` ascend."""
     order = np.lexsort((columns, -values, rows))
-    rank = np.arange(rows.size) - np.searchsorted(
-        rows, rows
-    )  # position within the row, since `rows` ascend
+    rank = np.arange(rows.size) - np.searchsorted(rows, rows)  # position within the row
     kept = order[rank < k]
     return sp.csr_matrix(
         (values[kept].astype(np.float32), (rows[kept], columns[kept])), shape=(n, n)

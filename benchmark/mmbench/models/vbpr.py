@@ -144,15 +144,14 @@ class VBPR(Recommender):
     def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
         """Unseen items have a content part; factors and bias that were never trained are zero."""
         users, items = self.embeddings()
-        content = torch.cat([unseen[modality] for modality in self.modalities], 1).to(
-            items.device
-        )  # (n_unseen, k)
+        content = torch.cat([unseen[modality] for modality in self.modalities], 1)  # (n_unseen, k)
+        content = content.to(items.device)
         further = self._items(content, items.new_zeros(n_unseen, self.config.embedding_dim))
         columns = torch.cat([items, further]).T.contiguous()
         return lambda rows: users[rows] @ columns
 
     def _items(self, content: Tensor, factors: Tensor) -> Tensor:
-        """[factors | p | biases] of items with the given content; the item bias of rows that were not trained is zero."""
+        """[factors | p | biases] of items with this content; bias zero where it was not trained."""
         projected = self._projected(content)
         if not self.original:
             return torch.cat([factors, projected], 1)

@@ -1,12 +1,11 @@
 """Exact nearest neighbours by cosine, in blocks of a given size: no items x items array.
 
 The blocks of cosines come from fast single-precision products, each unordered pair of blocks once,
-and only shortlist
-candidates: `MARGIN` more than asked for. The shortlist is ranked by cosines summed in double
-precision, so the lists do not depend on the routine that multiplies, on the block size or on the
-number of threads. Ties are broken by ascending row. (Among more than `MARGIN` candidates that agree
-to single precision, e.g. the copies of one stand-in picture, single precision decides who is
-shortlisted.)
+and only shortlist candidates: `MARGIN` more than asked for. The shortlist is ranked by cosines
+summed in double precision, so the lists do not depend on the routine that multiplies, on the block
+size or on the number of threads. Ties are broken by ascending row. (Among more than `MARGIN`
+candidates that agree to single precision, e.g. the copies of one stand-in picture, single precision
+decides who is shortlisted.)
 
 A zero row has cosine 0 to all others and 1 to itself.
 """

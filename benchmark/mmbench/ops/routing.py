@@ -1,4 +1,4 @@
-"""GRCN's refinement of the user-item graph by content: neighbour routing, then a softmax over each node's edges.
+"""GRCN's refinement of the user-item graph by content: neighbour routing, then edge softmax.
 
 For one modality, with p the users' preferences and f the items' projected content, rows of both
 normalised:
@@ -14,8 +14,8 @@ by item, then user) gets the score of the k-th edge by user, then item. `aligned
 says.
 
 On the CPU compiled kernels run all of it user by user and item by item, with a hand-written
-backward that keeps nothing per edge and dimension. `plain_routing` is the same in plain torch,
-and serves other devices.
+backward that keeps nothing per edge and dimension. `plain_routing` is the same in plain torch, and
+serves other devices.
 
 Source: Wei et al., GRCN (ACM MM 2020), section 3.
 """
@@ -40,9 +40,7 @@ from mmbench.ops.sparse import SparsePattern
 EdgeOrder = Literal["elliot", "aligned"]
 
 _SMALLEST_NORM = 1e-12  # torch.nn.functional.normalize's
-_MOST_PARTS = (
-    2  # copies of the item gradient in the backward; no more threads than that take part in it
-)
+_MOST_PARTS = 2  # copies of the item gradient, and so threads, in the backward
 _PART_WORK = 1 << 16  # multiply-adds below which a further part costs more than it saves
 
 
@@ -74,12 +72,7 @@ class RoutingGraph:
 
     @classmethod
     def of(cls, train: TrainSet, *, edge_order: EdgeOrder) -> RoutingGraph:
-        """The graph of a training set.
-
-        Args:
-            train: The training pairs.
-            edge_order: Which edge's score a slot of the item side gets; see the module's text.
-        """
+        """The graph of a training set; `edge_order` as in the module's text."""
         users, items = torch.from_numpy(train.users), torch.from_numpy(train.items)
         order = torch.from_numpy(item_order(train))
         source = torch.arange(train.n_edges) if edge_order == "elliot" else order
@@ -158,8 +151,8 @@ def routing(
     ):
         raise ShapeError(
             f"routing: preferences {tuple(p.shape)} of {p.dtype}, items {tuple(f.shape)} of "
-            f"{f.dtype}, {n_routings} "
-            f"routings, on a graph of {graph.n_users} users and {graph.n_items} items"
+            f"{f.dtype}, {n_routings} routings, on a graph of {graph.n_users} users and "
+            f"{graph.n_items} items"
         )
     if p.device.type != "cpu":
         return plain_routing(p, f, graph, n_routings)
@@ -168,7 +161,7 @@ def routing(
 
 
 def confident_weights(alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruning: bool) -> Tensor:
-    """Each edge's largest confident attention over the modalities, `max_m alpha_m confidence_m`, cut at 0 if pruned.
+    """Each edge's largest confident attention, `max_m alpha_m confidence_m`; pruned: cut at 0.
 
     Args:
         alpha: Attention of each edge by modality, shape (n_modalities, n_edges).
@@ -187,10 +180,8 @@ def confident_weights(alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruni
         or confidence.ndim != 2
         or alpha.shape != (confidence.shape[1], *nodes.shape)
     ):
-        raise ShapeError(
-            f"confident_weights: {[tuple(part.shape) for part in (alpha, confidence, nodes)]} do "
-            "not fit"
-        )
+        shapes = [tuple(part.shape) for part in (alpha, confidence, nodes)]
+        raise ShapeError(f"confident_weights: {shapes} do not fit")
     if alpha.device.type != "cpu":
         return plain_confident_weights(alpha, confidence, nodes, pruning=pruning)
     return apply(_ConfidentWeights, alpha, confidence, nodes, pruning)
@@ -214,7 +205,7 @@ def plain_routing(
     def gather(target: Tensor, index: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
         return target.index_add(0, index, weights[:, None] * rows)
 
-    for _ in range(n_routings):
+    for _ in range(n_routings):  # attention among the user's items, then a step towards them
         a = _segment_softmax((p[users] * near).sum(1), users, graph.n_users)
         p = functional.normalize(gather(p, users, a, near), dim=1, eps=_SMALLEST_NORM)
     scores = (p[users] * near).sum(1)  # (n_edges,)
@@ -340,17 +331,14 @@ class _ConfidentWeights(torch.autograd.Function):
         from mmbench.ops.kernels import routing as kernels
 
         alpha, confidence, nodes, winner = ctx.saved_tensors
-        grad_alpha, grad_confidence = (
-            alpha.new_zeros(alpha.shape),
-            confidence.new_zeros(confidence.shape),
-        )
+        grad_alpha, grad_confidence = torch.zeros_like(alpha), torch.zeros_like(confidence)
         arrays = map(array, (alpha, confidence, nodes, winner, grad, grad_alpha, grad_confidence))
         kernels.confident_backward(*arrays)
         return grad_alpha, grad_confidence, None, None
 
 
 def _parts(indptr: Any, work: int) -> Any:
-    """Bounds of the user ranges that sum an item gradient each; they, and so its last bits, know nothing of threads."""
+    """Bounds of the user ranges that sum an item gradient each; the same for any thread count."""
     n_parts = max(1, min(_MOST_PARTS, indptr.size - 1, work // _PART_WORK))
     bounds = np.searchsorted(indptr, np.arange(n_parts + 1) / n_parts * indptr[-1])
     bounds[0], bounds[-1] = 0, indptr.size - 1

@@ -1,4 +1,4 @@
-"""The samplers: what they may draw, how often, and that a batch depends on (seed, epoch, step) alone."""
+"""The samplers: what they draw, how often, and from (seed, epoch, step) alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Our models beside the plain float64 reference: the same parameters, batches and randomness through the real trainer."""
+"""Our models beside the plain float64 reference, through the real trainer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores, loss terms, gradients and optimiser steps of the models against the reference's, in double precision."""
+"""Scores, loss terms, gradients and steps of the models against the reference, in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No model ever holds an array of items x items, users x items or nodes x nodes: every tensor that is made is looked at."""
+"""No model holds an array of items x items, users x items or nodes x nodes."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from mmbench.trainer import Trainer
 
 N_USERS, N_ITEMS, N_EDGES = 3_000, 2_000, 9_000
 LIMIT = min(N_ITEMS * N_ITEMS, N_USERS * N_ITEMS) // 2
-"""Numbers in one array: half of the smallest square that must not be there, and far above anything that may."""
+"""Numbers in one array: half of the smallest square, and far above anything that may be there."""
 
 
 BLOCK_BYTES = 1 << 20
-"""What blocked searches and rankings may take here; their default would hold everything at these sizes."""
+"""What blocked searches and rankings may take; their default would hold everything here."""
 
 
 class Largest(TorchDispatchMode):
@@ -48,7 +48,7 @@ class Largest(TorchDispatchMode):
 
 
 def watched(work: Callable[[], object]) -> tuple[int, str]:
-    """The largest array that `work` makes: its size in numbers, and what made it; NumPy's in units of four bytes."""
+    """The largest array that `work` makes, in numbers (NumPy's: of four bytes), and what made it."""
     tracemalloc.start()
     with Largest() as largest:
         work()

@@ -1,4 +1,4 @@
-"""Every model on a device that is not the CPU: the same training, the same lists, nothing left behind on the other side."""
+"""Every model on another device than the CPU: the same training and the same lists."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mmbench.runs.run import evaluate_run, resume_inputs, run, run_folder
 from mmbench.trainer import EpochRecord, Trainer
 
 STEADY = {"grcn": {"weight_mode": "mean"}}
-"""Confidences of GRCN get gradients that cancel; what rounding leaves of them decides where Adam moves them."""
+"""Confidences of GRCN get gradients that cancel; Adam moves them by what rounding leaves."""
 
 
 def trained(

@@ -65,7 +65,7 @@ KERNELS = {
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_single_precision_stays_single(name: str) -> None:
-    """A constant of the wrong type would not change what a test of values can see, and would halve the speed."""
+    """A constant of the wrong type changes no value that a test sees, and halves the speed."""
     kernel, arguments = KERNELS[name]
     if name != "confident_backward":
         arguments = (INTEGER, INTEGER, *arguments)
@@ -83,7 +83,7 @@ def test_the_check_notices_a_plain_zero() -> None:
 
 
 def doubles(kernel: Any, arguments: tuple[Any, ...]) -> list[str]:
-    """The instructions of double precision in the kernel, compiled anew: of a cached one nothing can be seen."""
+    """The double-precision instructions of the kernel, compiled anew: a cached one shows none."""
     compiled = numba.jit(**kernel.targetoptions)(kernel.py_func)
     compiled.compile(arguments)
     return [line for line in compiled.inspect_llvm(arguments).splitlines() if DOUBLE.search(line)]

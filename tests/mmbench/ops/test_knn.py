@@ -28,7 +28,7 @@ def dense(features: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def integers(seed: int, n: int, d: int, dtype: torch.dtype) -> Tensor:
-    """Features whose dots are exact and often tie; zero rows, duplicates and negative cosines occur."""
+    """Features whose dots are exact and often tie, with zero rows, duplicates, negative cosines."""
     rng = np.random.default_rng(seed)
     x = rng.integers(-1, 2, (n, d))
     x[rng.integers(0, n, 2)] = 0

@@ -37,7 +37,7 @@ def apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor
 
 
 def array(tensor: Tensor) -> Any:
-    """The memory of a CPU tensor as a C-contiguous array; a copy only if it is strided otherwise."""
+    """The memory of a CPU tensor as a C-contiguous array; a copy only if it is strided."""
     return tensor.detach().contiguous().numpy()
 
 
@@ -107,7 +107,7 @@ def _compile(function: Kernel, *, fastmath: bool | set[str], forceinline: bool =
 
 
 def kernel(function: Kernel) -> Kernel:
-    """Compile an element-wise kernel: IEEE arithmetic in the written order, no fused multiply-add."""
+    """Compile an element-wise kernel: IEEE arithmetic as written, no fused multiply-add."""
     return _compile(function, fastmath=False)
 
 

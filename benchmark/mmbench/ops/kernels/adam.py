@@ -1,4 +1,4 @@
-"""Adam's update of some rows of a table, and the replay of updates with zero gradient that a row has missed.
+"""Adam's update of some rows of a table, and the replay of the updates that a row has missed.
 
 Step s multiplies the moments by beta1 and beta2, adds the gradient's part, and moves the value by
 `scale[s] m / (sqrt(v) correction[s] + epsilon)`. Here s counts from 0 at the table's last flush;

@@ -17,59 +17,37 @@ Array = Any
 
 
 class Graph(NamedTuple):
-    """The edges in both orders.
+    """The edges by user, and the slots of the item side: the same edges by item.
 
-    Attributes:
-        user_indptr: Edges before each user: edge e joins user u,
-            user_indptr[u] <= e < user_indptr[u + 1], and item items[e].
-        items: Item of each edge, (n_edges,).
-        slots: Item-side slot of each edge, (n_edges,).
-        item_indptr: Slots before each item, as `user_indptr`.
-        slot_users: User of each slot, (n_edges,).
-        source: Edge whose score each slot gets, (n_edges,).
+    Edge e joins user u, user_indptr[u] <= e < user_indptr[u + 1], and item items[e]; slots of an
+    item are found likewise.
     """
 
-    user_indptr: Array
-    items: Array
-    slots: Array
-    item_indptr: Array
-    slot_users: Array
-    source: Array
+    user_indptr: Array  # edges before each user, (n_users + 1,)
+    items: Array  # item of each edge, (n_edges,)
+    slots: Array  # slot of each edge
+    item_indptr: Array  # slots before each item, (n_items + 1,)
+    slot_users: Array  # user of each slot
+    source: Array  # edge whose score each slot gets
 
 
 class Kept(NamedTuple):
-    """What the forward leaves for the backward.
+    """What the forward leaves for the backward."""
 
-    Attributes:
-        attention: Of each edge in each routing, (n_routings, n_edges).
-        norms: Of each user before each normalisation, (n_routings, n_users).
-        routed: The users' preferences after all routings, (n_users, d).
-        alpha: Softmax of the scores over each user's edges and over each item's slots,
-            (2, n_edges).
-    """
-
-    attention: Array
-    norms: Array
-    routed: Array
-    alpha: Array
+    attention: Array  # of each edge in each routing, (n_routings, n_edges)
+    norms: Array  # of each user before each normalisation, (n_routings, n_users)
+    routed: Array  # the users' preferences after all routings, (n_users, d)
+    alpha: Array  # softmax of the scores over each user's edges and each item's slots, (2, n_edges)
 
 
 class Incoming(NamedTuple):
-    """The gradients that come into the backward.
+    """The gradients that come into the backward."""
 
-    Attributes:
-        users: Of the users' output, (n_users, d).
-        items: Of the items' output, (n_items, d).
-        alpha: Of `Kept.alpha`, (2, n_edges).
-        scores: Of the edges' scores through the items' softmax, (n_edges,).
-        reached: Whether the output of each item has a gradient, (n_items,).
-    """
-
-    users: Array
-    items: Array
-    alpha: Array
-    scores: Array
-    reached: Array
+    users: Array  # of the users' output, (n_users, d)
+    items: Array  # of the items' output, (n_items, d)
+    alpha: Array  # of `Kept.alpha`, (2, n_edges)
+    scores: Array  # of the edges' scores, through the items' softmax, (n_edges,)
+    reached: Array  # whether the output of each item has a gradient, (n_items,)
 
 
 @inlined_reduction
@@ -340,7 +318,7 @@ def users_backward(
                 a[last, e] = kept.alpha[0, first + e]
             for j in range(width):
                 vectors[last, j] = grads.users[u, j]
-            # From the last level to the first: flow in, slopes of the softmax, gradient of the state.
+            # From the last level to the first: flow, slopes of the softmax, gradient of the state.
             for t in range(last, -1, -1):
                 if t < last:
                     # Through the normalisation; a norm that was clamped is a constant.
