@@ -58,7 +58,7 @@ class Random(Recommender):
         self.n_items, self.seed = train.n_items, init.seed
 
     def scorer(self) -> Score:
-        """Uniform scores in [0, 1); a user's row doesn't depend on which other users are asked for."""
+        """Uniform scores in [0, 1); a user's row doesn't depend on who else is asked for."""
         return self.scorer_with_unseen({}, 0)
 
     def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:

@@ -331,7 +331,9 @@ class _ConfidentWeights(torch.autograd.Function):
         from mmbench.ops.kernels import routing as kernels
 
         alpha, confidence, nodes, winner = ctx.saved_tensors
-        grad_alpha, grad_confidence = torch.zeros_like(alpha), torch.zeros_like(confidence)
+        # Contiguous, whatever the arguments are: the kernel adds into this very memory.
+        grad_alpha = alpha.new_zeros(alpha.shape)
+        grad_confidence = confidence.new_zeros(confidence.shape)
         arrays = map(array, (alpha, confidence, nodes, winner, grad, grad_alpha, grad_confidence))
         kernels.confident_backward(*arrays)
         return grad_alpha, grad_confidence, None, None

@@ -373,7 +373,7 @@ def _torch_csr(pattern: SparsePattern, values: Tensor) -> Tensor:
 
 @cache
 def _hear_of_the_beta_state() -> None:
-    """Make the first such tensor of the process, at which torch warns that they are in beta state."""
+    """Make the first such tensor of the process, at which torch warns of their beta state."""
     none = torch.zeros(0, dtype=torch.int64)
     unchecked = torch.sparse.check_sparse_tensor_invariants(False)  # type: ignore[no-untyped-call]
     with warnings.catch_warnings(), unchecked:

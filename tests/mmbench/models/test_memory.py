@@ -48,7 +48,7 @@ class Largest(TorchDispatchMode):
 
 
 def watched(work: Callable[[], object]) -> tuple[int, str]:
-    """The largest array that `work` makes, in numbers (NumPy's: of four bytes), and what made it."""
+    """The largest array that `work` makes, in numbers (NumPy's of four bytes), and its maker."""
     tracemalloc.start()
     with Largest() as largest:
         work()

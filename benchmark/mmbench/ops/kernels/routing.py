@@ -369,10 +369,7 @@ def confident_forward(
     winner: Array,
     out: Array,
 ) -> None:
-    """out[e] = max_m alpha[m, e] confidence[nodes[e], m] and its m, the first of equals.
-
-    Pruned: 0 and -1 unless the largest is positive.
-    """
+    """out[e] = max_m alpha[m, e] confidence[nodes[e], m] and its m; pruned: 0 and -1 unless > 0."""
     for e in range(lo, hi):
         node = nodes[e]
         best, which = alpha[0, e] * confidence[node, 0], 0
@@ -395,10 +392,7 @@ def confident_backward(
     grad_alpha: Array,
     grad_confidence: Array,
 ) -> None:
-    """Add to zeros: the gradient of each edge goes to the modality that won it.
-
-    One thread: edges share nodes.
-    """
+    """Add each edge's gradient to the modality that won it. One thread: edges share nodes."""
     for e in range(grad.shape[0]):
         m, node = winner[e], nodes[e]
         if m >= 0:
