@@ -335,7 +335,7 @@ def _has_setting(model: str, key: str) -> bool:
         name = setting_name(model, key)
     except UsageError:
         return False
-    return model_class(model).sampler is not None or name not in ModelConfig.model_fields
+    return model_class(model).trained or name not in ModelConfig.model_fields
 
 
 def parse_value(text: str) -> Any:
@@ -437,6 +437,24 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     partial.replace(path)
 
 
+def _without_retired(values: Any) -> Any:
+    """The values of a recipe, of an older version perhaps, without settings that changed nothing."""
+    if not (isinstance(values, dict) and isinstance(values.get("model"), str)):
+        return values
+    retired = model_class(values["model"]).Config.RETIRED
+
+    def kept(part: Any) -> Any:
+        return (
+            {k: v for k, v in part.items() if k not in retired} if isinstance(part, dict) else part
+        )
+
+    values = {**values, **{key: kept(values[key]) for key in ("settings", "grid") if key in values}}
+    search = values.get("search")
+    if isinstance(search, dict) and (space := kept(search.get("space"))) != search.get("space"):
+        values["search"] = {**search, "space": space} if space else None
+    return values
+
+
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe that `write_recipe` wrote.
 
@@ -445,7 +463,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Recipe(**values)
+        return Recipe(**_without_retired(values))
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); is {path.parent} a run folder?"

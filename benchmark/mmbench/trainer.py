@@ -1,4 +1,4 @@
-"""The one training loop: batches, Adam, validation every few epochs, the best epoch, exact resume. No files."""
+"""The one training loop: batches, Adam, validation, the best epoch, exact resume. No files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mmbench.core.interactions import TrainSet
-from mmbench.core.sampling import SAMPLERS
 from mmbench.errors import TrainingError
 from mmbench.models.base import ModelConfig, Recommender
 from mmbench.ops.adam import Adam
@@ -41,7 +40,7 @@ class EpochRecord:
 
 @dataclass
 class TrainingProgress:
-    """Where a training stands; together with the tensors of `Trainer.tensors` it is all that a resume needs.
+    """Where a training stands: with `Trainer.tensors`, all that a resume needs.
 
     Attributes:
         epoch: Last finished epoch.
@@ -58,7 +57,7 @@ class TrainingProgress:
 
 
 class Trainer:
-    """Trains one model and says after each epoch how it went.
+    """Trains one model and yields a record after each epoch.
 
     Args:
         model: What to train; parameters are moved nowhere.
@@ -89,13 +88,12 @@ class Trainer:
         self.model, self.config, self.validate = model, config, validate
         self.metric, self.every, self.patience, self.seed = metric, every, patience, seed
         self.between_steps: Callable[[], None] = lambda: None
-        self.epochs = config.epochs if model.sampler is not None else 0
+        self.epochs = config.epochs if model.trained else 0
         self.progress = TrainingProgress()
         self.validations_since_best = 0
         if self.epochs:
-            assert model.sampler is not None
             device = next(model.parameters()).device
-            self.sampler = SAMPLERS[model.sampler](train, config.batch_size, seed, device)
+            self.sampler = model.make_sampler(train, config.batch_size, seed, device)
             self.optimiser = Adam(model, legacy_zero_grad=model.legacy_zero_grad)
 
     def run(self) -> Iterator[EpochRecord]:
@@ -150,14 +148,14 @@ class Trainer:
         self.model.start_epoch(epoch, self.seed)
         lr = self.config.lr * self.model.lr_factor(epoch)
         sums: dict[str, Tensor] = {}
-        for batch in self.sampler.epoch(epoch):
+        for step, batch in enumerate(self.sampler.epoch(epoch)):
             self.optimiser.zero_grad()
             terms = self.model.loss(batch)
             total = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(total):
                 culprit = next(name for name, term in terms.items() if not torch.isfinite(term))
                 raise TrainingError(
-                    f"epoch {epoch}, step {batch.step}: loss term {culprit!r} is "
+                    f"epoch {epoch}, step {step}: loss term {culprit!r} is "
                     f"{terms[culprit].item()}; "
                     f"lower lr (now {self.config.lr:g}) or check the features with `mmx store "
                     "verify`"

@@ -114,7 +114,7 @@ class Study(BaseModel):
         """
         plan, kind = self.models[model], model_class(model)
         settings = dict(plan.fixed)
-        trained, published = kind.sampler is not None, protocol == "best"
+        trained, published = kind.trained, protocol == "best"
         if published and trained:
             if not plan.best:
                 raise UsageError(

@@ -47,7 +47,7 @@ def models(name: str | None, as_json: bool) -> None:
         return
     chosen = model_class(name)
     schema = chosen.Config.model_json_schema()["properties"]
-    if chosen.sampler is None:  # what every model has means nothing to one that is not trained
+    if not chosen.trained:  # what every model has means nothing to one that is not trained
         schema = {
             setting: entry
             for setting, entry in schema.items()

@@ -81,7 +81,7 @@ class TrainSet:
 
     @cached_property
     def keys(self) -> Index:
-        """`user * n_items + item` of each pair, ascending: membership of a pair by binary search."""
+        """`user * n_items + item` of each pair, ascending: membership by binary search."""
         return self.users * self.n_items + self.items
 
     def contains(self, users: Index, items: Index) -> NDArray[np.bool_]:

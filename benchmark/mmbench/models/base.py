@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
-from mmbench.core.sampling import Batch
+from mmbench.core.rng import Init
+from mmbench.core.sampling import Edges, Sampler
+from mmbench.errors import ShapeError
 from mmbench.ops.knn import cosine_knn
+from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 if TYPE_CHECKING:
@@ -25,10 +28,10 @@ Score = Callable[[Tensor], Tensor]
 
 
 class ModelConfig(BaseModel):
-    """The settings that every model has. A model's own class adds its own and may set other defaults.
+    """The settings that every model has; a model's own class adds to them.
 
-    Names that users bring from other frameworks are accepted as aliases of these fields; see
-    `ALIASES`.
+    ALIASES are names that users bring from other frameworks. RETIRED are settings of older versions
+    that changed nothing: they are passed over in a recipe that is read.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -46,16 +49,18 @@ class ModelConfig(BaseModel):
         "l_w": "reg_weight",
         "reg": "reg_weight",
     }
+    RETIRED: ClassVar[frozenset[str]] = frozenset()
 
-
-def overridden(preset: Preset, config: ModelConfig) -> Preset:
-    """A preset's values, and where the config's field of the same name is given, that."""
-    given = {field.name: getattr(config, field.name) for field in fields(preset)}
-    return replace(preset, **{name: value for name, value in given.items() if value is not None})
+    def over(self, preset: Preset) -> Preset:
+        """A preset's values; where this configuration gives the field of the same name, that."""
+        given = {field.name: getattr(self, field.name) for field in fields(preset)}
+        return replace(
+            preset, **{name: value for name, value in given.items() if value is not None}
+        )
 
 
 Neighbours = Callable[[str, Tensor, int], tuple[Tensor, Tensor]]
-"""Modality, its vectors (n, d) and k to the k nearest rows by cosine and their cosines, each (n, k)."""
+"""Modality, vectors (n, d) and k to each row's k nearest by cosine and the cosines, (n, k) each."""
 
 
 class Features(Mapping[str, Tensor]):
@@ -102,8 +107,7 @@ class Recommender(nn.Module):
 
     Class attributes:
         Config: The pydantic class of the model's settings.
-        sampler: Name of the sampler in `mmbench.core.sampling.SAMPLERS`; None for a model that is
-            not trained.
+        trained: Whether it is trained by gradient descent; if not, it has no sampler and no loss.
         uses_features: Whether it needs at least one modality.
         untrained: Parameters whose gradient is zero by construction (a bias that cancels in every
             difference, say).
@@ -115,26 +119,32 @@ class Recommender(nn.Module):
     """
 
     Config: ClassVar[type[ModelConfig]]
-    sampler: str | None = "edges"
+    trained: ClassVar[bool] = True
     uses_features: ClassVar[bool] = True
     untrained: frozenset[str] = frozenset()
     legacy_zero_grad: bool = False
     uses_seed: ClassVar[bool] = True
     scores_unseen: ClassVar[bool] = False
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar terms; their sum is what the optimiser descends."""
-        raise AssertionError(f"{type(self).__name__} is not trained by gradient descent")
+    def make_sampler(
+        self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str
+    ) -> Sampler:
+        """The batches that `loss` takes: any kind, here every edge with a negative."""
+        return Edges(train, batch_size, seed, device)
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """Named scalar terms of a batch of `make_sampler`; the optimiser descends their sum."""
+        raise NotImplementedError
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Called before the first batch of each epoch (1-based): the place to rebuild a graph."""
 
     def lr_factor(self, epoch: int) -> float:
-        """What the learning rate is multiplied with in this epoch (1-based); 1 unless the model has a schedule."""
+        """What the learning rate is multiplied with in this epoch (1-based)."""
         return 1.0
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """User and item representations, (n_users, d) and (n_items, d), whose inner products are the scores.
+        """Users (n_users, d) and items (n_items, d), whose inner products are the scores.
 
         Called once per evaluation, without gradients. Models that do not factorise override
         `scorer` instead.
@@ -178,11 +188,7 @@ class Recommender(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """The trained values by name, without the optimiser's moments: what a checkpoint holds."""
-        return {
-            name: value
-            for name, value in self.state_dict().items()
-            if not name.endswith(_OPTIMISER_BUFFERS)
-        }
+        return {k: v for k, v in self.state_dict().items() if not k.endswith(_OPTIMISER_BUFFERS)}
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Take the values of `weights()`.
@@ -190,25 +196,68 @@ class Recommender(nn.Module):
         Raises:
             RuntimeError: A name is missing, unknown, or has another shape.
         """
-        moments = {
-            name: value
-            for name, value in self.state_dict().items()
-            if name.endswith(_OPTIMISER_BUFFERS)
-        }
-        self.load_state_dict({**moments, **weights})
+        state = self.state_dict().items()
+        self.load_state_dict(
+            {**{k: v for k, v in state if k.endswith(_OPTIMISER_BUFFERS)}, **weights}
+        )
+
+
+class TrainsContent(Recommender):
+    """A model that trains the items' vectors, each modality through a projection of its own."""
+
+    def _add_content(
+        self, vectors: Mapping[str, Tensor], width: int, init: Init, *, weight: str = "default"
+    ) -> None:
+        """Make `features.<m>`, which start from the vectors, and `projection.<m>`."""
+        self.features = nn.ModuleDict({m: RowTable(x.clone()) for m, x in vectors.items()})
+        self.projection = nn.ModuleDict(
+            {
+                m: init.linear(f"projection.{m}", x.shape[1], width, weight=weight)
+                for m, x in vectors.items()
+            }
+        )
+
+    def _project(self, m: str, items: Tensor | None) -> Tensor:
+        """W_m features_m + b_m of some items (distinct, ascending) or of all, (n, width)."""
+        table, projection = cast(RowTable, self.features[m]), cast(nn.Linear, self.projection[m])
+        return table.project(items, projection.weight, projection.bias)
+
+
+def bpr_loss(pos: Tensor, neg: Tensor) -> Tensor:
+    """Mean Bayesian personalised ranking loss, -log sigmoid(pos - neg).
+
+    Args:
+        pos: Scores of observed items, shape (B,), any real number.
+        neg: Scores of sampled items, shape (B,), same users in the same order.
+
+    Returns:
+        Scalar in nats, >= 0; computed with softplus, so it never overflows.
+
+    Raises:
+        ShapeError: `pos` and `neg` are not 1-D of equal length.
+
+    Source: Rendle et al., BPR (UAI 2009), section 4.1, without the regulariser.
+    """
+    if pos.shape != neg.shape or pos.ndim != 1:
+        raise ShapeError(
+            f"bpr_loss: pos {tuple(pos.shape)} and neg {tuple(neg.shape)} must be 1-D of equal "
+            "length"
+        )
+    return functional.softplus(neg - pos).mean()
+
+
+def squared_norm(*rows: Tensor) -> Tensor:
+    """Sum of the squared entries of all arguments, a scalar >= 0; repeated rows count twice."""
+    return torch.stack([x.square().sum() for x in rows]).sum()
+
+
+def mean_square(rows: Tensor) -> Tensor:
+    """Mean of the squared entries, a scalar >= 0."""
+    return squared_norm(rows) / rows.numel()
 
 
 _OPTIMISER_BUFFERS = (".exp_avg", ".exp_avg_sq", ".steps")
 """What a `RowTable` keeps beside its values."""
 
 
-__all__ = [
-    "Batch",
-    "Features",
-    "ModelConfig",
-    "Neighbours",
-    "Recommender",
-    "Score",
-    "TrainSet",
-    "overridden",
-]
+__all__ = ["Features", "ModelConfig", "Neighbours", "Recommender", "Score", "TrainSet"]

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init
-from mmbench.core.rng import torch_rng
+from mmbench.core.rng import Init, torch_rng
 from mmbench.models.base import Features, ModelConfig, Recommender, Score, TrainSet
 
 
@@ -20,10 +19,10 @@ class UntrainedConfig(ModelConfig):
 
 
 class MostPopular(Recommender):
-    """Every user gets the items with the most distinct training users; ties by ascending item id."""
+    """Everyone gets the items with the most distinct training users; ties by ascending item id."""
 
     Config = UntrainedConfig
-    sampler = None
+    trained = False
     uses_features = False
     uses_seed = False
     scores_unseen = True
@@ -48,7 +47,7 @@ class Random(Recommender):
     """Every user gets a uniformly random order of the items, which follows from (seed, user)."""
 
     Config = UntrainedConfig
-    sampler = None
+    trained = False
     uses_features = False
     scores_unseen = True
 
@@ -59,7 +58,7 @@ class Random(Recommender):
         self.n_items, self.seed = train.n_items, init.seed
 
     def scorer(self) -> Score:
-        """Uniform scores in [0, 1); a user's row doesn't depend on which other users are asked for."""
+        """Uniform scores in [0, 1); a user's row doesn't depend on who else is asked for."""
         return self.scorer_with_unseen({}, 0)
 
     def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:

@@ -3,23 +3,26 @@
 Paper: Zhou, Zhou, Liu, Zeng, Miao, Wang, You, Jiang: Bootstrap Latent Representations for
 Multi-modal Recommendation, WWW 2023, https://doi.org/10.1145/3543507.3583251 (arXiv 2207.05969).
 
-    x       = [user_embedding; item_embedding] ;  Â = D^-1/2 A D^-1/2, 1e-7 added to each degree, no self loops
-    z       = mean of x, Â x, …, Â^L x ;  h_u = z_u ;  h_i = z_i + item_embedding_i             L = `n_layers`
-    g_m,i   = W_m features_m,i + b_m                                         features_m starts from the raw vectors
-    p(y)    = Q y + q                                                        one predictor for users, items and modalities
-    t_u, t_i, t_m,i = h_u, h_i, g_m,i, each entry zero with probability `dropout`, else divided by 1
-    - dropout; constants c(a, b) = mean over the batch of the cosine of a and b
+    x       = [user_embedding; item_embedding]
+    Â       = D^-1/2 A D^-1/2, 1e-7 added to each degree, no self loops
+    z       = mean of x, Â x, …, Â^L x                                          L = `n_layers`
+    h_u     = z_u ;  h_i = z_i + item_embedding_i
+    g_m,i   = W_m features_m,i + b_m                        features_m starts from the raw vectors
+    p(y)    = Q y + q                         one predictor for users, items and modalities
+    t_u, t_i, t_m,i = h_u, h_i, g_m,i as constants, each entry zero with probability `dropout`,
+              else divided by 1 - dropout
+    c(a, b) = mean over the batch of the cosine of a and b
     L       = [1 - c(p(h_u), t_i)] + [1 - c(p(h_i), t_u)]
               + cl_weight * sum_m {[1 - c(p(g_m,i), t_i)] + [1 - c(p(g_m,i), t_m,i)]}
-              + reg_weight * (|h_users| + |h_items|) / n_items               Frobenius norms of all rows, not squared
+              + reg_weight * (|h_users| + |h_items|) / n_items
+                                                        Frobenius norms of all rows, not squared
     s(u, i) = <p(h_u), p(h_i)>
 
 So content reaches a score through Q and q alone: the losses on modalities leave the embeddings as
 they are, and features are not needed to rank.
 
-Presets: `paper`, `original` and `corrected` are one model, for the code behind the tables of arXiv
-2309.05273 does what the authors' does. (The authors train with batch_size 2048.) `preset` is
-accepted so that all models can be run with the same.
+There are no presets: the code behind the tables of arXiv 2309.05273 does what the authors' does.
+(The authors train with batch_size 2048.)
 
 Differences from both codes: the batches of an epoch do not depend on what was trained before;
 dropout is drawn for the rows of a batch only (the same law: one draw for each row, however often
@@ -35,43 +38,37 @@ and projection.<m>.bias (d,).
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.core.rng import Init
+from mmbench.core.sampling import EdgesOnly, Pairs
+from mmbench.models.base import Features, ModelConfig, TrainsContent, TrainSet
 from mmbench.ops.gemm import linear
-from mmbench.ops.graph import DEGREE_EPSILON, bipartite, symmetric_normalised
-from mmbench.ops.propagation import propagate
-from mmbench.ops.row_table import RowTable
+from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
 
 
 class BM3Config(ModelConfig):
     """Settings of BM3; the defaults are the published best values of Amazon Office."""
 
-    preset: Literal["paper", "original", "corrected"] = Field(
-        "paper", description="all the same here"
-    )
     lr: float = Field(5e-3, gt=0, description="Adam's step size")
     n_layers: int = Field(1, ge=0, description="L, propagations on the user-item graph")
-    dropout: float = Field(
-        0.5, ge=0, lt=1, description="share of the targets' entries that are zero"
-    )
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of the targets' entries made zero")
     cl_weight: float = Field(2.0, ge=0, description="weight of each modality's two losses")
-    reg_weight: float = Field(
-        1e-2, ge=0, description="weight of the norms of all users and all items"
-    )
+    reg_weight: float = Field(1e-2, ge=0, description="weight of the norms of all users and items")
+
+    RETIRED: ClassVar[frozenset[str]] = frozenset({"preset"})
 
 
-class BM3(Recommender):
+class BM3(TrainsContent):
     """Bootstrapped views of users, items and modalities, without negatives."""
 
     Config = BM3Config
-    sampler = "edges-only"
+    make_sampler = EdgesOnly
 
     def __init__(self, train: TrainSet, features: Features, config: BM3Config, init: Init) -> None:
         super().__init__()
@@ -79,58 +76,33 @@ class BM3(Recommender):
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
-        self.features = nn.ModuleDict(
-            {m: RowTable(vectors.clone()) for m, vectors in features.items()}
-        )
-        self.projection = nn.ModuleDict(
-            {
-                m: init.linear(f"projection.{m}", x.shape[1], d, weight="xavier_normal")
-                for m, x in features.items()
-            }
-        )
+        self._add_content(features, d, init, weight="xavier_normal")
         self.predictor = init.linear("predictor", d, d, weight="xavier_normal")
         self.graph = symmetric_normalised(
             bipartite(train), epsilon=DEGREE_EPSILON, dtype=self.item_embedding.dtype
         )
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """`user_alignment`, `item_alignment`, for each modality `<m>_inter` and `<m>_intra`, and `norm`."""
-        users, user_of = torch.unique(batch.users, return_inverse=True)  # (n,), (B,)
-        items, item_of, count = torch.unique(
-            batch.pos, return_inverse=True, return_counts=True
-        )  # (k,), (B,), (k,)
+    def loss(self, batch: Pairs) -> dict[str, Tensor]:
+        """`user_alignment`, `item_alignment`, `norm`, `<m>_inter` and `<m>_intra`."""
+        # Each row of the batch once: n distinct users and k distinct items.
+        users, user_of = torch.unique(batch.users, return_inverse=True)
+        items, item_of, count = torch.unique(batch.pos, return_inverse=True, return_counts=True)
         h_users, h_items = self._propagated()
-        user, item = (
-            functional.embedding(users, h_users),
-            functional.embedding(items, h_items),
-        )  # (n, d), (k, d)
-        user_target, item_target = (
-            self._target("user", users, user, batch),
-            self._target("item", items, item, batch),
-        )
-        terms = {
-            "user_alignment": 1
-            - _cosine(self._predicted(user)[user_of], item_target[item_of]).mean(),
-            "item_alignment": 1
-            - _cosine(self._predicted(item)[item_of], user_target[user_of]).mean(),
-        }
+        user = functional.embedding(users, h_users)  # (n, d)
+        item = functional.embedding(items, h_items)  # (k, d)
+        user_target = self._target("user", users, user, batch)
+        item_target = self._target("item", items, item, batch)
+        user_cosine = _cosine(self._predicted(user)[user_of], item_target[item_of])  # (B,)
+        item_cosine = _cosine(self._predicted(item)[item_of], user_target[user_of])  # (B,)
+        terms = {"user_alignment": 1 - user_cosine.mean(), "item_alignment": 1 - item_cosine.mean()}
         share = count / len(batch.pos)  # both sides of the other losses are rows of the item
         for m in self.features:
-            table, projection = (
-                cast(RowTable, self.features[m]),
-                cast(nn.Linear, self.projection[m]),
-            )
-            content = table.project(items, projection.weight, projection.bias)  # (k, d)
-            target, view = (
-                self._target(f"features.{m}", items, content, batch),
-                self._predicted(content),
-            )
-            terms[f"{m}_inter"] = self.config.cl_weight * (
-                1 - (_cosine(view, item_target) * share).sum()
-            )
-            terms[f"{m}_intra"] = self.config.cl_weight * (
-                1 - (_cosine(view, target) * share).sum()
-            )
+            content = self._project(m, items)  # (k, d)
+            target = self._target(f"features.{m}", items, content, batch)
+            view = self._predicted(content)
+            for name, other in (("inter", item_target), ("intra", target)):
+                mean = (_cosine(view, other) * share).sum()
+                terms[f"{m}_{name}"] = self.config.cl_weight * (1 - mean)
         norms = torch.linalg.vector_norm(h_users) + torch.linalg.vector_norm(h_items)
         return {**terms, "norm": norms * (self.config.reg_weight / self.sizes[1])}
 
@@ -143,11 +115,11 @@ class BM3(Recommender):
     def _predicted(self, x: Tensor) -> Tensor:
         return linear(x, self.predictor.weight, self.predictor.bias)
 
-    def _target(self, name: str, rows: Tensor, view: Tensor, batch: Batch) -> Tensor:
+    def _target(self, name: str, rows: Tensor, view: Tensor, batch: Pairs) -> Tensor:
         """The view of some rows, dropped out, as a constant."""
         return view.detach() * self._kept(name, rows, batch) / (1 - self.config.dropout)
 
-    def _kept(self, name: str, rows: Tensor, batch: Batch) -> Tensor:
+    def _kept(self, name: str, rows: Tensor, batch: Pairs) -> Tensor:
         """Which entries of the rows of `user`, `item` or `features.<m>` stay, (n, d)."""
         shape = (len(rows), self.config.embedding_dim)
         generator = batch.generator(f"dropout:{name}")

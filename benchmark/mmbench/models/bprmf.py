@@ -20,16 +20,16 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init, zeros
-from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.core.rng import Init, zeros
+from mmbench.core.sampling import Triples
+from mmbench.models.base import Features, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
 
 
 class BPRMFConfig(ModelConfig):
     """Settings of BPR-MF."""
 
     reg_weight: float = Field(
-        1e-2, ge=0, description="weight of the squared norms of the batch's rows"
+        1e-2, ge=0, description="weight of the squared norms of a batch's rows"
     )
 
 
@@ -37,7 +37,6 @@ class BPRMF(Recommender):
     """Matrix factorisation with item biases under the BPR loss."""
 
     Config = BPRMFConfig
-    sampler = "edges"
     uses_features = False
 
     def __init__(
@@ -49,9 +48,8 @@ class BPRMF(Recommender):
         self.item_factors = init.xavier_uniform("item_factors", train.n_items, config.embedding_dim)
         self.item_bias = zeros(train.n_items)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
-        assert batch.neg is not None
         user = functional.embedding(batch.users, self.user_factors)  # (B, d)
         pos, neg = (
             functional.embedding(items, self.item_factors) for items in (batch.pos, batch.neg)

@@ -1,22 +1,24 @@
-"""FREEDOM: a frozen item-item graph from content, and user-item propagation on a graph that is pruned anew each epoch.
+"""FREEDOM: a frozen item-item graph from content, and a user-item graph pruned anew each epoch.
 
 Paper: Zhou, Shen: A Tale of Two Graphs: Freezing and Denoising Graph Structures for Multimodal
 Recommendation, ACM MM 2023, https://doi.org/10.1145/3581783.3611943 (arXiv 2211.06924).
 
-    S_m     = 1 / (k + 1e-7) on the k nearest items of each row by cosine of the raw vectors, itself included; else 0
-    S       = sum_m a_m S_m                                      frozen; `modality_weights` a_m, `neighbours` k
-    n       = floor(n_edges (1 - edge_dropout)) edges per epoch, drawn without replacement, P(u, i) ~ (d_u d_i)^-1/2
+    S_m     = 1 / (k + 1e-7) on the k = `neighbours` nearest items of each row by cosine of the raw
+              vectors, itself included; else 0
+    S       = sum_m a_m S_m                                     frozen; a_m: `modality_weights`
+    n       = floor(n_edges (1 - edge_dropout)) edges per epoch, drawn without replacement,
+              P(u, i) ~ (d_u d_i)^-1/2
     Â'      = those edges, D'^-1/2 A' D'^-1/2 with their own degrees, 1e-7 added to each
-    z       = mean of x, Â' x, …, Â'^L x ;  x = [user_embedding; item_embedding], L = `n_ui_layers`
+    x       = [user_embedding; item_embedding]
+    z       = mean of x, Â' x, …, Â'^L x                                       L = `n_ui_layers`
     q_i     = z_i + (S^`n_item_layers` item_embedding)_i
-    g_m,i   = W_m features_m,i                                   features_m starts from the raw vectors
+    g_m,i   = W_m features_m,i                              features_m starts from the raw vectors
     L       = mean of -log sigmoid <z_u, q_i - q_j>
               + content_loss_weight * sum_m mean of -log sigmoid <z_u, g_m,i - g_m,j>
     s(u, i) = <z_u, q_i> with the full graph in the place of Â'
 
-Presets: `paper`, `original` and `corrected` are one model, for the code behind the tables of arXiv
-2309.05273 does what the authors' does. (The authors train with batch_size 2048.) `preset` is
-accepted so that all models can be run with the same.
+There are no presets: the code behind the tables of arXiv 2309.05273 does what the authors' does.
+(The authors train with batch_size 2048.)
 
 Differences from both codes: the bias of the projections, which cancels in g_i - g_j, is left out;
 the batches of an epoch do not depend on what was trained before; full ranking uses the sparse
@@ -35,33 +37,34 @@ stay where they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, cast
+from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init
 from mmbench.core.interactions import Index
-from mmbench.core.losses import bpr_loss
+from mmbench.core.rng import Init
+from mmbench.core.sampling import Triples
 from mmbench.errors import UsageError
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
-from mmbench.ops.graph import DEGREE_EPSILON, NeighbourUnion, bipartite, symmetric_normalised
-from mmbench.ops.propagation import propagate
-from mmbench.ops.pruning import kept_edges
-from mmbench.ops.row_table import RowTable
+from mmbench.models.base import Features, ModelConfig, TrainsContent, TrainSet, bpr_loss
+from mmbench.ops.graph import (
+    DEGREE_EPSILON,
+    NeighbourUnion,
+    bipartite,
+    kept_edges,
+    propagate,
+    symmetric_normalised,
+)
 from mmbench.ops.sparse import SparseMatrix
 
 
 class FREEDOMConfig(ModelConfig):
     """Settings of FREEDOM; the defaults are the published best values of Amazon Office."""
 
-    preset: Literal["paper", "original", "corrected"] = Field(
-        "paper", description="all the same here"
-    )
     content_loss_weight: float = Field(
-        1e-5, ge=0, description="weight of each modality's ranking loss"
+        1e-5, ge=0, description="weight of a modality's ranking loss"
     )
     n_ui_layers: int = Field(2, ge=0, description="L, propagations on the user-item graph")
     n_item_layers: int = Field(1, ge=0, description="propagations on the item-item graph")
@@ -71,9 +74,7 @@ class FREEDOMConfig(ModelConfig):
         description="a_m by modality; none: visual 0.1 and the others 0.9 together, without visual "
         "equal shares",
     )
-    edge_dropout: float = Field(
-        0.8, ge=0, lt=1, description="share of the training edges left out of each epoch's graph"
-    )
+    edge_dropout: float = Field(0.8, ge=0, lt=1, description="share of edges an epoch leaves out")
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         **ModelConfig.ALIASES,
@@ -82,9 +83,10 @@ class FREEDOMConfig(ModelConfig):
         **dict.fromkeys(["n_layers", "n_mm_layers"], "n_item_layers"),
         **dict.fromkeys(["drop", "dropout"], "edge_dropout"),
     }
+    RETIRED: ClassVar[frozenset[str]] = frozenset({"preset"})
 
 
-class FREEDOM(Recommender):
+class FREEDOM(TrainsContent):
     """Frozen item-item graph, degree-sensitive pruning of the user-item graph."""
 
     Config = FREEDOMConfig
@@ -97,23 +99,19 @@ class FREEDOM(Recommender):
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
-        self.features = nn.ModuleDict(
-            {m: RowTable(vectors.clone()) for m, vectors in features.items()}
-        )
-        self.projection = nn.ModuleDict()
-        for m, vectors in features.items():
-            self.projection[m] = init.linear(f"projection.{m}", vectors.shape[1], d)
-            self.projection[m].register_parameter("bias", None)
+        self._add_content(features, d, init)
+        for projection in self.projection.values():
+            projection.register_parameter("bias", None)
         self.item_graph = self._item_graph(features)
         self.full_graph = self._user_item_graph(train)
         self.epoch_graph = self.full_graph
 
     def _item_graph(self, features: Features) -> SparseMatrix:
+        """S, on the union of the modalities' neighbours."""
         weights = modality_weights(self.config.modality_weights, list(features))
-        k = min(self.config.neighbours, self.train_set.n_items)
-        lists = {m: features.neighbours(m, k)[0] for m in features}
+        k, dtype = min(self.config.neighbours, self.train_set.n_items), self.item_embedding.dtype
+        lists = {m: features.neighbours(m, k)[0] for m in features}  # (n_items, k) each
         union = NeighbourUnion.of(*lists.values())
-        dtype = self.item_embedding.dtype
         entries = [
             torch.full_like(near, weights[m] / (k + 1e-7), dtype=dtype) for m, near in lists.items()
         ]
@@ -134,10 +132,10 @@ class FREEDOM(Recommender):
         """Positions of the training edges that stay, ascending."""
         return kept_edges(self.train_set, self.config.edge_dropout, seed=seed, epoch=epoch)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, and `bpr_<modality>` for each."""
-        assert batch.neg is not None
         size = len(batch.users)
+        # The n distinct items of the batch: everything but the users is computed for these alone.
         items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
         nodes = torch.cat([batch.users, items + self.train_set.n_users])
         x = torch.cat([self.user_embedding, self.item_embedding])
@@ -150,12 +148,7 @@ class FREEDOM(Recommender):
 
         terms = {"bpr": ranking(q)}
         for m in self.features:
-            table, projection = (
-                cast(RowTable, self.features[m]),
-                cast(nn.Linear, self.projection[m]),
-            )
-            content = table.project(items, projection.weight)  # (n, d)
-            terms[f"bpr_{m}"] = ranking(content) * self.config.content_loss_weight
+            terms[f"bpr_{m}"] = ranking(self._project(m, items)) * self.config.content_loss_weight
         return terms
 
     def _item_propagation(self, items: Tensor | None = None) -> Tensor:

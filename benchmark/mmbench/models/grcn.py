@@ -1,33 +1,38 @@
-"""GRCN: content decides how much each edge of the user-item graph counts, and an id network runs on the refined graph.
+"""GRCN: content decides how much each user-item edge counts; an id network runs on that graph.
 
 Paper: Wei, Wang, Nie, He, Chua: Graph-Refined Convolutional Network for Multimedia Recommendation
 with Implicit Feedback, ACM MM 2020, https://doi.org/10.1145/3394171.3413556 (arXiv 2008.10085).
 
     rn(X)   = rows divided by max(their L2 norm, 1e-12) ;   LR(x) = max(x, 0.01 x)
 for each modality m with raw features F; its index is left out up to r:
-    p       = rn(preference) ;   f = rn(LR(F W^T + c))                              users' and items' content, width k
-    T times:  a_ui = softmax over i in N(u) of <p_u, f_i> ;   p_u <- rn(p_u + sum_i a_ui f_i)          T = `n_routings`
+    p       = rn(preference) ;   f = rn(LR(F W^T + c))         users' and items' content, width k
+    T times:  a_ui = softmax over i in N(u) of <p_u, f_i>                       T = `n_routings`
+              p_u <- rn(p_u + sum_i a_ui f_i)
     s_ui    = <p_u, f_i>
     α_ui    = softmax of s over the items of u ;    α_iu = softmax of s over the users of i
     r_u     = p_u + sum_i α_ui f_i ;                r_i  = f_i + sum_u α_iu p_u
 the id network on the refined graph:
-    w_ui    = relu(max_m α_m,ui confidence_u,m) ;   w_iu = relu(max_m α_m,iu confidence_i,m)        see `confidence_of`
-    x_0     = rn([user_embedding ; item_embedding]) ;   x_(l+1) = rn(w x_l) ;   x = x_0 + … + x_L      L = `n_layers`
-    s(u, i) = <x_u, x_i> + sum_m <r_m,u, r_m,i>                                       `fusion_mode` concat
-    L       = mean over the batch of -log sigmoid(s(u, i) - s(u, j))                                           (bpr)
-              + reg_weight [ 1/(d B) sum |user_embedding_u|² + 1/(2 d B) sum (|item_embedding_i|² +
-              |…_j|²) ] (id_l2) + b sum_m 1/(k B) sum |preference_m,u|²                                                 (preference_l2)
+    w_ui    = relu(max_m α_m,ui confidence_u,m) ;   w_iu = relu(max_m α_m,iu confidence_i,m)
+                                                                         see `confidence_of`
+    x_0     = rn([user_embedding ; item_embedding]) ;   x_(l+1) = rn(w x_l)
+    x       = x_0 + … + x_L                                                       L = `n_layers`
+    s(u, i) = <x_u, x_i> + sum_m <r_m,u, r_m,i>                           `fusion_mode` concat
+    L       = mean over the batch of -log sigmoid(s(u, i) - s(u, j))                       (bpr)
+              + reg_weight [ 1/(d B) sum |user_embedding_u|²
+                + 1/(2 d B) sum (|item_embedding_i|² + |item_embedding_j|²) ]            (id_l2)
+              + b sum_m 1/(k B) sum |preference_m,u|²                            (preference_l2)
 
 Presets (`preset`), see PRESETS; where they differ, and from what the paper says
-    paper      what produced the tables of arXiv 2309.05273. `edge_order` elliot: the scores on the items' side stay in the
-               users' order, so that the k-th edge by item gets the score and the confidence of the
-               k-th edge by user, and items gather their users with weights of unrelated edges. An
-               edge counts by the confidence of its receiver, so that a user whose confidences start
-               negative gets no message for all of the training. b is 1, not reg_weight. x is
-               normalised after each layer.
-    original   the authors' code as it runs: edges in their places; the sender's confidence; b = reg_weight; x normalised at
-               the start only. Its routing has no effect, for its edges point away from the users,
-               hence T = 0. Xavier-normal start, one draw for the ids of all nodes; k = 64.
+    paper      what produced the tables of arXiv 2309.05273. `edge_order` elliot: the scores on the
+               items' side stay in the users' order, so that the k-th edge by item gets the score
+               and the confidence of the k-th edge by user, and items gather their users with
+               weights of unrelated edges. An edge counts by the confidence of its receiver, so that
+               a user whose confidences start negative gets no message for all of the training. b is
+               1, not reg_weight. x is normalised after each layer.
+    original   the authors' code as it runs: edges in their places; the sender's confidence;
+               b = reg_weight; x normalised at the start only. Its routing has no effect, for its
+               edges point away from the users, hence T = 0. Xavier-normal start, one draw for the
+               ids of all nodes; k = 64.
     corrected  `paper` with edges in their places and b = reg_weight.
 
 Always: the derivative of relu at 0 is 0. (The rows of nodes without any message are 0, where that
@@ -54,16 +59,16 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.init import Init
-from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.core.sampling import Edges
+from mmbench.core.rng import Init
+from mmbench.core.sampling import Triples
 from mmbench.errors import UsageError
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.models.base import Features, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
+from mmbench.ops.dense import normalise_rows
 from mmbench.ops.gemm import linear
-from mmbench.ops.normalise import normalise_rows
 from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing
 from mmbench.ops.sparse import weighted_product
 
+Start = Literal["xavier_uniform", "xavier_normal"]
 Pair = tuple[Tensor, Tensor]
 """Something of all users and the same of all items."""
 
@@ -78,7 +83,7 @@ class Variant:
     confidence_of: Literal["receiver", "sender"]
     scaled_preference_reg: bool
     normalise_layers: bool
-    start: Literal["xavier_uniform", "xavier_normal"]
+    start: Start
 
 
 PRESETS = {
@@ -89,47 +94,34 @@ PRESETS = {
 
 
 class GRCNConfig(ModelConfig):
-    """Settings of GRCN; the defaults are the published best values of Amazon Office. None: what the preset says."""
+    """Settings of GRCN; the defaults are the published best values of Amazon Office.
 
-    preset: Literal["paper", "original", "corrected"] = Field(
-        "paper", description="whose GRCN; see the module's text"
-    )
-    reg_weight: float = Field(
-        1e-5, ge=0, description="weight of the mean squares of the batch's ids"
-    )
+    None: what the preset says.
+    """
+
+    preset: Literal["paper", "original", "corrected"] = Field("paper", description="whose GRCN")
+    reg_weight: float = Field(1e-5, ge=0, description="weight of the mean squares of a batch's ids")
     n_layers: int = Field(2, ge=0, le=10, description="L, layers of the id network")
     n_routings: int = Field(3, ge=0, le=100, description="T, routings of each user among its items")
     weight_mode: Literal["confid", "mean", "max"] = Field(
         "confid",
-        description="how modalities make an edge's weight: the largest confident one, their mean, "
-        "the largest",
+        description="an edge's weight from its modalities: largest confident one, mean, largest",
     )
     pruning: bool = Field(True, description="edges of negative weight count nothing")
     fusion_mode: Literal["concat", "id", "mean"] = Field(
         "concat",
-        description="ids and contents side by side, ids alone, or their mean (content_dim = "
-        "embedding_dim)",
+        description="ids and contents: side by side, ids alone, mean (content_dim = embedding_dim)",
     )
-    content_dim: int | None = Field(
-        None, ge=1, description="k, width of preferences and projected content"
-    )
+    content_dim: int | None = Field(None, ge=1, description="k, width of preferences and content")
     routing: bool | None = Field(None, description="route at all; if not, T is 0")
-    edge_order: EdgeOrder | None = Field(
-        None, description="which edge's score a slot of the items' side gets"
-    )
+    edge_order: EdgeOrder | None = Field(None, description="whose score an item's slot gets")
     confidence_of: Literal["receiver", "sender"] | None = Field(
         None, description="whose confidence weighs an edge"
     )
     scaled_preference_reg: bool | None = Field(None, description="b is reg_weight instead of 1")
-    normalise_layers: bool | None = Field(
-        None, description="x is normalised after each layer, not only at the start"
-    )
-    start: Literal["xavier_uniform", "xavier_normal"] | None = Field(
-        None, description="initial values of the tables"
-    )
-    stale_inference: bool = Field(
-        False, description="rank by the representations of the epoch's last batch"
-    )
+    normalise_layers: bool | None = Field(None, description="x is normalised after each layer")
+    start: Start | None = Field(None, description="initial values of the tables")
+    stale_inference: bool = Field(False, description="rank by what the epoch's last batch saw")
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         **ModelConfig.ALIASES,
@@ -140,8 +132,8 @@ class GRCNConfig(ModelConfig):
 
     @property
     def variant(self) -> Variant:
-        """The preset's values, and where a field is given, that."""
-        return overridden(PRESETS[self.preset], self)
+        """The preset's values; where a field is given, that."""
+        return self.over(PRESETS[self.preset])
 
 
 class GRCN(Recommender):
@@ -154,11 +146,8 @@ class GRCN(Recommender):
     def __init__(self, train: TrainSet, features: Features, config: GRCNConfig, init: Init) -> None:
         super().__init__()
         self.config, self.variant, self.n_users = config, config.variant, train.n_users
-        d, k, n_nodes = (
-            config.embedding_dim,
-            self.variant.content_dim,
-            train.n_users + train.n_items,
-        )
+        d, k = config.embedding_dim, self.variant.content_dim
+        n_nodes = train.n_users + train.n_items
         if config.fusion_mode == "mean" and k != d:
             raise UsageError(
                 f"grcn: fusion_mode mean needs content_dim = embedding_dim (got {k} and {d})"
@@ -181,12 +170,11 @@ class GRCN(Recommender):
             self.confidence = start("confidence", n_nodes, len(features))
             self.register_buffer("confident", self._confident_nodes(), persistent=False)
         if config.stale_inference:
-            self.last_step = len(Edges(train, config.batch_size, seed=0)) - 1
+            self.last_step = len(self.make_sampler(train, config.batch_size, 0, "cpu")) - 1
             with torch.no_grad():
-                for name, value in zip(
-                    ("stale_users", "stale_items"), self._concatenated(), strict=True
-                ):
-                    self.register_buffer(name, value)
+                users, items = self._concatenated()
+            self.register_buffer("stale_users", users)
+            self.register_buffer("stale_items", items)
 
     def _confident_nodes(self) -> Tensor:
         """The node whose confidence weighs each entry of the graph, (2 n_edges,)."""
@@ -196,16 +184,12 @@ class GRCN(Recommender):
         return torch.cat([self.n_users + graph.items, graph.users[graph.source]])
 
     def content(self, m: str) -> tuple[Tensor, Tensor, Tensor]:
-        """R of the users (n_users, k) and of the items (n_items, k), and α of the graph's entries (2 n_edges,)."""
+        """R of the users (n_users, k) and items (n_items, k), α of the entries (2 n_edges,)."""
         projection = cast(nn.Linear, self.projection[m])
         projected = linear(self.get_buffer(f"features_{m}"), projection.weight, projection.bias)
         f = normalise_rows(functional.leaky_relu(projected, inplace=True))
-        return routing(
-            normalise_rows(self.preference[m]),
-            f,
-            self.graph,
-            self.config.n_routings * self.variant.routing,
-        )
+        n_routings = self.config.n_routings * self.variant.routing
+        return routing(normalise_rows(self.preference[m]), f, self.graph, n_routings)
 
     def edge_weights(self, alphas: list[Tensor]) -> Tensor:
         """W of the graph's entries, (2 n_edges,), from the α of each modality."""
@@ -225,10 +209,8 @@ class GRCN(Recommender):
             x = weighted_product(self.graph.adjacency, weights, x)
             x = normalise_rows(x) if self.variant.normalise_layers else x
             total = total + x
-        parts = [
-            (total[: self.n_users], total[self.n_users :]),
-            *((users, items) for users, items, _ in contents),
-        ]
+        parts = [(total[: self.n_users], total[self.n_users :])]
+        parts += [(users, items) for users, items, _ in contents]
         if self.config.fusion_mode == "mean":
             users, items = (torch.stack(side).mean(0) for side in zip(*parts, strict=True))
             return [(users, items)]
@@ -238,46 +220,37 @@ class GRCN(Recommender):
         users, items = (torch.cat(side, 1) for side in zip(*self.representation(), strict=True))
         return users, items
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, `id_l2` and `preference_l2`."""
-        assert batch.neg is not None
         parts, size = self.representation(), len(batch.users)
         if self.config.stale_inference and batch.step == self.last_step:
             self.stale_users, self.stale_items = (
                 torch.cat(side, 1).detach() for side in zip(*parts, strict=True)
             )
-        pair = torch.cat([batch.pos, batch.neg])
+        pair = torch.cat([batch.pos, batch.neg])  # (2 B,)
 
         def score(users: Tensor, items: Tensor) -> Tensor:
-            return (
-                functional.embedding(batch.users, users).repeat(2, 1)
-                * functional.embedding(pair, items)
-            ).sum(1)
+            user = functional.embedding(batch.users, users).repeat(2, 1)
+            return (user * functional.embedding(pair, items)).sum(1)
 
         scores = torch.stack([score(*part) for part in parts]).sum(0)  # (2 B,)
         user_ids = functional.embedding(batch.users, self.user_embedding)
         item_ids = functional.embedding(pair, self.item_embedding)
-        id_l2 = (
-            squared_norm(user_ids) / user_ids.numel() + squared_norm(item_ids) / item_ids.numel()
-        )
-        preferences = [
-            functional.embedding(batch.users, table).square().mean()
-            for table in self.preference.values()
-        ]
+        id_l2 = mean_square(user_ids) + mean_square(item_ids)
+        tables = self.preference.values()
+        rows = [functional.embedding(batch.users, table).square().mean() for table in tables]
+        b = self.config.reg_weight if self.variant.scaled_preference_reg else 1.0
         return {
             "bpr": bpr_loss(scores[:size], scores[size:]),
             "id_l2": id_l2 * self.config.reg_weight,
-            "preference_l2": torch.stack(preferences).sum()
-            * (self.config.reg_weight if self.variant.scaled_preference_reg else 1.0),
+            "preference_l2": torch.stack(rows).sum() * b,
         }
 
     def embeddings(self) -> Pair:
         """[x | r of each modality] of all users and items."""
-        return (
-            (self.stale_users, self.stale_items)
-            if self.config.stale_inference
-            else self._concatenated()
-        )
+        if self.config.stale_inference:
+            return self.stale_users, self.stale_items
+        return self._concatenated()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> GRCN:
         super()._apply(fn, recurse)

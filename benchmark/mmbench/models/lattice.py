@@ -1,29 +1,35 @@
-"""LATTICE: an item-item graph that is learned from content anew each epoch, beside user-item propagation.
+"""LATTICE: an item-item graph learned from content anew each epoch, beside user-item propagation.
 
 Paper: Zhang, Zhu, Liu, Wu, Wang, Wang: Mining Latent Structures for Multimedia Recommendation, ACM
 MM 2021, https://doi.org/10.1145/3474085.3475259 (arXiv 2104.09036).
 
-    kNN(X)  = the k largest cosines of each row of X, itself included, as weights; else 0                `neighbours` k
+    kNN(X)  = the k = `neighbours` largest cosines of each row of X, itself included, as weights;
+              else 0
     lap(W)  = W_ij / sqrt(s_i s_j), s the row sums of W, its diagonal set to 1 before if
-    `unit_diagonal` a       = softmax(modality_weights)
-    S       = (1 - λ) lap(sum_m a_m kNN(W_m features_m + b_m)) + λ sum_m a_m lap(kNN(raw vectors of m))   `raw_weight` λ
-    h       = S^`n_item_layers` item_embedding                                       features_m starts from the raw vectors
-    x       = [user_embedding; item_embedding] ;  x' = rn(D^-1 (A + I) D^-1 x), D the degrees of A + I, `n_ui_layers` times;
-              without `layer_norm` no rn, rows divided by max(norm, 1e-12), without `both_sides` no
-              second D^-1
-    z       = mean of x, x', x'', … ;  q_i = z_i + rn(h)_i ;  s(u, i) = <z_u, q_i>
+              `unit_diagonal`
+    a       = softmax(modality_weights)
+    S       = (1 - λ) lap(sum_m a_m kNN(W_m features_m + b_m))                  λ = `raw_weight`
+              + λ sum_m a_m lap(kNN(raw vectors of m))      features_m starts from the raw vectors
+    h       = S^`n_item_layers` item_embedding
+    x       = [user_embedding; item_embedding]
+    x'      = rn(D^-1 (A + I) D^-1 x), D the degrees of A + I, `n_ui_layers` times; without
+              `layer_norm` no rn, rows divided by max(norm, 1e-12); without `both_sides` no second
+              D^-1
+    z       = mean of x, x', x'', …
+    q_i     = z_i + rn(h)_i ;  s(u, i) = <z_u, q_i>
     L       = mean over the batch of -log sigmoid(s(u, i) - s(u, j))
-              + reg_weight / (2 B) * sum over the batch of (|z_u|² + |q_i|² + |q_j|²)                 the rows as propagated
+              + reg_weight / (2 B) * sum over the batch of (|z_u|² + |q_i|² + |q_j|²)
+                                                                        the rows as propagated
 
 S is built in the first batch of each epoch, with gradient (not through the choice of neighbours),
 and is a constant in the others; ranking builds it afresh, which training does not see. The learning
 rate is lr 0.96^((epoch - 1) / 50).
 
 Presets (`preset`), see PRESETS
-    paper      what produced the tables of arXiv 2309.05273. Under torch before 2, where a cleared gradient was zero and not
-               absent, features, projections and modality weights go on by their momentum in the
-               batches that give them no gradient (`legacy_zero_grad`). With rn, the D^-1 on the
-               left cancels: a neighbour counts 1 / (degree + 1).
+    paper      what produced the tables of arXiv 2309.05273. Under torch before 2, where a cleared
+               gradient was zero and not absent, features, projections and modality weights go on by
+               their momentum in the batches that give them no gradient (`legacy_zero_grad`). With
+               rn, the D^-1 on the left cancels: a neighbour counts 1 / (degree + 1).
     original   the authors' code, with the LightGCN backbone, under the torch of its time.
     corrected  `original` under today's torch: what has no gradient stays.
 
@@ -44,16 +50,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.init import Init
-from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.core.rng import Init
+from mmbench.core.sampling import DistinctUsers, Triples
+from mmbench.models.base import (
+    Features,
+    ModelConfig,
+    TrainsContent,
+    TrainSet,
+    bpr_loss,
+    squared_norm,
+)
+from mmbench.ops.dense import normalise_rows
 from mmbench.ops.graph import (
     NeighbourUnion,
     bipartite,
@@ -63,8 +77,6 @@ from mmbench.ops.graph import (
     with_self_loops,
 )
 from mmbench.ops.knn import cosine_knn, gathered_cosines
-from mmbench.ops.normalise import normalise_rows
-from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix, SparsePattern, weighted_product
 
 _BLOCK_BYTES = 32 * 2**20  # of cosines at once: this comes on top of the vectors and their moments
@@ -90,31 +102,24 @@ PRESETS = {
 
 
 class LATTICEConfig(ModelConfig):
-    """Settings of LATTICE; the defaults are the published best values of Amazon Office. None: what the preset says."""
+    """Settings of LATTICE; the defaults are the published best values of Amazon Office.
 
-    preset: Literal["paper", "original", "corrected"] = Field(
-        "paper", description="whose LATTICE; see the module's text"
-    )
+    None: what the preset says.
+    """
+
+    preset: Literal["paper", "original", "corrected"] = Field("paper", description="whose LATTICE")
     reg_weight: float = Field(
-        1e-5, ge=0, description="weight of the squared norms of the batch's propagated rows"
+        1e-5, ge=0, description="weight of the propagated rows' squared norms"
     )
     n_ui_layers: int = Field(2, ge=0, description="propagations on the user-item graph")
     n_item_layers: int = Field(1, ge=0, description="propagations on the item-item graph")
     content_dim: int = Field(64, ge=1, description="width of the projected content")
-    neighbours: int | None = Field(
-        None, ge=1, description="k, entries of each row of a modality's graph"
-    )
-    raw_weight: float | None = Field(
-        None, ge=0, le=1, description="λ, share of the graph of the raw vectors"
-    )
-    both_sides: bool | None = Field(
-        None, description="divide user-item edges by both degrees, not by the row's alone"
-    )
+    neighbours: int | None = Field(None, ge=1, description="k, neighbours in a modality's graph")
+    raw_weight: float | None = Field(None, ge=0, le=1, description="λ, share of the raw graph")
+    both_sides: bool | None = Field(None, description="divide edges by both degrees, not by one")
     layer_norm: bool | None = Field(None, description="normalise rows after each user-item layer")
     unit_diagonal: bool | None = Field(None, description="set the item graphs' diagonals to 1")
-    legacy_zero_grad: bool | None = Field(
-        None, description="momentum goes on where there is no gradient"
-    )
+    legacy_zero_grad: bool | None = Field(None, description="momentum goes on without a gradient")
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         **ModelConfig.ALIASES,
@@ -126,15 +131,15 @@ class LATTICEConfig(ModelConfig):
 
     @property
     def variant(self) -> Variant:
-        """The preset's values, and where a field is given, that."""
-        return overridden(PRESETS[self.preset], self)
+        """The preset's values; where a field is given, that."""
+        return self.over(PRESETS[self.preset])
 
 
-class LATTICE(Recommender):
+class LATTICE(TrainsContent):
     """Latent item-item structure learned from content, over LightGCN."""
 
     Config = LATTICEConfig
-    sampler = "distinct-users"
+    make_sampler = DistinctUsers
 
     raw_values: Tensor  # of each modality's raw graph on the pattern of all, (n_modalities, nnz)
 
@@ -148,25 +153,14 @@ class LATTICE(Recommender):
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
         self.modality_weights = nn.Parameter(torch.full((len(features),), 1 / len(features)))
-        self.untrained = (
-            frozenset() if len(features) > 1 else frozenset({"modality_weights"})
-        )  # softmax of one
-        self.features = nn.ModuleDict(
-            {m: RowTable(vectors.clone()) for m, vectors in features.items()}
-        )
-        self.projection = nn.ModuleDict(
-            {
-                m: init.linear(f"projection.{m}", x.shape[1], config.content_dim)
-                for m, x in features.items()
-            }
-        )
+        if len(features) == 1:  # the softmax of one is 1 whatever its weight
+            self.untrained = frozenset({"modality_weights"})
+        self._add_content(features, config.content_dim, init)
         adjacency, dtype = with_self_loops(bipartite(train)), self.item_embedding.dtype
-        both = self.variant.both_sides
-        self.graph = (
-            symmetric_normalised(adjacency, power=1, dtype=dtype)
-            if both
-            else row_normalised(adjacency, dtype=dtype)
-        )
+        if self.variant.both_sides:
+            self.graph = symmetric_normalised(adjacency, power=1, dtype=dtype)
+        else:
+            self.graph = row_normalised(adjacency, dtype=dtype)
         self.k = min(self.variant.neighbours, train.n_items)
         near, cosines = zip(*(features.neighbours(m, self.k) for m in features), strict=True)
         raw = NeighbourUnion.of(*near)
@@ -176,9 +170,8 @@ class LATTICE(Recommender):
         ]
         self.raw_pattern = raw.pattern
         self.register_buffer("raw_values", torch.stack(values), persistent=False)
-        self.item_graphs: tuple[SparseMatrix, SparseMatrix] | None = (
-            None  # learned and raw part of S, for one epoch
-        )
+        # The learned and the raw part of S, for one epoch.
+        self.item_graphs: tuple[SparseMatrix, SparseMatrix] | None = None
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """The first batch will build S."""
@@ -188,21 +181,17 @@ class LATTICE(Recommender):
         """0.96^((epoch - 1) / 50)."""
         return float(0.96 ** ((epoch - 1) / 50))
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
-        assert batch.neg is not None
         size = len(batch.users)
         items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
         z = self._user_item(torch.cat([batch.users, items + self.n_users]))
-        h = (
-            self._built_item_rows(items)
-            if self.item_graphs is None
-            else self._item_rows(items, *self.item_graphs)
-        )
-        user, item = (
-            z[:size],
-            functional.embedding(inverse, z[size:] + normalise_rows(h)),
-        )  # (B, d), (2 B, d)
+        if self.item_graphs is None:  # the first batch of an epoch
+            h = self._built_item_rows(items)
+        else:
+            h = self._item_rows(items, *self.item_graphs)
+        user = z[:size]  # (B, d)
+        item = functional.embedding(inverse, z[size:] + normalise_rows(h))  # (2 B, d)
         bpr = bpr_loss((user * item[:size]).sum(1), (user * item[size:]).sum(1))
         return {"bpr": bpr, "l2": squared_norm(user, item) * (self.config.reg_weight / (2 * size))}
 
@@ -215,7 +204,7 @@ class LATTICE(Recommender):
         return z[: self.n_users], z[self.n_users :] + normalise_rows(h)
 
     def _user_item(self, nodes: Tensor | None = None) -> Tensor:
-        """Z of some nodes (users, then items) or of all; the last layer is computed for these alone."""
+        """Z of some nodes (users, then items) or of all, the last layer for these alone."""
         x = torch.cat([self.user_embedding, self.item_embedding])
         total = x if nodes is None else functional.embedding(nodes, x)
         for left in reversed(range(self.config.n_ui_layers)):
@@ -225,41 +214,28 @@ class LATTICE(Recommender):
         return total / (self.config.n_ui_layers + 1)
 
     def _build(self) -> tuple[SparsePattern, Tensor, Tensor]:
-        """The pattern of the learned graph, its values times 1 - λ, and the values of the raw graph times λ."""
+        """The learned graph's pattern, its values times 1 - λ, and the raw graph's times λ."""
         content, lists = [], []
         for m in self.features:
-            table, projection = (
-                cast(RowTable, self.features[m]),
-                cast(nn.Linear, self.projection[m]),
-            )
-            content.append(
-                table.project(None, projection.weight, projection.bias)
-            )  # (n_items, content_dim)
+            content.append(self._project(m, None))  # (n_items, content_dim)
             lists.append(cosine_knn(content[-1], self.k, block_bytes=_BLOCK_BYTES)[0])
         union, weights = NeighbourUnion.of(*lists), torch.softmax(self.modality_weights, 0)
-        cosines = [
-            w * gathered_cosines(x, near)
-            for w, x, near in zip(weights, content, lists, strict=True)
-        ]
+        # The choice of neighbours has no gradient; the cosines with the chosen ones have.
+        parts = zip(weights, content, lists, strict=True)
+        cosines = [w * gathered_cosines(x, near) for w, x, near in parts]
         share = self.variant.raw_weight
-        return (
-            union.pattern,
-            self._laplacian(union, cosines) * (1 - share),
-            (weights * share) @ self.raw_values,
-        )
+        learned = self._laplacian(union, cosines) * (1 - share)
+        return union.pattern, learned, (weights * share) @ self.raw_values
 
     def _laplacian(self, union: NeighbourUnion, cosines: list[Tensor | None]) -> Tensor:
-        return laplacian(
-            union.pattern, union.combine(cosines, unit_diagonal=self.variant.unit_diagonal)
-        )
+        values = union.combine(cosines, unit_diagonal=self.variant.unit_diagonal)
+        return laplacian(union.pattern, values)
 
     def _built_item_rows(self, items: Tensor) -> Tensor:
-        """Rows of h while S is built, with the gradient of S; keeps S for the epoch's other batches."""
+        """Rows of h while S is built, with its gradient; keeps S for the epoch's other batches."""
         pattern, learned, raw = self._build()
-        self.item_graphs = (
-            SparseMatrix(pattern, learned.detach()),
-            SparseMatrix(self.raw_pattern, raw.detach()),
-        )
+        constant = SparseMatrix(pattern, learned.detach())
+        self.item_graphs = constant, SparseMatrix(self.raw_pattern, raw.detach())
         h: Tensor = self.item_embedding
         for _ in range(self.config.n_item_layers):
             h = weighted_product(pattern, learned, h) + weighted_product(self.raw_pattern, raw, h)

@@ -1,13 +1,15 @@
-"""LightGCN: user and item embeddings, averaged over propagations on the user-item graph; the control without content.
+"""LightGCN: embeddings averaged over propagations on the user-item graph; no content, a control.
 
 Paper: He, Deng, Wang, Li, Zhang, Wang: LightGCN: Simplifying and Powering Graph Convolution Network
 for Recommendation, SIGIR 2020, https://arxiv.org/abs/2002.02126.
 
-    x       = [user_embedding; item_embedding] ;  Â = D^-1/2 A D^-1/2        A: training pairs, no self loops
-    z       = mean of x, Â x, …, Â^L x                                        L = `n_layers`
+    x       = [user_embedding; item_embedding]
+    Â       = D^-1/2 A D^-1/2                                A: training pairs, no self loops
+    z       = mean of x, Â x, …, Â^L x                                            L = `n_layers`
     s(u, i) = <z_u, z_i>
     L       = mean over the batch of -log sigmoid(s(u, i) - s(u, j))
-              + reg_weight / (2 B) * sum over the batch of (|x_u|² + |x_i|² + |x_j|²)       the rows before propagation
+              + reg_weight / (2 B) * sum over the batch of (|x_u|² + |x_i|² + |x_j|²)
+                                                                   the rows before propagation
 
 Differences from the authors' code: Xavier-uniform start, as in the models with content, instead of
 N(0, 0.1²); positives are every training edge once per epoch instead of user-uniform draws; batches
@@ -23,18 +25,17 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init
-from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
-from mmbench.ops.graph import bipartite, symmetric_normalised
-from mmbench.ops.propagation import propagate
+from mmbench.core.rng import Init
+from mmbench.core.sampling import Triples
+from mmbench.models.base import Features, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
+from mmbench.ops.graph import bipartite, propagate, symmetric_normalised
 
 
 class LightGCNConfig(ModelConfig):
     """Settings of LightGCN; the defaults are the paper's."""
 
     reg_weight: float = Field(
-        1e-4, ge=0, description="weight of the squared norms of the batch's embeddings"
+        1e-4, ge=0, description="weight of the squared norms of a batch's rows"
     )
     n_layers: int = Field(3, ge=0, description="L, propagations")
 
@@ -49,32 +50,23 @@ class LightGCN(Recommender):
         self, train: TrainSet, features: Features, config: LightGCNConfig, init: Init
     ) -> None:
         super().__init__()
-        self.config, self.n_users = config, train.n_users
-        self.user_embedding = init.xavier_uniform(
-            "user_embedding", train.n_users, config.embedding_dim
-        )
-        self.item_embedding = init.xavier_uniform(
-            "item_embedding", train.n_items, config.embedding_dim
-        )
+        self.config, self.n_users, d = config, train.n_users, config.embedding_dim
+        self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
+        self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
         self.graph = symmetric_normalised(bipartite(train), dtype=self.item_embedding.dtype)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
-        assert batch.neg is not None
         x = torch.cat([self.user_embedding, self.item_embedding])
         nodes = torch.cat([batch.users, batch.pos + self.n_users, batch.neg + self.n_users])
-        user, pos, neg = propagate(self.graph, x, self.config.n_layers, rows=nodes).chunk(
-            3
-        )  # (B, d) each
+        z = propagate(self.graph, x, self.config.n_layers, rows=nodes)  # (3 B, d)
+        user, pos, neg = z.chunk(3)
         bpr = bpr_loss((user * pos).sum(1), (user * neg).sum(1))
-        l2 = squared_norm(functional.embedding(nodes, x)) * (
-            self.config.reg_weight / (2 * len(batch.users))
-        )
-        return {"bpr": bpr, "l2": l2}
+        weight = self.config.reg_weight / (2 * len(batch.users))
+        return {"bpr": bpr, "l2": squared_norm(functional.embedding(nodes, x)) * weight}
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Z_u and z_i."""
-        z = propagate(
-            self.graph, torch.cat([self.user_embedding, self.item_embedding]), self.config.n_layers
-        )
+        x = torch.cat([self.user_embedding, self.item_embedding])
+        z = propagate(self.graph, x, self.config.n_layers)
         return z[: self.n_users], z[self.n_users :]

@@ -3,28 +3,30 @@
 Paper: Wei et al.: MMGCN: Multi-modal Graph Convolution Network for Personalized Recommendation of
 Micro-video, ACM MM 2019, https://doi.org/10.1145/3343031.3351034.
 
-    mean(X)   = D^-1 A X, the mean over the neighbours of each node in the user-item graph, without self loops
+    mean(X)   = D^-1 A X, the mean over the neighbours of each node in the user-item graph, without
+                self loops
     rn(X)     = rows divided by max(their L2 norm, 1e-12) ;   LR(x) = max(x, 0.01 x)
     Z         = [user_embedding ; item_embedding], shared by all modalities
 
 for each modality m with raw features F (networks.m):
-    X_0       = rn([preference ; F W^T + c])                   or rn([preference ; F]) where its width is None
+    X_0       = rn([preference ; F W^T + c])        or rn([preference ; F]) where its width is None
     H_l       = LR(mean(X_l) conv_l)
     O_l       = LR(X_l linear_l^T + linear_bias_l) + Z
-    X_(l+1)   = LR(H_l mix_l^T + mix_bias_l + O_l)             `concatenate`: LR([H_l | O_l] mix_l^T + mix_bias_l)
+    X_(l+1)   = LR(H_l mix_l^T + mix_bias_l + O_l)
+                                       `concatenate`: LR([H_l | O_l] mix_l^T + mix_bias_l)
 
     R         = mean over m of X_L ;   s(u, i) = <R_u, R_i>
-    L         = mean over the batch of -log sigmoid(s(u, i) - s(u, j))                                          (bpr)
-              + reg_weight * [ 1/(d B) sum |Z_u|² + 1/(2 d B) sum (|Z_i|² + |Z_j|²)                             (id_l2)
-                             + mean square of the preference table of the first modality ]             (preference_l2)
+    L         = mean over the batch of -log sigmoid(s(u, i) - s(u, j))                     (bpr)
+              + reg_weight * [ 1/(d B) sum |Z_u|² + 1/(2 d B) sum (|Z_i|² + |Z_j|²) ]    (id_l2)
+              + reg_weight * mean square of the first modality's preference      (preference_l2)
 
 Presets (`preset`), see PRESETS
     paper      what produced the tables of arXiv 2309.05273.
-    original   the authors' code as it runs: their flag for concatenation is the string 'False', which is true; the tables
-               of ids and of preferences are no parameters and stay at their random start, so that
-               only the projection and the layers learn and both penalties are constants;
-               Xavier-normal start but for the later layers' mixes, one draw for the ids of all
-               nodes.
+    original   the authors' code as it runs: their flag for concatenation is the string 'False',
+               which is true; the tables of ids and of preferences are no parameters and stay at
+               their random start, so that only the projection and the layers learn and both
+               penalties are constants; Xavier-normal start but for the later layers' mixes, one
+               draw for the ids of all nodes.
     corrected  equals `paper`, which trains what the paper trains.
 
 Always: the loss is computed stably, where both codes get infinity if a difference falls below -88.
@@ -52,16 +54,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.init import Init
-from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.core.sampling import Edges
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.core.rng import Init
+from mmbench.core.sampling import Triples
+from mmbench.models.base import Features, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
+from mmbench.ops.dense import leaky_mix, normalise_rows
 from mmbench.ops.gemm import linear
 from mmbench.ops.graph import row_normalised
-from mmbench.ops.leaky_mix import leaky_mix
-from mmbench.ops.normalise import normalise_rows
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
+Start = Literal["xavier_uniform", "xavier_normal"]
 Pair = tuple[Tensor, Tensor]
 """Something of the users and the same of the items."""
 
@@ -74,7 +75,7 @@ class Variant:
     concatenate: bool
     train_ids: bool
     train_preferences: bool
-    start: Literal["xavier_uniform", "xavier_normal"]
+    start: Start
 
 
 PRESETS = {
@@ -85,34 +86,26 @@ PRESETS = {
 
 
 class MMGCNConfig(ModelConfig):
-    """Settings of MMGCN; the defaults are the published best values of Amazon Office. None: what the preset says."""
+    """Settings of MMGCN; the defaults are the published best values of Amazon Office.
 
-    preset: Literal["paper", "original", "corrected"] = Field(
-        "paper", description="whose MMGCN; see the module's text"
-    )
+    None: what the preset says.
+    """
+
+    preset: Literal["paper", "original", "corrected"] = Field("paper", description="whose MMGCN")
     lr: float = Field(1e-5, gt=0, description="Adam's step size")
-    reg_weight: float = Field(
-        1e-5, ge=0, description="weight of the mean squares of ids and of the first preference"
-    )
+    reg_weight: float = Field(1e-5, ge=0, description="weight of the mean squares in the loss")
     content_dims: tuple[int | None, ...] = Field(
         (256, None),
         min_length=1,
         description="width each modality is projected to, in the order visual, textual, audio, "
-        "others by name, None: raw; the "
-        "last one serves all others",
+        "others by name, None: raw; the last one serves all others",
     )
     n_layers: int | None = Field(None, ge=1, le=10, description="graph layers of each modality")
-    concatenate: bool | None = Field(
-        None, description="mix [H | O] instead of adding O to the mixed H"
-    )
+    concatenate: bool | None = Field(None, description="mix [H | O] instead of adding O to the mix")
     train_ids: bool | None = Field(None, description="train the shared id embeddings")
     train_preferences: bool | None = Field(None, description="train the users' preferences")
-    start: Literal["xavier_uniform", "xavier_normal"] | None = Field(
-        None, description="initial values of matrices"
-    )
-    stale_inference: bool = Field(
-        False, description="rank by the representations of the epoch's last batch"
-    )
+    start: Start | None = Field(None, description="initial values of matrices")
+    stale_inference: bool = Field(False, description="rank by what the epoch's last batch saw")
 
     ALIASES: ClassVar[Mapping[str, str]] = {
         **ModelConfig.ALIASES,
@@ -123,8 +116,8 @@ class MMGCNConfig(ModelConfig):
 
     @property
     def variant(self) -> Variant:
-        """The preset's values, and where a field is given, that."""
-        return overridden(PRESETS[self.preset], self)
+        """The preset's values; where a field is given, that."""
+        return self.over(PRESETS[self.preset])
 
 
 class Layer(nn.Module):
@@ -141,17 +134,14 @@ class Layer(nn.Module):
         self.mix = init.linear(f"{name}.mix", width + d * variant.concatenate, d, weight=start)
 
     def forward(self, mean: Tensor, x: Tensor, ids: Tensor) -> Tensor:
-        """X_(l+1) of n nodes, (n, d), from the means over their neighbours and X_l, both (n, width), and Z (n, d)."""
-        own = (
-            functional.leaky_relu(linear(x, self.linear.weight, self.linear.bias), inplace=True)
-            + ids
-        )  # (n, d)
+        """X_(l+1) of n nodes, (n, d), from mean(X_l) and X_l, both (n, width), and Z (n, d)."""
+        own = linear(x, self.linear.weight, self.linear.bias)
+        own = functional.leaky_relu(own, inplace=True) + ids  # O_l, (n, d)
         weight = self.mix.weight
         if weight.shape[1] > self.width:  # [H | O] mix^T without [H | O]
             weight, own = weight[:, : self.width], linear(own, weight[:, self.width :])
-        return functional.leaky_relu(
-            leaky_mix(mean, self.conv, weight, self.mix.bias) + own, inplace=True
-        )
+        mixed = leaky_mix(mean, self.conv, weight, self.mix.bias) + own
+        return functional.leaky_relu(mixed, inplace=True)
 
 
 class Network(nn.Module):
@@ -211,11 +201,10 @@ class Network(nn.Module):
         for l, layer in enumerate(self.layers):
             some_users, some_items = nodes if nodes and l == len(self.layers) - 1 else (None, None)
             constant = self.user_mean if l == 0 else None
-            of_users = (
-                _product(items_of, items, some_users)
-                if constant is None
-                else _rows(constant, some_users)
-            )
+            if constant is None:
+                of_users = _product(items_of, items, some_users)
+            else:
+                of_users = _rows(constant, some_users)
             of_items = _product(users_of, users, some_items)
             users = layer(of_users, _rows(users, some_users), _rows(ids[0], some_users))
             items = layer(of_items, _rows(items, some_items), _rows(ids[1], some_items))
@@ -240,15 +229,12 @@ class MMGCN(Recommender):
             items = init.xavier_uniform("item_embedding", train.n_items, d)
         else:
             both = init.xavier_normal("embedding", train.n_users + train.n_items, d).data
-            users, items = (
-                nn.Parameter(both[: train.n_users].clone()),
-                nn.Parameter(both[train.n_users :].clone()),
-            )
+            users = nn.Parameter(both[: train.n_users].clone())
+            items = nn.Parameter(both[train.n_users :].clone())
         _add_table(self, "user_embedding", users, trained=variant.train_ids)
         _add_table(self, "item_embedding", items, trained=variant.train_ids)
-        pattern = SparsePattern(
-            torch.from_numpy(train.indptr), torch.from_numpy(train.items), train.n_items
-        )
+        indptr, indices = torch.from_numpy(train.indptr), torch.from_numpy(train.items)
+        pattern = SparsePattern(indptr, indices, train.n_items)
         self.items_of = row_normalised(pattern, dtype=users.dtype)
         self.users_of = row_normalised(pattern.transpose[0], dtype=users.dtype)
         self.networks = nn.ModuleDict()
@@ -259,25 +245,22 @@ class MMGCN(Recommender):
             )
         self.first = next(iter(features))
         if config.stale_inference:
-            self.last_step = len(Edges(train, config.batch_size, seed=0)) - 1
+            self.last_step = len(self.make_sampler(train, config.batch_size, 0, "cpu")) - 1
             with torch.no_grad():
-                for name, value in zip(
-                    ("stale_users", "stale_items"), self.representation(), strict=True
-                ):
-                    self.register_buffer(name, value)
+                stale_users, stale_items = self.representation()
+            self.register_buffer("stale_users", stale_users)
+            self.register_buffer("stale_items", stale_items)
 
     def representation(self, nodes: Pair | None = None) -> Pair:
         """R of some users (n,) and items (m,), or of all: (n, d) and (m, d)."""
         ids = self.user_embedding, self.item_embedding
-        parts = [
-            network(self.items_of, self.users_of, ids, nodes) for network in self.networks.values()
-        ]
+        networks = self.networks.values()
+        parts = [network(self.items_of, self.users_of, ids, nodes) for network in networks]
         users, items = (torch.stack(side).sum(0) / len(parts) for side in zip(*parts, strict=True))
         return users, items
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, `id_l2` and `preference_l2`."""
-        assert batch.neg is not None
         if self.config.stale_inference and batch.step == self.last_step:
             with torch.no_grad():
                 self.stale_users, self.stale_items = self.representation()
@@ -285,16 +268,12 @@ class MMGCN(Recommender):
         users, user_of = torch.unique(batch.users, return_inverse=True)
         items, item_of = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
         user_rows, item_rows = self.representation((users, items))
-        user, pair = (
-            functional.embedding(user_of, user_rows),
-            functional.embedding(item_of, item_rows),
-        )
+        user = functional.embedding(user_of, user_rows)  # (B, d)
+        pair = functional.embedding(item_of, item_rows)  # (2 B, d)
         scores = (user.repeat(2, 1) * pair).sum(1)  # (2 B,)
         user_ids = functional.embedding(batch.users, self.user_embedding)
         item_ids = functional.embedding(torch.cat([batch.pos, batch.neg]), self.item_embedding)
-        id_l2 = (
-            squared_norm(user_ids) / user_ids.numel() + squared_norm(item_ids) / item_ids.numel()
-        )
+        id_l2 = mean_square(user_ids) + mean_square(item_ids)
         preference = cast(Network, self.networks[self.first]).preference
         return {
             "bpr": bpr_loss(scores[:size], scores[size:]),
@@ -304,11 +283,9 @@ class MMGCN(Recommender):
 
     def embeddings(self) -> Pair:
         """R of all users and items."""
-        return (
-            (self.stale_users, self.stale_items)
-            if self.config.stale_inference
-            else self.representation()
-        )
+        if self.config.stale_inference:
+            return self.stale_users, self.stale_items
+        return self.representation()
 
 
 def _add_table(module: nn.Module, name: str, table: nn.Parameter, *, trained: bool) -> None:

@@ -1,14 +1,14 @@
-"""Item-based nearest neighbours: on who consumed an item (item-knn) and on what it contains (content-knn).
+"""Item-based nearest neighbours: on who consumed an item (item-knn), on what it is (content-knn).
 
 Paper: Deshpande, Karypis: Item-based top-N recommendation algorithms, ACM TOIS 22(1), 2004,
 10.1145/963770.963776.
 
-    score(u, i) = sum over j in N(u), j != i, of sim(i, j)          sim kept for the `neighbours` most similar j of each i
-
-item-knn:    sim(i, j) = |users of both| / (sqrt(|users of i| |users of j|) + shrinkage)      binary cosine
-content-knn: sim(i, j) = mean over modalities of the cosine of the items' vectors; negative ones
-count as 0. An item whose
-             vector is zero is similar to nothing.
+    score(u, i) = sum over j in N(u), j != i, of sim(i, j)
+                                       sim kept for the `neighbours` most similar j of each i
+    item-knn:    sim(i, j) = |users of both| / (sqrt(|users of i| |users of j|) + shrinkage)
+                                                                                 binary cosine
+    content-knn: sim(i, j) = mean over modalities of the cosine of the items' vectors; negative
+                             ones count as 0. An item whose vector is zero is similar to nothing.
 
 Nothing is trained; both are controls that any content-aware model should beat.
 """
@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init
+from mmbench.core.rng import Init
 from mmbench.models.base import Features, Recommender, Score, TrainSet
 from mmbench.models.baselines import UntrainedConfig
 from mmbench.ops.knn import BLOCK_BYTES, cosine_knn
@@ -48,9 +48,9 @@ class ContentKNNConfig(UntrainedConfig):
 
 
 class _Neighbours(Recommender):
-    """Scores by a sparse item-item similarity, shape (n_items, n_items), row = the item that is scored."""
+    """Scores by a sparse item-item similarity (n_items, n_items), rows are what is scored."""
 
-    sampler = None
+    trained = False
     uses_seed = False
 
     def __init__(self, train: TrainSet) -> None:
@@ -166,11 +166,9 @@ def _largest(
     k: int,
     n: int,
 ) -> sp.csr_matrix:
-    """The k largest values of each row of a sparse n x n matrix; ties by ascending column. `rows` ascend."""
+    """The k largest values of each row of a sparse n x n matrix; ties by column. `rows` ascend."""
     order = np.lexsort((columns, -values, rows))
-    rank = np.arange(rows.size) - np.searchsorted(
-        rows, rows
-    )  # position within the row, since `rows` ascend
+    rank = np.arange(rows.size) - np.searchsorted(rows, rows)  # position within the row
     kept = order[rank < k]
     return sp.csr_matrix(
         (values[kept].astype(np.float32), (rows[kept], columns[kept])), shape=(n, n)

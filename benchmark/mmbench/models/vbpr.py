@@ -4,23 +4,22 @@ Paper: He, McAuley: VBPR: Visual Bayesian Personalized Ranking from Implicit Fee
 https://arxiv.org/abs/1510.01784; extended here, as in arXiv 2309.05273, to any modalities by
 concatenating their vectors.
 
-    X       = [F_m1 | F_m2 | …]                              raw features, used as they are, not trained
-    e_i     = W X_i + c ;   p_i = e_i / max(|e_i|, 1e-12)    projection; `normalise`
-    s(u, i) = <user_factors_u, item_factors_i> + <user_content_factors_u, p_i>  (+ b_i +
-    <content_bias, X_i>) L       = mean over the batch of -log sigmoid(s(u, i) - s(u, j))
-              + reg_weight / (2 B) * sum over the batch of (|user_factors_u|² + |item_factors_i|² +
-              |item_factors_j|²
-                                                             + |user_content_factors_u|² + |p_i|² +
-                                                             |p_j|²)
+    X       = [F_m1 | F_m2 | …]                         raw features, used as they are, not trained
+    e_i     = W X_i + c ;   p_i = e_i / max(|e_i|, 1e-12)
+    s(u, i) = <user_factors_u, item_factors_i> + <user_content_factors_u, p_i>
+              (`original`: + b_i + <content_bias, X_i>, and p_i = e_i)
+    L       = mean over the batch of -log sigmoid(s(u, i) - s(u, j))
+              + reg_weight / (2 B) * sum over the batch of (|user_factors_u|² + |item_factors_i|²
+                + |item_factors_j|² + |user_content_factors_u|² + |p_i|² + |p_j|²)
 
 Presets (`preset`): where they differ, and from what the paper says
-    paper      what produced the tables of arXiv 2309.05273: no biases; a projection with bias whose output is normalised;
-               `user_content_factors` starts from N(0, 1), which its code meant to be
-               Xavier-uniform; W and c are not regularised (|p| = 1, so its terms are constants);
-               positives are drawn user-uniformly with replacement.
-    original   the AAAI 2016 model: item bias and content bias, no normalisation, projection without bias, Xavier-uniform
-               start (item bias zero), summed loss with `reg_weight` on the factors,
-               `bias_reg_weight` on the item bias (a tenth of it for the negative item) and
+    paper      what produced the tables of arXiv 2309.05273: no biases; a projection with bias whose
+               output is normalised; `user_content_factors` starts from N(0, 1), which its code
+               meant to be Xavier-uniform; W and c are not regularised (|p| = 1, so its terms are
+               constants); positives are drawn user-uniformly with replacement.
+    original   the AAAI 2016 model: item bias and content bias, no normalisation, projection without
+               bias, Xavier-uniform start (item bias zero), summed loss with `reg_weight` on the
+               factors, `bias_reg_weight` on the item bias (a tenth of it for the negative item) and
                `content_reg_weight` on W and the content bias, each times a half of the square;
                every edge once per epoch.
     corrected  `paper` with `user_content_factors` starting Xavier-uniformly.
@@ -45,28 +44,32 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.init import Init, zeros
-from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, Score, TrainSet
+from mmbench.core.rng import Init, zeros
+from mmbench.core.sampling import Edges, Sampler, Triples, UniformUsers
+from mmbench.models.base import (
+    Features,
+    ModelConfig,
+    Recommender,
+    Score,
+    TrainSet,
+    bpr_loss,
+    squared_norm,
+)
+from mmbench.ops.dense import normalise_rows
 from mmbench.ops.gemm import linear
-from mmbench.ops.normalise import normalise_rows
 
 
 class VBPRConfig(ModelConfig):
     """Settings of VBPR; the defaults are the published best values of Amazon Office."""
 
-    preset: Literal["paper", "original", "corrected"] = Field(
-        "paper", description="whose VBPR; see the module's text"
-    )
+    preset: Literal["paper", "original", "corrected"] = Field("paper", description="whose VBPR")
     lr: float = Field(5e-3, gt=0, description="Adam's step size")
     reg_weight: float = Field(
-        1e-2, ge=0, description="weight of the squared norms of the batch's rows"
+        1e-2, ge=0, description="weight of the squared norms of a batch's rows"
     )
-    bias_reg_weight: float = Field(
-        1e-2, ge=0, description="preset original: weight of the squares of the item biases"
-    )
+    bias_reg_weight: float = Field(1e-2, ge=0, description="preset original: weight on item biases")
     content_reg_weight: float = Field(
-        0.0, ge=0, description="preset original: weight on W and the content bias"
+        0.0, ge=0, description="preset original: weight on W and bias"
     )
 
 
@@ -74,7 +77,6 @@ class VBPR(Recommender):
     """Visual BPR over any modalities."""
 
     Config = VBPRConfig
-    sampler = "uniform-users"
     scores_unseen = True
 
     features: Tensor
@@ -92,7 +94,6 @@ class VBPR(Recommender):
         self.user_content_factors = start("user_content_factors", train.n_users, d)
         self.projection = init.linear("projection", k, d)
         if self.original:
-            self.sampler = "edges"
             self.projection.weight = init.xavier_uniform("projection.weight", d, k)
             self.projection.register_parameter("bias", None)
             self.item_bias = zeros(train.n_items)
@@ -103,37 +104,34 @@ class VBPR(Recommender):
         projected = linear(content, self.projection.weight, self.projection.bias)
         return projected if self.original else normalise_rows(projected)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def make_sampler(
+        self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str
+    ) -> Sampler:
+        """Users uniformly; `original`: every edge."""
+        return (Edges if self.original else UniformUsers)(train, batch_size, seed, device)
+
+    def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
-        assert batch.neg is not None
         size = len(batch.users)
         items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
         content = self._projected(self.features[items])[inverse]  # (2B, d)
         item = functional.embedding(items, self.item_factors)[inverse]  # (2B, d)
         user = functional.embedding(batch.users, self.user_factors)  # (B, d)
         user_content = functional.embedding(batch.users, self.user_content_factors)  # (B, d)
-        scores = (user.repeat(2, 1) * item).sum(1) + (user_content.repeat(2, 1) * content).sum(
-            1
-        )  # (2B,)
+        scores = (user.repeat(2, 1) * item).sum(1)  # (2B,)
+        scores = scores + (user_content.repeat(2, 1) * content).sum(1)
         weight = self.config.reg_weight
         if not self.original:
-            bpr = bpr_loss(scores[:size], scores[size:])
-            return {
-                "bpr": bpr,
-                "l2": squared_norm(user, item, user_content, content) * (weight / (2 * size)),
-            }
+            l2 = squared_norm(user, item, user_content, content) * (weight / (2 * size))
+            return {"bpr": bpr_loss(scores[:size], scores[size:]), "l2": l2}
         bias = self.item_bias[items][inverse]  # (2B,)
         scores = scores + bias + (self.features[items] @ self.content_bias)[inverse]
+        # The negative's bias counts a tenth.
         bias_norms = squared_norm(bias[:size]) + squared_norm(bias[size:]) / 10
-        l2 = (
-            squared_norm(user, item, user_content) * weight
-            + bias_norms * self.config.bias_reg_weight
-        )
-        l2 = (
-            l2
-            + squared_norm(self.projection.weight, self.content_bias)
-            * self.config.content_reg_weight
-        )
+        content_norms = squared_norm(self.projection.weight, self.content_bias)
+        l2 = squared_norm(user, item, user_content) * weight
+        l2 = l2 + bias_norms * self.config.bias_reg_weight
+        l2 = l2 + content_norms * self.config.content_reg_weight
         return {"bpr": bpr_loss(scores[:size], scores[size:]) * size, "l2": l2 / 2}
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
@@ -146,15 +144,14 @@ class VBPR(Recommender):
     def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
         """Unseen items have a content part; factors and bias that were never trained are zero."""
         users, items = self.embeddings()
-        content = torch.cat([unseen[modality] for modality in self.modalities], 1).to(
-            items.device
-        )  # (n_unseen, k)
+        content = torch.cat([unseen[modality] for modality in self.modalities], 1)  # (n_unseen, k)
+        content = content.to(items.device)
         further = self._items(content, items.new_zeros(n_unseen, self.config.embedding_dim))
         columns = torch.cat([items, further]).T.contiguous()
         return lambda rows: users[rows] @ columns
 
     def _items(self, content: Tensor, factors: Tensor) -> Tensor:
-        """[factors | p | biases] of items with the given content; the item bias of rows that were not trained is zero."""
+        """[factors | p | biases] of items with this content; bias zero where it was not trained."""
         projected = self._projected(content)
         if not self.original:
             return torch.cat([factors, projected], 1)

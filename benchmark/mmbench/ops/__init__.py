@@ -1,1 +1,1 @@
-"""Tensor operations with hand-written derivatives, sparse graphs, optimisers and neighbour search."""
+"""Fused tensor operations, sparse graphs, optimisers and neighbour search."""

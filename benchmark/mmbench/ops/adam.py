@@ -1,4 +1,4 @@
-"""Adam over a model: torch's fused update for parameters, deferred and still exact for the rows of large tables.
+"""Adam over a model: torch's fused update for parameters, `RowTable`'s own for large tables.
 
 Source: Kingma & Ba, Adam (ICLR 2015), algorithm 1, with beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8.
 """
@@ -48,11 +48,7 @@ class Adam:
             table.zero_grad()
 
     def step(self, lr: float) -> None:
-        """Apply the gradients of one backward.
-
-        Args:
-            lr: Learning rate of this step, > 0.
-        """
+        """Apply the gradients of one backward with learning rate `lr` > 0."""
         for table in self.tables.values():
             if table.has_gradient or (self.legacy_zero_grad and int(table.steps)):
                 table.step(lr)
@@ -62,7 +58,7 @@ class Adam:
             self._dense.step()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Moments and step counters of the parameters by `<parameter>.<what>`; those of tables are in the model's own."""
+        """The parameters' moments and steps as `<parameter>.<what>`; tables are in the model's."""
         if self._dense is None:
             return {}
         return {
@@ -72,22 +68,15 @@ class Adam:
         }
 
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from `state_dict`.
-
-        With `legacy_zero_grad` a parameter that has moments also goes on by them after a resume, as
-        without one.
+        """Go on from `state_dict`; with `legacy_zero_grad` by the moments of each parameter too.
 
         Raises:
             TrainingError: A tensor belongs to no parameter, or does not have its shape.
         """
         for full_name, tensor in tensors.items():
             name, _, key = full_name.rpartition(".")
-            parameter = self.parameters.get(name)
-            if (
-                self._dense is None
-                or parameter is None
-                or key not in ("step", "exp_avg", "exp_avg_sq")
-            ):
+            parameter, known = self.parameters.get(name), key in ("step", "exp_avg", "exp_avg_sq")
+            if self._dense is None or parameter is None or not known:
                 raise TrainingError(
                     f"saved optimiser: {full_name} belongs to no parameter of this model"
                 )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmbase import gemm as kernels
 from mmbench.errors import ShapeError
-from mmbench.ops.autograd import apply
+from mmbench.ops.kernels import apply
 
 _MIN_WORK = 1 << 18  # multiply-adds below which the detour costs more than it saves
 

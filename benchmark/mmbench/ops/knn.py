@@ -1,12 +1,11 @@
 """Exact nearest neighbours by cosine, in blocks of a given size: no items x items array.
 
 The blocks of cosines come from fast single-precision products, each unordered pair of blocks once,
-and only shortlist
-candidates: `MARGIN` more than asked for. The shortlist is ranked by cosines summed in double
-precision, so the lists do not depend on the routine that multiplies, on the block size or on the
-number of threads. Ties are broken by ascending row. (Among more than `MARGIN` candidates that agree
-to single precision, e.g. the copies of one stand-in picture, single precision decides who is
-shortlisted.)
+and only shortlist candidates: `MARGIN` more than asked for. The shortlist is ranked by cosines
+summed in double precision, so the lists do not depend on the routine that multiplies, on the block
+size or on the number of threads. Ties are broken by ascending row. (Among more than `MARGIN`
+candidates that agree to single precision, e.g. the copies of one stand-in picture, single precision
+decides who is shortlisted.)
 
 A zero row has cosine 0 to all others and 1 to itself.
 """
@@ -20,8 +19,8 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import DataError, ShapeError
-from mmbench.ops import gemm, threads
-from mmbench.ops.autograd import apply, array
+from mmbench.ops import gemm
+from mmbench.ops.kernels import apply, array, run, split
 from mmbench.ops.sparse import SparsePattern
 
 MARGIN = 8
@@ -137,9 +136,7 @@ def _squared_norms(x: Tensor) -> Tensor:
     from mmbench.ops.kernels import knn
 
     squares = torch.empty(x.shape[0], dtype=torch.float64)
-    threads.run(
-        knn.squared_norms, threads.split(x.shape[0], work=x.numel()), array(x), squares.numpy()
-    )
+    run(knn.squared_norms, split(x.shape[0], work=x.numel()), array(x), squares.numpy())
     return squares
 
 
@@ -160,17 +157,13 @@ def _compiled(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Ten
                 cosines.fill_diagonal_(_ITSELF)
             block = array(cosines)
             work = block.size * 8
-            threads.run(
-                knn.offer_rows, threads.split(block.shape[0], work=work), block, i, j, *lists
-            )
+            run(knn.offer_rows, split(block.shape[0], work=work), block, i, j, *lists)
             if i != j:
-                threads.run(
-                    knn.offer_columns, threads.split(block.shape[1], work=work), block, i, j, *lists
-                )
+                run(knn.offer_columns, split(block.shape[1], work=work), block, i, j, *lists)
             del columns, cosines, block  # before the next ones are made
     exact = torch.empty(n, k, dtype=torch.float64)
-    everything = threads.split(n, work=n * k * d)
-    threads.run(knn.refine, everything, array(x), squares.numpy(), lists[1], exact.numpy())
+    everything = split(n, work=n * k * d)
+    run(knn.refine, everything, array(x), squares.numpy(), lists[1], exact.numpy())
     return indices, exact
 
 

@@ -1,4 +1,4 @@
-"""GRCN's refinement of the user-item graph by content: neighbour routing, then a softmax over each node's edges.
+"""GRCN's refinement of the user-item graph by content: neighbour routing, then edge softmax.
 
 For one modality, with p the users' preferences and f the items' projected content, rows of both
 normalised:
@@ -14,8 +14,8 @@ by item, then user) gets the score of the k-th edge by user, then item. `aligned
 says.
 
 On the CPU compiled kernels run all of it user by user and item by item, with a hand-written
-backward that keeps nothing per edge and dimension. `routing_reference` is the same in plain torch,
-and serves other devices.
+backward that keeps nothing per edge and dimension. `plain_routing` is the same in plain torch, and
+serves other devices.
 
 Source: Wei et al., GRCN (ACM MM 2020), section 3.
 """
@@ -33,17 +33,14 @@ from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
 from mmbench.errors import ShapeError
-from mmbench.ops import threads
-from mmbench.ops.autograd import apply, array
 from mmbench.ops.graph import bipartite, item_order
+from mmbench.ops.kernels import apply, array, run, split
 from mmbench.ops.sparse import SparsePattern
 
 EdgeOrder = Literal["elliot", "aligned"]
 
 _SMALLEST_NORM = 1e-12  # torch.nn.functional.normalize's
-_MOST_PARTS = (
-    2  # copies of the item gradient in the backward; no more threads than that take part in it
-)
+_MOST_PARTS = 2  # copies of the item gradient, and so threads, in the backward
 _PART_WORK = 1 << 16  # multiply-adds below which a further part costs more than it saves
 
 
@@ -75,12 +72,7 @@ class RoutingGraph:
 
     @classmethod
     def of(cls, train: TrainSet, *, edge_order: EdgeOrder) -> RoutingGraph:
-        """The graph of a training set.
-
-        Args:
-            train: The training pairs.
-            edge_order: Which edge's score a slot of the item side gets; see the module's text.
-        """
+        """The graph of a training set; `edge_order` as in the module's text."""
         users, items = torch.from_numpy(train.users), torch.from_numpy(train.items)
         order = torch.from_numpy(item_order(train))
         source = torch.arange(train.n_edges) if edge_order == "elliot" else order
@@ -110,8 +102,18 @@ class RoutingGraph:
         )
 
     @cached_property
+    def arrays(self) -> Any:
+        """All that the kernels look up, see `mmbench.ops.kernels.routing.Graph`."""
+        from mmbench.ops.kernels.routing import Graph
+
+        indptr = self.adjacency.indptr
+        users, items = indptr[: self.n_users + 1], indptr[self.n_users :] - self.n_edges
+        parts = (users, self.items, self.slots, items, self.slot_users, self.source)
+        return Graph(*map(array, parts))
+
+    @cached_property
     def parts(self) -> dict[tuple[object, ...], Tensor]:
-        """The backward's parts of the item gradient by shape and dtype, used again by each call: fresh memory costs more."""
+        """The backward's item gradients by shape and dtype; fresh memory would cost more."""
         return {}
 
     def to(self, device: torch.device | str) -> RoutingGraph:
@@ -149,17 +151,17 @@ def routing(
     ):
         raise ShapeError(
             f"routing: preferences {tuple(p.shape)} of {p.dtype}, items {tuple(f.shape)} of "
-            f"{f.dtype}, {n_routings} "
-            f"routings, on a graph of {graph.n_users} users and {graph.n_items} items"
+            f"{f.dtype}, {n_routings} routings, on a graph of {graph.n_users} users and "
+            f"{graph.n_items} items"
         )
     if p.device.type != "cpu":
-        return routing_reference(p, f, graph, n_routings)
+        return plain_routing(p, f, graph, n_routings)
     users, items, alpha = _Routing.apply(p, f, graph, n_routings)  # type: ignore[no-untyped-call]
     return users, items, alpha
 
 
 def confident_weights(alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruning: bool) -> Tensor:
-    """Each edge's largest confident attention over the modalities, `max_m alpha_m confidence_m`, cut at 0 if pruned.
+    """Each edge's largest confident attention, `max_m alpha_m confidence_m`; pruned: cut at 0.
 
     Args:
         alpha: Attention of each edge by modality, shape (n_modalities, n_edges).
@@ -178,27 +180,32 @@ def confident_weights(alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruni
         or confidence.ndim != 2
         or alpha.shape != (confidence.shape[1], *nodes.shape)
     ):
-        raise ShapeError(
-            f"confident_weights: {[tuple(part.shape) for part in (alpha, confidence, nodes)]} do "
-            "not fit"
-        )
+        shapes = [tuple(part.shape) for part in (alpha, confidence, nodes)]
+        raise ShapeError(f"confident_weights: {shapes} do not fit")
     if alpha.device.type != "cpu":
-        weights = (alpha * functional.embedding(nodes, confidence).t()).max(0).values
-        return functional.relu(weights) if pruning else weights
+        return plain_confident_weights(alpha, confidence, nodes, pruning=pruning)
     return apply(_ConfidentWeights, alpha, confidence, nodes, pruning)
 
 
-def routing_reference(
+def plain_confident_weights(
+    alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruning: bool
+) -> Tensor:
+    """`confident_weights` in plain torch operations, for other devices."""
+    weights = (alpha * functional.embedding(nodes, confidence).t()).max(0).values
+    return functional.relu(weights) if pruning else weights
+
+
+def plain_routing(
     p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`routing` in plain torch operations, one row of each per edge: for other devices and as the reference in tests."""
+    """`routing` in plain torch operations, one row of each per edge: for other devices."""
     users, items = graph.users, graph.items
     near = f[items]  # (n_edges, d)
 
     def gather(target: Tensor, index: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
         return target.index_add(0, index, weights[:, None] * rows)
 
-    for _ in range(n_routings):
+    for _ in range(n_routings):  # attention among the user's items, then a step towards them
         a = _segment_softmax((p[users] * near).sum(1), users, graph.n_users)
         p = functional.normalize(gather(p, users, a, near), dim=1, eps=_SMALLEST_NORM)
     scores = (p[users] * near).sum(1)  # (n_edges,)
@@ -227,98 +234,78 @@ class _Routing(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         from mmbench.ops.kernels import routing as kernels
 
-        user_indptr, item_indptr = _indptr(graph)
-        routed, r_users, r_items = torch.empty_like(p), torch.empty_like(p), torch.empty_like(f)
-        scores, alpha = p.new_empty(graph.n_edges), p.new_empty(2 * graph.n_edges)
-        attention, norms = (
-            p.new_empty(n_routings, graph.n_edges),
-            p.new_empty(n_routings, graph.n_users),
-        )
-        user_alpha, item_alpha = alpha[: graph.n_edges], alpha[graph.n_edges :]
-        work = graph.n_edges * p.shape[1]
-        threads.run(
+        arrays, n = graph.arrays, graph.n_edges
+        r_users, r_items, routed = torch.empty_like(p), torch.empty_like(f), torch.empty_like(p)
+        attention, norms = p.new_empty(n_routings, n), p.new_empty(n_routings, graph.n_users)
+        scores, alpha = p.new_empty(n), p.new_empty(2, n)
+        kept = kernels.Kept(*(part.numpy() for part in (attention, norms, routed, alpha)))
+        work = n * p.shape[1]
+        run(
             kernels.users_forward,
-            threads.split(graph.n_users, work=work * (2 * n_routings + 2), indptr=user_indptr),
-            user_indptr,
-            graph.items.numpy(),
+            split(graph.n_users, work=work * (2 * n_routings + 2), indptr=arrays.user_indptr),
+            arrays,
             array(p),
             array(f),
-            n_routings,
-            _scalar(p),
-            *(tensor.numpy() for tensor in (attention, norms, routed, scores, user_alpha, r_users)),
-        )
-        threads.run(
-            kernels.items_forward,
-            threads.split(graph.n_items, work=work, indptr=item_indptr),
-            item_indptr,
-            graph.slot_users.numpy(),
-            graph.source.numpy(),
+            _smallest_norm(p),
+            kept,
             scores.numpy(),
-            routed.numpy(),
+            r_users.numpy(),
+        )
+        run(
+            kernels.items_forward,
+            split(graph.n_items, work=work, indptr=arrays.item_indptr),
+            arrays,
             array(f),
-            *(tensor.numpy() for tensor in (item_alpha[None], r_items)),
+            kept,
+            scores.numpy(),
+            r_items.numpy(),
         )
         ctx.graph = graph
         ctx.save_for_backward(p, f, attention, norms, routed, alpha)
-        return r_users, r_items, alpha
+        return r_users, r_items, alpha.view(-1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         from mmbench.ops.kernels import routing as kernels
 
-        graph = ctx.graph
-        p, f, attention, norms, routed, alpha = ctx.saved_tensors
-        n_routings = attention.shape[0]
-        n = graph.n_edges
+        graph, arrays = ctx.graph, ctx.graph.arrays
+        p, f, *saved = ctx.saved_tensors
+        kept = kernels.Kept(*map(array, saved))
         grad_users, grad_items, grad_alpha = map(array, grads)
-        user_indptr, item_indptr = _indptr(graph)
-        work = n * p.shape[1]
-        grad_scores, reached = p.new_empty(n), np.empty(graph.n_items, np.bool_)
-        threads.run(
-            kernels.items_backward,
-            threads.split(graph.n_items, work=work, indptr=item_indptr),
-            item_indptr,
-            graph.slot_users.numpy(),
-            graph.source.numpy(),
-            routed.numpy(),
-            array(alpha[n:]),
-            grad_alpha[n:],
+        incoming = kernels.Incoming(
+            grad_users,
             grad_items,
-            reached,
-            grad_scores.numpy(),
+            grad_alpha.reshape(2, -1),
+            scores=p.new_empty(graph.n_edges).numpy(),
+            reached=np.empty(graph.n_items, np.bool_),
         )
-        work *= 4 * n_routings + 4
-        bounds = _parts(user_indptr, work)
-        n_parts = bounds.size - 1
-        shape = (n_parts, *f.shape)
+        work = graph.n_edges * p.shape[1]
+        bounds = split(graph.n_items, work=work, indptr=arrays.item_indptr)
+        run(kernels.items_backward, bounds, arrays, kept, incoming)
+        # Each part of the users sums an item gradient of its own, which starts with that of the
+        # items' own rows in the first part.
+        work *= 4 * len(kept.attention) + 4
+        bounds = _parts(arrays.user_indptr, work)
+        shape = (bounds.size - 1, *f.shape)
         grad_p = torch.empty_like(p, memory_format=torch.contiguous_format)
         parts = graph.parts.setdefault((shape, f.dtype), f.new_empty(0)).resize_(shape)
         parts[0] = torch.from_numpy(grad_items)
         parts[1:].zero_()
-        threads.run(
+        run(
             kernels.users_backward,
-            threads.split(n_parts, work=work),
+            split(len(parts), work=work),
             bounds,
-            user_indptr,
-            graph.items.numpy(),
-            graph.slots.numpy(),
+            arrays,
             array(p),
             array(f),
-            attention.numpy(),
-            norms.numpy(),
-            _scalar(p),
-            array(alpha[:n]),
-            array(alpha[n:]),
-            grad_scores.numpy(),
-            grad_alpha[:n],
-            grad_users,
-            grad_items,
-            reached,
+            _smallest_norm(p),
+            kept,
+            incoming,
             grad_p.numpy(),
             parts.numpy(),
         )
-        grad_f = parts[0] + parts[1] if n_parts > 1 else parts[0].clone()
+        grad_f = parts[0] + parts[1] if len(parts) > 1 else parts[0].clone()
         for part in parts[2:]:
             grad_f += part
         return grad_p, grad_f, None, None
@@ -332,11 +319,9 @@ class _ConfidentWeights(torch.autograd.Function):
         from mmbench.ops.kernels import routing as kernels
 
         out, winner = alpha.new_empty(nodes.shape), torch.empty(nodes.shape, dtype=torch.int16)
-        bounds = threads.split(nodes.numel(), work=alpha.numel())
+        bounds = split(nodes.numel(), work=alpha.numel())
         arrays = array(alpha), array(confidence), array(nodes)
-        threads.run(
-            kernels.confident_forward, bounds, *arrays, pruning, winner.numpy(), out.numpy()
-        )
+        run(kernels.confident_forward, bounds, *arrays, pruning, winner.numpy(), out.numpy())
         ctx.save_for_backward(alpha, confidence, nodes, winner)
         return out
 
@@ -346,27 +331,21 @@ class _ConfidentWeights(torch.autograd.Function):
         from mmbench.ops.kernels import routing as kernels
 
         alpha, confidence, nodes, winner = ctx.saved_tensors
-        grad_alpha, grad_confidence = (
-            alpha.new_zeros(alpha.shape),
-            confidence.new_zeros(confidence.shape),
-        )
+        # Contiguous, whatever the arguments are: the kernel adds into this very memory.
+        grad_alpha = alpha.new_zeros(alpha.shape)
+        grad_confidence = confidence.new_zeros(confidence.shape)
         arrays = map(array, (alpha, confidence, nodes, winner, grad, grad_alpha, grad_confidence))
         kernels.confident_backward(*arrays)
         return grad_alpha, grad_confidence, None, None
 
 
 def _parts(indptr: Any, work: int) -> Any:
-    """Bounds of the user ranges that sum an item gradient each; they, and so its last bits, know nothing of threads."""
+    """Bounds of the user ranges that sum an item gradient each; the same for any thread count."""
     n_parts = max(1, min(_MOST_PARTS, indptr.size - 1, work // _PART_WORK))
     bounds = np.searchsorted(indptr, np.arange(n_parts + 1) / n_parts * indptr[-1])
     bounds[0], bounds[-1] = 0, indptr.size - 1
     return bounds
 
 
-def _indptr(graph: RoutingGraph) -> tuple[Any, Any]:
-    indptr = graph.adjacency.indptr
-    return indptr[: graph.n_users + 1].numpy(), (indptr[graph.n_users :] - graph.n_edges).numpy()
-
-
-def _scalar(like: Tensor) -> np.float32 | np.float64:
-    return np.float32(_SMALLEST_NORM) if like.dtype == torch.float32 else np.float64(_SMALLEST_NORM)
+def _smallest_norm(like: Tensor) -> Any:
+    return array(like[:0]).dtype.type(_SMALLEST_NORM)

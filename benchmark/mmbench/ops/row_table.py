@@ -23,13 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.errors import ShapeError, TrainingError
-from mmbench.ops import threads
-from mmbench.ops.autograd import apply, array
 from mmbench.ops.gemm import linear, product
+from mmbench.ops.kernels import apply, array, run, split
 
 Update = Literal["exact", "lazy", "frozen"]
-"""How a `RowTable` follows Adam: every row at every step; only rows with a gradient, the others stay with their moments; or no
-row at all."""
+"""How a `RowTable` follows Adam: every row, only rows with a gradient, or no row at each step."""
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 _TINY = 1e-20  # values above it are out of reach of updates whose moments are subnormal
@@ -97,11 +95,8 @@ class RowTable(nn.Module):
 
     def __init__(self, values: Tensor, *, deferred: bool | None = None) -> None:
         super().__init__()
-        if (
-            values.ndim != 2
-            or not values.is_contiguous()
-            or values.dtype not in (torch.float32, torch.float64)
-        ):
+        floating = values.dtype in (torch.float32, torch.float64)
+        if values.ndim != 2 or not values.is_contiguous() or not floating:
             raise ShapeError(
                 f"RowTable: values must be a contiguous float32 or float64 matrix "
                 f"(got {tuple(values.shape)} of {values.dtype})"
@@ -115,12 +110,12 @@ class RowTable(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._borrowed: list[_Borrowed] = []
         self._buffer = values.new_empty(0, values.shape[1])
-        self._anchor = torch.zeros(
-            (), requires_grad=True
-        )  # so that a projection by constants has a backward too
+        # So that a projection by constants has a backward too.
+        self._anchor = torch.zeros((), requires_grad=True)
         self._forget_history()
-        self.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.flush())  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(lambda module, keys: module._forget_history())  # type: ignore[no-untyped-call]
+        module: Any = self  # hooks are untyped in torch
+        module.register_state_dict_pre_hook(lambda module, prefix, keep_vars: module.flush())
+        module.register_load_state_dict_post_hook(lambda module, keys: module._forget_history())
 
     @property
     def deferred(self) -> bool:
@@ -133,7 +128,7 @@ class RowTable(nn.Module):
         return self.values.shape
 
     def rows(self, index: Tensor | None = None) -> Tensor:
-        """Rows as they are after all steps so far, as a leaf whose gradient the next `step` applies.
+        """Rows after all steps so far, as a leaf whose gradient the next `step` applies.
 
         Args:
             index: Row numbers, shape (k,), int64, strictly ascending; None for the whole table,
@@ -152,18 +147,10 @@ class RowTable(nn.Module):
         return self._borrow(index).current.requires_grad_()
 
     def project(self, index: Tensor | None, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`linear(rows(index), weight, bias)`, without ever holding the gradient of the rows.
+        """`linear(rows(index), weight, bias)`, (k, out), without holding the rows' gradient.
 
         That gradient is G W, with G of the result: the product is formed a few rows at a time while
-        they are updated.
-
-        Args:
-            index: As for `rows`.
-            weight: W, shape (out, dim).
-            bias: b, shape (out,).
-
-        Returns:
-            x W^T + b, shape (k, out), differentiable once.
+        they are updated. Differentiable once.
 
         Raises:
             ShapeError: As for `rows`, or the weight does not fit.
@@ -179,7 +166,7 @@ class RowTable(nn.Module):
         return apply(_Projection, self._anchor, weight, bias, self._borrow(index))
 
     def read(self, index: Tensor | None = None) -> Tensor:
-        """Rows as they are after all steps so far, without gradient; the table's state stays as it is for `index`.
+        """Rows after all steps so far, without gradient.
 
         Args:
             index: Row numbers, shape (k,), int64; None for the whole table, which is brought up to
@@ -196,7 +183,7 @@ class RowTable(nn.Module):
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """One Adam step of the whole table: the borrowed rows with their gradient, all others as `update` says.
+        """One Adam step: the borrowed rows with their gradient, all others as `update` says.
 
         Args:
             lr: Learning rate of this step, > 0.
@@ -211,6 +198,7 @@ class RowTable(nn.Module):
                 "RowTable: rows() gave two sets that got a gradient in one step; ask for their "
                 "union"
             )
+        # p -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps), with two factors per step.
         t = int(self.steps) + 1
         scale, correction = lr / (1 - BETA1**t), 1 / math.sqrt(1 - BETA2**t)
         if self.update != "exact":
@@ -221,7 +209,7 @@ class RowTable(nn.Module):
         elif self.deferred:
             if borrowed:
                 self._update(borrowed[0], scale, correction)
-            if lr > self._last_lr:
+            if lr > self._last_lr:  # rows that have come to rest may move again
                 self._settle_from = len(self._scale)
             self._last_lr = lr
             self._scale.append(scale)
@@ -242,12 +230,12 @@ class RowTable(nn.Module):
         return any(part.has_gradient for part in self._borrowed)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradient of the rows handed out; they still wait for the one of the next backward."""
+        """Clear the gradient of the rows handed out, which wait for the next backward."""
         for part in self._borrowed:
             part.clear()
 
     def flush(self) -> None:
-        """Replay all missed steps of all rows, so that `values` and the moments are those of dense Adam."""
+        """Replay all missed steps, so that `values` and moments are those of dense Adam."""
         if not self._scale:
             return
         self._replay(torch.arange(self.shape[0]), None)
@@ -291,48 +279,54 @@ class RowTable(nn.Module):
         return self._borrowed[-1]
 
     def _replay(self, index: Tensor, out: Tensor | None) -> None:
+        """Bring some rows up to date: into `out`, or where it is None into the table itself."""
         from mmbench.ops.kernels import adam
 
-        now = len(self._scale)
-        rows = array(index)
+        now, rows, scalar = len(self._scale), array(index), self._scalar
         work = float((now + 1 - self._last[rows]).sum()) * self.shape[1]
-        scalar = self._scalar()
-        threads.run(
+        run(
             adam.replay,
-            threads.split(index.numel(), work=work),
+            split(index.numel(), work=work),
             rows,
             self._last,
             now,
             self._settle_from,
-            np.asarray(self._scale, scalar),
-            np.asarray(self._correction, scalar),
-            *map(scalar, (BETA1, BETA2, EPSILON, _TINY)),
-            self.values.numpy(),
-            self.exp_avg.numpy(),
-            self.exp_avg_sq.numpy(),
+            adam.Steps(np.asarray(self._scale, scalar), np.asarray(self._correction, scalar)),
+            self._constants(),
+            self._arrays(),
             (self.values if out is None else out).numpy(),
             out is None,
         )
 
     def _update(self, borrowed: _Borrowed, scale: float, correction: float) -> None:
+        """Adam's step for the borrowed rows, whose values are up to date."""
         from mmbench.ops.kernels import adam
 
         index = torch.arange(self.shape[0]) if borrowed.index is None else borrowed.index
-        scalar = self._scalar()
         for part, gradient in borrowed.parts():
-            threads.run(
+            run(
                 adam.update,
-                threads.split(len(gradient), work=gradient.numel()),
+                split(len(gradient), work=gradient.numel()),
                 array(index[part]),
                 self._last,
                 len(self._scale),
-                *map(scalar, (scale, correction, BETA1, BETA2, 1 - BETA1, 1 - BETA2, EPSILON)),
+                adam.Steps(self._scalar(scale), self._scalar(correction)),
+                self._constants(),
                 array(borrowed.current[part]),
                 array(gradient),
-                self.values.numpy(),
-                self.exp_avg.numpy(),
-                self.exp_avg_sq.numpy(),
+                self._arrays(),
             )
+
+    def _arrays(self) -> Any:
+        from mmbench.ops.kernels.adam import Table
+
+        return Table(self.values.numpy(), self.exp_avg.numpy(), self.exp_avg_sq.numpy())
+
+    def _constants(self) -> Any:
+        from mmbench.ops.kernels.adam import Constants
+
+        constants = (BETA1, BETA2, 1 - BETA1, 1 - BETA2, EPSILON, _TINY)
+        return Constants(*map(self._scalar, constants))
 
     def _update_all(self, borrowed: _Borrowed | None, scale: float, correction: float) -> None:
         self.exp_avg *= BETA1
@@ -341,10 +335,8 @@ class RowTable(nn.Module):
             rows = part if borrowed is None or borrowed.index is None else borrowed.index[part]
             self.exp_avg[rows] += (1 - BETA1) * gradient
             self.exp_avg_sq[rows] += (1 - BETA2) * (gradient * gradient)
-        pieces = (
-            torch.split(tensor, _EAGER_ROWS)
-            for tensor in (self.values, self.exp_avg, self.exp_avg_sq)
-        )
+        tensors = (self.values, self.exp_avg, self.exp_avg_sq)
+        pieces = (torch.split(tensor, _EAGER_ROWS) for tensor in tensors)
         for values, m, v in zip(*pieces, strict=True):
             values -= scale * m / (v.sqrt() * correction + EPSILON)
 
@@ -356,6 +348,7 @@ class RowTable(nn.Module):
             self.exp_avg[rows], self.exp_avg_sq[rows] = m, v
             self.values[rows] -= scale * m / (v.sqrt() * correction + EPSILON)
 
+    @property
     def _scalar(self) -> type[np.float32] | type[np.float64]:
         return np.float32 if self.values.dtype == torch.float32 else np.float64
 

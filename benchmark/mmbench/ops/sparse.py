@@ -1,9 +1,9 @@
 """Sparse matrices: one product, whose backward is the product with the transpose.
 
 A `SparsePattern` says where the entries are, a `SparseMatrix` gives them constant values. In a
-model it reads as in the
-papers: `norm_adj @ x` for all nodes, `item_graph.rows(batch) @ x` for some. Where the values are
-learned (attention, learned graphs), `weighted_product` differentiates with respect to them too.
+model it reads as in the papers: `norm_adj @ x` for all nodes, `item_graph.rows(batch) @ x` for
+some. Where the values are learned (attention, learned graphs), `weighted_product` differentiates
+with respect to them too.
 
 On the CPU the product is a compiled loop; on CUDA it is `torch.sparse`, which other devices lack.
 `use("torch-sparse")` lets that package (extra `sparse`) multiply instead, up to rounding with the
@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import ShapeError, UsageError
-from mmbench.ops import threads
-from mmbench.ops.autograd import apply, array
+from mmbench.ops.kernels import apply, array, run, split
 
 SparseBackend = Literal["torch", "torch-sparse"]
 
@@ -31,11 +30,10 @@ _backend: SparseBackend = "torch"
 
 
 def use(backend: SparseBackend) -> None:
-    """Say what multiplies sparse matrices from now on in this process.
+    """Choose what multiplies sparse matrices in this process.
 
-    Args:
-        backend: `torch` (compiled loops on the CPU, torch.sparse elsewhere) or `torch-sparse`, an
-            optional package.
+    `torch` stands for compiled loops on the CPU and torch.sparse elsewhere; `torch-sparse` is an
+    optional package.
 
     Raises:
         UsageError: torch-sparse is not installed, or does not fit this torch.
@@ -75,16 +73,9 @@ class SparsePattern:
     def from_edges(
         cls, rows: Tensor, columns: Tensor, shape: tuple[int, int]
     ) -> tuple[SparsePattern, Tensor]:
-        """The pattern of the distinct (row, column) pairs, and where each pair went.
+        """The pattern of the distinct (row, column) pairs, and the entry of each pair, (n,).
 
-        Args:
-            rows: Row of each edge, shape (n,), int64.
-            columns: Column of each edge, shape (n,), int64.
-            shape: Number of rows and of columns.
-
-        Returns:
-            The pattern, and the entry of each edge, shape (n,): `zeros(nnz).index_add(0, entry,
-            weights)` adds up the weights of repeated edges.
+        `zeros(nnz).index_add(0, entry, weights)` adds up the weights of repeated edges.
 
         Raises:
             ShapeError: The edges do not fit the shape.
@@ -128,7 +119,7 @@ class SparsePattern:
 
     @cached_property
     def transpose(self) -> tuple[SparsePattern, Tensor]:
-        """The transposed pattern and the order of its entries: entry k there is entry `order[k]` here."""
+        """The transposed pattern, and which entry here each of its entries is, (nnz,)."""
         order = torch.argsort(self.indices, stable=True)
         indptr = self.indptr.new_zeros(self.n_columns + 1)
         torch.cumsum(torch.bincount(self.indices, minlength=self.n_columns), 0, out=indptr[1:])
@@ -139,57 +130,46 @@ class SparsePattern:
         return SparsePattern(self.indptr.to(device), self.indices.to(device), self.n_columns)
 
     def multiply(self, values: Tensor, x: Tensor, *, plus: Tensor | None = None) -> Tensor:
-        """The product of the matrix with these values and x, plus another matrix; not differentiated.
+        """The product with values (nnz,) and x (n_columns, d), plus `plus` (n_rows, d).
 
-        Args:
-            values: Value of each entry, shape (nnz,), the dtype of `x`.
-            x: Shape (n_columns, d), d >= 1.
-            plus: Shape (n_rows, d), added to the product; None for nothing.
+        Not differentiated.
 
         Raises:
             ShapeError: A shape or a dtype does not fit.
         """
         self.check(values, x)
         if not self.compiled(x):
-            if _backend == "torch" and x.device.type not in ("cpu", "cuda"):
+            if _backend != "torch":
+                product = _with_torch_sparse(self, values, x)
+            elif x.device.type in ("cpu", "cuda"):
+                product = _torch_csr(self, values) @ x
+            else:
                 return _gathered(self, values, x, plus)
-            product = (
-                _with_torch_sparse(self, values, x)
-                if _backend != "torch"
-                else _torch_csr(self, values) @ x
-            )
             return product if plus is None else product + plus
         from mmbench.ops.kernels import sparse
 
-        out = (
-            x.new_zeros(self.shape[0], x.shape[1])
-            if plus is None
-            else plus.clone(memory_format=torch.contiguous_format)
-        )
+        if plus is None:
+            out = x.new_zeros(self.shape[0], x.shape[1])
+        else:
+            out = plus.clone(memory_format=torch.contiguous_format)
         indptr = self.indptr.numpy()
-        bounds = threads.split(self.shape[0], work=self.nnz * x.shape[1], indptr=indptr)
+        bounds = split(self.shape[0], work=self.nnz * x.shape[1], indptr=indptr)
         arrays = self.indices.numpy(), array(values), array(x), out.numpy()
-        threads.run(sparse.matmul, bounds, indptr, *arrays)
+        run(sparse.matmul, bounds, indptr, *arrays)
         return out
 
     def dots(self, a: Tensor, b: Tensor) -> Tensor:
-        """The inner product `<a[row], b[column]>` of each entry, shape (nnz,); not differentiated.
+        """`<a[row], b[column]>` of each entry, (nnz,), for a (n_rows, d) and b (n_columns, d).
 
-        Args:
-            a: Shape (n_rows, d).
-            b: Shape (n_columns, d), the dtype of `a`.
+        Not differentiated.
 
         Raises:
             ShapeError: A shape or a dtype does not fit.
         """
-        if (
-            a.shape[0] != self.shape[0]
-            or b.shape != (self.n_columns, a.shape[1])
-            or a.dtype != b.dtype
-        ):
-            raise ShapeError(
-                f"dots: {tuple(a.shape)} and {tuple(b.shape)} do not fit a {self.shape} pattern"
-            )
+        fits = a.shape[0] == self.shape[0] and b.shape == (self.n_columns, a.shape[1])
+        if not fits or a.dtype != b.dtype:
+            shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+            raise ShapeError(f"dots: {shapes} do not fit a {self.shape} pattern")
         out = a.new_empty(self.nnz)
         if not self.compiled(a):
             for part in self._parts(a.shape[1]):
@@ -198,14 +178,12 @@ class SparsePattern:
         from mmbench.ops.kernels import sparse
 
         indptr = self.indptr.numpy()
-        bounds = threads.split(self.shape[0], work=self.nnz * a.shape[1], indptr=indptr)
-        threads.run(
-            sparse.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy()
-        )
+        bounds = split(self.shape[0], work=self.nnz * a.shape[1], indptr=indptr)
+        run(sparse.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy())
         return out
 
     def _parts(self, width: int) -> Iterator[slice]:
-        """The entries, so many at once that gathered rows of so many numbers are bounded."""
+        """Slices of the entries, small enough to bound the memory of gathered rows."""
         step = max(1, (1 << 24) // max(1, width))
         return (slice(at, at + step) for at in range(0, self.nnz, step))
 
@@ -252,14 +230,13 @@ class SparseMatrix:
         return SparseMatrix(pattern, self.values[order])
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        """The product with x (n_columns, d), shape (n_rows, d); differentiable with respect to x."""
+        """The product with x (n_columns, d), shape (n_rows, d); differentiable in x."""
         return apply(_Product, x, self)
 
     def rows(self, index: Tensor) -> RowsOf:
-        """Some rows of the matrix: `matrix.rows(index) @ x` equals `(matrix @ x)[index]`, at the price of the rows.
+        """Some rows: `matrix.rows(index) @ x` is `(matrix @ x)[index]`, at the price of these rows.
 
-        Args:
-            index: Row numbers, shape (k,), int64, any order, repetitions allowed.
+        `index` (k,) int64 may have any order and repetitions.
         """
         return RowsOf(self, index)
 
@@ -282,7 +259,7 @@ class RowsOf:
     index: Tensor
 
     def __matmul__(self, x: Tensor) -> Tensor:
-        """The product with x (n_columns, d), shape (k, d); differentiable with respect to x."""
+        """The product with x (n_columns, d), shape (k, d); differentiable in x."""
         return apply(_RowsProduct, x, self)
 
     def multiply(self, x: Tensor) -> Tensor:
@@ -296,15 +273,13 @@ class RowsOf:
 
         indptr = matrix.pattern.indptr.numpy()
         out = x.new_zeros(index.numel(), x.shape[1])
-        bounds = threads.split(
-            index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel()
-        )
+        bounds = split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
         arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
-        threads.run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
+        run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
         return out
 
     def multiply_transposed(self, grad: Tensor, *, plus: Tensor | None = None) -> Tensor:
-        """The transpose of these rows times grad (k, d), plus another matrix, shape (n_columns, d); not differentiated."""
+        """The transpose of these rows times grad (k, d), plus `plus`; not differentiated."""
         matrix = self.matrix
         if not matrix.pattern.compiled(grad):
             pattern, values = self._copied()
@@ -332,22 +307,12 @@ class RowsOf:
         torch.cumsum(degree, 0, out=indptr[1:])
         shift = torch.repeat_interleave(pattern.indptr[index] - indptr[:-1], degree)
         entry = torch.arange(shift.numel(), device=shift.device) + shift
-        return SparsePattern(indptr, pattern.indices[entry], pattern.n_columns), self.matrix.values[
-            entry
-        ]
+        rows = SparsePattern(indptr, pattern.indices[entry], pattern.n_columns)
+        return rows, self.matrix.values[entry]
 
 
 def weighted_product(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:
-    """The product of a sparse matrix and x, differentiable with respect to the values and to x.
-
-    Args:
-        pattern: Where the entries are.
-        values: Shape (nnz,), the dtype of `x`.
-        x: Shape (n_columns, d).
-
-    Returns:
-        Shape (n_rows, d).
-    """
+    """A sparse matrix times x (n_columns, d), differentiable in its values (nnz,) and x."""
     return apply(_WeightedProduct, values, x, pattern)
 
 
@@ -408,15 +373,12 @@ def _torch_csr(pattern: SparsePattern, values: Tensor) -> Tensor:
 
 @cache
 def _hear_of_the_beta_state() -> None:
-    """Make the first such tensor of the process, at which torch tells whoever is there what concerns nobody but us."""
-    with warnings.catch_warnings(), torch.sparse.check_sparse_tensor_invariants(False):  # type: ignore[no-untyped-call]
+    """Make the first such tensor of the process, at which torch warns of their beta state."""
+    none = torch.zeros(0, dtype=torch.int64)
+    unchecked = torch.sparse.check_sparse_tensor_invariants(False)  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings(), unchecked:
         warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor(
-            torch.zeros(2, dtype=torch.int64),
-            torch.zeros(0, dtype=torch.int64),
-            torch.zeros(0),
-            (1, 1),
-        )
+        torch.sparse_csr_tensor(torch.zeros(2, dtype=torch.int64), none, torch.zeros(0), (1, 1))
 
 
 def _with_torch_sparse(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:

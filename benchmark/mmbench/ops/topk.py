@@ -16,8 +16,7 @@ from torch import Tensor
 
 from mmbench.errors import DataError, ShapeError
 
-# Columns per block, coarse level first, and how much shorter a level must make the rows to be worth
-# its overhead.
+# Columns per block, coarse level first, and how much shorter a level must make the rows.
 _BLOCK_WIDTHS = (32, 8)
 _WORTHWHILE = 2
 
@@ -64,7 +63,7 @@ def top_k(scores: Tensor, k: int) -> Tensor:
 
 
 def _first_positions(values: Tensor, k: int) -> Tensor:
-    """Columns of the k <= n largest values of each row, shape (B, k): largest first, ties by ascending column."""
+    """Columns of each row's k <= n largest values, (B, k): largest first, ties by column."""
     columns = values.shape[1]
     for width in _BLOCK_WIDTHS:
         if columns >= _WORTHWHILE * (k + 1) * width:
@@ -83,15 +82,13 @@ def _first_positions(values: Tensor, k: int) -> Tensor:
 
 
 def _among_best_blocks(values: Tensor, k: int, width: int) -> Tensor:
-    """`_first_positions` for rows of at least k blocks: find the best blocks, then search them and the short rest."""
+    """`_first_positions` of rows of k blocks or more: in the best blocks and the short rest."""
     n_blocks = values.shape[1] // width
     blocks = values[:, : n_blocks * width].view(-1, n_blocks, width)  # (B, n_blocks, width)
     rest = values[:, n_blocks * width :]  # (B, < width)
     maxima = blocks.amax(2)  # (B, n_blocks)
     _refuse_nan(torch.cat([maxima, rest], 1))  # a NaN anywhere in a block is its maximum
-    chosen = (
-        _first_positions(maxima, k).sort(1).values
-    )  # ascending, so that candidates are in the order of columns
+    chosen = _first_positions(maxima, k).sort(1).values  # ascending: in the order of columns
     rows = torch.arange(values.shape[0], device=values.device)
     candidates = blocks[rows[:, None], chosen].flatten(1)  # (B, k * width)
     position = _first_positions(torch.cat([candidates, rest], 1), k)  # (B, k)

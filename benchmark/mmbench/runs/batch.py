@@ -165,7 +165,7 @@ class Batch:
             for recipe, inputs, folder in locked_runs:
                 if restart:
                     folder.clear()
-                if not folder.complete and model_class(recipe.model).sampler is not None:
+                if not folder.complete and model_class(recipe.model).trained:
                     write_recipe(folder.recipe_path, recipe)
                     jobs += self._missing(recipe, inputs, folder)
             if jobs:

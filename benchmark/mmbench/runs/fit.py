@@ -26,7 +26,7 @@ from mmbase.process import (
 )
 from mmbase.progress import Progress
 from mmbench.config import Recipe, read_recipe, write_recipe
-from mmbench.core.init import Init
+from mmbench.core.rng import Init
 from mmbench.data.cache import neighbour_cache
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import ItemFeatures

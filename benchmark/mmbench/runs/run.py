@@ -152,7 +152,7 @@ def cost_of(record: Mapping[str, Any]) -> dict[str, float | None]:
 
 def chosen_recipe(recipe: Recipe, record: Mapping[str, Any]) -> Recipe:
     """A finished run's recipe with the settings that validation chose, as `run.json` has them."""
-    return recipe.trial(record["settings"]) if recipe.searched else recipe
+    return recipe.trial({name: record["settings"][name] for name in recipe.searched})
 
 
 def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs, RunFolder]:

@@ -1,4 +1,4 @@
-"""Our models beside the plain float64 reference: the same parameters, batches and randomness through the real trainer."""
+"""Our models beside the plain float64 reference, through the real trainer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tests.reference.common import Case, Parameters
 from torch import Tensor
 
 from mmbench.config import make_settings
-from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
-from mmbench.core.sampling import Batch
+from mmbench.core.rng import Init
+from mmbench.core.sampling import Pairs, Triples
 from mmbench.models import model_class
 from mmbench.models.base import Features, Recommender
 from mmbench.ops.row_table import RowTable
@@ -97,7 +97,7 @@ class Problem:
         self.config = make_settings(
             self.name,
             {
-                "preset": self.preset,
+                **({"preset": self.preset} if self.name not in ("bm3", "freedom") else {}),
                 "lr": cases.LEARNING_RATE,
                 "epochs": 99,
                 **self.adapter.settings(case, self.preset),
@@ -126,12 +126,12 @@ class Problem:
             for name, value in self.model.weights().items()
         }
 
-    def batch(self, rows: Mapping[str, Any], epoch: int, step: int) -> Batch:
+    def batch(self, rows: Mapping[str, Any], epoch: int, step: int) -> Pairs:
         """The reference's batch as ours; without negatives where our sampler has none."""
         users, pos, neg = (torch.from_numpy(rows[key]) for key in ("users", "pos", "neg"))
-        return Batch(
-            users, pos, None if self.model.sampler == "edges-only" else neg, 0, epoch, step
-        )
+        if self.name == "bm3":
+            return Pairs(0, epoch, step, users, pos)
+        return Triples(0, epoch, step, users, pos, neg)
 
     def run(
         self, after: Sequence[int] = (1, 2, 30), visit: Callable[[int], None] = lambda step: None
@@ -140,7 +140,7 @@ class Problem:
         kept: dict[int, Parameters] = {}
         step = 0
 
-        def batches(epoch: int) -> Iterator[Batch]:
+        def batches(epoch: int) -> Iterator[Pairs]:
             nonlocal step
             for index, rows in enumerate(self.epochs[epoch - 1]):
                 yield self.batch(rows, epoch, index)
@@ -200,7 +200,7 @@ class Problem:
 
 
 class _Batches:
-    def __init__(self, epoch: Callable[[int], Iterator[Batch]]) -> None:
+    def __init__(self, epoch: Callable[[int], Iterator[Pairs]]) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""MMGCN and GRCN against the plain float64 reference: scores, loss terms, gradients, steps of the real trainer."""
+"""MMGCN and GRCN against the plain float64 reference, through the real trainer."""
 
 from __future__ import annotations
 

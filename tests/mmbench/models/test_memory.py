@@ -1,4 +1,4 @@
-"""No model ever holds an array of items x items, users x items or nodes x nodes: every tensor that is made is looked at."""
+"""No model holds an array of items x items, users x items or nodes x nodes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
+from mmbench.core.rng import Init
 from mmbench.evaluation.evaluate import rank
 from mmbench.models import MODELS, model_class
 from mmbench.models.base import Features
@@ -23,11 +23,11 @@ from mmbench.trainer import Trainer
 
 N_USERS, N_ITEMS, N_EDGES = 3_000, 2_000, 9_000
 LIMIT = min(N_ITEMS * N_ITEMS, N_USERS * N_ITEMS) // 2
-"""Numbers in one array: half of the smallest square that must not be there, and far above anything that may."""
+"""Numbers in one array: half of the smallest square, and far above anything that may be there."""
 
 
 BLOCK_BYTES = 1 << 20
-"""What blocked searches and rankings may take here; their default would hold everything at these sizes."""
+"""What blocked searches and rankings may take; their default would hold everything here."""
 
 
 class Largest(TorchDispatchMode):
@@ -48,7 +48,7 @@ class Largest(TorchDispatchMode):
 
 
 def watched(work: Callable[[], object]) -> tuple[int, str]:
-    """The largest array that `work` makes: its size in numbers, and what made it; NumPy's in units of four bytes."""
+    """The largest array that `work` makes, in numbers (NumPy's of four bytes), and its maker."""
     tracemalloc.start()
     with Largest() as largest:
         work()
@@ -80,7 +80,7 @@ def test_arrays_stay_linear(
     name: str, train: TrainSet, features: Features, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small: dict[str, int] = {"embedding_dim": 8, "batch_size": 2048}
-    small |= {"epochs": 1} if model_class(name).sampler else {}
+    small |= {"epochs": 1} if model_class(name).trained else {}
     small |= {"neighbours": 10} if "neighbours" in model_class(name).Config.model_fields else {}
     config = model_class(name).Config(**small)
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""Every model on a device that is not the CPU: the same training, the same lists, nothing left behind on the other side."""
+"""Every model on another device than the CPU: the same training and the same lists."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 import torch
 from tests.elsewhere import elsewhere
-from tests.mmbench.models.test_conformance import TRAINED, presets
+from tests.mmbench.models.test_conformance import TRAINED, kind, presets
 
 from mmbase.progress import Silent
 from mmbench.analysis.recommend import load_run, recommendations, user_rows
 from mmbench.config import Recipe, make_settings
-from mmbench.core.init import Init
 from mmbench.core.interactions import TrainSet
-from mmbench.models import MODELS, model_class
+from mmbench.core.rng import Init
+from mmbench.models import MODELS
 from mmbench.models.base import Features, Recommender
 from mmbench.ops.row_table import RowTable
 from mmbench.runs.folder import RunFolder
@@ -26,7 +26,7 @@ from mmbench.runs.run import evaluate_run, resume_inputs, run, run_folder
 from mmbench.trainer import EpochRecord, Trainer
 
 STEADY = {"grcn": {"weight_mode": "mean"}}
-"""Confidences of GRCN get gradients that cancel; what rounding leaves of them decides where Adam moves them."""
+"""Confidences of GRCN get gradients that cancel; Adam moves them by what rounding leaves."""
 
 
 def trained(
@@ -37,9 +37,8 @@ def trained(
     device: torch.device | str,
     update: Literal["exact", "lazy", "frozen"] = "exact",
 ) -> Recommender:
-    kind = model_class(name)
-    config = kind.Config(**{"embedding_dim": 8, "batch_size": 32, "epochs": 2, **settings})
-    model = kind(train, features, config, Init(3)).to(device)  # type: ignore[call-arg]
+    config = kind(name).Config(**{"embedding_dim": 8, "batch_size": 32, "epochs": 2, **settings})
+    model = kind(name)(train, features, config, Init(3)).to(device)  # type: ignore[call-arg]
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         table.update = update
     trainer = Trainer(
@@ -108,9 +107,8 @@ def test_gradients_of_confidences_are_the_same(
     preset: dict[str, object], block_train: TrainSet, block_features: Features
 ) -> None:
     def gradients(device: torch.device | str) -> dict[str, torch.Tensor]:
-        kind = model_class("grcn")
-        config = kind.Config(**{"embedding_dim": 8, "batch_size": 32, **preset})
-        model = kind(block_train, block_features, config, Init(3)).to(device)  # type: ignore[call-arg]
+        config = kind("grcn").Config(**{"embedding_dim": 8, "batch_size": 32, **preset})
+        model = kind("grcn")(block_train, block_features, config, Init(3)).to(device)  # type: ignore[call-arg]
         trainer = Trainer(
             model, block_train, config, lambda _: {}, metric="x", every=9, patience=None, seed=3
         )
@@ -133,7 +131,7 @@ def test_gradients_of_confidences_are_the_same(
 def test_a_run_is_validated_saved_resumed_and_ranked_there(
     name: str, protocol: str, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_trained = name in {name for name, _ in TRAINED}
+    is_trained = kind(name).trained
     settings = (
         {"embedding_dim": 8, "batch_size": 64, "epochs": 4, **STEADY.get(name, {})}
         if is_trained

@@ -19,7 +19,7 @@ Step = tuple[Tensor | None, Tensor | None, float]  # rows, gradient, lr
 
 
 def random_steps(seed: int, n_steps: int, dtype: torch.dtype, *, schedule: str) -> list[Step]:
-    """Rows 0 … 19 are touched often, 20 … 38 rarely, 39 never again after the first step; gradients of 1e-12 … 1."""
+    """Rows 0 … 19 are touched often, 20 … 38 rarely, 39 once; gradients of 1e-12 … 1."""
     rng = np.random.default_rng(seed)
     steps: list[Step] = []
     for t in range(n_steps):
@@ -55,7 +55,7 @@ def touch(table: RowTable, step: Step) -> None:
 
 
 def dense(table: RowTable, step: Step) -> None:
-    """The same step with a gradient for every row, zero where none was given: nothing is ever deferred."""
+    """The same step with a gradient for every row, zero where none was given."""
     rows, gradient, lr = step
     full = torch.zeros_like(table.values)
     if rows is not None and gradient is not None:
@@ -65,7 +65,7 @@ def dense(table: RowTable, step: Step) -> None:
 
 
 class PlainAdam:
-    """Algorithm 1 of the paper on whole arrays: NumPy rounds each operation once, so this is the dense update's bits."""
+    """Algorithm 1 on whole arrays: NumPy rounds each operation once, which gives the dense bits."""
 
     def __init__(self, values: Tensor) -> None:
         self.p = values.numpy().copy()
@@ -137,7 +137,7 @@ def test_dense_update_is_torchs(dtype: torch.dtype, tolerance: float) -> None:
 
 
 def test_long_rest_equals_the_plain_recurrence() -> None:
-    """The early end of a replay loses no bit: 3,000 missed steps, values of all sizes, moments down to subnormal."""
+    """The early end of a replay loses no bit: 3,000 missed steps, moments down to subnormal."""
     table, plain = RowTable(start(torch.float32)), PlainAdam(start(torch.float32))
     gradient = torch.randn(N_ROWS, DIM) * torch.logspace(-30, 0, N_ROWS)[:, None]
     first = (torch.arange(N_ROWS), gradient, 1e-2)

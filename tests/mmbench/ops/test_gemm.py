@@ -67,13 +67,6 @@ def test_large_products_take_the_chosen_routine(
     assert gemm.describe() == {"gemm": backend}
 
 
-def test_double_precision_is_exact() -> None:
-    x, w, b = (
-        torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((5, 4), (3, 4), (3,))
-    )
-    assert torch.autograd.gradcheck(gemm.linear, (x, w, b))
-
-
 def test_no_routine_rounds_to_half_precision(backend: str) -> None:
     a = torch.full((128, 64), 1 + 2**-12)
     assert gemm.product(a, torch.eye(64)).eq(a).all()
@@ -94,11 +87,3 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         gemm.linear(torch.zeros(2, 3), torch.zeros(3, 2))
     with pytest.raises(ShapeError, match="bias"):
         gemm.linear(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(3))
-
-
-def test_empty_products() -> None:
-    x = torch.zeros(0, 3, requires_grad=True)
-    w = torch.ones(2, 3, requires_grad=True)
-    gemm.linear(x, w).sum().backward()
-    assert w.grad is not None
-    assert not w.grad.any()

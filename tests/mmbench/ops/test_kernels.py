@@ -8,38 +8,49 @@ from typing import Any
 import numba
 import pytest
 
-from mmbench.ops.kernels import adam, normalise, routing, sparse
+from mmbench.ops.kernels import adam, dense, routing, sparse
 
 DOUBLE = re.compile(r"= (fadd|fsub|fmul|fdiv|fcmp|fpext)\b.*\bdouble\b")
 INTEGER, FLOAT, INTEGERS, FLAGS = numba.int64, numba.float32, numba.int64[::1], numba.boolean[::1]
 ROW, TABLE, TABLES = numba.float32[::1], numba.float32[:, ::1], numba.float32[:, :, ::1]
 CSR = (INTEGERS, INTEGERS, ROW)
-BETAS = (FLOAT,) * 4
+
+
+def bundle(kind: type, *fields: Any) -> Any:
+    """Numba's type of a NamedTuple of these fields."""
+    if len(set(fields)) == 1:
+        return numba.types.NamedUniTuple(fields[0], len(fields), kind)
+    return numba.types.NamedTuple(fields, kind)
+
+
+TABLES_OF_ADAM = bundle(adam.Table, *(TABLE,) * 3)
+CONSTANTS = bundle(adam.Constants, *(FLOAT,) * 6)
+GRAPH = bundle(routing.Graph, *(INTEGERS,) * 6)
+KEPT = bundle(routing.Kept, *(TABLE,) * 4)
+INCOMING = bundle(routing.Incoming, TABLE, TABLE, TABLE, ROW, FLAGS)
+ONE_STEP, ALL_STEPS = bundle(adam.Steps, FLOAT, FLOAT), bundle(adam.Steps, ROW, ROW)
 KERNELS = {
     "matmul": (sparse.matmul, (*CSR, TABLE, TABLE)),
     "matmul_rows": (sparse.matmul_rows, (INTEGERS, *CSR, TABLE, TABLE)),
     "dots": (sparse.dots, (INTEGERS, INTEGERS, TABLE, TABLE, ROW)),
-    "normalise": (normalise.backward, (TABLE, TABLE, TABLE, FLOAT, TABLE)),
+    "normalise": (dense.normalise_backward, (TABLE, TABLE, TABLE, FLOAT, TABLE)),
     "replay": (
         adam.replay,
-        (INTEGERS, INTEGERS, INTEGER, INTEGER, ROW, ROW, *BETAS, *(TABLE,) * 4, numba.boolean),
+        (
+            *(INTEGERS, INTEGERS, INTEGER, INTEGER, ALL_STEPS, CONSTANTS, TABLES_OF_ADAM),
+            *(TABLE, numba.boolean),
+        ),
     ),
     "update": (
         adam.update,
-        (INTEGERS, INTEGERS, INTEGER, *(FLOAT,) * 2, *BETAS, FLOAT, *(TABLE,) * 5),
+        (INTEGERS, INTEGERS, INTEGER, ONE_STEP, CONSTANTS, TABLE, TABLE, TABLES_OF_ADAM),
     ),
-    "users_forward": (
-        routing.users_forward,
-        (INTEGERS, INTEGERS, TABLE, TABLE, INTEGER, FLOAT, TABLE, TABLE, TABLE, ROW, ROW, TABLE),
-    ),
-    "items_forward": (routing.items_forward, (*(INTEGERS,) * 3, ROW, *(TABLE,) * 4)),
-    "items_backward": (
-        routing.items_backward,
-        (*(INTEGERS,) * 3, TABLE, ROW, ROW, TABLE, FLAGS, ROW),
-    ),
+    "users_forward": (routing.users_forward, (GRAPH, TABLE, TABLE, FLOAT, KEPT, ROW, TABLE)),
+    "items_forward": (routing.items_forward, (GRAPH, TABLE, KEPT, ROW, TABLE)),
+    "items_backward": (routing.items_backward, (GRAPH, KEPT, INCOMING)),
     "users_backward": (
         routing.users_backward,
-        (*(INTEGERS,) * 4, *(TABLE,) * 4, FLOAT, *(ROW,) * 4, TABLE, TABLE, FLAGS, TABLE, TABLES),
+        (INTEGERS, GRAPH, TABLE, TABLE, FLOAT, KEPT, INCOMING, TABLE, TABLES),
     ),
     "confident_forward": (
         routing.confident_forward,
@@ -54,7 +65,7 @@ KERNELS = {
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_single_precision_stays_single(name: str) -> None:
-    """A constant of the wrong type would not change what a test of values can see, and would halve the speed."""
+    """A constant of the wrong type changes no value that a test sees, and halves the speed."""
     kernel, arguments = KERNELS[name]
     if name != "confident_backward":
         arguments = (INTEGER, INTEGER, *arguments)
@@ -72,7 +83,7 @@ def test_the_check_notices_a_plain_zero() -> None:
 
 
 def doubles(kernel: Any, arguments: tuple[Any, ...]) -> list[str]:
-    """The instructions of double precision in the kernel, compiled anew: of a cached one nothing can be seen."""
+    """The double-precision instructions of the kernel, compiled anew: a cached one shows none."""
     compiled = numba.jit(**kernel.targetoptions)(kernel.py_func)
     compiled.compile(arguments)
     return [line for line in compiled.inspect_llvm(arguments).splitlines() if DOUBLE.search(line)]

@@ -11,8 +11,7 @@ import torch
 
 from mmbench.core.interactions import TrainSet
 from mmbench.errors import ShapeError
-from mmbench.ops.graph import DEGREE_EPSILON, bipartite, symmetric_normalised
-from mmbench.ops.pruning import kept_edges
+from mmbench.ops.graph import DEGREE_EPSILON, bipartite, kept_edges, symmetric_normalised
 
 
 def random_train(seed: int, n_users: int = 20, n_items: int = 15, n: int = 90) -> TrainSet:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmbench.errors import ShapeError, UsageError
 from mmbench.ops import sparse
-from mmbench.ops.propagation import propagate
+from mmbench.ops.graph import propagate
 from mmbench.ops.sparse import SparseMatrix, SparsePattern, weighted_product
 
 CASES = range(50)
@@ -36,23 +36,6 @@ def normal(
     return torch.from_numpy(rng.normal(size=shape)).to(dtype).requires_grad_()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
-def test_product_and_gradient_equal_the_dense_ones(dtype: torch.dtype, tolerance: float) -> None:
-    for case in CASES:
-        rng = np.random.default_rng(case)
-        matrix = random_matrix(rng, dtype)
-        x = normal(rng, (matrix.shape[1], int(rng.integers(1, 70))), dtype)
-        weight = normal(rng, (matrix.shape[0], x.shape[1]), dtype)
-        (gradient,) = torch.autograd.grad(((matrix @ x) * weight).sum(), x)
-        torch.testing.assert_close(
-            matrix @ x, matrix.to_dense() @ x, rtol=tolerance, atol=tolerance
-        )
-        torch.testing.assert_close(
-            gradient, matrix.to_dense().T @ weight, rtol=tolerance, atol=tolerance
-        )
-        assert torch.equal(matrix.T.to_dense(), matrix.to_dense().T)
-
-
 def test_product_of_rows_is_the_rows_of_the_product() -> None:
     for case in CASES:
         rng = np.random.default_rng(case)
@@ -66,25 +49,6 @@ def test_product_of_rows_is_the_rows_of_the_product() -> None:
         (expected,) = torch.autograd.grad(((matrix.to_dense() @ x)[index] * weight).sum(), x)
         assert torch.equal(matrix.rows(index) @ x, (matrix @ x)[index])
         torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
-
-
-def test_propagation_is_the_mean_of_the_layers() -> None:
-    for case in CASES:
-        rng = np.random.default_rng(case)
-        matrix = random_matrix(rng, torch.float64, square=True)
-        x = normal(rng, (matrix.shape[0], 3))
-        weight = normal(rng, tuple(x.shape))
-        dense, layers = matrix.to_dense(), [x]
-        for _ in range(case % 4):
-            layers.append(dense @ layers[-1])
-        expected = torch.stack(layers).mean(0)
-        result = propagate(matrix, x, case % 4)
-        torch.testing.assert_close(result, expected, rtol=1e-11, atol=1e-11)
-        torch.testing.assert_close(
-            *(torch.autograd.grad((y * weight).sum(), x)[0] for y in (result, expected)),
-            rtol=1e-11,
-            atol=1e-11,
-        )
 
 
 def test_propagation_of_rows_is_the_rows_of_the_propagation(
@@ -107,34 +71,6 @@ def test_propagation_of_rows_is_the_rows_of_the_propagation(
         gradients = (torch.autograd.grad((y * weight).sum(), x)[0] for y in pair)
         torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-12)
         monkeypatch.undo()
-
-
-def test_weighted_product_differentiates_values_and_x() -> None:
-    for case in CASES:
-        rng = np.random.default_rng(case)
-        matrix = random_matrix(rng, torch.float64)
-        pattern, values = matrix.pattern, matrix.values.requires_grad_()
-        x = normal(rng, (matrix.shape[1], 4))
-        weight = normal(rng, (matrix.shape[0], 4))
-        dense = values.new_zeros(pattern.shape).index_put((pattern.row, pattern.indices), values)
-        got = torch.autograd.grad(
-            (weighted_product(pattern, values, x) * weight).sum(), (values, x)
-        )
-        want = torch.autograd.grad(((dense @ x) * weight).sum(), (values, x))
-        for g, w in zip(got, want, strict=True):
-            torch.testing.assert_close(g, w, rtol=1e-11, atol=1e-11)
-
-
-def test_gradcheck() -> None:
-    matrix = random_matrix(np.random.default_rng(5), torch.float64, square=True)
-    x = normal(np.random.default_rng(6), (matrix.shape[1], 2))
-    index = torch.arange(matrix.shape[0]).flip(0)
-    values = matrix.values.clone().requires_grad_()
-    assert torch.autograd.gradcheck(lambda y: propagate(matrix, matrix @ y, 2), x)
-    assert torch.autograd.gradcheck(lambda y: matrix.rows(index) @ y, x)
-    assert torch.autograd.gradcheck(
-        lambda v, y: weighted_product(matrix.pattern, v, y), (values, x)
-    )
 
 
 def test_threads_do_not_change_a_bit() -> None:

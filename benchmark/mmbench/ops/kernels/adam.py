@@ -1,4 +1,4 @@
-"""Adam's update of some rows of a table, and the replay of updates with zero gradient that a row has missed.
+"""Adam's update of some rows of a table, and the replay of the updates that a row has missed.
 
 Step s multiplies the moments by beta1 and beta2, adds the gradient's part, and moves the value by
 `scale[s] m / (sqrt(v) correction[s] + epsilon)`. Here s counts from 0 at the table's last flush;
@@ -9,14 +9,41 @@ costs arithmetic, not memory traffic.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmbench.ops.kernels.jit import kernel
+from mmbench.ops.kernels import kernel
 
 Array = Any
 Scalar = Any  # of the table's dtype
+
+
+class Table(NamedTuple):
+    """A table and its moments, (n_rows, dim) each."""
+
+    values: Array
+    first: Array
+    second: Array
+
+
+class Steps(NamedTuple):
+    """`scale` and `correction` of one step, or of each step since the last flush."""
+
+    scale: Any
+    correction: Any
+
+
+class Constants(NamedTuple):
+    """Adam's constants; `rest1` is 1 - beta1, `rest2` is 1 - beta2."""
+
+    beta1: Scalar
+    beta2: Scalar
+    rest1: Scalar
+    rest2: Scalar
+    epsilon: Scalar
+    tiny: Scalar
+
 
 _PIECE = 512  # entries of a row worked on at once: 4 x 2 KiB in float32
 _LOOK_EVERY = 16  # replayed steps between two looks whether anything still moves
@@ -49,25 +76,26 @@ def replay(
     last: Array,
     now: int,
     settle_from: int,
-    scale: Array,
-    correction: Array,
-    beta1: Scalar,
-    beta2: Scalar,
-    epsilon: Scalar,
-    tiny: Scalar,
-    values: Array,
-    first: Array,
-    second: Array,
+    steps: Steps,
+    constants: Constants,
+    table: Table,
     out: Array,
     in_place: bool,
 ) -> None:
-    """Bring rows[i] from step last[row] to step `now`: into out[i], or with its moments into the table itself.
+    """Bring rows[i] from step last[row] to step `now`: into out[i], or into the table itself.
 
     From step `settle_from` on no lr rises any more. There, once a step leaves a piece as it is, all
     later ones do: each update is smaller than the one before, its ratio being at most about beta1.
     That argument fails only where the moments have become subnormal, hence the look at `tiny`: a
     value larger than that is out of reach of such updates.
     """
+    beta1, beta2, epsilon, tiny = (
+        constants.beta1,
+        constants.beta2,
+        constants.epsilon,
+        constants.tiny,
+    )
+    values, first, second = table.values, table.first, table.second
     piece_p = np.empty(_PIECE, values.dtype)
     piece_m = np.empty(_PIECE, values.dtype)
     piece_v = np.empty(_PIECE, values.dtype)
@@ -81,8 +109,8 @@ def replay(
             s = last[r]
             moving = True
             while moving and s < now:
-                a = scale[s]
-                b = correction[s]
+                a = steps.scale[s]
+                b = steps.correction[s]
                 if s >= settle_from and (s - last[r]) % _LOOK_EVERY == _LOOK_EVERY - 1:
                     restless = 0
                     for j in range(width):
@@ -121,20 +149,19 @@ def update(
     rows: Array,
     last: Array,
     now: int,
-    scale: Scalar,
-    correction: Scalar,
-    beta1: Scalar,
-    beta2: Scalar,
-    rest1: Scalar,
-    rest2: Scalar,
-    epsilon: Scalar,
+    step: Steps,
+    constants: Constants,
     current: Array,
     gradient: Array,
-    values: Array,
-    first: Array,
-    second: Array,
+    table: Table,
 ) -> None:
-    """Apply gradient[i] to rows[i], whose value after `now` steps is current[i] and whose moments are of last[row]."""
+    """Apply gradient[i] to rows[i], whose value after `now` steps is current[i].
+
+    Its moments are those of step last[row].
+    """
+    scale, correction, epsilon = step.scale, step.correction, constants.epsilon
+    beta1, beta2, rest1, rest2 = constants.beta1, constants.beta2, constants.rest1, constants.rest2
+    values, first, second = table.values, table.first, table.second
     piece_p = np.empty(_PIECE, values.dtype)
     piece_g = np.empty(_PIECE, values.dtype)
     piece_m = np.empty(_PIECE, values.dtype)

@@ -1,4 +1,4 @@
-"""The best candidates of each row, kept while blocks of cosines pass by, and their cosines in double precision."""
+"""The best candidates of each row while blocks of cosines pass by, and their exact cosines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmbench.ops.kernels.jit import kernel, reduction
+from mmbench.ops.kernels import kernel, reduction
 
 Array = Any
 
@@ -15,7 +15,7 @@ _CHUNK = 64  # cosines compared with the threshold before looking for the one th
 
 @kernel
 def _insert(value: Any, index: int, values: Array, indices: Array) -> None:
-    """Into a list that is sorted by value, largest first, then by index; its last entry drops out."""
+    """Into a list sorted by value, largest first, then by index; its last entry drops out."""
     at = values.shape[0] - 1
     if value < values[at] or (value == values[at] and index > indices[at]):
         return
@@ -89,9 +89,10 @@ def squared_norms(lo: int, hi: int, x: Array, out: Array) -> None:
 
 @kernel
 def refine(lo: int, hi: int, x: Array, squares: Array, indices: Array, out: Array) -> None:
-    """out[r, k] = cosine of rows r and indices[r, k], summed in double precision; 1 to itself, 0 to a zero row.
+    """out[r, k] = cosine of rows r and indices[r, k]; 1 to itself, 0 to a zero row.
 
-    Equal rows get equal cosines, and rows equal to r get exactly 1: sqrt(s s) is s.
+    Summed in double precision. Equal rows get equal cosines, and rows equal to r get exactly 1:
+    sqrt(s s) is s.
     """
     for r in range(lo, hi):
         for k in range(indices.shape[1]):

@@ -1,23 +1,53 @@
-"""Neighbour routing and edge softmax of GRCN: one pass over the users and one over the items, forward and backward.
+"""Neighbour routing and edge softmax of GRCN: a pass over users and one over items, each way.
 
 A user has few items; their rows are copied side by side once and stay in the first-level cache
-while all routings run over them, four at a time. Nothing is kept per edge and dimension. Edges are
-in user order: edge e joins user u, indptr[u] <= e < indptr[u + 1], and item items[e]. Slot k of the
-item side belongs to item i, item_indptr[i] <= k < item_indptr[i + 1], and to user slot_users[k];
-its score is that of edge source[k].
-
-The gradients of a batch are zero for most nodes; users and items that none reaches are passed over.
+while all routings run over them, four at a time. Nothing is kept per edge and dimension. The
+gradients of a batch are zero for most nodes; users and items that none reaches are passed over.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmbench.ops.kernels.jit import inlined_reduction, kernel, reduction
+from mmbench.ops.kernels import inlined_reduction, kernel, reduction
 
 Array = Any
+
+
+class Graph(NamedTuple):
+    """The edges by user, and the slots of the item side: the same edges by item.
+
+    Edge e joins user u, user_indptr[u] <= e < user_indptr[u + 1], and item items[e]; slots of an
+    item are found likewise.
+    """
+
+    user_indptr: Array  # edges before each user, (n_users + 1,)
+    items: Array  # item of each edge, (n_edges,)
+    slots: Array  # slot of each edge
+    item_indptr: Array  # slots before each item, (n_items + 1,)
+    slot_users: Array  # user of each slot
+    source: Array  # edge whose score each slot gets
+
+
+class Kept(NamedTuple):
+    """What the forward leaves for the backward."""
+
+    attention: Array  # of each edge in each routing, (n_routings, n_edges)
+    norms: Array  # of each user before each normalisation, (n_routings, n_users)
+    routed: Array  # the users' preferences after all routings, (n_users, d)
+    alpha: Array  # softmax of the scores over each user's edges and each item's slots, (2, n_edges)
+
+
+class Incoming(NamedTuple):
+    """The gradients that come into the backward."""
+
+    users: Array  # of the users' output, (n_users, d)
+    items: Array  # of the items' output, (n_items, d)
+    alpha: Array  # of `Kept.alpha`, (2, n_edges)
+    scores: Array  # of the edges' scores, through the items' softmax, (n_edges,)
+    reached: Array  # whether the output of each item has a gradient, (n_items,)
 
 
 @inlined_reduction
@@ -127,7 +157,10 @@ def _softmax(a: Array, level: int, first: int, n: int) -> None:
 
 @inlined_reduction
 def _route(states: Array, t: int, near: Array, n: int, a: Array, smallest_norm: Any) -> Any:
-    """states[t + 1] = rn(states[t] + sum_e a_e near_e), a = softmax <states[t], near_e>; returns the norm before rn."""
+    """states[t + 1] = rn(states[t] + sum_e a_e near_e), a = softmax <states[t], near_e>.
+
+    Returns the norm before rn.
+    """
     _dots(near, n, states, t, a, t)
     _softmax(a, t, 0, n)
     _sum(states, t + 1, states, t, a, t, near, n)
@@ -150,103 +183,76 @@ def _largest_degree(indptr: Array, lo: int, hi: int) -> int:
 def users_forward(
     lo: int,
     hi: int,
-    indptr: Array,
-    items: Array,
+    graph: Graph,
     p: Array,
     f: Array,
-    n_routings: int,
     smallest_norm: Any,
-    attention: Array,
-    norms: Array,
-    routed: Array,
+    kept: Kept,
     scores: Array,
-    alpha: Array,
     out: Array,
 ) -> None:
-    """The routed preference, the scores of the edges, their softmax, and preference plus weighted items.
-
-    `attention` (n_routings, n_edges) and `norms` (n_routings, n_users) keep what the backward needs
-    of each routing.
-    """
-    width, most = p.shape[1], _largest_degree(indptr, lo, hi)
-    near = np.empty((most, width), p.dtype)
-    states = np.empty((n_routings + 1, width), p.dtype)
+    """Fill `kept` and the edges' scores; out[u] = routed preference plus weighted items."""
+    n_routings, width = kept.attention.shape[0], p.shape[1]
+    most = _largest_degree(graph.user_indptr, lo, hi)
+    near = np.empty((most, width), p.dtype)  # the items of one user
+    states = np.empty((n_routings + 1, width), p.dtype)  # its preference after each routing
     a = np.empty((n_routings + 1, most), p.dtype)
     for u in range(lo, hi):
-        first = indptr[u]
-        degree = indptr[u + 1] - first
-        _copy(near, f, items, first, degree)
+        first = graph.user_indptr[u]
+        degree = graph.user_indptr[u + 1] - first
+        _copy(near, f, graph.items, first, degree)
         for j in range(width):
             states[0, j] = p[u, j]
         for t in range(n_routings):
-            norms[t, u] = _route(states, t, near, degree, a, smallest_norm)
+            kept.norms[t, u] = _route(states, t, near, degree, a, smallest_norm)
             for e in range(degree):
-                attention[t, first + e] = a[t, e]
+                kept.attention[t, first + e] = a[t, e]
         _dots(near, degree, states, n_routings, a, n_routings)
         for e in range(degree):
             scores[first + e] = a[n_routings, e]
         _softmax(a, n_routings, 0, degree)
         for e in range(degree):
-            alpha[first + e] = a[n_routings, e]
+            kept.alpha[0, first + e] = a[n_routings, e]
         for j in range(width):
-            routed[u, j] = states[n_routings, j]
+            kept.routed[u, j] = states[n_routings, j]
         _sum(out, u, states, n_routings, a, n_routings, near, degree)
 
 
 @reduction
 def items_forward(
-    lo: int,
-    hi: int,
-    indptr: Array,
-    slot_users: Array,
-    source: Array,
-    scores: Array,
-    routed: Array,
-    f: Array,
-    alpha: Array,
-    out: Array,
+    lo: int, hi: int, graph: Graph, f: Array, kept: Kept, scores: Array, out: Array
 ) -> None:
-    """The softmax of the scores over the slots of each item, and item plus weighted users; `alpha` is (1, n_edges)."""
+    """The softmax of the scores over the slots of each item; out[i] = item plus weighted users."""
+    alpha, routed = kept.alpha, kept.routed
     for i in range(lo, hi):
-        first, last = indptr[i], indptr[i + 1]
+        first, last = graph.item_indptr[i], graph.item_indptr[i + 1]
         for k in range(first, last):
-            alpha[0, k] = scores[source[k]]
-        _softmax(alpha, 0, first, last - first)
+            alpha[1, k] = scores[graph.source[k]]
+        _softmax(alpha, 1, first, last - first)
         for j in range(f.shape[1]):
             out[i, j] = f[i, j]
         for k in range(first, last):
-            weight, user = alpha[0, k], slot_users[k]
+            weight, user = alpha[1, k], graph.slot_users[k]
             for j in range(f.shape[1]):
                 out[i, j] += weight * routed[user, j]
 
 
 @reduction
-def items_backward(
-    lo: int,
-    hi: int,
-    indptr: Array,
-    slot_users: Array,
-    source: Array,
-    routed: Array,
-    alpha: Array,
-    grad_alpha: Array,
-    grad_out: Array,
-    reached: Array,
-    grad_scores: Array,
-) -> None:
-    """The gradient of the scores through the items' softmax, and whether the output of each item has a gradient."""
+def items_backward(lo: int, hi: int, graph: Graph, kept: Kept, grads: Incoming) -> None:
+    """Fill the gradient of the scores through the items' softmax, and which items are reached."""
     for i in range(lo, hi):
-        first, last = indptr[i], indptr[i + 1]
-        reached[i] = not _is_zero(grad_out, i)
-        mean = grad_out.dtype.type(0)
+        first, last = graph.item_indptr[i], graph.item_indptr[i + 1]
+        grads.reached[i] = not _is_zero(grads.items, i)
+        mean = grads.items.dtype.type(0)
         for k in range(first, last):
-            slope = grad_alpha[k]
-            if reached[i]:
-                slope += _dot(grad_out, i, routed, slot_users[k])
-            grad_scores[source[k]] = slope
-            mean += alpha[k] * slope
+            slope = grads.alpha[1, k]
+            if grads.reached[i]:
+                slope += _dot(grads.items, i, kept.routed, graph.slot_users[k])
+            grads.scores[graph.source[k]] = slope
+            mean += kept.alpha[1, k] * slope
         for k in range(first, last):
-            grad_scores[source[k]] = alpha[k] * (grad_scores[source[k]] - mean)
+            e = graph.source[k]
+            grads.scores[e] = kept.alpha[1, k] * (grads.scores[e] - mean)
 
 
 @reduction
@@ -254,39 +260,32 @@ def users_backward(
     lo: int,
     hi: int,
     bounds: Array,
-    indptr: Array,
-    items: Array,
-    slots: Array,
+    graph: Graph,
     p: Array,
     f: Array,
-    attention: Array,
-    norms: Array,
     smallest_norm: Any,
-    alpha: Array,
-    item_alpha: Array,
-    grad_scores: Array,
-    grad_alpha: Array,
-    grad_out: Array,
-    grad_items_out: Array,
-    reached: Array,
+    kept: Kept,
+    grads: Incoming,
     grad_p: Array,
     grad_f: Array,
 ) -> None:
-    """The gradients of p and f, for the users of the parts lo … hi-1; each part adds into its own grad_f[part].
+    """The gradients of p and f, for the users of the parts lo … hi-1.
+
+    Part k has the users bounds[k] … bounds[k + 1] - 1 and adds into its own grad_f[k].
 
     The states of all routings are computed anew from their attention. Level t < n_routings stands
     for one routing, the last one for the pass that is not normalised. Into each level goes a state;
     its flow is the gradient of the sum that comes out, and an edge gives its item `attention x flow
-    + slope x state`. slots[e] is the item-side slot of edge e.
+    + slope x state`.
     """
+    indptr, items, attention, norms = graph.user_indptr, graph.items, kept.attention, kept.norms
     last, width = attention.shape[0], p.shape[1]
     levels = last + 1
     zero, one = p.dtype.type(0), p.dtype.type(1)
     most = _largest_degree(indptr, bounds[lo], bounds[hi])
     near = np.empty((most, width), p.dtype)
-    vectors = np.empty(
-        (2 * levels, width), p.dtype
-    )  # the flow of each level, then the state of each
+    # The flow of each level, then the state of each.
+    vectors = np.empty((2 * levels, width), p.dtype)
     a = np.empty((levels, most), p.dtype)
     slopes = np.empty((levels, most), p.dtype)
     shares = np.empty((1, 2 * levels), p.dtype)  # what an edge gives its item of each vector
@@ -295,14 +294,16 @@ def users_backward(
         for u in range(bounds[part], bounds[part + 1]):
             first = indptr[u]
             degree = indptr[u + 1] - first
-            wanted = not _is_zero(grad_out, u)
+            wanted = not _is_zero(grads.users, u)
             some = wanted
             for e in range(first, first + degree):
-                some = some or grad_alpha[e] != 0 or grad_scores[e] != 0 or reached[items[e]]
+                some = some or grads.alpha[0, e] != 0 or grads.scores[e] != 0
+                some = some or grads.reached[items[e]]
             if not some:
                 for j in range(width):
                     grad_p[u, j] = zero
                 continue
+            # The states again, from the attention that the forward kept.
             _copy(near, f, items, first, degree)
             for j in range(width):
                 vectors[levels, j] = p[u, j]
@@ -314,9 +315,10 @@ def users_backward(
                 for j in range(width):
                     vectors[levels + t + 1, j] *= scale
             for e in range(degree):
-                a[last, e] = alpha[first + e]
+                a[last, e] = kept.alpha[0, first + e]
             for j in range(width):
-                vectors[last, j] = grad_out[u, j]
+                vectors[last, j] = grads.users[u, j]
+            # From the last level to the first: flow, slopes of the softmax, gradient of the state.
             for t in range(last, -1, -1):
                 if t < last:
                     # Through the normalisation; a norm that was clamped is a constant.
@@ -334,20 +336,21 @@ def users_backward(
                 mean = zero
                 for e in range(degree):
                     if t == last:
-                        slopes[t, e] += grad_alpha[first + e]
+                        slopes[t, e] += grads.alpha[0, first + e]
                     mean += a[t, e] * slopes[t, e]
                 for e in range(degree):
                     slopes[t, e] = a[t, e] * (slopes[t, e] - mean)
                     if t == last:
-                        slopes[t, e] += grad_scores[first + e]
+                        slopes[t, e] += grads.scores[first + e]
                 _sum(grad_p, u, vectors, t, slopes, t, near, degree)  # the gradient of the state
                 if t == last:
                     for e in range(first, first + degree):
                         item = items[e]
-                        if reached[item]:
-                            weight = item_alpha[slots[e]]
+                        if grads.reached[item]:
+                            weight = kept.alpha[1, graph.slots[e]]
                             for j in range(width):
-                                grad_p[u, j] += weight * grad_items_out[item, j]
+                                grad_p[u, j] += weight * grads.items[item, j]
+            # What each edge gives its item, over all levels at once.
             for e in range(degree):
                 for t in range(levels):
                     shares[0, t] = a[t, e]
@@ -366,7 +369,7 @@ def confident_forward(
     winner: Array,
     out: Array,
 ) -> None:
-    """out[e] = max_m alpha[m, e] confidence[nodes[e], m] and its m, the first of equals; pruned: 0 and -1 unless > 0."""
+    """out[e] = max_m alpha[m, e] confidence[nodes[e], m] and its m; pruned: 0 and -1 unless > 0."""
     for e in range(lo, hi):
         node = nodes[e]
         best, which = alpha[0, e] * confidence[node, 0], 0
@@ -389,7 +392,7 @@ def confident_backward(
     grad_alpha: Array,
     grad_confidence: Array,
 ) -> None:
-    """Adds to zeros: the gradient of each edge goes to the modality that won it. One thread: edges share nodes."""
+    """Add each edge's gradient to the modality that won it. One thread: edges share nodes."""
     for e in range(grad.shape[0]):
         m, node = winner[e], nodes[e]
         if m >= 0:

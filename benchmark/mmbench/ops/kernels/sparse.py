@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmbench.ops.kernels.jit import kernel, reduction
+from mmbench.ops.kernels import kernel, reduction
 
 Array = Any  # numba specialises on the dtype: float32 or float64
 
@@ -51,7 +51,7 @@ def matmul_rows(
 def scatter_rows(
     rows: Array, indptr: Array, indices: Array, values: Array, g: Array, out: Array
 ) -> None:
-    """out[indices[e]] += values[e] * g[k] for the entries e of row rows[k]: the transpose of `matmul_rows`."""
+    """out[indices[e]] += values[e] * g[k] for each e of row rows[k]: `matmul_rows` transposed."""
     for k in range(rows.shape[0]):
         r = rows[k]
         for e in range(indptr[r], indptr[r + 1]):

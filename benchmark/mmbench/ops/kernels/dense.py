@@ -1,19 +1,19 @@
-"""The derivative of rows of unit length."""
+"""The derivative of rows of unit length; see `mmbench.ops.dense`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from mmbench.ops.kernels.jit import reduction
+from mmbench.ops.kernels import reduction
 
 Array = Any
 
 
 @reduction
-def backward(
+def normalise_backward(
     lo: int, hi: int, grad: Array, unit: Array, norm: Array, smallest_norm: Any, out: Array
 ) -> None:
-    """out[r] = (grad[r] - unit[r] <unit[r], grad[r]>) / norm[r]; a norm that was clamped is a constant."""
+    """out[r] = (grad[r] - unit[r] <unit[r], grad[r]>) / norm[r]; a clamped norm is a constant."""
     for r in range(lo, hi):
         along = grad.dtype.type(0)
         if norm[r, 0] > smallest_norm:
