@@ -14,16 +14,14 @@ import pandas as pd
 import torch
 
 from mmbench import __version__
-from mmbench.config import Evaluation
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.data.folders import new_folder
 from mmbench.errors import DataError, UsageError
-from mmbench.evaluation.evaluate import rank
-from mmbench.evaluation.protocol import candidates, scorer_of
+from mmbench.evaluation.protocol import Setting
+from mmbench.evaluation.ranking import rank
 from mmbench.models.base import Recommender, Score
 from mmbench.progress import Progress
 from mmbench.runs.fit import build
-from mmbench.runs.inputs import Inputs
 from mmbench.runs.run import read_result, resume_inputs
 
 SUFFIXES = (".parquet", ".tsv", ".csv", ".jsonl")
@@ -37,23 +35,13 @@ class Trained:
 
     Attributes:
         model: The model of the best epoch.
-        inputs: Data and features.
+        setting: Data and content, and how the run was scored, which says what may be listed.
         path: The run folder.
-        evaluation: How the run was scored: says which items are candidates.
     """
 
     model: Recommender
-    inputs: Inputs
+    setting: Setting
     path: Path
-    evaluation: Evaluation
-
-    @property
-    def item_ids(self) -> np.ndarray[Any, Any]:
-        """Ids of the candidates."""
-        training = self.inputs.split.training
-        return np.asarray(training.all_item_ids, object)[
-            : candidates(training, self.evaluation).n_items
-        ]
 
 
 def load_run(path: Path, data: Path | None = None) -> Trained:
@@ -65,10 +53,11 @@ def load_run(path: Path, data: Path | None = None) -> Trained:
     result = read_result(path)
     recipe, inputs, folder = resume_inputs(path, data)
     chosen = result.recipe.model_copy(update={"data": recipe.data})
-    model = build(chosen, inputs.split.training, inputs.features, finished=True)
+    setting = inputs.setting(recipe.evaluation)
+    model = build(chosen, setting, finished=True)
     model.load_weights(folder.load_checkpoint(result.best_epoch))
     model.train(False)
-    return Trained(model, inputs, path, recipe.evaluation)
+    return Trained(model, setting, path)
 
 
 def user_rows(run: Trained, users: Sequence[str] | None) -> Index:
@@ -77,7 +66,8 @@ def user_rows(run: Trained, users: Sequence[str] | None) -> Index:
     Raises:
         DataError: A user has no training rows.
     """
-    ids = run.inputs.split.training.user_ids
+    training = run.setting.training
+    ids = training.user_ids[: training.train.n_users]
     if users is None:
         return np.arange(ids.size)
     rows = pd.Index(ids.astype(object)).get_indexer(pd.Index(list(users), dtype=object))
@@ -105,17 +95,16 @@ def recommendations(
         include_seen: Leave nothing out.
         progress: Told about users.
     """
-    training = run.inputs.split.training
-    train, mask = (
-        candidates(training, run.evaluation),
-        training.valid if run.evaluation.protocol == "strict" else None,
-    )
+    setting = run.setting
+    train, mask = setting.candidates, setting.test_mask
     if include_seen:
         train, mask = TrainSet(_EMPTY, _EMPTY, train.n_users, train.n_items), None
     device = next(iter(run.model.state_dict().values()), torch.empty(0)).device
-    user_ids, item_ids = training.user_ids.astype(object), run.item_ids
+    user_ids, item_ids = (
+        ids.astype(object) for ids in (setting.training.user_ids, setting.training.item_ids)
+    )
     with torch.inference_mode(), progress.task("recommend", users.size) as task:
-        score = scorer_of(run.model, training, run.inputs.features, run.evaluation)
+        score = run.model.scorer(setting.known)
         k = min(k, train.n_items)
         for start in range(0, users.size, _BLOCK_USERS):
             block = users[start : start + _BLOCK_USERS]
@@ -182,21 +171,18 @@ def export_embeddings(run: Trained, out: Path) -> dict[str, int]:
         UsageError: The model's score is no inner product.
         DataError: `out` is there, or an id holds a line break.
     """
-    if (
-        type(run.model).scorer is not Recommender.scorer
-        or type(run.model).embeddings is Recommender.embeddings
-    ):
+    if type(run.model).embeddings is Recommender.embeddings:
         raise UsageError(
             f"{run.path}: the scores of this model are no inner products of a user and an item "
             "representation"
         )
-    training = run.inputs.split.training
+    training = run.setting.training
     with new_folder(out) as partial:
         with torch.inference_mode():
             users, items = (table.cpu().numpy() for table in run.model.embeddings())
         for name, ids, table in (
-            ("users", training.user_ids, users),
-            ("items", training.item_ids, items),
+            ("users", training.user_ids[: len(users)], users),
+            ("items", training.item_ids[: len(items)], items),
         ):
             broken = next((text for text in ids.tolist() if "\n" in text or "\r" in text), None)
             if broken is not None:

@@ -1,16 +1,16 @@
-"""What a split gives away: pairs in two parts, training from the future, content made of test rows."""
+"""Leaks of a split: pairs in two parts, training from the future, content made of test rows."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mmbench.data.dataset import PARTS, SplitTables, available_splits
-from mmbench.data.tables import InteractionTable, find_table
+from mmbench.data.dataset import PARTS, SplitTables
+from mmbench.data.features import trained_on
+from mmbench.data.tables import InteractionTable
 from mmstore.store import FeatureStore
 
 
@@ -64,36 +64,6 @@ def find_leaks(tables: SplitTables, store: Path | None = None) -> list[Finding]:
     if store is not None and store.is_dir():
         findings += _in_the_store(tables, sets, FeatureStore(store), store.parent)
     return findings
-
-
-def trained_on(provenance: object, data: Path, split: str) -> list[str]:
-    """Names of other splits whose training part an encoder behind the vectors was trained on (`mmx finetune`).
-
-    Args:
-        provenance: Of a feature set; that of a fused one holds those of its parts.
-        data: The dataset folder.
-        split: The split that is none of the others: known by the bytes of its training file, not by
-            its name.
-    """
-    told = _trainings(provenance)
-    if not told:
-        return []
-    folder = available_splits(data).get(split)
-    path = find_table(folder, PARTS["train"]) if folder is not None else None
-    own = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else None
-    return sorted({str(one.get("split", "?")) for one in told if one["train_sha256"] != own})
-
-
-def _trainings(provenance: object) -> list[Mapping[str, object]]:
-    if isinstance(provenance, Mapping):
-        if "train_sha256" in provenance:
-            return [provenance]
-        provenance = list(provenance.values())
-    return (
-        [one for part in provenance for one in _trainings(part)]
-        if isinstance(provenance, list)
-        else []
-    )
 
 
 def _finding(

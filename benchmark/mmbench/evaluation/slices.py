@@ -1,4 +1,4 @@
-"""Every metric on parts of the held-out rows: by popularity, activity, cold items and modalities. No files, no printing.
+"""Score parts of the held-out rows: by popularity, activity, cold items and modalities.
 
 A slice is a set of items or of users. Its scores are those of the same ranked lists on the held-out
 rows of these items or users alone: the other relevant items are neither hits nor missed. Metrics
@@ -14,14 +14,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmbench.core.interactions import HeldOut, TrainSet
-from mmbench.evaluation.evaluate import Scores
+from mmbench.core.interactions import HeldOut, Index, TrainSet
+from mmbench.evaluation.scoring import Scores
 from mmbench.metrics.item_data import Mask
 
-HEAD, TAIL = (
-    (1, 2),
-    (4, 5),
-)  # shares of the training interactions, as fractions: 0.8 is not a binary fraction
+# Shares of the training interactions, as fractions: 0.8 is not a binary fraction.
+HEAD, TAIL = (1, 2), (4, 5)
 N_ACTIVITY = 4
 
 
@@ -93,10 +91,9 @@ def make_slices(
         Slice("items", "cold", "items that do not occur in training", "items", popularity == 0),
     ]
     for modality, mask in (present or {}).items():
+        own = f"items that have a {modality} vector of their own"
         found += [
-            Slice(
-                modality, "with", f"items that have a {modality} vector of their own", "items", mask
-            ),
+            Slice(modality, "with", own, "items", mask),
             Slice(modality, "without", f"items that have no {modality} vector", "items", ~mask),
         ]
     return [one for one in found if one.members.any()]
@@ -116,63 +113,52 @@ def score_slices(
     for one in slices:
         rows = held_out.items if one.of == "items" else held_out.users
         kept = np.append(one.members, False)[np.minimum(rows, one.members.size)]
-        part = HeldOut(held_out.users[kept], held_out.items[kept], held_out.ratings[kept])
+        part = held_out.take(kept)
         found.append(SliceScores(one, part.users.size, score(part)))
     return found
 
 
-def _by_popularity(popularity: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> list[Slice]:
-    """Head, mid and tail of the items that occur in training: half of the interactions, up to 80 %, the rest.
+def _by_popularity(popularity: Index) -> list[Slice]:
+    """Trained items that share half of the interactions, the next up to 80 %, and the rest.
 
     Head and mid together are the head of APLT and the other popularity metrics, so the tail is
     theirs.
     """
     order = np.argsort(-popularity, kind="stable")
-    before = (
-        np.cumsum(popularity[order]) - popularity[order]
-    )  # interactions of the more popular items
+    # Interactions of the more popular items.
+    before = np.cumsum(popularity[order]) - popularity[order]
     total = int(popularity.sum())
     share = np.full(popularity.size, 2)
     for bucket, (numerator, denominator) in ((1, TAIL), (0, HEAD)):
         share[order[before * denominator < numerator * total]] = bucket
-    rules = (
-        "the most popular items, with half of the training interactions",
-        "the next ones, up to 80 %",
-        "the rest",
-    )
+    rules = {
+        "head": "the most popular items, with half of the training interactions",
+        "mid": "the next ones, up to 80 %",
+        "tail": "the rest",
+    }
     return [
         Slice("popularity", name, rule, "items", (share == bucket) & (popularity > 0))
-        for bucket, (name, rule) in enumerate(zip(("head", "mid", "tail"), rules, strict=True))
+        for bucket, (name, rule) in enumerate(rules.items())
     ]
 
 
-def _by_activity(activity: np.ndarray[tuple[int, ...], np.dtype[np.int64]]) -> list[Slice]:
-    """Quarters of the users by training items, users with equally many together; and users without any."""
+def _by_activity(activity: Index) -> list[Slice]:
+    """Quarters of the users by training items, equal counts together; and users without any."""
     trained = np.sort(activity[activity > 0])
     found = []
     if trained.size:
-        ends = trained[
-            (np.arange(1, N_ACTIVITY) * trained.size + N_ACTIVITY - 1) // N_ACTIVITY - 1
-        ]  # the quartiles
-        quarter = np.searchsorted(ends, activity)
+        # The quartiles: the last count of each of the first three quarters.
+        quarters = (np.arange(1, N_ACTIVITY) * trained.size + N_ACTIVITY - 1) // N_ACTIVITY
+        quarter = np.searchsorted(trained[quarters - 1], activity)
         for number in range(N_ACTIVITY):
             members = (quarter == number) & (activity > 0)
             if members.any():
                 low, high = activity[members].min(), activity[members].max()
-                rule = (
-                    f"users with {low} to {high} training items"
-                    if low < high
-                    else f"users with {low} training items"
+                span, words = (
+                    (f"{low}-{high}", f"{low} to {high}") if low < high else (f"{low}", f"{low}")
                 )
-                found.append(
-                    Slice(
-                        "activity",
-                        f"q{number + 1}: {low}-{high}" if low < high else f"q{number + 1}: {low}",
-                        rule,
-                        "users",
-                        members,
-                    )
-                )
+                rule = f"users with {words} training items"
+                found.append(Slice("activity", f"q{number + 1}: {span}", rule, "users", members))
     return [
         *found,
         Slice("activity", "none", "users without training items", "users", activity == 0),

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.core.init import Init
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.models.base import Batch, Content, ModelConfig, Recommender, TrainSet
 from mmbench.ops.gemm import linear
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, symmetric_normalised
 from mmbench.ops.propagation import propagate
@@ -73,19 +73,19 @@ class BM3(Recommender):
     Config = BM3Config
     sampler = "edges-only"
 
-    def __init__(self, train: TrainSet, features: Features, config: BM3Config, init: Init) -> None:
+    def __init__(self, train: TrainSet, content: Content, config: BM3Config, init: Init) -> None:
         super().__init__()
         self.config, self.sizes = config, [train.n_users, train.n_items]
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
         self.features = nn.ModuleDict(
-            {m: RowTable(vectors.clone()) for m, vectors in features.items()}
+            {m: RowTable(vectors.clone()) for m, vectors in content.vectors.items()}
         )
         self.projection = nn.ModuleDict(
             {
                 m: init.linear(f"projection.{m}", x.shape[1], d, weight="xavier_normal")
-                for m, x in features.items()
+                for m, x in content.vectors.items()
             }
         )
         self.predictor = init.linear("predictor", d, d, weight="xavier_normal")

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from mmbench.core.init import Init, zeros
 from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.models.base import Batch, Content, ModelConfig, Recommender, TrainSet
 
 
 class BPRMFConfig(ModelConfig):
@@ -40,9 +40,7 @@ class BPRMF(Recommender):
     sampler = "edges"
     uses_features = False
 
-    def __init__(
-        self, train: TrainSet, features: Features, config: BPRMFConfig, init: Init
-    ) -> None:
+    def __init__(self, train: TrainSet, content: Content, config: BPRMFConfig, init: Init) -> None:
         super().__init__()
         self.reg_weight = config.reg_weight
         self.user_factors = init.xavier_uniform("user_factors", train.n_users, config.embedding_dim)

@@ -46,7 +46,7 @@ from mmbench.core.init import Init
 from mmbench.core.interactions import Index
 from mmbench.core.losses import bpr_loss
 from mmbench.errors import UsageError
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.models.base import Batch, Content, ModelConfig, Recommender, TrainSet
 from mmbench.ops.graph import DEGREE_EPSILON, NeighbourUnion, bipartite, symmetric_normalised
 from mmbench.ops.propagation import propagate
 from mmbench.ops.pruning import kept_edges
@@ -90,7 +90,7 @@ class FREEDOM(Recommender):
     Config = FREEDOMConfig
 
     def __init__(
-        self, train: TrainSet, features: Features, config: FREEDOMConfig, init: Init
+        self, train: TrainSet, content: Content, config: FREEDOMConfig, init: Init
     ) -> None:
         super().__init__()
         self.config, self.train_set = config, train
@@ -98,20 +98,20 @@ class FREEDOM(Recommender):
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
         self.features = nn.ModuleDict(
-            {m: RowTable(vectors.clone()) for m, vectors in features.items()}
+            {m: RowTable(vectors.clone()) for m, vectors in content.vectors.items()}
         )
         self.projection = nn.ModuleDict()
-        for m, vectors in features.items():
+        for m, vectors in content.vectors.items():
             self.projection[m] = init.linear(f"projection.{m}", vectors.shape[1], d)
             self.projection[m].register_parameter("bias", None)
-        self.item_graph = self._item_graph(features)
+        self.item_graph = self._item_graph(content)
         self.full_graph = self._user_item_graph(train)
         self.epoch_graph = self.full_graph
 
-    def _item_graph(self, features: Features) -> SparseMatrix:
-        weights = modality_weights(self.config.modality_weights, list(features))
+    def _item_graph(self, content: Content) -> SparseMatrix:
+        weights = modality_weights(self.config.modality_weights, list(content))
         k = min(self.config.neighbours, self.train_set.n_items)
-        lists = {m: features.neighbours(m, k)[0] for m in features}
+        lists = {m: content.neighbours(m, k)[0] for m in content}
         union = NeighbourUnion.of(*lists.values())
         dtype = self.item_embedding.dtype
         entries = [

@@ -58,7 +58,7 @@ from mmbench.core.init import Init
 from mmbench.core.losses import bpr_loss, squared_norm
 from mmbench.core.sampling import Edges
 from mmbench.errors import UsageError
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.models.base import Batch, Content, ModelConfig, Recommender, TrainSet, overridden
 from mmbench.ops.gemm import linear
 from mmbench.ops.normalise import normalise_rows
 from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing
@@ -151,7 +151,7 @@ class GRCN(Recommender):
 
     confident: Tensor
 
-    def __init__(self, train: TrainSet, features: Features, config: GRCNConfig, init: Init) -> None:
+    def __init__(self, train: TrainSet, content: Content, config: GRCNConfig, init: Init) -> None:
         super().__init__()
         self.config, self.variant, self.n_users = config, config.variant, train.n_users
         d, k, n_nodes = (
@@ -172,13 +172,13 @@ class GRCN(Recommender):
             self.user_embedding = nn.Parameter(both[: train.n_users].clone())
             self.item_embedding = nn.Parameter(both[train.n_users :].clone())
         self.preference, self.projection = nn.ParameterDict(), nn.ModuleDict()
-        for m, vectors in features.items():
+        for m, vectors in content.vectors.items():
             self.register_buffer(f"features_{m}", vectors, persistent=False)
             self.preference[m] = start(f"preference.{m}", train.n_users, k)
             self.projection[m] = init.linear(f"projection.{m}", vectors.shape[1], k)
         self.graph = RoutingGraph.of(train, edge_order=self.variant.edge_order)
         if config.weight_mode == "confid":
-            self.confidence = start("confidence", n_nodes, len(features))
+            self.confidence = start("confidence", n_nodes, len(content))
             self.register_buffer("confident", self._confident_nodes(), persistent=False)
         if config.stale_inference:
             self.last_step = len(Edges(train, config.batch_size, seed=0)) - 1

@@ -53,7 +53,7 @@ from torch.nn import functional
 
 from mmbench.core.init import Init
 from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.models.base import Batch, Content, ModelConfig, Recommender, TrainSet, overridden
 from mmbench.ops.graph import (
     NeighbourUnion,
     bipartite,
@@ -139,7 +139,7 @@ class LATTICE(Recommender):
     raw_values: Tensor  # of each modality's raw graph on the pattern of all, (n_modalities, nnz)
 
     def __init__(
-        self, train: TrainSet, features: Features, config: LATTICEConfig, init: Init
+        self, train: TrainSet, content: Content, config: LATTICEConfig, init: Init
     ) -> None:
         super().__init__()
         self.config, self.variant, self.n_users = config, config.variant, train.n_users
@@ -147,17 +147,17 @@ class LATTICE(Recommender):
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
-        self.modality_weights = nn.Parameter(torch.full((len(features),), 1 / len(features)))
+        self.modality_weights = nn.Parameter(torch.full((len(content),), 1 / len(content)))
         self.untrained = (
-            frozenset() if len(features) > 1 else frozenset({"modality_weights"})
+            frozenset() if len(content) > 1 else frozenset({"modality_weights"})
         )  # softmax of one
         self.features = nn.ModuleDict(
-            {m: RowTable(vectors.clone()) for m, vectors in features.items()}
+            {m: RowTable(vectors.clone()) for m, vectors in content.vectors.items()}
         )
         self.projection = nn.ModuleDict(
             {
                 m: init.linear(f"projection.{m}", x.shape[1], config.content_dim)
-                for m, x in features.items()
+                for m, x in content.vectors.items()
             }
         )
         adjacency, dtype = with_self_loops(bipartite(train)), self.item_embedding.dtype
@@ -168,7 +168,7 @@ class LATTICE(Recommender):
             else row_normalised(adjacency, dtype=dtype)
         )
         self.k = min(self.variant.neighbours, train.n_items)
-        near, cosines = zip(*(features.neighbours(m, self.k) for m in features), strict=True)
+        near, cosines = zip(*(content.neighbours(m, self.k) for m in content), strict=True)
         raw = NeighbourUnion.of(*near)
         values = [
             self._laplacian(raw, [c if n == m else None for n, c in enumerate(cosines)])

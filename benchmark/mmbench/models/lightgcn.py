@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from mmbench.core.init import Init
 from mmbench.core.losses import bpr_loss, squared_norm
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet
+from mmbench.models.base import Batch, Content, ModelConfig, Recommender, TrainSet
 from mmbench.ops.graph import bipartite, symmetric_normalised
 from mmbench.ops.propagation import propagate
 
@@ -46,7 +46,7 @@ class LightGCN(Recommender):
     uses_features = False
 
     def __init__(
-        self, train: TrainSet, features: Features, config: LightGCNConfig, init: Init
+        self, train: TrainSet, content: Content, config: LightGCNConfig, init: Init
     ) -> None:
         super().__init__()
         self.config, self.n_users = config, train.n_users

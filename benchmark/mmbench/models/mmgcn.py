@@ -55,7 +55,7 @@ from torch.nn import functional
 from mmbench.core.init import Init
 from mmbench.core.losses import bpr_loss, squared_norm
 from mmbench.core.sampling import Edges
-from mmbench.models.base import Batch, Features, ModelConfig, Recommender, TrainSet, overridden
+from mmbench.models.base import Batch, Content, ModelConfig, Recommender, TrainSet, overridden
 from mmbench.ops.gemm import linear
 from mmbench.ops.graph import row_normalised
 from mmbench.ops.leaky_mix import leaky_mix
@@ -230,9 +230,7 @@ class MMGCN(Recommender):
     user_embedding: Tensor
     item_embedding: Tensor
 
-    def __init__(
-        self, train: TrainSet, features: Features, config: MMGCNConfig, init: Init
-    ) -> None:
+    def __init__(self, train: TrainSet, content: Content, config: MMGCNConfig, init: Init) -> None:
         super().__init__()
         self.config, variant, d = config, config.variant, config.embedding_dim
         if variant.start == "xavier_uniform":
@@ -252,12 +250,12 @@ class MMGCN(Recommender):
         self.items_of = row_normalised(pattern, dtype=users.dtype)
         self.users_of = row_normalised(pattern.transpose[0], dtype=users.dtype)
         self.networks = nn.ModuleDict()
-        for position, (m, vectors) in enumerate(features.items()):
+        for position, (m, vectors) in enumerate(content.vectors.items()):
             width = config.content_dims[min(position, len(config.content_dims) - 1)]
             self.networks[m] = Network(
                 f"networks.{m}", vectors, self.items_of, width, d, variant, init
             )
-        self.first = next(iter(features))
+        self.first = next(iter(content))
         if config.stale_inference:
             self.last_step = len(Edges(train, config.batch_size, seed=0)) - 1
             with torch.no_grad():

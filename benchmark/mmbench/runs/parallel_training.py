@@ -168,11 +168,9 @@ def _train(job: _Job) -> None:
             f"{recipe.data}: interactions or features have changed since this command began; start "
             "it again"
         )
-    folder, training = RunFolder(job.folder), inputs.split.training
+    folder, setting = RunFolder(job.folder), inputs.setting(recipe.evaluation)
     if job.trial is None:
-        fit(recipe, training, inputs.features, folder, Silent(), jobs=job.jobs)
+        fit(recipe, setting, folder, Silent(), jobs=job.jobs)
     else:
         trial = recipe.trials()[job.trial]
-        fit_trial(
-            trial, training, inputs.features, folder.trial(job.trial), Silent(), jobs=job.jobs
-        )
+        fit_trial(trial, setting, folder.trial(job.trial), Silent(), jobs=job.jobs)

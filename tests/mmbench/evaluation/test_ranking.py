@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.errors import DataError, ShapeError, UsageError
-from mmbench.evaluation.evaluate import RankedLists, Scores, evaluate, rank
+from mmbench.evaluation.ranking import rank
+from mmbench.evaluation.scoring import RankedLists, Scores, evaluate
 from mmbench.metrics import resolve
 
 

@@ -1,13 +1,9 @@
-"""Ranking all candidates for every user, and scoring ranked lists against held-out rows. No files, no printing.
-
-One ranking serves every metric, cut-off and split: `rank` once, then `evaluate` on validation and
-on test.
-"""
+"""Score ranked lists against held-out rows, by every metric. No files, no printing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -15,16 +11,11 @@ import numpy as np
 
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.errors import DataError, ShapeError, UsageError
-from mmbench.metrics.item_data import Content, Mask, Need, Topics, Values, required
+from mmbench.metrics.item_data import Content, Need, Topics, Values, required
 from mmbench.metrics.judged_lists import Judged, Pairs
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
     from mmbench.metrics import Metric
-
-_MIB = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +52,9 @@ class RankedLists:
                 "list)"
             )
         ended = self.items < 0
-        if ended.any() and (ended[:, :-1] & ~ended[:, 1:]).any():
-            user = self.users[np.flatnonzero((ended[:, :-1] & ~ended[:, 1:]).any(1))[0]]
+        gaps = (ended[:, :-1] & ~ended[:, 1:]).any(1)
+        if gaps.any():
+            user = self.users[np.flatnonzero(gaps)[0]]
             raise DataError(
                 f"ranked lists: the list of user row {user} has a gap; -1 may only follow its last "
                 "item"
@@ -73,8 +65,7 @@ class RankedLists:
             row, column = (int(axis[0]) for axis in np.nonzero(repeated))
             raise DataError(
                 f"ranked lists: item row {ordered[row, column]} is twice in the list of user row "
-                f"{self.users[row]} "
-                "(expected distinct items); remove the repetition"
+                f"{self.users[row]} (expected distinct items); remove the repetition"
             )
 
 
@@ -113,7 +104,7 @@ def evaluate(
     topics: Topics | None = None,
     content: Content | None = None,
 ) -> Scores:
-    """Metric values of ranked lists on one split.
+    """Compute metric values of ranked lists on one split.
 
     Args:
         lists: One list per user; scores play no part, only the order.
@@ -138,17 +129,9 @@ def evaluate(
     has_rows, has_list = np.zeros(n_rows, bool), np.zeros(n_rows, bool)
     has_rows[held_out.users] = True
     has_list[lists.users] = True
-    judged = _judge(
-        lists,
-        train,
-        held_out,
-        threshold,
-        has_rows,
-        has_list,
-        missing_users == "zero",
-        topics,
-        content,
-    )
+    evaluated = np.flatnonzero(has_rows if missing_users == "zero" else has_rows & has_list)
+    by_rank, relevant = _judge(lists, held_out, evaluated, n_rows, threshold)
+    judged = Judged(evaluated, by_rank, relevant, train, topics, content)
     in_population = {"relevant": judged.n_relevant > 0, "evaluated": np.ones(judged.n_users, bool)}
 
     overall: dict[str, float | None] = {}
@@ -184,14 +167,12 @@ def _check(
     if not cutoffs or min(cutoffs) < 1 or max(cutoffs) > width:
         raise UsageError(
             f"cut-offs {list(cutoffs)}: expected one or more in [1, {width}], the length of the "
-            "lists; "
-            "choose smaller cut-offs or rank more items"
+            "lists; choose smaller cut-offs or rank more items"
         )
     if lists.users.size and lists.users.max() >= train.n_users:
         raise DataError(
             f"ranked lists: user row {lists.users.max()} is unknown (expected rows below "
-            f"{train.n_users}); "
-            "only users of the training set can have a list"
+            f"{train.n_users}); only users of the training set can have a list"
         )
     if held_out.users.size and (held_out.users.min() < 0 or held_out.items.min() < 0):
         raise DataError("held-out rows: negative user or item rows (expected 0-based rows)")
@@ -205,151 +186,23 @@ def _check(
 
 
 def _judge(
-    lists: RankedLists,
-    train: TrainSet,
-    held_out: HeldOut,
-    threshold: float,
-    has_rows: Mask,
-    has_list: Mask,
-    with_missing: bool,
-    topics: Topics | None,
-    content: Content | None,
-) -> Judged:
-    """Lists and relevant pairs of the evaluated users, in ascending order of the users."""
-    users = np.flatnonzero(has_rows if with_missing else has_rows & has_list)
-    place = np.full(has_rows.size, -1)
+    lists: RankedLists, held_out: HeldOut, users: Index, n_rows: int, threshold: float
+) -> tuple[Index, Pairs]:
+    """Lists by rank, (K, n), and relevant pairs of the evaluated users, ascending by user."""
+    place = np.full(n_rows, -1)
     place[lists.users] = np.arange(lists.users.size)
     source = place[users]  # the user's row of `lists`, or -1
     listed = source >= 0
-    by_rank = np.full((lists.items.shape[1], users.size), -1)  # (K, n)
+    by_rank = np.full((lists.items.shape[1], users.size), -1)
     by_rank[:, listed] = lists.items[source[listed]].T
     place[:] = -1
     place[users] = np.arange(users.size)
     position = place[held_out.users]
     kept = (position >= 0) & (held_out.ratings >= threshold)
-    relevant = Pairs(position[kept], held_out.items[kept], held_out.ratings[kept] - threshold)
-    return Judged(users, by_rank, relevant, train, topics, content)
+    return by_rank, Pairs(position[kept], held_out.items[kept], held_out.ratings[kept] - threshold)
 
 
 def _mean(values: Values) -> float:
     """Arithmetic mean of the values that are defined; NaN if none is."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else math.nan
-
-
-def rank(
-    score: Callable[[Tensor], Tensor],
-    train: TrainSet,
-    users: Index,
-    *,
-    k: int,
-    also_masked: HeldOut | None = None,
-    block_bytes: int = 64 * _MIB,
-    device: torch.device | str = "cpu",
-) -> RankedLists:
-    """The k best candidates of each user, over all items but those of the user's training pairs.
-
-    Scores exist for one block of users at a time, never for all users. Equal scores are ordered by
-    ascending item row.
-
-    Args:
-        score: User rows, shape (B,), int64 on `device`, to scores, shape (B, n_items), on any
-            device. -inf keeps an item out. Called without gradients; the scores are left as they
-            were, so a stored tensor may be returned.
-        train: Training pairs; these items are masked.
-        users: User rows to rank for, shape (n,), distinct, in [0, n_users).
-        k: Length of the lists; users with fewer candidates get shorter ones.
-        also_masked: Further pairs to mask, e.g. the validation rows when ranking for test.
-        block_bytes: Size of a block of float32 scores; at least one user is scored at a time.
-        device: Where `score` wants its users.
-
-    Raises:
-        ShapeError: `users` out of range, or scores of another shape.
-        DataError: A score is NaN; the message names the user.
-    """
-    (lists,) = rank_each(
-        score, train, users, k=k, masks=(also_masked,), block_bytes=block_bytes, device=device
-    )
-    return lists
-
-
-def rank_each(
-    score: Callable[[Tensor], Tensor],
-    train: TrainSet,
-    users: Index,
-    *,
-    k: int,
-    masks: Sequence[HeldOut | None],
-    block_bytes: int = 64 * _MIB,
-    device: torch.device | str = "cpu",
-) -> list[RankedLists]:
-    """As `rank`, once for each of several further masks; every user is scored once.
-
-    Args and errors as in `rank`, but for
-        masks: Further pairs to mask; None for none.
-    """
-    import torch
-
-    if users.size and (users.min() < 0 or users.max() >= train.n_users):
-        raise ShapeError(f"rank: user rows must be in [0, {train.n_users})")
-    at_a_time = max(block_bytes // (4 * max(train.n_items, 1)), 1)
-    lists = [np.full((users.size, k), -1, np.int64) for _ in masks]
-    for start in range(0, users.size, at_a_time):
-        block = users[start : start + at_a_time]
-        with torch.no_grad():
-            scores = score(torch.from_numpy(block).to(device))
-        if tuple(scores.shape) != (block.size, train.n_items):
-            raise ShapeError(
-                f"rank: scores {tuple(scores.shape)} for {block.size} users and {train.n_items} "
-                "items"
-            )
-        with torch.inference_mode():
-            scores = scores.contiguous()  # an expanded tensor has one memory cell for many entries
-            for mask, found in zip(masks, lists, strict=True):
-                pairs = _masked_pairs(block, train, mask)
-                found[start : start + block.size] = _best(scores, pairs, k, block)
-    return [RankedLists(users, found) for found in lists]
-
-
-def _best(scores: Tensor, masked: tuple[Index, Index], k: int, block: Index) -> Index:
-    """The k best columns of each row but for the masked pairs; the scores are left as they were."""
-    import torch
-
-    from mmbench.ops.topk import NanScoreError, top_k
-
-    rows, items = (torch.from_numpy(axis).to(scores.device) for axis in masked)
-    before = scores[rows, items]
-    scores[rows, items] = -math.inf
-    try:
-        return np.asarray(top_k(scores, k).cpu().numpy(), np.int64)
-    except NanScoreError as error:
-        raise DataError(
-            f"scores of user row {block[error.row]}: NaN (expected real numbers); the model has "
-            "diverged "
-            "or a feature is NaN: lower the learning rate, check the features"
-        ) from error
-    finally:
-        scores[rows, items] = before
-
-
-def _masked_pairs(
-    block: Index, train: TrainSet, also_masked: HeldOut | None
-) -> tuple[Index, Index]:
-    """Row within the block and item of each pair to mask."""
-    rows, items = _rows_of(train.indptr[block], train.indptr[block + 1], train.items)
-    if also_masked is None:
-        return rows, items
-    first, last = (np.searchsorted(also_masked.users, block, side) for side in ("left", "right"))
-    more_rows, more_items = _rows_of(first, last, also_masked.items)
-    candidate = more_items < train.n_items
-    return np.concatenate([rows, more_rows[candidate]]), np.concatenate(
-        [items, more_items[candidate]]
-    )
-
-
-def _rows_of(first: Index, last: Index, items: Index) -> tuple[Index, Index]:
-    """The slices [first, last) of `items`, one after the other, with the number of the slice each came from."""
-    count = last - first
-    rows = np.repeat(np.arange(count.size), count)
-    within = np.arange(rows.size) - np.repeat(np.cumsum(count) - count, count)
-    return rows, items[first[rows] + within]
