@@ -1,4 +1,4 @@
-"""What a finished run recommends, and its representations, by original ids."""
+"""Lists that a finished run recommends, and its representations, by original ids."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from mmbench.evaluation.protocol import Setting
 from mmbench.evaluation.ranking import rank
 from mmbench.models.base import Recommender, Score
 from mmbench.progress import Progress
-from mmbench.runs.fit import build
-from mmbench.runs.run import read_result, resume_inputs
+from mmbench.runs.run import load_model
 
 SUFFIXES = (".parquet", ".tsv", ".csv", ".jsonl")
 _BLOCK_USERS = 4096
@@ -45,27 +44,13 @@ class Trained:
 
 
 def load_run(path: Path, data: Path | None = None) -> Trained:
-    """The model of a finished run.
-
-    Raises:
-        DataError: The folder is no finished run, or its data has changed.
-    """
-    result = read_result(path)
-    recipe, inputs, folder = resume_inputs(path, data)
-    chosen = result.recipe.model_copy(update={"data": recipe.data})
-    setting = inputs.setting(recipe.evaluation)
-    model = build(chosen, setting, finished=True)
-    model.load_weights(folder.load_checkpoint(result.best_epoch))
-    model.train(False)
-    return Trained(model, setting, path)
+    """Load a finished run's model; errors as in `load_model`."""
+    model, recipe, inputs = load_model(path, data)
+    return Trained(model, inputs.setting(recipe.evaluation), path)
 
 
 def user_rows(run: Trained, users: Sequence[str] | None) -> Index:
-    """Rows of the named users; None: all.
-
-    Raises:
-        DataError: A user has no training rows.
-    """
+    """Return the rows of the named users; None: all. A DataError where one has no training."""
     training = run.setting.training
     ids = training.user_ids[: training.train.n_users]
     if users is None:
@@ -83,10 +68,9 @@ def user_rows(run: Trained, users: Sequence[str] | None) -> Index:
 def recommendations(
     run: Trained, users: Index, k: int, *, include_seen: bool, progress: Progress
 ) -> Iterator[pd.DataFrame]:
-    """Lists block by block: columns user_id, item_id, rank (from 1) and score, best first.
+    """Yield lists, best first, in blocks: columns user_id, item_id, rank (from 1) and score.
 
-    As at test, the user's training items are left out, and under the protocol `strict` the
-    validation items too.
+    As at test, the user's training items are left out, in `strict` the validation items too.
 
     Args:
         run: The run.
@@ -113,7 +97,7 @@ def recommendations(
 
 
 def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
-    """Write lists as the suffix says, in one step; the number of rows.
+    """Write lists in the format of the suffix, in one step, and return the number of rows.
 
     Raises:
         UsageError: Another suffix.
@@ -123,6 +107,10 @@ def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
         raise UsageError(f"--out {out}: expected a file name that ends in {', '.join(SUFFIXES)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
+    # TSV files are never quoted.
+    style: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE}
+    if out.suffix == ".csv":
+        style = {"sep": ",", "quoting": csv.QUOTE_MINIMAL}
     n = 0
     try:
         if out.suffix == ".parquet":
@@ -140,16 +128,8 @@ def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
                             }
                             file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     else:
-                        comma = out.suffix == ".csv"
                         frame.to_csv(
-                            file,
-                            sep="," if comma else "\t",
-                            quoting=csv.QUOTE_MINIMAL
-                            if comma
-                            else csv.QUOTE_NONE,  # as all our TSV files
-                            index=False,
-                            header=number == 0,
-                            lineterminator="\n",
+                            file, index=False, header=number == 0, lineterminator="\n", **style
                         )
         partial.replace(out)
     except csv.Error as error:
@@ -240,14 +220,8 @@ def _write_parquet(frames: Iterator[pd.DataFrame], path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
-        [
-            ("user_id", pa.string()),
-            ("item_id", pa.string()),
-            ("rank", pa.int64()),
-            ("score", pa.float32()),
-        ]
-    )
+    types = {"user_id": pa.string(), "item_id": pa.string(), "rank": pa.int64()}
+    schema = pa.schema({**types, "score": pa.float32()})
     n = 0
     with pq.ParquetWriter(path, schema) as writer:
         for frame in frames:

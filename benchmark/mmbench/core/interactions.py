@@ -18,6 +18,14 @@ from mmbench.errors import ShapeError
 Index = NDArray[np.int64]
 
 
+def ranges(first: Index, last: Index) -> tuple[Index, Index]:
+    """Concatenate index ranges [first, last): each entry's range number, and its index."""
+    count = last - first
+    number = np.repeat(np.arange(count.size), count)
+    within = np.arange(number.size) - np.repeat(np.cumsum(count) - count, count)
+    return number, first[number] + within
+
+
 @dataclass(frozen=True, eq=False)
 class TrainSet:
     """The distinct training pairs, sorted by (user, item).

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbench.core.interactions import HeldOut, Index, TrainSet
+from mmbench.core.interactions import HeldOut, Index, TrainSet, ranges
 from mmbench.errors import DataError, ShapeError
 from mmbench.evaluation.scoring import RankedLists
 from mmbench.ops.topk import NanScoreError, top_k
 
-_MIB = 1 << 20
+BLOCK_BYTES = 64 << 20
+"""Size of a block of float32 scores."""
 
 
 def rank(
@@ -28,7 +29,7 @@ def rank(
     *,
     k: int,
     also_masked: HeldOut | None = None,
-    block_bytes: int = 64 * _MIB,
+    block_bytes: int = BLOCK_BYTES,
     device: torch.device | str = "cpu",
 ) -> RankedLists:
     """List each user's k best candidates: all items but those of the user's training pairs.
@@ -64,7 +65,7 @@ def rank_each(
     *,
     k: int,
     masks: Sequence[HeldOut | None],
-    block_bytes: int = 64 * _MIB,
+    block_bytes: int = BLOCK_BYTES,
     device: torch.device | str = "cpu",
 ) -> list[RankedLists]:
     """As `rank`, once for each of several further masks, None for none; users are scored once."""
@@ -109,21 +110,15 @@ def _masked_pairs(
     block: Index, train: TrainSet, also_masked: HeldOut | None
 ) -> tuple[Index, Index]:
     """Row within the block and item of each pair to mask."""
-    rows, items = _rows_of(train.indptr[block], train.indptr[block + 1], train.items)
+    rows, pairs = ranges(train.indptr[block], train.indptr[block + 1])
+    items = train.items[pairs]
     if also_masked is None:
         return rows, items
-    first, last = (np.searchsorted(also_masked.users, block, side) for side in ("left", "right"))
-    more_rows, more_items = _rows_of(first, last, also_masked.items)
+    left, right = (np.searchsorted(also_masked.users, block, side) for side in ("left", "right"))
+    more_rows, pairs = ranges(left, right)
+    more_items = also_masked.items[pairs]
     candidate = more_items < train.n_items
     return (
         np.concatenate([rows, more_rows[candidate]]),
         np.concatenate([items, more_items[candidate]]),
     )
-
-
-def _rows_of(first: Index, last: Index, items: Index) -> tuple[Index, Index]:
-    """Concatenate the slices [first, last) of `items`, each entry with its slice's number."""
-    count = last - first
-    rows = np.repeat(np.arange(count.size), count)
-    within = np.arange(rows.size) - np.repeat(np.cumsum(count) - count, count)
-    return rows, items[first[rows] + within]

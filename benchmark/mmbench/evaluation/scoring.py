@@ -107,16 +107,15 @@ def evaluate(
     """Compute metric values of ranked lists on one split.
 
     Args:
-        lists: One list per user; scores play no part, only the order.
+        lists: One list per user.
         train: Training pairs: popularity, head and tail, number of candidate items.
-        held_out: Validation or test rows. Items outside training count as relevant though they
-            can't be listed.
+        held_out: Validation or test rows.
         metrics: What to compute; see `mmbench.metrics.resolve`.
         cutoffs: List lengths k, each in [1, K].
         threshold: A held-out row is relevant from this rating on; the gain of nDCG is 2^(rating -
             threshold + 1) - 1.
-        missing_users: What becomes of users with held-out rows but no list: left out of every
-            average, or evaluated with an empty list, which scores 0 in every accuracy metric.
+        missing_users: Users with held-out rows but no list are left out of every average, or have
+            an empty list, which scores 0 in every accuracy metric.
         topics: The items' topics, for the metrics that need them.
         content: The items' vectors, for the metrics that measure distances between items.
 
@@ -142,16 +141,12 @@ def evaluate(
             if not isinstance(value, float):
                 value = np.where(in_population[metric.population], value, np.nan)
                 per_user[f"{metric.name}@{k}"] = value
-                value = _mean(value)
+                defined = value[~np.isnan(value)]
+                value = float(defined.mean()) if defined.size else math.nan
             overall[f"{metric.name}@{k}"] = None if math.isnan(value) else value
-    return Scores(
-        overall=overall,
-        per_user=per_user,
-        users=judged.users,
-        n_evaluated=judged.n_users,
-        n_relevant=int(np.count_nonzero(judged.n_relevant)),
-        n_without_list=int(np.count_nonzero(has_rows & ~has_list)),
-    )
+    n_relevant = int(np.count_nonzero(judged.n_relevant))
+    n_without_list = int(np.count_nonzero(has_rows & ~has_list))
+    return Scores(overall, per_user, evaluated, judged.n_users, n_relevant, n_without_list)
 
 
 def _check(
@@ -200,9 +195,3 @@ def _judge(
     position = place[held_out.users]
     kept = (position >= 0) & (held_out.ratings >= threshold)
     return by_rank, Pairs(position[kept], held_out.items[kept], held_out.ratings[kept] - threshold)
-
-
-def _mean(values: Values) -> float:
-    """Arithmetic mean of the values that are defined; NaN if none is."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else math.nan

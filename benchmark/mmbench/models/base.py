@@ -1,4 +1,4 @@
-"""What every recommender is to the trainer and the evaluator."""
+"""The contract of recommenders with the trainer and the evaluator."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ModelConfig(BaseModel):
 
 
 def overridden(preset: Preset, config: ModelConfig) -> Preset:
-    """A preset's values, and where the config's field of the same name is given, that."""
+    """Return a preset's values, replaced by the config's fields of the same name where given."""
     given = {field.name: getattr(config, field.name) for field in fields(preset)}
     return replace(preset, **{name: value for name, value in given.items() if value is not None})
 
@@ -143,11 +143,11 @@ class Recommender(nn.Module):
         """Called before the first batch of each epoch (1-based): the place to rebuild a graph."""
 
     def lr_factor(self, epoch: int) -> float:
-        """What the learning rate is multiplied with in this epoch (1-based); 1 unless the model has a schedule."""
+        """Factor of the learning rate in this epoch (1-based); a schedule overrides it."""
         return 1.0
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """User and item representations, (n_users, d) and (n_items, d), whose inner products are the scores.
+        """Return representations of users, (n_users, d), and items: scores are inner products.
 
         Called once per evaluation, without gradients. Models that do not factorise override
         `scorer` instead.

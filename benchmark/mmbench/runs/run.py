@@ -33,6 +33,7 @@ from mmbench.errors import DataError, TrainingError
 from mmbench.evaluation.protocol import Scored, lists_for_both, score_both
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
+from mmbench.models.base import Recommender
 from mmbench.ops import gemm, sparse
 from mmbench.progress import Progress
 from mmbench.runs.fit import build, choose_device, fit
@@ -67,7 +68,7 @@ class Result:
 
 
 def run_folder(out: Path, recipe: Recipe, inputs: Inputs) -> RunFolder:
-    """Where a run of this recipe on this data lives: `<dataset>-<model>-<digest of everything that decides its numbers>`."""
+    """Return the folder `<dataset>-<model>-<digest>`; all that decides a run's numbers counts."""
     name = f"{inputs.split.training.name}-{recipe.model}-{recipe.digest(inputs.digests)}"
     return RunFolder(out / name)
 
@@ -81,7 +82,7 @@ def run(
         TrainingError: The run is being written by another process, or the training diverged.
     """
     if folder.complete and not restart:
-        return read_result(folder.path)  # wherever it is kept: nothing is written, not even a lock
+        return read_result(folder.path)  # nothing is written, not even a lock
     with locked(folder):
         if restart:
             folder.clear()
@@ -114,11 +115,7 @@ def locked(folder: RunFolder) -> Iterator[None]:
 
 
 def read_result(path: Path) -> Result:
-    """The result of a finished run folder.
-
-    Raises:
-        DataError: The folder is no finished run.
-    """
+    """Read the result of a run folder; a DataError where it is not finished."""
     folder = RunFolder(path)
     if not folder.complete and folder.recipe_path.is_file():
         raise DataError(
@@ -139,7 +136,7 @@ def read_result(path: Path) -> Result:
 
 
 def cost_of(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """What a run cost, from its record; see `Result.cost`."""
+    """Return the costs in a run's record; see `Result.cost`."""
     timings, energy = record["timings"], record["timings"].get("train_energy_j")
     peaks = [record["peak_memory_bytes"], record["peak_gpu_memory_bytes"]]
     return {
@@ -152,14 +149,14 @@ def cost_of(record: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def chosen_recipe(recipe: Recipe, record: Mapping[str, Any]) -> Recipe:
-    """A finished run's recipe with the settings that validation chose, as `run.json` has them."""
+    """Return a finished run's recipe with the settings that validation chose."""
     return recipe.trial(record["settings"]) if recipe.searched else recipe
 
 
 def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs, RunFolder]:
-    """What an unfinished run needs to go on, or what a finished one was made of.
+    """Load what an unfinished run needs to go on, or what a finished one was made of.
 
-    A finished run says itself which data it is from; of an unfinished one the folder's name does.
+    A finished run's record names its data; an unfinished run's folder name does.
 
     Raises:
         DataError: The dataset has changed since the run began.
@@ -174,15 +171,11 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
     else:
         same = path.resolve().name.endswith(recipe.digest(inputs.digests))
     if not same:
-        renamed = (
-            ""
-            if folder.complete
-            else "; or give the folder the name back that it had, if it was renamed"
-        )
+        renamed = "; or give the folder the name back that it had, if it was renamed"
         raise DataError(
             f"{path}: the interactions, split or features in {recipe.data} differ from those the "
-            "run began with; "
-            f"start a new run, or restore the data{renamed}"
+            "run began with; start a new run, or restore the data"
+            f"{'' if folder.complete else renamed}"
         )
     return recipe, inputs, folder
 
@@ -196,20 +189,21 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     start, start_cpu = time.perf_counter(), cpu_seconds()
     lists = lists_for_both(model, setting)
     scored = score_both(lists, setting, inputs.split.test, setting.present)
-    scores = scored.scores
-    timings: dict[str, Any] = {
-        "evaluation_s": time.perf_counter() - start,
-        "evaluation_cpu_s": cpu_seconds() - start_cpu,
-    }
+    end, end_cpu, chosen, scores = time.perf_counter(), cpu_seconds(), None, scored.scores
     if trained.path != folder.path:
+        chosen = int(trained.path.name)
         folder.save_checkpoint(model.weights(), outcome["best_epoch"])
     seconds = [line["seconds"] for line in trained.history() if line["epoch"] > 0]
-    timings["train_s_per_epoch"] = statistics.median(seconds) if seconds else None
-    timings["train_s"] = sum(seconds)
-    timings["train_cpu_s"] = outcome["cpu_s"]
-    timings["train_energy_j"] = outcome.get("energy_j")
+    timings = {
+        "evaluation_s": end - start,
+        "evaluation_cpu_s": end_cpu - start_cpu,
+        "train_s_per_epoch": statistics.median(seconds) if seconds else None,
+        "train_s": sum(seconds),
+        "train_cpu_s": outcome["cpu_s"],
+        "train_energy_j": outcome.get("energy_j"),
+    }
     _write_per_user(folder, setting.training, scores)
-    chosen = int(trained.path.name) if trained.path != folder.path else None
+    selected = {"split": "valid", "metric": outcome["metric"], "value": outcome["value"]}
     folder.write_json("run.json", _record(recipe, inputs, timings, chosen, scores, outcome))
     folder.write_json(
         "metrics.json",
@@ -217,11 +211,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "best_epoch": outcome["best_epoch"],
-            "selected_by": {
-                "split": "valid",
-                "metric": outcome["metric"],
-                "value": outcome["value"],
-            },
+            "selected_by": selected,
             "valid": scores["valid"].overall,
             "test": scores["test"].overall,
             "slices": {
@@ -253,7 +243,7 @@ def _record(
     scores: Mapping[str, Scores],
     trained: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What ran on what; `trained` is what the training, perhaps in another process, said of itself."""
+    """What ran on what; `trained` is what the training, perhaps in another process, recorded."""
     training, device = inputs.split.training, choose_device(recipe.device)
     setting = inputs.setting(recipe.evaluation)
     present = {m: one.present[: training.n_trained] for m, one in inputs.features.items()}
@@ -275,7 +265,9 @@ def _record(
         "python": platform.python_version(),
         "device": {
             "type": str(device),
-            "name": _device_name(device),
+            "name": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else platform.machine(),
             "threads": trained.get("threads", torch.get_num_threads()),
             "trainings_at_once": trained.get("jobs", 1),
             "products": {**gemm.describe(), "sparse": sparse.backend()},
@@ -326,37 +318,46 @@ def _record(
     }
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+def load_model(
+    path: Path, data: Path | None = None, evaluation: Evaluation | None = None
+) -> tuple[Recommender, Recipe, Inputs]:
+    """Load a finished run's model, its chosen recipe, and its data.
 
-
-def evaluate_run(
-    path: Path, evaluation: Evaluation, data: Path | None = None, *, slices: bool = False
-) -> Scored:
-    """Rank again with a finished run's model and score both splits, by any protocol.
+    Args:
+        path: The run folder.
+        data: The dataset folder, if it has moved.
+        evaluation: How to rank and score; None: as the run did.
 
     Raises:
         DataError: The folder is no finished run, or its data has changed.
     """
     result = read_result(path)
     recipe, inputs, folder = resume_inputs(path, data)
+    evaluation = evaluation or recipe.evaluation
     chosen = result.recipe.model_copy(update={"data": recipe.data, "evaluation": evaluation})
     if evaluation != recipe.evaluation:
         chosen, inputs = load_inputs(chosen)
-    setting = inputs.setting(chosen.evaluation)
-    model = build(chosen, setting, finished=True)
+    model = build(chosen, inputs.setting(chosen.evaluation), finished=True)
     model.load_weights(folder.load_checkpoint(result.best_epoch))
-    present = None
+    return model.train(False), chosen, inputs
+
+
+def evaluate_run(
+    path: Path, evaluation: Evaluation, data: Path | None = None, *, slices: bool = False
+) -> Scored:
+    """Rank again with a finished run's model and score both splits; errors as in `load_model`."""
+    model, recipe, inputs = load_model(path, data, evaluation)
+    setting, present = inputs.setting(recipe.evaluation), None
     if slices:
         present = setting.present or load_presence(
-            Path(chosen.data) / "features", setting.training.item_ids.tolist()
+            Path(recipe.data) / "features", setting.training.item_ids.tolist()
         )
     scored = score_both(lists_for_both(model, setting), setting, inputs.split.test, present)
     return replace(scored, protocol=setting.describe(type(model)))
 
 
 def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The results as JSON values, in order."""
+    """Return the results as JSON values, in order."""
     return [
         {
             "run": str(result.path),

@@ -97,14 +97,19 @@ def test_lists_equal_a_brute_force_ranking(cold: Path, protocol: str) -> None:
 
 def test_the_catalogue_has_rows_behind_the_candidates(cold: Path) -> None:
     assert read_item_ids(cold)[-1] == "NEW"
-    _, paper = recipe_of(cold, protocol="paper")
-    _, strict = recipe_of(cold, protocol="strict")
+    by_paper, paper = recipe_of(cold, protocol="paper")
+    by_strict, strict = recipe_of(cold, protocol="strict")
     ids = [one.split.training.item_ids.tolist() for one in (paper, strict)]
     assert "NEW" not in ids[0]
     assert ids[1] == [*ids[0], "NEW"]
     n_trained = strict.split.training.n_trained
     assert n_trained == paper.split.training.n_trained < len(ids[0])
     assert strict.split.training.digest == paper.split.training.digest
+    # what a model knows, and slices divide by, are candidates: trained items in paper, all in strict
+    for inputs, recipe, n in ((paper, by_paper, n_trained), (strict, by_strict, 31)):
+        setting = inputs.setting(recipe.evaluation)
+        assert setting.candidates.n_items == setting.known.n_items == n
+        assert setting.present["visual"].size == len(setting.known.content["visual"].vectors) == n
     one = strict.features["visual"]
     assert len(one.vectors) == len(one.present) == 31
     assert not one.present[-1]  # NEW has no vector: the mean of the training items stands in
