@@ -15,7 +15,7 @@ from mmbench.models.base import Content
 
 @pytest.fixture
 def block_train() -> TrainSet:
-    """A checkerboard: 24 users x 16 items in two blocks, users of one block see most items of theirs and none of the other."""
+    """A checkerboard of 24 users x 16 items: users see most items of their block, no others."""
     rng = np.random.default_rng(1)
     pairs = [(u, i) for u in range(24) for i in range(16) if u % 2 == i % 2 and rng.random() < 0.7]
     users, items = np.array(pairs).T
@@ -49,7 +49,7 @@ def known(
 
 
 def write_dataset(folder: Path, *, seed: int = 0, users: int = 40, items: int = 30) -> Path:
-    """A dataset folder with interactions.tsv and a visual and a textual feature set; ids are not numbers."""
+    """Write a dataset: interactions.tsv, a visual and a textual set; ids are not numbers."""
     from mmstore import FeatureSetWriter
 
     rng = np.random.default_rng(seed)

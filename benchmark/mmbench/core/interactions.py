@@ -1,8 +1,8 @@
 """Interactions as index arrays: what models train on and metrics are computed from.
 
-Ids live outside (mmbench.data); here a user and an item are rows 0 … n-1. Rows follow the order of
-the ids (integers numerically, other strings lexicographically), so `ties by ascending item id`
-means `ties by ascending row` everywhere.
+Ids live outside (mmbench.data); here a user and an item are rows 0 … n-1, in the order of the ids
+(integers numerically, other strings lexicographically): ties by ascending id are ties by ascending
+row everywhere.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class TrainSet:
 
     @cached_property
     def keys(self) -> Index:
-        """`user * n_items + item` of each pair, ascending: membership of a pair by binary search."""
+        """`user * n_items + item` of each pair, ascending: for binary search."""
         return self.users * self.n_items + self.items
 
     def contains(self, users: Index, items: Index) -> NDArray[np.bool_]:

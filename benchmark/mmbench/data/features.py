@@ -222,12 +222,13 @@ def _align(
             f"{features.path}: none of the {n_trained} items has a vector; its ids look like "
             f"{theirs}, the dataset's like {ours}"
         )
-    vectors[present] = _scaled(vectors[present], scaling, vectors[trained])
+    if scaling != "none":
+        vectors[present] = _scaled(vectors[present], scaling, vectors[trained])
     corrupt = np.isin(features.ids[features.status == Status.CORRUPT], item_ids[:n_trained])
     return ItemFeatures(
         features.modality,
         features.name,
-        np.ascontiguousarray(vectors),
+        vectors,
         present,
         features.content_digest,
         features.provenance,
@@ -241,8 +242,6 @@ def _scaled(
     vectors: NDArray[np.float32], scaling: Scaling, fitted: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Scale vectors, shape (n, dim), by what the present training items' `fitted` say."""
-    if scaling == "none":
-        return vectors
     if scaling == "l2":
         length = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.maximum(length, 1e-12), np.float32)

@@ -26,7 +26,7 @@ Score = Callable[[Tensor], Tensor]
 
 
 class ModelConfig(BaseModel):
-    """The settings that every model has. A model's own class adds its own and may set other defaults.
+    """Settings of every model; a model's own class adds some and may set other defaults.
 
     Names that users bring from other frameworks are accepted as aliases of these fields; see
     `ALIASES`.

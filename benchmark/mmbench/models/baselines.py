@@ -54,7 +54,7 @@ class Random(Recommender):
         self.n_items, self.seed = train.n_items, init.seed
 
     def scorer(self, known: Known) -> Score:
-        """Uniform scores in [0, 1); a user's row doesn't depend on which other users are asked for."""
+        """Uniform scores in [0, 1); a user's row depends on seed and user alone."""
         sizes = (self.n_items, known.n_items - self.n_items)  # unseen items change no other's score
 
         def scores_of(user: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a run recommends: scored again it gives the run's own metrics, and its embeddings give its scores."""
+"""Lists score again as the run did; embeddings give the run's scores."""
 
 from __future__ import annotations
 

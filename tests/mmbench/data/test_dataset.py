@@ -1,4 +1,4 @@
-"""From a folder to index arrays: which split is taken, who gets which row, what is left out and said."""
+"""From a folder to index arrays: the split taken, the rows given, what notes report."""
 
 from __future__ import annotations
 

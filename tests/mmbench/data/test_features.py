@@ -179,7 +179,7 @@ def test_where_the_folder_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_neighbours_are_exact_whatever_the_run_before_was(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What `--approximate tf32` of one run sets must not decide what is kept for the next, under the same name."""
+    """`--approximate tf32` of one run must not decide what is cached for the next."""
     monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path))
     recipe, inputs = load_inputs(
         Recipe(data=str(dataset), model="lattice", settings=make_settings("lattice", {}))

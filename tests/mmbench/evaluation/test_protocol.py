@@ -1,4 +1,4 @@
-"""`paper` and `strict` side by side: candidates, masks, who is scored, what is recorded; against a brute-force ranking."""
+"""`paper` and `strict` side by side, against a brute-force ranking."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mmbench.runs.inputs import Inputs, load_inputs
 
 @pytest.fixture
 def cold(tmp_path: Path) -> Path:
-    """A dataset with an items table, items outside training, and a user who has held-out rows only."""
+    """A dataset with an items table, unseen items, and a user who has held-out rows only."""
     data = write_dataset(tmp_path / "cold")
     items = [f"B{item:03d}X" for item in range(30)]
     lines = [
@@ -105,7 +105,7 @@ def test_the_catalogue_has_rows_behind_the_candidates(cold: Path) -> None:
     n_trained = strict.split.training.n_trained
     assert n_trained == paper.split.training.n_trained < len(ids[0])
     assert strict.split.training.digest == paper.split.training.digest
-    # what a model knows, and slices divide by, are candidates: trained items in paper, all in strict
+    # a model knows, and slices divide, the candidates: trained items in paper, all in strict
     for inputs, recipe, n in ((paper, by_paper, n_trained), (strict, by_strict, 31)):
         setting = inputs.setting(recipe.evaluation)
         assert setting.candidates.n_items == setting.known.n_items == n

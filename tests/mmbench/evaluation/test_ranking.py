@@ -47,7 +47,7 @@ def scored(lists: RankedLists, held_out: HeldOut, *names: str, **arguments: Any)
 
 
 # -- lists that are refused
-# ------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_held_out_rows_that_are_refused(row: tuple[int, int, float], message: st
 
 
 # -- who is evaluated
-# ------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------
 
 
 def test_users_are_counted() -> None:
@@ -195,7 +195,7 @@ def test_many_relevant_items_are_compared_in_parts(monkeypatch: pytest.MonkeyPat
 
 
 # -- ranking
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------
 
 
 def by_sorting(

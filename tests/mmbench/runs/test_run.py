@@ -1,4 +1,4 @@
-"""From a recipe to a run folder: selection, resume at any epoch, grids, what is recorded, and what is refused."""
+"""From a recipe to a run folder: selection, resume at any epoch, grids, records, refusals."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_what_is_computed_again_need_not_be_better_again(
     values: dict[int, float],
     best: int,
 ) -> None:
-    """A kill loses the epochs after the saved state; repeated on a GPU, they differ from what the checkpoint is of."""
+    """Epochs repeated after a kill may differ, on a GPU, from those of the checkpoint."""
     validated, save = Trainer._validated, RunFolder.save_state
 
     def scripted(values: dict[int, float]) -> None:
