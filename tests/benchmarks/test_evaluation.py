@@ -18,8 +18,7 @@ import torch
 
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.evaluation.ranking import rank, rank_each
-from mmbench.evaluation.scoring import RankedLists, Scores, evaluate
-from mmbench.evaluation.slices import make_slices, score_slices
+from mmbench.evaluation.scoring import RankedLists, Scores, evaluate, make_slices, score_slices
 from mmbench.metrics import Content, Metric, resolve
 from mmbench.ops.topk import top_k
 

@@ -24,8 +24,15 @@ from mmbench.data.dataset import Split, TestData, TrainingData, load_split
 from mmbench.data.features import ItemFeatures, load_content, load_presence
 from mmbench.data.lists import read_lists
 from mmbench.evaluation.ranking import rank_each
-from mmbench.evaluation.scoring import RankedLists, Scores, evaluate
-from mmbench.evaluation.slices import Slice, SliceScores, make_slices, score_slices
+from mmbench.evaluation.scoring import (
+    RankedLists,
+    Scores,
+    Slice,
+    SliceScores,
+    evaluate,
+    make_slices,
+    score_slices,
+)
 from mmbench.metrics import resolve
 from mmbench.models.base import Recommender
 
