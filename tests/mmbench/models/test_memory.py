@@ -114,7 +114,7 @@ def test_arrays_stay_linear(
 
 @pytest.mark.parametrize("where", ["torch", "numpy"])
 def test_a_dense_model_would_be_noticed(where: str, features: Content) -> None:
-    x = features["visual"]
+    x = features["visual"].vectors
     dense = {"torch": lambda: x @ x.T, "numpy": lambda: x.numpy() @ x.numpy().T}[where]
     numbers, _ = watched(dense)
     assert numbers >= N_ITEMS * N_ITEMS
