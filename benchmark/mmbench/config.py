@@ -22,7 +22,8 @@ from pydantic import (
     model_validator,
 )
 
-from mmbench.data.features import MissingPolicy, Scaling
+from mmbench.data.features import Scaling
+from mmbench.data.missing import MissingPolicy
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics import PAPER, Need, resolve
 from mmbench.metrics.item_data import required

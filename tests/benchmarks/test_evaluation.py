@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from mmbench.core.interactions import HeldOut, Index, TrainSet
-from mmbench.evaluation.evaluate import RankedLists, Scores, evaluate, rank, rank_each
-from mmbench.evaluation.slices import make_slices, score_slices
+from mmbench.evaluation.ranking import rank, rank_each
+from mmbench.evaluation.scoring import RankedLists, Scores, evaluate, make_slices, score_slices
 from mmbench.metrics import Content, Metric, resolve
 from mmbench.ops.topk import top_k
 

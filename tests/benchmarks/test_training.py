@@ -25,7 +25,7 @@ from mmbench.core.interactions import TrainSet
 from mmbench.core.rng import Init
 from mmbench.core.sampling import Batch
 from mmbench.models import model_class
-from mmbench.models.base import Features
+from mmbench.models.base import Content
 from mmbench.trainer import Trainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.benchmark(timer=time.process_time)]
@@ -85,7 +85,7 @@ def test_epoch(name: str, size: str, benchmark: Any) -> None:
         for m, dim in SIZES[size].dims.items()
     }
     config = make_settings(name, {"epochs": 9, **PUBLISHED.get((name, size), {})})
-    model = model_class(name)(train, Features(vectors, random_neighbours), config, Init(1))  # type: ignore[call-arg]
+    model = model_class(name)(train, Content.complete(vectors, random_neighbours), config, Init(1))  # type: ignore[call-arg]
     trainer = Trainer(
         model, train, config, lambda _: {"x": 0.0}, metric="x", every=99, patience=None, seed=1
     )

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from mmbench.core.interactions import TrainSet
-from mmbench.models.base import Features
+from mmbench.core.content import Known
+from mmbench.core.interactions import Histories, TrainSet
+from mmbench.models.base import Content
 
 
 @pytest.fixture
 def block_train() -> TrainSet:
-    """A checkerboard: 24 users x 16 items in two blocks, users of one block see most items of theirs and none of the other."""
+    """A checkerboard of 24 users x 16 items: users see most items of their block, no others."""
     rng = np.random.default_rng(1)
     pairs = [(u, i) for u in range(24) for i in range(16) if u % 2 == i % 2 and rng.random() < 0.7]
     users, items = np.array(pairs).T
@@ -22,11 +23,11 @@ def block_train() -> TrainSet:
 
 
 @pytest.fixture
-def block_features() -> Features:
+def block_features() -> Content:
     """Two modalities for the 16 items of `block_train` that tell the blocks apart."""
     rng = np.random.default_rng(2)
     side = np.where(np.arange(16) % 2 == 0, 1.0, -1.0)[:, None]
-    return Features(
+    return Content.complete(
         {
             "visual": torch.tensor(side + 0.3 * rng.standard_normal((16, 6)), dtype=torch.float32),
             "textual": torch.tensor(
@@ -36,8 +37,19 @@ def block_features() -> Features:
     )
 
 
+def known(
+    train: TrainSet, content: Content | None = None, unseen: dict[str, torch.Tensor] | None = None
+) -> Known:
+    """What a model may know of training items and of unseen ones with the given vectors."""
+    content = content or Content({})
+    vectors = {m: torch.cat([x, unseen[m]]) if unseen else x for m, x in content.vectors.items()}
+    n_unseen = len(next(iter(unseen.values()))) if unseen else 0
+    histories = Histories(train.indptr, train.items, None)
+    return Known(train.n_items + n_unseen, Content.complete(vectors), lambda: histories)
+
+
 def write_dataset(folder: Path, *, seed: int = 0, users: int = 40, items: int = 30) -> Path:
-    """A dataset folder with interactions.tsv and a visual and a textual feature set; ids are not numbers."""
+    """Write a dataset: interactions.tsv, a visual and a textual set; ids are not numbers."""
     from mmstore import FeatureSetWriter
 
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What a finished run recommends, and its representations, by original ids."""
+"""Lists that a finished run recommends, and its representations, by original ids."""
 
 from __future__ import annotations
 
@@ -15,16 +15,13 @@ import torch
 
 from mmbase.progress import Progress
 from mmbench import __version__
-from mmbench.config import Evaluation
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.data.folders import new_folder
 from mmbench.errors import DataError, UsageError
-from mmbench.evaluation.evaluate import rank
-from mmbench.evaluation.protocol import candidates, scorer_of
+from mmbench.evaluation.protocol import Setting
+from mmbench.evaluation.ranking import rank
 from mmbench.models.base import Recommender, Score
-from mmbench.runs.fit import build
-from mmbench.runs.inputs import Inputs
-from mmbench.runs.run import read_result, resume_inputs
+from mmbench.runs.run import load_model
 
 SUFFIXES = (".parquet", ".tsv", ".csv", ".jsonl")
 _BLOCK_USERS = 4096
@@ -37,47 +34,25 @@ class Trained:
 
     Attributes:
         model: The model of the best epoch.
-        inputs: Data and features.
+        setting: Data and content, and how the run was scored, which says what may be listed.
         path: The run folder.
-        evaluation: How the run was scored: says which items are candidates.
     """
 
     model: Recommender
-    inputs: Inputs
+    setting: Setting
     path: Path
-    evaluation: Evaluation
-
-    @property
-    def item_ids(self) -> np.ndarray[Any, Any]:
-        """Ids of the candidates."""
-        training = self.inputs.split.training
-        return np.asarray(training.all_item_ids, object)[
-            : candidates(training, self.evaluation).n_items
-        ]
 
 
 def load_run(path: Path, data: Path | None = None) -> Trained:
-    """The model of a finished run.
-
-    Raises:
-        DataError: The folder is no finished run, or its data has changed.
-    """
-    result = read_result(path)
-    recipe, inputs, folder = resume_inputs(path, data)
-    chosen = result.recipe.model_copy(update={"data": recipe.data})
-    model = build(chosen, inputs.split.training, inputs.features, finished=True)
-    model.load_weights(folder.load_checkpoint(result.best_epoch))
-    model.train(False)
-    return Trained(model, inputs, path, recipe.evaluation)
+    """Load a finished run's model; errors as in `load_model`."""
+    model, recipe, inputs = load_model(path, data)
+    return Trained(model, inputs.setting(recipe.evaluation), path)
 
 
 def user_rows(run: Trained, users: Sequence[str] | None) -> Index:
-    """Rows of the named users; None: all.
-
-    Raises:
-        DataError: A user has no training rows.
-    """
-    ids = run.inputs.split.training.user_ids
+    """Return the rows of the named users; None: all. A DataError where one has no training."""
+    training = run.setting.training
+    ids = training.user_ids[: training.train.n_users]
     if users is None:
         return np.arange(ids.size)
     rows = pd.Index(ids.astype(object)).get_indexer(pd.Index(list(users), dtype=object))
@@ -93,10 +68,9 @@ def user_rows(run: Trained, users: Sequence[str] | None) -> Index:
 def recommendations(
     run: Trained, users: Index, k: int, *, include_seen: bool, progress: Progress
 ) -> Iterator[pd.DataFrame]:
-    """Lists block by block: columns user_id, item_id, rank (from 1) and score, best first.
+    """Yield lists, best first, in blocks: columns user_id, item_id, rank (from 1) and score.
 
-    As at test, the user's training items are left out, and under the protocol `strict` the
-    validation items too.
+    As at test, the user's training items are left out, in `strict` the validation items too.
 
     Args:
         run: The run.
@@ -105,17 +79,16 @@ def recommendations(
         include_seen: Leave nothing out.
         progress: Told about users.
     """
-    training = run.inputs.split.training
-    train, mask = (
-        candidates(training, run.evaluation),
-        training.valid if run.evaluation.protocol == "strict" else None,
-    )
+    setting = run.setting
+    train, mask = setting.candidates, setting.test_mask
     if include_seen:
         train, mask = TrainSet(_EMPTY, _EMPTY, train.n_users, train.n_items), None
     device = next(iter(run.model.state_dict().values()), torch.empty(0)).device
-    user_ids, item_ids = training.user_ids.astype(object), run.item_ids
+    user_ids, item_ids = (
+        ids.astype(object) for ids in (setting.training.user_ids, setting.training.item_ids)
+    )
     with torch.inference_mode(), progress.task("recommend", users.size) as task:
-        score = scorer_of(run.model, training, run.inputs.features, run.evaluation)
+        score = run.model.scorer(setting.known)
         k = min(k, train.n_items)
         for start in range(0, users.size, _BLOCK_USERS):
             block = users[start : start + _BLOCK_USERS]
@@ -124,7 +97,7 @@ def recommendations(
 
 
 def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
-    """Write lists as the suffix says, in one step; the number of rows.
+    """Write lists in the format of the suffix, in one step, and return the number of rows.
 
     Raises:
         UsageError: Another suffix.
@@ -134,6 +107,10 @@ def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
         raise UsageError(f"--out {out}: expected a file name that ends in {', '.join(SUFFIXES)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
+    # TSV files are never quoted.
+    style: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE}
+    if out.suffix == ".csv":
+        style = {"sep": ",", "quoting": csv.QUOTE_MINIMAL}
     n = 0
     try:
         if out.suffix == ".parquet":
@@ -151,16 +128,8 @@ def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
                             }
                             file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     else:
-                        comma = out.suffix == ".csv"
                         frame.to_csv(
-                            file,
-                            sep="," if comma else "\t",
-                            quoting=csv.QUOTE_MINIMAL
-                            if comma
-                            else csv.QUOTE_NONE,  # as all our TSV files
-                            index=False,
-                            header=number == 0,
-                            lineterminator="\n",
+                            file, index=False, header=number == 0, lineterminator="\n", **style
                         )
         partial.replace(out)
     except csv.Error as error:
@@ -182,21 +151,18 @@ def export_embeddings(run: Trained, out: Path) -> dict[str, int]:
         UsageError: The model's score is no inner product.
         DataError: `out` is there, or an id holds a line break.
     """
-    if (
-        type(run.model).scorer is not Recommender.scorer
-        or type(run.model).embeddings is Recommender.embeddings
-    ):
+    if type(run.model).embeddings is Recommender.embeddings:
         raise UsageError(
             f"{run.path}: the scores of this model are no inner products of a user and an item "
             "representation"
         )
-    training = run.inputs.split.training
+    training = run.setting.training
     with new_folder(out) as partial:
         with torch.inference_mode():
             users, items = (table.cpu().numpy() for table in run.model.embeddings())
         for name, ids, table in (
-            ("users", training.user_ids, users),
-            ("items", training.item_ids, items),
+            ("users", training.user_ids[: len(users)], users),
+            ("items", training.item_ids[: len(items)], items),
         ):
             broken = next((text for text in ids.tolist() if "\n" in text or "\r" in text), None)
             if broken is not None:
@@ -254,14 +220,8 @@ def _write_parquet(frames: Iterator[pd.DataFrame], path: Path) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = pa.schema(
-        [
-            ("user_id", pa.string()),
-            ("item_id", pa.string()),
-            ("rank", pa.int64()),
-            ("score", pa.float32()),
-        ]
-    )
+    types = {"user_id": pa.string(), "item_id": pa.string(), "rank": pa.int64()}
+    schema = pa.schema({**types, "score": pa.float32()})
     n = 0
     with pq.ParquetWriter(path, schema) as writer:
         for frame in frames:

@@ -56,7 +56,6 @@ def evaluate(
       mmbench evaluate --recs lists.tsv --data my/catalogue --split given
     """
     from mmbench.analysis.report.tables import Row, print_results, print_slices
-    from mmbench.runs import run as experiment
 
     if (run is None) == (recs is None):
         raise UsageError("give either a run folder or --recs FILE with --data DIR")
@@ -70,13 +69,17 @@ def evaluate(
         chosen["protocol"] = read_recipe(run / RECIPE_FILE).evaluation.protocol
     evaluation = make_evaluation(**chosen)
     if run is not None:
-        label, scored = str(run), experiment.evaluate_run(run, evaluation, data, slices=slices)
+        from mmbench.runs.run import evaluate_run
+
+        label, scored = str(run), evaluate_run(run, evaluation, data, slices=slices)
     else:
         assert recs is not None
         if data is None:
             raise UsageError("--recs needs --data DIR: the dataset that the lists were made for")
+        from mmbench.evaluation.protocol import evaluate_lists
+
         label = recs.name
-        scored = experiment.evaluate_lists(recs, data, split, evaluation, columns, slices=slices)
+        scored = evaluate_lists(recs, data, split, evaluation, columns, slices=slices)
     sliced = {name: [one.as_json() for one in found] for name, found in scored.slices.items()}
     if as_json:
         document = {"run": label, **{name: one.overall for name, one in scored.scores.items()}}

@@ -218,7 +218,7 @@ def _make_up(folder: Path, split: str | None, modalities: Sequence[str]) -> None
     if not absent:
         return
     training = load_split(folder, split).training
-    ids = training.item_ids.tolist()
+    ids = training.item_ids[: training.n_trained].tolist()
     vectors = []
     for modality in absent:
         seed = modalities.index(modality)

@@ -1,8 +1,8 @@
 """Interactions as index arrays: what models train on and metrics are computed from.
 
-Ids live outside (mmbench.data); here a user and an item are rows 0 … n-1. Rows follow the order of
-the ids (integers numerically, other strings lexicographically), so `ties by ascending item id`
-means `ties by ascending row` everywhere.
+Ids live outside (mmbench.data); here a user and an item are rows 0 … n-1, in the order of the ids
+(integers numerically, other strings lexicographically): ties by ascending id are ties by ascending
+row everywhere.
 """
 
 from __future__ import annotations
@@ -16,6 +16,14 @@ from numpy.typing import NDArray
 from mmbench.errors import ShapeError
 
 Index = NDArray[np.int64]
+
+
+def ranges(first: Index, last: Index) -> tuple[Index, Index]:
+    """Concatenate index ranges [first, last): each entry's range number, and its index."""
+    count = last - first
+    number = np.repeat(np.arange(count.size), count)
+    within = np.arange(number.size) - np.repeat(np.cumsum(count) - count, count)
+    return number, first[number] + within
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +89,7 @@ class TrainSet:
 
     @cached_property
     def keys(self) -> Index:
-        """`user * n_items + item` of each pair, ascending: membership by binary search."""
+        """`user * n_items + item` of each pair, ascending: for binary search."""
         return self.users * self.n_items + self.items
 
     def contains(self, users: Index, items: Index) -> NDArray[np.bool_]:
@@ -102,12 +110,13 @@ class TrainSet:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """The rows of one held-out split, validation or test, sorted by (user, item); the last of repeated pairs wins.
+    """The rows of validation or test, sorted by (user, item); the last of repeated pairs wins.
 
     Attributes:
-        users: User row of each pair, shape (n,), ascending.
+        users: User row of each pair, shape (n,), ascending. Rows >= the training set's `n_users`
+            are users without training rows.
         items: Item row of each pair, shape (n,). Rows >= the training set's `n_items` are items
-            that occur outside training only: they count as relevant but can never be recommended.
+            that occur outside training only: relevant, whether or not a protocol can list them.
         ratings: Rating of each pair, shape (n,), float64; 1 where the data has none.
     """
 
@@ -132,3 +141,39 @@ class HeldOut:
         last = np.ones(users.size, bool)
         last[:-1] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
         return cls(users[last], items[last], ratings[last])
+
+    def take(self, rows: slice | NDArray[np.bool_]) -> HeldOut:
+        """Return some of the pairs, in their order."""
+        return HeldOut(self.users[rows], self.items[rows], self.ratings[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class Histories:
+    """Each user's training interactions in order, repetitions kept.
+
+    Attributes:
+        indptr: Where each user's interactions begin and end, shape (n_users + 1,).
+        items: Item row of each interaction, shape (n,), by user, then time, then file order.
+        times: Time of each, shape (n,), float64, as the data has it; None where it has none.
+    """
+
+    indptr: Index
+    items: Index
+    times: NDArray[np.float64] | None
+
+    @classmethod
+    def from_rows(
+        cls, users: Index, items: Index, n_users: int, times: NDArray[np.float64] | None = None
+    ) -> Histories:
+        """Order interactions, each of shape (n,) and in file order, by user and time."""
+        keys = (users,) if times is None else (times, users)
+        order = np.lexsort(keys)  # stable: equal times keep the file's order
+        counts = np.bincount(users, minlength=n_users)
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return cls(indptr, items[order], None if times is None else times[order])
+
+    def distinct(self, n_items: int) -> TrainSet:
+        """Return the distinct (user, item) pairs, without order or times."""
+        n_users = self.indptr.size - 1
+        users = np.repeat(np.arange(n_users), np.diff(self.indptr))
+        return TrainSet.from_pairs(users, self.items, n_users, n_items)

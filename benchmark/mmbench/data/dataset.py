@@ -1,4 +1,4 @@
-"""From a dataset folder to index arrays: find the split or make it, give every id a row, say what was left out."""
+"""From a dataset folder to index arrays: find or make the split, give every id a row."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbase.dataset import find_table
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES
-from mmbench.core.interactions import HeldOut, TrainSet
+from mmbench.core.interactions import HeldOut, Histories, Index, TrainSet
 from mmbench.data.splits import eighths_per_user, random_per_user
 from mmbench.data.tables import (
     InteractionTable,
@@ -36,30 +38,34 @@ RANDOM = re.compile(
 )
 DEFAULT_RANDOM = "random:0.2,0.2,42"
 
-NO_ROWS = HeldOut(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+
+class Interactions(NamedTuple):
+    """The training rows in file order, repetitions kept: user and item rows, and times if any."""
+
+    users: Index
+    items: Index
+    times: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
     """All that training and selection may see of a dataset: no test data is reachable from here.
 
+    Rows of users and items are whole: those that occur in training come first, ascending by id.
+
     Attributes:
         name: The dataset's name.
         split: The split's name, or the specification it was made by.
-        user_ids: Id of each user row, shape (n_users,), str; users that occur in training,
-            ascending.
-        item_ids: Id of each candidate item row, shape (n_items,), str; items that occur in
-            training, ascending.
+        user_ids: Id of each user row, shape (n_users,), str. Rows from `train.n_users` on are users
+            of held-out rows only, ascending.
+        item_ids: Id of each item row, shape (n_items,), str. Rows from `n_trained` on are items of
+            held-out rows only, then, if the catalogue was asked for, those of the items table
+            alone; ascending in both parts.
         train: The distinct training pairs.
-        valid: The validation rows of known users.
-        digest: BLAKE2b-128 (hex) of ids, training and validation rows.
+        valid: The validation rows of all users.
+        digest: BLAKE2b-128 (hex) of the ids of interactions, training and validation rows.
+        interactions: The training rows as they were read.
         notes: What a user should know about how the data was read, one line each.
-        other_item_ids: Items that do not occur in training, in the order of the item rows behind
-            the candidates: those of held-out rows, then, if the catalogue was asked for, those of
-            the items table. Ascending in both parts.
-        other_user_ids: Users of held-out rows that do not occur in training, ascending: the user
-            rows behind the others.
-        valid_of_others: The validation rows of these users.
         topics: The items' categories, if asked for.
         content: The vectors that distances between items are measured with, if asked for.
     """
@@ -71,45 +77,40 @@ class TrainingData:
     train: TrainSet
     valid: HeldOut
     digest: str
+    interactions: Interactions
     notes: tuple[str, ...] = ()
-    other_item_ids: tuple[str, ...] = ()
-    other_user_ids: tuple[str, ...] = ()
-    valid_of_others: HeldOut = NO_ROWS
     topics: Topics | None = None
     content: Content | None = None
 
     @property
-    def n_item_rows(self) -> int:
-        """Number of item rows, those outside training included."""
-        return int(self.item_ids.size) + len(self.other_item_ids)
+    def n_trained(self) -> int:
+        """Number of items that occur in training: the boundary in `item_ids`."""
+        return self.train.n_items
 
-    @property
-    def n_user_rows(self) -> int:
-        """Number of user rows, those outside training included."""
-        return int(self.user_ids.size) + len(self.other_user_ids)
+    @cached_property
+    def histories(self) -> Histories:
+        """Each trained user's interactions in order of time."""
+        users, items, times = self.interactions
+        return Histories.from_rows(users, items, self.train.n_users, times)
 
-    @property
-    def all_item_ids(self) -> list[str]:
-        """Id of every item row, those of the candidates first."""
-        return [*self.item_ids.tolist(), *self.other_item_ids]
+    def of_trained_users(self, rows: HeldOut) -> HeldOut:
+        """Return the held-out rows of users that occur in training."""
+        return rows.take(slice(np.searchsorted(rows.users, self.train.n_users)))
 
 
 @dataclass(frozen=True, eq=False)
 class TestData:
-    """The test rows. Only the final scoring takes this type; training and selection cannot be given one.
+    """The test rows. Final scoring alone takes this type; training and selection never see one.
 
     Attributes:
-        rows: The test rows of known users; item rows index `TrainingData.item_ids`, larger ones
-            occur outside training.
-        digest: BLAKE2b-128 (hex) of the rows.
-        of_others: The test rows of users outside training.
+        rows: The test rows of all users; rows index `TrainingData.user_ids` and `item_ids`.
+        digest: BLAKE2b-128 (hex) of the rows of trained users.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
     rows: HeldOut
     digest: str
-    of_others: HeldOut = NO_ROWS
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +139,7 @@ class SplitTables:
 
     @classmethod
     def divided(cls, name: str, table: InteractionTable, part: NDArray[np.int8]) -> SplitTables:
-        """The rows of one table by their part, TRAIN, VALID or TEST of `mmbench.data.splits`, shape (n,)."""
+        """Divide a table's rows by part: TRAIN, VALID or TEST of `data.splits`, shape (n,)."""
         parts = {key: table.take(part == number) for number, key in enumerate(PARTS)}
         return cls(name, parts, (table.note,) if table.note else ())
 
@@ -175,7 +176,7 @@ def load_split(
 def read_split(
     data: Path, split: str | None = None, columns: Mapping[str, str] | None = None
 ) -> SplitTables:
-    """The three parts of a dataset's split as tables; arguments and errors as in `load_split`."""
+    """Read the three parts of a dataset's split; arguments and errors as in `load_split`."""
     if not data.is_dir():
         raise DataError(
             f"{data}: no such dataset folder; `mmx demo --out {data}` makes one to try things on"
@@ -200,9 +201,7 @@ def read_split(
         )
     folder, parts, notes = available[split], {}, []
     if (folder / "split.json").is_file():
-        # `mmbench data split` wrote it: its columns have our names, whatever those of the source
-        # are
-        columns = None
+        columns = None  # `mmbench data split` wrote it, with our names of columns
     for part, stems in PARTS.items():
         path = find_table(folder, stems)
         if path is None:
@@ -216,9 +215,9 @@ def read_split(
 
 
 def available_splits(data: Path) -> dict[str, Path]:
-    """Name and folder of each given split: those under `splits/`, and `given` for files at the dataset's root.
+    """Return name and folder of each split: those under `splits/`, and `given` for the root's.
 
-    Hidden folders and `*.partial`, what a killed split leaves, are none.
+    Hidden folders and `*.partial`, left by a killed split, do not count.
     """
     found = {
         folder.name: folder
@@ -239,7 +238,7 @@ def make_random_split(
     seed: int,
     columns: Mapping[str, str] | None = None,
 ) -> SplitTables:
-    """Split `interactions.*` of a dataset per user at random; see `core.splits.random_per_user`."""
+    """Split `interactions.*` of a dataset per user at random; see `splits.random_per_user`."""
     if not (0 < test_ratio < 1 and 0 < valid_ratio < 1):
         raise UsageError(
             f"--split random:{test_ratio:g},{valid_ratio:g}: both shares must lie between 0 and 1"
@@ -250,18 +249,12 @@ def make_random_split(
 
 
 def make_eighths_split(data: Path, seed: int) -> SplitTables:
-    """Split `interactions.*` of a dataset 8:1:1 per user; see `core.splits.eighths_per_user`.
-
-    Raises:
-        DataError: There is no such file.
-    """
+    """Split `interactions.*` of a dataset 8:1:1 per user; see `splits.eighths_per_user`."""
     table, users = _interactions(data, None)
     return SplitTables.divided(f"eighths:{seed}", table, eighths_per_user(users, seed=seed))
 
 
-def _interactions(
-    data: Path, columns: Mapping[str, str] | None
-) -> tuple[InteractionTable, NDArray[np.int64]]:
+def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[InteractionTable, Index]:
     """A dataset's interactions, and the user row of each."""
     path = find_table(data, ("interactions",))
     if path is None:
@@ -273,12 +266,10 @@ def _interactions(
         rename = f", or give it its name: here are {', '.join(here[:5])}" if here else ""
         raise DataError(
             f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or "
-            ".csv, .parquet, .jsonl); "
-            f"put one of them there{rename}"
+            f".csv, .parquet, .jsonl); put one of them there{rename}"
         )
     table = read_interactions(path, columns)
-    rows = {user: row for row, user in enumerate(sorted_ids(table.user_ids))}
-    return table, np.array([rows[user] for user in table.user_ids.tolist()], np.int64)
+    return table, _lookup(table.user_ids, _rows(sorted_ids(table.user_ids)))
 
 
 def write_split(folder: Path, tables: SplitTables) -> None:
@@ -291,12 +282,11 @@ def write_split(folder: Path, tables: SplitTables) -> None:
 def index_split(
     data: Path, tables: SplitTables, *, catalogue: bool = False, id_column: str | None = None
 ) -> Split:
-    """Give users and items of the training part their rows and translate all three parts.
+    """Give users and items their rows and translate all three parts.
 
-    Held-out rows of users without training rows are kept apart; held-out items without training
-    rows, and, if asked for, the items that only the items table names, get rows behind the
-    candidates: whether they can be recommended is up to the protocol. `id_column` is as in
-    `read_item_ids`.
+    Held-out users and items without training rows, and, if asked for, items that only the items
+    table names, get rows behind those of training: whether they count is up to the protocol.
+    `id_column` is as in `read_item_ids`.
 
     Raises:
         DataError: A part is empty, or the items table has nothing to do with the interactions.
@@ -305,106 +295,114 @@ def index_split(
     for part, table in tables.parts.items():
         if not len(table):
             raise DataError(f"{data}: split {tables.name}: the {part} part is empty")
-    user_ids = sorted_ids(train.user_ids)
-    candidates = sorted_ids(train.item_ids)
-    known = set(candidates)
-    others = [
-        item
-        for item in sorted_ids(np.concatenate([valid.item_ids, test.item_ids]))
-        if item not in known
-    ]
-    users_of_training = set(user_ids)
-    strangers = [
-        user
-        for user in sorted_ids(np.concatenate([valid.user_ids, test.user_ids]))
-        if user not in users_of_training
-    ]
-    user_rows = {user: row for row, user in enumerate([*user_ids, *strangers])}
-    item_rows = {item: row for row, item in enumerate([*candidates, *others])}
-    unused: list[str] = []
-    if catalogue:
-        items = read_item_ids(data, id_column)
-        unused = sorted_ids(np.array([item for item in items if item not in item_rows], object))
-        if items and len(unused) == len(set(items)):
-            raise DataError(
-                f"{data}: none of the {len(unused):,} items of the items table occurs in the "
-                "interactions "
-                f"({unused[0]!r} there, {candidates[0]!r} here); use the same ids, as the column "
-                "item_id of both"
-            )
+    users, strangers = _trained_first(train.user_ids, valid.user_ids, test.user_ids)
+    items, unseen = _trained_first(train.item_ids, valid.item_ids, test.item_ids)
+    user_rows = _rows([*users, *strangers])
+    item_rows = _rows([*items, *unseen])
+    unused = _unused(data, id_column, item_rows, items[0]) if catalogue else []
     notes = list(tables.notes)
 
-    def held_out(part: str, table: InteractionTable) -> tuple[HeldOut, HeldOut]:
-        users = np.array([user_rows[user] for user in table.user_ids.tolist()], np.int64)
-        items = np.array([item_rows[item] for item in table.item_ids.tolist()], np.int64)
+    def rows_of(table: InteractionTable) -> tuple[Index, Index]:
+        return _lookup(table.user_ids, user_rows), _lookup(table.item_ids, item_rows)
+
+    events = Interactions(*rows_of(train), train.timestamps)
+    pairs = TrainSet.from_pairs(events.users, events.items, len(users), len(items))
+    if pairs.n_edges < len(train):
+        notes.append(f"train: {len(train) - pairs.n_edges} repeated pairs were counted once")
+
+    def held_out(part: str, table: InteractionTable) -> HeldOut:
+        user, item = rows_of(table)
         ratings = np.ones(len(table)) if table.ratings is None else table.ratings
-        kept = users < len(user_ids)
-        if not kept.all():
-            gone = len(set(table.user_ids[~kept].tolist()))
-            notes.append(
-                f"{part}: {gone} users without training rows ({np.sum(~kept)} rows); --protocol "
-                "paper leaves them out"
-            )
-        if not kept.any():
+        n_strange = int(np.sum(user >= len(users)))
+        if n_strange == len(table):
             raise DataError(
                 f"{data}: split {tables.name}: no user of the {part} part occurs in the training "
                 "part"
             )
-        known, unknown = (
-            HeldOut.from_pairs(users[rows], items[rows], ratings[rows]) for rows in (kept, ~kept)
-        )
-        repeated = len(table) - known.users.size - unknown.users.size
-        if repeated:
-            notes.append(f"{part}: {repeated} repeated pairs were counted once, by their last row")
-        masked = int(pairs.contains(known.users, known.items).sum())
+        if n_strange:
+            notes.append(
+                f"{part}: {np.unique(user[user >= len(users)]).size} users without training rows "
+                f"({n_strange} rows); --protocol paper leaves them out"
+            )
+        rows = HeldOut.from_pairs(user, item, ratings)
+        if rows.users.size < len(table):
+            notes.append(
+                f"{part}: {len(table) - rows.users.size} repeated pairs were counted once, by "
+                "their last row"
+            )
+        masked = int(pairs.contains(rows.users, rows.items).sum())
         if masked:
             notes.append(
                 f"{part}: {masked} pairs are in train, too: relevant, but never listed; "
                 "`mmbench data split --filter dedup:last` makes a split without such"
             )
-        return known, unknown
+        return rows
 
-    pairs = TrainSet.from_pairs(
-        np.array([user_rows[user] for user in train.user_ids.tolist()], np.int64),
-        np.array([item_rows[item] for item in train.item_ids.tolist()], np.int64),
-        len(user_ids),
-        len(candidates),
-    )
-    if pairs.n_edges < len(train):
-        notes.append(f"train: {len(train) - pairs.n_edges} repeated pairs were counted once")
-    (valid_rows, valid_of_others), (test_rows, test_of_others) = (
-        held_out("valid", valid),
-        held_out("test", test),
-    )
-    if others:
+    valid_rows, test_rows = held_out("valid", valid), held_out("test", test)
+    if unseen:
         notes.append(
-            f"{len(others)} items occur outside training only: relevant where they occur; "
+            f"{len(unseen)} items occur outside training only: relevant where they occur; "
             "--protocol paper never lists them"
         )
-    digest = _digest(user_ids, candidates, others, pairs.keys, valid_rows)
+    # The digests name run folders: rows of strangers count only where they can be scored.
+    (valid_known, valid_strange), (test_known, test_strange) = (
+        (rows.take(slice(cut)), rows.take(slice(cut, None)))
+        for rows in (valid_rows, test_rows)
+        for cut in [np.searchsorted(rows.users, len(users))]
+    )
     training = TrainingData(
         data.resolve().name,
         tables.name,
-        np.array(user_ids, dtype=str),
-        np.array(candidates, dtype=str),
+        np.array([*users, *strangers], dtype=str),
+        np.array([*items, *unseen, *unused], dtype=str),
         pairs,
         valid_rows,
-        digest,
+        _digest(users, items, unseen, pairs.keys, valid_known),
+        events,
         tuple(notes),
-        other_item_ids=(*others, *unused),
-        other_user_ids=tuple(strangers),
-        valid_of_others=valid_of_others,
     )
-    of_others = [valid_of_others, test_of_others] if strangers else []
+    strange = [valid_strange, test_strange] if strangers else []
     return Split(
         training,
-        TestData(test_rows, _digest(test_rows), test_of_others),
-        _digest([*others, *unused], strangers, *of_others),
+        TestData(test_rows, _digest(test_known)),
+        _digest([*unseen, *unused], strangers, *strange),
     )
+
+
+def _rows(ids: list[str]) -> dict[str, int]:
+    return {one: row for row, one in enumerate(ids)}
+
+
+def _lookup(ids: NDArray[np.object_], rows: Mapping[str, int]) -> Index:
+    return np.array([rows[one] for one in ids.tolist()], np.int64)
+
+
+def _trained_first(
+    trained: NDArray[np.object_], *held_out: NDArray[np.object_]
+) -> tuple[list[str], list[str]]:
+    """Distinct ids of training and those of held-out rows only, each ascending."""
+    first = sorted_ids(trained)
+    known = set(first)
+    return first, [one for one in sorted_ids(np.concatenate(held_out)) if one not in known]
+
+
+def _unused(
+    data: Path, id_column: str | None, item_rows: Mapping[str, int], example: str
+) -> list[str]:
+    """Items that only the items table names, ascending."""
+    items = read_item_ids(data, id_column)
+    unused = sorted_ids(np.array([item for item in items if item not in item_rows], object))
+    if items and len(unused) == len(set(items)):
+        raise DataError(
+            f"{data}: none of the {len(unused):,} items of the items table occurs in the "
+            f"interactions ({unused[0]!r} there, {example!r} here); use the same ids, as the "
+            "column item_id of both"
+        )
+    return unused
 
 
 def sorted_ids(ids: NDArray[np.object_]) -> list[str]:
-    """The distinct ids in ascending order: numerically if all are canonical non-negative integers, else as strings."""
+    """Return the distinct ids, ascending: as numbers if all are canonical integers >= 0."""
     distinct = set(ids.tolist())
     if all(
         text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") for text in distinct
@@ -414,7 +412,6 @@ def sorted_ids(ids: NDArray[np.object_]) -> list[str]:
 
 
 def _digest(*parts: object) -> str:
-    """BLAKE2b-128 of lists of strings, integer arrays and held-out rows, each with its length."""
     state = hashlib.blake2b(digest_size=16)
 
     def add(data: bytes) -> None:

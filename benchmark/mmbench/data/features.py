@@ -1,28 +1,38 @@
-"""Feature matrices of a dataset's items, joined by id from the feature store, with a table of what is covered."""
+"""Content of a dataset's items, joined by id from the feature store, and its neighbours' cache."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from mmbase.dataset import find_table
+from mmbench.core.content import ItemContent
+from mmbench.data.dataset import PARTS, available_splits
+from mmbench.data.missing import POLICIES, MissingPolicy
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics.item_data import Content
+from mmbench.ops.knn import cosine_knn
 from mmstore import Status
 from mmstore.reader import FeatureSet
 from mmstore.store import FeatureStore
 
-MissingPolicy = Literal["mean", "zero"]
-"""What stands in for an absent vector: the mean of the present ones of that modality, or zeros."""
-
 Scaling = Literal["none", "l2", "standard"]
-"""What is done to a modality's vectors before a model sees them: nothing, each to unit length, or each dimension to mean 0
-and variance 1 over the present items and all of them divided by the square root of their number (so
-that a vector's expected squared length is 1, whatever its width)."""
+"""Scaling of a modality's vectors before a model sees them.
+
+`l2`: each to unit length. `standard`: each dimension to mean 0 and variance 1 over the training
+items that have a vector, then all divided by the square root of the number of dimensions, so that
+a vector's expected squared length is 1 whatever its width.
+"""
 
 MODALITIES = ("visual", "textual", "audio")
 """The modalities that come first, as in the papers."""
@@ -30,21 +40,18 @@ MODALITIES = ("visual", "textual", "audio")
 
 @dataclass(frozen=True, eq=False)
 class ItemFeatures:
-    """One modality's vectors for the items of a dataset.
+    """One modality's vectors for all items of a dataset, those of training first.
 
     Attributes:
         modality: e.g. `visual`.
         name: The feature set's name in the store.
-        vectors: Shape (n_items, dim), float32, finite: absent rows are filled by the policy.
+        vectors: Shape (n_items, dim), float32, finite: scaled, absent rows filled by the policy.
         present: Which items have a vector of their own, shape (n_items,).
         digest: The set's content digest.
         provenance: How the vectors were made, as stored.
-        unused: Vectors of the set that belong to no item of the dataset.
-        corrupt: Items of the dataset whose content could not be decoded.
+        n_stored: Vectors in the set, those of items unknown to the dataset included.
+        corrupt: Training items whose content could not be decoded.
         note: What a user should know, e.g. how the set was chosen; else empty.
-        other_vectors: Vectors of further items, shape (n_others, dim), scaled and filled as those
-            of the items are.
-        other_present: Which of them have a vector of their own, shape (n_others,).
     """
 
     modality: str
@@ -53,11 +60,14 @@ class ItemFeatures:
     present: NDArray[np.bool_]
     digest: str
     provenance: Mapping[str, object]
-    unused: int
+    n_stored: int
     corrupt: int
     note: str
-    other_vectors: NDArray[np.float32]
-    other_present: NDArray[np.bool_]
+
+    def first(self, n_items: int) -> ItemContent:
+        """Return the content of the first items as tensors that share the arrays' memory."""
+        vectors, present = (torch.from_numpy(one[:n_items]) for one in (self.vectors, self.present))
+        return ItemContent(vectors, present)
 
 
 def load_features(
@@ -65,20 +75,21 @@ def load_features(
     item_ids: Sequence[str],
     wanted: Mapping[str, str] | None = None,
     *,
+    n_trained: int | None = None,
     missing: MissingPolicy = "mean",
     scaling: Scaling = "none",
-    others: Sequence[str] = (),
 ) -> dict[str, ItemFeatures]:
-    """The vectors of the given items, modality by modality.
+    """Load the vectors of the given items, modality by modality.
 
     Args:
         root: The store, `<dataset>/features`.
         item_ids: Items in the order in which rows are wanted.
         wanted: Modality to set name; empty or None: every modality of the store, and where a
-            modality has several sets the one that was made last, which the note says.
+            modality has several sets the newest, which the note says.
+        n_trained: The first so many items are those of training: scaling and policy are fitted on
+            them alone. None: all.
         missing: See `MissingPolicy`.
         scaling: See `Scaling`.
-        others: Further items, of which nothing is learned: neither means nor spreads.
 
     Returns:
         Features by modality, in an order of their own (`MODALITIES`, then the names of others):
@@ -87,7 +98,7 @@ def load_features(
 
     Raises:
         UsageError: No such modality or set.
-        DataError: The store is empty, a set doesn't fit, or no item has a vector.
+        DataError: The store is empty, a set doesn't fit, or no training item has a vector.
     """
     store = FeatureStore(root)
     chosen, notes = dict(wanted or {}), dict[str, str]()
@@ -96,42 +107,41 @@ def load_features(
     if not chosen:
         raise DataError(
             f"{root}: no feature sets; make one, e.g. `mmx extract --modality textual --model "
-            "tfidf-lsa "
-            f"--data {root.parent}`, or import one: `mmx store import --help`"
+            f"tfidf-lsa --data {root.parent}`, or import one: `mmx store import --help`"
         )
-    return {
-        modality: _align(
-            store.open(modality, chosen[modality]),
-            item_ids,
-            others,
-            missing,
-            scaling,
-            notes.get(modality, ""),
-        )
-        for modality in in_order(chosen)
-    }
+    n_trained = len(item_ids) if n_trained is None else n_trained
+    found = {}
+    for modality in in_order(chosen):
+        with store.open(modality, chosen[modality]) as features:
+            one = _align(features, item_ids, n_trained, scaling, notes.get(modality, ""))
+        filled = POLICIES[missing](one.vectors, one.present, n_trained)
+        found[modality] = replace(one, vectors=filled)
+    return found
 
 
 def in_order(modalities: Iterable[str]) -> list[str]:
-    """Modalities in the order in which models see them: `MODALITIES`, then others by name."""
+    """Order modalities as models see them: `MODALITIES`, then others by name."""
     place = {modality: number for number, modality in enumerate(MODALITIES)}
     return sorted(modalities, key=lambda modality: (place.get(modality, len(place)), modality))
 
 
 def load_content(
-    root: Path, chosen: str, item_ids: Sequence[str], others: Sequence[str]
+    root: Path, chosen: str, item_ids: Sequence[str], n_trained: int
 ) -> tuple[Content, str, str]:
-    """Vectors to measure distances between items with, as stored; the set's `MODALITY=NAME`; its content digest.
+    """Load the vectors, as stored, that distances between items are measured with.
 
     Args:
         root: The store.
-        chosen: `MODALITY=NAME`, or `MODALITY` for the set of that modality that was made last.
+        chosen: `MODALITY=NAME`, or `MODALITY` for the newest set of that modality.
         item_ids: Items in the order in which rows are wanted.
-        others: Further items, whose rows follow.
+        n_trained: The first so many are those of training.
+
+    Returns:
+        The vectors, the set's `MODALITY=NAME`, and its content digest.
 
     Raises:
         UsageError: No such modality or set.
-        DataError: The set doesn't fit, or no item has a vector.
+        DataError: The set doesn't fit, or no training item has a vector.
     """
     modality, _, name = chosen.partition("=")
     if not name:
@@ -139,17 +149,14 @@ def load_content(
         if modality not in newest:
             raise unknown_name("modality of the feature store", modality, newest)
         name = newest[modality]
-    (one,) = load_features(root, item_ids, {modality: name}, missing="zero", others=others).values()
-    vectors = np.concatenate([one.vectors, one.other_vectors]) if others else one.vectors
-    return (
-        Content(vectors, np.append(one.present, one.other_present)),
-        f"{modality}={name}",
-        one.digest,
-    )
+    (one,) = load_features(
+        root, item_ids, {modality: name}, n_trained=n_trained, missing="zero"
+    ).values()
+    return Content(one.vectors, one.present), f"{modality}={name}", one.digest
 
 
 def load_presence(root: Path, item_ids: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
-    """Modality to which items have a vector, in the set of each modality that was made last; empty without a store."""
+    """Return which items have a vector in each modality's newest set; empty without a store."""
     if not root.is_dir():
         return {}
     store = FeatureStore(root)
@@ -161,7 +168,7 @@ def load_presence(root: Path, item_ids: Sequence[str]) -> dict[str, NDArray[np.b
 
 
 def parse_wanted(options: Sequence[str]) -> dict[str, str]:
-    """`visual=resnet50` and the like as a mapping.
+    """Parse options such as `visual=resnet50` to modality and set name.
 
     Raises:
         UsageError: An option has no `=`, or names a modality twice.
@@ -180,7 +187,7 @@ def parse_wanted(options: Sequence[str]) -> dict[str, str]:
 
 
 def _newest(store: FeatureStore) -> tuple[dict[str, str], dict[str, str]]:
-    """For each modality the set that was created last, and a note where there was a choice."""
+    """Each modality's newest set, and a note where there was a choice."""
     by_modality: dict[str, list[tuple[str, str]]] = {}
     for modality, name in store.sets():
         with store.open(modality, name) as features:
@@ -190,8 +197,7 @@ def _newest(store: FeatureStore) -> tuple[dict[str, str], dict[str, str]]:
     chosen = {modality: max(sets)[1] for modality, sets in sorted(by_modality.items())}
     notes = {
         modality: f"{len(sets)} {modality} sets ({', '.join(sorted(name for _, name in sets))}); "
-        f"took {chosen[modality]}, "
-        f"the newest; choose with --features {modality}=NAME"
+        f"took {chosen[modality]}, the newest; choose with --features {modality}=NAME"
         for modality, sets in by_modality.items()
         if len(sets) > 1
     }
@@ -199,68 +205,141 @@ def _newest(store: FeatureStore) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _align(
-    features: FeatureSet,
-    item_ids: Sequence[str],
-    others: Sequence[str],
-    missing: MissingPolicy,
-    scaling: Scaling,
-    note: str,
+    features: FeatureSet, item_ids: Sequence[str], n_trained: int, scaling: Scaling, note: str
 ) -> ItemFeatures:
-    with features:
-        if features.source != "item" or features.layout != "dense":
-            raise DataError(
-                f"{features.path}: {features.source} / {features.layout} features; a model needs "
-                "one dense vector per item"
-            )
-        vectors, present = features.matrix(item_ids, dtype=np.float32)
-        if not present.any():
-            theirs, ours = (
-                ", ".join(map(repr, features.ids[:3])),
-                ", ".join(map(repr, item_ids[:3])),
-            )
-            raise DataError(
-                f"{features.path}: none of the {len(item_ids)} items has a vector; its ids look "
-                f"like {theirs}, "
-                f"the dataset's like {ours}"
-            )
-        other_vectors, other_present = features.matrix(others, dtype=np.float32)
-        corrupt = np.isin(features.ids[features.status == Status.CORRUPT], item_ids).sum()
-        unused = int((features.status == Status.OK).sum() - present.sum() - other_present.sum())
-        own = vectors[present]
-        other_vectors[other_present] = _scaled(other_vectors[other_present], scaling, own)
-        vectors[present] = _scaled(own, scaling, own)
-        fill = (
-            vectors[present].mean(0, dtype=np.float64).astype(np.float32)
-            if missing == "mean"
-            else np.float32(0)
+    """Scaled vectors of the items, NaN in absent rows."""
+    if features.source != "item" or features.layout != "dense":
+        raise DataError(
+            f"{features.path}: {features.source} / {features.layout} features; a model needs "
+            "one dense vector per item"
         )
-        vectors[~present] = fill
-        other_vectors[~other_present] = fill
-        return ItemFeatures(
-            features.modality,
-            features.name,
-            np.ascontiguousarray(vectors),
-            present,
-            features.content_digest,
-            features.provenance,
-            unused,
-            int(corrupt),
-            note,
-            np.ascontiguousarray(other_vectors),
-            other_present,
+    vectors, present = features.matrix(item_ids, dtype=np.float32)
+    trained = present.copy()
+    trained[n_trained:] = False
+    if not trained.any():
+        theirs, ours = (", ".join(map(repr, ids[:3])) for ids in (features.ids, item_ids))
+        raise DataError(
+            f"{features.path}: none of the {n_trained} items has a vector; its ids look like "
+            f"{theirs}, the dataset's like {ours}"
         )
+    if scaling != "none":
+        vectors[present] = _scaled(vectors[present], scaling, vectors[trained])
+    corrupt = np.isin(features.ids[features.status == Status.CORRUPT], item_ids[:n_trained])
+    return ItemFeatures(
+        features.modality,
+        features.name,
+        vectors,
+        present,
+        features.content_digest,
+        features.provenance,
+        int((features.status == Status.OK).sum()),
+        int(corrupt.sum()),
+        note,
+    )
 
 
 def _scaled(
-    vectors: NDArray[np.float32], scaling: Scaling, own: NDArray[np.float32]
+    vectors: NDArray[np.float32], scaling: Scaling, fitted: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Vectors, shape (n, dim), scaled by what the present items' `own` say; zero vectors, constant dimensions stay finite."""
-    if scaling == "none":
-        return vectors
+    """Scale vectors, shape (n, dim), by what the present training items' `fitted` say."""
     if scaling == "l2":
-        return np.asarray(
-            vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12), np.float32
-        )
-    mean, spread = own.mean(0, dtype=np.float64), own.std(0, dtype=np.float64)
+        length = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.maximum(length, 1e-12), np.float32)
+    mean, spread = fitted.mean(0, dtype=np.float64), fitted.std(0, dtype=np.float64)
+    # A constant dimension becomes 0, not NaN.
     unit = np.where(spread > 0, spread, 1.0) * np.sqrt(vectors.shape[1])
     return np.asarray((vectors - mean) / unit, np.float32)
+
+
+def trained_on(provenance: object, data: Path, split: str) -> list[str]:
+    """Name the other splits that an encoder behind the vectors was fine-tuned on.
+
+    Args:
+        provenance: Of a feature set; that of a fused one holds those of its parts.
+        data: The dataset folder.
+        split: The split that is none of the others: known by the bytes of its training file, not by
+            its name.
+    """
+    told = _trainings(provenance)
+    if not told:
+        return []
+    folder = available_splits(data).get(split)
+    path = find_table(folder, PARTS["train"]) if folder is not None else None
+    own = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else None
+    return sorted({str(one.get("split", "?")) for one in told if one["train_sha256"] != own})
+
+
+def _trainings(provenance: object) -> list[Mapping[str, object]]:
+    if isinstance(provenance, Mapping):
+        if "train_sha256" in provenance:
+            return [provenance]
+        provenance = list(provenance.values())
+    return (
+        [one for part in provenance for one in _trainings(part)]
+        if isinstance(provenance, list)
+        else []
+    )
+
+
+VERSION = "cosine-knn 1"
+"""Changes whenever `cosine_knn` may give other neighbours for the same vectors."""
+
+
+def cache_folder() -> Path | None:
+    """`$MMBENCH_CACHE` (`off`: none), else `mmbench` in `$XDG_CACHE_HOME`, else in `~/.cache`."""
+    if given := os.environ.get("MMBENCH_CACHE"):
+        return None if given == "off" else Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmbench"
+
+
+def neighbour_cache() -> NeighbourCache | None:
+    """Return the cache in `cache_folder()`; None where it is switched off."""
+    folder = cache_folder()
+    return None if folder is None else NeighbourCache(folder)
+
+
+class NeighbourCache:
+    """Nearest neighbours, computed once: files named after a digest of all that went into them.
+
+    A file can't be stale: other vectors, another k or another way of computing give another name.
+    Deleting the folder is always safe.
+
+    Args:
+        folder: Where the files are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "neighbours"
+
+    def __call__(self, modality: str, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Return the k nearest rows by cosine and their cosines; see `models.base.Neighbours`.
+
+        A file that can't be read is computed anew; one that can't be written is not kept.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file, save_file
+
+        path = self.folder / f"{self._digest(vectors, k)}.safetensors"
+        try:
+            found = load_file(path, device=str(vectors.device))
+            return found["indices"], found["values"]
+        except (OSError, SafetensorError, KeyError):
+            indices, values = cosine_knn(vectors, k)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"indices": indices.contiguous(), "values": values.contiguous()}, partial)
+            partial.replace(path)
+        except (OSError, SafetensorError):
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+        return indices, values
+
+    @staticmethod
+    def _digest(vectors: Tensor, k: int) -> str:
+        state = hashlib.blake2b(
+            f"{VERSION}\0{k}\0{tuple(vectors.shape)}\0{vectors.dtype}".encode(), digest_size=16
+        )
+        for block in torch.split(vectors.detach().cpu().contiguous(), 4096):
+            state.update(block.numpy().data)
+        return state.hexdigest()

@@ -1,16 +1,16 @@
-"""What a split gives away: pairs in two parts, training from the future, content made of test rows."""
+"""Leaks of a split: pairs in two parts, training from the future, content made of test rows."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mmbase.dataset import find_table
-from mmbench.data.dataset import PARTS, SplitTables, available_splits
+from mmbench.core.interactions import Index
+from mmbench.data.dataset import PARTS, SplitTables
+from mmbench.data.features import trained_on
 from mmbench.data.tables import InteractionTable
 from mmstore.store import FeatureStore
 
@@ -33,11 +33,7 @@ class Finding:
 
 
 def find_leaks(tables: SplitTables, store: Path | None = None) -> list[Finding]:
-    """Look through a split, and through the dataset's feature store where there is one.
-
-    Args:
-        tables: The three parts.
-        store: The store's folder, in the dataset's folder.
+    """Look for leaks in a split, and in the store in the dataset's folder where there is one.
 
     Returns:
         All that was looked for, found or not.
@@ -47,13 +43,13 @@ def find_leaks(tables: SplitTables, store: Path | None = None) -> list[Finding]:
         for part, t in tables.parts.items()
     }
     sets = {part: set(own) for part, own in pairs.items()}
-    findings = []
-    for a, b in (("train", "valid"), ("train", "test"), ("valid", "test")):
-        findings.append(
-            _finding(f"pairs both in {a} and in {b}", sorted(sets[a] & sets[b]), leak=True)
-        )
-    for part in PARTS:
-        findings.append(Finding(f"repeated pairs in {part}", len(pairs[part]) - len(sets[part])))
+    findings = [
+        _finding(f"pairs both in {a} and in {b}", sorted(sets[a] & sets[b]), leak=True)
+        for a, b in (("train", "valid"), ("train", "test"), ("valid", "test"))
+    ]
+    findings += [
+        Finding(f"repeated pairs in {part}", len(pairs[part]) - len(sets[part])) for part in PARTS
+    ]
     train, test = tables.parts["train"], tables.parts["test"]
     if train.timestamps is not None and test.timestamps is not None:
         findings += _from_the_future(train, test)
@@ -67,43 +63,12 @@ def find_leaks(tables: SplitTables, store: Path | None = None) -> list[Finding]:
     return findings
 
 
-def trained_on(provenance: object, data: Path, split: str) -> list[str]:
-    """Names of other splits whose training part an encoder behind the vectors was trained on (`mmx finetune`).
-
-    Args:
-        provenance: Of a feature set; that of a fused one holds those of its parts.
-        data: The dataset folder.
-        split: The split that is none of the others: known by the bytes of its training file, not by
-            its name.
-    """
-    told = _trainings(provenance)
-    if not told:
-        return []
-    folder = available_splits(data).get(split)
-    path = find_table(folder, PARTS["train"]) if folder is not None else None
-    own = hashlib.sha256(path.read_bytes()).hexdigest() if path is not None else None
-    return sorted({str(one.get("split", "?")) for one in told if one["train_sha256"] != own})
-
-
-def _trainings(provenance: object) -> list[Mapping[str, object]]:
-    if isinstance(provenance, Mapping):
-        if "train_sha256" in provenance:
-            return [provenance]
-        provenance = list(provenance.values())
-    return (
-        [one for part in provenance for one in _trainings(part)]
-        if isinstance(provenance, list)
-        else []
-    )
-
-
 def _finding(
     what: str, found: list[object] | list[str] | list[tuple[str, str]], *, leak: bool = False
 ) -> Finding:
     example = found[0] if found else ""
-    return Finding(
-        what, len(found), " ".join(example) if isinstance(example, tuple) else str(example), leak
-    )
+    words = " ".join(example) if isinstance(example, tuple) else str(example)
+    return Finding(what, len(found), words, leak)
 
 
 def _from_the_future(train: InteractionTable, test: InteractionTable) -> list[Finding]:
@@ -116,21 +81,13 @@ def _from_the_future(train: InteractionTable, test: InteractionTable) -> list[Fi
     later = np.flatnonzero(train.timestamps > own)
     anywhere = np.flatnonzero(train.timestamps > test.timestamps.min())
 
-    def example(rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> str:
-        return f"{train.user_ids[rows[0]]} {train.item_ids[rows[0]]}" if rows.size else ""
+    def finding(what: str, rows: Index, *, leak: bool = False) -> Finding:
+        one = f"{train.user_ids[rows[0]]} {train.item_ids[rows[0]]}" if rows.size else ""
+        return Finding(f"training rows later than {what}", rows.size, one, leak)
 
     return [
-        Finding(
-            "training rows later than a test row of the same user",
-            later.size,
-            example(later),
-            leak=True,
-        ),
-        Finding(
-            "training rows later than the earliest test row of anybody",
-            anywhere.size,
-            example(anywhere),
-        ),
+        finding("a test row of the same user", later, leak=True),
+        finding("the earliest test row of anybody", anywhere),
     ]
 
 
@@ -141,35 +98,20 @@ def _in_the_store(
     findings = []
     for modality, name in store.sets():
         with store.open(modality, name) as features:
+            found = f"{modality}/{name}:"
             foreign = trained_on(features.provenance, data, tables.name)
             if foreign:
-                findings.append(
-                    _finding(
-                        f"{modality}/{name}: other splits its encoder was trained on",
-                        foreign,
-                        leak=True,
-                    )
-                )
+                what = f"{found} other splits its encoder was trained on"
+                findings.append(_finding(what, foreign, leak=True))
             if features.source == "interaction":
                 covered = set(
                     zip(features.user_ids.tolist(), features.item_ids.tolist(), strict=True)
                 )
                 held_out = sorted(covered & (sets["valid"] | sets["test"]))
-                findings.append(
-                    _finding(
-                        f"{modality}/{name}: content of held-out pairs, e.g. their reviews",
-                        held_out,
-                        leak=True,
-                    )
-                )
-                continue
-            if features.layout != "dense":
-                continue
-            _, present = features.matrix(items)
-            absent = [
-                item for item, there in zip(items, present.tolist(), strict=True) if not there
-            ]
-            findings.append(
-                _finding(f"{modality}/{name}: items of the split without a vector", absent)
-            )
+                what = f"{found} content of held-out pairs, e.g. their reviews"
+                findings.append(_finding(what, held_out, leak=True))
+            elif features.layout == "dense":
+                present = features.matrix(items)[1].tolist()
+                absent = [item for item, there in zip(items, present, strict=True) if not there]
+                findings.append(_finding(f"{found} items of the split without a vector", absent))
     return findings

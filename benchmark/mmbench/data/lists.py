@@ -40,7 +40,8 @@ def read_lists(
     frame = _read(path)
     notes = []
     training = split.training
-    users = pd.Index(training.user_ids.astype(object)).get_indexer(frame["user"])
+    trained_users = training.user_ids[: training.train.n_users]
+    users = pd.Index(trained_users.astype(object)).get_indexer(frame["user"])
     if (users < 0).any():
         strangers = frame["user"][users < 0].unique()
         raise DataError(
@@ -48,7 +49,7 @@ def read_lists(
             f"{strangers[0]!r}; were the lists made for another split, or with internal numbers "
             "instead of ids?"
         )
-    catalogue = training.all_item_ids
+    catalogue = training.item_ids.tolist()
     items = pd.Index(catalogue, dtype=object).get_indexer(pd.Index(frame["item"]))
     unknown = frame["item"][items < 0]
     if len(unknown):

@@ -1,4 +1,7 @@
-"""Stand-in content vectors, for trying a study out where the real ones cannot be had. They say nothing about real content."""
+"""Stand-in content vectors, to try a study out where the real ones cannot be had.
+
+They say nothing about real content.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ NOISE = 1.0
 
 
 def standin_vectors(train: TrainSet, dim: int, seed: int) -> NDArray[np.float32]:
-    """Vectors that have something to do with taste: who interacts with an item, compressed, turned at random, with noise.
+    """Make vectors from taste: an item's users, compressed, rotated at random, with noise.
 
     Args:
         train: The training pairs; nothing else is used.

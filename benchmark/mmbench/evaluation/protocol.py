@@ -1,79 +1,153 @@
-"""What a protocol decides: which items are candidates, what is masked, and what users without a list or training score.
+"""Evaluate by a protocol: candidates, masks, who is scored; with a model, or lists made elsewhere.
 
 `paper` is the evaluation of arXiv 2309.05273; `strict` closes what a reviewer may object to in it.
-Both are described side by side in docs/evaluation.md; `describe` is what a run records.
+docs/evaluation.md describes both side by side; a run records `Setting.describe`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mmbench.config import Evaluation
+from mmbench.core.content import Known
 from mmbench.core.interactions import HeldOut, Index, TrainSet
-from mmbench.data.dataset import TrainingData
-from mmbench.data.features import ItemFeatures
-from mmbench.evaluation.evaluate import RankedLists, Scores, evaluate, rank_each
+from mmbench.data.dataset import Split, TestData, TrainingData, load_split
+from mmbench.data.features import ItemFeatures, load_content, load_presence
+from mmbench.data.lists import read_lists
+from mmbench.data.tables import read_categories
+from mmbench.evaluation.ranking import rank_each
+from mmbench.evaluation.scoring import (
+    RankedLists,
+    Scores,
+    Slice,
+    SliceScores,
+    evaluate,
+    make_slices,
+    score_slices,
+)
 from mmbench.metrics import resolve
-from mmbench.models.base import Recommender, Score
+from mmbench.models.base import Recommender
+
+Presence = Mapping[str, NDArray[np.bool_]]
+"""Modality to which item rows have a vector of their own."""
 
 
-def candidates(training: TrainingData, evaluation: Evaluation) -> TrainSet:
-    """The training pairs over the items that may be recommended: those of training, or the whole catalogue."""
-    train = training.train
-    if evaluation.protocol == "paper":
-        return train
-    return TrainSet(
-        train.users, train.items, train.n_users, train.n_items + len(training.other_item_ids)
-    )
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One way to rank and score: a dataset, its content, and the choices of a recipe.
 
+    Attributes:
+        training: The data; no test rows.
+        evaluation: The protocol, metrics and cut-offs.
+        features: Content of all item rows by modality; empty where nothing needs it.
+    """
 
-def rows_to_score(known: HeldOut, of_others: HeldOut, evaluation: Evaluation) -> HeldOut:
-    """The held-out rows that count: those of users of the training data, in strict those of all users."""
-    if evaluation.protocol == "paper":
-        return known
-    users, items, ratings = (
-        np.concatenate([getattr(rows, column) for rows in (known, of_others)])
-        for column in ("users", "items", "ratings")
-    )
-    return HeldOut(
-        users, items, ratings
-    )  # sorted as it is: the others' rows come after all known ones
+    training: TrainingData
+    evaluation: Evaluation
+    features: Mapping[str, ItemFeatures] = field(default_factory=dict)
 
+    @property
+    def strict(self) -> bool:
+        """Whether the protocol is `strict`."""
+        return self.evaluation.protocol == "strict"
 
-def validation_rows(training: TrainingData, evaluation: Evaluation) -> HeldOut:
-    """The validation rows that count."""
-    return rows_to_score(training.valid, training.valid_of_others, evaluation)
+    @cached_property
+    def candidates(self) -> TrainSet:
+        """The training pairs over the items that may be listed: the trained ones, in strict all."""
+        train = self.training.train
+        return replace(train, n_items=self.training.item_ids.size) if self.strict else train
+
+    @property
+    def test_mask(self) -> HeldOut | None:
+        """Pairs that lists for test leave out beside the training pairs."""
+        return self.training.valid if self.strict else None
+
+    @property
+    def known(self) -> Known:
+        """What a model may know when it scores the candidates."""
+        n = self.candidates.n_items
+        content = {modality: one.first(n) for modality, one in self.features.items()}
+        return Known(n, content, lambda: self.training.histories)
+
+    @property
+    def present(self) -> dict[str, NDArray[np.bool_]]:
+        """Which candidates have a vector of their own, by modality."""
+        n = self.candidates.n_items
+        return {modality: one.present[:n] for modality, one in self.features.items()}
+
+    def rows(self, held_out: HeldOut) -> HeldOut:
+        """Return the held-out rows that count: those of trained users, in strict of all."""
+        return held_out if self.strict else self.training.of_trained_users(held_out)
+
+    def describe(self, model: type[Recommender] | None) -> dict[str, Any]:
+        """Record every choice, in words and numbers; no `model`: the lists were made elsewhere."""
+        evaluation, strict = self.evaluation, self.strict
+        n_candidates = self.candidates.n_items
+        chosen: dict[str, Any] = {
+            "name": evaluation.protocol,
+            "candidates": "every item of the interactions and of the items table"
+            if strict
+            else "items that occur in training",
+            "n_candidates": n_candidates,
+            "n_candidates_unseen_in_training": n_candidates - self.training.n_trained,
+        }
+        if strict and model is not None:
+            chosen["unseen_items"] = (
+                "scored"
+                if model.scores_unseen
+                else "never listed: the model represents trained items only"
+            )
+        if model is not None:
+            test = "the user's training and validation items"
+            trained = "the user's training items"
+            chosen["masked"] = {"valid": trained, "test": test if strict else trained}
+        return chosen | {
+            "relevant": f"rating >= {evaluation.threshold:g}",
+            "users_without_list": "score 0" if strict else "left out",
+            "users_without_training_rows": "score 0" if strict else "left out",
+            "selection": f"first best {evaluation.select_by} on validation, every "
+            f"{evaluation.every} epochs",
+            "early_stopping": "never"
+            if evaluation.patience is None
+            else f"after {evaluation.patience} validations without improvement",
+            "test_scored": "once, after selection",
+            "ties": "score descending, then training items before others, then item id ascending",
+            "cutoffs": list(evaluation.cutoffs),
+            "diversity_features": evaluation.diversity_features,
+            "categories": evaluation.categories,
+        }
 
 
 def rank_all(
     model: Recommender,
-    training: TrainingData,
-    features: Mapping[str, ItemFeatures],
-    evaluation: Evaluation,
+    setting: Setting,
     *,
     users: Index | None = None,
     masks: Sequence[HeldOut | None] = (None,),
 ) -> list[RankedLists]:
-    """The ranked lists of every user, or of some, as long as the longest cut-off, from one scoring pass.
+    """Rank for every user, or some, to the longest cut-off, from one scoring pass.
 
     Args:
-        model: A trained model.
-        training: Its data; training positives are masked.
-        features: What the model was built with.
-        evaluation: Says which items are candidates, and how long the lists are.
+        model: A trained model, built with the setting's content.
+        setting: Says which items are candidates, and how long the lists are.
         users: User rows; None: all.
-        masks: Further pairs to mask; one set of lists for each.
+        masks: Pairs to mask beside the training pairs; one set of lists for each.
     """
     model.train(False)
+    evaluation = setting.evaluation
     longest = max(*evaluation.cutoffs, int(evaluation.select_by.partition("@")[2]))
-    train = candidates(training, evaluation)
+    train = setting.candidates
     with torch.inference_mode():
         return rank_each(
-            scorer_of(model, training, features, evaluation),
+            model.scorer(setting.known),
             train,
             np.arange(train.n_users) if users is None else users,
             k=longest,
@@ -82,100 +156,149 @@ def rank_all(
         )
 
 
-def scorer_of(
-    model: Recommender,
-    training: TrainingData,
-    features: Mapping[str, ItemFeatures],
-    evaluation: Evaluation,
-) -> Score:
-    """A function from user rows (B,) to scores of the candidates (B, n); called without gradients."""
-    if evaluation.protocol == "paper":
-        return model.scorer()
-    unseen = {modality: torch.from_numpy(one.other_vectors) for modality, one in features.items()}
-    return model.scorer_with_unseen(unseen, len(training.other_item_ids))
-
-
-def lists_for_both(
-    model: Recommender,
-    training: TrainingData,
-    features: Mapping[str, ItemFeatures],
-    evaluation: Evaluation,
-) -> tuple[RankedLists, RankedLists]:
-    """Every user's list for validation and for test; only in strict they differ, by the validation positives."""
-    if evaluation.protocol == "paper":
-        (lists,) = rank_all(model, training, features, evaluation)
+def lists_for_both(model: Recommender, setting: Setting) -> tuple[RankedLists, RankedLists]:
+    """Rank for validation and for test; in strict alone they differ, by validation positives."""
+    if setting.test_mask is None:
+        (lists,) = rank_all(model, setting)
         return lists, lists
-    for_valid, for_test = rank_all(
-        model, training, features, evaluation, masks=(None, training.valid)
-    )
+    for_valid, for_test = rank_all(model, setting, masks=(None, setting.test_mask))
     return for_valid, for_test
 
 
-def score(
-    lists: RankedLists, training: TrainingData, held_out: HeldOut, evaluation: Evaluation
-) -> Scores:
-    """All metrics of the recipe on held-out rows that `rows_to_score` chose."""
+def score(lists: RankedLists, setting: Setting, held_out: HeldOut) -> Scores:
+    """Compute the setting's metrics on held-out rows that `Setting.rows` chose."""
+    evaluation, training = setting.evaluation, setting.training
     return evaluate(
         lists,
-        candidates(training, evaluation),
+        setting.candidates,
         held_out,
         metrics=resolve(evaluation.metrics),
         cutoffs=evaluation.cutoffs,
         threshold=evaluation.threshold,
-        missing_users="leave-out" if evaluation.protocol == "paper" else "zero",
+        missing_users="zero" if setting.strict else "leave-out",
         topics=training.topics,
         content=training.content,
     )
 
 
-def describe(
-    evaluation: Evaluation, training: TrainingData, model: type[Recommender] | None
-) -> dict[str, Any]:
-    """Every choice, in words and numbers.
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Result of an evaluation.
 
-    Args:
-        evaluation: The choices.
-        training: The data they are made for.
-        model: What was ranked with; None for lists made elsewhere.
+    Attributes:
+        scores: The metrics on `valid` and on `test`.
+        slices: The same on their slices; empty if they were not asked for.
+        protocol: Every choice that was made, see `Setting.describe`.
+        notes: What should be known about the data and the lists, one line each.
     """
-    strict = evaluation.protocol == "strict"
-    n_unseen = len(training.other_item_ids) if strict else 0
-    stop = (
-        "never"
-        if evaluation.patience is None
-        else f"after {evaluation.patience} validations without improvement"
-    )
-    chosen: dict[str, Any] = {"name": evaluation.protocol}
-    chosen["candidates"] = (
-        "every item of the interactions and of the items table"
-        if strict
-        else "items that occur in training"
-    )
-    chosen["n_candidates"] = training.train.n_items + n_unseen
-    chosen["n_candidates_unseen_in_training"] = n_unseen
-    if strict and model is not None:
-        chosen["unseen_items"] = (
-            "scored"
-            if model.scores_unseen
-            else "never listed: the model represents trained items only"
-        )
-    if model is not None:
-        chosen["masked"] = {
-            "valid": "the user's training items",
-            "test": "the user's training and validation items"
-            if strict
-            else "the user's training items",
-        }
-    return chosen | {
-        "relevant": f"rating >= {evaluation.threshold:g}",
-        "users_without_list": "score 0" if strict else "left out",
-        "users_without_training_rows": "score 0" if strict else "left out",
-        "selection": f"first best {evaluation.select_by} on validation, every {evaluation.every} "
-        "epochs",
-        "early_stopping": stop,
-        "test_scored": "once, after selection",
-        "ties": "score descending, then training items before others, then item id ascending",
-        "cutoffs": list(evaluation.cutoffs),
-        "diversity_features": evaluation.diversity_features,
-        "categories": evaluation.categories,
+
+    scores: dict[str, Scores]
+    slices: dict[str, list[SliceScores]]
+    protocol: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def score_both(
+    lists: tuple[RankedLists, RankedLists],
+    setting: Setting,
+    test: TestData,
+    present: Presence | None,
+) -> Scored:
+    """Score validation and test; with slices where presence is given."""
+    slices: list[Slice] = []
+    if present is not None:
+        training = setting.training
+        n_items, n_users = training.item_ids.size, training.user_ids.size
+        slices = make_slices(training.train, n_items, n_users, present)
+    found = {
+        "valid": _score_rows(lists[0], setting, setting.training.valid, slices),
+        "test": _score_test(lists[1], setting, test, slices),
     }
+    return Scored(
+        {split: scores for split, (scores, _) in found.items()},
+        {split: sliced for split, (_, sliced) in found.items()} if slices else {},
+    )
+
+
+def _score_test(
+    lists: RankedLists, setting: Setting, test: TestData, slices: Sequence[Slice]
+) -> tuple[Scores, list[SliceScores]]:
+    """The only place where test rows meet lists."""
+    return _score_rows(lists, setting, test.rows, slices)
+
+
+def _score_rows(
+    lists: RankedLists, setting: Setting, held_out: HeldOut, slices: Sequence[Slice]
+) -> tuple[Scores, list[SliceScores]]:
+    rows, of = setting.rows(held_out), partial(score, lists, setting)
+    return of(rows), score_slices(slices, rows, of) if slices else []
+
+
+def evaluate_lists(
+    recs: Path,
+    data: Path,
+    split: str | None,
+    evaluation: Evaluation,
+    columns: Mapping[str, str] | None = None,
+    *,
+    slices: bool = False,
+) -> Scored:
+    """Score lists made anywhere else on both held-out splits.
+
+    Raises:
+        DataError: The lists can't be read or do not belong to the dataset.
+    """
+    loaded = load_split(data, split, columns, catalogue=evaluation.protocol == "strict")
+    evaluation, loaded, _ = side_data(data, evaluation, loaded, columns)
+    training = loaded.training
+    setting = Setting(training, evaluation)
+    users, items, notes = read_lists(recs, loaded, max(evaluation.cutoffs))
+    present = load_presence(data / "features", training.item_ids.tolist()) if slices else None
+    seen = _n_listed(users, items, training.train)
+    if seen:
+        notes.append(
+            f"{seen} listed items are training positives of their user; no model here lists such"
+        )
+    known = _n_listed(users, items, training.valid) if setting.strict else 0
+    if known:
+        notes.append(
+            f"{known} listed items are validation positives of their user; at test they count as "
+            "misses"
+        )
+    lists = RankedLists(users, items)
+    scored = score_both((lists, lists), setting, loaded.test, present)
+    return replace(scored, protocol=setting.describe(None), notes=(*training.notes, *notes))
+
+
+def _n_listed(users: Index, items: Index, rows: HeldOut | TrainSet) -> int:
+    """How many of the pairs are in their user's list."""
+    n_items = 1 + max(int(items.max(initial=0)), int(rows.items.max(initial=0)))
+    listed = (users[:, None] * n_items + items)[items >= 0]
+    return int(np.isin(listed, rows.users * n_items + rows.items).sum())
+
+
+def side_data(
+    data: Path, evaluation: Evaluation, split: Split, columns: Mapping[str, str] | None
+) -> tuple[Evaluation, Split, dict[str, str]]:
+    """Load what metrics need beside interactions: topics and vectors of items.
+
+    Returns:
+        The evaluation with the choice of vectors spelled out, the split with the data, and their
+        digests.
+    """
+    training, digests = split.training, {}
+    ids = training.item_ids.tolist()
+    if evaluation.protocol == "strict":
+        digests["catalogue"] = split.catalogue_digest
+    if evaluation.categories is not None:
+        topics, digests["categories"] = read_categories(
+            data, evaluation.categories, ids, (columns or {}).get("item_id")
+        )
+        training = replace(training, topics=topics)
+    if evaluation.diversity_features is not None:
+        content, chosen, digests["diversity_features"] = load_content(
+            data / "features", evaluation.diversity_features, ids, training.n_trained
+        )
+        training = replace(training, content=content)
+        evaluation = evaluation.model_copy(update={"diversity_features": chosen})
+    return evaluation, replace(split, training=training), digests

@@ -2,7 +2,7 @@
 
 A metric is a function of (judged lists, cut-off) with a declaration above it, in a module of this
 folder, and a line in `METRICS`; averaging, cut-offs and populations happen once, in
-`mmbench.evaluation.evaluate`. Shared names mean what the Elliot framework computes under them,
+`mmbench.evaluation.scoring`. Shared names mean what the Elliot framework computes under them,
 because the published tables of the field were made with it; a textbook's other meaning of the same
 name has a name of its own.
 """

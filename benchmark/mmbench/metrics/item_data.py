@@ -1,4 +1,4 @@
-"""What some metrics know about items besides the interactions: topics, and vectors to measure distances with."""
+"""Item data that some metrics need: topics, and vectors to measure distances with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from mmbench.core.interactions import Index
+from mmbench.core.interactions import Index, ranges
 from mmbench.errors import ShapeError, UsageError
 
 Values = NDArray[np.float64]
@@ -24,21 +24,16 @@ NEEDS: dict[Need, str] = {
     "content": "vectors of the items (--diversity-features MODALITY=NAME, a set of the feature "
     "store)",
 }
-"""Side data by name, and what a user can do to have them."""
+"""Side data by name, and how to supply them."""
 
-# Numbers of unit vectors, and of their sums, at a time: bounds the working memory whatever the
-# sizes.
+# Numbers of unit vectors, and of their sums, at a time: bounds working memory.
 _NUMBERS_AT_A_TIME = 1 << 22
 
 _Side = TypeVar("_Side")
 
 
 def required(side: _Side | None, need: Need, metric: str) -> _Side:
-    """The side data of a metric.
-
-    Raises:
-        UsageError: They are not there; the message says how to have them.
-    """
+    """Return the side data of a metric, or raise a UsageError that says how to supply them."""
     if side is None:
         raise UsageError(f"{metric}: needs {NEEDS[need]}; supply it or leave the metric out")
     return side
@@ -71,12 +66,9 @@ class Topics:
         return cls(pairs[:, 0], pairs[:, 1])
 
     def of(self, items: Index) -> tuple[Index, Index]:
-        """One entry per topic of each given item, in their order: place in `items`, and position of the pair here."""
-        first = np.searchsorted(self.items, items, side="left")
-        count = np.searchsorted(self.items, items, side="right") - first
-        place = np.repeat(np.arange(count.size), count)
-        within = np.arange(place.size) - np.repeat(np.cumsum(count) - count, count)
-        return place, first[place] + within
+        """Return, for each topic of each item in turn, place in `items` and row of the pair."""
+        left, right = (np.searchsorted(self.items, items, side) for side in ("left", "right"))
+        return ranges(left, right)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +117,13 @@ class Content:
         return sp.csr_matrix((ones, items[usable], indptr), shape=(n_groups, len(self.vectors)))
 
     def inner(self, a: sp.csr_matrix, b: sp.csr_matrix) -> Values:
-        """Inner product of the sums of unit vectors of each group of `a` and of the same group of `b`, shape (n_groups,).
+        """Multiply the sums of unit vectors of each group of `a` and `b`, shape (n_groups,).
 
-        Some columns of the vectors and some groups at a time, so that working memory is bounded.
+        Some columns of the vectors and some groups at a time: that bounds working memory.
         """
         product = np.zeros(a.shape[0])
-        per_vector = np.where(
-            self.length > 0, 1.0 / np.where(self.length > 0, self.length, 1.0), 0.0
-        )[:, None]
+        usable = self.length > 0
+        per_vector = np.where(usable, 1.0 / np.where(usable, self.length, 1.0), 0.0)[:, None]
         for block in self._column_blocks():
             unit = block * per_vector  # (n, some columns)
             at_a_time = max(_NUMBERS_AT_A_TIME // unit.shape[1], 1)
@@ -144,7 +135,6 @@ class Content:
         return product
 
     def _column_blocks(self) -> Iterator[Values]:
-        """The vectors in double precision, some columns at a time."""
         n, width = self.vectors.shape
         at_a_time = max(_NUMBERS_AT_A_TIME // max(n, 1), 1)
         for start in range(0, width, at_a_time):

@@ -1,4 +1,4 @@
-"""What every recommender is to the trainer and the evaluator."""
+"""The contract of recommenders with the trainer and the evaluator."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmbench.core.content import ItemContent, Known
 from mmbench.core.interactions import TrainSet
 from mmbench.core.rng import Init
 from mmbench.core.sampling import Edges, Sampler
@@ -63,46 +64,59 @@ Neighbours = Callable[[str, Tensor, int], tuple[Tensor, Tensor]]
 """Modality, vectors (n, d) and k to each row's k nearest by cosine and the cosines, (n, k) each."""
 
 
-class Features(Mapping[str, Tensor]):
-    """The items' vectors by modality, (n_items, dim) each, and their nearest neighbours.
+class Content(Mapping[str, ItemContent]):
+    """The items' content by modality, and their nearest neighbours.
 
     Args:
-        vectors: Modality to vectors, in the order in which models see the modalities.
-        find: How neighbours are found; exact search by default. What loads the features may put a
+        content: Modality to content, in the order in which models see the modalities.
+        find: How neighbours are found; exact search by default. What loads the content may put a
             cache in front.
     """
 
-    def __init__(self, vectors: Mapping[str, Tensor], find: Neighbours | None = None) -> None:
-        self._vectors = dict(vectors)
+    def __init__(self, content: Mapping[str, ItemContent], find: Neighbours | None = None) -> None:
+        self._content = dict(content)
         self._find = find or (lambda modality, x, k: cosine_knn(x, k))
 
-    def __getitem__(self, modality: str) -> Tensor:
-        return self._vectors[modality]
+    @classmethod
+    def complete(cls, vectors: Mapping[str, Tensor], find: Neighbours | None = None) -> Content:
+        """Content that no item lacks, from modality to vectors, (n_items, dim) each."""
+        return cls(
+            {m: ItemContent(x, torch.ones(len(x), dtype=torch.bool)) for m, x in vectors.items()},
+            find,
+        )
+
+    def __getitem__(self, modality: str) -> ItemContent:
+        return self._content[modality]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._vectors)
+        return iter(self._content)
 
     def __len__(self) -> int:
-        return len(self._vectors)
+        return len(self._content)
+
+    @property
+    def vectors(self) -> dict[str, Tensor]:
+        """The vectors alone, (n_items, dim) each."""
+        return {modality: one.vectors for modality, one in self._content.items()}
 
     def neighbours(self, modality: str, k: int) -> tuple[Tensor, Tensor]:
-        """The k items with the largest cosine to each item, itself included, and the cosines, each (n_items, k).
+        """Return each item's k nearest by cosine, itself included, and the cosines, (n_items, k).
 
         Ties by ascending item row; a zero vector is similar to itself alone. See
         `mmbench.ops.knn.cosine_knn`.
         """
-        return self._find(modality, self._vectors[modality], k)
+        return self._find(modality, self[modality].vectors, k)
 
     def side_by_side(self) -> Tensor:
         """All modalities concatenated, shape (n_items, sum of dims)."""
-        return torch.cat(list(self._vectors.values()), dim=1)
+        return torch.cat(list(self.vectors.values()), dim=1)
 
 
 class Recommender(nn.Module):
     """A model: parameters, a loss of a batch, and scores of all items for given users.
 
     It owns no files, no optimiser and no seed: everything random arrives as an argument. Subclasses
-    are built as `Model(train, features, config, init)` and must set `Config`; see CONTRIBUTING.md
+    are built as `Model(train, content, config, init)` and must set `Config`; see CONTRIBUTING.md
     for a model from start to end.
 
     Class attributes:
@@ -114,8 +128,7 @@ class Recommender(nn.Module):
         legacy_zero_grad: Whether parameters without gradient go on by their momentum; see
             `mmbench.ops.adam.Adam`.
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
-        scores_unseen: Whether it can score items that training has not seen; see
-            `scorer_with_unseen`.
+        scores_unseen: Whether it can score items that training has not seen; see `scorer`.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -140,41 +153,34 @@ class Recommender(nn.Module):
         """Called before the first batch of each epoch (1-based): the place to rebuild a graph."""
 
     def lr_factor(self, epoch: int) -> float:
-        """What the learning rate is multiplied with in this epoch (1-based)."""
+        """Factor of the learning rate in this epoch (1-based); a schedule overrides it."""
         return 1.0
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """Users (n_users, d) and items (n_items, d), whose inner products are the scores.
+        """Return representations of users, (n_users, d), and items: scores are inner products.
 
         Called once per evaluation, without gradients. Models that do not factorise override
         `scorer` instead.
         """
-        raise AssertionError(f"{type(self).__name__} does not factorise; use scorer()")
+        raise AssertionError(f"{type(self).__name__} does not factorise; override scorer()")
 
-    def scorer(self) -> Score:
-        """A function from user rows (B,) to scores (B, n_items); what can be computed once is computed here.
+    def scorer(self, known: Known) -> Score:
+        """Return a function from user rows (B,) to scores (B, known.n_items).
 
-        Called without gradients; the function is valid until a parameter changes.
-        """
-        users, items = self.embeddings()
-        columns = items.T.contiguous()
-        return lambda rows: users[rows] @ columns
-
-    def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
-        """As `scorer`, with further columns: items that training has not seen, scored by what is known of them.
-
-        A model of which `scores_unseen` is false gives them -inf, so that they are never listed: a
-        representation that only training gives an item can't be made up afterwards. The columns of
-        the other items are those of `scorer`.
+        What can be computed once is computed here. Called without gradients; the function is valid
+        until a parameter changes. A model of which `scores_unseen` is false gives items that
+        training has not seen -inf, so that they are never listed: a representation that only
+        training gives an item can't be made up afterwards.
 
         Args:
-            unseen: Modality to the unseen items' vectors, (n_unseen, dim) each, prepared as those
-                of the training items were; the modalities are those that the model was built with,
-                none for a model without features.
-            n_unseen: Number of further columns.
+            known: The users' histories and the items' content; the modalities are those that the
+                model was built with, the first rows those of the training items.
         """
-        score = self.scorer()
-        return lambda rows: functional.pad(score(rows), (0, n_unseen), value=-math.inf)
+        users, items = self.embeddings()
+        columns, n_unseen = items.T.contiguous(), known.n_items - len(items)
+        if not n_unseen:
+            return lambda rows: users[rows] @ columns
+        return lambda rows: functional.pad(users[rows] @ columns, (0, n_unseen), value=-math.inf)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Recommender:
         # Graphs are no parameters, but live on the same device. (Their values keep the dtype they
@@ -260,4 +266,7 @@ _OPTIMISER_BUFFERS = (".exp_avg", ".exp_avg_sq", ".steps")
 """What a `RowTable` keeps beside its values."""
 
 
-__all__ = ["Features", "ModelConfig", "Neighbours", "Recommender", "Score", "TrainSet"]
+__all__ = [
+    "Content", "ItemContent", "Known", "ModelConfig", "Neighbours", "Recommender", "Score",
+    "TrainSet",
+]  # fmt: skip

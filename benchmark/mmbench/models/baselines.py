@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.rng import Init, torch_rng
-from mmbench.models.base import Features, ModelConfig, Recommender, Score, TrainSet
+from mmbench.models.base import Content, Known, ModelConfig, Recommender, Score, TrainSet
 
 
 class UntrainedConfig(ModelConfig):
@@ -28,18 +26,15 @@ class MostPopular(Recommender):
     scores_unseen = True
 
     def __init__(
-        self, train: TrainSet, features: Features, config: UntrainedConfig, init: Init
+        self, train: TrainSet, content: Content, config: UntrainedConfig, init: Init
     ) -> None:
         super().__init__()
         self.register_buffer("popularity", torch.from_numpy(train.popularity).float())
 
-    def scorer(self) -> Score:
-        """The same scores, item popularities in users, for everyone."""
-        return self.scorer_with_unseen({}, 0)
-
-    def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
-        """An item without a training user has popularity 0."""
-        popularity = functional.pad(self.get_buffer("popularity"), (0, n_unseen))
+    def scorer(self, known: Known) -> Score:
+        """The same scores, item popularities in users, for everyone; unseen items have 0."""
+        popularity = self.get_buffer("popularity")
+        popularity = functional.pad(popularity, (0, known.n_items - len(popularity)))
         return lambda rows: popularity.expand(rows.numel(), -1)
 
 
@@ -52,20 +47,17 @@ class Random(Recommender):
     scores_unseen = True
 
     def __init__(
-        self, train: TrainSet, features: Features, config: UntrainedConfig, init: Init
+        self, train: TrainSet, content: Content, config: UntrainedConfig, init: Init
     ) -> None:
         super().__init__()
         self.n_items, self.seed = train.n_items, init.seed
 
-    def scorer(self) -> Score:
-        """Uniform scores in [0, 1); a user's row doesn't depend on who else is asked for."""
-        return self.scorer_with_unseen({}, 0)
-
-    def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
-        """Further uniform scores of the same generator."""
+    def scorer(self, known: Known) -> Score:
+        """Uniform scores in [0, 1); a user's row depends on seed and user alone."""
+        sizes = (self.n_items, known.n_items - self.n_items)  # unseen items change no other's score
 
         def scores_of(user: int) -> Tensor:
             generator = torch_rng(self.seed, "scores", user)
-            return torch.cat([torch.rand(n, generator=generator) for n in (self.n_items, n_unseen)])
+            return torch.cat([torch.rand(n, generator=generator) for n in sizes])
 
         return lambda rows: torch.stack([scores_of(user) for user in rows.tolist()]).to(rows.device)

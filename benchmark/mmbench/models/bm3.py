@@ -47,7 +47,7 @@ from torch.nn import functional
 
 from mmbench.core.rng import Init
 from mmbench.core.sampling import EdgesOnly, Pairs
-from mmbench.models.base import Features, ModelConfig, TrainsContent, TrainSet
+from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet
 from mmbench.ops.gemm import linear
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
 
@@ -70,13 +70,13 @@ class BM3(TrainsContent):
     Config = BM3Config
     make_sampler = EdgesOnly
 
-    def __init__(self, train: TrainSet, features: Features, config: BM3Config, init: Init) -> None:
+    def __init__(self, train: TrainSet, content: Content, config: BM3Config, init: Init) -> None:
         super().__init__()
         self.config, self.sizes = config, [train.n_users, train.n_items]
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
-        self._add_content(features, d, init, weight="xavier_normal")
+        self._add_content(content.vectors, d, init, weight="xavier_normal")
         self.predictor = init.linear("predictor", d, d, weight="xavier_normal")
         self.graph = symmetric_normalised(
             bipartite(train), epsilon=DEGREE_EPSILON, dtype=self.item_embedding.dtype

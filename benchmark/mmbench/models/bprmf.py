@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from mmbench.core.rng import Init, zeros
 from mmbench.core.sampling import Triples
-from mmbench.models.base import Features, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
+from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
 
 
 class BPRMFConfig(ModelConfig):
@@ -39,9 +39,7 @@ class BPRMF(Recommender):
     Config = BPRMFConfig
     uses_features = False
 
-    def __init__(
-        self, train: TrainSet, features: Features, config: BPRMFConfig, init: Init
-    ) -> None:
+    def __init__(self, train: TrainSet, content: Content, config: BPRMFConfig, init: Init) -> None:
         super().__init__()
         self.reg_weight = config.reg_weight
         self.user_factors = init.xavier_uniform("user_factors", train.n_users, config.embedding_dim)

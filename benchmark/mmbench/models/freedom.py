@@ -48,7 +48,7 @@ from mmbench.core.interactions import Index
 from mmbench.core.rng import Init
 from mmbench.core.sampling import Triples
 from mmbench.errors import UsageError
-from mmbench.models.base import Features, ModelConfig, TrainsContent, TrainSet, bpr_loss
+from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet, bpr_loss
 from mmbench.ops.graph import (
     DEGREE_EPSILON,
     NeighbourUnion,
@@ -92,25 +92,25 @@ class FREEDOM(TrainsContent):
     Config = FREEDOMConfig
 
     def __init__(
-        self, train: TrainSet, features: Features, config: FREEDOMConfig, init: Init
+        self, train: TrainSet, content: Content, config: FREEDOMConfig, init: Init
     ) -> None:
         super().__init__()
         self.config, self.train_set = config, train
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
-        self._add_content(features, d, init)
+        self._add_content(content.vectors, d, init)
         for projection in self.projection.values():
             projection.register_parameter("bias", None)
-        self.item_graph = self._item_graph(features)
+        self.item_graph = self._item_graph(content)
         self.full_graph = self._user_item_graph(train)
         self.epoch_graph = self.full_graph
 
-    def _item_graph(self, features: Features) -> SparseMatrix:
+    def _item_graph(self, content: Content) -> SparseMatrix:
         """S, on the union of the modalities' neighbours."""
-        weights = modality_weights(self.config.modality_weights, list(features))
+        weights = modality_weights(self.config.modality_weights, list(content))
         k, dtype = min(self.config.neighbours, self.train_set.n_items), self.item_embedding.dtype
-        lists = {m: features.neighbours(m, k)[0] for m in features}  # (n_items, k) each
+        lists = {m: content.neighbours(m, k)[0] for m in content}  # (n_items, k) each
         union = NeighbourUnion.of(*lists.values())
         entries = [
             torch.full_like(near, weights[m] / (k + 1e-7), dtype=dtype) for m, near in lists.items()

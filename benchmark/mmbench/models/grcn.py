@@ -62,7 +62,7 @@ from torch.nn import functional
 from mmbench.core.rng import Init
 from mmbench.core.sampling import Triples
 from mmbench.errors import UsageError
-from mmbench.models.base import Features, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
+from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
 from mmbench.ops.dense import normalise_rows
 from mmbench.ops.gemm import linear
 from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing
@@ -143,7 +143,7 @@ class GRCN(Recommender):
 
     confident: Tensor
 
-    def __init__(self, train: TrainSet, features: Features, config: GRCNConfig, init: Init) -> None:
+    def __init__(self, train: TrainSet, content: Content, config: GRCNConfig, init: Init) -> None:
         super().__init__()
         self.config, self.variant, self.n_users = config, config.variant, train.n_users
         d, k = config.embedding_dim, self.variant.content_dim
@@ -161,13 +161,13 @@ class GRCN(Recommender):
             self.user_embedding = nn.Parameter(both[: train.n_users].clone())
             self.item_embedding = nn.Parameter(both[train.n_users :].clone())
         self.preference, self.projection = nn.ParameterDict(), nn.ModuleDict()
-        for m, vectors in features.items():
+        for m, vectors in content.vectors.items():
             self.register_buffer(f"features_{m}", vectors, persistent=False)
             self.preference[m] = start(f"preference.{m}", train.n_users, k)
             self.projection[m] = init.linear(f"projection.{m}", vectors.shape[1], k)
         self.graph = RoutingGraph.of(train, edge_order=self.variant.edge_order)
         if config.weight_mode == "confid":
-            self.confidence = start("confidence", n_nodes, len(features))
+            self.confidence = start("confidence", n_nodes, len(content))
             self.register_buffer("confident", self._confident_nodes(), persistent=False)
         if config.stale_inference:
             self.last_step = len(self.make_sampler(train, config.batch_size, 0, "cpu")) - 1

@@ -60,7 +60,7 @@ from torch.nn import functional
 from mmbench.core.rng import Init
 from mmbench.core.sampling import DistinctUsers, Triples
 from mmbench.models.base import (
-    Features,
+    Content,
     ModelConfig,
     TrainsContent,
     TrainSet,
@@ -144,7 +144,7 @@ class LATTICE(TrainsContent):
     raw_values: Tensor  # of each modality's raw graph on the pattern of all, (n_modalities, nnz)
 
     def __init__(
-        self, train: TrainSet, features: Features, config: LATTICEConfig, init: Init
+        self, train: TrainSet, content: Content, config: LATTICEConfig, init: Init
     ) -> None:
         super().__init__()
         self.config, self.variant, self.n_users = config, config.variant, train.n_users
@@ -152,17 +152,17 @@ class LATTICE(TrainsContent):
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
-        self.modality_weights = nn.Parameter(torch.full((len(features),), 1 / len(features)))
-        if len(features) == 1:  # the softmax of one is 1 whatever its weight
+        self.modality_weights = nn.Parameter(torch.full((len(content),), 1 / len(content)))
+        if len(content) == 1:  # the softmax of one is 1 whatever its weight
             self.untrained = frozenset({"modality_weights"})
-        self._add_content(features, config.content_dim, init)
+        self._add_content(content.vectors, config.content_dim, init)
         adjacency, dtype = with_self_loops(bipartite(train)), self.item_embedding.dtype
         if self.variant.both_sides:
             self.graph = symmetric_normalised(adjacency, power=1, dtype=dtype)
         else:
             self.graph = row_normalised(adjacency, dtype=dtype)
         self.k = min(self.variant.neighbours, train.n_items)
-        near, cosines = zip(*(features.neighbours(m, self.k) for m in features), strict=True)
+        near, cosines = zip(*(content.neighbours(m, self.k) for m in content), strict=True)
         raw = NeighbourUnion.of(*near)
         values = [
             self._laplacian(raw, [c if n == m else None for n, c in enumerate(cosines)])

@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from mmbench.core.rng import Init
 from mmbench.core.sampling import Triples
-from mmbench.models.base import Features, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
+from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
 from mmbench.ops.graph import bipartite, propagate, symmetric_normalised
 
 
@@ -47,7 +47,7 @@ class LightGCN(Recommender):
     uses_features = False
 
     def __init__(
-        self, train: TrainSet, features: Features, config: LightGCNConfig, init: Init
+        self, train: TrainSet, content: Content, config: LightGCNConfig, init: Init
     ) -> None:
         super().__init__()
         self.config, self.n_users, d = config, train.n_users, config.embedding_dim

@@ -56,7 +56,7 @@ from torch.nn import functional
 
 from mmbench.core.rng import Init
 from mmbench.core.sampling import Triples
-from mmbench.models.base import Features, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
+from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
 from mmbench.ops.dense import leaky_mix, normalise_rows
 from mmbench.ops.gemm import linear
 from mmbench.ops.graph import row_normalised
@@ -219,9 +219,7 @@ class MMGCN(Recommender):
     user_embedding: Tensor
     item_embedding: Tensor
 
-    def __init__(
-        self, train: TrainSet, features: Features, config: MMGCNConfig, init: Init
-    ) -> None:
+    def __init__(self, train: TrainSet, content: Content, config: MMGCNConfig, init: Init) -> None:
         super().__init__()
         self.config, variant, d = config, config.variant, config.embedding_dim
         if variant.start == "xavier_uniform":
@@ -238,12 +236,12 @@ class MMGCN(Recommender):
         self.items_of = row_normalised(pattern, dtype=users.dtype)
         self.users_of = row_normalised(pattern.transpose[0], dtype=users.dtype)
         self.networks = nn.ModuleDict()
-        for position, (m, vectors) in enumerate(features.items()):
+        for position, (m, vectors) in enumerate(content.vectors.items()):
             width = config.content_dims[min(position, len(config.content_dims) - 1)]
             self.networks[m] = Network(
                 f"networks.{m}", vectors, self.items_of, width, d, variant, init
             )
-        self.first = next(iter(features))
+        self.first = next(iter(content))
         if config.stale_inference:
             self.last_step = len(self.make_sampler(train, config.batch_size, 0, "cpu")) - 1
             with torch.no_grad():

@@ -15,6 +15,7 @@ Nothing is trained; both are controls that any content-aware model should beat.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -26,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.rng import Init
-from mmbench.models.base import Features, Recommender, Score, TrainSet
+from mmbench.models.base import Content, Known, Recommender, Score, TrainSet
 from mmbench.models.baselines import UntrainedConfig
 from mmbench.ops.knn import BLOCK_BYTES, cosine_knn
 from mmbench.ops.topk import top_k
@@ -55,28 +56,35 @@ class _Neighbours(Recommender):
 
     def __init__(self, train: TrainSet) -> None:
         super().__init__()
-        ones = np.ones(train.n_edges, np.float32)
-        self.seen = sp.csr_matrix(
-            (ones, train.items, train.indptr), shape=(train.n_users, train.n_items)
-        )
+        self.n_items = train.n_items
 
     def similarity(self) -> sp.csr_matrix:
         """The kept similarities, zero diagonal."""
         raise AssertionError("abstract")
 
-    def scorer(self) -> Score:
-        """Sums of similarities to the user's training items."""
-        return self._sums(self.similarity())
+    def scorer(self, known: Known) -> Score:
+        """Sums of similarities to the distinct items of a user's history; unseen items get -inf."""
+        return self._sums(self.similarity(), known)
 
-    def _sums(self, similarity: sp.csr_matrix) -> Score:
-        """User rows to sums of similarities, shape (n scored items, n_items), to the user's training items."""
-        transposed = similarity.T.tocsr()
+    def _sums(self, similarity: sp.csr_matrix, known: Known) -> Score:
+        """Score the first items by their rows of `similarity`, (n scored items, n_items)."""
+        seen, transposed = _seen(known.histories.distinct(self.n_items)), similarity.T.tocsr()
+        n_unscored = known.n_items - similarity.shape[0]
 
         def score(rows: Tensor) -> Tensor:
-            block = (self.seen[rows.cpu().numpy()] @ transposed).toarray()
-            return torch.from_numpy(np.ascontiguousarray(block, np.float32)).to(rows.device)
+            block = (seen[rows.cpu().numpy()] @ transposed).toarray()
+            scores = torch.from_numpy(np.ascontiguousarray(block, np.float32)).to(rows.device)
+            return (
+                functional.pad(scores, (0, n_unscored), value=-math.inf) if n_unscored else scores
+            )
 
         return score
+
+
+def _seen(train: TrainSet) -> sp.csr_matrix:
+    """1 where a user has an item, shape (n_users, n_items)."""
+    ones = np.ones(train.n_edges, np.float32)
+    return sp.csr_matrix((ones, train.items, train.indptr), shape=(train.n_users, train.n_items))
 
 
 class ItemKNN(_Neighbours):
@@ -86,10 +94,11 @@ class ItemKNN(_Neighbours):
     uses_features = False
 
     def __init__(
-        self, train: TrainSet, features: Features, config: ItemKNNConfig, init: Init
+        self, train: TrainSet, content: Content, config: ItemKNNConfig, init: Init
     ) -> None:
         super().__init__(train)
         self.config = config
+        self.seen = _seen(train)
 
     def similarity(self) -> sp.csr_matrix:
         """Cosines of the binary item columns, the largest per row; ties by ascending item id."""
@@ -112,12 +121,12 @@ class ContentKNN(_Neighbours):
     scores_unseen = True
 
     def __init__(
-        self, train: TrainSet, features: Features, config: ContentKNNConfig, init: Init
+        self, train: TrainSet, content: Content, config: ContentKNNConfig, init: Init
     ) -> None:
         super().__init__(train)
         self.config = config
-        self.modalities = tuple(features)
-        self.register_buffer("content", self._side_by_side(features), persistent=False)
+        self.modalities = tuple(content)
+        self.register_buffer("content", self._side_by_side(content.vectors), persistent=False)
 
     def _side_by_side(self, vectors: Mapping[str, Tensor]) -> Tensor:
         """The modalities' vectors, each of length 1, next to each other."""
@@ -125,28 +134,33 @@ class ContentKNN(_Neighbours):
             [functional.normalize(vectors[modality], dim=1) for modality in self.modalities], 1
         )
 
-    def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
-        """An unseen item is as similar to the training items as its content; its neighbours are among them."""
+    def scorer(self, known: Known) -> Score:
+        """An unseen item's neighbours are the training items that its content is most similar to."""
+        n, n_unseen = self.n_items, known.n_items - self.n_items
+        similarity = self.similarity()
+        if n_unseen:
+            unseen = {m: known.content[m].vectors[n : known.n_items] for m in self.modalities}
+            similarity = sp.vstack([similarity, self._to_trained(unseen, n_unseen)]).tocsr()
+        return self._sums(similarity, known)
+
+    def _to_trained(self, unseen: Mapping[str, Tensor], n_unseen: int) -> sp.csr_matrix:
+        """Positive cosines of unseen items to their nearest training items, (n_unseen, n_items)."""
         content = functional.normalize(self.get_buffer("content"), dim=1)  # (n, d)
-        n, k = len(content), self.config.neighbours
-        further = functional.normalize(
-            self._side_by_side(unseen).to(content.device), dim=1
-        )  # (n_unseen, d)
-        nearest = torch.zeros((n_unseen, min(k, n)), dtype=torch.int64)
-        cosines = torch.zeros((n_unseen, min(k, n)))
+        n, k = self.n_items, min(self.config.neighbours, self.n_items)
+        further = functional.normalize(self._side_by_side(unseen).to(content.device), dim=1)
+        nearest = torch.zeros((n_unseen, k), dtype=torch.int64)
+        cosines = torch.zeros((n_unseen, k))
         at_a_time = max(BLOCK_BYTES // (4 * n), 1)
         for start in range(0, n_unseen, at_a_time):
-            block = further[start : start + at_a_time] @ content.T  # (B, n)
-            found = top_k(block, min(k, n))
-            nearest[start : start + at_a_time], cosines[start : start + at_a_time] = (
-                found,
-                block.gather(1, found),
-            )
-        rows = np.repeat(np.arange(n_unseen), min(k, n))
-        columns, values = nearest.numpy().ravel(), cosines.numpy().ravel()
+            part = slice(start, start + at_a_time)
+            block = further[part] @ content.T  # (B, n)
+            found = top_k(block, k)
+            nearest[part], cosines[part] = found, block.gather(1, found)
+        rows, values = np.repeat(np.arange(n_unseen), k), cosines.numpy().ravel()
         keep = values > 0
-        of_unseen = sp.csr_matrix((values[keep], (rows[keep], columns[keep])), shape=(n_unseen, n))
-        return self._sums(sp.vstack([self.similarity(), of_unseen]).tocsr())
+        return sp.csr_matrix(
+            (values[keep], (rows[keep], nearest.numpy().ravel()[keep])), shape=(n_unseen, n)
+        )
 
     def similarity(self) -> sp.csr_matrix:
         """Mean cosines over the modalities, the largest per row."""

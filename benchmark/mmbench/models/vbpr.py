@@ -36,7 +36,6 @@ projection.weight (d, k), projection.bias (d,); `original` has item_bias (n_item
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -47,7 +46,8 @@ from torch.nn import functional
 from mmbench.core.rng import Init, zeros
 from mmbench.core.sampling import Edges, Sampler, Triples, UniformUsers
 from mmbench.models.base import (
-    Features,
+    Content,
+    Known,
     ModelConfig,
     Recommender,
     Score,
@@ -81,12 +81,12 @@ class VBPR(Recommender):
 
     features: Tensor
 
-    def __init__(self, train: TrainSet, features: Features, config: VBPRConfig, init: Init) -> None:
+    def __init__(self, train: TrainSet, content: Content, config: VBPRConfig, init: Init) -> None:
         super().__init__()
         self.config = config
         self.original = config.preset == "original"
-        self.modalities = tuple(features)
-        self.register_buffer("features", features.side_by_side(), persistent=False)  # (n_items, k)
+        self.modalities = tuple(content)
+        self.register_buffer("features", content.side_by_side(), persistent=False)  # (n_items, k)
         k, d = self.features.shape[1], config.embedding_dim
         self.user_factors = init.xavier_uniform("user_factors", train.n_users, d)
         self.item_factors = init.xavier_uniform("item_factors", train.n_items, d)
@@ -141,17 +141,22 @@ class VBPR(Recommender):
             users.append(torch.ones_like(self.user_factors[:, :1]))
         return torch.cat(users, 1), self._items(self.features, self.item_factors)
 
-    def scorer_with_unseen(self, unseen: Mapping[str, Tensor], n_unseen: int) -> Score:
+    def scorer(self, known: Known) -> Score:
         """Unseen items have a content part; factors and bias that were never trained are zero."""
         users, items = self.embeddings()
-        content = torch.cat([unseen[modality] for modality in self.modalities], 1)  # (n_unseen, k)
-        content = content.to(items.device)
-        further = self._items(content, items.new_zeros(n_unseen, self.config.embedding_dim))
-        columns = torch.cat([items, further]).T.contiguous()
+        n_unseen = known.n_items - len(items)
+        if n_unseen:
+            vectors = [
+                known.content[m].vectors[len(items) : known.n_items] for m in self.modalities
+            ]
+            content = torch.cat(vectors, 1).to(items.device)  # (n_unseen, k)
+            factors = items.new_zeros(n_unseen, self.config.embedding_dim)
+            items = torch.cat([items, self._items(content, factors)])
+        columns = items.T.contiguous()
         return lambda rows: users[rows] @ columns
 
     def _items(self, content: Tensor, factors: Tensor) -> Tensor:
-        """[factors | p | biases] of items with this content; bias zero where it was not trained."""
+        """[factors | p | biases] of items with the given content; untrained rows have no bias."""
         projected = self._projected(content)
         if not self.original:
             return torch.cat([factors, projected], 1)

@@ -87,11 +87,11 @@ def train(job: Job, progress: Progress) -> RunFolder:
     if run_folder(job.folder.parent, recipe, inputs).path != job.folder:
         changed = "interactions or features have changed since this command began"
         raise DataError(f"{recipe.data}: {changed}; start it again")
-    folder, training = RunFolder(job.folder), inputs.split.training
+    folder, setting = RunFolder(job.folder), inputs.setting(recipe.evaluation)
     if job.trial is None:
-        return fit(recipe, training, inputs.features, folder, progress, jobs=job.at_once)[1]
+        return fit(recipe, setting, folder, progress, jobs=job.at_once)[1]
     trial, folder = recipe.trials()[job.trial], folder.trial(job.trial)
-    fit_trial(trial, training, inputs.features, folder, progress, jobs=job.at_once)
+    fit_trial(trial, setting, folder, progress, jobs=job.at_once)
     return folder
 
 

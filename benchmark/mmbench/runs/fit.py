@@ -1,7 +1,7 @@
-"""Training one configuration and choosing among several: all that happens before test data comes into play.
+"""Train one configuration, or choose among several: all that happens before test data matters.
 
-Nothing here knows the type of test data; what is given to these functions is training and
-validation rows, and features.
+Nothing here knows the type of test data: a `Setting` holds training and validation rows, content
+and the choices of the evaluation.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,14 +27,12 @@ from mmbase.process import (
 from mmbase.progress import Progress
 from mmbench.config import Recipe, read_recipe, write_recipe
 from mmbench.core.rng import Init
-from mmbench.data.cache import neighbour_cache
-from mmbench.data.dataset import TrainingData
-from mmbench.data.features import ItemFeatures
+from mmbench.data.features import neighbour_cache
 from mmbench.errors import UsageError
-from mmbench.evaluation.protocol import rank_all, score, validation_rows
+from mmbench.evaluation.protocol import Setting, rank_all, score
 from mmbench.metrics import resolve
 from mmbench.models import model_class
-from mmbench.models.base import Features, Recommender
+from mmbench.models.base import Content, Recommender
 from mmbench.ops import sparse
 from mmbench.ops.row_table import RowTable
 from mmbench.runs.energy import EnergyMeter
@@ -44,7 +42,7 @@ from mmbench.trainer import EpochRecord, Trainer
 
 
 def save_every_s() -> float:
-    """Least seconds between two saves of an unfinished training's state: `$MMBENCH_SAVE_EVERY_S`, else 10.
+    """Return the least seconds between two saves of a training: `$MMBENCH_SAVE_EVERY_S`, else 10.
 
     Raises:
         UsageError: The variable is no number of seconds.
@@ -61,19 +59,12 @@ def save_every_s() -> float:
     return seconds
 
 
-def build(
-    recipe: Recipe,
-    training: TrainingData,
-    features: Mapping[str, ItemFeatures],
-    *,
-    finished: bool = False,
-) -> Recommender:
-    """The recipe's model with its initial values, on its device, with the approximations that the recipe asks for.
+def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recommender:
+    """Build the recipe's model with initial values, on its device, with its approximations.
 
     Args:
         recipe: Says which model, with what settings.
-        training: What it is for.
-        features: Of the items.
+        setting: The data and content it is built for.
         finished: It will not be trained, and where its device is not here, another will do.
 
     Raises:
@@ -86,11 +77,12 @@ def build(
             raise
         device = choose_device("auto")
     sparse.use(recipe.sparse_backend)
-    # Whatever a run before asked for: neighbours are exact, and kept for others.
+    # Reset the process-wide precision: cached neighbours must be exact.
     torch.set_float32_matmul_precision("highest")
-    vectors = {modality: torch.from_numpy(one.vectors) for modality, one in features.items()}
-    given = Features(vectors, neighbour_cache())
-    model = model_class(recipe.model)(training.train, given, recipe.settings, Init(recipe.seed))
+    train = setting.training.train
+    trained = {modality: one.first(train.n_items) for modality, one in setting.features.items()}
+    content = Content(trained, neighbour_cache())
+    model = model_class(recipe.model)(train, content, recipe.settings, Init(recipe.seed))
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         if "lazy-adam" in recipe.approximate:
             table.update = "lazy"
@@ -108,20 +100,22 @@ def choose_device(name: str) -> torch.device:
 
 def fit(
     recipe: Recipe,
-    training: TrainingData,
-    features: Mapping[str, ItemFeatures],
+    setting: Setting,
     folder: RunFolder,
     progress: Progress,
     *,
     jobs: int = 1,
 ) -> tuple[Recipe, RunFolder]:
-    """Train the recipe, or each trial of its grid or search; the chosen recipe and where its checkpoint is.
+    """Train the recipe, or each trial of its grid or search.
 
     Trainings that are finished in the folder are read, not repeated, and a search ends when its
     space is exhausted. `jobs`: how many trainings run on this machine at once, for the record.
+
+    Returns:
+        The chosen recipe and the folder of its checkpoint.
     """
     if not recipe.searched:
-        fit_one(recipe, training, features, folder, progress, jobs=jobs)
+        fit_one(recipe, setting, folder, progress, jobs=jobs)
         return recipe, folder
     search = typed(recipe)
     grid = recipe.trials() if search is None else []
@@ -132,14 +126,14 @@ def fit(
         trial_folder = folder.trial(number)
         if search is None:
             trial = grid[number]
-        elif (
-            trial_folder.recipe_path.is_file()
-        ):  # begun before; a newer sampler might propose something else
+        elif trial_folder.recipe_path.is_file():
+            # Begun before: a newer sampler might propose something else.
             trial = recipe.trial(read_recipe(trial_folder.recipe_path).settings.model_dump())
-        else:  # the same for the same results so far, so that a killed search goes on as it would have
+        else:
+            # Depends on the results so far alone, so a killed search goes on as it would have.
             trial = recipe.trial(propose(search, recipe.seed, past))
         label = f"trial {number + 1}/{n_trials} {values_in_words(recipe, trial)}"
-        value = fit_trial(trial, training, features, trial_folder, progress, label=label, jobs=jobs)
+        value = fit_trial(trial, setting, trial_folder, progress, label=label, jobs=jobs)
         past.append(({name: getattr(trial.settings, name) for name in recipe.searched}, value))
         if best is None or value > best[0]:
             best = (value, trial, trial_folder)
@@ -149,22 +143,21 @@ def fit(
 
 def fit_trial(
     trial: Recipe,
-    training: TrainingData,
-    features: Mapping[str, ItemFeatures],
+    setting: Setting,
     folder: RunFolder,
     progress: Progress,
     *,
     label: str = "",
     jobs: int = 1,
 ) -> float:
-    """Train one trial in its own folder, recipe beside it; its validation value."""
+    """Train one trial in its own folder, recipe beside it; return its validation value."""
     folder.path.mkdir(parents=True, exist_ok=True)
     write_recipe(folder.recipe_path, trial)
-    return fit_one(trial, training, features, folder, progress, label=label, jobs=jobs)
+    return fit_one(trial, setting, folder, progress, label=label, jobs=jobs)
 
 
 def values_in_words(recipe: Recipe, trial: Recipe) -> str:
-    """What a trial tries: `lr=0.001, reg_weight=0.1`."""
+    """Name the values of a trial: `lr=0.001, reg_weight=0.1`."""
     return ", ".join(
         f"{name}={in_words(getattr(trial.settings, name))}" for name in recipe.searched
     )
@@ -177,45 +170,41 @@ def in_words(value: object, digits: int = 4) -> str:
 
 def fit_one(
     recipe: Recipe,
-    training: TrainingData,
-    features: Mapping[str, ItemFeatures],
+    setting: Setting,
     folder: RunFolder,
     progress: Progress,
     *,
     label: str = "",
     jobs: int = 1,
 ) -> float:
-    """Train one configuration to its end and leave the best epoch's model in the folder; its validation value."""
+    """Train one configuration, keep the best epoch's model; return its validation value."""
     if folder.trained:
         return float(folder.read_json("trained.json")["value"])
-    name, _, cutoff = recipe.evaluation.select_by.partition("@")
-    with_selected = recipe.evaluation.model_copy(
-        update={
-            "metrics": tuple(dict.fromkeys([*recipe.evaluation.metrics, name])),
-            "cutoffs": tuple(sorted({*recipe.evaluation.cutoffs, int(cutoff)})),
-        }
-    )
+    evaluation, training = setting.evaluation, setting.training
+    name, _, cutoff = evaluation.select_by.partition("@")
+    with_selected = {
+        "metrics": tuple(dict.fromkeys([*evaluation.metrics, name])),
+        "cutoffs": tuple(sorted({*evaluation.cutoffs, int(cutoff)})),
+    }
+    setting = replace(setting, evaluation=evaluation.model_copy(update=with_selected))
+    users = np.unique(training.of_trained_users(training.valid).users)
     key = f"{resolve([name])[0].name}@{cutoff}"
 
     def validate(model: Recommender) -> dict[str, float | None]:
-        (lists,) = rank_all(
-            model, training, features, with_selected, users=np.unique(training.valid.users)
-        )
-        return score(
-            lists, training, validation_rows(training, with_selected), with_selected
-        ).overall
+        (lists,) = rank_all(model, setting, users=users)
+        return score(lists, setting, setting.rows(training.valid)).overall
 
     pause_s, device = save_every_s(), choose_device(recipe.device)
     forget_peak_memory()
-    model = build(recipe, training, features)
+    model = build(recipe, setting)
     trainer = Trainer(
         model,
         training.train,
         recipe.settings,
         validate,
         metric=key,
-        every=recipe.evaluation.every,
-        patience=recipe.evaluation.patience,
+        every=evaluation.every,
+        patience=evaluation.patience,
         seed=recipe.seed,
     )
     state = folder.load_state()

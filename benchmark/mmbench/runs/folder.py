@@ -1,4 +1,4 @@
-"""The run folder: what is written while a model trains and when it is done, and how it is read again."""
+"""The run folder: its files while a model trains and when it is done, written and read."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from mmbench.errors import DataError, TrainingError
 from mmbench.trainer import EpochRecord, TrainingProgress
-
-if TYPE_CHECKING:
-    import torch
 
 FORMAT, FORMAT_VERSION = "mmbench.run", "1.0"
 
@@ -61,7 +62,7 @@ class RunFolder:
         return self.path.joinpath("trained.json").is_file()
 
     def clear(self) -> None:
-        """Remove what an earlier run left, and nothing else; first of all the file that says the run is complete."""
+        """Remove what an earlier run left, and nothing else; `metrics.json` first of all."""
         others = [self.path / name for name in ("run.json", "trained.json", "per_user.parquet")]
         tensors = (self.checkpoint_path, self.checkpoint_of_state_path, self.state_path)
         for path in (self.metrics_path, *others, self.history_path, *tensors):
@@ -121,12 +122,11 @@ class RunFolder:
         )
 
     def history(self) -> list[dict[str, Any]]:
-        """The epochs so far."""
+        """Return the epochs so far."""
         if not self.history_path.is_file():
             return []
-        return [
-            json.loads(line) for line in self.history_path.read_text(encoding="utf-8").splitlines()
-        ]
+        lines = self.history_path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
 
     def save_checkpoint(self, tensors: Mapping[str, torch.Tensor], epoch: int) -> None:
         """Save the model of one epoch as the best so far."""
@@ -135,7 +135,7 @@ class RunFolder:
         _save_tensors(self.checkpoint_path, tensors, {"epoch": str(epoch)})
 
     def load_checkpoint(self, epoch: int) -> dict[str, torch.Tensor]:
-        """The model of the chosen epoch.
+        """Load the model of the chosen epoch.
 
         Raises:
             TrainingError: The file is absent, damaged or of another epoch.
@@ -144,8 +144,8 @@ class RunFolder:
         if metadata.get("epoch") != str(epoch):
             raise TrainingError(
                 f"{self.checkpoint_path}: holds epoch {metadata.get('epoch')}, the best one is "
-                f"{epoch}: the run was continued "
-                "on a machine that computes differently; train anew with --restart"
+                f"{epoch}: the run was continued on a machine that computes differently; train "
+                "anew with --restart"
             )
         return tensors
 
@@ -165,7 +165,7 @@ class RunFolder:
         self.checkpoint_of_state_path.unlink(missing_ok=True)
 
     def load_state(self) -> tuple[dict[str, torch.Tensor], TrainingProgress] | None:
-        """Where the training stood; None if it had not come far enough to be saved."""
+        """Load where the training stood; None if nothing was saved yet."""
         if not self.state_path.is_file():
             return None
         tensors, metadata = _load_tensors(self.state_path)
@@ -179,9 +179,6 @@ class RunFolder:
 def _save_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
 ) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         _replace(path, lambda partial: save_file(plain, partial, metadata=metadata))
@@ -193,11 +190,10 @@ def _save_tensors(
 
 
 def _load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"{path}: cannot be read: {error}; train anew with --restart"
@@ -205,7 +201,7 @@ def _load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def _replace(path: Path, write: Any) -> None:
-    """Write a file beside its final name, make it durable, and give it the name in one step."""
+    """Write a file durably beside its final name, then rename it."""
     partial = path.with_name(path.name + ".partial")
     write(partial)
     with partial.open("rb") as file:

@@ -1,41 +1,44 @@
-"""One recipe to one finished run: load, train, select on validation, score test once, save. Resumable at any point."""
+"""One recipe to one finished run: load, train, select on validation, score test once, save.
+
+A run resumes at any point.
+"""
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pandas as pd
+import torch
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
-from mmbase.process import cpu_seconds, forget_peak_memory
-from mmbase.progress import Progress
-from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
-from mmbench.core.interactions import HeldOut, TrainSet
-from mmbench.data.dataset import Split, TestData, TrainingData, load_split
-from mmbench.data.features import ItemFeatures, load_presence
-from mmbench.data.lists import read_lists
-from mmbench.errors import DataError, TrainingError
-from mmbench.evaluation.evaluate import RankedLists, Scores
-from mmbench.evaluation.protocol import (
-    describe,
-    lists_for_both,
-    rows_to_score,
-    score,
-    validation_rows,
+from mmbase.process import (
+    cpu_seconds,
+    forget_peak_memory,
+    peak_gpu_memory_bytes,
+    peak_memory_bytes,
 )
-from mmbench.evaluation.slices import Slice, SliceScores, make_slices, score_slices
-from mmbench.runs.fit import build, fit
+from mmbase.progress import Progress
+from mmbench import __version__
+from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
+from mmbench.data.dataset import TrainingData
+from mmbench.data.features import load_presence
+from mmbench.errors import DataError, TrainingError
+from mmbench.evaluation.protocol import Scored, lists_for_both, score_both
+from mmbench.evaluation.scoring import Scores
+from mmbench.models import model_class
+from mmbench.models.base import Recommender
+from mmbench.ops import gemm, sparse
+from mmbench.runs.fit import build, choose_device, fit
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
-from mmbench.runs.inputs import Inputs, digests_of, load_inputs, side_data
-from mmbench.runs.record import run_record, write_per_user
+from mmbench.runs.inputs import Inputs, digests_of, load_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +68,7 @@ class Result:
 
 
 def run_folder(out: Path, recipe: Recipe, inputs: Inputs) -> RunFolder:
-    """Where a run of this recipe on this data lives: `<dataset>-<model>-<digest of everything that decides its numbers>`."""
+    """Return the folder `<dataset>-<model>-<digest>`; all that decides a run's numbers counts."""
     name = f"{inputs.split.training.name}-{recipe.model}-{recipe.digest(inputs.digests)}"
     return RunFolder(out / name)
 
@@ -79,16 +82,15 @@ def run(
         TrainingError: The run is being written by another process, or the training diverged.
     """
     if folder.complete and not restart:
-        return read_result(folder.path)  # wherever it is kept: nothing is written, not even a lock
+        return read_result(folder.path)  # nothing is written, not even a lock
     with locked(folder):
         if restart:
             folder.clear()
         if not folder.complete:
             write_recipe(folder.recipe_path, recipe)
             forget_peak_memory()
-            chosen, chosen_folder = fit(
-                recipe, inputs.split.training, inputs.features, folder, progress
-            )
+            setting = inputs.setting(recipe.evaluation)
+            chosen, chosen_folder = fit(recipe, setting, folder, progress)
             _finish(chosen, chosen_folder, inputs, folder)
     return read_result(folder.path)
 
@@ -113,11 +115,7 @@ def locked(folder: RunFolder) -> Iterator[None]:
 
 
 def read_result(path: Path) -> Result:
-    """The result of a finished run folder.
-
-    Raises:
-        DataError: The folder is no finished run.
-    """
+    """Read the result of a run folder; a DataError where it is not finished."""
     folder = RunFolder(path)
     if not folder.complete and folder.recipe_path.is_file():
         raise DataError(
@@ -138,7 +136,7 @@ def read_result(path: Path) -> Result:
 
 
 def cost_of(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """What a run cost, from its record; see `Result.cost`."""
+    """Return the costs in a run's record; see `Result.cost`."""
     timings, energy = record["timings"], record["timings"].get("train_energy_j")
     peaks = [record["peak_memory_bytes"], record["peak_gpu_memory_bytes"]]
     return {
@@ -151,14 +149,14 @@ def cost_of(record: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def chosen_recipe(recipe: Recipe, record: Mapping[str, Any]) -> Recipe:
-    """A finished run's recipe with the settings that validation chose, as `run.json` has them."""
+    """Return a finished run's recipe with the settings that validation chose."""
     return recipe.trial({name: record["settings"][name] for name in recipe.searched})
 
 
 def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs, RunFolder]:
-    """What an unfinished run needs to go on, or what a finished one was made of.
+    """Load what an unfinished run needs to go on, or what a finished one was made of.
 
-    A finished run says itself which data it is from; of an unfinished one the folder's name does.
+    A finished run's record names its data; an unfinished run's folder name does.
 
     Raises:
         DataError: The dataset has changed since the run began.
@@ -173,54 +171,47 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
     else:
         same = path.resolve().name.endswith(recipe.digest(inputs.digests))
     if not same:
-        renamed = (
-            ""
-            if folder.complete
-            else "; or give the folder the name back that it had, if it was renamed"
-        )
+        renamed = "; or give the folder the name back that it had, if it was renamed"
         raise DataError(
             f"{path}: the interactions, split or features in {recipe.data} differ from those the "
-            "run began with; "
-            f"start a new run, or restore the data{renamed}"
+            "run began with; start a new run, or restore the data"
+            f"{'' if folder.complete else renamed}"
         )
     return recipe, inputs, folder
 
 
 def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolder) -> None:
     """Score the chosen model on validation and, the only time, on test; write the run's record."""
-    training = inputs.split.training
+    setting = inputs.setting(recipe.evaluation)
     outcome = trained.read_json("trained.json")
-    model = build(recipe, training, inputs.features)
+    model = build(recipe, setting)
     model.load_weights(trained.load_checkpoint(outcome["best_epoch"]))
     start, start_cpu = time.perf_counter(), cpu_seconds()
-    lists = lists_for_both(model, training, inputs.features, recipe.evaluation)
-    scored = _score_both(lists, inputs.split, recipe.evaluation, _present(inputs.features))
-    scores = scored.scores
-    timings: dict[str, Any] = {
-        "evaluation_s": time.perf_counter() - start,
-        "evaluation_cpu_s": cpu_seconds() - start_cpu,
-    }
+    lists = lists_for_both(model, setting)
+    scored = score_both(lists, setting, inputs.split.test, setting.present)
+    end, end_cpu, chosen, scores = time.perf_counter(), cpu_seconds(), None, scored.scores
     if trained.path != folder.path:
+        chosen = int(trained.path.name)
         folder.save_checkpoint(model.weights(), outcome["best_epoch"])
     seconds = [line["seconds"] for line in trained.history() if line["epoch"] > 0]
-    timings["train_s_per_epoch"] = statistics.median(seconds) if seconds else None
-    timings["train_s"] = sum(seconds)
-    timings["train_cpu_s"] = outcome["cpu_s"]
-    timings["train_energy_j"] = outcome.get("energy_j")
-    write_per_user(folder, training, scores)
-    chosen = int(trained.path.name) if trained.path != folder.path else None
-    folder.write_json("run.json", run_record(recipe, inputs, timings, chosen, scores, outcome))
+    timings = {
+        "evaluation_s": end - start,
+        "evaluation_cpu_s": end_cpu - start_cpu,
+        "train_s_per_epoch": statistics.median(seconds) if seconds else None,
+        "train_s": sum(seconds),
+        "train_cpu_s": outcome["cpu_s"],
+        "train_energy_j": outcome.get("energy_j"),
+    }
+    _write_per_user(folder, setting.training, scores)
+    selected = {"split": "valid", "metric": outcome["metric"], "value": outcome["value"]}
+    folder.write_json("run.json", _record(recipe, inputs, timings, chosen, scores, outcome))
     folder.write_json(
         "metrics.json",
         {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "best_epoch": outcome["best_epoch"],
-            "selected_by": {
-                "split": "valid",
-                "metric": outcome["metric"],
-                "value": outcome["value"],
-            },
+            "selected_by": selected,
             "valid": scores["valid"].overall,
             "test": scores["test"].overall,
             "slices": {
@@ -230,148 +221,143 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """What an evaluation found.
-
-    Attributes:
-        scores: The metrics on `valid` and on `test`.
-        slices: The same on their slices; empty if they were not asked for.
-        protocol: Every choice that was made, see `mmbench.evaluation.protocol.describe`.
-        notes: What should be known about the data and the lists, one line each.
-    """
-
-    scores: dict[str, Scores]
-    slices: dict[str, list[SliceScores]]
-    protocol: dict[str, Any]
-    notes: tuple[str, ...] = ()
+def _write_per_user(
+    folder: RunFolder, training: TrainingData, scores: Mapping[str, Scores]
+) -> None:
+    """Per-user values as Parquet: user_id, split, one column per metric@cut-off."""
+    user_ids = training.user_ids.astype(object)
+    frames = [
+        pd.DataFrame({"user_id": user_ids[one.users], "split": split, **one.per_user})
+        for split, one in scores.items()
+    ]
+    partial = folder.path / "per_user.parquet.partial"
+    pd.concat(frames, ignore_index=True).to_parquet(partial, index=False)
+    partial.replace(folder.path / "per_user.parquet")
 
 
-def evaluate_run(
-    path: Path, evaluation: Evaluation, data: Path | None = None, *, slices: bool = False
-) -> Scored:
-    """Rank again with a finished run's model and score both held-out splits, by the run's protocol or another.
+def _record(
+    recipe: Recipe,
+    inputs: Inputs,
+    timings: Mapping[str, Any],
+    chosen: int | None,
+    scores: Mapping[str, Scores],
+    trained: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What ran on what; `trained` is what the training, perhaps in another process, recorded."""
+    training, device = inputs.split.training, choose_device(recipe.device)
+    setting = inputs.setting(recipe.evaluation)
+    present = {m: one.present[: training.n_trained] for m, one in inputs.features.items()}
+    n_valid, n_test = (
+        int(training.of_trained_users(rows).users.size)
+        for rows in (training.valid, inputs.split.test.rows)
+    )
+    peaks = {
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device),
+    }
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tool": {"name": "mmbench", "version": __version__},
+        "libraries": {
+            name: metadata.version(name) for name in ("torch", "numpy", "scipy", "pandas", "h5py")
+        },
+        "python": platform.python_version(),
+        "device": {
+            "type": str(device),
+            "name": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else platform.machine(),
+            "threads": trained.get("threads", torch.get_num_threads()),
+            "trainings_at_once": trained.get("jobs", 1),
+            "products": {**gemm.describe(), "sparse": sparse.backend()},
+        },
+        "dataset": {
+            "name": training.name,
+            "split": training.split,
+            "digest": training.digest,
+            "test_digest": inputs.split.test.digest,
+            "n_users": training.train.n_users,
+            "n_items": training.train.n_items,
+            "n_train": training.train.n_edges,
+            "n_valid": n_valid,
+            "n_test": n_test,
+            "notes": list(training.notes),
+        },
+        "features": {
+            modality: {
+                "name": one.name,
+                "digest": one.digest,
+                "dim": int(one.vectors.shape[1]),
+                "present": int(present[modality].sum()),
+                "missing": int((~present[modality]).sum()),
+                "missing_policy": recipe.missing,
+                "scaling": recipe.scaling,
+                "provenance": dict(one.provenance),
+            }
+            for modality, one in inputs.features.items()
+        },
+        "seeds": {"run": recipe.seed},
+        "approximate": list(recipe.approximate),
+        "settings": recipe.settings.model_dump(mode="json"),
+        "chosen_trial": chosen,
+        "protocol": {
+            **setting.describe(model_class(recipe.model)),
+            "digests": dict(inputs.evaluation),
+            "users_evaluated": {split: one.n_evaluated for split, one in scores.items()},
+            "users_with_relevant": {split: one.n_relevant for split, one in scores.items()},
+            "users_without_list_counted": {
+                split: one.n_without_list for split, one in scores.items()
+            },
+        },
+        "timings": dict(timings),
+        **{
+            name: max(filter(None, (here, trained.get(name))), default=None)
+            for name, here in peaks.items()
+        },
+    }
+
+
+def load_model(
+    path: Path, data: Path | None = None, evaluation: Evaluation | None = None
+) -> tuple[Recommender, Recipe, Inputs]:
+    """Load a finished run's model, its chosen recipe, and its data.
+
+    Args:
+        path: The run folder.
+        data: The dataset folder, if it has moved.
+        evaluation: How to rank and score; None: as the run did.
 
     Raises:
         DataError: The folder is no finished run, or its data has changed.
     """
     result = read_result(path)
     recipe, inputs, folder = resume_inputs(path, data)
+    evaluation = evaluation or recipe.evaluation
     chosen = result.recipe.model_copy(update={"data": recipe.data, "evaluation": evaluation})
     if evaluation != recipe.evaluation:
         chosen, inputs = load_inputs(chosen)
-    evaluation, training = chosen.evaluation, inputs.split.training
-    model = build(chosen, training, inputs.features, finished=True)
+    model = build(chosen, inputs.setting(chosen.evaluation), finished=True)
     model.load_weights(folder.load_checkpoint(result.best_epoch))
-    present = None
+    return model.train(False), chosen, inputs
+
+
+def evaluate_run(
+    path: Path, evaluation: Evaluation, data: Path | None = None, *, slices: bool = False
+) -> Scored:
+    """Rank again with a finished run's model and score both splits; errors as in `load_model`."""
+    model, recipe, inputs = load_model(path, data, evaluation)
+    setting, present = inputs.setting(recipe.evaluation), None
     if slices:
-        present = _present(inputs.features) or load_presence(
-            Path(chosen.data) / "features", training.all_item_ids
+        present = setting.present or load_presence(
+            Path(recipe.data) / "features", setting.training.item_ids.tolist()
         )
-    lists = lists_for_both(model, training, inputs.features, evaluation)
-    return replace(
-        _score_both(lists, inputs.split, evaluation, present),
-        protocol=describe(evaluation, training, type(model)),
-    )
-
-
-def evaluate_lists(
-    recs: Path,
-    data: Path,
-    split: str | None,
-    evaluation: Evaluation,
-    columns: Mapping[str, str] | None = None,
-    *,
-    slices: bool = False,
-) -> Scored:
-    """Score lists made anywhere else on both held-out splits.
-
-    Raises:
-        DataError: The lists can't be read or do not belong to the dataset.
-    """
-    loaded = load_split(data, split, columns, catalogue=evaluation.protocol == "strict")
-    evaluation, loaded, _ = side_data(data, evaluation, loaded, columns)
-    training = loaded.training
-    users, items, notes = read_lists(recs, loaded, max(evaluation.cutoffs))
-    present = load_presence(data / "features", training.all_item_ids) if slices else None
-    seen = _n_listed(users, items, training.train)
-    if seen:
-        notes.append(
-            f"{seen} listed items are training positives of their user; no model here lists such"
-        )
-    known = _n_listed(users, items, training.valid) if evaluation.protocol == "strict" else 0
-    if known:
-        notes.append(
-            f"{known} listed items are validation positives of their user; at test they count as "
-            "misses"
-        )
-    lists = RankedLists(users, items)
-    scored = _score_both((lists, lists), loaded, evaluation, present)
-    return replace(
-        scored, protocol=describe(evaluation, training, None), notes=(*training.notes, *notes)
-    )
-
-
-def _n_listed(users: NDArray[np.int64], items: NDArray[np.int64], rows: HeldOut | TrainSet) -> int:
-    """How many of the pairs are in their user's list."""
-    n_items = 1 + max(int(items.max(initial=0)), int(rows.items.max(initial=0)))
-    listed = (users[:, None] * n_items + items)[items >= 0]
-    return int(np.isin(listed, rows.users * n_items + rows.items).sum())
-
-
-def _score_both(
-    lists: tuple[RankedLists, RankedLists],
-    split: Split,
-    evaluation: Evaluation,
-    present: Mapping[str, NDArray[np.bool_]] | None,
-) -> Scored:
-    """Score validation and test; with slices where presence is given."""
-    training = split.training
-    slices: list[Slice] = []
-    if present is not None:
-        slices = make_slices(training.train, training.n_item_rows, training.n_user_rows, present)
-    valid = _score_rows(
-        lists[0], training, validation_rows(training, evaluation), evaluation, slices
-    )
-    tested = _score_test(lists[1], training, split.test, evaluation, slices)
-    sliced = {"valid": valid[1], "test": tested[1]} if slices else {}
-    return Scored({"valid": valid[0], "test": tested[0]}, sliced, {})
-
-
-def _score_test(
-    lists: RankedLists,
-    training: TrainingData,
-    test: TestData,
-    evaluation: Evaluation,
-    slices: Sequence[Slice],
-) -> tuple[Scores, list[SliceScores]]:
-    """The only place where test rows meet lists."""
-    return _score_rows(
-        lists, training, rows_to_score(test.rows, test.of_others, evaluation), evaluation, slices
-    )
-
-
-def _score_rows(
-    lists: RankedLists,
-    training: TrainingData,
-    rows: HeldOut,
-    evaluation: Evaluation,
-    slices: Sequence[Slice],
-) -> tuple[Scores, list[SliceScores]]:
-    """Metrics of held-out rows, all together and slice by slice."""
-    of = partial(score, lists, training, evaluation=evaluation)
-    return of(rows), score_slices(slices, rows, of)
-
-
-def _present(features: Mapping[str, ItemFeatures]) -> dict[str, NDArray[np.bool_]]:
-    """Which item rows have a vector of their own, by modality."""
-    return {
-        modality: np.append(one.present, one.other_present) for modality, one in features.items()
-    }
+    scored = score_both(lists_for_both(model, setting), setting, inputs.split.test, present)
+    return replace(scored, protocol=setting.describe(type(model)))
 
 
 def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The results as JSON values, in order."""
+    """Return the results as JSON values, in order."""
     return [
         {
             "run": str(result.path),

@@ -1,4 +1,4 @@
-"""What a run recommends: scored again it gives the run's own metrics, and its embeddings give its scores."""
+"""Lists score again as the run did; embeddings give the run's scores."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mmbench.commands.recommend import recommend
 from mmbench.commands.train import train
 from mmbench.config import make_evaluation
 from mmbench.errors import DataError, UsageError
+from mmbench.evaluation.protocol import evaluate_lists
 from mmbench.runs import run as experiment
 
 
@@ -73,7 +74,7 @@ def test_lists_score_as_the_run_did(
     call(str(run), "--out", str(out), "-k", "10")
     result = experiment.read_result(run)
     evaluation = make_evaluation(protocol=protocol, cutoffs=(5, 10), select_by="Recall@10")
-    scored = experiment.evaluate_lists(out, place / "toy", None, evaluation)
+    scored = evaluate_lists(out, place / "toy", None, evaluation)
     assert scored.scores["test"].overall == result.test
 
 
@@ -166,7 +167,7 @@ def test_ids_with_quotes_and_lists_as_json_lines_are_read_back(tmp_path: Path) -
     for suffix in SUFFIXES:
         out = tmp_path / f"recs{suffix}"
         call(str(run), "--out", str(out))
-        scored = experiment.evaluate_lists(out, toy, None, result.recipe.evaluation)
+        scored = evaluate_lists(out, toy, None, result.recipe.evaluation)
         assert scored.scores["test"].overall == result.test
 
 

@@ -1,4 +1,4 @@
-"""From a folder to index arrays: which split is taken, who gets which row, what is left out and said."""
+"""From a folder to index arrays: the split taken, the rows given, what notes report."""
 
 from __future__ import annotations
 
@@ -28,25 +28,42 @@ def test_rows_follow_the_order_of_the_ids(tmp_path: Path) -> None:
     split = load_split(given(tmp_path / "d", train=TRAIN, valid=VALID, test=TEST))
     training = split.training
     assert training.name == "d"
-    assert training.user_ids.tolist() == ["u1", "u2"]
-    assert training.item_ids.tolist() == ["i2", "i9"]
+    # those of training first; `stranger` and i5 occur in held-out rows only
+    assert training.user_ids.tolist() == ["u1", "u2", "stranger"]
+    assert training.item_ids.tolist() == ["i2", "i9", "i5"]
+    assert (training.train.n_users, training.n_trained) == (2, 2)
     assert list(zip(training.train.users.tolist(), training.train.items.tolist(), strict=True)) == [
         (0, 0),
         (0, 1),
         (1, 0),
     ]
-    # i5 occurs in validation only: it has a row behind the candidates
-    assert split.training.other_item_ids == ("i5",)
     assert training.valid.items.tolist() == [2]
-    # the later of two equal pairs wins, the unknown user is kept apart and said
-    assert split.test.rows.items.tolist() == [1]
-    assert split.test.rows.ratings.tolist() == [4]
+    # the later of two equal pairs wins, the stranger's rows come last and are said
+    assert split.test.rows.users.tolist() == [1, 2]
+    assert split.test.rows.items.tolist() == [1, 0]
+    assert split.test.rows.ratings.tolist() == [4, 5]
+    assert training.of_trained_users(split.test.rows).users.tolist() == [1]
     text = "\n".join(training.notes)
     assert "test: 1 users without training rows (1 rows)" in text
-    assert training.other_user_ids == ("stranger",)
-    assert split.test.of_others.users.tolist() == [2]
     assert "train: 1 repeated pairs were counted once" in text
     assert "1 items occur outside training only" in text
+
+
+def test_histories_keep_order_times_and_repetitions(tmp_path: Path) -> None:
+    header = "user_id\titem_id\ttimestamp\n"
+    train = "u2\ti2\t9\nu1\ti9\t5\nu1\ti2\t5\nu1\ti2\t1\nu1\ti9\t7\n"
+    rows = {"valid": header + "u1\ti2\t8\n", "test": header + "new\ti2\t8\nu1\ti2\t8\n"}
+    training = load_split(given(tmp_path / "a", train=header + train, **rows)).training
+    history = training.histories
+    assert history.indptr.tolist() == [0, 4, 5]
+    assert history.items.tolist() == [0, 1, 0, 1, 0]  # i2 at 1, then i9 and i2 at 5 as in the file
+    assert history.times is not None
+    assert history.times.tolist() == [1, 5, 5, 7, 9]
+    distinct = history.distinct(2)
+    assert (distinct.users.tolist(), distinct.items.tolist()) == ([0, 0, 1], [0, 1, 0])
+    without = load_split(given(tmp_path / "b", train=TRAIN, valid=VALID, test=TEST)).training
+    assert without.histories.times is None
+    assert without.histories.items.tolist() == [1, 0, 0, 0]  # the order of the file
 
 
 @pytest.mark.parametrize(
@@ -151,8 +168,8 @@ def test_a_written_split_of_columns_of_other_names(tmp_path: Path) -> None:
     written = load_split(tmp_path, "mine", columns, catalogue=True)
     assert written.training.digest == made.training.digest
     assert (
-        set(written.training.all_item_ids)
-        == set(made.training.all_item_ids)
+        set(written.training.item_ids)
+        == set(made.training.item_ids)
         == {f"00{n}" for n in range(9)}
     )
 
@@ -190,11 +207,11 @@ def test_two_files_for_one_part(tmp_path: Path) -> None:
 )
 def test_counts_of_the_real_data(real_data: Path, name: str, counts: tuple[int, ...]) -> None:
     split = load_split(real_data / name)
-    train = split.training.train
+    training, train = split.training, split.training.train
     held_out = (
-        split.training.valid.users.size,
-        split.test.rows.users.size,
-        len(split.training.other_item_ids),
+        training.of_trained_users(training.valid).users.size,
+        training.of_trained_users(split.test.rows).users.size,
+        training.item_ids.size - training.n_trained,
     )
     assert (train.n_users, train.n_items, train.n_edges, *held_out) == counts
 
@@ -205,7 +222,7 @@ def test_the_digest_of_the_catalogue_covers_the_rows_of_strangers(tmp_path: Path
         given(tmp_path / "b", train=TRAIN, valid=VALID, test=TEST + "new\ti1\t1\n"),
     ]
     a, b = map(load_split, folders)
-    assert a.training.other_user_ids == b.training.other_user_ids
+    assert a.training.user_ids.tolist() == b.training.user_ids.tolist()
     assert a.catalogue_digest != b.catalogue_digest
 
 

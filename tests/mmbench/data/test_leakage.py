@@ -140,7 +140,7 @@ def test_vectors_of_an_encoder_trained_on_another_split_are_a_leak(toy: Path) ->
         call("split", str(toy), "--seed", seed, "--name", name)
     trained = hashlib.sha256((toy / "splits/a/train.tsv").read_bytes()).hexdigest()
     one = {"extractor": "tuned", "training": {"split": "a", "train_sha256": trained}}
-    ids = sorted(load_split(toy, "a").training.all_item_ids)
+    ids = sorted(load_split(toy, "a").training.item_ids.tolist())
     for modality, provenance in (
         ("textual", one),
         ("fused", {"of": [{"provenance": one}, {"provenance": {}}]}),

@@ -1,4 +1,4 @@
-"""`paper` and `strict` side by side: candidates, masks, who is scored, what is recorded; against a brute-force ranking."""
+"""`paper` and `strict` side by side, against a brute-force ranking."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from tests.mmbench.conftest import write_dataset
 
 from mmbase.progress import Silent
 from mmbench.config import Evaluation, Recipe, make_evaluation, make_settings
-from mmbench.core.interactions import HeldOut, Index
-from mmbench.data.dataset import TrainingData
+from mmbench.core.interactions import Index
 from mmbench.data.tables import read_categories, read_item_ids
 from mmbench.errors import DataError, UsageError
-from mmbench.evaluation.protocol import lists_for_both
+from mmbench.evaluation.protocol import evaluate_lists, lists_for_both
 from mmbench.metrics.item_data import Topics
 from mmbench.runs import run as experiment
 from mmbench.runs.fit import build
@@ -27,7 +26,7 @@ from mmbench.runs.inputs import Inputs, load_inputs
 
 @pytest.fixture
 def cold(tmp_path: Path) -> Path:
-    """A dataset with an items table, items outside training, and a user who has held-out rows only."""
+    """A dataset with an items table, unseen items, and a user who has held-out rows only."""
     data = write_dataset(tmp_path / "cold")
     items = [f"B{item:03d}X" for item in range(30)]
     lines = [
@@ -79,16 +78,12 @@ def ranked(scores: np.ndarray[Any, Any], masked: set[int], k: int) -> list[int]:
 def test_lists_equal_a_brute_force_ranking(cold: Path, protocol: str) -> None:
     recipe, inputs = recipe_of(cold, protocol=protocol)
     training = inputs.split.training
-    model = build(recipe, training, inputs.features)
-    unseen = {m: torch.from_numpy(one.other_vectors) for m, one in inputs.features.items()}
-    n_unseen = len(training.other_item_ids) if protocol == "strict" else 0
+    setting = inputs.setting(recipe.evaluation)
+    model = build(recipe, setting)
     with torch.inference_mode():
-        users = torch.arange(training.train.n_users)
-        scores = (model.scorer_with_unseen(unseen, n_unseen) if n_unseen else model.scorer())(
-            users
-        ).numpy()
+        scores = model.scorer(setting.known)(torch.arange(training.train.n_users)).numpy()
     assert scores.shape[1] == (31 if protocol == "strict" else training.train.n_items)
-    for_valid, for_test = lists_for_both(model, training, inputs.features, recipe.evaluation)
+    for_valid, for_test = lists_for_both(model, setting)
 
     def items_of(rows: Any, user: int) -> set[int]:
         return set(rows.items[rows.users == user].tolist())
@@ -102,19 +97,24 @@ def test_lists_equal_a_brute_force_ranking(cold: Path, protocol: str) -> None:
 
 def test_the_catalogue_has_rows_behind_the_candidates(cold: Path) -> None:
     assert read_item_ids(cold)[-1] == "NEW"
-    _, paper = recipe_of(cold, protocol="paper")
-    _, strict = recipe_of(cold, protocol="strict")
-    assert "NEW" not in paper.split.training.other_item_ids
-    assert strict.split.training.other_item_ids[-1] == "NEW"
-    assert strict.split.training.other_item_ids[:-1] == paper.split.training.other_item_ids
+    by_paper, paper = recipe_of(cold, protocol="paper")
+    by_strict, strict = recipe_of(cold, protocol="strict")
+    ids = [one.split.training.item_ids.tolist() for one in (paper, strict)]
+    assert "NEW" not in ids[0]
+    assert ids[1] == [*ids[0], "NEW"]
+    n_trained = strict.split.training.n_trained
+    assert n_trained == paper.split.training.n_trained < len(ids[0])
     assert strict.split.training.digest == paper.split.training.digest
+    # a model knows, and slices divide, the candidates: trained items in paper, all in strict
+    for inputs, recipe, n in ((paper, by_paper, n_trained), (strict, by_strict, 31)):
+        setting = inputs.setting(recipe.evaluation)
+        assert setting.candidates.n_items == setting.known.n_items == n
+        assert setting.present["visual"].size == len(setting.known.content["visual"].vectors) == n
     one = strict.features["visual"]
-    assert one.other_vectors.shape == (
-        len(strict.split.training.other_item_ids),
-        one.vectors.shape[1],
-    )
-    assert not one.other_present[-1]  # NEW has no vector: the mean of the training items stands in
-    np.testing.assert_allclose(one.other_vectors[-1], one.vectors[one.present].mean(0), rtol=1e-5)
+    assert len(one.vectors) == len(one.present) == 31
+    assert not one.present[-1]  # NEW has no vector: the mean of the training items stands in
+    trained = one.vectors[:n_trained][one.present[:n_trained]]
+    np.testing.assert_allclose(one.vectors[-1], trained.mean(0), rtol=1e-5)
     assert {"catalogue"} == set(strict.evaluation) and not paper.evaluation
 
 
@@ -305,12 +305,10 @@ def test_lists_from_elsewhere_that_hold_validation_positives(cold: Path, tmp_pat
     training = inputs.split.training
     user, item = (
         training.user_ids[training.valid.users[0]],
-        training.all_item_ids[training.valid.items[0]],
+        training.item_ids[training.valid.items[0]],
     )
     (tmp_path / "lists.tsv").write_text(f"{user}\t{item}\n{user}\tNEW\n")
-    scored = experiment.evaluate_lists(
-        tmp_path / "lists.tsv", cold, None, Evaluation(), slices=True
-    )
+    scored = evaluate_lists(tmp_path / "lists.tsv", cold, None, Evaluation(), slices=True)
     assert (
         "1 listed items are validation positives of their user; at test they count as misses"
         in scored.notes
@@ -327,11 +325,7 @@ def test_lists_from_elsewhere_that_hold_validation_positives(cold: Path, tmp_pat
 
 def test_types_of_the_side_data() -> None:
     empty: Index = np.zeros(0, np.int64)
-    rows = HeldOut(empty, empty, np.zeros(0))
     assert Topics.from_pairs(empty, empty).items.size == 0
-    assert (
-        TrainingData.__dataclass_fields__["valid_of_others"].default.users.size == rows.users.size
-    )
 
 
 @pytest.mark.parametrize(

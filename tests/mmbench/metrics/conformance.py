@@ -10,7 +10,7 @@ import pytest
 from tests.reference import metrics as oracle
 
 from mmbench.core.interactions import HeldOut, TrainSet
-from mmbench.evaluation.evaluate import RankedLists, Scores, evaluate
+from mmbench.evaluation.scoring import RankedLists, Scores, evaluate
 from mmbench.metrics import NEEDS, Content, Metric, Topics, resolve
 
 EVERY = resolve(["all"], at_hand=NEEDS)

@@ -20,7 +20,7 @@ from tests.reference import metrics as oracle
 
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.errors import DataError, ShapeError, UsageError
-from mmbench.evaluation.evaluate import RankedLists, evaluate
+from mmbench.evaluation.scoring import RankedLists, evaluate
 from mmbench.metrics import METRICS, NEEDS, PAPER, Content, Metric, Topics, resolve
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden-metrics" / "expected.json"

@@ -35,7 +35,7 @@ MODULES = (
     "mmbench.metrics.content",
     "mmbench.metrics.calibration",
     "mmbench.metrics",
-    "mmbench.evaluation.evaluate",
+    "mmbench.evaluation.scoring",
 )
 
 
@@ -513,7 +513,7 @@ class Planted(SourceFileLoader):
 
 
 def plant(misreading: Misreading) -> tuple[ModuleType, ModuleType]:
-    """Import `mmbench.metrics` and `mmbench.evaluation.evaluate` anew, misread."""
+    """Import `mmbench.metrics` and `mmbench.evaluation.scoring` anew, misread."""
     saved = {name: importlib.import_module(name) for name in MODULES}
     for name in MODULES:
         del sys.modules[name]
@@ -526,7 +526,7 @@ def plant(misreading: Misreading) -> tuple[ModuleType, ModuleType]:
             assert spec is not None
             sys.modules[name] = importlib.util.module_from_spec(spec)
             loader.exec_module(sys.modules[name])
-        return sys.modules["mmbench.metrics"], sys.modules["mmbench.evaluation.evaluate"]
+        return sys.modules["mmbench.metrics"], sys.modules["mmbench.evaluation.scoring"]
     finally:
         sys.modules.update(saved)
 

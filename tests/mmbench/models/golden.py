@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.mmbench.conftest import known
 from tests.reference import cases
 from tests.reference.common import Case, Parameters
 from torch import Tensor
@@ -19,7 +20,7 @@ from mmbench.core.interactions import TrainSet
 from mmbench.core.rng import Init
 from mmbench.core.sampling import Pairs, Triples
 from mmbench.models import model_class
-from mmbench.models.base import Features, Recommender
+from mmbench.models.base import Content, Recommender
 from mmbench.ops.row_table import RowTable
 from mmbench.trainer import Trainer
 
@@ -103,7 +104,7 @@ class Problem:
                 **self.adapter.settings(case, self.preset),
             },
         )
-        features = Features({m: case.feature(m) for m in case.modalities})
+        features = Content.complete({m: case.feature(m) for m in case.modalities})
         self.model = model_class(self.name)(train, features, self.config, Init(1))  # type: ignore[call-arg]
         self.adapter.inject(self.model, self.extra)
         self.train = train
@@ -175,7 +176,8 @@ class Problem:
     def scores(self) -> Tensor:
         """Our scores of all users and items."""
         with torch.inference_mode():
-            return self.model.train(False).scorer()(torch.arange(self.case.n_users)).clone()
+            score = self.model.train(False).scorer(known(self.train))
+            return score(torch.arange(self.case.n_users)).clone()
 
     def gradients(self) -> dict[str, Tensor | None]:
         """Gradients of our loss on the first batch, whole tables, by the reference's names."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 from mmbench.core.interactions import TrainSet
 from mmbench.core.rng import Init, numpy_rng
 from mmbench.core.sampling import Batch
-from mmbench.models.base import Features, ModelConfig, Recommender
+from mmbench.models.base import Content, ModelConfig, Recommender
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +56,7 @@ class NextItem(Recommender):
     uses_features = False
     make_sampler = UserHistories
 
-    def __init__(
-        self, train: TrainSet, features: Features, config: ModelConfig, init: Init
-    ) -> None:
+    def __init__(self, train: TrainSet, features: Content, config: ModelConfig, init: Init) -> None:
         super().__init__()
         self.sequences = histories(train, np.arange(train.n_users))
         self.before = init.xavier_uniform("before", train.n_items, config.embedding_dim)

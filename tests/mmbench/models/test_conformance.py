@@ -8,15 +8,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from tests.mmbench.conftest import known
 from tests.mmbench.models.next_item import NextItem
 
-from mmbench.core.interactions import TrainSet
+from mmbench.core.content import Known
+from mmbench.core.interactions import Histories, TrainSet
 from mmbench.core.rng import Init
 from mmbench.core.sampling import Batch
 from mmbench.errors import UsageError
-from mmbench.evaluation.evaluate import rank
+from mmbench.evaluation.ranking import rank
 from mmbench.models import MODELS, model_class
-from mmbench.models.base import Features, ModelConfig, Recommender
+from mmbench.models.base import Content, ModelConfig, Recommender
 from mmbench.ops import sparse
 from mmbench.trainer import Trainer
 
@@ -42,14 +44,14 @@ every_trained_case = pytest.mark.parametrize(("name", "preset"), TRAINED)
 
 
 def make(
-    name: str, train: TrainSet, features: Features, seed: int = 3, **settings: object
+    name: str, train: TrainSet, features: Content, seed: int = 3, **settings: object
 ) -> tuple[Recommender, ModelConfig]:
     config = kind(name).Config(**{"embedding_dim": 8, **settings})
     return kind(name)(train, features, config, Init(seed)), config  # type: ignore[call-arg]
 
 
 def trainer_of(
-    name: str, train: TrainSet, features: Features, epochs: int, seed: int = 3, **settings: object
+    name: str, train: TrainSet, features: Content, epochs: int, seed: int = 3, **settings: object
 ) -> Trainer:
     model, config = make(
         name, train, features, seed, **{"epochs": epochs, "batch_size": 32, "lr": 0.02, **settings}
@@ -60,7 +62,7 @@ def trainer_of(
 
 
 def fit(
-    name: str, train: TrainSet, features: Features, epochs: int, seed: int = 3, **settings: object
+    name: str, train: TrainSet, features: Content, epochs: int, seed: int = 3, **settings: object
 ) -> Recommender:
     trainer = trainer_of(name, train, features, epochs, seed, **settings)
     for record in trainer.run():
@@ -75,24 +77,24 @@ def first_batch(model: Recommender, train: TrainSet, batch_size: int = 64) -> Ba
 
 def scores(model: Recommender, train: TrainSet) -> torch.Tensor:
     with torch.inference_mode():
-        return model.train(False).scorer()(torch.arange(train.n_users))
+        return model.train(False).scorer(known(train))(torch.arange(train.n_users))
 
 
 @every_case
 def test_scores_have_the_right_shape_and_are_finite(
-    name: str, preset: Preset, block_train: TrainSet, block_features: Features
+    name: str, preset: Preset, block_train: TrainSet, block_features: Content
 ) -> None:
     model, _ = make(name, block_train, block_features, **preset)
     out = scores(model, block_train)
     assert out.shape == (block_train.n_users, block_train.n_items)
     assert torch.isfinite(out).all()
-    some = model.scorer()(torch.tensor([5, 2]))
+    some = model.scorer(known(block_train, block_features))(torch.tensor([5, 2]))
     torch.testing.assert_close(some, out[[5, 2]])
 
 
 @every_trained_case
 def test_every_parameter_gets_a_gradient(
-    name: str, preset: Preset, block_train: TrainSet, block_features: Features
+    name: str, preset: Preset, block_train: TrainSet, block_features: Content
 ) -> None:
     model, _ = make(name, block_train, block_features, batch_size=64, **preset)
     terms = model.loss(first_batch(model, block_train))
@@ -108,7 +110,7 @@ def test_every_parameter_gets_a_gradient(
 
 @every_trained_case
 def test_training_learns_the_blocks(
-    name: str, preset: Preset, block_train: TrainSet, block_features: Features
+    name: str, preset: Preset, block_train: TrainSet, block_features: Content
 ) -> None:
     out = scores(fit(name, block_train, block_features, 20, lr=0.06, **preset), block_train)
     same = (torch.arange(24)[:, None] % 2) == (torch.arange(16)[None, :] % 2)
@@ -126,7 +128,7 @@ def test_training_learns_the_blocks(
 
 @every_case
 def test_same_seed_same_scores_other_seed_other_scores(
-    name: str, preset: Preset, block_train: TrainSet, block_features: Features
+    name: str, preset: Preset, block_train: TrainSet, block_features: Content
 ) -> None:
     first, again = (
         scores(fit(name, block_train, block_features, 2, **preset), block_train) for _ in range(2)
@@ -139,7 +141,7 @@ def test_same_seed_same_scores_other_seed_other_scores(
 
 @every_trained_case
 def test_saved_and_loaded_models_score_the_same(
-    name: str, preset: Preset, block_train: TrainSet, block_features: Features
+    name: str, preset: Preset, block_train: TrainSet, block_features: Content
 ) -> None:
     model = fit(name, block_train, block_features, 2, **preset)
     fresh, _ = make(name, block_train, block_features, seed=99, **preset)
@@ -149,7 +151,7 @@ def test_saved_and_loaded_models_score_the_same(
 
 @every_trained_case
 def test_a_resumed_training_equals_an_uninterrupted_one(
-    name: str, preset: Preset, block_train: TrainSet, block_features: Features
+    name: str, preset: Preset, block_train: TrainSet, block_features: Content
 ) -> None:
     whole, first, second = (
         trainer_of(name, block_train, block_features, 4, **preset) for _ in range(3)
@@ -169,7 +171,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
 
 @every_trained_case
 def test_a_batch_of_one_row_works(
-    name: str, preset: Preset, block_train: TrainSet, block_features: Features
+    name: str, preset: Preset, block_train: TrainSet, block_features: Content
 ) -> None:
     model, _ = make(name, block_train, block_features, **preset)
     batch = first_batch(model, block_train, batch_size=1)
@@ -179,9 +181,11 @@ def test_a_batch_of_one_row_works(
     assert all(torch.isfinite(term) for term in model.loss(batch).values())
 
 
-def test_controls_rank_as_they_say(block_train: TrainSet, block_features: Features) -> None:
+def test_controls_rank_as_they_say(block_train: TrainSet, block_features: Content) -> None:
     popular, _ = make("most-popular", block_train, block_features)
-    lists = rank(popular.scorer(), block_train, np.arange(24), k=3)
+    lists = rank(
+        popular.scorer(known(block_train, block_features)), block_train, np.arange(24), k=3
+    )
     best = np.lexsort((np.arange(16), -block_train.popularity))
     for user, items in zip(lists.users, lists.items, strict=True):
         expected = [
@@ -195,7 +199,7 @@ def test_controls_rank_as_they_say(block_train: TrainSet, block_features: Featur
 
 
 def test_item_knn_against_a_dense_computation(
-    block_train: TrainSet, block_features: Features
+    block_train: TrainSet, block_features: Content
 ) -> None:
     model, _ = make("item-knn", block_train, block_features, neighbours=4, shrinkage=2.0)
     x = np.zeros((24, 16))
@@ -210,9 +214,10 @@ def test_item_knn_against_a_dense_computation(
 
 
 def test_random_rows_do_not_depend_on_who_else_is_asked(
-    block_train: TrainSet, block_features: Features
+    block_train: TrainSet, block_features: Content
 ) -> None:
-    score = make("random", block_train, block_features)[0].scorer()
+    model = make("random", block_train, block_features)[0]
+    score = model.scorer(known(block_train, block_features))
     assert torch.equal(score(torch.tensor([3, 9]))[1], score(torch.tensor([9]))[0])
 
 
@@ -234,7 +239,7 @@ def test_one_and_two_threads_agree(
     name: str,
     preset: Preset,
     block_train: TrainSet,
-    block_features: Features,
+    block_features: Content,
     two_threads: None,
 ) -> None:
     torch.set_num_threads(1)
@@ -249,7 +254,7 @@ def test_one_and_two_threads_agree(
 
 @every_trained_case
 def test_the_sparse_back_end_changes_nothing_but_rounding(
-    name: str, preset: Preset, block_train: TrainSet, block_features: Features
+    name: str, preset: Preset, block_train: TrainSet, block_features: Content
 ) -> None:
     pytest.importorskip("torch_sparse", exc_type=ImportError)
     gradients = []
@@ -274,21 +279,40 @@ def test_the_sparse_back_end_changes_nothing_but_rounding(
         )
 
 
+@pytest.mark.parametrize("name", ["item-knn", "content-knn"])
+def test_neighbours_score_the_history_that_is_known(
+    name: str, block_train: TrainSet, block_features: Content
+) -> None:
+    """Another history gives another list; its order and repetitions do not matter here."""
+    model, _ = make(name, block_train, block_features)
+    usual = known(block_train, block_features)
+    expected = model.scorer(usual)(torch.arange(2))
+    first, second = (block_train.items[block_train.users == user] for user in (0, 1))
+    items = np.concatenate([second[::-1], second[:1], first])
+    swapped = Histories(np.array([0, second.size + 1, items.size]), items, None)
+    found = model.scorer(Known(usual.n_items, usual.content, lambda: swapped))(torch.arange(2))
+    assert torch.equal(found, expected.flip(0))
+    assert not torch.equal(found, expected)
+
+
 UNSEEN = {"most-popular", "random", "content-knn", "vbpr"}
 
 
 @every_case
 def test_items_that_training_has_not_seen(
-    name: str, preset: Preset, block_train: TrainSet, block_features: Features
+    name: str, preset: Preset, block_train: TrainSet, block_features: Content
 ) -> None:
     """Trained items keep their scores; unseen ones are scored by their content, or never listed."""
     model, _ = make(name, block_train, block_features, **preset)
     model.train(False)
-    copies = {modality: vectors[:5].clone() for modality, vectors in block_features.items()}
+    copies = {m: vectors[:5].clone() for m, vectors in block_features.vectors.items()}
+    none = {m: vectors[:0] for m, vectors in copies.items()}
     users = torch.arange(block_train.n_users)
     with torch.inference_mode():
-        seen, everything = model.scorer()(users), model.scorer_with_unseen(copies, 5)(users)
-        nothing_unseen = model.scorer_with_unseen({m: v[:0] for m, v in copies.items()}, 0)(users)
+        seen, everything, nothing_unseen = (
+            model.scorer(known(block_train, block_features, unseen))(users)
+            for unseen in (None, copies, none)
+        )
     assert everything.shape == (block_train.n_users, block_train.n_items + 5)
     torch.testing.assert_close(everything[:, : block_train.n_items], seen, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(nothing_unseen, seen, rtol=1e-5, atol=1e-6)
@@ -302,23 +326,24 @@ def test_items_that_training_has_not_seen(
 
 
 def test_an_unseen_copy_of_an_item_scores_what_the_items_content_scores(
-    block_train: TrainSet, block_features: Features
+    block_train: TrainSet, block_features: Content
 ) -> None:
-    copies = {modality: vectors[3:4].clone() for modality, vectors in block_features.items()}
+    copies = {m: vectors[3:4].clone() for m, vectors in block_features.vectors.items()}
     users = torch.arange(block_train.n_users)
+    seen, with_copy = (known(block_train, block_features, one) for one in (None, copies))
     for preset in presets("vbpr"):
         model, _ = make("vbpr", block_train, block_features, **preset)
         with torch.inference_mode():
-            with_factors = model.scorer_with_unseen(copies, 1)(users)[:, -1]
+            with_factors = model.scorer(with_copy)(users)[:, -1]
             model.item_factors[3] = 0.0  # type: ignore[operator, index]
             torch.testing.assert_close(
-                with_factors, model.scorer()(users)[:, 3], rtol=1e-5, atol=1e-6
+                with_factors, model.scorer(seen)(users)[:, 3], rtol=1e-5, atol=1e-6
             )
     model, _ = make("content-knn", block_train, block_features, neighbours=100)
     with torch.inference_mode():
         copy, original = (
-            model.scorer_with_unseen(copies, 1)(users)[:, -1],
-            model.scorer()(users)[:, 3],
+            model.scorer(with_copy)(users)[:, -1],
+            model.scorer(seen)(users)[:, 3],
         )
     knows_it = torch.from_numpy(block_train.contains(np.arange(block_train.n_users), np.array(3)))
     # the copy is similar to the original itself as well, by exactly one

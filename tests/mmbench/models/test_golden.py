@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.mmbench.conftest import known
 from tests.mmbench.models.golden import Adapter, Problem, deviation, double_precision
 from tests.reference import bm3, cases, common, freedom, lattice
 from tests.reference.common import Case
@@ -20,7 +21,7 @@ from mmbench.core.rng import Init
 from mmbench.core.sampling import Edges, Pairs
 from mmbench.errors import UsageError
 from mmbench.models import model_class
-from mmbench.models.base import Features, Recommender
+from mmbench.models.base import Content, Recommender
 from mmbench.models.freedom import modality_weights
 from mmbench.ops.row_table import RowTable
 from mmbench.trainer import Trainer
@@ -284,7 +285,7 @@ def test_bm3_draws_one_mask_for_each_row_of_a_batch_and_keeps_the_right_share() 
     case = cases.case("middle", "bm3")
     p = problem("bm3", "paper", "middle")
     model = type(p.model)(
-        p.train, Features({m: case.feature(m) for m in case.modalities}), p.config, Init(0)
+        p.train, Content.complete({m: case.feature(m) for m in case.modalities}), p.config, Init(0)
     )  # type: ignore[call-arg]
     batch, rows = p.batch(p.epochs[0][0], 1, 0), torch.arange(40)
     draw = model._kept  # type: ignore[operator]
@@ -334,7 +335,7 @@ def test_lightgcn_against_a_dense_computation(n_layers: int) -> None:
         "batch_size": 16,
     }
     config = make_settings("lightgcn", settings)
-    model = model_class("lightgcn")(train, Features({}), config, Init(5))  # type: ignore[call-arg]
+    model = model_class("lightgcn")(train, Content.complete({}), config, Init(5))  # type: ignore[call-arg]
     a = common.adjacency(case)
     a = a / torch.sqrt(a.sum(1)[:, None] * a.sum(1)[None, :])
     names = ("user_embedding", "item_embedding")
@@ -366,5 +367,5 @@ def test_lightgcn_against_a_dense_computation(n_layers: int) -> None:
     for name in names:
         assert deviation(model.get_parameter(name).detach(), leaves[name].detach()) <= 1e-9
     with torch.inference_mode():
-        ours = model.scorer()(torch.arange(case.n_users))
+        ours = model.scorer(known(train))(torch.arange(case.n_users))
     assert deviation(ours, z[: case.n_users] @ z[case.n_users :].T) <= 1e-9

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.mmbench.conftest import known
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmbench.core.interactions import TrainSet
 from mmbench.core.rng import Init
-from mmbench.evaluation.evaluate import rank
+from mmbench.evaluation.ranking import rank
 from mmbench.models import MODELS, model_class
-from mmbench.models.base import Features
+from mmbench.models.base import Content
 from mmbench.ops.knn import cosine_knn
 from mmbench.trainer import Trainer
 
@@ -69,15 +70,17 @@ def train() -> TrainSet:
 
 
 @pytest.fixture(scope="module")
-def features() -> Features:
+def features() -> Content:
     generator = torch.Generator().manual_seed(0)
     vectors = {m: torch.randn(N_ITEMS, 16, generator=generator) for m in ("visual", "textual")}
-    return Features(vectors, lambda modality, x, k: cosine_knn(x, k, block_bytes=BLOCK_BYTES))
+    return Content.complete(
+        vectors, lambda modality, x, k: cosine_knn(x, k, block_bytes=BLOCK_BYTES)
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_arrays_stay_linear(
-    name: str, train: TrainSet, features: Features, monkeypatch: pytest.MonkeyPatch
+    name: str, train: TrainSet, features: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small: dict[str, int] = {"embedding_dim": 8, "batch_size": 2048}
     small |= {"epochs": 1} if model_class(name).trained else {}
@@ -97,7 +100,7 @@ def test_arrays_stay_linear(
         list(trainer.run())
         with torch.inference_mode():
             rank(
-                model.train(False).scorer(),
+                model.train(False).scorer(known(train)),
                 train,
                 np.arange(N_USERS),
                 k=20,
@@ -110,8 +113,8 @@ def test_arrays_stay_linear(
 
 
 @pytest.mark.parametrize("where", ["torch", "numpy"])
-def test_a_dense_model_would_be_noticed(where: str, features: Features) -> None:
-    x = features["visual"]
+def test_a_dense_model_would_be_noticed(where: str, features: Content) -> None:
+    x = features["visual"].vectors
     dense = {"torch": lambda: x @ x.T, "numpy": lambda: x.numpy() @ x.numpy().T}[where]
     numbers, _ = watched(dense)
     assert numbers >= N_ITEMS * N_ITEMS

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from tests.elsewhere import elsewhere
+from tests.mmbench.conftest import known
 from tests.mmbench.models.test_conformance import TRAINED, kind, presets
 
 from mmbase.progress import Silent
@@ -18,7 +19,7 @@ from mmbench.config import Recipe, make_settings
 from mmbench.core.interactions import TrainSet
 from mmbench.core.rng import Init
 from mmbench.models import MODELS
-from mmbench.models.base import Features, Recommender
+from mmbench.models.base import Content, Recommender
 from mmbench.ops.row_table import RowTable
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import load_inputs
@@ -32,7 +33,7 @@ STEADY = {"grcn": {"weight_mode": "mean"}}
 def trained(
     name: str,
     train: TrainSet,
-    features: Features,
+    features: Content,
     settings: dict[str, object],
     device: torch.device | str,
     update: Literal["exact", "lazy", "frozen"] = "exact",
@@ -50,7 +51,7 @@ def trained(
 
 @pytest.mark.parametrize(("name", "preset"), TRAINED)
 def test_training_gives_the_same_model(
-    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Content
 ) -> None:
     settings = {**preset, **STEADY.get(name, {})}
     here = trained(name, block_train, block_features, settings, "cpu")
@@ -60,20 +61,20 @@ def test_training_gives_the_same_model(
         assert {parameter.device for parameter in there.parameters()} == {device}
         weights = {key: value.cpu() for key, value in there.weights().items()}
         users = torch.arange(block_train.n_users, device=device)
-        scores = there.train(False).scorer()(users).cpu()
+        scores = there.train(False).scorer(known(block_train))(users).cpu()
     for key, value in here.weights().items():
         torch.testing.assert_close(
             weights[key], value, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
         )
     with torch.no_grad():
-        expected = here.train(False).scorer()(torch.arange(block_train.n_users))
+        expected = here.train(False).scorer(known(block_train))(torch.arange(block_train.n_users))
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("name", "preset"), TRAINED)
 def test_the_gpu_trains_the_same_model(
-    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Features
+    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Content
 ) -> None:
     settings = {**preset, **STEADY.get(name, {})}
     here, there = (
@@ -90,7 +91,7 @@ def test_the_gpu_trains_the_same_model(
 @pytest.mark.parametrize("update", ["lazy", "frozen"])
 @pytest.mark.parametrize("name", ["lattice", "bm3", "freedom"])
 def test_approximations_give_the_same_model(
-    name: str, update: Literal["lazy", "frozen"], block_train: TrainSet, block_features: Features
+    name: str, update: Literal["lazy", "frozen"], block_train: TrainSet, block_features: Content
 ) -> None:
     here = trained(name, block_train, block_features, {}, "cpu", update)
     with elsewhere() as device:
@@ -104,7 +105,7 @@ def test_approximations_give_the_same_model(
 
 @pytest.mark.parametrize("preset", presets("grcn"))
 def test_gradients_of_confidences_are_the_same(
-    preset: dict[str, object], block_train: TrainSet, block_features: Features
+    preset: dict[str, object], block_train: TrainSet, block_features: Content
 ) -> None:
     def gradients(device: torch.device | str) -> dict[str, torch.Tensor]:
         config = kind("grcn").Config(**{"embedding_dim": 8, "batch_size": 32, **preset})

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import yaml
-from mmbench.progress import Silent
 
+from mmbase.progress import Silent
 from mmbench.config import Recipe, for_model, make_settings, read_recipe, write_recipe
 from mmbench.errors import UsageError
 from mmbench.models import MODELS, model_class

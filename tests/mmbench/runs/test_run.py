@@ -1,4 +1,4 @@
-"""From a recipe to a run folder: selection, resume at any epoch, grids, what is recorded, and what is refused."""
+"""From a recipe to a run folder: selection, resume at any epoch, grids, records, refusals."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from mmbench.analysis.recommend import load_run
 from mmbench.config import Recipe, for_model, make_settings, parse_approximations, read_recipe
 from mmbench.data.dataset import TestData
 from mmbench.errors import DataError, TrainingError, UsageError
-from mmbench.evaluation.protocol import rank_all
+from mmbench.evaluation import protocol
+from mmbench.evaluation.protocol import evaluate_lists, rank_all
 from mmbench.models import MODELS, model_class
 from mmbench.ops.adam import Adam
-from mmbench.runs import fit, record
+from mmbench.runs import fit
 from mmbench.runs import run as experiment
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import Inputs, load_inputs
@@ -142,7 +143,7 @@ def test_what_is_computed_again_need_not_be_better_again(
     values: dict[int, float],
     best: int,
 ) -> None:
-    """A kill loses the epochs after the saved state; repeated on a GPU, they differ from what the checkpoint is of."""
+    """Epochs repeated after a kill may differ, on a GPU, from those of the checkpoint."""
     validated, save = Trainer._validated, RunFolder.save_state
 
     def scripted(values: dict[int, float]) -> None:
@@ -287,13 +288,13 @@ def test_a_grid_is_chosen_on_validation_and_scored_once(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored = []
-    score_test = experiment._score_test
+    score_test = protocol._score_test
 
     def count(*arguments: object) -> object:
         scored.append(arguments)
         return score_test(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(experiment, "_score_test", count)
+    monkeypatch.setattr(protocol, "_score_test", count)
     recipe, inputs, folder = prepare(
         dataset, tmp_path / "runs", grid={"lr": (0.001, 0.02), "reg_weight": (0.0, 0.1)}
     )
@@ -323,7 +324,7 @@ def test_the_memory_of_a_gpu_is_that_of_the_training_too(
 ) -> None:
     """The training may have been done by another process, or before this one was started."""
     monkeypatch.setattr(fit, "peak_gpu_memory_bytes", lambda device: 3 * 2**30)
-    monkeypatch.setattr(record, "peak_gpu_memory_bytes", lambda device: 2**30)
+    monkeypatch.setattr(experiment, "peak_gpu_memory_bytes", lambda device: 2**30)
     assert train(dataset, tmp_path / "runs", "bpr-mf").cost["GPU GiB"] == 3
     monkeypatch.undo()
     assert train(dataset, tmp_path / "others", "bpr-mf").cost["GPU GiB"] is None
@@ -353,6 +354,29 @@ def test_patience_stops(dataset: Path, tmp_path: Path) -> None:
     )
     result = run(patient, inputs, folder, progress=Silent())
     assert len(RunFolder(result.path).history()) == 6
+    assert result.best_epoch == 2
+
+
+def test_a_resume_keeps_the_patience_counter(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between a validation without improvement and the limit, it stops where it would."""
+    append = RunFolder.append_history
+
+    def die(self: RunFolder, record: EpochRecord) -> None:
+        append(self, record)
+        if record.epoch == 5:  # validated at 2, the best, and at 4; the limit is at 6
+            raise KeyboardInterrupt
+
+    monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
+    monkeypatch.setattr(RunFolder, "append_history", die)
+    evaluation = {"every": 2, "cutoffs": (5, 10), "select_by": "Recall@10", "patience": 2}
+    settings = {"lr": 1e-12, "epochs": 20}
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, tmp_path, "bpr-mf", settings=settings, evaluation=evaluation)
+    monkeypatch.setattr(RunFolder, "append_history", append)
+    result = train(dataset, tmp_path, "bpr-mf", settings=settings, evaluation=evaluation)
+    assert [line["epoch"] for line in RunFolder(result.path).history()] == [1, 2, 3, 4, 5, 6]
     assert result.best_epoch == 2
 
 
@@ -403,9 +427,10 @@ def test_lists_from_elsewhere_are_scored_by_the_same_code(dataset: Path, tmp_pat
     }
     result = train(dataset, tmp_path / "runs", **paper)
     recipe, inputs, folder = prepare(dataset, tmp_path / "runs", **paper)
-    model = fit.build(recipe, inputs.split.training, inputs.features)
+    setting = inputs.setting(recipe.evaluation)
+    model = fit.build(recipe, setting)
     model.load_weights(folder.load_checkpoint(result.best_epoch))
-    (lists,) = rank_all(model, inputs.split.training, inputs.features, recipe.evaluation)
+    (lists,) = rank_all(model, setting)
     training = inputs.split.training
     rows = [
         (training.user_ids[user], training.item_ids[item], -place)
@@ -414,15 +439,13 @@ def test_lists_from_elsewhere_are_scored_by_the_same_code(dataset: Path, tmp_pat
     ]
     path = tmp_path / "lists.tsv"
     pd.DataFrame(rows).to_csv(path, sep="\t", header=False, index=False)
-    scores = experiment.evaluate_lists(path, dataset, None, recipe.evaluation).scores
+    scores = evaluate_lists(path, dataset, None, recipe.evaluation).scores
     assert scores["test"].overall == result.test
     shuffled = pd.DataFrame(rows, columns=["user_id", "item_id", "rank"]).assign(
         rank=lambda frame: -frame["rank"]
     )
     shuffled.sample(frac=1, random_state=0).to_parquet(tmp_path / "lists.parquet")
-    scores = experiment.evaluate_lists(
-        tmp_path / "lists.parquet", dataset, None, recipe.evaluation
-    ).scores
+    scores = evaluate_lists(tmp_path / "lists.parquet", dataset, None, recipe.evaluation).scores
     assert scores["test"].overall == result.test
 
 
@@ -435,24 +458,24 @@ def test_lists_of_strangers_are_refused_and_unknown_items_are_said(
     with pytest.raises(
         DataError, match="1 users do not occur in the training data, e.g. 'somebody'"
     ):
-        experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+        evaluate_lists(path, dataset, None, recipe.evaluation)
     path.write_text("u1\tB001X\nu1\tnowhere\n")
-    scored = experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+    scored = evaluate_lists(path, dataset, None, recipe.evaluation)
     assert scored.scores["test"].n_evaluated > 1  # the others score 0
     paper = recipe.evaluation.model_copy(update={"protocol": "paper"})
-    assert experiment.evaluate_lists(path, dataset, None, paper).scores["test"].n_evaluated == 1
+    assert evaluate_lists(path, dataset, None, paper).scores["test"].n_evaluated == 1
     assert any("1 recommended items do not occur in the data" in note for note in scored.notes)
     path.write_text("u1\t0\nu1\t1\n")
     with pytest.raises(
         DataError, match=r"none of the 2 recommended items occurs in the data, e.g. '0' .there: '"
     ):
-        experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+        evaluate_lists(path, dataset, None, recipe.evaluation)
     path.write_text("u1\tB001X\nu1\tB001X\n")
     with pytest.raises(DataError, match="item 'B001X' is twice in the list of user 'u1'"):
-        experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+        evaluate_lists(path, dataset, None, recipe.evaluation)
     path.write_text("user\titem\n")
     with pytest.raises(DataError, match="no lists"):
-        experiment.evaluate_lists(path, dataset, None, recipe.evaluation)
+        evaluate_lists(path, dataset, None, recipe.evaluation)
 
 
 def test_scores_that_contradict_the_order_of_the_rows_are_said(
@@ -462,16 +485,16 @@ def test_scores_that_contradict_the_order_of_the_rows_are_said(
     a, b, c = inputs.split.training.item_ids[:3]
     path = tmp_path / "lists.tsv"
     path.write_text(f"u1\t{a}\t0.5\nu1\t{b}\t0.7\nu2\t{b}\t0.9\nu2\t{c}\t0.9\n")
-    notes = experiment.evaluate_lists(path, dataset, None, recipe.evaluation).notes
+    notes = evaluate_lists(path, dataset, None, recipe.evaluation).notes
     assert any(
         "1 lists have a score that is larger than the one before it" in note for note in notes
     )
     path.write_text(f"u1\t{b}\t0.7\nu2\t{b}\t0.9\nu1\t{a}\t0.5\n")  # the next user's may be larger
-    notes = experiment.evaluate_lists(path, dataset, None, recipe.evaluation).notes
+    notes = evaluate_lists(path, dataset, None, recipe.evaluation).notes
     assert not any("larger" in note for note in notes)
     (tmp_path / "wide.tsv").write_text("id\ttop_0\ttop_1\ttop_2\nu1\ta\tb\tc\n")
     with pytest.raises(DataError, match="id, top_0.*one row per user and item"):
-        experiment.evaluate_lists(tmp_path / "wide.tsv", dataset, None, recipe.evaluation)
+        evaluate_lists(tmp_path / "wide.tsv", dataset, None, recipe.evaluation)
 
 
 def test_settings_are_typed_and_unknown_ones_get_the_closest_match() -> None:
@@ -520,7 +543,7 @@ def test_approximations_are_asked_for_and_recorded(
     result = run(recipe, inputs, folder, progress=Silent())
     assert json.loads((result.path / "run.json").read_text())["approximate"] == list(names)
     weights = folder.load_checkpoint(result.best_epoch)
-    stored = torch.from_numpy(inputs.features["visual"].vectors)
+    stored = inputs.features["visual"].first(inputs.split.training.n_trained).vectors
     assert torch.equal(weights["features.visual.values"], stored) is not moves
 
 
@@ -674,7 +697,7 @@ def test_lists_that_hold_training_items_are_said(dataset: Path, tmp_path: Path) 
     training = inputs.split.training
     user, item = training.train.users[0], training.train.items[0]
     (tmp_path / "lists.tsv").write_text(f"{training.user_ids[user]}\t{training.item_ids[item]}\n")
-    scored = experiment.evaluate_lists(tmp_path / "lists.tsv", dataset, None, recipe.evaluation)
+    scored = evaluate_lists(tmp_path / "lists.tsv", dataset, None, recipe.evaluation)
     assert (
         "1 listed items are training positives of their user; no model here lists such"
         in scored.notes

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmx.progress import SilentProgress
 
+from mmbase.progress import Silent
 from mmstore import FeatureSet
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, EncoderSpec
@@ -85,7 +85,7 @@ def config(name: str) -> SetConfig:
 
 @pytest.fixture
 def plan(clips: Path) -> Plan:
-    return make_plan(RunConfig(data=clips, device="cpu"), config("a"), SilentProgress())
+    return make_plan(RunConfig(data=clips, device="cpu"), config("a"), Silent())
 
 
 def rows_of(*rows: int) -> Any:
@@ -127,7 +127,7 @@ def test_a_file_that_is_gone_by_now_is_missing(clips: Path, tmp_path: Path) -> N
     root = tmp_path / "copy"
     shutil.copytree(clips, root)
     run = RunConfig(data=root, device="cpu")
-    plan = make_plan(run, config("a"), SilentProgress())
+    plan = make_plan(run, config("a"), Silent())
     (root / "audio" / "033.wav").unlink()
     assert encode_window(plan, Shared("a"), rows_of(33)).missing == [33]
 

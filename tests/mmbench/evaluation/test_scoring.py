@@ -12,8 +12,7 @@ from tests.mmbench.metrics.test_metrics import prepare
 from tests.reference import metrics as oracle
 
 from mmbench.core.interactions import HeldOut, TrainSet
-from mmbench.evaluation.evaluate import Scores, evaluate
-from mmbench.evaluation.slices import Slice, make_slices, score_slices
+from mmbench.evaluation.scoring import Scores, Slice, evaluate, make_slices, score_slices
 from mmbench.metrics import resolve
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.errors import DataError, ShapeError, UsageError
-from mmbench.evaluation.evaluate import RankedLists, Scores, evaluate, rank
+from mmbench.evaluation.ranking import rank
+from mmbench.evaluation.scoring import RankedLists, Scores, evaluate
 from mmbench.metrics import resolve
 
 
@@ -46,7 +47,7 @@ def scored(lists: RankedLists, held_out: HeldOut, *names: str, **arguments: Any)
 
 
 # -- lists that are refused
-# ------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_held_out_rows_that_are_refused(row: tuple[int, int, float], message: st
 
 
 # -- who is evaluated
-# ------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------
 
 
 def test_users_are_counted() -> None:
@@ -194,7 +195,7 @@ def test_many_relevant_items_are_compared_in_parts(monkeypatch: pytest.MonkeyPat
 
 
 # -- ranking
-# ---------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------
 
 
 def by_sorting(

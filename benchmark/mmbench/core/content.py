@@ -1,0 +1,46 @@
+"""What is known of items and users when a model scores: content, and histories of interactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from mmbench.core.interactions import Histories
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ItemContent:
+    """One modality's vectors of the items.
+
+    Attributes:
+        vectors: Shape (n_items, dim), float32, finite: a missing-content policy fills absent rows.
+        present: Which items have a vector of their own, shape (n_items,), bool.
+    """
+
+    vectors: Tensor
+    present: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What may be known when items are scored for users.
+
+    Attributes:
+        n_items: Number of items to score: those of training first, then unseen ones.
+        content: The content of these items by modality; empty for models without content.
+        find_histories: Makes `histories` on first use.
+    """
+
+    n_items: int
+    content: Mapping[str, ItemContent]
+    find_histories: Callable[[], Histories]
+
+    @cached_property
+    def histories(self) -> Histories:
+        """Each user's training interactions in order."""
+        return self.find_histories()

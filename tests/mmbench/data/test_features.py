@@ -1,0 +1,200 @@
+"""Content joined by id, scaled and filled; the neighbours' cache: never stale, never in the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from mmbench.config import Recipe, make_settings
+from mmbench.data import features
+from mmbench.data.features import (
+    ItemFeatures,
+    NeighbourCache,
+    cache_folder,
+    load_features,
+    neighbour_cache,
+)
+from mmbench.data.missing import POLICIES, MissingPolicy
+from mmbench.ops.knn import cosine_knn
+from mmbench.runs.fit import build
+from mmbench.runs.inputs import load_inputs
+from mmstore import FeatureSetWriter
+
+IDS = ["a", "b", "gone", "c", "new", "absent"]  # the first four are items of training
+STORED = {
+    "a": [3.0, 0.0, 7.0],
+    "b": [0.0, 4.0, 7.0],
+    "c": [-6.0, 8.0, 7.0],  # the last dimension is constant over training items
+    "new": [1.0, 2.0, 9.0],
+    "elsewhere": [1.0, 1.0, 1.0],
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """A set that lacks one training item (corrupt) and one unseen one, and knows a stranger."""
+    ids = [*STORED, "gone"]
+    with FeatureSetWriter(
+        tmp_path / "features/visual/toy.h5",
+        modality="visual",
+        dim=3,
+        ids=ids,
+        provenance={"extractor": "test"},
+    ) as writer:
+        writer.write(np.arange(5), np.array(list(STORED.values()), np.float32))
+        writer.mark_corrupt(np.array([5]), ["cut off"])
+        writer.finish()
+    return tmp_path / "features"
+
+
+def load(store: Path, **options: object) -> ItemFeatures:
+    (one,) = load_features(store, IDS, n_trained=4, **options).values()  # type: ignore[arg-type]
+    return one
+
+
+def test_rows_follow_the_ids_and_absence_is_kept(store: Path) -> None:
+    one = load(store, missing="zero")
+    assert one.present.tolist() == [True, True, False, True, True, False]
+    expected = [STORED.get(item, [0.0, 0.0, 0.0]) for item in IDS]
+    np.testing.assert_array_equal(one.vectors, np.array(expected, np.float32))
+    assert (one.n_stored, one.corrupt) == (5, 1)
+    content = one.first(4)
+    assert content.present.tolist() == [True, True, False, True]
+    assert content.vectors.shape == (4, 3)
+    assert content.vectors.data_ptr() == one.vectors.ctypes.data  # no copy
+
+
+def test_l2_gives_each_vector_unit_length(store: Path) -> None:
+    one = load(store, scaling="l2", missing="zero")
+    for item, found in zip(IDS, one.vectors.tolist(), strict=True):
+        stored = STORED.get(item, [0.0, 0.0, 0.0])
+        length = sum(x * x for x in stored) ** 0.5 or 1.0
+        assert found == pytest.approx([x / length for x in stored], rel=1e-6)
+
+
+def test_standard_uses_mean_and_deviation_of_training_items(store: Path) -> None:
+    one = load(store, scaling="standard", missing="zero")
+    trained = [STORED[item] for item in ("a", "b", "c")]
+    for dim, column in enumerate(zip(*trained, strict=True)):
+        mean = sum(column) / 3
+        deviation = (sum((x - mean) ** 2 for x in column) / 3) ** 0.5 or 1.0
+        expected = [
+            (STORED[item][dim] - mean) / (deviation * 3**0.5) if item in STORED else 0.0
+            for item in IDS
+        ]
+        assert one.vectors[:, dim].tolist() == pytest.approx(expected, rel=1e-6, abs=1e-7)
+    own = one.vectors[:4][one.present[:4]].astype(np.float64)
+    assert (own**2).sum(1).mean() == pytest.approx(2 / 3)  # 1, but for the constant dimension
+
+
+@pytest.mark.parametrize("scaling", ["none", "l2", "standard"])
+def test_the_mean_of_training_items_stands_in(store: Path, scaling: str) -> None:
+    one, zeros = (load(store, scaling=scaling, missing=name) for name in ("mean", "zero"))
+    mean = zeros.vectors[[0, 1, 3]].astype(np.float64).mean(0)
+    np.testing.assert_allclose(one.vectors[~one.present], [mean, mean], rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(one.vectors[one.present], zeros.vectors[one.present])
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_fills_and_learns_from_training_items_alone(name: MissingPolicy) -> None:
+    rng = np.random.default_rng(0)
+    vectors, present = rng.standard_normal((12, 5)).astype(np.float32), rng.random(12) < 0.6
+    vectors[~present] = np.nan
+    filled = POLICIES[name](vectors.copy(), present, 8)
+    assert np.isfinite(filled).all()
+    np.testing.assert_array_equal(filled[present], vectors[present])
+    other = vectors.copy()
+    other[8:][present[8:]] += 1
+    np.testing.assert_array_equal(POLICIES[name](other, present, 8)[:8], filled[:8])
+
+
+def test_policies_are_those_of_recipes() -> None:
+    assert set(POLICIES) == set(get_args(MissingPolicy))
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    made: list[int] = []
+
+    def count(vectors: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        made.append(k)
+        return cosine_knn(vectors, k)
+
+    monkeypatch.setattr(features, "cosine_knn", count)
+    return made
+
+
+def test_computed_once_and_equal(tmp_path: Path, calls: list[int]) -> None:
+    x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    find = NeighbourCache(tmp_path)
+    first, again = find("visual", x, 5), find("textual", x.clone(), 5)
+    assert calls == [5]
+    for ours, theirs, plain in zip(first, again, cosine_knn(x, 5), strict=True):
+        assert torch.equal(ours, theirs)
+        assert torch.equal(ours, plain)
+
+
+def test_anything_else_is_computed_anew(tmp_path: Path, calls: list[int]) -> None:
+    x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    find = NeighbourCache(tmp_path)
+    find("visual", x, 5)
+    find("visual", x, 6)
+    changed = x.clone()
+    changed[3, 2] += 1e-3
+    find("visual", changed, 5)
+    find("visual", x.double(), 5)
+    find("visual", x.view(80, 4), 5)
+    assert calls == [5, 6, 5, 5, 5]
+
+
+def test_damaged_files_and_impossible_folders_do_not_matter(
+    tmp_path: Path, calls: list[int]
+) -> None:
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(1))
+    find = NeighbourCache(tmp_path)
+    expected = find("visual", x, 3)
+    (file,) = (tmp_path / "neighbours").iterdir()
+    file.write_bytes(file.read_bytes()[:50])
+    assert torch.equal(find("visual", x, 3)[0], expected[0])
+    (tmp_path / "file").write_text("")
+    assert torch.equal(NeighbourCache(tmp_path / "file")("visual", x, 3)[0], expected[0])
+    assert len(calls) == 3
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_where_the_folder_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMBENCH_CACHE", "a")
+    assert cache_folder() == Path("a")
+    monkeypatch.setenv("MMBENCH_CACHE", "off")
+    assert neighbour_cache() is None
+    monkeypatch.delenv("MMBENCH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "b")
+    assert cache_folder() == Path("b/mmbench")
+
+
+def test_neighbours_are_exact_whatever_the_run_before_was(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--approximate tf32` of one run must not decide what is cached for the next."""
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path))
+    recipe, inputs = load_inputs(
+        Recipe(data=str(dataset), model="lattice", settings=make_settings("lattice", {}))
+    )
+    precisions: list[str] = []
+
+    def spy(vectors: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        precisions.append(torch.get_float32_matmul_precision())
+        return cosine_knn(vectors, k)
+
+    monkeypatch.setattr(features, "cosine_knn", spy)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        build(recipe, inputs.setting(recipe.evaluation))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert precisions == ["highest", "highest"]  # visual and textual
