@@ -241,10 +241,10 @@ def test_the_encoder_of_the_encoders_page_is_one(tmp_path: Path) -> None:
     text = (REPOSITORY / "docs/encoders.md").read_text(encoding="utf-8")
     (block,) = (block for language, block in FENCE.findall(text) if language == "python")
     (tmp_path / "block.py").write_text(block, encoding="utf-8")
-    letters = runpy.run_path(str(tmp_path / "block.py"))["Letters"]
-    assert letters.accepts("letters", "textual")
-    assert letters.known("textual")[0].name == "letters"
-    encoder = letters(None)
+    family = runpy.run_path(str(tmp_path / "block.py"))["FAMILY"]
+    assert family.accepts("letters", "textual")
+    assert family.known("textual", None)[0].name == "letters"
+    encoder = family.build(None)
     vectors = encoder.encode([encoder.load("banana")])
     assert (vectors.tolist(), str(vectors.dtype), encoder.spec.dim) == ([[6, 3]], "float32", 2)
 

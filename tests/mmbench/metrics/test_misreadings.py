@@ -394,14 +394,14 @@ MISREADINGS = [
     ),
     Misreading(
         "users without a list always left out", E,
-        "users = np.flatnonzero(has_rows if with_missing else has_rows & has_list)",
-        "users = np.flatnonzero(has_rows & has_list)",
+        "evaluated = np.flatnonzero(has_rows if missing_users == 'zero' else has_rows & has_list)",
+        "evaluated = np.flatnonzero(has_rows & has_list)",
         "Recall SEntropy",
     ),
     Misreading(
         "users without a list always scored zero", E,
-        "users = np.flatnonzero(has_rows if with_missing else has_rows & has_list)",
-        "users = np.flatnonzero(has_rows)",
+        "evaluated = np.flatnonzero(has_rows if missing_users == 'zero' else has_rows & has_list)",
+        "evaluated = np.flatnonzero(has_rows)",
         "Recall SEntropy",
     ),
     Misreading(
@@ -491,8 +491,9 @@ MISREADINGS = [
     ),
     Misreading(
         "items outside training not relevant", E,
-        "kept = (position >= 0)",
-        "kept = (held_out.items < train.n_items) & (position >= 0)",
+        "judged = Judged(evaluated, by_rank, relevant,",
+        "relevant = Pairs(*(x[relevant.items < train.n_items] for x in vars(relevant).values()))\n    "
+        "judged = Judged(evaluated, by_rank, relevant,",
         "Recall nDCG",
     ),
 ]  # fmt: skip

@@ -428,5 +428,5 @@ def test_an_item_that_is_there_twice_is_named_with_both_lines(data: Path) -> Non
     (data / "items.tsv").write_bytes(b"\xef\xbb\xbfitem_id\ttitle\r\na\tx\r\nb\ty\r\na\tz\r\n")
     result = visual(data)
     assert result.exit_code == 1
-    assert "error: items.tsv: item_id 'a' occurs twice (lines 2 and 4)" in result.stderr
+    assert "items.tsv: item_id 'a' occurs twice (lines 2 and 4)" in result.stderr
     assert not (data / "features").exists()

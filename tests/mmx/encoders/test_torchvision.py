@@ -361,7 +361,7 @@ def test_swin_layers_have_their_channels_last(pictures: list[Path]) -> None:
         ({"layer": "layer4", "pooling": "cls"}, "does not fit"),
         ({"layer": "layer4", "pooling": "median"}, "unknown pooling"),
         ({"precision": "fp16"}, "needs a GPU"),
-        ({"device": "abacus"}, "unknown device"),
+        ({"device": "abacus"}, "no such device"),
     ],
 )
 def test_options_that_do_not_fit(options: dict[str, str], expected: str) -> None:
