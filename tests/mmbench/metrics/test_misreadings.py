@@ -492,7 +492,7 @@ MISREADINGS = [
     Misreading(
         "items outside training not relevant", E,
         "judged = Judged(evaluated, by_rank, relevant,",
-        "relevant = Pairs(*(x[relevant.items < train.n_items] for x in vars(relevant).values()))\n    "
+        "relevant = Pairs(*(x[relevant.item < train.n_items] for x in vars(relevant).values()))\n    "
         "judged = Judged(evaluated, by_rank, relevant,",
         "Recall nDCG",
     ),
