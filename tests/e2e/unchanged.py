@@ -4,6 +4,9 @@ The data follows from a seed: 60 users, 50 items, two modalities with some vecto
 script this module prints the fixture list of `tests/data/unchanged/runs.json`:
 
     python tests/e2e/unchanged.py FOLDER > tests/data/unchanged/runs.json
+
+The list was made before the modules were moved into rooms. Since then the names of BM3's and
+FREEDOM's runs have changed, because their setting `preset` went; all digests are the first ones.
 """
 
 from __future__ import annotations
