@@ -64,7 +64,7 @@ def problem(size: Size, k: int = 20) -> tuple[TrainSet, tuple[HeldOut, HeldOut],
 
 
 def scoring(size: Size, metrics: list[Metric]) -> Callable[[], list[Scores]]:
-    """One evaluation of both splits, from plain arrays: nothing is remembered from the call before."""
+    """Evaluate both splits once, from plain arrays; nothing is kept from the call before."""
     train, splits, users, items = problem(size)
 
     def run() -> list[Scores]:
@@ -129,7 +129,7 @@ def test_the_20_best_of_23016_for_1024_users(benchmark: Any, select: str, ties: 
 
 
 class PeakMemory:
-    """The most memory this process held since the object was made, in MiB above what it held then."""
+    """Peak memory of this process since the object was made, in MiB above the level then."""
 
     def __init__(self) -> None:
         try:
@@ -151,7 +151,7 @@ class PeakMemory:
 
 @pytest.mark.parametrize("protocol", ["paper", "strict"])
 def test_ranking_and_scoring_everything(benchmark: Any, protocol: str) -> None:
-    """Clothing from embeddings: all users ranked, all metrics at two cut-offs on validation and test."""
+    """Rank all users of Clothing from embeddings; all metrics at two cut-offs on both splits."""
     size = SIZES["clothing"]
     train, splits, users, _ = problem(size)
     generator = torch.Generator().manual_seed(0)
@@ -180,7 +180,7 @@ def test_ranking_and_scoring_everything(benchmark: Any, protocol: str) -> None:
 
 
 def test_slices_of_both_splits(benchmark: Any) -> None:
-    """What a run pays for having its six metrics by popularity, activity, cold items and two modalities."""
+    """Cost of a run's six metrics by popularity, activity, cold items and two modalities."""
     size = SIZES["clothing"]
     train, splits, users, items = problem(size)
     lists, metrics = RankedLists(users, items), resolve(["paper"])
@@ -202,7 +202,7 @@ def test_slices_of_both_splits(benchmark: Any) -> None:
 
 @pytest.mark.parametrize("dim", [512, 4096])
 def test_distances_between_listed_items(benchmark: Any, dim: int) -> None:
-    """ILD and unexpectedness of all lists at two cut-offs on one split, in vectors of a given width."""
+    """ILD and unexpectedness of all lists at two cut-offs, in vectors of a given width."""
     size = SIZES["clothing"]
     train, splits, users, items = problem(size)
     vectors = np.random.default_rng(0).standard_normal((size.n_items, dim), np.float32)
@@ -220,7 +220,7 @@ def test_distances_between_listed_items(benchmark: Any, dim: int) -> None:
 
 
 def test_a_million_users_and_half_a_million_items_stream_through() -> None:
-    """Ranking from embeddings: memory does not grow with the users ranked, cost per user not with the users there are."""
+    """Rank from embeddings: neither memory nor cost per user grows with the number of users."""
     n_items, dim = 500_000, 64
     columns = torch.randn(dim, n_items)
 

@@ -1,4 +1,4 @@
-"""CPU seconds of what training is made of, beside the usual ways to do it and beside what this machine can do at all.
+"""CPU seconds of the operations of training, beside plain ways and this machine's roofline.
 
 Item graphs (exact neighbours), the product with the user-item graph, and exact Adam on item
 features, at the sizes of Amazon Clothing with stand-in vectors of the real widths. Each test prints

@@ -1,4 +1,4 @@
-"""The documents against the programs: every command line and flag in them exists, every name has an entry, every link resolves.
+"""The documents against the programs: command lines, flags, names and links exist.
 
 Nothing is run: lines are parsed by the very click commands that would run them.
 """
@@ -74,7 +74,7 @@ def split_command(words: list[str]) -> tuple[str, list[str]]:
 
 
 def complaint(line: str) -> str:
-    """What is wrong with a command line; empty if its command would take it (files need not be there)."""
+    """Return what is wrong with a command line; empty if its command would accept it."""
     name, words = split_command(shlex.split(line, comments=True))
     command = commands()[name]
     if "--help" in words:
@@ -101,7 +101,7 @@ def complaint(line: str) -> str:
 
 
 def typed_lines(text: str) -> list[str]:
-    """The lines of a text that call one of the programs; `\\` at a line's end joins it with the next."""
+    """Lines of a text that call one of the programs; `\\` at a line's end joins the next one."""
     joined = re.sub(r"\\\n\s*", "", text)
     lines = (line.strip().removeprefix("$ ") for line in joined.splitlines())
     return [line for line in lines if line.partition(" ")[0] in PROGRAMS and " " in line]
@@ -160,7 +160,7 @@ def test_help_explains_every_option_and_cuts_nothing_off() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_commands_and_flags_in_running_text_exist(page: Path) -> None:
-    """Code spans: of a command the flags have to be its own; a flag alone has to be one of some command."""
+    """Check code spans: flags beside a command are its own; a flag alone is some command's."""
     known = set().union(*map(flags, commands().values()))
     for span in re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text(encoding="utf-8"))):
         words = [word.partition("|")[0] for word in span.split()]

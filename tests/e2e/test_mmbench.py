@@ -1,4 +1,4 @@
-"""The installed `mmbench` as a user runs it: exit codes, output, kill and resume, what it imports."""
+"""The installed `mmbench` as a user runs it: exit codes, output, kill and resume, imports."""
 
 from __future__ import annotations
 
@@ -298,7 +298,7 @@ def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(place: Path, kills: int) -> None:
     slow = (
         "--set",
-        "epochs=150",
+        "epochs=75",
         "--every",
         "3",
         "--set",
@@ -496,7 +496,8 @@ def test_seeds_and_models_given_twice_are_one(
             "documentation for more"
         ),
         RuntimeError(
-            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried …"
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: "
+            "you tried …"
         ),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],

@@ -1,4 +1,4 @@
-"""`make reproduce-amazon` from download to report, offline, on a mirror of small files; and killed on the way."""
+"""`make reproduce-amazon` from download to report on an offline mirror, and killed midway."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
 
 def command(place: Path, *options: str) -> list[str]:
-    """`make reproduce-amazon` with everything it writes below `place`; `-o` because the environment is there."""
+    """`make reproduce-amazon` that writes below `place`; `-o` because the environment exists."""
     folders = (f"DATA={place}/data", f"RUNS={place}/runs", f"REPORT={place}/report")
     return [
         "make",
@@ -162,9 +162,12 @@ def test_killed_and_called_again_repeats_nothing(mirror: Path, tmp_path: Path, k
     rng, finished = random.Random(kills), {}
     for _ in range(kills):
         process = subprocess.Popen(
-            command(tmp_path / "killed", *options), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            command(tmp_path / "killed", *options),
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             start_new_session=True,
-        )  # fmt: skip
+        )
         time.sleep(rng.uniform(0.3, 0.9) * whole_s)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

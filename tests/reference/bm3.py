@@ -2,7 +2,7 @@
 
     x0 = [Gu; Gi] ;  x_{l+1} = Ahat x_l ;  hu = mean_l x_l[users] ;  hi = mean_l x_l[items] + Gi
     g_m = Fhat_m W_m^T + b_m ;  pred(x) = x Q^T + q
-    tu = drop(hu), ti = drop(hi), tm = drop(g_m)                targets, no gradient, inverted dropout
+    tu = drop(hu), ti = drop(hi), tm = drop(g_m)        targets, no gradient, inverted dropout
     c(a, b) = batch mean of the cosine similarity, norms clamped at 1e-8
     L = [1 - c(pred(hu)_u, ti_i)] + [1 - c(pred(hi)_i, tu_u)]
       + cl_weight sum_m {[1 - c(pred(g_m)_i, ti_i)] + [1 - c(pred(g_m)_i, tm_i)]}
@@ -120,7 +120,7 @@ def loss_terms(
     masks: Mapping[str, Any],
     fixed_targets: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Terms of one batch; the targets follow from the parameters and the masks unless they are given."""
+    """Terms of one batch; targets follow from parameters and masks unless given."""
     s = settings(case, preset)
     u, i = batch["users"], batch["pos"]
     hu, hi = propagated(params, case, preset)

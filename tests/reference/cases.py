@@ -1,9 +1,9 @@
-"""The fixed inputs of the golden steps: two problems, batches, dropout masks, pruned graphs, initial parameters.
+"""Fixed inputs of the golden steps: problems, batches, masks, pruned graphs, parameters.
 
     module = cases.MODELS[model]
     case = cases.case("small", model)                  # or "middle"
     start = cases.parameters("small", model, preset)
-    steps = cases.epochs("small")                      # epochs of batches; the last batch of each has one row
+    steps = cases.epochs("small")           # epochs of batches; the last one has one row
     end = module.run(start, case, preset, steps, cases.LEARNING_RATE, **cases.extra("small", model,
     preset))
 
@@ -45,7 +45,7 @@ GRADIENTS: dict[tuple[str, str], frozenset[str]] = {
     for model, module in MODELS.items()
     for preset in NAMES
 }
-"""The tensors whose gradient is not identically zero over an epoch, for the modalities visual and textual."""
+"""Tensors with a non-zero gradient in an epoch, for the modalities visual and textual."""
 
 
 def tolerance(model: str, preset: str, name: str) -> float:
@@ -143,7 +143,7 @@ CONFIGS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def case(size: str, model: str, **overrides: Any) -> Case:
-    """The problem of one size with the hyper-parameters of one model; `overrides` win over both config and preset."""
+    """Return the problem of one size for one model; `overrides` win over config and preset."""
     pairs = sorted(_small_edges() if size == "small" else _middle_edges())
     users, items = np.array(pairs, dtype=np.int64).T
     n_users, n_items, widths = (12, 10, (6, 5)) if size == "small" else (60, 40, (9, 7))
@@ -165,7 +165,7 @@ def _small_edges() -> set[tuple[int, int]]:
 
 
 def _middle_edges() -> set[tuple[int, int]]:
-    """Every user and item once, then popular users and items more; user 59 and item 39 keep a single edge."""
+    """Every user and item once, popular ones more often; user 59 and item 39 have one edge."""
     rng = np.random.default_rng(7)
     edges = {(u, u if u < 40 else int(rng.integers(0, 39))) for u in range(60)}
     user_law, item_law = 1.0 / (1 + np.arange(59.0)) ** 0.6, 1.0 / (1 + np.arange(39.0)) ** 0.8
@@ -180,7 +180,7 @@ def _middle_edges() -> set[tuple[int, int]]:
 
 
 def two_by_two(**overrides: Any) -> Case:
-    """Two users and two items whose three edges change places between the two edge orders of GRCN."""
+    """Two users and two items whose three edges differ between GRCN's two edge orders."""
     features = {
         "visual": np.array([[1.0, 0.5], [-0.25, 2.0]]),
         "textual": np.array([[0.5, -1.0], [1.5, 0.75]]),
@@ -211,7 +211,7 @@ TIED_NEIGHBOURS = {
 
 
 def epochs(size: str) -> list[list[Batch]]:
-    """At least 30 batches: shuffled edges with one negative each; in the first batch of an epoch one row is doubled."""
+    """At least 30 batches of shuffled edges with a negative each; first batches repeat a row."""
     problem, rng = case(size, "vbpr"), np.random.default_rng(11)
     positives = problem.positives
     result: list[list[Batch]] = []

@@ -73,7 +73,7 @@ class Case:
         return torch.tensor(self.features[modality], dtype=torch.float64)
 
 
-# ---------------------------------------------------------------------------------------------------- initialisers
+# ------------------------------------------------------------------------------------- initialisers
 
 
 def xavier_uniform(rng: np.random.Generator, rows: int, columns: int) -> Tensor:
@@ -137,11 +137,11 @@ def linear(x: Tensor, params: Parameters, name: str) -> Tensor:
     return y + params[f"{name}.bias"] if f"{name}.bias" in params else y
 
 
-# --------------------------------------------------------------------------------------------------------- graphs
+# ------------------------------------------------------------------------------------------- graphs
 
 
 def adjacency(case: Case, edges: np.ndarray | None = None) -> Tensor:
-    """A: symmetric 0/1 over users, then items; of all train edges or of those whose indices are given."""
+    """A, symmetric 0/1 over users, then items, of all train edges or the given ones."""
     n = case.n_users + case.n_items
     a = torch.zeros((n, n), dtype=torch.float64)
     for e in range(case.n_edges) if edges is None else edges:
@@ -176,7 +176,7 @@ def nearest(c: Tensor, k: int) -> list[list[int]]:
     return [best(row) for row in c.detach().tolist()]
 
 
-# ------------------------------------------------------------------------------------------------------ optimiser
+# ---------------------------------------------------------------------------------------- optimiser
 
 
 def adam(
@@ -187,7 +187,7 @@ def adam(
     *,
     zero_for_missing: bool = False,
 ) -> dict[int, Parameters]:
-    """Dense Adam: every entry of every named tensor moves at every step, also where its gradient is zero.
+    """Dense Adam: every entry of every named tensor moves at every step, at zero gradient too.
 
     Args:
         params: Initial values; not changed.
@@ -227,7 +227,7 @@ def adam(
 def gradients(
     params: Parameters, names: Sequence[str], terms: Callable[[Parameters], Mapping[str, Tensor]]
 ) -> dict[str, Tensor | None]:
-    """Gradient of the summed terms for each named tensor; None where the loss does not depend on it."""
+    """Gradient of the summed terms for each named tensor; None where the loss ignores it."""
     leaves = {
         name: value.detach().clone().requires_grad_(name in names) for name, value in params.items()
     }

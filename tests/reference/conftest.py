@@ -1,4 +1,4 @@
-"""One thread for the tiny matrices of this folder: waiting for a second one costs more than it brings."""
+"""One thread for the tiny matrices of this folder: a second one costs more than it brings."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def loss_terms(
     rebuild: bool = True,
     graph: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Terms of one batch; S is built from the parameters (`rebuild`) or is the given constant `graph`."""
+    """Terms of one batch; S is built from the parameters (`rebuild`) or given as `graph`."""
     s = settings(case, preset)
     u, i, j = batch["users"], batch["pos"], batch["neg"]
     if rebuild:

@@ -3,7 +3,7 @@
 Per modality m, with Abar = D^-1 A (mean over neighbours) and Z = [Gu; Gi]:
     X0 = rn([P_m ; F_m Wp^T + bp])                             without projection: rn([P_m ; F_m])
     H  = LR(Abar (X C_l)) ;  Xh = LR(X Lin_l^T + lin_b) + Z
-    X' = LR(H Mix_l^T + mix_b + Xh)                            concatenation: LR([H | Xh] Mix_l^T + mix_b)
+    X' = LR(H Mix_l^T + mix_b + Xh)            concatenation: LR([H | Xh] Mix_l^T + mix_b)
     R  = mean over m of the last X ;  s(u,i) = <R_u, R_i>
     L = bpr(D) + l_w [ 1/(d B) sum |Gu_u|^2 + 1/(2 d B) sum (|Gi_i|^2 + |Gi_j|^2) + 1/(U kappa_1)
     |P_1|_F^2 ]
@@ -56,9 +56,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 DEFAULTS = {"factors": 64, "factors_multimod": (256, None), "has_id": True, "l_w": 0.01}
 
-_LAYERS = {f"{kind}.{m}.{l}{part}" for m in ("visual", "textual") for l in range(3)
-           for kind, part in (("conv", ""), ("linear", ".weight"), ("linear", ".bias"), ("mix", ".weight"),
-                              ("mix", ".bias"))}  # fmt: skip
+_LAYERS = {
+    f"{kind}.{m}.{l}{part}"
+    for m in ("visual", "textual")
+    for l in range(3)
+    for kind, part in (
+        ("conv", ""),
+        ("linear", ".weight"),
+        ("linear", ".bias"),
+        ("mix", ".weight"),
+        ("mix", ".bias"),
+    )
+}
 _ORIGINAL = frozenset(_LAYERS | {"projection.visual.weight", "projection.visual.bias"})
 _ALL = _ORIGINAL | {"user_embedding", "item_embedding", "preference.visual", "preference.textual"}
 GRADIENTS = {"paper": _ALL, "original": _ORIGINAL, "corrected": _ALL}

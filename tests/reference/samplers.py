@@ -1,4 +1,4 @@
-"""The laws of the batch samplers: plain draws, and checks of arrays drawn by any other implementation.
+"""The laws of the batch samplers: plain draws, and checks of another implementation's.
 
     S1  E independent draws per epoch: u uniform over users, i uniform over N(u); one negative each
     S2  per batch B distinct users, for each one i uniform over N(u); one negative each
@@ -24,7 +24,7 @@ from .common import Case
 P_MIN = 1e-6
 
 
-# ---------------------------------------------------------------------------------------------------- plain draws
+# -------------------------------------------------------------------------------------- plain draws
 
 
 def eligible_users(case: Case) -> np.ndarray:
@@ -69,11 +69,11 @@ def draw_s4(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     return case.train_users[order], case.train_items[order]
 
 
-# --------------------------------------------------------------------------------------------------------- checks
+# ------------------------------------------------------------------------------------------- checks
 
 
 def check_s1(case: Case, users: np.ndarray, pos: np.ndarray, neg: np.ndarray) -> dict[str, float]:
-    """All draws of whole epochs: a multiple of n_edges rows; users uniform, positives and negatives by law."""
+    """Check whole epochs of draws: users uniform, positives and negatives by law."""
     assert len(users) % case.n_edges == 0, (
         f"S1: {len(users)} draws are no multiple of the {case.n_edges} edges"
     )
@@ -110,7 +110,7 @@ def check_s2(
 def check_s3(
     case: Case, epochs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
 ) -> dict[str, float]:
-    """Many epochs (users, positives, negatives): each edge (of an eligible user) once, negatives by law."""
+    """Check many epochs: each edge of an eligible user once, negatives by law."""
     p = check_s4(case, [(users, pos) for users, pos, _ in epochs], skip_full_users=True)
     users = np.concatenate([users for users, _, _ in epochs])
     return {
@@ -122,7 +122,7 @@ def check_s3(
 def check_s4(
     case: Case, epochs: Sequence[tuple[np.ndarray, np.ndarray]], *, skip_full_users: bool = False
 ) -> dict[str, float]:
-    """Many epochs (users, positives): each edge once, in an order that changes; the first edge is uniform."""
+    """Check many epochs: each edge once, in a changing order; the first edge is uniform."""
     allowed = set(eligible_users(case)) if skip_full_users else set(range(case.n_users))
     expected = [
         (int(u), int(i))
@@ -201,7 +201,7 @@ def _conditional(
 
 
 def inclusion_probabilities(weights: np.ndarray, n: int, n_nodes: int = 4000) -> np.ndarray:
-    """Probability of each element to be among `n` drawn one after the other with probability prop. to `weights`.
+    """Probability of each element to be among `n` draws without replacement by `weights`.
 
     The draw equals keeping the n smallest of independent keys Exp(1) / weight. So with q_f(t) = 1 -
     exp(-w_f t), P(e kept) = integral of dq_e(t) P(at most n - 1 of the others have a key below t),
@@ -226,7 +226,7 @@ def inclusion_probabilities(weights: np.ndarray, n: int, n_nodes: int = 4000) ->
 
 
 def check_kept(weights: np.ndarray, draws: Sequence[np.ndarray], n: int) -> float:
-    """Many epochs of kept edges: n distinct each, each edge as often as the law says (per edge, Bonferroni)."""
+    """Check many epochs of kept edges: n distinct each, each edge by law (Bonferroni)."""
     counts = np.zeros(len(weights))
     for number, draw in enumerate(draws):
         assert len(draw) == n, f"epoch {number}: {len(draw)} edges kept (expected {n})"

@@ -1,4 +1,4 @@
-"""The fixed cases hold what they promise, and every model starts from the documented distributions."""
+"""The fixed cases are as documented; every model starts from its documented distributions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forward passes of the reference against worked examples and statements written another way."""
+"""The reference's forward passes against worked examples and independent formulations."""
 
 from __future__ import annotations
 
@@ -181,13 +181,13 @@ def test_bm3_targets_are_scaled_copies_of_the_views() -> None:
     assert 0.3 < masks["item"].mean() < 0.7
 
 
-# ----------------------------------------------------------------------------------------------------------- GRCN
+# --------------------------------------------------------------------------------------------- GRCN
 
 
 def grcn_item_side_by_slots(
     case: Case, s: np.ndarray, p: np.ndarray, f: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """alphaI per slot and r_i, slot by slot, in Elliot's order: written from the rule, not from the matrices."""
+    """alphaI per slot and r_i in Elliot's order: written from the rule, not the matrices."""
     order = sorted(range(case.n_edges), key=lambda e: (case.train_items[e], case.train_users[e]))
     alpha = np.zeros(case.n_edges)
     for k in range(case.n_edges):
@@ -254,7 +254,7 @@ def test_grcn_edge_orders_differ_on_items_and_agree_on_user_content(size: str) -
 
 
 def test_grcn_edge_order_of_two_by_two_by_hand() -> None:
-    """Edges (0,0) (0,1) (1,0); item-sorted (0,0) (1,0) (0,1): slots 1 and 2 carry each other's scores."""
+    """Edges (0,0) (0,1) (1,0), item-sorted (0,0) (1,0) (0,1): slots 1 and 2 swap scores."""
     case = cases.two_by_two()
     s = np.log([1.0, 2.0, 3.0])
     alpha, _ = grcn_item_side_by_slots(case, s, np.zeros((2, 1)), np.zeros((2, 1)))

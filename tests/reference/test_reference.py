@@ -21,7 +21,7 @@ SIZED = [(size, model, preset) for size in SIZES for model, preset in EVERY]
 def first_terms(
     size: str, model: str, preset: str
 ) -> tuple[Parameters, Callable[[Parameters], dict[str, Tensor]]]:
-    """Initial parameters and the loss terms of the first batch as a function of the parameters alone."""
+    """Initial parameters, and the first batch's loss terms as a function of the parameters."""
     case, start = cases.case(size, model), cases.parameters(size, model, preset)
     extra = cases.first_batch_extra(size, model, preset)
     if (
@@ -41,7 +41,7 @@ def biggest(x: Tensor | None) -> float:
     return 0.0 if x is None else float(x.abs().max())
 
 
-# ------------------------------------------------------------------------------------------------------ gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 
 def assert_finite_differences(
@@ -76,8 +76,15 @@ def test_gradients_equal_finite_differences(model: str, preset: str) -> None:
     )
 
 
-@pytest.mark.parametrize("overrides", [{"weight_mode": "mean"}, {"weight_mode": "max", "pruning": False},
-                                       {"fusion_mode": "id"}, {"fusion_mode": "mean", "factors_multimod": 4}])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"weight_mode": "mean"},
+        {"weight_mode": "max", "pruning": False},
+        {"fusion_mode": "id"},
+        {"fusion_mode": "mean", "factors_multimod": 4},
+    ],
+)
 def test_gradients_of_grcn_variants_equal_finite_differences(overrides: dict[str, Any]) -> None:
     case = cases.case("small", "grcn", **overrides)
     params = grcn.parameters(case, "paper", np.random.default_rng(31))
@@ -143,7 +150,7 @@ def test_bm3_modality_losses_leave_the_id_tables_alone() -> None:
     assert reached(lambda k: k == "norm") == ids
 
 
-# ------------------------------------------------------------------------------------------------------ optimiser
+# ---------------------------------------------------------------------------------------- optimiser
 
 
 @pytest.mark.parametrize("zero_for_missing", [False, True])
@@ -209,7 +216,7 @@ def test_lattice_rate_decays_once_per_epoch() -> None:
 def test_golden_steps_can_be_reproduced_to_their_tolerance(
     size: str, model: str, preset: str
 ) -> None:
-    """Rounding of another implementation must not grow to the tolerance: start 1e-14 away and compare after 30 steps."""
+    """Rounding must not grow to the tolerance: start 1e-14 away and compare after 30 steps."""
     case, start, module = (
         cases.case(size, model),
         cases.parameters(size, model, preset),
@@ -277,8 +284,15 @@ def test_a_last_batch_of_one_row_has_a_finite_loss(model: str, preset: str) -> N
         "mmgcn": {"bpr", "id_l2", "preference_l2"},
         "grcn": {"bpr", "id_l2", "preference_l2"},
         "lattice": {"bpr", "l2"},
-        "bm3": {"user_alignment", "item_alignment", "visual_inter", "visual_intra", "textual_inter", "textual_intra",
-                "norm"},
+        "bm3": {
+            "user_alignment",
+            "item_alignment",
+            "visual_inter",
+            "visual_intra",
+            "textual_inter",
+            "textual_intra",
+            "norm",
+        },
         "freedom": {"bpr", "bpr_visual", "bpr_textual"},
-    }  # fmt: skip
+    }
     assert set(terms) == expected[model]
