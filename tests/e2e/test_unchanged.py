@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-
 from tests.conftest import REPOSITORY
 from tests.e2e.unchanged import fixed_runs
 
