@@ -99,11 +99,11 @@ def extract(
     from mmbase.process import sigterm_as_interrupt, tune_process
 
     tune_process(one_arena=True)
-    with progress(quiet=quiet, verbose=verbose) as reporter:
-        run, sets = _requested(recipe, options)
-        _demo_when_absent(run.data, reporter)
-        sigterm_as_interrupt()
-        done, failed = _extract_all(run, sets, reporter)
+    reporter = progress(quiet=quiet, verbose=verbose)
+    run, sets = _requested(recipe, options)
+    _demo_when_absent(run.data, reporter)
+    sigterm_as_interrupt()
+    done, failed = _extract_all(run, sets, reporter)
     documents = [summary.as_json() for summary in done]
     if as_json and recipe is None and done:
         echo_json(documents[0])

@@ -74,17 +74,16 @@ def fuse(
     check_names(modality, name)
     if len(paths) < 2:
         raise UsageError("MODALITY/NAME: a fusion needs two sets or more")
-    with progress(quiet=quiet) as reporter:
-        done = make(
-            paths,
-            store_at(root).root,
-            how=how,
-            name=name,
-            modality=modality,
-            unit=scaling == "l2",
-            restart=restart,
-            progress=reporter,
-        )
+    done = make(
+        paths,
+        store_at(root).root,
+        how=how,
+        name=name,
+        modality=modality,
+        unit=scaling == "l2",
+        restart=restart,
+        progress=progress(quiet=quiet),
+    )
     if as_json:
         echo_json({**dataclasses.asdict(done), "path": done.path.as_posix()})
     else:

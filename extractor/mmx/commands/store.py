@@ -282,10 +282,15 @@ def import_(
             raise UsageError("--out: which store? --out DIR/features")
         out = source.data / "features"
     check_names(modality, name)
-    with progress(quiet=quiet) as reporter:
-        done = import_features(
-            format_name, source, out, modality=modality, name=name, progress=reporter, **options
-        )
+    done = import_features(
+        format_name,
+        source,
+        out,
+        modality=modality,
+        name=name,
+        progress=progress(quiet=quiet),
+        **options,
+    )
     if as_json:
         result = {
             "path": done.path.as_posix(),
