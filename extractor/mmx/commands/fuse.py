@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmbase.cli import Command, echo_json, json_option, progress, quiet_option
-from mmx.commands.store import check_names, find_set, opened, store_at, store_option
+from mmx.commands.sets import check_names, find_set, opened, store_at, store_option
 from mmx.errors import UsageError
 
 if TYPE_CHECKING:
