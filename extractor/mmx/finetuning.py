@@ -197,42 +197,40 @@ def finetune(
     optimiser = torch.optim.AdamW(network.parameters(), lr=training.lr)
     together = TakenTogether(users)
     losses = []
-    progress.start("finetune", training.epochs * len(users))
-    for epoch in range(training.epochs):
-        total, n = 0.0, 0
-        drawn = pairs(users, training.seed, epoch)
-        size = training.batch_size
-        batches = _batches(encoder, contents, drawn, size)
-        for at, (rows, first, second) in enumerate(batches):
-            if stop():
-                raise Interrupted("interrupted: nothing was saved; the same command begins anew")
-            progress.advance(min(size, len(drawn) - at * size), "device")
-            if len(rows) < 2:  # no negatives
-                continue
-            optimiser.zero_grad()
-            n_pairs = len(rows)
-            with exact_arithmetic:
-                vectors = encoder.differentiable([*first, *second])
-                known = torch.from_numpy(together(rows[:, 0], rows[:, 1])).to(vectors.device)
-                loss = contrastive_loss(
-                    vectors[:n_pairs], vectors[n_pairs:], known, training.temperature
-                )
-                if not torch.isfinite(loss):
-                    raise DataError(
-                        f"finetune: the loss is {loss.item()} in epoch {epoch + 1}; lower --lr "
-                        f"(now {training.lr:g})"
+    with progress.task("finetune", training.epochs * len(users)) as task:
+        for epoch in range(training.epochs):
+            total, n = 0.0, 0
+            drawn, size = pairs(users, training.seed, epoch), training.batch_size
+            batches = _batches(encoder, contents, drawn, size)
+            for at, (rows, first, second) in enumerate(batches):
+                if stop():
+                    raise Interrupted(
+                        "interrupted: nothing was saved; the same command begins anew"
                     )
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-            total, n = total + loss.item() * n_pairs, n + n_pairs
-        if not n:
-            raise DataError("finetune: no pair of items has usable content")
-        losses.append(total / n)
-        note = f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f} over {n:,} pairs"
-        if n < len(drawn):
-            note += f" ({len(drawn) - n:,} left out: no usable content, or alone in a batch)"
-        progress.note(note)
-    progress.stop()
+                task.advance(min(size, len(drawn) - at * size), "limited by device")
+                if len(rows) < 2:  # no negatives
+                    continue
+                optimiser.zero_grad()
+                with exact_arithmetic:
+                    vectors = encoder.differentiable([*first, *second])
+                    a, b = vectors[: len(rows)], vectors[len(rows) :]
+                    known = torch.from_numpy(together(rows[:, 0], rows[:, 1])).to(a.device)
+                    loss = contrastive_loss(a, b, known, training.temperature)
+                    if not torch.isfinite(loss):
+                        raise DataError(
+                            f"finetune: the loss is {loss.item()} in epoch {epoch + 1}; lower --lr "
+                            f"(now {training.lr:g})"
+                        )
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    optimiser.step()
+                total, n = total + loss.item() * len(rows), n + len(rows)
+            if not n:
+                raise DataError("finetune: no pair of items has usable content")
+            losses.append(total / n)
+            note = f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f} over {n:,} pairs"
+            if n < len(drawn):
+                note += f" ({len(drawn) - n:,} left out: no usable content, or alone in a batch)"
+            progress.note(note)
     network.requires_grad_(False)
     return losses
 

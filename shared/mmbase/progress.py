@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, Self, TextIO
+from typing import Any, Protocol, TextIO
 
 PLAIN_PERIOD_S = 10.0
 """Seconds between lines where stderr is no terminal (a log file, a CI job)."""
@@ -37,15 +37,6 @@ class Progress(Protocol):
     def task(self, label: str, total: int, done: int = 0) -> AbstractContextManager[Task]:
         """Begin a task of `total` steps, `done` of them finished before."""
 
-    def start(self, label: str, total: int, done: int = 0) -> None:
-        """Begin a task without a `with` block, until `stop`."""
-
-    def advance(self, steps: int = 1, message: str = "") -> None:
-        """Report steps of the task begun by `start`; `message` names the slowest stage."""
-
-    def stop(self) -> None:
-        """End the task begun by `start`, finished or not."""
-
 
 class Silent:
     """A reporter without output: the default of library calls."""
@@ -60,13 +51,7 @@ class Silent:
         """Yield a task that prints nothing."""
         yield self
 
-    def start(self, label: str, total: int, done: int = 0) -> None:
-        """Print nothing."""
-
     def advance(self, steps: int = 1, message: str = "") -> None:
-        """Print nothing."""
-
-    def stop(self) -> None:
         """Print nothing."""
 
 
@@ -82,14 +67,6 @@ class Terminal:
         self.verbosity = verbosity
         self.stream = stream if stream is not None else sys.stderr
         self._bar: Any = None
-        self._open: AbstractContextManager[Task] | None = None
-        self._task: Task | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
 
     def note(self, message: str) -> None:
         """Print a line, unless quiet."""
@@ -118,23 +95,6 @@ class Terminal:
                     yield _Bar(self._bar, label, total, done)
                 finally:
                     self._bar = None
-
-    def start(self, label: str, total: int, done: int = 0) -> None:
-        """Begin a task until `stop`."""
-        self.stop()
-        self._open = self.task(label, total, done)
-        self._task = self._open.__enter__()
-
-    def advance(self, steps: int = 1, message: str = "") -> None:
-        """Report steps of the task begun by `start`."""
-        if self._task is not None:
-            self._task.advance(steps, f"limited by {message}" if message else "")
-
-    def stop(self) -> None:
-        """End the task begun by `start`."""
-        if self._open is not None:
-            self._open.__exit__(None, None, None)
-            self._open = self._task = None
 
     def _print(self, message: str) -> None:
         if self._bar is not None:

@@ -16,13 +16,13 @@ class Screen(io.StringIO):
 
 
 def work(stream: io.StringIO, verbosity: int = 0) -> str:
-    with Terminal(verbosity, stream) as progress:
-        progress.note("a note")
-        progress.detail("a detail")
-        progress.warn("a warning")
-        with progress.task("visual/x", 100, 20) as task:
-            task.advance(30, "loss 0.5")
-            progress.note("in between [bold]")
+    progress = Terminal(verbosity, stream)
+    progress.note("a note")
+    progress.detail("a detail")
+    progress.warn("a warning")
+    with progress.task("visual/x", 100, 20) as task:
+        task.advance(30, "loss 0.5")
+        progress.note("in between [bold]")
     return stream.getvalue()
 
 
@@ -69,17 +69,6 @@ def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_quiet_shows_no_bar_even_on_a_terminal() -> None:
     assert work(Screen(), -1) == "warning: a warning\n"
-
-
-def test_a_task_without_a_block_ends_with_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mmbase.progress, "PLAIN_PERIOD_S", 0.0)
-    stream = io.StringIO()
-    with Terminal(0, stream) as progress:
-        progress.advance(1)
-        progress.start("decode", 2)
-        progress.advance(1, "decode (90%)")
-    progress.advance(1)
-    assert stream.getvalue().count("limited by decode (90%)") == 1
 
 
 def test_silence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def test_the_demo_recipe_names_every_key_once() -> None:
 
 
 def test_the_demo_recipe_makes_the_sets_that_the_plain_commands_make(tmp_path: Path) -> None:
-    """`make demo` goes on with the sets that `mmbench train` makes on first use, instead of finding them in its way."""
+    """`make demo` goes on with the sets that `mmbench train` makes on first use."""
     write_demo(tmp_path / "demo", items=40, users=40, seed=3)
     items = load_items(tmp_path / "demo")
     sets = load_recipe(next(path for path in RECIPES if path.name == "demo.yaml")).sets

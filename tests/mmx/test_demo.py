@@ -273,8 +273,8 @@ def test_nothing_is_left_after_an_interruption(tmp_path: Path) -> None:
     class Impatient(Silent):
         done = 0
 
-        def advance(self, n: int, bottleneck: str = "") -> None:
-            self.done += n
+        def advance(self, steps: int = 1, message: str = "") -> None:
+            self.done += steps
             if self.done == 10:
                 raise KeyboardInterrupt
 

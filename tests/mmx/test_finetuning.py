@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mmbase.progress import Silent
+from mmbase.progress import Silent, Task
 from mmstore import FeatureSet
 from mmx.catalogue.contents import file_contents
 from mmx.catalogue.items import load_items
@@ -253,11 +255,13 @@ def test_progress_ends_at_the_number_of_pairs_and_says_what_was_left_out(data: P
         total = done = 0
         notes: ClassVar[list[str]] = []
 
-        def start(self, label: str, total: int, done: int = 0) -> None:
+        @contextmanager
+        def task(self, label: str, total: int, done: int = 0) -> Iterator[Task]:
             self.total = total
+            yield self
 
-        def advance(self, n: int, bottleneck: str = "") -> None:
-            self.done += n
+        def advance(self, steps: int = 1, message: str = "") -> None:
+            self.done += steps
 
         def note(self, message: str) -> None:
             self.notes.append(message)

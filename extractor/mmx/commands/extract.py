@@ -99,11 +99,11 @@ def extract(
     from mmbase.process import sigterm_as_interrupt, tune_process
 
     tune_process(one_arena=True)
-    with progress(quiet=quiet, verbose=verbose) as reporter:
-        run, sets = _requested(recipe, options)
-        _demo_when_absent(run.data, reporter)
-        sigterm_as_interrupt()
-        done, failed = _extract_all(run, sets, reporter)
+    reporter = progress(quiet=quiet, verbose=verbose)
+    run, sets = _requested(recipe, options)
+    _demo_when_absent(run.data, reporter)
+    sigterm_as_interrupt()
+    done, failed = _extract_all(run, sets, reporter)
     documents = [summary.as_json() for summary in done]
     if as_json and recipe is None and done:
         echo_json(documents[0])
@@ -145,7 +145,6 @@ def _extract_all(
     """Make every set; of several, one that fails does not keep the others from being made."""
     from mmbase.process import out_of_memory
     from mmstore import StoreError
-    from mmx.extraction.extract import extract as make
     from mmx.extraction.extract import extract_together, share_contents
 
     done: list[tuple[SetConfig, Summary]] = []
@@ -155,10 +154,7 @@ def _extract_all(
         """Make some sets together; return why it failed where other sets may still be made."""
         taken = [summary.path for _, summary in done]
         try:
-            if len(group) > 1:
-                made = extract_together(run, group, progress=progress, taken=taken)
-            else:
-                made = [make(run, group[0], progress=progress, taken=taken)]
+            made = extract_together(run, group, progress=progress, taken=taken)
         except Interrupted:
             raise
         except (ToolError, StoreError, RuntimeError, MemoryError) as error:

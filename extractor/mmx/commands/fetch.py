@@ -73,23 +73,23 @@ def fetch(
         raise UsageError(f"--mirror {mirror}: neither an address nor a folder")
     parse_name(name)
     target = out or Path("data") / name.replace("/", "-")
-    with progress(quiet=quiet) as reporter:
-        done = get(
-            name,
-            target,
-            downloads=downloads or target.parent / "downloads",
-            mirror=mirror,
-            from_files=from_files,
-            progress=reporter,
-        )
-        statuses = fetch_images(target, jobs=jobs, progress=reporter) if images else None
-        for what, count in done.counts.items():
-            reporter.note(f"{count:,} {what}")
-        reporter.note(
-            "go on with: mmx extract --modality textual --model "
-            "sentence-transformers/stsb-roberta-large "
-            f"--text-template lattice --data {target}"
-        )
+    reporter = progress(quiet=quiet)
+    done = get(
+        name,
+        target,
+        downloads=downloads or target.parent / "downloads",
+        mirror=mirror,
+        from_files=from_files,
+        progress=reporter,
+    )
+    statuses = fetch_images(target, jobs=jobs, progress=reporter) if images else None
+    for what, count in done.counts.items():
+        reporter.note(f"{count:,} {what}")
+    reporter.note(
+        "go on with: mmx extract --modality textual --model "
+        "sentence-transformers/stsb-roberta-large "
+        f"--text-template lattice --data {target}"
+    )
     if as_json:
         document = {
             "path": str(target),

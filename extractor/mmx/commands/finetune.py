@@ -116,7 +116,8 @@ def finetune(
         raise DataError(f"--out {target}: its folder cannot be made ({error.strerror})") from error
     if not os.access(target.parent, os.W_OK):  # found target before the training, not after it
         raise DataError(f"--out {target}: {target.parent} cannot be written to")
-    with progress(quiet=quiet) as reporter, StopRequest() as request:
+    reporter = progress(quiet=quiet)
+    with StopRequest() as request:
         for note in (*items.notes, *contents.notes):
             reporter.note(note)
         losses = train(

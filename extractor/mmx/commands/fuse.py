@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmbase.cli import Command, echo_json, json_option, progress, quiet_option
-from mmx.commands.store import check_names, find_set, opened, store_at, store_option
+from mmx.commands.sets import check_names, find_set, opened, store_at, store_option
 from mmx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,17 +74,16 @@ def fuse(
     check_names(modality, name)
     if len(paths) < 2:
         raise UsageError("MODALITY/NAME: a fusion needs two sets or more")
-    with progress(quiet=quiet) as reporter:
-        done = make(
-            paths,
-            store_at(root).root,
-            how=how,
-            name=name,
-            modality=modality,
-            unit=scaling == "l2",
-            restart=restart,
-            progress=reporter,
-        )
+    done = make(
+        paths,
+        store_at(root).root,
+        how=how,
+        name=name,
+        modality=modality,
+        unit=scaling == "l2",
+        restart=restart,
+        progress=progress(quiet=quiet),
+    )
     if as_json:
         echo_json({**dataclasses.asdict(done), "path": done.path.as_posix()})
     else:

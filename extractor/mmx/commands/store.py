@@ -5,32 +5,26 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mmbase.cli import PATH, LazyGroup, echo_json, json_option, progress, quiet_option
+from mmx.commands.sets import (
+    DEFAULT_STORE,
+    check_names,
+    find_set,
+    opened,
+    store_at,
+    store_option,
+)
 from mmx.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from mmstore import FeatureSet, FeatureStore
 
 IMPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors")
 EXPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors", "csv")
 SHOWN = 5  # errors and examples, where there may be thousands
-DEFAULT_STORE = Path("data/demo/features")
-
-store_option = click.option(
-    "--store",
-    "root",
-    metavar="DIR",
-    type=PATH,
-    default=DEFAULT_STORE,
-    help="Store of the sets given as MODALITY/NAME.",
-)
 
 
 @click.group(cls=LazyGroup)
@@ -282,10 +276,15 @@ def import_(
             raise UsageError("--out: which store? --out DIR/features")
         out = source.data / "features"
     check_names(modality, name)
-    with progress(quiet=quiet) as reporter:
-        done = import_features(
-            format_name, source, out, modality=modality, name=name, progress=reporter, **options
-        )
+    done = import_features(
+        format_name,
+        source,
+        out,
+        modality=modality,
+        name=name,
+        progress=progress(quiet=quiet),
+        **options,
+    )
     if as_json:
         result = {
             "path": done.path.as_posix(),
@@ -377,53 +376,3 @@ def _paths_to_verify(paths: Sequence[Path]) -> list[Path]:
 
 def _located(name: str, problem: str) -> str:
     return problem if problem.startswith(name) else f"{name}: {problem}"
-
-
-# ----------------------------------------------------------------------------------------------
-# feature sets as a command line names them: a path, or MODALITY/NAME in a store
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[FeatureSet]:
-    """An open feature set, its header checked."""
-    from mmstore import FeatureSet
-
-    with FeatureSet(path) as features:
-        _ = features.header
-        yield features
-
-
-def store_at(root: Path) -> FeatureStore:
-    """The store at `root`, or inside it when `root` is a dataset folder."""
-    from mmstore import FeatureStore
-
-    if not root.is_dir():
-        raise DataError(
-            f"{root}: no such store; mmx extract or mmx store import make one, or name another "
-            "folder"
-        )
-    return FeatureStore(root / "features" if (root / "features").is_dir() else root)
-
-
-def find_set(target: str, root: Path) -> Path:
-    """The file that `target` means: a path, or MODALITY/NAME in the store `root`."""
-    if Path(target).exists():
-        return Path(target)
-    names = target.removesuffix(".h5").split("/")
-    if len(names) != 2 or not root.is_dir():
-        raise DataError(
-            f"{target}: no such file; give a path, or MODALITY/NAME together with --store DIR"
-        )
-    return store_at(root).open(*names).path
-
-
-def check_names(modality: str, name: str) -> None:
-    """A bad name is a matter of the command line, found before anything is read."""
-    from mmstore import InvalidInput
-    from mmstore.schema import check_modality, check_name
-
-    try:
-        check_modality(modality)
-        check_name(name)
-    except InvalidInput as error:
-        raise UsageError(f"--{error}") from error

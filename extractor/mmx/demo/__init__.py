@@ -168,29 +168,28 @@ def _generate(folder: Path, parameters: dict[str, int], progress: Progress) -> N
     (folder / "images").mkdir()
     (folder / "audio").mkdir()
     rows = [b"\t".join(name.encode() for name in ("item_id", *TEXT_COLUMNS))]
-    progress.start("drawing items", n_items)
-    for index, item_id in enumerate(item_ids):
-        # A generator per item: how one item is drawn never shifts the others.
-        rng = np.random.default_rng([parameters["seed"], index])
-        picture = encode_image(draw_image(looks[index], int(latent.style[index]), rng))
-        sound = encode_sound(make_sound(sounds[index], rng))
-        words = write_words(shares[index], rng)
-        if index == faults.corrupt["image"]:
-            picture = picture[: len(picture) // 3]  # a download that stopped
-        if index == faults.corrupt["audio"]:
-            sound = sound[:12] + b"\x00" * 64  # the RIFF header, then zeros instead of a format
-        if index not in faults.missing["image"]:
-            (folder / "images" / f"{item_id}.jpg").write_bytes(picture)
-        if index not in faults.missing["audio"]:
-            (folder / "audio" / f"{item_id}.wav").write_bytes(sound)
-        if index in faults.missing["text"]:
-            words = dict.fromkeys(TEXT_COLUMNS, "")
-        cells = [words[name].encode() for name in TEXT_COLUMNS]
-        if index == faults.corrupt["text"]:
-            cells[:2] = [CORRUPT_TEXT, CORRUPT_TEXT]
-        rows.append(b"\t".join([item_id.encode(), *cells]))
-        progress.advance(1)
-    progress.stop()
+    with progress.task("drawing items", n_items) as task:
+        for index, item_id in enumerate(item_ids):
+            # A generator per item: how one item is drawn never shifts the others.
+            rng = np.random.default_rng([parameters["seed"], index])
+            picture = encode_image(draw_image(looks[index], int(latent.style[index]), rng))
+            sound = encode_sound(make_sound(sounds[index], rng))
+            words = write_words(shares[index], rng)
+            if index == faults.corrupt["image"]:
+                picture = picture[: len(picture) // 3]  # a download that stopped
+            if index == faults.corrupt["audio"]:
+                sound = sound[:12] + b"\x00" * 64  # the RIFF header, then zeros instead of a format
+            if index not in faults.missing["image"]:
+                (folder / "images" / f"{item_id}.jpg").write_bytes(picture)
+            if index not in faults.missing["audio"]:
+                (folder / "audio" / f"{item_id}.wav").write_bytes(sound)
+            if index in faults.missing["text"]:
+                words = dict.fromkeys(TEXT_COLUMNS, "")
+            cells = [words[name].encode() for name in TEXT_COLUMNS]
+            if index == faults.corrupt["text"]:
+                cells[:2] = [CORRUPT_TEXT, CORRUPT_TEXT]
+            rows.append(b"\t".join([item_id.encode(), *cells]))
+            task.advance()
     (folder / "items.tsv").write_bytes(b"\n".join(rows) + b"\n")
     picks = draw_picks(latent, n_users, user_rng)
     _write_interactions(folder / "interactions.tsv", item_ids, n_users, picks)

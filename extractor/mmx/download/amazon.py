@@ -277,10 +277,9 @@ def image_vectors(
     progress = progress or Silent()
     vectors = np.zeros((len(items), IMAGE_DIM), np.float32)
     present = np.zeros(len(items), bool)
-    progress.start(path.name, path.stat().st_size)
-    with path.open("rb") as file:
+    with path.open("rb") as file, progress.task(path.name, path.stat().st_size) as task:
         while record := file.read(_RECORD * 256):
-            progress.advance(len(record))
+            task.advance(len(record))
             for start in range(0, len(record), _RECORD):
                 one = record[start : start + _RECORD]
                 if len(one) < _RECORD:
@@ -289,7 +288,6 @@ def image_vectors(
                 try:
                     item = one[:10].decode("ascii").strip("\0 ")
                 except UnicodeDecodeError as error:
-                    progress.stop()
                     raise DataError(
                         f"{path}: no asin where a record begins; this is no file of 4096-d image "
                         "features"
@@ -305,5 +303,4 @@ def image_vectors(
                     counts.add("image vectors with NaN")
                     continue
                 vectors[row], present[row] = vector, True
-    progress.stop()
     return vectors, present

@@ -202,14 +202,12 @@ def fetch_images(
     Raises:
         DataError: There is no items.tsv with addresses.
     """
-    progress = progress or Silent()
     addresses = _addresses(data)
     folder = data / "images"
     folder.mkdir(exist_ok=True)
     done = _statuses(folder)
     left = [item for item in addresses if done.get(item) != "ok"]
     counts = {"ok": len(addresses) - len(left), "missing": 0, "failed": 0}
-    progress.start("images", len(addresses), counts["ok"])
 
     def one(item: str) -> tuple[str, str, str]:
         if not addresses[item]:
@@ -227,6 +225,7 @@ def fetch_images(
 
     with (
         (folder / _STATUS_FILE).open("a", encoding="utf-8") as log,
+        (progress or Silent()).task("images", len(addresses), counts["ok"]) as task,
         ThreadPoolExecutor(jobs) as pool,
     ):
         futures = [pool.submit(one, item) for item in left]
@@ -236,11 +235,10 @@ def fetch_images(
                 counts[status] += 1
                 log.write(f"{item}\t{status}\t{reason}\n")
                 log.flush()
-                progress.advance(1, "network")
+                task.advance(1, "limited by network")
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
-    progress.stop()
     return counts
 
 

@@ -142,8 +142,6 @@ def _download(
                 ) from error
         except (OSError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
-        finally:
-            progress.stop()
         if attempt < retries:
             pause = min(60.0, 2.0**attempt) * random.uniform(0.5, 1.0)
             progress.detail(f"{wanted.url}: {reason}; again in {pause:.0f} s")
@@ -176,12 +174,14 @@ def _transfer(url: str, partial: Path, progress: Progress) -> None:
         validator = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
         if validator and not validator.startswith("W/"):
             stamp.write_text(validator, encoding="utf-8")
-        progress.start(url.rpartition("/")[2], total or 0, have)
-        with partial.open("ab" if have else "wb") as file:
+        with (
+            partial.open("ab" if have else "wb") as file,
+            progress.task(url.rpartition("/")[2], total or 0, have) as task,
+        ):
             while chunk := answer.read(_CHUNK):
                 file.write(chunk)
                 have += len(chunk)
-                progress.advance(len(chunk), "network")
+                task.advance(len(chunk), "limited by network")
     if total is not None and have < total:
         raise http.client.IncompleteRead(b"", total - have)
     stamp.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,7 +178,7 @@ class Encoder(Protocol):
             None: no padding.
     """
 
-    concurrent: ClassVar[bool] = False
+    concurrent: bool = False
     spec: EncoderSpec
     ragged: bool = False
     needs_fit: bool = False

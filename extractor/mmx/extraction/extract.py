@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mmbase import gemm
 from mmbase.progress import Progress, Silent
@@ -137,10 +137,9 @@ def _build(plan: Plan, build: Callable[..., Encoder], stages: Stages) -> Encoder
     stages.long_items = "chunked" if in_pieces else "truncated"
     if config.several or config.long_texts != "truncate":
         ragged = "ragged" in (config.several, config.long_texts)
-        several = Several(
+        encoder = Several(
             encoder, combine="ragged" if ragged else "mean", long_texts=config.long_texts
         )
-        encoder = cast("Encoder", several)
     if encoder.needs_fit:
         with stages.timed("fit"):
             encoder.fit(content for _, content in plan.all_contents())

@@ -115,12 +115,11 @@ def fuse(
             pending = np.zeros(len(sets[0]), dtype=np.bool_)
             pending[writer.pending] = True
             reasons = [_reasons(features) for features in sets]
-            progress.start(f"{modality}/{name}", len(sets[0]))
-            for start in range(0, len(sets[0]), _BLOCK):
-                rows = start + np.flatnonzero(pending[start : start + _BLOCK])
-                _fuse_block(sets, reasons, writer, rows, how, unit=unit)
-                progress.advance(min(_BLOCK, len(sets[0]) - start))
-            progress.stop()
+            with progress.task(f"{modality}/{name}", len(sets[0])) as task:
+                for start in range(0, len(sets[0]), _BLOCK):
+                    rows = start + np.flatnonzero(pending[start : start + _BLOCK])
+                    _fuse_block(sets, reasons, writer, rows, how, unit=unit)
+                    task.advance(min(_BLOCK, len(sets[0]) - start))
             writer.finish()
     counts = writer.counts()
     if not counts[Status.OK]:

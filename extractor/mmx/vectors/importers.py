@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.progress import Progress, Silent
+from mmbase.progress import Progress, Silent, Task
 from mmx import __version__
 from mmx.errors import DataError
 from mmx.vectors.ids import EXAMPLES
@@ -96,26 +96,27 @@ def import_features(
         "tool": {"name": "mmx", "version": __version__},
         "libraries": {"numpy": np.__version__},
     }
-    progress.start(f"{modality}/{name}", n_rows)
-    with FeatureSetWriter(
-        path,
-        modality=modality,
-        dim=dim,
-        ids=vectors.ids,
-        dtype=dtype,
-        provenance=provenance,
-        restart=restart,
-    ) as writer:
+    with (
+        FeatureSetWriter(
+            path,
+            modality=modality,
+            dim=dim,
+            ids=vectors.ids,
+            dtype=dtype,
+            provenance=provenance,
+            restart=restart,
+        ) as writer,
+        progress.task(f"{modality}/{name}", n_rows) as task,
+    ):
         already = writer.finished
         if not already:
-            _write(writer, vectors.features, missing, progress)
+            _write(writer, vectors.features, missing, task)
         digest = str(writer.finish())
-    progress.stop()
     return Imported(path, digest, n_rows, int(missing.sum()), dim, already)
 
 
 def _write(
-    writer: FeatureSetWriter, features: NDArray[Any], missing: NDArray[np.bool_], progress: Progress
+    writer: FeatureSetWriter, features: NDArray[Any], missing: NDArray[np.bool_], task: Task
 ) -> None:
     """Write the rows that are not there yet."""
     pending = np.zeros(len(missing), dtype=bool)
@@ -125,7 +126,7 @@ def _write(
         wanted = pending[rows] & ~missing[rows]
         writer.write(rows[wanted], _as_float32(block[wanted]))
         writer.mark_missing(rows[pending[rows] & missing[rows]])
-        progress.advance(len(block))
+        task.advance(len(block))
 
 
 # ------------------------------------------------------------------------------------------------

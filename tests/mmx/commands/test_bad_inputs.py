@@ -1,4 +1,4 @@
-"""Every bad input, from the file to the finished set: the status that docs/statuses.md promises, and never a wrong vector."""
+"""Each bad input ends as docs/statuses.md promises, and never as a wrong vector."""
 
 from __future__ import annotations
 
@@ -97,7 +97,9 @@ PICTURES: dict[str, tuple[bytes, str, str]] = {
     "sixteen.png": (saved(Image.fromarray(GREY16), "PNG"), "ok", ""),
     "grey.png": (saved(PLAIN.convert("L"), "PNG"), "ok", ""),
     "alpha.png": (saved(PLAIN.convert("RGBA"), "PNG"), "ok", ""),
-    "animated.gif": (saved(PLAIN, "GIF", save_all=True, append_images=[Image.new("RGB", (80, 60))]), "ok", ""),
+    "animated.gif": (
+        saved(PLAIN, "GIF", save_all=True, append_images=[Image.new("RGB", (80, 60))]), "ok", "",
+    ),
     "pixel.png": (saved(Image.new("RGB", (1, 1)), "PNG"), "ok", ""),
     "png-named.jpg": (saved(PLAIN, "PNG"), "ok", ""),
     "zero.jpg": (b"", "corrupt", "the file is empty"),
@@ -127,8 +129,9 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if status != "missing":
             (root / "images" / name).write_bytes(content)
     rows += [
-        "climbs\t../outside.jpg", f"absolute\t{root.parent / 'outside.jpg'}", "link\timages/link.jpg",
-        "loop\timages/loop.jpg", "folder\timages/folder.jpg", "device\t/dev/zero", "unsaid\t",
+        "climbs\t../outside.jpg", f"absolute\t{root.parent / 'outside.jpg'}",
+        "link\timages/link.jpg", "loop\timages/loop.jpg", "folder\timages/folder.jpg",
+        "device\t/dev/zero", "unsaid\t",
     ]  # fmt: skip
     (root / "items.tsv").write_text("item_id\timage\n" + "\n".join(rows) + "\n", encoding="utf-8")
     return root
@@ -140,8 +143,8 @@ def test_pictures(catalogue: Path, tmp_path: Path, model: str) -> None:
     weights = "default" if model == "colour-hog" else "random"
     summary = go(catalogue, "visual", model, out=tmp_path, weights=weights)
     expected = {name: status for name, (_, status, _) in PICTURES.items()} | {
-        "climbs": "corrupt", "absolute": "corrupt", "link": "corrupt", "loop": "corrupt", "folder": "corrupt",
-        "device": "corrupt", "unsaid": "missing",
+        "climbs": "corrupt", "absolute": "corrupt", "link": "corrupt", "loop": "corrupt",
+        "folder": "corrupt", "device": "corrupt", "unsaid": "missing",
     }  # fmt: skip
     if model == "colour-hog":
         expected["line.png"] = "ok"  # resized to a square, so that no enormous picture comes of it

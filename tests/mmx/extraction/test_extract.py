@@ -79,8 +79,8 @@ class Recorder(Silent):
     def warn(self, message: str) -> None:
         self.warnings.append(message)
 
-    def advance(self, n: int, bottleneck: str = "") -> None:
-        self.advanced += n
+    def advance(self, steps: int = 1, message: str = "") -> None:
+        self.advanced += steps
 
 
 def dataset(root: Path, texts: dict[str, str]) -> Path:

@@ -105,7 +105,7 @@ def test_forward_passes_run_in_the_worker_threads_and_change_nothing(
 ) -> None:
     root = texts(tmp_path)
     inline = Concurrent()
-    inline.concurrent = False  # type: ignore[misc]
+    inline.concurrent = False
     expected = go(root, inline, out=tmp_path / "inline")
     encoder = Concurrent()
     assert go(root, encoder, out=tmp_path / "threads", workers=workers).digest == expected.digest
@@ -392,8 +392,7 @@ def test_a_finished_set_outlives_an_upgrade(
         extract(run, config)
     digest = extract(run.model_copy(update={"restart": True}), config).digest
     monkeypatch.setattr("mmx.__version__", "100.0")
-    with Terminal() as progress:
-        again = extract(run, config, progress=progress)
+    again = extract(run, config, progress=Terminal())
     assert (again.digest, again.already_complete) == (digest, True)
     assert "complete, made with another tool.version; --restart computes it again" in " ".join(
         capsys.readouterr().err.split()

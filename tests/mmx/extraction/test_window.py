@@ -35,7 +35,7 @@ class Shared(Encoder):
             pooling="none", preprocessing={}, weights="none", weights_sha256=None, licence=None,
             precision="fp32",
         )  # fmt: skip
-        self.concurrent = concurrent  # type: ignore[misc]
+        self.concurrent = concurrent
         self.ragged = ragged
         self.room = room
         self.batches: list[list[int]] = []
