@@ -9,10 +9,10 @@ name has a name of its own.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Collection, Sequence
 
 from mmbench.errors import UsageError, unknown_name
-from mmbench.metrics import beyond, calibration, content, ranking
 from mmbench.metrics.item_data import NEEDS, Content, Need, Topics
 from mmbench.metrics.judged_lists import Judged, Metric
 
@@ -30,38 +30,48 @@ __all__ = [
     "spelled",
 ]
 
+
+def _imported(path: str) -> Metric:
+    module, _, function = path.partition(":")
+    metric: Metric = getattr(importlib.import_module(module), function)
+    return metric
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
-    for metric in (
-        ranking.recall,
-        ranking.ndcg,
-        beyond.expected_free_discovery,
-        beyond.gini,
-        beyond.tail_share,
-        beyond.item_coverage_percent,
-        beyond.item_coverage,
-        ranking.precision,
-        ranking.hit_rate,
-        ranking.mrr,
-        ranking.mean_precision,
-        ranking.average_precision,
-        ranking.mean_recall,
-        ranking.f1,
-        ranking.ndcg_binary,
-        ranking.limited_auc,
-        ranking.subtopic_recall,
-        beyond.expected_popularity_complement,
-        beyond.mean_popularity,
-        beyond.tail_count,
-        beyond.shannon_entropy,
-        ranking.n_retrieved,
-        beyond.user_coverage,
-        beyond.user_coverage_at_n,
-        beyond.equal_opportunity,
-        beyond.statistical_parity,
-        content.intra_list_distance,
-        content.unexpectedness,
-        calibration.miscalibration,
+    for metric in map(
+        _imported,
+        (
+            "mmbench.metrics.ranking:recall",
+            "mmbench.metrics.ranking:ndcg",
+            "mmbench.metrics.beyond:expected_free_discovery",
+            "mmbench.metrics.beyond:gini",
+            "mmbench.metrics.beyond:tail_share",
+            "mmbench.metrics.beyond:item_coverage_percent",
+            "mmbench.metrics.beyond:item_coverage",
+            "mmbench.metrics.ranking:precision",
+            "mmbench.metrics.ranking:hit_rate",
+            "mmbench.metrics.ranking:mrr",
+            "mmbench.metrics.ranking:mean_precision",
+            "mmbench.metrics.ranking:average_precision",
+            "mmbench.metrics.ranking:mean_recall",
+            "mmbench.metrics.ranking:f1",
+            "mmbench.metrics.ranking:ndcg_binary",
+            "mmbench.metrics.ranking:limited_auc",
+            "mmbench.metrics.ranking:subtopic_recall",
+            "mmbench.metrics.beyond:expected_popularity_complement",
+            "mmbench.metrics.beyond:mean_popularity",
+            "mmbench.metrics.beyond:tail_count",
+            "mmbench.metrics.beyond:shannon_entropy",
+            "mmbench.metrics.ranking:n_retrieved",
+            "mmbench.metrics.beyond:user_coverage",
+            "mmbench.metrics.beyond:user_coverage_at_n",
+            "mmbench.metrics.beyond:equal_opportunity",
+            "mmbench.metrics.beyond:statistical_parity",
+            "mmbench.metrics.content:intra_list_distance",
+            "mmbench.metrics.content:unexpectedness",
+            "mmbench.metrics.calibration:miscalibration",
+        ),
     )
 }
 

@@ -332,6 +332,14 @@ def test_every_metric_has_the_property(
     check(EVERY, seed)
 
 
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_has_the_property(name: str) -> None:
+    """Without the other metrics, few cases: the one to select while a metric is written."""
+    for check in PROPERTIES:
+        for seed in range(3):
+            check([METRICS[name]], seed)
+
+
 @given(st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)
 def test_what_grows_with_the_cutoff(seed: int) -> None:
