@@ -20,7 +20,7 @@ from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.evaluation.ranking import rank, rank_each
 from mmbench.evaluation.scoring import RankedLists, Scores, evaluate, make_slices, score_slices
 from mmbench.metrics import Content, Metric, resolve
-from mmbench.ops.topk import top_k
+from mmbench.ops.dense import top_k
 
 pytestmark = [pytest.mark.slow, pytest.mark.benchmark(timer=time.process_time, warmup=True)]
 

@@ -45,10 +45,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.rng import Init
-from mmbench.core.sampling import EdgesOnly, Pairs
+from mmbench.core.sampling import EdgesOnly, Init, Pairs
 from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet
-from mmbench.ops.gemm import linear
+from mmbench.ops.dense import linear
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
 
 

@@ -45,8 +45,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.interactions import Index
-from mmbench.core.rng import Init
-from mmbench.core.sampling import Triples
+from mmbench.core.sampling import Init, Triples
 from mmbench.errors import UsageError
 from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet, bpr_loss
 from mmbench.ops.graph import (

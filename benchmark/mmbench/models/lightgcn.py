@@ -25,8 +25,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.rng import Init
-from mmbench.core.sampling import Triples
+from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
 from mmbench.ops.graph import bipartite, propagate, symmetric_normalised
 
