@@ -18,7 +18,7 @@ from mmbase.dataset import find_table
 from mmbench.core.content import ItemContent, MissingPolicy, Scaling
 from mmbench.data.dataset import PARTS, available_splits
 from mmbench.errors import DataError, UsageError, unknown_name
-from mmbench.metrics.item_data import Content
+from mmbench.metrics.item_data import ItemVectors
 from mmbench.ops.knn import cosine_knn
 from mmstore.reader import FeatureSet
 from mmstore.spec import Status
@@ -117,7 +117,7 @@ def in_order(modalities: Iterable[str]) -> list[str]:
 
 def load_content(
     root: Path, chosen: str, item_ids: Sequence[str], n_trained: int
-) -> tuple[Content, str, str]:
+) -> tuple[ItemVectors, str, str]:
     """Load the vectors, as stored, that distances between items are measured with.
 
     Args:
@@ -142,7 +142,7 @@ def load_content(
     (one,) = load_features(
         root, item_ids, {modality: name}, n_trained=n_trained, missing="zero"
     ).values()
-    return Content(one.vectors, one.present), f"{modality}={name}", one.digest
+    return ItemVectors(one.vectors, one.present), f"{modality}={name}", one.digest
 
 
 def load_presence(root: Path, item_ids: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
