@@ -22,14 +22,12 @@ from pydantic import (
     model_validator,
 )
 
-from mmbench.data.features import Scaling
-from mmbench.data.missing import MissingPolicy
+from mmbench.core.content import MissingPolicy, Scaling
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics import PAPER, Need, resolve
 from mmbench.metrics.item_data import required
-from mmbench.models import model_class
-from mmbench.models.base import ModelConfig
-from mmbench.ops.sparse import SparseBackend
+from mmbench.models import ModelConfig, model_class
+from mmbench.ops import SparseBackend
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -439,7 +437,7 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
 
 
 def _without_retired(values: Any) -> Any:
-    """The values of a recipe, of an older version perhaps, without settings that changed nothing."""
+    """The values of a recipe, perhaps of an older version, without retired settings."""
     if not (isinstance(values, dict) and isinstance(values.get("model"), str)):
         return values
     retired = model_class(values["model"]).Config.RETIRED

@@ -19,8 +19,8 @@ import torch
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.evaluation.ranking import rank, rank_each
 from mmbench.evaluation.scoring import RankedLists, Scores, evaluate, make_slices, score_slices
-from mmbench.metrics import Content, Metric, resolve
-from mmbench.ops.topk import top_k
+from mmbench.metrics import ItemVectors, Metric, resolve
+from mmbench.ops.dense import top_k
 
 pytestmark = [pytest.mark.slow, pytest.mark.benchmark(timer=time.process_time, warmup=True)]
 
@@ -206,7 +206,7 @@ def test_distances_between_listed_items(benchmark: Any, dim: int) -> None:
     size = SIZES["clothing"]
     train, splits, users, items = problem(size)
     vectors = np.random.default_rng(0).standard_normal((size.n_items, dim), np.float32)
-    content = Content(vectors, np.ones(size.n_items, bool))
+    content = ItemVectors(vectors, np.ones(size.n_items, bool))
     lists, metrics = RankedLists(users, items), resolve(["ILD", "Unexpectedness"])
     memory = PeakMemory()
     benchmark.pedantic(

@@ -22,8 +22,7 @@ from torch import Tensor
 from mmbase.process import peak_memory_bytes, tune_process
 from mmbench.config import make_settings
 from mmbench.core.interactions import TrainSet
-from mmbench.core.rng import Init
-from mmbench.core.sampling import Batch
+from mmbench.core.sampling import Batch, Init
 from mmbench.models import model_class
 from mmbench.models.base import Content
 from mmbench.trainer import Trainer

@@ -15,7 +15,6 @@ from mmbench.errors import DataError
 
 if TYPE_CHECKING:
     from mmbase.progress import Progress
-    from mmbench.runs.batch import Executor
 
 DEMO_FEATURES = (("visual", "colour-hog"), ("textual", "tfidf-lsa"), ("audio", "mfcc"))
 """Encoders without weights, for the demonstration catalogue when a model needs features."""
@@ -49,16 +48,14 @@ def command_line() -> str:
     return shlex.join(["mmbench", *sys.argv[1:]])
 
 
-def require_demo(data: Path | None, *, needs_features: bool, progress: Progress) -> Path:
-    """Return the dataset folder; generate the default one, and its features, if they are absent.
+def make_demo(*, needs_features: bool, progress: Progress) -> Path:
+    """Return the default dataset folder; make it, and its features, if they are absent.
 
     The extraction tool runs as a process of its own: the two tools meet only on disk.
 
     Raises:
         DataError: The demonstration catalogue cannot be made here.
     """
-    if data is not None:
-        return data
     if not DEFAULT_DATA.exists():
         progress.note(
             f"{DEFAULT_DATA} is not there yet: making the synthetic demonstration catalogue"
@@ -88,14 +85,3 @@ def _mmx(*arguments: str, accept: tuple[int, ...] = (0,)) -> None:
             f"mmx {' '.join(arguments)} failed: {lines[-1]}; or give a dataset of your own with "
             "--data DIR"
         )
-
-
-def local_executor(jobs: int, progress: Progress) -> Executor:
-    """Return the executor of trainings for `--jobs`: this process, or several others."""
-    if jobs == 1:
-        from mmbench.runs.batch import InProcess
-
-        return InProcess(progress)
-    from mmbench.runs.executors import ProcessExecutor
-
-    return ProcessExecutor(jobs, progress)

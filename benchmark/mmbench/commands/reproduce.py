@@ -19,7 +19,7 @@ from mmbase.cli import (
     progress,
     quiet_option,
 )
-from mmbench.commands.common import command_line, jobs_option, local_executor, out_option
+from mmbench.commands.common import command_line, jobs_option, out_option
 from mmbench.commands.run import RECIPES
 from mmbench.config import Recipe, setting_name
 from mmbench.errors import DataError, UsageError
@@ -90,7 +90,7 @@ def reproduce(
     from mmbench.analysis.report.reproduction import write
     from mmbench.analysis.report.results import Reproduction, line_of
     from mmbench.analysis.study import read_study, run_study
-    from mmbench.runs.batch import Batch
+    from mmbench.runs.batch import Batch, local_executor
 
     data, split_dir = options["data"], options["split_dir"]
     split, epochs, stand_in = options["split"], options["epochs"], options["stand_in"]

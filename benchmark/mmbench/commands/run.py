@@ -9,7 +9,6 @@ import click
 from mmbase.cli import PATH, CommaList, Command, json_option, progress, quiet_option
 from mmbench.commands.common import (
     jobs_option,
-    local_executor,
     out_option,
     restart_option,
     slices_option,
@@ -54,7 +53,7 @@ def run(
       mmbench run study.yaml --seed 1,2,3,4,5
     """
     from mmbench.commands.train import show
-    from mmbench.runs.batch import Batch
+    from mmbench.runs.batch import Batch, local_executor
     from mmbench.runs.recipe_lists import read_plan
 
     typed = {"data": data and str(data), "seed": seeds and list(seeds), "device": device}

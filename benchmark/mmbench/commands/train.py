@@ -26,9 +26,8 @@ from mmbase.cli import (
 )
 from mmbench.commands.common import (
     jobs_option,
-    local_executor,
+    make_demo,
     out_option,
-    require_demo,
     restart_option,
     slices_option,
 )
@@ -124,7 +123,7 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
 
 def train_all(options: Mapping[str, Any], progress: Progress, *, as_json: bool) -> None:
     """Train the recipes that the options of `recipe_options` describe, and print the results."""
-    from mmbench.runs.batch import Batch
+    from mmbench.runs.batch import Batch, local_executor
 
     recipes = recipes_from(options, progress)
     batch = Batch(options["out"], local_executor(options["jobs"], progress), progress)
@@ -161,7 +160,7 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
         require_optuna()  # now, and not after some trials
     models = {name: model_class(name) for name in names}
     needs_features = any(model.uses_features for model in models.values())
-    data = require_demo(options["data"], needs_features=needs_features, progress=progress)
+    data = options["data"] or make_demo(needs_features=needs_features, progress=progress)
     seeds = tuple(dict.fromkeys(options["seeds"] or (Recipe.model_fields["seed"].default,)))
     recipes = []
     for name, model in models.items():

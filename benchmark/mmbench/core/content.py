@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from mmbench.core.interactions import Histories
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MissingPolicy = Literal["mean", "zero"]
+"""Stand-ins for absent vectors: the mean of the modality's present ones, or zeros."""
+
+Scaling = Literal["none", "l2", "standard"]
+"""Scaling of a modality's vectors before a model sees them.
+
+`l2`: each to unit length. `standard`: each dimension to mean 0 and variance 1 over the training
+items that have a vector, then all divided by the square root of the number of dimensions, so that
+a vector's expected squared length is 1 whatever its width.
+"""
 
 
 @dataclass(frozen=True, eq=False)

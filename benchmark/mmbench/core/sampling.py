@@ -1,4 +1,7 @@
-"""Training batches: the samplers of the models, vectorised and counter-based.
+"""Random streams by purpose, initial values, and training batches: the samplers of the models.
+
+Everything random follows from (seed, purpose, counters) alone: a batch of (seed, epoch, step) is
+the same in a fresh run and in a resumed one.
 
 | sampler         | positives                                                          | negatives |
 |-----------------|--------------------------------------------------------------------|-----------|
@@ -8,8 +11,7 @@
 | `EdgesOnly`     | as `Edges`                                                         | none      |
 
 A negative is uniform over the items that the user has not seen in training; validation and test
-positives may be drawn. The batches of an epoch follow from (seed, epoch) alone. Users who have
-every item have no negative and are left out.
+positives may be drawn. Users who have every item have no negative and are left out.
 
 A model chooses its sampler (`Recommender.make_sampler`) and may bring its own, with batches of its
 own kind: the trainer needs `len(sampler)` and `sampler.epoch(n)`.
@@ -17,17 +19,82 @@ own kind: the trainer needs `len(sampler)` and `sampler.epoch(n)`.
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmbench.core.interactions import Index, TrainSet
-from mmbench.core.rng import numpy_rng, torch_rng
 from mmbench.errors import DataError
+
+
+def derive(seed: int, purpose: str, *counters: int) -> int:
+    """A seed in [0, 2**63) for one purpose, e.g. `sampling`; counters are epoch, step and the like.
+
+    It is BLAKE2b of the arguments, so that neighbouring seeds give unrelated streams.
+    """
+    text = "\0".join([str(seed), purpose, *map(str, counters)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def numpy_rng(seed: int, purpose: str, *counters: int) -> np.random.Generator:
+    """A NumPy generator (Philox) for one purpose; see `derive`."""
+    return np.random.Generator(np.random.Philox(derive(seed, purpose, *counters)))
+
+
+def torch_rng(seed: int, purpose: str, *counters: int) -> torch.Generator:
+    """A torch generator of the CPU, for every device, for one purpose; see `derive`."""
+    return torch.Generator().manual_seed(derive(seed, purpose, *counters))
+
+
+class Init:
+    """Draws initial values; the stream of a parameter follows from (seed, name)."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def uniform(self, name: str, *shape: int, bound: float) -> nn.Parameter:
+        """U(-bound, bound)."""
+        rng = torch_rng(self.seed, f"init:{name}")
+        return nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=rng))
+
+    def normal(self, name: str, *shape: int, std: float = 1.0) -> nn.Parameter:
+        """N(0, std²)."""
+        rng = torch_rng(self.seed, f"init:{name}")
+        return nn.Parameter(torch.empty(shape).normal_(0.0, std, generator=rng))
+
+    def xavier_uniform(self, name: str, rows: int, columns: int) -> nn.Parameter:
+        """U(-a, a), a = sqrt(6 / (rows + columns)). Glorot & Bengio, AISTATS 2010, equation 16."""
+        return self.uniform(name, rows, columns, bound=math.sqrt(6 / (rows + columns)))
+
+    def xavier_normal(self, name: str, rows: int, columns: int) -> nn.Parameter:
+        """N(0, 2 / (rows + columns)). Glorot & Bengio, AISTATS 2010, equation 12."""
+        return self.normal(name, rows, columns, std=math.sqrt(2 / (rows + columns)))
+
+    def linear(self, name: str, inputs: int, outputs: int, *, weight: str = "default") -> nn.Linear:
+        """Y = x Wᵀ + b with W (outputs, inputs).
+
+        `weight` is `default`, U(±1/sqrt(inputs)), or `xavier_uniform` or `xavier_normal`; the bias
+        is U(±1/sqrt(inputs)).
+        """
+        bound = 1 / math.sqrt(inputs)
+        layer = nn.Linear(inputs, outputs, device="meta")
+        if weight == "default":
+            layer.weight = self.uniform(f"{name}.weight", outputs, inputs, bound=bound)
+        else:
+            layer.weight = getattr(self, weight)(f"{name}.weight", outputs, inputs)
+        layer.bias = self.uniform(f"{name}.bias", outputs, bound=bound)
+        return layer
+
+
+def zeros(*shape: int) -> Tensor:
+    """A trainable tensor of zeros."""
+    return nn.Parameter(torch.zeros(shape))
 
 
 @dataclass(frozen=True, eq=False)

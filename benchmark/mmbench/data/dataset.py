@@ -24,7 +24,7 @@ from mmbench.data.tables import (
     write_interactions,
 )
 from mmbench.errors import DataError, UsageError
-from mmbench.metrics.item_data import Content, Topics
+from mmbench.metrics.item_data import ItemVectors, Topics
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -80,7 +80,7 @@ class TrainingData:
     interactions: Interactions
     notes: tuple[str, ...] = ()
     topics: Topics | None = None
-    content: Content | None = None
+    content: ItemVectors | None = None
 
     @property
     def n_trained(self) -> int:

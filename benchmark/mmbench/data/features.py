@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,23 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmbase.dataset import find_table
-from mmbench.core.content import ItemContent
+from mmbench.core.content import ItemContent, MissingPolicy, Scaling
 from mmbench.data.dataset import PARTS, available_splits
-from mmbench.data.missing import POLICIES, MissingPolicy
 from mmbench.errors import DataError, UsageError, unknown_name
-from mmbench.metrics.item_data import Content
+from mmbench.metrics.item_data import ItemVectors
 from mmbench.ops.knn import cosine_knn
-from mmstore import Status
 from mmstore.reader import FeatureSet
+from mmstore.spec import Status
 from mmstore.store import FeatureStore
-
-Scaling = Literal["none", "l2", "standard"]
-"""Scaling of a modality's vectors before a model sees them.
-
-`l2`: each to unit length. `standard`: each dimension to mean 0 and variance 1 over the training
-items that have a vector, then all divided by the square root of the number of dimensions, so that
-a vector's expected squared length is 1 whatever its width.
-"""
 
 MODALITIES = ("visual", "textual", "audio")
 """The modalities that come first, as in the papers."""
@@ -127,7 +117,7 @@ def in_order(modalities: Iterable[str]) -> list[str]:
 
 def load_content(
     root: Path, chosen: str, item_ids: Sequence[str], n_trained: int
-) -> tuple[Content, str, str]:
+) -> tuple[ItemVectors, str, str]:
     """Load the vectors, as stored, that distances between items are measured with.
 
     Args:
@@ -152,7 +142,7 @@ def load_content(
     (one,) = load_features(
         root, item_ids, {modality: name}, n_trained=n_trained, missing="zero"
     ).values()
-    return Content(one.vectors, one.present), f"{modality}={name}", one.digest
+    return ItemVectors(one.vectors, one.present), f"{modality}={name}", one.digest
 
 
 def load_presence(root: Path, item_ids: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
@@ -279,6 +269,30 @@ def _trainings(provenance: object) -> list[Mapping[str, object]]:
         if isinstance(provenance, list)
         else []
     )
+
+
+# A missing-content policy is a function of (vectors, present, n_trained) to filled vectors. Absent
+# rows of `vectors`, shape (n_items, dim), are NaN, and `present`, shape (n_items,), says which rows
+# are not. It is fitted on the first `n_trained` rows, the items of training, alone, and may fill
+# the array it is given. One more policy is one function and one entry in `POLICIES`.
+Vectors = NDArray[np.float32]
+Policy = Callable[[Vectors, NDArray[np.bool_], int], Vectors]
+
+
+def mean(vectors: Vectors, present: NDArray[np.bool_], n_trained: int) -> Vectors:
+    """Fill with the mean of the training items' present vectors."""
+    fitted = vectors[:n_trained][present[:n_trained]]
+    vectors[~present] = fitted.mean(0, dtype=np.float64).astype(np.float32)
+    return vectors
+
+
+def zero(vectors: Vectors, present: NDArray[np.bool_], n_trained: int) -> Vectors:
+    """Fill with zeros: content that is similar to nothing."""
+    vectors[~present] = 0
+    return vectors
+
+
+POLICIES: Mapping[MissingPolicy, Policy] = {"mean": mean, "zero": zero}
 
 
 VERSION = "cosine-knn 1"

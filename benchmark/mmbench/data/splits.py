@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbench.core.rng import numpy_rng
+from mmbench.core.sampling import numpy_rng
 from mmbench.errors import ShapeError, UsageError, unknown_name
 
 TRAIN, VALID, TEST = 0, 1, 2

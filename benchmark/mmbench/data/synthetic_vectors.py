@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import svds
 
 from mmbench.core.interactions import TrainSet
-from mmbench.core.rng import numpy_rng
+from mmbench.core.sampling import numpy_rng
 
 RANK = 32
 NOISE = 1.0

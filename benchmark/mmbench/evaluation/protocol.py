@@ -21,8 +21,7 @@ from mmbench.core.content import Known
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
 from mmbench.data.features import ItemFeatures, load_content, load_presence
-from mmbench.data.lists import read_lists
-from mmbench.data.tables import read_categories
+from mmbench.data.tables import read_categories, read_lists
 from mmbench.evaluation.ranking import rank_each
 from mmbench.evaluation.scoring import (
     RankedLists,
@@ -252,7 +251,9 @@ def evaluate_lists(
     evaluation, loaded, _ = side_data(data, evaluation, loaded, columns)
     training = loaded.training
     setting = Setting(training, evaluation)
-    users, items, notes = read_lists(recs, loaded, max(evaluation.cutoffs))
+    user_ids = training.user_ids[: training.train.n_users]
+    longest = max(evaluation.cutoffs)
+    users, items, notes = read_lists(recs, user_ids, training.item_ids, longest)
     present = load_presence(data / "features", training.item_ids.tolist()) if slices else None
     seen = _n_listed(users, items, training.train)
     if seen:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mmbench.core.interactions import HeldOut, Index, TrainSet, ranges
 from mmbench.errors import DataError, ShapeError
 from mmbench.evaluation.scoring import RankedLists
-from mmbench.ops.topk import NanScoreError, top_k
+from mmbench.ops.dense import NanScoreError, top_k
 
 BLOCK_BYTES = 64 << 20
 """Size of a block of float32 scores."""

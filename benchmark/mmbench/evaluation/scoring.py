@@ -18,7 +18,7 @@ import numpy as np
 
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.errors import DataError, ShapeError, UsageError
-from mmbench.metrics.item_data import Content, Mask, Need, Topics, Values, required
+from mmbench.metrics.item_data import ItemVectors, Mask, Need, Topics, Values, required
 from mmbench.metrics.judged_lists import Judged, Pairs
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def evaluate(
     threshold: float = 0.0,
     missing_users: Literal["leave-out", "zero"] = "leave-out",
     topics: Topics | None = None,
-    content: Content | None = None,
+    content: ItemVectors | None = None,
 ) -> Scores:
     """Compute metric values of ranked lists on one split.
 
@@ -167,7 +167,7 @@ def _check(
     held_out: HeldOut,
     metrics: Sequence[Metric],
     cutoffs: Sequence[int],
-    side: Mapping[Need, Topics | Content | None],
+    side: Mapping[Need, Topics | ItemVectors | None],
 ) -> None:
     """Refuse what would give a wrong number."""
     width = lists.items.shape[1]

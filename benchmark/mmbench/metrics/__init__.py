@@ -13,14 +13,14 @@ import importlib
 from collections.abc import Collection, Sequence
 
 from mmbench.errors import UsageError, unknown_name
-from mmbench.metrics.item_data import NEEDS, Content, Need, Topics
+from mmbench.metrics.item_data import NEEDS, ItemVectors, Need, Topics
 from mmbench.metrics.judged_lists import Judged, Metric
 
 __all__ = [
     "METRICS",
     "NEEDS",
     "PAPER",
-    "Content",
+    "ItemVectors",
     "Judged",
     "Metric",
     "Need",

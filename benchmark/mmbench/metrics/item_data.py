@@ -72,7 +72,7 @@ class Topics:
 
 
 @dataclass(frozen=True, eq=False)
-class Content:
+class ItemVectors:
     """Item vectors of one feature set, for distances between items.
 
     Attributes:
@@ -90,8 +90,8 @@ class Content:
     def __post_init__(self) -> None:
         if self.vectors.ndim != 2 or self.present.shape != self.vectors.shape[:1]:
             raise ShapeError(
-                f"Content: vectors {self.vectors.shape}, present {self.present.shape}: expected "
-                "(n, d), (n,)"
+                f"ItemVectors: vectors {self.vectors.shape}, present {self.present.shape}: "
+                "expected (n, d), (n,)"
             )
 
     @cached_property

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from mmbench.core.interactions import Index, TrainSet
 from mmbench.errors import DataError
-from mmbench.metrics.item_data import Content, Mask, Need, Topics, Values
+from mmbench.metrics.item_data import ItemVectors, Mask, Need, Topics, Values
 
 # Pairs compared with their lists at a time, in places: bounds the memory for any size of split.
 _PLACES_AT_A_TIME = 1 << 22
@@ -141,7 +141,7 @@ class Judged:
     relevant: Pairs
     train: TrainSet
     topics: Topics | None = None
-    content: Content | None = None
+    content: ItemVectors | None = None
 
     @property
     def n_users(self) -> int:

@@ -1,14 +1,22 @@
-"""The registry of recommenders: a name, and where the class is. Importing it imports no model."""
+"""The registry of recommenders and the settings they share. Importing it imports no model."""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from mmbench.errors import unknown_name
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from mmbench.models.base import Recommender
+
+Preset = TypeVar("Preset", bound="DataclassInstance")
 
 MODELS: dict[str, str] = {
     "most-popular": "mmbench.models.baselines:MostPopular",
@@ -24,6 +32,38 @@ MODELS: dict[str, str] = {
     "bm3": "mmbench.models.bm3:BM3",
     "freedom": "mmbench.models.freedom:FREEDOM",
 }
+
+
+class ModelConfig(BaseModel):
+    """The settings that every model has; a model's own class adds to them.
+
+    ALIASES are names that users bring from other frameworks. RETIRED are settings of older versions
+    that changed nothing: they are passed over in a recipe that is read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    epochs: int = Field(200, ge=0, le=100_000, description="passes over the training set")
+    batch_size: int = Field(1024, ge=1, description="triples per optimiser step")
+    lr: float = Field(1e-3, gt=0, description="Adam's step size")
+    embedding_dim: int = Field(64, ge=1, description="width of the user and item embeddings")
+
+    ALIASES: ClassVar[Mapping[str, str]] = {
+        "learning_rate": "lr",
+        "factors": "embedding_dim",
+        "embedding_size": "embedding_dim",
+        "train_batch_size": "batch_size",
+        "l_w": "reg_weight",
+        "reg": "reg_weight",
+    }
+    RETIRED: ClassVar[frozenset[str]] = frozenset()
+
+    def over(self, preset: Preset) -> Preset:
+        """A preset's values; where this configuration gives the field of the same name, that."""
+        given = {field.name: getattr(self, field.name) for field in fields(preset)}
+        return replace(
+            preset, **{name: value for name, value in given.items() if value is not None}
+        )
 
 
 def model_name(name: str) -> str:

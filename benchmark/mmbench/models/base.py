@@ -4,60 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mmbench.core.content import ItemContent, Known
 from mmbench.core.interactions import TrainSet
-from mmbench.core.rng import Init
-from mmbench.core.sampling import Edges, Sampler
+from mmbench.core.sampling import Edges, Init, Sampler
 from mmbench.errors import ShapeError
+from mmbench.models import ModelConfig
 from mmbench.ops.knn import cosine_knn
 from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-Preset = TypeVar("Preset", bound="DataclassInstance")
 Score = Callable[[Tensor], Tensor]
-
-
-class ModelConfig(BaseModel):
-    """The settings that every model has; a model's own class adds to them.
-
-    ALIASES are names that users bring from other frameworks. RETIRED are settings of older versions
-    that changed nothing: they are passed over in a recipe that is read.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    epochs: int = Field(200, ge=0, le=100_000, description="passes over the training set")
-    batch_size: int = Field(1024, ge=1, description="triples per optimiser step")
-    lr: float = Field(1e-3, gt=0, description="Adam's step size")
-    embedding_dim: int = Field(64, ge=1, description="width of the user and item embeddings")
-
-    ALIASES: ClassVar[Mapping[str, str]] = {
-        "learning_rate": "lr",
-        "factors": "embedding_dim",
-        "embedding_size": "embedding_dim",
-        "train_batch_size": "batch_size",
-        "l_w": "reg_weight",
-        "reg": "reg_weight",
-    }
-    RETIRED: ClassVar[frozenset[str]] = frozenset()
-
-    def over(self, preset: Preset) -> Preset:
-        """A preset's values; where this configuration gives the field of the same name, that."""
-        given = {field.name: getattr(self, field.name) for field in fields(preset)}
-        return replace(
-            preset, **{name: value for name, value in given.items() if value is not None}
-        )
 
 
 Neighbours = Callable[[str, Tensor, int], tuple[Tensor, Tensor]]
@@ -126,7 +88,7 @@ class Recommender(nn.Module):
         untrained: Parameters whose gradient is zero by construction (a bias that cancels in every
             difference, say).
         legacy_zero_grad: Whether parameters without gradient go on by their momentum; see
-            `mmbench.ops.adam.Adam`.
+            `mmbench.trainer.Adam`.
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
         scores_unseen: Whether it can score items that training has not seen; see `scorer`.
     """

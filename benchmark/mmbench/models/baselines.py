@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.rng import Init, torch_rng
+from mmbench.core.sampling import Init, torch_rng
 from mmbench.models.base import Content, Known, ModelConfig, Recommender, Score, TrainSet
 
 

@@ -45,10 +45,9 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.rng import Init
-from mmbench.core.sampling import EdgesOnly, Pairs
+from mmbench.core.sampling import EdgesOnly, Init, Pairs
 from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet
-from mmbench.ops.gemm import linear
+from mmbench.ops.dense import linear
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
 
 
@@ -92,6 +91,7 @@ class BM3(TrainsContent):
         item = functional.embedding(items, h_items)  # (k, d)
         user_target = self._target("user", users, user, batch)
         item_target = self._target("item", items, item, batch)
+        # The alignment of a user's online view with the target view of its item, and the reverse.
         user_cosine = _cosine(self._predicted(user)[user_of], item_target[item_of])  # (B,)
         item_cosine = _cosine(self._predicted(item)[item_of], user_target[user_of])  # (B,)
         terms = {"user_alignment": 1 - user_cosine.mean(), "item_alignment": 1 - item_cosine.mean()}
@@ -117,6 +117,8 @@ class BM3(TrainsContent):
 
     def _target(self, name: str, rows: Tensor, view: Tensor, batch: Pairs) -> Tensor:
         """The view of some rows, dropped out, as a constant."""
+        # No gradient flows into targets, which keeps all views from becoming equal; the factor
+        # 1 / (1 - dropout) keeps the expectation.
         return view.detach() * self._kept(name, rows, batch) / (1 - self.config.dropout)
 
     def _kept(self, name: str, rows: Tensor, batch: Pairs) -> Tensor:

@@ -20,8 +20,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.rng import Init, zeros
-from mmbench.core.sampling import Triples
+from mmbench.core.sampling import Init, Triples, zeros
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
 
 

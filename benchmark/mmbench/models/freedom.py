@@ -45,8 +45,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.interactions import Index
-from mmbench.core.rng import Init
-from mmbench.core.sampling import Triples
+from mmbench.core.sampling import Init, Triples
 from mmbench.errors import UsageError
 from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet, bpr_loss
 from mmbench.ops.graph import (
@@ -101,6 +100,7 @@ class FREEDOM(TrainsContent):
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
         self._add_content(content.vectors, d, init)
         for projection in self.projection.values():
+            # b_m cancels in g_i - g_j, so it would never get a gradient.
             projection.register_parameter("bias", None)
         self.item_graph = self._item_graph(content)
         self.full_graph = self._user_item_graph(train)
@@ -112,6 +112,7 @@ class FREEDOM(TrainsContent):
         k, dtype = min(self.config.neighbours, self.train_set.n_items), self.item_embedding.dtype
         lists = {m: content.neighbours(m, k)[0] for m in content}  # (n_items, k) each
         union = NeighbourUnion.of(*lists.values())
+        # S_m has one value; an edge of several modalities gets the sum of a_m S_m.
         entries = [
             torch.full_like(near, weights[m] / (k + 1e-7), dtype=dtype) for m, near in lists.items()
         ]
@@ -124,6 +125,7 @@ class FREEDOM(TrainsContent):
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Draw the edges of this epoch's graph."""
+        # Â': the degrees are those of the kept edges, so the graph is normalised anew.
         train, kept = self.train_set, self._kept_edges(epoch, seed)
         pruned = TrainSet(train.users[kept], train.items[kept], train.n_users, train.n_items)
         self.epoch_graph = self._user_item_graph(pruned).to(self.item_embedding.device)
@@ -140,6 +142,7 @@ class FREEDOM(TrainsContent):
         nodes = torch.cat([batch.users, items + self.train_set.n_users])
         x = torch.cat([self.user_embedding, self.item_embedding])
         z = propagate(self.epoch_graph, x, self.config.n_ui_layers, rows=nodes)  # (B + n, d)
+        # q_i = z_i + (S^n item_embedding)_i, at the batch's items.
         user, q = z[:size], z[size:] + self._item_propagation(items)  # (B, d), (n, d)
 
         def ranking(item: Tensor) -> Tensor:
@@ -155,6 +158,7 @@ class FREEDOM(TrainsContent):
         """Rows of S^n item_embedding, all or some."""
         h: Tensor = self.item_embedding
         n = self.config.n_item_layers
+        # Only the last product can be limited to rows: those before it need the rows' neighbours.
         for _ in range(n if items is None else n - 1):
             h = self.item_graph @ h
         if items is None:

@@ -59,12 +59,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.rng import Init
-from mmbench.core.sampling import Triples
+from mmbench.core.sampling import Init, Triples
 from mmbench.errors import UsageError
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
-from mmbench.ops.dense import normalise_rows
-from mmbench.ops.gemm import linear
+from mmbench.ops.dense import linear, normalise_rows
 from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing
 from mmbench.ops.sparse import weighted_product
 

@@ -57,8 +57,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.rng import Init
-from mmbench.core.sampling import DistinctUsers, Triples
+from mmbench.core.sampling import DistinctUsers, Init, Triples
 from mmbench.models.base import (
     Content,
     ModelConfig,

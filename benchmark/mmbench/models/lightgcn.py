@@ -25,8 +25,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.rng import Init
-from mmbench.core.sampling import Triples
+from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
 from mmbench.ops.graph import bipartite, propagate, symmetric_normalised
 
@@ -59,10 +58,12 @@ class LightGCN(Recommender):
         """`bpr` and `l2`."""
         x = torch.cat([self.user_embedding, self.item_embedding])
         nodes = torch.cat([batch.users, batch.pos + self.n_users, batch.neg + self.n_users])
+        # Of the last layer only the batch's rows are computed.
         z = propagate(self.graph, x, self.config.n_layers, rows=nodes)  # (3 B, d)
         user, pos, neg = z.chunk(3)
         bpr = bpr_loss((user * pos).sum(1), (user * neg).sum(1))
         weight = self.config.reg_weight / (2 * len(batch.users))
+        # The layer-0 embeddings are penalised, not the propagated ones.
         return {"bpr": bpr, "l2": squared_norm(functional.embedding(nodes, x)) * weight}
 
     def embeddings(self) -> tuple[Tensor, Tensor]:

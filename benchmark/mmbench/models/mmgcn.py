@@ -54,11 +54,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.rng import Init
-from mmbench.core.sampling import Triples
+from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
-from mmbench.ops.dense import leaky_mix, normalise_rows
-from mmbench.ops.gemm import linear
+from mmbench.ops.dense import leaky_mix, linear, normalise_rows
 from mmbench.ops.graph import row_normalised
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 

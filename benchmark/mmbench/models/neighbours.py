@@ -26,11 +26,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.rng import Init
+from mmbench.core.sampling import Init
 from mmbench.models.base import Content, Known, Recommender, Score, TrainSet
 from mmbench.models.baselines import UntrainedConfig
+from mmbench.ops.dense import top_k
 from mmbench.ops.knn import BLOCK_BYTES, cosine_knn
-from mmbench.ops.topk import top_k
 
 
 class ItemKNNConfig(UntrainedConfig):
@@ -135,7 +135,7 @@ class ContentKNN(_Neighbours):
         )
 
     def scorer(self, known: Known) -> Score:
-        """An unseen item's neighbours are the training items that its content is most similar to."""
+        """The neighbours of an unseen item are the training items with the most similar content."""
         n, n_unseen = self.n_items, known.n_items - self.n_items
         similarity = self.similarity()
         if n_unseen:

@@ -43,8 +43,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.core.rng import Init, zeros
-from mmbench.core.sampling import Edges, Sampler, Triples, UniformUsers
+from mmbench.core.sampling import Edges, Init, Sampler, Triples, UniformUsers, zeros
 from mmbench.models.base import (
     Content,
     Known,
@@ -55,8 +54,7 @@ from mmbench.models.base import (
     bpr_loss,
     squared_norm,
 )
-from mmbench.ops.dense import normalise_rows
-from mmbench.ops.gemm import linear
+from mmbench.ops.dense import linear, normalise_rows
 
 
 class VBPRConfig(ModelConfig):

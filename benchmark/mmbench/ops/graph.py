@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmbench.core.interactions import Index, TrainSet
-from mmbench.core.rng import numpy_rng
+from mmbench.core.sampling import numpy_rng
 from mmbench.errors import ShapeError
 from mmbench.ops.kernels import apply
 from mmbench.ops.sparse import SparseMatrix, SparsePattern

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import DataError, ShapeError
-from mmbench.ops import gemm
+from mmbench.ops import dense
 from mmbench.ops.kernels import apply, array, run, split
 from mmbench.ops.sparse import SparsePattern
 
@@ -152,7 +152,7 @@ def _compiled(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Ten
         rows = _unit_rows(x[i : i + size], squares[i : i + size])
         for j in range(i, n, size):
             columns = rows if i == j else _unit_rows(x[j : j + size], squares[j : j + size])
-            cosines = gemm.product(rows, columns.t())
+            cosines = dense.product(rows, columns.t())
             if i == j:
                 cosines.fill_diagonal_(_ITSELF)
             block = array(cosines)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.ops.dense import leaky_mix, normalise_rows
-from mmbench.ops.gemm import linear
+from mmbench.ops.dense import leaky_mix, linear, normalise_rows
 from mmbench.ops.graph import propagate
 from mmbench.ops.knn import cosine_knn, gathered_cosines
 from mmbench.ops.routing import confident_weights, plain_confident_weights, plain_routing, routing

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.errors import ShapeError, TrainingError
-from mmbench.ops.gemm import linear, product
+from mmbench.ops.dense import linear, product
 from mmbench.ops.kernels import apply, array, run, split
 
 Update = Literal["exact", "lazy", "frozen"]
@@ -73,7 +73,7 @@ class RowTable(nn.Module):
     """A trainable table (n_rows, dim), of which each step uses some rows, under exact Adam.
 
     In a model: `x = self.features.rows(items)` gives the rows as a leaf that collects their
-    gradient, and the optimiser (`mmbench.ops.adam.Adam`) calls `step(lr)` after the backward;
+    gradient, and the optimiser (`mmbench.trainer.Adam`) calls `step(lr)` after the backward;
     `project(items, weight, bias)` does the same for rows that only a linear layer sees. One set of
     rows per step. The table, its moments and the number of steps are buffers, so the state dict
     holds them, all steps replayed.
@@ -280,18 +280,18 @@ class RowTable(nn.Module):
 
     def _replay(self, index: Tensor, out: Tensor | None) -> None:
         """Bring some rows up to date: into `out`, or where it is None into the table itself."""
-        from mmbench.ops.kernels import adam
+        from mmbench.ops.kernels import rows as kernels
 
         now, rows, scalar = len(self._scale), array(index), self._scalar
         work = float((now + 1 - self._last[rows]).sum()) * self.shape[1]
         run(
-            adam.replay,
+            kernels.replay,
             split(index.numel(), work=work),
             rows,
             self._last,
             now,
             self._settle_from,
-            adam.Steps(np.asarray(self._scale, scalar), np.asarray(self._correction, scalar)),
+            kernels.Steps(np.asarray(self._scale, scalar), np.asarray(self._correction, scalar)),
             self._constants(),
             self._arrays(),
             (self.values if out is None else out).numpy(),
@@ -300,17 +300,17 @@ class RowTable(nn.Module):
 
     def _update(self, borrowed: _Borrowed, scale: float, correction: float) -> None:
         """Adam's step for the borrowed rows, whose values are up to date."""
-        from mmbench.ops.kernels import adam
+        from mmbench.ops.kernels import rows as kernels
 
         index = torch.arange(self.shape[0]) if borrowed.index is None else borrowed.index
         for part, gradient in borrowed.parts():
             run(
-                adam.update,
+                kernels.update,
                 split(len(gradient), work=gradient.numel()),
                 array(index[part]),
                 self._last,
                 len(self._scale),
-                adam.Steps(self._scalar(scale), self._scalar(correction)),
+                kernels.Steps(self._scalar(scale), self._scalar(correction)),
                 self._constants(),
                 array(borrowed.current[part]),
                 array(gradient),
@@ -318,12 +318,12 @@ class RowTable(nn.Module):
             )
 
     def _arrays(self) -> Any:
-        from mmbench.ops.kernels.adam import Table
+        from mmbench.ops.kernels.rows import Table
 
         return Table(self.values.numpy(), self.exp_avg.numpy(), self.exp_avg_sq.numpy())
 
     def _constants(self) -> Any:
-        from mmbench.ops.kernels.adam import Constants
+        from mmbench.ops.kernels.rows import Constants
 
         constants = (BETA1, BETA2, 1 - BETA1, 1 - BETA2, EPSILON, _TINY)
         return Constants(*map(self._scalar, constants))

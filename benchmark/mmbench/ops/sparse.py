@@ -16,15 +16,14 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from mmbench.errors import ShapeError, UsageError
+from mmbench.ops import SparseBackend
 from mmbench.ops.kernels import apply, array, run, split
-
-SparseBackend = Literal["torch", "torch-sparse"]
 
 _backend: SparseBackend = "torch"
 
@@ -146,7 +145,7 @@ class SparsePattern:
             else:
                 return _gathered(self, values, x, plus)
             return product if plus is None else product + plus
-        from mmbench.ops.kernels import sparse
+        from mmbench.ops.kernels import rows as kernels
 
         if plus is None:
             out = x.new_zeros(self.shape[0], x.shape[1])
@@ -155,7 +154,7 @@ class SparsePattern:
         indptr = self.indptr.numpy()
         bounds = split(self.shape[0], work=self.nnz * x.shape[1], indptr=indptr)
         arrays = self.indices.numpy(), array(values), array(x), out.numpy()
-        run(sparse.matmul, bounds, indptr, *arrays)
+        run(kernels.matmul, bounds, indptr, *arrays)
         return out
 
     def dots(self, a: Tensor, b: Tensor) -> Tensor:
@@ -175,11 +174,11 @@ class SparsePattern:
             for part in self._parts(a.shape[1]):
                 out[part] = (a.detach()[self.row[part]] * b.detach()[self.indices[part]]).sum(1)
             return out
-        from mmbench.ops.kernels import sparse
+        from mmbench.ops.kernels import rows as kernels
 
         indptr = self.indptr.numpy()
         bounds = split(self.shape[0], work=self.nnz * a.shape[1], indptr=indptr)
-        run(sparse.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy())
+        run(kernels.dots, bounds, indptr, self.indices.numpy(), array(a), array(b), out.numpy())
         return out
 
     def _parts(self, width: int) -> Iterator[slice]:
@@ -269,13 +268,13 @@ class RowsOf:
         if not matrix.pattern.compiled(x):
             pattern, values = self._copied()
             return pattern.multiply(values, x)
-        from mmbench.ops.kernels import sparse
+        from mmbench.ops.kernels import rows as kernels
 
         indptr = matrix.pattern.indptr.numpy()
         out = x.new_zeros(index.numel(), x.shape[1])
         bounds = split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
         arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
-        run(sparse.matmul_rows, bounds, array(index), indptr, *arrays)
+        run(kernels.matmul_rows, bounds, array(index), indptr, *arrays)
         return out
 
     def multiply_transposed(self, grad: Tensor, *, plus: Tensor | None = None) -> Tensor:
@@ -285,11 +284,11 @@ class RowsOf:
             pattern, values = self._copied()
             transpose, order = pattern.transpose
             return transpose.multiply(values[order], grad, plus=plus)
-        from mmbench.ops.kernels import sparse
+        from mmbench.ops.kernels import rows as kernels
 
         out = grad.new_zeros(matrix.shape[1], grad.shape[1]) if plus is None else plus.clone()
         # One thread: different rows meet in the same columns, and a batch has few entries.
-        sparse.scatter_rows(
+        kernels.scatter_rows(
             array(self.index),
             matrix.pattern.indptr.numpy(),
             matrix.pattern.indices.numpy(),

@@ -107,6 +107,15 @@ class InProcess:
         return ((job, train(job, self.progress)) for job in jobs)
 
 
+def local_executor(jobs: int, progress: Progress) -> Executor:
+    """Return the executor of trainings for `--jobs`: this process, or several others."""
+    if jobs == 1:
+        return InProcess(progress)
+    from mmbench.runs.executors import ProcessExecutor
+
+    return ProcessExecutor(jobs, progress)
+
+
 class Batch:
     """Runs in one folder; what neighbours on the same data need is loaded once.
 

@@ -35,7 +35,7 @@ from mmbench.evaluation.protocol import Scored, lists_for_both, score_both
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.models.base import Recommender
-from mmbench.ops import gemm, sparse
+from mmbench.ops import dense, sparse
 from mmbench.runs.fit import build, choose_device, fit
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs
@@ -270,7 +270,7 @@ def _record(
             else platform.machine(),
             "threads": trained.get("threads", torch.get_num_threads()),
             "trainings_at_once": trained.get("jobs", 1),
-            "products": {**gemm.describe(), "sparse": sparse.backend()},
+            "products": {**dense.describe(), "sparse": sparse.backend()},
         },
         "dataset": {
             "name": training.name,

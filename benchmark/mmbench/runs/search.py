@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mmbench.config import Range, Recipe, Search, make_settings
-from mmbench.core.rng import derive, numpy_rng
+from mmbench.core.sampling import derive, numpy_rng
 from mmbench.errors import UsageError
 
 Trial = tuple[Mapping[str, Any], float]

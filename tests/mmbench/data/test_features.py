@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from mmbench.config import Recipe, make_settings
+from mmbench.core.content import MissingPolicy
 from mmbench.data import features
 from mmbench.data.features import (
+    POLICIES,
     ItemFeatures,
     NeighbourCache,
     cache_folder,
     load_features,
     neighbour_cache,
 )
-from mmbench.data.missing import POLICIES, MissingPolicy
 from mmbench.ops.knn import cosine_knn
 from mmbench.runs.fit import build
 from mmbench.runs.inputs import load_inputs

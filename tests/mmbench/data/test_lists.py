@@ -5,13 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from mmbench.data.dataset import Split, load_split
-from mmbench.data.lists import read_lists
+from mmbench.data.tables import read_lists
 from mmbench.errors import DataError
 
 ROWS = [("u1", "007"), ("u2", "7"), ("u1", "b"), ("u1", "7")]
@@ -25,8 +26,14 @@ def split(tmp_path: Path) -> Split:
     return load_split(tmp_path)
 
 
+def read(path: Path, split: Split, longest: int) -> tuple[Any, Any, list[str]]:
+    training = split.training
+    users = training.user_ids[: training.train.n_users]
+    return read_lists(path, users, training.item_ids, longest)
+
+
 def listed(path: Path, split: Split, longest: int = 3) -> dict[str, list[str]]:
-    users, lists, _ = read_lists(path, split, longest)
+    users, lists, _ = read(path, split, longest)
     ids = split.training.item_ids
     return {
         str(split.training.user_ids[user]): [str(ids[item]) for item in row[row >= 0]]
@@ -70,8 +77,7 @@ def test_ranks_sort_and_scores_do_not(tmp_path: Path, split: Split, suffix: str)
             own.to_parquet(path)
         assert listed(path, split)["u1"] == expected
     assert (
-        "1 lists have a score that is larger"
-        in read_lists(tmp_path / f"score.{suffix}", split, 3)[2][0]
+        "1 lists have a score that is larger" in read(tmp_path / f"score.{suffix}", split, 3)[2][0]
     )
 
 
@@ -87,5 +93,5 @@ def test_ranks_sort_and_scores_do_not(tmp_path: Path, split: Split, suffix: str)
 def test_files_that_are_no_lists(tmp_path: Path, split: Split, text: str, message: str) -> None:
     (tmp_path / "lists.tsv").write_text(text)
     with pytest.raises(DataError, match=rf"lists\.tsv.*{message}"):
-        read_lists(tmp_path / "lists.tsv", split, 3)
-    assert np.all(read_lists(tmp_path / "test.tsv", split, 3)[0] == [0, 1])
+        read(tmp_path / "lists.tsv", split, 3)
+    assert np.all(read(tmp_path / "test.tsv", split, 3)[0] == [0, 1])

@@ -11,7 +11,7 @@ from tests.reference import metrics as oracle
 
 from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.evaluation.scoring import RankedLists, Scores, evaluate
-from mmbench.metrics import NEEDS, Content, Metric, Topics, resolve
+from mmbench.metrics import NEEDS, ItemVectors, Metric, Topics, resolve
 
 EVERY = resolve(["all"], at_hand=NEEDS)
 
@@ -42,13 +42,13 @@ def prepare(case: oracle.Case) -> dict[str, Any]:
     }
 
 
-def content_of(case: oracle.Case) -> Content:
+def content_of(case: oracle.Case) -> ItemVectors:
     """The case's vectors, exact in float32; what fills the rows of absent ones must not matter."""
     vectors = {int(item): vector for item, vector in case["vectors"].items()}
     present = np.array([item in vectors for item in range(1 + max(vectors, default=-1))], bool)
     width = max(map(len, vectors.values()), default=1)
     rows = np.array([vectors.get(item, [7.0] * width) for item in range(present.size)], np.float32)
-    return Content(rows.reshape(-1, width), present)
+    return ItemVectors(rows.reshape(-1, width), present)
 
 
 def score(case: oracle.Case, metrics: list[Metric] = EVERY) -> Scores:

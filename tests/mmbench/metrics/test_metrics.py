@@ -21,7 +21,7 @@ from tests.reference import metrics as oracle
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.errors import DataError, ShapeError, UsageError
 from mmbench.evaluation.scoring import RankedLists, evaluate
-from mmbench.metrics import METRICS, NEEDS, PAPER, Content, Metric, Topics, resolve
+from mmbench.metrics import METRICS, NEEDS, PAPER, ItemVectors, Metric, Topics, resolve
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden-metrics" / "expected.json"
 GOLDEN_METRICS = resolve(
@@ -146,7 +146,7 @@ def test_the_peers_values_on_office(office: Office, golden: Path, split: str, fi
             metrics=EVERY,
             cutoffs=(5, 10, 20),
             topics=topics,
-            content=Content(
+            content=ItemVectors(
                 np.ones((office.item_ids.size, 1)), np.ones(office.item_ids.size, bool)
             ),
         )
@@ -486,7 +486,7 @@ def test_equal_items_have_no_distance_and_the_same_topics_no_divergence() -> Non
 
 def test_content_of_the_wrong_shape() -> None:
     with pytest.raises(ShapeError, match=r"expected \(n, d\), \(n,\)"):
-        Content(np.ones((3, 2)), np.ones(2, bool))
+        ItemVectors(np.ones((3, 2)), np.ones(2, bool))
 
 
 def test_a_gain_that_overflows_is_an_error() -> None:

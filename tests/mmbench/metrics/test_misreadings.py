@@ -492,8 +492,8 @@ MISREADINGS = [
     Misreading(
         "items outside training not relevant", E,
         "judged = Judged(evaluated, by_rank, relevant,",
-        "relevant = Pairs(*(x[relevant.item < train.n_items] for x in vars(relevant).values()))\n    "
-        "judged = Judged(evaluated, by_rank, relevant,",
+        "relevant = Pairs(*(x[relevant.item < train.n_items] for x in vars(relevant).values()))\n"
+        "    judged = Judged(evaluated, by_rank, relevant,",
         "Recall nDCG",
     ),
 ]  # fmt: skip
@@ -561,7 +561,7 @@ def differing(metrics: ModuleType, evaluator: ModuleType) -> list[str]:
                 threshold=case["threshold"],
                 missing_users=case["missing_users"],
                 topics=metrics.Topics.from_pairs(pairs[:, 0], pairs[:, 1]),
-                content=metrics.Content(vectors, present),
+                content=metrics.ItemVectors(vectors, present),
             )
         for key, value in entry["expected"].items():
             ours = found.overall[key]

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from mmbench.config import make_settings
 from mmbench.core.interactions import TrainSet
-from mmbench.core.rng import Init
-from mmbench.core.sampling import Pairs, Triples
+from mmbench.core.sampling import Init, Pairs, Triples
 from mmbench.models import model_class
 from mmbench.models.base import Content, Recommender
 from mmbench.ops.row_table import RowTable

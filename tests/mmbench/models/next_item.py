@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
-from mmbench.core.rng import Init, numpy_rng
-from mmbench.core.sampling import Batch
+from mmbench.core.sampling import Batch, Init, numpy_rng
 from mmbench.models.base import Content, ModelConfig, Recommender
 
 

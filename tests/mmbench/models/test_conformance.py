@@ -13,8 +13,7 @@ from tests.mmbench.models.next_item import NextItem
 
 from mmbench.core.content import Known
 from mmbench.core.interactions import Histories, TrainSet
-from mmbench.core.rng import Init
-from mmbench.core.sampling import Batch
+from mmbench.core.sampling import Batch, Init
 from mmbench.errors import UsageError
 from mmbench.evaluation.ranking import rank
 from mmbench.models import MODELS, model_class

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from mmbench.config import make_settings
 from mmbench.core.interactions import TrainSet
-from mmbench.core.rng import Init
-from mmbench.core.sampling import Edges, Pairs
+from mmbench.core.sampling import Edges, Init, Pairs
 from mmbench.errors import UsageError
 from mmbench.models import model_class
 from mmbench.models.base import Content, Recommender
@@ -129,7 +128,7 @@ def first_terms(p: Problem) -> dict[str, Tensor]:
     )  # type: ignore[no-any-return]
 
 
-# ----------------------------------------------------------------------------------------------------------- tests
+# ---------------------------------------------------------------------- tests
 
 
 @every_problem

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmbench.core.interactions import TrainSet
-from mmbench.core.rng import Init
+from mmbench.core.sampling import Init
 from mmbench.evaluation.ranking import rank
 from mmbench.models import MODELS, model_class
 from mmbench.models.base import Content

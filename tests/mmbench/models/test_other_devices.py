@@ -17,7 +17,7 @@ from mmbase.progress import Silent
 from mmbench.analysis.recommend import load_run, recommendations, user_rows
 from mmbench.config import Recipe, make_settings
 from mmbench.core.interactions import TrainSet
-from mmbench.core.rng import Init
+from mmbench.core.sampling import Init
 from mmbench.models import MODELS
 from mmbench.models.base import Content, Recommender
 from mmbench.ops.row_table import RowTable

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.errors import ShapeError, TrainingError
-from mmbench.ops.adam import Adam
 from mmbench.ops.row_table import RowTable
+from mmbench.trainer import Adam
 
 N_ROWS, DIM = 40, 70
 

@@ -10,7 +10,7 @@ import torch
 
 from mmbase import gemm as kernels
 from mmbench.errors import ShapeError
-from mmbench.ops import gemm
+from mmbench.ops import dense
 
 HAS_ONEDNN = kernels.onednn_is_right()
 
@@ -40,8 +40,8 @@ def test_products_and_gradients(backend: str) -> None:
         doubles = [t.detach().double().requires_grad_() for t in leaves]
         double_product = doubles[0] @ doubles[1].t()
         pairs = [
-            (gemm.linear(*leaves), double_product + doubles[2], 3),
-            (gemm.linear(x, weight), double_product, 2),
+            (dense.linear(*leaves), double_product + doubles[2], 3),
+            (dense.linear(x, weight), double_product, 2),
         ]
         for ours, plain, used in pairs:
             torch.testing.assert_close(ours.double(), plain, rtol=1e-5, atol=2e-4)
@@ -60,30 +60,30 @@ def test_large_products_take_the_chosen_routine(
         kernels, "onednn", lambda a, b, bias=None: calls.append(a.shape) or plain(a, b, bias)
     )
     a, b = torch.randn(128, 64), torch.randn(64, 64)
-    gemm.product(a, b)
-    gemm.product(a[:2], b)  # small
-    gemm.product(a.double(), b.double())
+    dense.product(a, b)
+    dense.product(a[:2], b)  # small
+    dense.product(a.double(), b.double())
     assert calls == ([a.shape] if backend == "onednn" else [])
-    assert gemm.describe() == {"gemm": backend}
+    assert dense.describe() == {"gemm": backend}
 
 
 def test_no_routine_rounds_to_half_precision(backend: str) -> None:
     a = torch.full((128, 64), 1 + 2**-12)
-    assert gemm.product(a, torch.eye(64)).eq(a).all()
+    assert dense.product(a, torch.eye(64)).eq(a).all()
 
 
 def test_the_record_has_the_measured_rates() -> None:
     kernels.use(None)
-    record = gemm.describe()
+    record = dense.describe()
     assert record["gemm"] in ("torch", "onednn")
     assert set(record) == ({"gemm", "torch_gflops", "onednn_gflops"} if HAS_ONEDNN else {"gemm"})
     kernels.use("torch")
-    assert gemm.describe() == {"gemm": "torch"}
+    assert dense.describe() == {"gemm": "torch"}
     kernels.use(None)
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ShapeError, match="weight"):
-        gemm.linear(torch.zeros(2, 3), torch.zeros(3, 2))
+        dense.linear(torch.zeros(2, 3), torch.zeros(3, 2))
     with pytest.raises(ShapeError, match="bias"):
-        gemm.linear(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(3))
+        dense.linear(torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(3))

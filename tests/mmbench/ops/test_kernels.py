@@ -8,7 +8,7 @@ from typing import Any
 import numba
 import pytest
 
-from mmbench.ops.kernels import adam, dense, routing, sparse
+from mmbench.ops.kernels import routing, rows
 
 DOUBLE = re.compile(r"= (fadd|fsub|fmul|fdiv|fcmp|fpext)\b.*\bdouble\b")
 INTEGER, FLOAT, INTEGERS, FLAGS = numba.int64, numba.float32, numba.int64[::1], numba.boolean[::1]
@@ -23,26 +23,26 @@ def bundle(kind: type, *fields: Any) -> Any:
     return numba.types.NamedTuple(fields, kind)
 
 
-TABLES_OF_ADAM = bundle(adam.Table, *(TABLE,) * 3)
-CONSTANTS = bundle(adam.Constants, *(FLOAT,) * 6)
+TABLES_OF_ADAM = bundle(rows.Table, *(TABLE,) * 3)
+CONSTANTS = bundle(rows.Constants, *(FLOAT,) * 6)
 GRAPH = bundle(routing.Graph, *(INTEGERS,) * 6)
 KEPT = bundle(routing.Kept, *(TABLE,) * 4)
 INCOMING = bundle(routing.Incoming, TABLE, TABLE, TABLE, ROW, FLAGS)
-ONE_STEP, ALL_STEPS = bundle(adam.Steps, FLOAT, FLOAT), bundle(adam.Steps, ROW, ROW)
+ONE_STEP, ALL_STEPS = bundle(rows.Steps, FLOAT, FLOAT), bundle(rows.Steps, ROW, ROW)
 KERNELS = {
-    "matmul": (sparse.matmul, (*CSR, TABLE, TABLE)),
-    "matmul_rows": (sparse.matmul_rows, (INTEGERS, *CSR, TABLE, TABLE)),
-    "dots": (sparse.dots, (INTEGERS, INTEGERS, TABLE, TABLE, ROW)),
-    "normalise": (dense.normalise_backward, (TABLE, TABLE, TABLE, FLOAT, TABLE)),
+    "matmul": (rows.matmul, (*CSR, TABLE, TABLE)),
+    "matmul_rows": (rows.matmul_rows, (INTEGERS, *CSR, TABLE, TABLE)),
+    "dots": (rows.dots, (INTEGERS, INTEGERS, TABLE, TABLE, ROW)),
+    "normalise": (rows.normalise_backward, (TABLE, TABLE, TABLE, FLOAT, TABLE)),
     "replay": (
-        adam.replay,
+        rows.replay,
         (
             *(INTEGERS, INTEGERS, INTEGER, INTEGER, ALL_STEPS, CONSTANTS, TABLES_OF_ADAM),
             *(TABLE, numba.boolean),
         ),
     ),
     "update": (
-        adam.update,
+        rows.update,
         (INTEGERS, INTEGERS, INTEGER, ONE_STEP, CONSTANTS, TABLE, TABLE, TABLES_OF_ADAM),
     ),
     "users_forward": (routing.users_forward, (GRAPH, TABLE, TABLE, FLOAT, KEPT, ROW, TABLE)),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mmbench.errors import ShapeError
-from mmbench.ops.topk import NanScoreError, top_k
+from mmbench.ops.dense import NanScoreError, top_k
 
 
 def by_sorting(scores: Tensor, k: int) -> list[list[int]]:

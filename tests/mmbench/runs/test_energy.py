@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mmbench.runs import energy
-from mmbench.runs.energy import EnergyMeter, counters, difference
+from mmbench.runs import fit
+from mmbench.runs.fit import EnergyMeter, counters, difference
 
 
 def package(folder: Path, name: str, energy: int, most: int = 1_000_000_000) -> None:
@@ -43,9 +43,9 @@ def test_no_meter_is_said(tmp_path: Path) -> None:
 def test_a_gpus_power_is_summed_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import time
 
-    monkeypatch.setattr(energy, "_PERIOD_S", 0.01)
-    monkeypatch.setattr(energy, "_watts", lambda gpu: 100.0)
-    monkeypatch.setattr(energy.shutil, "which", lambda name: name)
+    monkeypatch.setattr(fit, "_PERIOD_S", 0.01)
+    monkeypatch.setattr(fit, "_watts", lambda gpu: 100.0)
+    monkeypatch.setattr(fit.shutil, "which", lambda name: name)
     with EnergyMeter(gpu="GPU-7", powercap=tmp_path) as meter:
         time.sleep(0.3)
     assert 5 < meter.joules["gpu"] < 60
@@ -54,8 +54,8 @@ def test_a_gpus_power_is_summed_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_a_piece_of_work_shorter_than_a_period_counts(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(energy, "_watts", lambda gpu: 100.0)
-    monkeypatch.setattr(energy.shutil, "which", lambda name: name)
+    monkeypatch.setattr(fit, "_watts", lambda gpu: 100.0)
+    monkeypatch.setattr(fit.shutil, "which", lambda name: name)
     with EnergyMeter(gpu="GPU-7", powercap=tmp_path) as meter:
         pass
     assert 0 < meter.joules["gpu"] < 60
@@ -68,9 +68,9 @@ def test_the_processors_energy_is_not_that_of_work_on_a_gpu(
     import time
 
     readings = iter([100.0])  # and then none
-    monkeypatch.setattr(energy, "_PERIOD_S", 0.01)
-    monkeypatch.setattr(energy, "_watts", lambda gpu: next(readings, None))
-    monkeypatch.setattr(energy.shutil, "which", lambda name: tool)
+    monkeypatch.setattr(fit, "_PERIOD_S", 0.01)
+    monkeypatch.setattr(fit, "_watts", lambda gpu: next(readings, None))
+    monkeypatch.setattr(fit.shutil, "which", lambda name: tool)
     package(tmp_path, "intel-rapl:0", 5_000_000)
     with EnergyMeter(gpu="GPU-7", powercap=tmp_path) as meter:
         package(tmp_path, "intel-rapl:0", 8_500_000)
@@ -87,7 +87,7 @@ def test_only_the_gpu_that_does_the_work_counts(
     )
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert energy._watts("GPU-7") == 100
+    assert fit._watts("GPU-7") == 100
     with EnergyMeter(gpu="GPU-7", powercap=tmp_path / "absent") as meter:
         pass
     assert set(meter.joules) == {"gpu"}

@@ -20,13 +20,12 @@ from mmbench.errors import DataError, TrainingError, UsageError
 from mmbench.evaluation import protocol
 from mmbench.evaluation.protocol import evaluate_lists, rank_all
 from mmbench.models import MODELS, model_class
-from mmbench.ops.adam import Adam
 from mmbench.runs import fit
 from mmbench.runs import run as experiment
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import Inputs, load_inputs
 from mmbench.runs.run import run, run_folder
-from mmbench.trainer import EpochRecord, Trainer
+from mmbench.trainer import Adam, EpochRecord, Trainer
 
 SETTINGS = {"embedding_dim": 8, "batch_size": 64, "lr": 0.02, "epochs": 12}
 

@@ -1,10 +1,13 @@
-"""Adam's update of some rows of a table, and the replay of the updates that a row has missed.
+"""Kernels over rows: sparse products, Adam's updates and replay, and rows of unit length.
 
-Step s multiplies the moments by beta1 and beta2, adds the gradient's part, and moves the value by
-`scale[s] m / (sqrt(v) correction[s] + epsilon)`. Here s counts from 0 at the table's last flush;
-`scale[s]` is lr / (1 - beta1^t) and `correction[s]` is 1 / sqrt(1 - beta2^t) of that step's own lr
-and t. Rows are worked on in pieces that stay in the first-level cache, so that replaying many steps
-costs arithmetic, not memory traffic.
+Sparse matrices are in compressed rows (CSR): indptr (n_rows + 1,) int64, indices (nnz,) int64,
+values (nnz,); x, out and the like are C-contiguous.
+
+Step s of Adam multiplies the moments by beta1 and beta2, adds the gradient's part, and moves the
+value by `scale[s] m / (sqrt(v) correction[s] + epsilon)`. Here s counts from 0 at the table's last
+flush; `scale[s]` is lr / (1 - beta1^t) and `correction[s]` is 1 / sqrt(1 - beta2^t) of that step's
+own lr and t. Rows are worked on in pieces that stay in the first-level cache, so that replaying
+many steps costs arithmetic, not memory traffic.
 """
 
 from __future__ import annotations
@@ -13,9 +16,71 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmbench.ops.kernels import kernel
+from mmbench.ops.kernels import kernel, reduction
 
-Array = Any
+Array = Any  # numba specialises on the dtype: float32 or float64
+
+
+@kernel
+def matmul(
+    lo: int, hi: int, indptr: Array, indices: Array, values: Array, x: Array, out: Array
+) -> None:
+    """out[r] += sum over the entries e of row r of values[e] * x[indices[e]]."""
+    for r in range(lo, hi):
+        for e in range(indptr[r], indptr[r + 1]):
+            column = indices[e]
+            value = values[e]
+            for j in range(x.shape[1]):
+                out[r, j] += value * x[column, j]
+
+
+@kernel
+def matmul_rows(
+    lo: int,
+    hi: int,
+    rows: Array,
+    indptr: Array,
+    indices: Array,
+    values: Array,
+    x: Array,
+    out: Array,
+) -> None:
+    """out[k] += row rows[k] of the matrix times x."""
+    for k in range(lo, hi):
+        r = rows[k]
+        for e in range(indptr[r], indptr[r + 1]):
+            column = indices[e]
+            value = values[e]
+            for j in range(x.shape[1]):
+                out[k, j] += value * x[column, j]
+
+
+@kernel
+def scatter_rows(
+    rows: Array, indptr: Array, indices: Array, values: Array, g: Array, out: Array
+) -> None:
+    """out[indices[e]] += values[e] * g[k] for each e of row rows[k]: `matmul_rows` transposed."""
+    for k in range(rows.shape[0]):
+        r = rows[k]
+        for e in range(indptr[r], indptr[r + 1]):
+            column = indices[e]
+            value = values[e]
+            for j in range(g.shape[1]):
+                out[column, j] += value * g[k, j]
+
+
+@reduction
+def dots(lo: int, hi: int, indptr: Array, indices: Array, a: Array, b: Array, out: Array) -> None:
+    """out[e] = <a[r], b[indices[e]]> for the entries e of each row r."""
+    for r in range(lo, hi):
+        for e in range(indptr[r], indptr[r + 1]):
+            column = indices[e]
+            total = a.dtype.type(0)
+            for j in range(a.shape[1]):
+                total += a[r, j] * b[column, j]
+            out[e] = total
+
+
 Scalar = Any  # of the table's dtype
 
 
@@ -188,3 +253,18 @@ def update(
             _store(piece_p, values, r, at, width)
             _store(piece_m, first, r, at, width)
             _store(piece_v, second, r, at, width)
+
+
+@reduction
+def normalise_backward(
+    lo: int, hi: int, grad: Array, unit: Array, norm: Array, smallest_norm: Any, out: Array
+) -> None:
+    """out[r] = (grad[r] - unit[r] <unit[r], grad[r]>) / norm[r]; a clamped norm is a constant."""
+    for r in range(lo, hi):
+        along = grad.dtype.type(0)
+        if norm[r, 0] > smallest_norm:
+            for j in range(grad.shape[1]):
+                along += grad[r, j] * unit[r, j]
+        scale = grad.dtype.type(1) / norm[r, 0]
+        for j in range(grad.shape[1]):
+            out[r, j] = (grad[r, j] - unit[r, j] * along) * scale
