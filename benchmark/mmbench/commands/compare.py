@@ -90,20 +90,14 @@ def compare(
     outcome = compare_systems(systems, names, split=split, baseline=baseline, **how)
     taus = {name: agreement_of_seeds(systems, name, split) for name in names}
     if as_json:
-        document = {
-            **how,
-            "split": split,
-            "systems": [_system(system, split, names) for system in systems],
-            "comparisons": [_comparison(one) for one in outcome],
-            "agreement_of_seeds": taus,
-        }
-        echo_json(document)
+        told = [_system(system, split, names) for system in systems]
+        document = {**how, "split": split, "systems": told}
+        document["comparisons"] = [_comparison(one) for one in outcome]
+        echo_json({**document, "agreement_of_seeds": taus})
         return
     _print(systems, outcome, names, split, taus)
-    click.echo(
-        f"{test} test over {users_in_words(outcome)}; {correction} correction for {len(outcome)} "
-        "comparisons;"
-    )
+    family = f"{correction} correction for {len(outcome)} comparisons"
+    click.echo(f"{test} test over {users_in_words(outcome)}; {family};")
     click.echo(f"alpha {alpha:g}; intervals 95 %, bootstrap over users")
 
 
@@ -130,44 +124,38 @@ def _print(
 ) -> None:
     import textwrap
 
-    from mmbench.analysis.report.tables import (
-        Row,
-        new_table,
-        number,
-        print_results,
-        stdout_console,
-    )
+    from mmbench.analysis.report import tables
+    from mmbench.analysis.report.tables import number
 
-    console = stdout_console()
+    console = tables.stdout_console()
+
+    def echo(text: str) -> None:
+        click.echo(textwrap.fill(text, console.width, subsequent_indent="  "))
+
     short = _short([system.label for system in systems])
     systems = [dataclasses.replace(system, label=short[system.label]) for system in systems]
-    outcome = [
-        dataclasses.replace(one, first=short[one.first], second=short[one.second])
-        for one in outcome
-    ]
     rows = []
     for system in systems:
-        values = {name: system.values(split, name) for name in metrics}
-        rows.append(
-            Row(system.label, [{n: values[n][k] for n in metrics} for k in range(len(system.runs))])
-        )
-    print_results(split, rows)
-    for label, name in short.items():
-        if name != label:
-            click.echo(textwrap.fill(f"{name}: {label}", console.width, subsequent_indent="  "))
-    if any(name != label for label, name in short.items()):
+        by_seed = zip(*(system.values(split, name) for name in metrics), strict=True)
+        seeds = [dict(zip(metrics, values, strict=True)) for values in by_seed]
+        rows.append(tables.Row(system.label, seeds))
+    tables.print_results(split, rows)
+    shortened = {name: label for label, name in short.items() if name != label}
+    for name, label in shortened.items():
+        echo(f"{name}: {label}")
+    if shortened:
         click.echo()
     for metric in metrics:
-        table = new_table(metric)
-        for name, side in (("first", "left"), ("second", "left")):
-            table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+        table = tables.new_table(metric)
+        for name in ("first", "second"):
+            table.add_column(name, overflow="fold")
         for name in ("difference", "interval", "p", "p seeds", "d_z", "superior", "ahead"):
             table.add_column(name, justify="right", no_wrap=True)
         for one in outcome:
             if one.metric == metric:
                 table.add_row(
-                    ("* " if one.better else "  ") + one.first,
-                    one.second,
+                    ("* " if one.better else "  ") + short[one.first],
+                    short[one.second],
                     number(one.difference),
                     f"{number(one.interval[0])} … {number(one.interval[1])}",
                     _p(one.p),
@@ -178,17 +166,14 @@ def _print(
                 )
         console.print(table)
     for one in outcome:
-        click.echo(textwrap.fill(one.verdict, console.width, subsequent_indent="  "))
+        named = dataclasses.replace(one, first=short[one.first], second=short[one.second])
+        echo(named.verdict)
     for metric, tau in taus.items():
         if tau is not None:
             click.echo(f"{metric}: mean Kendall's tau between the orders of two seeds {tau:.2f}")
     single = [system.label for system in systems if len(system.runs) == 1 and not system.exact]
     if single and any(len(system.runs) > 1 for system in systems):
-        click.echo(
-            textwrap.fill(
-                f"one seed only: {', '.join(single)}", console.width, subsequent_indent="  "
-            )
-        )
+        echo(f"one seed only: {', '.join(single)}")
 
 
 _LABEL_WIDTH = 16  # two of them and all columns of a comparison fit 100 columns

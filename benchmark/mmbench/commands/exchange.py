@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mmbase.cli import FOLDER, PATH, Command
 from mmbench.commands.common import columns_option
 from mmbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmbench.data.exchange.bundle import Bundle
 
 _out_option = click.option("--out", type=PATH, required=True, help="Folder to make.")
 _LAYOUTS = ("mmrec", "recbole", "elliot", "microlens", "ducho")
@@ -46,20 +50,16 @@ def import_(folder: Path, out: Path, format_name: str) -> None:
         write_dataset(bundle, out)
     else:
         write_features(bundle, out)
-    rows = ", ".join(f"{part} {len(table):,}" for part, table in bundle.parts.items())
+    rows = _rows(bundle)
     click.echo(f"{out}: from {name}{': ' + rows if rows else ''}")
     for one in bundle.vectors:
         absent = int((~one.present).sum())
-        click.echo(
-            f"  {one.modality}/{one.name}: {len(one.ids):,} items x {one.matrix.shape[1]:,}, "
-            f"{absent:,} missing"
-        )
+        shape = f"{len(one.ids):,} items x {one.matrix.shape[1]:,}"
+        click.echo(f"  {one.modality}/{one.name}: {shape}, {absent:,} missing")
     notes = [*bundle.notes]
     if name != "ducho" and LAYOUTS["ducho"].detect(folder):
-        notes.append(
-            f"it holds a tree of Ducho's, too: mmbench data import --format ducho {folder} --out "
-            f"{out} adds it"
-        )
+        adds = f"mmbench data import --format ducho {folder} --out {out}"
+        notes.append(f"it holds a tree of Ducho's, too: {adds} adds it")
     for note in notes:
         click.echo(f"  note: {note}")
 
@@ -112,13 +112,14 @@ def export(
 
     wanted = parse_wanted(features)
     if wanted and format_name == "recbole":
-        raise UsageError(
-            "--features: RecBole's files have no place for vectors; leave the option out"
-        )
+        raise UsageError("--features: RecBole's files have no place for vectors; leave it out")
     bundle = read_dataset(folder, split, wanted, columns)
     # MMRec and RecBole look for files that are named like their folder.
     bundle = replace(bundle, name=out.resolve().name)
     with new_folder(out) as partial:
         layout(format_name, folder)[1].write(bundle, partial, missing)
-    rows = ", ".join(f"{part} {len(table):,}" for part, table in bundle.parts.items())
-    click.echo(f"{out}: {format_name}: {rows}; {len(bundle.vectors)} feature sets")
+    click.echo(f"{out}: {format_name}: {_rows(bundle)}; {len(bundle.vectors)} feature sets")
+
+
+def _rows(bundle: Bundle) -> str:
+    return ", ".join(f"{part} {len(table):,}" for part, table in bundle.parts.items())

@@ -7,13 +7,7 @@ from pathlib import Path
 import click
 
 from mmbase.cli import PATH, CommaList, Command, json_option, progress, quiet_option
-from mmbench.commands.common import (
-    jobs_option,
-    local_executor,
-    out_option,
-    restart_option,
-    slices_option,
-)
+from mmbench.commands import common
 
 RECIPES = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -23,10 +17,10 @@ RECIPES = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--data", type=PATH, help="Dataset folder instead of the recipe's.")
 @click.option("--seed", "seeds", type=CommaList(int), help="Seeds instead of the recipe's.")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps, instead of the recipe's.")
-@out_option
-@restart_option
-@slices_option
-@jobs_option
+@common.out_option
+@common.restart_option
+@common.slices_option
+@common.jobs_option
 @json_option
 @quiet_option
 def run(
@@ -62,5 +56,5 @@ def run(
     planned = [recipe for path in recipes for recipe in read_plan(path, **instead)]
     distinct = [recipe for number, recipe in enumerate(planned) if recipe not in planned[:number]]
     reporter = progress(quiet=quiet)
-    batch = Batch(out, local_executor(jobs, reporter), reporter)
+    batch = Batch(out, common.local_executor(jobs, reporter), reporter)
     show(batch.run(distinct, restart=restart), as_json, slices=slices)

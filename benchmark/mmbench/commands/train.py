@@ -8,42 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbase.cli import (
-    FOLDER,
-    PATH,
-    CommaList,
-    Command,
-    Function,
-    echo_json,
-    given,
-    json_option,
-    options_of,
-    parse_pairs,
-    progress,
-    quiet_option,
-    refuse_options,
-    split_list,
-)
-from mmbench.commands.common import (
-    jobs_option,
-    local_executor,
-    out_option,
-    require_demo,
-    restart_option,
-    slices_option,
-)
-from mmbench.config import (
-    Evaluation,
-    Recipe,
-    Search,
-    for_model,
-    make_evaluation,
-    make_settings,
-    parse_approximations,
-    parse_grid,
-    parse_search,
-    parse_settings,
-)
+from mmbase import cli
+from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
+from mmbench import config
+from mmbench.commands import common
+from mmbench.config import Evaluation, Recipe, Search, for_model
 from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -57,14 +26,15 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
     """Add the options of `Recipe` and `Evaluation`, and those of running several recipes."""
 
     def decorate(function: Function) -> Function:
-        for option in (json_option, jobs_option, restart_option, out_option, slices_option):
+        own = (common.jobs_option, common.restart_option, common.out_option, common.slices_option)
+        for option in (cli.json_option, *own):
             function = option(function)
-        return options_of(
+        return cli.options_of(
             Recipe,
             Evaluation,
             exclude=("search", "evaluation", "threshold", *exclude),
             data={"type": PATH},
-            columns={"metavar": "ROLE=NAME", "callback": parse_pairs},
+            columns={"metavar": "ROLE=NAME", "callback": cli.parse_pairs},
             model={
                 "flags": ("--model", "models"),
                 "help": "Model names, comma-separated or repeated; see `mmbench models`.",
@@ -90,7 +60,7 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
 @click.command(cls=Command)
 @recipe_options()
 @click.option("--resume", type=FOLDER, help="Continue this run folder.")
-@quiet_option
+@cli.quiet_option
 def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train models and print their validation and test metrics.
 
@@ -107,16 +77,14 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
       mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --jobs 4
       mmbench train --resume runs/demo-vbpr-0123456789
     """
-    reporter = progress(quiet=quiet)
+    reporter = cli.progress(quiet=quiet)
     if resume is None:
         train_all(options, reporter, as_json=as_json)
         return
     from mmbench.runs.run import resume_inputs, run
 
-    refuse_options(
-        {*options} - {"data", "slices", "restart"},
-        "has no meaning beside --resume, which goes on with the run's own recipe",
-    )
+    why = "has no meaning beside --resume, which goes on with the run's own recipe"
+    cli.refuse_options({*options} - {"data", "slices", "restart"}, why)
     inputs = resume_inputs(resume, options["data"])
     result = run(*inputs, progress=reporter, restart=options["restart"])
     show([result], as_json, slices=options["slices"])
@@ -127,7 +95,7 @@ def train_all(options: Mapping[str, Any], progress: Progress, *, as_json: bool) 
     from mmbench.runs.batch import Batch
 
     recipes = recipes_from(options, progress)
-    batch = Batch(options["out"], local_executor(options["jobs"], progress), progress)
+    batch = Batch(options["out"], common.local_executor(options["jobs"], progress), progress)
     show(batch.run(recipes, restart=options["restart"]), as_json, slices=options["slices"])
 
 
@@ -142,18 +110,16 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
     from mmbench.data.features import parse_wanted
     from mmbench.models import model_class, model_name
 
-    names = list(dict.fromkeys(map(model_name, split_list(options["models"]))))
+    names = list(dict.fromkeys(map(model_name, cli.split_list(options["models"]))))
     if not names:
-        raise UsageError(
-            "--model is missing; e.g. --model vbpr, or several: --model vbpr,bpr-mf (see `mmbench "
-            "models`)"
-        )
+        raise UsageError("--model is missing; e.g. --model vbpr,bpr-mf (see `mmbench models`)")
     shared = given(Recipe, options) | {
-        "approximate": parse_approximations(options["approximate"] or ""),
-        "evaluation": make_evaluation(**given(Evaluation, options)),
+        "approximate": config.parse_approximations(options["approximate"] or ""),
+        "evaluation": config.make_evaluation(**given(Evaluation, options)),
     }
-    settings, grid = parse_settings(options["settings"]), parse_grid(options.get("grid", ()))
-    space = parse_search(options.get("search", ()))
+    settings = config.parse_settings(options["settings"])
+    grid = config.parse_grid(options.get("grid", ()))
+    space = config.parse_search(options.get("search", ()))
     how = given(Search, options)
     if space and how.get("sampler") != "random":
         from mmbench.runs.search import require_optuna
@@ -161,7 +127,7 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
         require_optuna()  # now, and not after some trials
     models = {name: model_class(name) for name in names}
     needs_features = any(model.uses_features for model in models.values())
-    data = require_demo(options["data"], needs_features=needs_features, progress=progress)
+    data = common.require_demo(options["data"], needs_features=needs_features, progress=progress)
     seeds = tuple(dict.fromkeys(options["seeds"] or (Recipe.model_fields["seed"].default,)))
     recipes = []
     for name, model in models.items():
@@ -171,7 +137,7 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
             "data": str(data),
             "model": name,
             "features": parse_wanted(options["features"]) if model.uses_features else {},
-            "settings": make_settings(name, for_model(name, settings, names)),
+            "settings": config.make_settings(name, for_model(name, settings, names)),
             "grid": for_model(name, grid, names),
             "search": Search(space=own_space, **how) if own_space else None,
         }
@@ -190,7 +156,7 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
 
     if as_json:
         documents = summarise(results)
-        echo_json(documents[0] if len(documents) == 1 else {"runs": documents})
+        cli.echo_json(documents[0] if len(documents) == 1 else {"runs": documents})
         return
     for about, runs in _by_data(results).items():
         _tables(about, runs)
