@@ -30,13 +30,7 @@ _EMPTY = np.zeros(0, np.int64)
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A finished run's model with its data.
-
-    Attributes:
-        model: The model of the best epoch.
-        setting: Data and content, and how the run was scored, which says what may be listed.
-        path: The run folder.
-    """
+    """A finished run: the model of its best epoch, and the data and protocol it was scored with."""
 
     model: Recommender
     setting: Setting

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from mmbench.analysis.compare import Comparison
     from mmbench.runs.finished_runs import System
 
+_TESTS = click.Choice(["randomisation", "t", "wilcoxon"])
+_CORRECTIONS = click.Choice(["holm", "bh"])
+_LEVEL = click.FloatRange(0, 1, min_open=True, max_open=True)
+_SPLITS = click.Choice(["valid", "test"])
+
 
 @click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
@@ -23,42 +28,16 @@ if TYPE_CHECKING:
     "--metric", "metrics", type=CommaList(), default="Recall@20,nDCG@20", help="Per-user metrics."
 )
 @click.option("--baseline", help="Compare all others with this model only.  [default: all pairs]")
+@click.option("--test", type=_TESTS, default="randomisation", help="Paired test over users.")
 @click.option(
-    "--test",
-    type=click.Choice(["randomisation", "t", "wilcoxon"]),
-    default="randomisation",
-    help="Paired test over users.",
+    "--correction", type=_CORRECTIONS, default="holm", help="For all comparisons of the call."
 )
-@click.option(
-    "--correction",
-    type=click.Choice(["holm", "bh"]),
-    default="holm",
-    help="For all comparisons of the call.",
-)
-@click.option(
-    "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    help="Level of the tests.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["valid", "test"]),
-    default="test",
-    help="Part whose metrics count.",
-)
+@click.option("--alpha", type=_LEVEL, default=0.05, help="Level of the tests.")
+@click.option("--split", type=_SPLITS, default="test", help="Part whose metrics count.")
 @click.option("--allow-mixed", is_flag=True, help="Accept different data, splits or protocols.")
 @json_option
 def compare(
-    runs: tuple[Path, ...],
-    metrics: tuple[str, ...],
-    baseline: str | None,
-    test: str,
-    correction: str,
-    alpha: float,
-    split: str,
-    allow_mixed: bool,
-    as_json: bool,
+    *, runs: tuple[Path, ...], metrics: tuple[str, ...], split: str, as_json: bool, **options: Any
 ) -> None:
     """Rank models by paired tests, and report which order is not resolved.
 
@@ -80,14 +59,14 @@ def compare(
     from mmbench.runs.finished_runs import find_runs, group, one_each, require_comparable
 
     found = find_runs(runs)
-    if not allow_mixed:
+    if not options["allow_mixed"]:
         require_comparable(found)
     systems = group(found)
     if len(systems) == 1:
         systems = one_each(found)
     names = [spelled(name) for name in metrics]
-    how: dict[str, Any] = {"test": test, "correction": correction, "alpha": alpha}
-    outcome = compare_systems(systems, names, split=split, baseline=baseline, **how)
+    how = {name: options[name] for name in ("test", "correction", "alpha")}
+    outcome = compare_systems(systems, names, split=split, baseline=options["baseline"], **how)
     taus = {name: agreement_of_seeds(systems, name, split) for name in names}
     if as_json:
         told = [_system(system, split, names) for system in systems]
@@ -96,9 +75,9 @@ def compare(
         echo_json({**document, "agreement_of_seeds": taus})
         return
     _print(systems, outcome, names, split, taus)
-    family = f"{correction} correction for {len(outcome)} comparisons"
-    click.echo(f"{test} test over {users_in_words(outcome)}; {family};")
-    click.echo(f"alpha {alpha:g}; intervals 95 %, bootstrap over users")
+    family = f"{how['correction']} correction for {len(outcome)} comparisons"
+    click.echo(f"{how['test']} test over {users_in_words(outcome)}; {family};")
+    click.echo(f"alpha {how['alpha']:g}; intervals 95 %, bootstrap over users")
 
 
 def _system(system: System, split: str, metrics: Sequence[str]) -> dict[str, Any]:

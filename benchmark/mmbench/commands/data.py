@@ -18,6 +18,7 @@ _EXCHANGE = {
     "export": (f"{_PLACE}:export", "Write a dataset in the layout of another framework."),
 }
 _FOLDER = click.argument("folder", type=PATH)
+Names = tuple[str, ...]
 _SHARE = click.FloatRange(0, 1, max_open=True)
 _split_option = click.option("--split", help="Split name or random[:TEST,VALID[,SEED]].")
 _filters_option = click.option(
@@ -109,14 +110,7 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
 @json_option
 @columns_option
 def split(
-    *,
-    folder: Path,
-    method: str,
-    filters: tuple[str, ...],
-    name: str | None,
-    as_json: bool,
-    columns: dict[str, str],
-    **options: Any,
+    *, folder: Path, method: str, name: str | None, filters: Names, as_json: bool, **options: Any
 ) -> None:
     """Split the interactions into splits/NAME/{train,valid,test}.tsv; split.json records how.
 
@@ -140,6 +134,7 @@ def split(
     from mmbench.data.filters import parse_filter
     from mmbench.data.splitting import make_split
 
+    columns = options.pop("columns")
     if method in ("eighths", "leave-k-out"):
         refuse_options(("test_ratio", "valid_ratio"), f"has no meaning for --method {method}")
     if name is None:
@@ -170,7 +165,7 @@ def split(
 @json_option
 @columns_option
 def filter_(
-    folder: Path, filters: tuple[str, ...], out: Path, as_json: bool, columns: dict[str, str]
+    folder: Path, filters: Names, out: Path, as_json: bool, columns: dict[str, str]
 ) -> None:
     """Keep some interactions, and show the effect of each filter.
 

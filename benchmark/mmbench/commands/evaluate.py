@@ -33,15 +33,7 @@ from mmbench.errors import UsageError
 @json_option
 @columns_option
 def evaluate(
-    *,
-    run: Path | None,
-    recs: Path | None,
-    data: Path | None,
-    split: str | None,
-    slices: bool,
-    as_json: bool,
-    columns: dict[str, str],
-    **options: Any,
+    *, run: Path | None, recs: Path | None, data: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Score a finished run, or lists made anywhere else, with the same code.
 
@@ -57,6 +49,7 @@ def evaluate(
     """
     from mmbench.analysis.report.tables import Row, print_results, print_slices
 
+    split, columns, slices = options["split"], options["columns"], options["slices"]
     if (run is None) == (recs is None):
         raise UsageError("give either a run folder or --recs FILE with --data DIR")
     if run is not None and (split is not None or columns):

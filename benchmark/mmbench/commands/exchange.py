@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,20 +15,18 @@ if TYPE_CHECKING:
     from mmbench.data.exchange.bundle import Bundle
 
 _out_option = click.option("--out", type=PATH, required=True, help="Folder to make.")
-_LAYOUTS = ("mmrec", "recbole", "elliot", "microlens", "ducho")
+_READ = click.Choice(["auto", "mmrec", "recbole", "elliot", "microlens", "ducho"])
+_WRITTEN = click.Choice(["mmrec", "recbole", "elliot"])
+_MISSING = click.Choice(["error", "mean", "zero"])
 
 
 @click.command(name="import", cls=Command)
 @click.argument("folder", type=FOLDER)
 @_out_option
 @click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(["auto", *_LAYOUTS]),
-    default="auto",
-    help="Layout of FOLDER; auto: detected.",
+    "--format", "layout_name", type=_READ, default="auto", help="Layout of FOLDER; auto: detected."
 )
-def import_(folder: Path, out: Path, format_name: str) -> None:
+def import_(folder: Path, out: Path, layout_name: str) -> None:
     """Make a dataset folder out of another framework's.
 
     Interactions, the split, item texts and content vectors, as far as the layout has them; ids are
@@ -44,7 +42,7 @@ def import_(folder: Path, out: Path, format_name: str) -> None:
     from mmbench.data.exchange import LAYOUTS, layout
     from mmbench.data.exchange.folder import write_dataset, write_features
 
-    name, module = layout(format_name, folder)
+    name, module = layout(layout_name, folder)
     bundle = module.read(folder)
     if bundle.parts:
         write_dataset(bundle, out)
@@ -66,32 +64,13 @@ def import_(folder: Path, out: Path, format_name: str) -> None:
 
 @click.command(name="export", cls=Command)
 @click.argument("folder", type=PATH)
-@click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(["mmrec", "recbole", "elliot"]),
-    required=True,
-    help="Layout to write.",
-)
+@click.option("--format", "layout_name", type=_WRITTEN, required=True, help="Layout to write.")
 @_out_option
 @click.option("--split", help="Split name, or random[:TEST,VALID[,SEED]].  [default: the only one]")
 @click.option("--features", multiple=True, metavar="MODALITY=NAME", help="Feature sets to write.")
-@click.option(
-    "--missing",
-    type=click.Choice(["error", "mean", "zero"]),
-    default="error",
-    help="Replacement of an absent vector.",
-)
+@click.option("--missing", type=_MISSING, default="error", help="Replacement of an absent vector.")
 @columns_option
-def export(
-    folder: Path,
-    format_name: str,
-    out: Path,
-    split: str | None,
-    features: tuple[str, ...],
-    missing: str,
-    columns: dict[str, str],
-) -> None:
+def export(*, folder: Path, layout_name: str, out: Path, missing: str, **options: Any) -> None:
     """Write a dataset in the layout of another framework, to run that framework on the same data.
 
     What the layout cannot hold stands in mmbench-export.json, so that `mmbench data import` gives
@@ -110,15 +89,15 @@ def export(
     from mmbench.data.features import parse_wanted
     from mmbench.data.folders import new_folder
 
-    wanted = parse_wanted(features)
-    if wanted and format_name == "recbole":
+    wanted = parse_wanted(options["features"])
+    if wanted and layout_name == "recbole":
         raise UsageError("--features: RecBole's files have no place for vectors; leave it out")
-    bundle = read_dataset(folder, split, wanted, columns)
+    bundle = read_dataset(folder, options["split"], wanted, options["columns"])
     # MMRec and RecBole look for files that are named like their folder.
     bundle = replace(bundle, name=out.resolve().name)
     with new_folder(out) as partial:
-        layout(format_name, folder)[1].write(bundle, partial, missing)
-    click.echo(f"{out}: {format_name}: {_rows(bundle)}; {len(bundle.vectors)} feature sets")
+        layout(layout_name, folder)[1].write(bundle, partial, missing)
+    click.echo(f"{out}: {layout_name}: {_rows(bundle)}; {len(bundle.vectors)} feature sets")
 
 
 def _rows(bundle: Bundle) -> str:

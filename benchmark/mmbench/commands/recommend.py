@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -22,15 +23,7 @@ from mmbench.errors import DataError, UsageError
 @cli.json_option
 @cli.quiet_option
 def recommend(
-    run: Path,
-    out: Path | None,
-    k: int,
-    users: str | None,
-    include_seen: bool,
-    embeddings: Path | None,
-    data: Path | None,
-    as_json: bool,
-    quiet: bool,
+    *, run: Path, out: Path | None, embeddings: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Write the recommendations of a finished run, with original ids and scores.
 
@@ -51,16 +44,16 @@ def recommend(
     if out is None:
         why = "is about lists, and needs --out; --embeddings writes everybody"
         cli.refuse_options(("k", "users", "include_seen"), why)
-    trained = lists.load_run(run, data)
+    trained = lists.load_run(run, options["data"])
     document: dict[str, object] = {"run": str(run)}
     if embeddings is not None:
         shape = lists.export_embeddings(trained, embeddings)
         document["embeddings"] = {"path": str(embeddings), **shape}
     if out is not None:
+        users, seen = options["users"], options["include_seen"]
         rows = lists.user_rows(trained, None if users is None else _named(users))
-        reporter, seen = cli.progress(quiet=quiet), include_seen
-        frames = lists.recommendations(trained, rows, k, include_seen=seen, progress=reporter)
-        n_rows = lists.write(frames, out)
+        how = {"include_seen": seen, "progress": cli.progress(quiet=options["quiet"])}
+        n_rows = lists.write(lists.recommendations(trained, rows, options["k"], **how), out)
         document |= {"path": str(out), "users": int(rows.size), "rows": n_rows}
     if as_json:
         cli.echo_json(document)

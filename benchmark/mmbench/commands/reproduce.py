@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmbench.analysis.study import Protocol, Study
     from mmbench.runs.run import Result
 
+_PROTOCOLS = click.Choice(["best", "grid"])
 STAND_IN = "stand-in"
 WIDTHS = {"visual": 4096, "textual": 1024}
 
@@ -27,10 +28,7 @@ WIDTHS = {"visual": 4096, "textual": 1024}
 @click.command(cls=Command)
 @click.argument("recipes", nargs=-1, required=True, type=RECIPES)
 @click.option(
-    "--protocol",
-    type=click.Choice(["best", "grid"]),
-    default="best",
-    help="Published settings, or the published grid.",
+    "--protocol", type=_PROTOCOLS, default="best", help="Published settings, or the published grid."
 )
 @click.option("--models", type=CommaList(), help="Some of the study's models.  [default: all]")
 @click.option(
@@ -57,13 +55,7 @@ WIDTHS = {"visual": 4096, "textual": 1024}
 @cli.json_option
 @cli.quiet_option
 def reproduce(
-    *,
-    recipes: tuple[Path, ...],
-    protocol: Protocol,
-    as_json: bool,
-    quiet: bool,
-    report: Path,
-    **options: Any,
+    *, recipes: tuple[Path, ...], protocol: Protocol, as_json: bool, report: Path, **options: Any
 ) -> None:
     """Repeat published studies and report our values beside the published ones.
 
@@ -83,9 +75,8 @@ def reproduce(
     from mmbench.analysis.study import read_study, run_study
     from mmbench.runs.batch import Batch
 
-    data, split_dir = options["data"], options["split_dir"]
-    split, epochs, stand_in = options["split"], options["epochs"], options["stand_in"]
-    if (data or split_dir) and len(recipes) > 1:
+    data, split, epochs = options["data"], options["split"], options["epochs"]
+    if (data or options["split_dir"]) and len(recipes) > 1:
         raise UsageError("--data and --split-dir: belong to one study; give one recipe")
     seeds = tuple(dict.fromkeys(options["seeds"] or (Recipe.model_fields["seed"].default,)))
     studies = [read_study(recipe) for recipe in recipes]
@@ -94,16 +85,16 @@ def reproduce(
         if datasets.count(dataset) > 1:
             told = "the report has one page for it, so do one at a time"
             raise UsageError(f"{recipe}: not the only study of {dataset}; {told}")
-    reporter = cli.progress(quiet=quiet)
+    reporter = cli.progress(quiet=options["quiet"])
     batch = Batch(options["out"], local_executor(options["jobs"], reporter), reporter)
     parts: list[Reproduction] = []
     documents = []
     for study in studies:
         folder = data or options["data_root"] / study.dataset
-        wanted = _prepare(study, folder, split, split_dir, options["features"], stand_in)
+        wanted = _prepare(study, folder, options)
         names = options["models"] or list(study.models)
         facts = [f"protocol `{protocol}`, seeds {','.join(map(str, seeds))}"]
-        warnings = _warnings(study, wanted, stand_in, epochs, split)
+        warnings = _warnings(study, wanted, options)
         lines: list[Line] = []
         results: dict[str, list[Result]] = {}
         device = options["device"] or Recipe.model_fields["device"].default
@@ -130,19 +121,12 @@ def reproduce(
         click.echo(f"report: {report / 'index.md'}")
 
 
-def _prepare(
-    study: Study,
-    folder: Path,
-    split: str | None,
-    split_dir: Path | None,
-    features: Sequence[str],
-    stand_in: bool,
-) -> dict[str, str]:
+def _prepare(study: Study, folder: Path, options: Mapping[str, Any]) -> dict[str, str]:
     """Put given splits and synthetic vectors into the dataset folder; return the feature sets."""
     from mmbench.data import dataset
     from mmbench.data.features import parse_wanted
 
-    name = split or study.split
+    name, split_dir = options["split"] or study.split, options["split_dir"]
     if split_dir is not None and name is None:
         told = f"the study of {study.dataset} names no split to put it under"
         raise UsageError(f"--split-dir: {told}; give --split NAME, too")
@@ -166,8 +150,8 @@ def _prepare(
         else:
             tables = dataset.make_eighths_split(folder, int(numbers))
         dataset.write_split(folder / "splits" / name, tables)
-    wanted = {**study.features, **parse_wanted(features)}
-    if stand_in:
+    wanted = {**study.features, **parse_wanted(options["features"])}
+    if options["stand_in"]:
         for modality in wanted:
             wanted[modality] = STAND_IN
         _make_up(folder, name, list(wanted))
@@ -208,14 +192,12 @@ def _make_up(folder: Path, split: str | None, modalities: Sequence[str]) -> None
     write_features(Bundle(training.name, {}, vectors=tuple(vectors)), folder)
 
 
-def _warnings(
-    study: Study, wanted: Mapping[str, str], stand_in: bool, epochs: int | None, split: str | None
-) -> list[str]:
-    warnings = []
+def _warnings(study: Study, wanted: Mapping[str, str], options: Mapping[str, Any]) -> list[str]:
+    warnings, split, epochs = [], options["split"], options["epochs"]
     if split not in (None, study.split):
         instead = f"{split} instead of {study.split or 'the only one'}"
         warnings.append(f"Another split than the study's: {instead}.")
-    if stand_in:
+    if options["stand_in"]:
         warnings.append(
             "The content vectors are made up from training interactions and noise, for the real "
             "ones were not at hand. What rests on content cannot be compared with the published "

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mmbase.progress import Progress
     from mmbench.runs.run import Result
 
+_MODELS_HELP = "Model names, comma-separated or repeated; see `mmbench models`."
+_SEEDS_HELP = "Seeds, comma-separated: one run each."
 _SEVERAL = {"multiple": True, "default": ()}
 
 
@@ -35,17 +37,9 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
             exclude=("search", "evaluation", "threshold", *exclude),
             data={"type": PATH},
             columns={"metavar": "ROLE=NAME", "callback": cli.parse_pairs},
-            model={
-                "flags": ("--model", "models"),
-                "help": "Model names, comma-separated or repeated; see `mmbench models`.",
-                **_SEVERAL,
-            },
+            model={"flags": ("--model", "models"), "help": _MODELS_HELP, **_SEVERAL},
             features={"metavar": "MODALITY=NAME"},
-            seed={
-                "flags": ("--seed", "seeds"),
-                "type": CommaList(int),
-                "help": "Seeds, comma-separated: one run each.",
-            },
+            seed={"flags": ("--seed", "seeds"), "type": CommaList(int), "help": _SEEDS_HELP},
             approximate={"metavar": "NAME,…", "type": str, "shown": "none"},
             settings={"flags": ("--set", "settings"), "metavar": "NAME=VALUE", **_SEVERAL},
             **({} if "grid" in exclude else {"grid": {"metavar": "NAME=V1,V2,…"}}),
@@ -212,12 +206,8 @@ def _labels(runs: Sequence[Result]) -> list[str]:
     def told(run: Result) -> dict[str, object]:
         recipe = run.recipe
         settings = {name: value for name, value in recipe.settings if name not in run.tried}
-        return {
-            **settings,
-            **recipe.features,
-            "approximate": recipe.approximate,
-            "sparse": recipe.sparse_backend,
-        }
+        numeric = {"approximate": recipe.approximate, "sparse": recipe.sparse_backend}
+        return {**settings, **recipe.features, **numeric}
 
     labels = []
     for run in runs:
