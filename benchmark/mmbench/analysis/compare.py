@@ -22,7 +22,6 @@ class Comparison:
     """Two systems on one metric, over the users that have a value in both.
 
     Attributes:
-        metric: e.g. `Recall@20`.
         first: Label of the better one by mean, in the metric's own direction.
         second: Label of the other.
         difference: First minus second, means over seeds.
@@ -33,7 +32,6 @@ class Comparison:
         effect: Cohen's d_z over users.
         superiority: Share of users for whom the first is better, ties half.
         ahead: In how many of `pairs` pairs of seeds the first is ahead.
-        pairs: Number of pairs of seeds.
         n_users: Users that have a value in both at every seed; all values here are about them.
         n_others: Users that are left out: the metric is defined for them in one system only, or
             not at every seed.
@@ -102,7 +100,7 @@ def compare(
     Args:
         systems: At least two.
         metrics: Names with cut-off, of metrics that have per-user values.
-        split: `valid` or `test`.
+        split: Name of the part whose metrics count.
         baseline: Label of the system that all others are compared with; None: all pairs.
         test: A name of `statistics.TESTS`.
         correction: A name of `statistics.CORRECTIONS`, over all pairs and metrics.
@@ -113,9 +111,7 @@ def compare(
         DataError: Two systems have fewer than two users in common, or a metric is not defined.
     """
     if len(systems) < 2:
-        raise UsageError(
-            "nothing to compare: two different systems are needed, or two seeds of one"
-        )
+        raise UsageError("nothing to compare: expected two different systems, or two seeds of one")
     labels = [system.label for system in systems]
     if baseline is not None and baseline not in labels:
         raise unknown_name("system", baseline, labels)
@@ -149,10 +145,8 @@ def _compared(
     everyone = pd.concat([users[a.label], users[b.label]], axis=1)
     shared = everyone.dropna().sort_index().to_numpy(np.float64)
     if len(shared) < 2:
-        raise DataError(
-            f"{a.label} and {b.label}: {len(shared)} users have {metric} in both on {split}, so "
-            "there is nothing to compare; are they of different data?"
-        )
+        told = f"{len(shared)} users have {metric} in both on {split}"
+        raise DataError(f"{a.label} and {b.label}: {told}; are they of different data?")
     columns = np.split(shared, [len(a.runs)], axis=1)
     values = dict(zip((a.label, b.label), columns, strict=True))
     seeds = {label: [float(mean) for mean in each.mean(0)] for label, each in values.items()}
@@ -195,7 +189,6 @@ def agreement_of_seeds(systems: Sequence[System], metric: str, split: str = "tes
     if len(seeds) != 1 or len(next(iter(seeds))) < 2 or len(systems) < 3:
         return None
     by_seed = list(zip(*(system.values(split, metric) for system in systems), strict=True))
-    tau = stdlib.fmean(
-        float(kendalltau(a, b).statistic) for a, b in itertools.combinations(by_seed, 2)
-    )
+    pairs = itertools.combinations(by_seed, 2)
+    tau = stdlib.fmean(float(kendalltau(a, b).statistic) for a, b in pairs)
     return None if math.isnan(tau) else tau

@@ -30,13 +30,7 @@ _EMPTY = np.zeros(0, np.int64)
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A finished run's model with its data.
-
-    Attributes:
-        model: The model of the best epoch.
-        setting: Data and content, and how the run was scored, which says what may be listed.
-        path: The run folder.
-    """
+    """A finished run: the model of its best epoch, and the data and protocol it was scored with."""
 
     model: Recommender
     setting: Setting
@@ -58,10 +52,8 @@ def user_rows(run: Trained, users: Sequence[str] | None) -> Index:
     rows = pd.Index(ids.astype(object)).get_indexer(pd.Index(list(users), dtype=object))
     if (rows < 0).any():
         unknown = [user for user, row in zip(users, rows, strict=True) if row < 0]
-        raise DataError(
-            f"{len(unknown)} users have no training rows, e.g. {unknown[0]!r}; only known users "
-            "can be ranked for"
-        )
+        told = f"{len(unknown)} users have no training rows, e.g. {unknown[0]!r}"
+        raise DataError(f"{told}; only known users can be ranked for")
     return np.asarray(list(dict.fromkeys(rows.tolist())), np.int64)
 
 
@@ -70,29 +62,26 @@ def recommendations(
 ) -> Iterator[pd.DataFrame]:
     """Yield lists, best first, in blocks: columns user_id, item_id, rank (from 1) and score.
 
-    As at test, the user's training items are left out, in `strict` the validation items too.
-
-    Args:
-        run: The run.
-        users: User rows.
-        k: Length of the lists; shorter where fewer candidates are left.
-        include_seen: Leave nothing out.
-        progress: Told about users.
+    As at test, the user's training items are left out, in `strict` the validation items too, unless
+    seen ones are included. Lists are shorter than k where fewer candidates are left.
     """
     setting = run.setting
     train, mask = setting.candidates, setting.test_mask
     if include_seen:
         train, mask = TrainSet(_EMPTY, _EMPTY, train.n_users, train.n_items), None
     device = next(iter(run.model.state_dict().values()), torch.empty(0)).device
-    user_ids, item_ids = (
-        ids.astype(object) for ids in (setting.training.user_ids, setting.training.item_ids)
-    )
+    user_ids = setting.training.user_ids.astype(object)
+    item_ids = setting.training.item_ids.astype(object)
     with torch.inference_mode(), progress.task("recommend", users.size) as task:
         score = run.model.scorer(setting.known)
         k = min(k, train.n_items)
         for start in range(0, users.size, _BLOCK_USERS):
             block = users[start : start + _BLOCK_USERS]
-            yield _frame(block, _lists(score, train, block, k, mask, device), user_ids, item_ids)
+            items, scores = _lists(score, train, block, k, mask, device)
+            row, place = np.nonzero(items >= 0)
+            users_of, items_of = user_ids[block[row]], item_ids[items[row, place]]
+            columns = {"user_id": users_of, "item_id": items_of, "rank": place + 1}
+            yield pd.DataFrame({**columns, "score": scores[row, place]})
             task.advance(block.size)
 
 
@@ -107,37 +96,36 @@ def write(frames: Iterator[pd.DataFrame], out: Path) -> int:
         raise UsageError(f"--out {out}: expected a file name that ends in {', '.join(SUFFIXES)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
-    # TSV files are never quoted.
-    style: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE}
-    if out.suffix == ".csv":
-        style = {"sep": ",", "quoting": csv.QUOTE_MINIMAL}
-    n = 0
     try:
         if out.suffix == ".parquet":
             n = _write_parquet(frames, partial)
         else:
-            with partial.open("w", encoding="utf-8", newline="\n") as file:
-                for number, frame in enumerate(frames):
-                    n += len(frame)
-                    if out.suffix == ".jsonl":
-                        for user, own in frame.groupby("user_id", sort=False):
-                            line = {
-                                "user_id": user,
-                                "item_ids": own["item_id"].tolist(),
-                                "scores": own["score"].tolist(),
-                            }
-                            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    else:
-                        frame.to_csv(
-                            file, index=False, header=number == 0, lineterminator="\n", **style
-                        )
+            n = _write_text(frames, partial, out.suffix)
         partial.replace(out)
     except csv.Error as error:
-        raise DataError(
-            f"{out}: an id holds a tab or a line break; write .csv, .parquet or .jsonl"
-        ) from error
+        fix = "write .csv, .parquet or .jsonl"
+        raise DataError(f"{out}: an id holds a tab or a line break; {fix}") from error
     finally:
         partial.unlink(missing_ok=True)
+    return n
+
+
+def _write_text(frames: Iterator[pd.DataFrame], path: Path, suffix: str) -> int:
+    # TSV files are never quoted.
+    style: dict[str, Any] = {"sep": "\t", "quoting": csv.QUOTE_NONE}
+    if suffix == ".csv":
+        style = {"sep": ",", "quoting": csv.QUOTE_MINIMAL}
+    n = 0
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for frame in frames:
+            if suffix == ".jsonl":
+                for user, own in frame.groupby("user_id", sort=False):
+                    lists = {"item_ids": own["item_id"].tolist(), "scores": own["score"].tolist()}
+                    file.write(json.dumps({"user_id": user, **lists}, ensure_ascii=False) + "\n")
+            else:
+                header = file.tell() == 0
+                frame.to_csv(file, index=False, header=header, lineterminator="\n", **style)
+            n += len(frame)
     return n
 
 
@@ -152,26 +140,20 @@ def export_embeddings(run: Trained, out: Path) -> dict[str, int]:
         DataError: `out` is there, or an id holds a line break.
     """
     if type(run.model).embeddings is Recommender.embeddings:
-        raise UsageError(
-            f"{run.path}: the scores of this model are no inner products of a user and an item "
-            "representation"
-        )
+        told = "no inner products of a user and an item representation"
+        raise UsageError(f"{run.path}: the scores of this model are {told}")
     training = run.setting.training
     with new_folder(out) as partial:
         with torch.inference_mode():
             users, items = (table.cpu().numpy() for table in run.model.embeddings())
-        for name, ids, table in (
-            ("users", training.user_ids[: len(users)], users),
-            ("items", training.item_ids[: len(items)], items),
-        ):
-            broken = next((text for text in ids.tolist() if "\n" in text or "\r" in text), None)
-            if broken is not None:
-                raise DataError(
-                    f"{run.path}: id {broken!r} holds a line break, which a list of lines cannot "
-                    "hold"
-                )
+        tables = {"users": (training.user_ids, users), "items": (training.item_ids, items)}
+        for name, (all_ids, table) in tables.items():
+            ids = all_ids[: len(table)].tolist()
+            for text in ids:
+                if "\n" in text or "\r" in text:
+                    raise DataError(f"{run.path}: id {text!r} holds a line break; rename it")
             np.save(partial / f"{name}.npy", table)
-            (partial / f"{name}.txt").write_text("\n".join(ids.tolist()) + "\n", encoding="utf-8")
+            (partial / f"{name}.txt").write_text("\n".join(ids) + "\n", encoding="utf-8")
         about = {
             "run": run.path.name,
             "score": "inner product of a row of users.npy and a row of items.npy",
@@ -196,24 +178,6 @@ def _lists(
         own = score(torch.from_numpy(block[part]).to(device)).cpu()
         scores[part] = own.gather(1, listed).numpy()
     return lists.items, scores
-
-
-def _frame(
-    block: Index,
-    lists: tuple[Index, np.ndarray[Any, Any]],
-    user_ids: np.ndarray[Any, Any],
-    item_ids: np.ndarray[Any, Any],
-) -> pd.DataFrame:
-    items, scores = lists
-    row, place = np.nonzero(items >= 0)
-    return pd.DataFrame(
-        {
-            "user_id": user_ids[block[row]],
-            "item_id": item_ids[items[row, place]],
-            "rank": place + 1,
-            "score": scores[row, place],
-        }
-    )
 
 
 def _write_parquet(frames: Iterator[pd.DataFrame], path: Path) -> int:

@@ -58,10 +58,8 @@ class Study(BaseModel):
     """A study of one dataset.
 
     Attributes:
-        dataset: The dataset's name.
-        fetch: Its name for `mmx fetch`, if that has it.
+        fetch: The dataset's name for `mmx fetch`, if that has it.
         features: Feature sets, modality to name.
-        split: Name of the split.
         split_rule: How to make that split if the dataset lacks it: `random:TEST,VALID,SEED` per
             user, or `eighths:SEED`.
         select_by: Validation metric that chooses.
@@ -117,9 +115,8 @@ class Study(BaseModel):
         trained, published = kind.trained, protocol == "best"
         if published and trained:
             if not plan.best:
-                raise UsageError(
-                    f"{self.dataset}: no best settings of {model} are known; use the protocol grid"
-                )
+                told = f"no best settings of {model} are known"
+                raise UsageError(f"{self.dataset}: {told}; use the protocol grid")
             settings |= plan.best
         elif plan.epochs is not None:
             settings["epochs"] = plan.epochs
@@ -157,9 +154,8 @@ def read_study(path: Path) -> Study:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         return Study(**values)
     except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); studies are in recipes/"
-        ) from error
+        told = f"cannot be read ({error.strerror})"
+        raise DataError(f"{path}: {told}; studies are in recipes/") from error
     except ValidationError as error:
         raise UsageError(f"{path}: {first_problem(error, 'study')}") from error
     except (yaml.YAMLError, TypeError, UsageError) as error:
@@ -178,10 +174,10 @@ def run_study(
 
     Args:
         study: The study.
-        protocol: `best` or `grid`.
+        protocol: Published settings, or the published grid.
         batch: Does the runs.
         models: Names of the study's models, in order.
-        seeds: Seeds; with `grid` the first one searches, and the others take what it chose.
+        seeds: With `grid` the first one searches, and the others take what it chose.
         choices: `data`, `split`, `features`, `epochs`, `device` of `Study.recipe`.
 
     Raises:

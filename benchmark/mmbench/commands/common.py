@@ -57,14 +57,10 @@ def make_demo(*, needs_features: bool, progress: Progress) -> Path:
         DataError: The demonstration catalogue cannot be made here.
     """
     if not DEFAULT_DATA.exists():
-        progress.note(
-            f"{DEFAULT_DATA} is not there yet: making the synthetic demonstration catalogue"
-        )
+        progress.note(f"{DEFAULT_DATA} is not there yet: making the demonstration catalogue")
         _mmx("demo", "--out", str(DEFAULT_DATA))
     if needs_features and not any((DEFAULT_DATA / "features").glob("*/*.h5")):
-        progress.note(
-            f"{DEFAULT_DATA} has no features yet: extracting handcrafted ones (no weights needed)"
-        )
+        progress.note(f"{DEFAULT_DATA} has no features yet: extracting handcrafted ones")
         for modality, model in DEMO_FEATURES:
             encoder = ("--modality", modality, "--model", model)
             _mmx("extract", *encoder, "--data", str(DEFAULT_DATA), accept=(0, 3))
@@ -72,16 +68,9 @@ def make_demo(*, needs_features: bool, progress: Progress) -> Path:
 
 
 def _mmx(*arguments: str, accept: tuple[int, ...] = (0,)) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "mmx", *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-m", "mmx", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode not in accept:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise DataError(
-            f"mmx {' '.join(arguments)} failed: {lines[-1]}; or give a dataset of your own with "
-            "--data DIR"
-        )
+        told = f"mmx {' '.join(arguments)} failed: {lines[-1]}"
+        raise DataError(f"{told}; or give a dataset of your own with --data DIR")

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from mmbench.analysis.compare import Comparison
     from mmbench.runs.finished_runs import System
 
+_TESTS = click.Choice(["randomisation", "t", "wilcoxon"])
+_CORRECTIONS = click.Choice(["holm", "bh"])
+_LEVEL = click.FloatRange(0, 1, min_open=True, max_open=True)
+_SPLITS = click.Choice(["valid", "test"])
+
 
 @click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
@@ -23,42 +28,16 @@ if TYPE_CHECKING:
     "--metric", "metrics", type=CommaList(), default="Recall@20,nDCG@20", help="Per-user metrics."
 )
 @click.option("--baseline", help="Compare all others with this model only.  [default: all pairs]")
+@click.option("--test", type=_TESTS, default="randomisation", help="Paired test over users.")
 @click.option(
-    "--test",
-    type=click.Choice(["randomisation", "t", "wilcoxon"]),
-    default="randomisation",
-    help="Paired test over users.",
+    "--correction", type=_CORRECTIONS, default="holm", help="For all comparisons of the call."
 )
-@click.option(
-    "--correction",
-    type=click.Choice(["holm", "bh"]),
-    default="holm",
-    help="For all comparisons of the call.",
-)
-@click.option(
-    "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    help="Level of the tests.",
-)
-@click.option(
-    "--split",
-    type=click.Choice(["valid", "test"]),
-    default="test",
-    help="Part whose metrics count.",
-)
+@click.option("--alpha", type=_LEVEL, default=0.05, help="Level of the tests.")
+@click.option("--split", type=_SPLITS, default="test", help="Part whose metrics count.")
 @click.option("--allow-mixed", is_flag=True, help="Accept different data, splits or protocols.")
 @json_option
 def compare(
-    runs: tuple[Path, ...],
-    metrics: tuple[str, ...],
-    baseline: str | None,
-    test: str,
-    correction: str,
-    alpha: float,
-    split: str,
-    allow_mixed: bool,
-    as_json: bool,
+    *, runs: tuple[Path, ...], metrics: tuple[str, ...], split: str, as_json: bool, **options: Any
 ) -> None:
     """Rank models by paired tests, and report which order is not resolved.
 
@@ -80,31 +59,25 @@ def compare(
     from mmbench.runs.finished_runs import find_runs, group, one_each, require_comparable
 
     found = find_runs(runs)
-    if not allow_mixed:
+    if not options["allow_mixed"]:
         require_comparable(found)
     systems = group(found)
     if len(systems) == 1:
         systems = one_each(found)
     names = [spelled(name) for name in metrics]
-    how: dict[str, Any] = {"test": test, "correction": correction, "alpha": alpha}
-    outcome = compare_systems(systems, names, split=split, baseline=baseline, **how)
+    how = {name: options[name] for name in ("test", "correction", "alpha")}
+    outcome = compare_systems(systems, names, split=split, baseline=options["baseline"], **how)
     taus = {name: agreement_of_seeds(systems, name, split) for name in names}
     if as_json:
-        document = {
-            **how,
-            "split": split,
-            "systems": [_system(system, split, names) for system in systems],
-            "comparisons": [_comparison(one) for one in outcome],
-            "agreement_of_seeds": taus,
-        }
-        echo_json(document)
+        told = [_system(system, split, names) for system in systems]
+        document = {**how, "split": split, "systems": told}
+        document["comparisons"] = [_comparison(one) for one in outcome]
+        echo_json({**document, "agreement_of_seeds": taus})
         return
     _print(systems, outcome, names, split, taus)
-    click.echo(
-        f"{test} test over {users_in_words(outcome)}; {correction} correction for {len(outcome)} "
-        "comparisons;"
-    )
-    click.echo(f"alpha {alpha:g}; intervals 95 %, bootstrap over users")
+    family = f"{how['correction']} correction for {len(outcome)} comparisons"
+    click.echo(f"{how['test']} test over {users_in_words(outcome)}; {family};")
+    click.echo(f"alpha {how['alpha']:g}; intervals 95 %, bootstrap over users")
 
 
 def _system(system: System, split: str, metrics: Sequence[str]) -> dict[str, Any]:
@@ -130,44 +103,38 @@ def _print(
 ) -> None:
     import textwrap
 
-    from mmbench.analysis.report.tables import (
-        Row,
-        new_table,
-        number,
-        print_results,
-        stdout_console,
-    )
+    from mmbench.analysis.report import tables
+    from mmbench.analysis.report.tables import number
 
-    console = stdout_console()
+    console = tables.stdout_console()
+
+    def echo(text: str) -> None:
+        click.echo(textwrap.fill(text, console.width, subsequent_indent="  "))
+
     short = _short([system.label for system in systems])
     systems = [dataclasses.replace(system, label=short[system.label]) for system in systems]
-    outcome = [
-        dataclasses.replace(one, first=short[one.first], second=short[one.second])
-        for one in outcome
-    ]
     rows = []
     for system in systems:
-        values = {name: system.values(split, name) for name in metrics}
-        rows.append(
-            Row(system.label, [{n: values[n][k] for n in metrics} for k in range(len(system.runs))])
-        )
-    print_results(split, rows)
-    for label, name in short.items():
-        if name != label:
-            click.echo(textwrap.fill(f"{name}: {label}", console.width, subsequent_indent="  "))
-    if any(name != label for label, name in short.items()):
+        by_seed = zip(*(system.values(split, name) for name in metrics), strict=True)
+        seeds = [dict(zip(metrics, values, strict=True)) for values in by_seed]
+        rows.append(tables.Row(system.label, seeds))
+    tables.print_results(split, rows)
+    shortened = {name: label for label, name in short.items() if name != label}
+    for name, label in shortened.items():
+        echo(f"{name}: {label}")
+    if shortened:
         click.echo()
     for metric in metrics:
-        table = new_table(metric)
-        for name, side in (("first", "left"), ("second", "left")):
-            table.add_column(name, justify=side, overflow="fold")  # type: ignore[arg-type]
+        table = tables.new_table(metric)
+        for name in ("first", "second"):
+            table.add_column(name, overflow="fold")
         for name in ("difference", "interval", "p", "p seeds", "d_z", "superior", "ahead"):
             table.add_column(name, justify="right", no_wrap=True)
         for one in outcome:
             if one.metric == metric:
                 table.add_row(
-                    ("* " if one.better else "  ") + one.first,
-                    one.second,
+                    ("* " if one.better else "  ") + short[one.first],
+                    short[one.second],
                     number(one.difference),
                     f"{number(one.interval[0])} … {number(one.interval[1])}",
                     _p(one.p),
@@ -178,17 +145,14 @@ def _print(
                 )
         console.print(table)
     for one in outcome:
-        click.echo(textwrap.fill(one.verdict, console.width, subsequent_indent="  "))
+        named = dataclasses.replace(one, first=short[one.first], second=short[one.second])
+        echo(named.verdict)
     for metric, tau in taus.items():
         if tau is not None:
             click.echo(f"{metric}: mean Kendall's tau between the orders of two seeds {tau:.2f}")
     single = [system.label for system in systems if len(system.runs) == 1 and not system.exact]
     if single and any(len(system.runs) > 1 for system in systems):
-        click.echo(
-            textwrap.fill(
-                f"one seed only: {', '.join(single)}", console.width, subsequent_indent="  "
-            )
-        )
+        echo(f"one seed only: {', '.join(single)}")
 
 
 _LABEL_WIDTH = 16  # two of them and all columns of a comparison fit 100 columns

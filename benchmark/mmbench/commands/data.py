@@ -12,17 +12,13 @@ from mmbase.cli import PATH, LazyGroup, echo_json, json_option, refuse_options
 from mmbench.commands.common import columns_option
 from mmbench.errors import UsageError
 
+_PLACE = "mmbench.commands.exchange"
 _EXCHANGE = {
-    "import": (
-        "mmbench.commands.exchange:import_",
-        "Make a dataset folder out of another framework's.",
-    ),
-    "export": (
-        "mmbench.commands.exchange:export",
-        "Write a dataset in the layout of another framework.",
-    ),
+    "import": (f"{_PLACE}:import_", "Make a dataset folder out of another framework's."),
+    "export": (f"{_PLACE}:export", "Write a dataset in the layout of another framework."),
 }
 _FOLDER = click.argument("folder", type=PATH)
+Names = tuple[str, ...]
 _SHARE = click.FloatRange(0, 1, max_open=True)
 _split_option = click.option("--split", help="Split name or random[:TEST,VALID[,SEED]].")
 _filters_option = click.option(
@@ -71,7 +67,7 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
     interactions = describe(as_rows(read_interactions(whole, columns))) if whole else None
     training, test = loaded.training, loaded.test
     train = training.train
-    counts = {
+    counts: dict[str, Any] = {
         "dataset": training.name,
         "split": training.split,
         "users": train.n_users,
@@ -88,11 +84,9 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
     if as_json:
         echo_json(counts)
         return
-    for key, value in counts.items():
-        if key != "notes":
-            click.echo(f"{key:<15} {f'{value:.6g}' if isinstance(value, float) else value}")
-    for note in training.notes:
-        click.echo(f"note            {note}")
+    notes = [("note", note) for note in counts.pop("notes")]
+    for key, value in [*counts.items(), *notes]:
+        click.echo(f"{key:<15} {f'{value:.6g}' if isinstance(value, float) else value}")
     if interactions is not None:
         _show_counts([("interactions", interactions)])
 
@@ -116,14 +110,7 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
 @json_option
 @columns_option
 def split(
-    *,
-    folder: Path,
-    method: str,
-    filters: tuple[str, ...],
-    name: str | None,
-    as_json: bool,
-    columns: dict[str, str],
-    **options: Any,
+    *, folder: Path, method: str, name: str | None, filters: Names, as_json: bool, **options: Any
 ) -> None:
     """Split the interactions into splits/NAME/{train,valid,test}.tsv; split.json records how.
 
@@ -147,6 +134,7 @@ def split(
     from mmbench.data.filters import parse_filter
     from mmbench.data.splitting import make_split
 
+    columns = options.pop("columns")
     if method in ("eighths", "leave-k-out"):
         refuse_options(("test_ratio", "valid_ratio"), f"has no meaning for --method {method}")
     if name is None:
@@ -177,7 +165,7 @@ def split(
 @json_option
 @columns_option
 def filter_(
-    folder: Path, filters: tuple[str, ...], out: Path, as_json: bool, columns: dict[str, str]
+    folder: Path, filters: Names, out: Path, as_json: bool, columns: dict[str, str]
 ) -> None:
     """Keep some interactions, and show the effect of each filter.
 
@@ -223,8 +211,8 @@ def validate(
     findings = find_leaks(tables, folder / "features")
     leaks = sum(one.count > 0 for one in findings if one.leak)
     if as_json:
-        document = {"split": tables.name, "leaks": leaks}
-        echo_json({**document, "findings": list(map(dataclasses.asdict, findings))})
+        told = list(map(dataclasses.asdict, findings))
+        echo_json({"split": tables.name, "leaks": leaks, "findings": told})
     else:
         click.echo(f"split {tables.name}")
         for one in findings:
@@ -252,7 +240,6 @@ def _show_counts(counts: Sequence[tuple[str, Mapping[str, float | int]]]) -> Non
     for name, _ in counts:
         table.add_column(name, justify="right")
     for key in counts[0][1]:
-        table.add_row(
-            key, *(_plain(key, values[key]) if key in values else "-" for _, values in counts)
-        )
+        cells = (_plain(key, values[key]) if key in values else "-" for _, values in counts)
+        table.add_row(key, *cells)
     stdout_console().print(table)

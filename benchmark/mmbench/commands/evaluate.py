@@ -33,15 +33,7 @@ from mmbench.errors import UsageError
 @json_option
 @columns_option
 def evaluate(
-    *,
-    run: Path | None,
-    recs: Path | None,
-    data: Path | None,
-    split: str | None,
-    slices: bool,
-    as_json: bool,
-    columns: dict[str, str],
-    **options: Any,
+    *, run: Path | None, recs: Path | None, data: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Score a finished run, or lists made anywhere else, with the same code.
 
@@ -57,13 +49,11 @@ def evaluate(
     """
     from mmbench.analysis.report.tables import Row, print_results, print_slices
 
+    split, columns, slices = options["split"], options["columns"], options["slices"]
     if (run is None) == (recs is None):
         raise UsageError("give either a run folder or --recs FILE with --data DIR")
     if run is not None and (split is not None or columns):
-        raise UsageError(
-            "--split and --columns go with --recs; a run is scored on the split that it was "
-            "trained on"
-        )
+        raise UsageError("--split and --columns go with --recs; a run is scored on its own split")
     chosen = given(Evaluation, options)
     if run is not None and "protocol" not in chosen:
         chosen["protocol"] = read_recipe(run / RECIPE_FILE).evaluation.protocol
@@ -89,10 +79,8 @@ def evaluate(
     for name, one in scored.scores.items():
         print_results(name, [Row(label, [one.overall])])
         without = "left out" if evaluation.protocol == "paper" else "scored 0"
-        click.echo(
-            f"{name}, {evaluation.protocol} protocol: {one.n_evaluated} users evaluated; "
-            f"{one.n_without_list} without a list {without}"
-        )
+        users = f"{one.n_evaluated} users evaluated; {one.n_without_list} without a list {without}"
+        click.echo(f"{name}, {evaluation.protocol} protocol: {users}")
         if slices:
             print_slices(name, sliced[name])
     for note in scored.notes:

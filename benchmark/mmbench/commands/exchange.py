@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,21 +11,22 @@ from mmbase.cli import FOLDER, PATH, Command
 from mmbench.commands.common import columns_option
 from mmbench.errors import UsageError
 
+if TYPE_CHECKING:
+    from mmbench.data.exchange.bundle import Bundle
+
 _out_option = click.option("--out", type=PATH, required=True, help="Folder to make.")
-_LAYOUTS = ("mmrec", "recbole", "elliot", "microlens", "ducho")
+_READ = click.Choice(["auto", "mmrec", "recbole", "elliot", "microlens", "ducho"])
+_WRITTEN = click.Choice(["mmrec", "recbole", "elliot"])
+_MISSING = click.Choice(["error", "mean", "zero"])
 
 
 @click.command(name="import", cls=Command)
 @click.argument("folder", type=FOLDER)
 @_out_option
 @click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(["auto", *_LAYOUTS]),
-    default="auto",
-    help="Layout of FOLDER; auto: detected.",
+    "--format", "layout_name", type=_READ, default="auto", help="Layout of FOLDER; auto: detected."
 )
-def import_(folder: Path, out: Path, format_name: str) -> None:
+def import_(folder: Path, out: Path, layout_name: str) -> None:
     """Make a dataset folder out of another framework's.
 
     Interactions, the split, item texts and content vectors, as far as the layout has them; ids are
@@ -40,58 +42,35 @@ def import_(folder: Path, out: Path, format_name: str) -> None:
     from mmbench.data.exchange import LAYOUTS, layout
     from mmbench.data.exchange.folder import write_dataset, write_features
 
-    name, module = layout(format_name, folder)
+    name, module = layout(layout_name, folder)
     bundle = module.read(folder)
     if bundle.parts:
         write_dataset(bundle, out)
     else:
         write_features(bundle, out)
-    rows = ", ".join(f"{part} {len(table):,}" for part, table in bundle.parts.items())
+    rows = _rows(bundle)
     click.echo(f"{out}: from {name}{': ' + rows if rows else ''}")
     for one in bundle.vectors:
         absent = int((~one.present).sum())
-        click.echo(
-            f"  {one.modality}/{one.name}: {len(one.ids):,} items x {one.matrix.shape[1]:,}, "
-            f"{absent:,} missing"
-        )
+        shape = f"{len(one.ids):,} items x {one.matrix.shape[1]:,}"
+        click.echo(f"  {one.modality}/{one.name}: {shape}, {absent:,} missing")
     notes = [*bundle.notes]
     if name != "ducho" and LAYOUTS["ducho"].detect(folder):
-        notes.append(
-            f"it holds a tree of Ducho's, too: mmbench data import --format ducho {folder} --out "
-            f"{out} adds it"
-        )
+        adds = f"mmbench data import --format ducho {folder} --out {out}"
+        notes.append(f"it holds a tree of Ducho's, too: {adds} adds it")
     for note in notes:
         click.echo(f"  note: {note}")
 
 
 @click.command(name="export", cls=Command)
 @click.argument("folder", type=PATH)
-@click.option(
-    "--format",
-    "format_name",
-    type=click.Choice(["mmrec", "recbole", "elliot"]),
-    required=True,
-    help="Layout to write.",
-)
+@click.option("--format", "layout_name", type=_WRITTEN, required=True, help="Layout to write.")
 @_out_option
 @click.option("--split", help="Split name, or random[:TEST,VALID[,SEED]].  [default: the only one]")
 @click.option("--features", multiple=True, metavar="MODALITY=NAME", help="Feature sets to write.")
-@click.option(
-    "--missing",
-    type=click.Choice(["error", "mean", "zero"]),
-    default="error",
-    help="Replacement of an absent vector.",
-)
+@click.option("--missing", type=_MISSING, default="error", help="Replacement of an absent vector.")
 @columns_option
-def export(
-    folder: Path,
-    format_name: str,
-    out: Path,
-    split: str | None,
-    features: tuple[str, ...],
-    missing: str,
-    columns: dict[str, str],
-) -> None:
+def export(*, folder: Path, layout_name: str, out: Path, missing: str, **options: Any) -> None:
     """Write a dataset in the layout of another framework, to run that framework on the same data.
 
     What the layout cannot hold stands in mmbench-export.json, so that `mmbench data import` gives
@@ -110,15 +89,16 @@ def export(
     from mmbench.data.features import parse_wanted
     from mmbench.data.folders import new_folder
 
-    wanted = parse_wanted(features)
-    if wanted and format_name == "recbole":
-        raise UsageError(
-            "--features: RecBole's files have no place for vectors; leave the option out"
-        )
-    bundle = read_dataset(folder, split, wanted, columns)
+    wanted = parse_wanted(options["features"])
+    if wanted and layout_name == "recbole":
+        raise UsageError("--features: RecBole's files have no place for vectors; leave it out")
+    bundle = read_dataset(folder, options["split"], wanted, options["columns"])
     # MMRec and RecBole look for files that are named like their folder.
     bundle = replace(bundle, name=out.resolve().name)
     with new_folder(out) as partial:
-        layout(format_name, folder)[1].write(bundle, partial, missing)
-    rows = ", ".join(f"{part} {len(table):,}" for part, table in bundle.parts.items())
-    click.echo(f"{out}: {format_name}: {rows}; {len(bundle.vectors)} feature sets")
+        layout(layout_name, folder)[1].write(bundle, partial, missing)
+    click.echo(f"{out}: {layout_name}: {_rows(bundle)}; {len(bundle.vectors)} feature sets")
+
+
+def _rows(bundle: Bundle) -> str:
+    return ", ".join(f"{part} {len(table):,}" for part, table in bundle.parts.items())

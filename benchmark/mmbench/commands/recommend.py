@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mmbase.cli import (
-    FOLDER,
-    PATH,
-    Command,
-    echo_json,
-    json_option,
-    progress,
-    quiet_option,
-    refuse_options,
-)
+from mmbase import cli
+from mmbase.cli import FOLDER, PATH, Command
 from mmbench.errors import DataError, UsageError
 
 
@@ -24,23 +17,13 @@ from mmbench.errors import DataError, UsageError
 @click.option("--out", type=PATH, help="File to write: .parquet, .tsv, .csv or .jsonl.")
 @click.option("-k", "k", type=click.IntRange(min=1), default=20, help="Items per user.")
 @click.option("--users", help="File with one user id a line, or ids and commas.  [default: all]")
-@click.option(
-    "--include-seen", is_flag=True, help="List items that the user is known to have, too."
-)
+@click.option("--include-seen", is_flag=True, help="List items that the user has, too.")
 @click.option("--embeddings", type=PATH, help="Folder for user and item representations.")
 @click.option("--data", type=PATH, help="Dataset folder, if it has moved.")
-@json_option
-@quiet_option
+@cli.json_option
+@cli.quiet_option
 def recommend(
-    run: Path,
-    out: Path | None,
-    k: int,
-    users: str | None,
-    include_seen: bool,
-    embeddings: Path | None,
-    data: Path | None,
-    as_json: bool,
-    quiet: bool,
+    *, run: Path, out: Path | None, embeddings: Path | None, as_json: bool, **options: Any
 ) -> None:
     """Write the recommendations of a finished run, with original ids and scores.
 
@@ -54,32 +37,26 @@ def recommend(
       mmbench recommend runs/demo-vbpr-0123456789 --users u1,u2 -k 5 --out recs.tsv
       mmbench recommend runs/demo-freedom-0123456789 --embeddings freedom/
     """
-    from mmbench.analysis.recommend import (
-        export_embeddings,
-        load_run,
-        recommendations,
-        user_rows,
-        write,
-    )
+    from mmbench.analysis import recommend as lists
 
     if out is None and embeddings is None:
         raise UsageError("--out is missing, e.g. --out recs.parquet; or --embeddings FOLDER")
     if out is None:
-        refuse_options(
-            ("k", "users", "include_seen"),
-            "is about lists, and needs --out; --embeddings writes everybody",
-        )
-    trained = load_run(run, data)
+        why = "is about lists, and needs --out; --embeddings writes everybody"
+        cli.refuse_options(("k", "users", "include_seen"), why)
+    trained = lists.load_run(run, options["data"])
     document: dict[str, object] = {"run": str(run)}
     if embeddings is not None:
-        document["embeddings"] = {"path": str(embeddings), **export_embeddings(trained, embeddings)}
+        shape = lists.export_embeddings(trained, embeddings)
+        document["embeddings"] = {"path": str(embeddings), **shape}
     if out is not None:
-        rows = user_rows(trained, None if users is None else _named(users))
-        reporter = progress(quiet=quiet)
-        frames = recommendations(trained, rows, k, include_seen=include_seen, progress=reporter)
-        document |= {"path": str(out), "users": int(rows.size), "rows": write(frames, out)}
+        users, seen = options["users"], options["include_seen"]
+        rows = lists.user_rows(trained, None if users is None else _named(users))
+        how = {"include_seen": seen, "progress": cli.progress(quiet=options["quiet"])}
+        n_rows = lists.write(lists.recommendations(trained, rows, options["k"], **how), out)
+        document |= {"path": str(out), "users": int(rows.size), "rows": n_rows}
     if as_json:
-        echo_json(document)
+        cli.echo_json(document)
         return
     if out is not None:
         click.echo(f"{out}: {document['rows']:,} rows for {document['users']:,} users")
@@ -88,19 +65,16 @@ def recommend(
 
 
 def _named(users: str) -> list[str]:
-    path = Path(users)
+    path, named = Path(users), users.split(",")
     try:
-        named = (
-            path.read_text(encoding="utf-8-sig").split("\n") if path.is_file() else users.split(",")
-        )
+        if path.is_file():
+            named = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError:  # a long list is no possible name of a file
-        named = users.split(",")
+        pass
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text; expected one user id a line") from error
     found = [user for user in named if user.strip()]
     if not found:
-        raise UsageError(
-            f"--users {users}: no user ids; expected a file with one a line, or ids separated by "
-            "commas"
-        )
+        told = "expected a file with one a line, or ids separated by commas"
+        raise UsageError(f"--users {users}: no user ids; {told}")
     return found

@@ -37,9 +37,8 @@ def models(name: str | None, as_json: bool) -> None:
     if name is None:
         rows = [(model, *_first_lines(model)) for model in MODELS]
         if as_json:
-            echo_json(
-                [dict(zip(("name", "features", "summary"), row, strict=True)) for row in rows]
-            )
+            keys = ("name", "features", "summary")
+            echo_json([dict(zip(keys, row, strict=True)) for row in rows])
             return
         width = max(len(row[0]) for row in rows)
         for model, features, text in rows:
@@ -48,19 +47,14 @@ def models(name: str | None, as_json: bool) -> None:
     chosen = model_class(name)
     schema = chosen.Config.model_json_schema()["properties"]
     if not chosen.trained:  # what every model has means nothing to one that is not trained
-        schema = {
-            setting: entry
-            for setting, entry in schema.items()
-            if setting not in ModelConfig.model_fields
-        }
+        own = [setting for setting in schema if setting not in ModelConfig.model_fields]
+        schema = {setting: schema[setting] for setting in own}
     if as_json:
         echo_json({"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema})
         return
     click.echo(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or ""))
-    click.echo(
-        f"\nItems unseen in training: {'scored' if chosen.scores_unseen else 'never listed'} "
-        "(--protocol strict)."
-    )
+    unseen = "scored" if chosen.scores_unseen else "never listed"
+    click.echo(f"\nItems unseen in training: {unseen} (--protocol strict).")
     click.echo("\nSettings (--set NAME=VALUE):" if schema else "\nIt has no settings.")
     for setting, entry in schema.items():
         default = json.dumps(entry.get("default")).strip('"')
@@ -69,10 +63,9 @@ def models(name: str | None, as_json: bool) -> None:
 
 def _hanging(label: str, text: str) -> None:
     """Print a text beside its label, within 100 columns."""
-    lines = textwrap.wrap(
-        text, 100 - len(label), break_long_words=False, break_on_hyphens=False
-    ) or [""]
-    click.echo((label + ("\n" + " " * len(label)).join(lines)).rstrip())
+    wrapper = textwrap.TextWrapper(100, break_long_words=False, break_on_hyphens=False)
+    wrapper.initial_indent, wrapper.subsequent_indent = label, " " * len(label)
+    click.echo(wrapper.fill(text).rstrip() or label.rstrip())
 
 
 def _first_lines(name: str) -> tuple[bool, str]:

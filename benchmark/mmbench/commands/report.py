@@ -70,11 +70,8 @@ def _part(
         except ToolError as error:
             sentences = [f"not compared: {error}"]
         else:
-            sentences = [one.verdict for one in outcome]
-            sentences.append(
-                f"randomisation test over {users_in_words(outcome)}, Holm correction; see `mmbench "
-                "compare`"
-            )
+            how = f"randomisation test over {users_in_words(outcome)}, Holm correction"
+            sentences = [*(one.verdict for one in outcome), f"{how}; see `mmbench compare`"]
     return Reproduction(name, "", command_line(), facts, [], lines, sentences)
 
 
@@ -82,8 +79,5 @@ def _settings(system: System) -> str:
     default = type(system.runs[0].recipe.settings)().model_dump()
     known = [run.recipe.settings.model_dump() for run in system.runs]
     values = {name: list(dict.fromkeys(str(one[name]) for one in known)) for name in default}
-    return ", ".join(
-        f"{name}={' / '.join(texts)}"
-        for name, texts in values.items()
-        if texts != [str(default[name])]
-    )
+    changed = [name for name, texts in values.items() if texts != [str(default[name])]]
+    return ", ".join(f"{name}={' / '.join(values[name])}" for name in changed)

@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbase.cli import (
-    FOLDER,
-    PATH,
-    CommaList,
-    Command,
-    echo_json,
-    json_option,
-    options_of,
-    progress,
-    quiet_option,
-)
+from mmbase import cli
+from mmbase.cli import FOLDER, PATH, CommaList, Command
 from mmbench.commands.common import command_line, jobs_option, out_option
 from mmbench.commands.run import RECIPES
 from mmbench.config import Recipe, setting_name
@@ -29,6 +20,7 @@ if TYPE_CHECKING:
     from mmbench.analysis.study import Protocol, Study
     from mmbench.runs.run import Result
 
+_PROTOCOLS = click.Choice(["best", "grid"])
 STAND_IN = "stand-in"
 WIDTHS = {"visual": 4096, "textual": 1024}
 
@@ -36,10 +28,7 @@ WIDTHS = {"visual": 4096, "textual": 1024}
 @click.command(cls=Command)
 @click.argument("recipes", nargs=-1, required=True, type=RECIPES)
 @click.option(
-    "--protocol",
-    type=click.Choice(["best", "grid"]),
-    default="best",
-    help="Published settings, or the published grid.",
+    "--protocol", type=_PROTOCOLS, default="best", help="Published settings, or the published grid."
 )
 @click.option("--models", type=CommaList(), help="Some of the study's models.  [default: all]")
 @click.option(
@@ -47,7 +36,7 @@ WIDTHS = {"visual": 4096, "textual": 1024}
 )
 @click.option("--data-root", type=PATH, default=Path("data"), help="Parent of dataset folders.")
 @click.option("--split-dir", type=FOLDER, help="Folder of given split files.")
-@options_of(
+@cli.options_of(
     Recipe,
     only=("split", "features", "seed", "device"),
     split={"help": "Another split of the dataset than the study's."},
@@ -63,16 +52,10 @@ WIDTHS = {"visual": 4096, "textual": 1024}
 @out_option
 @click.option("--report", type=PATH, default=Path("report"), help="Folder of the report.")
 @jobs_option
-@json_option
-@quiet_option
+@cli.json_option
+@cli.quiet_option
 def reproduce(
-    *,
-    recipes: tuple[Path, ...],
-    protocol: Protocol,
-    as_json: bool,
-    quiet: bool,
-    report: Path,
-    **options: Any,
+    *, recipes: tuple[Path, ...], protocol: Protocol, as_json: bool, report: Path, **options: Any
 ) -> None:
     """Repeat published studies and report our values beside the published ones.
 
@@ -92,43 +75,31 @@ def reproduce(
     from mmbench.analysis.study import read_study, run_study
     from mmbench.runs.batch import Batch, local_executor
 
-    data, split_dir = options["data"], options["split_dir"]
-    split, epochs, stand_in = options["split"], options["epochs"], options["stand_in"]
-    if (data or split_dir) and len(recipes) > 1:
+    data, split, epochs = options["data"], options["split"], options["epochs"]
+    if (data or options["split_dir"]) and len(recipes) > 1:
         raise UsageError("--data and --split-dir: belong to one study; give one recipe")
     seeds = tuple(dict.fromkeys(options["seeds"] or (Recipe.model_fields["seed"].default,)))
     studies = [read_study(recipe) for recipe in recipes]
     datasets = [study.dataset for study in studies]
     for dataset, recipe in zip(datasets, recipes, strict=True):
         if datasets.count(dataset) > 1:
-            raise UsageError(
-                f"{recipe}: not the only study of {dataset}; the report has one page for it, so do "
-                "one at a time"
-            )
-    reporter = progress(quiet=quiet)
+            told = "the report has one page for it, so do one at a time"
+            raise UsageError(f"{recipe}: not the only study of {dataset}; {told}")
+    reporter = cli.progress(quiet=options["quiet"])
     batch = Batch(options["out"], local_executor(options["jobs"], reporter), reporter)
     parts: list[Reproduction] = []
     documents = []
     for study in studies:
         folder = data or options["data_root"] / study.dataset
-        wanted = _prepare(study, folder, split, split_dir, options["features"], stand_in)
+        wanted = _prepare(study, folder, options)
         names = options["models"] or list(study.models)
         facts = [f"protocol `{protocol}`, seeds {','.join(map(str, seeds))}"]
-        warnings = _warnings(study, wanted, stand_in, epochs, split)
+        warnings = _warnings(study, wanted, options)
         lines: list[Line] = []
         results: dict[str, list[Result]] = {}
-        for model, runs in run_study(
-            study,
-            protocol,
-            batch,
-            names,
-            seeds,
-            data=folder,
-            split=split,
-            features=wanted,
-            epochs=epochs,
-            device=options["device"] or Recipe.model_fields["device"].default,
-        ):
+        device = options["device"] or Recipe.model_fields["device"].default
+        choices = {"split": split, "features": wanted, "epochs": epochs, "device": device}
+        for model, runs in run_study(study, protocol, batch, names, seeds, data=folder, **choices):
             plan, results[model] = study.models[model], runs
             settings = _settings(runs[0], [*plan.grid, *plan.best])
             lines.append(line_of(model, [run.path for run in runs], plan.values, settings))
@@ -145,64 +116,52 @@ def reproduce(
         if not as_json:
             _print(study, results)
     if as_json:
-        echo_json({"report": str(report), "studies": documents})
+        cli.echo_json({"report": str(report), "studies": documents})
     else:
         click.echo(f"report: {report / 'index.md'}")
 
 
-def _prepare(
-    study: Study,
-    folder: Path,
-    split: str | None,
-    split_dir: Path | None,
-    features: Sequence[str],
-    stand_in: bool,
-) -> dict[str, str]:
+def _prepare(study: Study, folder: Path, options: Mapping[str, Any]) -> dict[str, str]:
     """Put given splits and synthetic vectors into the dataset folder; return the feature sets."""
-    from mmbench.data.dataset import (
-        available_splits,
-        load_split,
-        make_eighths_split,
-        make_random_split,
-        read_split,
-        write_split,
-    )
+    from mmbench.data import dataset
     from mmbench.data.features import parse_wanted
 
-    name = split or study.split
+    name, split_dir = options["split"] or study.split, options["split_dir"]
     if split_dir is not None and name is None:
-        raise UsageError(
-            f"--split-dir: the study of {study.dataset} names no split to put it under; give "
-            "--split NAME, too"
-        )
+        told = f"the study of {study.dataset} names no split to put it under"
+        raise UsageError(f"--split-dir: {told}; give --split NAME, too")
     if split_dir is not None and name is not None:
-        given = read_split(split_dir, None)
-        if name not in available_splits(folder):
-            write_split(folder / "splits" / name, given)
-        elif load_split(folder, name).training.digest != load_split(split_dir).training.digest:
-            raise DataError(
-                f"{folder}: has another split {name!r} than {split_dir}; use another --data folder"
-            )
+        given = dataset.read_split(split_dir, None)
+        if name not in dataset.available_splits(folder):
+            dataset.write_split(folder / "splits" / name, given)
+        elif _digest(folder, name) != _digest(split_dir, None):
+            told = f"has another split {name!r} than {split_dir}"
+            raise DataError(f"{folder}: {told}; use another --data folder")
     if not folder.is_dir():
         fetch = f"`mmx fetch {study.fetch} --out {folder}`"
         how = fetch if study.fetch else "see docs/reproducing.md"
-        raise DataError(
-            f"{folder}: no such dataset folder; get it with {how}, or give --data or --split-dir"
-        )
-    if name is not None and study.split_rule is not None and name not in available_splits(folder):
+        told = f"get it with {how}, or give --data or --split-dir"
+        raise DataError(f"{folder}: no such dataset folder; {told}")
+    if name and study.split_rule and name not in dataset.available_splits(folder):
         kind, _, numbers = study.split_rule.partition(":")
         if kind == "random":
             test, valid, seed = numbers.split(",")
-            tables = make_random_split(folder, float(test), float(valid), int(seed))
+            tables = dataset.make_random_split(folder, float(test), float(valid), int(seed))
         else:
-            tables = make_eighths_split(folder, int(numbers))
-        write_split(folder / "splits" / name, tables)
-    wanted = {**study.features, **parse_wanted(features)}
-    if stand_in:
+            tables = dataset.make_eighths_split(folder, int(numbers))
+        dataset.write_split(folder / "splits" / name, tables)
+    wanted = {**study.features, **parse_wanted(options["features"])}
+    if options["stand_in"]:
         for modality in wanted:
             wanted[modality] = STAND_IN
         _make_up(folder, name, list(wanted))
     return wanted
+
+
+def _digest(folder: Path, split: str | None) -> str:
+    from mmbench.data.dataset import load_split
+
+    return load_split(folder, split).training.digest
 
 
 def _make_up(folder: Path, split: str | None, modalities: Sequence[str]) -> None:
@@ -233,30 +192,23 @@ def _make_up(folder: Path, split: str | None, modalities: Sequence[str]) -> None
     write_features(Bundle(training.name, {}, vectors=tuple(vectors)), folder)
 
 
-def _warnings(
-    study: Study, wanted: Mapping[str, str], stand_in: bool, epochs: int | None, split: str | None
-) -> list[str]:
-    warnings = []
+def _warnings(study: Study, wanted: Mapping[str, str], options: Mapping[str, Any]) -> list[str]:
+    warnings, split, epochs = [], options["split"], options["epochs"]
     if split not in (None, study.split):
-        warnings.append(
-            f"Another split than the study's: {split} instead of {study.split or 'the only one'}."
-        )
-    if stand_in:
+        instead = f"{split} instead of {study.split or 'the only one'}"
+        warnings.append(f"Another split than the study's: {instead}.")
+    if options["stand_in"]:
         warnings.append(
             "The content vectors are made up from training interactions and noise, for the real "
-            "ones were not at hand. What "
-            "rests on content cannot be compared with the published values; that everything runs, "
-            "and its cost, can."
+            "ones were not at hand. What rests on content cannot be compared with the published "
+            "values; that everything runs, and its cost, can."
         )
     elif dict(wanted) != study.features:
-        warnings.append(
-            "Other feature sets than the study's: "
-            f"{', '.join(f'{m}={n}' for m, n in wanted.items())}."
-        )
+        sets = ", ".join(f"{modality}={name}" for modality, name in wanted.items())
+        warnings.append(f"Other feature sets than the study's: {sets}.")
     if epochs is not None:
-        warnings.append(
-            f"Trained for {epochs} epochs instead of the study's: a quick look, no reproduction."
-        )
+        instead = f"{epochs} epochs instead of the study's"
+        warnings.append(f"Trained for {instead}: a quick look, no reproduction.")
     return warnings
 
 
@@ -266,15 +218,12 @@ def _facts(run: Path) -> list[str]:
     from mmbench.runs.folder import RunFolder
 
     record = RunFolder(run).read_json("run.json")
-    return [
-        data_fact(record),
-        *(
-            f"{modality}: `{one['name']}`, {one['dim']:,} numbers, {one['missing']:,} of "
-            f"{one['present'] + one['missing']:,} "
-            f"items without ({one['missing_policy']}), digest `{one['digest'][:16]}`"
-            for modality, one in record["features"].items()
-        ),
-    ]
+    facts = [data_fact(record)]
+    for modality, one in record["features"].items():
+        without = f"{one['missing']:,} of {one['present'] + one['missing']:,} items without"
+        size = f"`{one['name']}`, {one['dim']:,} numbers, {without} ({one['missing_policy']})"
+        facts.append(f"{modality}: {size}, digest `{one['digest'][:16]}`")
+    return facts
 
 
 def _settings(result: Result, names: Sequence[str]) -> str:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mmbase.cli import PATH, CommaList, Command, json_option, progress, quiet_option
-from mmbench.commands.common import (
-    jobs_option,
-    out_option,
-    restart_option,
-    slices_option,
-)
+from mmbench.commands import common
 
 RECIPES = click.Path(path_type=Path, exists=True, dir_okay=False)
 
@@ -22,24 +18,13 @@ RECIPES = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--data", type=PATH, help="Dataset folder instead of the recipe's.")
 @click.option("--seed", "seeds", type=CommaList(int), help="Seeds instead of the recipe's.")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps, instead of the recipe's.")
-@out_option
-@restart_option
-@slices_option
-@jobs_option
+@common.out_option
+@common.restart_option
+@common.slices_option
+@common.jobs_option
 @json_option
 @quiet_option
-def run(
-    recipes: tuple[Path, ...],
-    data: Path | None,
-    seeds: tuple[int, ...] | None,
-    device: str | None,
-    out: Path,
-    restart: bool,
-    slices: bool,
-    jobs: int,
-    as_json: bool,
-    quiet: bool,
-) -> None:
+def run(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any) -> None:
     """Run recipes: the recipe.yaml of a run folder, or your own, with lists of models and seeds.
 
     A recipe has the keys of a run's recipe.yaml; all but `model` are optional. data, missing,
@@ -56,10 +41,11 @@ def run(
     from mmbench.runs.batch import Batch, local_executor
     from mmbench.runs.recipe_lists import read_plan
 
-    typed = {"data": data and str(data), "seed": seeds and list(seeds), "device": device}
+    data, seeds = options["data"], options["seeds"]
+    typed = {"data": data and str(data), "seed": seeds and list(seeds), "device": options["device"]}
     instead = {key: value for key, value in typed.items() if value is not None}
     planned = [recipe for path in recipes for recipe in read_plan(path, **instead)]
     distinct = [recipe for number, recipe in enumerate(planned) if recipe not in planned[:number]]
     reporter = progress(quiet=quiet)
-    batch = Batch(out, local_executor(jobs, reporter), reporter)
-    show(batch.run(distinct, restart=restart), as_json, slices=slices)
+    batch = Batch(options["out"], local_executor(options["jobs"], reporter), reporter)
+    show(batch.run(distinct, restart=options["restart"]), as_json, slices=options["slices"])

@@ -8,47 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbase.cli import (
-    FOLDER,
-    PATH,
-    CommaList,
-    Command,
-    Function,
-    echo_json,
-    given,
-    json_option,
-    options_of,
-    parse_pairs,
-    progress,
-    quiet_option,
-    refuse_options,
-    split_list,
-)
-from mmbench.commands.common import (
-    jobs_option,
-    make_demo,
-    out_option,
-    restart_option,
-    slices_option,
-)
-from mmbench.config import (
-    Evaluation,
-    Recipe,
-    Search,
-    for_model,
-    make_evaluation,
-    make_settings,
-    parse_approximations,
-    parse_grid,
-    parse_search,
-    parse_settings,
-)
+from mmbase import cli
+from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
+from mmbench import config
+from mmbench.commands import common
+from mmbench.config import Evaluation, Recipe, Search, for_model
 from mmbench.errors import UsageError
 
 if TYPE_CHECKING:
     from mmbase.progress import Progress
     from mmbench.runs.run import Result
 
+_MODELS_HELP = "Model names, comma-separated or repeated; see `mmbench models`."
+_SEEDS_HELP = "Seeds, comma-separated: one run each."
 _SEVERAL = {"multiple": True, "default": ()}
 
 
@@ -56,25 +28,18 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
     """Add the options of `Recipe` and `Evaluation`, and those of running several recipes."""
 
     def decorate(function: Function) -> Function:
-        for option in (json_option, jobs_option, restart_option, out_option, slices_option):
+        own = (common.jobs_option, common.restart_option, common.out_option, common.slices_option)
+        for option in (cli.json_option, *own):
             function = option(function)
-        return options_of(
+        return cli.options_of(
             Recipe,
             Evaluation,
             exclude=("search", "evaluation", "threshold", *exclude),
             data={"type": PATH},
-            columns={"metavar": "ROLE=NAME", "callback": parse_pairs},
-            model={
-                "flags": ("--model", "models"),
-                "help": "Model names, comma-separated or repeated; see `mmbench models`.",
-                **_SEVERAL,
-            },
+            columns={"metavar": "ROLE=NAME", "callback": cli.parse_pairs},
+            model={"flags": ("--model", "models"), "help": _MODELS_HELP, **_SEVERAL},
             features={"metavar": "MODALITY=NAME"},
-            seed={
-                "flags": ("--seed", "seeds"),
-                "type": CommaList(int),
-                "help": "Seeds, comma-separated: one run each.",
-            },
+            seed={"flags": ("--seed", "seeds"), "type": CommaList(int), "help": _SEEDS_HELP},
             approximate={"metavar": "NAME,…", "type": str, "shown": "none"},
             settings={"flags": ("--set", "settings"), "metavar": "NAME=VALUE", **_SEVERAL},
             **({} if "grid" in exclude else {"grid": {"metavar": "NAME=V1,V2,…"}}),
@@ -89,7 +54,7 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
 @click.command(cls=Command)
 @recipe_options()
 @click.option("--resume", type=FOLDER, help="Continue this run folder.")
-@quiet_option
+@cli.quiet_option
 def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) -> None:
     """Train models and print their validation and test metrics.
 
@@ -106,16 +71,14 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
       mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --jobs 4
       mmbench train --resume runs/demo-vbpr-0123456789
     """
-    reporter = progress(quiet=quiet)
+    reporter = cli.progress(quiet=quiet)
     if resume is None:
         train_all(options, reporter, as_json=as_json)
         return
     from mmbench.runs.run import resume_inputs, run
 
-    refuse_options(
-        {*options} - {"data", "slices", "restart"},
-        "has no meaning beside --resume, which goes on with the run's own recipe",
-    )
+    why = "has no meaning beside --resume, which goes on with the run's own recipe"
+    cli.refuse_options({*options} - {"data", "slices", "restart"}, why)
     inputs = resume_inputs(resume, options["data"])
     result = run(*inputs, progress=reporter, restart=options["restart"])
     show([result], as_json, slices=options["slices"])
@@ -141,18 +104,16 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
     from mmbench.data.features import parse_wanted
     from mmbench.models import model_class, model_name
 
-    names = list(dict.fromkeys(map(model_name, split_list(options["models"]))))
+    names = list(dict.fromkeys(map(model_name, cli.split_list(options["models"]))))
     if not names:
-        raise UsageError(
-            "--model is missing; e.g. --model vbpr, or several: --model vbpr,bpr-mf (see `mmbench "
-            "models`)"
-        )
+        raise UsageError("--model is missing; e.g. --model vbpr,bpr-mf (see `mmbench models`)")
     shared = given(Recipe, options) | {
-        "approximate": parse_approximations(options["approximate"] or ""),
-        "evaluation": make_evaluation(**given(Evaluation, options)),
+        "approximate": config.parse_approximations(options["approximate"] or ""),
+        "evaluation": config.make_evaluation(**given(Evaluation, options)),
     }
-    settings, grid = parse_settings(options["settings"]), parse_grid(options.get("grid", ()))
-    space = parse_search(options.get("search", ()))
+    settings = config.parse_settings(options["settings"])
+    grid = config.parse_grid(options.get("grid", ()))
+    space = config.parse_search(options.get("search", ()))
     how = given(Search, options)
     if space and how.get("sampler") != "random":
         from mmbench.runs.search import require_optuna
@@ -160,7 +121,7 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
         require_optuna()  # now, and not after some trials
     models = {name: model_class(name) for name in names}
     needs_features = any(model.uses_features for model in models.values())
-    data = options["data"] or make_demo(needs_features=needs_features, progress=progress)
+    data = options["data"] or common.make_demo(needs_features=needs_features, progress=progress)
     seeds = tuple(dict.fromkeys(options["seeds"] or (Recipe.model_fields["seed"].default,)))
     recipes = []
     for name, model in models.items():
@@ -170,7 +131,7 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
             "data": str(data),
             "model": name,
             "features": parse_wanted(options["features"]) if model.uses_features else {},
-            "settings": make_settings(name, for_model(name, settings, names)),
+            "settings": config.make_settings(name, for_model(name, settings, names)),
             "grid": for_model(name, grid, names),
             "search": Search(space=own_space, **how) if own_space else None,
         }
@@ -189,7 +150,7 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
 
     if as_json:
         documents = summarise(results)
-        echo_json(documents[0] if len(documents) == 1 else {"runs": documents})
+        cli.echo_json(documents[0] if len(documents) == 1 else {"runs": documents})
         return
     for about, runs in _by_data(results).items():
         _tables(about, runs)
@@ -245,12 +206,8 @@ def _labels(runs: Sequence[Result]) -> list[str]:
     def told(run: Result) -> dict[str, object]:
         recipe = run.recipe
         settings = {name: value for name, value in recipe.settings if name not in run.tried}
-        return {
-            **settings,
-            **recipe.features,
-            "approximate": recipe.approximate,
-            "sparse": recipe.sparse_backend,
-        }
+        numeric = {"approximate": recipe.approximate, "sparse": recipe.sparse_backend}
+        return {**settings, **recipe.features, **numeric}
 
     labels = []
     for run in runs:

@@ -11,12 +11,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts; `**bold**` and `` `code` `` are understood in its cells.
-
-    Attributes:
-        header: Column names.
-        rows: Cells, as many in each row.
-    """
+    """A table of texts; `**bold**` and `` `code` `` are understood in its cells."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -24,17 +19,14 @@ class Table:
     def markdown(self) -> str:
         """As Markdown."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join(
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines
-        )
+        escaped = ([cell.replace("|", "\\|") for cell in cells] for cells in lines)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in escaped)
 
     def html(self) -> str:
         """As HTML."""
         head = "".join(f"<th>{_inline(cell)}</th>" for cell in self.header)
-        body = "\n".join(
-            "<tr>" + "".join(f"<td>{_inline(cell)}</td>" for cell in row) + "</tr>"
-            for row in self.rows
-        )
+        rows = ("".join(f"<td>{_inline(cell)}</td>" for cell in row) for row in self.rows)
+        body = "\n".join(f"<tr>{cells}</tr>" for cells in rows)
         return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
     def latex(self) -> str:
@@ -51,12 +43,7 @@ Block = str | Table
 
 @dataclass(frozen=True)
 class Page:
-    """A page of a report.
-
-    Attributes:
-        title: Its title, also its first heading.
-        blocks: What is on it.
-    """
+    """A page of a report; its title is also its first heading."""
 
     title: str
     blocks: Sequence[Block]
@@ -68,9 +55,8 @@ class Page:
 
     def html(self) -> str:
         """As a HTML document of its own."""
-        body = "\n".join(
-            block.html() if isinstance(block, Table) else _block(block) for block in self.blocks
-        )
+        texts = (one.html() if isinstance(one, Table) else _block(one) for one in self.blocks)
+        body = "\n".join(texts)
         title = markup.escape(self.title)
         return (
             '<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8">'
@@ -114,11 +100,7 @@ def _block(text: str) -> str:
 def _inline(text: str) -> str:
     out = markup.escape(text)
     out = re.sub(r"!\[([^\]]*)\]\(([^)]+)\)", r'<img src="\2" alt="\1">', out)
-    out = re.sub(
-        r"\[([^\]]*)\]\(([^)]+)\)",
-        lambda m: f'<a href="{m[2].removesuffix(".md")}.html">{m[1]}</a>',
-        out,
-    )
+    out = re.sub(r"\[([^\]]*)\]\(([^)]+?)(?:\.md)?\)", r'<a href="\2.html">\1</a>', out)
     out = re.sub(r"`([^`]+)`", r"<code>\1</code>", out)
     out = re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", out)
     return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", out)

@@ -11,29 +11,16 @@ from mmbench.errors import DataError
 from mmbench.runs.folder import RunFolder
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart, and two greys.
-COLOURS = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#000000",
-    "#999999",
-    "#F0E442",
-    "#444444",
-)
+_HEX = "0072B2 E69F00 009E73 CC79A7 56B4E9 D55E00 000000 999999 F0E442 444444"
+COLOURS = tuple(f"#{value}" for value in _HEX.split())
 
 
 def trade_offs(part: Reproduction, path: Path) -> bool:
     """Plot accuracy against other metrics at the longest cut-off; False if it can't be drawn."""
     cutoff = part.cutoffs[-1] if part.cutoffs else 0
     accuracy = f"Recall@{cutoff}"
-    across = [
-        name
-        for name in part.metrics
-        if name.endswith(f"@{cutoff}") and not name.startswith(("Recall", "nDCG"))
-    ][:6]
+    there = (name for name in part.metrics if name.endswith(f"@{cutoff}"))
+    across = [name for name in there if not name.startswith(("Recall", "nDCG"))][:6]
     figure = _figure(part, len(across)) if accuracy in part.metrics and across else None
     if figure is None:
         return False

@@ -40,11 +40,8 @@ def write(parts: Sequence[Reproduction], out: Path) -> None:
     images: dict[str, list[str]] = {}
     for part in parts:
         images[part.dataset] = []
-        plots = {
-            f"{part.dataset}.svg": trade_offs,
-            f"{part.dataset}-curves.svg": learning_curves,
-        }
-        for name, draw in plots.items():
+        for suffix, draw in (("", trade_offs), ("-curves", learning_curves)):
+            name = f"{part.dataset}{suffix}.svg"
             partial = out / f"{name}.partial"
             if draw(part, partial):
                 partial.replace(out / name)
@@ -75,9 +72,8 @@ def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) ->
             blocks += [f"## {part.dataset}", "\n".join(claims(part))]
         blocks += [f"![{part.dataset}]({image})" for image in images.get(part.dataset, ())]
     if not any(images.values()):
-        blocks.append(
-            "Plots need matplotlib: `pip install 'mmx-mmbench[report]'`, then the same command."
-        )
+        install = "`pip install 'mmx-mmbench[report]'`"
+        blocks.append(f"Plots need matplotlib: {install}, then the same command.")
     return Page("Reproduction" if any(part.published for part in parts) else "Report", blocks)
 
 
@@ -122,15 +118,11 @@ def claims(part: Reproduction) -> list[str]:
     for text, leaders, metrics in CLAIMS:
         known = [metric for metric in metrics if leaders < set(part.pairs(metric))]
         if not known:
-            lines.append(
-                f"- *{text}*: not judged; it needs {', '.join(sorted(leaders))} and others to "
-                "compare with."
-            )
+            needs = f"it needs {', '.join(sorted(leaders))} and others to compare with"
+            lines.append(f"- *{text}*: not judged; {needs}.")
             continue
-        ours, published = (
-            [metric for metric in known if _leads(part, metric, leaders, column)]
-            for column in (0, 1)
-        )
+        ours = [metric for metric in known if _leads(part, metric, leaders, 0)]
+        published = [metric for metric in known if _leads(part, metric, leaders, 1)]
         verdict = "holds" if ours == known else "holds in part" if ours else "does not hold"
         lines.append(
             f"- *{text}*: **{verdict}** here: on {len(ours)} of {len(known)} metrics "
@@ -209,21 +201,15 @@ def _order(values: Mapping[str, float], metric: str) -> str:
 
 
 def _cost_table(part: Reproduction) -> Table:
-    head = [
-        "",
-        "seconds per epoch",
-        "CPU seconds of training",
-        "seconds of evaluation",
-        "peak memory of the process, GiB",
-        "joules of training",
-    ]
+    seconds = ("seconds per epoch", "CPU seconds of training", "seconds of evaluation")
+    head = ["", *seconds, "peak memory of the process, GiB", "joules of training"]
     rows = []
     for line in part.lines:
         peak, energy = line.cost["peak_memory_bytes"], line.cost["energy_j"]
-        seconds = (line.cost[key] for key in ("train_s_per_epoch", "train_cpu_s", "evaluation_s"))
+        spent = (line.cost[key] for key in ("train_s_per_epoch", "train_cpu_s", "evaluation_s"))
         gib = "-" if peak is None else f"{peak / 2**30:.2f}"
         joules = "-" if energy is None else f"{energy:,.0f}"
-        rows.append([line.model, *map(_cell, seconds), gib, joules])
+        rows.append([line.model, *map(_cell, spent), gib, joules])
     return Table(head, rows)
 
 

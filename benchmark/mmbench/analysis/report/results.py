@@ -21,9 +21,7 @@ class Line:
     """One model of the report.
 
     Attributes:
-        model: Its name.
         runs: Run folder of each seed.
-        seeds: The seeds.
         values: Test metrics of each seed.
         published: Values to compare with; may be empty.
         settings: The searched or given settings, as text.
@@ -59,12 +57,10 @@ class Reproduction:
     """One dataset of the report.
 
     Attributes:
-        dataset: Its name.
         protocol: The study's protocol; may be empty.
         command: The command line that repeats this part of the report.
         facts: Counts, split and feature sets, one line each.
         warnings: Why values may not be comparable, one line each.
-        lines: The models.
         comparisons: Sentences on which model is better than which.
     """
 
@@ -107,14 +103,10 @@ def line_of(
     """Return the line of finished run folders, one per seed."""
     metrics = [RunFolder(run).read_json("metrics.json") for run in runs]
     records = [RunFolder(run).read_json("run.json") for run in runs]
-    costs = [
-        {
-            **record["timings"],
-            "peak_memory_bytes": record["peak_memory_bytes"],
-            "energy_j": cost_of(record)["energy J"],
-        }
-        for record in records
-    ]
+    costs = []
+    for record in records:
+        peak, energy = record["peak_memory_bytes"], cost_of(record)["energy J"]
+        costs.append({**record["timings"], "peak_memory_bytes": peak, "energy_j": energy})
     return Line(
         model,
         [str(run) for run in runs],
@@ -130,11 +122,9 @@ def line_of(
 def data_fact(record: Mapping[str, Any]) -> str:
     """Counts, split and digest of a run's dataset, from its `run.json`."""
     data = record["dataset"]
-    return (
-        f"{data['n_users']:,} users, {data['n_items']:,} items; {data['n_train']:,} train, "
-        f"{data['n_valid']:,} valid, {data['n_test']:,} test rows; split `{data['split']}`, digest "
-        f"`{data['digest']}`"
-    )
+    parts = ", ".join(f"{data[f'n_{part}']:,} {part}" for part in ("train", "valid", "test"))
+    counts = f"{data['n_users']:,} users, {data['n_items']:,} items; {parts} rows"
+    return f"{counts}; split `{data['split']}`, digest `{data['digest']}`"
 
 
 def _median(values: Sequence[Any]) -> float | None:

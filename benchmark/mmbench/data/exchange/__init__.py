@@ -14,11 +14,8 @@ from mmbench.data.exchange import ducho, elliot, microlens, mmrec, recbole
 from mmbench.errors import DataError, unknown_name
 
 LAYOUTS: dict[str, ModuleType] = {
-    "mmrec": mmrec,
-    "recbole": recbole,
-    "microlens": microlens,
-    "elliot": elliot,
-    "ducho": ducho,
+    module.__name__.rpartition(".")[2]: module
+    for module in (mmrec, recbole, microlens, elliot, ducho)
 }
 """In the order in which a folder is tried on them."""
 
@@ -40,7 +37,4 @@ def layout(name: str, folder: Path) -> tuple[str, ModuleType]:
         if module.detect(folder):
             return key, module
     looks = "; ".join(f"{key}: {module.EXAMPLE}" for key, module in LAYOUTS.items())
-    raise DataError(
-        f"{folder}: looks like none of the layouts that are understood ({looks}); name one with "
-        "--format"
-    )
+    raise DataError(f"{folder}: looks like none of the known layouts ({looks}); give --format")

@@ -30,8 +30,6 @@ class Vectors:
     """Content vectors of one modality.
 
     Attributes:
-        modality: `visual`, `textual`, `audio` or another lower-case name.
-        name: Name of the feature set.
         ids: Item of each row, distinct, length n.
         matrix: Shape (n, dim), float32 or float16; absent rows hold anything.
         present: Which rows have a vector, shape (n,).
@@ -51,7 +49,6 @@ class Bundle:
     """A dataset.
 
     Attributes:
-        name: The dataset's name.
         parts: `train`, `valid` and `test`; `interactions` alone without a split; or nothing.
         split: Name of the split; empty where there is none.
         items: Columns of the items as strings, `item_id` first; None where there are none.
@@ -75,10 +72,8 @@ class Bundle:
 def require_split(bundle: Bundle, layout: str) -> None:
     """Raise a DataError for a dataset without a split, which the layout has no place for."""
     if set(bundle.parts) != {"train", "valid", "test"}:
-        raise DataError(
-            f"{bundle.name}: {layout} files hold a split, and this dataset has none; "
-            "make one with `mmbench data split`, or give --split random"
-        )
+        fix = "make one with `mmbench data split`, or give --split random"
+        raise DataError(f"{bundle.name}: no split, which {layout} files need; {fix}")
 
 
 def numbering(ids: Sequence[str]) -> dict[str, int]:
@@ -87,12 +82,16 @@ def numbering(ids: Sequence[str]) -> dict[str, int]:
 
 
 def numbered(
-    table: InteractionTable, users: Mapping[str, int], items: Mapping[str, int]
-) -> pd.DataFrame:
-    """Return user and item numbers of each row, with ratings and timestamps where there are any."""
-    user = [users[text] for text in table.user_ids.tolist()]
-    item = [items[text] for text in table.item_ids.tolist()]
-    return pd.DataFrame({"user": user, "item": item, **table.numbers()})
+    bundle: Bundle, user_ids: Sequence[str], item_ids: Sequence[str]
+) -> dict[str, pd.DataFrame]:
+    """Return user and item number of each row of each part, with ratings and timestamps if any."""
+    users, items = numbering(user_ids), numbering(item_ids)
+    frames = {}
+    for part, table in bundle.parts.items():
+        user = [users[text] for text in table.user_ids.tolist()]
+        item = [items[text] for text in table.item_ids.tolist()]
+        frames[part] = pd.DataFrame({"user": user, "item": item, **table.numbers()})
+    return frames
 
 
 def renamed(
@@ -100,33 +99,27 @@ def renamed(
 ) -> InteractionTable:
     """Return the table with other ids; a DataError where an id has no other."""
 
-    def translate(
-        ids: NDArray[np.object_], names: Mapping[str, str], what: str
-    ) -> NDArray[np.object_]:
+    def translate(column: str, names: Mapping[str, str]) -> NDArray[np.object_]:
+        ids: NDArray[np.object_] = getattr(table, column)
         if not names:
             return ids
         unknown = next((text for text in ids.tolist() if text not in names), None)
         if unknown is not None:
-            raise DataError(
-                f"{where}: {what} {unknown} is not in the id mapping; remove the mapping file, or "
-                "complete it"
-            )
+            told = f"{column.removesuffix('_ids')} {unknown} is not in the id mapping"
+            raise DataError(f"{where}: {told}; remove the mapping file, or complete it")
         return np.array([names[text] for text in ids.tolist()], dtype=object)
 
-    return replace(
-        table,
-        user_ids=translate(table.user_ids, users, "user"),
-        item_ids=translate(table.item_ids, items, "item"),
-    )
+    user_ids, item_ids = translate("user_ids", users), translate("item_ids", items)
+    return replace(table, user_ids=user_ids, item_ids=item_ids)
 
 
-def read_mapping(path: Path, original: Sequence[str], number: Sequence[str]) -> dict[str, str]:
+def read_mapping(path: Path, original: Sequence[str], number: str) -> dict[str, str]:
     """Read a table from numbers (as text) to ids; empty where there is no such file.
 
     Args:
         path: The file.
         original: Accepted names, lower case, of the column of ids.
-        number: Accepted names, lower case, of the column of numbers.
+        number: Name, lower case, of the column of numbers.
 
     Raises:
         DataError: A column is absent, or a number or an id occurs twice.
@@ -135,15 +128,11 @@ def read_mapping(path: Path, original: Sequence[str], number: Sequence[str]) -> 
         return {}
     table = open_table(path, literal=True)
     names = {name.casefold(): name for name in table.columns}
-    ids, numbers = (
-        next((names[one] for one in accepted if one in names), None)
-        for accepted in (original, number)
-    )
+    ids = next((names[one] for one in original if one in names), None)
+    numbers = names.get(number)
     if ids is None or numbers is None:
-        raise DataError(
-            f"{path}: expected columns {original[0]} and {number[0]}; it has: "
-            f"{', '.join(table.columns)}"
-        )
+        found = ", ".join(table.columns)
+        raise DataError(f"{path}: expected columns {original[0]} and {number}; it has: {found}")
     cells = table.read([numbers, ids])
     columns = [strings(checked_ids(table, name, cells[name])) for name in (numbers, ids)]
     for name, column in zip((numbers, ids), columns, strict=True):
@@ -163,9 +152,8 @@ def load_array(path: Path, mmap_mode: Literal["r"] | None = None) -> NDArray[Any
     try:
         return np.asanyarray(np.load(path, mmap_mode=mmap_mode, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(
-            f"{path}: not a readable .npy file of numbers: {str(error).splitlines()[0]}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not a readable .npy file of numbers: {reason}") from error
 
 
 def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:
@@ -176,50 +164,54 @@ def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:
     """
     matrix = load_array(path, "r")
     if matrix.ndim != 2 or matrix.dtype not in (np.float16, np.float32, np.float64):
-        raise DataError(
-            f"{path}: {matrix.shape} of {matrix.dtype} (expected a matrix of float16, float32 or "
-            "float64)"
-        )
+        found, kinds = f"{matrix.shape} of {matrix.dtype}", "float16, float32 or float64"
+        raise DataError(f"{path}: {found} (expected a matrix of {kinds})")
     if n_rows is not None and len(matrix) != n_rows:
-        raise DataError(
-            f"{path}: {len(matrix)} rows for {n_rows} items; rows are matched by item number, so "
-            "they must agree"
-        )
+        raise DataError(f"{path}: {len(matrix)} rows for {n_rows} items (expected one per item)")
     return np.asarray(matrix, np.float32) if matrix.dtype == np.float64 else matrix
 
 
-def filled(
-    vectors: Vectors, ids: Sequence[str], policy: str
-) -> tuple[NDArray[np.float32], list[int]]:
+def filled(one: Vectors, ids: Sequence[str], policy: str) -> tuple[NDArray[np.float32], list[int]]:
     """Return the vectors in the order of `ids`, absent ones filled, and which rows were absent.
 
-    Args:
-        vectors: One modality.
-        ids: Items in the order of the rows.
-        policy: `mean` of the present vectors of these items, `zero`, or `error`.
+    `policy` is `mean` (of the present vectors of these items), `zero`, or `error`.
 
     Raises:
         DataError: Vectors are absent and the policy is `error`, or none is present.
     """
-    rows = numbering(vectors.ids)
+    rows = numbering(one.ids)
     at = np.array([rows.get(item, -1) for item in ids], np.int64)
     present = at >= 0
-    present[present] = vectors.present[at[present]]
+    present[present] = one.present[at[present]]
+    where = f"{one.modality}/{one.name}"
     if not present.any():
-        raise DataError(
-            f"{vectors.modality}/{vectors.name}: none of the {len(ids)} items has a vector"
-        )
+        raise DataError(f"{where}: none of the {len(ids)} items has a vector")
     absent = np.flatnonzero(~present).tolist()
     if absent and policy == "error":
-        raise DataError(
-            f"{vectors.modality}/{vectors.name}: {len(absent)} items have no vector, e.g. "
-            f"{ids[absent[0]]}; choose what to write for them: --missing mean or --missing zero"
-        )
-    out = np.zeros((len(ids), vectors.matrix.shape[1]), np.float32)
-    out[present] = vectors.matrix[at[present]]
+        told = f"{len(absent)} items have no vector, e.g. {ids[absent[0]]}"
+        raise DataError(f"{where}: {told}; fill them: --missing mean or --missing zero")
+    out = np.zeros((len(ids), one.matrix.shape[1]), np.float32)
+    out[present] = one.matrix[at[present]]
     if policy == "mean":
         out[~present] = out[present].mean(0, dtype=np.float64)
     return out, absent
+
+
+def sidecar(bundle: Bundle, **more: Any) -> dict[str, Any]:
+    """Return the names of the dataset, its split and its feature sets, with `more` before these."""
+    sets = {}
+    for one in bundle.vectors:
+        sets[one.modality] = {"name": one.name, "provenance": dict(one.provenance)}
+    return {"name": bundle.name, "split": bundle.split, **more, "features": sets}
+
+
+def restored(
+    given: Mapping[str, Any], modality: str, layout: str, **source: str
+) -> tuple[str, Mapping[str, Any]]:
+    """Return name and provenance of a feature set by the sidecar; else the layout and `source`."""
+    told = given.get("features", {}).get(modality, {})
+    provenance = told.get("provenance") or {"extractor": f"import-{layout}", **source}
+    return told.get("name", layout), provenance
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mmbench.data.exchange.bundle import Bundle, Vectors
-from mmbench.data.exchange.elliot import MODALITIES, read_folder
+from mmbench.data.exchange.elliot import modality_of, read_folder
 from mmbench.errors import DataError
 
 EXAMPLE = "visual_embeddings/torch/ResNet50/avgpool/B0001.npy"
@@ -44,26 +44,18 @@ def read(folder: Path) -> Bundle:
             names = [*levels[-2:], *(fused.groups() if fused else ())]
             name = re.sub(r"[^a-z0-9._-]+", "-", "-".join(names).casefold()).strip("-.") or "ducho"
             provenance = {"extractor": "import-ducho", "levels": list(levels)}
-            vectors.append(
-                Vectors(modality, name, ids, matrix, np.ones(len(ids), bool), provenance)
-            )
+            present = np.ones(len(ids), bool)
+            vectors.append(Vectors(modality, name, ids, matrix, present, provenance))
     if not vectors:
-        raise DataError(
-            f"{folder}: no .npy file below a folder that is named after a modality, e.g. {EXAMPLE}"
-        )
-    names = [(one.modality, one.name) for one in vectors]
+        raise DataError(f"{folder}: no .npy file below a folder of a modality, e.g. {EXAMPLE}")
+    names = [f"{one.modality}/{one.name}" for one in vectors]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:
-        raise DataError(
-            f"{folder}: two sets would be named {'/'.join(repeated)}; use `mmx store import`"
-        )
+        raise DataError(f"{folder}: two sets would be named {repeated}; use `mmx store import`")
     return Bundle(folder.resolve().name, {}, vectors=tuple(vectors))
 
 
 def _modality(name: str) -> str | None:
     if _FUSED.search(name.casefold()):
         return "fused"
-    return next(
-        (modality for prefix, modality in MODALITIES.items() if name.casefold().startswith(prefix)),
-        None,
-    )
+    return modality_of(name.casefold())

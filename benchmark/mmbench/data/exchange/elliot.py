@@ -41,7 +41,7 @@ def detect(folder: Path) -> bool:
 def read(folder: Path) -> Bundle:
     """Read an Elliot folder, with the original ids where `users.tsv` and `items.tsv` have them."""
     users, items = (
-        b.read_mapping(folder / f"{kind}s.tsv", (f"{kind}_id",), ("number",))
+        b.read_mapping(folder / f"{kind}s.tsv", (f"{kind}_id",), "number")
         for kind in ("user", "item")
     )
     given = b.read_json(folder / b.SIDECAR)
@@ -49,10 +49,8 @@ def read(folder: Path) -> Bundle:
     for part, stems in STEMS.items():
         path = find_table(folder, stems)
         if path is None:
-            raise DataError(
-                f"{folder}: no file {' or '.join(stems)} (.tsv, .csv); a split needs all three "
-                "parts"
-            )
+            names = " or ".join(stems)
+            raise DataError(f"{folder}: no file {names} (.tsv, .csv); a split needs all three")
         table = b.renamed(read_interactions(path), users, items, path)
         parts[part] = table if given.get("ratings", True) else replace(table, ratings=None)
     vectors = tuple(
@@ -60,36 +58,35 @@ def read(folder: Path) -> Bundle:
         for path in sorted(folder.iterdir())
         if path.is_dir() and next(path.glob("*.npy"), None)
     )
-    return Bundle(
-        given.get("name", folder.resolve().name), parts, given.get("split", "elliot"), None, vectors
-    )
+    name, split = given.get("name", folder.resolve().name), given.get("split", "elliot")
+    return Bundle(name, parts, split, None, vectors)
 
 
 def write(bundle: Bundle, folder: Path, missing: str) -> None:
     """Write an Elliot folder."""
     b.require_split(bundle, "Elliot")
     user_ids, item_ids = bundle.ids("user_ids"), _training_first(bundle)
-    users, items = b.numbering(user_ids), b.numbering(item_ids)
-    for part, stems in STEMS.items():
-        frame = b.numbered(bundle.parts[part], users, items)
+    for part, frame in b.numbered(bundle, user_ids, item_ids).items():
         if "rating" not in frame.columns:
             frame.insert(2, "rating", 1)
-        write_tsv(folder / f"{stems[0]}.tsv", frame, header=False)
+        write_tsv(folder / f"{STEMS[part][0]}.tsv", frame, header=False)
     for kind, ids in (("user", user_ids), ("item", item_ids)):
         mapping = pd.DataFrame({"number": range(len(ids)), f"{kind}_id": ids})
         write_tsv(folder / f"{kind}s.tsv", mapping)
-    sets, absent_rows = {}, {}
+    absent = {}
     for one in bundle.vectors:
-        matrix, absent = b.filled(one, item_ids, missing)
+        matrix, absent[one.modality] = b.filled(one, item_ids, missing)
         place = folder / f"{one.modality}_features"
         place.mkdir()
         for row, vector in enumerate(matrix):
             np.save(place / f"{row}.npy", vector)
-        sets[one.modality] = {"name": one.name, "provenance": dict(one.provenance)}
-        absent_rows[one.modality] = absent
     rated = all(table.ratings is not None for table in bundle.parts.values())
-    told = {"name": bundle.name, "split": bundle.split, "ratings": rated}
-    b.write_json(folder / b.SIDECAR, {**told, "features": sets, "absent": absent_rows})
+    b.write_json(folder / b.SIDECAR, {**b.sidecar(bundle, ratings=rated), "absent": absent})
+
+
+def modality_of(name: str) -> str | None:
+    """Return the modality that a folder's name begins with; None if it begins with none."""
+    return next((one for prefix, one in MODALITIES.items() if name.startswith(prefix)), None)
 
 
 def _training_first(bundle: Bundle) -> list[str]:
@@ -110,9 +107,8 @@ def read_folder(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
     for row, file in enumerate(files):
         vector = _vector(file)
         if vector.size != first.size:
-            raise DataError(
-                f"{file}: {vector.size} numbers (expected {first.size}, as in {files[0].name})"
-            )
+            wanted = f"expected {first.size}, as in {files[0].name}"
+            raise DataError(f"{file}: {vector.size} numbers ({wanted})")
         matrix[row] = vector
     return [file.name.removesuffix(".npy") for file in files], matrix
 
@@ -120,25 +116,19 @@ def read_folder(path: Path) -> tuple[list[str], np.ndarray[Any, Any]]:
 def _vector(path: Path) -> np.ndarray[Any, Any]:
     vector = b.load_array(path)
     if vector.dtype.kind != "f" or vector.size == 0 or vector.size != max(vector.shape, default=0):
-        raise DataError(
-            f"{path}: {vector.shape} of {vector.dtype} (expected one vector of floats, (dim,) or "
-            "(1, dim))"
-        )
+        found = f"{vector.shape} of {vector.dtype}"
+        raise DataError(f"{path}: {found} (expected floats of shape (dim,) or (1, dim))")
     return np.asarray(vector, np.float32).reshape(-1)
 
 
 def _vectors(path: Path, items: dict[str, str], given: dict[str, Any]) -> Vectors:
-    modality = next(
-        (name for prefix, name in MODALITIES.items() if path.name.startswith(prefix)),
-        path.name.partition("_")[0],
-    )
+    modality = modality_of(path.name) or path.name.partition("_")[0]
     stems, matrix = read_folder(path)
     unknown = next((stem for stem in stems if items and stem not in items), None)
     if unknown is not None:
         raise DataError(f"{path / (unknown + '.npy')}: no item of that number in items.tsv")
     absent = {str(row) for row in given.get("absent", {}).get(modality, [])}
-    source = given.get("features", {}).get(modality, {})
-    provenance = source.get("provenance") or {"extractor": "import-elliot", "folder": path.name}
+    name, provenance = b.restored(given, modality, "elliot", folder=path.name)
     present = np.array([stem not in absent for stem in stems])
-    name, ids = source.get("name", "elliot"), [items.get(stem, stem) for stem in stems]
+    ids = [items.get(stem, stem) for stem in stems]
     return Vectors(modality, name, ids, matrix, present, provenance)

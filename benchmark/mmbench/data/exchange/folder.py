@@ -12,28 +12,21 @@ from mmbench.data.dataset import available_splits, read_split
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
 from mmbench.data.folders import new_folder
-from mmbench.data.tables import (
-    InteractionTable,
-    read_interactions,
-    read_items,
-    write_interactions,
-    write_tsv,
-)
+from mmbench.data.tables import read_interactions, read_items, write_interactions, write_tsv
 from mmbench.errors import DataError
 from mmstore import FeatureSetWriter, FeatureStore
 
+Names = Mapping[str, str]
+
 
 def read_dataset(
-    data: Path,
-    split: str | None,
-    wanted: Mapping[str, str],
-    columns: Mapping[str, str] | None = None,
+    data: Path, split: str | None, wanted: Names, columns: Names | None = None
 ) -> Bundle:
     """Read a dataset folder, with one split and some feature sets.
 
     Args:
         data: The folder.
-        split: As for `load_split`; None: the only split, or the whole interactions without one.
+        split: As for `load_split`; None: the only split, or the whole interactions.
         wanted: Feature sets, modality to name.
         columns: Column roles of the interaction files.
 
@@ -44,22 +37,19 @@ def read_dataset(
     if not data.is_dir():
         raise DataError(f"{data}: no such dataset folder")
     whole = find_table(data, ("interactions",))
-    parts: Mapping[str, InteractionTable]
     if split is None and not available_splits(data) and whole is not None:
-        parts, name = {b.WHOLE: read_interactions(whole, columns)}, ""
+        name, parts = "", {b.WHOLE: read_interactions(whole, columns)}
     else:
         tables = read_split(data, split, columns)
-        parts, name = tables.parts, tables.name
+        name, parts = tables.name, {**tables.parts}
     items = read_items(data, (columns or {}).get("item_id"))
     store = FeatureStore(data / "features")
     vectors = []
     for modality, set_name in wanted.items():
         with store.open(modality, set_name) as features:
             if features.source != "item" or features.layout != "dense":
-                raise DataError(
-                    f"{features.path}: {features.source} / {features.layout} features cannot be "
-                    "exported"
-                )
+                kind = f"{features.source} / {features.layout}"
+                raise DataError(f"{features.path}: {kind} features cannot be exported")
             ids = features.ids.tolist()
             matrix, present = features.matrix(ids, dtype=features.dtype)
             vectors.append(Vectors(modality, set_name, ids, matrix, present, features.provenance))
@@ -98,21 +88,13 @@ def write_features(bundle: Bundle, data: Path) -> None:
         matrix = np.asarray(one.matrix)
         bad = np.flatnonzero(one.present & ~np.isfinite(matrix).all(1))
         if bad.size:
-            raise DataError(
-                f"{one.modality}/{one.name}: the vector of {one.ids[bad[0]]} holds NaN or infinity "
-                f"({bad.size} such)"
-            )
+            told = f"the vector of {one.ids[bad[0]]} holds NaN or infinity ({bad.size} such)"
+            raise DataError(f"{one.modality}/{one.name}: {told}")
         path = data / "features" / one.modality / f"{one.name}.h5"
         provenance = {key: value for key, value in one.provenance.items() if key != "created"}
         dtype = "float16" if matrix.dtype == np.float16 else "float32"
-        with FeatureSetWriter(
-            path,
-            modality=one.modality,
-            dim=matrix.shape[1],
-            ids=list(one.ids),
-            dtype=dtype,
-            provenance=provenance,
-        ) as writer:
+        what = {"modality": one.modality, "dim": matrix.shape[1], "ids": list(one.ids)}
+        with FeatureSetWriter(path, **what, dtype=dtype, provenance=provenance) as writer:
             rows, absent = np.flatnonzero(one.present), np.flatnonzero(~one.present)
             for start in range(0, rows.size, 4096):
                 part = rows[start : start + 4096]

@@ -43,9 +43,8 @@ def read(folder: Path) -> Bundle:
         listed = open_table(titles, literal=True)
         if not {"item", "title"} <= set(listed.columns):
             if len(listed.columns) != 2:
-                raise DataError(
-                    f"{titles}: {len(listed.columns)} columns (expected item and title)"
-                )
+                n = len(listed.columns)
+                raise DataError(f"{titles}: {n} columns (expected item and title)")
             listed = listed.headerless(("item", "title"))
         items = b.all_texts(listed)[["item", "title"]].rename(columns={"item": "item_id"})
     name = path.name.partition("_pairs")[0].casefold()
@@ -69,9 +68,5 @@ def _sequences(path: Path) -> InteractionTable:
     items = [str(items).split() for items in lists]
     lengths = [len(own) for own in items]
     times = [place for n in lengths for place in range(1, n + 1)]
-    return InteractionTable(
-        np.repeat(users, lengths),
-        np.array([item for own in items for item in own], object),
-        None,
-        np.array(times, np.float64),
-    )
+    listed = np.array([item for own in items for item in own], object)
+    return InteractionTable(np.repeat(users, lengths), listed, None, np.array(times, np.float64))

@@ -40,25 +40,19 @@ def read(folder: Path) -> Bundle:
     path = _interactions(folder)
     if path is None:
         raise DataError(f"{folder}: expected exactly one .inter file with a column x_label")
-    columns = {"user_id": "userID", "item_id": "itemID"}
     raw = open_table(path, literal=True)
     if "x_label" not in raw.columns:
-        raise DataError(
-            f"{path}: no column x_label; if this is a RecBole file, use --format recbole"
-        )
+        raise DataError(f"{path}: no column x_label; for a RecBole file use --format recbole")
     labels = strings(raw.read(["x_label"])["x_label"])
     wrong = sorted(set(labels.tolist()) - {"0", "1", "2"})
     if wrong:
         raise DataError(f"{path}: x_label {wrong[0]!r} (expected 0, 1 or 2)")
-    table = read_interactions(
-        path, {role: name for role, name in columns.items() if name in raw.columns}
-    )
-    users = b.read_mapping(
-        folder / "u_id_mapping.csv", ("user_id", "reviewerid", "original"), ("userid",)
-    )
-    items = b.read_mapping(
-        folder / "i_id_mapping.csv", ("asin", "item_id", "original"), ("itemid",)
-    )
+    roles = {"user_id": "userID", "item_id": "itemID"}
+    roles = {role: name for role, name in roles.items() if name in raw.columns}
+    table = read_interactions(path, roles)
+    user_names, item_names = ("user_id", "reviewerid", "original"), ("asin", "item_id", "original")
+    users = b.read_mapping(folder / "u_id_mapping.csv", user_names, "userid")
+    items = b.read_mapping(folder / "i_id_mapping.csv", item_names, "itemid")
     given = b.read_json(folder / b.SIDECAR)
     numbers = table.item_ids
     table = b.renamed(table, users, items, path)
@@ -77,32 +71,24 @@ def write(bundle: Bundle, folder: Path, missing: str) -> None:
     """Write an MMRec folder."""
     b.require_split(bundle, "MMRec")
     user_ids, item_ids = bundle.ids("user_ids"), bundle.ids("item_ids")
-    users, items = b.numbering(user_ids), b.numbering(item_ids)
-    frames = []
-    for label, part in enumerate(LABELS):
-        frame = b.numbered(bundle.parts[part], users, items).rename(
-            columns={"user": "userID", "item": "itemID"}
-        )
-        frames.append(frame.assign(x_label=label))
-    write_tsv(folder / f"{bundle.name}.inter", pd.concat(frames, ignore_index=True))
+    frames = b.numbered(bundle, user_ids, item_ids)
+    labelled = [frames[part].assign(x_label=label) for label, part in enumerate(LABELS)]
+    rows = pd.concat(labelled, ignore_index=True)
+    rows = rows.rename(columns={"user": "userID", "item": "itemID"})
+    write_tsv(folder / f"{bundle.name}.inter", rows)
     for kind, name, ids in (("user", "user_id", user_ids), ("item", "asin", item_ids)):
         mapping = pd.DataFrame({name: ids, f"{kind}ID": range(len(ids))})
         write_tsv(folder / f"{kind[0]}_id_mapping.csv", mapping)
-    sets = {}
     for one in bundle.vectors:
         if one.modality not in FILES:
-            raise DataError(
-                f"{one.modality}/{one.name}: MMRec has no place for this modality (it has: "
-                f"{', '.join(FILES)})"
-            )
+            fix = f"it has: {', '.join(FILES)}"
+            raise DataError(f"{one.modality}/{one.name}: no such modality in MMRec ({fix})")
         matrix, absent = b.filled(one, item_ids, missing)
         np.save(folder / FILES[one.modality], matrix)
         if absent:
-            _missed(folder, one.modality).write_text(
-                "".join(f"{row}\n" for row in absent), encoding="utf-8"
-            )
-        sets[one.modality] = {"name": one.name, "provenance": dict(one.provenance)}
-    b.write_json(folder / b.SIDECAR, {"name": bundle.name, "split": bundle.split, "features": sets})
+            text = "".join(f"{row}\n" for row in absent)
+            _missed(folder, one.modality).write_text(text, encoding="utf-8")
+    b.write_json(folder / b.SIDECAR, b.sidecar(bundle))
 
 
 def _interactions(folder: Path) -> Path | None:
@@ -126,16 +112,13 @@ def _vectors(
             texts = missed.read_text(encoding="utf-8").split()
             present[_numbers(missed, texts, len(matrix))] = False
     ids = [items.get(str(row), str(row)) for row in range(len(matrix))]
-    source = given.get("features", {}).get(modality, {})
-    provenance = source.get("provenance") or {"extractor": "import-mmrec", "file": file}
-    return Vectors(modality, source.get("name", "mmrec"), ids, matrix, present, provenance)
+    name, provenance = b.restored(given, modality, "mmrec", file=file)
+    return Vectors(modality, name, ids, matrix, present, provenance)
 
 
 def _numbers(where: Path, texts: Sequence[str], n: int) -> list[int]:
     """Return item numbers below n; a DataError for anything else."""
-    bad = next(
-        (text for text in texts if not (text.isascii() and text.isdigit() and int(text) < n)), None
-    )
-    if bad is not None:
-        raise DataError(f"{where}: item {bad} occurs, but there are vectors of items 0 to {n - 1}")
+    for text in texts:
+        if not (text.isascii() and text.isdigit() and int(text) < n):
+            raise DataError(f"{where}: item {text} occurs, but the vectors are of 0 to {n - 1}")
     return [int(text) for text in texts]

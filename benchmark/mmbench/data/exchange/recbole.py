@@ -46,15 +46,13 @@ def read(folder: Path) -> Bundle:
         items = b.all_texts(open_table(item_file, literal=True))
         items.columns = pd.Index([str(column).partition(":")[0] for column in items.columns])
         if "item_id" not in items.columns:
-            raise DataError(
-                f"{item_file}: no column item_id:token; it has: {', '.join(items.columns)}"
-            )
+            found = ", ".join(items.columns)
+            raise DataError(f"{item_file}: no column item_id:token; it has: {found}")
         items = items[["item_id", *(column for column in items.columns if column != "item_id")]]
         for column in items.columns.drop("item_id"):
             items[column] = items[column].str.replace(r'^ (?=")', "", regex=True)
-    unused = sorted(
-        path.name for path in folder.iterdir() if path.suffix in (".user", ".kg", ".link", ".net")
-    )
+    others = (".user", ".kg", ".link", ".net")
+    unused = sorted(path.name for path in folder.iterdir() if path.suffix in others)
     if unused:
         notes.append(f"not read: {', '.join(unused)}")
     return Bundle(name, parts, "recbole" if len(parts) == 3 else "", items, (), tuple(notes))
@@ -63,14 +61,10 @@ def read(folder: Path) -> Bundle:
 def write(bundle: Bundle, folder: Path, missing: str) -> None:
     """Write atomic files; vectors are left out."""
     for what in ("user_ids", "item_ids"):
-        bad = next(
-            (text for text in bundle.ids(what) if text.startswith('"') or text in ABSENT), None
-        )
-        if bad is not None:
-            raise DataError(
-                f"{what[:-1]} {bad}: RecBole would read another id or none; rename it in the "
-                "dataset first"
-            )
+        for one in bundle.ids(what):
+            if one.startswith('"') or one in ABSENT:
+                told = "RecBole would read another id or none; rename it in the dataset"
+                raise DataError(f"{what[:-1]} {one}: {told}")
     for part, table in bundle.parts.items():
         frame = pd.DataFrame({"user_id:token": table.user_ids, "item_id:token": table.item_ids})
         frame = frame.assign(**{f"{name}:float": n for name, n in table.numbers().items()})
@@ -100,7 +94,5 @@ def _parts(folder: Path) -> tuple[str, dict[str, Path]]:
     if len(files) == 1:
         name, path = next(iter(files.items()))
         return name, {b.WHOLE: path}
-    raise DataError(
-        f"{folder}: expected one .inter file or the three parts of one dataset; found: "
-        f"{', '.join(files) or 'none'}"
-    )
+    found = ", ".join(files) or "none"
+    raise DataError(f"{folder}: expected one .inter file or one dataset's three; found: {found}")
