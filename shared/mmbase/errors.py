@@ -1,4 +1,4 @@
-"""The exceptions that both tools share. Each message says where, what (got, expected), and the fix."""
+"""The exceptions of both tools; a message says where, what (got, expected), and the fix."""
 
 from __future__ import annotations
 
