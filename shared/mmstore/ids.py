@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from mmstore.errors import InvalidIds
 from mmstore.spec import BLOCK_BYTES
 
+# Array of fixed-length byte strings, shape (n,), numpy kind `S`.
 Bytes = NDArray[np.bytes_]
-"""Array of fixed-length byte strings, shape (n,), numpy kind `S`."""
-
+# Ids as text, or an `S` array of UTF-8, shape (n,).
 Column = Sequence[str] | NDArray[Any]
-"""Ids as text, or an `S` array of UTF-8, shape (n,)."""
 
 _BLOCK = 1 << 16
 _PAIR_SEPARATOR = b"\xff"  # occurs in no UTF-8 text, so that joined pairs stay distinct

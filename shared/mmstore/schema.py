@@ -23,32 +23,18 @@ _MAX_NAME = 200  # file systems allow 255 bytes, and the writer's side files add
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """All metadata of a feature set.
+    """All metadata of a feature set."""
 
-    Attributes:
-        modality: `visual`, `textual`, `audio`, or any lower-case name.
-        name: The set's name, as in the file name.
-        source: `item` or `interaction`.
-        layout: `dense` or `ragged`.
-        dim: Length of a vector, >= 1.
-        dtype: `float16` or `float32`, how vectors are stored.
-        rows: Number of rows, >= 0.
-        provenance: How the vectors were made; JSON values only.
-        complete: False while rows are pending.
-        content_digest: 64 hexadecimal digits, or empty while the set is incomplete.
-        format_version: `major.minor` of the file.
-    """
-
-    modality: str
-    name: str
-    source: str
-    layout: str
-    dim: int
-    dtype: str
+    modality: str  # `visual`, `textual`, `audio`, or any lower-case name
+    name: str  # as in the file name
+    source: str  # `item` or `interaction`
+    layout: str  # `dense` or `ragged`
+    dim: int  # length of a vector, >= 1
+    dtype: str  # `float16` or `float32`, how vectors are stored
     rows: int
-    provenance: dict[str, Any]
-    complete: bool = False
-    content_digest: str = ""
+    provenance: dict[str, Any]  # how the vectors were made; JSON values only
+    complete: bool = False  # False while rows are pending
+    content_digest: str = ""  # 64 hexadecimal digits, or empty while the set is incomplete
     format_version: str = FORMAT_VERSION
 
     def __post_init__(self) -> None:
