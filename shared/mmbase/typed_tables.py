@@ -67,7 +67,7 @@ def read_json(path: Path, stream: Iterable[bytes], names: Sequence[str]) -> dict
             if text is None:
                 kind = type(record[name]).__name__
                 what = f"{name!r} is a JSON {kind} (expected a text, a number or a list of them)"
-                raise DataError(f"{path}, line {number}: {what}; write its parts as columns")
+                raise DataError(f"{path}, line {number}: {what}; give it a column of its own")
             buffers[name].append(text.encode("utf-8", "surrogatepass"))
         if len(buffers[names[0]]) == _CHUNK:
             flush()
