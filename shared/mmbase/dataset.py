@@ -11,8 +11,8 @@ from mmbase.tables import SUFFIXES, TAB_SUFFIXES, Column, Table, open_table
 
 # --- tables and their columns
 
+# What a column of interactions can mean, in the order of a table without a header.
 ROLES = ("user_id", "item_id", "rating", "timestamp")
-"""What a column of interactions can mean, in the order of a table without a header."""
 
 NAMES: Mapping[str, tuple[str, ...]] = {
     "user_id": ("user_id", "user", "userid", "uid", "reviewerid", "user_id:token"),
@@ -24,8 +24,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Column names of interactions that are understood, lower case, for each role."""
 
+# Columns of ids in a table of items, the most certain first.
 ITEM_ID_COLUMNS = ("item_id", "itemID", "itemId", "asin", "parent_asin", "id")
-"""Columns of ids in a table of items, the most certain first."""
 
 
 def find_table(folder: Path, stems: Sequence[str]) -> Path | None:
@@ -52,8 +52,6 @@ def open_interactions(path: Path, given: Collection[str] = ()) -> Table:
     The first line is a header if it holds two known names or one of the `given` ones, or if its
     third cell, the place of a rating, is no number. Tab-separated lines are split at tabs alone.
 
-    Raises:
-        DataError: As for `open_table`.
     """
     table = open_table(path, literal=True)
     if table.kind != "text":
@@ -84,11 +82,9 @@ def item_id_column(table: Table, notes: list[str] | None = None) -> str:
     guesses = [name for name in others if name.strip().casefold().endswith(("id", "asin"))]
     guesses += columns_of("item_id", others)
     if not guesses:
-        raise DataError(
-            f"{table.path}: no column of item ids (expected {ITEM_ID_COLUMNS[0]}; got "
-            f"{', '.join(table.columns)}); rename it, or name it: mmx --id-column NAME, "
-            "mmbench --columns item_id=NAME"
-        )
+        got = f"expected {ITEM_ID_COLUMNS[0]}; got {', '.join(table.columns)}"
+        cure = "rename it, or name it: mmx --id-column NAME, mmbench --columns item_id=NAME"
+        raise DataError(f"{table.path}: no column of item ids ({got}); {cure}")
     guess = table.require(guesses[0])
     if notes is not None:
         notes.append(f"item ids: column {guess!r} of {table.path.name} (--id-column overrides)")
@@ -108,10 +104,8 @@ def checked_ids(table: Table, column: str, cells: Column) -> Column:
         raise DataError(f"{table.path}: no items (the table has a header and no rows)")
     empty = pc.equal(pc.binary_length(cells), 0)
     if (first := pc.index(empty, True).as_py()) >= 0:
-        raise DataError(
-            f"{table.where(first)}: empty {column} ({pc.sum(empty).as_py():,} such rows); every "
-            "row needs an id"
-        )
+        what = f"empty {column} ({pc.sum(empty).as_py():,} such rows)"
+        raise DataError(f"{table.where(first)}: {what}; every row needs an id")
     try:
         ids = cells.cast(pa.string())
     except pa.ArrowInvalid as error:

@@ -10,25 +10,16 @@ from mmbase.errors import UsageError
 def resolve_device(device: str, automatic: Sequence[str] = ("cuda", "mps")) -> str:
     """Return the name of a device that computes, for `auto`, cpu, cuda, cuda:N or mps.
 
-    Args:
-        device: The requested name.
-        automatic: GPU kinds that `auto` may take, best first; the CPU if none is here, or if it is
-            so old that this torch has no code for it (torch warns of that).
-
-    Raises:
-        UsageError: There is no such device, or it does not compute.
+    `auto` takes the first of the GPU kinds `automatic` that is here; else, or if torch has no code
+    for it, the CPU. A device that does not exist or does not compute raises `UsageError`.
     """
     if device == "cpu":
         return device
     kind, _, index = device.partition(":")
-    if (
-        kind not in ("auto", "cuda", "mps")
-        or (kind != "cuda" and device != kind)
-        or not (index or "0").isdecimal()
-    ):
-        raise UsageError(
-            f"--device {device}: no such device; choose auto, cpu, cuda, cuda:0, ... or mps"
-        )
+    known = device in ("auto", "mps") or kind == "cuda"
+    if not (known and (index or "0").isdecimal()):
+        choices = "auto, cpu, cuda, cuda:0, ... or mps"
+        raise UsageError(f"--device {device}: no such device; choose {choices}")
     import torch
 
     here = {
@@ -38,17 +29,14 @@ def resolve_device(device: str, automatic: Sequence[str] = ("cuda", "mps")) -> s
     if kind == "auto":
         device = next((name for name in automatic if here[name]), "cpu")
     elif here[kind] <= int(index or 0):
-        raise UsageError(
-            f"--device {device}: not on this machine ({here[kind]} {kind} devices found); --device "
-            "auto takes what is there"
-        )
+        found = f"{here[kind]} {kind} devices found"
+        raise UsageError(f"--device {device}: not on this machine ({found}); try --device auto")
     try:
         torch.ones(1, device=device).item()  # a device that is listed may still refuse to compute
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         if kind == "auto" and "no kernel image" in reason:
             return "cpu"
-        raise UsageError(
-            f"--device {device}: it does not compute ({reason}); --device cpu does"
-        ) from error
+        what = f"--device {device}: it does not compute ({reason}); --device cpu does"
+        raise UsageError(what) from error
     return device

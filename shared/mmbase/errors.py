@@ -1,12 +1,12 @@
-"""The exceptions that both tools share. Each message says where, what (got, expected), and the fix."""
+"""The exceptions of both tools; a message says where, what (got, expected), and the fix."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 
+# How to get what the core dependencies lack.
 INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
-"""How to get what the core dependencies lack."""
 
 
 class ToolError(Exception):
@@ -32,13 +32,7 @@ class Interrupted(ToolError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
-    """The error for a name that no registry has, with the closest match and all choices.
-
-    Args:
-        kind: What the name was meant to be, e.g. `model`.
-        name: What was given.
-        known: The names that exist.
-    """
+    """Return the error for an unknown `kind` (a model, say), with the closest match and choices."""
     choices = sorted(known)
     folded = {choice.casefold(): choice for choice in choices}
     close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)

@@ -26,11 +26,9 @@ _rates: dict[str, float] = {}
 
 
 def chosen(sample: Callable[[], tuple[Tensor, Tensor]], threads: int | None = None) -> Kernel:
-    """Return the kernel of this process, measured at the first call.
+    """Return the kernel of this process, measured at the first call with that many threads.
 
-    Args:
-        sample: Makes an input (n, in) and a weight (out, in) of the size that the tool multiplies.
-        threads: Measure with this many threads; None takes torch's setting.
+    `sample` makes an input (n, in) and a weight (out, in) of the size that the tool multiplies.
     """
     global _choice
     if _choice is None:
@@ -39,16 +37,10 @@ def chosen(sample: Callable[[], tuple[Tensor, Tensor]], threads: int | None = No
 
 
 def use(kernel: Kernel | None) -> None:
-    """Fix the kernel of this process from now on; None measures anew at the next `chosen`.
-
-    Raises:
-        RuntimeError: oneDNN is asked for where it is absent or wrong.
-    """
+    """Fix the kernel of this process from now on; None measures anew at the next `chosen`."""
     global _choice
     if kernel == "onednn" and not onednn_is_right():
-        raise RuntimeError(
-            "matrix products: this build of torch has no working oneDNN; use the backend torch"
-        )
+        raise RuntimeError("this build of torch has no working oneDNN; use the backend torch")
     _rates.clear()
     _choice = kernel
 
@@ -96,9 +88,7 @@ def onednn_is_right() -> bool:
     return all(bool((error <= bound).all()) for error in errors)
 
 
-def _onednn_is_faster(
-    sample: Callable[[], tuple[Tensor, Tensor]], threads: int | None = None
-) -> bool:
+def _onednn_is_faster(sample: Callable[[], tuple[Tensor, Tensor]], threads: int | None) -> bool:
     import torch
 
     x, weight = sample()

@@ -15,7 +15,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, TypeAlias, cast
+from typing import IO, Any, Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +23,12 @@ from numpy.typing import NDArray
 from mmbase import typed_tables as typed
 from mmbase.errors import DataError, unknown_name
 
+# One column: a `pyarrow.ChunkedArray` of type binary, one value per row, no nulls.
 Column: TypeAlias = Any  # pyarrow.ChunkedArray of binary; pyarrow carries no types
-"""One column: a `pyarrow.ChunkedArray` of type binary, one value per row, no nulls."""
-
+# The names of table files, in the order in which a folder is searched.
 SUFFIXES = (".tsv", ".csv", ".parquet", ".jsonl", ".tsv.gz", ".csv.gz", ".jsonl.gz")
-"""The names of table files, in the order in which a folder is searched."""
-
+# Names that often mean a TSV: read where a table is asked for, never taken for one in a search.
 TAB_SUFFIXES = (".txt", ".inter")
-"""Names that often mean a TSV: read where a table is asked for, never taken for one in a search."""
 
 _LONGEST_CELL = 1 << 30
 
@@ -45,7 +43,6 @@ class Table:
     """A table file whose header has been read and whose rows have not.
 
     Attributes:
-        path: The file.
         columns: Column names, in the file's order.
         kind: `text` (delimited), `json` (one object a line) or `parquet`.
         delimiter: The delimiter of a `text` table.
@@ -80,10 +77,7 @@ class Table:
     def read(self, names: Iterable[str], numbers: Collection[str] = ()) -> dict[str, Any]:
         """Return the named columns, each a `Column`; lists are joined by a blank.
 
-        Args:
-            names: Columns, each once.
-            numbers: Those of them that are wanted as numbers: float64, shape (n,), NaN where a cell
-                is none.
+        Those in `numbers` are float64 instead, shape (n,), NaN where a cell is none.
 
         Raises:
             DataError: A row does not fit the header, or a cell is no text; the line is named.
@@ -118,11 +112,7 @@ class Table:
         return {name: strings(column).tolist() for name, column in self.read(wanted).items()}
 
     def lines(self, rows: Sequence[int]) -> list[int]:
-        """Return the 1-based line on which each row ends. Slow, so only for messages.
-
-        Args:
-            rows: 0-based row numbers, ascending.
-        """
+        """Return the 1-based line on which each 0-based row ends. Slow, so only for messages."""
         if self.kind == "parquet":
             return [row + 1 for row in rows]
         wanted = set(rows)
@@ -141,10 +131,8 @@ def open_table(path: Path, *, literal: bool = False) -> Table:
     comma-separated file such a cell is an error, because a stray quotation mark there swallows the
     rows that follow.
 
-    Args:
-        path: The file; its name says the format.
-        literal: Tab-separated lines are split at tabs and nothing else, so that quotation marks are
-            part of an id; a name of no known format means tab-separated.
+    With `literal`, tab-separated lines are split at tabs and nothing else, so that quotation marks
+    are part of an id; a name of no known format means tab-separated.
 
     Raises:
         DataError: No such file, an empty one, an unknown format, or a header that cannot be read.
@@ -154,14 +142,11 @@ def open_table(path: Path, *, literal: bool = False) -> Table:
         reason = "cannot be read: a folder, not a file" if path.is_dir() else "no such file"
         raise DataError(f"{path}: {reason}")
     if not (literal or name.endswith((*SUFFIXES, *TAB_SUFFIXES))):
-        raise DataError(
-            f"{path}: not a table that can be read (expected one of {', '.join(SUFFIXES)})"
-        )
+        known = ", ".join(SUFFIXES)
+        raise DataError(f"{path}: not a table that can be read (expected one of {known})")
     try:
         if path.stat().st_size == 0:
-            raise DataError(
-                f"{path}: the file is empty: no rows (expected a header line and one row per item)"
-            )
+            raise DataError(f"{path}: the file is empty: no rows (expected a header line and rows)")
         if name.endswith(".parquet"):
             return Table(path, typed.parquet_columns(path), "parquet")
         if name.endswith((".jsonl", ".jsonl.gz")):
@@ -232,11 +217,8 @@ def _open_text(path: Path, *, comma: bool, literal: bool) -> Table:
             stray = _stray_quote(data, delimiter)
             if stray is not None and delimiter != "\t":
                 line = bytes(data[:stray]).count(b"\n") + 1
-                raise DataError(
-                    f"{path}, line {line}: a cell opens a quotation mark and does not close it as "
-                    'CSV asks; write "" for a quotation mark inside a quoted cell, or save the '
-                    "table as .tsv"
-                )
+                cure = 'write "" for a quotation mark inside a quoted cell, or save as .tsv'
+                raise DataError(f"{path}, line {line}: a quotation mark is not closed; {cure}")
             quoted = stray is None and data.find(b'"') >= 0
     header = next(_records(path, delimiter, quoted=quoted), None)
     if header is None:
@@ -292,9 +274,8 @@ def _records(path: Path, delimiter: str, *, quoted: bool) -> Iterator[tuple[int,
         _opened(path) as stream,
         io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
     ):
-        reader = csv.reader(
-            text, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        )
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+        reader = csv.reader(text, delimiter=delimiter, quoting=quoting)
         try:
             for record in reader:
                 if record:
@@ -349,15 +330,13 @@ def _read_text(table: Table, names: list[str]) -> dict[str, Column]:
 def _bad_row(table: Table, cause: Exception) -> DataError:
     """Return the error for a table that Arrow refused; a slow walk finds the line at fault."""
     width = len(table.columns)
-    expected = f"{width}, as in the header: {', '.join(table.columns)}"
-    if not table.header:
-        expected = f"{width}, as in the first line"
+    names = f"header: {', '.join(table.columns)}" if table.header else "first line"
+    expected = f"{width}, as in the {names}"
     for line, record in _records(table.path, table.delimiter, quoted=table.quoted):
         if len(record) != width:
             fix = "quote cells that hold the delimiter, or replace it there"
             if len(record) < width:
                 fix = "an empty cell still needs its delimiter"
-            return DataError(
-                f"{table.path}, line {line}: {len(record)} cells (expected {expected}); {fix}"
-            )
+            got = f"{len(record)} cells (expected {expected})"
+            return DataError(f"{table.path}, line {line}: {got}; {fix}")
     return DataError(f"{table.path}: cannot be read ({cause})")

@@ -34,9 +34,8 @@ def json_records(
         try:
             value = json.loads(line, parse_int=number_type, parse_float=number_type)
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{path}, line {number}: not valid JSON ({error}); one object per line"
-            ) from error
+            what = f"{path}, line {number}: not valid JSON ({error}); one object per line"
+            raise DataError(what) from error
         if not isinstance(value, dict):
             kind = type(value).__name__
             raise DataError(f"{path}, line {number}: a JSON {kind} (expected an object)")
@@ -50,11 +49,7 @@ def json_columns(path: Path, stream: Iterable[bytes]) -> tuple[str, ...]:
 
 
 def read_json(path: Path, stream: Iterable[bytes], names: Sequence[str]) -> dict[str, Any]:
-    """Return the named keys as columns of text; an absent key is empty text.
-
-    Raises:
-        DataError: A value is an object; the line is named.
-    """
+    """Return the named keys as columns of text; an absent key is empty text."""
     import pyarrow as pa
 
     chunks: dict[str, list[Any]] = {name: [] for name in names}
@@ -71,10 +66,8 @@ def read_json(path: Path, stream: Iterable[bytes], names: Sequence[str]) -> dict
             text = _json_text(record.get(name))
             if text is None:
                 kind = type(record[name]).__name__
-                raise DataError(
-                    f"{path}, line {number}: {name!r} is a JSON {kind} (expected a text, a number "
-                    "or a list of them); write what is wanted of it as a column of its own"
-                )
+                what = f"{name!r} is a JSON {kind} (expected a text, a number or a list of them)"
+                raise DataError(f"{path}, line {number}: {what}; give it a column of its own")
             buffers[name].append(text.encode("utf-8", "surrogatepass"))
         if len(buffers[names[0]]) == _CHUNK:
             flush()
@@ -119,11 +112,7 @@ def parquet_rows(path: Path, names: Sequence[str]) -> Any:
 
 
 def parquet_text(path: Path, name: str, column: Any) -> Any:
-    """Return a column as text, lists joined by a blank; null is empty text.
-
-    Raises:
-        DataError: It holds floating-point numbers or nested values.
-    """
+    """Return a column of text or whole numbers as text, lists joined by a blank; null is empty."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -136,12 +125,9 @@ def parquet_text(path: Path, name: str, column: Any) -> Any:
         # how data frames keep a text nobody has
         column = pa.chunked_array([pa.nulls(len(column), pa.string())])
     elif pa.types.is_floating(kind) or pa.types.is_nested(kind):
-        lost = (
-            "; a floating-point number may have lost digits" if pa.types.is_floating(kind) else ""
-        )
-        raise DataError(
-            f"{path}: column {name!r} has type {kind} (expected text or whole numbers){lost}"
-        )
+        lost = "; floating-point numbers may have lost digits" if pa.types.is_floating(kind) else ""
+        what = f"{path}: column {name!r} has type {kind} (expected text or whole numbers)"
+        raise DataError(what + lost)
     if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
         column = pc.cast(column, pa.string())
     return pc.fill_null(pc.cast(column, pa.binary()), b"")

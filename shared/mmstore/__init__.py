@@ -40,28 +40,17 @@ _LAZY = {
     "Pairs": "mmstore.ids",
 }
 
-__all__ = [
-    "FORMAT",
-    "FORMAT_VERSION",
-    "DamagedFeatureSet",
-    "FeatureSet",
-    "FeatureSetWriter",
-    "FeatureStore",
-    "IncompleteFeatureSet",
-    "InvalidIds",
-    "InvalidInput",
+__all__ = ["FORMAT", "FORMAT_VERSION", "FeatureSet", "FeatureSetWriter", "FeatureStore", "Pairs"]
+__all__ += ["DamagedFeatureSet", "IncompleteFeatureSet", "InvalidIds", "InvalidInput"]
+__all__ += [
     "NotAFeatureSet",
-    "Pairs",
     "ProvenanceMismatch",
     "Status",
     "StoreAccess",
     "StoreError",
     "StoreFull",
-    "StoreLocked",
-    "StoreWarning",
-    "UnknownFeatureSet",
-    "UnsupportedVersion",
 ]
+__all__ += ["StoreLocked", "StoreWarning", "UnknownFeatureSet", "UnsupportedVersion"]
 
 
 def __getattr__(name: str) -> object:

@@ -9,15 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mmstore.errors import InvalidInput
-from mmstore.ids import (
-    Bytes,
-    Column,
-    Pairs,
-    duplicate_error,
-    encode_ids,
-    first_duplicate,
-    pair_keys,
-)
+from mmstore.ids import Bytes, Column, Pairs, duplicate_error, encode_ids, pair_keys
 from mmstore.spec import MAX_MESSAGE_BYTES, Status
 
 
@@ -31,15 +23,13 @@ def id_columns(ids: Column | Pairs) -> list[Bytes]:
     if isinstance(ids, Pairs):
         columns = [encode_ids(ids.users, "user_ids"), encode_ids(ids.items, "item_ids")]
         if columns[0].size != columns[1].size:
-            raise InvalidInput(
-                f"ids: {columns[0].size} user_ids for {columns[1].size} item_ids; give as many of "
-                "each"
-            )
+            sizes = f"{columns[0].size} user_ids for {columns[1].size} item_ids"
+            raise InvalidInput(f"ids: {sizes}; give as many of each")
         keys = pair_keys(*columns)
     else:
         columns = [keys := encode_ids(ids)]
-    if first_duplicate(keys) is not None:
-        raise duplicate_error(keys, "ids")
+    if error := duplicate_error(keys, "ids"):
+        raise error
     return columns
 
 
@@ -47,23 +37,19 @@ def pending_rows(rows: ArrayLike, status: NDArray[np.uint8]) -> NDArray[np.int64
     """Return `rows` as int64, shape (b,); `InvalidInput` unless each is pending, and given once."""
     given = np.asarray(rows)
     if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
-        raise InvalidInput(
-            f"rows: got {given.dtype} of shape {given.shape}, expected integers of shape (b,)"
-        )
+        got = f"{given.dtype} of shape {given.shape}"
+        raise InvalidInput(f"rows: got {got}, expected integers of shape (b,)")
     checked = given.astype(np.int64)
     if checked.size == 0:
         return checked
     if int(checked.min()) < 0 or int(checked.max()) >= status.size:
-        raise InvalidInput(
-            f"rows: got {checked.min()} … {checked.max()}, expected 0 … {status.size - 1}"
-        )
+        got = f"{checked.min()} … {checked.max()}"
+        raise InvalidInput(f"rows: got {got}, expected 0 … {status.size - 1}")
     done = np.flatnonzero(status[checked])
     if done.size:
         row = int(checked[done[0]])
-        raise InvalidInput(
-            f"rows: row {row} is {Status(status[row]).name.lower()} already; write rows of "
-            "`pending` only"
-        )
+        state = Status(status[row]).name.lower()
+        raise InvalidInput(f"rows: row {row} is {state} already; write rows of `pending` only")
     if np.unique(checked).size != checked.size:
         raise InvalidInput("rows: a row occurs twice in one call; give each row once")
     return checked
@@ -74,10 +60,8 @@ def vectors(features: ArrayLike, rows: int | None, dim: int) -> NDArray[Any]:
     given = np.asarray(features)
     fits = given.ndim == 2 and given.shape[1] == dim and rows in (None, len(given))
     if not fits or given.dtype.kind not in "fiu":
-        raise InvalidInput(
-            f"features: got {given.dtype} of shape {given.shape}, "
-            f"expected real numbers of shape ({'k' if rows is None else rows}, {dim})"
-        )
+        got, wanted = f"{given.dtype} of shape {given.shape}", "k" if rows is None else rows
+        raise InvalidInput(f"features: got {got}, expected real numbers of shape ({wanted}, {dim})")
     return given
 
 

@@ -66,6 +66,6 @@ class StoreWarning(UserWarning):
 
 
 def damaged(what: str) -> DamagedFeatureSet:
-    """The error for a file of which nothing can be kept; `what` begins with the path."""
+    """Return the error for a file beyond repair; `what` begins with the path."""
     cure = "extract it again with --restart, or copy it again from where it came"
     return DamagedFeatureSet(f"{what}; {cure}")

@@ -24,15 +24,9 @@ def content_digest(
 ) -> str:
     """Return the digest of a set's content, 64 hexadecimal digits.
 
-    It depends on the ids, the status of each row and the vectors, and on nothing else: not on the
-    modality, the name, the provenance, the error messages, the width of the id columns or the
-    machine's byte order.
-
-    Args:
-        file: Open file with the ids and the vectors.
-        header: The file's header; says which datasets there are.
-        status: Status of each row, shape (n,).
-        offsets: First vector of each row and the end, shape (n + 1,), for ragged sets; else None.
+    It depends on the ids, the status of each row, shape (n,), and the vectors alone, not on names,
+    provenance, messages, the width of id columns or byte order. `offsets` of ragged sets, shape
+    (n + 1,), are the first vector of each row and the end.
     """
     features = file[FEATURES]
     vectors, dim = features.shape

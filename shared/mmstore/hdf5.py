@@ -22,16 +22,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore import spec
-from mmstore.errors import (
-    InvalidInput,
-    NotAFeatureSet,
-    StoreAccess,
-    StoreError,
-    StoreFull,
-    UnknownFeatureSet,
-    damaged,
-)
+from mmstore import errors, spec
+from mmstore.errors import InvalidInput, NotAFeatureSet, StoreError, StoreFull, damaged
 from mmstore.ids import spans
 from mmstore.schema import Header, canonical_json, check_version
 
@@ -67,16 +59,14 @@ def _translate(path: Path, error: OSError) -> StoreError:
     if number is None:
         return damaged(f"{path}: truncated or damaged ({_brief(error)})")
     if number in _FULL:
-        return StoreFull(
-            f"{path}: no space left to write ({os.strerror(number)}); free space on that disk and "
-            "run the same command again, it goes on from the last saved batch"
-        )
+        cure = "free space on that disk and run the same command again"
+        return StoreFull(f"{path}: no space left to write ({os.strerror(number)}); {cure}")
     if number == errno.ENOENT:
-        return StoreAccess(f"{path}: no such file; check the path")
+        return errors.StoreAccess(f"{path}: no such file; check the path")
     cure = "check the disk and run the command again"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         cure = "check the permissions of the file and of its folder"
-    return StoreAccess(f"{path}: {os.strerror(number)}; {cure}")
+    return errors.StoreAccess(f"{path}: {os.strerror(number)}; {cure}")
 
 
 def _brief(error: Exception) -> str:
@@ -91,23 +81,18 @@ def open_file(path: Path) -> h5py.File:
     """Open an existing HDF5 file for reading.
 
     Raises:
-        NotAFeatureSet: A folder, an empty file, or not HDF5.
-        UnknownFeatureSet: It does not exist.
-        StoreAccess: It may not be opened.
-        DamagedFeatureSet: HDF5 can't open it.
+        StoreError: `NotAFeatureSet` for a folder, an empty file, or one of another format;
+            `UnknownFeatureSet`, `StoreAccess` or `DamagedFeatureSet`.
     """
     with translated(path):
         if path.is_dir():
-            raise NotAFeatureSet(
-                f"{path}: is a folder, expected a file; name the feature set inside it"
-            )
+            raise NotAFeatureSet(f"{path}: is a folder; name the feature set inside it")
         try:
             with path.open("rb") as stream:
                 start = stream.read(len(_SIGNATURE))
         except FileNotFoundError as error:
-            raise UnknownFeatureSet(
-                f"{path}: no such feature set; `mmx store ls` lists what there is"
-            ) from error
+            what = f"{path}: no such feature set; `mmx store ls` lists what there is"
+            raise errors.UnknownFeatureSet(what) from error
         if not start:
             raise NotAFeatureSet(f"{path}: is empty; delete it, and extract or copy the set again")
         if start != _SIGNATURE:
@@ -125,8 +110,7 @@ def open_file(path: Path) -> h5py.File:
 def edit_file(path: Path, growth: int) -> Iterator[h5py.File]:
     """Open an existing HDF5 file for changes that make it at most `growth` bytes longer.
 
-    Raises:
-        StoreFull: The disk has no room for them; the file's content is as before.
+    `StoreFull` where the disk has no room for them leaves the file's content as before.
     """
     with translated(path):
         # Reserved first: HDF5 loses data and crashes when the disk fills up under it.
@@ -134,14 +118,8 @@ def edit_file(path: Path, growth: int) -> Iterator[h5py.File]:
         # No lock of HDF5's: the writer has its own, and one that child processes inherit would
         # outlive a killed writer. Large datasets begin on page boundaries, for those who map them
         # into memory.
-        file = h5py.File(
-            path,
-            "r+",
-            locking=False,
-            libver=_LIBVER,
-            alignment_threshold=1 << 16,
-            alignment_interval=4096,
-        )
+        alignment = {"alignment_threshold": 1 << 16, "alignment_interval": 4096}
+        file = h5py.File(path, "r+", locking=False, libver=_LIBVER, **alignment)
         try:
             yield file
             file.flush()
@@ -199,20 +177,16 @@ def read_text(data: h5py.Dataset, start: int = 0, stop: int | None = None) -> ND
 def read_header(file: h5py.File, path: Path) -> tuple[Header, str | None]:
     """Return the header of an open feature set, and a warning if its version is a newer minor.
 
-    Checks the structure (attributes, datasets, dtypes, equal lengths) and none of the content.
-
-    Raises:
-        NotAFeatureSet: HDF5 of another format.
-        UnsupportedVersion: A major version that this library does not read.
-        DamagedFeatureSet: The structure breaks a rule.
+    Checks the structure (attributes, datasets, dtypes, equal lengths) and none of the content:
+    `NotAFeatureSet` or `UnsupportedVersion` for what this library does not read, else
+    `DamagedFeatureSet`.
     """
     with translated(path):
         found = _attribute(file, path, "format") if "format" in file.attrs else None
         if found != spec.FORMAT:
             got = "no root attribute 'format'" if found is None else f"format: got {found!r}"
-            raise NotAFeatureSet(
-                f"{path}: HDF5, but not a feature set ({got}, expected {spec.FORMAT!r}); {_IMPORT}"
-            )
+            got += f", expected {spec.FORMAT!r}"
+            raise NotAFeatureSet(f"{path}: HDF5, but not a feature set ({got}); {_IMPORT}")
         version = str(_attribute(file, path, "format_version"))
         warning = check_version(str(path), version)
         names = ("modality", "source", "layout", "name", "complete", "provenance", "content_digest")
@@ -276,9 +250,7 @@ def _length(file: h5py.File, path: Path, name: str, dtype: str) -> int:
     return int(_dataset(file, path, name, (dtype,), ndim=1).shape[0])
 
 
-def _dataset(
-    file: h5py.File, path: Path, name: str, dtypes: tuple[str, ...], *, ndim: int
-) -> h5py.Dataset:
+def _dataset(file: h5py.File, path: Path, name: str, dtypes: tuple[str, ...], *, ndim: int) -> Any:
     """Return dataset `name`, checked to be plain data of one of `dtypes` (`<f4`, or `utf-8`)."""
     where = f"{path}:/{name}"
     found = _hard_child(file, name, where)

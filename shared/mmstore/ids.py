@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 from mmstore.errors import InvalidIds
 from mmstore.spec import BLOCK_BYTES
 
+# Array of fixed-length byte strings, shape (n,), numpy kind `S`.
 Bytes = NDArray[np.bytes_]
-"""Array of fixed-length byte strings, shape (n,), numpy kind `S`."""
-
+# Ids as text, or an `S` array of UTF-8, shape (n,).
 Column = Sequence[str] | NDArray[Any]
-"""Ids as text, or an `S` array of UTF-8, shape (n,)."""
 
 _BLOCK = 1 << 16
 _PAIR_SEPARATOR = b"\xff"  # occurs in no UTF-8 text, so that joined pairs stay distinct
@@ -34,68 +33,57 @@ class Pairs(NamedTuple):
 
 
 def split_pairs(pairs: Any) -> Pairs:
-    """Return the two columns of (user, item) pairs: tuples, or an array of shape (b, 2).
-
-    Raises:
-        InvalidIds: They are anything else.
-    """
+    """Return the two columns of (user, item) pairs: tuples, or an array of shape (b, 2)."""
     if isinstance(pairs, np.ndarray):
         if pairs.ndim != 2 or pairs.shape[1] != 2:
-            raise InvalidIds(
-                f"ids: got shape {pairs.shape}, expected (user, item) pairs of shape (b, 2)"
-            )
+            raise InvalidIds(f"ids: got shape {pairs.shape}, expected pairs of shape (b, 2)")
         return Pairs(pairs[:, 0], pairs[:, 1])
     pairs = list(pairs)
     for row, pair in enumerate(pairs):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
-            raise InvalidIds(
-                f"ids: element {row} is {pair!r}, expected a (user, item) pair; the set is of "
-                "interactions"
-            )
+            raise InvalidIds(f"ids: element {row} is {pair!r}, expected a (user, item) pair")
     return Pairs([pair[0] for pair in pairs], [pair[1] for pair in pairs])
 
 
 def encode_ids(ids: Iterable[str] | NDArray[Any], where: str = "ids") -> Bytes:
-    """Return ids as an `S` array of UTF-8 bytes, shape (n,), checked to be storable.
-
-    Args:
-        ids: Text, or an `S` array that already holds UTF-8 (used as it is).
-        where: How error messages name the ids.
+    """Return text, or an `S` array of UTF-8, as an `S` array of storable ids, shape (n,).
 
     Raises:
         InvalidIds: An id is not text, is empty, holds NUL or a lone surrogate, or is not UTF-8.
-            `first_duplicate` finds repetitions.
+            Repetitions are left to `duplicate_error`.
     """
     if isinstance(ids, np.ndarray) and ids.dtype.kind == "S":
         return _check_bytes(ids, where)
     return _encode(ids, where, _encode_storable)
 
 
-def encode_lookup(ids: Iterable[str] | NDArray[Any], where: str = "ids") -> Bytes:
-    """Return ids to look up as an `S` array, shape (b,); unstorable ones match nothing.
+def lookup_keys(ids: Any, *, pairs: bool) -> Bytes:
+    """Return the keys, shape (b,), of ids or (user, item) pairs; unstorable ones match nothing.
 
     Raises:
         InvalidIds: An id is not text at all (an int, say, which would lose leading zeros).
     """
+    if not pairs:
+        return encode_lookup(ids)
+    users, items = split_pairs(ids)
+    return pair_keys(encode_lookup(users, "user ids"), encode_lookup(items, "item ids"))
+
+
+def encode_lookup(ids: Iterable[str] | NDArray[Any], where: str = "ids") -> Bytes:
+    """Return ids to look up as an `S` array, shape (b,)."""
     if isinstance(ids, np.ndarray) and ids.dtype.kind == "S":
         return np.ascontiguousarray(ids)
     return _encode(ids, where, _encode_any)
 
 
 def decode_ids(raw: Bytes) -> NDArray[np.str_]:
-    """Return the text of UTF-8 ids, shape (n,), numpy kind `U`.
-
-    Raises:
-        InvalidIds: An id is not UTF-8.
-    """
+    """Return the text of UTF-8 ids, shape (n,), numpy kind `U`; `InvalidIds` for other bytes."""
     if raw.size == 0:
         return np.empty(0, "U1")
     try:
         return np.asarray(np.char.decode(raw, "utf-8"))
     except UnicodeDecodeError as error:
-        raise InvalidIds(
-            f"ids: not UTF-8 ({error.reason}); the file was not written by a conforming writer"
-        ) from error
+        raise InvalidIds(f"ids: not UTF-8 ({error.reason}); write the file again") from error
 
 
 def pair_keys(users: Bytes, items: Bytes) -> Bytes:
@@ -123,15 +111,15 @@ def first_duplicate(keys: Bytes) -> tuple[int, int] | None:
     return None
 
 
-def duplicate_error(keys: Bytes, where: str) -> InvalidIds:
-    """Return the error that names the first repeated id among `keys`."""
+def duplicate_error(keys: Bytes, where: str) -> InvalidIds | None:
+    """Return the error that names the first repeated id among `keys`; None if all differ."""
     pair = first_duplicate(keys)
-    assert pair is not None, "no id is repeated"
+    if pair is None:
+        return None
     parts = bytes(keys[pair[0]]).split(_PAIR_SEPARATOR)
     text = " and ".join(repr(part.decode("utf-8", "replace")) for part in parts)
-    return InvalidIds(
-        f"{where}: {text} occurs twice (rows {pair[0]} and {pair[1]}); ids must be unique"
-    )
+    rows = f"rows {pair[0]} and {pair[1]}"
+    return InvalidIds(f"{where}: {text} occurs twice ({rows}); ids must be unique")
 
 
 def byte_lengths(raw: Bytes) -> NDArray[np.int64]:
@@ -154,17 +142,13 @@ class IdIndex:
 
     @classmethod
     def build(cls, keys: Bytes, where: str) -> IdIndex:
-        """Index `keys`, shape (n,).
-
-        Raises:
-            InvalidIds: A key occurs twice, so that a lookup would be ambiguous.
-        """
+        """Index `keys`, shape (n,); `InvalidIds` where one occurs twice."""
         if keys.size > 1 and bool((keys[1:] > keys[:-1]).all()):
             return cls(keys, np.arange(keys.size, dtype=np.int64))
         rows = np.argsort(keys, kind="stable").astype(np.int64, copy=False)
         sorted_keys = keys[rows]
-        if bool((sorted_keys[1:] == sorted_keys[:-1]).any()):
-            raise duplicate_error(keys, where)
+        if error := duplicate_error(keys, where):
+            raise error
         return cls(sorted_keys, rows)
 
     def find(self, keys: Bytes) -> NDArray[np.int64]:
@@ -192,10 +176,8 @@ def _encode(ids: Iterable[Any], where: str, encode: Callable[[str, str], bytes])
         block = []
         for row, text in enumerate(sequence[start:stop], start):
             if not isinstance(text, str):
-                raise InvalidIds(
-                    f"{where}: row {row} is {text!r} (got {type(text).__name__}, expected str); "
-                    "read ids as text, so that '007' and '7' stay two ids"
-                )
+                got = f"{text!r} (got {type(text).__name__}, expected str)"
+                raise InvalidIds(f"{where}: row {row} is {got}; read ids as text, not as numbers")
             block.append(encode(text, f"{where}: row {row}"))
         blocks.append(np.array(block, dtype="S"))
     return np.concatenate(blocks)
@@ -213,9 +195,8 @@ def _encode_storable(text: str, where: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidIds(
-            f"{where} ({text!r}) holds a lone surrogate, which UTF-8 can't; decode the ids properly"
-        ) from error
+        what = f"{where} ({text!r}) holds a lone surrogate, which UTF-8 can't"
+        raise InvalidIds(f"{what}; decode the ids properly") from error
 
 
 def _check_bytes(raw: Bytes, where: str) -> Bytes:
@@ -230,18 +211,16 @@ def _check_bytes(raw: Bytes, where: str) -> Bytes:
         ):
             if bad.any():
                 row = start + int(np.argmax(bad))
-                raise InvalidIds(
-                    f"{where}: row {row} {what} ({bytes(raw[row])!r}); ids are non-empty text"
-                )
+                got = bytes(raw[row])
+                raise InvalidIds(f"{where}: row {row} {what} ({got!r}); ids are non-empty text")
         # ASCII is UTF-8, so only the other ids need decoding, one by one.
         for row in (np.flatnonzero((table & 0x80).any(axis=1)) + start).tolist():
+            text = bytes(raw[row])
             try:
-                bytes(raw[row]).decode("utf-8")
+                text.decode("utf-8")
             except UnicodeDecodeError as error:
-                text = bytes(raw[row])
-                raise InvalidIds(
-                    f"{where}: row {row} is not UTF-8 ({text!r}); convert the ids to UTF-8"
-                ) from error
+                what = f"{where}: row {row} is not UTF-8 ({text!r}); convert the ids to UTF-8"
+                raise InvalidIds(what) from error
     return raw
 
 
@@ -263,12 +242,9 @@ def spans(n: int, step: int) -> Iterator[tuple[int, int]]:
 def runs(
     rows: NDArray[np.int64], *, max_gap: int = 0, max_span: int | None = None
 ) -> Iterator[tuple[int, int]]:
-    """Yield positions `(i, j)` such that `rows[i:j]` lie close together.
+    """Yield positions `(i, j)` such that ascending row numbers `rows[i:j]` lie close together.
 
-    Args:
-        rows: Ascending row numbers, shape (b,); repetitions are allowed.
-        max_gap: A run goes on over at most this many absent rows.
-        max_span: A run never crosses a multiple of this, so it covers at most this many rows.
+    A run goes on over at most `max_gap` absent rows and never crosses a multiple of `max_span`.
     """
     if rows.size == 0:
         return

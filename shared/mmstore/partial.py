@@ -20,14 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore import hdf5, spec
-from mmstore.errors import (
-    DamagedFeatureSet,
-    NotAFeatureSet,
-    ProvenanceMismatch,
-    StoreFull,
-    StoreWarning,
-)
+from mmstore import errors, hdf5, spec
+from mmstore.errors import DamagedFeatureSet, NotAFeatureSet, ProvenanceMismatch, StoreWarning
 from mmstore.hashing import content_digest
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes, block_rows, spans
@@ -72,11 +66,8 @@ def create_partial(paths: Paths, header: Header, columns: list[Bytes]) -> None:
     needed = header.rows * header.vector_bytes if header.layout == spec.DENSE else 0
     free = shutil.disk_usage(paths.final.parent).free
     if needed > free:
-        raise StoreFull(
-            f"{paths.final}: needs {needed / 1e9:.2f} GB for {header.rows} x {header.dim} "
-            f"{header.dtype} vectors ({free / 1e9:.2f} GB are free); free space on that disk, or "
-            "store float16"
-        )
+        what = f"{paths.final}: needs {needed / 1e9:.2f} GB ({free / 1e9:.2f} GB are free)"
+        raise errors.StoreFull(f"{what}; free space on that disk, or store float16")
     offsets = np.zeros(header.rows + 1, np.int64)
     _write_partial(paths, header, columns, np.zeros(header.rows, np.uint8), offsets)
 
@@ -141,7 +132,9 @@ def _size(header: Header, columns: list[Bytes]) -> int:
 # finishing it
 
 
-def finish_in_place(paths: Paths, header: Header, status: NDArray[np.uint8], errors: Errors) -> str:
+def finish_in_place(
+    paths: Paths, header: Header, status: NDArray[np.uint8], reasons: Errors
+) -> str:
     """Dense: add what the partial set lacks, rename it, and return its digest.
 
     Nobody else has the partial file open, and no row of `status`, shape (n,), is pending.
@@ -152,15 +145,15 @@ def finish_in_place(paths: Paths, header: Header, status: NDArray[np.uint8], err
     # HDF5 rewrites its tables in many small steps; a kill between them leaves neither the old file
     # nor the new one. The copy of all but the vectors brings the old one back.
     save_undo(paths, place.start, place.stop)
-    with hdf5.edit_file(paths.partial, _MARGIN + errors.nbytes) as file:
-        hdf5.create_errors(file, *errors)
+    with hdf5.edit_file(paths.partial, _MARGIN + reasons.nbytes) as file:
+        hdf5.create_errors(file, *reasons)
         hdf5.write_header(file, replace(header, complete=True, content_digest=digest))
     replace_synced(paths.partial, paths.final)
     return digest
 
 
 def assemble(
-    paths: Paths, header: Header, log: VectorLog, status: NDArray[np.uint8], errors: Errors
+    paths: Paths, header: Header, log: VectorLog, status: NDArray[np.uint8], reasons: Errors
 ) -> str:
     """Ragged: copy the vectors in row order into a new file, rename it, and return its digest.
 
@@ -174,7 +167,7 @@ def assemble(
     offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(length)))  # (n + 1,)
     vectors = int(offsets[-1])
     # One sixty-fourth more than the vectors, for the last chunk and the index of chunks.
-    size = _size(header, columns) + vectors * header.vector_bytes * 65 // 64 + errors.nbytes
+    size = _size(header, columns) + vectors * header.vector_bytes * 65 // 64 + reasons.nbytes
     with hdf5.new_file(paths.new, size) as file:
         _write_rows(file, header, columns, status)
         file.create_dataset(spec.OFFSETS, data=offsets.astype("<i8"))
@@ -183,7 +176,7 @@ def assemble(
         for block in log.gather(start[present], length[present]):
             features[at : at + len(block)] = block
             at += len(block)
-        hdf5.create_errors(file, *errors)
+        hdf5.create_errors(file, *reasons)
         file.flush()
         digest = content_digest(file, header, status, offsets)
         hdf5.write_header(file, replace(header, complete=True, content_digest=digest))
@@ -207,8 +200,7 @@ class Unfinished(NamedTuple):
 def unfinished_set(paths: Paths, wanted: Header, columns: list[Bytes]) -> Unfinished | None:
     """Return the unfinished set at `paths`, or None, with a warning, where it is beyond use.
 
-    Raises:
-        ProvenanceMismatch: It has another plan.
+    Another plan raises `ProvenanceMismatch`.
     """
     try:
         if paths.undo.exists():  # a kill interrupted `finish_in_place`
@@ -216,20 +208,15 @@ def unfinished_set(paths: Paths, wanted: Header, columns: list[Bytes]) -> Unfini
                 restore_undo(paths)
         with hdf5.open_file(paths.partial) as file:
             found, _ = hdf5.read_header(file, paths.partial)
-            names = (
-                (spec.FEATURES, spec.STATUS)
-                if found.layout == spec.DENSE
-                else (spec.START, spec.LENGTH, spec.STATUS)
-            )
+            dense = found.layout == spec.DENSE
+            names = [spec.STATUS, *([spec.FEATURES] if dense else [spec.START, spec.LENGTH])]
             places = {name: place_of(file, paths.partial, name) for name in names}
             status = np.asarray(file[spec.STATUS][:])
             if status.size and int(status.max()) > max(Status):
-                raise DamagedFeatureSet(
-                    f"{paths.partial}:/{spec.STATUS}: holds {int(status.max())} (expected 0 … "
-                    f"{max(Status)})"
-                )
+                got = f"{status.max()} (expected 0 … {max(Status)})"
+                raise DamagedFeatureSet(f"{paths.partial}:/{spec.STATUS}: holds {got}")
             refuse_other_plan(found, wanted, file, columns, f"{paths.partial}: an unfinished set")
-            used = _used_vectors(file, status) if found.layout == spec.RAGGED else 0
+            used = 0 if dense else _used_vectors(file, status)
     except (NotAFeatureSet, DamagedFeatureSet) as error:
         warnings.warn(f"{error}; the unfinished set is begun anew", StoreWarning, stacklevel=5)
         return None
@@ -274,15 +261,10 @@ def refuse_other_plan(
     *,
     any_versions: bool = False,
 ) -> list[str]:
-    """Check that an existing file has the wanted plan: all but its creation time and progress.
+    """Check that a file, open, has the wanted plan: all but its creation time and progress.
 
-    Args:
-        found: Header of the existing file.
-        wanted: Header that the writer would give it.
-        file: The existing file, open.
-        columns: The id columns that the writer would give it.
-        where: The path and its kind, the beginning of the message.
-        any_versions: Let the versions of programs differ; their keys are the answer.
+    `any_versions` lets the versions of programs differ; their keys are the answer. The message
+    begins with `where`.
     """
     differences = dict(_differences(found, wanted))
     versions = [key for key in differences if any_versions and f"{key}.".startswith(spec.VERSIONS)]

@@ -7,39 +7,38 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mmstore import hdf5, spec
-from mmstore.errors import (
-    IncompleteFeatureSet,
-    InvalidIds,
-    InvalidInput,
-    StoreError,
-    StoreWarning,
-    damaged,
-)
+from mmstore import errors, hdf5, spec
 from mmstore.hdf5 import translated
-from mmstore.ids import (
-    Bytes,
-    IdIndex,
-    block_rows,
-    decode_ids,
-    encode_lookup,
-    pair_keys,
-    runs,
-    spans,
-    split_pairs,
-)
-from mmstore.schema import Header
+from mmstore.ids import Bytes, IdIndex, block_rows, decode_ids, lookup_keys, pair_keys, runs, spans
+from mmstore.schema import Header, count_statuses
 from mmstore.spec import Status
 
 _READ_BYTES = 1 << 23  # rows are read in pieces of at most this size
 _GAP_BYTES = 1 << 16  # reading this much too much is cheaper than seeking over it
 
+Rows = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Batch = tuple[NDArray[np.str_], NDArray[Any] | list[NDArray[Any]], NDArray[np.uint8]]
 Ids = Sequence[str] | Sequence[tuple[str, str]] | NDArray[Any]
+
+
+T = TypeVar("T")
+
+
+class _FromHeader(Generic[T]):
+    """What the header of a set has under the attribute's name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: FeatureSet, owner: type) -> T:
+        value: T = getattr(instance.header, self._name)
+        return value
 
 
 class FeatureSet:
@@ -68,58 +67,23 @@ class FeatureSet:
         assert self._known is not None
         return self._known
 
-    @property
-    def modality(self) -> str:
-        """`visual`, `textual`, `audio`, or another lower-case name."""
-        return self.header.modality
-
-    @property
-    def name(self) -> str:
-        """The set's name."""
-        return self.header.name
-
-    @property
-    def source(self) -> str:
-        """`item` or `interaction`."""
-        return self.header.source
-
-    @property
-    def layout(self) -> str:
-        """`dense` or `ragged`."""
-        return self.header.layout
-
-    @property
-    def dim(self) -> int:
-        """Length of a vector."""
-        return self.header.dim
+    modality = _FromHeader[str]()  # `visual`, `textual`, `audio`, or another lower-case name
+    name = _FromHeader[str]()
+    source = _FromHeader[str]()  # `item` or `interaction`
+    layout = _FromHeader[str]()  # `dense` or `ragged`
+    dim = _FromHeader[int]()  # length of a vector
+    provenance = _FromHeader[dict[str, Any]]()  # how the vectors were made
+    complete = _FromHeader[bool]()  # False while rows are pending (a `.partial` file)
+    format_version = _FromHeader[str]()  # `major.minor` of the file
+    # BLAKE2b-256 of ids, status and vectors in hexadecimal; empty while rows are pending.
+    content_digest = _FromHeader[str]()
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """How vectors are stored, float16 or float32."""
         return np.dtype(self.header.dtype)
 
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """How the vectors were made."""
-        return self.header.provenance
-
-    @property
-    def content_digest(self) -> str:
-        """BLAKE2b-256 of ids, status and vectors in hexadecimal; empty while rows are pending."""
-        return self.header.content_digest
-
-    @property
-    def complete(self) -> bool:
-        """False while rows are pending (a `.partial` file)."""
-        return self.header.complete
-
-    @property
-    def format_version(self) -> str:
-        """`major.minor` of the file."""
-        return self.header.format_version
-
     def __len__(self) -> int:
-        """Number of rows, present or not."""
         return self.header.rows
 
     def __repr__(self) -> str:
@@ -155,8 +119,7 @@ class FeatureSet:
 
     def counts(self) -> dict[Status, int]:
         """Return the number of rows of each status."""
-        counts = np.bincount(self.status, minlength=len(Status))
-        return {status: int(counts[status]) for status in Status}
+        return count_statuses(self.status)
 
     def errors(self) -> list[tuple[int, str]]:
         """Return why corrupt rows are corrupt, as (row, message)."""
@@ -170,32 +133,25 @@ class FeatureSet:
                 for row, message in zip(file[spec.ERROR_ROW][:], messages, strict=True)
             ]
 
-    def matrix(
-        self, ids: Ids, *, dtype: DTypeLike = np.float32
-    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    def matrix(self, ids: Ids, *, dtype: DTypeLike = np.float32) -> tuple[NDArray[Any], Mask]:
         """Return the vectors of `ids`, in that order, and which of them are present.
 
-        Args:
-            ids: Item ids (text, or an `S` array of UTF-8); for interactions (user, item) pairs.
-                Repetitions are fine.
-            dtype: Floating dtype of the answer.
-
-        Returns:
-            Features of shape (len(ids), dim), NaN throughout in absent rows, and a mask of shape
-            (len(ids),). A row is absent where the set does not know the id, or has it as missing or
-            corrupt.
+        Vectors are of shape (len(ids), dim), NaN throughout in absent rows: those of unknown ids,
+        and those that are missing or corrupt. `ids` are item ids (text, or an `S` array of UTF-8),
+        for interactions (user, item) pairs; they may repeat.
 
         Raises:
-            InvalidIds: An id is not text.
-            InvalidInput: The set is ragged, `dtype` is no floating dtype, or a value does not fit
-                in it.
+            InvalidInput: The set is ragged, an id is not text, `dtype` is no floating dtype, or a
+                value does not fit in it.
             IncompleteFeatureSet: Rows are pending.
             DamagedFeatureSet: Ids repeat in the file, or the vector of a present row is not finite.
         """
         self._require(spec.DENSE)
         wanted = np.dtype(dtype)
         if wanted.kind != "f":
-            raise InvalidInput(f"dtype: got {wanted}, expected a floating dtype such as float32")
+            raise errors.InvalidInput(
+                f"dtype: got {wanted}, expected a floating dtype such as float32"
+            )
         rows = self._find(ids)
         present = self._present(rows)
         features = np.full((rows.size, self.dim), np.nan, wanted)
@@ -220,16 +176,14 @@ class FeatureSet:
                 answer[position] = matrices[int(rows[position]) - int(rows[block[0]])]
         return answer
 
-    def iter_batches(
-        self, batch_size: int = 1024
-    ) -> Iterator[tuple[NDArray[np.str_], NDArray[Any] | list[NDArray[Any]], NDArray[np.uint8]]]:
+    def iter_batches(self, batch_size: int = 1024) -> Iterator[Batch]:
         """Yield all rows in file order, as (ids, features, status) of up to `batch_size` rows.
 
         Features are in the stored dtype: (b, dim) with NaN in absent rows, or for ragged sets a
         list of (k, dim) with k = 0 in absent rows. Ids are (b,), or (b, 2) for interactions.
         """
         if batch_size < 1:
-            raise InvalidInput(f"batch_size: got {batch_size}, expected >= 1")
+            raise errors.InvalidInput(f"batch_size: got {batch_size}, expected >= 1")
         self._require(self.layout)
         for start, stop in spans(len(self), batch_size):
             ids = _side_by_side([decode_ids(column[start:stop]) for column in self._columns])
@@ -263,7 +217,6 @@ class FeatureSet:
         return {"path": self.path, "_open_file": None, "_pid": -1, "_known": self._known}
 
     def _file(self) -> Any:
-        """The file, open in this process."""
         if self._open_file is not None and self._pid == os.getpid():
             return self._open_file
         self._open_file = None
@@ -271,12 +224,14 @@ class FeatureSet:
         try:
             header, warning = hdf5.read_header(file, self.path)
             if self._known is not None and header != self._known:
-                raise StoreError(f"{self.path}: was replaced while it was in use; start again")
+                raise errors.StoreError(
+                    f"{self.path}: was replaced while it was in use; start again"
+                )
         except BaseException:
             file.close()
             raise
         if warning and self._known is None:
-            warnings.warn(warning, StoreWarning, stacklevel=3)
+            warnings.warn(warning, errors.StoreWarning, stacklevel=3)
         self._known, self._open_file, self._pid = header, file, os.getpid()
         return file
 
@@ -287,7 +242,7 @@ class FeatureSet:
 
     def _interaction_column(self, which: int) -> Bytes:
         if self.source != spec.INTERACTION:
-            raise InvalidInput(f"{self.path}: its rows are items, not interactions; use ids")
+            raise errors.InvalidInput(f"{self.path}: its rows are items, not interactions; use ids")
         return self._columns[which]
 
     @cached_property
@@ -295,8 +250,8 @@ class FeatureSet:
         keys = self._columns[0] if self.source == spec.ITEM else pair_keys(*self._columns)
         try:
             return IdIndex.build(keys, f"{self.path}:/ids")
-        except InvalidIds as error:
-            raise damaged(str(error)) from error
+        except errors.InvalidIds as error:
+            raise errors.damaged(str(error)) from error
 
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
@@ -305,40 +260,30 @@ class FeatureSet:
             offsets = np.asarray(file[spec.OFFSETS][:])
             total = int(file[spec.FEATURES].shape[0])
         if offsets[0] != 0 or offsets[-1] != total or bool((np.diff(offsets) < 0).any()):
-            raise damaged(f"{self.path}:/{spec.OFFSETS}: not ascending from 0 to {total}")
+            raise errors.damaged(f"{self.path}:/{spec.OFFSETS}: not ascending from 0 to {total}")
         return offsets
 
     def _require(self, layout: str) -> None:
         if self.layout != layout:
             method = "matrix" if self.layout == spec.DENSE else "ragged"
-            raise InvalidInput(f"{self.path}: the set is {self.layout}; use {method}()")
+            raise errors.InvalidInput(f"{self.path}: the set is {self.layout}; use {method}()")
         if not self.complete:
-            raise IncompleteFeatureSet(
-                f"{self.path}: rows are pending; run the extraction again, it goes on where it "
-                "stopped"
-            )
+            cure = "run the extraction again, it goes on where it stopped"
+            raise errors.IncompleteFeatureSet(f"{self.path}: rows are pending; {cure}")
 
     def _find(self, ids: Ids) -> NDArray[np.int64]:
         """Row of each id, -1 where the set does not know it, shape (len(ids),)."""
-        if self.source == spec.ITEM:
-            keys = encode_lookup(cast("Sequence[str]", ids))
-        else:
-            users, items = split_pairs(ids)
-            keys = pair_keys(encode_lookup(users, "user ids"), encode_lookup(items, "item ids"))
-        return self._index.find(keys)
+        return self._index.find(lookup_keys(ids, pairs=self.source == spec.INTERACTION))
 
     def _present(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         if len(self) == 0:
             return np.zeros(rows.size, bool)
-        present: NDArray[np.bool_] = (rows >= 0) & (self.status[rows] == Status.OK)
-        return present
+        return np.asarray((rows >= 0) & (self.status[rows] == Status.OK))
 
     def _rows_per_read(self) -> int:
         return block_rows(self.header.vector_bytes, _READ_BYTES)
 
-    def _fill(
-        self, features: NDArray[Any], rows: NDArray[np.int64], positions: NDArray[np.int64]
-    ) -> None:
+    def _fill(self, features: NDArray[Any], rows: Rows, positions: Rows) -> None:
         """Copy row `rows[p]` of the file to `features[p]` for each position `p`."""
         # In file order and in long reads: seeking is slower than reading a little too much.
         wanted = rows[positions]
@@ -357,7 +302,7 @@ class FeatureSet:
                 if not np.isfinite(block).all():
                     bad = int(wanted[i:j][~np.isfinite(block).all(axis=1)][0])
                     what = "is marked present and holds NaN or infinity"
-                    raise damaged(f"{self.path}:/{spec.FEATURES}: row {bad} {what}")
+                    raise errors.damaged(f"{self.path}:/{spec.FEATURES}: row {bad} {what}")
                 features[positions[i:j]] = self._narrow(block, features.dtype)
 
     def _narrow(self, block: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -367,9 +312,8 @@ class FeatureSet:
             with np.errstate(over="raise"):
                 return block.astype(dtype)
         except FloatingPointError as error:
-            raise InvalidInput(
-                f"{self.path}: values do not fit in {dtype}; ask for float32"
-            ) from error
+            what = f"{self.path}: values do not fit in {dtype}; ask for float32"
+            raise errors.InvalidInput(what) from error
 
     def _ragged_rows(self, start: int, stop: int) -> list[NDArray[Any]]:
         offsets = self._offsets[start : stop + 1]
@@ -377,10 +321,9 @@ class FeatureSet:
             vectors = np.asarray(self._file()[spec.FEATURES][int(offsets[0]) : int(offsets[-1])])
         if not np.isfinite(vectors).all():
             rows = f"rows {start} … {stop - 1}"
-            raise damaged(f"{self.path}:/{spec.FEATURES}: {rows} hold NaN or infinity")
+            raise errors.damaged(f"{self.path}:/{spec.FEATURES}: {rows} hold NaN or infinity")
         return [part.copy() for part in np.split(vectors, offsets[1:-1] - offsets[0])]
 
 
 def _side_by_side(columns: list[NDArray[Any]]) -> NDArray[Any]:
-    """(n,) for one column, (n, 2) for two."""
     return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)

@@ -12,57 +12,35 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mmstore import spec
 from mmstore.errors import InvalidInput, UnsupportedVersion
-from mmstore.spec import (
-    CREATED,
-    DTYPES,
-    FORMAT_VERSION,
-    LAYOUTS,
-    MAJOR,
-    MAX_PROVENANCE_BYTES,
-    NEWEST_MINOR,
-    SOURCES,
-    SUFFIX,
-)
+from mmstore.spec import CREATED, FORMAT_VERSION, MAJOR, NEWEST_MINOR, SUFFIX, Status
 
 _MAX_NAME = 200  # file systems allow 255 bytes, and the writer's side files add a suffix
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """All metadata of a feature set.
+    """All metadata of a feature set."""
 
-    Attributes:
-        modality: `visual`, `textual`, `audio`, or any lower-case name.
-        name: The set's name, as in the file name.
-        source: `item` or `interaction`.
-        layout: `dense` or `ragged`.
-        dim: Length of a vector, >= 1.
-        dtype: `float16` or `float32`, how vectors are stored.
-        rows: Number of rows, >= 0.
-        provenance: How the vectors were made; JSON values only.
-        complete: False while rows are pending.
-        content_digest: 64 hexadecimal digits, or empty while the set is incomplete.
-        format_version: `major.minor` of the file.
-    """
-
-    modality: str
-    name: str
-    source: str
-    layout: str
-    dim: int
-    dtype: str
+    modality: str  # `visual`, `textual`, `audio`, or any lower-case name
+    name: str  # as in the file name
+    source: str  # `item` or `interaction`
+    layout: str  # `dense` or `ragged`
+    dim: int  # length of a vector, >= 1
+    dtype: str  # `float16` or `float32`, how vectors are stored
     rows: int
-    provenance: dict[str, Any]
-    complete: bool = False
-    content_digest: str = ""
+    provenance: dict[str, Any]  # how the vectors were made; JSON values only
+    complete: bool = False  # False while rows are pending
+    content_digest: str = ""  # 64 hexadecimal digits, or empty while the set is incomplete
     format_version: str = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         check_modality(self.modality)
         check_name(self.name)
-        choices = {"source": SOURCES, "layout": LAYOUTS, "dtype": DTYPES}
+        choices = {"source": spec.SOURCES, "layout": spec.LAYOUTS, "dtype": spec.DTYPES}
         for key, known in choices.items():
             if (value := getattr(self, key)) not in known:
                 raise InvalidInput(f"{key}: got {value!r}, expected one of {', '.join(known)}")
@@ -80,32 +58,26 @@ class Header:
         return self.dim * self.vector_dtype.itemsize
 
 
-def check_name(name: object) -> str:
-    """Return `name` if it is a safe file name stem, never a path.
+def count_statuses(status: NDArray[np.uint8]) -> dict[Status, int]:
+    """Return the number of rows of each status."""
+    counts = np.bincount(status, minlength=len(Status))
+    return {state: int(counts[state]) for state in Status}
 
-    Raises:
-        InvalidInput: It is not `[A-Za-z0-9][A-Za-z0-9._-]*` of at most 200 characters.
-    """
+
+def check_name(name: object) -> str:
+    """Return `name` if it is a safe file name stem, never a path; else raise `InvalidInput`."""
     if _is_safe(name, "A-Za-z0-9"):
         return str(name)
-    raise InvalidInput(
-        f"name: got {name!r}, expected letters, digits, '.', '_' and '-' only, beginning with a "
-        f"letter or digit, at most {_MAX_NAME}; such as 'clip-vit-b-32'"
-    )
+    wanted = f"at most {_MAX_NAME} letters, digits, '.', '_' and '-', such as 'clip-vit-b-32'"
+    raise InvalidInput(f"name: got {name!r}, expected {wanted}")
 
 
 def check_modality(modality: object) -> str:
-    """Return `modality` if it is a safe lower-case folder name.
-
-    Raises:
-        InvalidInput: It is not `[a-z0-9][a-z0-9._-]*` of at most 200 characters.
-    """
+    """Return `modality` if it is a safe lower-case folder name; else raise `InvalidInput`."""
     if _is_safe(modality, "a-z0-9"):
         return str(modality)
-    raise InvalidInput(
-        f"modality: got {modality!r}, expected lower-case letters, digits, '.', '_' and '-' only; "
-        "such as 'visual'"
-    )
+    wanted = "lower-case letters, digits, '.', '_' and '-' only, such as 'visual'"
+    raise InvalidInput(f"modality: got {modality!r}, expected {wanted}")
 
 
 def _is_safe(name: object, letters: str) -> bool:
@@ -120,10 +92,8 @@ def name_of(path: Path) -> str:
         InvalidInput: The file name does not end in `.h5`, or its stem is no valid name.
     """
     if path.suffix != SUFFIX:
-        raise InvalidInput(
-            f"{path}: a feature set's file name ends in '{SUFFIX}'; write to "
-            f"{path.name + SUFFIX!r}, say"
-        )
+        what = f"{path}: a feature set's file name ends in '{SUFFIX}'"
+        raise InvalidInput(f"{what}; write to {path.name + SUFFIX!r}, say")
     return check_name(path.name.removesuffix(SUFFIX))
 
 
@@ -142,10 +112,8 @@ def check_version(where: str, version: str) -> str | None:
     major, minor = int(match[1]), int(match[2])
     if major != MAJOR:
         cure = "install a newer mmx-mmbench" if major > MAJOR else "extract the set again"
-        raise UnsupportedVersion(
-            f"{where}: format version {version} (this library reads {MAJOR}.x and writes "
-            f"{FORMAT_VERSION}); {cure}"
-        )
+        known = f"this library reads {MAJOR}.x and writes {FORMAT_VERSION}"
+        raise UnsupportedVersion(f"{where}: format version {version} ({known}); {cure}")
     if minor <= NEWEST_MINOR:
         return None
     return (
@@ -166,14 +134,10 @@ def canonical_json(value: object) -> str:
         )
         text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidInput(
-            f"provenance: not JSON ({error}); use str, int, finite float, bool, None, lists and "
-            "dicts with str keys"
-        ) from error
+        cure = "use str, int, finite float, bool, None, lists and dicts with str keys"
+        raise InvalidInput(f"provenance: not JSON ({error}); {cure}") from error
     if "\\u0000" in text:
-        raise InvalidInput(
-            "provenance: holds a NUL character, which an HDF5 string can't; remove it"
-        )
+        raise InvalidInput("provenance: holds a NUL character, which HDF5 can't; remove it")
     return text
 
 
@@ -191,9 +155,9 @@ def with_creation_time(provenance: Mapping[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(canonical_json(dict(provenance)))
     plain.setdefault(CREATED, _now().isoformat(timespec="seconds").replace("+00:00", "Z"))
     size = len(canonical_json(plain).encode("utf-8"))
-    if size > MAX_PROVENANCE_BYTES:
+    if size > spec.MAX_PROVENANCE_BYTES:
         raise InvalidInput(
-            f"provenance: {size} bytes of JSON (at most {MAX_PROVENANCE_BYTES}); "
+            f"provenance: {size} bytes of JSON (at most {spec.MAX_PROVENANCE_BYTES}); "
             "put what is long into a file and its digest into the provenance"
         )
     return plain
@@ -206,6 +170,5 @@ def _now() -> datetime:
     try:
         return datetime.fromtimestamp(int(epoch), UTC)
     except (ValueError, OverflowError, OSError) as error:
-        raise InvalidInput(
-            f"SOURCE_DATE_EPOCH: got {epoch!r}, expected whole seconds since 1970"
-        ) from error
+        what = f"SOURCE_DATE_EPOCH: got {epoch!r}, expected whole seconds since 1970"
+        raise InvalidInput(what) from error

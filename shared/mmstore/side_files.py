@@ -33,6 +33,8 @@ from mmstore.ids import block_rows, runs
 from mmstore.schema import Header
 from mmstore.spec import BLOCK_BYTES, PARTIAL_SUFFIX
 
+Rows = NDArray[np.int64]
+
 
 class Paths:
     """The final path of a set, and those of its side files."""
@@ -126,11 +128,7 @@ class Place(NamedTuple):
 
 
 def place_of(file: Any, path: Path, name: str) -> Place:
-    """Return where a dataset lies in its HDF5 file.
-
-    Raises:
-        DamagedFeatureSet: It is not contiguous.
-    """
+    """Return where a dataset lies in its HDF5 file; `DamagedFeatureSet` if in several pieces."""
     data = file[name]
     offset, dtype = data.id.get_offset(), np.dtype(data.dtype.str)
     if data.size and offset is None:
@@ -249,13 +247,8 @@ class ErrorLog:
 class VectorLog(_Unbuffered):
     """The vectors of an unfinished ragged set, in the order in which they came.
 
-    Args:
-        path: The file; made when it is absent.
-        header: Says length and dtype of the vectors.
-        used: Number of vectors that rows refer to; what a killed writer left behind them goes.
-
-    Raises:
-        DamagedFeatureSet: The file is shorter than `used` vectors.
+    Rows refer to the first `used` vectors; what a killed writer left behind them goes. A shorter
+    file raises `DamagedFeatureSet`.
     """
 
     def __init__(self, path: Path, header: Header, used: int) -> None:
@@ -265,10 +258,8 @@ class VectorLog(_Unbuffered):
         size, needed = self._stream.seek(0, os.SEEK_END), used * self._vector_bytes
         if size < needed:
             self._stream.close()
-            raise DamagedFeatureSet(
-                f"{path}: shorter than the rows that refer to it (got {size} bytes, expected at "
-                f"least {needed}); run again with --restart"
-            )
+            what = f"{path}: shorter than the rows that refer to it ({size} of {needed} bytes)"
+            raise DamagedFeatureSet(f"{what}; run again with --restart")
         self._stream.truncate(needed)
         self.used = used
 
@@ -281,14 +272,10 @@ class VectorLog(_Unbuffered):
         self.used += len(vectors)
         return first
 
-    def gather(
-        self, start: NDArray[np.int64], length: NDArray[np.int64]
-    ) -> Iterator[NDArray[np.floating]]:
+    def gather(self, start: Rows, length: Rows) -> Iterator[NDArray[np.floating]]:
         """Yield the vectors of row after row, in blocks of shape (k, dim).
 
-        Args:
-            start: First vector of each row, shape (n,).
-            length: Number of vectors of each row, all > 0, shape (n,).
+        `start` and `length`, shape (n,), are each row's first vector and number of vectors, > 0.
         """
         if start.size == 0:
             return
@@ -317,9 +304,8 @@ class VectorLog(_Unbuffered):
         while len(view):
             done = self._stream.readinto(view)
             if not done:
-                raise DamagedFeatureSet(
-                    f"{self._stream.name}: ends too early; run again with --restart"
-                )
+                what = f"{self._stream.name}: ends too early; run again with --restart"
+                raise DamagedFeatureSet(what)
             view = view[done:]
         return vectors
 
@@ -348,9 +334,8 @@ class WriterLock:
         self._key = f"{self._pid}:{path.resolve()}"
         with _guard:
             if self._key in _held:
-                raise StoreLocked(
-                    f"{path}: another writer in this process holds it; close that one first"
-                )
+                what = f"{path}: another writer in this process holds it"
+                raise StoreLocked(f"{what}; close that one first")
             with translated(path):
                 self._descriptor: int | None = self._acquire()
             _held.add(self._key)
@@ -364,10 +349,8 @@ class WriterLock:
                 os.close(descriptor)
                 if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
                     raise
-                raise StoreLocked(
-                    f"{self.path}: another process writes this set; wait for it to end, or stop "
-                    "it, and try again"
-                ) from error
+                what = f"{self.path}: another process writes this set"
+                raise StoreLocked(f"{what}; wait for it to end, or stop it") from error
             # The last holder removes the file; a lock on a removed file excludes nobody, so take
             # the new one.
             with suppress(FileNotFoundError):

@@ -35,19 +35,13 @@ class FeatureStore:
         return self._listing(SUFFIX + PARTIAL_SUFFIX)
 
     def path(self, modality: str, name: str) -> Path:
-        """Return where the set of this modality and name lies, or would lie.
-
-        Raises:
-            InvalidInput: `modality` or `name` is not a safe name (it never is a path).
-        """
+        """Return where the set of this modality and name, both never paths, lies or would lie."""
         return self.root / check_modality(modality) / f"{check_name(name)}{SUFFIX}"
 
     def open(self, modality: str, name: str | None = None) -> FeatureSet:
         """Open the set of this modality and name, its header checked.
 
-        Args:
-            modality: Such as `visual`.
-            name: Such as `resnet50`; may be left out where the modality has one set only.
+        The name may be left out where the modality has one set only.
 
         Raises:
             UnknownFeatureSet: There is none, or the name was left out and there are several; lists
@@ -65,20 +59,16 @@ class FeatureStore:
             )
         if name is None:
             if len(names) > 1:
-                raise UnknownFeatureSet(
-                    f"{self.root}: several {modality} sets ({', '.join(names)}); say which, as in "
-                    f"{modality}={names[0]}"
-                )
+                what = f"{self.root}: several {modality} sets ({', '.join(names)})"
+                raise UnknownFeatureSet(f"{what}; say which, as in {modality}={names[0]}")
             name = names[0]
         elif name not in names:
             notes = _hint(name, names) + self._partial_note(modality, name)
             raise UnknownFeatureSet(f"{self.root}: no {modality} set {name!r}{notes}")
         found = FeatureSet(self.path(modality, name))
         if found.modality != modality:
-            raise DamagedFeatureSet(
-                f"{found.path}: says that its modality is {found.modality!r} (its folder says "
-                f"{modality!r}); move it to the right folder"
-            )
+            what = f"{found.path}: its modality is {found.modality!r}, its folder's {modality!r}"
+            raise DamagedFeatureSet(f"{what}; move it to the right folder")
         return found
 
     def _partial_note(self, modality: str, name: str | None = None) -> str:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 _ODD = "097293751X|007|7| 7|7 |a/b|../x|日本|👩‍👧|é|e\u0301|a b|\t|None|nan"
+# Ids that a careless program confuses, strips or takes for a path.
 ODD_IDS = tuple(_ODD.split("|"))
-"""Ids that a careless program confuses, strips or takes for a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,6 @@ class Content:
     """The content of a set, in memory.
 
     Attributes:
-        source: `item` or `interaction`.
-        layout: `dense` or `ragged`.
-        dtype: `float16` or `float32`.
-        dim: Length of a vector.
         ids: One column of ids, or two for interactions.
         vectors: For each row an array of shape (k, dim), with k = 1 for dense sets, or None where
             it has none.
@@ -111,16 +107,10 @@ def random_content(
     dim: int = 3,
     absent: float = 0.3,
 ) -> Content:
-    """Content for these ids, fully determined by the seed.
+    """Content for item ids or (user, item) pairs, fully determined by the seed.
 
-    Args:
-        seed: Of the random vectors; among them are zeros, -0.0, subnormals and the largest numbers
-            of the dtype.
-        ids: Item ids, or (user, item) pairs.
-        layout: `dense` or `ragged` (1 to 4 vectors per row).
-        dtype: `float16` or `float32`.
-        dim: Length of a vector.
-        absent: Share of rows without a vector; half of them missing, half corrupt.
+    Among the values are zeros, -0.0, subnormals and the largest numbers of the dtype; ragged rows
+    have 1 to 4 vectors. A share `absent` of rows has none: half are missing, half corrupt.
     """
     rng = np.random.default_rng(seed)
     limits = np.finfo(dtype)
@@ -137,12 +127,8 @@ def random_content(
         if gone < absent / 2:
             errors[row] = f"cannot decode picture {row}: números ≠ 日本"
     pairs = [key for key in ids if isinstance(key, tuple)]
-    columns = (
-        tuple(tuple(column) for column in zip(*pairs, strict=True))
-        if pairs
-        else (tuple(map(str, ids)),)
-    )
     source = INTERACTION if pairs else ITEM
+    columns = tuple(zip(*pairs, strict=True)) if pairs else (tuple(map(str, ids)),)
     return Content(source, layout, dtype, dim, columns, tuple(vectors), errors)
 
 

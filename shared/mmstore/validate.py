@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from mmstore import hdf5, spec
 from mmstore.errors import InvalidIds, StoreError, StoreWarning
 from mmstore.hashing import content_digest
-from mmstore.ids import block_rows, duplicate_error, encode_ids, first_duplicate, pair_keys, spans
+from mmstore.ids import block_rows, duplicate_error, encode_ids, pair_keys, spans
 from mmstore.schema import Header
 from mmstore.spec import Status
 
 
 def verify_file(path: Path) -> list[str]:
-    """Return all violations of the format, one line each; empty for a sound file.
+    """Return all violations of the format, one line each; a file that can't be opened is one too.
 
-    A file that can't be opened is one line as well: nothing raises `StoreError`. A newer minor
-    version warns (`StoreWarning`) and is checked by the rules that are known.
+    A newer minor version warns (`StoreWarning`) and is checked by the rules that are known.
     """
     problems: list[str] = []
     try:
@@ -40,8 +39,7 @@ def verify_file(path: Path) -> list[str]:
 def _problems(file: Any, header: Header) -> Iterator[str]:
     status = np.asarray(file[spec.STATUS][:])
     if not header.complete:
-        pending = int((status == Status.PENDING).sum())
-        state = f"{pending} of {status.size} rows pending"
+        state = f"{(status == Status.PENDING).sum()} of {status.size} rows pending"
         yield f": incomplete ({state}); run the extraction again"
         return
     yield from _id_problems(file, header)
@@ -52,9 +50,8 @@ def _problems(file: Any, header: Header) -> Iterator[str]:
         yield from _offset_problems(offsets, status, int(file[spec.FEATURES].shape[0]))
     elif file[spec.FEATURES].chunks is not None:
         yield f":/{spec.FEATURES}: chunked (a dense set is contiguous); extract it again"
-    yield from _vector_problems(
-        file[spec.FEATURES], status if header.layout == spec.DENSE else None
-    )
+    marks = status if header.layout == spec.DENSE else None
+    yield from _vector_problems(file[spec.FEATURES], marks)
     digest = content_digest(file, header, status, offsets)
     if digest != header.content_digest:
         differ = f"got {digest}, the file says {header.content_digest!r}"
@@ -70,8 +67,8 @@ def _id_problems(file: Any, header: Header) -> Iterator[str]:
             yield str(error)
             return
     keys = columns[0] if len(columns) == 1 else pair_keys(*columns)
-    if first_duplicate(keys) is not None:
-        yield str(duplicate_error(keys, ":/" + " and /".join(spec.ID_DATASETS[header.source])))
+    if repeated := duplicate_error(keys, ":/" + " and /".join(spec.ID_DATASETS[header.source])):
+        yield str(repeated)
 
 
 def _status_problems(file: Any, status: NDArray[np.uint8]) -> Iterator[str]:
@@ -96,17 +93,15 @@ def _offset_problems(
     wrong = (lengths > 0) != (status == Status.OK)
     if bool(wrong.any()):
         row = int(np.argmax(wrong))
-        yield (
-            f":/{spec.OFFSETS}: row {row} has {lengths[row]} vectors and status {status[row]} "
-            "(present rows have some, others none)"
-        )
+        what = f"row {row} has {lengths[row]} vectors and status {status[row]}"
+        yield f":/{spec.OFFSETS}: {what} (present rows have some, others none)"
 
 
 def _vector_problems(features: Any, status: NDArray[np.uint8] | None) -> Iterator[str]:
     """Present rows are finite, absent ones NaN throughout; at most one line for each rule."""
     not_finite, filled = [], []
-    step = block_rows(features.shape[1] * features.dtype.itemsize)
-    for start, stop in spans(features.shape[0], step):
+    row_bytes = features.shape[1] * features.dtype.itemsize
+    for start, stop in spans(features.shape[0], block_rows(row_bytes)):
         block = np.asarray(features[start:stop])
         present = np.ones(len(block), bool) if status is None else status[start:stop] == Status.OK
         not_finite.append(np.flatnonzero(present & ~np.isfinite(block).all(axis=1)) + start)

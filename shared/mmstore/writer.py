@@ -11,26 +11,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmstore import arguments
-from mmstore.errors import (
-    DamagedFeatureSet,
-    IncompleteFeatureSet,
-    InvalidInput,
-    NotAFeatureSet,
-    StoreError,
-)
+from mmstore import arguments, errors, partial
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes, Column, Pairs, block_rows, runs, spans
-from mmstore.partial import (
-    Errors,
-    assemble,
-    copy_as_partial,
-    create_partial,
-    finish_in_place,
-    finished_set,
-    unfinished_set,
-)
-from mmstore.schema import Header, name_of, with_creation_time
+from mmstore.schema import Header, count_statuses, name_of, with_creation_time
 from mmstore.side_files import ErrorLog, Paths, RowFile, VectorLog, WriterLock
 from mmstore.spec import DENSE, FEATURES, INTERACTION, ITEM, LENGTH, RAGGED, START, STATUS, Status
 
@@ -121,9 +105,8 @@ class FeatureSetWriter:
         with translated(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_dir():
-                raise NotAFeatureSet(
-                    f"{self.path}: is a folder; remove it, or choose another --name"
-                )
+                cure = "remove it, or choose another --name"
+                raise errors.NotAFeatureSet(f"{self.path}: is a folder; {cure}")
         retry = [Status.CORRUPT] * retry_failed + [Status.MISSING] * retry_missing
         self._lock = WriterLock(self._paths.lock)
         try:
@@ -146,18 +129,17 @@ class FeatureSetWriter:
                     if not self._adopt_finished(columns, retry):
                         return
                 else:
-                    create_partial(paths, self.header, columns)
+                    partial.create_partial(paths, self.header, columns)
         if not resuming and not self._attach(columns):
-            raise DamagedFeatureSet(
-                f"{paths.partial}: can't be read back just after it was made; check the disk"
-            )
+            what = f"{paths.partial}: can't be read back just after it was made"
+            raise errors.DamagedFeatureSet(f"{what}; check the disk")
         if retry:
             self._mark(np.flatnonzero(np.isin(self._status, retry)), Status.PENDING)
             self.flush()
 
     def _attach(self, columns: list[Bytes]) -> bool:
         """Open the partial file for writing; False where it is beyond use."""
-        found = unfinished_set(self._paths, self.header, columns)
+        found = partial.unfinished_set(self._paths, self.header, columns)
         if found is None:
             return False
         self.header, self._status = found.header, found.status
@@ -168,7 +150,7 @@ class FeatureSetWriter:
 
     def _adopt_finished(self, columns: list[Bytes], retry: list[Status]) -> bool:
         """Take a finished set of the same plan; True where a partial copy has rows to retry."""
-        found = finished_set(self._paths, self.header, columns, retry)
+        found = partial.finished_set(self._paths, self.header, columns, retry)
         self.header, self._status, self.versions_differ = found
         again = np.isin(self._status, retry)
         if not again.any():
@@ -176,7 +158,7 @@ class FeatureSetWriter:
             self._release()
             return False
         status = np.where(again, np.uint8(Status.PENDING), self._status)
-        copy_as_partial(self._paths, self.header, columns, status)
+        partial.copy_as_partial(self._paths, self.header, columns, status)
         return True
 
     @property
@@ -186,18 +168,12 @@ class FeatureSetWriter:
 
     def counts(self) -> dict[Status, int]:
         """Return the number of rows of each status."""
-        counts = np.bincount(self._status, minlength=len(Status))
-        return {status: int(counts[status]) for status in Status}
+        return count_statuses(self._status)
 
     def write(self, rows: ArrayLike, features: ArrayLike) -> None:
-        """Store one vector for each of `rows`.
+        """Store real `features`, shape (b, dim), of pending `rows`, each once, shape (b,).
 
-        A vector with NaN or infinity, after the cast to the stored dtype, is not stored: its row
-        becomes corrupt.
-
-        Args:
-            rows: Pending rows, each once, shape (b,).
-            features: Their vectors, shape (b, dim), real numbers.
+        A row whose vector has NaN or infinity after the cast to the stored dtype becomes corrupt.
 
         Raises:
             InvalidInput: A row is not pending, or the shapes do not fit.
@@ -214,13 +190,9 @@ class FeatureSetWriter:
         self._mark_not_finite(rows, good, given)
 
     def write_ragged(self, rows: ArrayLike, vectors: Sequence[ArrayLike]) -> None:
-        """Store one or more vectors for each of `rows`.
+        """Store for each of `rows` (see `write`) one or more vectors, of shape (k, dim).
 
         A row with none, or with NaN or infinity, becomes corrupt.
-
-        Args:
-            rows: Pending rows, each once, shape (b,).
-            vectors: For each row an array of shape (k, dim), k >= 1.
         """
         rows = self._check_rows(rows, RAGGED)
         arguments.check_count("vectors", vectors, rows.size)
@@ -247,9 +219,7 @@ class FeatureSetWriter:
     def mark_corrupt(self, rows: ArrayLike, messages: Sequence[str]) -> None:
         """Record that the content of `rows` could not be turned into vectors.
 
-        Args:
-            rows: Pending rows, each once, shape (b,).
-            messages: Why, one for each row; kept as one line of at most 500 bytes.
+        `messages` say why, one for each row; each is kept as one line of at most 500 bytes.
         """
         rows = self._check_rows(rows)
         arguments.check_count("messages", messages, rows.size)
@@ -288,18 +258,18 @@ class FeatureSetWriter:
             return self.header.content_digest
         self.flush()
         if n_pending := self.pending.size:
-            raise IncompleteFeatureSet(
-                f"{self.path}: {n_pending} of {self.header.rows} rows are pending; write or mark "
-                "them before finish()"
-            )
+            state = f"{n_pending} of {self.header.rows} rows are pending"
+            raise errors.IncompleteFeatureSet(f"{self.path}: {state}; write or mark them first")
         with translated(self._paths.partial):
             corrupt = np.flatnonzero(self._status == Status.CORRUPT)
-            errors = Errors(corrupt, self._errors.read(corrupt))
+            reasons = partial.Errors(corrupt, self._errors.read(corrupt))
             if self._vectors is None:
                 self._close_files()  # HDF5 edits the file now
-                digest = finish_in_place(self._paths, self.header, self._status, errors)
+                digest = partial.finish_in_place(self._paths, self.header, self._status, reasons)
             else:
-                digest = assemble(self._paths, self.header, self._vectors, self._status, errors)
+                digest = partial.assemble(
+                    self._paths, self.header, self._vectors, self._status, reasons
+                )
             self.header = replace(self.header, complete=True, content_digest=digest)
             self.finished = True
             self._close_files()
@@ -331,14 +301,16 @@ class FeatureSetWriter:
             return
         try:
             self.close()
-        except StoreError as second:  # the first error is the one to show
+        except errors.StoreError as second:  # the first error is the one to show
             error.add_note(f"closing the unfinished set failed too: {second}")
 
     def _check_rows(self, rows: ArrayLike, layout: str | None = None) -> NDArray[np.int64]:
         self._require_open()
         if layout not in (None, self.header.layout):
             method = "write" if self.header.layout == DENSE else "write_ragged"
-            raise InvalidInput(f"{self.path}: the set is {self.header.layout}; use {method}()")
+            raise errors.InvalidInput(
+                f"{self.path}: the set is {self.header.layout}; use {method}()"
+            )
         return arguments.pending_rows(rows, self._status)
 
     def _put(self, name: str, rows: NDArray[np.int64], values: NDArray[Any]) -> None:
@@ -372,13 +344,13 @@ class FeatureSetWriter:
 
     def _require_open(self) -> RowFile:
         if os.getpid() != self._pid:
-            raise InvalidInput(
-                f"{self.path}: a writer can't be used in a forked process; write from the one that "
-                "opened it"
-            )
+            what = f"{self.path}: a writer can't be used in a forked process"
+            raise errors.InvalidInput(f"{what}; write from the one that opened it")
         if self._rows is None:
             state = "finished" if self.finished else "closed"
-            raise InvalidInput(f"{self.path}: the writer is {state}; nothing more can be written")
+            raise errors.InvalidInput(
+                f"{self.path}: the writer is {state}; nothing more can be written"
+            )
         return self._rows
 
     def _close_files(self) -> None:
