@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+from functools import partial
 
 import click
 
 from mmbase import cli as shell
+from mmbase.cli import Shell
 from mmbase.process import tune_process
 from mmbench import __version__
 
@@ -43,9 +44,10 @@ COMMANDS = {
 }
 
 
-@click.group(
-    cls=shell.Shell,
+cli = Shell(
+    "mmbench",
     lazy=COMMANDS,
+    prepare=tune_process,  # before a command imports torch
     saved="the last saved epoch",
     saves_memory="a smaller batch_size or fewer --jobs need less, --device cpu none of a GPU's",
     context_settings={
@@ -53,10 +55,7 @@ COMMANDS = {
         "max_content_width": 100,
         "show_default": True,
     },
-)
-@click.version_option(__version__, prog_name="mmbench")
-def cli() -> None:
-    """Train and evaluate multimodal recommenders on feature stores.
+    help="""Train and evaluate multimodal recommenders on feature stores.
 
     \b
     Examples:
@@ -64,15 +63,9 @@ def cli() -> None:
       mmbench train --model vbpr --data my/catalogue --features visual=resnet50
       mmbench train --model vbpr,bpr-mf --seed 1,2,3      # mean and spread over seeds
       mmbench evaluate --recs lists.tsv --data my/catalogue
-    """
+    """,
+)
+click.version_option(__version__, prog_name="mmbench")(cli)
 
-
-def run(arguments: list[str]) -> int:
-    """Run one command line and return its exit code."""
-    return shell.run(cli, arguments, prog_name="mmbench")
-
-
-def main() -> None:
-    """Run the installed command."""
-    tune_process()  # before a command imports torch
-    sys.exit(run(sys.argv[1:]))
+run = partial(shell.run, cli, prog_name="mmbench")
+main = partial(cli.main, prog_name="mmbench")

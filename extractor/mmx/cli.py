@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from mmbase.cli import Shell
@@ -25,19 +27,15 @@ COMMANDS = {
 }
 
 
-@click.group(
-    cls=Shell,
+cli = Shell(
+    "mmx",
     lazy=COMMANDS,
     saved="what is saved",
     saves_memory="a smaller --batch-size needs less, --device cpu none of a GPU's",
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    help="Extract visual, textual and audio features of items into HDF5 feature sets.",
     epilog="Start with: mmx extract --modality visual --model colour-hog",
 )
-@click.version_option(__version__, prog_name="mmx")
-def cli() -> None:
-    """Extract visual, textual and audio features of items into HDF5 feature sets."""
+click.version_option(__version__, prog_name="mmx")(cli)
 
-
-def main() -> None:
-    """Run the installed command."""
-    cli.main(prog_name="mmx")
+main = partial(cli.main, prog_name="mmx")

@@ -105,16 +105,23 @@ class Shell(LazyGroup):
     Args:
         saved: The state that the same command continues from after an interruption.
         saves_memory: Advice for the error that memory ran out.
+        prepare: Called first by the installed command, to set the process up.
     """
 
     def __init__(
-        self, *args: Any, saved: str = "", saves_memory: str = "", **attributes: Any
+        self,
+        *args: Any,
+        saved: str = "",
+        saves_memory: str = "",
+        prepare: Callable[[], None] = lambda: None,
+        **attributes: Any,
     ) -> None:
         super().__init__(*args, **attributes)
-        self.saved, self.saves_memory = saved, saves_memory
+        self.saved, self.saves_memory, self.prepare = saved, saves_memory, prepare
 
     def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> NoReturn:
         """Run a command line and exit with the code of `run`."""
+        self.prepare()
         sys.exit(run(self, args, *more, **options))
 
 

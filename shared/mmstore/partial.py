@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore import errors, hdf5, spec
+import mmstore.hdf5 as hdf5
+from mmstore import errors, spec
 from mmstore.errors import DamagedFeatureSet, NotAFeatureSet, ProvenanceMismatch, StoreWarning
 from mmstore.hashing import content_digest
 from mmstore.hdf5 import translated

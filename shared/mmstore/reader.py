@@ -12,7 +12,8 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from mmstore import errors, hdf5, spec
+import mmstore.hdf5 as hdf5
+from mmstore import errors, spec
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes, IdIndex, block_rows, decode_ids, lookup_keys, pair_keys, runs, spans
 from mmstore.schema import Header, count_statuses

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore import hdf5, spec
+import mmstore.hdf5 as hdf5
+from mmstore import spec
 from mmstore.errors import InvalidIds, StoreError, StoreWarning
 from mmstore.hashing import content_digest
 from mmstore.ids import block_rows, duplicate_error, encode_ids, pair_keys, spans

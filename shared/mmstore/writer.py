@@ -11,7 +11,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmstore import arguments, errors, partial
+import mmstore.arguments as arguments
+import mmstore.partial as partial
+from mmstore import errors
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes, Column, Pairs, block_rows, runs, spans
 from mmstore.schema import Header, count_statuses, name_of, with_creation_time

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmbase.devices import resolve_device
 from mmbase.errors import UsageError
+from mmbase.process import resolve_device
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:

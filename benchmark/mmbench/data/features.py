@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from mmbench.data.dataset import PARTS, available_splits
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics.item_data import ItemVectors
 from mmbench.ops.knn import cosine_knn
-from mmstore.reader import FeatureSet
 from mmstore.spec import Status
-from mmstore.store import FeatureStore
+
+if TYPE_CHECKING:
+    from mmstore.reader import FeatureSet
+    from mmstore.store import FeatureStore
 
 MODALITIES = ("visual", "textual", "audio")
 """The modalities that come first, as in the papers."""
@@ -90,7 +93,7 @@ def load_features(
         UsageError: No such modality or set.
         DataError: The store is empty, a set doesn't fit, or no training item has a vector.
     """
-    store = FeatureStore(root)
+    store = _store(root)
     chosen, notes = dict(wanted or {}), dict[str, str]()
     if not chosen:
         chosen, notes = _newest(store)
@@ -135,7 +138,7 @@ def load_content(
     """
     modality, _, name = chosen.partition("=")
     if not name:
-        newest, _ = _newest(FeatureStore(root))
+        newest, _ = _newest(_store(root))
         if modality not in newest:
             raise unknown_name("modality of the feature store", modality, newest)
         name = newest[modality]
@@ -149,7 +152,7 @@ def load_presence(root: Path, item_ids: Sequence[str]) -> dict[str, NDArray[np.b
     """Return which items have a vector in each modality's newest set; empty without a store."""
     if not root.is_dir():
         return {}
-    store = FeatureStore(root)
+    store = _store(root)
     found = {}
     for modality, name in _newest(store)[0].items():
         with store.open(modality, name) as features:
@@ -174,6 +177,13 @@ def parse_wanted(options: Sequence[str]) -> dict[str, str]:
             )
         wanted[modality] = name
     return wanted
+
+
+def _store(root: Path) -> FeatureStore:
+    # Imported here: lists and models without content need neither a store nor h5py.
+    from mmstore.store import FeatureStore
+
+    return FeatureStore(root)
 
 
 def _newest(store: FeatureStore) -> tuple[dict[str, str], dict[str, str]]:

@@ -20,7 +20,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from mmbase.devices import resolve_device
 from mmbase.process import (
     cpu_seconds,
     forget_peak_memory,
@@ -28,6 +27,7 @@ from mmbase.process import (
     held_interrupts,
     peak_gpu_memory_bytes,
     peak_memory_bytes,
+    resolve_device,
 )
 from mmbase.progress import Progress
 from mmbench.config import Recipe, read_recipe, write_recipe

@@ -69,8 +69,7 @@ def finetune(
       mmx finetune --modality textual --model all-MiniLM-L6-v2 --data mine --split loo --out mine-st
       mmx extract --modality textual --model mine-st --data mine
     """
-    from mmbase.devices import resolve_device
-    from mmbase.process import StopRequest
+    from mmbase.process import StopRequest, resolve_device
     from mmx.catalogue.contents import file_contents, text_contents
     from mmx.catalogue.items import load_items
     from mmx.encoders import create

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmbase import gemm
-from mmbase.devices import resolve_device
+from mmbase.process import resolve_device
 from mmx.encoders.base import Request
 from mmx.errors import UsageError
 

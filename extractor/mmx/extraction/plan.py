@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mmx
-from mmbase.devices import resolve_device
+from mmbase.process import resolve_device
 from mmbase.progress import Progress
 from mmx.catalogue import interactions
 from mmx.catalogue.contents import TEXT_COLUMNS, Contents, file_contents, text_contents
