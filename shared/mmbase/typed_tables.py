@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,8 @@ def json_records(
 
 
 def json_columns(path: Path, stream: Iterable[bytes]) -> tuple[str, ...]:
-    """Return the keys of the first hundred objects, in order of appearance."""
-    records = islice(json_records(path, stream), 100)
-    return tuple(dict.fromkeys(key for _, record in records for key in record))
+    """Return the keys of all objects, in order of appearance: a rare one may first come late."""
+    return tuple(dict.fromkeys(key for _, record in json_records(path, stream) for key in record))
 
 
 def read_json(path: Path, stream: Iterable[bytes], names: Sequence[str]) -> dict[str, Any]:

@@ -243,3 +243,11 @@ def test_rows_without_a_header_begin_in_the_first_line(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"a\t1\nb\n")
     with pytest.raises(DataError, match="line 2: 1 cells .expected 2, as in the first line"):
         table.read(["id"])
+
+
+def test_a_key_that_first_appears_late_is_a_column(tmp_path: Path) -> None:
+    lines = [f'{{"id": "{number}"}}' for number in range(150)] + ['{"id": "150", "brand": "x"}']
+    (tmp_path / "items.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    table = open_table(tmp_path / "items.jsonl")
+    assert table.columns == ("id", "brand")
+    assert table.read(["brand"])["brand"].to_pylist()[-2:] == [b"", b"x"]

@@ -28,7 +28,7 @@ IDS = st.text(
 
 
 def test_the_command_names_every_layout() -> None:
-    (names,) = (option.type.choices for option in import_.params if option.name == "format_name")
+    (names,) = (option.type.choices for option in import_.params if option.name == "layout_name")
     assert set(names) == {"auto", *LAYOUTS}
 
 
