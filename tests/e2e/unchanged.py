@@ -12,14 +12,20 @@ FREEDOM's runs have changed, because their setting `preset` went; all digests ar
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmbase import cli as shell
+from mmbench.cli import cli as mmbench
+from mmx.cli import cli as mmx
+
+TOOLS = {"mmx": mmx, "mmbench": mmbench}
 MODELS = "most-popular,item-knn,content-knn,bpr-mf,lightgcn,vbpr,mmgcn,grcn,lattice,bm3,freedom"
 COMMANDS = {
     "paper": f"--model {MODELS} --protocol paper --set epochs=4 --set batch_size=64 --every 2",
@@ -53,11 +59,12 @@ def write_catalogue(folder: Path) -> None:
 
 
 def run(tool: str, *arguments: str, cwd: Path) -> None:
-    """Run one command of a tool; its output is shown when it fails."""
-    command = [sys.executable, "-m", tool, *arguments]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise AssertionError(f"{' '.join(command)}: {done.stderr}")
+    """Run one command of a tool in this process; its output is shown when it fails."""
+    out = io.StringIO()
+    with chdir(cwd), redirect_stdout(out), redirect_stderr(out):
+        code = shell.run(TOOLS[tool], arguments, prog_name=tool)
+    if code:
+        raise AssertionError(f"{tool} {' '.join(arguments)}: {out.getvalue()}")
 
 
 def fixed_runs(folder: Path) -> dict[str, Any]:
