@@ -83,7 +83,9 @@ def deferred_adam(start: Tensor, steps: Sequence[Step]) -> Tensor:
     """A `RowTable` after some steps, each with a gradient for some of its rows."""
     table = RowTable(start.detach().clone(memory_format=torch.contiguous_format))
     for rows, upper, weight, lr in steps:
-        (table.project(rows, weight.detach()) * upper).sum().backward()  # type: ignore[no-untyped-call]
+        # The derivative of this sum by the projection is G, that by the rows G W.
+        loss: Any = (table.project(rows, weight.detach()) * upper).sum()
+        loss.backward()
         table.step(lr)
     return table.read()
 
