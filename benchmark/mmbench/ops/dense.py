@@ -1,7 +1,7 @@
-"""Dense products by the faster exact kernel of this CPU, fused operations, and the k best of rows.
+"""Dense products by the exact kernel of this CPU, fused operations, and the k best of rows.
 
-`mmbase.gemm` measures the kernels at the first large product of a process. Both compute in full
-single precision; double precision and other devices always take torch's own. The fused operations,
+`mmbase.gemm` chooses the kernel by the processor. Both compute in full single precision; small
+products, double precision and other devices always take torch's own. The fused operations,
 rows of unit length and the wide product of MMGCN's layers, exist for their backward: it makes no
 temporaries of the size of the matrix.
 
@@ -26,17 +26,6 @@ from mmbench.errors import DataError, ShapeError
 from mmbench.ops.kernels import apply, array, run, split
 
 _MIN_WORK = 1 << 18  # multiply-adds below which the detour costs more than it saves
-
-
-def _sample() -> tuple[Tensor, Tensor]:
-    return torch.ones(512, 1024), torch.ones(1024, 256).t()
-
-
-def describe() -> dict[str, str | float]:
-    """Return the kernel as `gemm`, and rates in GFLOP/s if measured, for the run record."""
-    kernel = kernels.chosen(_sample)
-    rates = {f"{name}_gflops": round(rate, 1) for name, rate in kernels.rates().items()}
-    return {"gemm": kernel, **rates}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -71,7 +60,7 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         and a.dtype == b.dtype == torch.float32
         and a.device.type == b.device.type == "cpu"
     )
-    if large and kernels.chosen(_sample) == "onednn":
+    if large and kernels.chosen() == "onednn":
         with torch.no_grad():
             # oneDNN wants its second factor as a weight (out, in), hence the transpose.
             return kernels.onednn(a.detach(), b.detach().t(), bias)
