@@ -22,7 +22,9 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 import click
 
+from mmbase import layout
 from mmbase.errors import INSTALL_EXTRA, ToolError, UsageError
+from mmbase.layout import Column
 from mmbase.process import out_of_memory
 from mmbase.progress import Terminal
 
@@ -384,9 +386,9 @@ def echo_json(document: Any) -> None:
     click.echo(json.dumps(document, ensure_ascii=False))
 
 
-def echo_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows to stdout, the columns aligned to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+def echo_table(labels: Sequence[Column], columns: Sequence[Column], *, title: str = "") -> None:
+    """Print a table to stdout, as wide as the terminal, a blank line after it; see `layout`."""
+    for text in layout.tables(labels, columns):
+        if title:
+            click.echo(click.style(layout.hanging(title), bold=True) + "\n")
+        click.echo(text + "\n")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from mmbase import cli as shell
 from mmbase.errors import DataError, UsageError
+from mmbase.layout import Column
 from mmbase.progress import Silent
 from mmbench.cli import cli as mmbench
 from mmbench.commands.train import recipes_from
@@ -338,5 +339,7 @@ def test_refused_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
-    shell.echo_table([("name", "dim"), ("x", "5"), ("longer", "")])
-    assert capsys.readouterr().out == "name    dim\nx       5\nlonger\n"
+    names = Column("name", ["x", "longer"], left=True)
+    shell.echo_table([names], [Column("dim", ["5", ""])], title="sets")
+    lines = ["sets", "", " name    dim", " " + "─" * 11, " x         5", " longer"]
+    assert capsys.readouterr().out == "\n".join(lines) + "\n\n"
