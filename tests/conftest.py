@@ -48,8 +48,9 @@ def golden() -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests keep their neighbours in a folder of their own."""
-    os.environ["MMBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Tests keep neighbours, and notes on whole feature sets, in folders of their own."""
+    for name in ("MMBENCH_CACHE", "MMSTORE_CACHE"):
+        os.environ[name] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True, scope="session")

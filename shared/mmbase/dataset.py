@@ -144,7 +144,8 @@ FILE_SUFFIXES = {
 
 def inside(root: Path, path: Path) -> bool:
     """Whether `path`, with every link followed, lies in `root`."""
-    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), ""))  # noqa: PTH118
+    folder = os.path.join(os.path.realpath(root), "")  # noqa: PTH118
+    return os.path.realpath(path).startswith(folder)
 
 
 def content_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], set[str]]:
