@@ -64,6 +64,34 @@ def test_debug_is_accepted_in_every_position(
         assert done.exit_code == 0, (line, done.stderr)
 
 
+@pytest.mark.parametrize(
+    ("root", "line", "same"),
+    [
+        (mmx, "--json models --modality audio", "models --modality audio --json"),
+        (mmx, "--modality audio --json models", "models --modality audio --json"),
+        (mmx, "--json store ls nowhere", "store ls nowhere --json"),
+        (mmx, "store --json ls nowhere", "store ls nowhere --json"),
+        (mmbench, "--json models vbpr", "models vbpr --json"),
+        (mmbench, "-q --set lr=x train --model vbpr", "train --model vbpr -q --set lr=x"),
+        (mmbench, "--data train train", "train --data train"),
+        (mmbench, "--nonsense train", "train --nonsense"),
+        (mmbench, "train --version", "--version"),
+        (mmx, "store ls --version", "--version"),
+        (mmx, "store --version", "--version"),
+    ],
+)
+def test_an_option_before_the_name_of_its_command(
+    root: shell.Shell, line: str, same: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes, texts = [], []
+    for typed in (line, same):
+        codes.append(shell.run(root, typed.split(), prog_name="tool"))
+        texts.append(capsys.readouterr())
+    assert codes[0] == codes[1]
+    assert texts[0] == texts[1]
+    assert "No such option" not in texts[0].err or "--nonsense" in line
+
+
 @pytest.mark.parametrize(("root", "path", "command"), COMMANDS)
 def test_no_command_has_more_than_twelve_parameters(
     root: click.Group, path: tuple[str, ...], command: click.Command
