@@ -178,8 +178,8 @@ class Recipe(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     sparse_backend: SparseBackend = Field(
         "torch",
-        description="Kernels of sparse products; torch-sparse needs pip install "
-        "'mmx-mmbench[sparse]'.",
+        description="Kernels of sparse products; torch-sparse needs the extra "
+        "sparse: pip install '.[sparse]' in the checkout.",
     )
     # frozen-features: content vectors that a model would train stay as stored. lazy-adam: they move
     # only in steps that use them. tf32: products on CUDA with a mantissa of 10 bits.
