@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TextIO
 
+from mmbase.layout import hanging
+
 PLAIN_PERIOD_S = 10.0
 """Seconds between lines where stderr is no terminal (a log file, a CI job)."""
 
@@ -97,6 +99,8 @@ class Terminal:
                     self._bar = None
 
     def _print(self, message: str) -> None:
+        if self.stream.isatty():  # the terminal itself would break words
+            message = "\n".join(hanging(line, "", "  ") for line in message.split("\n"))
         if self._bar is not None:
             self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
         else:

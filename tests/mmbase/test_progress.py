@@ -84,6 +84,17 @@ def test_the_bar_never_lacks_its_count(
     assert "…" not in lines
 
 
+def test_notes_are_broken_between_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    note = "visual: colour-hog, 760 of 785 items have a vector\nindented"
+    for screen, expected in (
+        (Screen(), "visual: colour-hog, 760 of 785\n  items have a vector\nindented\n"),
+        (io.StringIO(), note + "\n"),
+    ):
+        Terminal(0, screen).note(note)
+        assert screen.getvalue() == expected
+
+
 def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("NO_COLOR", "1")
