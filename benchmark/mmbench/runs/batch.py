@@ -21,7 +21,7 @@ from mmbench.models import model_class
 from mmbench.runs.beginning import as_begun
 from mmbench.runs.fit import fit, fit_trial, values_in_words
 from mmbench.runs.folder import RunFolder
-from mmbench.runs.inputs import Inputs, Loader, same_data
+from mmbench.runs.inputs import Inputs, Loader, remember, same_data
 from mmbench.runs.run import Result, locked, run, run_folder
 
 
@@ -150,6 +150,8 @@ class Batch:
         results: list[Result] = []
         for group in _by_data(recipes):
             planned = [self._load(recipe) for recipe in group]
+            for asked, (loaded, _) in zip(group, planned, strict=True):
+                remember(asked, loaded)
             # One at a time, a run is finished before the next one begins: its result is kept
             # whatever happens to those after it.
             waves = [planned] if self._executor.at_once > 1 else [[one] for one in planned]
