@@ -25,6 +25,7 @@ class RunFolder:
 
     Files:
         recipe.yaml: The resolved recipe.
+        begun.json: What of the machine decides the last bits; see `mmbench.runs.beginning`.
         run.json: What ran on what: versions, digests, seeds, masks, timings, memory.
         metrics.json: Unrounded values, validation and test; exists only when the run is complete.
         history.jsonl: A line per epoch.
@@ -41,6 +42,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe_path = path / "recipe.yaml"
+        self.begun_path = path / "begun.json"
         self.metrics_path = path / "metrics.json"
         self.history_path = path / "history.jsonl"
         self.checkpoint_path = path / "checkpoint.safetensors"
@@ -65,7 +67,7 @@ class RunFolder:
         """Remove what an earlier run left, and nothing else; `metrics.json` first of all."""
         others = [self.path / name for name in ("run.json", "trained.json", "per_user.parquet")]
         tensors = (self.checkpoint_path, self.checkpoint_of_state_path, self.state_path)
-        for path in (self.metrics_path, *others, self.history_path, *tensors):
+        for path in (self.metrics_path, self.begun_path, *others, self.history_path, *tensors):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.path / "trials", ignore_errors=True)
 
