@@ -168,6 +168,11 @@ class FeatureSetWriter:
         """Rows that still have to be written, ascending, shape (p,)."""
         return np.flatnonzero(self._status == Status.PENDING)
 
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """The status of every row, shape (n,), to be read only."""
+        return self._status
+
     def counts(self) -> dict[Status, int]:
         """Return the number of rows of each status."""
         return count_statuses(self._status)

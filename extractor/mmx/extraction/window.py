@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmx.catalogue.contents import Content
+from mmx.catalogue.paths import Absent
 from mmx.encoders import Encoder
 from mmx.encoders.decoding import shared_decoding
 from mmx.errors import ContentError
@@ -147,6 +148,8 @@ def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
 def _load_one(encoder: Encoder, content: Content) -> Loaded:
     if content is None or isinstance(content, ContentError):
         return content
+    if isinstance(content, Absent):
+        return None
     try:
         return encoder.load(content)  # type: ignore[arg-type]
     except ContentError as error:
