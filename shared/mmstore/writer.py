@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 import mmstore.arguments as arguments
 import mmstore.partial as partial
 from mmstore import errors
+from mmstore.filesystem import WriterLock
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes, Column, Pairs, block_rows, runs, spans
 from mmstore.schema import Header, count_statuses, name_of, with_creation_time
-from mmstore.side_files import ErrorLog, Paths, RowFile, VectorLog, WriterLock
+from mmstore.side_files import ErrorLog, Paths, RowFile, VectorLog
 from mmstore.spec import DENSE, FEATURES, INTERACTION, ITEM, LENGTH, RAGGED, START, STATUS, Status
 
 _STATUS_GAP = 1 << 14  # bytes of known status that are rewritten rather than starting another write
