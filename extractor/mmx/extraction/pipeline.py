@@ -61,6 +61,7 @@ class SetJob:
         self._n_corrupt = writer.counts()[Status.CORRUPT]
         self._limit = plan.run.failure_limit(self.n_rows)
         self._first_corrupt: list[str] = []
+        self._notes: list[tuple[int, str]] = []
         self._rows: list[Rows] = []
         self._vectors: list[NDArray[np.float32]] = []
         self._n_collected = self._window = 0
@@ -68,6 +69,9 @@ class SetJob:
     def take(self, result: WindowResult, progress: Progress, task: ProgressTask) -> None:
         """Record what became of some rows; the vectors are written with those of other batches."""
         self.stages.add(result.costs)
+        for row, note in result.noted:
+            progress.detail(f"{self._name(row)}: {note}")
+            self._notes.append((row, note))
         if result.missing:
             with self.stages.timed("write"):
                 self.writer.mark_missing(result.missing)
@@ -196,6 +200,8 @@ class SetJob:
             elapsed_s=elapsed_s,
             errors=tuple(errors),
             absent=self.absent_files(),
+            n_noted=len({row for row, _ in self._notes}),
+            notes=tuple((self._name(row), note) for row, note in self._notes[:_ERRORS_SHOWN]),
         )
 
     def _name(self, row: int) -> str:
