@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 
 from mmbench.errors import DataError, TrainingError
 from mmbench.trainer import EpochRecord, TrainingProgress
+from mmstore.filesystem import sync
 
 FORMAT, FORMAT_VERSION = "mmbench.run", "1.0"
 FAILED = "failed.json"
@@ -224,5 +224,5 @@ def _replace(path: Path, write: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     write(partial)
     with partial.open("rb") as file:
-        os.fsync(file.fileno())
+        sync(file.fileno())
     partial.replace(path)
