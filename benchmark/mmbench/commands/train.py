@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbase import cli
+from mmbase import cli, layout
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
 from mmbench import config
 from mmbench.commands import common
@@ -174,23 +174,28 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
 
 def _print_trials(run: Result) -> None:
     """Print what each trial came to, the chosen one marked."""
-    from mmbench.analysis.report.tables import new_table, number, stdout_console
+    from mmbench.analysis.report.tables import number
     from mmbench.runs.fit import in_words
 
     recipe = run.recipe
-    table = new_table(f"trials of {recipe.model}, seed {recipe.seed}")
-    columns = ["trial", *run.tried, f"valid {recipe.evaluation.select_by}", "epoch"]
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("")
-    chosen = {name: recipe.settings.model_dump(mode="json")[name] for name in run.tried}
-    for place, one in enumerate(run.trials, 1):
+    settings = recipe.settings.model_dump(mode="json")
+    chosen = {name: settings[name] for name in run.tried}
+    cells: dict[str, list[str]] = {
+        name: [in_words(one["settings"][name]) for one in run.trials] for name in run.tried
+    }
+    outcome = f"valid {recipe.evaluation.select_by}"
+    cells |= {outcome: [], "epoch": [], "": []}
+    for one in run.trials:
         failed = "failed" in one
-        value, epoch = ("-", "-") if failed else (number(one["value"]), str(one["best_epoch"]))
+        cells[outcome].append("-" if failed else number(one["value"]))
+        cells["epoch"].append("-" if failed else str(one["best_epoch"]))
         mark = "failed" if failed else "chosen" if one["settings"] == chosen else ""
-        settings = map(in_words, one["settings"].values())
-        table.add_row(str(place), *settings, value, epoch, mark)
-    stdout_console().print(table)
+        cells[""].append(mark)
+    cli.echo_table(
+        [layout.Column("trial", [str(place) for place in range(1, len(run.trials) + 1)])],
+        [layout.Column(name, values, left=not name) for name, values in cells.items()],
+        title=f"trials of {recipe.model}, seed {recipe.seed}",
+    )
 
 
 def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:
