@@ -300,7 +300,7 @@ def index_split(
     user_rows = _rows([*users, *strangers])
     item_rows = _rows([*items, *unseen])
     unused = _unused(data, id_column, item_rows, items[0]) if catalogue else []
-    notes = list(tables.notes)
+    notes = [*tables.notes, *_negatives(train)]
 
     def rows_of(table: InteractionTable) -> tuple[Index, Index]:
         return _lookup(table.user_ids, user_rows), _lookup(table.item_ids, item_rows)
@@ -367,6 +367,20 @@ def index_split(
         TestData(test_rows, _digest(test_known)),
         _digest([*unseen, *unused], strangers, *strange),
     )
+
+
+def _negatives(train: InteractionTable) -> list[str]:
+    """Say that training rows rated 0 or less count as positives where others are rated more."""
+    if train.ratings is None or not train.ratings.max() > 0:
+        return []
+    n = int((train.ratings <= 0).sum())
+    if n == 0:
+        return []
+    least = float(train.ratings[train.ratings > 0].min())
+    return [
+        f"train: {n:,} of {len(train):,} rows are rated 0 or less; they are trained on and masked "
+        f"as positives; `mmbench data split --filter min-rating:{least:g}` leaves such rows out"
+    ]
 
 
 def _rows(ids: list[str]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from mmbench.data.exchange import LAYOUTS, layout
 from mmbench.data.exchange.bundle import WHOLE, Bundle, Vectors
 from mmbench.data.exchange.folder import read_dataset, write_dataset
 from mmbench.data.exchange.recbole import ABSENT
-from mmbench.data.tables import InteractionTable
+from mmbench.data.tables import InteractionTable, read_categories, read_items
 from mmbench.errors import DataError, UsageError
 from mmstore import FeatureSet
 
@@ -414,3 +414,24 @@ def test_no_split_no_mmrec(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--split random"):
         LAYOUTS["mmrec"].write(bundle, tmp_path, "error")
     assert list(read_dataset(tmp_path, "random", {}).parts) == list(PARTS)
+
+
+def test_a_sequence_of_tokens_is_as_many_categories(tmp_path: Path) -> None:
+    folder = tmp_path / "mini"
+    folder.mkdir()
+    (folder / "mini.inter").write_text("user_id:token\titem_id:token\nu\t0\nu\t1\nv\t2\n")
+    (folder / "mini.item").write_text(
+        "item_id:token\tclass:token_seq\tmaker:token\n"
+        "0\tAction Comedy\tA B\n1\tAction\tA B\n2\tDrama  Comedy\tC\n"
+    )
+    done = CliRunner().invoke(import_, [str(folder), "--out", str(tmp_path / "d")])
+    assert done.exit_code == 0, done.output
+    ids = ["0", "1", "2"]
+    for column, expected in (("class", 3), ("maker", 2)):
+        topics, _ = read_categories(tmp_path / "d", column, ids)
+        assert len(set(topics.topics.tolist())) == expected
+    texts = read_items(tmp_path / "d")
+    assert texts is not None and texts["class"].tolist()[0] == "Action Comedy"
+    (tmp_path / "d/dataset.json").write_text("{")
+    with pytest.raises(DataError, match=r"dataset.json: cannot be read"):
+        read_categories(tmp_path / "d", "class", ids)

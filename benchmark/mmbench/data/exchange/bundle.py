@@ -53,6 +53,7 @@ class Bundle:
         split: Name of the split; empty where there is none.
         items: Columns of the items as strings, `item_id` first; None where there are none.
         vectors: Feature sets, at most one of each modality and name.
+        sequences: Columns of the items whose texts are tokens separated by single blanks.
         notes: What was guessed or left out, one line each.
     """
 
@@ -61,6 +62,7 @@ class Bundle:
     split: str = ""
     items: pd.DataFrame | None = None
     vectors: tuple[Vectors, ...] = ()
+    sequences: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def ids(self, column: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,13 @@ from mmbench.data.dataset import available_splits, read_split
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
 from mmbench.data.folders import new_folder
-from mmbench.data.tables import read_interactions, read_items, write_interactions, write_tsv
+from mmbench.data.tables import (
+    SEQUENCES,
+    read_interactions,
+    read_items,
+    write_interactions,
+    write_tsv,
+)
 from mmbench.errors import DataError
 from mmstore import FeatureSetWriter, FeatureStore
 
@@ -74,7 +81,10 @@ def write_dataset(bundle: Bundle, out: Path) -> None:
             write_tsv(partial / "items.tsv", bundle.items, quoted=True)
         write_features(bundle, partial)
         counts = {part: len(table) for part, table in bundle.parts.items()}
-        b.write_json(partial / "dataset.json", {"name": bundle.name, "counts": counts})
+        described: dict[str, Any] = {"name": bundle.name, "counts": counts}
+        if bundle.sequences:
+            described[SEQUENCES] = list(bundle.sequences)
+        b.write_json(partial / "dataset.json", described)
 
 
 def write_features(bundle: Bundle, data: Path) -> None:
