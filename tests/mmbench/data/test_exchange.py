@@ -435,3 +435,13 @@ def test_a_sequence_of_tokens_is_as_many_categories(tmp_path: Path) -> None:
     (tmp_path / "d/dataset.json").write_text("{")
     with pytest.raises(DataError, match=r"dataset.json: cannot be read"):
         read_categories(tmp_path / "d", "class", ids)
+
+
+def test_titles_of_several_lines_become_one(tmp_path: Path) -> None:
+    folder = tmp_path / "ml"
+    folder.mkdir()
+    (folder / "MicroLens-50k_pairs.csv").write_text("user,item,timestamp\n7,2,1583378629\n")
+    (folder / "MicroLens-50k_titles.csv").write_text('Item,Title\n1,"cats,\n\tdogs"\n2,"a \r\nb"\n')
+    done = CliRunner().invoke(import_, [str(folder), "--out", str(tmp_path / "d")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "d/items.tsv").read_text() == "item_id\ttitle\n1\tcats, dogs\n2\ta b\n"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mmbase.dataset import find_table
 from mmbench.data.dataset import available_splits, read_split
@@ -78,13 +79,22 @@ def write_dataset(bundle: Bundle, out: Path) -> None:
             for part, table in bundle.parts.items():
                 write_interactions(place / f"{part}.tsv", table)
         if bundle.items is not None:
-            write_tsv(partial / "items.tsv", bundle.items, quoted=True)
+            write_tsv(partial / "items.tsv", one_line(bundle.items), quoted=True)
         write_features(bundle, partial)
         counts = {part: len(table) for part, table in bundle.parts.items()}
         described: dict[str, Any] = {"name": bundle.name, "counts": counts}
         if bundle.sequences:
             described[SEQUENCES] = list(bundle.sequences)
         b.write_json(partial / "dataset.json", described)
+
+
+def one_line(items: pd.DataFrame) -> pd.DataFrame:
+    """Return the items with each line break and tab in their texts, ids apart, as one blank."""
+    texts = {
+        name: items[name].str.replace(r"\s*[\t\r\n]\s*", " ", regex=True)
+        for name in items.columns.drop("item_id")
+    }
+    return items.assign(**texts)
 
 
 def write_features(bundle: Bundle, data: Path) -> None:
