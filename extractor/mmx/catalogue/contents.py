@@ -35,6 +35,9 @@ TEXT_COLUMNS = (
 NOT_A_NUMBER = ("NaN", "nan")
 """An absent text as data frames write it where the cell is not empty. `Nan` is a word."""
 
+PATHS = "\n"
+"""Between the paths of one cell: those of a list, in Parquet or JSON lines."""
+
 _BLOCK = 65_536
 
 
@@ -101,7 +104,9 @@ def text_contents(
     return TextContents(tuple(columns), notes, values, parsed)
 
 
-def file_contents(items: Items, modality: str, column: str | None = None) -> FileContents:
+def file_contents(
+    items: Items, modality: str, column: str | None = None, *, several: bool = False
+) -> FileContents:
     """Return the items' files of one modality: from a path column, or else named by item id.
 
     Args:
@@ -109,14 +114,17 @@ def file_contents(items: Items, modality: str, column: str | None = None) -> Fil
         modality: `visual` (folder `images`) or `audio` (folder `audio`); the dataset folder itself
             is searched too.
         column: The column of paths; None looks for the usual names.
+        several: Whether all paths of a cell are taken, and not the first alone.
     """
+    import pyarrow.compute as pc
+
     notes: list[str] = []
     found, links, unused, doubled = _match_by_name(items, modality)
     named, table = None, items.table
     if table is not None and column is None:
         column = next((name for name in PATH_COLUMNS[modality] if name in table.columns), None)
     if table is not None and column is not None:
-        named = table.read([column])[column].slice(0, len(items))
+        named = table.read([column], between=PATHS)[column].slice(0, len(items))
         first = next((value for chunk in named.chunks for value in chunk.to_pylist() if value), b"")
         if b"://" in first:
             notes.append(
@@ -126,6 +134,12 @@ def file_contents(items: Items, modality: str, column: str | None = None) -> Fil
             named, column = None, None
     if table is not None and named is not None:
         notes.append(f"files: column {column!r} of {table.path.name}")
+        lists = 0 if several else pc.sum(pc.match_substring(named, PATHS)).as_py() or 0
+        if lists:
+            notes.append(
+                f"{lists:,} items name several files, of which the first is taken; --several takes "
+                "them all"
+            )
     elif unused and not items.limited:
         notes.append(f"{unused:,} {modality} files belong to no item of the table")
     if named is None and doubled:
@@ -184,7 +198,7 @@ class FileContents:
             return [self._indexed(name) for name in found]
         named: list[bytes] = self.named.slice(start, stop - start).to_pylist()
         return [
-            self.path_of(value) if value else self._indexed(name)
+            self.path_of(value.split(PATHS.encode())[0]) if value else self._indexed(name)
             for value, name in zip(named, found, strict=True)
         ]
 

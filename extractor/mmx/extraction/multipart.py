@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbase.dataset import FILE_SUFFIXES, FOLDERS
-from mmx.catalogue.contents import Content, FileContents, file_contents
+from mmx.catalogue.contents import PATHS, Content, FileContents, file_contents
 from mmx.catalogue.items import Items
 from mmx.encoders import Encoder
 from mmx.errors import ContentError, UsageError
@@ -212,7 +212,9 @@ class SeveralFiles(FileContents):
         ]
 
     def _of_cell(self, cell: bytes) -> Content:
-        paths = [cell] if self.separator is None else cell.split(self.separator.encode())
+        paths = cell.split(PATHS.encode())
+        if self.separator is not None:
+            paths = [one for path in paths for one in path.split(self.separator.encode())]
         return _usable(map(self.path_of, paths))
 
     def _of_names(self, item: str, content: Content) -> Content:
@@ -234,7 +236,7 @@ def several_files(
 ) -> SeveralFiles:
     """Find all files of each item, `visual` or `audio`.
 
-    These are the paths of its cell in the column, cut at the separator if there is one; where the
+    These are the paths of its cell in the column, a list or cut at the separator; where the
     cell is empty `<folder>/<item_id>.<extension>` and every file in the folder
     `<folder>/<item_id>/`, in the order of their names. A column of None is looked for by the usual
     names.
@@ -242,7 +244,7 @@ def several_files(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    files = file_contents(items, modality, column)
+    files = file_contents(items, modality, column, several=True)
     above = items.root / FOLDERS[modality]
     folders: list[str] = []
     if above.is_dir():

@@ -43,18 +43,20 @@ def bundles(draw: st.DrawFn) -> Bundle:
     items = draw(st.lists(IDS, min_size=2, max_size=8, unique=True))
     rated, timed = draw(st.booleans()), draw(st.booleans())
     numbers = st.floats(0, 1e9, allow_nan=False)
+    ticks = st.integers(0, 10**9)
     parts = {}
     for part in PARTS:
         n = draw(st.integers(1, 8))
         pick = st.lists(st.integers(0, 99), min_size=n, max_size=n)
         columns = [
-            np.array(draw(st.lists(numbers, min_size=n, max_size=n))) if wanted else None
-            for wanted in (rated, timed)
+            np.array(draw(st.lists(values, min_size=n, max_size=n))) if wanted else None
+            for values, wanted in ((numbers, rated), (ticks, timed))
         ]
         parts[part] = InteractionTable(
             np.array([users[k % len(users)] for k in draw(pick)], object),
             np.array([items[k % len(items)] for k in draw(pick)], object),
             *columns,
+            per_second=draw(st.sampled_from([1, 1000])),
         )
     seen = sorted_ids(np.concatenate([table.item_ids for table in parts.values()]))
     present = np.array(
@@ -76,10 +78,9 @@ def same_tables(a: Bundle, b: Bundle) -> None:
         other = b.parts[part]
         assert table.user_ids.tolist() == other.user_ids.tolist()
         assert table.item_ids.tolist() == other.item_ids.tolist()
-        for mine, theirs in ((table.ratings, other.ratings), (table.timestamps, other.timestamps)):
-            assert (mine is None) == (theirs is None)
-            if mine is not None and theirs is not None:
-                np.testing.assert_array_equal(mine, theirs)
+        assert (table.ratings is None) == (other.ratings is None)
+        np.testing.assert_array_equal(table.ratings, other.ratings)
+        assert table.numbers().get("timestamp") == other.numbers().get("timestamp")
 
 
 @pytest.mark.parametrize("name", ["mmrec", "elliot"])

@@ -67,9 +67,11 @@ def _sequences(path: Path) -> InteractionTable:
         raise DataError(f"{path}: expected a user, a tab and items separated by spaces per line")
     table = table.headerless(("user", "items"))
     columns = table.read(table.columns)
-    users, lists = (strings(checked_ids(table, name, columns[name])) for name in table.columns)
+    users, lists = (
+        strings(checked_ids(table, name, columns[name], longest=None)) for name in table.columns
+    )
     items = [str(items).split() for items in lists]
     lengths = [len(own) for own in items]
     times = [place for n in lengths for place in range(1, n + 1)]
     listed = np.array([item for own in items for item in own], object)
-    return InteractionTable(np.repeat(users, lengths), listed, None, np.array(times, np.float64))
+    return InteractionTable(np.repeat(users, lengths), listed, None, np.array(times, np.int64))
