@@ -13,7 +13,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 # Started in the background, a shell lets the suite ignore Ctrl-C, and so would the commands that
 # tests interrupt.
@@ -48,8 +53,9 @@ def golden() -> Path:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tests keep their neighbours in a folder of their own."""
-    os.environ["MMBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Tests keep neighbours, and notes on whole feature sets, in folders of their own."""
+    for name in ("MMBENCH_CACHE", "MMSTORE_CACHE"):
+        os.environ[name] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -57,3 +63,9 @@ def _frozen_imports() -> None:
     """Keep imported modules out of `gc.collect`, which every training calls: 0.2 s each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than cores: several tests wait for a process that they started."""
+    return (os.cpu_count() or 1) + 1

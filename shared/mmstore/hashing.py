@@ -7,6 +7,7 @@ take no Python loop.
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,14 @@ def content_digest(
     digest.update(np.ascontiguousarray(status, "|u1").data)
     if offsets is not None:
         digest.update(np.ascontiguousarray(offsets, "<i8").data)
-    for start, stop in spans(vectors, block_rows(header.vector_bytes)):
-        digest.update(canonical_bytes(np.asarray(features[start:stop])))
+    # The next block is read while the last one is hashed, which takes four fifths of the time.
+    with ThreadPoolExecutor(1) as other:
+        hashed = None
+        for start, stop in spans(vectors, block_rows(header.vector_bytes)):
+            canonical = canonical_bytes(np.asarray(features[start:stop]))
+            if hashed is not None:
+                hashed.result()
+            hashed = other.submit(digest.update, canonical)
     return digest.hexdigest()
 
 

@@ -38,6 +38,7 @@ from mmstore.side_files import (
     save_undo,
 )
 from mmstore.spec import Status
+from mmstore.trust import require_whole
 
 _MARGIN = 1 << 20  # attributes, group and chunk tables, alignment
 
@@ -238,6 +239,8 @@ def finished_set(
         status = np.asarray(file[spec.STATUS][:])
         where, done = f"{paths.final}: a finished set", not np.isin(status, list(retry)).any()
         versions = refuse_other_plan(found, wanted, file, columns, where, any_versions=done)
+        if not done:  # its rows are going to be copied
+            require_whole(file, found, paths.final)
         return found, status, versions
 
 

@@ -18,6 +18,7 @@ from mmstore.hdf5 import translated
 from mmstore.ids import Bytes, IdIndex, block_rows, decode_ids, lookup_keys, pair_keys, runs, spans
 from mmstore.schema import Header, count_statuses
 from mmstore.spec import Status
+from mmstore.trust import require_whole
 
 _READ_BYTES = 1 << 23  # rows are read in pieces of at most this size
 _GAP_BYTES = 1 << 16  # reading this much too much is cheaper than seeking over it
@@ -45,6 +46,9 @@ class _FromHeader(Generic[T]):
 class FeatureSet:
     """One feature set, read-only.
 
+    Before it hands out ids, statuses or vectors for the first time, the content is compared with
+    the content digest; what was found whole before is not read again (`mmstore.trust`).
+
     Nothing is opened before it is needed, and each process opens the file for itself, so an object
     may be used after a fork or sent to another process. `path` is `<root>/<modality>/<name>.h5`. It
     is a context manager; `close` may be left to the garbage collector.
@@ -59,6 +63,7 @@ class FeatureSet:
         self._open_file: Any = None  # h5py.File; h5py has no types
         self._pid = -1
         self._known: Header | None = None
+        self._is_whole = False
 
     @property
     def header(self) -> Header:
@@ -113,14 +118,17 @@ class FeatureSet:
     @cached_property
     def status(self) -> NDArray[np.uint8]:
         """The `Status` of each row, shape (n,), read-only."""
-        with translated(self.path):
-            status = np.asarray(self._file()[spec.STATUS][:])
+        status = self._statuses(self._content())
         status.flags.writeable = False
         return status
 
     def counts(self) -> dict[Status, int]:
-        """Return the number of rows of each status."""
-        return count_statuses(self.status)
+        """Return the number of rows of each status, without a check of the content."""
+        return count_statuses(self._statuses(self._file()))
+
+    def _statuses(self, file: Any) -> NDArray[np.uint8]:
+        with translated(self.path):
+            return np.asarray(file[spec.STATUS][:])
 
     def errors(self) -> list[tuple[int, str]]:
         """Return why corrupt rows are corrupt, as (row, message)."""
@@ -128,11 +136,13 @@ class FeatureSet:
             file = self._file()
             if spec.ERRORS not in file:
                 return []
+            rows = np.asarray(file[spec.ERROR_ROW][:])
             messages = hdf5.read_text(file[spec.ERROR_MESSAGE])
-            return [
-                (int(row), bytes(message).decode("utf-8", "replace"))
-                for row, message in zip(file[spec.ERROR_ROW][:], messages, strict=True)
-            ]
+        if not np.array_equal(rows, np.flatnonzero(self.status == Status.CORRUPT)):
+            what = f"not the corrupt rows of /{spec.STATUS} in ascending order"
+            raise errors.damaged(f"{self.path}:/{spec.ERRORS}: {what}")
+        texts = [bytes(message).decode("utf-8", "replace") for message in messages]
+        return list(zip(rows.tolist(), texts, strict=True))
 
     def matrix(self, ids: Ids, *, dtype: DTypeLike = np.float32) -> tuple[NDArray[Any], Mask]:
         """Return the vectors of `ids`, in that order, and which of them are present.
@@ -190,7 +200,7 @@ class FeatureSet:
             ids = _side_by_side([decode_ids(column[start:stop]) for column in self._columns])
             if self.layout == spec.DENSE:
                 with translated(self.path):
-                    features: Any = np.asarray(self._file()[spec.FEATURES][start:stop])
+                    features: Any = np.asarray(self._content()[spec.FEATURES][start:stop])
             else:
                 features = self._ragged_rows(start, stop)
             yield ids, features, self.status[start:stop]
@@ -215,12 +225,13 @@ class FeatureSet:
 
     def __getstate__(self) -> dict[str, Any]:
         # Handles and caches stay in this process; the header has to be the same again elsewhere.
-        return {"path": self.path, "_open_file": None, "_pid": -1, "_known": self._known}
+        nothing = {"_open_file": None, "_pid": -1, "_is_whole": False}
+        return {"path": self.path, "_known": self._known, **nothing}
 
     def _file(self) -> Any:
         if self._open_file is not None and self._pid == os.getpid():
             return self._open_file
-        self._open_file = None
+        self._open_file, self._is_whole = None, False
         file = hdf5.open_file(self.path)
         try:
             header, warning = hdf5.read_header(file, self.path)
@@ -236,10 +247,18 @@ class FeatureSet:
         self._known, self._open_file, self._pid = header, file, os.getpid()
         return file
 
+    def _content(self) -> Any:
+        """The open file, its ids, statuses and vectors as they were written."""
+        file = self._file()
+        if not self._is_whole and self.complete:
+            require_whole(file, self.header, self.path)
+        self._is_whole = True
+        return file
+
     @cached_property
     def _columns(self) -> list[Bytes]:
         with translated(self.path):
-            return [hdf5.read_text(self._file()[name]) for name in spec.ID_DATASETS[self.source]]
+            return [hdf5.read_text(self._content()[name]) for name in spec.ID_DATASETS[self.source]]
 
     def _interaction_column(self, which: int) -> Bytes:
         if self.source != spec.INTERACTION:
@@ -257,7 +276,7 @@ class FeatureSet:
     @cached_property
     def _offsets(self) -> NDArray[np.int64]:
         with translated(self.path):
-            file = self._file()
+            file = self._content()
             offsets = np.asarray(file[spec.OFFSETS][:])
             total = int(file[spec.FEATURES].shape[0])
         if offsets[0] != 0 or offsets[-1] != total or bool((np.diff(offsets) < 0).any()):
@@ -293,7 +312,7 @@ class FeatureSet:
             positions, wanted = positions[order], wanted[order]
         gap = block_rows(self.header.vector_bytes, _GAP_BYTES)
         with translated(self.path):
-            data = self._file()[spec.FEATURES]
+            data = self._content()[spec.FEATURES]
             for i, j in runs(wanted, max_gap=gap, max_span=self._rows_per_read()):
                 low, high = int(wanted[i]), int(wanted[j - 1]) + 1
                 block = np.asarray(data[low:high])
@@ -319,7 +338,7 @@ class FeatureSet:
     def _ragged_rows(self, start: int, stop: int) -> list[NDArray[Any]]:
         offsets = self._offsets[start : stop + 1]
         with translated(self.path):
-            vectors = np.asarray(self._file()[spec.FEATURES][int(offsets[0]) : int(offsets[-1])])
+            vectors = np.asarray(self._content()[spec.FEATURES][int(offsets[0]) : int(offsets[-1])])
         if not np.isfinite(vectors).all():
             rows = f"rows {start} … {stop - 1}"
             raise errors.damaged(f"{self.path}:/{spec.FEATURES}: {rows} hold NaN or infinity")

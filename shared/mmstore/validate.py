@@ -24,20 +24,21 @@ def verify_file(path: Path) -> list[str]:
 
     A newer minor version warns (`StoreWarning`) and is checked by the rules that are known.
     """
-    problems: list[str] = []
+    problems_found: list[str] = []
     try:
         with hdf5.open_file(path) as file:
             header, warning = hdf5.read_header(file, path)
             if warning:
                 warnings.warn(warning, StoreWarning, stacklevel=3)
             with hdf5.translated(path):
-                problems += [f"{path}{problem}" for problem in _problems(file, header)]
+                problems_found += [f"{path}{problem}" for problem in problems(file, header)]
     except StoreError as error:
-        problems.append(str(error))
-    return problems
+        problems_found.append(str(error))
+    return problems_found
 
 
-def _problems(file: Any, header: Header) -> Iterator[str]:
+def problems(file: Any, header: Header) -> Iterator[str]:
+    """Yield the violations of an open set, to be read behind its path; the digest comes last."""
     status = np.asarray(file[spec.STATUS][:])
     if not header.complete:
         state = f"{(status == Status.PENDING).sum()} of {status.size} rows pending"
@@ -108,7 +109,7 @@ def _vector_problems(features: Any, status: NDArray[np.uint8] | None) -> Iterato
         not_finite.append(np.flatnonzero(present & ~np.isfinite(block).all(axis=1)) + start)
         filled.append(np.flatnonzero(~present & ~np.isnan(block).all(axis=1)) + start)
     for found, what in (
-        (not_finite, "present and holds NaN or infinity"),
+        (not_finite, "marked present and holds NaN or infinity"),
         (filled, "absent and holds numbers"),
     ):
         rows = np.concatenate(found) if found else np.empty(0, np.int64)

@@ -27,7 +27,7 @@ from mmbase.progress import Terminal
 from mmstore import FeatureSet, ProvenanceMismatch, Status
 from mmx.cli import cli
 from mmx.config import RunConfig, SetConfig
-from mmx.encoders import Encoder, EncoderSpec, compute, create, decoding
+from mmx.encoders import Encoder, EncoderSpec, compute, create
 from mmx.encoders.base import Request
 from mmx.encoders.decoding import remembered, shared_decoding
 from mmx.errors import DataError, EncoderError, Interrupted
@@ -503,13 +503,13 @@ def test_sets_of_the_same_pictures_are_made_together_and_equal_those_made_alone(
     catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: Counter[str] = Counter()
-    original = decoding._pillow().open
+    original = Image.open
 
     def counting(path: Path, **more: Any) -> Any:
         decoded[Path(path).name] += 1
         return original(path, **more)
 
-    monkeypatch.setattr(decoding._pillow(), "open", counting)
+    monkeypatch.setattr(Image, "open", counting)
     run = RunConfig(data=catalogue, out=tmp_path / "together", device="cpu")
     configs = [
         SetConfig(modality="visual", model="resnet18", weights="random", batch_size=8),
