@@ -30,12 +30,13 @@ from mmbench import __version__
 from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import load_presence
-from mmbench.errors import DataError, TrainingError
+from mmbench.errors import DataError, TrainingError, UsageError
 from mmbench.evaluation.protocol import Scored, lists_for_both, score_both
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.models.base import Recommender
 from mmbench.ops import dense, sparse
+from mmbench.runs.documents import CURE
 from mmbench.runs.fit import build, choose_device, fit
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs
@@ -125,7 +126,7 @@ def read_result(path: Path) -> Result:
     recipe = read_recipe(folder.recipe_path)
     return Result(
         path,
-        chosen_recipe(recipe, record),
+        chosen_recipe(recipe, record, path),
         metrics["valid"],
         metrics["test"],
         metrics["best_epoch"],
@@ -148,9 +149,20 @@ def cost_of(record: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def chosen_recipe(recipe: Recipe, record: Mapping[str, Any]) -> Recipe:
-    """Return a finished run's recipe with the settings that validation chose."""
-    return recipe.trial({name: record["settings"][name] for name in recipe.searched})
+def chosen_recipe(recipe: Recipe, record: Mapping[str, Any], path: Path) -> Recipe:
+    """Return the recipe of the finished run at `path` with the settings that validation chose.
+
+    Raises:
+        DataError: The record lacks one of them, or it is out of range.
+    """
+    settings, where = record["settings"], f"{path / 'run.json'}: settings"
+    for name in recipe.searched:
+        if name not in settings:
+            raise DataError(f"{where}.{name}: is absent, and the recipe searched it; {CURE}")
+    try:
+        return recipe.trial({name: settings[name] for name in recipe.searched})
+    except UsageError as error:
+        raise DataError(f"{where}: {error}; {CURE}") from error
 
 
 def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs, RunFolder]:
@@ -185,7 +197,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     setting = inputs.setting(recipe.evaluation)
     outcome = trained.read_json("trained.json")
     model = build(recipe, setting)
-    model.load_weights(trained.load_checkpoint(outcome["best_epoch"]))
+    _load_weights(model, trained, outcome["best_epoch"])
     start, start_cpu = time.perf_counter(), cpu_seconds()
     lists = lists_for_both(model, setting)
     scored = score_both(lists, setting, inputs.split.test, setting.present)
@@ -318,6 +330,16 @@ def _record(
     }
 
 
+def _load_weights(model: Recommender, folder: RunFolder, epoch: int) -> None:
+    weights = folder.load_checkpoint(epoch)
+    try:
+        model.load_weights(weights)
+    except RuntimeError as error:
+        what = f"{folder.checkpoint_path}: is not of the model in {folder.recipe_path}"
+        told = str(error).splitlines()[-1].strip()
+        raise DataError(f"{what} ({told}); train anew with --restart") from error
+
+
 def load_model(
     path: Path, data: Path | None = None, evaluation: Evaluation | None = None
 ) -> tuple[Recommender, Recipe, Inputs]:
@@ -338,7 +360,7 @@ def load_model(
     if evaluation != recipe.evaluation:
         chosen, inputs = load_inputs(chosen)
     model = build(chosen, inputs.setting(chosen.evaluation), finished=True)
-    model.load_weights(folder.load_checkpoint(result.best_epoch))
+    _load_weights(model, folder, result.best_epoch)
     return model.train(False), chosen, inputs
 
 
