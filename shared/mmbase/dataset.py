@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mmbase.errors import DataError
+from mmbase.errors import DataError, UsageError
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES, Column, Table, open_table
 
 # --- tables and their columns
@@ -51,18 +51,49 @@ def open_interactions(path: Path, given: Collection[str] = ()) -> Table:
 
     The first line is a header if it holds two known names or one of the `given` ones, or if its
     third cell, the place of a rating, is no number. Tab-separated lines are split at tabs alone.
-
+    Where it is no header, `given` may hold places, from "1".
     """
     table = open_table(path, literal=True)
     if table.kind != "text":
         return table
     first = table.columns
     known = sum(len(columns_of(role, first)) for role in ROLES)
-    if known >= 2 or any(name in given for name in first):
+    if known >= 2 or any(name in given and not name.isdigit() for name in first):
         return table
-    if len(first) >= 3 and not _is_number(first[2]):
+    places = bool(given) and all(name.isdigit() for name in given)
+    if len(first) >= 3 and not _is_number(first[2]) and not places:
         return table
     return table.headerless([*ROLES, *map(str, range(len(first)))][: len(first)])
+
+
+def shared_id(table: Table, users: Column, items: Column) -> str | None:
+    """Return an id that both columns of a table without a header hold; None if there is none.
+
+    Users before items is a habit and no rule, and with such an id the table looks as good when it
+    is read the wrong way round.
+    """
+    import pyarrow.compute as pc
+
+    if table.header:
+        return None
+    users = users.unique()
+    both = pc.index(pc.is_in(users, value_set=items.unique()), True).as_py()
+    return None if both < 0 else users[both].as_py().decode("utf-8", "replace")
+
+
+def require_one_reading(table: Table, users: Column, items: Column) -> None:
+    """Ask which column is which where a table has no header and its ids don't tell.
+
+    Raises:
+        UsageError: There is no header, and an id is in both columns.
+    """
+    both = shared_id(table, users, items)
+    if both is not None:
+        raise UsageError(
+            f"{table.path}: no header, and columns 1 and 2 both hold the id {both!r}: which are "
+            "the users? Give it a header line (user_id, item_id), or say it: mmbench --columns "
+            "user_id=1,item_id=2, or user_id=2,item_id=1"
+        )
 
 
 def item_id_column(table: Table, notes: list[str] | None = None) -> str:
@@ -144,7 +175,8 @@ FILE_SUFFIXES = {
 
 def inside(root: Path, path: Path) -> bool:
     """Whether `path`, with every link followed, lies in `root`."""
-    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(root), ""))  # noqa: PTH118
+    folder = os.path.join(os.path.realpath(root), "")  # noqa: PTH118
+    return os.path.realpath(path).startswith(folder)
 
 
 def content_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], set[str]]:

@@ -1,16 +1,14 @@
-"""The faster of torch's two exact single-precision matrix products on this CPU.
+"""Which of torch's two exact single-precision matrix products serves this processor.
 
-The BLAS that torch is built with leaves half of an AMD processor unused in single precision;
-oneDNN, also part of torch, does not. A process measures both once and keeps to the winner: oneDNN
-if it is correct to rounding and clearly faster. The last bits of a result depend on the choice, so
-both tools record it.
+The last bits of a result depend on the choice, so it follows from the processor alone, never from
+a measurement: the same command makes the same choice on a busy machine, and both tools record it.
 """
 
 from __future__ import annotations
 
 import functools
-import time
-from collections.abc import Callable
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -18,36 +16,54 @@ if TYPE_CHECKING:
 
 Kernel: TypeAlias = Literal["torch", "onednn"]
 
-_CLEARLY_FASTER = 1.25  # so that noise in the timing does not choose between equals
-_ROUNDS = 9
-
 _choice: Kernel | None = None
-_rates: dict[str, float] = {}
 
 
-def chosen(sample: Callable[[], tuple[Tensor, Tensor]], threads: int | None = None) -> Kernel:
-    """Return the kernel of this process, measured at the first call with that many threads.
-
-    `sample` makes an input (n, in) and a weight (out, in) of the size that the tool multiplies.
-    """
-    global _choice
-    if _choice is None:
-        _choice = "onednn" if onednn_is_right() and _onednn_is_faster(sample, threads) else "torch"
-    return _choice
+def chosen() -> Kernel:
+    """Return the kernel of this process: the one that `use` fixed, else that of the processor."""
+    return _choice or _of_this_processor()
 
 
 def use(kernel: Kernel | None) -> None:
-    """Fix the kernel of this process from now on; None measures anew at the next `chosen`."""
+    """Fix the kernel of this process from now on; None: that of the processor.
+
+    Raises:
+        RuntimeError: This build of torch lacks it.
+    """
     global _choice
     if kernel == "onednn" and not onednn_is_right():
         raise RuntimeError("this build of torch has no working oneDNN; use the backend torch")
-    _rates.clear()
     _choice = kernel
 
 
-def rates() -> dict[str, float]:
-    """Return the measured GFLOP/s of each kernel; empty if the choice was not measured."""
-    return dict(_rates)
+@functools.cache
+def _of_this_processor() -> Kernel:
+    import torch
+
+    return by_processor(_vendor(), torch.backends.cpu.get_cpu_capability())
+
+
+def by_processor(vendor: str, capability: str) -> Kernel:
+    """Return the kernel for a processor.
+
+    MKL, the BLAS of torch's builds for x86, leaves the AVX-512 units of AMD's processors unused;
+    oneDNN, also part of torch, does not: on an EPYC 9004 it multiplies 7 to 15 % faster in one
+    thread. On other processors the two are alike, or nobody has compared them.
+
+    Args:
+        vendor: As the processor names it, e.g. `AuthenticAMD`; empty if unknown.
+        capability: The widest instructions that torch uses, e.g. `AVX512`.
+    """
+    wide = vendor == "AuthenticAMD" and capability.startswith("AVX512")
+    return "onednn" if wide and onednn_is_right() else "torch"
+
+
+def _vendor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux; Windows' name ends in the vendor
+        return platform.processor().rpartition(", ")[2]
+    return next((line.partition(":")[2].strip() for line in lines if line[:9] == "vendor_id"), "")
 
 
 def onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -86,28 +102,3 @@ def onednn_is_right() -> bool:
     except (RuntimeError, TypeError):  # the operator refuses, or its signature has changed
         return False
     return all(bool((error <= bound).all()) for error in errors)
-
-
-def _onednn_is_faster(sample: Callable[[], tuple[Tensor, Tensor]], threads: int | None) -> bool:
-    import torch
-
-    x, weight = sample()
-    routines = {"torch": torch.nn.functional.linear, "onednn": onednn}
-    best = dict.fromkeys(routines, float("inf"))
-    before = torch.get_num_threads()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    try:
-        with torch.inference_mode():
-            # In turns: a busy moment slows both, so that a machine always chooses the same.
-            for _ in range(_ROUNDS):
-                for name, routine in routines.items():
-                    start = time.perf_counter()
-                    routine(x, weight)
-                    best[name] = min(best[name], time.perf_counter() - start)
-    finally:
-        if threads is not None:
-            torch.set_num_threads(before)
-    flops = 2 * x.numel() * weight.shape[0]
-    _rates.update({name: flops / seconds / 1e9 for name, seconds in best.items()})
-    return best["torch"] >= _CLEARLY_FASTER * best["onednn"]

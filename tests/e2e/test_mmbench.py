@@ -49,43 +49,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 FAST = ("--set", "epochs=6", "--every", "2", "--set", "embedding_dim=8", "--data", "toy", "-q")
 
 
-def test_train_prints_tables_that_fit_100_columns(place: Path) -> None:
-    done = mmbench(
-        "train",
-        "--model",
-        "most-popular,item-knn,content-knn,bpr-mf,vbpr",
-        "--seed",
-        "1,2",
-        *FAST,
-        cwd=place,
-    )
+def test_train_prints_tables_that_fit_100_columns(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = "most-popular,item-knn,content-knn,bpr-mf,vbpr"
+    arguments = ["train", "--model", models, "--seed", "1,2", *FAST]
+    done = mmbench(*arguments, cwd=place)
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert "…" not in done.stdout
-    for text in (
-        "test @10",
-        "test @20",
-        "most-popular",
-        "content-knn",
-        "Recall",
-        "nDCG",
-        "EFD",
-        "Gini",
-        "APLT",
-        "iCov",
-        "±",
-    ):
+    for text in ("test @10", "test @20", "most-popular", "content-knn", "Recall", "nDCG", "EFD"):
+        assert text in done.stdout
+    for text in ("Gini", "APLT", "iCov", "±"):
         assert text in done.stdout
     assert done.stderr == ""
-    again = mmbench(
-        "train",
-        "--model",
-        "most-popular,item-knn,content-knn,bpr-mf,vbpr",
-        "--seed",
-        "1,2",
-        *FAST,
-        cwd=place,
-    )
-    assert again.stdout == done.stdout
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("COLUMNS", "100")
+    assert shown(capsys, *arguments) == done.stdout
 
 
 def test_all_metrics_and_slices_fit_100_columns(
@@ -275,7 +254,7 @@ def test_the_registries_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "  lr " not in shown(capsys, "models", "item-knn")
     assert "neighbours" in json.loads(shown(capsys, "models", "item-knn", "--json"))["settings"]
     assert "no settings" in shown(capsys, "models", "most-popular")
-    assert "pop an item's training users" in shown(capsys, "metrics")
+    assert "pop an item's training users" in " ".join(shown(capsys, "metrics").split())
     assert max(map(len, (shown(capsys, "models") + shown(capsys, "metrics")).splitlines())) <= 100
     assert {entry["name"] for entry in json.loads(shown(capsys, "models", "--json"))} >= {
         "vbpr",
@@ -294,25 +273,14 @@ def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     shown(capsys, "data", "split", folder, "--name", "mine", "--seed", "7", code=1)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
-def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(place: Path, kills: int) -> None:
-    slow = (
-        "--set",
-        "epochs=75",
-        "--every",
-        "3",
-        "--set",
-        "embedding_dim=8",
-        "--set",
-        "batch_size=8",
-        "--data",
-        "toy",
-        "-q",
-        "--json",
-    )
-    whole = json.loads(
-        mmbench("train", "--model", "vbpr", *slow, "--out", "whole", cwd=place).stdout
-    )
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(
+    place: Path, kills: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    slow = ["--set", "epochs=75", "--every", "3", "--set", "embedding_dim=8"]
+    slow += ["--set", "batch_size=8", "--data", "toy", "-q", "--json"]
+    whole = json.loads(shown(capsys, "train", "--model", "vbpr", *slow, "--out", "whole"))
     rng = random.Random(0)
     for attempt in range(kills):
         out = f"killed{kills}-{attempt}"

@@ -12,17 +12,15 @@ from torch import Tensor
 from mmbase import gemm
 
 
-def sample() -> tuple[Tensor, Tensor]:
-    return torch.ones(8, 16), torch.ones(4, 16)
-
-
 @pytest.fixture(autouse=True)
 def _anew() -> Iterator[None]:
     gemm.use(None)
     gemm.onednn_is_right.cache_clear()
+    gemm._of_this_processor.cache_clear()
     yield
     gemm.use(None)
     gemm.onednn_is_right.cache_clear()
+    gemm._of_this_processor.cache_clear()
 
 
 def test_a_wrong_operator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,7 +29,7 @@ def test_a_wrong_operator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(gemm, "onednn", half)
     assert not gemm.onednn_is_right()
-    assert gemm.chosen(sample) == "torch"
+    assert gemm.by_processor("AuthenticAMD", "AVX512") == "torch"
     with pytest.raises(RuntimeError, match="oneDNN"):
         gemm.use("onednn")
 
@@ -47,32 +45,40 @@ def test_an_operator_that_fails_is_refused(
     assert not gemm.onednn_is_right()
 
 
-def test_a_process_measures_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel = gemm.chosen(sample)
-    rates = gemm.rates()
-    monkeypatch.setattr(gemm, "_onednn_is_faster", lambda *_: pytest.fail("measured again"))
-    assert gemm.chosen(sample) == kernel
-    assert gemm.rates() == rates
-    gemm.use("torch")
-    assert (gemm.chosen(sample), gemm.rates()) == ("torch", {})
-
-
-@pytest.mark.parametrize(("slower", "expected"), [("torch", "onednn"), ("onednn", "torch")])
-def test_the_clearly_faster_kernel_is_chosen(
-    monkeypatch: pytest.MonkeyPatch, slower: str, expected: str
+@pytest.mark.parametrize(
+    ("vendor", "capability", "expected"),
+    [
+        ("AuthenticAMD", "AVX512", "onednn"),
+        ("AuthenticAMD", "AVX2", "torch"),
+        ("GenuineIntel", "AVX512", "torch"),
+        ("", "DEFAULT", "torch"),
+    ],
+)
+def test_the_processor_decides(
+    monkeypatch: pytest.MonkeyPatch, vendor: str, capability: str, expected: str
 ) -> None:
-    if not gemm.onednn_is_right():
-        pytest.skip("this build of torch has no working oneDNN")
-    plain = torch.nn.functional.linear
+    monkeypatch.setattr(gemm, "onednn_is_right", lambda: True)
+    assert gemm.by_processor(vendor, capability) == expected
+    monkeypatch.setattr(gemm, "onednn_is_right", lambda: False)
+    assert gemm.by_processor(vendor, capability) == "torch"
 
+
+def test_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         time.sleep(0.005)
         return plain(x, weight, bias)
 
-    if slower == "torch":
-        monkeypatch.setattr(torch.nn.functional, "linear", slow)
-    else:
-        monkeypatch.setattr(gemm, "onednn", slow)
-    threads = torch.get_num_threads()
-    assert gemm.chosen(sample, threads=1) == expected
-    assert torch.get_num_threads() == threads
+    plain, before = torch.nn.functional.linear, gemm.chosen()
+    for module, name in ((torch.nn.functional, "linear"), (gemm, "onednn")):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, slow)
+            gemm._of_this_processor.cache_clear()
+            assert gemm.chosen() == before
+
+
+def test_a_fixed_kernel_stays_until_it_is_released() -> None:
+    own = gemm.chosen()
+    gemm.use("torch")
+    assert gemm.chosen() == "torch"
+    gemm.use(None)
+    assert gemm.chosen() == own

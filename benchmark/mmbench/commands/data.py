@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from mmbase.cli import PATH, LazyGroup, echo_json, json_option, refuse_options
+from mmbase.cli import PATH, LazyGroup, echo_json, echo_table, json_option, refuse_options
+from mmbase.layout import Column, hanging
 from mmbench.commands.common import columns_option
 from mmbench.errors import UsageError
 
@@ -86,7 +87,8 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
         return
     notes = [("note", note) for note in counts.pop("notes")]
     for key, value in [*counts.items(), *notes]:
-        click.echo(f"{key:<15} {f'{value:.6g}' if isinstance(value, float) else value}")
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        click.echo(hanging(text, f"{key:<15} "))
     if interactions is not None:
         _show_counts([("interactions", interactions)])
 
@@ -230,16 +232,9 @@ def _plain(key: str, value: float) -> str:
 
 def _show_counts(counts: Sequence[tuple[str, Mapping[str, float | int]]]) -> None:
     """Print the effect of filters: a row per count, a column per step."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from mmbench.analysis.report.tables import stdout_console
-
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("")
-    for name, _ in counts:
-        table.add_column(name, justify="right")
-    for key in counts[0][1]:
-        cells = (_plain(key, values[key]) if key in values else "-" for _, values in counts)
-        table.add_row(key, *cells)
-    stdout_console().print(table)
+    labels = [Column("", list(counts[0][1]), left=True)]
+    columns = [
+        Column(name, [_plain(key, values[key]) if key in values else "-" for key in counts[0][1]])
+        for name, values in counts
+    ]
+    echo_table(labels, columns)

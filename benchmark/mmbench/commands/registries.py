@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-import textwrap
 
 import click
 
 from mmbase.cli import Command, echo_json, json_option
+from mmbase.layout import hanging
 
 _LETTERS = (
     "L a user's list, L[:k] its first k items; Rel the user's relevant items; T the training "
@@ -62,10 +62,8 @@ def models(name: str | None, as_json: bool) -> None:
 
 
 def _hanging(label: str, text: str) -> None:
-    """Print a text beside its label, within 100 columns."""
-    wrapper = textwrap.TextWrapper(100, break_long_words=False, break_on_hyphens=False)
-    wrapper.initial_indent, wrapper.subsequent_indent = label, " " * len(label)
-    click.echo(wrapper.fill(text).rstrip() or label.rstrip())
+    """Print a text beside its label."""
+    click.echo(hanging(text, label))
 
 
 def _first_lines(name: str) -> tuple[bool, str]:

@@ -153,6 +153,9 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
         cli.echo_json(documents[0] if len(documents) == 1 else {"runs": documents})
         return
     for about, runs in _by_data(results).items():
+        recipe = runs[0].recipe
+        name, protocol = Path(recipe.data).resolve().name, recipe.evaluation.protocol
+        click.echo(f"{name}, split {recipe.split}, protocol {protocol}\n")
         _tables(about, runs)
     for run in results:
         trained = f", best epoch {run.best_epoch}" if run.best_epoch else ""
@@ -202,18 +205,12 @@ def _labels(runs: Sequence[Result]) -> list[str]:
 
     Seeds, and settings that validation chose, do not.
     """
+    from mmbench.runs.kinds import Facts, labels
 
-    def told(run: Result) -> dict[str, object]:
+    facts = []
+    for run in runs:
         recipe = run.recipe
         settings = {name: value for name, value in recipe.settings if name not in run.tried}
         numeric = {"approximate": recipe.approximate, "sparse": recipe.sparse_backend}
-        return {**settings, **recipe.features, **numeric}
-
-    labels = []
-    for run in runs:
-        own = told(run)
-        rivals = [told(other) for other in runs if other.recipe.model == run.recipe.model]
-        differ = [name for name in own if any(other.get(name) != own[name] for other in rivals)]
-        parts = ", ".join(f"{name}={own[name]}" for name in differ)
-        labels.append(f"{run.recipe.model}({parts})" if parts else run.recipe.model)
-    return labels
+        facts.append(Facts(recipe.model, recipe.features, settings, frozenset(), numeric))
+    return labels(facts)

@@ -22,6 +22,7 @@ def ranges(first: Index, last: Index) -> tuple[Index, Index]:
     """Concatenate index ranges [first, last): each entry's range number, and its index."""
     count = last - first
     number = np.repeat(np.arange(count.size), count)
+    # The running number minus the number of entries in earlier ranges.
     within = np.arange(number.size) - np.repeat(np.cumsum(count) - count, count)
     return number, first[number] + within
 
@@ -63,6 +64,7 @@ class TrainSet:
             users.min() < 0 or users.max() >= n_users or items.min() < 0 or items.max() >= n_items
         ):
             raise ShapeError(f"TrainSet: rows outside [0, {n_users}) x [0, {n_items})")
+        # One integer per pair: unique sorts by user, then item, and drops repetitions.
         key = np.unique(users.astype(np.int64) * n_items + items)
         return cls(key // n_items, key % n_items, n_users, n_items)
 
@@ -100,7 +102,9 @@ class TrainSet:
         users, items = np.broadcast_arrays(users, items)
         if not self.keys.size:
             return np.zeros(users.shape, bool)
+        # An item outside I makes the key of another user's pair, hence the bounds on `items` below.
         query = users * self.n_items + items
+        # Where the key would stand; one beyond the last is compared with the last.
         position = np.minimum(np.searchsorted(self.keys, query), self.keys.size - 1)
         seen: NDArray[np.bool_] = (
             (self.keys[position] == query) & (items >= 0) & (items < self.n_items)
@@ -136,9 +140,11 @@ class HeldOut:
                 f"HeldOut: {users.shape}, {items.shape}, {ratings.shape} must be 1-D of equal "
                 "length"
             )
+        # By user, item and place in the file, so that the last of repeated pairs comes last.
         order = np.lexsort((np.arange(users.size), items, users))
         users, items, ratings = users[order], items[order], ratings[order]
         last = np.ones(users.size, bool)
+        # A row stays if the next one holds another pair.
         last[:-1] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
         return cls(users[last], items[last], ratings[last])
 
@@ -166,6 +172,7 @@ class Histories:
         cls, users: Index, items: Index, n_users: int, times: NDArray[np.float64] | None = None
     ) -> Histories:
         """Order interactions, each of shape (n,) and in file order, by user and time."""
+        # lexsort sorts by its last key first.
         keys = (users,) if times is None else (times, users)
         order = np.lexsort(keys)  # stable: equal times keep the file's order
         counts = np.bincount(users, minlength=n_users)

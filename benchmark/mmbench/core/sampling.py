@@ -38,7 +38,9 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
 
     It is BLAKE2b of the arguments, so that neighbouring seeds give unrelated streams.
     """
+    # The separator tells ("init:a", 12) from ("init:a1", 2).
     text = "\0".join([str(seed), purpose, *map(str, counters)])
+    # 63 bits: the seed fits a signed 64-bit integer.
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
@@ -82,7 +84,9 @@ class Init:
         `weight` is `default`, U(±1/sqrt(inputs)), or `xavier_uniform` or `xavier_normal`; the bias
         is U(±1/sqrt(inputs)).
         """
+        # torch's own bound for linear layers, weight and bias alike.
         bound = 1 / math.sqrt(inputs)
+        # On the meta device torch draws nothing, so its global generator stays as it is.
         layer = nn.Linear(inputs, outputs, device="meta")
         if weight == "default":
             layer.weight = self.uniform(f"{name}.weight", outputs, inputs, bound=bound)
@@ -169,6 +173,7 @@ class TripleSampler:
         self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         self.train, self.batch_size, self.seed, self.device = train, batch_size, seed, device
+        # A user without items has no positive, one with every item no negative.
         usable = train.user_degree > 0
         if self.negatives:
             usable &= train.user_degree < train.n_items
@@ -186,6 +191,7 @@ class TripleSampler:
     def epoch(self, epoch: int) -> Iterator[Pairs]:
         """The batches of one epoch (1-based), in order."""
         kind = Triples if self.negatives else Pairs
+        # The whole epoch is drawn at once and then cut: no state carries over to the next epoch.
         rng = numpy_rng(self.seed, "sampling", epoch)
         users, pos = self._positives(rng)
         drawn = [users, pos, self._unseen(rng, users)] if self.negatives else [users, pos]
@@ -198,12 +204,14 @@ class TripleSampler:
 
     def _seen(self, rng: np.random.Generator, users: Index) -> Index:
         """One training item of each user, uniformly."""
+        # floor(U d) with U in [0, 1): each of the user's d items with the same probability.
         offset = (rng.random(users.size) * self.train.user_degree[users]).astype(np.int64)
         items: Index = self.train.items[self.train.indptr[users] + offset]
         return items
 
     def _unseen(self, rng: np.random.Generator, users: Index) -> Index:
         """One unseen item of each user, uniformly, by rejection."""
+        # Uniform draws, accepted only if unseen, are uniform over the unseen items.
         items = rng.integers(0, self.train.n_items, users.size)
         seen = np.flatnonzero(self.train.contains(users, items))
         while seen.size:  # draw again where the user has the item
@@ -216,6 +224,7 @@ class UniformUsers(TripleSampler):
     """S1: every draw takes a user uniformly, with replacement, then one of its items. VBPR."""
 
     def _positives(self, rng: np.random.Generator) -> tuple[Index, Index]:
+        # As many draws as edges, so that epochs are as long as those of `Edges`.
         users = self.users[rng.integers(0, self.users.size, self.train.n_edges)]
         return users, self._seen(rng, users)
 
@@ -234,6 +243,7 @@ class DistinctUsers(TripleSampler):
 
     def _positives(self, rng: np.random.Generator) -> tuple[Index, Index]:
         starts = range(0, self.train.n_edges, self.batch_size)
+        # The last batch of an epoch holds what is left of n_edges draws.
         sizes = (min(self.batch_size, self.train.n_edges - start) for start in starts)
         users = np.concatenate(
             [self.users[rng.choice(self.users.size, size, replace=False)] for size in sizes]
@@ -248,6 +258,7 @@ class Edges(TripleSampler):
         self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(train, batch_size, seed, device)
+        # Edges of users without a negative are left out.
         self.edges = np.flatnonzero(np.isin(train.users, self.users))
 
     def __len__(self) -> int:
@@ -255,6 +266,7 @@ class Edges(TripleSampler):
         return -(-self.edges.size // self.batch_size)
 
     def _positives(self, rng: np.random.Generator) -> tuple[Index, Index]:
+        # One permutation per epoch: each edge is a positive exactly once.
         order = rng.permutation(self.edges)
         return self.train.users[order], self.train.items[order]
 

@@ -268,7 +268,7 @@ def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[Intera
             f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or "
             f".csv, .parquet, .jsonl); put one of them there{rename}"
         )
-    table = read_interactions(path, columns)
+    table = read_interactions(path, columns, ask=True)
     return table, _lookup(table.user_ids, _rows(sorted_ids(table.user_ids)))
 
 

@@ -101,7 +101,7 @@ def make_split(
         raise DataError(
             f"{target}: exists already, made otherwise; choose another --name or remove it"
         )
-    table, counts = apply_filters(read_interactions(path, columns), filters)
+    table, counts = apply_filters(read_interactions(path, columns, ask=True), filters)
     try:
         part = split_rows(method, as_rows(table), **options)
     except ShapeError as error:
@@ -138,7 +138,9 @@ def filter_dataset(
         UsageError: A filter needs what is not there.
     """
     with new_folder(out) as partial:
-        table, counts = apply_filters(read_interactions(_interactions(data), columns), filters)
+        table, counts = apply_filters(
+            read_interactions(_interactions(data), columns, ask=True), filters
+        )
         write_interactions(partial / "interactions.tsv", table)
     return counts
 

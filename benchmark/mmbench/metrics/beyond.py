@@ -39,6 +39,7 @@ def expected_free_discovery(lists: Judged, k: int) -> Values:
     An item without a training row is as surprising as the rarest item that has one.
     """
     popularity = lists.popularity_of(lists.hits.item)
+    # -log2 P(i) with P(i) = pop / |T|: the share of interactions, not of users.
     novelty = -np.log2(np.maximum(popularity, lists.rarest) / max(lists.train.n_edges, 1))
     return _discounted_share(lists, novelty, k)
 
@@ -51,12 +52,14 @@ def expected_free_discovery(lists: Judged, k: int) -> Values:
 )
 def expected_popularity_complement(lists: Judged, k: int) -> Values:
     """Discounted share of users who do not know the hits, over the discounts of the whole list."""
+    # |U| counts users with a training item.
     n_users = int(np.count_nonzero(lists.train.user_degree))
     return _discounted_share(lists, 1.0 - lists.popularity_of(lists.hits.item) / max(n_users, 1), k)
 
 
 def _discounted_share(lists: Judged, novelty: Values, k: int) -> Values:
     # An empty list has no hits: 0 / 1.
+    # Σ d(r) runs over the list's actual length, not over k.
     total = np.append(1.0, np.cumsum(lists.discount[:k]))
     return divide(
         lists.sum_hits(lists.discount[lists.hits.rank] * novelty, k), total[lists.length_at(k)]
@@ -75,10 +78,12 @@ def gini(lists: Judged, k: int) -> float:
     counts = lists.counts(k)
     counts = np.sort(counts[counts > 0])  # items never listed come first and add nothing
     n_items = lists.train.n_items
+    # No item is listed: even, as in Elliot.
     if not counts.size:
         return 1.0
     if n_items < 2:
         return math.nan
+    # j of the listed items, which are the last of the |I| ascending counts.
     place = np.arange(n_items - counts.size, n_items) + 1.0
     return float(
         1.0 - np.sum((2.0 * place - n_items - 1.0) * counts) / counts.sum() / (n_items - 1)
@@ -99,6 +104,8 @@ def shannon_entropy(lists: Judged, k: int) -> float:
         return math.nan
     listed = counts > 0
     information = -np.log2(counts[listed] / counts.sum())
+    # Each list weighs its items by 1 / len(L[:k]): with lists of unequal length this is not the
+    # entropy of c / C.
     return float(np.sum(lists.inverse_length_sums(k)[listed] * information) / lists.n_users)
 
 
@@ -204,6 +211,7 @@ def equal_opportunity(lists: Judged, k: int) -> float:
     """Spread over mean of the shares of relevant head and of relevant tail items that are found."""
     found = lists.head_and_tail(lists.hits.item[lists.hits.rank < k])
     relevant = lists.relevant
+    # A relevant item in T_u is no candidate for u, so that it does not count as findable.
     findable = ~lists.train.contains(lists.users[relevant.user], relevant.item)
     of_pairs = lists.head_and_tail(relevant.item)
     return _spread(
@@ -222,6 +230,8 @@ def equal_opportunity(lists: Judged, k: int) -> float:
 def statistical_parity(lists: Judged, k: int) -> float:
     """Spread over mean of the shares of head and of tail items that are recommended."""
     n_head = _count(lists.is_head)
+    # Σ_E |g minus T_u| = |E| |g| - Σ_E |T_u ∩ g|, which needs no users x items array. The extra
+    # place serves users without a training row.
     trained_head = np.bincount(
         lists.train.users, lists.is_head[lists.train.items], lists.train.n_users + 1
     )

@@ -42,12 +42,15 @@ def miscalibration(lists: Judged, k: int) -> Values:
     topics = required(lists.topics, "topics", "Miscalibration")
     names, topic = np.unique(topics.topics, return_inverse=True)
     width = max(names.size, 1)
+    # The sum runs over the topics of the history: where p(g) = 0 the term is 0.
     known, p, has_history = _shares(topics, topic, width, lists.trained, lists.n_users)
     listed, shares, has_list = _shares(topics, topic, width, lists.listed(k), lists.n_users)
+    # q(g) of these topics; 0 for those that the list lacks.
     q = np.zeros(known.size)
     if listed.size:
         place = np.minimum(np.searchsorted(listed, known), listed.size - 1)
         q = np.where(listed[place] == known, shares[place], 0.0)
+    # Steck's q~ = (1 - α) q + α p in the place of q.
     terms = p * np.log(p / ((1.0 - ALPHA) * q + ALPHA * p))
     divergence = np.bincount(known // width, terms, lists.n_users)
     divergence = np.maximum(divergence, 0.0)  # rounding may leave -1e-17
@@ -62,6 +65,7 @@ def _shares(
     place, pair = topics.of(items)
     n_topics = np.bincount(place, minlength=items.size)
     key, inverse = np.unique(users[place] * width + topic[pair], return_inverse=True)
+    # An item with n topics gives 1 / n to each of them.
     weight = np.bincount(inverse, 1.0 / n_topics[place], key.size)
     n_with_topic = np.bincount(users[n_topics > 0], minlength=n_users)
     return key, divide(weight, n_with_topic[key // width]), n_with_topic > 0

@@ -32,6 +32,7 @@ def intra_list_distance(lists: Judged, k: int) -> Values:
     """
     content = required(lists.content, "content", "ILD")
     listed = content.indicator(*lists.listed(k), lists.n_users)
+    # |Σ_i x_i|² of unit vectors holds the n cosines of the items with themselves.
     n = np.diff(listed.indptr).astype(np.float64)
     cosines = content.inner(listed, listed) - n  # of all ordered pairs of different items
     # Rounding may leave the range by 1e-16.
@@ -58,4 +59,5 @@ def unexpectedness(lists: Judged, k: int) -> Values:
     listed = content.indicator(*lists.listed(k), lists.n_users)
     known = content.indicator(*lists.trained, lists.n_users)
     n, m = (np.diff(one.indptr).astype(np.float64) for one in (listed, known))
+    # The mean over all n m pairs: <Σ_i x_i, Σ_j x_j> / (n m) of unit vectors.
     return np.asarray(np.clip(1.0 - divide(content.inner(listed, known), n * m), 0.0, 2.0))

@@ -67,6 +67,7 @@ class Topics:
 
     def of(self, items: Index) -> tuple[Index, Index]:
         """Return, for each topic of each item in turn, place in `items` and row of the pair."""
+        # The pairs are sorted by item, so that an item's topics are one range.
         left, right = (np.searchsorted(self.items, items, side) for side in ("left", "right"))
         return ranges(left, right)
 
@@ -97,6 +98,7 @@ class ItemVectors:
     @cached_property
     def length(self) -> Values:
         """Euclidean length of each vector, shape (n,); 0 where there is none."""
+        # In double precision, a block of columns at a time: no copy of all vectors.
         squares = np.zeros(len(self.vectors))
         for block in self._column_blocks():
             squares += np.square(block).sum(1)
@@ -111,6 +113,7 @@ class ItemVectors:
                 out.
             n_groups: Number of groups.
         """
+        # Items without a row share one last place, which is not usable.
         usable = np.append(self.length > 0, False)[np.minimum(items, len(self.vectors))]
         indptr = np.append(0, np.cumsum(np.bincount(group[usable], minlength=n_groups)))
         ones = np.ones(int(indptr[-1]))
@@ -123,9 +126,11 @@ class ItemVectors:
         """
         product = np.zeros(a.shape[0])
         usable = self.length > 0
+        # 1 / |x|, or 0 for absent and zero vectors.
         per_vector = np.where(usable, 1.0 / np.where(usable, self.length, 1.0), 0.0)[:, None]
         for block in self._column_blocks():
             unit = block * per_vector  # (n, some columns)
+            # An inner product is a sum over the dimensions, so that blocks of columns add up.
             at_a_time = max(_NUMBERS_AT_A_TIME // unit.shape[1], 1)
             for start in range(0, product.size, at_a_time):
                 groups = slice(start, start + at_a_time)

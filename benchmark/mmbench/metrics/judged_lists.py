@@ -156,12 +156,14 @@ class Judged:
     @cached_property
     def n_trained(self) -> Index:
         """Training items of each user, |T_u|, shape (n,); 0 for users without a training row."""
+        # Users without training rows have rows >= n_users; they share the last place.
         degree = np.append(self.train.user_degree, 0)
         return np.asarray(degree[np.minimum(self.users, self.train.n_users)], np.int64)
 
     @cached_property
     def trained(self) -> tuple[Index, Index]:
         """Training pairs of the evaluated users: position in `users`, ascending, and item row."""
+        # From a user's row to the position in `users`; -1 for users who are not evaluated.
         place = np.full(max(self.train.n_users, int(self.users.max(initial=-1)) + 1), -1)
         place[self.users] = np.arange(self.n_users)
         user = place[self.train.users]
@@ -169,6 +171,7 @@ class Judged:
 
     def listed(self, k: int) -> tuple[Index, Index]:
         """Items of all L[:k], best first: position in `users`, ascending, and item row."""
+        # List by list; the -1 after a list's end are dropped below.
         items = self.by_rank[:k].T.ravel()
         user = np.repeat(np.arange(self.n_users), min(k, self.by_rank.shape[0]))
         return user[items >= 0], items[items >= 0]
@@ -186,6 +189,7 @@ class Judged:
         found: list[tuple[Index, Index]] = [(_NONE, _NONE)]
         for start in range(0, self.relevant.user.size, at_a_time):
             part = slice(start, start + at_a_time)
+            # (K, pairs of the part): each pair's item against every place of its user's list.
             rank, pair = np.nonzero(
                 self.by_rank[:, self.relevant.user[part]] == self.relevant.item[part]
             )
@@ -203,6 +207,7 @@ class Judged:
             weight: One number per hit, shape (n_hits,), or one for all.
             k: Cut-off.
         """
+        # One set of hits serves all cut-offs: those beyond k weigh 0.
         within = self.hits.rank < k
         return _sums(self.hits.user, np.where(within, weight, 0.0), self.n_users)
 
@@ -250,6 +255,7 @@ class Judged:
         n_items = self.train.n_items
         codes = self.by_rank
         if self.unseen.size:
+            # Rows outside I may be far apart; ranked among `unseen`, they keep the tables small.
             outside = codes >= n_items
             codes = codes.copy()
             codes[outside] = n_items + np.searchsorted(self.unseen, codes[outside])
@@ -266,6 +272,7 @@ class Judged:
     def counts(self, k: int) -> Index:
         """How often each item is in the lists' first k, shape (n_items + len(unseen),)."""
         if k not in self._counts:
+            # The last code, "no item", is counted too and cut off below.
             self._counts[k] = np.bincount(
                 self.codes[:k].ravel(), minlength=self.train.n_items + self.unseen.size + 1
             )
@@ -273,6 +280,7 @@ class Judged:
 
     def inverse_length_sums(self, k: int) -> Values:
         """Sum of 1 / len(L[:k]) over the lists that hold an item, for each item as in `counts`."""
+        # The places after a list's end share it as well, under the code that is cut off.
         share = np.broadcast_to(1.0 / np.maximum(self.length_at(k), 1), self.codes[:k].shape)
         return _sums(
             self.codes[:k].ravel(), share.ravel(), self.train.n_items + self.unseen.size + 1
@@ -289,15 +297,18 @@ class Judged:
         The head is the shortest prefix of the items by descending popularity, ties by ascending
         row, that holds at least 80 % of the training interactions; the rest is the tail.
         """
+        # Stable: equal popularities stay in ascending row.
         order = np.argsort(-self.train.popularity, kind="stable")
         held = np.cumsum(self.train.popularity[order])
         head = np.zeros(self.train.n_items, bool)
         if self.train.n_edges:  # in integers: 0.8 is not a binary fraction
+            # The item that reaches 80 % belongs to the head, hence + 1.
             head[order[: np.searchsorted(5 * held, 4 * self.train.n_edges) + 1]] = True
         return head
 
     @cached_property
     def _in_tail(self) -> Mask:
+        # Unseen items and empty places are in neither group.
         return np.asarray(self._table(~self.is_head)[self.codes], bool)
 
     @cached_property
@@ -335,6 +346,7 @@ class Judged:
     def head_and_tail(self, items: Index) -> tuple[Mask, Mask]:
         """Whether each given item row is in the head and in the tail; neither outside I."""
         inside = items < self.train.n_items
+        # Rows outside I share the last place, which is in no group.
         head = np.append(self.is_head, False)[np.minimum(items, self.train.n_items)]
         return head, inside & ~head
 
@@ -352,5 +364,6 @@ def _ordinal(group: Index) -> Index:
     """0, 1, 2, … within each run of equal values of a sorted array."""
     if not group.size:
         return _NONE
+    # The running number minus that of the run's start.
     starts = np.flatnonzero(np.append(True, group[1:] != group[:-1]))
     return np.arange(group.size) - np.repeat(starts, np.diff(np.append(starts, group.size)))

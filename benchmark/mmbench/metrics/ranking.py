@@ -74,6 +74,7 @@ def hit_rate(lists: Judged, k: int) -> Values:
 )
 def mrr(lists: Judged, k: int) -> Values:
     """Reciprocal 1-based rank of the first hit, 0 without one."""
+    # The first hit alone has a weight: the sum over a user's hits is its reciprocal rank.
     first = lists.hits.ordinal == 0
     return lists.sum_hits(np.where(first, 1.0 / (lists.hits.rank + 1.0), 0.0), k)
 
@@ -87,9 +88,11 @@ def mrr(lists: Judged, k: int) -> Values:
 )
 def ndcg(lists: Judged, k: int) -> Values:
     """Discounted graded gain as a share of the best possible one."""
+    # An item that is not relevant has no gain, so that the hits make up the DCG.
     dcg = lists.sum_hits(lists.gain[lists.hits.pair] * lists.discount[lists.hits.rank], k)
     gain, rank = lists.ideal_gain
     within = rank < k
+    # The ideal DCG: the min(k, |Rel|) largest gains at the first ranks.
     ideal = np.zeros(gain.shape)
     ideal[within] = gain[within] * lists.discount[rank[within]]
     return divide(dcg, np.bincount(lists.relevant.user, ideal, lists.n_users))
@@ -103,6 +106,7 @@ def ndcg(lists: Judged, k: int) -> Values:
 )
 def ndcg_binary(lists: Judged, k: int) -> Values:
     """Discounted number of hits as a share of the best possible one."""
+    # ideal[n]: n hits at the first n ranks.
     ideal = np.append(0.0, np.cumsum(lists.discount[:k]))
     return divide(
         lists.sum_hits(lists.discount[lists.hits.rank], k), ideal[np.minimum(lists.n_relevant, k)]
@@ -117,6 +121,7 @@ def ndcg_binary(lists: Judged, k: int) -> Values:
 )
 def mean_precision(lists: Judged, k: int) -> Values:
     """Mean over n = 1 … k of precision at n; a hit at rank r counts in every n > r."""
+    # Σ_n |L[:n] ∩ Rel| / n = Σ_hits Σ_n>r 1 / n = Σ_hits (H_k - H_r), H the harmonic numbers.
     harmonic = np.append(0.0, np.cumsum(1.0 / np.arange(1.0, k + 1.0)))
     return lists.sum_hits(harmonic[k] - harmonic[np.minimum(lists.hits.rank, k)], k) / k
 
@@ -128,6 +133,7 @@ def mean_precision(lists: Judged, k: int) -> Values:
 )
 def mean_recall(lists: Judged, k: int) -> Values:
     """Mean over n = 1 … k of recall at n."""
+    # A hit at rank r counts in the recall at n = r + 1, …, k: k - r times.
     return divide(lists.sum_hits(k - lists.hits.rank.astype(float), k) / k, lists.n_relevant)
 
 
@@ -139,6 +145,7 @@ def mean_recall(lists: Judged, k: int) -> Values:
 )
 def average_precision(lists: Judged, k: int) -> Values:
     """Precision at each hit, summed, over the most hits possible."""
+    # With h hits before it, the precision at a hit is (h + 1) / (r + 1).
     at_hit = (lists.hits.ordinal + 1.0) / (lists.hits.rank + 1.0)
     return divide(lists.sum_hits(at_hit, k), np.minimum(lists.n_relevant, k))
 
@@ -155,6 +162,7 @@ def limited_auc(lists: Judged, k: int) -> Values:
     """Share of candidates ranked below each hit, over the most hits possible."""
     candidates = lists.train.n_items - lists.n_trained - lists.n_relevant + 1.0
     of_hit: Values = np.asarray(candidates[lists.hits.user])
+    # Of the r items above a hit, h are hits: r - h other candidates are ranked above it.
     below = of_hit - lists.hits.rank + lists.hits.ordinal
     return divide(lists.sum_hits(divide(below, of_hit), k), np.minimum(lists.n_relevant, k))
 
@@ -190,6 +198,7 @@ def subtopic_recall(lists: Judged, k: int) -> Values:
     key = lists.hits.user[hit] * max(names.size, 1) + topic[pair]
     _, best = np.unique(key, return_index=True)  # a topic counts once, at its best rank
     found = hit[best][lists.hits.rank[hit[best]] < k]
+    # Only topics of candidates: an unseen item must not raise the denominator.
     n_topics = np.unique(of_items.topics[of_items.items < lists.train.n_items]).size
     return divide(
         np.bincount(lists.hits.user[found], minlength=lists.n_users),

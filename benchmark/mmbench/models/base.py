@@ -139,6 +139,7 @@ class Recommender(nn.Module):
                 model was built with, the first rows those of the training items.
         """
         users, items = self.embeddings()
+        # Laid out once: every chunk of users multiplies by the same columns.
         columns, n_unseen = items.T.contiguous(), known.n_items - len(items)
         if not n_unseen:
             return lambda rows: users[rows] @ columns
@@ -164,6 +165,7 @@ class Recommender(nn.Module):
         Raises:
             RuntimeError: A name is missing, unknown, or has another shape.
         """
+        # The moments keep their present values, since `weights` holds none.
         state = self.state_dict().items()
         self.load_state_dict(
             {**{k: v for k, v in state if k.endswith(_OPTIMISER_BUFFERS)}, **weights}
@@ -211,6 +213,7 @@ def bpr_loss(pos: Tensor, neg: Tensor) -> Tensor:
             f"bpr_loss: pos {tuple(pos.shape)} and neg {tuple(neg.shape)} must be 1-D of equal "
             "length"
         )
+    # -log sigmoid(x) = log(1 + e^-x) = softplus(-x), with x = pos - neg.
     return functional.softplus(neg - pos).mean()
 
 

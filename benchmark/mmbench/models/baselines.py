@@ -35,6 +35,7 @@ class MostPopular(Recommender):
         """The same scores, item popularities in users, for everyone; unseen items have 0."""
         popularity = self.get_buffer("popularity")
         popularity = functional.pad(popularity, (0, known.n_items - len(popularity)))
+        # A view of one row for all users, (B, n_items).
         return lambda rows: popularity.expand(rows.numel(), -1)
 
 
@@ -57,6 +58,7 @@ class Random(Recommender):
         sizes = (self.n_items, known.n_items - self.n_items)  # unseen items change no other's score
 
         def scores_of(user: int) -> Tensor:
+            # One CPU stream per user: neither chunk nor device changes a user's order.
             generator = torch_rng(self.seed, "scores", user)
             return torch.cat([torch.rand(n, generator=generator) for n in sizes])
 

@@ -86,10 +86,12 @@ class BM3(TrainsContent):
         # Each row of the batch once: n distinct users and k distinct items.
         users, user_of = torch.unique(batch.users, return_inverse=True)
         items, item_of, count = torch.unique(batch.pos, return_inverse=True, return_counts=True)
+        # Every row, not the batch's alone: the norm term runs over all users and items.
         h_users, h_items = self._propagated()
         user = functional.embedding(users, h_users)  # (n, d)
         item = functional.embedding(items, h_items)  # (k, d)
         user_target = self._target("user", users, user, batch)
+        # One draw of t_i: the alignment and every inter term compare with the same view.
         item_target = self._target("item", items, item, batch)
         # The alignment of a user's online view with the target view of its item, and the reverse.
         user_cosine = _cosine(self._predicted(user)[user_of], item_target[item_of])  # (B,)
@@ -99,6 +101,7 @@ class BM3(TrainsContent):
         for m in self.features:
             content = self._project(m, items)  # (k, d)
             target = self._target(f"features.{m}", items, content, batch)
+            # inter: p(g_m,i) against t_i; intra: p(g_m,i) against t_m,i.
             view = self._predicted(content)
             for name, other in (("inter", item_target), ("intra", target)):
                 mean = (_cosine(view, other) * share).sum()
@@ -110,6 +113,7 @@ class BM3(TrainsContent):
         """All h_u (n_users, d) and h_i (n_items, d)."""
         x = torch.cat([self.user_embedding, self.item_embedding])
         users, items = torch.split(propagate(self.graph, x, self.config.n_layers), self.sizes)
+        # h_i: the residual is added after the mean over the layers.
         return users, items + self.item_embedding
 
     def _predicted(self, x: Tensor) -> Tensor:
@@ -124,6 +128,7 @@ class BM3(TrainsContent):
     def _kept(self, name: str, rows: Tensor, batch: Pairs) -> Tensor:
         """Which entries of the rows of `user`, `item` or `features.<m>` stay, (n, d)."""
         shape = (len(rows), self.config.embedding_dim)
+        # Drawn on the CPU, so that every device drops the same entries.
         generator = batch.generator(f"dropout:{name}")
         return (torch.rand(shape, generator=generator) >= self.config.dropout).to(rows.device)
 
@@ -134,4 +139,5 @@ class BM3(TrainsContent):
 
 
 def _cosine(a: Tensor, b: Tensor) -> Tensor:
+    # The norms' lower bound of the authors' code; a row dropped out entirely has cosine 0.
     return functional.cosine_similarity(a, b, dim=1, eps=1e-8)

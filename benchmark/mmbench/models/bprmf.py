@@ -52,12 +52,15 @@ class BPRMF(Recommender):
             functional.embedding(items, self.item_factors) for items in (batch.pos, batch.neg)
         )  # (B, d)
         pos_bias, neg_bias = self.item_bias[batch.pos], self.item_bias[batch.neg]  # (B,)
+        # Only items have a bias: that of a user would cancel in s(u, i) - s(u, j).
         bpr = bpr_loss((user * pos).sum(1) + pos_bias, (user * neg).sum(1) + neg_bias)
+        # Only the batch's rows, and their biases, are regularised in a step.
         l2 = squared_norm(user, pos, neg, pos_bias, neg_bias) * (self.reg_weight / (2 * len(user)))
         return {"bpr": bpr, "l2": l2}
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """[p_u | 1] and [q_i | b_i], both of width d + 1."""
+        # <[p_u | 1], [q_i | b_i]> = <p_u, q_i> + b_i.
         ones = torch.ones_like(self.user_factors[:, :1])
         return torch.cat([self.user_factors, ones], 1), torch.cat(
             [self.item_factors, self.item_bias[:, None]], 1

@@ -155,6 +155,7 @@ class GRCN(Recommender):
             self.user_embedding = start("user_embedding", train.n_users, d)
             self.item_embedding = start("item_embedding", train.n_items, d)
         else:
+            # One draw for all nodes: Xavier's variance depends on the number of rows.
             both = start("embedding", n_nodes, d).data
             self.user_embedding = nn.Parameter(both[: train.n_users].clone())
             self.item_embedding = nn.Parameter(both[train.n_users :].clone())
@@ -165,10 +166,12 @@ class GRCN(Recommender):
             self.projection[m] = init.linear(f"projection.{m}", vectors.shape[1], k)
         self.graph = RoutingGraph.of(train, edge_order=self.variant.edge_order)
         if config.weight_mode == "confid":
+            # Xavier draws both signs: pruning cuts an edge whose confidences are all negative.
             self.confidence = start("confidence", n_nodes, len(content))
             self.register_buffer("confident", self._confident_nodes(), persistent=False)
         if config.stale_inference:
             self.last_step = len(self.make_sampler(train, config.batch_size, 0, "cpu")) - 1
+            # Until the first epoch's last batch, ranking sees the initial tables.
             with torch.no_grad():
                 users, items = self._concatenated()
             self.register_buffer("stale_users", users)
@@ -179,13 +182,16 @@ class GRCN(Recommender):
         graph = self.graph
         if self.variant.confidence_of == "receiver":
             return graph.confident
+        # The senders: items of the messages to users, then users of the messages to items.
         return torch.cat([self.n_users + graph.items, graph.users[graph.source]])
 
     def content(self, m: str) -> tuple[Tensor, Tensor, Tensor]:
         """R of the users (n_users, k) and items (n_items, k), α of the entries (2 n_edges,)."""
         projection = cast(nn.Linear, self.projection[m])
+        # f of all items: within two hops a batch reaches most nodes.
         projected = linear(self.get_buffer(f"features_{m}"), projection.weight, projection.bias)
         f = normalise_rows(functional.leaky_relu(projected, inplace=True))
+        # With T = 0 the preferences stay rn(preference).
         n_routings = self.config.n_routings * self.variant.routing
         return routing(normalise_rows(self.preference[m]), f, self.graph, n_routings)
 
@@ -194,19 +200,24 @@ class GRCN(Recommender):
         alpha, mode, pruning = torch.stack(alphas), self.config.weight_mode, self.config.pruning
         if mode == "confid":
             return confident_weights(alpha, self.confidence, self.confident, pruning=pruning)
+        # Without confidence all weights are positive, and pruning changes nothing.
         weights = alpha.mean(0) if mode == "mean" else alpha.max(0).values
         return functional.relu(weights) if pruning else weights
 
     def representation(self) -> list[Pair]:
         """The parts whose inner products add up to the scores."""
+        # Refinement per modality: r of all nodes, α of both directions of each edge.
         contents = [self.content(m) for m in self.projection]
         weights = self.edge_weights([alpha for _, _, alpha in contents])
+        # The id network. w is not symmetric: the softmax of an edge runs over its receiver's edges.
         x = normalise_rows(torch.cat([self.user_embedding, self.item_embedding]))  # (n_nodes, d)
         total = x
         for _ in range(self.config.n_layers):
+            # A node whose messages are all pruned gets 0 and keeps x_0 in the sum over layers.
             x = weighted_product(self.graph.adjacency, weights, x)
             x = normalise_rows(x) if self.variant.normalise_layers else x
             total = total + x
+        # Parts in place of [x | r]: an inner product of concatenations is the sum over the parts.
         parts = [(total[: self.n_users], total[self.n_users :])]
         parts += [(users, items) for users, items, _ in contents]
         if self.config.fusion_mode == "mean":
@@ -222,12 +233,14 @@ class GRCN(Recommender):
         """`bpr`, `id_l2` and `preference_l2`."""
         parts, size = self.representation(), len(batch.users)
         if self.config.stale_inference and batch.step == self.last_step:
+            # Before the optimiser step: what both codes rank by.
             self.stale_users, self.stale_items = (
                 torch.cat(side, 1).detach() for side in zip(*parts, strict=True)
             )
         pair = torch.cat([batch.pos, batch.neg])  # (2 B,)
 
         def score(users: Tensor, items: Tensor) -> Tensor:
+            # Each user's row twice, for its positive and its negative.
             user = functional.embedding(batch.users, users).repeat(2, 1)
             return (user * functional.embedding(pair, items)).sum(1)
 
@@ -235,6 +248,7 @@ class GRCN(Recommender):
         user_ids = functional.embedding(batch.users, self.user_embedding)
         item_ids = functional.embedding(pair, self.item_embedding)
         id_l2 = mean_square(user_ids) + mean_square(item_ids)
+        # The raw preferences are penalised; rn(preference) has a constant norm.
         tables = self.preference.values()
         rows = [functional.embedding(batch.users, table).square().mean() for table in tables]
         b = self.config.reg_weight if self.variant.scaled_preference_reg else 1.0

@@ -151,6 +151,7 @@ class LATTICE(TrainsContent):
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
+        # Equal weights: a starts at 1 / n_modalities.
         self.modality_weights = nn.Parameter(torch.full((len(content),), 1 / len(content)))
         if len(content) == 1:  # the softmax of one is 1 whatever its weight
             self.untrained = frozenset({"modality_weights"})
@@ -161,9 +162,11 @@ class LATTICE(TrainsContent):
         else:
             self.graph = row_normalised(adjacency, dtype=dtype)
         self.k = min(self.variant.neighbours, train.n_items)
+        # The raw graphs are built once and stay constant although features_m is trained.
         near, cosines = zip(*(content.neighbours(m, self.k) for m in content), strict=True)
         raw = NeighbourUnion.of(*near)
         values = [
+            # One list at a time: each graph is normalised by its own row sums.
             self._laplacian(raw, [c if n == m else None for n, c in enumerate(cosines)])
             for m in range(len(near))
         ]
@@ -178,18 +181,22 @@ class LATTICE(TrainsContent):
 
     def lr_factor(self, epoch: int) -> float:
         """0.96^((epoch - 1) / 50)."""
+        # A real exponent: the rate falls a little each epoch, by the factor 0.96 in 50.
         return float(0.96 ** ((epoch - 1) / 50))
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
         size = len(batch.users)
+        # z and h of the batch's distinct items; equal items share a row.
         items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
         z = self._user_item(torch.cat([batch.users, items + self.n_users]))
         if self.item_graphs is None:  # the first batch of an epoch
+            # The one batch whose gradient reaches features, projections and modality weights.
             h = self._built_item_rows(items)
         else:
             h = self._item_rows(items, *self.item_graphs)
         user = z[:size]  # (B, d)
+        # q_i = z_i + rn(h)_i; rn works row by row, so the batch's rows suffice.
         item = functional.embedding(inverse, z[size:] + normalise_rows(h))  # (2 B, d)
         bpr = bpr_loss((user * item[:size]).sum(1), (user * item[size:]).sum(1))
         return {"bpr": bpr, "l2": squared_norm(user, item) * (self.config.reg_weight / (2 * size))}
@@ -199,6 +206,7 @@ class LATTICE(TrainsContent):
         pattern, learned, raw = self._build()
         z, h = self._user_item(), self.item_embedding.detach()
         for _ in range(self.config.n_item_layers):
+            # S h as two products: the learned and the raw graph have different patterns.
             h = pattern.multiply(learned, h) + self.raw_pattern.multiply(raw, h)
         return z[: self.n_users], z[self.n_users :] + normalise_rows(h)
 
@@ -207,6 +215,7 @@ class LATTICE(TrainsContent):
         x = torch.cat([self.user_embedding, self.item_embedding])
         total = x if nodes is None else functional.embedding(nodes, x)
         for left in reversed(range(self.config.n_ui_layers)):
+            # Every layer but the last needs all nodes, as the next one reads their neighbours.
             x = self.graph @ x if left or nodes is None else self.graph.rows(nodes) @ x
             x = normalise_rows(x) if self.variant.layer_norm else x
             total = total + (functional.embedding(nodes, x) if left and nodes is not None else x)
@@ -220,10 +229,12 @@ class LATTICE(TrainsContent):
             lists.append(cosine_knn(content[-1], self.k, block_bytes=_BLOCK_BYTES)[0])
         union, weights = NeighbourUnion.of(*lists), torch.softmax(self.modality_weights, 0)
         # The choice of neighbours has no gradient; the cosines with the chosen ones have.
+        # a_m weighs the cosines before lap and so enters the row sums.
         parts = zip(weights, content, lists, strict=True)
         cosines = [w * gathered_cosines(x, near) for w, x, near in parts]
         share = self.variant.raw_weight
         learned = self._laplacian(union, cosines) * (1 - share)
+        # λ sum_m a_m lap(kNN(raw)): constant graphs, of which only a_m has a gradient.
         return union.pattern, learned, (weights * share) @ self.raw_values
 
     def _laplacian(self, union: NeighbourUnion, cosines: list[Tensor | None]) -> Tensor:
@@ -233,6 +244,7 @@ class LATTICE(TrainsContent):
     def _built_item_rows(self, items: Tensor) -> Tensor:
         """Rows of h while S is built, with its gradient; keeps S for the epoch's other batches."""
         pattern, learned, raw = self._build()
+        # Detached: the other batches must not run a second backward through this one's S.
         constant = SparseMatrix(pattern, learned.detach())
         self.item_graphs = constant, SparseMatrix(self.raw_pattern, raw.detach())
         h: Tensor = self.item_embedding

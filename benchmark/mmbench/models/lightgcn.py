@@ -52,6 +52,7 @@ class LightGCN(Recommender):
         self.config, self.n_users, d = config, train.n_users, config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
+        # Â is symmetric: its own rows serve the backward, without a transpose.
         self.graph = symmetric_normalised(bipartite(train), dtype=self.item_embedding.dtype)
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
@@ -60,6 +61,7 @@ class LightGCN(Recommender):
         nodes = torch.cat([batch.users, batch.pos + self.n_users, batch.neg + self.n_users])
         # Of the last layer only the batch's rows are computed.
         z = propagate(self.graph, x, self.config.n_layers, rows=nodes)  # (3 B, d)
+        # s(u, i) and s(u, j) from the propagated rows.
         user, pos, neg = z.chunk(3)
         bpr = bpr_loss((user * pos).sum(1), (user * neg).sum(1))
         weight = self.config.reg_weight / (2 * len(batch.users))

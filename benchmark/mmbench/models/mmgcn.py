@@ -126,6 +126,7 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         self.width = width
+        # The authors draw the first mix from Xavier and leave the later ones at torch's default.
         start = variant.start if first or variant.start == "xavier_uniform" else "default"
         self.conv = getattr(init, variant.start)(f"{name}.conv", width, width)
         self.linear = init.linear(f"{name}.linear", width, d, weight=variant.start)
@@ -136,8 +137,10 @@ class Layer(nn.Module):
         own = linear(x, self.linear.weight, self.linear.bias)
         own = functional.leaky_relu(own, inplace=True) + ids  # O_l, (n, d)
         weight = self.mix.weight
+        # `concatenate`: mix splits into the columns for H and those for O.
         if weight.shape[1] > self.width:  # [H | O] mix^T without [H | O]
             weight, own = weight[:, : self.width], linear(own, weight[:, self.width :])
+        # mean(X C) = mean(X) C: the mean comes first, so that it can be a constant.
         mixed = leaky_mix(mean, self.conv, weight, self.mix.bias) + own
         return functional.leaky_relu(mixed, inplace=True)
 
@@ -172,6 +175,7 @@ class Network(nn.Module):
         super().__init__()
         k = width or vectors.shape[1]
         self.projection = init.linear(f"{name}.projection", vectors.shape[1], k) if width else None
+        # Without a projection rn(F) is a constant, and so is its mean over each user's items.
         content = vectors if width else normalise_rows(vectors)
         self.register_buffer("content", content, persistent=False)
         self.register_buffer("user_mean", None if width else items_of @ content, persistent=False)
@@ -193,16 +197,19 @@ class Network(nn.Module):
             ids: Z of all users (n_users, d) and of all items (n_items, d).
             nodes: Users (n,) and items (m,); None for all.
         """
+        # X_0: rn works row by row, so users and items are normalised apart.
         users, items = normalise_rows(self.preference), self.content
         if self.projection is not None:
             items = normalise_rows(linear(items, self.projection.weight, self.projection.bias))
         for l, layer in enumerate(self.layers):
+            # The last layer runs for the batch's nodes alone; earlier ones feed their neighbours.
             some_users, some_items = nodes if nodes and l == len(self.layers) - 1 else (None, None)
             constant = self.user_mean if l == 0 else None
             if constant is None:
                 of_users = _product(items_of, items, some_users)
             else:
                 of_users = _rows(constant, some_users)
+            # Both sides send X_l: this mean is taken before `users` moves on to X_(l+1).
             of_items = _product(users_of, users, some_items)
             users = layer(of_users, _rows(users, some_users), _rows(ids[0], some_users))
             items = layer(of_items, _rows(items, some_items), _rows(ids[1], some_items))
@@ -224,11 +231,13 @@ class MMGCN(Recommender):
             users = init.xavier_uniform("user_embedding", train.n_users, d)
             items = init.xavier_uniform("item_embedding", train.n_items, d)
         else:
+            # One draw for all nodes: Xavier's variance depends on the number of rows.
             both = init.xavier_normal("embedding", train.n_users + train.n_items, d).data
             users = nn.Parameter(both[: train.n_users].clone())
             items = nn.Parameter(both[train.n_users :].clone())
         _add_table(self, "user_embedding", users, trained=variant.train_ids)
         _add_table(self, "item_embedding", items, trained=variant.train_ids)
+        # D^-1 A as two blocks, users x items and items x users; the other two are empty.
         indptr, indices = torch.from_numpy(train.indptr), torch.from_numpy(train.items)
         pattern = SparsePattern(indptr, indices, train.n_items)
         self.items_of = row_normalised(pattern, dtype=users.dtype)
@@ -239,6 +248,7 @@ class MMGCN(Recommender):
             self.networks[m] = Network(
                 f"networks.{m}", vectors, self.items_of, width, d, variant, init
             )
+        # The only modality whose preferences are regularised.
         self.first = next(iter(content))
         if config.stale_inference:
             self.last_step = len(self.make_sampler(train, config.batch_size, 0, "cpu")) - 1
@@ -252,6 +262,7 @@ class MMGCN(Recommender):
         ids = self.user_embedding, self.item_embedding
         networks = self.networks.values()
         parts = [network(self.items_of, self.users_of, ids, nodes) for network in networks]
+        # Early fusion: R is the mean over modalities, and the score one inner product of means.
         users, items = (torch.stack(side).sum(0) / len(parts) for side in zip(*parts, strict=True))
         return users, items
 
@@ -259,17 +270,21 @@ class MMGCN(Recommender):
         """`bpr`, `id_l2` and `preference_l2`."""
         if self.config.stale_inference and batch.step == self.last_step:
             with torch.no_grad():
+                # A forward of all nodes: the loss needs the batch's alone.
                 self.stale_users, self.stale_items = self.representation()
         size = len(batch.users)
+        # The last layer once for each distinct node of the batch.
         users, user_of = torch.unique(batch.users, return_inverse=True)
         items, item_of = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
         user_rows, item_rows = self.representation((users, items))
         user = functional.embedding(user_of, user_rows)  # (B, d)
         pair = functional.embedding(item_of, item_rows)  # (2 B, d)
         scores = (user.repeat(2, 1) * pair).sum(1)  # (2 B,)
+        # Repeated rows count as often as the batch holds them.
         user_ids = functional.embedding(batch.users, self.user_embedding)
         item_ids = functional.embedding(torch.cat([batch.pos, batch.neg]), self.item_embedding)
         id_l2 = mean_square(user_ids) + mean_square(item_ids)
+        # The whole table, whatever the batch is.
         preference = cast(Network, self.networks[self.first]).preference
         return {
             "bpr": bpr_loss(scores[:size], scores[size:]),

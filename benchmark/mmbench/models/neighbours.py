@@ -72,6 +72,7 @@ class _Neighbours(Recommender):
         n_unscored = known.n_items - similarity.shape[0]
 
         def score(rows: Tensor) -> Tensor:
+            # score(u, i) = sum over j in N(u) of sim(i, j): rows of `seen` times sim^T.
             block = (seen[rows.cpu().numpy()] @ transposed).toarray()
             scores = torch.from_numpy(np.ascontiguousarray(block, np.float32)).to(rows.device)
             return (
@@ -102,12 +103,15 @@ class ItemKNN(_Neighbours):
 
     def similarity(self) -> sp.csr_matrix:
         """Cosines of the binary item columns, the largest per row; ties by ascending item id."""
+        # The numerator: users who have both i and j.
         together = (
             self.seen.T @ self.seen
         ).tocsr()  # (n_items, n_items), as sparse as co-consumption
+        # The sum leaves out j = i.
         together.setdiag(0)
         together.eliminate_zeros()
         together.sort_indices()
+        # sqrt |users of i|, the length of the binary column.
         norm = np.sqrt(np.asarray(self.seen.sum(0)).ravel())
         rows = np.repeat(np.arange(together.shape[0]), np.diff(together.indptr))
         values = together.data / (norm[rows] * norm[together.indices] + self.config.shrinkage)
@@ -130,6 +134,8 @@ class ContentKNN(_Neighbours):
 
     def _side_by_side(self, vectors: Mapping[str, Tensor]) -> Tensor:
         """The modalities' vectors, each of length 1, next to each other."""
+        # With unit parts, the cosine of two concatenations is the mean of the modalities' cosines,
+        # as long as no part is zero.
         return torch.cat(
             [functional.normalize(vectors[modality], dim=1) for modality in self.modalities], 1
         )
@@ -140,16 +146,19 @@ class ContentKNN(_Neighbours):
         similarity = self.similarity()
         if n_unseen:
             unseen = {m: known.content[m].vectors[n : known.n_items] for m in self.modalities}
+            # Rows of unseen items follow; the columns stay the training items.
             similarity = sp.vstack([similarity, self._to_trained(unseen, n_unseen)]).tocsr()
         return self._sums(similarity, known)
 
     def _to_trained(self, unseen: Mapping[str, Tensor], n_unseen: int) -> sp.csr_matrix:
         """Positive cosines of unseen items to their nearest training items, (n_unseen, n_items)."""
+        # Unit rows on both sides, so that products are cosines.
         content = functional.normalize(self.get_buffer("content"), dim=1)  # (n, d)
         n, k = self.n_items, min(self.config.neighbours, self.n_items)
         further = functional.normalize(self._side_by_side(unseen).to(content.device), dim=1)
         nearest = torch.zeros((n_unseen, k), dtype=torch.int64)
         cosines = torch.zeros((n_unseen, k))
+        # As many rows of float32 cosines as fit into BLOCK_BYTES.
         at_a_time = max(BLOCK_BYTES // (4 * n), 1)
         for start in range(0, n_unseen, at_a_time):
             part = slice(start, start + at_a_time)
@@ -166,6 +175,7 @@ class ContentKNN(_Neighbours):
         """Mean cosines over the modalities, the largest per row."""
         content = self.get_buffer("content")
         n = len(content)
+        # One more than asked for, because an item's list holds the item itself.
         indices, values = cosine_knn(content, min(self.config.neighbours + 1, n))
         rows = np.repeat(np.arange(n), indices.shape[1])
         columns, cosines = indices.cpu().numpy().ravel(), values.cpu().numpy().ravel()
@@ -181,6 +191,7 @@ def _largest(
     n: int,
 ) -> sp.csr_matrix:
     """The k largest values of each row of a sparse n x n matrix; ties by column. `rows` ascend."""
+    # By row, then by value descending, then by column ascending: the tie rule.
     order = np.lexsort((columns, -values, rows))
     rank = np.arange(rows.size) - np.searchsorted(rows, rows)  # position within the row
     kept = order[rank < k]

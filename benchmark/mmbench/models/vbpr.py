@@ -88,6 +88,7 @@ class VBPR(Recommender):
         k, d = self.features.shape[1], config.embedding_dim
         self.user_factors = init.xavier_uniform("user_factors", train.n_users, d)
         self.item_factors = init.xavier_uniform("item_factors", train.n_items, d)
+        # N(0, 1) against unit rows p_i: the content part dominates the first scores.
         start = init.normal if config.preset == "paper" else init.xavier_uniform
         self.user_content_factors = start("user_content_factors", train.n_users, d)
         self.projection = init.linear("projection", k, d)
@@ -95,6 +96,7 @@ class VBPR(Recommender):
             self.projection.weight = init.xavier_uniform("projection.weight", d, k)
             self.projection.register_parameter("bias", None)
             self.item_bias = zeros(train.n_items)
+            # Xavier-uniform for a matrix of k rows and one column.
             self.content_bias = init.uniform("content_bias", k, bound=math.sqrt(6 / (k + 1)))
 
     def _projected(self, content: Tensor) -> Tensor:
@@ -116,26 +118,31 @@ class VBPR(Recommender):
         item = functional.embedding(items, self.item_factors)[inverse]  # (2B, d)
         user = functional.embedding(batch.users, self.user_factors)  # (B, d)
         user_content = functional.embedding(batch.users, self.user_content_factors)  # (B, d)
+        # s(u, i) and s(u, j) at once: the ids' part, then the content's part.
         scores = (user.repeat(2, 1) * item).sum(1)  # (2B,)
         scores = scores + (user_content.repeat(2, 1) * content).sum(1)
         weight = self.config.reg_weight
         if not self.original:
             l2 = squared_norm(user, item, user_content, content) * (weight / (2 * size))
             return {"bpr": bpr_loss(scores[:size], scores[size:]), "l2": l2}
+        # `original` adds b_i and <content_bias, X_i>.
         bias = self.item_bias[items][inverse]  # (2B,)
         scores = scores + bias + (self.features[items] @ self.content_bias)[inverse]
         # The negative's bias counts a tenth.
         bias_norms = squared_norm(bias[:size]) + squared_norm(bias[size:]) / 10
+        # W and content_bias count whole in every batch, not by the batch's rows.
         content_norms = squared_norm(self.projection.weight, self.content_bias)
         l2 = squared_norm(user, item, user_content) * weight
         l2 = l2 + bias_norms * self.config.bias_reg_weight
         l2 = l2 + content_norms * self.config.content_reg_weight
+        # `original` sums over the batch, hence the factor on the mean.
         return {"bpr": bpr_loss(scores[:size], scores[size:]) * size, "l2": l2 / 2}
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """[user_factors | user_content_factors | 1] and [item_factors | p | biases]."""
         users: list[Tensor] = [self.user_factors, self.user_content_factors]
         if self.original:
+            # The ones meet the items' biases: <[… | 1], [… | b]> adds b.
             users.append(torch.ones_like(self.user_factors[:, :1]))
         return torch.cat(users, 1), self._items(self.features, self.item_factors)
 
@@ -158,5 +165,6 @@ class VBPR(Recommender):
         projected = self._projected(content)
         if not self.original:
             return torch.cat([factors, projected], 1)
+        # Any other content belongs to unseen items, which have no trained b_i.
         bias = self.item_bias if content is self.features else 0.0
         return torch.cat([factors, projected, (content @ self.content_bias + bias)[:, None]], 1)

@@ -1,7 +1,7 @@
-"""Dense products by the faster exact kernel of this CPU, fused operations, and the k best of rows.
+"""Dense products by the exact kernel of this CPU, fused operations, and the k best of rows.
 
-`mmbase.gemm` measures the kernels at the first large product of a process. Both compute in full
-single precision; double precision and other devices always take torch's own. The fused operations,
+`mmbase.gemm` chooses the kernel by the processor. Both compute in full single precision; small
+products, double precision and other devices always take torch's own. The fused operations,
 rows of unit length and the wide product of MMGCN's layers, exist for their backward: it makes no
 temporaries of the size of the matrix.
 
@@ -26,17 +26,6 @@ from mmbench.errors import DataError, ShapeError
 from mmbench.ops.kernels import apply, array, run, split
 
 _MIN_WORK = 1 << 18  # multiply-adds below which the detour costs more than it saves
-
-
-def _sample() -> tuple[Tensor, Tensor]:
-    return torch.ones(512, 1024), torch.ones(1024, 256).t()
-
-
-def describe() -> dict[str, str | float]:
-    """Return the kernel as `gemm`, and rates in GFLOP/s if measured, for the run record."""
-    kernel = kernels.chosen(_sample)
-    rates = {f"{name}_gflops": round(rate, 1) for name, rate in kernels.rates().items()}
-    return {"gemm": kernel, **rates}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -65,13 +54,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return a b + bias without derivative: the routine behind `linear`, for other kernels."""
     m, k, n = *a.shape, b.shape[1]
+    # oneDNN takes float32 on the CPU only, and small products do not repay its overhead.
     large = (
         m * k * n >= _MIN_WORK
         and a.dtype == b.dtype == torch.float32
         and a.device.type == b.device.type == "cpu"
     )
-    if large and kernels.chosen(_sample) == "onednn":
+    if large and kernels.chosen() == "onednn":
         with torch.no_grad():
+            # oneDNN wants its second factor as a weight (out, in), hence the transpose.
             return kernels.onednn(a.detach(), b.detach().t(), bias)
     return a @ b if bias is None else torch.addmm(bias, a, b)
 
@@ -86,6 +77,7 @@ class _Linear(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
+        # dX = G W, dW = G^T X, db = the column sums of G.
         grad_x = product(grad, weight) if ctx.needs_input_grad[0] else None
         grad_weight = product(grad.t(), x) if ctx.needs_input_grad[1] else None
         grad_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
@@ -115,6 +107,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min_(SMALLEST_NORM)  # (n, 1)
+        # The backward needs y and the norms, not x.
         y: Tensor = x / norm
         ctx.save_for_backward(y, norm)
         return y
@@ -125,12 +118,14 @@ class _Normalise(torch.autograd.Function):
         # d/dx of x / |x| takes from the gradient its part along y.
         y, norm = ctx.saved_tensors
         if y.device.type != "cpu":
+            # A norm at the bound is a constant: nothing is taken off.
             along = (grad * y).sum(1, keepdim=True).masked_fill_(norm <= SMALLEST_NORM, 0.0)
             return torch.addcmul(grad, y, along, value=-1).div_(norm)
         from mmbench.ops.kernels import rows as row_kernels
 
         out = torch.empty_like(y, memory_format=torch.contiguous_format)
         bounds = split(y.shape[0], work=y.numel())
+        # In the array's dtype, so that the kernel compares without widening.
         smallest = array(norm).dtype.type(SMALLEST_NORM)
         run(
             row_kernels.normalise_backward,
@@ -169,6 +164,7 @@ def leaky_mix(x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor) -> Tensor:
 class _LeakyMix(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor) -> Tensor:
+        # LR keeps the sign, so that its slope can be read off its result: X C itself is not kept.
         hidden = functional.leaky_relu(product(x, inner), SLOPE, inplace=True)  # (n, h)
         ctx.save_for_backward(x, inner, outer, hidden)
         return product(hidden, outer.t(), bias)  # (n, d)
@@ -180,10 +176,12 @@ class _LeakyMix(torch.autograd.Function):
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_inner = torch.zeros_like(inner)
         grad_outer = torch.zeros(outer.shape, dtype=x.dtype, device=x.device)
+        # Blocks bound the memory of the hidden gradient; other devices take all rows at once.
         step = _BLOCK if x.device.type == "cpu" else max(1, x.shape[0])
         for start in range(0, x.shape[0], step):
             part = slice(start, start + step)
             g, h = grad[part], hidden[part]
+            # dM = G^T H; then dH = G M through LR, dC = X^T dH, dX = dH C^T.
             grad_outer += product(g.t(), h)
             inside = torch.ops.aten.leaky_relu_backward(product(g, outer), h, SLOPE, True)  # (B, h)
             grad_inner += product(x[part].t(), inside)
@@ -234,6 +232,7 @@ def top_k(scores: Tensor, k: int) -> Tensor:
         raise ShapeError(f"top_k: k must be at least 1, got {k}")
     found = min(k, scores.shape[1])
     items = _first_positions(scores, found)  # (B, found)
+    # -inf ranks last, so that only the end of a list can hold it.
     items = items.masked_fill(scores.gather(1, items) == -math.inf, -1)
     return torch.nn.functional.pad(items, (0, k - found), value=-1)
 
@@ -242,6 +241,7 @@ def _first_positions(values: Tensor, k: int) -> Tensor:
     """Columns of each row's k <= n largest values, (B, k): largest first, ties by column."""
     columns = values.shape[1]
     for width in _BLOCK_WIDTHS:
+        # The k best blocks and the rest have fewer than (k + 1) width columns.
         if columns >= _WORTHWHILE * (k + 1) * width:
             return _among_best_blocks(values, k, width)
     _refuse_nan(values)
@@ -267,7 +267,10 @@ def _among_best_blocks(values: Tensor, k: int, width: int) -> Tensor:
     chosen = _first_positions(maxima, k).sort(1).values  # ascending: in the order of columns
     rows = torch.arange(values.shape[0], device=values.device)
     candidates = blocks[rows[:, None], chosen].flatten(1)  # (B, k * width)
+    # Candidates stand in the order of columns, so that ties by position are ties by column.
     position = _first_positions(torch.cat([candidates, rest], 1), k)  # (B, k)
+    # Back to columns: positions below k * width lie in a chosen block, the others in the rest. The
+    # clamp keeps the gather in range where the rest is taken.
     block = position.div(width, rounding_mode="floor")
     in_chosen = chosen.gather(1, block.clamp(max=k - 1)) * width + position % width
     in_rest = position + (n_blocks - k) * width

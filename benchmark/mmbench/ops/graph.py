@@ -32,12 +32,14 @@ def bipartite(train: TrainSet) -> SparsePattern:
     order = item_order(train)
     degree = np.concatenate([train.user_degree, train.popularity])
     indptr = np.concatenate([[0], np.cumsum(degree)]).astype(np.int64)
+    # Rows of users hold items, shifted by n_users; rows of items hold users.
     indices = np.concatenate([train.items + train.n_users, train.users[order]])
     return SparsePattern(torch.from_numpy(indptr), torch.from_numpy(indices), degree.size)
 
 
 def item_order(train: TrainSet) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """The permutation that sorts the pairs by (item, user): item-side slot k is pair `order[k]`."""
+    # The pairs are sorted by user; a stable sort keeps that order within each item.
     return np.argsort(train.items, kind="stable").astype(np.int64)
 
 
@@ -45,6 +47,7 @@ def with_self_loops(pattern: SparsePattern) -> SparsePattern:
     """The pattern with every diagonal entry present: A + I for an adjacency without loops."""
     n = _square(pattern)
     loop = torch.arange(n, device=pattern.indices.device)
+    # A loop that is there already is merged with the new one.
     rows, columns = torch.cat([pattern.row, loop]), torch.cat([pattern.indices, loop])
     return SparsePattern.from_edges(rows, columns, (n, n))[0]
 
@@ -86,6 +89,7 @@ def laplacian(pattern: SparsePattern, values: Tensor) -> Tensor:
     Source: Zhang et al., LATTICE (ACM MM 2021), equation 5, with the row sums on both sides.
     """
     _square(pattern)
+    # The row sums carry gradient: a weight acts through its own entry and through both sums.
     sums = values.new_zeros(pattern.shape[0]).index_add(0, pattern.row, values)
     scale = _inverse_power(sums, 0.5)
     return values * scale[pattern.row] * scale[pattern.indices]
@@ -117,6 +121,7 @@ class NeighbourUnion:
                 "equal rows"
             )
         node = torch.arange(n, device=neighbours[0].device)
+        # All lists one after the other, then the diagonal; pairs that occur twice share an entry.
         rows = torch.cat([node.repeat_interleave(part.shape[1]) for part in neighbours] + [node])
         columns = torch.cat([part.reshape(-1) for part in neighbours] + [node])
         pattern, entry = SparsePattern.from_edges(rows, columns, (n, n))
@@ -148,8 +153,10 @@ class NeighbourUnion:
                 "NeighbourUnion.combine: give each list weights of its own shape, or None"
             )
         values = given[0][1].new_zeros(self.pattern.nnz)
+        # A pair on several lists gets the sum of their weights.
         for entries, weight in given:
             values = values.index_add(0, entries.reshape(-1), weight.reshape(-1))
+        # Overwritten last: with unit_diagonal the cosine of a loop gets no gradient.
         return values.index_fill(0, self.diagonal, 1.0) if unit_diagonal else values
 
 
@@ -178,11 +185,15 @@ def kept_edges(train: TrainSet, rate: float, *, seed: int, epoch: int) -> Index:
     if not 0 <= rate < 1:
         raise ShapeError(f"kept_edges: rate is {rate}, must be in [0, 1)")
     n = int(train.n_edges * (1.0 - rate))
+    # Nothing to drop, and argpartition needs n < n_edges.
     if n == train.n_edges:
         return np.arange(n)
+    # w_ui = (d_u d_i)^-1/2 with the degrees of the whole graph, in every epoch.
     degrees = train.user_degree[train.users] * train.popularity[train.items]
     weights = np.asarray(degrees, np.float64) ** -0.5
+    # Keys E / w with E ~ Exp(1): the order of the draws is the order of the keys.
     keys = numpy_rng(seed, "pruning", epoch).standard_exponential(train.n_edges) / weights
+    # Which edges are drawn matters, not in which order: partition instead of sorting.
     return np.sort(np.argpartition(keys, n)[:n])
 
 
@@ -226,6 +237,7 @@ class _Propagation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        # The transpose of a mean of powers of A is that of powers of A^T: the same scheme.
         return _horner(ctx.matrix.T, grad, ctx.n_layers), None, None
 
 
@@ -234,6 +246,7 @@ def _horner(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
     total = x
     for _ in range(n_layers):
         total = matrix.pattern.multiply(matrix.values, total, plus=x)
+    # In place, unless no layer has made a new array: then `total` is x itself.
     return total.div_(n_layers + 1) if n_layers else x.clone()
 
 
@@ -244,6 +257,7 @@ class _PropagationRows(torch.autograd.Function):
         if n_layers == 0:
             return x[rows]
         total = x
+        # Every layer but the last runs over all nodes: the rows' neighbours may be any of them.
         for _ in range(n_layers - 1):
             total = matrix.pattern.multiply(matrix.values, total, plus=x)
         return (matrix.rows(rows).multiply(total) + x[rows]).div_(n_layers + 1)
@@ -256,6 +270,7 @@ class _PropagationRows(torch.autograd.Function):
         outer = grad.new_zeros(matrix.shape[1], grad.shape[1]).index_add_(0, rows, grad)
         if n_layers == 0:
             return outer, None, None, None
+        # Backwards the last layer comes first: A[rows]^T g, scattered to all nodes.
         total = matrix.rows(rows).multiply_transposed(grad, plus=outer)
         for _ in range(n_layers - 1):
             total = matrix.T.pattern.multiply(matrix.T.values, total, plus=outer)

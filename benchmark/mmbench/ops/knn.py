@@ -54,6 +54,7 @@ def cosine_knn(
             "rows"
         )
     x = features.detach().contiguous()
+    # A feature that is not finite makes its row's sum of squares so: one test per row.
     squares = _squared_norms(x)
     bad = ~torch.isfinite(squares)
     if bool(bad.any()):
@@ -67,7 +68,9 @@ def cosine_knn(
         candidates, cosines = _compiled(x, squares, shortlist, block_bytes)
     else:
         candidates, cosines = _plain(x, squares, shortlist, block_bytes)
+    # Rounded before they are ranked: cosines equal in this precision are ties.
     cosines = cosines.to(x.dtype)
+    # By ascending row first; the stable sort by cosine then keeps that order among ties.
     candidates, order = candidates.sort(dim=1)
     cosines, order = cosines.gather(1, order).sort(dim=1, descending=True, stable=True)
     return candidates.gather(1, order)[:, :k].contiguous(), cosines[:, :k].contiguous()
@@ -101,6 +104,7 @@ class _GatheredCosines(torch.autograd.Function):
         indptr = torch.arange(n + 1, device=x.device) * k
         pattern = SparsePattern(indptr, neighbours.reshape(-1), n)
         norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+        # 1 / |x|, or 0 for a zero row: then its cosines and its gradient are 0.
         inverse = torch.where(norms > 0, 1 / norms.clamp_min(torch.finfo(x.dtype).tiny), 0.0)
         unit = x * inverse  # (n, d)
         ctx.pattern = pattern
@@ -113,16 +117,20 @@ class _GatheredCosines(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         unit, inverse = ctx.saved_tensors
+        # d cos(i, j) / d x_i = (u_j - cos(i, j) u_i) / |x_i| with the unit rows u.
         weights = grad.reshape(-1)
         transpose, order = ctx.pattern.transpose
+        # A pair moves both of its rows: g_ij u_j goes to i, g_ij u_i to j.
         towards = ctx.pattern.multiply(weights, unit)
         towards = transpose.multiply(weights[order], unit, plus=towards)
+        # The terms - cos(i, j) u_i add up to minus the part of `towards` along u_i.
         return (towards - unit * (unit * towards).sum(1, keepdim=True)).mul_(inverse), None
 
 
 def _block_rows(n: int, d: int, element_bytes: int, block_bytes: int) -> int:
     # Two blocks of b rows and their b x b cosines: b (b + 2 d) elements.
     elements = block_bytes / element_bytes
+    # The positive root of b² + 2 d b = elements.
     return max(1, min(n, int(math.sqrt(d * d + elements) - d)))
 
 
@@ -144,6 +152,7 @@ def _compiled(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Ten
     from mmbench.ops.kernels import knn
 
     n, d = x.shape
+    # Empty places: value -inf, row n. Any candidate comes before them.
     values = torch.full((n, k), -math.inf, dtype=x.dtype)
     indices = torch.full((n, k), n, dtype=torch.int64)
     lists = values.numpy(), indices.numpy()
@@ -151,6 +160,7 @@ def _compiled(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Ten
     for i in range(0, n, size):
         rows = _unit_rows(x[i : i + size], squares[i : i + size])
         for j in range(i, n, size):
+            # Cosines are symmetric: the block of rows i and rows j serves the lists of both.
             columns = rows if i == j else _unit_rows(x[j : j + size], squares[j : j + size])
             cosines = dense.product(rows, columns.t())
             if i == j:
@@ -177,11 +187,13 @@ def _plain(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Tensor
         block.diagonal(start).fill_(_ITSELF)
         shortlists.append(block.topk(k, dim=1).indices)
     indices = torch.cat(shortlists)
+    # Per row, the k neighbours' features and their products with the row, 8 bytes each.
     step = max(1, block_bytes // (16 * k * d))
     cosines = []
     for start in range(0, n, step):
         rows = torch.arange(start, min(n, start + step), device=x.device)
         near = indices[rows]
+        # |x_i| |x_j| as one root: for equal rows it is exactly the squared norm.
         scale = (squares[rows, None] * squares[near]).sqrt()
         dots = (x[rows, None].double() * x[near].double()).sum(2)
         part = torch.where(scale > 0, dots / torch.where(scale > 0, scale, 1.0), 0.0).clamp(-1, 1)

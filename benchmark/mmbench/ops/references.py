@@ -57,7 +57,9 @@ def plain_propagate(
 
 def plain_knn(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest cosines of each row; 1 to itself, 0 where a row is zero, ties by row."""
+    # n x n cosines: what `cosine_knn` never holds.
     unit = functional.normalize(x, dim=1)
+    # Rounding may leave [-1, 1] by one bit.
     cosines = (unit @ unit.T).fill_diagonal_(1.0).clamp(-1, 1)
     values, rows = cosines.sort(dim=1, descending=True, stable=True)
     return rows[:, :k], values[:, :k]
@@ -67,6 +69,7 @@ def plain_gathered_cosines(x: Tensor, neighbours: Tensor) -> Tensor:
     """cos(x_i, x_j) for each j that is listed for i; a zero row is similar to itself alone."""
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     zero = norm == 0
+    # Zero rows are divided by 1: 0 / 0 would give a NaN gradient even where `where` drops it.
     unit = torch.where(zero, 0.0, x / torch.where(zero, 1.0, norm))
     itself = neighbours == torch.arange(len(x), device=x.device)[:, None]
     return (unit[:, None] * unit[neighbours]).sum(2).masked_fill(itself & zero, 1.0)
@@ -80,7 +83,9 @@ def deferred_adam(start: Tensor, steps: Sequence[Step]) -> Tensor:
     """A `RowTable` after some steps, each with a gradient for some of its rows."""
     table = RowTable(start.detach().clone(memory_format=torch.contiguous_format))
     for rows, upper, weight, lr in steps:
-        (table.project(rows, weight.detach()) * upper).sum().backward()  # type: ignore[no-untyped-call]
+        # The derivative of this sum by the projection is G, that by the rows G W.
+        loss: Any = (table.project(rows, weight.detach()) * upper).sum()
+        loss.backward()
         table.step(lr)
     return table.read()
 
@@ -89,9 +94,11 @@ def plain_adam(start: Tensor, steps: Sequence[Step]) -> Tensor:
     """Dense Adam: every entry moves at every step. Kingma & Ba (ICLR 2015), algorithm 1."""
     p, m, v = start.detach().clone(), torch.zeros_like(start), torch.zeros_like(start)
     for t, (rows, upper, weight, lr) in enumerate(steps, start=1):
+        # The rows of the step get the gradient G W, all others zero: they move by momentum.
         g = torch.zeros_like(start).index_copy(0, rows, upper @ weight)
         m = BETA1 * m + (1 - BETA1) * g
         v = BETA2 * v + (1 - BETA2) * g * g
+        # m and v start at 0, which biases them towards 0 in the first steps.
         unbiased = m / (1 - BETA1**t), v / (1 - BETA2**t)
         p = p - lr * unbiased[0] / (unbiased[1].sqrt() + EPSILON)
     return p

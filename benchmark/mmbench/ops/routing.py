@@ -107,6 +107,7 @@ class RoutingGraph:
         from mmbench.ops.kernels.routing import Graph
 
         indptr = self.adjacency.indptr
+        # The adjacency's rows split into users and items; the items' slots count from 0 again.
         users, items = indptr[: self.n_users + 1], indptr[self.n_users :] - self.n_edges
         parts = (users, self.items, self.slots, items, self.slot_users, self.source)
         return Graph(*map(array, parts))
@@ -191,6 +192,7 @@ def plain_confident_weights(
     alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruning: bool
 ) -> Tensor:
     """`confident_weights` in plain torch operations, for other devices."""
+    # The gradient goes to the winning modality alone; relu has derivative 0 at 0.
     weights = (alpha * functional.embedding(nodes, confidence).t()).max(0).values
     return functional.relu(weights) if pruning else weights
 
@@ -200,6 +202,7 @@ def plain_routing(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`routing` in plain torch operations, one row of each per edge: for other devices."""
     users, items = graph.users, graph.items
+    # f stays as it is during the routings.
     near = f[items]  # (n_edges, d)
 
     def gather(target: Tensor, index: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
@@ -208,16 +211,21 @@ def plain_routing(
     for _ in range(n_routings):  # attention among the user's items, then a step towards them
         a = _segment_softmax((p[users] * near).sum(1), users, graph.n_users)
         p = functional.normalize(gather(p, users, a, near), dim=1, eps=_SMALLEST_NORM)
+    # s_ui with the routed p; both sides take their softmax from these n_edges scores.
     scores = (p[users] * near).sum(1)  # (n_edges,)
     slot_items, slot_users = items[graph.order], graph.slot_users
     alpha = _segment_softmax(scores, users, graph.n_users)
+    # Slots are in item order; `source` says whose score each of them takes.
     item_alpha = _segment_softmax(scores[graph.source], slot_items, graph.n_items)
+    # r = own row + attended rows of the other side.
     r_users = gather(p, users, alpha, near)
     r_items = gather(f, slot_items, item_alpha, p[slot_users])
     return r_users, r_items, torch.cat([alpha, item_alpha])
 
 
 def _segment_softmax(scores: Tensor, segment: Tensor, n_segments: int) -> Tensor:
+    # Minus the segment's largest score, so that exp cannot overflow; the shift cancels in the
+    # quotient and needs no gradient.
     top = scores.new_full((n_segments,), -torch.inf).scatter_reduce(
         0, segment, scores.detach(), "amax"
     )
@@ -240,8 +248,10 @@ class _Routing(torch.autograd.Function):
         scores, alpha = p.new_empty(n), p.new_empty(2, n)
         kept = kernels.Kept(*(part.numpy() for part in (attention, norms, routed, alpha)))
         work = n * p.shape[1]
+        # Users first: items attend over routed preferences and take their scores from the edges.
         run(
             kernels.users_forward,
+            # A dot and a weighted sum per edge, in each routing and in the last pass.
             split(graph.n_users, work=work * (2 * n_routings + 2), indptr=arrays.user_indptr),
             arrays,
             array(p),
@@ -281,6 +291,7 @@ class _Routing(torch.autograd.Function):
             reached=np.empty(graph.n_items, np.bool_),
         )
         work = graph.n_edges * p.shape[1]
+        # Items first: through their softmax the scores get gradient, which the users pass on.
         bounds = split(graph.n_items, work=work, indptr=arrays.item_indptr)
         run(kernels.items_backward, bounds, arrays, kept, incoming)
         # Each part of the users sums an item gradient of its own, which starts with that of the
@@ -305,6 +316,7 @@ class _Routing(torch.autograd.Function):
             grad_p.numpy(),
             parts.numpy(),
         )
+        # In a fixed order, so that the sum has the same bits for any number of threads.
         grad_f = parts[0] + parts[1] if len(parts) > 1 else parts[0].clone()
         for part in parts[2:]:
             grad_f += part
@@ -318,6 +330,7 @@ class _ConfidentWeights(torch.autograd.Function):
     ) -> Tensor:
         from mmbench.ops.kernels import routing as kernels
 
+        # winner: the modality that gets the gradient of each weight, or -1 where pruned.
         out, winner = alpha.new_empty(nodes.shape), torch.empty(nodes.shape, dtype=torch.int16)
         bounds = split(nodes.numel(), work=alpha.numel())
         arrays = array(alpha), array(confidence), array(nodes)
@@ -342,10 +355,12 @@ class _ConfidentWeights(torch.autograd.Function):
 def _parts(indptr: Any, work: int) -> Any:
     """Bounds of the user ranges that sum an item gradient each; the same for any thread count."""
     n_parts = max(1, min(_MOST_PARTS, indptr.size - 1, work // _PART_WORK))
+    # Ranges of equally many edges, not users.
     bounds = np.searchsorted(indptr, np.arange(n_parts + 1) / n_parts * indptr[-1])
     bounds[0], bounds[-1] = 0, indptr.size - 1
     return bounds
 
 
 def _smallest_norm(like: Tensor) -> Any:
+    # A scalar of the array's dtype: with a Python float the kernels would widen to double.
     return array(like[:0]).dtype.type(_SMALLEST_NORM)

@@ -66,6 +66,7 @@ class _Borrowed:
         upper, weight = self.factors
         for start in range(0, len(upper), _BLOCK_ROWS):
             part = slice(start, start + _BLOCK_ROWS)
+            # Rows of G W: the whole product would be as large as the borrowed rows.
             yield part, product(upper[part], weight)
 
 
@@ -177,6 +178,7 @@ class RowTable(nn.Module):
             return self.values
         if not self.deferred:
             return self.values[index]
+        # Replayed into a copy: a look changes neither the table nor its moments.
         out = self.values.new_empty(index.numel(), self.shape[1])
         self._replay(index, out)
         return out
@@ -208,6 +210,7 @@ class RowTable(nn.Module):
                 self._update_some(borrowed[0], scale, correction)
         elif self.deferred:
             if borrowed:
+                # Before the step joins the history: first the moments replay what the rows missed.
                 self._update(borrowed[0], scale, correction)
             if lr > self._last_lr:  # rows that have come to rest may move again
                 self._settle_from = len(self._scale)
@@ -219,8 +222,10 @@ class RowTable(nn.Module):
                 if index is None:
                     self._forget_history()
                 else:
+                    # These rows have seen every step; all others are one further behind.
                     self._last[array(index)] = len(self._scale)
         else:
+            # Nothing is deferred: each step moves the whole table.
             self._update_all(borrowed[0] if borrowed else None, scale, correction)
         self.steps += 1
 
@@ -238,6 +243,7 @@ class RowTable(nn.Module):
         """Replay all missed steps, so that `values` and moments are those of dense Adam."""
         if not self._scale:
             return
+        # Every row, in place: afterwards no row has missed a step.
         self._replay(torch.arange(self.shape[0]), None)
         self._forget_history()
 
@@ -274,6 +280,7 @@ class RowTable(nn.Module):
                 self._buffer = self.values.new_empty(min(self.shape[0], k + k // 8), self.shape[1])
             current = self._buffer[:k]
             self._replay(index, current)
+        # Rows without gradient were only looked at; the others wait for `step`.
         self._borrowed = [part for part in self._borrowed if part.has_gradient]
         self._borrowed.append(_Borrowed(index, current.detach()))
         return self._borrowed[-1]
@@ -283,6 +290,7 @@ class RowTable(nn.Module):
         from mmbench.ops.kernels import rows as kernels
 
         now, rows, scalar = len(self._scale), array(index), self._scalar
+        # The missed steps of these rows, and one pass for the copy.
         work = float((now + 1 - self._last[rows]).sum()) * self.shape[1]
         run(
             kernels.replay,
@@ -325,10 +333,12 @@ class RowTable(nn.Module):
     def _constants(self) -> Any:
         from mmbench.ops.kernels.rows import Constants
 
+        # 1 - beta is formed in double precision and rounded once, as in dense Adam.
         constants = (BETA1, BETA2, 1 - BETA1, 1 - BETA2, EPSILON, _TINY)
         return Constants(*map(self._scalar, constants))
 
     def _update_all(self, borrowed: _Borrowed | None, scale: float, correction: float) -> None:
+        # All moments decay; the rows with a gradient then get their part.
         self.exp_avg *= BETA1
         self.exp_avg_sq *= BETA2
         for part, gradient in borrowed.parts() if borrowed is not None else ():
@@ -343,6 +353,7 @@ class RowTable(nn.Module):
     def _update_some(self, borrowed: _Borrowed, scale: float, correction: float) -> None:
         for part, gradient in borrowed.parts():
             rows = part if borrowed.index is None else borrowed.index[part]
+            # "Lazy": rows without gradient keep their moments too.
             m = BETA1 * self.exp_avg[rows] + (1 - BETA1) * gradient
             v = BETA2 * self.exp_avg_sq[rows] + (1 - BETA2) * (gradient * gradient)
             self.exp_avg[rows], self.exp_avg_sq[rows] = m, v
@@ -371,10 +382,12 @@ class _Projection(torch.autograd.Function):
             raise TrainingError(
                 "RowTable: a second backward through the same rows; clear the gradients in between"
             )
+        # G and W stand for the gradient G W, which `step` multiplies out.
         borrowed.factors = grad, weight
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight)
+            # dW = G^T X, a block of rows at a time.
             for start in range(0, len(grad), _BLOCK_ROWS):
                 part = slice(start, start + _BLOCK_ROWS)
                 grad_weight += product(grad[part].t(), borrowed.current[part])

@@ -89,6 +89,7 @@ class SparsePattern:
             and 0 <= int(columns.min()) <= int(columns.max()) < shape[1]
         ):
             raise ShapeError(f"SparsePattern: edges outside {shape[0]} x {shape[1]}")
+        # One integer per pair: its order is by row, then column, and repeated pairs share an entry.
         keys, entry = torch.unique(rows * shape[1] + columns, sorted=True, return_inverse=True)
         indptr = rows.new_zeros(shape[0] + 1)
         torch.cumsum(torch.bincount(keys // shape[1], minlength=shape[0]), 0, out=indptr[1:])
@@ -119,6 +120,7 @@ class SparsePattern:
     @cached_property
     def transpose(self) -> tuple[SparsePattern, Tensor]:
         """The transposed pattern, and which entry here each of its entries is, (nnz,)."""
+        # Stable: the entries of a column stay in the order of their rows.
         order = torch.argsort(self.indices, stable=True)
         indptr = self.indptr.new_zeros(self.n_columns + 1)
         torch.cumsum(torch.bincount(self.indices, minlength=self.n_columns), 0, out=indptr[1:])
@@ -143,15 +145,18 @@ class SparsePattern:
             elif x.device.type in ("cpu", "cuda"):
                 product = _torch_csr(self, values) @ x
             else:
+                # Devices without a sparse product.
                 return _gathered(self, values, x, plus)
             return product if plus is None else product + plus
         from mmbench.ops.kernels import rows as kernels
 
+        # The sums start from `plus`, which saves a pass over the result.
         if plus is None:
             out = x.new_zeros(self.shape[0], x.shape[1])
         else:
             out = plus.clone(memory_format=torch.contiguous_format)
         indptr = self.indptr.numpy()
+        # Threads share the entries equally, not the rows: degrees are skewed.
         bounds = split(self.shape[0], work=self.nnz * x.shape[1], indptr=indptr)
         arrays = self.indices.numpy(), array(values), array(x), out.numpy()
         run(kernels.matmul, bounds, indptr, *arrays)
@@ -171,6 +176,7 @@ class SparsePattern:
             raise ShapeError(f"dots: {shapes} do not fit a {self.shape} pattern")
         out = a.new_empty(self.nnz)
         if not self.compiled(a):
+            # Gathered rows take nnz * d numbers; a slice at a time bounds that.
             for part in self._parts(a.shape[1]):
                 out[part] = (a.detach()[self.row[part]] * b.detach()[self.indices[part]]).sum(1)
             return out
@@ -183,6 +189,7 @@ class SparsePattern:
 
     def _parts(self, width: int) -> Iterator[slice]:
         """Slices of the entries, small enough to bound the memory of gathered rows."""
+        # 2^24 numbers, 64 MiB in single precision.
         step = max(1, (1 << 24) // max(1, width))
         return (slice(at, at + step) for at in range(0, self.nnz, step))
 
@@ -266,12 +273,14 @@ class RowsOf:
         matrix, index = self.matrix, self.index
         matrix.pattern.check(matrix.values, x)
         if not matrix.pattern.compiled(x):
+            # The other back ends multiply whole matrices, hence a copy of the rows.
             pattern, values = self._copied()
             return pattern.multiply(values, x)
         from mmbench.ops.kernels import rows as kernels
 
         indptr = matrix.pattern.indptr.numpy()
         out = x.new_zeros(index.numel(), x.shape[1])
+        # The rows' number of entries, estimated by the mean degree.
         bounds = split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
         arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
         run(kernels.matmul_rows, bounds, array(index), indptr, *arrays)
@@ -304,6 +313,7 @@ class RowsOf:
         degree = pattern.degree[index]
         indptr = degree.new_zeros(index.numel() + 1)
         torch.cumsum(degree, 0, out=indptr[1:])
+        # Entry e of the copy is entry e + shift of the matrix; the shift is constant within a row.
         shift = torch.repeat_interleave(pattern.indptr[index] - indptr[:-1], degree)
         entry = torch.arange(shift.numel(), device=shift.device) + shift
         rows = SparsePattern(indptr, pattern.indices[entry], pattern.n_columns)
@@ -323,6 +333,7 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        # d<G, A x>/dx = A^T G.
         transpose = ctx.matrix.T
         return transpose.pattern.multiply(transpose.values, grad), None
 
@@ -348,16 +359,19 @@ class _WeightedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         values, x = ctx.saved_tensors
+        # d<G, A x>/dA = G x^T, computed at the entries of the pattern only.
         grad_values = ctx.pattern.dots(grad, x) if ctx.needs_input_grad[0] else None
         grad_x = None
         if ctx.needs_input_grad[1]:
             transpose, order = ctx.pattern.transpose
+            # A^T holds the same values in the order of the transposed pattern.
             grad_x = transpose.multiply(values[order], grad)
         return grad_values, grad_x, None
 
 
 def _gathered(pattern: SparsePattern, values: Tensor, x: Tensor, plus: Tensor | None) -> Tensor:
     out = x.new_zeros(pattern.shape[0], x.shape[1]) if plus is None else plus.clone()
+    # Gather, weigh, add up by row: what every device can do.
     for part in pattern._parts(x.shape[1]):
         out.index_add_(0, pattern.row[part], values[part, None] * x[pattern.indices[part]])
     return out

@@ -18,6 +18,7 @@ from mmbase.progress import Progress, Silent
 from mmbench.config import Recipe, write_recipe
 from mmbench.errors import DataError
 from mmbench.models import model_class
+from mmbench.runs.beginning import as_begun
 from mmbench.runs.fit import fit, fit_trial, values_in_words
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import Inputs, Loader, same_data
@@ -88,11 +89,12 @@ def train(job: Job, progress: Progress) -> RunFolder:
         changed = "interactions or features have changed since this command began"
         raise DataError(f"{recipe.data}: {changed}; start it again")
     folder, setting = RunFolder(job.folder), inputs.setting(recipe.evaluation)
-    if job.trial is None:
-        return fit(recipe, setting, folder, progress, jobs=job.at_once)[1]
-    trial, folder = recipe.trials()[job.trial], folder.trial(job.trial)
-    fit_trial(trial, setting, folder, progress, jobs=job.at_once)
-    return folder
+    with as_begun(folder):
+        if job.trial is None:
+            return fit(recipe, setting, folder, progress, jobs=job.at_once)[1]
+        trial, folder = recipe.trials()[job.trial], folder.trial(job.trial)
+        fit_trial(trial, setting, folder, progress, jobs=job.at_once)
+        return folder
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
+from mmbase.gemm import Kernel
 from mmbench.errors import DataError, validation_in_words
 from mmbench.trainer import TrainingProgress
 
@@ -61,9 +62,18 @@ class _Timings(_Part):
     train_energy_j: dict[str, FiniteFloat] | str | None = None
 
 
+class _Products(_Part):
+    gemm: Kernel | None = None
+
+
+class _Device(_Part):
+    products: _Products = _Products()
+
+
 class RunRecord(_Part):
     """`run.json`."""
 
+    device: _Device = _Device()
     dataset: _Dataset
     features: dict[str, _Features]
     seeds: _Seeds
@@ -122,6 +132,7 @@ DOCUMENTS: Mapping[str, type[BaseModel]] = {
     "run.json": RunRecord,
     "metrics.json": Metrics,
     "trained.json": Trained,
+    "begun.json": _Part,  # `mmbench.runs.beginning` checks it
 }
 _PROGRESS = TypeAdapter(TrainingProgress)
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from mmbase import gemm
 from mmbase.process import (
     cpu_seconds,
     forget_peak_memory,
@@ -188,6 +189,9 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
     sparse.use(recipe.sparse_backend)
     # Reset the process-wide precision: cached neighbours must be exact.
     torch.set_float32_matmul_precision("highest")
+    # On the CPU some gradients are else added up in the order in which threads get to them.
+    torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     train = setting.training.train
     trained = {modality: one.first(train.n_items) for modality, one in setting.features.items()}
     content = Content(trained, neighbour_cache())
@@ -351,6 +355,7 @@ def fit_one(
             "energy_j": _energy(meter, jobs=jobs, whole=state is None),
             "peak_memory_bytes": peak_memory_bytes(),
             "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device),
+            "gemm": gemm.chosen(),
             "threads": torch.get_num_threads(),
             "jobs": jobs,
         },

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mmbench.errors import DataError, TrainingError
+from mmbench.models.base import Recommender
 from mmbench.runs.documents import DOCUMENTS, HistoryLine, parse, parse_progress
 from mmbench.trainer import EpochRecord, TrainingProgress
 
@@ -29,6 +30,7 @@ class RunFolder:
 
     Files:
         recipe.yaml: The resolved recipe.
+        begun.json: What of the machine decides the last bits; see `mmbench.runs.beginning`.
         run.json: What ran on what: versions, digests, seeds, masks, timings, memory.
         metrics.json: Unrounded values, validation and test; exists only when the run is complete.
         history.jsonl: A line per epoch.
@@ -45,6 +47,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.recipe_path = path / "recipe.yaml"
+        self.begun_path = path / "begun.json"
         self.metrics_path = path / "metrics.json"
         self.history_path = path / "history.jsonl"
         self.checkpoint_path = path / "checkpoint.safetensors"
@@ -69,7 +72,7 @@ class RunFolder:
         """Remove what an earlier run left, and nothing else; `metrics.json` first of all."""
         others = [self.path / name for name in ("run.json", "trained.json", "per_user.parquet")]
         tensors = (self.checkpoint_path, self.checkpoint_of_state_path, self.state_path)
-        for path in (self.metrics_path, *others, self.history_path, *tensors):
+        for path in (self.metrics_path, self.begun_path, *others, self.history_path, *tensors):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.path / "trials", ignore_errors=True)
 
@@ -153,6 +156,16 @@ class RunFolder:
                 "anew with --restart"
             )
         return tensors
+
+    def load_model(self, model: Recommender, epoch: int) -> None:
+        """Give a model the weights of the chosen epoch; errors as in `load_checkpoint`."""
+        weights = self.load_checkpoint(epoch)
+        try:
+            model.load_weights(weights)
+        except RuntimeError as error:
+            what = f"{self.checkpoint_path}: is not of the model in {self.recipe_path}"
+            told = str(error).splitlines()[-1].strip()
+            raise TrainingError(f"{what} ({told}); train anew with --restart") from error
 
     def keep_checkpoint(self, epoch: int) -> None:
         """Keep the checkpoint of the chosen epoch, and no other."""

@@ -11,6 +11,7 @@ from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe
 from mmbench.data.dataset import Split, load_split
 from mmbench.data.features import ItemFeatures, load_features, trained_on
+from mmbench.data.tables import UNSURE
 from mmbench.evaluation.protocol import Setting, side_data
 from mmbench.models import model_class
 
@@ -160,7 +161,7 @@ class Loader:
         self._last = recipe, inputs
         for line in coverage(inputs, resolved.evaluation):
             if line not in self._said:
-                self._progress.note(line)
+                (self._progress.warn if UNSURE in line else self._progress.note)(line)
                 self._said.add(line)
         return resolved, inputs
 

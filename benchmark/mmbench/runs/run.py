@@ -9,7 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
+from mmbase import gemm
 from mmbase.process import (
     cpu_seconds,
     forget_peak_memory,
@@ -35,7 +36,8 @@ from mmbench.evaluation.protocol import Scored, lists_for_both, score_both
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.models.base import Recommender
-from mmbench.ops import dense, sparse
+from mmbench.ops import sparse
+from mmbench.runs.beginning import as_begun, begin
 from mmbench.runs.documents import CURE
 from mmbench.runs.fit import build, choose_device, fit
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
@@ -90,8 +92,9 @@ def run(
         if not folder.complete:
             write_recipe(folder.recipe_path, recipe)
             forget_peak_memory()
-            setting = inputs.setting(recipe.evaluation)
-            chosen, chosen_folder = fit(recipe, setting, folder, progress)
+            with as_begun(folder):
+                setting = inputs.setting(recipe.evaluation)
+                chosen, chosen_folder = fit(recipe, setting, folder, progress)
             _finish(chosen, chosen_folder, inputs, folder)
     return read_result(folder.path)
 
@@ -195,9 +198,10 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
 def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolder) -> None:
     """Score the chosen model on validation and, the only time, on test; write the run's record."""
     setting = inputs.setting(recipe.evaluation)
+    begin(folder)
     outcome = trained.read_json("trained.json")
     model = build(recipe, setting)
-    _load_weights(model, trained, outcome["best_epoch"])
+    trained.load_model(model, outcome["best_epoch"])
     start, start_cpu = time.perf_counter(), cpu_seconds()
     lists = lists_for_both(model, setting)
     scored = score_both(lists, setting, inputs.split.test, setting.present)
@@ -282,7 +286,7 @@ def _record(
             else platform.machine(),
             "threads": trained.get("threads", torch.get_num_threads()),
             "trainings_at_once": trained.get("jobs", 1),
-            "products": {**dense.describe(), "sparse": sparse.backend()},
+            "products": {"gemm": gemm.chosen(), "sparse": sparse.backend()},
         },
         "dataset": {
             "name": training.name,
@@ -330,16 +334,6 @@ def _record(
     }
 
 
-def _load_weights(model: Recommender, folder: RunFolder, epoch: int) -> None:
-    weights = folder.load_checkpoint(epoch)
-    try:
-        model.load_weights(weights)
-    except RuntimeError as error:
-        what = f"{folder.checkpoint_path}: is not of the model in {folder.recipe_path}"
-        told = str(error).splitlines()[-1].strip()
-        raise DataError(f"{what} ({told}); train anew with --restart") from error
-
-
 def load_model(
     path: Path, data: Path | None = None, evaluation: Evaluation | None = None
 ) -> tuple[Recommender, Recipe, Inputs]:
@@ -359,8 +353,11 @@ def load_model(
     chosen = result.recipe.model_copy(update={"data": recipe.data, "evaluation": evaluation})
     if evaluation != recipe.evaluation:
         chosen, inputs = load_inputs(chosen)
+    products = folder.read_json("run.json").get("device", {}).get("products", {})
+    with suppress(RuntimeError):  # a build of torch without the run's kernel scores with its own
+        gemm.use(products.get("gemm"))
     model = build(chosen, inputs.setting(chosen.evaluation), finished=True)
-    _load_weights(model, folder, result.best_epoch)
+    folder.load_model(model, result.best_epoch)
     return model.train(False), chosen, inputs
 
 

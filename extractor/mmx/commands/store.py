@@ -22,7 +22,7 @@ from mmx.commands.sets import (
 )
 from mmx.errors import DataError, UsageError
 
-IMPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors")
+IMPORT_FORMATS = ("npy", "npy-folder", "parquet", "hdf5", "safetensors")
 EXPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors", "csv")
 SHOWN = 5  # errors and examples, where there may be thousands
 
@@ -206,14 +206,20 @@ def diff(
 )
 @click.option("--name", metavar="NAME", required=True, help="Name of the new set.")
 @click.option("--out", metavar="DIR", type=PATH, help="The store.  [default: DATA/features]")
-@click.option("--ids", metavar="FILE", type=PATH, help="Item of each row; see above.")
+@click.option("--ids", metavar="FILE|KEY", type=PATH, help="Item of each row; see above.")
 @click.option("--id-column", metavar="C", help="Column of ids, in --ids or in a Parquet FILE.")
 @click.option("--row-column", metavar="C", help="Column of row numbers (from 0) in --ids.")
 @click.option(
     "--data", metavar="DIR", type=PATH, help="Row i is item i: if its item ids are exactly 0 … n-1."
 )
-@click.option("--column", metavar="C", multiple=True, help="Column of numbers in a Parquet FILE.")
+@click.option(
+    "--column",
+    metavar="C",
+    multiple=True,
+    help="Column of numbers, or a pattern such as 'f*', in a Parquet FILE.",
+)
 @click.option("--tensor", metavar="NAME", help="Tensor in a safetensors FILE that holds several.")
+@click.option("--dataset", metavar="KEY", help="Dataset, or group, in an HDF5 FILE.")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16"]),
@@ -242,12 +248,14 @@ def import_(
     FORMATS
       npy          one array, items x dimensions; needs --ids (or --data)
       npy-folder   a folder of <id>.npy, one vector each (a.v1.npy is item a.v1)
-      parquet      an id column, and a list column or numeric columns
+      parquet      an id column, and a list column or numeric columns of one kind
+      hdf5         a 2-D dataset whose --ids is another KEY or a FILE, or a group of one vector per
+                   item, named by it (--dataset / is the whole file)
       safetensors  one 2-D tensor; needs --ids (or --data)
 
     \b
     IDS (--ids FILE) is one of
-      one id per line, in row order
+      one id per line, in row order; the first line may be item_id, asin or another usual name
       a table with a header: --id-column C, and --row-column C unless it keeps the row order
       two columns, id and row number from 0
       for npy-folder: two columns, id and file name
@@ -263,13 +271,15 @@ def import_(
           --out data/mine/features
       mmx store import --format parquet --modality textual --name mpnet emb.parquet \\
           --id-column asin --out f
+      mmx store import --format hdf5 --modality visual --name vgg features.h5 --dataset features \\
+          --ids filenames --out data/mine/features
     """
     from mmx.vectors.importers import import_features
-    from mmx.vectors.readers import Source
+    from mmx.vectors.sources import Source
 
     source = Source(
         file, *(options.pop(name) for name in ("ids", "id_column", "row_column", "data", "column",
-                                               "tensor"))
+                                               "tensor", "dataset"))
     )  # fmt: skip
     if out is None:
         if source.data is None:

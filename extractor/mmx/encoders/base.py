@@ -176,6 +176,8 @@ class Encoder(Protocol):
         batch_size: Set by the pipeline. Where bits depend on the batch's size, `encode` pads a
             shorter batch to this size, so that the last batch and a resumed run give the same bits.
             None: no padding.
+        proven: Set by the pipeline to a loaded item that was encoded: where all items of a batch
+            fail, it tells whether the encoder still works.
     """
 
     concurrent: bool = False
@@ -184,6 +186,7 @@ class Encoder(Protocol):
     needs_fit: bool = False
     device: str = "cpu"
     batch_size: int | None = None
+    proven: Any = None
 
     def load(self, content: Path | str) -> Any:
         """Decode and preprocess one item; safe to call from several threads.

@@ -19,7 +19,6 @@ from mmx.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
 
 def checked_device(request: Request) -> torch.device:
@@ -55,8 +54,8 @@ def prepared(network: Any, device: torch.device, precision: str) -> Any:
 def forward_pass(device: torch.device, precision: str) -> Iterator[None]:
     """Inference mode at a precision; fp32 on a GPU means no TF32 and deterministic convolutions.
 
-    On the CPU, `torch.nn.functional.linear` is served by the faster of torch's two single-precision
-    kernels (see `linear_kernel`).
+    On the CPU, `torch.nn.functional.linear` is served by the kernel of this processor (see
+    `linear_kernel`).
     """
     import torch
 
@@ -114,17 +113,11 @@ exact_arithmetic = _ExactArithmetic()
 
 
 def linear_kernel() -> gemm.Kernel:
-    """Return the kernel of fp32 linear layers on this CPU, measured as workers compute.
+    """Return the kernel of fp32 linear layers on this CPU.
 
     It is written into the provenance of the sets, whose last bits depend on it.
     """
-    return gemm.chosen(_transformer_layer, threads=1)
-
-
-def _transformer_layer() -> tuple[Tensor, Tensor]:
-    import torch
-
-    return torch.ones(512, 384), torch.ones(1536, 384)
+    return gemm.chosen()
 
 
 def other_linear_kernel() -> gemm.Kernel | None:

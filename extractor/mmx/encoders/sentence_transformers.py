@@ -29,7 +29,7 @@ from mmx.encoders.base import (
 )
 from mmx.encoders.batching import pad_rows
 from mmx.encoders.compute import checked_device, forward_pass, prepared
-from mmx.encoders.weights import hub
+from mmx.encoders.weights import hub, loading
 from mmx.encoders.weights.checkpoints import file_sha256, training_of
 from mmx.errors import ContentError, EncoderError, UsageError
 
@@ -63,7 +63,8 @@ class SentenceEncoder(Encoder):
             hub.go_offline()
         library = require("sentence_transformers")
         damaged = require("safetensors").SafetensorError
-        with hub.without_bar():
+        loading.refuse_adapter(folder, *folder.parts())
+        with loading.watched() as networks:
             try:
                 model = library.SentenceTransformer(
                     str(folder.path), device=str(device), local_files_only=True
@@ -74,6 +75,7 @@ class SentenceEncoder(Encoder):
                     f"{request.model}: {folder.label} is not a sentence-transformers model "
                     f"({reason})."
                 ) from error
+        _refuse_unfit(folder, model, networks)
         self._model = prepared(model.float(), device, request.precision)
         self._device = device
         self.device = str(device)
@@ -245,6 +247,31 @@ def _default_id(model: str) -> str:
     if listed is None:
         return model
     return listed if "/" in listed else f"{ORGANISATION}/{listed}"
+
+
+def _refuse_unfit(folder: hub.ModelFolder, model: Any, networks: list[loading.Loaded]) -> None:
+    """Refuse networks without their weights, and texts that lead out of a network's tables.
+
+    A limit that the folder doesn't state is set to what the network has positions for.
+
+    Raises:
+        EncoderError: Weights, tokenizer and limit are not of one model.
+    """
+    pooler = any("pooler_output" in str(getattr(m, "modality_config", "")) for m in model)
+    for loaded in networks:
+        loading.refuse_unlike(folder, loaded, pooler=pooler)
+        positions, longest = loading.n_positions(loaded.network), model.max_seq_length
+        if hasattr(model.tokenizer, "get_vocab"):
+            loading.refuse_foreign_tokens(folder, loaded.network, model.tokenizer)
+        if positions is None or not isinstance(longest, int) or longest <= positions:
+            continue
+        if longest == getattr(loaded.network.config, "max_position_embeddings", None):
+            model.max_seq_length = positions  # the library's guess counts the padding, too
+            continue
+        raise EncoderError(
+            f"{folder.label}: takes texts of {longest} tokens, and the network has positions for "
+            f"{positions}; correct max_seq_length in sentence_bert_config.json"
+        )
 
 
 def _default_prompt(model: Any) -> str | None:

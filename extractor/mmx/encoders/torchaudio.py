@@ -72,6 +72,7 @@ class TorchaudioEncoder(Encoder):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(request.seed)
             network = build(**{**bundle._params, "aux_num_out": None})
+        whole = set(network.state_dict())
         network.encoder.transformer.layers = network.encoder.transformer.layers[: self._n_layers]
         if request.weights == "random":
             label, digest = f"random(seed={request.seed})", state_sha256(network.state_dict())
@@ -79,7 +80,7 @@ class TorchaudioEncoder(Encoder):
             label = bundle._path if path is None else path.name
             path = path or published(request, URL + bundle._path, name)
             given = {_renamed(key): value for key, value in read_state_dict(path).items()}
-            fill(network, given, what=name, where=path.name)
+            fill(network, given, whole=whole, what=name, where=path.name)
             digest = file_sha256(path)
         _bake_weight_norm(network.encoder.transformer.pos_conv_embed)
         self._network = prepared(network, device, request.precision)

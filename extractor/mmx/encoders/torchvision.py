@@ -72,11 +72,12 @@ class TorchvisionEncoder(Encoder):
         default_layer, default_pooling = default_output(name)
         self._layer = layer = request.layer or default_layer
         usual = default_pooling if layer == default_layer else "mean"
+        whole = set(model.state_dict())
         self._network = _cut(name, model.train(False), layer)
         self._channels_last = name.startswith("swin") and layer.startswith(("features", "norm"))
         self._pooling, dim = self._measure(request, transforms.crop_size[0], usual)
 
-        digest, label = self._load_weights(request, tag, path)
+        digest, label = self._load_weights(request, tag, path, whole)
         self._network = prepared(self._network, device, request.precision)
         self._mean = torch.tensor(transforms.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(transforms.std, device=device).view(1, 3, 1, 1)
@@ -197,7 +198,9 @@ class TorchvisionEncoder(Encoder):
                 f"{request.model}, layer {self._layer}: {error}; choose another --pooling."
             ) from error
 
-    def _load_weights(self, request: Request, tag: Any, path: Path | None) -> tuple[str, str]:
+    def _load_weights(
+        self, request: Request, tag: Any, path: Path | None, whole: set[str]
+    ) -> tuple[str, str]:
         """Fill the network; return the digest and the name of the weights."""
         if request.weights == "random":
             digest = checkpoints.state_sha256(self._network.state_dict())
@@ -206,7 +209,7 @@ class TorchvisionEncoder(Encoder):
         path = path or checkpoints.published(request, tag.url, tag.name)
         given = {_renamed(name): value for name, value in checkpoints.read_state_dict(path).items()}
         what = f"{request.model} up to layer {self._layer}"
-        checkpoints.fill(self._network, given, what=what, where=path.name)
+        checkpoints.fill(self._network, given, whole=whole, what=what, where=path.name)
         return checkpoints.file_sha256(path), label
 
 

@@ -33,7 +33,7 @@ from mmx.encoders.batching import every_position, pad_rows, pool_positions
 from mmx.encoders.compute import checked_device, forward_pass, prepared
 from mmx.encoders.decoding import Resampler, decode_rgb, read_mono
 from mmx.encoders.listings import TRANSFORMERS
-from mmx.encoders.weights import hub
+from mmx.encoders.weights import hub, loading
 from mmx.encoders.weights.checkpoints import file_sha256
 from mmx.errors import ContentError, EncoderError, UsageError
 
@@ -46,12 +46,11 @@ ALL = "all"
 """The pooling that keeps every position: patches, tokens or frames, several vectors per item."""
 
 _LONGEST_TEXT = 8192  # tokenizers that know no limit say 10^30
-# Kinds of models without a class token, and with positions counted from behind the padding index.
+# Kinds of models without a class token.
 _NO_CLASS_TOKEN = (
     "swin", "swinv2", "convnext", "convnextv2", "resnet", "siglip_vision_model", "pvt", "focalnet",
     "regnet",
 )  # fmt: skip
-_LATE_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
 class TransformersEncoder(Encoder):
@@ -71,10 +70,12 @@ class TransformersEncoder(Encoder):
             hub.go_offline()
         library = require("transformers")
         try:
-            self._model = model = hub.load_model(library, folder)
+            self._model = model = loading.load_model(library, folder)
             self._config = getattr(model.config, self.tower, model.config)
             self._kind = str(getattr(self._config, "model_type", ""))
             self._processor = self._make_processor(library, folder.path)
+            if request.modality == "textual":
+                loading.refuse_foreign_tokens(folder, model, self._processor)
         except (*hub.NOT_A_MODEL, require("safetensors").SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise EncoderError(
@@ -147,7 +148,7 @@ class TransformersEncoder(Encoder):
             return pool_positions(states, self._pooling, mask).float().cpu().numpy()
 
     def _describe(self, request: Request, folder: hub.ModelFolder) -> EncoderSpec:
-        digest = folder.sha256()
+        digest = folder.sha256(modules=False)
         asked = ["" if request.layer is None else f"layer-{self._layer}", request.pooling or ""]
         config = folder.path / "preprocessor_config.json"
         return EncoderSpec(
@@ -206,8 +207,9 @@ class HFTextEncoder(TransformersEncoder):
 
     def _make_processor(self, library: Any, path: Path) -> Any:
         tokenizer = library.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-        positions = getattr(self._config, "max_position_embeddings", _LONGEST_TEXT)
-        positions -= 2 if self._kind in _LATE_POSITIONS else 0
+        positions = loading.n_positions(self._model)
+        if positions is None:
+            positions = getattr(self._config, "max_position_embeddings", _LONGEST_TEXT)
         self._max_tokens = int(min(tokenizer.model_max_length, positions, _LONGEST_TEXT))
         # SigLIP has only ever seen texts padded to its full length, without a mask.
         self._full_length = self._kind.startswith("siglip")

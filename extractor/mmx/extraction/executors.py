@@ -17,15 +17,12 @@ from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from mmbase.process import available_cpus
+from mmx.extraction.passes import Rows, Turn, WindowResult, encode_batch
 from mmx.extraction.window import (
     LoadedSpan,
-    Rows,
     Segments,
     Task,
-    Turn,
-    WindowResult,
     batches_of,
-    encode_batch,
     encode_window,
     load,
     span_rows,

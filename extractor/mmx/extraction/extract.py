@@ -197,9 +197,8 @@ def _writer(
 ) -> FeatureSetWriter:
     """Open the set. One that was begun with the other kernel of linear layers keeps that kernel.
 
-    Which kernel is faster is measured, on a processor that may be another one or busy, and must not
-    keep a set from being continued. Sets that are made together have one kernel: only the first
-    unfinished one may choose it.
+    A set may have been begun on another processor, which must not keep it from being continued.
+    Sets that are made together have one kernel: only the first unfinished one may choose it.
     """
 
     def opened(provenance: Mapping[str, Any]) -> FeatureSetWriter:

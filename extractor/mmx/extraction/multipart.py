@@ -64,6 +64,7 @@ class Several:
         self.ragged = combine == "ragged"
         self.needs_fit = encoder.needs_fit
         self.device = encoder.device
+        self.proven: Any = None
         if encoder.ragged:
             raise UsageError(
                 f"{encoder.spec.name} gives several vectors per content already; leave out "

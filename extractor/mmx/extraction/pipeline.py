@@ -24,9 +24,10 @@ from mmstore.writer import FeatureSetWriter
 from mmx.encoders import Encoder
 from mmx.errors import DataError, Interrupted
 from mmx.extraction.executors import Executor
+from mmx.extraction.passes import Rows, WindowResult
 from mmx.extraction.plan import Plan
 from mmx.extraction.summary import Counts, Stages, Summary
-from mmx.extraction.window import Rows, Task, WindowResult
+from mmx.extraction.window import Task
 
 FLUSH_S = 2.0
 """Seconds between flushes: a killed run loses what was computed since then."""

@@ -15,20 +15,26 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mmbase.process import out_of_memory, release_gpu_memory
 from mmx.catalogue.contents import Content
 from mmx.encoders import Encoder
 from mmx.encoders.decoding import shared_decoding
-from mmx.errors import ContentError, EncoderError
+from mmx.errors import ContentError
+from mmx.extraction.passes import (
+    NOT_AN_ITEMS_FAULT,
+    Batch,
+    Loaded,
+    Rows,
+    WindowResult,
+    encode_batch,
+    unforeseen,
+)
 from mmx.extraction.plan import Plan
 from mmx.extraction.summary import Costs
 
@@ -37,46 +43,12 @@ WINDOW_BYTES = 1 << 28
 
 _SPAN_ROWS = 256  # rows that are loaded at once, at most
 
-Rows = NDArray[np.int64]
-Loaded = Any
-"""A decoded and preprocessed item, None (missing), or a ContentError (corrupt)."""
-Turn = Callable[[bool], AbstractContextManager[None]]
-"""The context of a forward pass; True asks to be alone with the memory."""
-
 
 class Task(NamedTuple):
     """An encoder, built and fitted, and the plan that it follows."""
 
     plan: Plan
     encoder: Encoder
-
-
-@dataclass
-class WindowResult:
-    """What became of the wanted rows of a window, or of a part of it.
-
-    Attributes:
-        rows: Rows with a vector, in any order, shape (n,).
-        vectors: One for each of `rows`, shape (dim,), or of a ragged encoder (k, dim); they may
-            hold NaN or infinity.
-        missing: Rows without content.
-        corrupt: Rows that could not be loaded or encoded, and why.
-        costs: What this took.
-    """
-
-    rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    vectors: list[NDArray[np.float32]] = field(default_factory=list)
-    missing: list[int] = field(default_factory=list)
-    corrupt: list[tuple[int, str]] = field(default_factory=list)
-    costs: Costs = field(default_factory=Costs)
-
-    def add(self, other: WindowResult) -> None:
-        """Add the result of another part of the window."""
-        self.rows = np.concatenate([self.rows, other.rows])
-        self.vectors += other.vectors
-        self.missing += other.missing
-        self.corrupt += other.corrupt
-        self.costs.add(other.costs)
 
 
 class Span(NamedTuple):
@@ -103,17 +75,6 @@ class LoadedSpan(NamedTuple):
         costs = Costs(n_bytes=self.n_bytes)
         costs.waited(waited_s, self.cpu_s, self.blocked_s)
         return costs
-
-
-class Batch(NamedTuple):
-    """The b items of one forward pass.
-
-    Rows that are not wanted only make the batch what it was in an earlier run.
-    """
-
-    rows: Rows  # (b,)
-    wanted: NDArray[np.bool_]  # (b,)
-    items: list[Any]
 
 
 def encode_window(plan: Plan, encoder: Encoder, rows: Rows) -> WindowResult:
@@ -172,14 +133,10 @@ def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
         if loaded is not None
     ]
     with shared_decoding(len(takers) > 1):
-        for row, content in enumerate(plan.contents.fetch(span.start, span.stop), span.start):
+        for content in plan.contents.fetch(span.start, span.stop):
             n_bytes += _size(content)
             for encoder, loaded in takers:
-                try:
-                    loaded.append(_load_one(encoder, content))
-                except Exception as error:
-                    error.add_note(f"while loading item {plan.items.name_of(row)!r}")
-                    raise
+                loaded.append(_load_one(encoder, content))
     held = [sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in items]
     busy_now, queued_now = busy_and_queued_s()
     cpu_s = busy_now - busy
@@ -200,6 +157,10 @@ def _load_one(encoder: Encoder, content: Content) -> Loaded:
         return ContentError(error.strerror or type(error).__name__)
     except MemoryError:
         return ContentError("too large for the memory of this machine")
+    except NOT_AN_ITEMS_FAULT:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, others can be loaded
+        return ContentError(unforeseen(error))
 
 
 def _size(content: Content) -> int:
@@ -287,75 +248,3 @@ def batches_of(
         if is_wanted[places].any()
     ]
     return unusable, batches
-
-
-# ------------------------------------------------------------------------------------------------
-# encode
-
-
-def encode_batch(
-    encoder: Encoder, batch: Batch, turn: Turn = lambda alone: nullcontext()
-) -> WindowResult:
-    """Return the vectors of a batch, encoded in halves once memory has run out.
-
-    The halves ask for a `turn` alone: memory that other passes had says nothing about them. The
-    smaller size stays in `encoder.batch_size`. An item that does not fit alone is corrupt.
-
-    Raises:
-        EncoderError: The encoder returned arrays of another shape than its description says.
-    """
-    began = time.perf_counter()
-    rows, wanted, items = batch
-    vectors: list[NDArray[np.float32]] = []
-    refused: dict[int, str] = {}
-    alone = False
-    while (start := len(vectors)) < len(items):
-        size = min(encoder.batch_size or len(items), len(items) - start)
-        try:
-            with turn(alone):
-                part = encoder.encode(items[start : start + size])
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            reason = " ".join(str(error).split())[:200]
-        else:
-            _check_shape(encoder, part, size)
-            vectors.extend(part)
-            continue
-        # Only now has the exception let go of the tensors that its traceback held.
-        release_gpu_memory()
-        if size > 1:
-            if size <= (encoder.batch_size or size):  # else another thread has halved it meanwhile
-                encoder.batch_size = size // 2
-        elif alone:
-            refused[start] = f"out of memory with this item alone ({reason})"
-            vectors.append(np.empty(0, dtype=np.float32))
-        alone = True
-    places = np.flatnonzero(wanted).tolist()
-    kept = [place for place in places if place not in refused]
-    return WindowResult(
-        rows[kept],
-        [vectors[place] for place in kept],
-        corrupt=[(int(rows[place]), refused[place]) for place in places if place in refused],
-        costs=Costs(
-            encode_s=time.perf_counter() - began,
-            n_truncated=sum(encoder.truncated(items[place]) for place in places),
-            batch_size=encoder.batch_size or 0,
-        ),
-    )
-
-
-def _check_shape(encoder: Encoder, vectors: Any, n: int) -> None:
-    dim = encoder.spec.dim
-    if encoder.ragged:
-        shapes = [part.shape for part in vectors]
-        wrong = [shape for shape in shapes if len(shape) != 2 or shape[0] < 1 or shape[1] != dim]
-        fits = len(shapes) == n and not wrong
-        got = f"an array of shape {wrong[0]}" if wrong else f"{len(shapes)} arrays"
-        expected = f"{n} of shape (k, {dim}), k >= 1"
-    else:
-        shape = vectors.shape if isinstance(vectors, np.ndarray) else None
-        fits = shape == (n, dim)
-        got, expected = f"shape {shape}" if shape else type(vectors).__name__, f"{(n, dim)}"
-    if not fits:
-        raise EncoderError(f"{encoder.spec.name}: encode returned {got} (expected {expected})")

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.errors import DataError, UsageError
+from mmx.vectors.ids import is_id_name
 
 if TYPE_CHECKING:
     from mmstore import FeatureSet
@@ -123,6 +124,11 @@ def _write_ids(path: Path, lines: list[str]) -> None:
         scratch.write_bytes("".join(line + "\n" for line in lines).encode())
 
 
+def _write_id_list(path: Path, ids: list[str]) -> None:
+    """Write one id per line; a first id that would be taken for a header gets one above it."""
+    _write_ids(path, ["item_id", *ids] if ids and is_id_name(ids[0]) else ids)
+
+
 def _beside(matrix: _Matrix, out: Path) -> Path:
     """Where the id list of `out` goes; ids that do not fit in a line are refused."""
     _require_lines(matrix)
@@ -148,7 +154,7 @@ def _write_npy(matrix: _Matrix, out: Path) -> Path:
     ids = _beside(matrix, out)
     with _new_file(out) as scratch, scratch.open("wb") as stream:
         np.save(stream, matrix.features, allow_pickle=False)
-    _write_ids(ids, matrix.ids)
+    _write_id_list(ids, matrix.ids)
     return ids
 
 
@@ -159,7 +165,7 @@ def _write_safetensors(matrix: _Matrix, out: Path) -> Path:
     tensors = {"features": np.ascontiguousarray(matrix.features)}
     with _new_file(out) as scratch:
         save_file(tensors, scratch, metadata={"ids": ids.name})
-    _write_ids(ids, matrix.ids)
+    _write_id_list(ids, matrix.ids)
     return ids
 
 

@@ -1,7 +1,8 @@
 """The item of each row of a foreign matrix: from id lists, mappings of id and row, or a dataset.
 
-Nothing is guessed from a row count that happens to match. Ids are text and are kept as they are
-written.
+Nothing is guessed from a row count that happens to match: a first line is a header because of its
+name or because the caller says so, and where two readings of a file fit, the user is asked. Ids are
+text and are kept as they are written.
 """
 
 from __future__ import annotations
@@ -16,13 +17,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmbase.dataset import columns_of, open_interactions
+from mmbase.dataset import (
+    ITEM_ID_COLUMNS,
+    NAMES,
+    columns_of,
+    open_interactions,
+    require_one_reading,
+)
 from mmbase.tables import SUFFIXES, Table, is_table, open_table, strings
 from mmx.catalogue.items import load_items
 from mmx.errors import DataError, ToolError, UsageError
 
 INTERACTION_FILES = ("interactions", "train", "valid", "val", "validation", "test")
 EXAMPLES = 3
+_ID_NAMES = frozenset(name.casefold() for name in (*ITEM_ID_COLUMNS, *NAMES["item_id"]))
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ def ids_from_file(
 
     Three kinds are read: one id per line, in row order; a table with a header (`id_column`, and
     `row_column` where the table says the row instead of keeping the order); and two columns, id and
-    row number from 0, with or without a header.
+    row number from 0. The first line of a list is a header if it is a usual name of a column of
+    ids (`item_id`, `asin`, …); any other header is named with `id_column`.
 
     Args:
         path: A text file, or a table (TSV, CSV, JSONL, Parquet; also .gz).
@@ -58,7 +67,8 @@ def ids_from_file(
     Raises:
         DataError: ids that are not as many as the rows, empty, there twice, or not UTF-8; rows that
             are not 0 … n-1.
-        UsageError: a table of several columns and none named.
+        UsageError: a table of several columns and none named; two columns, each of which can be the
+            ids and the row numbers.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file; --ids names a list of item ids, one per row")
@@ -69,8 +79,9 @@ def ids_from_file(
         pairs, record = _from_table(path, id_column, row_column)
     else:
         pairs, notes = _from_records(path, n_rows)
-    ids = _in_row_order(path, pairs, n_rows)
-    _check_unique(path, ids)
+    if id_column is None and row_column is None:
+        _refuse_two_readings(path, pairs)
+    ids = in_row_order(path, pairs, n_rows, headed=bool(notes))
     return RowIds(ids, {"file": path.name, "sha256": sha256_of(path), **record}, notes)
 
 
@@ -118,7 +129,9 @@ def sha256_of(path: Path) -> str:
 
 
 def read_records(path: Path) -> list[list[str]]:
-    """Read the cells of a text file's non-empty lines: `.csv` with quotes, others split at tabs.
+    """Read the cells of a text file's lines: `.csv` with quotes, others split at tabs.
+
+    Empty lines at the end don't count; others are one empty cell, for they may be a row without id.
 
     Raises:
         DataError: not UTF-8, not readable.
@@ -134,12 +147,14 @@ def read_records(path: Path) -> list[list[str]]:
         raise DataError(f"{path.name}, line {line}: not UTF-8; convert the file") from error
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    text = text.rstrip("\r\n")
+    lines = [line.removesuffix("\r") for line in text.split("\n")] if text else []
     if not name.endswith((".csv", ".csv.gz")):
-        return [line.split("\t") for line in lines if line]
-    delimiter = max(",;\t", key=lines[0].count)
+        return [line.split("\t") for line in lines]
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     try:
-        return list(filter(None, csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)))
+        records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        return [record or [""] for record in records]
     except csv.Error as error:
         raise DataError(f"{path.name}: not a CSV file that can be read ({error})") from error
 
@@ -193,22 +208,43 @@ def _refuse_other_order(table: Table, names: Sequence[str], n_rows: int) -> None
 
 def _from_records(path: Path, n_rows: int) -> tuple[list[tuple[str, int | None]], tuple[str, ...]]:
     records = read_records(path)
-    widths = {len(cells) for cells in records}
-    if widths == {1}:
-        notes: tuple[str, ...] = ()
-        if len(records) == n_rows + 1:
-            notes = (f"{path.name}: the first line, {records.pop(0)[0]!r}, is a header",)
-        return [(cells[0], None) for cells in records], notes
-    if widths == {2}:
-        if not _is_row_number(records[0][1]):
-            del records[0]
-        return [(cells[0], _row_number(path, cells[1])) for cells in records], ()
     if not records:
         raise DataError(f"{path.name}: holds no ids (expected one per line, {n_rows:,} in all)")
-    raise UsageError(
-        f"{path.name}: lines of {' and '.join(map(str, sorted(widths)))} columns (expected one id "
-        "per line, or id and row number); name the column of ids in its header with --id-column"
-    )
+    if len(records[0]) > 1:
+        records = [cells for cells in records if cells != [""]]
+    widths = {len(cells) for cells in records}
+    if widths not in ({1}, {2}):
+        raise UsageError(
+            f"{path.name}: lines of {' and '.join(map(str, sorted(widths)))} columns (expected one "
+            "id per line, or id and row number); name the column of ids in its header with "
+            "--id-column"
+        )
+    first = records[0]
+    notes: tuple[str, ...] = ()
+    if is_id_name(first[0]) and not (len(first) == 2 and _is_row_number(first[1])):
+        notes = (f"{path.name}: the first line, {first[0]!r}, is a header",)
+        del records[0]
+    if widths == {1}:
+        return [(cells[0], None) for cells in records], notes
+    return [(cells[0], _row_number(path, cells[1])) for cells in records], notes
+
+
+def is_id_name(cell: str) -> bool:
+    """Whether a cell is a usual name of a column of item ids, and so belongs to a header."""
+    return cell.strip().casefold() in _ID_NAMES
+
+
+def _refuse_two_readings(path: Path, pairs: list[tuple[str, int | None]]) -> None:
+    """Ask which column holds the ids where each numbers the rows 0 … n-1, in orders of its own."""
+    if all(item_id == str(row) for item_id, row in pairs):
+        return
+    numbers = {str(row) for row in range(len(pairs))}
+    if {str(row) for _, row in pairs} == numbers and {item_id for item_id, _ in pairs} == numbers:
+        raise UsageError(
+            f"{path.name}: which column holds the ids, and which the row numbers? Both hold 0 … "
+            f"{len(pairs) - 1}, each in its own order; name them in a header line, and with "
+            "--id-column and --row-column"
+        )
 
 
 def _is_row_number(text: str) -> bool:
@@ -219,15 +255,28 @@ def _row_number(path: Path, text: str) -> int:
     if not _is_row_number(text):
         raise DataError(
             f"{path.name}: {text!r} is not a row number (expected the second column to say the "
-            "row, from 0); if it says something else, name the column of ids with --id-column"
+            "row, from 0); if it belongs to a header, or says something else, name the column of "
+            "ids with --id-column, and that of row numbers with --row-column"
         )
     return int(text)
 
 
-def _in_row_order(path: Path, pairs: list[tuple[str, int | None]], n_rows: int) -> list[str]:
+def in_row_order(
+    path: Path, pairs: list[tuple[str, int | None]], n_rows: int, *, headed: bool = False
+) -> list[str]:
+    """Return the ids of rows 0 … n-1 out of pairs of id and row; no row: the place in the list.
+
+    Raises:
+        DataError: They are not as many as the rows, empty, there twice, or of no such row.
+    """
     if len(pairs) != n_rows:
         count = f"{len(pairs):,} ids for {n_rows:,} rows"
-        raise DataError(f"{path.name}: {count}; every row needs one id, and no more")
+        if headed:
+            count += " below the header"
+        fix = "every row needs one id, and no more"
+        if len(pairs) == n_rows + 1 and pairs[0][1] is None:
+            fix += f"; if {pairs[0][0]!r} is a header and no id, say --id-column {pairs[0][0]}"
+        raise DataError(f"{path.name}: {count}; {fix}")
     ids: dict[int, str] = {}
     for position, (item_id, row) in enumerate(pairs):
         at = position if row is None else row
@@ -240,7 +289,9 @@ def _in_row_order(path: Path, pairs: list[tuple[str, int | None]], n_rows: int) 
                 f"{path.name}: {ids[at]!r} and {item_id!r} are both said to be row {at}"
             )
         ids[at] = item_id
-    return [ids[row] for row in range(n_rows)]
+    in_order = [ids[row] for row in range(n_rows)]
+    _check_unique(path, in_order)
+    return in_order
 
 
 def _check_unique(path: Path, ids: list[str]) -> None:
@@ -278,10 +329,15 @@ def _stem(path: Path) -> str:
 
 def _interaction_items(path: Path) -> set[str]:
     table = open_interactions(path)
-    column = next(iter(columns_of("item_id", table.columns)), None)
-    if column is None:
+    user, item = (
+        next(iter(columns_of(role, table.columns)), None) for role in ("user_id", "item_id")
+    )
+    if item is None:
         raise DataError(
             f"{path}: no column of item ids (expected item_id; got {', '.join(table.columns)})"
         )
+    columns = table.read([item, *filter(None, [user])])
+    if user is not None and _stem(path) == "interactions":  # parts of a split have users first
+        require_one_reading(table, columns[user], columns[item])
     # A header that is not recognised is read as a row, and then shows as a strange id.
-    return set(strings(table.read([column])[column]).tolist())
+    return set(strings(columns[item]).tolist())

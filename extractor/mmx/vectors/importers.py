@@ -19,7 +19,8 @@ from mmbase.progress import Progress, Silent, Task
 from mmx import __version__
 from mmx.errors import DataError
 from mmx.vectors.ids import EXAMPLES
-from mmx.vectors.readers import FORMATS, Source, Vectors
+from mmx.vectors.readers import FORMATS
+from mmx.vectors.sources import Source, Vectors
 
 if TYPE_CHECKING:
     from mmstore import FeatureSetWriter

@@ -55,6 +55,7 @@ def test_a_run_folder_has_all_that_was_promised(dataset: Path, tmp_path: Path) -
     names = {path.name for path in folder.iterdir()} - {".lock"}
     assert names == {
         "recipe.yaml",
+        "begun.json",
         "run.json",
         "metrics.json",
         "trained.json",

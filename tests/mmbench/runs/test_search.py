@@ -254,7 +254,7 @@ def test_an_absent_optuna_is_said_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("sampler", "kills"),
     [
-        ("tpe", 2),
+        ("tpe", 1),
         *(pytest.param(name, 10, marks=pytest.mark.slow) for name in ("tpe", "random", "grid")),
     ],
 )

@@ -23,7 +23,7 @@ from PIL import Image
 from mmstore import FeatureSet, Status
 from mmx.cli import cli
 from mmx.config import RunConfig, SetConfig
-from mmx.encoders import decoding
+from mmx.encoders.decoding import sounds
 from mmx.extraction.extract import extract
 from mmx.extraction.summary import Summary
 
@@ -282,7 +282,7 @@ def test_a_wav_that_was_written_to_a_pipe_has_no_length_and_is_whole(tmp_path: P
 
 
 def test_a_clip_of_an_hour_and_one_of_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "MAX_SAMPLES", 8000 * 3700)
+    monkeypatch.setattr(sounds, "MAX_SAMPLES", 8000 * 3700)
     hour = wav(np.tile(TONE[:8000], 3600), 8000, kind="FLAC")
     longer = wav(np.zeros(8000 * 3800, np.float32), 8000, kind="FLAC")
     summary = hear(tmp_path, {"hour.flac": (hour, "ok"), "bomb.flac": (longer, "corrupt")})

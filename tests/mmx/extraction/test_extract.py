@@ -216,14 +216,55 @@ def test_a_crash_of_the_encoder_keeps_what_was_done(tmp_path: Path) -> None:
     assert len(again.batches) == 250 - 99
 
 
-def test_an_error_while_loading_that_is_no_content_error_is_not_swallowed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["load", "encode"])
+def test_an_item_on_which_the_encoder_fails_is_corrupt_and_the_rest_goes_on(
+    tmp_path: Path, method: str
+) -> None:
+    class Fragile(FakeEncoder):
+        def load(self, content: str | Path) -> str:
+            return self._checked("load", super().load(content))
+
+        def encode(self, batch: Sequence[str]) -> NDArray[np.float32]:
+            return super().encode([self._checked("encode", text) for text in batch])
+
+        def _checked(self, where: str, text: str) -> str:
+            if where == method and "~" in text:
+                raise IndexError("index out of range in self")
+            return text
+
+    # Texts of one length share a batch, which has nothing but bad ones.
+    bad = {f"b{k}": "~" * 9 for k in range(5)} | {"b": "~"}
+    root = dataset(tmp_path, {**{f"i{k}": "x" * (k % 5 + 1) for k in range(50)}, **bad})
+    summary = go(root, Fragile())
+    assert (summary.counts.ok, summary.counts.corrupt, summary.exit_code) == (50, 6, 3)
+    told = dict(summary.errors)
+    assert told["b0"] == "the encoder fails on it (IndexError: index out of range in self)"
+    with pytest.raises(DataError, match=r"item 'b0?': the encoder fails on it"):
+        go(root, Fragile(), out=tmp_path / "other", on_error="fail")
+    with pytest.raises(DataError, match="none of the 6 items could be encoded; the first: b"):
+        go(dataset(tmp_path / "all bad", bad), Fragile())
+
+
+@pytest.mark.parametrize("error", [EncoderError("no library"), ImportError("no library")])
+def test_an_error_that_is_no_items_ends_the_run(tmp_path: Path, error: Exception) -> None:
     class Broken(FakeEncoder):
         def load(self, content: str | Path) -> str:
-            raise ZeroDivisionError
+            raise error
 
-    with pytest.raises(ZeroDivisionError) as caught:
-        go(dataset(tmp_path, {"a": "one"}), Broken())
-    assert any("'a'" in note for note in caught.value.__notes__)
+    with pytest.raises(type(error), match="no library"):
+        go(dataset(tmp_path, {"a": "one", "b": "two"}), Broken())
+
+
+def test_a_device_that_failed_is_not_the_fault_of_the_items(tmp_path: Path) -> None:
+    def lost(batch: int) -> None:
+        if batch >= 5:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    encoder = FakeEncoder()
+    encoder.on_encode = lost
+    with pytest.raises(EncoderError, match="the device failed .* --device cpu finds"):
+        go(dataset(tmp_path, MANY), encoder)
+    assert go(tmp_path).counts.corrupt == 0
 
 
 def test_a_wrong_shape_is_the_encoders_fault(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from mmbase.progress import Terminal
 from mmstore import FeatureSet, ProvenanceMismatch, Status
 from mmx.cli import cli
 from mmx.config import RunConfig, SetConfig
-from mmx.encoders import Encoder, EncoderSpec, compute, create, decoding
+from mmx.encoders import Encoder, EncoderSpec, compute, create
 from mmx.encoders.base import Request
 from mmx.encoders.decoding import remembered, shared_decoding
 from mmx.errors import DataError, EncoderError, Interrupted
@@ -329,12 +329,12 @@ def test_the_kernel_of_linear_layers_is_part_of_the_plan(catalogue: Path, tmp_pa
 
 
 @pytest.fixture
-def faster(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The kernel of linear layers that a measurement finds faster."""
+def processors(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The kernel of linear layers that this processor gets: the last one."""
     if not gemm.onednn_is_right():
         pytest.skip("this build of torch has no working oneDNN")
     found = ["torch"]
-    monkeypatch.setattr(gemm, "_onednn_is_faster", lambda *_: found[-1] == "onednn")
+    monkeypatch.setattr(gemm, "_of_this_processor", lambda: found[-1])
     gemm.use(None)
     yield found
     gemm.use(None)
@@ -360,13 +360,13 @@ def stops_at(batch: int) -> Callable[..., Encoder]:
 
 
 def test_a_set_goes_on_with_the_kernel_it_was_begun_with(
-    catalogue: Path, tmp_path: Path, faster: list[str]
+    catalogue: Path, tmp_path: Path, processors: list[str]
 ) -> None:
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu", workers=1)
     config = SetConfig(modality="visual", model="resnet18", weights="random", batch_size=8)
     with pytest.raises(ZeroDivisionError):
         extract(run, config, build=stops_at(2))
-    faster.append("onednn")
+    processors.append("onednn")
     gemm.use(None)
     with FeatureSet(extract(run, config).path) as features:
         assert features.provenance["linear"] == "torch" == compute.linear_kernel()
@@ -405,7 +405,7 @@ def test_a_finished_set_outlives_an_upgrade(
 
 
 def test_sets_that_are_made_together_have_one_kernel(
-    catalogue: Path, tmp_path: Path, faster: list[str]
+    catalogue: Path, tmp_path: Path, processors: list[str]
 ) -> None:
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu", workers=1)
     begun, new = (
@@ -414,7 +414,7 @@ def test_sets_that_are_made_together_have_one_kernel(
     )
     with pytest.raises(ZeroDivisionError):
         extract(run, begun, build=stops_at(2))
-    faster.append("onednn")
+    processors.append("onednn")
     gemm.use(None)
     with pytest.raises(ProvenanceMismatch, match=r"provenance\.linear"):
         extract_together(run, (new, begun))
@@ -503,13 +503,13 @@ def test_sets_of_the_same_pictures_are_made_together_and_equal_those_made_alone(
     catalogue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: Counter[str] = Counter()
-    original = decoding._pillow().open
+    original = Image.open
 
     def counting(path: Path, **more: Any) -> Any:
         decoded[Path(path).name] += 1
         return original(path, **more)
 
-    monkeypatch.setattr(decoding._pillow(), "open", counting)
+    monkeypatch.setattr(Image, "open", counting)
     run = RunConfig(data=catalogue, out=tmp_path / "together", device="cpu")
     configs = [
         SetConfig(modality="visual", model="resnet18", weights="random", batch_size=8),

@@ -27,7 +27,8 @@ from mmx.vectors import exporters, importers
 from mmx.vectors.exporters import export_features
 from mmx.vectors.ids import ids_from_dataset, ids_from_file
 from mmx.vectors.importers import Imported, import_features
-from mmx.vectors.readers import FORMATS, Source
+from mmx.vectors.readers import FORMATS
+from mmx.vectors.sources import Source
 
 IDS = ["007", "7", "097293751X", "B00日本", "a.v1"]
 MATRIX = np.arange(15, dtype=np.float32).reshape(5, 3) + 0.5

@@ -38,7 +38,7 @@ def read_dataset(
         raise DataError(f"{data}: no such dataset folder")
     whole = find_table(data, ("interactions",))
     if split is None and not available_splits(data) and whole is not None:
-        name, parts = "", {b.WHOLE: read_interactions(whole, columns)}
+        name, parts = "", {b.WHOLE: read_interactions(whole, columns, ask=True)}
     else:
         tables = read_split(data, split, columns)
         name, parts = tables.name, {**tables.parts}

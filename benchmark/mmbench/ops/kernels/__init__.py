@@ -56,10 +56,12 @@ def split(
         Ascending bounds, shape (n_threads + 1,), from 0 to `n_rows`; n_threads <= torch's own.
     """
     n_threads = max(1, min(torch.get_num_threads(), n_rows, int(work) // _MIN_WORK))
+    # Thread t ends at the share (t + 1) / n_threads of the rows, or of their entries.
     shares = np.arange(n_threads + 1) / n_threads
     if indptr is None:
         return (shares * n_rows).astype(np.int64)
     bounds: NDArray[np.int64] = np.searchsorted(indptr, shares * indptr[-1]).astype(np.int64)
+    # Rows without entries at the end belong to the last thread.
     bounds[0], bounds[-1] = 0, n_rows
     return bounds
 
@@ -90,6 +92,7 @@ def _forget_pool() -> None:
     _pool, _pool_size = None, 0
 
 
+# A forked child inherits the pool but not its threads.
 os.register_at_fork(after_in_child=_forget_pool)
 
 
@@ -113,6 +116,8 @@ def kernel(function: Kernel) -> Kernel:
 
 def reduction(function: Kernel) -> Kernel:
     """Compile a kernel with inner products: sums may be reassociated, the same way in each call."""
+    # reassoc lets a sum use vector lanes, contract fused multiply-adds; NaN and infinity keep their
+    # meaning.
     return _compile(function, fastmath={"reassoc", "contract", "nsz"})
 
 

@@ -16,9 +16,11 @@ _CHUNK = 64  # cosines compared with the threshold before looking for the one th
 @kernel
 def _insert(value: Any, index: int, values: Array, indices: Array) -> None:
     """Into a list sorted by value, largest first, then by index; its last entry drops out."""
+    # Not better than the worst entry: by value, then by the smaller index.
     at = values.shape[0] - 1
     if value < values[at] or (value == values[at] and index > indices[at]):
         return
+    # Worse entries move down one place each, until the new one fits.
     while at > 0 and (
         values[at - 1] < value or (values[at - 1] == value and indices[at - 1] > index)
     ):
@@ -40,11 +42,13 @@ def offer_rows(
         for start in range(0, width, _CHUNK):
             chunk = cosines[start : min(start + _CHUNK, width)]
             worst = best[-1]
+            # Few chunks hold a new neighbour; a test without branches is vectorised.
             passing = 0
             for c in range(chunk.shape[0]):
                 passing |= chunk[c] >= worst
             if passing:
                 for c in range(chunk.shape[0]):
+                    # `worst` may be out of date by now; _insert compares anew.
                     _insert(chunk[c], column0 + start + c, best, who)
 
 
@@ -54,6 +58,7 @@ def offer_columns(
 ) -> None:
     """Offer block[r, c] to row column0 + c under the index row0 + r, for all r and lo <= c < hi."""
     last = values.shape[1] - 1
+    # Thresholds of a chunk of columns, so that the block is read along its rows.
     worst = np.empty(_CHUNK, block.dtype)
     for start in range(lo, hi, _CHUNK):
         width = min(_CHUNK, hi - start)
@@ -76,6 +81,7 @@ def offer_columns(
 def _dot(a: Array, b: Array) -> Any:
     total = 0.0
     for j in range(a.shape[0]):
+        # In double precision, products of float32 numbers are exact.
         total += np.float64(a[j]) * np.float64(b[j])
     return total
 

@@ -64,6 +64,7 @@ def _dots(near: Array, n: int, x: Array, row: int, out: Array, level: int) -> No
     """out[level, e] = <near[e], x[row]>."""
     zero = x.dtype.type(0)
     e = 0
+    # Four inner products at a time: x[row] is loaded once for four, whose sums are independent.
     while e + 4 <= n:
         s0, s1, s2, s3 = zero, zero, zero, zero
         for j in range(x.shape[1]):
@@ -85,6 +86,7 @@ def _dots(near: Array, n: int, x: Array, row: int, out: Array, level: int) -> No
 @inlined_reduction
 def _add(out: Array, row: int, weights: Array, level: int, near: Array, e: int, n: int) -> None:
     """out[row] += sum_e weights[level, e] near[e]."""
+    # Four terms at a time: out[row] is loaded and stored once for four.
     while e + 4 <= n:
         w0, w1, w2, w3 = (
             weights[level, e],
@@ -110,6 +112,7 @@ def _sum(
 ) -> None:
     """out[row] = base[at] + sum_e weights[level, e] near[e]; these are two rows."""
     e = 0
+    # The first four terms join the copy of the base: one pass less over out[row].
     if n >= 4:
         w0, w1, w2, w3 = weights[level, 0], weights[level, 1], weights[level, 2], weights[level, 3]
         for j in range(out.shape[1]):
@@ -144,6 +147,7 @@ def _softmax(a: Array, level: int, first: int, n: int) -> None:
     """In place over a[level, first : first + n]."""
     if n == 0:
         return
+    # Minus the largest score: exp cannot overflow, and the sum is at least 1.
     top = a[level, first]
     for e in range(first, first + n):
         top = max(top, a[level, e])
@@ -161,8 +165,10 @@ def _route(states: Array, t: int, near: Array, n: int, a: Array, smallest_norm: 
 
     Returns the norm before rn.
     """
+    # a = softmax over the user's items of <p, f_i>.
     _dots(near, n, states, t, a, t)
     _softmax(a, t, 0, n)
+    # q = p + sum a_i f_i, then p <- q / |q|; the backward needs |q| as it was clamped.
     _sum(states, t + 1, states, t, a, t, near, n)
     norm = max(np.sqrt(_dot(states, t + 1, states, t + 1)), smallest_norm)
     scale = states.dtype.type(1) / norm
@@ -203,10 +209,12 @@ def users_forward(
         _copy(near, f, graph.items, first, degree)
         for j in range(width):
             states[0, j] = p[u, j]
+        # T routings; their attention and norms suffice to compute the states anew.
         for t in range(n_routings):
             kept.norms[t, u] = _route(states, t, near, degree, a, smallest_norm)
             for e in range(degree):
                 kept.attention[t, first + e] = a[t, e]
+        # s_ui with the routed p: raw for the items' softmax, then alpha_ui for the user itself.
         _dots(near, degree, states, n_routings, a, n_routings)
         for e in range(degree):
             scores[first + e] = a[n_routings, e]
@@ -215,6 +223,7 @@ def users_forward(
             kept.alpha[0, first + e] = a[n_routings, e]
         for j in range(width):
             kept.routed[u, j] = states[n_routings, j]
+        # r_u = p_u + sum_i alpha_ui f_i, without a normalisation.
         _sum(out, u, states, n_routings, a, n_routings, near, degree)
 
 
@@ -227,8 +236,10 @@ def items_forward(
     for i in range(lo, hi):
         first, last = graph.item_indptr[i], graph.item_indptr[i + 1]
         for k in range(first, last):
+            # alpha_iu: the softmax over the item's slots.
             alpha[1, k] = scores[graph.source[k]]
         _softmax(alpha, 1, first, last - first)
+        # r_i = f_i + sum_u alpha_iu p_u.
         for j in range(f.shape[1]):
             out[i, j] = f[i, j]
         for k in range(first, last):
@@ -245,12 +256,14 @@ def items_backward(lo: int, hi: int, graph: Graph, kept: Kept, grads: Incoming) 
         grads.reached[i] = not _is_zero(grads.items, i)
         mean = grads.items.dtype.type(0)
         for k in range(first, last):
+            # dL/dalpha_iu: what the edge weights bring, and <dL/dr_i, p_u> from r_i.
             slope = grads.alpha[1, k]
             if grads.reached[i]:
                 slope += _dot(grads.items, i, kept.routed, graph.slot_users[k])
             grads.scores[graph.source[k]] = slope
             mean += kept.alpha[1, k] * slope
         for k in range(first, last):
+            # Through the softmax; `source` is a permutation, so each score is written once.
             e = graph.source[k]
             grads.scores[e] = kept.alpha[1, k] * (grads.scores[e] - mean)
 
@@ -299,6 +312,7 @@ def users_backward(
             for e in range(first, first + degree):
                 some = some or grads.alpha[0, e] != 0 or grads.scores[e] != 0
                 some = some or grads.reached[items[e]]
+            # No gradient reaches the user, its edges or its items: p_u and f get none from here.
             if not some:
                 for j in range(width):
                     grad_p[u, j] = zero
@@ -315,6 +329,7 @@ def users_backward(
                 for j in range(width):
                     vectors[levels + t + 1, j] *= scale
             for e in range(degree):
+                # The last level attends by alpha_ui, and its flow is dL/dr_u.
                 a[last, e] = kept.alpha[0, first + e]
             for j in range(width):
                 vectors[last, j] = grads.users[u, j]
@@ -328,6 +343,7 @@ def users_backward(
                     along = _dot(grad_p, u, vectors, out) * scale if norm > smallest_norm else zero
                     for j in range(width):
                         vectors[t, j] = grad_p[u, j] * scale - vectors[out, j] * along
+                # The slope of an edge is dL/da_e = <flow, f_e>.
                 if t < last or wanted:
                     _dots(near, degree, vectors, t, slopes, t)
                 else:
@@ -339,6 +355,7 @@ def users_backward(
                         slopes[t, e] += grads.alpha[0, first + e]
                     mean += a[t, e] * slopes[t, e]
                 for e in range(degree):
+                    # The softmax's backward; the last scores serve the items' softmax too.
                     slopes[t, e] = a[t, e] * (slopes[t, e] - mean)
                     if t == last:
                         slopes[t, e] += grads.scores[first + e]
@@ -347,6 +364,7 @@ def users_backward(
                     for e in range(first, first + degree):
                         item = items[e]
                         if grads.reached[item]:
+                            # r_i holds alpha_iu p_u: this much of dL/dr_i goes to the routed p_u.
                             weight = kept.alpha[1, graph.slots[e]]
                             for j in range(width):
                                 grad_p[u, j] += weight * grads.items[item, j]
@@ -375,8 +393,10 @@ def confident_forward(
         best, which = alpha[0, e] * confidence[node, 0], 0
         for m in range(1, alpha.shape[0]):
             value = alpha[m, e] * confidence[node, m]
+            # Strictly larger: of equal products the first modality wins.
             if value > best:
                 best, which = value, m
+        # relu with derivative 0 at 0: no modality gets the gradient.
         if pruning and best <= 0:
             best, which = alpha.dtype.type(0), -1
         out[e], winner[e] = best, which

@@ -26,6 +26,7 @@ def matmul(
     lo: int, hi: int, indptr: Array, indices: Array, values: Array, x: Array, out: Array
 ) -> None:
     """out[r] += sum over the entries e of row r of values[e] * x[indices[e]]."""
+    # One thread sums a row, in the order of its entries: the bits do not depend on the threads.
     for r in range(lo, hi):
         for e in range(indptr[r], indptr[r + 1]):
             column = indices[e]
@@ -75,6 +76,7 @@ def dots(lo: int, hi: int, indptr: Array, indices: Array, a: Array, b: Array, ou
     for r in range(lo, hi):
         for e in range(indptr[r], indptr[r + 1]):
             column = indices[e]
+            # Of the array's dtype: a plain 0 would make the sum double precision.
             total = a.dtype.type(0)
             for j in range(a.shape[1]):
                 total += a[r, j] * b[column, j]
@@ -171,17 +173,20 @@ def replay(
             _load(values, r, at, width, piece_p)
             _load(first, r, at, width, piece_m)
             _load(second, r, at, width, piece_v)
+            # All missed steps run on the pieces: the table is read and written once.
             s = last[r]
             moving = True
             while moving and s < now:
                 a = steps.scale[s]
                 b = steps.correction[s]
+                # The step of the other branch, plus a look whether any entry still moves.
                 if s >= settle_from and (s - last[r]) % _LOOK_EVERY == _LOOK_EVERY - 1:
                     restless = 0
                     for j in range(width):
                         m = beta1 * piece_m[j]
                         v = beta2 * piece_v[j]
                         p = piece_p[j] - a * m / (np.sqrt(v) * b + epsilon)
+                        # Still moving, or so close to 0 that a later update may show.
                         restless |= (p != piece_p[j]) | ((abs(p) <= tiny) & (m != 0))
                         piece_m[j] = m
                         piece_v[j] = v
@@ -196,6 +201,7 @@ def replay(
                         piece_p[j] -= a * m / (np.sqrt(v) * b + epsilon)
                 s += 1
             if in_place:
+                # At rest: p keeps its value, while the moments decay on.
                 for _ in range(s, now):
                     for j in range(width):
                         piece_m[j] *= beta1
@@ -204,6 +210,7 @@ def replay(
                 _store(piece_m, first, r, at, width)
                 _store(piece_v, second, r, at, width)
             else:
+                # The table keeps what it had at step last[r].
                 _store(piece_p, out, i, at, width)
 
 
@@ -239,11 +246,13 @@ def update(
             _load(gradient, i, at, width, piece_g)
             _load(first, r, at, width, piece_m)
             _load(second, r, at, width, piece_v)
+            # The missed decays one by one, as in dense Adam: a power would round differently.
             for _ in range(last[r], now):
                 for j in range(width):
                     piece_m[j] *= beta1
                     piece_v[j] *= beta2
             for j in range(width):
+                # Adam's step with the gradient; `current` has been replayed already.
                 g = piece_g[j]
                 m = beta1 * piece_m[j] + rest1 * g
                 v = beta2 * piece_v[j] + rest2 * (g * g)

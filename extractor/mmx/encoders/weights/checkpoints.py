@@ -11,7 +11,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError  # only the error of torch.load on a file it will not read
@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 10.0
 WEIGHTLESS = {"visual": "colour-hog", "textual": "tfidf-lsa", "audio": "mfcc"}
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+# Constants and counters that files of other versions of a library have, and nothing computes with.
+_NO_WEIGHTS = (
+    "position_ids", "relative_position_index", "num_batches_tracked", "inv_freq", "masked_bias",
+    "mask_token",
+)  # fmt: skip
 _PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
 
 
@@ -190,20 +195,50 @@ def _told_by(path: Path, what: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def fill(network: Module, given: Mapping[str, Tensor], *, what: str, where: str) -> None:
-    """Load a network's weights; tensors that it lacks (a classifier that was cut off) are ignored.
+def strays(given: Iterable[str], *, known: Collection[str], used: Collection[str]) -> list[str]:
+    """Return the names of tensors that are no weights of an architecture and no head of it either.
+
+    Args:
+        given: Names of a checkpoint.
+        known: Names of the whole architecture.
+        used: Those of the parts that compute. What lies outside of these parts is a head.
+    """
+    parts = {name.partition(".")[0] for name in used}
+    return sorted(
+        name
+        for name in given
+        if name not in known
+        and name.partition(".")[0] in parts
+        and name.rpartition(".")[2] not in _NO_WEIGHTS
+        and ".pooler." not in f".{name}"
+    )
+
+
+def fill(
+    network: Module,
+    given: Mapping[str, Tensor],
+    *,
+    whole: Collection[str] = (),
+    what: str,
+    where: str,
+) -> None:
+    """Load a network's weights; tensors of parts that were cut off (a classifier) are ignored.
 
     Args:
         network: Gets the weights.
         given: Tensors by the network's own names.
+        whole: Names of the tensors that it had before it was cut.
         what: The network in words, for the message.
         where: The file's name, for the message.
 
     Raises:
-        EncoderError: A tensor is missing or has another shape; the network is unchanged then.
+        EncoderError: A tensor is missing, has another shape, or has no place in the architecture;
+            the network is unchanged then.
     """
     needed = network.state_dict()
-    problems = []
+    own = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
+    further = strays(given, known={*own, *needed, *whole}, used=needed)
+    problems = [f"{name} has no place in it" for name in further]
     for name, like in needed.items():
         if name not in given:
             # Batch counters are absent from older files and not used at inference; constants of a

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError  # only the error: checkpoints are read as plain tensors
-from typing import Any
 
 from mmx.encoders.base import Request, plain_reason, require
 from mmx.encoders.weights.checkpoints import (
@@ -30,6 +29,7 @@ NOT_A_MODEL = (
     UnpicklingError,
 )  # fmt: skip
 """What the libraries raise on a folder that holds something else, or damaged files."""
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.md", "*.jinja")
 _OTHER_RUNTIMES = ("onnx/*", "openvino/*", "coreml/*", "tf_model*", "flax_model*", "rust_model*")
 
@@ -46,36 +46,43 @@ class ModelFolder:
     path: Path
     label: str
 
-    def weights(self) -> list[Path]:
-        """List the weights files; of a part that has both kinds, the safetensors."""
-        safe = sorted(self.path.rglob("*.safetensors"))
-        parts = {path.parent for path in safe}
-        pickled = (path for path in self.path.rglob("*.bin") if path.name != "training_args.bin")
-        return sorted([*safe, *(path for path in pickled if path.parent not in parts)])
+    def parts(self) -> list[Path]:
+        """List the folders of the modules, as sentence-transformers saves them; or the folder."""
+        try:
+            modules = json.loads((self.path / "modules.json").read_text(encoding="utf-8"))
+            named = [self.path / str(module["path"]) for module in modules]
+        except (OSError, ValueError, LookupError, TypeError):
+            return [self.path]
+        # A module may have modules of its own, as a router does.
+        inner = (below for part in named if part != self.path for below in part.rglob("*/"))
+        return sorted({self.path, *named, *inner})
+
+    def weights(self, *, modules: bool = True) -> list[Path]:
+        """List the weights files that the libraries load, by their rules for names.
+
+        What else lies in the folder (other formats, checkpoints of a training) is not loaded.
+
+        Args:
+            modules: Those of sentence-transformers' modules, too, and not only the folder's own.
+        """
+        parts = self.parts() if modules else [self.path]
+        return [file for part in parts for file in _weights_of(part)]
 
     def lacks(self) -> list[str]:
         """List weights files that an index names and that a broken-off download lacks."""
-        used = {(path.parent, path.suffix) for path in self.weights()}
-        absent = []
-        for index in sorted(self.path.rglob("*.index.json")):
-            if (index.parent, Path(index.name.removesuffix(".index.json")).suffix) not in used:
-                continue  # of the other kind of file, which is not loaded
-            try:
-                parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (OSError, ValueError, LookupError, TypeError, AttributeError):
-                continue  # the library says what is wrong with it
-            absent += sorted(str(p) for p in parts if not (index.parent / str(p)).is_file())
-        return absent
+        return [path.name for path in self.weights() if not path.is_file()]
 
-    def sha256(self) -> str:
+    def sha256(self, *, modules: bool = True) -> str:
         """Return the digest of the weights files.
 
         Raises:
             EncoderError: There are none.
         """
-        files = self.weights()
+        files = self.weights(modules=modules)
         if not files:
-            raise EncoderError(f"{self.path}: no weights in this folder (*.safetensors or *.bin).")
+            raise EncoderError(
+                f"{self.path}: no weights in this folder (model.safetensors or pytorch_model.bin)."
+            )
         return file_sha256(*files)
 
     def licence(self) -> str | None:
@@ -86,6 +93,21 @@ class ModelFolder:
         line = r"^license:\s*(\S+)\s*$"
         found = re.search(line, header.group(1), flags=re.MULTILINE) if header else None
         return found.group(1).strip("'\"") if found else None
+
+
+def _weights_of(folder: Path) -> list[Path]:
+    """The weights files of one module, in the order in which the libraries look for them."""
+    for name in _WEIGHTS:
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            try:
+                parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):
+                return [index]  # the library says what is wrong with it
+            return [folder / str(part) for part in sorted(parts)]
+    return []
 
 
 def go_offline() -> None:
@@ -138,29 +160,6 @@ def find_model(request: Request, default_id: str) -> ModelFolder:
             "(org/name[@revision])."
         )
     return _snapshot(request, wanted)
-
-
-def load_model(library: Any, folder: ModelFolder) -> Any:
-    """Build the transformers model of a folder and load its weights.
-
-    Raises:
-        EncoderError: The weights lack something that is used.
-    """
-    with without_bar():
-        model, told = library.AutoModel.from_pretrained(
-            str(folder.path),
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    # Nothing takes the pooler's output.
-    absent = sorted(name for name in told["missing_keys"] if ".pooler." not in f".{name}")
-    if absent:
-        raise EncoderError(
-            f"{folder.label}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; is the "
-            "download complete?"
-        )
-    return model
 
 
 def is_cached(hub_id: str, cache_dir: Path | None) -> bool:

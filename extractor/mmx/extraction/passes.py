@@ -1,0 +1,207 @@
+"""Forward passes over batches: what an encoder returns is checked, what it raises is somebody's.
+
+Of an item, which is recorded as corrupt with the reason; of the memory, which smaller batches suit;
+or of nobody here (the device, the encoder itself), which ends the run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmbase.process import out_of_memory, release_gpu_memory
+from mmx.encoders import Encoder
+from mmx.encoders.base import plain_reason
+from mmx.errors import EncoderError, ToolError
+from mmx.extraction.summary import Costs
+
+NOT_AN_ITEMS_FAULT = (ToolError, ImportError)
+"""Errors of `load` and `encode` that end the run, because they say nothing about an item."""
+
+_DEVICE_LOST = ("CUDA error", "CUDA kernel errors", "HIP error")  # no later pass succeeds
+
+Rows = NDArray[np.int64]
+Loaded = Any
+"""A decoded and preprocessed item, None (missing), or a ContentError (corrupt)."""
+Turn = Callable[[bool], AbstractContextManager[None]]
+"""The context of a forward pass; True asks to be alone with the memory."""
+
+
+@dataclass
+class WindowResult:
+    """What became of the wanted rows of a window, or of a part of it.
+
+    Attributes:
+        rows: Rows with a vector, in any order, shape (n,).
+        vectors: One for each of `rows`, shape (dim,), or of a ragged encoder (k, dim); they may
+            hold NaN or infinity.
+        missing: Rows without content.
+        corrupt: Rows that could not be loaded or encoded, and why.
+        costs: What this took.
+    """
+
+    rows: Rows = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    vectors: list[NDArray[np.float32]] = field(default_factory=list)
+    missing: list[int] = field(default_factory=list)
+    corrupt: list[tuple[int, str]] = field(default_factory=list)
+    costs: Costs = field(default_factory=Costs)
+
+    def add(self, other: WindowResult) -> None:
+        """Add the result of another part of the window."""
+        self.rows = np.concatenate([self.rows, other.rows])
+        self.vectors += other.vectors
+        self.missing += other.missing
+        self.corrupt += other.corrupt
+        self.costs.add(other.costs)
+
+
+class Batch(NamedTuple):
+    """The b items of one forward pass.
+
+    Rows that are not wanted only make the batch what it was in an earlier run.
+    """
+
+    rows: Rows  # (b,)
+    wanted: NDArray[np.bool_]  # (b,)
+    items: list[Any]
+
+
+def encode_batch(
+    encoder: Encoder, batch: Batch, turn: Turn = lambda alone: nullcontext()
+) -> WindowResult:
+    """Return the vectors of a batch, encoded in halves once memory has run out.
+
+    The halves ask for a `turn` alone: memory that other passes had says nothing about them. The
+    smaller size stays in `encoder.batch_size`. An item that does not fit alone is corrupt, and so
+    is one on which the encoder fails alone as it failed on its batch.
+
+    Raises:
+        EncoderError: The encoder returned arrays of another shape than its description says, or
+            the device failed.
+        Exception: What the encoder raised on a batch of items none of which is the reason.
+    """
+    began = time.perf_counter()
+    rows, wanted, items = batch
+    vectors: list[NDArray[np.float32]] = []
+    refused: dict[int, str] = {}
+    alone = False
+    while (start := len(vectors)) < len(items):
+        size = min(encoder.batch_size or len(items), len(items) - start)
+        try:
+            with turn(alone):
+                part = encoder.encode(items[start : start + size])
+        except Exception as error:  # noqa: BLE001 - it is somebody's
+            if not out_of_memory(error):
+                own, reasons = _one_by_one(encoder, items[start : start + size], turn, error)
+                vectors.extend(own)
+                refused.update({start + place: why for place, why in reasons.items()})
+                continue
+            reason = " ".join(str(error).split())[:200]
+        else:
+            _check_shape(encoder, part, size)
+            vectors.extend(part)
+            encoder.proven = items[start]
+            continue
+        # Only now has the exception let go of the tensors that its traceback held.
+        release_gpu_memory()
+        if size > 1:
+            if size <= (encoder.batch_size or size):  # else another thread has halved it meanwhile
+                encoder.batch_size = size // 2
+        elif alone:
+            refused[start] = f"out of memory with this item alone ({reason})"
+            vectors.append(np.empty(0, dtype=np.float32))
+        alone = True
+    places = np.flatnonzero(wanted).tolist()
+    kept = [place for place in places if place not in refused]
+    return WindowResult(
+        rows[kept],
+        [vectors[place] for place in kept],
+        corrupt=[(int(rows[place]), refused[place]) for place in places if place in refused],
+        costs=Costs(
+            encode_s=time.perf_counter() - began,
+            n_truncated=sum(encoder.truncated(items[place]) for place in places),
+            batch_size=encoder.batch_size or 0,
+        ),
+    )
+
+
+def _one_by_one(
+    encoder: Encoder, items: Sequence[Loaded], turn: Turn, error: Exception
+) -> tuple[list[NDArray[np.float32]], dict[int, str]]:
+    """Encode items alone whose batch raised `error`.
+
+    Returns:
+        A vector for each, empty where the encoder fails, and the reasons by the items' places.
+
+    Raises:
+        Exception: `error`, where none of the items is the reason for it: each can be encoded alone,
+            or what could be encoded before can't be any more.
+        EncoderError: The device failed.
+    """
+    _raise_if_fatal(encoder, error)
+    vectors: list[NDArray[np.float32]] = []
+    refused: dict[int, str] = {}
+    for place, item in enumerate(items):
+        try:
+            with turn(True):
+                part = encoder.encode([item])
+        except Exception as own:  # noqa: BLE001 - it is recorded with the item
+            _raise_if_fatal(encoder, own)
+            refused[place] = unforeseen(own)
+            vectors.append(np.empty(0, dtype=np.float32))
+        else:
+            _check_shape(encoder, part, 1)
+            vectors.extend(part)
+    if not refused or (len(refused) == len(items) and _is_out_of_order(encoder, turn)):
+        raise error
+    return vectors, refused
+
+
+def _is_out_of_order(encoder: Encoder, turn: Turn) -> bool:
+    """Whether an encoder fails on an item that it has encoded before."""
+    if encoder.proven is None:
+        return False
+    try:
+        with turn(True):
+            encoder.encode([encoder.proven])
+    except Exception:  # noqa: BLE001 - whatever it is
+        return True
+    return False
+
+
+def _raise_if_fatal(encoder: Encoder, error: Exception) -> None:
+    """Raise for errors that end the run: of the device, or such that no item can cause."""
+    if isinstance(error, NOT_AN_ITEMS_FAULT):
+        raise error
+    if any(sign in str(error) for sign in _DEVICE_LOST):
+        raise EncoderError(
+            f"{encoder.spec.name}: the device failed ({plain_reason(error)}); an item may be the "
+            "reason, which --device cpu finds and records"
+        ) from error
+
+
+def unforeseen(error: Exception) -> str:
+    """Return the reason that is recorded with an item on which an encoder fails."""
+    return f"the encoder fails on it ({type(error).__name__}: {plain_reason(error)})"
+
+
+def _check_shape(encoder: Encoder, vectors: Any, n: int) -> None:
+    dim = encoder.spec.dim
+    if encoder.ragged:
+        shapes = [part.shape for part in vectors]
+        wrong = [shape for shape in shapes if len(shape) != 2 or shape[0] < 1 or shape[1] != dim]
+        fits = len(shapes) == n and not wrong
+        got = f"an array of shape {wrong[0]}" if wrong else f"{len(shapes)} arrays"
+        expected = f"{n} of shape (k, {dim}), k >= 1"
+    else:
+        shape = vectors.shape if isinstance(vectors, np.ndarray) else None
+        fits = shape == (n, dim)
+        got, expected = f"shape {shape}" if shape else type(vectors).__name__, f"{(n, dim)}"
+    if not fits:
+        raise EncoderError(f"{encoder.spec.name}: encode returned {got} (expected {expected})")
