@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from mmbase.dataset import (
     require_one_reading,
     shared_id,
 )
-from mmbase.tables import Table, open_table, strings
+from mmbase.tables import Column, Table, open_table, strings
 from mmbase.typed_tables import leaves
 from mmbench.data.times import as_text, read_times
 from mmbench.errors import DataError, UsageError, unknown_name
@@ -60,6 +60,8 @@ class InteractionTable:
         timestamps: Ticks since 1970; None where the file has none.
         note: How the columns were understood, where that was a guess; else empty.
         per_second: Ticks of a second, see `data.times`.
+        columns: What each role was read from.
+        dropped: Rows without a user or an item that were left out on request.
     """
 
     user_ids: NDArray[np.object_]
@@ -68,6 +70,8 @@ class InteractionTable:
     timestamps: NDArray[np.int64] | None
     note: str = ""
     per_second: int = 1
+    columns: Mapping[str, str] = field(default_factory=dict)
+    dropped: int = 0
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -101,7 +105,11 @@ def _shortest(values: NDArray[np.float64]) -> list[str]:
 
 
 def read_interactions(
-    path: Path, columns: Mapping[str, str] | None = None, *, ask: bool = False
+    path: Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    ask: bool = False,
+    drop_empty: bool = False,
 ) -> InteractionTable:
     """Read one table of interactions, with a header or without.
 
@@ -111,6 +119,7 @@ def read_interactions(
             detection. Without a header columns are called by their places, from `1`.
         ask: Whether to ask where nothing tells users from items. Parts of a split and files of
             other frameworks have users first; the note then begins with `UNSURE`.
+        drop_empty: Whether rows without a user or an item are left out and counted.
 
     Raises:
         DataError: The file is absent, unreadable or empty, a row lacks a user or an item, a rating
@@ -129,6 +138,13 @@ def read_interactions(
     cells = table.read(
         roles.values(), numbers=[rating] if rating else (), ids=ids, raw=[time] if time else ()
     )
+    dropped = 0
+    if drop_empty:
+        kept = not_empty(cells[ids[0]]) & not_empty(cells[ids[1]])
+        dropped = int((~kept).sum())
+        if dropped:
+            arrays = {name: isinstance(column, np.ndarray) for name, column in cells.items()}
+            cells = {n: c[kept] if arrays[n] else c.filter(kept) for n, c in cells.items()}
     refuse_repeated_header(table, {name: cells[name] for name in ids})
     ratings = _finite(table, rating, cells[rating]) if rating else None
     if not table.header and not {"user_id", "item_id"} <= set(columns):
@@ -148,7 +164,22 @@ def read_interactions(
     if times and times.note:
         notes.append(f"timestamp: {times.note}")
     ticks, per_second = (times.ticks, times.per_second) if times else (None, 1)
-    return InteractionTable(users, items, ratings, ticks, "; ".join(notes), per_second)
+    read_from = {
+        role: name if table.header else f"column {table.columns.index(name) + 1}"
+        for role, name in roles.items()
+    }
+    return InteractionTable(
+        users, items, ratings, ticks, "; ".join(notes), per_second, read_from, dropped
+    )
+
+
+def not_empty(ids: Column) -> NDArray[np.bool_]:
+    """Return which cells of a column of ids are neither empty nor blank, shape (n,)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    stripped = pc.ascii_trim_whitespace(ids.cast(pa.string(), safe=False))
+    return np.asarray(pc.greater(pc.binary_length(stripped), 0))
 
 
 def _are_times(ratings: NDArray[np.float64] | None) -> bool:
