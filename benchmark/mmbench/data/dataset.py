@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmbase.dataset import find_table
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES
 from mmbench.core.interactions import HeldOut, Histories, Index, TrainSet
+from mmbench.data.defaults import default_split
 from mmbench.data.splits import eighths_per_user, random_per_user
 from mmbench.data.tables import (
     InteractionTable,
@@ -156,8 +157,8 @@ def load_split(
     Args:
         data: The dataset folder (see the README, `Your own data`).
         split: Name of a folder under `splits/`; or `random`, or `random:TEST,VALID[,SEED]` for a
-            per-user random split made here; None: the only split that the folder has, else
-            `random:0.2,0.2,42`.
+            per-user random split made here; None: the one taken before, else the only split that
+            the folder has, else `random:0.2,0.2,42`.
         columns: Column roles, see `read_interactions`.
         catalogue: Whether items that only the items table names get rows too.
 
@@ -182,24 +183,22 @@ def read_split(
             f"{data}: no such dataset folder; `mmx demo --out {data}` makes one to try things on"
         )
     available = available_splits(data)
+    notes: list[str] = []
     if split is None:
-        if len(available) > 1:
-            raise UsageError(
-                f"{data}: has several splits; choose one with --split: "
-                f"{', '.join(sorted(available))}"
-            )
-        split = next(iter(available), DEFAULT_RANDOM)
+        split, note = default_split(data, available, DEFAULT_RANDOM)
+        notes += [note] if note else []
     random = RANDOM.fullmatch(split)
     if random and split not in available:
         test, valid = float(random["test"] or 0.2), float(random["valid"] or 0.2)
-        return make_random_split(data, test, valid, int(random["seed"] or 42), columns)
+        made = make_random_split(data, test, valid, int(random["seed"] or 42), columns)
+        return replace(made, notes=(*notes, *made.notes))
     if split not in available:
         choices = ", ".join(sorted(available)) or "none"
         raise UsageError(
             f"{data}: no split {split!r} (it has: {choices}); or let one be made: --split "
             f"{DEFAULT_RANDOM}"
         )
-    folder, parts, notes = available[split], {}, []
+    folder, parts = available[split], {}
     if (folder / "split.json").is_file():
         columns = None  # `mmbench data split` wrote it, with our names of columns
     for part, stems in PARTS.items():
