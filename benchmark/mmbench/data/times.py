@@ -136,6 +136,8 @@ def _of_column(pa: Any, pc: Any, column: Any) -> Times:
         if not kinds.is_binary(column.type):
             raise pa.ArrowTypeError(str(kind))
     text = pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
+    if (absent := np.flatnonzero(pc.equal(pc.binary_length(text), 0))).size:
+        raise _BadCells(absent)
     numbers = np.asarray(pc.match_substring_regex(text, _NUMBER))
     if numbers.all():
         return _of_numbers(*_digits(pa, pc, text.combine_chunks()))
