@@ -158,8 +158,9 @@ def read_interactions(
         notes.append(f"timestamp: {times.note}")
     ticks, per_second = (times.ticks, times.per_second) if times else (None, 1)
     read_from = {
-        role: name if table.header else f"column {table.columns.index(name) + 1}"
-        for role, name in roles.items()
+        role: roles[role] if table.header else f"column {table.columns.index(roles[role]) + 1}"
+        for role in ROLES
+        if role in roles
     }
     return InteractionTable(
         users, items, ratings, ticks, "; ".join(notes), per_second, read_from, dropped
