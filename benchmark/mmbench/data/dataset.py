@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmbase.dataset import find_table
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES
 from mmbench.core.interactions import HeldOut, Histories, Index, TrainSet
+from mmbench.data.defaults import default_split
 from mmbench.data.splits import eighths_per_user, random_per_user
 from mmbench.data.tables import (
     InteractionTable,
@@ -156,8 +157,8 @@ def load_split(
     Args:
         data: The dataset folder (see the README, `Your own data`).
         split: Name of a folder under `splits/`; or `random`, or `random:TEST,VALID[,SEED]` for a
-            per-user random split made here; None: the only split that the folder has, else
-            `random:0.2,0.2,42`.
+            per-user random split made here; None: the one taken before, else the only split that
+            the folder has, else `random:0.2,0.2,42`.
         columns: Column roles, see `read_interactions`.
         catalogue: Whether items that only the items table names get rows too.
 
@@ -182,17 +183,15 @@ def read_split(
             f"{data}: no such dataset folder; `mmx demo --out {data}` makes one to try things on"
         )
     available = available_splits(data)
+    notes: list[str] = []
     if split is None:
-        if len(available) > 1:
-            raise UsageError(
-                f"{data}: has several splits; choose one with --split: "
-                f"{', '.join(sorted(available))}"
-            )
-        split = next(iter(available), DEFAULT_RANDOM)
+        split, note = default_split(data, available, DEFAULT_RANDOM)
+        notes += [note] if note else []
     random = RANDOM.fullmatch(split)
     if random and split not in available:
         test, valid = float(random["test"] or 0.2), float(random["valid"] or 0.2)
-        return make_random_split(data, test, valid, int(random["seed"] or 42), columns)
+        made = make_random_split(data, test, valid, int(random["seed"] or 42), columns)
+        return replace(made, notes=(*notes, *made.notes))
     if split not in available:
         choices = ", ".join(sorted(available)) or "none"
         raise UsageError(
@@ -205,7 +204,8 @@ def read_split(
             f"{available[split]}: no file {' or '.join(PARTS['valid'])}; take a validation part "
             f"out of train: mmbench data split {data} --carve {split} --valid 0.1 --name carved"
         )
-    return read_parts(split, available[split], paths, columns)
+    tables = read_parts(split, available[split], paths, columns)
+    return replace(tables, notes=(*notes, *tables.notes))
 
 
 def parts_of(folder: Path) -> dict[str, Path | None]:
@@ -319,7 +319,7 @@ def index_split(
     items, unseen = _trained_first(train.item_ids, valid.item_ids, test.item_ids)
     user_rows = _rows([*users, *strangers])
     item_rows = _rows([*items, *unseen])
-    notes = list(tables.notes)
+    notes = [*tables.notes, *_negatives(train)]
     unused = _unused(data, id_column, item_rows, items[0], notes) if catalogue else []
 
     def rows_of(table: InteractionTable) -> tuple[Index, Index]:
@@ -387,6 +387,20 @@ def index_split(
         TestData(test_rows, _digest(test_known)),
         _digest([*unseen, *unused], strangers, *strange),
     )
+
+
+def _negatives(train: InteractionTable) -> list[str]:
+    """Say that training rows rated 0 or less count as positives where others are rated more."""
+    if train.ratings is None or not train.ratings.max() > 0:
+        return []
+    n = int((train.ratings <= 0).sum())
+    if n == 0:
+        return []
+    least = float(train.ratings[train.ratings > 0].min())
+    return [
+        f"train: {n:,} of {len(train):,} rows are rated 0 or less; they are trained on and masked "
+        f"as positives; `mmbench data split --filter min-rating:{least:g}` leaves such rows out"
+    ]
 
 
 def _rows(ids: list[str]) -> dict[str, int]:
