@@ -35,10 +35,16 @@ def find_table(folder: Path, stems: Sequence[str]) -> Path | None:
         DataError: Several files fit.
     """
     names = (name + suffix for name in stems for suffix in (*SUFFIXES, *TAB_SUFFIXES))
-    found = [folder / name for name in names if (folder / name).is_file()]
+    found = [folder / name for name in names if is_table_file(folder / name)]
     if len(found) > 1:
         raise DataError(f"{folder}: both {found[0].name} and {found[1].name}; keep one of them")
     return found[0] if found else None
+
+
+def is_table_file(path: Path) -> bool:
+    """Whether it is a table by its name: a file, or the folder of Parquet files of Spark."""
+    folder = path.suffix == ".parquet" and path.is_dir()
+    return path.name.lower().endswith((*SUFFIXES, *TAB_SUFFIXES)) and (path.is_file() or folder)
 
 
 def columns_of(role: str, columns: Iterable[str]) -> list[str]:

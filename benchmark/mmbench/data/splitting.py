@@ -155,13 +155,18 @@ def _description(
 ) -> dict[str, Any]:
     """Return what makes a split the same as another: method, options, and the files' SHA-256."""
     state = hashlib.sha256()
-    for path in files:
+    for path in (part for one in files for part in _files_of(one)):
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 state.update(block)
     plain = {key: _number(one) if key in _INSTANTS else one for key, one in options.items()}
     record = {"method": method, "options": plain, "interactions": state.hexdigest()}
     return {**record, "columns": dict(columns)} if columns else record
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the file, or those of a folder of Parquet files."""
+    return sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
 
 
 def _same(target: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
