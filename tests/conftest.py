@@ -13,7 +13,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# A busy machine is no failure.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 # Started in the background, a shell lets the suite ignore Ctrl-C, and so would the commands that
 # tests interrupt.
@@ -58,3 +63,9 @@ def _frozen_imports() -> None:
     """Keep imported modules out of `gc.collect`, which every training calls: 0.2 s each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one worker more than cores: several tests wait for a process that they started."""
+    return (os.cpu_count() or 1) + 1

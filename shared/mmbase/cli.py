@@ -6,30 +6,34 @@ results only; notes, progress and errors go to stderr.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import importlib
 import json
 import os
 import sys
 import traceback
-import types
-import typing
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
+from mmbase import layout
 from mmbase.errors import INSTALL_EXTRA, ToolError, UsageError
+from mmbase.layout import Column
+from mmbase.parameters import FOLDER as FOLDER
+from mmbase.parameters import PATH as PATH
+from mmbase.parameters import CommaList as CommaList
+from mmbase.parameters import attributes_of
+from mmbase.parameters import split_list as split_list
 from mmbase.process import out_of_memory
 from mmbase.progress import Terminal
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-PATH = click.Path(path_type=Path)
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 DEFAULT_DATA = Path("data/demo")
 """The synthetic demonstration catalogue, which both tools make on first use."""
 
@@ -45,15 +49,21 @@ verbose_option = click.option("-v", "--verbose", is_flag=True, help="More detail
 
 
 class Command(click.Command):
-    """A command that accepts `--debug` among its own options."""
+    """A command that accepts `--debug` and `--version` among its own options."""
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
         self.params.append(_debug_option())
 
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the parameters, `--version` of the tool among them."""
+        return [*super().get_params(ctx), *_version_option(self, ctx)]
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, and listed without an import.
+
+    Options of a command may be typed before its name, too.
 
     Args:
         lazy: Name of a command: where it is (`module:attribute`), and its line in the group's help.
@@ -67,6 +77,20 @@ class LazyGroup(click.Group):
         super().__init__(*args, **attributes)
         self.lazy = lazy or {}
         self.params.append(_debug_option())
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the parameters, `--version` of the tool among them."""
+        return [*super().get_params(ctx), *_version_option(self, ctx)]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the group's options; what else stands before a command's name goes behind it."""
+        place = next((n for n, arg in enumerate(args) if arg in self.list_commands(ctx)), None)
+        if place is not None:
+            own = {name for one in self.get_params(ctx) for name in one.opts}
+            before, name, after = args[:place], args[place], args[place + 1 :]
+            kept = [arg for arg in before if arg in own]
+            args = [*kept, name, *(arg for arg in before if arg not in own), *after]
+        return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands in the order of their use."""
@@ -200,6 +224,16 @@ def _plain_warnings() -> Iterator[None]:
         yield
 
 
+def _version_option(command: click.Command, ctx: click.Context) -> list[click.Parameter]:
+    """Return the tool's `--version` for a command below it; its help does not repeat it."""
+    root = ctx.find_root().command
+    found = [] if root is command else [one for one in root.params if one.name == "version"]
+    copies = [copy.copy(one) for one in found]
+    for one in copies:
+        one.hidden = True  # type: ignore[attr-defined]  # it is an Option
+    return copies
+
+
 def _debug_option() -> click.Option:
     # `run` looks for the flag in the whole command line: an error may come before it is parsed.
     return click.Option(
@@ -209,43 +243,6 @@ def _debug_option() -> click.Option:
 
 # --------------------------------------------------------------------------------------------
 # options
-
-
-class CommaList(click.ParamType):  # type: ignore[type-arg]  # not generic in older click
-    """Values separated by commas, as a tuple without blanks around them.
-
-    Args:
-        of: The type of an element, str or int.
-    """
-
-    name = "list"
-
-    def __init__(self, of: type = str) -> None:
-        self.of = of
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        """Return what `--help` shows for a value."""
-        return "N,…" if self.of is int else "NAME,…"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Any, ...]:
-        """Parse the text of an option."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            found = tuple(map(self.of, split_list([value])))
-        except ValueError:
-            found = ()
-        if not found:
-            kind = "whole numbers" if self.of is int else "names"
-            self.fail(f"expected {kind} separated by commas (got {value!r})", param, ctx)
-        return found
-
-
-def split_list(values: Sequence[str]) -> list[str]:
-    """Return comma-separated and repeated values as one list."""
-    return [part.strip() for value in values for part in value.split(",") if part.strip()]
 
 
 def parse_pairs(
@@ -285,7 +282,7 @@ def options_of(
 
     def decorate(function: Function) -> Function:
         for name in reversed(chosen):
-            attributes = {**_attributes(fields[name]), **changes.get(name, {})}
+            attributes = {**attributes_of(fields[name]), **changes.get(name, {})}
             flags = attributes.pop("flags", (f"--{name.replace('_', '-')}", name))
             shown = attributes.pop("shown", None)
             if shown and "[default" not in attributes["help"]:
@@ -294,51 +291,6 @@ def options_of(
         return function
 
     return decorate
-
-
-def _attributes(field: Any) -> dict[str, Any]:
-    """Return the `click.option` attributes that follow from a pydantic field."""
-    attributes: dict[str, Any] = {"help": field.description, "default": None}
-    kind = _without_none(field.annotation)
-    origin = typing.get_origin(kind)
-    bounds = {
-        bound: value
-        for rule in field.metadata
-        for bound in ("ge", "gt", "le", "lt")
-        if (value := getattr(rule, bound, None)) is not None
-    }
-    if kind is bool:
-        return {"help": field.description, "is_flag": True}
-    if origin is Literal:
-        attributes["type"] = click.Choice(typing.get_args(kind))
-    elif origin is tuple:
-        attributes["type"] = CommaList(int if typing.get_args(kind)[0] is int else str)
-    elif origin is dict:
-        attributes |= {"multiple": True, "default": (), "metavar": "NAME=VALUE"}
-    elif kind is int and bounds:
-        attributes["type"] = click.IntRange(
-            bounds.get("ge", bounds.get("gt")),
-            bounds.get("le", bounds.get("lt")),
-            min_open="gt" in bounds,
-            max_open="lt" in bounds,
-        )
-    elif kind in (int, float):
-        attributes["type"] = kind
-    elif kind is Path:
-        attributes["type"] = PATH
-    default = field.default
-    if isinstance(default, tuple):
-        attributes["shown"] = ",".join(map(str, default))
-    elif isinstance(default, str | int | float | Path):
-        attributes["shown"] = str(default)
-    return attributes
-
-
-def _without_none(kind: Any) -> Any:
-    """Return X of `X | None`, without annotations."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        (kind,) = (part for part in typing.get_args(kind) if part is not type(None))
-    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
 
 
 def given(model: Any, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -384,9 +336,9 @@ def echo_json(document: Any) -> None:
     click.echo(json.dumps(document, ensure_ascii=False))
 
 
-def echo_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows to stdout, the columns aligned to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+def echo_table(labels: Sequence[Column], columns: Sequence[Column], *, title: str = "") -> None:
+    """Print a table to stdout, as wide as the terminal, a blank line after it; see `layout`."""
+    for text in layout.tables(labels, columns):
+        if title:
+            click.echo(click.style(layout.hanging(title), bold=True) + "\n")
+        click.echo(text + "\n")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from mmbase import cli as shell
 from mmbase.errors import DataError, UsageError
+from mmbase.layout import Column
 from mmbase.progress import Silent
 from mmbench.cli import cli as mmbench
 from mmbench.commands.train import recipes_from
@@ -61,6 +62,34 @@ def test_debug_is_accepted_in_every_position(
         line = [*path[:place], "--debug", *path[place:], "--help"]
         done = CliRunner().invoke(root, line)
         assert done.exit_code == 0, (line, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("root", "line", "same"),
+    [
+        (mmx, "--json models --modality audio", "models --modality audio --json"),
+        (mmx, "--modality audio --json models", "models --modality audio --json"),
+        (mmx, "--json store ls nowhere", "store ls nowhere --json"),
+        (mmx, "store --json ls nowhere", "store ls nowhere --json"),
+        (mmbench, "--json models vbpr", "models vbpr --json"),
+        (mmbench, "-q --set lr=x train --model vbpr", "train --model vbpr -q --set lr=x"),
+        (mmbench, "--data train train", "train --data train"),
+        (mmbench, "--nonsense train", "train --nonsense"),
+        (mmbench, "train --version", "--version"),
+        (mmx, "store ls --version", "--version"),
+        (mmx, "store --version", "--version"),
+    ],
+)
+def test_an_option_before_the_name_of_its_command(
+    root: shell.Shell, line: str, same: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes, texts = [], []
+    for typed in (line, same):
+        codes.append(shell.run(root, typed.split(), prog_name="tool"))
+        texts.append(capsys.readouterr())
+    assert codes[0] == codes[1]
+    assert texts[0] == texts[1]
+    assert "No such option" not in texts[0].err or "--nonsense" in line
 
 
 @pytest.mark.parametrize(("root", "path", "command"), COMMANDS)
@@ -338,5 +367,7 @@ def test_refused_options(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
-    shell.echo_table([("name", "dim"), ("x", "5"), ("longer", "")])
-    assert capsys.readouterr().out == "name    dim\nx       5\nlonger\n"
+    names = Column("name", ["x", "longer"], left=True)
+    shell.echo_table([names], [Column("dim", ["5", ""])], title="sets")
+    lines = ["sets", "", " name    dim", " " + "─" * 11, " x         5", " longer"]
+    assert capsys.readouterr().out == "\n".join(lines) + "\n\n"

@@ -36,6 +36,12 @@ jobs_option = click.option(
     "the threads.",
 )
 restart_option = click.option("--restart", is_flag=True, help="Train anew even what is finished.")
+only_option = click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Runs of this dataset, split or protocol alone: split=loo, protocol=strict.",
+)
 slices_option = click.option(
     "--slices",
     is_flag=True,

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbase.cli import FOLDER, CommaList, Command, echo_json, json_option
+from mmbase.cli import FOLDER, CommaList, Command, echo_json, echo_table, json_option
+from mmbase.layout import Column, hanging
+from mmbench.commands.common import only_option
 
 if TYPE_CHECKING:
     from mmbench.analysis.compare import Comparison
@@ -35,6 +37,7 @@ _SPLITS = click.Choice(["valid", "test"])
 @click.option("--alpha", type=_LEVEL, default=0.05, help="Level of the tests.")
 @click.option("--split", type=_SPLITS, default="test", help="Part whose metrics count.")
 @click.option("--allow-mixed", is_flag=True, help="Accept different data, splits or protocols.")
+@only_option
 @json_option
 def compare(
     *, runs: tuple[Path, ...], metrics: tuple[str, ...], split: str, as_json: bool, **options: Any
@@ -51,14 +54,16 @@ def compare(
     Examples:
       mmbench compare runs/
       mmbench compare runs/ --metric Recall@20 --baseline bpr-mf
+      mmbench compare runs/ --only split=loo --only protocol=strict
       mmbench compare runs/demo-vbpr-0123456789 runs/demo-bpr-mf-0123456789 --test t
     """
     from mmbench.analysis.compare import agreement_of_seeds, users_in_words
     from mmbench.analysis.compare import compare as compare_systems
     from mmbench.metrics import spelled
     from mmbench.runs.finished_runs import find_runs, group, one_each, require_comparable
+    from mmbench.runs.kinds import kind_in_words, kind_of, only
 
-    found = find_runs(runs)
+    found = only(find_runs(runs), options["only"])
     if not options["allow_mixed"]:
         require_comparable(found)
     systems = group(found)
@@ -67,17 +72,19 @@ def compare(
     names = [spelled(name) for name in metrics]
     how = {name: options[name] for name in ("test", "correction", "alpha")}
     outcome = compare_systems(systems, names, split=split, baseline=options["baseline"], **how)
+    kinds = list(dict.fromkeys(kind_in_words(kind_of(run)) for run in found))
     taus = {name: agreement_of_seeds(systems, name, split) for name in names}
     if as_json:
         told = [_system(system, split, names) for system in systems]
-        document = {**how, "split": split, "systems": told}
+        document = {**how, "split": split, "of": kinds, "systems": told}
         document["comparisons"] = [_comparison(one) for one in outcome]
         echo_json({**document, "agreement_of_seeds": taus})
         return
+    click.echo("\n".join(kinds) + "\n")
     _print(systems, outcome, names, split, taus)
     family = f"{how['correction']} correction for {len(outcome)} comparisons"
-    click.echo(f"{how['test']} test over {users_in_words(outcome)}; {family};")
-    click.echo(f"alpha {how['alpha']:g}; intervals 95 %, bootstrap over users")
+    test = f"{how['test']} test over {users_in_words(outcome)}; {family}"
+    click.echo(hanging(f"{test}; alpha {how['alpha']:g}; intervals 95 %, bootstrap over users"))
 
 
 def _system(system: System, split: str, metrics: Sequence[str]) -> dict[str, Any]:
@@ -101,74 +108,46 @@ def _print(
     split: str,
     taus: dict[str, float | None],
 ) -> None:
-    import textwrap
-
     from mmbench.analysis.report import tables
-    from mmbench.analysis.report.tables import number
 
-    console = tables.stdout_console()
-
-    def echo(text: str) -> None:
-        click.echo(textwrap.fill(text, console.width, subsequent_indent="  "))
-
-    short = _short([system.label for system in systems])
-    systems = [dataclasses.replace(system, label=short[system.label]) for system in systems]
     rows = []
     for system in systems:
         by_seed = zip(*(system.values(split, name) for name in metrics), strict=True)
         seeds = [dict(zip(metrics, values, strict=True)) for values in by_seed]
         rows.append(tables.Row(system.label, seeds))
     tables.print_results(split, rows)
-    shortened = {name: label for label, name in short.items() if name != label}
-    for name, label in shortened.items():
-        echo(f"{name}: {label}")
-    if shortened:
-        click.echo()
     for metric in metrics:
-        table = tables.new_table(metric)
-        for name in ("first", "second"):
-            table.add_column(name, overflow="fold")
-        for name in ("difference", "interval", "p", "p seeds", "d_z", "superior", "ahead"):
-            table.add_column(name, justify="right", no_wrap=True)
-        for one in outcome:
-            if one.metric == metric:
-                table.add_row(
-                    ("* " if one.better else "  ") + short[one.first],
-                    short[one.second],
-                    number(one.difference),
-                    f"{number(one.interval[0])} … {number(one.interval[1])}",
-                    _p(one.p),
-                    "-" if one.p_seeds is None else _p(one.p_seeds),
-                    f"{one.effect:.2f}",
-                    f"{one.superiority:.1%}",
-                    f"{one.ahead}/{one.pairs}",
-                )
-        console.print(table)
+        _print_pairs(metric, [one for one in outcome if one.metric == metric])
     for one in outcome:
-        named = dataclasses.replace(one, first=short[one.first], second=short[one.second])
-        echo(named.verdict)
+        click.echo(hanging(one.verdict, "", "  "))
     for metric, tau in taus.items():
         if tau is not None:
             click.echo(f"{metric}: mean Kendall's tau between the orders of two seeds {tau:.2f}")
     single = [system.label for system in systems if len(system.runs) == 1 and not system.exact]
     if single and any(len(system.runs) > 1 for system in systems):
-        echo(f"one seed only: {', '.join(single)}")
+        click.echo(hanging(f"one seed only: {', '.join(single)}", "", "  "))
 
 
-_LABEL_WIDTH = 16  # two of them and all columns of a comparison fit 100 columns
+def _print_pairs(metric: str, pairs: Sequence[Comparison]) -> None:
+    from mmbench.analysis.report.tables import number
 
-
-def _short(labels: Sequence[str]) -> dict[str, str]:
-    """Return a name for each label: itself, or if it is long the model's with a number."""
-    numbers: dict[str, int] = {}
-    names = {}
-    for label in labels:
-        model, bracket, _ = label.partition("(")
-        names[label] = label
-        if bracket and len(label) > _LABEL_WIDTH:
-            numbers[model] = numbers.get(model, 0) + 1
-            names[label] = f"{model} #{numbers[model]}"
-    return names
+    intervals = [f"{number(one.interval[0])} … {number(one.interval[1])}" for one in pairs]
+    of_seeds = ["-" if one.p_seeds is None else _p(one.p_seeds) for one in pairs]
+    firsts = [("* " if one.better else "  ") + one.first for one in pairs]
+    labels = [
+        Column("first", firsts, left=True),
+        Column("second", [one.second for one in pairs], left=True),
+    ]
+    columns = [
+        Column("difference", [number(one.difference) for one in pairs]),
+        Column("interval", intervals),
+        Column("p", [_p(one.p) for one in pairs]),
+        Column("p seeds", of_seeds),
+        Column("d_z", [f"{one.effect:.2f}" for one in pairs]),
+        Column("superior", [f"{one.superiority:.1%}" for one in pairs]),
+        Column("ahead", [f"{one.ahead}/{one.pairs}" for one in pairs]),
+    ]
+    echo_table(labels, columns, title=metric)
 
 
 def _p(value: float) -> str:

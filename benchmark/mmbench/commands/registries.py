@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-import textwrap
 
 import click
 
 from mmbase.cli import Command, echo_json, json_option
+from mmbase.layout import hanging
 
 _LETTERS = (
     "L a user's list, L[:k] its first k items; Rel the user's relevant items; T the training "
@@ -52,7 +52,7 @@ def models(name: str | None, as_json: bool) -> None:
     if as_json:
         echo_json({"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema})
         return
-    click.echo(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or ""))
+    click.echo(_flowing(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or "")))
     unseen = "scored" if chosen.scores_unseen else "never listed"
     click.echo(f"\nItems unseen in training: {unseen} (--protocol strict).")
     click.echo("\nSettings (--set NAME=VALUE):" if schema else "\nIt has no settings.")
@@ -61,11 +61,17 @@ def models(name: str | None, as_json: bool) -> None:
         _hanging(f"  {setting:<22} {default:<10} ", entry.get("description", ""))
 
 
+def _flowing(text: str) -> str:
+    """Break paragraphs by the width of the terminal; what is indented, as equations, stays."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        one if "\n " in f"\n{one}" else hanging(one.replace("\n", " ")) for one in paragraphs
+    )
+
+
 def _hanging(label: str, text: str) -> None:
-    """Print a text beside its label, within 100 columns."""
-    wrapper = textwrap.TextWrapper(100, break_long_words=False, break_on_hyphens=False)
-    wrapper.initial_indent, wrapper.subsequent_indent = label, " " * len(label)
-    click.echo(wrapper.fill(text).rstrip() or label.rstrip())
+    """Print a text beside its label."""
+    click.echo(hanging(text, label))
 
 
 def _first_lines(name: str) -> tuple[bool, str]:

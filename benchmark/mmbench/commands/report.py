@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mmbase.cli import FOLDER, PATH, Command
-from mmbench.commands.common import command_line
+from mmbench.commands.common import command_line, only_option
 from mmbench.errors import ToolError
 
 if TYPE_CHECKING:
@@ -21,44 +22,72 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", type=PATH, default=Path("report"), help="Folder of the report.")
 @click.option("--metric", default="Recall@20", help="Metric of the comparison.")
-@click.option("--allow-mixed", is_flag=True, help="Accept different splits or protocols.")
-def report(runs: tuple[Path, ...], out: Path, metric: str, allow_mixed: bool) -> None:
+@only_option
+@click.option("--allow-mixed", is_flag=True, help="One page per dataset, whatever its runs are of.")
+def report(
+    runs: tuple[Path, ...], out: Path, metric: str, only: tuple[str, ...], allow_mixed: bool
+) -> None:
     """Write tables, plots and which differences are resolved, as Markdown, HTML, LaTeX and CSV.
 
-    RUNS are run folders, or folders that hold some; each dataset has a page. Every row says which
-    run folders it is from.
+    RUNS are run folders, or folders that hold some; each dataset, split and protocol has a page.
+    Every row says which run folders it is from.
 
     \b
     Examples:
       mmbench report runs/
+      mmbench report runs/ --only protocol=strict --out report/strict
       mmbench report runs/tiktok --out report/tiktok --metric nDCG@20
     """
     from mmbench.analysis.report.reproduction import write
     from mmbench.metrics import spelled
-    from mmbench.runs.finished_runs import find_runs, group, require_comparable
+    from mmbench.runs import kinds
+    from mmbench.runs.finished_runs import find_runs
 
     metric = spelled(metric)
-    by_dataset: dict[str, list[FinishedRun]] = {}
-    for run in find_runs(runs):
-        by_dataset.setdefault(run.record["dataset"]["name"], []).append(run)
-    parts = []
-    for name, members in sorted(by_dataset.items()):
-        if not allow_mixed:
-            require_comparable(members)
-        parts.append(_part(name, members, group(members), metric))
-    write(parts, out)
+    pages = kinds.by_kind(kinds.only(find_runs(runs), only))
+    if allow_mixed:
+        by_dataset: dict[str, list[FinishedRun]] = {}
+        for members in pages:
+            by_dataset.setdefault(kinds.kind_of(members[0])["dataset"], []).extend(members)
+        pages = list(by_dataset.values())
+    write(_parts(pages, metric), out)
     click.echo((out / "index.md").as_posix())
 
 
-def _part(
-    name: str, members: Sequence[FinishedRun], systems: Sequence[System], metric: str
-) -> Reproduction:
-    from mmbench.analysis.compare import compare, users_in_words
-    from mmbench.analysis.report.results import Reproduction, data_fact, line_of
+def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str) -> list[Reproduction]:
+    """Return a part per page; a digest tells two of one dataset, split and protocol apart."""
+    from mmbench.runs.kinds import conditions, digest_of, kind_of
 
-    record = members[0].record
-    protocol = record["protocol"]
-    facts = [data_fact(record), f"protocol `{protocol['name']}`; {protocol['selection']}"]
+    kinds = [kind_of(members[0]) for members in pages]
+    datasets = [kind["dataset"] for kind in kinds]
+    parts: list[Reproduction] = []
+    for members, kind in zip(pages, kinds, strict=True):
+        told, names = f"split {kind['split']}, protocol {kind['protocol']}", list(kind.values())
+        if kinds.count(kind) > 1:
+            names.append(digest_of(conditions(members[0])))
+            told += f", kind {names[-1]}"
+        stem = re.sub(r"[^\w.=-]+", "-", "-".join(names))
+        if datasets.count(kind["dataset"]) == 1:
+            stem = ""
+        taken = sum(part.page == stem for part in parts)
+        parts.append(_part(members, told, f"{stem}-{taken + 1}" if taken else stem, metric))
+    return parts
+
+
+def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> Reproduction:
+    from mmbench.analysis.compare import compare, users_in_words
+    from mmbench.analysis.report.results import Reproduction, data_fact, feature_facts, line_of
+    from mmbench.runs.finished_runs import group
+    from mmbench.runs.kinds import conditions, kind_of
+
+    systems = group(members)
+    mixed = len({repr(conditions(run)) for run in members}) > 1
+    records = [run.record for run in members]
+    told = [data_fact(record) for record in records]
+    told += [_protocol_fact(run) for run in members]
+    told += [fact for record in records for fact in feature_facts(record)]
+    name = kind_of(members[0])["dataset"]
+    warnings = ["The runs on this page are of several kinds: their numbers do not compare."]
     lines = [
         line_of(system.label, [run.path for run in system.runs], {}, _settings(system))
         for system in systems
@@ -72,7 +101,26 @@ def _part(
         else:
             how = f"randomisation test over {users_in_words(outcome)}, Holm correction"
             sentences = [*(one.verdict for one in outcome), f"{how}; see `mmbench compare`"]
-    return Reproduction(name, "", command_line(), facts, [], lines, sentences)
+    return Reproduction(
+        name,
+        "",
+        command_line(),
+        list(dict.fromkeys(told)),
+        warnings if mixed else [],
+        lines,
+        sentences,
+        "" if mixed else kind,
+        stem,
+    )
+
+
+def _protocol_fact(run: FinishedRun) -> str:
+    protocol, evaluation = run.record["protocol"], run.recipe.evaluation
+    relevant = protocol.get("relevant", f"rating >= {evaluation.threshold:g}")
+    candidates = protocol.get("candidates", "the items of training")
+    told = f"protocol `{protocol['name']}`: candidates {candidates}; relevant {relevant}"
+    masked = protocol.get("masked", {}).get("test")
+    return f"{told}{f'; masked at test: {masked}' if masked else ''}; {protocol['selection']}"
 
 
 def _settings(system: System) -> str:

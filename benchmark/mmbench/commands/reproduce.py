@@ -10,6 +10,7 @@ import click
 
 from mmbase import cli
 from mmbase.cli import FOLDER, PATH, CommaList, Command
+from mmbase.layout import hanging
 from mmbench.commands.common import command_line, jobs_option, out_option
 from mmbench.commands.run import RECIPES
 from mmbench.config import Recipe, setting_name
@@ -112,13 +113,17 @@ def reproduce(
             for name, own in results.items()
         }
         published = {name: study.models[name].values for name in names}
-        documents.append({"dataset": study.dataset, "models": tests, "published": published})
+        document = {"dataset": study.dataset, "models": tests, "published": published}
+        documents.append({**document, "warnings": warnings})
         if not as_json:
             _print(study, results)
+            for text in warnings:
+                click.echo(hanging(text, "note: ", "  ") + "\n")
     if as_json:
         cli.echo_json({"report": str(report), "studies": documents})
     else:
         click.echo(f"report: {report / 'index.md'}")
+    batch.raise_failures()
 
 
 def _prepare(study: Study, folder: Path, options: Mapping[str, Any]) -> dict[str, str]:
@@ -214,16 +219,11 @@ def _warnings(study: Study, wanted: Mapping[str, str], options: Mapping[str, Any
 
 def _facts(run: Path) -> list[str]:
     """Data and features of a run, one line each."""
-    from mmbench.analysis.report.results import data_fact
+    from mmbench.analysis.report.results import data_fact, feature_facts
     from mmbench.runs.folder import RunFolder
 
     record = RunFolder(run).read_json("run.json")
-    facts = [data_fact(record)]
-    for modality, one in record["features"].items():
-        without = f"{one['missing']:,} of {one['present'] + one['missing']:,} items without"
-        size = f"`{one['name']}`, {one['dim']:,} numbers, {without} ({one['missing_policy']})"
-        facts.append(f"{modality}: {size}, digest `{one['digest'][:16]}`")
-    return facts
+    return [data_fact(record), *feature_facts(record)]
 
 
 def _settings(result: Result, names: Sequence[str]) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,13 +20,33 @@ from mmbase.dataset import (
     find_table,
     item_id_column,
     open_interactions,
+    refuse_repeated_header,
+    require_one_reading,
+    shared_id,
 )
 from mmbase.tables import Table, open_table, strings
+from mmbase.typed_tables import leaves
+from mmbench.data.times import as_text, read_times
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics.item_data import Topics
 
 SEPARATOR = "|"
 """Between several categories of one item in a text table; Parquet and JSON lines may have lists."""
+
+SEQUENCES = "sequences"
+"""Key of `dataset.json`: the columns of items whose cells are tokens with blanks between them."""
+
+_LABELS = frozenset({
+    "label", "labels", "label:float", "click", "clicked", "is_click", "is_clicked", "like", "liked",
+    "is_like", "purchased", "watch_ratio",
+})  # fmt: skip
+"""Columns, lower case, that may tell positives from negatives and are no rating."""
+
+UNSURE = "not sure"
+"""How the note about an order that nothing confirms begins: `-q` does not hide it."""
+_OTHER_WAY = "--columns user_id=2,item_id=1"
+_LEAST_TIME = 1e8
+"""Unix seconds of 1973: more than any rating, less than any time that is not made up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,64 +57,102 @@ class InteractionTable:
         user_ids: Opaque strings, object.
         item_ids: Opaque strings, object.
         ratings: Finite numbers; None where the file has none.
-        timestamps: Likewise.
+        timestamps: Ticks since 1970; None where the file has none.
         note: How the columns were understood, where that was a guess; else empty.
+        per_second: Ticks of a second, see `data.times`.
     """
 
     user_ids: NDArray[np.object_]
     item_ids: NDArray[np.object_]
     ratings: NDArray[np.float64] | None
-    timestamps: NDArray[np.float64] | None
+    timestamps: NDArray[np.int64] | None
     note: str = ""
+    per_second: int = 1
 
     def __len__(self) -> int:
         return len(self.user_ids)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> InteractionTable:
         """Return some of the rows, in the given order."""
-        ratings, timestamps = (
-            None if column is None else column[rows] for column in (self.ratings, self.timestamps)
-        )
-        return InteractionTable(
-            self.user_ids[rows], self.item_ids[rows], ratings, timestamps, self.note
+        ratings = None if self.ratings is None else self.ratings[rows]
+        timestamps = None if self.timestamps is None else self.timestamps[rows]
+        ids = (self.user_ids[rows], self.item_ids[rows])
+        return replace(
+            self, user_ids=ids[0], item_ids=ids[1], ratings=ratings, timestamps=timestamps
         )
 
+    def ticks(self, per_second: int) -> NDArray[np.int64]:
+        """Return the times, of which there are, in ticks of which so many make a second."""
+        assert self.timestamps is not None
+        return self.timestamps * (per_second // self.per_second)
+
     def numbers(self) -> dict[str, list[str]]:
-        """Return the ratings and timestamps there are, as the shortest text of each number."""
-        columns = {"rating": self.ratings, "timestamp": self.timestamps}
-        return {name: _shortest(values) for name, values in columns.items() if values is not None}
+        """Return the ratings and timestamps there are as text: times as Unix seconds, exactly."""
+        out = {}
+        if self.ratings is not None:
+            out["rating"] = _shortest(self.ratings)
+        if self.timestamps is not None:
+            out["timestamp"] = as_text(self.timestamps, self.per_second)
+        return out
 
 
 def _shortest(values: NDArray[np.float64]) -> list[str]:
     return [repr(int(value) if value.is_integer() else value) for value in values.tolist()]
 
 
-def read_interactions(path: Path, columns: Mapping[str, str] | None = None) -> InteractionTable:
+def read_interactions(
+    path: Path, columns: Mapping[str, str] | None = None, *, ask: bool = False
+) -> InteractionTable:
     """Read one table of interactions, with a header or without.
 
     Args:
         path: TSV, CSV, Parquet or JSON lines; a name of no known format means TSV.
         columns: Which column has which role, e.g. `{"user_id": "customer"}`; overrides the
-            detection.
+            detection. Without a header columns are called by their places, from `1`.
+        ask: Whether to ask where nothing tells users from items. Parts of a split and files of
+            other frameworks have users first; the note then begins with `UNSURE`.
 
     Raises:
-        DataError: The file is absent, unreadable or empty, a row lacks a user or an item, or a
-            rating is no number.
-        UsageError: A role that does not exist, or two roles for one column.
+        DataError: The file is absent, unreadable or empty, a row lacks a user or an item, a rating
+            is no number, or a time none.
+        UsageError: A role that does not exist, or two roles for one column; without a header, users
+            that can't be told from items, or times from ratings.
     """
-    table = open_interactions(path, (columns or {}).values())
-    roles, note = _roles(table, columns or {})
-    numeric = [roles[role] for role in ("rating", "timestamp") if role in roles]
-    cells = table.read(roles.values(), numbers=numeric)
-    users, items = (
-        strings(checked_ids(table, roles[role], cells[roles[role]]))
-        for role in ("user_id", "item_id")
+    columns = columns or {}
+    table = open_interactions(path, columns.values())
+    roles, note = _roles(table, columns)
+    ids, rating, time = (
+        [roles[role] for role in ROLES[:2]],
+        roles.get("rating"),
+        roles.get("timestamp"),
     )
-    ratings, timestamps = (
-        _finite(table, role, roles[role], cells[roles[role]]) if role in roles else None
-        for role in ("rating", "timestamp")
+    cells = table.read(
+        roles.values(), numbers=[rating] if rating else (), ids=ids, raw=[time] if time else ()
     )
-    return InteractionTable(users, items, ratings, timestamps, note)
+    refuse_repeated_header(table, {name: cells[name] for name in ids})
+    ratings = _finite(table, rating, cells[rating]) if rating else None
+    if not table.header and not {"user_id", "item_id"} <= set(columns):
+        two = cells[ids[0]], cells[ids[1]]
+        if ask:
+            require_one_reading(table, *two)
+        elif shared_id(table, *two) is not None:
+            note = f"{UNSURE}: {note}, where both hold the same ids; else {_OTHER_WAY}"
+        if ask and "rating" not in columns and _are_times(ratings):
+            raise UsageError(
+                f"{path}: no header, and the third column holds times and no ratings; say so: "
+                "--columns user_id=1,item_id=2,timestamp=3, or rating=3"
+            )
+    notes = [*([note] if note else []), *table.notes]
+    users, items = (strings(checked_ids(table, name, cells[name], notes)) for name in ids)
+    times = read_times(table, time, cells[time]) if time else None
+    if times and times.note:
+        notes.append(f"timestamp: {times.note}")
+    ticks, per_second = (times.ticks, times.per_second) if times else (None, 1)
+    return InteractionTable(users, items, ratings, ticks, "; ".join(notes), per_second)
+
+
+def _are_times(ratings: NDArray[np.float64] | None) -> bool:
+    return ratings is not None and bool(ratings.min() > _LEAST_TIME)
 
 
 def _roles(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]:
@@ -105,27 +162,13 @@ def _roles(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]
         if role not in ROLES:
             raise unknown_name("role in --columns", role, ROLES)
     if not table.header:
-        for role, name in given.items():
-            raise DataError(
-                f"{path}: no column {name!r} for {role}: its first line is no header; add one"
-            )
-        if not 2 <= len(names) <= 4:
-            raise DataError(
-                f"{path}: {len(names)} columns without a header (expected 2 to 4: user, item[, "
-                "rating[, timestamp]])"
-            )
-        return dict(zip(ROLES, names, strict=False)), f"no header; read as {', '.join(names)}"
+        return _places(table, given)
     for role, name in given.items():
         if name not in names:
             raise DataError(f"{path}: no column {name!r} for {role}; it has: {', '.join(names)}")
     roles, notes = dict(given), []
     taken = list(given.values())
-    twice = next((name for name in taken if taken.count(name) > 1), None)
-    if twice is not None:
-        raise UsageError(
-            f"--columns: {twice} cannot be {' and '.join(r for r in roles if roles[r] == twice)} "
-            "at once"
-        )
+    _refuse_shared(roles)
     for role in NAMES:
         found = [name for name in columns_of(role, names) if name not in taken]
         if found and role not in roles:
@@ -135,6 +178,12 @@ def _roles(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]
                     f"{role}: read from {found[0]}, not from {', '.join(found[1:])}; --columns "
                     "decides otherwise"
                 )
+    labels = [name for name in names if name.strip().casefold() in _LABELS]
+    if labels and "rating" not in roles:
+        notes.append(
+            f"{labels[0]} is not read and every row counts as a positive; --columns "
+            f"rating={labels[0]} reads it as the rating"
+        )
     missing = [role for role in ("user_id", "item_id") if role not in roles]
     if missing:
         free = next((name for name in names if name not in roles.values()), "NAME")
@@ -145,14 +194,53 @@ def _roles(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]
     return roles, "; ".join(notes)
 
 
-def _finite(table: Table, role: str, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _places(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """Return the column of each role of a table without a header: by its place, if given."""
+    path, names = table.path, table.columns
+    roles: dict[str, str] = {}
+    for role, place in given.items():
+        if not (place.isdigit() and 0 < int(place) <= len(names)):
+            raise DataError(
+                f"{path}: no column {place!r} for {role}: its first line is no header; add one, or "
+                f"say the place, 1 to {len(names)}"
+            )
+        roles[role] = names[int(place) - 1]
+    if not {"user_id", "item_id"} <= set(given) and not 2 <= len(names) <= 4:
+        raise DataError(
+            f"{path}: {len(names)} columns without a header (expected 2 to 4: user, item[, "
+            "rating[, timestamp]])"
+        )
+    _refuse_shared(roles)
+    # What is not given is where it usually is, as far as these places are free.
+    for role in ROLES[:2]:
+        free = (name for name in names[:2] if name not in roles.values())
+        roles.setdefault(role, next(free, names[0]))
+    if len(names) <= 4 and {roles[role] for role in ROLES[:2]} == set(names[:2]):
+        for role, name in list(zip(ROLES, names, strict=False))[2:]:
+            if name not in roles.values():
+                roles.setdefault(role, name)
+    _refuse_shared(roles)
+    told = ", ".join(f"{names.index(roles[role]) + 1} {role}" for role in ROLES if role in roles)
+    return roles, f"no header; read as {told}"
+
+
+def _refuse_shared(roles: Mapping[str, str]) -> None:
+    taken = list(roles.values())
+    twice = next((name for name in taken if taken.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"--columns: {twice} cannot be {' and '.join(r for r in roles if roles[r] == twice)} "
+            "at once"
+        )
+
+
+def _finite(table: Table, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         cell = table.values([name])[name][bad[0]]
-        repair = "write Unix seconds" if role == "timestamp" else "write numbers"
         raise DataError(
-            f"{table.where(int(bad[0]))}: {role} {cell!r} is no finite number ({bad.size} such "
-            f"rows); {repair}, or give a column that is no {role} another name"
+            f"{table.where(int(bad[0]))}: rating {cell!r} is no finite number ({bad.size} such "
+            "rows); write numbers, or give a column that is no rating another name"
         )
     return values
 
@@ -200,19 +288,26 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if text.startswith('"') else text
 
 
-def read_item_ids(data: Path, id_column: str | None = None) -> list[str]:
+def read_item_ids(
+    data: Path, id_column: str | None = None, notes: list[str] | None = None
+) -> list[str]:
     """Return the ids in a dataset's `items.*`, in file order; none where there is no such table.
 
     Args:
         data: The dataset folder.
         id_column: What the interactions call their column of item ids; it is read where the table
             has it, else a column of the usual names.
+        notes: Gets what was found out about the table, one line each.
 
     Raises:
         DataError: The table can't be read, has no column of item ids, or an item has no id.
     """
     table = _items(data)
-    return [] if table is None else _item_ids(table, id_column)[0]
+    if table is None:
+        return []
+    if notes is not None:
+        notes += table.notes
+    return _item_ids(table, id_column, notes)[0]
 
 
 def read_items(data: Path, id_column: str | None = None) -> pd.DataFrame | None:
@@ -226,7 +321,10 @@ def read_items(data: Path, id_column: str | None = None) -> pd.DataFrame | None:
         return None
     ids, column = _item_ids(table, id_column)
     others = table.values(name for name in table.columns if name not in (column, "item_id"))
-    texts = {name: [" ".join(_names(c, None)) for c in cells] for name, cells in others.items()}
+    texts = {
+        name: [" ".join(filter(None, _names(cell, None))) for cell in cells]
+        for name, cells in others.items()
+    }
     return pd.DataFrame({"item_id": ids, **texts})
 
 
@@ -237,7 +335,8 @@ def read_categories(
 
     Args:
         data: The dataset folder.
-        column: Column of `items.*`; several categories of an item are separated by `|` or a list.
+        column: Column of `items.*`; several categories of an item are a list, or separated by `|`,
+            or by blanks where `dataset.json` has the column among its `sequences`.
         item_ids: Id of each item row.
         id_column: As for `read_item_ids`.
 
@@ -252,12 +351,13 @@ def read_categories(
         )
     ids, _ = _item_ids(table, id_column)
     cells = table.values([column])[column]
+    separator = " " if column in _sequences(data) else SEPARATOR
     rows = {item: row for row, item in enumerate(item_ids)}
     pairs = [
         (rows[item], name)
         for item, cell in zip(ids, cells, strict=True)
         if item in rows
-        for name in _names(cell)
+        for name in _names(cell, separator)
     ]
     if not pairs:
         raise DataError(
@@ -272,15 +372,29 @@ def read_categories(
     return topics, state.hexdigest()
 
 
+def _sequences(data: Path) -> list[str]:
+    """Return the columns of `items.*` that an import knows to be sequences of tokens."""
+    path = data / "dataset.json"
+    try:
+        described = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); repair or delete it") from error
+    found = described.get(SEQUENCES, []) if isinstance(described, dict) else []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
 def _items(data: Path) -> Table | None:
     path = find_table(data, ("items",))
     return None if path is None else open_table(path)
 
 
-def _item_ids(table: Table, given: str | None) -> tuple[list[str], str]:
+def _item_ids(
+    table: Table, given: str | None, notes: list[str] | None = None
+) -> tuple[list[str], str]:
     """Return the ids of a table of items, and their column: the given one if it is there."""
     column = given if given in table.columns else item_id_column(table)
-    return strings(checked_ids(table, column, table.read([column])[column])).tolist(), column
+    cells = table.read([column], ids=[column])[column]
+    return strings(checked_ids(table, column, cells, notes)).tolist(), column
 
 
 def _names(cell: object, separator: str | None = SEPARATOR) -> Iterable[str]:
@@ -289,126 +403,9 @@ def _names(cell: object, separator: str | None = SEPARATOR) -> Iterable[str]:
         parts = [cell] if separator is None else map(str.strip, cell.split(separator))
         return [part for part in parts if part or separator is None]
     if isinstance(cell, list):
-        return [x if isinstance(x, str) else json.dumps(x, ensure_ascii=False) for x in cell]
-    return [] if cell is None or cell != cell else [str(cell)]
-
-
-_MEANINGS = {"user_id": "user", "userid": "user", "item_id": "item", "itemid": "item"}
-
-
-def read_lists(
-    path: Path, user_ids: NDArray[np.str_], item_ids: NDArray[np.str_], longest: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """Read a table of recommendations: user, item[, score or rank], with a header or without.
-
-    JSON lines may also be what `mmbench recommend` writes: `user_id` and `item_ids`, best first.
-    The order of a user's rows is the ranking, or a column `rank`, ascending. Scores are not used,
-    so that ties mean what the maker of the list meant.
-
-    Args:
-        path: The file; a name of no known format means TSV.
-        user_ids: Id of each trained user row.
-        item_ids: Id of each item row.
-        longest: Keep this many items per user, the longest cut-off.
-
-    Returns:
-        Users with a list, shape (n,); their items, shape (n, longest), -1 after the end of a
-        shorter list; notes.
-
-    Raises:
-        DataError: Unreadable, no list, an item twice in a list, an unknown user, or no known item.
-    """
-    frame = _read_lists(path)
-    notes = []
-    users = pd.Index(user_ids.astype(object)).get_indexer(frame["user"])
-    if (users < 0).any():
-        strangers = frame["user"][users < 0].unique()
-        raise DataError(
-            f"{path}: {len(strangers)} users do not occur in the training data, e.g. "
-            f"{strangers[0]!r}; were the lists made for another split, or with internal numbers "
-            "instead of ids?"
-        )
-    catalogue = item_ids.tolist()
-    items = pd.Index(catalogue, dtype=object).get_indexer(pd.Index(frame["item"]))
-    unknown = frame["item"][items < 0]
-    if len(unknown):
-        names = pd.Index(unknown.unique())
-        if len(unknown) == len(items):
-            raise DataError(
-                f"{path}: none of the {len(names):,} recommended items occurs in the data, e.g. "
-                f"{names[0]!r} (there: {catalogue[0]!r}); were the lists made with internal "
-                "numbers instead of ids?"
-            )
-        notes.append(
-            f"{len(names)} recommended items do not occur in the data, e.g. {names[0]!r}; they are "
-            "never relevant"
-        )
-        items[items < 0] = len(catalogue) + names.get_indexer(unknown)
-    order = (
-        np.lexsort((frame["rank"], users)) if "rank" in frame else np.argsort(users, kind="stable")
-    )
-    users, items = users[order], items[order].astype(np.int64)
-    listed, starts, counts = np.unique(users, return_index=True, return_counts=True)
-    if "rank" not in frame and "score" in frame:
-        scores = frame["score"].to_numpy()[order]
-        rising = np.unique(users[1:][(users[1:] == users[:-1]) & (scores[1:] > scores[:-1])]).size
-        if rising:
-            notes.append(
-                f"{rising:,} lists have a score that is larger than the one before it: the order "
-                "of the rows is the ranking, not the scores; sort the file if it should be"
-            )
-    position = np.arange(users.size) - np.repeat(starts, counts)
-    kept = position < longest
-    repeated = np.flatnonzero(pd.DataFrame({"user": users, "item": items})[kept].duplicated())
-    if repeated.size:
-        row = frame.iloc[order[kept][repeated[0]]]
-        raise DataError(
-            f"{path}: item {row['item']!r} is twice in the list of user {row['user']!r}; remove "
-            "one of them"
-        )
-    lists = np.full((listed.size, longest), -1, np.int64)
-    lists[np.repeat(np.arange(listed.size), counts)[kept], position[kept]] = items[kept]
-    short = int((counts < longest).sum())
-    if short:
-        notes.append(f"{short} lists are shorter than the longest cut-off, {longest}")
-    return listed.astype(np.int64), lists, notes
-
-
-def _read_lists(path: Path) -> pd.DataFrame:
-    """Return columns user and item as strings; and rank, or else score, as numbers."""
-    table = open_table(path, literal=True)
-    first = [_meaning(name) for name in table.columns[:2]]
-    if table.kind == "text" and first != ["user", "item"]:
-        n = len(table.columns)
-        table = table.headerless(("user", "item", "score")[:n] if 2 <= n <= 3 else table.columns)
-    found = {_meaning(name): name for name in table.columns}
-    if table.kind == "json" and {"user", "item_ids"} <= set(found):
-        cells = table.values([found["user"], found["item_ids"]])
-        rows = zip(cells[found["user"]], cells[found["item_ids"]], strict=True)
-        pairs = [(str(user), str(item)) for user, items in rows for item in _listed(items)]
-        frame = pd.DataFrame(pairs, columns=["user", "item"], dtype=object)
-    elif {"user", "item"} <= set(found):
-        order = next((name for name in ("rank", "score") if name in found), None)
-        numeric = [] if order is None else [found[order]]
-        cells = table.read([found["user"], found["item"], *numeric], numeric)
-        frame = pd.DataFrame({name: strings(cells[found[name]]) for name in ("user", "item")})
-        if order is not None:
-            frame[order] = cells[found[order]]
-    else:
-        raise DataError(
-            f"{path}: columns {', '.join(table.columns)[:80]!r}; expected user, item[, score or "
-            "rank], one row per user and item"
-        )
-    if not len(frame):
-        raise DataError(f"{path}: no lists; expected user, item[, score or rank] per line")
-    if "rank" in frame and frame["rank"].isna().any():
-        raise DataError(f"{table.where(int(frame['rank'].isna().argmax()))}: rank is no number")
-    return frame
-
-
-def _listed(items: Any) -> list[Any]:
-    return [one for one in (items if isinstance(items, list) else [items]) if one is not None]
-
-
-def _meaning(name: str) -> str:
-    return _MEANINGS.get(name.casefold(), name.casefold())
+        return [
+            x if isinstance(x, str) else json.dumps(x, ensure_ascii=False) for x in leaves(cell)
+        ]
+    if cell is None or cell != cell:  # NaN is how data frames write null
+        return []
+    return [json.dumps(cell) if isinstance(cell, bool) else str(cell)]

@@ -21,7 +21,8 @@ from mmbench.core.content import Known
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
 from mmbench.data.features import ItemFeatures, load_content, load_presence
-from mmbench.data.tables import read_categories, read_lists
+from mmbench.data.lists import read_lists
+from mmbench.data.tables import read_categories
 from mmbench.evaluation.ranking import rank_each
 from mmbench.evaluation.scoring import (
     RankedLists,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ import pandas as pd
 from mmbench.config import RECIPE_FILE, Recipe, read_recipe
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.models import model_class
-from mmbench.runs.fit import in_words
 from mmbench.runs.folder import RunFolder
+from mmbench.runs.kinds import Facts, conditions, kind_in_words, kind_of, labels
 from mmbench.runs.run import chosen_recipe
 
 
@@ -140,7 +141,8 @@ def group(runs: Sequence[FinishedRun]) -> list[System]:
                 "one out"
             )
     groups = [[members[seed] for seed in sorted(members)] for members in by_recipe.values()]
-    return [System(_label(members, groups), members) for members in groups]
+    named = zip(labels([_facts(members) for members in groups]), groups, strict=True)
+    return [System(label, members) for label, members in named]
 
 
 def one_each(runs: Sequence[FinishedRun]) -> list[System]:
@@ -152,15 +154,24 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
     """Refuse runs whose numbers do not belong in one table.
 
     Raises:
-        DataError: Data, split, protocol, masks or relevance differ; the message names them.
+        DataError: Dataset, split, protocol, masks or relevance differ; the message names them.
     """
-    expected = _conditions(runs[0])
+    kinds = {kind_in_words(kind_of(run)): run for run in reversed(runs)}
+    if len(kinds) > 1:
+        counts = Counter(kind_in_words(kind_of(run)) for run in runs)
+        told = (f"{kind}: {counts[kind]} runs, {run.path} for one" for kind, run in kinds.items())
+        raise DataError(
+            f"runs of {len(kinds)} kinds, whose numbers do not belong in one table; choose with "
+            "--only dataset=…, split=… or protocol=…, or insist with --allow-mixed\n"
+            + "\n".join(f"  {line}" for line in sorted(told))
+        )
+    expected = conditions(runs[0])
     for run in runs[1:]:
-        for condition, got in _conditions(run).items():
+        for condition, got in conditions(run).items():
             if got != expected[condition]:
                 raise DataError(
                     f"{run.path} and {runs[0].path}: {condition} differs ({got} and "
-                    f"{expected[condition]}), so their numbers do not belong into one table; "
+                    f"{expected[condition]}), so their numbers do not belong in one table; "
                     "compare runs of the same kind, or insist with --allow-mixed"
                 )
 
@@ -204,30 +215,11 @@ def _others(members: Sequence[FinishedRun]) -> dict[str, Any]:
     return flat
 
 
-def _label(members: Sequence[FinishedRun], groups: Sequence[Sequence[FinishedRun]]) -> str:
-    """The model's name, and what distinguishes groups of one model: settings, else the rest."""
-    model = members[0].recipe.model
-    different: dict[str, Any] = {}
-    for rival in groups:
-        if rival is not members and rival[0].recipe.model == model:
-            tells = next(
-                (one for one in (_settings, _others) if one(rival) != one(members)), _search
-            )
-            mine, theirs = tells(members), tells(rival)
-            names = {*mine, *theirs}
-            different |= {n: mine.get(n) for n in names if mine.get(n) != theirs.get(n)}
-    parts = (f"{name}={in_words(value, 6)}" for name, value in sorted(different.items()))
-    return f"{model}({', '.join(parts)})" if different else model
-
-
-def _conditions(run: FinishedRun) -> dict[str, Any]:
-    data, protocol = run.record["dataset"], run.record["protocol"]
-    return {
-        "the dataset's digest": data["digest"],
-        "the test digest": data["test_digest"],
-        "the protocol": protocol["name"],
-        "the candidates": protocol.get("candidates"),
-        "the catalogue's digest": protocol.get("digests", {}).get("catalogue"),
-        "the mask": protocol.get("masked"),
-        "the relevance threshold": run.recipe.evaluation.threshold,
-    }
+def _facts(members: Sequence[FinishedRun]) -> Facts:
+    run = members[0]
+    others = {**_others(members), **_search(members)}
+    for name in ("data", "split", "protocol", *run.recipe.features):
+        del others[name]
+    settings, searched = _settings(members), frozenset(run.asked.searched)
+    features = run.recipe.features
+    return Facts(run.recipe.model, features, settings, searched, others, kind_of(run))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,8 +15,10 @@ from safetensors.torch import save_file
 
 from mmbench.errors import DataError, TrainingError
 from mmbench.trainer import EpochRecord, TrainingProgress
+from mmstore.filesystem import sync
 
 FORMAT, FORMAT_VERSION = "mmbench.run", "1.0"
+FAILED = "failed.json"
 
 
 class RunFolder:
@@ -30,6 +31,7 @@ class RunFolder:
         metrics.json: Unrounded values, validation and test; exists only when the run is complete.
         history.jsonl: A line per epoch.
         per_user.parquet: Per-user values of the chosen model.
+        failed.json: Why a training diverged, in the place of all that follows.
         checkpoint.safetensors: The chosen model.
         state.safetensors: Where an unfinished training stands; removed when it is done.
         checkpoint-of-state.safetensors: The best model as of that state, if there has been a better
@@ -63,9 +65,24 @@ class RunFolder:
         """Whether the training in this very folder came to its end."""
         return self.path.joinpath("trained.json").is_file()
 
+    @property
+    def failure(self) -> str:
+        """Why the training in this very folder diverged; empty if it did not."""
+        if not self.path.joinpath(FAILED).is_file():
+            return ""
+        return str(self.read_json(FAILED).get("reason", "unknown"))
+
+    def fail(self, reason: str) -> None:
+        """Record that the training in this very folder diverged."""
+        self.write_json(FAILED, {"reason": reason})
+        for path in (self.state_path, self.checkpoint_of_state_path, self.checkpoint_path):
+            path.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Remove what an earlier run left, and nothing else; `metrics.json` first of all."""
-        others = [self.path / name for name in ("run.json", "trained.json", "per_user.parquet")]
+        others = [
+            self.path / name for name in ("run.json", "trained.json", "per_user.parquet", FAILED)
+        ]
         tensors = (self.checkpoint_path, self.checkpoint_of_state_path, self.state_path)
         for path in (self.metrics_path, self.begun_path, *others, self.history_path, *tensors):
             path.unlink(missing_ok=True)
@@ -207,5 +224,5 @@ def _replace(path: Path, write: Any) -> None:
     partial = path.with_name(path.name + ".partial")
     write(partial)
     with partial.open("rb") as file:
-        os.fsync(file.fileno())
+        sync(file.fileno())
     partial.replace(path)

@@ -9,8 +9,10 @@ from typing import Any
 
 from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe
-from mmbench.data.dataset import Split, load_split
-from mmbench.data.features import ItemFeatures, load_features, trained_on
+from mmbench.data.dataset import Split, available_splits, load_split
+from mmbench.data.defaults import remember_split
+from mmbench.data.features import ItemFeatures, load_features, remember_features, trained_on
+from mmbench.data.tables import UNSURE
 from mmbench.evaluation.protocol import Setting, side_data
 from mmbench.models import model_class
 
@@ -115,6 +117,21 @@ def _features(recipe: Recipe, data: Path, split: Split) -> dict[str, ItemFeature
     return features
 
 
+def remember(asked: Recipe, loaded: Recipe) -> None:
+    """Keep what a training takes of its dataset, so that later ones without a choice take it, too.
+
+    Args:
+        asked: The recipe as given.
+        loaded: The same with everything spelled out.
+    """
+    data = Path(loaded.data)
+    if loaded.split is not None:
+        named = asked.split is not None
+        remember_split(data, loaded.split, available_splits(data), named=named)
+    if loaded.features:
+        remember_features(data / "features", loaded.features, named=bool(asked.features))
+
+
 def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
     """List what was read: the split's counts, each modality's coverage, and what was left out."""
     training, test = inputs.split.training, inputs.split.test
@@ -160,7 +177,7 @@ class Loader:
         self._last = recipe, inputs
         for line in coverage(inputs, resolved.evaluation):
             if line not in self._said:
-                self._progress.note(line)
+                (self._progress.warn if UNSURE in line else self._progress.note)(line)
                 self._said.add(line)
         return resolved, inputs
 

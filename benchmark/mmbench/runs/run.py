@@ -38,9 +38,10 @@ from mmbench.models import model_class
 from mmbench.models.base import Recommender
 from mmbench.ops import sparse
 from mmbench.runs.beginning import as_begun, begin
-from mmbench.runs.fit import build, choose_device, fit
+from mmbench.runs.fit import build, choose_device, in_words
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs
+from mmbench.runs.trials import fit, trials_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,7 @@ class Result:
         slices: Split to slices, as `SliceScores.as_json` gives them.
         cost: `s/epoch`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training; None where
             unknown or not measurable.
+        trials: What each trial of a grid or search came to; see `runs.trials.trials_of`.
     """
 
     path: Path
@@ -67,6 +69,16 @@ class Result:
     tried: tuple[str, ...] = ()
     slices: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     cost: Mapping[str, float | None] = field(default_factory=dict)
+    trials: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        """The settings of trials that failed, in words, and why."""
+        return [
+            (", ".join(f"{name}={in_words(value)}" for name, value in one["settings"].items()), why)
+            for one in self.trials
+            if (why := one.get("failed"))
+        ]
 
 
 def run_folder(out: Path, recipe: Recipe, inputs: Inputs) -> RunFolder:
@@ -81,7 +93,8 @@ def run(
     """Do what is left of a run and return its result; a finished run is read, not repeated.
 
     Raises:
-        TrainingError: The run is being written by another process, or the training diverged.
+        TrainingError: The run is being written by another process.
+        Diverged: The training did, or every trial.
     """
     if folder.complete and not restart:
         return read_result(folder.path)  # nothing is written, not even a lock
@@ -135,6 +148,7 @@ def read_result(path: Path) -> Result:
         recipe.searched,
         metrics.get("slices", {}),
         cost_of(record),
+        record.get("trials", ()),
     )
 
 
@@ -208,7 +222,10 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     }
     _write_per_user(folder, setting.training, scores)
     selected = {"split": "valid", "metric": outcome["metric"], "value": outcome["value"]}
-    folder.write_json("run.json", _record(recipe, inputs, timings, chosen, scores, outcome))
+    record = _record(recipe, inputs, timings, chosen, scores, outcome)
+    if chosen is not None:
+        record["trials"] = trials_of(read_recipe(folder.recipe_path), folder)
+    folder.write_json("run.json", record)
     folder.write_json(
         "metrics.json",
         {
@@ -373,6 +390,7 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
             "settings": result.recipe.settings.model_dump(mode="json"),
             "best_epoch": result.best_epoch,
             "protocol": result.recipe.evaluation.protocol,
+            **({"trials": list(result.trials)} if result.trials else {}),
             "valid": result.valid,
             "test": result.test,
             "cost": dict(result.cost),

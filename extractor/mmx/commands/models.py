@@ -14,6 +14,9 @@ from mmbase.cli import (
     quiet_option,
     verbose_option,
 )
+from mmbase.layout import Column
+
+_UNKNOWN = {"dim": "?", "licence": "-"}
 
 
 @click.command(cls=Command)
@@ -24,7 +27,7 @@ from mmbase.cli import (
 def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -> None:
     """List the encoders: dimension, input, and whether the weights are on this machine.
 
-    --verbose adds the layer, the pooling and the weights' licence, beyond the width of a terminal.
+    --verbose adds the layer, the pooling and the weights' licence.
 
     \b
     EXAMPLES
@@ -38,11 +41,10 @@ def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -
     if as_json:
         echo_json([dataclasses.asdict(info) for info in infos])
         return
-    header = ("model", "modality", "dim", "input", "weights", "layer", "pooling", "licence")
-    rows = [
-        (i.name, i.modality, str(i.dim or "?"), i.input, i.weights, i.layer, i.pooling,
-         i.licence or "-")
-        for i in infos
-    ]  # fmt: skip
-    shown = len(header) if verbose else header.index("layer")
-    echo_table([row[:shown] for row in (header, *rows)])
+    shown = ("modality", "dim", "input", "weights", "layer", "pooling", "licence")
+    names = [Column("model", [info.name for info in infos], left=True)]
+    columns = [
+        Column(name, [str(getattr(info, name) or _UNKNOWN[name]) for info in infos], name != "dim")
+        for name in shown[: None if verbose else shown.index("layer")]
+    ]
+    echo_table(names, columns)

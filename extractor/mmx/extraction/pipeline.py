@@ -26,7 +26,7 @@ from mmx.errors import DataError, Interrupted
 from mmx.extraction.executors import Executor
 from mmx.extraction.passes import Rows, WindowResult
 from mmx.extraction.plan import Plan
-from mmx.extraction.summary import Counts, Stages, Summary
+from mmx.extraction.summary import AbsentFiles, Counts, Stages, Summary
 from mmx.extraction.window import Task
 
 FLUSH_S = 2.0
@@ -156,6 +156,11 @@ class SetJob:
                 f"none of the {self.n_rows:,} items could be encoded; the first: {first}"
             )
         modality, columns = self.plan.config.modality, self.plan.contents.columns
+        if (absent := self.absent_files()).count:
+            return DataError(
+                f"{self.plan.run.data}: none of the {self.n_rows:,} items could be encoded: "
+                f"{absent.as_text()}"
+            )
         looked = f"in column {' and '.join(columns)}" if columns else "for a column of paths"
         if modality in FOLDERS:
             file = f"{FOLDERS[modality]}/{self._name(0)}{FILE_SUFFIXES[modality][0]}"
@@ -164,6 +169,17 @@ class SetJob:
             f"{self.plan.run.data}: none of the {self.n_rows:,} items has {modality} content "
             f"(looked {looked}); see `mmx extract --help`"
         )
+
+    def absent_files(self) -> AbsentFiles:
+        """Count the items that name files that are not there, by what is there now."""
+        rows = np.flatnonzero(self.writer.status == Status.MISSING)
+        if self.plan.config.several:  # an item may have some of its files
+            rows = np.arange(self.n_rows)
+        count, example = 0, ""
+        for row, absent in self.plan.contents.absent(rows.tolist()):
+            example = example or f"{self._name(row)}: {absent.name}; {absent.cure}"
+            count += 1
+        return AbsentFiles(count, example)
 
     def summary(self, elapsed_s: float) -> Summary:
         """Return the summary of the finished set; `elapsed_s` are the seconds of the whole run."""
@@ -183,6 +199,7 @@ class SetJob:
             stages=self.stages,
             elapsed_s=elapsed_s,
             errors=tuple(errors),
+            absent=self.absent_files(),
             n_noted=len({row for row, _ in self._notes}),
             notes=tuple((self._name(row), note) for row, note in self._notes[:_ERRORS_SHOWN]),
         )

@@ -24,6 +24,30 @@ class Counts:
         return self.ok + self.missing + self.corrupt
 
 
+@dataclass(frozen=True)
+class AbsentFiles:
+    """Items whose cells name files that are not there.
+
+    Attributes:
+        count: Number of items; they are missing, or lack some of several files.
+        example: The first one: id, path, and what to do about it.
+    """
+
+    count: int = 0
+    example: str = ""
+
+    def are_many(self, n_items: int) -> bool:
+        """Whether they are more than a few: three, or one in a hundred."""
+        return self.count > max(3, n_items // 100)
+
+    def as_text(self) -> str:
+        """Return what is said about them."""
+        items = "1 item names a file that is" if self.count == 1 else (
+            f"{self.count:,} items name files that are"
+        )  # fmt: skip
+        return f"{items} not there, such as {self.example}"
+
+
 @dataclass
 class Costs:
     """What loading and encoding took.
@@ -130,6 +154,7 @@ class Summary:
         stages: What this run did and how long it took.
         elapsed_s: Seconds of everything, from planning to the finished file.
         errors: The first corrupt items: id and reason.
+        absent: Items whose cells name files that are not there.
         n_noted: Items whose content this run read although something is wrong with it.
         notes: The first of them: id and remark.
     """
@@ -144,13 +169,17 @@ class Summary:
     stages: Stages
     elapsed_s: float
     errors: tuple[tuple[str, str], ...] = ()
+    absent: AbsentFiles = AbsentFiles()
     n_noted: int = 0
     notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 when an item is corrupt. Missing content is normal."""
-        return 3 if self.counts.corrupt else 0
+        """0, or 3 when an item is corrupt or more than a few name files that are not there.
+
+        Missing content is normal.
+        """
+        return 3 if self.counts.corrupt or self.absent.are_many(self.counts.total) else 0
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary with JSON types only."""
@@ -185,6 +214,7 @@ class Summary:
                 "bottleneck": stages.bottleneck(),
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
             },
+            "absent_files": asdict(self.absent),
             "first_errors": [{"item_id": item, "reason": reason} for item, reason in self.errors],
             "first_notes": [{"item_id": item, "note": note} for item, note in self.notes],
         }
@@ -195,6 +225,7 @@ class Summary:
         rows = [
             ("set", f"{self.modality}/{self.name}, {self.dim} numbers per item"),
             ("items", f"{counts.ok:,} ok, {counts.missing:,} missing, {counts.corrupt:,} corrupt"),
+            *([("absent", self.absent.as_text())] if self.absent.count else []),
         ]
         if self.already_complete:
             what = "nothing to do: the set is complete (--restart computes it again)"

@@ -23,7 +23,8 @@ from typing import NamedTuple
 import numpy as np
 
 from mmbase.process import out_of_memory
-from mmx.catalogue.contents import Content
+from mmx.catalogue.contents import Content, File
+from mmx.catalogue.paths import Absent
 from mmx.encoders import Encoder
 from mmx.encoders.decoding import alone, bounded, observed, on_background, shared_decoding, waited_s
 from mmx.errors import ContentError, DataError
@@ -172,6 +173,8 @@ def _load_one(encoder: Encoder, content: Content) -> Loaded:
     """Load a content; where memory runs out, once more while no other thread decodes."""
     if content is None or isinstance(content, ContentError):
         return content
+    if isinstance(content, Absent):
+        return None
     loaded = _tried(encoder, content)
     if loaded is _SHORT:
         with alone():
@@ -179,7 +182,7 @@ def _load_one(encoder: Encoder, content: Content) -> Loaded:
     return loaded
 
 
-def _tried(encoder: Encoder, content: Path | str | tuple[Path | ContentError, ...]) -> Loaded:
+def _tried(encoder: Encoder, content: Path | str | tuple[File, ...]) -> Loaded:
     try:
         return encoder.load(content)  # type: ignore[arg-type]
     except ContentError as error:

@@ -17,7 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmbase.dataset import ITEM_ID_COLUMNS, NAMES, columns_of, open_interactions
+from mmbase.dataset import (
+    ITEM_ID_COLUMNS,
+    NAMES,
+    columns_of,
+    open_interactions,
+    require_one_reading,
+)
 from mmbase.tables import SUFFIXES, Table, is_table, open_table, strings
 from mmx.catalogue.items import load_items
 from mmx.errors import DataError, ToolError, UsageError
@@ -323,10 +329,15 @@ def _stem(path: Path) -> str:
 
 def _interaction_items(path: Path) -> set[str]:
     table = open_interactions(path)
-    column = next(iter(columns_of("item_id", table.columns)), None)
-    if column is None:
+    user, item = (
+        next(iter(columns_of(role, table.columns)), None) for role in ("user_id", "item_id")
+    )
+    if item is None:
         raise DataError(
             f"{path}: no column of item ids (expected item_id; got {', '.join(table.columns)})"
         )
+    columns = table.read([item, *filter(None, [user])])
+    if user is not None and _stem(path) == "interactions":  # parts of a split have users first
+        require_one_reading(table, columns[user], columns[item])
     # A header that is not recognised is read as a row, and then shows as a strange id.
-    return set(strings(table.read([column])[column]).tolist())
+    return set(strings(columns[item]).tolist())

@@ -20,6 +20,7 @@ from mmbench.commands.compare import compare as command
 from mmbench.commands.train import train
 from mmbench.errors import DataError, UsageError
 from mmbench.runs.finished_runs import System, find_runs, group, require_comparable
+from mmbench.runs.kinds import Facts, labels
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +227,87 @@ def test_a_search_that_chose_by_the_seed_is_one_system(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, [str(tmp_path / "runs")], catch_exceptions=False)
     assert max(map(len, done.output.splitlines())) <= 100
     assert "…" not in done.output.replace(" … ", "")  # no number is cut
-    assert {line for line in done.output.splitlines() if line.startswith("bpr-mf #")} == {
-        f"bpr-mf #{number}: {system.label}" for number, system in enumerate(systems, 1)
+    text = " ".join(done.output.split())
+    assert all(system.label in text for system in systems)  # by what differs, not by a number
+
+
+MIXED = ("--allow-mixed", "--metric", "Recall@20")
+STRICT = ("--only", "split=random:0.2,0.2,42", "--only", "protocol=strict")
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models on one modality each; a third under another protocol and on another split."""
+    place = tmp_path_factory.mktemp("several")
+    write_dataset(place / "toy")
+    options = ["--data", str(place / "toy"), "--out", str(place / "runs"), "-q"]
+    options += ["--metrics", "Recall", "--cutoffs", "20"]
+    for own in (
+        ["--model", "vbpr,freedom", "--set", "epochs=1", "--features", "visual=toy"],
+        ["--model", "vbpr,freedom", "--set", "epochs=1", "--features", "textual=words"],
+        ["--model", "most-popular", "--protocol", "paper"],
+        ["--model", "most-popular", "--split", "random:0.3,0.1"],
+    ):
+        assert CliRunner().invoke(train, [*options, *own], catch_exceptions=False).exit_code == 0
+    return place / "runs"
+
+
+def test_systems_are_labelled_by_what_differs(several: Path) -> None:
+    document = call(str(several), "--metric", "Recall@20", *STRICT)
+    assert {one["label"] for one in document["systems"]} == {
+        "vbpr(visual)",
+        "vbpr(textual)",
+        "freedom(visual)",
+        "freedom(textual)",
     }
+    assert document["of"] == ["toy, split random:0.2,0.2,42, protocol strict"]
+
+
+def test_kinds_of_runs_are_named_and_can_be_chosen(several: Path) -> None:
+    done = CliRunner().invoke(command, [str(several)])
+    assert isinstance(done.exception, DataError)
+    first, *others = str(done.exception).splitlines()
+    assert "runs of 3 kinds" in first
+    assert [line.rpartition(": ")[0].strip() for line in others] == [
+        "toy, split random:0.2,0.2,42, protocol paper",
+        "toy, split random:0.2,0.2,42, protocol strict",
+        "toy, split random:0.3,0.1,42, protocol strict",
+    ]
+    labels = {one["label"] for one in call(str(several), *MIXED)["systems"]}
+    assert "most-popular(split=random:0.2,0.2,42, protocol=paper)" in labels
+    for wrong, told in (
+        ("split=loo", "random:0.3,0.1,42"),
+        ("model=vbpr", "dataset=…"),
+        ("protocol", "protocol=…"),
+    ):
+        done = CliRunner().invoke(command, [str(several), "--only", wrong])
+        assert isinstance(done.exception, UsageError)
+        assert told in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("mine", "other", "expected"),
+    [
+        ({"features": {"visual": "a"}}, {"features": {"visual": "b"}}, "x(visual=a)"),
+        ({"features": {"visual": "a"}}, {"features": {"visual": "a", "audio": "b"}}, "x(visual)"),
+        ({"features": {"visual": "a"}, "settings": {"lr": 1}, "searched": frozenset({"lr"})},
+         {"features": {}, "settings": {"lr": 2}, "searched": frozenset({"lr"})}, "x(visual)"),
+        ({"settings": {"lr": 0.1}}, {"settings": {"lr": 0.2}, "others": {"every": 1}}, "x(lr=0.1)"),
+        ({"others": {"every": 1, "a": 1}}, {"others": {"every": 2, "a": 1}}, "x(every=1)"),
+        ({"others": {"masks": []}}, {"others": {"masks": ["a"]}}, "x(masks=none)"),
+        ({"kind": {"protocol": "p"}, "others": {"digest": 1}},
+         {"kind": {"protocol": "q"}, "others": {"digest": 2}}, "x(protocol=p)"),
+    ],
+)  # fmt: skip
+def test_labels(mine: dict[str, Any], other: dict[str, Any], expected: str) -> None:
+    plain: dict[str, Any] = {
+        "model": "x", "features": {}, "settings": {}, "searched": frozenset(), "others": {}
+    }  # fmt: skip
+    unrelated = Facts(**{**plain, "model": "y", "kind": mine.get("kind", {})})
+    told = labels([Facts(**{**plain, **mine}), Facts(**{**plain, **other}), unrelated])
+    assert told[0] == expected
+    assert told[1] != expected
+    assert not told[2].startswith("y(") or "kind" in mine
 
 
 def test_less_is_better_where_the_metric_says_so(kinds: Path) -> None:

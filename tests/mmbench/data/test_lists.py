@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from mmbench.data.dataset import Split, load_split
-from mmbench.data.tables import read_lists
-from mmbench.errors import DataError
+from mmbench.data.lists import read_lists
+from mmbench.errors import DataError, UsageError
 
 ROWS = [("u1", "007"), ("u2", "7"), ("u1", "b"), ("u1", "7")]
 
@@ -95,3 +95,41 @@ def test_files_that_are_no_lists(tmp_path: Path, split: Split, text: str, messag
     with pytest.raises(DataError, match=rf"lists\.tsv.*{message}"):
         read(tmp_path / "lists.tsv", split, 3)
     assert np.all(read(tmp_path / "test.tsv", split, 3)[0] == [0, 1])
+
+
+@pytest.mark.parametrize("name", ["score", "prediction", "logit"])
+def test_a_column_that_rises_is_said_whatever_its_name(
+    tmp_path: Path, split: Split, name: str
+) -> None:
+    path = tmp_path / "lists.csv"
+    path.write_text(f"uid,iid,note,{name}\nu1,007,x,1\nu1,7,y,2\nu2,b,z,3\n")
+    assert listed(path, split)["u1"] == ["007", "7"]
+    assert f"1 lists have a {name} that is larger" in read(path, split, 3)[2][0]
+
+
+def test_lists_of_unknown_users_are_left_out_and_counted(tmp_path: Path, split: Split) -> None:
+    path = tmp_path / "lists.tsv"
+    path.write_text("u9\t7\t9\nu1\tb\t3\nu8\tb\t2\nu1\t7\t2\n")
+    assert listed(path, split) == {"u1": ["b", "7"]}
+    notes = read(path, split, 3)[2]
+    assert notes[0] == (
+        "2 users do not occur in the training data, e.g. 'u9'; their lists are left out"
+    )
+    path.write_text("u9\t7\nu8\tb\n")
+    with pytest.raises(DataError, match=r"2 users do not occur.*e.g. 'u9' \(there: 'u1'\)"):
+        read(path, split, 3)
+
+
+def test_columns_in_any_order_need_a_header(tmp_path: Path) -> None:
+    for part in ("train", "valid", "test"):
+        rows = "".join(f"{user}\t{item}\n" for user in "123" for item in "123")
+        (tmp_path / f"{part}.tsv").write_text("user_id\titem_id\n" + rows)
+    split, path = load_split(tmp_path), tmp_path / "lists.tsv"
+    reversed_rows = "2\t1\n3\t1\n2\t3\n1\t3\n"
+    path.write_text(reversed_rows)
+    with pytest.raises(UsageError, match="look like those of the second column"):
+        read(path, split, 3)
+    path.write_text("item\tuser\n" + reversed_rows)
+    assert listed(path, split) == {"1": ["2", "3"], "3": ["2", "1"]}
+    path.write_text("1\t2\n1\t3\n3\t2\n3\t1\n")
+    assert listed(path, split) == {"1": ["2", "3"], "3": ["2", "1"]}

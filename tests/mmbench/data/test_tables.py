@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbench.data.tables import InteractionTable, read_interactions, write_interactions
+from mmbench.data.dataset import read_split
+from mmbench.data.tables import (
+    UNSURE,
+    InteractionTable,
+    read_interactions,
+    write_interactions,
+)
 from mmbench.errors import DataError, UsageError
 
 ROWS = [("u1", "007", 5.0, 10.0), ("u1", "7", 3.0, 11.0), ("日本", "a/b", 1.0, 12.0)]
@@ -125,8 +131,8 @@ def test_text_that_looks_like_missing_stays_text(tmp_path: Path) -> None:
         ("user_id\titem_id\nu\ti\n\ti\n", "line 3: empty user_id"),
         ("user_id\titem_id\trating\nu\ti\tgood\n", "line 2: rating 'good' is no finite number"),
         (
-            "user_id\titem_id\tdate\nu\ti\t2023-11-14\n",
-            r"timestamp '2023-11-14'.*write Unix seconds, or give a column",
+            "user_id\titem_id\tdate\nu\ti\tyesterday\n",
+            r"timestamp 'yesterday'.*write Unix seconds or dates.*, or give a column",
         ),
         ("user_id\titem_id\trating\nu\ti\tinf\n", "no finite number"),
         ("a\nb\n", "1 columns without a header"),
@@ -212,3 +218,56 @@ def test_columns_of_one_meaning(tmp_path: Path) -> None:
     assert as_rows(read_interactions(path, {"item_id": "asin"})) == [("u1", "q")]
     with pytest.raises(DataError, match="2 columns are named item"):
         read_interactions(write(tmp_path / "b.tsv", "user\titem\titem\nu1\tp\tq\n"))
+
+
+# --- files without a header
+
+
+def test_users_and_items_that_nothing_tells_apart_are_asked_about(tmp_path: Path) -> None:
+    path = write(tmp_path / "interactions.tsv", "1\t3\t5\n3\t2\t4\n")
+    with pytest.raises(UsageError, match=r"both hold the id '3': which are.*user_id=1,item_id=2"):
+        read_interactions(path, ask=True)
+    given = {"user_id": "2", "item_id": "1"}
+    table = read_interactions(path, given, ask=True)
+    assert as_rows(table) == [("3", "1"), ("2", "3")]
+    assert table.note == "no header; read as 2 user_id, 1 item_id, 3 rating"
+    assert table.ratings is not None and table.ratings.tolist() == [5, 4]
+    assert as_rows(read_interactions(path, {"user_id": "1", "item_id": "2"}, ask=True))[0] == (
+        "1",
+        "3",
+    )
+    note = read_interactions(path).note  # as a part of a split
+    assert note.startswith(UNSURE) and "--columns user_id=2,item_id=1" in note
+    assert UNSURE not in read_interactions(write(tmp_path / "b.tsv", "1\t3\n"), ask=True).note
+
+
+def test_a_third_column_of_times_is_no_rating(tmp_path: Path) -> None:
+    path = write(tmp_path / "interactions.tsv", "u\ti\t1400000000\nv\tj\t1400000001\n")
+    with pytest.raises(UsageError, match=r"times and no ratings.*timestamp=3"):
+        read_interactions(path, ask=True)
+    given = {"user_id": "1", "item_id": "2", "timestamp": "3"}
+    table = read_interactions(path, given, ask=True)
+    assert table.ratings is None
+    assert table.timestamps is not None and table.timestamps.tolist() == [1.4e9, 1.4e9 + 1]
+
+
+def test_places_of_columns(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.tsv", "0\tu\ti\tx\t4\n")
+    places = {"user_id": "2", "item_id": "3", "rating": "5"}
+    table = read_interactions(path, places)
+    assert as_rows(table) == [("u", "i")]
+    assert table.ratings is not None and table.ratings.tolist() == [4]
+    assert as_rows(read_interactions(write(tmp_path / "y.tsv", "i\tu\n"), {"user_id": "2"})) == [
+        ("u", "i")
+    ]
+    for wrong in ("0", "6"):
+        with pytest.raises(DataError, match=rf"no column '{wrong}' for rating.*1 to 5"):
+            read_interactions(path, {**places, "rating": wrong})
+    with pytest.raises(UsageError, match="cannot be user_id and item_id at once"):
+        read_interactions(path, {"user_id": "2", "item_id": "2"})
+
+
+def test_the_whole_interactions_of_a_folder_are_asked_about(tmp_path: Path) -> None:
+    write(tmp_path / "interactions.tsv", "1\t3\n3\t2\n")
+    with pytest.raises(UsageError, match="which are the users"):
+        read_split(tmp_path)

@@ -39,8 +39,7 @@ def trade_offs(part: Reproduction, path: Path) -> bool:
         axis.set_xlabel(metric)
         axis.set_ylabel(accuracy)
     title = "filled: ours, hollow: published" if part.published else None
-    axes[-1].legend(fontsize="x-small", title=title)
-    return _save(figure, path)
+    return _save(figure, path, title)
 
 
 def learning_curves(part: Reproduction, path: Path) -> bool:
@@ -57,7 +56,6 @@ def learning_curves(part: Reproduction, path: Path) -> bool:
             axis.plot(epochs, values, "-", color=COLOURS[number % len(COLOURS)], label=line.model)
     axis.set_xlabel("epoch")
     axis.set_ylabel("the selecting metric on validation")
-    axis.legend(fontsize="x-small")
     return _save(figure, path)
 
 
@@ -70,10 +68,20 @@ def _figure(part: Reproduction, width: int) -> Any:
     except ImportError:
         return None
     matplotlib.rcParams["svg.hashsalt"] = part.dataset  # the same values give the same file
-    return Figure(figsize=(3.2 * width, 3.2), layout="constrained")
+    # The legend is below the axes, a line per model: labels may be long.
+    inches = max(3.2 * width, 0.6 + 0.07 * max(len(line.model) for line in part.lines))
+    return Figure(figsize=(inches, 3.4 + 0.16 * len(part.lines)), layout="constrained")
 
 
-def _save(figure: Any, path: Path) -> bool:
+def _save(figure: Any, path: Path, title: str | None = None) -> bool:
+    shown = (axis.get_legend_handles_labels() for axis in figure.axes)
+    legend = {
+        label: handle
+        for handles, labels in shown
+        for handle, label in zip(handles, labels, strict=True)
+    }
+    place = {"loc": "outside lower left", "fontsize": "x-small", "title": title}
+    figure.legend(legend.values(), legend.keys(), **place)
     figure.savefig(path, format="svg", metadata={"Date": None})
     return True
 

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmbase.errors import install_extra
 from mmbench.analysis.report.pages import Block, Page, Table, put
 from mmbench.analysis.report.plots import learning_curves, trade_offs
 from mmbench.analysis.report.results import Line, Reproduction
@@ -32,26 +33,26 @@ CLAIMS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
 
 
 def write(parts: Sequence[Reproduction], out: Path) -> None:
-    """Write the report: an index, and for each dataset a page, LaTeX tables, values and plots.
+    """Write the report: an index, and for each part a page, LaTeX tables, values and plots.
 
     Pages are written as Markdown and as HTML.
     """
     out.mkdir(parents=True, exist_ok=True)
     images: dict[str, list[str]] = {}
     for part in parts:
-        images[part.dataset] = []
+        images[part.page] = []
         for suffix, draw in (("", trade_offs), ("-curves", learning_curves)):
-            name = f"{part.dataset}{suffix}.svg"
+            name = f"{part.page}{suffix}.svg"
             partial = out / f"{name}.partial"
             if draw(part, partial):
                 partial.replace(out / name)
-                images[part.dataset].append(name)
-        _put_page(page(part, images[part.dataset]), out / part.dataset)
-        put(out / f"{part.dataset}.csv", values_csv(part))
+                images[part.page].append(name)
+        _put_page(page(part, images[part.page]), out / part.page)
+        put(out / f"{part.page}.csv", values_csv(part))
         tables = (
-            f"% {part.dataset}, test @{k}\n{values_table(part, k).latex()}" for k in part.cutoffs
+            f"% {part.title}, test @{k}\n{values_table(part, k).latex()}" for k in part.cutoffs
         )
-        put(out / f"{part.dataset}.tex", "\n".join(tables))
+        put(out / f"{part.page}.tex", "\n".join(tables))
     _put_page(index(parts, images), out / "index")
 
 
@@ -63,17 +64,17 @@ def _put_page(one: Page, path: Path) -> None:
 def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) -> Page:
     """Return the first page: the datasets, and the verdict on each claim."""
     links = (
-        f"- [{part.dataset}]({part.dataset}.md){f', {part.protocol}' if part.protocol else ''}"
+        f"- [{part.title}]({part.page}.md){f', {part.protocol}' if part.protocol else ''}"
         for part in parts
     )
-    blocks: list[Block] = ["One page per dataset:", "\n".join(links)]
+    blocks: list[Block] = ["One page per dataset, split and protocol:", "\n".join(links)]
     for part in parts:
         if part.published:
-            blocks += [f"## {part.dataset}", "\n".join(claims(part))]
-        blocks += [f"![{part.dataset}]({image})" for image in images.get(part.dataset, ())]
+            blocks += [f"## {part.title}", "\n".join(claims(part))]
+        blocks += [f"![{part.title}]({image})" for image in images.get(part.page, ())]
     if not any(images.values()):
-        install = "`pip install 'mmx-mmbench[report]'`"
-        blocks.append(f"Plots need matplotlib: {install}, then the same command.")
+        install = install_extra("report")
+        blocks.append(f"Plots need matplotlib: `{install}`, then the same command.")
     return Page("Reproduction" if any(part.published for part in parts) else "Report", blocks)
 
 
@@ -89,9 +90,9 @@ def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
         blocks += ["## Claims of the paper", "\n".join(claims(part))]
     if part.comparisons:
         blocks += ["## Which differences are resolved", _bullets(part.comparisons)]
-    blocks += [f"![{part.dataset}]({image})" for image in images]
+    blocks += [f"![{part.title}]({image})" for image in images]
     blocks += ["## Cost", _cost_table(part), "## What ran", _runs_table(part)]
-    return Page(part.dataset, [*blocks, f"```\n{part.command}\n```"])
+    return Page(part.title, [*blocks, f"```\n{part.command}\n```"])
 
 
 def _bullets(texts: Sequence[str]) -> str:
@@ -215,8 +216,15 @@ def _cost_table(part: Reproduction) -> Table:
 
 def _runs_table(part: Reproduction) -> Table:
     rows = [
-        [line.model, str(seed), line.settings or "defaults", str(epoch), f"`{run}`"]
+        [
+            line.model,
+            str(seed),
+            line.features or "-",
+            line.settings or "defaults",
+            str(epoch),
+            f"`{run}`",
+        ]
         for line in part.lines
         for seed, epoch, run in zip(line.seeds, line.best_epochs, line.runs, strict=True)
     ]
-    return Table(["", "seed", "settings", "epoch", "run folder"], rows)
+    return Table(["", "seed", "features", "settings", "epoch", "run folder"], rows)

@@ -27,6 +27,7 @@ class Line:
         settings: The searched or given settings, as text.
         best_epochs: Epoch of each seed's model.
         cost: The keys of `COSTS`: medians over seeds, None if unknown.
+        features: The feature sets of its runs, as text; empty if it uses none.
     """
 
     model: str
@@ -37,6 +38,7 @@ class Line:
     settings: str
     best_epochs: Sequence[int]
     cost: Mapping[str, float | None]
+    features: str = ""
 
     def mean(self, metric: str) -> float | None:
         """Mean over seeds; None if a seed has no value."""
@@ -54,14 +56,17 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Reproduction:
-    """One dataset of the report.
+    """One page of the report: one dataset, split and protocol.
 
     Attributes:
+        dataset: The dataset's name.
         protocol: The study's protocol; may be empty.
         command: The command line that repeats this part of the report.
         facts: Counts, split and feature sets, one line each.
         warnings: Why values may not be comparable, one line each.
         comparisons: Sentences on which model is better than which.
+        kind: What tells this page from others of the dataset: `split loo, protocol strict`.
+        stem: Name of its files without their extensions; empty for the dataset's.
     """
 
     dataset: str
@@ -71,6 +76,18 @@ class Reproduction:
     warnings: Sequence[str]
     lines: Sequence[Line]
     comparisons: Sequence[str] = ()
+    kind: str = ""
+    stem: str = ""
+
+    @property
+    def title(self) -> str:
+        """The page's heading."""
+        return f"{self.dataset}, {self.kind}" if self.kind else self.dataset
+
+    @property
+    def page(self) -> str:
+        """The name of its files, without their extensions."""
+        return self.stem or self.dataset
 
     @property
     def metrics(self) -> list[str]:
@@ -116,6 +133,7 @@ def line_of(
         settings,
         [one["best_epoch"] for one in metrics],
         {key: _median([one.get(key) for one in costs]) for key in COSTS},
+        ", ".join(f"{m}={one['name']}" for m, one in records[0]["features"].items()),
     )
 
 
@@ -125,6 +143,23 @@ def data_fact(record: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{data[f'n_{part}']:,} {part}" for part in ("train", "valid", "test"))
     counts = f"{data['n_users']:,} users, {data['n_items']:,} items; {parts} rows"
     return f"{counts}; split `{data['split']}`, digest `{data['digest']}`"
+
+
+def feature_facts(record: Mapping[str, Any]) -> list[str]:
+    """What a run saw of each modality, from its `run.json`: set, encoder, coverage, use, digest."""
+    facts = []
+    for modality, one in record["features"].items():
+        made = one.get("provenance", {})
+        named = (made.get("model_id") or made.get("extractor"), made.get("weights"))
+        encoder = ", ".join(f"{text}" for text in named if text and text != "none")
+        n_items = one["present"] + one["missing"]
+        facts.append(
+            f"{modality}: `{one['name']}`, {f'encoder {encoder}; ' if encoder else ''}"
+            f"{one['dim']:,} numbers per item, scaling {one.get('scaling', 'none')}; "
+            f"{one['missing']:,} of {n_items:,} items without a vector "
+            f"(missing: {one['missing_policy']}); digest `{one['digest'][:16]}`"
+        )
+    return facts
 
 
 def _median(values: Sequence[Any]) -> float | None:

@@ -1,19 +1,14 @@
-"""Result tables that fit 100 columns: models as rows, one block per cut-off."""
+"""Result tables on stdout: models as rows, one block per cut-off, as wide as the terminal."""
 
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-WIDTH = 100
-"""Columns of a table for a pipe or a file."""
+from mmbase.cli import echo_table
+from mmbase.layout import Column, fits
 
 Values = Mapping[str, float | None]
 
@@ -63,80 +58,46 @@ def print_costs(rows: Sequence[Row]) -> None:
         for name, of_rows in known.items()
         if any(of_rows)
     }
-    _print_table("cost", "model", rows, columns)
-
-
-def stdout_console() -> Console:
-    """Return the console for results, `WIDTH` columns wide for a pipe or a file."""
-    from rich.console import Console
-
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
-
-
-def new_table(title: str) -> Table:
-    """Return an empty table in the style of all tables."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    return Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
+    _print_table("cost", "model", rows, columns, {})
 
 
 def _print_blocks(
     title: str, label: str, rows: Sequence[Row], counts: Mapping[str, Sequence[str]], what: str = ""
 ) -> None:
-    """Print the metrics at each cut-off in tables that fit; each of them has the `counts`."""
+    """Print the metrics at each cut-off; each block has the `counts` first."""
     names = list(rows[0].seeds[0]) if rows else []
-    taken = max((len(row.label) for row in rows), default=0)
-    taken += sum(_width(name, cells) for name, cells in counts.items() if cells)
     for cutoff in sorted({int(name.rpartition("@")[2]) for name in names}):
         columns = {
             name.rpartition("@")[0]: [_cell([seed[name] for seed in row.seeds]) for row in rows]
             for name in names
             if name.endswith(f"@{cutoff}")
         }
-        for fitting in _fitting(columns, taken):
-            shown = {**counts, **{name: columns[name] for name in fitting}}
-            _print_table(f"{title} @{cutoff}{what}", label, rows, shown)
+        _print_table(f"{title} @{cutoff}{what}", label, rows, columns, counts)
 
 
 def _print_table(
-    title: str, label: str, rows: Sequence[Row], columns: Mapping[str, Sequence[str]]
+    title: str,
+    label: str,
+    rows: Sequence[Row],
+    values: Mapping[str, Sequence[str]],
+    counts: Mapping[str, Sequence[str]],
 ) -> None:
-    table = new_table(title)
-    table.add_column(label, no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    for place, row in enumerate(rows):
-        table.add_row(row.label, *(cells[place] for cells in columns.values()))
-    stdout_console().print(table)
-
-
-def _fitting(columns: Mapping[str, Sequence[str]], taken: int) -> list[list[str]]:
-    """Split the columns, in order, into as few tables as fit beside `taken` characters."""
-    tables: list[list[str]] = [[]]
-    used = taken
-    for name, cells in columns.items():
-        width = _width(name, cells)
-        if tables[-1] and used + width > WIDTH - 3:  # the frame's margins
-            tables.append([])
-            used = taken
-        tables[-1].append(name)
-        used += width
-    return tables
-
-
-def _width(name: str, cells: Sequence[str]) -> int:
-    return 2 + max(len(name), *map(len, cells))
+    labels = [Column(label, [row.label for row in rows], left=True)]
+    labels += [Column(name, cells) for name, cells in counts.items()]
+    columns = [Column(name, cells) for name, cells in values.items()]
+    if not fits(labels, columns):  # the spread goes below its mean
+        columns = [
+            Column(one.name, [cell.replace("±", "\n±") for cell in one.cells]) for one in columns
+        ]
+    echo_table(labels, columns, title=title)
 
 
 def _cell(values: Sequence[float | None]) -> str:
-    """Return mean and sample standard deviation over seeds; a dash if a seed has no value."""
+    """Return mean ± sample standard deviation over seeds; a dash if a seed has no value."""
     known = [value for value in values if value is not None]
     if len(known) < len(values) or not known:
         return "-"
     if len(known) == 1:
         return number(known[0])
-    # Without the spread's leading zero six metrics with their spreads fit 100 columns.
+    # Without the leading zero a spread is as wide as its mean, and stands below it where need be.
     return f"{number(statistics.fmean(known))}±{number(statistics.stdev(known)).removeprefix('0')}"

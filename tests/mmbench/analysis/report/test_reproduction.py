@@ -6,6 +6,7 @@ import builtins
 import csv
 import html.parser
 import importlib.util
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,8 @@ def test_a_report_of_any_runs(runs: Path, tmp_path: Path) -> None:
     assert "## Which differences are resolved" in page
     tables = (out / "toy.tex").read_text().split("\\end{tabular}\n")
     assert [table.strip().splitlines()[0] for table in tables[:-1]] == [
-        "% toy, test @5",
-        "% toy, test @20",
+        "% toy, split random:0.2,0.2,42, protocol strict, test @5",
+        "% toy, split random:0.2,0.2,42, protocol strict, test @20",
     ]
     assert "lr=0.0" in page
     before = {path.name: path.read_bytes() for path in out.iterdir()}
@@ -80,6 +81,47 @@ def test_a_report_of_any_runs(runs: Path, tmp_path: Path) -> None:
     ]
     assert sum(row[names.index("Recall")] for row in bold) >= 1
     assert not any(row[names.index("ARP")] for row in bold)
+
+
+def test_a_page_per_dataset_split_and_protocol(runs: Path, tmp_path: Path) -> None:
+    for path in runs.iterdir():
+        shutil.copytree(path, tmp_path / "runs" / path.name)
+    options = ["--data", str(runs.parent / "toy"), "--out", str(tmp_path / "runs"), "-q"]
+    options += ["--model", "most-popular,vbpr", "--set", "epochs=1", "--metrics", "Recall"]
+    for own in (
+        ["--protocol", "paper", "--scaling", "l2"],
+        ["--split", "random:0.3,0.1"],
+        ["--split", "random:0.3,0.1", "--missing", "zero"],
+    ):
+        assert CliRunner().invoke(train, [*options, *own], catch_exceptions=False).exit_code == 0
+    out, whole = tmp_path / "report", tmp_path / "whole"
+    CliRunner().invoke(report, [str(tmp_path / "runs"), "--out", str(out)], catch_exceptions=False)
+    pages = {path.stem: path.read_text() for path in out.glob("*.md")}
+    assert set(pages) == {
+        "index",
+        "toy-random-0.2-0.2-42-paper",
+        "toy-random-0.2-0.2-42-strict",
+        "toy-random-0.3-0.1-42-strict",
+    }
+    page = pages["toy-random-0.2-0.2-42-paper"]
+    assert page.startswith("# toy, split random:0.2,0.2,42, protocol paper\n")
+    visual = "visual: `toy`, encoder test; 6 numbers per item, scaling l2; 1 of 30 items without"
+    assert visual in page
+    assert "| vbpr | 123 | visual=toy, textual=words | epochs=1 |" in page
+    for stem, text in pages.items():
+        assert text.count("- protocol `") == (stem != "index")
+        assert stem == "index" or f"]({stem}.md)" in pages["index"]
+    assert "vbpr(missing=zero)" in pages["toy-random-0.3-0.1-42-strict"]
+    one = ["--only", "protocol=paper", "--out", str(tmp_path / "one")]
+    CliRunner().invoke(report, [str(tmp_path / "runs"), *one], catch_exceptions=False)
+    assert {path.stem for path in (tmp_path / "one").glob("*.md")} == {"index", "toy"}
+    mixed = ["--allow-mixed", "--out", str(whole)]
+    CliRunner().invoke(report, [str(tmp_path / "runs"), *mixed], catch_exceptions=False)
+    page = (whole / "toy.md").read_text()
+    assert "of several kinds" in page
+    assert page.count("- protocol `paper`") == 1
+    assert page.count("- protocol `strict`") >= 1
+    assert ", split=random:0.2,0.2,42, protocol=paper) | 123 |" in page
 
 
 def test_a_misspelled_metric_is_no_report(runs: Path, tmp_path: Path) -> None:
@@ -127,7 +169,7 @@ def test_without_matplotlib_there_is_everything_else(
     done = CliRunner().invoke(report, [str(runs), "--out", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0
     assert not list(tmp_path.glob("*.svg"))
-    assert "pip install 'mmx-mmbench[report]'" in (tmp_path / "index.md").read_text()
+    assert "[report]'`, then the same command" in (tmp_path / "index.md").read_text()
 
 
 def test_nothing_is_markup_by_accident() -> None:
