@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmx.encoders.base import plain_reason, require
+from mmx.encoders.decoding.foreign import Foreign, foreign
 from mmx.encoders.decoding.greys import eight_bits, is_deep, know_more_tiffs
 from mmx.encoders.decoding.memory import is_shortage, reserve
 from mmx.encoders.decoding.reading import background, remembered, tell
@@ -60,6 +61,8 @@ def decode_rgb(content: Path | str) -> Image:
     try:
         return _decoded(path, path)
     except ContentError as error:
+        if (kind := foreign(path)) is not None:
+            return _decoded(path, path, kind)
         found = _decoded_anyway(path)
         if found is None:
             raise
@@ -86,17 +89,22 @@ def _decoded_anyway(path: Path) -> tuple[Image, str] | None:
     return None
 
 
-def _decoded(source: Path | io.BytesIO, path: Path) -> Image:
-    """Decode a file, or what stands for its content.
+def _decoded(source: Path | io.BytesIO, path: Path, kind: Foreign | None = None) -> Image:
+    """Decode a file, or what stands for its content, of a usual format or this one.
 
     Raises:
         ContentError: It cannot be decoded.
         MemoryError: There is no memory for it now.
     """
     pillow = _pillow()
+    formats = _formats()
+    if kind is not None:
+        if register := getattr(kind.module(), "register_heif_opener", None):
+            register()  # the others do so when they are imported
+        formats = [kind.known_as]
     n_bytes = 0
     try:
-        with pillow.open(source, formats=_formats()) as image:
+        with pillow.open(source, formats=formats) as image:
             check_pixels(*image.size)
             n_bytes = _decoding_bytes(image)
             reserve(n_bytes)
