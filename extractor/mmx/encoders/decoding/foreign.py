@@ -31,14 +31,23 @@ class Foreign:
     package: str | None = None
     known_as: str = ""
 
+    @property
+    def is_picture(self) -> bool:
+        """Whether it is read as a picture."""
+        return self.package in ("pillow_heif", "pillow_jxl")
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it is read as a sound."""
+        return self.package == "av"
+
     def module(self) -> Any:
         """Import the package.
 
         Raises:
-            ContentError: There is none, or it is not installed.
+            ContentError: It is not installed.
         """
-        if self.package is None:
-            raise ContentError(f"{self.name}, which mmx does not read")
+        assert self.package is not None  # else there is nothing to read
         try:
             return importlib.import_module(self.package)
         except ImportError as error:
@@ -52,11 +61,11 @@ _BRANDS = {
     ),
     b"crx ": Foreign("a raw photograph (CR3)"),
 }
-_MP4 = Foreign("AAC or ALAC in MP4 (M4A)", "av", "mov")
+_MP4 = Foreign("MP4 (M4A: AAC or ALAC)", "av", "mov")
 _STARTS = {
     b"\xff\x0a": Foreign("JPEG XL", "pillow_jxl", "JXL"),
     b"\0\0\0\x0cJXL ": Foreign("JPEG XL", "pillow_jxl", "JXL"),
-    b"\x1a\x45\xdf\xa3": Foreign("Opus or Vorbis in WebM (Matroska)", "av", "matroska"),
+    b"\x1a\x45\xdf\xa3": Foreign("WebM or Matroska (Opus, Vorbis)", "av", "matroska"),
     b"wvpk": Foreign("WavPack", "av", "wv"),
     b"MAC ": Foreign("Monkey's Audio", "av", "ape"),
     b"#!AMR": Foreign("AMR", "av", "amr"),

@@ -62,7 +62,9 @@ def decode_rgb(content: Path | str) -> Image:
         return _decoded(path, path)
     except ContentError as error:
         if (kind := foreign(path)) is not None:
-            return _decoded(path, path, kind)
+            if kind.is_picture:
+                return _decoded(path, path, kind)
+            raise ContentError(f"{_UNKNOWN}: {kind.name}") from error
         found = _decoded_anyway(path)
         if found is None:
             raise

@@ -68,9 +68,11 @@ def read_mono(content: Path | str) -> tuple[NDArray[np.float32], int]:
         raise ContentError("the file is empty")
     try:
         samples, rate = _read(path)
-    except ContentError:
+    except ContentError as error:
         if (kind := foreign(path)) is None:
             raise
+        if not kind.is_sound:
+            raise ContentError(f"not a sound of a known format: {kind.name}") from error
         samples, rate = read_foreign(path, kind, MAX_SAMPLES, _SAMPLE_BYTES)
     if not np.isfinite(samples).all():
         raise ContentError("the audio has samples that are not finite")

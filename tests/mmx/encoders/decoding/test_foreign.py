@@ -123,6 +123,8 @@ def test_a_format_is_named_with_the_extra_that_reads_it(
     with pytest.raises(ContentError, match=name) as caught:
         (decode_rgb if is_picture else read_mono)(tmp_path / "file")
     assert ("the extra formats" in str(caught.value)) == bool(package)
+    with pytest.raises(ContentError, match="of a known format: .*" + name):  # as the other kind
+        (read_mono if is_picture else decode_rgb)(tmp_path / "file")
 
 
 @pytest.mark.parametrize(
