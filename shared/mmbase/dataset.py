@@ -255,9 +255,22 @@ def _is_utf8(cell: bytes) -> bool:
 
 FOLDERS = {"visual": "images", "audio": "audio"}
 FILE_SUFFIXES = {
-    "visual": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".m4a"),
-}
+    "visual": (
+        ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".jpe", ".avif",
+        ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc", ".ico", ".ppm", ".pgm", ".pbm", ".pnm",
+        ".pfm", ".dib", ".apng", ".avifs", ".heic", ".heif", ".hif", ".jxl", ".svg",
+    ),
+    "audio": (
+        ".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".oga", ".aifc", ".mp2",
+        ".w64", ".caf", ".rf64", ".bwf", ".wave", ".snd", ".mpga", ".m4a", ".aac", ".mp4", ".m4b",
+        ".webm", ".weba", ".mka", ".wv", ".ape", ".wma", ".amr", ".ac3", ".tta", ".dsf",
+    ),
+}  # fmt: skip
+"""The extensions of files that bear an item's id, in upper or lower case, the preferred first.
+
+mmx reads the formats of all of them (docs/statuses.md), those of the second half with the extra
+`formats`; of SVG, a drawing, it says what it is.
+"""
 
 
 def inside(root: Path, path: Path) -> bool:

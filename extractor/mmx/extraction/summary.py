@@ -250,7 +250,7 @@ class Summary:
             rows.append((stages.long_items, what))
         lines = [f"{label:<10} {value}" for label, value in (*rows, ("digest", self.digest))]
         if self.notes:
-            lines.append(f"read although something is wrong, {self.n_noted:,} items, first ones:")
+            lines.append(f"noted: read although something is wrong ({self.n_noted:,}), first ones:")
             lines += [f"  {item}: {note}" for item, note in self.notes]
         if self.errors:
             lines.append("corrupt, first ones:")

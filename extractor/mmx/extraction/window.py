@@ -26,7 +26,7 @@ from mmbase.process import out_of_memory
 from mmx.catalogue.contents import Content, File
 from mmx.catalogue.paths import Absent
 from mmx.encoders import Encoder
-from mmx.encoders.decoding import alone, bounded, observed, shared_decoding, waited_s
+from mmx.encoders.decoding import alone, bounded, observed, on_background, shared_decoding, waited_s
 from mmx.errors import ContentError, DataError
 from mmx.extraction.passes import (
     NOT_AN_ITEMS_FAULT,
@@ -145,7 +145,7 @@ def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
     noted: list[tuple[int, str]] = []
     for row, content in enumerate(plan.contents.fetch(span.start, span.stop), span.start):
         n_bytes += _size(content)
-        with shared_decoding(len(takers) > 1), bounded():
+        with shared_decoding(len(takers) > 1), bounded(), on_background(plan.config.background):
             for encoder, loaded in takers:
                 with observed() as seen:
                     loaded.append(_load_one(encoder, content))
