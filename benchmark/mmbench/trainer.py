@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.core.interactions import TrainSet
-from mmbench.errors import TrainingError
+from mmbench.errors import Diverged, NotFiniteError, TrainingError
 from mmbench.models.base import ModelConfig, Recommender
 from mmbench.ops.row_table import BETA1, BETA2, EPSILON, RowTable
 
@@ -183,7 +183,7 @@ class Trainer:
         """Train from where `progress` stands to the end, one record an epoch.
 
         Raises:
-            TrainingError: A loss term is not finite; the message has epoch, step and term.
+            Diverged: A loss term or a score is not finite; the message has epoch, step and term.
         """
         if not self.epochs:
             yield self._validated(EpochRecord(0, {}, 0.0))
@@ -237,7 +237,7 @@ class Trainer:
             total = torch.stack(list(terms.values())).sum()
             if not torch.isfinite(total):
                 culprit = next(name for name, term in terms.items() if not torch.isfinite(term))
-                raise TrainingError(
+                raise Diverged(
                     f"epoch {epoch}, step {step}: loss term {culprit!r} is "
                     f"{terms[culprit].item()}; "
                     f"lower lr (now {self.config.lr:g}) or check the features with `mmx store "
@@ -252,8 +252,11 @@ class Trainer:
 
     def _validated(self, record: EpochRecord) -> EpochRecord:
         self.model.train(False)
-        with torch.inference_mode():
-            valid = self.validate(self.model)
+        try:
+            with torch.inference_mode():
+                valid = self.validate(self.model)
+        except NotFiniteError as error:
+            raise Diverged(f"epoch {record.epoch}: {error}") from error
         value = valid[self.metric]
         if value is None:
             raise TrainingError(

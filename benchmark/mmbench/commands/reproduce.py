@@ -123,6 +123,7 @@ def reproduce(
         cli.echo_json({"report": str(report), "studies": documents})
     else:
         click.echo(f"report: {report / 'index.md'}")
+    batch.raise_failures()
 
 
 def _prepare(study: Study, folder: Path, options: Mapping[str, Any]) -> dict[str, str]:

@@ -49,3 +49,4 @@ def run(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any
     reporter = progress(quiet=quiet)
     batch = Batch(options["out"], local_executor(options["jobs"], reporter), reporter)
     show(batch.run(distinct, restart=options["restart"]), as_json, slices=options["slices"])
+    batch.raise_failures()

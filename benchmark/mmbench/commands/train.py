@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbase import cli
+from mmbase import cli, layout
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
 from mmbench import config
 from mmbench.commands import common
@@ -75,6 +75,7 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
     if resume is None:
         train_all(options, reporter, as_json=as_json)
         return
+    from mmbench.runs.batch import raise_failures
     from mmbench.runs.run import resume_inputs, run
 
     why = "has no meaning beside --resume, which goes on with the run's own recipe"
@@ -82,6 +83,7 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
     inputs = resume_inputs(resume, options["data"])
     result = run(*inputs, progress=reporter, restart=options["restart"])
     show([result], as_json, slices=options["slices"])
+    raise_failures(result.failed)
 
 
 def train_all(options: Mapping[str, Any], progress: Progress, *, as_json: bool) -> None:
@@ -91,6 +93,7 @@ def train_all(options: Mapping[str, Any], progress: Progress, *, as_json: bool) 
     recipes = recipes_from(options, progress)
     batch = Batch(options["out"], local_executor(options["jobs"], progress), progress)
     show(batch.run(recipes, restart=options["restart"]), as_json, slices=options["slices"])
+    batch.raise_failures()
 
 
 def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]:
@@ -162,9 +165,37 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
         chosen = "".join(
             f", {name}={in_words(getattr(run.recipe.settings, name))}" for name in run.tried
         )
+        if run.trials:
+            _print_trials(run)
         click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
         if slices:
             print_slices("test", run.slices["test"])
+
+
+def _print_trials(run: Result) -> None:
+    """Print what each trial came to, the chosen one marked."""
+    from mmbench.analysis.report.tables import number
+    from mmbench.runs.fit import in_words
+
+    recipe = run.recipe
+    settings = recipe.settings.model_dump(mode="json")
+    chosen = {name: settings[name] for name in run.tried}
+    cells: dict[str, list[str]] = {
+        name: [in_words(one["settings"][name]) for one in run.trials] for name in run.tried
+    }
+    outcome = f"valid {recipe.evaluation.select_by}"
+    cells |= {outcome: [], "epoch": [], "": []}
+    for one in run.trials:
+        failed = "failed" in one
+        cells[outcome].append("-" if failed else number(one["value"]))
+        cells["epoch"].append("-" if failed else str(one["best_epoch"]))
+        mark = "failed" if failed else "chosen" if one["settings"] == chosen else ""
+        cells[""].append(mark)
+    cli.echo_table(
+        [layout.Column("trial", [str(place) for place in range(1, len(run.trials) + 1)])],
+        [layout.Column(name, values, left=not name) for name, values in cells.items()],
+        title=f"trials of {recipe.model}, seed {recipe.seed}",
+    )
 
 
 def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmbase.dataset import find_table
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES
 from mmbench.core.interactions import HeldOut, Histories, Index, TrainSet
+from mmbench.data.defaults import default_split
 from mmbench.data.splits import eighths_per_user, random_per_user
 from mmbench.data.tables import (
     InteractionTable,
@@ -44,7 +45,7 @@ class Interactions(NamedTuple):
 
     users: Index
     items: Index
-    times: NDArray[np.float64] | None
+    times: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,8 +157,8 @@ def load_split(
     Args:
         data: The dataset folder (see the README, `Your own data`).
         split: Name of a folder under `splits/`; or `random`, or `random:TEST,VALID[,SEED]` for a
-            per-user random split made here; None: the only split that the folder has, else
-            `random:0.2,0.2,42`.
+            per-user random split made here; None: the one taken before, else the only split that
+            the folder has, else `random:0.2,0.2,42`.
         columns: Column roles, see `read_interactions`.
         catalogue: Whether items that only the items table names get rows too.
 
@@ -182,24 +183,22 @@ def read_split(
             f"{data}: no such dataset folder; `mmx demo --out {data}` makes one to try things on"
         )
     available = available_splits(data)
+    notes: list[str] = []
     if split is None:
-        if len(available) > 1:
-            raise UsageError(
-                f"{data}: has several splits; choose one with --split: "
-                f"{', '.join(sorted(available))}"
-            )
-        split = next(iter(available), DEFAULT_RANDOM)
+        split, note = default_split(data, available, DEFAULT_RANDOM)
+        notes += [note] if note else []
     random = RANDOM.fullmatch(split)
     if random and split not in available:
         test, valid = float(random["test"] or 0.2), float(random["valid"] or 0.2)
-        return make_random_split(data, test, valid, int(random["seed"] or 42), columns)
+        made = make_random_split(data, test, valid, int(random["seed"] or 42), columns)
+        return replace(made, notes=(*notes, *made.notes))
     if split not in available:
         choices = ", ".join(sorted(available)) or "none"
         raise UsageError(
             f"{data}: no split {split!r} (it has: {choices}); or let one be made: --split "
             f"{DEFAULT_RANDOM}"
         )
-    folder, parts, notes = available[split], {}, []
+    folder, parts = available[split], {}
     if (folder / "split.json").is_file():
         columns = None  # `mmbench data split` wrote it, with our names of columns
     for part, stems in PARTS.items():
@@ -299,8 +298,8 @@ def index_split(
     items, unseen = _trained_first(train.item_ids, valid.item_ids, test.item_ids)
     user_rows = _rows([*users, *strangers])
     item_rows = _rows([*items, *unseen])
-    unused = _unused(data, id_column, item_rows, items[0]) if catalogue else []
-    notes = list(tables.notes)
+    notes = [*tables.notes, *_negatives(train)]
+    unused = _unused(data, id_column, item_rows, items[0], notes) if catalogue else []
 
     def rows_of(table: InteractionTable) -> tuple[Index, Index]:
         return _lookup(table.user_ids, user_rows), _lookup(table.item_ids, item_rows)
@@ -369,6 +368,20 @@ def index_split(
     )
 
 
+def _negatives(train: InteractionTable) -> list[str]:
+    """Say that training rows rated 0 or less count as positives where others are rated more."""
+    if train.ratings is None or not train.ratings.max() > 0:
+        return []
+    n = int((train.ratings <= 0).sum())
+    if n == 0:
+        return []
+    least = float(train.ratings[train.ratings > 0].min())
+    return [
+        f"train: {n:,} of {len(train):,} rows are rated 0 or less; they are trained on and masked "
+        f"as positives; `mmbench data split --filter min-rating:{least:g}` leaves such rows out"
+    ]
+
+
 def _rows(ids: list[str]) -> dict[str, int]:
     return {one: row for row, one in enumerate(ids)}
 
@@ -387,10 +400,14 @@ def _trained_first(
 
 
 def _unused(
-    data: Path, id_column: str | None, item_rows: Mapping[str, int], example: str
+    data: Path,
+    id_column: str | None,
+    item_rows: Mapping[str, int],
+    example: str,
+    notes: list[str],
 ) -> list[str]:
     """Items that only the items table names, ascending."""
-    items = read_item_ids(data, id_column)
+    items = read_item_ids(data, id_column, notes)
     unused = sorted_ids(np.array([item for item in items if item not in item_rows], object))
     if items and len(unused) == len(set(items)):
         raise DataError(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mmbase.dataset import find_table
 from mmbench.core.content import ItemContent, MissingPolicy, Scaling
+from mmbench.data import defaults
 from mmbench.data.dataset import PARTS, available_splits
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics.item_data import ItemVectors
@@ -77,8 +78,7 @@ def load_features(
     Args:
         root: The store, `<dataset>/features`.
         item_ids: Items in the order in which rows are wanted.
-        wanted: Modality to set name; empty or None: every modality of the store, and where a
-            modality has several sets the newest, which the note says.
+        wanted: Modality to set name; empty or None: see `mmbench.data.defaults`.
         n_trained: The first so many items are those of training: scaling and policy are fitted on
             them alone. None: all.
         missing: See `MissingPolicy`.
@@ -90,13 +90,13 @@ def load_features(
         not decide that.
 
     Raises:
-        UsageError: No such modality or set.
+        UsageError: No such modality or set, or several and none is named.
         DataError: The store is empty, a set doesn't fit, or no training item has a vector.
     """
     store = _store(root)
     chosen, notes = dict(wanted or {}), dict[str, str]()
     if not chosen:
-        chosen, notes = _newest(store)
+        chosen, notes = defaults.default_features(store)
     if not chosen:
         raise DataError(
             f"{root}: no feature sets; make one, e.g. `mmx extract --modality textual --model "
@@ -125,7 +125,7 @@ def load_content(
 
     Args:
         root: The store.
-        chosen: `MODALITY=NAME`, or `MODALITY` for the newest set of that modality.
+        chosen: `MODALITY=NAME`, or `MODALITY` for the set that is taken where none is named.
         item_ids: Items in the order in which rows are wanted.
         n_trained: The first so many are those of training.
 
@@ -138,10 +138,11 @@ def load_content(
     """
     modality, _, name = chosen.partition("=")
     if not name:
-        newest, _ = _newest(_store(root))
-        if modality not in newest:
-            raise unknown_name("modality of the feature store", modality, newest)
-        name = newest[modality]
+        store = _store(root)
+        if modality not in (known := {kind for kind, _ in store.sets()}):
+            raise unknown_name("modality of the feature store", modality, known)
+        flag = "--diversity-features"
+        name = defaults.default_features(store, modality=modality, flag=flag)[0][modality]
     (one,) = load_features(
         root, item_ids, {modality: name}, n_trained=n_trained, missing="zero"
     ).values()
@@ -149,12 +150,15 @@ def load_content(
 
 
 def load_presence(root: Path, item_ids: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
-    """Return which items have a vector in each modality's newest set; empty without a store."""
+    """Return which items have a vector in each modality's set; empty without a store.
+
+    The set is the one that is taken where none is named, or else the first one made.
+    """
     if not root.is_dir():
         return {}
     store = _store(root)
     found = {}
-    for modality, name in _newest(store)[0].items():
+    for modality, name in defaults.default_features(store, ask=False)[0].items():
         with store.open(modality, name) as features:
             found[modality] = np.isin(item_ids, features.ids[features.status == Status.OK])
     return found
@@ -179,29 +183,16 @@ def parse_wanted(options: Sequence[str]) -> dict[str, str]:
     return wanted
 
 
+def remember_features(root: Path, taken: Mapping[str, str], *, named: bool) -> None:
+    """Keep the sets that a training takes as the default; see `defaults.remember_features`."""
+    defaults.remember_features(_store(root), taken, named=named)
+
+
 def _store(root: Path) -> FeatureStore:
     # Imported here: lists and models without content need neither a store nor h5py.
     from mmstore.store import FeatureStore
 
     return FeatureStore(root)
-
-
-def _newest(store: FeatureStore) -> tuple[dict[str, str], dict[str, str]]:
-    """Each modality's newest set, and a note where there was a choice."""
-    by_modality: dict[str, list[tuple[str, str]]] = {}
-    for modality, name in store.sets():
-        with store.open(modality, name) as features:
-            if features.source == "item" and features.layout == "dense":
-                created = str(features.provenance.get("created", ""))
-                by_modality.setdefault(modality, []).append((created, name))
-    chosen = {modality: max(sets)[1] for modality, sets in sorted(by_modality.items())}
-    notes = {
-        modality: f"{len(sets)} {modality} sets ({', '.join(sorted(name for _, name in sets))}); "
-        f"took {chosen[modality]}, the newest; choose with --features {modality}=NAME"
-        for modality, sets in by_modality.items()
-        if len(sets) > 1
-    }
-    return chosen, notes
 
 
 def _align(
@@ -222,6 +213,7 @@ def _align(
             f"{features.path}: none of the {n_trained} items has a vector; its ids look like "
             f"{theirs}, the dataset's like {ours}"
         )
+    _require_lengths(features, vectors, item_ids)
     if scaling != "none":
         vectors[present] = _scaled(vectors[present], scaling, vectors[trained])
     corrupt = np.isin(features.ids[features.status == Status.CORRUPT], item_ids[:n_trained])
@@ -236,6 +228,21 @@ def _align(
         int(corrupt.sum()),
         note,
     )
+
+
+def _require_lengths(
+    features: FeatureSet, vectors: NDArray[np.float32], item_ids: Sequence[str]
+) -> None:
+    """Refuse vectors whose squared length float32 can't hold: they would count as zeros."""
+    peak = np.maximum(vectors.max(1), -vectors.min(1))  # NaN where absent
+    limit = float(np.sqrt(np.finfo(np.float32).max / vectors.shape[1]))
+    large = np.flatnonzero(peak > limit)
+    if large.size:
+        raise DataError(
+            f"{features.path}: numbers up to {np.nanmax(peak):.3g} in the vectors of "
+            f"{large.size:,} items, e.g. {item_ids[large[0]]!r}: their lengths overflow (at most "
+            f"{limit:.1g} here); divide the set by a constant, or extract it again"
+        )
 
 
 def _scaled(

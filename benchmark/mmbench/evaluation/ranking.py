@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmbench.core.interactions import HeldOut, Index, TrainSet, ranges
-from mmbench.errors import DataError, ShapeError
+from mmbench.errors import NotFiniteError, ShapeError
 from mmbench.evaluation.scoring import RankedLists
 from mmbench.ops.dense import NanScoreError, top_k
 
@@ -50,7 +50,7 @@ def rank(
 
     Raises:
         ShapeError: `users` out of range, or scores of another shape.
-        DataError: A score is NaN; the message names the user.
+        NotFiniteError: A score is NaN; the message names the user.
     """
     (lists,) = rank_each(
         score, train, users, k=k, masks=(also_masked,), block_bytes=block_bytes, device=device
@@ -98,7 +98,7 @@ def _best(scores: Tensor, masked: tuple[Index, Index], k: int, block: Index) -> 
     try:
         return np.asarray(top_k(scores, k).cpu().numpy(), np.int64)
     except NanScoreError as error:
-        raise DataError(
+        raise NotFiniteError(
             f"scores of user row {block[error.row]}: NaN (expected real numbers); the model has "
             "diverged or a feature is NaN: lower the learning rate, check the features"
         ) from error

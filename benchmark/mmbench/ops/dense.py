@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbase import gemm as kernels
-from mmbench.errors import DataError, ShapeError
+from mmbench.errors import NotFiniteError, ShapeError
 from mmbench.ops.kernels import apply, array, run, split
 
 _MIN_WORK = 1 << 18  # multiply-adds below which the detour costs more than it saves
@@ -195,7 +195,7 @@ _BLOCK_WIDTHS = (32, 8)
 _WORTHWHILE = 2
 
 
-class NanScoreError(DataError):
+class NanScoreError(NotFiniteError):
     """A candidate's score is NaN.
 
     Attributes:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from mmbase.progress import Progress, Silent
 from mmbench.config import Recipe, write_recipe
-from mmbench.errors import DataError
+from mmbench.errors import DataError, Diverged, SomeFailed
 from mmbench.models import model_class
 from mmbench.runs.beginning import as_begun
-from mmbench.runs.fit import fit, fit_trial, values_in_words
 from mmbench.runs.folder import RunFolder
-from mmbench.runs.inputs import Inputs, Loader, same_data
+from mmbench.runs.inputs import Inputs, Loader, remember, same_data
 from mmbench.runs.run import Result, locked, run, run_folder
+from mmbench.runs.trials import fit, fit_trial, values_in_words
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Executor(Protocol):
         """Train every job; yield each with its folder, in any order, when it is finished.
 
         Raises:
-            TrainingError: A training diverged or was killed. What is finished is kept.
+            TrainingError: A training was killed. What is finished is kept.
         """
 
 
@@ -78,23 +78,22 @@ _load = Loader(Silent())  # a worker's next job may be on the same data
 
 
 def train(job: Job, progress: Progress) -> RunFolder:
-    """Do one training and return the folder in which it is.
+    """Do one training and return the folder in which it is; where it diverged, that says so.
 
     Raises:
         DataError: The data have changed since the job was made.
-        TrainingError: The training diverged.
     """
     recipe, inputs = _load(job.recipe) if job.inputs is None else (job.recipe, job.inputs)
     if run_folder(job.folder.parent, recipe, inputs).path != job.folder:
         changed = "interactions or features have changed since this command began"
         raise DataError(f"{recipe.data}: {changed}; start it again")
     folder, setting = RunFolder(job.folder), inputs.setting(recipe.evaluation)
-    with as_begun(folder):
+    with as_begun(folder), suppress(Diverged):
         if job.trial is None:
             return fit(recipe, setting, folder, progress, jobs=job.at_once)[1]
         trial, folder = recipe.trials()[job.trial], folder.trial(job.trial)
         fit_trial(trial, setting, folder, progress, jobs=job.at_once)
-        return folder
+    return folder
 
 
 @dataclass(frozen=True)
@@ -118,6 +117,9 @@ def local_executor(jobs: int, progress: Progress) -> Executor:
     return ProcessExecutor(jobs, progress)
 
 
+_NAMED = 5  # failed trainings that a message lists
+
+
 class Batch:
     """Runs in one folder; what neighbours on the same data need is loaded once.
 
@@ -125,11 +127,15 @@ class Batch:
         out: Where run folders go; finished runs there are read, not repeated.
         executor: Where trainings run.
         progress: Where to report to.
+
+    Attributes:
+        failures: Trainings that failed: which, and why.
     """
 
     def __init__(self, out: Path, executor: Executor, progress: Progress) -> None:
         self._out, self._executor, self._progress = out, executor, progress
         self._load = Loader(progress)
+        self.failures: list[tuple[str, str]] = []
 
     def train_ahead(self, recipes: Iterable[Recipe]) -> None:
         """Train what `run` would train later, if more than one training can run at once."""
@@ -139,24 +145,47 @@ class Batch:
     def run(self, recipes: Iterable[Recipe], *, restart: bool = False) -> list[Result]:
         """Do what is left of the runs and return their results, in order.
 
+        A run that diverges is left out, and does not keep others from running; nor does a trial.
+        `failures` has both, see `raise_failures`.
+
         Args:
             recipes: What to run; the inputs of neighbours on the same data are held together.
             restart: Train anew even what is finished.
 
         Raises:
             DataError: Dataset or features are absent or unreadable.
-            TrainingError: A training diverged, or another process is writing one of the runs.
+            Diverged: All runs did.
+            TrainingError: Another process is writing one of the runs.
         """
         results: list[Result] = []
+        diverged: list[Diverged] = []
         for group in _by_data(recipes):
             planned = [self._load(recipe) for recipe in group]
+            for asked, (loaded, _) in zip(group, planned, strict=True):
+                remember(asked, loaded)
             # One at a time, a run is finished before the next one begins: its result is kept
             # whatever happens to those after it.
             waves = [planned] if self._executor.at_once > 1 else [[one] for one in planned]
             for wave in waves:
                 self._train(wave, restart=restart)
-                results += [self._finish(recipe, inputs) for recipe, inputs in wave]
+                for recipe, inputs in wave:
+                    label = Job(recipe, self._out).label
+                    try:
+                        result = self._finish(recipe, inputs)
+                    except Diverged as error:
+                        self._progress.warn(f"{label}: failed: {error}")
+                        self.failures.append((label, str(error)))
+                        diverged.append(error)
+                        continue
+                    results.append(result)
+                    self.failures += [(f"{label}, {told}", why) for told, why in result.failed]
+        if diverged and not results:
+            raise diverged[0]
         return results
+
+    def raise_failures(self) -> None:
+        """Raise `SomeFailed` with the list if trainings failed."""
+        raise_failures(self.failures)
 
     def _finish(self, recipe: Recipe, inputs: Inputs) -> Result:
         folder = run_folder(self._out, recipe, inputs)
@@ -185,11 +214,21 @@ class Batch:
     def _missing(self, recipe: Recipe, inputs: Inputs, folder: RunFolder) -> list[Job]:
         """The trainings that a run lacks: the trials of a grid one by one if that gains time."""
         at_once = self._executor.at_once
-        trials: list[int | None] = [] if folder.trained else [None]
+        trials: list[int | None] = [] if folder.trained or folder.failure else [None]
         # The trials of a search are one job: each is proposed by the results before it.
         if recipe.grid and at_once > 1:
-            trials = [n for n in range(len(recipe.trials())) if not folder.trial(n).trained]
+            folders = [folder.trial(number) for number in range(len(recipe.trials()))]
+            trials = [n for n, one in enumerate(folders) if not (one.trained or one.failure)]
         return [Job(recipe, folder.path, trial, at_once, inputs) for trial in trials]
+
+
+def raise_failures(failures: Sequence[tuple[str, str]]) -> None:
+    """Raise `SomeFailed` if trainings failed; `failures` has which, and why."""
+    if failures:
+        told = "; ".join(f"{label}: {reason}" for label, reason in failures[:_NAMED])
+        more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+        number = "1 training" if len(failures) == 1 else f"{len(failures)} trainings"
+        raise SomeFailed(f"{number} failed, all others are finished: {told}{more}")
 
 
 def _by_data(recipes: Iterable[Recipe]) -> list[list[Recipe]]:

@@ -1,4 +1,4 @@
-"""Train one configuration, or choose among several: all that happens before test data matters.
+"""Train one configuration: all that happens before test data matters.
 
 Nothing here knows the type of test data: a `Setting` holds training and validation rows, content
 and the choices of the evaluation. Energy comes from the meters that the machine lets us read.
@@ -12,10 +12,10 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -31,10 +31,10 @@ from mmbase.process import (
     resolve_device,
 )
 from mmbase.progress import Progress
-from mmbench.config import Recipe, read_recipe, write_recipe
+from mmbench.config import Recipe
 from mmbench.core.sampling import Init
 from mmbench.data.features import neighbour_cache
-from mmbench.errors import UsageError
+from mmbench.errors import Diverged, UsageError
 from mmbench.evaluation.protocol import Setting, rank_all, score
 from mmbench.metrics import resolve
 from mmbench.models import model_class
@@ -42,7 +42,6 @@ from mmbench.models.base import Content, Recommender
 from mmbench.ops import sparse
 from mmbench.ops.row_table import RowTable
 from mmbench.runs.folder import RunFolder
-from mmbench.runs.search import propose, size, typed
 from mmbench.trainer import EpochRecord, Trainer
 
 POWERCAP = Path("/sys/class/powercap")
@@ -211,71 +210,6 @@ def choose_device(name: str) -> torch.device:
     return torch.device(resolve_device(name, automatic=("cuda",)))
 
 
-def fit(
-    recipe: Recipe,
-    setting: Setting,
-    folder: RunFolder,
-    progress: Progress,
-    *,
-    jobs: int = 1,
-) -> tuple[Recipe, RunFolder]:
-    """Train the recipe, or each trial of its grid or search.
-
-    Trainings that are finished in the folder are read, not repeated, and a search ends when its
-    space is exhausted. `jobs`: how many trainings run on this machine at once, for the record.
-
-    Returns:
-        The chosen recipe and the folder of its checkpoint.
-    """
-    if not recipe.searched:
-        fit_one(recipe, setting, folder, progress, jobs=jobs)
-        return recipe, folder
-    search = typed(recipe)
-    grid = recipe.trials() if search is None else []
-    n_trials = len(grid) if search is None else int(min(search.budget, size(search)))
-    past: list[tuple[dict[str, Any], float]] = []
-    best: tuple[float, Recipe, RunFolder] | None = None
-    for number in range(n_trials):
-        trial_folder = folder.trial(number)
-        if search is None:
-            trial = grid[number]
-        elif trial_folder.recipe_path.is_file():
-            # Begun before: a newer sampler might propose something else.
-            trial = recipe.trial(read_recipe(trial_folder.recipe_path).settings.model_dump())
-        else:
-            # Depends on the results so far alone, so a killed search goes on as it would have.
-            trial = recipe.trial(propose(search, recipe.seed, past))
-        label = f"trial {number + 1}/{n_trials} {values_in_words(recipe, trial)}"
-        value = fit_trial(trial, setting, trial_folder, progress, label=label, jobs=jobs)
-        past.append(({name: getattr(trial.settings, name) for name in recipe.searched}, value))
-        if best is None or value > best[0]:
-            best = (value, trial, trial_folder)
-    assert best is not None
-    return best[1], best[2]
-
-
-def fit_trial(
-    trial: Recipe,
-    setting: Setting,
-    folder: RunFolder,
-    progress: Progress,
-    *,
-    label: str = "",
-    jobs: int = 1,
-) -> float:
-    """Train one trial in its own folder, recipe beside it; return its validation value."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    write_recipe(folder.recipe_path, trial)
-    return fit_one(trial, setting, folder, progress, label=label, jobs=jobs)
-
-
-def values_in_words(recipe: Recipe, trial: Recipe) -> str:
-    """Name the values of a trial: `lr=0.001, reg_weight=0.1`."""
-    return ", ".join(
-        f"{name}={in_words(getattr(trial.settings, name))}" for name in recipe.searched
-    )
-
-
 def in_words(value: object, digits: int = 4) -> str:
     """A setting's value as text, floating-point numbers in few digits."""
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
@@ -290,9 +224,15 @@ def fit_one(
     label: str = "",
     jobs: int = 1,
 ) -> float:
-    """Train one configuration, keep the best epoch's model; return its validation value."""
+    """Train one configuration, keep the best epoch's model; return its validation value.
+
+    Raises:
+        Diverged: Now, or when it was trained before: the folder records it.
+    """
     if folder.trained:
         return float(folder.read_json("trained.json")["value"])
+    if reason := folder.failure:
+        raise Diverged(reason)
     evaluation, training = setting.evaluation, setting.training
     name, _, cutoff = evaluation.select_by.partition("@")
     with_selected = {
@@ -332,7 +272,7 @@ def fit_one(
         progress.task(label, trainer.epochs or 1, trainer.progress.epoch) as task,
         EnergyMeter(gpu=gpu_uuid(device)) as meter,
     ):
-        for record in trainer.run():
+        for record in _recorded(trainer, folder):
             folder.append_history(record)
             if record.improved:
                 folder.save_checkpoint(model.weights(), record.epoch)
@@ -362,6 +302,15 @@ def fit_one(
     )
     folder.drop_state()
     return stand.best_value
+
+
+def _recorded(trainer: Trainer, folder: RunFolder) -> Iterator[EpochRecord]:
+    """The trainer's epochs; a divergence is recorded, so that it is not trained again."""
+    try:
+        yield from trainer.run()
+    except Diverged as error:
+        folder.fail(str(error))
+        raise
 
 
 def _energy(meter: EnergyMeter, *, jobs: int, whole: bool) -> dict[str, float] | str:

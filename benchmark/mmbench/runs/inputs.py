@@ -9,8 +9,9 @@ from typing import Any
 
 from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe
-from mmbench.data.dataset import Split, load_split
-from mmbench.data.features import ItemFeatures, load_features, trained_on
+from mmbench.data.dataset import Split, available_splits, load_split
+from mmbench.data.defaults import remember_split
+from mmbench.data.features import ItemFeatures, load_features, remember_features, trained_on
 from mmbench.data.tables import UNSURE
 from mmbench.evaluation.protocol import Setting, side_data
 from mmbench.models import model_class
@@ -114,6 +115,21 @@ def _features(recipe: Recipe, data: Path, split: Split) -> dict[str, ItemFeature
             )
             features[modality] = replace(one, note="; ".join(filter(None, (one.note, seen))))
     return features
+
+
+def remember(asked: Recipe, loaded: Recipe) -> None:
+    """Keep what a training takes of its dataset, so that later ones without a choice take it, too.
+
+    Args:
+        asked: The recipe as given.
+        loaded: The same with everything spelled out.
+    """
+    data = Path(loaded.data)
+    if loaded.split is not None:
+        named = asked.split is not None
+        remember_split(data, loaded.split, available_splits(data), named=named)
+    if loaded.features:
+        remember_features(data / "features", loaded.features, named=bool(asked.features))
 
 
 def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:

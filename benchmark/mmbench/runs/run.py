@@ -31,16 +31,18 @@ from mmbench import __version__
 from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import load_presence
-from mmbench.errors import DataError, TrainingError
+from mmbench.errors import DataError, TrainingError, UsageError
 from mmbench.evaluation.protocol import Scored, lists_for_both, score_both
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.models.base import Recommender
 from mmbench.ops import sparse
 from mmbench.runs.beginning import as_begun, begin
-from mmbench.runs.fit import build, choose_device, fit
+from mmbench.runs.documents import CURE
+from mmbench.runs.fit import build, choose_device, in_words
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs
+from mmbench.runs.trials import fit, trials_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,7 @@ class Result:
         slices: Split to slices, as `SliceScores.as_json` gives them.
         cost: `s/epoch`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training; None where
             unknown or not measurable.
+        trials: What each trial of a grid or search came to; see `runs.trials.trials_of`.
     """
 
     path: Path
@@ -67,6 +70,16 @@ class Result:
     tried: tuple[str, ...] = ()
     slices: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     cost: Mapping[str, float | None] = field(default_factory=dict)
+    trials: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def failed(self) -> list[tuple[str, str]]:
+        """The settings of trials that failed, in words, and why."""
+        return [
+            (", ".join(f"{name}={in_words(value)}" for name, value in one["settings"].items()), why)
+            for one in self.trials
+            if (why := one.get("failed"))
+        ]
 
 
 def run_folder(out: Path, recipe: Recipe, inputs: Inputs) -> RunFolder:
@@ -81,7 +94,8 @@ def run(
     """Do what is left of a run and return its result; a finished run is read, not repeated.
 
     Raises:
-        TrainingError: The run is being written by another process, or the training diverged.
+        TrainingError: The run is being written by another process.
+        Diverged: The training did, or every trial.
     """
     if folder.complete and not restart:
         return read_result(folder.path)  # nothing is written, not even a lock
@@ -128,13 +142,14 @@ def read_result(path: Path) -> Result:
     recipe = read_recipe(folder.recipe_path)
     return Result(
         path,
-        chosen_recipe(recipe, record),
+        chosen_recipe(recipe, record, path),
         metrics["valid"],
         metrics["test"],
         metrics["best_epoch"],
         recipe.searched,
         metrics.get("slices", {}),
         cost_of(record),
+        record.get("trials", ()),
     )
 
 
@@ -151,9 +166,20 @@ def cost_of(record: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def chosen_recipe(recipe: Recipe, record: Mapping[str, Any]) -> Recipe:
-    """Return a finished run's recipe with the settings that validation chose."""
-    return recipe.trial({name: record["settings"][name] for name in recipe.searched})
+def chosen_recipe(recipe: Recipe, record: Mapping[str, Any], path: Path) -> Recipe:
+    """Return the recipe of the finished run at `path` with the settings that validation chose.
+
+    Raises:
+        DataError: The record lacks one of them, or it is out of range.
+    """
+    settings, where = record["settings"], f"{path / 'run.json'}: settings"
+    for name in recipe.searched:
+        if name not in settings:
+            raise DataError(f"{where}.{name}: is absent, and the recipe searched it; {CURE}")
+    try:
+        return recipe.trial({name: settings[name] for name in recipe.searched})
+    except UsageError as error:
+        raise DataError(f"{where}: {error}; {CURE}") from error
 
 
 def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs, RunFolder]:
@@ -189,7 +215,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     begin(folder)
     outcome = trained.read_json("trained.json")
     model = build(recipe, setting)
-    model.load_weights(trained.load_checkpoint(outcome["best_epoch"]))
+    trained.load_model(model, outcome["best_epoch"])
     start, start_cpu = time.perf_counter(), cpu_seconds()
     lists = lists_for_both(model, setting)
     scored = score_both(lists, setting, inputs.split.test, setting.present)
@@ -208,7 +234,10 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     }
     _write_per_user(folder, setting.training, scores)
     selected = {"split": "valid", "metric": outcome["metric"], "value": outcome["value"]}
-    folder.write_json("run.json", _record(recipe, inputs, timings, chosen, scores, outcome))
+    record = _record(recipe, inputs, timings, chosen, scores, outcome)
+    if chosen is not None:
+        record["trials"] = trials_of(read_recipe(folder.recipe_path), folder)
+    folder.write_json("run.json", record)
     folder.write_json(
         "metrics.json",
         {
@@ -345,7 +374,7 @@ def load_model(
     with suppress(RuntimeError):  # a build of torch without the run's kernel scores with its own
         gemm.use(products.get("gemm"))
     model = build(chosen, inputs.setting(chosen.evaluation), finished=True)
-    model.load_weights(folder.load_checkpoint(result.best_epoch))
+    folder.load_model(model, result.best_epoch)
     return model.train(False), chosen, inputs
 
 
@@ -373,6 +402,7 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
             "settings": result.recipe.settings.model_dump(mode="json"),
             "best_epoch": result.best_epoch,
             "protocol": result.recipe.evaluation.protocol,
+            **({"trials": list(result.trials)} if result.trials else {}),
             "valid": result.valid,
             "test": result.test,
             "cost": dict(result.cost),

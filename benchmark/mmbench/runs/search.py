@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from mmbase.errors import install_extra
 from mmbench.config import Range, Recipe, Search, make_settings
 from mmbench.core.sampling import derive, numpy_rng
 from mmbench.errors import UsageError
 
-Trial = tuple[Mapping[str, Any], float]
-"""Settings that were tried, and their validation value."""
+Trial = tuple[Mapping[str, Any], float | None]
+"""Settings that were tried, and their validation value; None for a trial that failed."""
 
 _ATTEMPTS = 20  # at a proposal that was not tried before; the second half are random
 _STARTUP = 5  # random trials before TPE
@@ -116,7 +117,11 @@ def _tpe(search: Search, seed: int, past: Sequence[Trial], attempt: int) -> dict
     domains = {name: _distribution(optuna, domain) for name, domain in search.space.items()}
     for values, outcome in past:
         codes = {name: _code(search.space[name], value) for name, value in values.items()}
-        trial = optuna.trial.create_trial(params=codes, distributions=domains, value=outcome)
+        states = optuna.trial.TrialState
+        state = states.FAIL if outcome is None else states.COMPLETE
+        trial = optuna.trial.create_trial(
+            state=state, params=codes, distributions=domains, value=outcome
+        )
         study.add_trial(trial)
     asked = study.ask(domains).params
     return {
@@ -135,8 +140,8 @@ def require_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise UsageError(
-            "--sampler tpe: needs the package optuna; pip install 'mmx-mmbench[tune]', or use "
-            "--sampler random"
+            f"--sampler tpe: needs the package optuna: {install_extra('tune')}; or use --sampler "
+            "random"
         ) from error
     return optuna
 

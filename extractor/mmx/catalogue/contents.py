@@ -134,7 +134,7 @@ def file_contents(
     if table is not None and column is None:
         column = next((name for name in PATH_COLUMNS[modality] if name in table.columns), None)
     if table is not None and column is not None:
-        named = table.read([column])[column].slice(0, len(items))
+        named = table.read([column], between=BETWEEN)[column].slice(0, len(items))
         first = next((value for chunk in named.chunks for value in chunk.to_pylist() if value), b"")
         if is_address(first):
             notes.append(

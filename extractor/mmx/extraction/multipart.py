@@ -237,7 +237,7 @@ def several_files(
 ) -> SeveralFiles:
     """Find all files of each item, `visual` or `audio`.
 
-    These are the paths of its cell in the column, cut at the separator if there is one; where the
+    These are the paths of its cell in the column, a list or cut at the separator; where the
     cell is empty `<folder>/<item_id>.<extension>` and every file in the folder
     `<folder>/<item_id>/`, in the order of their names. A column of None is looked for by the usual
     names; `anywhere` lets paths and links lead out of the dataset folder.

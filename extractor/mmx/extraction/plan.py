@@ -81,6 +81,7 @@ class Plan:
             "several": config.several,
             "path_separator": config.path_separator,
             "long_texts": config.long_texts if config.long_texts != "truncate" else None,
+            "limit": self.run.limit,
         }
         is_joined = len(columns) > 1 and not config.text_template
         # The bits of fp32 networks depend on which of torch's kernels this processor runs faster.

@@ -17,7 +17,7 @@ import pytest
 
 from mmbase.progress import Progress, Silent
 from mmbench.config import Recipe, make_settings
-from mmbench.errors import DataError, TrainingError
+from mmbench.errors import DataError, SomeFailed, TrainingError
 from mmbench.runs import run as experiment
 from mmbench.runs.batch import Batch, Executor, InProcess, Job, Train, train
 from mmbench.runs.executors import ProcessExecutor
@@ -110,12 +110,21 @@ def test_runs_are_the_same_wherever_trainings_run(
     assert not again.jobs
 
 
-def test_a_run_is_finished_before_the_next_training_begins(dataset: Path, tmp_path: Path) -> None:
-    """In one process a training that diverges takes nothing from the runs before it."""
-    recipes = plan(dataset, vbpr=(0.02,), bpr_mf=(1e38,))
-    with pytest.raises(TrainingError, match="lr"):
-        run(recipes, tmp_path)
-    assert [path.parent.name.split("-")[1] for path in tmp_path.rglob("metrics.json")] == ["vbpr"]
+def test_a_run_that_diverges_takes_nothing_from_those_before_and_after_it(
+    dataset: Path, tmp_path: Path
+) -> None:
+    recipes = plan(dataset, vbpr=(0.02,), bpr_mf=(1e38,), most_popular=(0.1,))
+    for executor in (InProcess(Silent()), Recording()):
+        batch = Batch(tmp_path / type(executor).__name__, executor, Silent())
+        results = batch.run(recipes)
+        assert [result.recipe.model for result in results] == ["vbpr", "most-popular"]
+        with pytest.raises(SomeFailed, match=r"1 training failed.*bpr-mf seed 123: .*lower lr"):
+            batch.raise_failures()
+    again = Recording()
+    Batch(tmp_path / "InProcess", again, Silent()).run(recipes)
+    assert again.jobs == []  # nor is it trained again
+    with pytest.raises(TrainingError, match="lower lr"):
+        run(recipes[1:2], tmp_path / "alone")
 
 
 def test_a_single_training_has_all_threads(dataset: Path, tmp_path: Path) -> None:
@@ -132,13 +141,24 @@ def test_a_job_whose_data_have_changed_is_refused(dataset: Path, tmp_path: Path)
     assert not folder.path.exists()
 
 
-def test_a_training_that_fails_is_an_error_and_the_others_are_kept(
+def test_a_trial_that_diverges_is_recorded_and_the_others_are_chosen_from(
     dataset: Path, tmp_path: Path
 ) -> None:
-    at_once = ProcessExecutor(2, Silent())
-    with pytest.raises(TrainingError, match="lr"):
-        run(plan(dataset, bpr_mf=(0.02, 1e38)), tmp_path, at_once)
-    run(plan(dataset, bpr_mf=(0.02, 0.01)), tmp_path, at_once)
+    recipes = plan(dataset, bpr_mf=(0.02, 1e38))
+    for executor in (ProcessExecutor(2, Silent()), InProcess(Silent())):
+        batch = Batch(tmp_path / type(executor).__name__, executor, Silent())
+        (result,) = batch.run(recipes)
+        assert result.recipe.settings.lr == 0.02
+        record = json.loads((result.path / "run.json").read_text())
+        assert [set(trial) for trial in record["trials"]] == [
+            {"settings", "value", "best_epoch"},
+            {"settings", "failed"},
+        ]
+        for _ in range(2):  # a finished run says it, too
+            with pytest.raises(SomeFailed, match=r"bpr-mf seed 123, lr=1e\+38: epoch 1.*lower lr"):
+                batch.raise_failures()
+            batch = Batch(tmp_path / type(executor).__name__, Recording(), Silent())
+            batch.run(recipes)
 
 
 def test_finished_runs_are_read_without_a_lock(dataset: Path, tmp_path: Path) -> None:

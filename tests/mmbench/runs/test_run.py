@@ -16,11 +16,12 @@ from mmbase.progress import Silent
 from mmbench.analysis.recommend import load_run
 from mmbench.config import Recipe, for_model, make_settings, parse_approximations, read_recipe
 from mmbench.data.dataset import TestData
-from mmbench.errors import DataError, TrainingError, UsageError
+from mmbench.errors import DataError, Diverged, TrainingError, UsageError
 from mmbench.evaluation import protocol
 from mmbench.evaluation.protocol import evaluate_lists, rank_all
 from mmbench.models import MODELS, model_class
-from mmbench.runs import fit
+from mmbench.models.base import Known, Score
+from mmbench.runs import fit, trials
 from mmbench.runs import run as experiment
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import Inputs, load_inputs
@@ -333,16 +334,17 @@ def test_the_memory_of_a_gpu_is_that_of_the_training_too(
 def test_selection_cannot_reach_test_rows() -> None:
     import inspect
 
-    for function in (fit.fit, fit.fit_one, fit.build, Trainer.__init__):
+    for function in (trials.fit, trials.fit_trial, fit.fit_one, fit.build, Trainer.__init__):
         annotations = " ".join(
             str(parameter.annotation)
             for parameter in inspect.signature(function).parameters.values()
         )
         assert "Split" not in annotations
         assert TestData.__name__ not in annotations
-    assert not {"Split", "TestData", "load_split"} & set(vars(fit)), (
-        "selection knows the type of test data"
-    )
+    for module in (fit, trials):
+        assert not {"Split", "TestData", "load_split"} & set(vars(module)), (
+            "selection knows the type of test data"
+        )
 
 
 def test_patience_stops(dataset: Path, tmp_path: Path) -> None:
@@ -385,6 +387,18 @@ def test_a_diverging_training_says_where(dataset: Path, tmp_path: Path) -> None:
         TrainingError, match=r"epoch \d+, step \d+: loss term '(bpr|l2)' is (nan|inf).*lower lr"
     ):
         train(dataset, tmp_path / "runs", "bpr-mf", settings={"lr": 1e20, "epochs": 4})
+
+
+def test_scores_that_are_no_numbers_are_a_divergence_too(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_class("bpr-mf"), "scorer", lambda self, known: _no_numbers(known))
+    with pytest.raises(Diverged, match=r"epoch 2: scores of user row 0: NaN"):
+        train(dataset, tmp_path / "runs", "bpr-mf")
+
+
+def _no_numbers(known: Known) -> Score:
+    return lambda users: torch.full((len(users), known.n_items), torch.nan)
 
 
 def test_two_processes_cannot_write_one_run(dataset: Path, tmp_path: Path) -> None:

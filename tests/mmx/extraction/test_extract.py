@@ -499,6 +499,14 @@ def test_a_limited_set_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert go(root).path.name == "fake.h5"
 
 
+@pytest.mark.parametrize(("limit", "expected"), [({"limit": 3}, 3), ({}, None)])
+def test_a_limited_set_says_so_whatever_its_name(
+    tmp_path: Path, limit: dict[str, int], expected: int | None
+) -> None:
+    with FeatureSet(go(dataset(tmp_path, MANY), **limit).path) as features:
+        assert features.provenance["input"].get("limit") == expected
+
+
 def test_an_encoder_that_learns_sees_every_usable_content_once_in_order(tmp_path: Path) -> None:
     encoder = FakeEncoder()
     encoder.needs_fit = True

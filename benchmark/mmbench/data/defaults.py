@@ -1,0 +1,191 @@
+"""Which feature sets and which split are taken where none is named.
+
+A default never changes because another command left something: what was taken first stays, sets of
+some items or of random weights are never taken unasked, and where several would do it is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmbase import choices
+from mmbench.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from mmstore.store import FeatureStore
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A set with one vector per item.
+
+    Attributes:
+        name: Its name.
+        created: When it was made, as its provenance says.
+        flaws: Why it is never taken unasked; empty if it may be.
+    """
+
+    name: str
+    created: str
+    flaws: str
+
+
+def default_features(
+    store: FeatureStore,
+    *,
+    ask: bool = True,
+    modality: str | None = None,
+    flag: str = "--features",
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Choose the sets where none is named: those taken before, else the only one of each modality.
+
+    Args:
+        store: The dataset's store.
+        ask: Whether several sets, or none that may be taken, are an error; else the first one made
+            is taken, or none.
+        modality: Look at this one alone.
+        flag: The option that names a set, for messages.
+
+    Returns:
+        Modality to set name, and modality to a note where there is something to know.
+
+    Raises:
+        UsageError: A modality has several sets and none was taken before.
+        DataError: The store has sets of some items or of random weights alone.
+    """
+    found = _sets(store, modality)
+    before = _taken(store, found)
+    chosen: dict[str, str] = {}
+    notes: dict[str, str] = {}
+    left_out: list[str] = []
+    for kind, sets in sorted(found.items()):
+        suited = [one for one in sets if not one.flaws]
+        others = [f"{one.name} ({one.flaws})" if one.flaws else one.name for one in sets]
+        if kind in before:
+            chosen[kind] = before[kind]
+        elif not suited or (before and modality is None):
+            left_out += [f"{kind}={other}" for other in others]
+            continue
+        elif len(suited) == 1 or not ask:
+            chosen[kind] = min(suited, key=lambda one: (one.created, one.name)).name
+        else:
+            names = ", ".join(one.name for one in suited)
+            raise UsageError(
+                f"{store.root}: {len(suited)} {kind} sets ({names}), and none was taken before; "
+                f"choose one with {flag} {kind}=NAME"
+            )
+        if len(sets) > 1:
+            how = "as before" if kind in before else "the only one of all items and trained weights"
+            notes[kind] = (
+                f"{len(sets)} {kind} sets ({', '.join(others)}); took {chosen[kind]}, {how}; "
+                f"choose with {flag} {kind}=NAME"
+            )
+    if left_out and not chosen and ask:
+        raise DataError(
+            f"{store.root}: no set of all items and trained weights ({'; '.join(left_out)}); make "
+            f"one with `mmx extract`, or insist with {flag} MODALITY=NAME"
+        )
+    if left_out and chosen:
+        last = list(chosen)[-1]
+        there = (
+            f"other sets were not taken: {', '.join(left_out)}; choose with {flag} MODALITY=NAME"
+        )
+        notes[last] = "; ".join(filter(None, (notes.get(last), there)))
+    return chosen, notes
+
+
+def remember_features(store: FeatureStore, taken: Mapping[str, str], *, named: bool) -> None:
+    """Keep the sets that a training takes, where the next one would have to ask.
+
+    `named`: the user named them; then they are kept only if there was no default.
+    """
+    if named:
+        flawed = {
+            (kind, one.name) for kind, sets in _sets(store).items() for one in sets if one.flaws
+        }
+        if flawed & set(taken.items()):
+            return
+        try:
+            default_features(store)
+        except UsageError:
+            pass
+        else:
+            return
+    choices.remember(store.root.parent, "features", dict(taken))
+
+
+def remember_split(data: Path, taken: str, available: Mapping[str, Path], *, named: bool) -> None:
+    """Keep the split that a training takes; a named one only where there was no default."""
+    if not named or len(available) > 1:
+        choices.remember(data, "split", taken)
+
+
+def default_split(data: Path, available: Mapping[str, Path], made_here: str) -> tuple[str, str]:
+    """Choose the split where none is named: the one taken before, else the only one.
+
+    Args:
+        data: The dataset folder.
+        available: The splits that it has, by name.
+        made_here: The split that is made where there are none.
+
+    Returns:
+        The split, and a note where there is something to know, else an empty one.
+
+    Raises:
+        UsageError: There are several, and none was taken before.
+    """
+    before = choices.recall(data).get("split")
+    names = ", ".join(sorted(available))
+    if isinstance(before, str) and (before in available or before.partition(":")[0] == "random"):
+        others = [name for name in sorted(available) if name != before]
+        told = f"split {before}, as before; there are {', '.join(others)}, too: --split NAME"
+        return before, told if others else ""
+    if len(available) > 1:
+        raise UsageError(
+            f"{data}: has several splits; choose one with --split: {names} (none was taken before)"
+        )
+    return next(iter(available), made_here), ""
+
+
+def _sets(store: FeatureStore, modality: str | None = None) -> dict[str, list[_Set]]:
+    found: dict[str, list[_Set]] = {}
+    for kind, name in store.sets():
+        if modality not in (None, kind):
+            continue
+        with store.open(kind, name) as features:
+            if features.source == "item" and features.layout == "dense":
+                made = features.provenance
+                one = _Set(name, str(made.get("created", "")), "; ".join(_flaws(made)))
+                found.setdefault(kind, []).append(one)
+    return found
+
+
+def _flaws(provenance: object) -> Iterator[str]:
+    """Why vectors, or those that they were fused of, are of no use but to try things out."""
+    if isinstance(provenance, Mapping):
+        if provenance.get("weights") == "random":
+            yield "random weights"
+        limit = _limit(provenance.get("input"))
+        if limit:
+            yield f"the first {limit} items alone"
+        provenance = list(provenance.values())
+    if isinstance(provenance, list):
+        for part in provenance:
+            yield from _flaws(part)
+
+
+def _limit(made_of: Any) -> Any:
+    return made_of.get("limit") if isinstance(made_of, Mapping) else None
+
+
+def _taken(store: FeatureStore, found: Mapping[str, list[_Set]]) -> dict[str, str]:
+    """The sets that were taken before; empty if one of them is gone."""
+    taken = choices.recall(store.root.parent).get("features")
+    if not isinstance(taken, Mapping):
+        return {}
+    there = {(kind, one.name) for kind, sets in found.items() for one in sets}
+    mine = {str(kind): str(name) for kind, name in taken.items() if kind in found}
+    return mine if all(one in there for one in mine.items()) else {}
