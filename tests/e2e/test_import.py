@@ -113,9 +113,9 @@ def clicks(folder: Path) -> list[str]:
 def excel(folder: Path, encoding: str = "cp1252") -> list[str]:
     """Semicolons, a byte order mark or another encoding, dates with the day first."""
     when = dates("%d.%m.%Y")
-    lines = ["Kunde;Artikel;Rating;Date"]
+    lines = ["Kunde;Artikel;Rating;Date"]  # ratings with a decimal comma
     lines += [
-        f"Müller {row[0]};Öl{row[1]};{row[2]};{when[place]}" for place, row in enumerate(rows())
+        f"Müller {row[0]};Öl{row[1]};{row[2]},5;{when[place]}" for place, row in enumerate(rows())
     ]
     items = ["Artikel;Name", *(f"Öl{item};{WORDS[item % 5]} für Küche" for item in range(1, 10))]
     for name, text in (("orders.csv", lines), ("items.csv", items)):

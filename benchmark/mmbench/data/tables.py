@@ -131,6 +131,8 @@ def read_interactions(
     cells = table.read(
         roles.values(), numbers=[rating] if rating else (), ids=ids, raw=[time] if time else ()
     )
+    if rating:
+        cells[rating] = _with_decimal_commas(table, rating, cells[rating])
     dropped = 0
     if drop_empty:
         kept = not_empty(cells[ids[0]]) & not_empty(cells[ids[1]])
@@ -178,6 +180,20 @@ def not_empty(ids: Column) -> NDArray[np.bool_]:
 
 def _are_times(ratings: NDArray[np.float64] | None) -> bool:
     return ratings is not None and bool(ratings.min() > _LEAST_TIME)
+
+
+def _with_decimal_commas(
+    table: Table, name: str, values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return ratings, `4,5` of a table of semicolons among them."""
+    if table.delimiter != ";" or np.isfinite(values).all():
+        return values
+    texts = pd.Series(strings(table.read([name])[name]).tolist(), dtype=object)
+    # With three digits behind it the comma may as well group thousands.
+    if not texts.str.fullmatch(r"\s*(-?\d+(,\d{1,2})?)?\s*").all():
+        return values
+    numbers = texts.str.replace(",", ".").replace(r"^\s*$", "nan", regex=True)
+    return np.asarray(numbers.astype(float), np.float64)
 
 
 def _finite(table: Table, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
