@@ -35,7 +35,6 @@ Headers count themselves, or a byte of padding; decoders leave that out without 
 
 _SAMPLE_BYTES = 16  # as read, joined, resampled, and as spectra
 _BLOCK_SAMPLES = 1 << 21  # of all channels
-_BUFFER = 1 << 15
 _MAX_KERNEL = 1 << 24  # numbers in a resampling kernel; 44,100 → 16,000 Hz needs under 1 << 17
 _LIBRARY_ERRORS = (OSError, RuntimeError, ValueError, TypeError)
 
@@ -110,10 +109,12 @@ def _read(path: Path) -> tuple[NDArray[np.float32], int]:
 
 def _layout(path: Path) -> Layout:
     size = path.stat().st_size
-    with path.open("rb", buffering=_BUFFER) as stream:
-        start = behind_tags(stream, 0)
-        stream.seek(start)
-        head = stream.read(HEAD_BYTES)
+    with path.open("rb") as stream:
+        start, head = 0, stream.read(HEAD_BYTES)
+        if head[:3] in (b"ID3", b"APE"):
+            start = behind_tags(stream, 0)
+            stream.seek(start)
+            head = stream.read(HEAD_BYTES)
         if parse_frame(head) is not None:
             return mpeg_layout(stream, start)
         if head[:4] == b"fLaC":
