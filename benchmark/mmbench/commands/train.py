@@ -10,6 +10,7 @@ import click
 
 from mmbase import cli
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
+from mmbase.layout import Column
 from mmbench import config
 from mmbench.commands import common
 from mmbench.config import Evaluation, Recipe, Search, for_model
@@ -34,7 +35,7 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
         return cli.options_of(
             Recipe,
             Evaluation,
-            exclude=("search", "evaluation", "threshold", *exclude),
+            exclude=("search", "evaluation", *exclude),
             data={"type": PATH},
             columns={"metavar": "ROLE=NAME", "callback": cli.parse_pairs},
             model={"flags": ("--model", "models"), "help": _MODELS_HELP, **_SEVERAL},
@@ -148,6 +149,7 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
 def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
     """Print validation, test and cost of runs: a table per dataset and scaling, or one document."""
     from mmbench.analysis.report.tables import print_slices
+    from mmbench.evaluation.protocol import NO_HITS
     from mmbench.runs.fit import in_words
     from mmbench.runs.run import summarise
 
@@ -168,29 +170,31 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
         if run.trials:
             _print_trials(run)
         click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
+        for split in run.no_hits:
+            click.echo(f"{run.recipe.model}: metrics of hits on {split} are n/a: {NO_HITS}")
         if slices:
             print_slices("test", run.slices["test"])
 
 
 def _print_trials(run: Result) -> None:
     """Print what each trial came to, the chosen one marked."""
-    from mmbench.analysis.report.tables import new_table, number, stdout_console
+    from mmbench.analysis.report.tables import number
     from mmbench.runs.fit import in_words
 
-    recipe = run.recipe
-    table = new_table(f"trials of {recipe.model}, seed {recipe.seed}")
-    columns = ["trial", *run.tried, f"valid {recipe.evaluation.select_by}", "epoch"]
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("")
+    recipe, rows = run.recipe, list(enumerate(run.trials, 1))
     chosen = {name: recipe.settings.model_dump(mode="json")[name] for name in run.tried}
-    for place, one in enumerate(run.trials, 1):
-        failed = "failed" in one
-        value, epoch = ("-", "-") if failed else (number(one["value"]), str(one["best_epoch"]))
-        mark = "failed" if failed else "chosen" if one["settings"] == chosen else ""
-        settings = map(in_words, one["settings"].values())
-        table.add_row(str(place), *settings, value, epoch, mark)
-    stdout_console().print(table)
+    labels = [
+        Column("trial", [str(place) for place, _ in rows]),
+        *(Column(name, [in_words(one["settings"][name]) for _, one in rows]) for name in run.tried),
+    ]
+    values = [number(one["value"]) if "value" in one else "failed" for _, one in rows]
+    marks = ["chosen" if one["settings"] == chosen else "" for _, one in rows]
+    columns = [
+        Column(f"valid {recipe.evaluation.select_by}", values),
+        Column("epoch", [str(one.get("best_epoch", "")) for _, one in rows]),
+        Column("", marks, left=True),
+    ]
+    cli.echo_table(labels, columns, title=f"trials of {recipe.model}, seed {recipe.seed}")
 
 
 def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:
