@@ -16,6 +16,7 @@ REPORT := report
 comma := ,
 AMAZON = $(subst $(comma), ,$(DATASETS))
 CHOICES = $(if $(SEED),--seed $(SEED)) $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(JOBS),--jobs $(JOBS))
+hint = echo "make $@: $(1)" >&2
 
 .PHONY: help setup demo reproduce-amazon reproduce-tiktok test test-all check format bench wheel-test clean
 .DEFAULT_GOAL := help
@@ -27,23 +28,35 @@ setup: .venv/installed  ## create .venv and install everything into it
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; say which: make PYTHON=python3.12 $(MAKECMDGOALS)" if sys.version_info < (3, 11) else 0)'
+	@echo 'Installing both tools with all extras (torch, transformers and so on) into .venv, once: on Linux about 3 GB to download'
+	@echo 'and 6 GB on disk (torch brings CUDA), elsewhere about half; some minutes, by the network. Nothing outside this folder changes.'
+	@df -h . | awk 'NR == 2 {print "Free here: " $$4}'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	@touch $@
+	@echo "Installed: $$(du -sh .venv | cut -f1) in .venv"
 
 demo: setup  ## the main job, end to end, on the embedded catalogue
+	@echo 'The demo takes about three minutes on two cores and no network: a synthetic catalogue of 800 items in data/demo,'
+	@echo 'its visual, textual and audio features, then six models, four of them with five seeds each, into runs.'
 	@test -e data/demo || $(BIN)/mmx demo --out data/demo
 	@# Exit code 3 says that some items failed: the catalogue has a corrupt file of each kind on purpose.
 	$(BIN)/mmx extract recipes/extract/demo.yaml || test $$? -eq 3
 	$(BIN)/mmbench train --data data/demo --protocol paper --model most-popular,item-knn,bpr-mf,content-knn,vbpr,freedom --seed $(SEEDS) \
 		--features visual=colour-hog --features textual=tfidf-lsa --features audio=mfcc \
 		--scaling l2 --set epochs=150 --set lr=0.01 --set reg_weight=0.1 --set freedom.lr=0.005 --set freedom.reg_weight=0.001
+	@printf '%s\n' '' 'What next, after `source .venv/bin/activate`:' \
+		'  mmbench compare runs --only protocol=paper         which of these differences are resolved' \
+		'  mmbench report runs                                tables and plots of these runs, in report' \
+		'  mmx extract --data DIR --modality visual --model resnet50   features of a catalogue of your own (README: Your own data)'
 
 reproduce-amazon: setup  ## the study of arXiv 2309.05273: DATASETS=office MODELS=vbpr,freedom PROTOCOL=best|grid EPOCHS=5
 	@$(if $(or $(SPLIT_DIR),$(STAND_IN)),:,set -e; for name in $(AMAZON); do \
-		$(BIN)/mmx fetch amazon-2014/$$name --out $(DATA)/amazon-$$name $(if $(AMAZON_MIRROR),--mirror $(AMAZON_MIRROR)); \
+		$(BIN)/mmx fetch amazon-2014/$$name --out $(DATA)/amazon-$$name $(if $(AMAZON_MIRROR),--mirror $(AMAZON_MIRROR)) || \
+			{ $(call hint,AMAZON_MIRROR=DIR|URL takes the files from elsewhere (--mirror); DATASETS=$$name SPLIT_DIR=DIR STAND_IN=1 needs none of them); exit 1; }; \
 		$(BIN)/mmx extract --modality textual --model $(TEXT_ENCODER) --name stsb-roberta-large --text-template lattice \
-			--data $(DATA)/amazon-$$name $(if $(TEXT_WEIGHTS),--weights $(TEXT_WEIGHTS)) || test $$? -eq 3; \
+			--data $(DATA)/amazon-$$name $(if $(TEXT_WEIGHTS),--weights $(TEXT_WEIGHTS)) || test $$? -eq 3 || \
+			{ $(call hint,TEXT_WEIGHTS=DIR takes a local copy of the text encoder (--weights); TEXT_ENCODER=NAME takes another one (--model)); exit 1; }; \
 	done)
 	$(BIN)/mmbench reproduce $(AMAZON:%=recipes/amazon/%.yaml) --protocol $(PROTOCOL) $(CHOICES) --data-root $(DATA) \
 		$(if $(SPLIT_DIR),--split-dir $(SPLIT_DIR)) $(if $(STAND_IN),--stand-in) --out $(RUNS)/amazon --report $(REPORT)/amazon

@@ -42,16 +42,28 @@ def find_table(folder: Path, stems: Sequence[str]) -> Path | None:
 
 
 def columns_of(role: str, columns: Iterable[str]) -> list[str]:
-    """Return the columns whose names mean that role, in the order of the table."""
-    return [name for name in columns if name.strip().casefold() in NAMES[role]]
+    """Return the columns whose names mean that role, in the order of the table.
+
+    `parent_asin` comes before `asin`: it is what Amazon's items of 2023 are called by.
+    """
+    found = [name for name in columns if name.strip().casefold() in NAMES[role]]
+    return sorted(found, key=_is_variant) if "parent_asin" in found else found
+
+
+def _is_variant(name: str) -> bool:
+    return name.strip().casefold() == "asin"
 
 
 def open_interactions(path: Path, given: Collection[str] = ()) -> Table:
     """Open a table of interactions, with a header or without.
 
     The first line is a header if it holds two known names or one of the `given` ones, or if its
-    third cell, the place of a rating, is no number. Tab-separated lines are split at tabs alone.
+    third cell, the place of a rating, is no number; of two words that don't recur, if one is a
+    known name. Tab-separated lines are split at tabs alone.
     Where it is no header, `given` may hold places, from "1".
+
+    Raises:
+        UsageError: Two words that don't recur may be names or ids.
     """
     table = open_table(path, literal=True)
     if table.kind != "text":
@@ -63,7 +75,52 @@ def open_interactions(path: Path, given: Collection[str] = ()) -> Table:
     places = bool(given) and all(name.isdigit() for name in given)
     if len(first) >= 3 and not _is_number(first[2]) and not places:
         return table
-    return table.headerless([*ROLES, *map(str, range(len(first)))][: len(first)])
+    rows = table.headerless([*ROLES, *map(str, range(len(first)))][: len(first)])
+    if given or len(first) != 2 or not _may_be_names(rows, first):
+        return rows
+    if known:
+        return table
+    raise UsageError(
+        f"{path}: is the first line, {' and '.join(map(repr, first))}, a header or a row? If a "
+        f"header, name its columns: mmbench --columns user_id={first[0]} --columns "
+        f"item_id={first[1]}; if a row, put a header above it: user_id, item_id"
+    )
+
+
+def _may_be_names(rows: Table, first: Sequence[str]) -> bool:
+    """Whether the first row of two columns may hold their names: no digits, and never again."""
+    import pyarrow.compute as pc
+
+    if any(character.isdigit() for cell in first for character in cell):
+        return False
+    columns = rows.read(ROLES[:2]).values()
+    return all(
+        len(column) > 1 and pc.sum(pc.equal(column, column[0])).as_py() == 1 for column in columns
+    )
+
+
+def refuse_repeated_header(table: Table, columns: Mapping[str, Column]) -> None:
+    """Refuse a text table that has its header again among its rows, as joined files do.
+
+    Args:
+        table: The table.
+        columns: Cells of the columns of ids, by name.
+
+    Raises:
+        DataError: A row has the names of these columns for ids.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if table.kind != "text" or not table.header:
+        return
+    same = [pc.equal(cells, pa.scalar(name.encode())) for name, cells in columns.items()]
+    row = pc.index(pc.and_(same[0], same[1]), True).as_py()
+    if row >= 0:
+        what = f"the header, {', '.join(columns)}, once more"
+        raise DataError(
+            f"{table.where(row)}: {what}; remove the line, or read the files one by one"
+        )
 
 
 def shared_id(table: Table, users: Column, items: Column) -> str | None:
@@ -122,29 +179,53 @@ def item_id_column(table: Table, notes: list[str] | None = None) -> str:
     return guess
 
 
-def checked_ids(table: Table, column: str, cells: Column) -> Column:
+LONGEST_ID = 1000
+"""Bytes of the longest id. What is longer is a text in the wrong column."""
+
+
+def checked_ids(
+    table: Table,
+    column: str,
+    cells: Column,
+    notes: list[str] | None = None,
+    longest: int | None = LONGEST_ID,
+) -> Column:
     """Return the cells of a column of ids as an Arrow string array, none of them empty.
 
+    Blanks around an id are part of it; that there are some is added to `notes`.
+
     Raises:
-        DataError: There are no rows, or an id is empty, not UTF-8, or holds a NUL character.
+        DataError: There are no rows, or an id is empty, not UTF-8, holds a NUL character, or has
+            more than `longest` bytes.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if len(cells) == 0:
         raise DataError(f"{table.path}: no items (the table has a header and no rows)")
-    empty = pc.equal(pc.binary_length(cells), 0)
-    if (first := pc.index(empty, True).as_py()) >= 0:
-        what = f"empty {column} ({pc.sum(empty).as_py():,} such rows)"
-        raise DataError(f"{table.where(first)}: {what}; every row needs an id")
     try:
         ids = cells.cast(pa.string())
     except pa.ArrowInvalid as error:
         row, cell = next(one for one in enumerate(cells.to_pylist()) if not _is_utf8(one[1]))
         raise DataError(f"{table.where(row)}: {column} {cell!r} is not valid UTF-8") from error
+    stripped = pc.binary_length(pc.utf8_trim_whitespace(ids))
+    sizes = pc.binary_length(ids)
+    empty = pc.equal(stripped, 0)
+    if (first := pc.index(empty, True).as_py()) >= 0:
+        what = f"empty {column} ({pc.sum(empty).as_py():,} such rows)"
+        raise DataError(f"{table.where(first)}: {what}; every row needs an id")
+    if longest is not None and (most := pc.max(sizes).as_py()) > longest:
+        row = pc.index(sizes, most).as_py()
+        what = f"{column} {ids[row].as_py()[:20]!r}… has {most:,} bytes"
+        cure = f"an id has at most {longest:,}; is this the right column?"
+        raise DataError(f"{table.where(row)}: {what}; {cure}")
     nul = pc.index(pc.match_substring(ids, "\0"), True).as_py()
     if nul >= 0:
         raise DataError(f"{table.where(nul)}: {column} {ids[nul].as_py()!r} holds a NUL character")
+    blanks = pc.sum(pc.not_equal(stripped, sizes)).as_py()
+    if blanks and notes is not None:
+        what = f"{blanks:,} values of {column} begin or end with a blank, which is part of the id"
+        notes.append(f"{table.path.name}: {what}")
     return ids
 
 
@@ -182,19 +263,31 @@ def inside(root: Path, path: Path) -> bool:
 def content_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], set[str]]:
     """Return the names of files with one of `suffixes`, and those of them that are links.
 
-    The names are sorted by stem, then by the place of their suffix in `suffixes`.
+    Hidden files are left out. The names are sorted by stem, then by the place of their suffix in
+    `suffixes`.
     """
     names, links = [], set()
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.lower().endswith(tuple(suffixes)) and _is_file(entry):
+                if not entry.name.lower().endswith(tuple(suffixes)) or is_hidden(entry.name):
+                    continue
+                if _is_file(entry):
                     names.append(entry.name)
                     if entry.is_symlink():
                         links.add(entry.name)
     rank = {suffix: place for place, suffix in enumerate(suffixes)}
     names.sort(key=lambda name: (stem(name), rank[name[len(stem(name)) :].lower()], name))
     return names, links
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is the system's and not the user's.
+
+    Names with a dot in front (`._a.jpg` beside `a.jpg`, `.Trashes`), what archives of macOS and
+    photo servers add, and the bin of Windows.
+    """
+    return name.startswith((".", "$")) or name in ("__MACOSX", "@eaDir")
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+
+def install_extra(extra: str) -> str:
+    """Return the command that installs an extra: from the checkout or the file that we are from.
+
+    The tools are on no package index: their name alone installs nothing.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "pyproject.toml").is_file():
+        return f"pip install -e '{checkout}[{extra}]'"
+    return f"pip install 'mmx-mmbench[{extra}]{_installed_from()}'"
+
+
+def _installed_from() -> str:
+    """Return ` @ URL` of what was installed, where pip has noted it (PEP 610)."""
+    try:
+        noted = metadata.distribution("mmx-mmbench").read_text("direct_url.json")
+        return f" @ {json.loads(noted or '')['url']}"
+    except (metadata.PackageNotFoundError, ValueError, KeyError, TypeError):
+        return ""
+
 
 # How to get what the core dependencies lack.
-INSTALL_EXTRA = "pip install 'mmx-mmbench[extract]'"
+INSTALL_EXTRA = install_extra("extract")
 
 
 class ToolError(Exception):

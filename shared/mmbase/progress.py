@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, TextIO
 
+from mmbase.layout import hanging
+
 PLAIN_PERIOD_S = 10.0
 """Seconds between lines where stderr is no terminal (a log file, a CI job)."""
 
@@ -97,6 +99,8 @@ class Terminal:
                     self._bar = None
 
     def _print(self, message: str) -> None:
+        if self.stream.isatty():  # the terminal itself would break words
+            message = "\n".join(hanging(line, "", "  ") for line in message.split("\n"))
         if self._bar is not None:
             self._bar.console.print(message, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -149,15 +153,42 @@ def _number(rate: float) -> str:
 def _bar(stream: TextIO) -> Any:
     """Return a rich bar that obeys NO_COLOR and leaves no trace of itself when it stops."""
     from rich import progress as rich
-    from rich.console import Console
+    from rich.cells import cell_len
+    from rich.console import Console, Group, RenderableType
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
 
-    return rich.Progress(
-        rich.TextColumn("{task.description}"),
-        rich.BarColumn(bar_width=24),
-        rich.MofNCompleteColumn(),
-        rich.TextColumn("{task.fields[rate]}"),
-        rich.TimeRemainingColumn(),
-        rich.TextColumn("{task.fields[message]}"),
-        console=Console(file=stream),
-        transient=True,
-    )
+    console = Console(file=stream)
+
+    class Line(rich.ProgressColumn):
+        """What fits: count, time, label, bar, message, rate; a long label has its own line."""
+
+        def render(self, task: rich.Task) -> RenderableType:
+            label, time_left = task.description, rich.TimeRemainingColumn().render(task)
+            count = f"{task.completed:,.0f}/{task.total or 0:,.0f}"
+            rate, message = task.fields["rate"], task.fields["message"]
+            bar = 24 if console.width >= 100 else 10
+            # By importance; each with its place in the line, and its columns.
+            parts: list[tuple[int, int, RenderableType]] = [
+                (2, len(count), Text(count)),
+                (4, len(time_left.plain), time_left),
+                (0, cell_len(label), Text(label)),
+                (1, bar, ProgressBar(max(1, task.total or 1), task.completed, width=bar)),
+                (5, cell_len(message), Text(message)),
+                (3, len(rate), Text(rate)),
+            ]
+            width, above = console.width - 1, []
+            if cell_len(label) + len(count) + len(time_left.plain) + 2 > width:
+                above = [Text(label)]
+                parts = [part for part in parts if part[0] != 0]
+            shown: list[tuple[int, RenderableType]] = []
+            for place, size, part in parts:
+                if 0 < size <= width:
+                    shown.append((place, part))
+                    width -= size + 1
+            grid = Table.grid(padding=(0, 1))
+            grid.add_row(*(part for _, part in sorted(shown, key=lambda one: one[0])))
+            return Group(*above, grid)
+
+    return rich.Progress(Line(), console=console, transient=True)

@@ -1,4 +1,4 @@
-"""Columns of TSV, CSV, Parquet and JSONL files, byte for byte; the only reader of both tools.
+"""Columns of TSV, CSV, JSON lines, Parquet and Arrow files; the only reader of both tools.
 
 `007`, `1e3`, `NA` and `null` stay the text they are. An empty cell is empty text; the caller
 decides that this means missing. Columns are Arrow arrays of binary, so ten million rows cost their
@@ -8,29 +8,32 @@ bytes and not ten million objects.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import mmap
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase import dialects
 from mmbase import typed_tables as typed
 from mmbase.errors import DataError, unknown_name
 
 # One column: a `pyarrow.ChunkedArray` of type binary, one value per row, no nulls.
 Column: TypeAlias = Any  # pyarrow.ChunkedArray of binary; pyarrow carries no types
 # The names of table files, in the order in which a folder is searched.
-SUFFIXES = (".tsv", ".csv", ".parquet", ".jsonl", ".tsv.gz", ".csv.gz", ".jsonl.gz")
+SUFFIXES = (
+    ".tsv", ".csv", ".parquet", ".jsonl", ".tsv.gz", ".csv.gz", ".jsonl.gz", ".tsv.zst", ".csv.zst",
+    ".jsonl.zst", ".arrow", ".feather",
+)  # fmt: skip
 # Names that often mean a TSV: read where a table is asked for, never taken for one in a search.
 TAB_SUFFIXES = (".txt", ".inter")
 
-_LONGEST_CELL = 1 << 30
+_TYPED = (".parquet", ".arrow", ".feather")
+_UNIT = "\x1f"
+"""Stands for a delimiter of two characters, which the readers of CSV do not know."""
 
 
 def is_table(path: Path) -> bool:
@@ -44,10 +47,12 @@ class Table:
 
     Attributes:
         columns: Column names, in the file's order.
-        kind: `text` (delimited), `json` (one object a line) or `parquet`.
+        kind: `text` (delimited), `json` (one object a line) or `typed` (Parquet, Arrow).
         delimiter: The delimiter of a `text` table.
         quoted: Whether a `text` table quotes its cells the way CSV does.
         header: Whether the first line of a `text` table holds names and no values.
+        encoding: Of the file; columns are UTF-8.
+        notes: What was found out about the file for the user to read, one line each.
     """
 
     path: Path
@@ -56,6 +61,8 @@ class Table:
     delimiter: str = ""
     quoted: bool = False
     header: bool = True
+    encoding: str = "utf-8"
+    notes: tuple[str, ...] = ()
 
     def headerless(self, names: Sequence[str]) -> Table:
         """Return this `text` table with `names` for its columns and its first line as a row."""
@@ -74,46 +81,64 @@ class Table:
             raise DataError(f"{self.path}: {count} columns are named {name}; rename all but one")
         return name
 
-    def read(self, names: Iterable[str], numbers: Collection[str] = ()) -> dict[str, Any]:
-        """Return the named columns, each a `Column`; lists are joined by a blank.
+    def read(
+        self,
+        names: Iterable[str],
+        numbers: Collection[str] = (),
+        *,
+        ids: Collection[str] = (),
+        raw: Collection[str] = (),
+        between: str = " ",
+    ) -> dict[str, Any]:
+        """Return the named columns, each a `Column`.
 
-        Those in `numbers` are float64 instead, shape (n,), NaN where a cell is none.
+        Args:
+            names: Of the columns.
+            numbers: Those to return as float64, shape (n,), NaN where a cell is none.
+            ids: Those that hold ids: a list or a truth value is refused.
+            raw: Those that keep the type they have in Parquet or Arrow.
+            between: What joins the texts of a list, lists in it alike; nulls are left out.
 
         Raises:
             DataError: A row does not fit the header, or a cell is no text; the line is named.
         """
         wanted = list(dict.fromkeys(self.require(name) for name in names))
-        if self.kind == "parquet":
-            rows = typed.parquet_rows(self.path, wanted)
+        if self.kind == "typed":
+            rows = typed.typed_rows(self.path, wanted)
             columns = {name: rows.column(name) for name in wanted}
             for name, column in columns.items():
-                if name not in numbers or not _holds_numbers(column):
-                    columns[name] = typed.parquet_text(self.path, name, column)
+                if name not in raw and (name not in numbers or not _holds_numbers(column)):
+                    columns[name] = typed.typed_text(
+                        self.path, name, column, is_id=name in ids, between=between
+                    )
         elif self.kind == "json":
-            with _opened(self.path) as stream:
-                columns = typed.read_json(self.path, stream, wanted)
+            scalars = {*ids, *raw, *numbers}
+            columns = typed.read_json(self.path, self._json_lines(), wanted, scalars, between)
         else:
             columns = _read_text(self, wanted)
         return {n: _as_numbers(c) if n in numbers else c for n, c in columns.items()}
 
     def values(self, names: Iterable[str]) -> dict[str, list[Any]]:
-        """Return the named columns as Python values: Parquet and JSON keep their lists and numbers.
+        """Return the named columns as Python values: typed files and JSON keep lists and numbers.
 
         Bytes that are not UTF-8 become U+FFFD.
         """
         wanted = [self.require(name) for name in names]
         if self.kind == "json":
-            with _opened(self.path) as stream:
-                records = [record for _, record in typed.json_records(self.path, stream)]
+            found = typed.json_records(self.path, self._json_lines(), text_numbers=False)
+            records = [record for _, record in found]
             return {name: [record.get(name) for record in records] for name in wanted}
-        if self.kind == "parquet":
-            rows = typed.parquet_rows(self.path, wanted)
+        if self.kind == "typed":
+            rows = typed.typed_rows(self.path, wanted)
             return {name: list(map(_decoded, rows.column(name).to_pylist())) for name in wanted}
         return {name: strings(column).tolist() for name, column in self.read(wanted).items()}
 
+    def _json_lines(self) -> Iterator[tuple[int, bytes]]:
+        return enumerate(dialects.lines(self.path, self.encoding), 1)
+
     def lines(self, rows: Sequence[int]) -> list[int]:
         """Return the 1-based line on which each 0-based row ends. Slow, so only for messages."""
-        if self.kind == "parquet":
+        if self.kind == "typed":
             return [row + 1 for row in rows]
         wanted = set(rows)
         return [line for row, line in enumerate(_record_lines(self)) if row in wanted]
@@ -124,12 +149,16 @@ class Table:
 
 
 def open_table(path: Path, *, literal: bool = False) -> Table:
-    """Open the table in `path`: read its header and find its dialect.
+    """Open the table in `path`: read its header and find out how it is written.
+
+    Encoding and delimiter are found in the text, and `Table.notes` says what the file's name does
+    not: UTF-16, Windows-1252, semicolons, bars, `::`.
 
     A tab-separated file is taken as quoted only when every cell that starts with a quotation mark
-    is a well-formed quoted cell; titles such as `"Heroes" and more` are then left alone. In a
-    comma-separated file such a cell is an error, because a stray quotation mark there swallows the
-    rows that follow.
+    is a well-formed quoted cell; titles such as `"Heroes" and more` are then left alone. Where a
+    quoted cell would go on over several lines, each of which is a row of its own as well, the marks
+    are part of the text. In a comma-separated file a cell that is not well-formed is an error,
+    because a stray quotation mark there swallows the rows that follow.
 
     With `literal`, tab-separated lines are split at tabs and nothing else, so that quotation marks
     are part of an id; a name of no known format means tab-separated.
@@ -137,23 +166,23 @@ def open_table(path: Path, *, literal: bool = False) -> Table:
     Raises:
         DataError: No such file, an empty one, an unknown format, or a header that cannot be read.
     """
-    name = path.name.lower()
-    if not path.is_file():
+    name = dialects.plain_name(path)
+    if not (path.is_file() or (path.is_dir() and name.endswith(".parquet"))):
         reason = "cannot be read: a folder, not a file" if path.is_dir() else "no such file"
         raise DataError(f"{path}: {reason}")
-    if not (literal or name.endswith((*SUFFIXES, *TAB_SUFFIXES))):
+    if not (literal or path.name.lower().endswith((*SUFFIXES, *TAB_SUFFIXES))):
         known = ", ".join(SUFFIXES)
         raise DataError(f"{path}: not a table that can be read (expected one of {known})")
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty: no rows (expected a header line and rows)")
-        if name.endswith(".parquet"):
-            return Table(path, typed.parquet_columns(path), "parquet")
-        if name.endswith((".jsonl", ".jsonl.gz")):
-            with _opened(path) as stream:
-                return Table(path, typed.json_columns(path, stream), "json")
-        comma = name.endswith((".csv", ".csv.gz"))
-        return _open_text(path, comma=comma, literal=literal)
+        if name.endswith(_TYPED):
+            return Table(path, typed.typed_columns(path), "typed")
+        if name.endswith(".jsonl"):
+            encoding, notes = dialects.find_encoding(path)
+            table = Table(path, (), "json", encoding=encoding, notes=notes)
+            return replace(table, columns=typed.json_columns(path, table._json_lines()))
+        return _open_text(path, literal=literal)
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
@@ -172,6 +201,8 @@ def strings(column: Column) -> NDArray[np.object_]:
 
 
 def _decoded(cell: Any) -> Any:
+    if isinstance(cell, list):
+        return list(map(_decoded, cell))
     return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
 
 
@@ -208,89 +239,42 @@ def _number(cell: bytes) -> float:
         return float("nan")
 
 
-def _open_text(path: Path, *, comma: bool, literal: bool) -> Table:
-    delimiter, quoted = "\t", False
-    if comma or not literal:
-        data = _bytes_of(path)
-        delimiter = _sniff(data) if comma else "\t"
-        if not (literal and delimiter == "\t"):
-            stray = _stray_quote(data, delimiter)
-            if stray is not None and delimiter != "\t":
-                line = bytes(data[:stray]).count(b"\n") + 1
-                cure = 'write "" for a quotation mark inside a quoted cell, or save as .tsv'
-                raise DataError(f"{path}, line {line}: a quotation mark is not closed; {cure}")
-            quoted = stray is None and data.find(b'"') >= 0
-    header = next(_records(path, delimiter, quoted=quoted), None)
+def _open_text(path: Path, *, literal: bool) -> Table:
+    encoding, delimiter, quoted, notes = dialects.find_dialect(path, literal=literal)
+    table = Table(path, (), "text", delimiter, quoted, encoding=encoding, notes=notes)
+    header = next(_records(table), None)
     if header is None:
         raise DataError(f"{path}: no header line and no rows (expected the names of the columns)")
-    return Table(path, tuple(cell.strip() for cell in header[1]), "text", delimiter, quoted)
+    return replace(table, columns=tuple(cell.strip() for cell in header[1]))
 
 
-def _bytes_of(path: Path) -> Any:
-    """Return the file's bytes: mapped, or decompressed when the name ends in `.gz`."""
-    if path.name.lower().endswith(".gz"):
-        try:
-            with gzip.open(path, "rb") as stream:
-                return stream.read()
-        except (OSError, EOFError) as error:
-            raise DataError(f"{path}: cannot be decompressed ({error})") from error
-    with path.open("rb") as stream:
-        return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def _opened(path: Path) -> IO[bytes]:
-    if path.name.lower().endswith(".gz"):
-        return cast(IO[bytes], gzip.open(path, "rb"))
-    return path.open("rb")
-
-
-def _sniff(data: Any) -> str:
-    """Return the most frequent of comma, semicolon and tab in the first line; else a comma."""
-    end = data.find(b"\n")
-    first = bytes(data[: end if end >= 0 else len(data)])
-    return max(",;\t", key=lambda mark: first.count(mark.encode()))
-
-
-def _stray_quote(data: Any, delimiter: str) -> int | None:
-    """Return the offset of the first cell that starts with a quotation mark and is not quoted."""
-    if data.find(b'"') < 0:
-        return None
-    mark = re.escape(delimiter.encode())
-    opening = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n])|(?<=" + mark + rb'))"')
-    rest = re.compile(rb'[^"]*+(?:""[^"]*+)*+"(?=' + mark + rb"|[\r\n]|\Z)")
-    position = 0
-    while (start := opening.search(data, position)) is not None:
-        cell = rest.match(data, start.end())
-        if cell is None:
-            return start.start()
-        position = cell.end()
-    return None
-
-
-def _records(path: Path, delimiter: str, *, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+def _records(table: Table) -> Iterator[tuple[int, list[str]]]:
     """Yield every non-blank record, header included, with the line on which it ends."""
-    csv.field_size_limit(_LONGEST_CELL)
+    csv.field_size_limit(dialects.LONGEST_LINE)
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if table.quoted else csv.QUOTE_NONE
+    mark = table.delimiter
     with (
-        _opened(path) as stream,
-        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text,
+        dialects.stream(table.path, table.encoding) as file,
+        io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text,
     ):
-        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-        reader = csv.reader(text, delimiter=delimiter, quoting=quoting)
+        lines: Iterable[str] = text
+        if len(mark) > 1:
+            lines, mark = (line.replace(table.delimiter, _UNIT) for line in text), _UNIT
+        reader = csv.reader(lines, delimiter=mark, quoting=quoting)
         try:
             for record in reader:
                 if record:
                     yield reader.line_num, record
         except csv.Error as error:
-            raise DataError(f"{path}, line {reader.line_num}: {error}") from error
+            raise DataError(f"{table.path}, line {reader.line_num}: {error}") from error
 
 
 def _record_lines(table: Table) -> Iterator[int]:
     """Yield the line on which each data row ends."""
     if table.kind == "json":
-        with _opened(table.path) as stream:
-            yield from (number for number, _ in typed.json_lines(table.path, stream))
+        yield from (number for number, line in table._json_lines() if line.strip())
         return
-    records = _records(table.path, table.delimiter, quoted=table.quoted)
+    records = _records(table)
     if table.header:
         next(records, None)
     yield from (line for line, _ in records)
@@ -300,7 +284,9 @@ def _read_text(table: Table, names: list[str]) -> dict[str, Column]:
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    data = _bytes_of(table.path)
+    data, mark = dialects.contents(table.path, table.encoding), table.delimiter
+    if len(mark) > 1:
+        data, mark = bytes(data).replace(mark.encode(), _UNIT.encode()), _UNIT
     if data.find(b"\n") < 0 and data.find(b"\r") < 0:
         data = bytes(data) + b"\n"  # Arrow takes a single line without an end for an empty file
     # The header is read as a row and cut off: names may then be anything, or absent.
@@ -310,7 +296,7 @@ def _read_text(table: Table, names: list[str]) -> dict[str, Column]:
             pa.BufferReader(pa.py_buffer(data)),
             read_options=arrow_csv.ReadOptions(block_size=16 << 20, autogenerate_column_names=True),
             parse_options=arrow_csv.ParseOptions(
-                delimiter=table.delimiter,
+                delimiter=mark,
                 quote_char='"' if table.quoted else False,
                 newlines_in_values=table.quoted,
             ),
@@ -332,7 +318,7 @@ def _bad_row(table: Table, cause: Exception) -> DataError:
     width = len(table.columns)
     names = f"header: {', '.join(table.columns)}" if table.header else "first line"
     expected = f"{width}, as in the {names}"
-    for line, record in _records(table.path, table.delimiter, quoted=table.quoted):
+    for line, record in _records(table):
         if len(record) != width:
             fix = "quote cells that hold the delimiter, or replace it there"
             if len(record) < width:

@@ -1,37 +1,48 @@
-"""JSON lines and Parquet: tables whose cells have types, as columns of text or as values."""
+"""JSON lines, Parquet and Arrow: tables whose cells have types, as columns of text or as values."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mmbase.errors import DataError
 
 _CHUNK = 65_536
-_BOM = b"\xef\xbb\xbf"
+_DIGITS = 4300  # of the longest integer that Python parses
 
 
-def json_lines(path: Path, stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield the number and text of every line that is not blank; `path` is for messages alone."""
-    number = 0
-    try:
-        for number, line in enumerate(stream, 1):
-            line = line.removeprefix(_BOM) if number == 1 else line
-            if line.strip():
-                yield number, line
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}, line {number + 1}: cannot be decompressed ({error})") from error
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield the values of a list of lists, however deep, that are not null; else the value."""
+    stack = [value]
+    while stack:
+        top = stack.pop()
+        if isinstance(top, list):
+            stack.extend(reversed(top))
+        elif top is not None and top == top:  # NaN is how data frames write null
+            yield top
+
+
+# --- JSON lines
 
 
 def json_records(
-    path: Path, stream: Iterable[bytes], number_type: Callable[[str], Any] | None = None
+    path: Path, numbered: Iterable[tuple[int, bytes]], *, text_numbers: bool = True
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each object with its line; numbers become what `number_type` makes of their text."""
-    for number, line in json_lines(path, stream):
+    """Yield the object of each line that is not blank, with the line's number.
+
+    Numbers are the text they are written with, or Python's numbers; NaN is null.
+    """
+    whole, broken = (str, str) if text_numbers else (_integer, float)
+    decoder = json.JSONDecoder(parse_int=whole, parse_float=broken, parse_constant=_constant)
+    for number, line in numbered:
+        if not line.strip():
+            continue
         try:
-            value = json.loads(line, parse_int=number_type, parse_float=number_type)
+            value = decoder.decode(line.decode())
         except (ValueError, RecursionError) as error:
             what = f"{path}, line {number}: not valid JSON ({error}); one object per line"
             raise DataError(what) from error
@@ -41,13 +52,30 @@ def json_records(
         yield number, value
 
 
-def json_columns(path: Path, stream: Iterable[bytes]) -> tuple[str, ...]:
+def _integer(text: str) -> int | str:
+    return int(text) if len(text) < _DIGITS else text
+
+
+def _constant(name: str) -> str | None:
+    return None if name == "NaN" else name
+
+
+def json_columns(path: Path, numbered: Iterable[tuple[int, bytes]]) -> tuple[str, ...]:
     """Return the keys of all objects, in order of appearance: a rare one may first come late."""
-    return tuple(dict.fromkeys(key for _, record in json_records(path, stream) for key in record))
+    return tuple(dict.fromkeys(key for _, record in json_records(path, numbered) for key in record))
 
 
-def read_json(path: Path, stream: Iterable[bytes], names: Sequence[str]) -> dict[str, Any]:
-    """Return the named keys as columns of text; an absent key is empty text."""
+def read_json(
+    path: Path,
+    numbered: Iterable[tuple[int, bytes]],
+    names: Sequence[str],
+    scalars: Collection[str],
+    between: str,
+) -> dict[str, Any]:
+    """Return the named keys as columns of text; an absent key is empty text.
+
+    Those in `scalars` hold no lists; `between` joins the texts of a list.
+    """
     import pyarrow as pa
 
     chunks: dict[str, list[Any]] = {name: [] for name in names}
@@ -58,13 +86,14 @@ def read_json(path: Path, stream: Iterable[bytes], names: Sequence[str]) -> dict
             chunks[name].append(pa.array(buffers[name], pa.binary()))
             buffers[name].clear()
 
-    # Numbers keep the text they are written with, so that an id such as 1e3 or 007.0 stays.
-    for number, record in json_records(path, stream, str):
+    for number, record in json_records(path, numbered):
         for name in names:
-            text = _json_text(record.get(name))
-            if text is None:
-                kind = type(record[name]).__name__
-                what = f"{name!r} is a JSON {kind} (expected a text, a number or a list of them)"
+            value = record.get(name)
+            text = value if isinstance(value, str) else _json_text(value, between)
+            if text is None or (name in scalars and isinstance(value, list | bool)):
+                lists = "" if name in scalars else " or a list of them"
+                expected = f"a text or a number{lists}"
+                what = f"{name!r} is a JSON {_kind(value)} (expected {expected})"
                 raise DataError(f"{path}, line {number}: {what}; give it a column of its own")
             buffers[name].append(text.encode("utf-8", "surrogatepass"))
         if len(buffers[names[0]]) == _CHUNK:
@@ -73,59 +102,147 @@ def read_json(path: Path, stream: Iterable[bytes], names: Sequence[str]) -> dict
     return {name: pa.chunked_array(parts, pa.binary()) for name, parts in chunks.items()}
 
 
-def _json_text(value: Any) -> str | None:
-    """Return a JSON value as text, a list of texts joined by a blank; None for what is no text."""
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, list):
-        parts = [_json_text(part) for part in value]
-        return None if None in parts else " ".join(part for part in parts if part)
-    return None
+def _kind(value: Any) -> str:
+    inside = [type(one).__name__ for one in leaves(value) if not isinstance(one, str | bool)]
+    return f"list of {inside[0]}" if isinstance(value, list) and inside else type(value).__name__
 
 
-def parquet_columns(path: Path) -> tuple[str, ...]:
-    """Return the names of the columns."""
+def _json_text(value: Any, between: str) -> str | None:
+    """Return a JSON value as text, the texts of a list joined; None for what is no text."""
+    texts = []
+    for one in leaves(value):
+        if isinstance(one, bool):
+            one = "true" if one else "false"
+        if not isinstance(one, str):
+            return None
+        if one:
+            texts.append(one)
+    return between.join(texts)
+
+
+# --- Parquet and Arrow
+
+
+def _schema(path: Path) -> Any:
+    from pyarrow import ipc, parquet
+
+    if path.name.lower().endswith(".parquet"):
+        return parquet.ParquetDataset(path).schema if path.is_dir() else parquet.read_schema(path)
+    with _arrow_file(path, ipc) as reader:
+        return reader.schema
+
+
+def _arrow_file(path: Path, ipc: Any) -> Any:
+    """Open a file of Arrow, or of its stream format."""
     import pyarrow as pa
-    from pyarrow import parquet
+
+    source = pa.memory_map(str(path))
+    try:
+        return ipc.open_file(source)
+    except pa.ArrowInvalid:
+        source.seek(0)
+        return ipc.open_stream(source)
+
+
+def typed_columns(path: Path) -> tuple[str, ...]:
+    """Return the names of the columns of a Parquet or Arrow file."""
+    import pyarrow as pa
 
     try:
-        return tuple(parquet.read_schema(path).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a Parquet file that can be read ({error})") from error
+        return tuple(_schema(path).names)
+    except (pa.ArrowException, OSError) as error:
+        kind = "a Parquet" if ".parquet" in path.name.lower() else "an Arrow"
+        raise DataError(f"{path}: not {kind} file that can be read ({error})") from error
 
 
-def parquet_rows(path: Path, names: Sequence[str]) -> Any:
+def typed_rows(path: Path, names: Sequence[str]) -> Any:
     """Return the named columns as a `pyarrow.Table`."""
     import pyarrow as pa
-    from pyarrow import parquet
+    from pyarrow import ipc, parquet
 
     try:
-        return parquet.read_table(path, columns=list(names))
-    except (pa.ArrowInvalid, OSError) as error:
+        if path.name.lower().endswith(".parquet"):
+            return parquet.read_table(path, columns=list(names))
+        with _arrow_file(path, ipc) as reader:
+            return reader.read_all().select(list(names))
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 
-def parquet_text(path: Path, name: str, column: Any) -> Any:
-    """Return a column of text or whole numbers as text, lists joined by a blank; null is empty."""
+def typed_text(path: Path, name: str, column: Any, *, is_id: bool, between: str) -> Any:
+    """Return a typed column as text, a `Column`; null is empty.
+
+    Arguments as for `mmbase.tables.Table.read`.
+
+    Raises:
+        DataError: Of a type that is no text, such as floating-point numbers, which may have lost
+            digits, or structures.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kind = column.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        column = pc.binary_join(pc.cast(column, pa.list_(pa.string())), " ")
-    elif pa.types.is_dictionary(kind):
-        column = pc.cast(column, kind.value_type)
-    elif pa.types.is_floating(kind) and pc.all(pc.is_null(column, nan_is_null=True)).as_py():
-        # how data frames keep a text nobody has
-        column = pa.chunked_array([pa.nulls(len(column), pa.string())])
-    elif pa.types.is_floating(kind) or pa.types.is_nested(kind):
+    try:
+        text = None if is_id and not _is_id(pa, kind) else _text(pa, pc, column, between)
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: column {name!r} cannot be read as text ({error})") from error
+    if text is None:
         lost = "; floating-point numbers may have lost digits" if pa.types.is_floating(kind) else ""
         what = f"{path}: column {name!r} has type {kind} (expected text or whole numbers)"
         raise DataError(what + lost)
-    if not (pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)):
+    return text
+
+
+def _is_id(pa: Any, kind: Any) -> bool:
+    kinds = pa.types
+    if kinds.is_dictionary(kind):
+        return _is_id(pa, kind.value_type)
+    if kinds.is_decimal(kind):
+        return bool(kind.scale == 0)
+    return bool(_is_text(pa, kind) or kinds.is_integer(kind) or kinds.is_null(kind))
+
+
+def _is_text(pa: Any, kind: Any) -> bool:
+    tests = (
+        "string", "large_string", "string_view", "binary", "large_binary", "binary_view",
+        "fixed_size_binary",
+    )  # fmt: skip
+    return any(getattr(pa.types, f"is_{test}")(kind) for test in tests)
+
+
+def _text(pa: Any, pc: Any, column: Any, between: str) -> Any:
+    """Return a chunked array as chunks of binary without nulls, or None where it is no text."""
+    kinds, kind = pa.types, column.type
+    if kinds.is_dictionary(kind):
+        return _text(pa, pc, pc.cast(column, kind.value_type), between)
+    if kinds.is_floating(kind) and pc.all(pc.is_null(column, nan_is_null=True)).as_py():
+        # how data frames keep a text nobody has
+        column = pa.chunked_array([pa.nulls(len(column), pa.binary())])
+    elif _is_list(kinds, kind):
+        chunks = [_joined(pa, pc, chunk, between) for chunk in column.chunks]
+        return None if None in chunks else pa.chunked_array(chunks, pa.binary())
+    elif not _is_text(pa, kind):
+        plain = ("integer", "boolean", "decimal", "date", "timestamp", "null")
+        if not any(getattr(kinds, f"is_{test}")(kind) for test in plain):
+            return None
         column = pc.cast(column, pa.string())
     return pc.fill_null(pc.cast(column, pa.binary()), b"")
+
+
+def _is_list(kinds: Any, kind: Any) -> bool:
+    tests = ("list", "large_list", "fixed_size_list", "list_view", "large_list_view")
+    return any(getattr(kinds, f"is_{test}")(kind) for test in tests)
+
+
+def _joined(pa: Any, pc: Any, lists: Any, between: str) -> Any:
+    """Return the texts of each list joined, lists of lists alike; what is empty is left out."""
+    inner = _text(pa, pc, pa.chunked_array([pc.list_flatten(lists)]), between)
+    if inner is None:
+        return None
+    parts = inner.combine_chunks()
+    keep = pc.greater(pc.binary_length(parts), 0)
+    rows = np.asarray(pc.filter(pc.list_parent_indices(lists), keep))
+    ends = np.cumsum(np.bincount(rows, minlength=len(lists)))
+    offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+    kept = pa.ListArray.from_arrays(offsets, pc.filter(parts, keep))
+    return pc.binary_join(kept, pa.scalar(between.encode(), pa.binary()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 
@@ -58,6 +59,40 @@ def test_on_a_terminal_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "visual/x" in text
     assert "loss 0.5" in text
     assert "in between [bold]" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+@pytest.mark.parametrize(
+    "label", ["vbpr seed 1", "trial 12/18 lr=0.0005, " + "reg_weight=0.01, " * 3]
+)
+def test_the_bar_never_lacks_its_count(
+    width: int, label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("TERM", "xterm"), ("NO_COLOR", "1"), ("COLUMNS", str(width))):
+        monkeypatch.setenv(name, value)
+    screen = Screen()
+    progress = Terminal(0, screen)
+    with progress.task(label, 1500) as task:
+        task.advance(30, "loss 0.5123  best Recall@20 0.0123")
+        progress._bar.refresh()
+    lines = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "\n", screen.getvalue()).replace("\r", "\n")
+    (counted,) = {line for line in lines.splitlines() if "30/1,500" in line}
+    assert "-:--:--" in counted  # the time that is left
+    assert max(map(len, lines.splitlines())) <= width
+    assert " ".join(label.split()) in " ".join(lines.split())
+    assert "loss 0.5123  best Recall@20 0.0123" in counted or width < 80 or len(label) > 60
+    assert "…" not in lines
+
+
+def test_notes_are_broken_between_words_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    note = "visual: colour-hog, 760 of 785 items have a vector\nindented"
+    for screen, expected in (
+        (Screen(), "visual: colour-hog, 760 of 785\n  items have a vector\nindented\n"),
+        (io.StringIO(), note + "\n"),
+    ):
+        Terminal(0, screen).note(note)
+        assert screen.getvalue() == expected
 
 
 def test_no_color_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:

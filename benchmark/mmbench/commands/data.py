@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,25 @@ _EXCHANGE = {
 _FOLDER = click.argument("folder", type=PATH)
 Names = tuple[str, ...]
 _SHARE = click.FloatRange(0, 1, max_open=True)
+
+
+class _Instant(click.ParamType[Fraction]):
+    """A date or a Unix time, as exact seconds since 1970."""
+
+    name = "DATE|SECONDS"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Fraction:
+        from mmbench.data.times import parse_time
+
+        try:
+            return value if isinstance(value, Fraction) else parse_time(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+_INSTANT = _Instant()
 _split_option = click.option("--split", help="Split name or random[:TEST,VALID[,SEED]].")
 _filters_option = click.option(
     "--filter",
@@ -105,8 +125,8 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
 @click.option(
     "--last/--any", default=None, help="leave-k-out: the latest rows, or any.  [default: last]"
 )
-@click.option("--test-from", type=float, help="global-temporal: first timestamp of test.")
-@click.option("--valid-from", type=float, help="global-temporal: first timestamp of validation.")
+@click.option("--test-from", type=_INSTANT, help="global-temporal: first date of test.")
+@click.option("--valid-from", type=_INSTANT, help="global-temporal: first date of validation.")
 @_filters_option
 @click.option("--name", help="Folder under splits/.  [default: METHOD-TEST-VALID-SEED]")
 @json_option
@@ -131,6 +151,7 @@ def split(
       mmbench data split my/catalogue
       mmbench data split my/catalogue --test 0.2 --valid 0.1 --seed 42 --name elliot
       mmbench data split my/catalogue --method leave-k-out --filter kcore:5 --name loo
+      mmbench data split my/catalogue --method global-temporal --test-from 2024-09-01
       mmbench data split my/catalogue --method cold-items --test 0.1 --valid 0.1
     """
     from mmbench.data.filters import parse_filter
@@ -226,8 +247,13 @@ def validate(
 
 
 def _plain(key: str, value: float) -> str:
-    """Return a count or a share as text; an instant in full, as `--test-from` takes it."""
-    return repr(value).removesuffix(".0") if key.endswith("timestamp") else f"{value:,.6g}"
+    """Return a count or a share as text; an instant in full, and its day."""
+    from mmbench.data.times import day
+
+    if not key.endswith("timestamp"):
+        return f"{value:,.6g}"
+    text = repr(value).removesuffix(".0")
+    return f"{text} ({date})" if (date := day(value)) else text
 
 
 def _show_counts(counts: Sequence[tuple[str, Mapping[str, float | int]]]) -> None:

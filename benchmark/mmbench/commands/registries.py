@@ -52,13 +52,21 @@ def models(name: str | None, as_json: bool) -> None:
     if as_json:
         echo_json({"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema})
         return
-    click.echo(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or ""))
+    click.echo(_flowing(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or "")))
     unseen = "scored" if chosen.scores_unseen else "never listed"
     click.echo(f"\nItems unseen in training: {unseen} (--protocol strict).")
     click.echo("\nSettings (--set NAME=VALUE):" if schema else "\nIt has no settings.")
     for setting, entry in schema.items():
         default = json.dumps(entry.get("default")).strip('"')
         _hanging(f"  {setting:<22} {default:<10} ", entry.get("description", ""))
+
+
+def _flowing(text: str) -> str:
+    """Break paragraphs by the width of the terminal; what is indented, as equations, stays."""
+    paragraphs = text.split("\n\n")
+    return "\n\n".join(
+        one if "\n " in f"\n{one}" else hanging(one.replace("\n", " ")) for one in paragraphs
+    )
 
 
 def _hanging(label: str, text: str) -> None:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbase import cli
+from mmbase import cli, layout
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
-from mmbase.layout import Column
 from mmbench import config
 from mmbench.commands import common
 from mmbench.config import Evaluation, Recipe, Search, for_model
@@ -181,20 +180,25 @@ def _print_trials(run: Result) -> None:
     from mmbench.analysis.report.tables import number
     from mmbench.runs.fit import in_words
 
-    recipe, rows = run.recipe, list(enumerate(run.trials, 1))
-    chosen = {name: recipe.settings.model_dump(mode="json")[name] for name in run.tried}
-    labels = [
-        Column("trial", [str(place) for place, _ in rows]),
-        *(Column(name, [in_words(one["settings"][name]) for _, one in rows]) for name in run.tried),
-    ]
-    values = [number(one["value"]) if "value" in one else "failed" for _, one in rows]
-    marks = ["chosen" if one["settings"] == chosen else "" for _, one in rows]
-    columns = [
-        Column(f"valid {recipe.evaluation.select_by}", values),
-        Column("epoch", [str(one.get("best_epoch", "")) for _, one in rows]),
-        Column("", marks, left=True),
-    ]
-    cli.echo_table(labels, columns, title=f"trials of {recipe.model}, seed {recipe.seed}")
+    recipe = run.recipe
+    settings = recipe.settings.model_dump(mode="json")
+    chosen = {name: settings[name] for name in run.tried}
+    cells: dict[str, list[str]] = {
+        name: [in_words(one["settings"].get(name)) for one in run.trials] for name in run.tried
+    }
+    outcome = f"valid {recipe.evaluation.select_by}"
+    cells |= {outcome: [], "epoch": [], "": []}
+    for one in run.trials:
+        failed, value = one.get("failed"), one.get("value")
+        cells[outcome].append("-" if value is None else number(value))
+        cells["epoch"].append("-" if failed else str(one.get("best_epoch", "-")))
+        mark = "failed" if failed else "chosen" if one["settings"] == chosen else ""
+        cells[""].append(mark)
+    cli.echo_table(
+        [layout.Column("trial", [str(place) for place in range(1, len(run.trials) + 1)])],
+        [layout.Column(name, values, left=not name) for name, values in cells.items()],
+        title=f"trials of {recipe.model}, seed {recipe.seed}",
+    )
 
 
 def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:

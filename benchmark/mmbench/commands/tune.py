@@ -26,11 +26,11 @@ from mmbench.errors import UsageError
 def tune(*, as_json: bool, quiet: bool, **options: Any) -> None:
     """Search settings on the validation split, with equally many trials for every model.
 
-    Trials are proposed by TPE (where earlier ones did well; needs pip install 'mmx-mmbench[tune]')
-    or at random, and test is scored once. The n-th proposal follows from the seed and the results
-    before it: a search that was killed goes on with the same command and ends as it would have. The
-    other options are those of `mmbench train`, whose --grid tries every combination of given
-    values.
+    Trials are proposed by TPE (where earlier ones did well; needs the extra tune: pip install
+    '.[tune]' in the checkout) or at random, and test is scored once. The n-th proposal follows from
+    the seed and the results before it: a search that was killed goes on with the same command and
+    ends as it would have. The other options are those of `mmbench train`, whose --grid tries every
+    combination of given values.
 
     \b
     Examples:

@@ -160,16 +160,16 @@ class Histories:
     Attributes:
         indptr: Where each user's interactions begin and end, shape (n_users + 1,).
         items: Item row of each interaction, shape (n,), by user, then time, then file order.
-        times: Time of each, shape (n,), float64, as the data has it; None where it has none.
+        times: Time of each, shape (n,), whole ticks since 1970; None where the data has none.
     """
 
     indptr: Index
     items: Index
-    times: NDArray[np.float64] | None
+    times: Index | None
 
     @classmethod
     def from_rows(
-        cls, users: Index, items: Index, n_users: int, times: NDArray[np.float64] | None = None
+        cls, users: Index, items: Index, n_users: int, times: Index | None = None
     ) -> Histories:
         """Order interactions, each of shape (n,) and in file order, by user and time."""
         # lexsort sorts by its last key first.

@@ -45,7 +45,7 @@ class Interactions(NamedTuple):
 
     users: Index
     items: Index
-    times: NDArray[np.float64] | None
+    times: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,8 +298,8 @@ def index_split(
     items, unseen = _trained_first(train.item_ids, valid.item_ids, test.item_ids)
     user_rows = _rows([*users, *strangers])
     item_rows = _rows([*items, *unseen])
-    unused = _unused(data, id_column, item_rows, items[0]) if catalogue else []
-    notes = list(tables.notes)
+    notes = [*tables.notes, *_negatives(train)]
+    unused = _unused(data, id_column, item_rows, items[0], notes) if catalogue else []
 
     def rows_of(table: InteractionTable) -> tuple[Index, Index]:
         return _lookup(table.user_ids, user_rows), _lookup(table.item_ids, item_rows)
@@ -368,6 +368,20 @@ def index_split(
     )
 
 
+def _negatives(train: InteractionTable) -> list[str]:
+    """Say that training rows rated 0 or less count as positives where others are rated more."""
+    if train.ratings is None or not train.ratings.max() > 0:
+        return []
+    n = int((train.ratings <= 0).sum())
+    if n == 0:
+        return []
+    least = float(train.ratings[train.ratings > 0].min())
+    return [
+        f"train: {n:,} of {len(train):,} rows are rated 0 or less; they are trained on and masked "
+        f"as positives; `mmbench data split --filter min-rating:{least:g}` leaves such rows out"
+    ]
+
+
 def _rows(ids: list[str]) -> dict[str, int]:
     return {one: row for row, one in enumerate(ids)}
 
@@ -386,10 +400,14 @@ def _trained_first(
 
 
 def _unused(
-    data: Path, id_column: str | None, item_rows: Mapping[str, int], example: str
+    data: Path,
+    id_column: str | None,
+    item_rows: Mapping[str, int],
+    example: str,
+    notes: list[str],
 ) -> list[str]:
     """Items that only the items table names, ascending."""
-    items = read_item_ids(data, id_column)
+    items = read_item_ids(data, id_column, notes)
     unused = sorted_ids(np.array([item for item in items if item not in item_rows], object))
     if items and len(unused) == len(set(items)):
         raise DataError(

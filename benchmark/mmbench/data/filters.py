@@ -59,7 +59,7 @@ def distinct(rows: Rows, ratings: NDArray[np.float64] | None, which: str) -> Kee
         UsageError: `max` without ratings.
     """
     place = np.arange(rows.users.size)
-    key: NDArray[np.float64] = place.astype(np.float64) if rows.times is None else rows.times
+    key: NDArray[np.int64] | NDArray[np.float64] = place if rows.times is None else rows.times
     if which == "max":
         if ratings is None:
             raise UsageError(
@@ -148,6 +148,7 @@ def describe(rows: Rows) -> dict[str, float | int]:
         ((2 * ranks - per_item.size - 1) * np.sort(per_item)).sum() / (n * per_item.size)
     )
     if rows.times is not None:
-        out["first timestamp"] = float(rows.times.min())
-        out["last timestamp"] = float(rows.times.max())
+        for name, ticks in (("first", rows.times.min()), ("last", rows.times.max())):
+            whole, rest = divmod(int(ticks), rows.per_second)
+            out[f"{name} timestamp"] = whole if not rest else int(ticks) / rows.per_second
     return out

@@ -72,14 +72,15 @@ def _finding(
 
 
 def _from_the_future(train: InteractionTable, test: InteractionTable) -> list[Finding]:
-    assert train.timestamps is not None
-    assert test.timestamps is not None
-    earliest: dict[str, float] = {}
-    for user, time in zip(test.user_ids.tolist(), test.timestamps.tolist(), strict=True):
-        earliest[user] = min(time, earliest.get(user, np.inf))
-    own = np.array([earliest.get(user, np.inf) for user in train.user_ids.tolist()])
-    later = np.flatnonzero(train.timestamps > own)
-    anywhere = np.flatnonzero(train.timestamps > test.timestamps.min())
+    per_second = max(train.per_second, test.per_second)
+    ours, theirs = (table.ticks(per_second) for table in (train, test))
+    never = np.iinfo(np.int64).max
+    earliest: dict[str, int] = {}
+    for user, time in zip(test.user_ids.tolist(), theirs.tolist(), strict=True):
+        earliest[user] = min(time, earliest.get(user, never))
+    own = np.array([earliest.get(user, never) for user in train.user_ids.tolist()], np.int64)
+    later = np.flatnonzero(ours > own)
+    anywhere = np.flatnonzero(ours > theirs.min())
 
     def finding(what: str, rows: Index, *, leak: bool = False) -> Finding:
         one = f"{train.user_ids[rows[0]]} {train.item_ids[rows[0]]}" if rows.size else ""

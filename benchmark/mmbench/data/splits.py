@@ -72,14 +72,16 @@ def eighths_per_user(users: NDArray[np.int64], *, seed: int = 42) -> NDArray[np.
 class Rows:
     """Interactions as numbers: user, item and time (None where there are none), each shape (n,).
 
-    Users and items are numbered in the order of their ids.
+    Users and items are numbered in the order of their ids; times are whole ticks, of which
+    `per_second` make a second.
     """
 
     users: NDArray[np.int64]
     items: NDArray[np.int64]
-    times: NDArray[np.float64] | None = None
+    times: NDArray[np.int64] | None = None
+    per_second: int = 1
 
-    def canonical(self, *first: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.int64]:
+    def canonical(self, *first: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return row numbers sorted by the given keys, then user, item and time.
 
         The order of the file plays no part.
@@ -87,7 +89,7 @@ class Rows:
         keys = [*first, self.users, self.items, *([] if self.times is None else [self.times])]
         return np.lexsort(keys[::-1])
 
-    def by_time(self, what: str) -> NDArray[np.float64]:
+    def by_time(self, what: str) -> NDArray[np.int64]:
         """Return the timestamps, or raise a ShapeError where there are none."""
         if self.times is None:
             raise ShapeError(
@@ -148,8 +150,8 @@ def temporal_global(
     *,
     test_ratio: float = 0.2,
     valid_ratio: float = 0.2,
-    test_from: float | None = None,
-    valid_from: float | None = None,
+    test_from: int | None = None,
+    valid_from: int | None = None,
 ) -> NDArray[np.int8]:
     """Split at two points in time for all users: test from the later one on, validation before it.
 
@@ -160,8 +162,8 @@ def temporal_global(
         rows: The interactions, with timestamps.
         test_ratio: Share of all rows for test, unless `test_from` is given.
         valid_ratio: Share of the remaining rows for validation, unless `valid_from` is given.
-        test_from: First instant of test.
-        valid_from: First instant of validation.
+        test_from: First instant of test, in ticks.
+        valid_from: First instant of validation, in ticks.
 
     Raises:
         ShapeError: A share is out of range, there are no timestamps, or validation begins after
@@ -175,7 +177,7 @@ def temporal_global(
         valid_from = min(test_from, _boundary(times[times < test_from], valid_ratio))
     if valid_from > test_from:
         raise ShapeError(
-            f"temporal_global: validation begins at {valid_from:g}, after test at {test_from:g}"
+            f"temporal_global: validation begins at {valid_from}, after test at {test_from}"
         )
     return np.where(times >= test_from, TEST, np.where(times >= valid_from, VALID, TRAIN)).astype(
         np.int8
@@ -212,10 +214,10 @@ def _share(n: int, ratio: float) -> int:
     return ceil(n * Fraction(repr(ratio)))
 
 
-def _boundary(times: NDArray[np.float64], ratio: float) -> float:
-    """Return the latest instant from which on a share of the rows lies; infinity for share 0."""
+def _boundary(times: NDArray[np.int64], ratio: float) -> int:
+    """Return the latest instant from which on a share of the rows lies; behind all for share 0."""
     first = times.size - _share(times.size, ratio)
-    return float(np.sort(times)[first]) if first < times.size else np.inf
+    return np.sort(times)[first].item() if first < times.size else np.iinfo(np.int64).max
 
 
 def _check_ratios(test_ratio: float, valid_ratio: float) -> None:
@@ -274,5 +276,5 @@ def split_rows(
     if method == "temporal":
         return temporal_per_user(rows, **ratios)
     if method == "global-temporal":
-        return temporal_global(rows, **ratios, **options)
+        return temporal_global(rows, test_ratio=test_ratio, valid_ratio=valid_ratio, **options)
     return cold_items(rows, **ratios, seed=seed)

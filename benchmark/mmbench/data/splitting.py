@@ -6,6 +6,8 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from mmbench.data.tables import InteractionTable, read_interactions, write_inter
 from mmbench.errors import DataError, ShapeError
 
 RECORD = "split.json"
+_INSTANTS = ("test_from", "valid_from")
 
 
 def _interactions(data: Path) -> Path:
@@ -36,7 +39,7 @@ def as_rows(table: InteractionTable) -> Rows:
     for ids in (table.user_ids, table.item_ids):
         place = {text: row for row, text in enumerate(sorted_ids(ids))}
         codes.append(np.array([place[text] for text in ids.tolist()], np.int64))
-    return Rows(codes[0], codes[1], table.timestamps)
+    return Rows(codes[0], codes[1], table.timestamps, table.per_second)
 
 
 def apply_filters(
@@ -73,7 +76,7 @@ def make_split(
         method: A name of `METHODS`.
         filters: Applied before, in this order.
         columns: Column roles of the interactions.
-        options: Of `split_rows`.
+        options: Of `split_rows`; instants are exact seconds since 1970.
 
     Returns:
         The content of `split.json`, and whether the same split was there already.
@@ -85,9 +88,10 @@ def make_split(
     path = _interactions(data)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    instants = {name: options.pop(name) for name in _INSTANTS if name in options}
     wanted = {
         "method": method,
-        "options": options,
+        "options": {**options, **{name: _number(one) for name, one in instants.items()}},
         "filters": [one.text for one in filters],
         "interactions": digest,
         **({"columns": dict(columns)} if columns else {}),
@@ -102,8 +106,9 @@ def make_split(
             f"{target}: exists already, made otherwise; choose another --name or remove it"
         )
     table, counts = apply_filters(read_interactions(path, columns, ask=True), filters)
+    ticks = {name: ceil(one * table.per_second) for name, one in instants.items()}
     try:
-        part = split_rows(method, as_rows(table), **options)
+        part = split_rows(method, as_rows(table), **options, **ticks)
     except ShapeError as error:
         raise DataError(f"{path}: {error}") from error
     tables = SplitTables.divided(name, table, part)
@@ -143,6 +148,14 @@ def filter_dataset(
         )
         write_interactions(partial / "interactions.tsv", table)
     return counts
+
+
+def _number(seconds: Fraction) -> float | str:
+    """Return an instant as the record has it: a number, or text where a number would round it."""
+    if seconds.denominator == 1:
+        return int(seconds)
+    near = float(seconds)
+    return near if Fraction(repr(near)) == seconds else str(seconds)
 
 
 def _read_record(target: Path) -> dict[str, Any] | None:

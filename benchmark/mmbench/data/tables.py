@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +20,27 @@ from mmbase.dataset import (
     find_table,
     item_id_column,
     open_interactions,
+    refuse_repeated_header,
     require_one_reading,
     shared_id,
 )
 from mmbase.tables import Table, open_table, strings
+from mmbase.typed_tables import leaves
+from mmbench.data.times import as_text, read_times
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics.item_data import Topics
 
 SEPARATOR = "|"
 """Between several categories of one item in a text table; Parquet and JSON lines may have lists."""
+
+SEQUENCES = "sequences"
+"""Key of `dataset.json`: the columns of items whose cells are tokens with blanks between them."""
+
+_LABELS = frozenset({
+    "label", "labels", "label:float", "click", "clicked", "is_click", "is_clicked", "like", "liked",
+    "is_like", "purchased", "watch_ratio",
+})  # fmt: skip
+"""Columns, lower case, that may tell positives from negatives and are no rating."""
 
 UNSURE = "not sure"
 """How the note about an order that nothing confirms begins: `-q` does not hide it."""
@@ -45,32 +57,43 @@ class InteractionTable:
         user_ids: Opaque strings, object.
         item_ids: Opaque strings, object.
         ratings: Finite numbers; None where the file has none.
-        timestamps: Likewise.
+        timestamps: Ticks since 1970; None where the file has none.
         note: How the columns were understood, where that was a guess; else empty.
+        per_second: Ticks of a second, see `data.times`.
     """
 
     user_ids: NDArray[np.object_]
     item_ids: NDArray[np.object_]
     ratings: NDArray[np.float64] | None
-    timestamps: NDArray[np.float64] | None
+    timestamps: NDArray[np.int64] | None
     note: str = ""
+    per_second: int = 1
 
     def __len__(self) -> int:
         return len(self.user_ids)
 
     def take(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> InteractionTable:
         """Return some of the rows, in the given order."""
-        ratings, timestamps = (
-            None if column is None else column[rows] for column in (self.ratings, self.timestamps)
-        )
-        return InteractionTable(
-            self.user_ids[rows], self.item_ids[rows], ratings, timestamps, self.note
+        ratings = None if self.ratings is None else self.ratings[rows]
+        timestamps = None if self.timestamps is None else self.timestamps[rows]
+        ids = (self.user_ids[rows], self.item_ids[rows])
+        return replace(
+            self, user_ids=ids[0], item_ids=ids[1], ratings=ratings, timestamps=timestamps
         )
 
+    def ticks(self, per_second: int) -> NDArray[np.int64]:
+        """Return the times, of which there are, in ticks of which so many make a second."""
+        assert self.timestamps is not None
+        return self.timestamps * (per_second // self.per_second)
+
     def numbers(self) -> dict[str, list[str]]:
-        """Return the ratings and timestamps there are, as the shortest text of each number."""
-        columns = {"rating": self.ratings, "timestamp": self.timestamps}
-        return {name: _shortest(values) for name, values in columns.items() if values is not None}
+        """Return the ratings and timestamps there are as text: times as Unix seconds, exactly."""
+        out = {}
+        if self.ratings is not None:
+            out["rating"] = _shortest(self.ratings)
+        if self.timestamps is not None:
+            out["timestamp"] = as_text(self.timestamps, self.per_second)
+        return out
 
 
 def _shortest(values: NDArray[np.float64]) -> list[str]:
@@ -90,26 +113,26 @@ def read_interactions(
             other frameworks have users first; the note then begins with `UNSURE`.
 
     Raises:
-        DataError: The file is absent, unreadable or empty, a row lacks a user or an item, or a
-            rating is no number.
+        DataError: The file is absent, unreadable or empty, a row lacks a user or an item, a rating
+            is no number, or a time none.
         UsageError: A role that does not exist, or two roles for one column; without a header, users
             that can't be told from items, or times from ratings.
     """
     columns = columns or {}
     table = open_interactions(path, columns.values())
     roles, note = _roles(table, columns)
-    numeric = [roles[role] for role in ("rating", "timestamp") if role in roles]
-    cells = table.read(roles.values(), numbers=numeric)
-    users, items = (
-        strings(checked_ids(table, roles[role], cells[roles[role]]))
-        for role in ("user_id", "item_id")
+    ids, rating, time = (
+        [roles[role] for role in ROLES[:2]],
+        roles.get("rating"),
+        roles.get("timestamp"),
     )
-    ratings, timestamps = (
-        _finite(table, role, roles[role], cells[roles[role]]) if role in roles else None
-        for role in ("rating", "timestamp")
+    cells = table.read(
+        roles.values(), numbers=[rating] if rating else (), ids=ids, raw=[time] if time else ()
     )
+    refuse_repeated_header(table, {name: cells[name] for name in ids})
+    ratings = _finite(table, rating, cells[rating]) if rating else None
     if not table.header and not {"user_id", "item_id"} <= set(columns):
-        two = cells[roles["user_id"]], cells[roles["item_id"]]
+        two = cells[ids[0]], cells[ids[1]]
         if ask:
             require_one_reading(table, *two)
         elif shared_id(table, *two) is not None:
@@ -119,7 +142,13 @@ def read_interactions(
                 f"{path}: no header, and the third column holds times and no ratings; say so: "
                 "--columns user_id=1,item_id=2,timestamp=3, or rating=3"
             )
-    return InteractionTable(users, items, ratings, timestamps, note)
+    notes = [*([note] if note else []), *table.notes]
+    users, items = (strings(checked_ids(table, name, cells[name], notes)) for name in ids)
+    times = read_times(table, time, cells[time]) if time else None
+    if times and times.note:
+        notes.append(f"timestamp: {times.note}")
+    ticks, per_second = (times.ticks, times.per_second) if times else (None, 1)
+    return InteractionTable(users, items, ratings, ticks, "; ".join(notes), per_second)
 
 
 def _are_times(ratings: NDArray[np.float64] | None) -> bool:
@@ -149,6 +178,12 @@ def _roles(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]
                     f"{role}: read from {found[0]}, not from {', '.join(found[1:])}; --columns "
                     "decides otherwise"
                 )
+    labels = [name for name in names if name.strip().casefold() in _LABELS]
+    if labels and "rating" not in roles:
+        notes.append(
+            f"{labels[0]} is not read and every row counts as a positive; --columns "
+            f"rating={labels[0]} reads it as the rating"
+        )
     missing = [role for role in ("user_id", "item_id") if role not in roles]
     if missing:
         free = next((name for name in names if name not in roles.values()), "NAME")
@@ -199,14 +234,13 @@ def _refuse_shared(roles: Mapping[str, str]) -> None:
         )
 
 
-def _finite(table: Table, role: str, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _finite(table: Table, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
     bad = np.flatnonzero(~np.isfinite(values))
     if bad.size:
         cell = table.values([name])[name][bad[0]]
-        repair = "write Unix seconds" if role == "timestamp" else "write numbers"
         raise DataError(
-            f"{table.where(int(bad[0]))}: {role} {cell!r} is no finite number ({bad.size} such "
-            f"rows); {repair}, or give a column that is no {role} another name"
+            f"{table.where(int(bad[0]))}: rating {cell!r} is no finite number ({bad.size} such "
+            "rows); write numbers, or give a column that is no rating another name"
         )
     return values
 
@@ -254,19 +288,26 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if text.startswith('"') else text
 
 
-def read_item_ids(data: Path, id_column: str | None = None) -> list[str]:
+def read_item_ids(
+    data: Path, id_column: str | None = None, notes: list[str] | None = None
+) -> list[str]:
     """Return the ids in a dataset's `items.*`, in file order; none where there is no such table.
 
     Args:
         data: The dataset folder.
         id_column: What the interactions call their column of item ids; it is read where the table
             has it, else a column of the usual names.
+        notes: Gets what was found out about the table, one line each.
 
     Raises:
         DataError: The table can't be read, has no column of item ids, or an item has no id.
     """
     table = _items(data)
-    return [] if table is None else _item_ids(table, id_column)[0]
+    if table is None:
+        return []
+    if notes is not None:
+        notes += table.notes
+    return _item_ids(table, id_column, notes)[0]
 
 
 def read_items(data: Path, id_column: str | None = None) -> pd.DataFrame | None:
@@ -280,7 +321,10 @@ def read_items(data: Path, id_column: str | None = None) -> pd.DataFrame | None:
         return None
     ids, column = _item_ids(table, id_column)
     others = table.values(name for name in table.columns if name not in (column, "item_id"))
-    texts = {name: [" ".join(_names(c, None)) for c in cells] for name, cells in others.items()}
+    texts = {
+        name: [" ".join(filter(None, _names(cell, None))) for cell in cells]
+        for name, cells in others.items()
+    }
     return pd.DataFrame({"item_id": ids, **texts})
 
 
@@ -291,7 +335,8 @@ def read_categories(
 
     Args:
         data: The dataset folder.
-        column: Column of `items.*`; several categories of an item are separated by `|` or a list.
+        column: Column of `items.*`; several categories of an item are a list, or separated by `|`,
+            or by blanks where `dataset.json` has the column among its `sequences`.
         item_ids: Id of each item row.
         id_column: As for `read_item_ids`.
 
@@ -306,12 +351,13 @@ def read_categories(
         )
     ids, _ = _item_ids(table, id_column)
     cells = table.values([column])[column]
+    separator = " " if column in _sequences(data) else SEPARATOR
     rows = {item: row for row, item in enumerate(item_ids)}
     pairs = [
         (rows[item], name)
         for item, cell in zip(ids, cells, strict=True)
         if item in rows
-        for name in _names(cell)
+        for name in _names(cell, separator)
     ]
     if not pairs:
         raise DataError(
@@ -326,15 +372,29 @@ def read_categories(
     return topics, state.hexdigest()
 
 
+def _sequences(data: Path) -> list[str]:
+    """Return the columns of `items.*` that an import knows to be sequences of tokens."""
+    path = data / "dataset.json"
+    try:
+        described = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); repair or delete it") from error
+    found = described.get(SEQUENCES, []) if isinstance(described, dict) else []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
 def _items(data: Path) -> Table | None:
     path = find_table(data, ("items",))
     return None if path is None else open_table(path)
 
 
-def _item_ids(table: Table, given: str | None) -> tuple[list[str], str]:
+def _item_ids(
+    table: Table, given: str | None, notes: list[str] | None = None
+) -> tuple[list[str], str]:
     """Return the ids of a table of items, and their column: the given one if it is there."""
     column = given if given in table.columns else item_id_column(table)
-    return strings(checked_ids(table, column, table.read([column])[column])).tolist(), column
+    cells = table.read([column], ids=[column])[column]
+    return strings(checked_ids(table, column, cells, notes)).tolist(), column
 
 
 def _names(cell: object, separator: str | None = SEPARATOR) -> Iterable[str]:
@@ -343,5 +403,9 @@ def _names(cell: object, separator: str | None = SEPARATOR) -> Iterable[str]:
         parts = [cell] if separator is None else map(str.strip, cell.split(separator))
         return [part for part in parts if part or separator is None]
     if isinstance(cell, list):
-        return [x if isinstance(x, str) else json.dumps(x, ensure_ascii=False) for x in cell]
-    return [] if cell is None or cell != cell else [str(cell)]
+        return [
+            x if isinstance(x, str) else json.dumps(x, ensure_ascii=False) for x in leaves(cell)
+        ]
+    if cell is None or cell != cell:  # NaN is how data frames write null
+        return []
+    return [json.dumps(cell) if isinstance(cell, bool) else str(cell)]

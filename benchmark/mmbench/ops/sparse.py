@@ -21,6 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from mmbase.errors import install_extra
 from mmbench.errors import ShapeError, UsageError
 from mmbench.ops import SparseBackend
 from mmbench.ops.kernels import apply, array, run, split
@@ -44,7 +45,7 @@ def use(backend: SparseBackend) -> None:
         except (ImportError, OSError) as error:
             raise UsageError(
                 f"sparse back end torch-sparse: cannot be imported ({str(error).splitlines()[0]}); "
-                "pip install 'mmx-mmbench[sparse]', or choose the back end torch"
+                f"{install_extra('sparse')}, or choose the back end torch"
             ) from error
     _backend = backend
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mmbase.errors import install_extra
 from mmbench.config import Range, Recipe, Search, make_settings
 from mmbench.core.sampling import derive, numpy_rng
 from mmbench.errors import UsageError
@@ -139,8 +140,8 @@ def require_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise UsageError(
-            "--sampler tpe: needs the package optuna; pip install 'mmx-mmbench[tune]', or use "
-            "--sampler random"
+            f"--sampler tpe: needs the package optuna: {install_extra('tune')}; or use --sampler "
+            "random"
         ) from error
     return optuna
 

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.dataset import checked_ids, columns_of, find_table, inside, item_id_column
+from mmbase.dataset import (
+    checked_ids,
+    columns_of,
+    find_table,
+    inside,
+    item_id_column,
+    refuse_repeated_header,
+)
 from mmbase.tables import Column, Table, open_table
 from mmstore.ids import Pairs
 from mmx.catalogue.items import Items, fixed_length
@@ -84,8 +91,10 @@ def load_interactions(
         f"{path.name}: a vector of each text, those of validation and test interactions too; a "
         "model must not see these"
     )
-    cells = table.read([item, user])
-    ids, users = (checked_ids(table, column, cells[column]) for column in (item, user))
+    notes += table.notes
+    cells = table.read([item, user], ids=[item, user])
+    refuse_repeated_header(table, cells)
+    ids, users = (checked_ids(table, column, cells[column], notes) for column in (item, user))
     found = Interactions(root, ids, table, tuple(notes), users=users)
     _refuse_repetition(found, table)
     if limit is None:

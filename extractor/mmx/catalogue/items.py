@@ -20,6 +20,7 @@ from mmbase.dataset import (
     content_files,
     find_table,
     inside,
+    is_hidden,
     item_id_column,
     stem,
 )
@@ -30,6 +31,8 @@ _NOT_ITEMS = (
     "interactions", "ratings", "reviews", "users", "train", "valid", "val", "validation", "test",
 )  # fmt: skip
 _BLOCK = 65_536
+_HARMLESS = 1 << 28  # bytes of ids in an array that may take more than its ids
+_SPREAD = 20  # times the bytes of the ids that a larger array may take
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ def load_items(
             raise UsageError(f"--items-file {items_file}: outside of the dataset folder {root}")
         table = open_table(path)
         column = id_column or item_id_column(table, notes)
-        ids = checked_ids(table, column, table.read([column])[column])
+        notes += table.notes
+        ids = checked_ids(table, column, table.read([column], ids=[column])[column], notes)
         _refuse_repetition(table, column, ids)
         items = Items(root, ids, table, tuple(notes))
     return items if limit is None else replace(items, ids=items.ids.slice(0, limit), limited=True)
@@ -112,7 +116,8 @@ def _find_table(root: Path, notes: list[str]) -> Path | None:
         return found
     others = sorted(
         path for path in root.iterdir()
-        if is_table(path) and path.is_file() and path.name.split(".")[0].lower() not in _NOT_ITEMS
+        if is_table(path) and path.is_file() and not is_hidden(path.name)
+        and path.name.split(".")[0].lower() not in _NOT_ITEMS
     )  # fmt: skip
     if len(others) > 1:
         names = ", ".join(path.name for path in others)
@@ -144,11 +149,22 @@ def _refuse_repetition(table: Table, column: str, ids: Column) -> None:
 
 
 def fixed_length(ids: Column) -> NDArray[np.bytes_]:
-    """Return ids as a fixed-length UTF-8 array, shape (n,), dtype `S<longest>`."""
+    """Return ids as a fixed-length UTF-8 array, shape (n,), dtype `S<longest>`.
+
+    Raises:
+        DataError: One id is so long that the array would take far more than the ids.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    longest = pc.max(pc.binary_length(ids)).as_py() or 1
+    sizes = pc.binary_length(ids)
+    longest = pc.max(sizes).as_py() or 1
+    if longest * len(ids) > max(_HARMLESS, _SPREAD * (pc.sum(sizes).as_py() or 0)):
+        one = ids[pc.index(sizes, longest).as_py()].as_py()
+        raise DataError(
+            f"id {one[:20]!r}… has {longest:,} bytes, and {len(ids):,} ids are kept at the length "
+            "of the longest; shorten it"
+        )
     out = np.empty(len(ids), dtype=f"S{longest}")
     start = 0
     for chunk in ids.cast(pa.binary()).chunks:

@@ -137,7 +137,7 @@ def _packages() -> tuple[dict[str, dict[str, str | None]], list[str]]:
             version = None
             missing.append(name)
             if not extra:
-                problems.append(f"{name} is missing; run: pip install mmx-mmbench")
+                problems.append(f"{name} is missing; run: pip install {name}")
         found[name] = {"version": version, "for": purpose}
         if version is not None and module in _IMPORTED and (error := _import_error(module)):
             problems.append(f"{name} {version} cannot be imported: {error}; run: {INSTALL_EXTRA}")

@@ -19,6 +19,7 @@ from mmbase.cli import (
     quiet_option,
     verbose_option,
 )
+from mmbase.layout import hanging
 from mmx.config import RunConfig, SetConfig, from_options, load_recipe
 from mmx.errors import Interrupted, ToolError, UsageError
 
@@ -164,7 +165,9 @@ def _extract_all(
             return str(error) or type(error).__name__  # the error itself would keep the encoder
         done.extend(zip(group, made, strict=True))
         for summary in made:
-            progress.note(summary.as_text() + ("\n" if len(sets) > 1 else ""))
+            text = summary.as_text().splitlines()
+            lines = (hanging(line, "", " " * (4 if line[0] == " " else 11)) for line in text)
+            progress.note("\n".join(lines) + ("\n" if len(sets) > 1 else ""))
         return ""
 
     for group in share_contents(run, sets):

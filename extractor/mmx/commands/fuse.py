@@ -59,7 +59,7 @@ def fuse(
     \b
     EXAMPLES
       mmx fuse visual/clip-vit-b-32 textual/clip-vit-b-32 --how mean --scaling l2
-      mmx fuse visual/resnet50 textual/all-minilm-l6-v2 --name both --store data/mine/features
+      mmx fuse visual/resnet50 textual/all-minilm-l6-v2 --name both --data data/mine
     """
     from mmx.vectors.fusion import fuse as make
 

@@ -42,7 +42,7 @@ def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -
         echo_json([dataclasses.asdict(info) for info in infos])
         return
     shown = ("modality", "dim", "input", "weights", "layer", "pooling", "licence")
-    names = [Column("name", [info.name for info in infos], left=True)]
+    names = [Column("model", [info.name for info in infos], left=True)]
     columns = [
         Column(name, [str(getattr(info, name) or _UNKNOWN[name]) for info in infos], name != "dim")
         for name in shown[: None if verbose else shown.index("layer")]

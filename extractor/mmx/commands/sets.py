@@ -19,11 +19,12 @@ DEFAULT_STORE = Path("data/demo/features")
 
 store_option = click.option(
     "--store",
+    "--data",
     "root",
     metavar="DIR",
     type=PATH,
     default=DEFAULT_STORE,
-    help="Store of the sets given as MODALITY/NAME.",
+    help="Store of the sets given as MODALITY/NAME, or the dataset folder around it.",
 )
 
 
@@ -56,7 +57,7 @@ def find_set(target: str, root: Path) -> Path:
     names = target.removesuffix(".h5").split("/")
     if len(names) != 2 or not root.is_dir():
         raise DataError(
-            f"{target}: no such file; give a path, or MODALITY/NAME together with --store DIR"
+            f"{target}: no such file; give a path, or MODALITY/NAME together with --data DIR"
         )
     return store_at(root).open(*names).path
 

@@ -32,7 +32,7 @@ def store() -> None:
     """List, check, import, export and compare feature sets.
 
     A feature set is one HDF5 file, STORE/MODALITY/NAME.h5. Commands take its path, or MODALITY/NAME
-    together with --store.
+    together with --store or --data.
 
     \b
     EXAMPLES

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmx.demo.latent import FloatArray
 from mmx.demo.words import BRAND_SYLLABLES, FILLER, PRODUCTS, STYLES
-from mmx.errors import ToolError
+from mmx.errors import INSTALL_EXTRA, ToolError
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw
@@ -35,7 +35,7 @@ def require_pillow() -> None:
     except ImportError as error:
         raise ToolError(
             "mmx demo: the pictures are drawn with Pillow, which is not installed; "
-            "run pip install 'mmx-mmbench[extract]' (or pip install pillow)"
+            f"run {INSTALL_EXTRA} (or pip install pillow)"
         ) from error
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmbase.layout import Column, fits, tables
 from mmx.errors import DataError
 
 if TYPE_CHECKING:
@@ -56,18 +57,20 @@ def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def listing(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Format summaries as an aligned table, one set per line."""
-    names = ("modality", "name", *_COUNTS, "dim", "dtype", "size", "digest")
-    table = [names, *([_cell(name, row) for name in names] for row in rows)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(names))]
-    left = ("modality", "name", "dtype", "digest")
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if name in left else cell.rjust(width)
-            for cell, width, name in zip(line, widths, names, strict=True)
-        ).rstrip()
-        for line in table
-    )
+    """Format summaries as a table as wide as the terminal, a row per set.
+
+    Where there is no room for all columns, type, digest and the number of rows go, in this order.
+    """
+    names = [f"{row['modality']}/{row['name']}" for row in rows]
+    labels = [Column("set", names, left=True)]
+    columns = {
+        name: Column(name, [_cell(name, row) for row in rows], left=name in ("dtype", "digest"))
+        for name in (*_COUNTS, "dim", "dtype", "size", "digest")
+    }
+    for name in ("dtype", "digest", "rows"):
+        if not fits(labels, list(columns.values())):
+            del columns[name]
+    return "\n\n".join(tables(labels, list(columns.values())))
 
 
 def _cell(name: str, row: Mapping[str, Any]) -> str:

@@ -60,14 +60,16 @@ def alter(path: Path) -> None:
 
 
 @pytest.mark.parametrize("argument", ["data/features", "data"])
-def test_ls_prints_a_table_of_sets(tmp_path: Path, argument: str) -> None:
+def test_ls_prints_a_table_of_sets(
+    tmp_path: Path, argument: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     path = make(tmp_path / "data" / "features")
     result = run("ls", tmp_path / argument)
     assert result.exit_code == 0
-    header, line = result.stdout.splitlines()
+    header, _, line = result.stdout.splitlines()
     assert header.split() == [
-        "modality",
-        "name",
+        "set",
         "rows",
         "ok",
         "missing",
@@ -77,9 +79,9 @@ def test_ls_prints_a_table_of_sets(tmp_path: Path, argument: str) -> None:
         "size",
         "digest",
     ]
-    cells = re.split(r"\s{2,}", line)
-    assert cells[:8] == ["visual", "a", "4", "2", "1", "1", "3", "float32"]
-    assert cells[9] == FeatureSet(path).content_digest[:12]
+    cells = re.split(r"\s{2,}", line.strip())
+    assert cells[:7] == ["visual/a", "4", "2", "1", "1", "3", "float32"]
+    assert cells[8] == FeatureSet(path).content_digest[:12]
     assert result.stderr == ""
 
 
@@ -102,7 +104,7 @@ def test_ls_lists_the_sound_sets_and_names_the_damaged_and_unfinished(tmp_path: 
         pass
     result = run("ls", tmp_path)
     assert result.exit_code == 1
-    assert len(result.stdout.splitlines()) == 2
+    assert len(result.stdout.splitlines()) == 3  # heading, rule, one set
     assert "bad.h5: is not an HDF5 file" in result.stderr
     assert "unfinished: audio/half" in result.stderr
 

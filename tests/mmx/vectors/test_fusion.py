@@ -171,3 +171,12 @@ def test_the_modality_is_that_of_the_sets_wherever_their_files_lie(
             cli, ["fuse", *sets, "--store", str(tmp_path), "--name", "new", "-q"]
         )
         assert done.stdout.split() == [(tmp_path / expected / "new.h5").as_posix()]
+
+
+def test_the_dataset_folder_stands_for_its_store(tmp_path: Path) -> None:
+    store = tmp_path / "mine" / "features"
+    for name in ("one", "two"):
+        made(store, "visual", name, {"1": VECTORS["a"]})
+    line = ["fuse", "visual/one", "visual/two", "--data", str(tmp_path / "mine"), "--name", "both"]
+    done = CliRunner().invoke(cli, line)
+    assert done.stdout.split() == [(store / "visual" / "both.h5").as_posix()]

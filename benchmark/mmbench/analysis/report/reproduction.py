@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmbase.errors import install_extra
 from mmbench.analysis.report.pages import Block, Page, Table, put
 from mmbench.analysis.report.plots import learning_curves, trade_offs
 from mmbench.analysis.report.results import Line, Reproduction
@@ -72,8 +73,8 @@ def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) ->
             blocks += [f"## {part.title}", "\n".join(claims(part))]
         blocks += [f"![{part.title}]({image})" for image in images.get(part.page, ())]
     if not any(images.values()):
-        install = "`pip install 'mmx-mmbench[report]'`"
-        blocks.append(f"Plots need matplotlib: {install}, then the same command.")
+        install = install_extra("report")
+        blocks.append(f"Plots need matplotlib: `{install}`, then the same command.")
     return Page("Reproduction" if any(part.published for part in parts) else "Report", blocks)
 
 

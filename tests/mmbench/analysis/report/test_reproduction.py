@@ -169,7 +169,7 @@ def test_without_matplotlib_there_is_everything_else(
     done = CliRunner().invoke(report, [str(runs), "--out", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0
     assert not list(tmp_path.glob("*.svg"))
-    assert "pip install 'mmx-mmbench[report]'" in (tmp_path / "index.md").read_text()
+    assert "[report]'`, then the same command" in (tmp_path / "index.md").read_text()
 
 
 def test_nothing_is_markup_by_accident() -> None:
