@@ -55,8 +55,9 @@ def evaluate(
     if run is not None and (split is not None or columns):
         raise UsageError("--split and --columns go with --recs; a run is scored on its own split")
     chosen = given(Evaluation, options)
-    if run is not None and "protocol" not in chosen:
-        chosen["protocol"] = read_recipe(run / RECIPE_FILE).evaluation.protocol
+    if run is not None:
+        own = read_recipe(run / RECIPE_FILE).evaluation
+        chosen = {"protocol": own.protocol, "threshold": own.threshold} | chosen
     evaluation = make_evaluation(**chosen)
     if run is not None:
         from mmbench.runs.run import evaluate_run

@@ -75,7 +75,7 @@ class RunFolder:
         """Why the training in this very folder diverged; empty if it did not."""
         if not self.path.joinpath(FAILED).is_file():
             return ""
-        return str(self.read_json(FAILED).get("reason", "unknown"))
+        return str(self.read_json(FAILED)["reason"])
 
     def fail(self, reason: str) -> None:
         """Record that the training in this very folder diverged."""
