@@ -10,6 +10,7 @@ import click
 
 from mmbase import cli
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
+from mmbase.layout import Column
 from mmbench import config
 from mmbench.commands import common
 from mmbench.config import Evaluation, Recipe, Search, for_model
@@ -174,23 +175,22 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
 
 def _print_trials(run: Result) -> None:
     """Print what each trial came to, the chosen one marked."""
-    from mmbench.analysis.report.tables import new_table, number, stdout_console
+    from mmbench.analysis.report.tables import number
     from mmbench.runs.fit import in_words
 
     recipe = run.recipe
-    table = new_table(f"trials of {recipe.model}, seed {recipe.seed}")
-    columns = ["trial", *run.tried, f"valid {recipe.evaluation.select_by}", "epoch"]
-    for name in columns:
-        table.add_column(name, justify="right", overflow="fold")
-    table.add_column("")
     chosen = {name: recipe.settings.model_dump(mode="json")[name] for name in run.tried}
-    for place, one in enumerate(run.trials, 1):
+    rows = []
+    for one in run.trials:
         failed = "failed" in one
         value, epoch = ("-", "-") if failed else (number(one["value"]), str(one["best_epoch"]))
         mark = "failed" if failed else "chosen" if one["settings"] == chosen else ""
-        settings = map(in_words, one["settings"].values())
-        table.add_row(str(place), *settings, value, epoch, mark)
-    stdout_console().print(table)
+        rows.append([*map(in_words, one["settings"].values()), value, epoch, mark])
+    names = [*run.tried, f"valid {recipe.evaluation.select_by}", "epoch", ""]
+    cells = zip(*rows, strict=True)
+    columns = [Column(name, own, not name) for name, own in zip(names, cells, strict=True)]
+    numbers = Column("trial", [str(place) for place in range(1, len(rows) + 1)])
+    cli.echo_table([numbers], columns, title=f"trials of {recipe.model}, seed {recipe.seed}")
 
 
 def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmbase.dataset import find_table
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES
 from mmbench.core.interactions import HeldOut, Histories, Index, TrainSet
+from mmbench.data.columns import known_columns, read_known
 from mmbench.data.defaults import default_split
 from mmbench.data.splits import eighths_per_user, random_per_user
 from mmbench.data.tables import (
@@ -159,7 +160,7 @@ def load_split(
         split: Name of a folder under `splits/`; or `random`, or `random:TEST,VALID[,SEED]` for a
             per-user random split made here; None: the one taken before, else the only split that
             the folder has, else `random:0.2,0.2,42`.
-        columns: Column roles, see `read_interactions`.
+        columns: Column roles, see `read_known`.
         catalogue: Whether items that only the items table names get rows too.
 
     Raises:
@@ -170,7 +171,7 @@ def load_split(
         data,
         read_split(data, split, columns),
         catalogue=catalogue,
-        id_column=(columns or {}).get("item_id"),
+        id_column=known_columns(data, columns).get("item_id"),
     )
 
 
@@ -199,8 +200,7 @@ def read_split(
             f"{DEFAULT_RANDOM}"
         )
     folder, parts = available[split], {}
-    if (folder / "split.json").is_file():
-        columns = None  # `mmbench data split` wrote it, with our names of columns
+    ours = (folder / "split.json").is_file()  # written with our names of columns
     for part, stems in PARTS.items():
         path = find_table(folder, stems)
         if path is None:
@@ -208,7 +208,7 @@ def read_split(
                 f"{folder}: no file {' or '.join(stems)} (.tsv, .csv, .parquet, .jsonl); a split "
                 "needs all three parts"
             )
-        parts[part] = read_interactions(path, columns)
+        parts[part] = read_interactions(path) if ours else read_known(data, path, columns)
         notes.append(parts[part].note)
     return SplitTables(split, parts, tuple(dict.fromkeys(note for note in notes if note)))
 
@@ -267,7 +267,7 @@ def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[Intera
             f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or "
             f".csv, .parquet, .jsonl); put one of them there{rename}"
         )
-    table = read_interactions(path, columns, ask=True)
+    table = read_known(data, path, columns, ask=True)
     return table, _lookup(table.user_ids, _rows(sorted_ids(table.user_ids)))
 
 

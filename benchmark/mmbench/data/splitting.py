@@ -15,11 +15,12 @@ import numpy as np
 
 from mmbase.dataset import find_table
 from mmbench import __version__
+from mmbench.data.columns import known_columns, read_known
 from mmbench.data.dataset import SplitTables, sorted_ids, write_split
 from mmbench.data.filters import Filter, describe
 from mmbench.data.folders import new_folder
 from mmbench.data.splits import Rows, split_rows
-from mmbench.data.tables import InteractionTable, read_interactions, write_interactions
+from mmbench.data.tables import InteractionTable, write_interactions
 from mmbench.errors import DataError, ShapeError
 
 RECORD = "split.json"
@@ -88,13 +89,14 @@ def make_split(
     path = _interactions(data)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
+    known = known_columns(data, columns)
     instants = {name: options.pop(name) for name in _INSTANTS if name in options}
     wanted = {
         "method": method,
         "options": {**options, **{name: _number(one) for name, one in instants.items()}},
         "filters": [one.text for one in filters],
         "interactions": digest,
-        **({"columns": dict(columns)} if columns else {}),
+        **({"columns": known} if known else {}),
     }
     target = data / "splits" / name
     if target.exists():
@@ -105,7 +107,7 @@ def make_split(
         raise DataError(
             f"{target}: exists already, made otherwise; choose another --name or remove it"
         )
-    table, counts = apply_filters(read_interactions(path, columns, ask=True), filters)
+    table, counts = apply_filters(read_known(data, path, columns, ask=True), filters)
     ticks = {name: ceil(one * table.per_second) for name, one in instants.items()}
     try:
         part = split_rows(method, as_rows(table), **options, **ticks)
@@ -144,7 +146,7 @@ def filter_dataset(
     """
     with new_folder(out) as partial:
         table, counts = apply_filters(
-            read_interactions(_interactions(data), columns, ask=True), filters
+            read_known(data, _interactions(data), columns, ask=True), filters
         )
         write_interactions(partial / "interactions.tsv", table)
     return counts

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbase.choices import recall_column
 from mmbase.dataset import (
     NAMES,
     ROLES,
@@ -20,6 +21,7 @@ from mmbase.dataset import (
     find_table,
     item_id_column,
     open_interactions,
+    plausible_column,
     refuse_repeated_header,
     require_one_reading,
     shared_id,
@@ -171,10 +173,15 @@ def _roles(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]
                 )
     missing = [role for role in ("user_id", "item_id") if role not in roles]
     if missing:
-        free = next((name for name in names if name not in roles.values()), "NAME")
+        free = [name for name in names if name not in roles.values()]
+        examples = {}
+        for role in missing:
+            examples[role] = plausible_column(role, free)
+            free = [name for name in free if name != examples[role]]
+        example = ",".join(f"{role}={name}" for role, name in examples.items())
         raise DataError(
             f"{path}: no column is recognised as {' or '.join(missing)} among {', '.join(names)}; "
-            f"name it, e.g. --columns {missing[0]}={free}"
+            f"say which (it is remembered with the dataset), e.g. --columns {example}"
         )
     return roles, "; ".join(notes)
 
@@ -363,8 +370,16 @@ def _items(data: Path) -> Table | None:
 def _item_ids(
     table: Table, given: str | None, notes: list[str] | None = None
 ) -> tuple[list[str], str]:
-    """Return the ids of a table of items, and their column: the given one if it is there."""
-    column = given if given in table.columns else item_id_column(table)
+    """Return the ids of a table of items, and their column: the given one if it is there.
+
+    Else it is the one that was given before, of these items or of their interactions.
+    """
+    told: list[str] = [] if notes is None else notes
+    known = given if given in table.columns else None
+    if known is None:
+        kinds = ("items", "interactions")
+        known = recall_column(table.path.parent, kinds, "item_id", table.columns, told)
+    column = known or item_id_column(table)
     cells = table.read([column], ids=[column])[column]
     return strings(checked_ids(table, column, cells, notes)).tolist(), column
 
