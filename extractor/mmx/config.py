@@ -62,6 +62,9 @@ class RunConfig(_Frozen):
     )
     retry_failed: bool = Field(False, description="Try corrupt and missing items again.")
     restart: bool = Field(False, description="Start anew, whatever is there.")
+    allow_outside: bool = Field(
+        False, description="Follow paths and links that lead out of the dataset folder."
+    )
     limit: int | None = Field(
         None, ge=1, description="Only the first N items, into a set of their own."
     )

@@ -24,6 +24,7 @@ from mmbase.progress import Progress
 from mmbase.tables import SUFFIXES
 from mmx.catalogue.contents import Contents
 from mmx.catalogue.items import Items
+from mmx.catalogue.paths import Absent
 from mmx.encoders.compute import exact_arithmetic
 from mmx.errors import ContentError, DataError, Interrupted, UsageError
 
@@ -244,7 +245,7 @@ def _batches(
         (content,) = contents.fetch(row, row + 1)
         if isinstance(content, tuple):  # several files: the first one
             content = content[0]
-        if content is None or isinstance(content, ContentError):
+        if content is None or isinstance(content, ContentError | Absent):
             return None
         try:
             return encoder.load(content)

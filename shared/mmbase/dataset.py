@@ -288,19 +288,31 @@ def inside(root: Path, path: Path) -> bool:
 def content_files(folder: Path, suffixes: Sequence[str]) -> tuple[list[str], set[str]]:
     """Return the names of files with one of `suffixes`, and those of them that are links.
 
-    The names are sorted by stem, then by the place of their suffix in `suffixes`.
+    Hidden files are left out. The names are sorted by stem, then by the place of their suffix in
+    `suffixes`.
     """
     names, links = [], set()
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.lower().endswith(tuple(suffixes)) and _is_file(entry):
+                if not entry.name.lower().endswith(tuple(suffixes)) or is_hidden(entry.name):
+                    continue
+                if _is_file(entry):
                     names.append(entry.name)
                     if entry.is_symlink():
                         links.add(entry.name)
     rank = {suffix: place for place, suffix in enumerate(suffixes)}
     names.sort(key=lambda name: (stem(name), rank[name[len(stem(name)) :].lower()], name))
     return names, links
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is the system's and not the user's.
+
+    Names with a dot in front (`._a.jpg` beside `a.jpg`, `.Trashes`), what archives of macOS and
+    photo servers add, and the bin of Windows.
+    """
+    return name.startswith((".", "$")) or name in ("__MACOSX", "@eaDir")
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -2,6 +2,7 @@
 
 ```
 <name>.h5.lock              held by the one writer
+<name>.h5.lock.owner        the same, where the file system has no locks
 <name>.h5.partial           HDF5: ids, status, and the rows of a dense set
 <name>.h5.partial.new       a file that is being made, renamed when it is whole
 <name>.h5.partial.vectors   ragged sets: vectors in the order in which they came
@@ -13,11 +14,8 @@ A side file without its `.partial` belongs to nothing; the next writer removes i
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import sys
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from io import FileIO
@@ -27,8 +25,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmstore.errors import DamagedFeatureSet, StoreLocked, damaged
-from mmstore.hdf5 import translated, write_all
+from mmstore.errors import DamagedFeatureSet, damaged
+from mmstore.filesystem import sync
+from mmstore.hdf5 import write_all
 from mmstore.ids import block_rows, runs
 from mmstore.schema import Header
 from mmstore.spec import BLOCK_BYTES, PARTIAL_SUFFIX
@@ -67,7 +66,7 @@ def _sync_path(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -145,7 +144,7 @@ class _Unbuffered:
 
     def sync(self) -> None:
         """Force the content onto the disk."""
-        os.fsync(self._stream.fileno())
+        sync(self._stream.fileno())
 
     def close(self) -> None:
         """Release the file."""
@@ -230,7 +229,7 @@ class ErrorLog:
     def sync(self) -> None:
         """Force the log onto the disk."""
         if self._stream is not None:
-            os.fsync(self._stream.fileno())
+            sync(self._stream.fileno())
 
     def close(self) -> None:
         """Release the file."""
@@ -308,76 +307,3 @@ class VectorLog(_Unbuffered):
                 raise DamagedFeatureSet(what)
             view = view[done:]
         return vectors
-
-
-# ------------------------------------------------------------------------------------------------
-# lock
-
-_held: set[str] = set()  # fcntl locks do not exclude a second writer in the same process; this does
-_guard = threading.Lock()
-
-
-class WriterLock:
-    """Holds `<name>.h5.lock` from construction until `release`: one writer per set.
-
-    The lock is the operating system's, not the existence of the file, so a killed writer leaves
-    nothing that has to be cleaned up by hand. Child processes don't inherit it.
-
-    Raises:
-        StoreLocked: Another writer, in this or in another process, holds it.
-        StoreAccess: The lock file can't be made.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._pid = os.getpid()
-        self._key = f"{self._pid}:{path.resolve()}"
-        with _guard:
-            if self._key in _held:
-                what = f"{path}: another writer in this process holds it"
-                raise StoreLocked(f"{what}; close that one first")
-            with translated(path):
-                self._descriptor: int | None = self._acquire()
-            _held.add(self._key)
-
-    def _acquire(self) -> int:
-        while True:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                _lock(descriptor)
-            except OSError as error:
-                os.close(descriptor)
-                if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
-                    raise
-                what = f"{self.path}: another process writes this set"
-                raise StoreLocked(f"{what}; wait for it to end, or stop it") from error
-            # The last holder removes the file; a lock on a removed file excludes nobody, so take
-            # the new one.
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), self.path.stat()):
-                    return descriptor
-            os.close(descriptor)
-
-    def release(self) -> None:
-        """Let others write; does nothing the second time or in a forked child."""
-        if self._descriptor is None:
-            return
-        descriptor, self._descriptor = self._descriptor, None
-        if os.getpid() == self._pid and sys.platform != "win32":
-            self.path.unlink(missing_ok=True)
-        os.close(descriptor)
-        with _guard:
-            _held.discard(self._key)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,10 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 import mmstore.arguments as arguments
 import mmstore.partial as partial
 from mmstore import errors
+from mmstore.filesystem import WriterLock
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes, Column, Pairs, block_rows, runs, spans
 from mmstore.schema import Header, count_statuses, name_of, with_creation_time
-from mmstore.side_files import ErrorLog, Paths, RowFile, VectorLog, WriterLock
+from mmstore.side_files import ErrorLog, Paths, RowFile, VectorLog
 from mmstore.spec import DENSE, FEATURES, INTERACTION, ITEM, LENGTH, RAGGED, START, STATUS, Status
 
 _STATUS_GAP = 1 << 14  # bytes of known status that are rewritten rather than starting another write
@@ -167,6 +168,11 @@ class FeatureSetWriter:
     def pending(self) -> NDArray[np.int64]:
         """Rows that still have to be written, ascending, shape (p,)."""
         return np.flatnonzero(self._status == Status.PENDING)
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """The status of every row, shape (n,), to be read only."""
+        return self._status
 
     def counts(self) -> dict[Status, int]:
         """Return the number of rows of each status."""

@@ -43,18 +43,22 @@ def load_run(path: Path, data: Path | None = None) -> Trained:
     return Trained(model, inputs.setting(recipe.evaluation), path)
 
 
-def user_rows(run: Trained, users: Sequence[str] | None) -> Index:
-    """Return the rows of the named users; None: all. A DataError where one has no training."""
+def user_rows(run: Trained, users: Sequence[str] | None) -> tuple[Index, list[str]]:
+    """Return the rows of the named users, and those of them without training; None: all users.
+
+    Raises:
+        DataError: None of the named users has training rows.
+    """
     training = run.setting.training
     ids = training.user_ids[: training.train.n_users]
     if users is None:
-        return np.arange(ids.size)
+        return np.arange(ids.size), []
     rows = pd.Index(ids.astype(object)).get_indexer(pd.Index(list(users), dtype=object))
-    if (rows < 0).any():
-        unknown = [user for user, row in zip(users, rows, strict=True) if row < 0]
+    unknown = [user for user, row in zip(users, rows, strict=True) if row < 0]
+    if len(unknown) == len(users):
         told = f"{len(unknown)} users have no training rows, e.g. {unknown[0]!r}"
-        raise DataError(f"{told}; only known users can be ranked for")
-    return np.asarray(list(dict.fromkeys(rows.tolist())), np.int64)
+        raise DataError(f"{told} (there: {str(ids[0])!r}); only known users can be ranked for")
+    return np.asarray(list(dict.fromkeys(rows[rows >= 0].tolist())), np.int64), unknown
 
 
 def recommendations(

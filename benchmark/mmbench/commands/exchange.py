@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmbench.data.exchange.bundle import Bundle
 
 _out_option = click.option("--out", type=PATH, required=True, help="Folder to make.")
-_READ = click.Choice(["auto", "mmrec", "recbole", "elliot", "microlens", "ducho"])
+_READ = click.Choice(["auto", "mmrec", "recbole", "elliot", "microlens", "lightgcn", "ducho"])
 _WRITTEN = click.Choice(["mmrec", "recbole", "elliot"])
 _MISSING = click.Choice(["error", "mean", "zero"])
 
@@ -40,10 +40,13 @@ def import_(folder: Path, out: Path, layout_name: str) -> None:
       mmbench data import --format ducho results/ --out data/baby
     """
     from mmbench.data.exchange import LAYOUTS, layout
+    from mmbench.data.exchange.bundle import carved
     from mmbench.data.exchange.folder import write_dataset, write_features
 
     name, module = layout(layout_name, folder)
     bundle = module.read(folder)
+    if set(bundle.parts) == {"train", "test"}:
+        bundle = carved(bundle)
     if bundle.parts:
         write_dataset(bundle, out)
     else:

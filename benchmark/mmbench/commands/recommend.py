@@ -51,8 +51,13 @@ def recommend(
         document["embeddings"] = {"path": str(embeddings), **shape}
     if out is not None:
         users, seen = options["users"], options["include_seen"]
-        rows = lists.user_rows(trained, None if users is None else _named(users))
-        how = {"include_seen": seen, "progress": cli.progress(quiet=options["quiet"])}
+        progress = cli.progress(quiet=options["quiet"])
+        rows, unknown = lists.user_rows(trained, None if users is None else _named(users))
+        if unknown:
+            told = f"{len(unknown):,} of the users have no training rows, e.g. {unknown[0]!r}"
+            progress.warn(f"{told}; they get no list")
+            document["unknown_users"] = unknown
+        how = {"include_seen": seen, "progress": progress}
         n_rows = lists.write(lists.recommendations(trained, rows, options["k"], **how), out)
         document |= {"path": str(out), "users": int(rows.size), "rows": n_rows}
     if as_json:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbase import cli
+from mmbase import cli, layout
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
-from mmbase.layout import Column
 from mmbench import config
 from mmbench.commands import common
 from mmbench.config import Evaluation, Recipe, Search, for_model
@@ -179,18 +178,24 @@ def _print_trials(run: Result) -> None:
     from mmbench.runs.fit import in_words
 
     recipe = run.recipe
-    chosen = {name: recipe.settings.model_dump(mode="json")[name] for name in run.tried}
-    rows = []
+    settings = recipe.settings.model_dump(mode="json")
+    chosen = {name: settings[name] for name in run.tried}
+    cells: dict[str, list[str]] = {
+        name: [in_words(one["settings"][name]) for one in run.trials] for name in run.tried
+    }
+    outcome = f"valid {recipe.evaluation.select_by}"
+    cells |= {outcome: [], "epoch": [], "": []}
     for one in run.trials:
         failed = "failed" in one
-        value, epoch = ("-", "-") if failed else (number(one["value"]), str(one["best_epoch"]))
+        cells[outcome].append("-" if failed else number(one["value"]))
+        cells["epoch"].append("-" if failed else str(one["best_epoch"]))
         mark = "failed" if failed else "chosen" if one["settings"] == chosen else ""
-        rows.append([*map(in_words, one["settings"].values()), value, epoch, mark])
-    names = [*run.tried, f"valid {recipe.evaluation.select_by}", "epoch", ""]
-    cells = zip(*rows, strict=True)
-    columns = [Column(name, own, not name) for name, own in zip(names, cells, strict=True)]
-    numbers = Column("trial", [str(place) for place in range(1, len(rows) + 1)])
-    cli.echo_table([numbers], columns, title=f"trials of {recipe.model}, seed {recipe.seed}")
+        cells[""].append(mark)
+    cli.echo_table(
+        [layout.Column("trial", [str(place) for place in range(1, len(run.trials) + 1)])],
+        [layout.Column(name, values, left=not name) for name, values in cells.items()],
+        title=f"trials of {recipe.model}, seed {recipe.seed}",
+    )
 
 
 def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:

@@ -298,7 +298,7 @@ def index_split(
     items, unseen = _trained_first(train.item_ids, valid.item_ids, test.item_ids)
     user_rows = _rows([*users, *strangers])
     item_rows = _rows([*items, *unseen])
-    notes = list(tables.notes)
+    notes = [*tables.notes, *_negatives(train)]
     unused = _unused(data, id_column, item_rows, items[0], notes) if catalogue else []
 
     def rows_of(table: InteractionTable) -> tuple[Index, Index]:
@@ -366,6 +366,20 @@ def index_split(
         TestData(test_rows, _digest(test_known)),
         _digest([*unseen, *unused], strangers, *strange),
     )
+
+
+def _negatives(train: InteractionTable) -> list[str]:
+    """Say that training rows rated 0 or less count as positives where others are rated more."""
+    if train.ratings is None or not train.ratings.max() > 0:
+        return []
+    n = int((train.ratings <= 0).sum())
+    if n == 0:
+        return []
+    least = float(train.ratings[train.ratings > 0].min())
+    return [
+        f"train: {n:,} of {len(train):,} rows are rated 0 or less; they are trained on and masked "
+        f"as positives; `mmbench data split --filter min-rating:{least:g}` leaves such rows out"
+    ]
 
 
 def _rows(ids: list[str]) -> dict[str, int]:

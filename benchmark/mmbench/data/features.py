@@ -213,6 +213,7 @@ def _align(
             f"{features.path}: none of the {n_trained} items has a vector; its ids look like "
             f"{theirs}, the dataset's like {ours}"
         )
+    _require_lengths(features, vectors, item_ids)
     if scaling != "none":
         vectors[present] = _scaled(vectors[present], scaling, vectors[trained])
     corrupt = np.isin(features.ids[features.status == Status.CORRUPT], item_ids[:n_trained])
@@ -227,6 +228,21 @@ def _align(
         int(corrupt.sum()),
         note,
     )
+
+
+def _require_lengths(
+    features: FeatureSet, vectors: NDArray[np.float32], item_ids: Sequence[str]
+) -> None:
+    """Refuse vectors whose squared length float32 can't hold: they would count as zeros."""
+    peak = np.maximum(vectors.max(1), -vectors.min(1))  # NaN where absent
+    limit = float(np.sqrt(np.finfo(np.float32).max / vectors.shape[1]))
+    large = np.flatnonzero(peak > limit)
+    if large.size:
+        raise DataError(
+            f"{features.path}: numbers up to {np.nanmax(peak):.3g} in the vectors of "
+            f"{large.size:,} items, e.g. {item_ids[large[0]]!r}: their lengths overflow (at most "
+            f"{limit:.1g} here); divide the set by a constant, or extract it again"
+        )
 
 
 def _scaled(

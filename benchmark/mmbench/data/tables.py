@@ -35,6 +35,15 @@ from mmbench.metrics.item_data import Topics
 SEPARATOR = "|"
 """Between several categories of one item in a text table; Parquet and JSON lines may have lists."""
 
+SEQUENCES = "sequences"
+"""Key of `dataset.json`: the columns of items whose cells are tokens with blanks between them."""
+
+_LABELS = frozenset({
+    "label", "labels", "label:float", "click", "clicked", "is_click", "is_clicked", "like", "liked",
+    "is_like", "purchased", "watch_ratio",
+})  # fmt: skip
+"""Columns, lower case, that may tell positives from negatives and are no rating."""
+
 UNSURE = "not sure"
 """How the note about an order that nothing confirms begins: `-q` does not hide it."""
 _OTHER_WAY = "--columns user_id=2,item_id=1"
@@ -171,6 +180,12 @@ def _roles(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]
                     f"{role}: read from {found[0]}, not from {', '.join(found[1:])}; --columns "
                     "decides otherwise"
                 )
+    labels = [name for name in names if name.strip().casefold() in _LABELS]
+    if labels and "rating" not in roles:
+        notes.append(
+            f"{labels[0]} is not read and every row counts as a positive; --columns "
+            f"rating={labels[0]} reads it as the rating"
+        )
     missing = [role for role in ("user_id", "item_id") if role not in roles]
     if missing:
         free = [name for name in names if name not in roles.values()]
@@ -327,7 +342,8 @@ def read_categories(
 
     Args:
         data: The dataset folder.
-        column: Column of `items.*`; several categories of an item are separated by `|` or a list.
+        column: Column of `items.*`; several categories of an item are a list, or separated by `|`,
+            or by blanks where `dataset.json` has the column among its `sequences`.
         item_ids: Id of each item row.
         id_column: As for `read_item_ids`.
 
@@ -342,12 +358,13 @@ def read_categories(
         )
     ids, _ = _item_ids(table, id_column)
     cells = table.values([column])[column]
+    separator = " " if column in _sequences(data) else SEPARATOR
     rows = {item: row for row, item in enumerate(item_ids)}
     pairs = [
         (rows[item], name)
         for item, cell in zip(ids, cells, strict=True)
         if item in rows
-        for name in _names(cell)
+        for name in _names(cell, separator)
     ]
     if not pairs:
         raise DataError(
@@ -360,6 +377,17 @@ def read_categories(
     state = hashlib.blake2b("\0".join(names.tolist()).encode(), digest_size=16)
     state.update(topics.items.astype("<i8").tobytes() + topics.topics.astype("<i8").tobytes())
     return topics, state.hexdigest()
+
+
+def _sequences(data: Path) -> list[str]:
+    """Return the columns of `items.*` that an import knows to be sequences of tokens."""
+    path = data / "dataset.json"
+    try:
+        described = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); repair or delete it") from error
+    found = described.get(SEQUENCES, []) if isinstance(described, dict) else []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 def _items(data: Path) -> Table | None:

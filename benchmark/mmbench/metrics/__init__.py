@@ -4,7 +4,8 @@ A metric is a function of (judged lists, cut-off) with a declaration above it, i
 folder, and a line in `METRICS`; averaging, cut-offs and populations happen once, in
 `mmbench.evaluation.scoring`. Shared names mean what the Elliot framework computes under them,
 because the published tables of the field were made with it; a textbook's other meaning of the same
-name has a name of its own.
+name has a name of its own, and what other frameworks mean by further names is in
+`mmbench.metrics.foreign`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib
 from collections.abc import Collection, Sequence
 
 from mmbench.errors import UsageError, unknown_name
+from mmbench.metrics.foreign import DIFFERENCES
 from mmbench.metrics.item_data import NEEDS, ItemVectors, Need, Topics
 from mmbench.metrics.judged_lists import Judged, Metric
 
@@ -87,7 +89,8 @@ def resolve(names: Sequence[str], *, at_hand: Collection[Need] = ()) -> list[Met
         at_hand: Side data that are there; `all` includes the metrics that need them.
 
     Raises:
-        UsageError: A name is unknown; the message has the closest match.
+        UsageError: A name is unknown, with the closest match; or means something else in other
+            frameworks, with the difference.
     """
     chosen: dict[str, Metric] = {}
     for name in names:
@@ -98,6 +101,8 @@ def resolve(names: Sequence[str], *, at_hand: Collection[Need] = ()) -> list[Met
             found = [METRICS[paper] for paper in PAPER]
         elif folded in _BY_FOLDED_NAME:
             found = [_BY_FOLDED_NAME[folded]]
+        elif folded in _DIFFERENT:
+            raise UsageError(f"metric {name!r}: {_DIFFERENT[folded]} (`mmbench metrics` lists all)")
         else:
             raise unknown_name("metric", name, [*METRICS, "all", "paper"])
         chosen |= {metric.name: metric for metric in found}
@@ -129,3 +134,4 @@ def _fold(name: str) -> str:
 _BY_FOLDED_NAME = {
     _fold(name): metric for metric in METRICS.values() for name in (metric.name, *metric.aliases)
 }
+_DIFFERENT = {_fold(name): difference for name, difference in DIFFERENCES.items()}

@@ -71,7 +71,6 @@ def _discounted_share(lists: Judged, novelty: Values, k: int) -> Values:
     formula="1 - Σ_j=1..|I| (2j - |I| - 1) c_(j) / C / (|I| - 1), c the ascending item counts, C "
     "their sum",
     source=f"1 minus the Gini index, so that higher is more even; {ELLIOT}",
-    aliases=("GiniIndex", "Gini-index"),
 )
 def gini(lists: Judged, k: int) -> float:
     """1 minus the Gini index of the recommendation counts: 1 is even, 0 is one item only."""
@@ -95,7 +94,7 @@ def gini(lists: Judged, k: int) -> float:
     formula="mean over E of Σ_L[:k] -log2(c_i / C) / len(L[:k]), in bits",
     source=f"Shannon entropy of the recommendation counts; {ELLIOT}",
     bounds=(0.0, math.inf),
-    aliases=("ShannonEntropy", "Entropy"),
+    aliases=("Entropy",),
 )
 def shannon_entropy(lists: Judged, k: int) -> float:
     """Mean over the lists of the mean self-information of their items, in bits."""
@@ -166,7 +165,7 @@ def user_coverage_at_n(lists: Judged, k: int) -> float:
     formula="mean over E of |L[:k] ∩ tail| / len(L[:k]); head the fewest items, by descending "
     "pop, ties by id, that hold 80 % of T; tail the rest",
     source=f"average percentage of long-tail items, as a fraction; {_BIAS}",
-    aliases=("LongTail", "TailPercentage"),
+    aliases=("LongTail",),
 )
 def tail_share(lists: Judged, k: int) -> Values:
     """Share of tail items in each list; not defined for an empty one."""

@@ -27,7 +27,7 @@ def divide(numerator: Values | Index, denominator: Values | Index) -> Values:
     "Precision",
     formula="mean over R of |L[:k] ∩ Rel| / k",
     source="information retrieval; k also for shorter lists",
-    aliases=("Prec",),
+    aliases=("Prec", "precision-at-k", "PrecisionK"),
 )
 def precision(lists: Judged, k: int) -> Values:
     """Hits divided by k, also for lists shorter than k."""
@@ -38,6 +38,7 @@ def precision(lists: Judged, k: int) -> Values:
     "Recall",
     formula="mean over R of |L[:k] ∩ Rel| / |Rel|",
     source="information retrieval; the denominator is not cut at k",
+    aliases=("recall-at-k", "RecallK"),
 )
 def recall(lists: Judged, k: int) -> Values:
     """Hits divided by the number of relevant items, also where that exceeds k."""
@@ -48,7 +49,7 @@ def recall(lists: Judged, k: int) -> Values:
     "F1",
     formula="mean over R of 2 |L[:k] ∩ Rel| / (k + |Rel|)",
     source="harmonic mean of precision and recall user by user, then averaged",
-    aliases=("F-score", "F-measure"),
+    aliases=("F-score", "F-measure", "F1-score"),
 )
 def f1(lists: Judged, k: int) -> Values:
     """Harmonic mean of precision and recall, user by user."""
@@ -59,7 +60,7 @@ def f1(lists: Judged, k: int) -> Values:
     "HitRate",
     formula="mean over R of [|L[:k] ∩ Rel| > 0]",
     source="information retrieval",
-    aliases=("HR", "Hit", "Hits", "HitRatio"),
+    aliases=("HR", "Hit", "Hits", "HitRatio", "hit-rate-at-k"),
 )
 def hit_rate(lists: Judged, k: int) -> Values:
     """1 where any relevant item was found."""
@@ -70,7 +71,7 @@ def hit_rate(lists: Judged, k: int) -> Values:
     "MRR",
     formula="mean over R of 1 / (r + 1), r the rank of the first hit; 0 without a hit in L[:k]",
     source="Voorhees, TREC-8 question answering track (1999)",
-    aliases=("ReciprocalRank", "RecipRank"),
+    aliases=("ReciprocalRank", "RecipRank", "MeanReciprocalRank", "ReciprocalRankK"),
 )
 def mrr(lists: Judged, k: int) -> Values:
     """Reciprocal 1-based rank of the first hit, 0 without one."""

@@ -31,13 +31,14 @@ from mmbench import __version__
 from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import load_presence
-from mmbench.errors import DataError, TrainingError
+from mmbench.errors import DataError, TrainingError, UsageError
 from mmbench.evaluation.protocol import Scored, lists_for_both, score_both
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.models.base import Recommender
 from mmbench.ops import sparse
 from mmbench.runs.beginning import as_begun, begin
+from mmbench.runs.documents import CURE
 from mmbench.runs.fit import build, choose_device, in_words
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs
@@ -141,7 +142,7 @@ def read_result(path: Path) -> Result:
     recipe = read_recipe(folder.recipe_path)
     return Result(
         path,
-        chosen_recipe(recipe, record),
+        chosen_recipe(recipe, record, path),
         metrics["valid"],
         metrics["test"],
         metrics["best_epoch"],
@@ -165,9 +166,20 @@ def cost_of(record: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def chosen_recipe(recipe: Recipe, record: Mapping[str, Any]) -> Recipe:
-    """Return a finished run's recipe with the settings that validation chose."""
-    return recipe.trial({name: record["settings"][name] for name in recipe.searched})
+def chosen_recipe(recipe: Recipe, record: Mapping[str, Any], path: Path) -> Recipe:
+    """Return the recipe of the finished run at `path` with the settings that validation chose.
+
+    Raises:
+        DataError: The record lacks one of them, or it is out of range.
+    """
+    settings, where = record["settings"], f"{path / 'run.json'}: settings"
+    for name in recipe.searched:
+        if name not in settings:
+            raise DataError(f"{where}.{name}: is absent, and the recipe searched it; {CURE}")
+    try:
+        return recipe.trial({name: settings[name] for name in recipe.searched})
+    except UsageError as error:
+        raise DataError(f"{where}: {error}; {CURE}") from error
 
 
 def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs, RunFolder]:
@@ -203,7 +215,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     begin(folder)
     outcome = trained.read_json("trained.json")
     model = build(recipe, setting)
-    model.load_weights(trained.load_checkpoint(outcome["best_epoch"]))
+    trained.load_model(model, outcome["best_epoch"])
     start, start_cpu = time.perf_counter(), cpu_seconds()
     lists = lists_for_both(model, setting)
     scored = score_both(lists, setting, inputs.split.test, setting.present)
@@ -362,7 +374,7 @@ def load_model(
     with suppress(RuntimeError):  # a build of torch without the run's kernel scores with its own
         gemm.use(products.get("gemm"))
     model = build(chosen, inputs.setting(chosen.evaluation), finished=True)
-    model.load_weights(folder.load_checkpoint(result.best_epoch))
+    folder.load_model(model, result.best_epoch)
     return model.train(False), chosen, inputs
 
 

@@ -1,28 +1,33 @@
 """Content of items: texts from columns of the table, pictures and sounds from files.
 
-No id is ever used as a path, and no path column leads out of the dataset folder.
+No id is ever used as a path, and no path column leads out of the dataset folder unless that is
+allowed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from mmbase.dataset import FILE_SUFFIXES, FOLDERS, content_files, inside, stem
+from mmbase.dataset import FOLDERS
 from mmbase.tables import Column
 from mmx.catalogue.items import Items
+from mmx.catalogue.matching import match_by_name
+from mmx.catalogue.paths import BETWEEN, Absent, Place, is_address, names_in
 from mmx.catalogue.templates import Template, parse_template
 from mmx.errors import ContentError, DataError, UsageError
 
-Content: TypeAlias = str | Path | ContentError | tuple[Path | ContentError, ...] | None
-"""One item's content: a text, a file, several files, nothing, or the error that made it useless."""
+File: TypeAlias = Path | Absent | ContentError
+Content: TypeAlias = str | File | tuple[File, ...] | None
+"""One item's content: a text, a file or several, one that is named and not there, nothing, or the
+error that made it useless."""
 
 PATH_COLUMNS = {
     "visual": ("image", "image_path", "image_file", "img", "img_path", "picture", "photo"),
@@ -34,9 +39,6 @@ TEXT_COLUMNS = (
 )  # fmt: skip
 NOT_A_NUMBER = ("NaN", "nan")
 """An absent text as data frames write it where the cell is not empty. `Nan` is a word."""
-
-PATHS = "\n"
-"""Between the paths of one cell: those of a list, in Parquet or JSON lines."""
 
 _BLOCK = 65_536
 
@@ -57,6 +59,9 @@ class Contents(Protocol):
 
     def digest(self) -> str | None:
         """Return the BLAKE2b-256 (hex) of the cells that are read; None where there are none."""
+
+    def absent(self, rows: Iterable[int]) -> Iterator[tuple[int, Absent]]:
+        """Yield which of some rows name a file that is not there, and the first such file."""
 
 
 def text_contents(
@@ -105,51 +110,77 @@ def text_contents(
 
 
 def file_contents(
-    items: Items, modality: str, column: str | None = None, *, several: bool = False
+    items: Items,
+    modality: str,
+    column: str | None = None,
+    *,
+    several: bool = False,
+    anywhere: bool = False,
 ) -> FileContents:
     """Return the items' files of one modality: from a path column, or else named by item id.
 
     Args:
         items: The items.
         modality: `visual` (folder `images`) or `audio` (folder `audio`); the dataset folder itself
-            is searched too.
+            is searched too, and folders in the former.
         column: The column of paths; None looks for the usual names.
-        several: Whether all paths of a cell are taken, and not the first alone.
+        several: Whether the caller takes all files of an item.
+        anywhere: Whether paths and links may lead out of the dataset folder.
     """
-    import pyarrow.compute as pc
-
     notes: list[str] = []
-    found, links, unused, doubled = _match_by_name(items, modality)
-    named, table = None, items.table
+    files, folder = match_by_name(items, modality), FOLDERS[modality]
+    named = addresses = None
+    table = items.table
     if table is not None and column is None:
         column = next((name for name in PATH_COLUMNS[modality] if name in table.columns), None)
     if table is not None and column is not None:
-        named = table.read([column], between=PATHS)[column].slice(0, len(items))
+        named = table.read([column], between=BETWEEN)[column].slice(0, len(items))
         first = next((value for chunk in named.chunks for value in chunk.to_pylist() if value), b"")
-        if b"://" in first:
+        if is_address(first):
             notes.append(
                 f"column {column!r} holds addresses, which are not fetched; files are matched by "
                 "item id"
             )
-            named, column = None, None
+            named, addresses, column = None, named, None
     if table is not None and named is not None:
         notes.append(f"files: column {column!r} of {table.path.name}")
-        lists = 0 if several else pc.sum(pc.match_substring(named, PATHS)).as_py() or 0
-        if lists:
+        if not several and (n_lists := _count_of_lists(named)):
             notes.append(
-                f"{lists:,} items name several files, of which the first is taken; --several takes "
-                "them all"
+                f"{n_lists:,} cells name several files, of which the first is taken (--several "
+                "takes them all)"
             )
-    elif unused and not items.limited:
-        notes.append(f"{unused:,} {modality} files belong to no item of the table")
-    if named is None and doubled:
+    elif files.unused and not items.limited:
+        notes.append(f"{files.unused:,} {modality} files belong to no item of the table")
+    if named is None and files.doubled:
         notes.append(
-            f"{len(doubled):,} items have files of several extensions, of which one is taken (not "
-            f"{doubled[0]}); what lies in {FOLDERS[modality]}/<item_id>/ is taken together, with "
+            f"{len(files.doubled):,} items have files of several extensions, of which one is taken "
+            f"(not {files.doubled[0]}); what lies in {folder}/<item_id>/ is taken together, with "
             "--several"
         )
-    columns = (column,) if column else ()
-    return FileContents(columns, tuple(notes), items.root, FOLDERS[modality], named, found, links)
+    if files.ambiguous:
+        notes.append(
+            f"{files.ambiguous:,} items have several files of one name in folders of {folder}, of "
+            "which none is taken; name them in a column of paths"
+        )
+    return FileContents(
+        (column,) if column else (),
+        tuple(notes),
+        Place(items.root, folder, anywhere),
+        named,
+        files.paths,
+        files.links,
+        addresses,
+    )
+
+
+def _taken(rows: Any, column: Column) -> Column:
+    return column.take(rows)
+
+
+def _count_of_lists(named: Column) -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.sum(pc.match_substring(named, BETWEEN)).as_py() or 0)
 
 
 @dataclass(frozen=True)
@@ -170,37 +201,65 @@ class TextContents:
         """Return the BLAKE2b-256 of every cell, hexadecimal."""
         return _digest(self.values)
 
+    def absent(self, rows: Iterable[int]) -> Iterator[tuple[int, Absent]]:
+        """Yield nothing: cells of text name no files."""
+        yield from ()
+
 
 @dataclass(frozen=True)
 class FileContents:
     """Files of the items: see `file_contents`.
 
     Attributes:
-        root: The dataset folder.
-        folder: Where bare file names of a path column are looked for as well.
-        named: Paths from the table, relative to `root`; None without a path column.
-        found: Paths relative to `root` of files named by the item's id; null where there is none.
+        place: Where files are looked for.
+        named: Paths from the table, relative to the dataset folder; None without a path column.
+        found: Paths relative to it of files named by the item's id; null where there is none.
         links: Those of `found` that are symbolic links, which must not lead out of the folder.
+        addresses: Cells of a column that is left aside, because it holds addresses.
     """
 
     columns: tuple[str, ...]
     notes: tuple[str, ...]
-    root: Path
-    folder: str
+    place: Place
     named: Column | None
     found: Column
     links: frozenset[bytes] = field(default_factory=frozenset)
+    addresses: Column | None = None
 
     def fetch(self, start: int, stop: int) -> list[Content]:
-        """Return existing files; None where there is none, a ContentError for a forbidden path."""
-        found: list[bytes | None] = self.found.slice(start, stop - start).to_pylist()
-        if self.named is None:
-            return [self._indexed(name) for name in found]
-        named: list[bytes] = self.named.slice(start, stop - start).to_pylist()
-        return [
-            self.path_of(value.split(PATHS.encode())[0]) if value else self._indexed(name)
-            for value, name in zip(named, found, strict=True)
-        ]
+        """Return files; None where none is named and none bears the item's id."""
+        return self._of_rows(lambda column: column.slice(start, stop - start), self.named)
+
+    def absent(self, rows: Iterable[int]) -> Iterator[tuple[int, Absent]]:
+        """Yield which of some rows name a file that is not there, and the first such file."""
+        import pyarrow as pa
+
+        cells, wanted = self.addresses if self.named is None else self.named, list(rows)
+        for first in range(0, len(wanted) if cells is not None else 0, _BLOCK):
+            block = wanted[first : first + _BLOCK]
+            contents = self._of_rows(partial(_taken, pa.array(block, pa.int64())), cells)
+            for row, content in zip(block, contents, strict=True):
+                files = content if isinstance(content, tuple) else (content,)
+                lost = next((file for file in files if isinstance(file, Absent)), None)
+                if lost is not None:
+                    yield row, lost
+
+    def _of_rows(self, pick: Callable[[Column], Column], cells: Column | None) -> list[Content]:
+        """Return what the cells of some rows name, or else the files that bear the items' ids.
+
+        Such a file stands in for an address, too.
+        """
+        by_id = self._by_id(pick)
+        if cells is None:
+            return by_id
+        contents = []
+        for cell, own in zip(pick(cells).to_pylist(), by_id, strict=True):
+            named = self._of_cell(cell) if cell else None
+            contents.append(own or named if named is None or is_address(cell) else named)
+        return contents
+
+    def _by_id(self, pick: Callable[[Column], Column]) -> list[Content]:
+        return [self._indexed(name) for name in pick(self.found).to_pylist()]
 
     def digest(self) -> str | None:
         """Return the BLAKE2b-256 of the path column's cells; None without one.
@@ -212,36 +271,20 @@ class FileContents:
     def _indexed(self, name: bytes | None) -> Content:
         if name is None:
             return None
-        path = self.root / os.fsdecode(name)
-        if name in self.links and not inside(self.root, path):
-            return ContentError(f"{os.fsdecode(name)}: a link that leads out of the dataset folder")
+        path = self.place.root / os.fsdecode(name)
+        if name in self.links and not self.place.allows(path):
+            return ContentError(
+                f"{os.fsdecode(name)}: a link that leads out of the dataset folder "
+                "(--allow-outside lets it)"
+            )
         return path
 
-    def path_of(self, value: bytes) -> Content:
-        """Return the file that a cell names; None where there is none, else a ContentError."""
-        try:
-            name = value.decode().strip()
-        except UnicodeDecodeError:
-            return ContentError("the path is not valid UTF-8")
-        if not name:
-            return None
-        if "\0" in name:
-            return ContentError("the path holds a NUL character")
-        for path in (self.root / name, self.root / self.folder / name):
-            try:
-                mode = path.stat().st_mode
-            except (FileNotFoundError, NotADirectoryError):
-                if not inside(self.root, path):
-                    return ContentError(f"{name}: leads out of the dataset folder")
-                continue
-            except OSError as error:
-                return ContentError(f"{name}: {error.strerror or error}")
-            if not inside(self.root, path):
-                return ContentError(f"{name}: leads out of the dataset folder")
-            if not stat.S_ISREG(mode):
-                return ContentError(f"{name}: not a file")
-            return path
-        return None
+    def _of_cell(self, cell: bytes) -> Content:
+        """Return the file that a cell names, the first of several."""
+        names = names_in(cell)
+        if isinstance(names, ContentError):
+            return names
+        return self.place.file(names[0]) if names else None
 
 
 def _digest(columns: Sequence[Column]) -> str:
@@ -268,41 +311,3 @@ def _text(values: Sequence[bytes], columns: Sequence[str], template: Template | 
     if template is not None:
         return template.fill(dict(zip(columns, parts, strict=True)))
     return " ".join(filter(None, parts)) or None
-
-
-def _match_by_name(items: Items, modality: str) -> tuple[Column, frozenset[bytes], int, list[str]]:
-    """Match files to items by their names.
-
-    Returns:
-        Each item's file (null without one), those that are links, the number of files of no item,
-        and for each item with several files the first that is not taken.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    stems: list[bytes] = []
-    names: list[bytes] = []
-    links: set[bytes] = set()
-    others: dict[bytes, str] = {}
-    last = None
-    for folder in (FOLDERS[modality], ""):
-        listed, linked = content_files(items.root / folder, FILE_SUFFIXES[modality])
-        prefix = f"{folder}/" if folder else ""
-        for name in listed:
-            # The names are sorted: the preferred extension comes first.
-            if (name_stem := stem(name)) != last:
-                stems.append(os.fsencode(name_stem))
-                names.append(os.fsencode(prefix + name))
-            else:
-                others.setdefault(os.fsencode(name_stem), prefix + name)
-            last = name_stem
-        links.update(os.fsencode(prefix + name) for name in linked)
-        last = None
-    keys = pa.array(stems, pa.binary())
-    paths = pa.array(names, pa.binary())
-    ids = items.ids.cast(pa.binary())
-    rows = pc.index_in(ids, value_set=keys)
-    left = len(set(stems)) - pc.count_distinct(rows).as_py()
-    several = ids.filter(pc.is_in(ids, value_set=pa.array(others, pa.binary()))).to_pylist()
-    doubled = [others[one] for one in several]
-    return pa.chunked_array(pc.take(paths, rows), pa.binary()), frozenset(links), left, doubled

@@ -21,6 +21,7 @@ from mmbase.dataset import (
     content_files,
     find_table,
     inside,
+    is_hidden,
     item_id_column,
     stem,
 )
@@ -118,7 +119,8 @@ def _find_table(root: Path, notes: list[str]) -> Path | None:
         return found
     others = sorted(
         path for path in root.iterdir()
-        if is_table(path) and path.is_file() and path.name.split(".")[0].lower() not in _NOT_ITEMS
+        if is_table(path) and path.is_file() and not is_hidden(path.name)
+        and path.name.split(".")[0].lower() not in _NOT_ITEMS
     )  # fmt: skip
     if len(others) > 1:
         names = ", ".join(path.name for path in others)

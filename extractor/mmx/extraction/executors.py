@@ -146,7 +146,7 @@ class _Stream:
         """Take loaded rows; yield what loading cost, and what has been computed since."""
         if part.items[self.place] is None:
             return
-        yield WindowResult(costs=part.costs(waited_s))
+        yield part.result(self.place, waited_s)
         for start, items in self.segments.take(part, self.place):
             unusable, batches = batches_of(self.task, start, items, part.span.wanted[self.place])
             yield unusable

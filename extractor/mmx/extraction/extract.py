@@ -100,7 +100,11 @@ def extract_together(
             with job.stages.timed("write"):
                 job.writer.finish()
     elapsed_s = time.perf_counter() - began
-    return [job.summary(elapsed_s) for job in jobs]
+    summaries = [job.summary(elapsed_s) for job in jobs]
+    for summary in summaries:
+        if summary.absent.count:
+            progress.warn(f"{summary.modality}/{summary.name}: {summary.absent.as_text()}")
+    return summaries
 
 
 def share_contents(run: RunConfig, configs: Sequence[SetConfig]) -> list[list[SetConfig]]:

@@ -7,17 +7,19 @@ finds the files.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.dataset import FILE_SUFFIXES, FOLDERS
-from mmx.catalogue.contents import PATHS, Content, FileContents, file_contents
+from mmbase.dataset import FILE_SUFFIXES, FOLDERS, is_hidden
+from mmbase.tables import Column
+from mmx.catalogue.contents import Content, FileContents, file_contents
 from mmx.catalogue.items import Items
+from mmx.catalogue.paths import Absent, names_in
 from mmx.encoders import Encoder
 from mmx.errors import ContentError, UsageError
 
@@ -99,6 +101,8 @@ class Several:
             try:
                 if isinstance(one, ContentError):
                     raise one
+                if isinstance(one, Absent):
+                    raise FileNotFoundError(one.name)
                 self._load_into(parts, one)
             except FileNotFoundError as error:
                 absent = error
@@ -185,7 +189,7 @@ def in_halves(text: str) -> tuple[str, str] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class SeveralFiles(FileContents):
-    """Several files per item: see `several_files`.
+    """Several files per item, in a tuple: see `several_files`.
 
     Attributes:
         separator: Between two paths of a cell; None: a cell is one path.
@@ -199,32 +203,24 @@ class SeveralFiles(FileContents):
     suffixes: tuple[str, ...]
     ids: Any
 
-    def fetch(self, start: int, stop: int) -> list[Content]:
-        """Return for each row a tuple of paths, or of reasons not to follow one, or None."""
-        cells = [b""] * (stop - start)
-        if self.named is not None:
-            cells = self.named.slice(start, stop - start).to_pylist()
-        by_name = FileContents.fetch(replace(self, named=None), start, stop)
-        ids = self.ids.slice(start, stop - start).to_pylist()
-        return [
-            self._of_cell(cell) if cell else self._of_names(item, content)
-            for cell, item, content in zip(cells, ids, by_name, strict=True)
-        ]
+    def _by_id(self, pick: Callable[[Column], Column]) -> list[Content]:
+        alone, ids = super()._by_id(pick), pick(self.ids).to_pylist()
+        return [self._of_names(item, one) for item, one in zip(ids, alone, strict=True)]
 
     def _of_cell(self, cell: bytes) -> Content:
-        paths = cell.split(PATHS.encode())
-        if self.separator is not None:
-            paths = [one for path in paths for one in path.split(self.separator.encode())]
-        return _usable(map(self.path_of, paths))
+        names = names_in(cell, self.separator)
+        if isinstance(names, ContentError):
+            return names
+        return tuple(map(self.place.file, names)) or None
 
     def _of_names(self, item: str, content: Content) -> Content:
         inside: list[str] = []
         if item in self.folders:
-            folder = self.root / self.folder / item
-            names = sorted(path.name for path in folder.iterdir())
+            folder = self.place.root / self.place.folder / item
+            names = sorted(path.name for path in folder.iterdir() if not is_hidden(path.name))
             inside = [name for name in names if name.lower().endswith(self.suffixes)]
-        paths = (self.path_of(os.fsencode(f"{self.folder}/{item}/{name}")) for name in inside)
-        return _usable([content, *paths])
+        files = (self.place.file(f"{self.place.folder}/{item}/{name}") for name in inside)
+        return _usable([content, *files])
 
 
 def _usable(contents: Iterable[Content]) -> Content:
@@ -232,25 +228,31 @@ def _usable(contents: Iterable[Content]) -> Content:
 
 
 def several_files(
-    items: Items, modality: str, column: str | None, separator: str | None
+    items: Items,
+    modality: str,
+    column: str | None,
+    separator: str | None,
+    *,
+    anywhere: bool = False,
 ) -> SeveralFiles:
     """Find all files of each item, `visual` or `audio`.
 
     These are the paths of its cell in the column, a list or cut at the separator; where the
     cell is empty `<folder>/<item_id>.<extension>` and every file in the folder
     `<folder>/<item_id>/`, in the order of their names. A column of None is looked for by the usual
-    names.
+    names; `anywhere` lets paths and links lead out of the dataset folder.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    files = file_contents(items, modality, column, several=True)
+    files = file_contents(items, modality, column, several=True, anywhere=anywhere)
     above = items.root / FOLDERS[modality]
     folders: list[str] = []
     if above.is_dir():
         with os.scandir(above) as entries:
             folders = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-    known = items.ids.filter(pc.is_in(items.ids, value_set=pa.array(sorted(folders), pa.string())))
+    names = pa.array(map(os.fsencode, folders), pa.binary())
+    known = items.ids.filter(pc.is_in(items.ids.cast(pa.binary()), value_set=names))
     with_folder = frozenset(known.to_pylist())
     note = f"{len(with_folder):,} items have a folder of {modality} files"
     fields = {**vars(files), "notes": (*files.notes, note) if with_folder else files.notes}

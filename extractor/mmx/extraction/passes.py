@@ -43,6 +43,7 @@ class WindowResult:
             hold NaN or infinity.
         missing: Rows without content.
         corrupt: Rows that could not be loaded or encoded, and why.
+        noted: Rows whose content was read with a remark.
         costs: What this took.
     """
 
@@ -50,6 +51,7 @@ class WindowResult:
     vectors: list[NDArray[np.float32]] = field(default_factory=list)
     missing: list[int] = field(default_factory=list)
     corrupt: list[tuple[int, str]] = field(default_factory=list)
+    noted: list[tuple[int, str]] = field(default_factory=list)
     costs: Costs = field(default_factory=Costs)
 
     def add(self, other: WindowResult) -> None:
@@ -58,6 +60,7 @@ class WindowResult:
         self.vectors += other.vectors
         self.missing += other.missing
         self.corrupt += other.corrupt
+        self.noted += other.noted
         self.costs.add(other.costs)
 
 

@@ -26,7 +26,7 @@ from mmx.errors import DataError, Interrupted
 from mmx.extraction.executors import Executor
 from mmx.extraction.passes import Rows, WindowResult
 from mmx.extraction.plan import Plan
-from mmx.extraction.summary import Counts, Stages, Summary
+from mmx.extraction.summary import AbsentFiles, Counts, Stages, Summary
 from mmx.extraction.window import Task
 
 FLUSH_S = 2.0
@@ -61,6 +61,7 @@ class SetJob:
         self._n_corrupt = writer.counts()[Status.CORRUPT]
         self._limit = plan.run.failure_limit(self.n_rows)
         self._first_corrupt: list[str] = []
+        self._notes: list[tuple[int, str]] = []
         self._rows: list[Rows] = []
         self._vectors: list[NDArray[np.float32]] = []
         self._n_collected = self._window = 0
@@ -68,6 +69,9 @@ class SetJob:
     def take(self, result: WindowResult, progress: Progress, task: ProgressTask) -> None:
         """Record what became of some rows; the vectors are written with those of other batches."""
         self.stages.add(result.costs)
+        for row, note in result.noted:
+            progress.detail(f"{self._name(row)}: {note}")
+            self._notes.append((row, note))
         if result.missing:
             with self.stages.timed("write"):
                 self.writer.mark_missing(result.missing)
@@ -152,6 +156,11 @@ class SetJob:
                 f"none of the {self.n_rows:,} items could be encoded; the first: {first}"
             )
         modality, columns = self.plan.config.modality, self.plan.contents.columns
+        if (absent := self.absent_files()).count:
+            return DataError(
+                f"{self.plan.run.data}: none of the {self.n_rows:,} items could be encoded: "
+                f"{absent.as_text()}"
+            )
         looked = f"in column {' and '.join(columns)}" if columns else "for a column of paths"
         if modality in FOLDERS:
             file = f"{FOLDERS[modality]}/{self._name(0)}{FILE_SUFFIXES[modality][0]}"
@@ -160,6 +169,17 @@ class SetJob:
             f"{self.plan.run.data}: none of the {self.n_rows:,} items has {modality} content "
             f"(looked {looked}); see `mmx extract --help`"
         )
+
+    def absent_files(self) -> AbsentFiles:
+        """Count the items that name files that are not there, by what is there now."""
+        rows = np.flatnonzero(self.writer.status == Status.MISSING)
+        if self.plan.config.several:  # an item may have some of its files
+            rows = np.arange(self.n_rows)
+        count, example = 0, ""
+        for row, absent in self.plan.contents.absent(rows.tolist()):
+            example = example or f"{self._name(row)}: {absent.name}; {absent.cure}"
+            count += 1
+        return AbsentFiles(count, example)
 
     def summary(self, elapsed_s: float) -> Summary:
         """Return the summary of the finished set; `elapsed_s` are the seconds of the whole run."""
@@ -179,6 +199,9 @@ class SetJob:
             stages=self.stages,
             elapsed_s=elapsed_s,
             errors=tuple(errors),
+            absent=self.absent_files(),
+            n_noted=len({row for row, _ in self._notes}),
+            notes=tuple((self._name(row), note) for row, note in self._notes[:_ERRORS_SHOWN]),
         )
 
     def _name(self, row: int) -> str:

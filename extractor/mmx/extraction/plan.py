@@ -131,9 +131,16 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
         usual = by_source[config.source]
         contents = text_contents(items, config.text_columns, config.text_template, usual)
     elif config.several:
-        contents = several_files(items, config.modality, config.path_column, config.path_separator)
+        contents = several_files(
+            items,
+            config.modality,
+            config.path_column,
+            config.path_separator,
+            anywhere=run.allow_outside,
+        )
     else:
-        contents = file_contents(items, config.modality, config.path_column)
+        column, anywhere = config.path_column, run.allow_outside
+        contents = file_contents(items, config.modality, column, anywhere=anywhere)
     for note in (*items.notes, *contents.notes):
         progress.note(note)
     return Plan(run, config, items, contents, batch_size_of(run, config), _device(run, config))

@@ -24,6 +24,30 @@ class Counts:
         return self.ok + self.missing + self.corrupt
 
 
+@dataclass(frozen=True)
+class AbsentFiles:
+    """Items whose cells name files that are not there.
+
+    Attributes:
+        count: Number of items; they are missing, or lack some of several files.
+        example: The first one: id, path, and what to do about it.
+    """
+
+    count: int = 0
+    example: str = ""
+
+    def are_many(self, n_items: int) -> bool:
+        """Whether they are more than a few: three, or one in a hundred."""
+        return self.count > max(3, n_items // 100)
+
+    def as_text(self) -> str:
+        """Return what is said about them."""
+        items = "1 item names a file that is" if self.count == 1 else (
+            f"{self.count:,} items name files that are"
+        )  # fmt: skip
+        return f"{items} not there, such as {self.example}"
+
+
 @dataclass
 class Costs:
     """What loading and encoding took.
@@ -36,6 +60,7 @@ class Costs:
         encode_wait_s: Seconds for which the calling thread waited for them.
         n_truncated: Items that were longer than what the encoder takes.
         n_bytes: Size of the contents that were read.
+        sound_s: Length of the sounds that were read.
         batch_size: Items per forward pass; smaller than planned where memory ran out, 0 if unknown.
     """
 
@@ -46,6 +71,7 @@ class Costs:
     encode_wait_s: float = 0.0
     n_truncated: int = 0
     n_bytes: int = 0
+    sound_s: float = 0.0
     batch_size: int = 0
 
     def add(self, other: Costs) -> None:
@@ -57,6 +83,7 @@ class Costs:
         self.encode_wait_s += other.encode_wait_s
         self.n_truncated += other.n_truncated
         self.n_bytes += other.n_bytes
+        self.sound_s += other.sound_s
         sizes = [size for size in (self.batch_size, other.batch_size) if size]
         self.batch_size = min(sizes, default=0)
 
@@ -127,6 +154,9 @@ class Summary:
         stages: What this run did and how long it took.
         elapsed_s: Seconds of everything, from planning to the finished file.
         errors: The first corrupt items: id and reason.
+        absent: Items whose cells name files that are not there.
+        n_noted: Items whose content this run read although something is wrong with it.
+        notes: The first of them: id and remark.
     """
 
     path: Path
@@ -139,11 +169,17 @@ class Summary:
     stages: Stages
     elapsed_s: float
     errors: tuple[tuple[str, str], ...] = ()
+    absent: AbsentFiles = AbsentFiles()
+    n_noted: int = 0
+    notes: tuple[tuple[str, str], ...] = ()
 
     @property
     def exit_code(self) -> int:
-        """0, or 3 when an item is corrupt. Missing content is normal."""
-        return 3 if self.counts.corrupt else 0
+        """0, or 3 when an item is corrupt or more than a few name files that are not there.
+
+        Missing content is normal.
+        """
+        return 3 if self.counts.corrupt or self.absent.are_many(self.counts.total) else 0
 
     def as_json(self) -> dict[str, Any]:
         """Return the summary with JSON types only."""
@@ -170,13 +206,17 @@ class Summary:
                 "items": stages.n_items,
                 stages.long_items: stages.n_truncated,
                 "bytes_read": stages.n_bytes,
+                "seconds_of_sound": round(stages.sound_s, 3),
+                "noted": self.n_noted,
                 "items_per_s": round(stages.rate, 3),
                 "workers": stages.workers,
                 "batch_size": stages.batch_size,
                 "bottleneck": stages.bottleneck(),
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
             },
+            "absent_files": asdict(self.absent),
             "first_errors": [{"item_id": item, "reason": reason} for item, reason in self.errors],
+            "first_notes": [{"item_id": item, "note": note} for item, note in self.notes],
         }
 
     def as_text(self) -> str:
@@ -185,14 +225,16 @@ class Summary:
         rows = [
             ("set", f"{self.modality}/{self.name}, {self.dim} numbers per item"),
             ("items", f"{counts.ok:,} ok, {counts.missing:,} missing, {counts.corrupt:,} corrupt"),
+            *([("absent", self.absent.as_text())] if self.absent.count else []),
         ]
         if self.already_complete:
             what = "nothing to do: the set is complete (--restart computes it again)"
             rows.append(("this run", what))
         else:
             fit = f", fit {stages.fit_s:.1f} s" if stages.fit_s else ""
+            sound = f", {stages.sound_s:,.1f} s of sound," if stages.sound_s else ""
             work = (
-                f"{stages.n_items:,} items, {stages.n_bytes / 1e6:,.1f} MB in "
+                f"{stages.n_items:,} items, {stages.n_bytes / 1e6:,.1f} MB{sound} in "
                 f"{self.elapsed_s:.1f} s, {stages.rate:,.1f} items/s in the loop; "
                 f"{stages.workers} workers, batches of {stages.batch_size}"
             )
@@ -207,6 +249,9 @@ class Summary:
             what = f"{stages.n_truncated:,} of this run's items were longer than the encoder takes"
             rows.append((stages.long_items, what))
         lines = [f"{label:<10} {value}" for label, value in (*rows, ("digest", self.digest))]
+        if self.notes:
+            lines.append(f"read although something is wrong, {self.n_noted:,} items, first ones:")
+            lines += [f"  {item}: {note}" for item, note in self.notes]
         if self.errors:
             lines.append("corrupt, first ones:")
             lines += [f"  {item}: {reason}" for item, reason in self.errors]

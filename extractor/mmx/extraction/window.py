@@ -22,10 +22,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mmx.catalogue.contents import Content
+from mmbase.process import out_of_memory
+from mmx.catalogue.contents import Content, File
+from mmx.catalogue.paths import Absent
 from mmx.encoders import Encoder
-from mmx.encoders.decoding import shared_decoding
-from mmx.errors import ContentError
+from mmx.encoders.decoding import alone, bounded, observed, shared_decoding, waited_s
+from mmx.errors import ContentError, DataError
 from mmx.extraction.passes import (
     NOT_AN_ITEMS_FAULT,
     Batch,
@@ -69,12 +71,16 @@ class LoadedSpan(NamedTuple):
     n_bytes: int  # size of the contents
     cpu_s: float  # for which the thread computed
     blocked_s: float  # for which it was blocked, usually by a disk
+    sound_s: float = 0.0  # seconds of sound that were read
+    noted: Sequence[tuple[int, str]] = ()  # rows whose content was read with a remark
 
-    def costs(self, waited_s: float) -> Costs:
-        """Return the costs to an encoder that waited for these rows."""
-        costs = Costs(n_bytes=self.n_bytes)
+    def result(self, task: int, waited_s: float) -> WindowResult:
+        """Return the costs to an encoder that waited for these rows, and what it has to know."""
+        costs = Costs(n_bytes=self.n_bytes, sound_s=self.sound_s)
         costs.waited(waited_s, self.cpu_s, self.blocked_s)
-        return costs
+        mine = set(self.span.wanted[task].tolist()) if self.noted else set()
+        noted = [(row, note) for row, note in self.noted if row in mine]
+        return WindowResult(noted=noted, costs=costs)
 
 
 def encode_window(plan: Plan, encoder: Encoder, rows: Rows) -> WindowResult:
@@ -91,7 +97,7 @@ def encode_window(plan: Plan, encoder: Encoder, rows: Rows) -> WindowResult:
     task, segments, whole = Task(plan, encoder), Segments(), WindowResult()
     for span in spans(plan, [rows], workers=1):
         part = load([task], span)
-        whole.costs.add(part.costs(waited_s=part.cpu_s + part.blocked_s))
+        whole.add(part.result(0, waited_s=part.cpu_s + part.blocked_s))
         for start, items in segments.take(part, 0):
             unusable, batches = batches_of(task, start, items, rows)
             whole.add(unusable)
@@ -123,30 +129,60 @@ def span_rows(plan: Plan, workers: int) -> int:
 
 
 def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
-    """Load the rows of a span for tasks that share contents; safe to call from any thread."""
-    began, (busy, queued) = time.perf_counter(), busy_and_queued_s()
-    plan, n_bytes = tasks[0].plan, 0
+    """Load the rows of a span for tasks that share contents; safe to call from any thread.
+
+    Raises:
+        DataError: There is not enough memory for one of the contents alone.
+    """
+    began, (busy, queued) = time.perf_counter() - waited_s(), busy_and_queued_s()
+    plan, n_bytes, sound_s = tasks[0].plan, 0, 0.0
     items: list[list[Loaded] | None] = [[] if len(rows) else None for rows in span.wanted]
     takers = [
         (task.encoder, loaded)
         for task, loaded in zip(tasks, items, strict=True)
         if loaded is not None
     ]
-    with shared_decoding(len(takers) > 1):
-        for content in plan.contents.fetch(span.start, span.stop):
-            n_bytes += _size(content)
+    noted: list[tuple[int, str]] = []
+    for row, content in enumerate(plan.contents.fetch(span.start, span.stop), span.start):
+        n_bytes += _size(content)
+        with shared_decoding(len(takers) > 1), bounded():
             for encoder, loaded in takers:
-                loaded.append(_load_one(encoder, content))
+                with observed() as seen:
+                    loaded.append(_load_one(encoder, content))
+            if loaded[-1] is _SHORT:
+                raise DataError(
+                    f"item {plan.items.name_of(row)!r}: not enough memory to read it, even alone. "
+                    "What was computed is kept; free some memory, or take the item out, and give "
+                    "the same command again"
+                )
+        sound_s += seen.sound_s
+        noted += [(row, note) for note in seen.notes]
     held = [sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in items]
     busy_now, queued_now = busy_and_queued_s()
     cpu_s = busy_now - busy
-    blocked_s = max(0.0, time.perf_counter() - began - cpu_s - (queued_now - queued))
-    return LoadedSpan(span, items, held, n_bytes, cpu_s, blocked_s)
+    taken_s = time.perf_counter() - waited_s() - began  # others' decoding is no disk
+    blocked_s = max(0.0, taken_s - cpu_s - (queued_now - queued))
+    return LoadedSpan(span, items, held, n_bytes, cpu_s, blocked_s, sound_s, noted)
+
+
+_SHORT = object()
+"""Stands for an item where memory ran out. (An exception would hold on to what it has.)"""
 
 
 def _load_one(encoder: Encoder, content: Content) -> Loaded:
+    """Load a content; where memory runs out, once more while no other thread decodes."""
     if content is None or isinstance(content, ContentError):
         return content
+    if isinstance(content, Absent):
+        return None
+    loaded = _tried(encoder, content)
+    if loaded is _SHORT:
+        with alone():
+            loaded = _tried(encoder, content)
+    return loaded
+
+
+def _tried(encoder: Encoder, content: Path | str | tuple[File, ...]) -> Loaded:
     try:
         return encoder.load(content)  # type: ignore[arg-type]
     except ContentError as error:
@@ -155,12 +191,10 @@ def _load_one(encoder: Encoder, content: Content) -> Loaded:
         return None  # gone since the folder was listed
     except OSError as error:
         return ContentError(error.strerror or type(error).__name__)
-    except MemoryError:
-        return ContentError("too large for the memory of this machine")
     except NOT_AN_ITEMS_FAULT:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, others can be loaded
-        return ContentError(unforeseen(error))
+        return _SHORT if out_of_memory(error) else ContentError(unforeseen(error))
 
 
 def _size(content: Content) -> int:

@@ -240,3 +240,25 @@ def test_pairs_that_cannot_be_found_are_said(tmp_path: Path) -> None:
         for note in split.training.notes
     )
     assert not any(note.startswith("valid:") for note in split.training.notes)
+
+
+@pytest.mark.parametrize(("low", "said"), [(0, True), (-1, True), (1, False)])
+def test_rows_that_are_rated_0_and_trained_on_are_said(
+    tmp_path: Path, low: int, said: bool
+) -> None:
+    for part in ("train", "valid", "test"):
+        rows = [f"u{u}\ti{i}\t{low if i == u else 2}" for u in range(3) for i in range(3)]
+        (tmp_path / f"{part}.tsv").write_text("\n".join(["user_id\titem_id\trating", *rows]))
+    notes = [note for note in load_split(tmp_path).training.notes if "rated 0 or less" in note]
+    assert bool(notes) == said
+    if said:
+        assert "3 of 9 rows" in notes[0] and "--filter min-rating:2" in notes[0]
+
+
+def test_a_column_of_labels_is_not_passed_over(tmp_path: Path) -> None:
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"{part}.tsv").write_text("user_id\titem_id\tlabel\nu\ti\t0\nu\tj\t1\n")
+    (note,) = [note for note in load_split(tmp_path).training.notes if "label" in note]
+    assert "--columns rating=label" in note
+    notes = load_split(tmp_path, columns={"rating": "label"}).training.notes
+    assert any("1 of 2 rows are rated 0 or less" in note for note in notes)

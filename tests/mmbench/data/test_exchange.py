@@ -17,7 +17,12 @@ from mmbench.data.exchange import LAYOUTS, layout
 from mmbench.data.exchange.bundle import WHOLE, Bundle, Vectors
 from mmbench.data.exchange.folder import read_dataset, write_dataset
 from mmbench.data.exchange.recbole import ABSENT
-from mmbench.data.tables import InteractionTable
+from mmbench.data.tables import (
+    InteractionTable,
+    read_categories,
+    read_interactions,
+    read_items,
+)
 from mmbench.errors import DataError, UsageError
 from mmstore import FeatureSet
 
@@ -415,3 +420,91 @@ def test_no_split_no_mmrec(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--split random"):
         LAYOUTS["mmrec"].write(bundle, tmp_path, "error")
     assert list(read_dataset(tmp_path, "random", {}).parts) == list(PARTS)
+
+
+def test_a_sequence_of_tokens_is_as_many_categories(tmp_path: Path) -> None:
+    folder = tmp_path / "mini"
+    folder.mkdir()
+    (folder / "mini.inter").write_text("user_id:token\titem_id:token\nu\t0\nu\t1\nv\t2\n")
+    (folder / "mini.item").write_text(
+        "item_id:token\tclass:token_seq\tmaker:token\n"
+        "0\tAction Comedy\tA B\n1\tAction\tA B\n2\tDrama  Comedy\tC\n"
+    )
+    done = CliRunner().invoke(import_, [str(folder), "--out", str(tmp_path / "d")])
+    assert done.exit_code == 0, done.output
+    ids = ["0", "1", "2"]
+    for column, expected in (("class", 3), ("maker", 2)):
+        topics, _ = read_categories(tmp_path / "d", column, ids)
+        assert len(set(topics.topics.tolist())) == expected
+    texts = read_items(tmp_path / "d")
+    assert texts is not None and texts["class"].tolist()[0] == "Action Comedy"
+    (tmp_path / "d/dataset.json").write_text("{")
+    with pytest.raises(DataError, match=r"dataset.json: cannot be read"):
+        read_categories(tmp_path / "d", "class", ids)
+
+
+def test_titles_of_several_lines_become_one(tmp_path: Path) -> None:
+    folder = tmp_path / "ml"
+    folder.mkdir()
+    (folder / "MicroLens-50k_pairs.csv").write_text("user,item,timestamp\n7,2,1583378629\n")
+    (folder / "MicroLens-50k_titles.csv").write_text('Item,Title\n1,"cats,\n\tdogs"\n2,"a \r\nb"\n')
+    done = CliRunner().invoke(import_, [str(folder), "--out", str(tmp_path / "d")])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "d/items.tsv").read_text() == "item_id\ttitle\n1\tcats, dogs\n2\ta b\n"
+
+
+def lists_of(folder: Path, **files: str) -> Path:
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
+def test_lists_of_items_per_user_are_read_with_their_ids(tmp_path: Path) -> None:
+    folder = lists_of(
+        tmp_path / "gowalla",
+        train="0 0 1 2 3 4 5 6 7 8 9\n1 2\n2 0 2\n",
+        test="0 10\n1 0 1\n2\n",
+        item_list="org_id remap_id\n" + "".join(f"L{i} {i}\n" for i in range(11)),
+        user_list="org_id remap_id\nann lee 0\nbob 1\ncid 2\n",
+    )
+    done = CliRunner().invoke(import_, [str(folder), "--out", str(tmp_path / "d")])
+    assert done.exit_code == 0, done.output
+    assert "10% of each user's training rows (seed 42)" in done.output
+    split = load_split(tmp_path / "d").training
+    assert (split.train.n_users, split.valid.users.size) == (3, 2)  # of ann lee and cid; bob has 1
+    rows = read_interactions(tmp_path / "d/splits/lightgcn/test.tsv")
+    assert list(zip(rows.user_ids, rows.item_ids, strict=True)) == [
+        ("ann lee", "L10"), ("bob", "L0"), ("bob", "L1"),
+    ]  # fmt: skip
+    (folder / "valid.txt").write_text("2 4\n")
+    assert set(LAYOUTS["lightgcn"].read(folder).parts) == {"train", "valid", "test"}
+    (folder / "train.txt").write_text("0 1 x\n")
+    with pytest.raises(DataError, match="train.txt, line 1: 'x' is no number"):
+        LAYOUTS["lightgcn"].read(folder)
+
+
+def test_rows_of_equal_length_are_not_taken_for_lists(tmp_path: Path) -> None:
+    folder = lists_of(tmp_path / "x", train="0\t1\t5\n2\t3\t4\n", test="0\t3\t1\n")
+    (folder / "val.txt").write_text("2\t1\t3\n")
+    assert layout("auto", folder)[0] == "elliot"
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("v_feat.npy", "MMGCN's"),
+        ("5-core/train.json", "LATTICE's"),
+        ("ml.train.rating", "NCF's"),
+        ("behaviors.tsv", "MIND's"),
+        ("data.pkl", "can run code"),
+        ("orders.xlsx", "save it as CSV"),
+        ("orders.csv", "give the files themselves"),
+    ],
+)
+def test_a_layout_that_is_not_read_is_named(tmp_path: Path, file: str, name: str) -> None:
+    path = tmp_path / "x" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x")
+    with pytest.raises(DataError, match=name):
+        layout("auto", tmp_path / "x")

@@ -20,6 +20,7 @@ from mmbench.data.features import (
     load_features,
     neighbour_cache,
 )
+from mmbench.errors import DataError
 from mmbench.ops.knn import cosine_knn
 from mmbench.runs.fit import build
 from mmbench.runs.inputs import load_inputs
@@ -67,6 +68,17 @@ def test_rows_follow_the_ids_and_absence_is_kept(store: Path) -> None:
     assert content.present.tolist() == [True, True, False, True]
     assert content.vectors.shape == (4, 3)
     assert content.vectors.data_ptr() == one.vectors.ctypes.data  # no copy
+
+
+@pytest.mark.parametrize("scaling", ["none", "l2", "standard"])
+def test_vectors_whose_length_overflows_are_no_zeros(tmp_path: Path, scaling: str) -> None:
+    path = tmp_path / "features/visual/huge.h5"
+    with FeatureSetWriter(path, modality="visual", dim=2, ids=IDS[:4], provenance={}) as writer:
+        writer.write(np.arange(3), np.array([[1, 2], [3, -1e20], [1e18, 1]], np.float32))
+        writer.mark_missing(np.array([3]))
+        writer.finish()
+    with pytest.raises(DataError, match=r"up to 1e\+20 in the vectors of 1 items, e.g. 'b'"):
+        load(tmp_path / "features", scaling=scaling)
 
 
 def test_l2_gives_each_vector_unit_length(store: Path) -> None:

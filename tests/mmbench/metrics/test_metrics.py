@@ -22,6 +22,7 @@ from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.errors import DataError, ShapeError, UsageError
 from mmbench.evaluation.scoring import RankedLists, evaluate
 from mmbench.metrics import METRICS, NEEDS, PAPER, ItemVectors, Metric, Topics, resolve
+from mmbench.metrics.foreign import DIFFERENCES
 
 GOLDEN = Path(__file__).parents[2] / "data" / "golden-metrics" / "expected.json"
 GOLDEN_METRICS = resolve(
@@ -397,10 +398,10 @@ def test_ideal_lists_score_one_and_useless_ones_zero(seed: int) -> None:
         ("hr", "HitRate"),
         ("Hit", "HitRate"),
         ("hit_rate", "HitRate"),
-        ("GiniIndex", "Gini"),
         ("icov", "iCov"),
         ("itemcoverage", "ItemCoverage"),
-        ("ShannonEntropy", "SEntropy"),
+        ("recall_at_k", "Recall"),
+        ("mean_reciprocal_rank", "MRR"),
         ("ndcg-binary", "nDCGRendle2020"),
         ("map_textbook", "MAP-textbook"),
         ("calibration_kl", "Miscalibration"),
@@ -417,15 +418,38 @@ def test_names_are_understood_in_any_case_and_by_alias(given_name: str, name: st
         # Elliot, WarpRec; RecBole, MMRec; Cornac, LensKit
         "Recall nDCG nDCGRendle2020 EFD EPC Gini SEntropy ItemCoverage UserCoverage "
         "UserCoverageAtN NumRetrieved APLT ACLT "
-        "ARP PopREO PopRSP Precision HR MRR MAP MAR F1 LAUC SRecall HitRate ShannonEntropy REO RSP",
-        "recall ndcg precision map hit mrr itemcoverage averagepopularity giniindex shannonentropy "
-        "tailpercentage",
+        "ARP PopREO PopRSP Precision HR MRR MAP MAR F1 LAUC SRecall HitRate REO RSP",
+        "recall ndcg precision map hit mrr itemcoverage averagepopularity",
         "Recall NDCG Precision FMeasure HitRatio MRR MAP Hit RecipRank",
     ],
 )
 def test_the_names_of_other_frameworks_are_understood_in_any_case(names: str) -> None:
     for name in names.split():
         assert resolve([name]) == resolve([name.upper()]) == resolve([name.lower()])
+
+
+@pytest.mark.parametrize(
+    ("name", "difference"),
+    [
+        ("GiniIndex", "less is better; Gini is 1 minus"),
+        ("giniindex", "less is better; Gini is 1 minus"),
+        ("shannon_entropy", "in nats"),
+        ("TailPercentage", "rarest tenth"),
+        ("CalibratedRecallK", r"min\(k, \|Rel\|\)"),
+        ("rmse", "error of predicted ratings"),
+    ],
+)
+def test_other_definitions_under_a_known_name_are_refused_with_the_difference(
+    name: str, difference: str
+) -> None:
+    with pytest.raises(UsageError, match=difference):
+        resolve(["Recall", name])
+
+
+def test_no_name_is_both_accepted_and_refused() -> None:
+    for name in DIFFERENCES:
+        with pytest.raises(UsageError, match="`mmbench metrics` lists all"):
+            resolve([name])
 
 
 def test_groups_of_names() -> None:

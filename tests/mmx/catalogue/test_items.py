@@ -8,6 +8,7 @@ from pyarrow import parquet
 
 from mmx.catalogue.contents import Content, file_contents, text_contents
 from mmx.catalogue.items import load_items
+from mmx.catalogue.paths import Absent
 from mmx.errors import ContentError, DataError, UsageError
 
 
@@ -208,11 +209,11 @@ def test_a_path_column_is_followed_inside_the_folder_only(tmp_path: Path) -> Non
     found = dict(zip((item for item, _ in rows), files(root), strict=True))
     assert found["i1"] == root / "pics/1.jpg"
     assert found["i2"] == root / "images/2.jpg"
-    assert found["i3"] is None
+    assert isinstance(found["i3"], Absent) and found["i3"].name == "pics/absent.jpg"
     assert found["i4"] == root / "images/i4.jpg"
     assert found["i8"] == root / "pics/inner.jpg"
     assert found["i13"] == root / "pics/1.jpg"
-    assert found["i14"] is None
+    assert isinstance(found["i14"], Absent)
     for item in ("i5", "i6", "i7", "i9", "i11", "i12"):
         assert isinstance(found[item], ContentError), item
         assert "out of the dataset folder" in str(found[item])

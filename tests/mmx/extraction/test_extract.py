@@ -392,6 +392,43 @@ def test_items_that_have_a_file_by_now_are_retried_on_request(tmp_path: Path) ->
     assert (found.counts.ok, found.counts.missing, found.stages.n_items) == (2, 0, 1)
 
 
+@pytest.mark.parametrize(("n_absent", "exit_code"), [(0, 0), (3, 0), (4, 3)])
+def test_files_that_are_named_and_not_there_are_counted(
+    tmp_path: Path, n_absent: int, exit_code: int
+) -> None:
+    cells = ["there.jpg", *(f"no{k}.jpg" for k in range(n_absent)), ""]
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "there.jpg").write_text("one", encoding="utf-8")
+    rows = "".join(f"i{k}\t{cell}\n" for k, cell in enumerate(cells))
+    (tmp_path / "items.tsv").write_text("item_id\timage\n" + rows, encoding="utf-8")
+    progress = Recorder()
+    for _ in range(2):  # a complete set says it, too
+        summary = extract(
+            RunConfig(data=tmp_path, device="cpu"),
+            SetConfig(modality="visual", model="fake"),
+            progress=progress,
+            build=lambda model, **_: FakeEncoder("visual"),
+        )
+        assert (summary.counts.missing, summary.absent.count) == (n_absent + 1, n_absent)
+        assert summary.exit_code == exit_code
+        document = summary.as_json()["absent_files"]
+        assert document["count"] == n_absent
+        if n_absent:
+            assert document["example"].startswith("i1: no0.jpg; paths start from")
+            assert "name files that are not there, such as i1: no0.jpg" in summary.as_text()
+    assert len(progress.warnings) == 2 * bool(n_absent)
+
+
+def test_a_set_of_nothing_but_absent_files_says_so(tmp_path: Path) -> None:
+    (tmp_path / "items.tsv").write_text("item_id\timage\na\tx/1.jpg\nb\t\n", encoding="utf-8")
+    with pytest.raises(DataError, match="1 item names a file that is not there, such as a: x/1"):
+        extract(
+            RunConfig(data=tmp_path, device="cpu"),
+            SetConfig(modality="visual", model="fake"),
+            build=lambda model, **_: FakeEncoder("visual"),
+        )
+
+
 def test_a_complete_set_of_files_that_changed_is_said_to_be_old(tmp_path: Path) -> None:
     root = dataset(tmp_path, {"a": "", "b": ""})
     (root / "images").mkdir()

@@ -10,12 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from types import ModuleType
 
-from mmbench.data.exchange import ducho, elliot, microlens, mmrec, recbole
+from mmbench.data.exchange import ducho, elliot, lightgcn, microlens, mmrec, recbole
+from mmbench.data.exchange.unread import named
 from mmbench.errors import DataError, unknown_name
 
 LAYOUTS: dict[str, ModuleType] = {
     module.__name__.rpartition(".")[2]: module
-    for module in (mmrec, recbole, microlens, elliot, ducho)
+    for module in (mmrec, recbole, microlens, lightgcn, elliot, ducho)
 }
 """In the order in which a folder is tried on them."""
 
@@ -25,7 +26,8 @@ def layout(name: str, folder: Path) -> tuple[str, ModuleType]:
 
     Raises:
         UsageError: There is no such layout.
-        DataError: The folder is absent, or looks like none of them.
+        DataError: The folder is absent, or looks like none of them; a layout that is known and
+            not read is named.
     """
     if name != "auto":
         if name not in LAYOUTS:
@@ -36,5 +38,8 @@ def layout(name: str, folder: Path) -> tuple[str, ModuleType]:
     for key, module in LAYOUTS.items():
         if module.detect(folder):
             return key, module
+    unread = named(folder)
+    if unread is not None:
+        raise DataError(f"{folder}: {unread}")
     looks = "; ".join(f"{key}: {module.EXAMPLE}" for key, module in LAYOUTS.items())
     raise DataError(f"{folder}: looks like none of the known layouts ({looks}); give --format")

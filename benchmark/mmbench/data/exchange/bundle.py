@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mmbase.dataset import checked_ids
 from mmbase.tables import Table, open_table, strings
 from mmbench.data.dataset import sorted_ids
+from mmbench.data.splits import VALID, random_per_user
 from mmbench.data.tables import InteractionTable
 from mmbench.errors import DataError
 
@@ -53,6 +54,7 @@ class Bundle:
         split: Name of the split; empty where there is none.
         items: Columns of the items as strings, `item_id` first; None where there are none.
         vectors: Feature sets, at most one of each modality and name.
+        sequences: Columns of the items whose texts are tokens separated by single blanks.
         notes: What was guessed or left out, one line each.
     """
 
@@ -61,6 +63,7 @@ class Bundle:
     split: str = ""
     items: pd.DataFrame | None = None
     vectors: tuple[Vectors, ...] = ()
+    sequences: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def ids(self, column: str) -> list[str]:
@@ -74,6 +77,22 @@ def require_split(bundle: Bundle, layout: str) -> None:
     if set(bundle.parts) != {"train", "valid", "test"}:
         fix = "make one with `mmbench data split`, or give --split random"
         raise DataError(f"{bundle.name}: no split, which {layout} files need; {fix}")
+
+
+def carved(bundle: Bundle, share: float = 0.1, seed: int = 42) -> Bundle:
+    """Return a bundle of train and test with a validation part: a share of each user's train rows.
+
+    A user's only row stays in training.
+    """
+    train = bundle.parts["train"]
+    users, counts = np.unique(train.user_ids, return_inverse=True, return_counts=True)[1:]
+    part = random_per_user(users.astype(np.int64), test_ratio=0, valid_ratio=share, seed=seed)
+    held_out = (part == VALID) & (counts[users] > 1)
+    parts = {"train": train.take(~held_out), "valid": train.take(held_out)}
+    note = f"no validation part: {share:.0%} of each user's training rows (seed {seed}) are it now"
+    return replace(
+        bundle, parts={**parts, "test": bundle.parts["test"]}, notes=(*bundle.notes, note)
+    )
 
 
 def numbering(ids: Sequence[str]) -> dict[str, int]:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mmbase.dataset import find_table
 from mmbench.data.dataset import available_splits, read_split
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
 from mmbench.data.folders import new_folder
-from mmbench.data.tables import read_interactions, read_items, write_interactions, write_tsv
+from mmbench.data.tables import (
+    SEQUENCES,
+    read_interactions,
+    read_items,
+    write_interactions,
+    write_tsv,
+)
 from mmbench.errors import DataError
 from mmstore import FeatureSetWriter, FeatureStore
 
@@ -71,10 +79,22 @@ def write_dataset(bundle: Bundle, out: Path) -> None:
             for part, table in bundle.parts.items():
                 write_interactions(place / f"{part}.tsv", table)
         if bundle.items is not None:
-            write_tsv(partial / "items.tsv", bundle.items, quoted=True)
+            write_tsv(partial / "items.tsv", one_line(bundle.items), quoted=True)
         write_features(bundle, partial)
         counts = {part: len(table) for part, table in bundle.parts.items()}
-        b.write_json(partial / "dataset.json", {"name": bundle.name, "counts": counts})
+        described: dict[str, Any] = {"name": bundle.name, "counts": counts}
+        if bundle.sequences:
+            described[SEQUENCES] = list(bundle.sequences)
+        b.write_json(partial / "dataset.json", described)
+
+
+def one_line(items: pd.DataFrame) -> pd.DataFrame:
+    """Return the items with each line break and tab in their texts, ids apart, as one blank."""
+    texts = {
+        name: items[name].str.replace(r"\s*[\t\r\n]\s*", " ", regex=True)
+        for name in items.columns.drop("item_id")
+    }
+    return items.assign(**texts)
 
 
 def write_features(bundle: Bundle, data: Path) -> None:

@@ -7,11 +7,12 @@ MicroLens-50k_titles.csv    item, title
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from mmbase.dataset import checked_ids
+from mmbase.dataset import checked_ids, columns_of
 from mmbase.tables import open_table, strings
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle
@@ -45,7 +46,9 @@ def read(folder: Path) -> Bundle:
             if len(listed.columns) != 2:
                 n = len(listed.columns)
                 raise DataError(f"{titles}: {n} columns (expected item and title)")
-            listed = listed.headerless(("item", "title"))
+            named = any(columns_of("item_id", [name]) or name.casefold() == "title"
+                        for name in listed.columns)  # fmt: skip
+            listed = replace(listed, columns=("item", "title"), header=named)
         items = b.all_texts(listed)[["item", "title"]].rename(columns={"item": "item_id"})
     name = path.name.partition("_pairs")[0].casefold()
     return Bundle(name, {b.WHOLE: table}, items=items, notes=notes)

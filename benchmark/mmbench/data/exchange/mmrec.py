@@ -64,7 +64,7 @@ def read(folder: Path) -> Bundle:
     )
     notes = () if items else ("no i_id_mapping.csv: the item numbers are taken as ids",)
     name, split = given.get("name", folder.resolve().name), given.get("split", "mmrec")
-    return Bundle(name, parts, split, None, vectors, notes)
+    return Bundle(name, parts, split, None, vectors, notes=notes)
 
 
 def write(bundle: Bundle, folder: Path, missing: str) -> None:

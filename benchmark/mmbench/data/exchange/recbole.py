@@ -42,8 +42,12 @@ def read(folder: Path) -> Bundle:
     parts = {part: read_interactions(path) for part, path in paths.items()}
     item_file = folder / f"{name}.item"
     items, notes = None, []
+    sequences: tuple[str, ...] = ()
     if item_file.is_file():
         items = b.all_texts(open_table(item_file, literal=True))
+        sequences = tuple(
+            column.partition(":")[0] for column in items.columns if column.endswith(":token_seq")
+        )
         items.columns = pd.Index([str(column).partition(":")[0] for column in items.columns])
         if "item_id" not in items.columns:
             found = ", ".join(items.columns)
@@ -55,7 +59,8 @@ def read(folder: Path) -> Bundle:
     unused = sorted(path.name for path in folder.iterdir() if path.suffix in others)
     if unused:
         notes.append(f"not read: {', '.join(unused)}")
-    return Bundle(name, parts, "recbole" if len(parts) == 3 else "", items, (), tuple(notes))
+    split = "recbole" if len(parts) == 3 else ""
+    return Bundle(name, parts, split, items, sequences=sequences, notes=tuple(notes))
 
 
 def write(bundle: Bundle, folder: Path, missing: str) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmx.encoders.base import plain_reason, require
+from mmx.encoders.decoding.memory import is_shortage, reserve
 from mmx.encoders.decoding.reading import remembered
 from mmx.errors import ContentError
 
@@ -24,8 +25,13 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM"
 # What Pillow's decoders raise on damaged input. OSError covers "truncated" and "cannot identify".
 _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError,
-    AssertionError, EOFError, MemoryError, RuntimeError, struct.error, zlib.error,
+    AssertionError, EOFError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
+
+
+# Bytes per pixel: of the modes that have not 4, and of what decoders of a format need besides.
+_MODE_BYTES = {"1": 1, "L": 1, "P": 5, "PA": 8, "I": 16, "I;16": 8, "I;16B": 8, "F": 24}
+_FORMAT_BYTES = {"WEBP": 8, "AVIF": 8, "JPEG2000": 16}
 
 
 @remembered
@@ -40,14 +46,18 @@ def decode_rgb(content: Path | str) -> Image:
         ContentError: Not a picture, damaged, without pixels, or larger than Pillow's
             decompression-bomb limit.
         FileNotFoundError: There is no such file: absent, not corrupt.
+        MemoryError: There is no memory for it now.
     """
     pillow = _pillow()
     path = Path(content)
+    n_bytes = 0
     try:
         if path.stat().st_size == 0:
             raise ContentError("the file is empty")
         with pillow.open(path, formats=_formats()) as image:
             check_pixels(*image.size)
+            n_bytes = _decoding_bytes(image)
+            reserve(n_bytes)
             image.load()
             return _to_rgb(image)
     except FileNotFoundError:
@@ -58,8 +68,18 @@ def decode_rgb(content: Path | str) -> Image:
         ) from error
     except pillow.UnidentifiedImageError as error:
         raise ContentError("not an image of a known format") from error
-    except _DECODE_ERRORS as error:
+    except (MemoryError, *_DECODE_ERRORS) as error:
+        is_memory = isinstance(error, MemoryError) or "out of memory" in str(error)
+        if is_memory and is_shortage(n_bytes):
+            raise MemoryError(str(error)) from error
         raise ContentError(f"the image cannot be decoded: {plain_reason(error)}") from error
+
+
+def _decoding_bytes(image: Any) -> int:
+    """Return the memory that a picture takes at most while it is decoded and made RGB."""
+    per_pixel = 4 + _MODE_BYTES.get(image.mode, 4)
+    per_pixel += 6 if image.info.get("progressive") else _FORMAT_BYTES.get(image.format, 0)
+    return int(image.width * image.height * per_pixel)
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -80,7 +100,7 @@ def check_pixels(width: int, height: int) -> None:
 def _to_rgb(image: Any) -> Image:
     mode = image.mode
     if mode == "RGB":
-        return image.copy()  # type: ignore[no-any-return]
+        return image._new(image.im)  # type: ignore[no-any-return]  # without the file
     if mode == "I" or mode.startswith("I;16"):
         grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
         image = _pillow().fromarray(grey.astype(np.uint8))
@@ -88,8 +108,8 @@ def _to_rgb(image: Any) -> Image:
         grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=255.0, neginf=0.0)
         scale = 255.0 if grey.max(initial=0.0) <= 1.0 else 1.0
         image = _pillow().fromarray(np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8))
-    elif mode in ("P", "PA"):
-        image = image.convert("RGBA")  # palettes with transparency: the direct way to RGB warns
+    elif mode == "PA" or (mode == "P" and "transparency" in image.info):
+        image = image.convert("RGBA")  # the direct way to RGB warns
     return image.convert("RGB")  # type: ignore[no-any-return]
 
 

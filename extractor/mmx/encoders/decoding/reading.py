@@ -60,7 +60,10 @@ def tell(note: str = "", sound_s: float = 0.0) -> None:
 
 @contextmanager
 def shared_decoding(wanted: bool = True) -> Iterator[None]:
-    """Let `remembered` functions answer from memory when a thread repeats its last content."""
+    """Let `remembered` functions answer from memory when a thread repeats its last content.
+
+    The memory ends with the block.
+    """
     _thread.remembers, _thread.last = wanted, None
     try:
         yield

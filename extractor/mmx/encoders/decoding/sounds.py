@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mmx.encoders.base import plain_reason, require
 from mmx.encoders.decoding.chunked import HEAD_BYTES, chunked_layout
 from mmx.encoders.decoding.layout import AS_IT_IS, Layout, Piece, Spliced
+from mmx.encoders.decoding.memory import reserve
 from mmx.encoders.decoding.mpeg import behind_tags, mpeg_layout, parse_frame
 from mmx.encoders.decoding.packed import flac_layout, ogg_layout
 from mmx.encoders.decoding.reading import remembered, tell
@@ -30,6 +31,7 @@ TOLERATED_S = 0.025
 """What a sound may lack of the length that its header promises, if it is less than a quarter of it.
 Headers count themselves, or a byte of padding; decoders leave that out without a word."""
 
+_SAMPLE_BYTES = 16  # as read, joined, resampled, and as spectra
 _BLOCK_SAMPLES = 1 << 21  # of all channels
 _BUFFER = 1 << 15
 _MAX_KERNEL = 1 << 24  # numbers in a resampling kernel; 44,100 → 16,000 Hz needs under 1 << 17
@@ -57,6 +59,7 @@ def read_mono(content: Path | str) -> tuple[NDArray[np.float32], int]:
         ContentError: Not audio, damaged, without samples, with fewer than the header promises (see
             `TOLERATED_S`), with samples that are not finite, or with an impossible rate.
         FileNotFoundError: There is no such file: absent, not corrupt.
+        MemoryError: There is no memory for it now.
     """
     path = Path(content)
     layout = AS_IT_IS
@@ -111,6 +114,8 @@ def _read_part(path: Path, pieces: Sequence[Piece] | None, limit: int) -> _Part:
     with ExitStack() as stack:
         source = path if pieces is None else stack.enter_context(Spliced(path, pieces))
         file = stack.enter_context(soundfile.SoundFile(source))
+        n_bytes = _SAMPLE_BYTES * min(max(0, file.frames), limit)
+        reserve(n_bytes)
         # In blocks, so that a damaged length in the header costs no memory.
         n_frames = max(1, _BLOCK_SAMPLES // max(2, file.channels))
         while len(block := file.read(n_frames, dtype="float32", always_2d=True)):
