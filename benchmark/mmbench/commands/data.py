@@ -241,7 +241,7 @@ def validate(
         for one in findings:
             mark = "LEAK" if one.leak and one.count else "ok" if not one.count else "note"
             example = f" ({one.example})" if one.example else ""
-            click.echo(f"  {mark:<5}{one.count:>10,}  {one.what}{example}")
+            click.echo(hanging(f"{one.what}{example}", f"  {mark:<5}{one.count:>10,}  "))
         click.echo(f"{leaks} of {sum(one.leak for one in findings)} kinds of leaks found")
     return 1 if strict and leaks else 0
 
