@@ -73,7 +73,7 @@ def load_interactions(
         path: Path | None = root / items_file
     else:
         path = next(filter(None, (find_table(root, (stem,)) for stem in TABLES)), None)
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         wanted = items_file or "reviews.tsv or interactions.tsv"
         raise DataError(
             f"{root}: no table of interactions (expected {wanted}); name one with --items-file"

@@ -22,6 +22,7 @@ from mmbase.dataset import (
     find_table,
     inside,
     is_hidden,
+    is_table_file,
     item_id_column,
     stem,
 )
@@ -119,7 +120,7 @@ def _find_table(root: Path, notes: list[str]) -> Path | None:
         return found
     others = sorted(
         path for path in root.iterdir()
-        if is_table(path) and path.is_file() and not is_hidden(path.name)
+        if is_table(path) and is_table_file(path) and not is_hidden(path.name)
         and path.name.split(".")[0].lower() not in _NOT_ITEMS
     )  # fmt: skip
     if len(others) > 1:

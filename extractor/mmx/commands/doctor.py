@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,8 @@ def _codecs() -> dict[str, list[str]]:
         codecs["images"] = [name for name in names if name in features.get_supported()]
         if features.check_feature("libjpeg_turbo"):
             codecs["images"].append("libjpeg_turbo")
+        extra = {"pillow_heif": "heic", "pillow_jxl": "jxl"}
+        codecs["images"] += [name for module, name in extra.items() if find_spec(module)]
     if _import_error("soundfile") is None:
         import soundfile
 
@@ -199,6 +202,8 @@ def _codecs() -> dict[str, list[str]]:
             for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF")
             if name in soundfile.available_formats()
         ]
+        if find_spec("av"):
+            codecs["sounds"] += ["m4a", "aac", "webm", "wavpack"]
     return codecs
 
 

@@ -81,6 +81,7 @@ class Plan:
             "template": config.text_template,
             "several": config.several,
             "path_separator": config.path_separator,
+            "background": config.background,
             "long_texts": config.long_texts if config.long_texts != "truncate" else None,
             "limit": self.run.limit,
         }
