@@ -78,14 +78,14 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
       mmbench data stats my/catalogue --split random:0.2,0.1
     """
     from mmbase.dataset import find_table
+    from mmbench.data.columns import read_known
     from mmbench.data.dataset import load_split
     from mmbench.data.filters import describe
     from mmbench.data.splitting import as_rows
-    from mmbench.data.tables import read_interactions
 
     loaded = load_split(folder, split, columns)
     whole = None if as_json else find_table(folder, ("interactions",))
-    interactions = describe(as_rows(read_interactions(whole, columns))) if whole else None
+    interactions = describe(as_rows(read_known(folder, whole, columns))) if whole else None
     training, test = loaded.training, loaded.test
     train = training.train
     counts: dict[str, Any] = {
@@ -248,7 +248,7 @@ def validate(
         for one in findings:
             mark = "LEAK" if one.leak and one.count else "ok" if not one.count else "note"
             example = f" ({one.example})" if one.example else ""
-            click.echo(f"  {mark:<5}{one.count:>10,}  {one.what}{example}")
+            click.echo(hanging(f"{one.what}{example}", f"  {mark:<5}{one.count:>10,}  "))
         click.echo(f"{leaks} of {sum(one.leak for one in findings)} kinds of leaks found")
     return 1 if strict and leaks else 0
 
