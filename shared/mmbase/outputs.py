@@ -44,12 +44,16 @@ def _new(path: Path, prepare: Callable[[Path], None]) -> Iterator[Path]:
         remove(partial)
         prepare(partial)
         yield partial
-        if not already(partial, path):
+        if already(partial, path):
+            remove(partial)
+        else:
             partial.rename(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
+    except BaseException as error:
         remove(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            what = f"{path}: cannot be written ({error.strerror or error})"
+            raise DataError(what) from error
+        raise
 
 
 def already(partial: Path, path: Path) -> bool:

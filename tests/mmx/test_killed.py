@@ -88,7 +88,8 @@ def trial(name: str, tmp_path: Path, trials: int) -> None:
     code, changes = forked(COMMANDS[name], root, -1)
     expected = content(root)
     assert code == 0 and changes
-    assert forked(COMMANDS[name], root, -1)[0] == 0 and content(root) == expected
+    forked(COMMANDS[name], root, -1)  # an export refuses what is there; nothing changes
+    assert content(root) == expected
     for at in range(1, changes + 1, max(1, changes // trials)):
         shutil.rmtree(root)
         shutil.copytree(base, root)

@@ -64,13 +64,12 @@ def export_features(
     Args:
         features: A dense set of items.
         format_name: One of `FORMATS`.
-        out: The file, or for `npy-folder` the folder; there at most with the same content.
+        out: The file, or for `npy-folder` the folder; must not exist yet.
         absent: `skip` rows without a vector, or write them as NaN (`nan`) or zeros (`zero`).
         mapping: For `npy-folder`: name the files by row number and write here which is whose.
 
     Raises:
-        DataError: the set or its ids cannot be written in this format, or `out` is there already
-            with other content.
+        DataError: the set or its ids cannot be written in this format, or `out` is there already.
         UsageError: an option that does not fit the format.
     """
     where = str(features.path)
@@ -83,6 +82,8 @@ def export_features(
             f"{where}: a {features.layout} set of {features.source}s (expected one vector per "
             "item); read it with mmstore.FeatureSet"
         )
+    if out.exists() or out.is_symlink():
+        raise DataError(f"{out}: is there already; delete it, or choose another name")
     ids = [str(item_id) for item_id in features.ids]
     values, present = features.matrix(ids, dtype=features.dtype)
     if absent == "skip":
