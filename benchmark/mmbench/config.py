@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from mmbench.core.content import MissingPolicy, Scaling
-from mmbench.errors import DataError, UsageError, unknown_name
+from mmbench.errors import DataError, UsageError, unknown_name, validation_in_words
 from mmbench.metrics import PAPER, Need, resolve
 from mmbench.metrics.item_data import required
 from mmbench.models import ModelConfig, model_class
@@ -469,5 +469,9 @@ def read_recipe(path: Path) -> Recipe:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); is {path.parent} a run folder?"
         ) from error
-    except (yaml.YAMLError, TypeError, ValidationError) as error:
-        raise DataError(f"{path}: not a recipe: {str(error).splitlines()[0]}") from error
+    except ValidationError as error:
+        raise DataError(f"{path}: not a recipe: {validation_in_words(error)}") from error
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError, UsageError) as error:
+        # ValueError: bytes that are no text, a date that is none, a number of 5,000 digits.
+        what = " ".join(str(error).split())
+        raise DataError(f"{path}: not a recipe: {what}") from error

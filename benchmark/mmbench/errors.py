@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mmbase.errors import DataError, ToolError, UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 __all__ = [
     "DataError",
@@ -14,6 +19,7 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "unknown_name",
+    "validation_in_words",
 ]
 
 
@@ -37,3 +43,14 @@ class SomeFailed(TrainingError):
 
 class ShapeError(ToolError, ValueError):
     """Arrays whose shapes do not fit together: a mistake in code, not in data."""
+
+
+def validation_in_words(error: ValidationError) -> str:
+    """Return the first problem in one line: `dataset.n_users: got 'x', expected an integer`."""
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(map(str, problem["loc"])) or "the document"
+    if problem["type"] == "missing":
+        return f"{key}: is absent"
+    told = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    got = ascii(problem["input"])
+    return f"{key}: got {got if len(got) <= 60 else got[:60] + '…'}, expected {told}"

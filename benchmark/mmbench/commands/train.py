@@ -34,7 +34,7 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
         return cli.options_of(
             Recipe,
             Evaluation,
-            exclude=("search", "evaluation", "threshold", *exclude),
+            exclude=("search", "evaluation", *exclude),
             data={"type": PATH},
             columns={"metavar": "ROLE=NAME", "callback": cli.parse_pairs},
             model={"flags": ("--model", "models"), "help": _MODELS_HELP, **_SEVERAL},
@@ -148,6 +148,7 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
 def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
     """Print validation, test and cost of runs: a table per dataset and scaling, or one document."""
     from mmbench.analysis.report.tables import print_slices
+    from mmbench.evaluation.protocol import NO_HITS
     from mmbench.runs.fit import in_words
     from mmbench.runs.run import summarise
 
@@ -168,6 +169,8 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
         if run.trials:
             _print_trials(run)
         click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
+        for split in run.no_hits:
+            click.echo(f"{run.recipe.model}: metrics of hits on {split} are n/a: {NO_HITS}")
         if slices:
             print_slices("test", run.slices["test"])
 
@@ -181,14 +184,14 @@ def _print_trials(run: Result) -> None:
     settings = recipe.settings.model_dump(mode="json")
     chosen = {name: settings[name] for name in run.tried}
     cells: dict[str, list[str]] = {
-        name: [in_words(one["settings"][name]) for one in run.trials] for name in run.tried
+        name: [in_words(one["settings"].get(name)) for one in run.trials] for name in run.tried
     }
     outcome = f"valid {recipe.evaluation.select_by}"
     cells |= {outcome: [], "epoch": [], "": []}
     for one in run.trials:
-        failed = "failed" in one
-        cells[outcome].append("-" if failed else number(one["value"]))
-        cells["epoch"].append("-" if failed else str(one["best_epoch"]))
+        failed, value = one.get("failed"), one.get("value")
+        cells[outcome].append("-" if value is None else number(value))
+        cells["epoch"].append("-" if failed else str(one.get("best_epoch", "-")))
         mark = "failed" if failed else "chosen" if one["settings"] == chosen else ""
         cells[""].append(mark)
     cli.echo_table(

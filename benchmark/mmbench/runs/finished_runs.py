@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+from pyarrow import parquet
 
 from mmbench.config import RECIPE_FILE, Recipe, read_recipe
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.models import model_class
+from mmbench.runs.documents import CURE
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.kinds import Facts, conditions, kind_in_words, kind_of, labels
 from mmbench.runs.run import chosen_recipe
@@ -45,15 +48,22 @@ class FinishedRun:
         """
         path = self.path / "per_user.parquet"
         try:
-            frame = pd.read_parquet(path)
-        except (OSError, ValueError) as error:
+            # Without what pandas noted beside the columns: it would be believed.
+            frame: pd.DataFrame = parquet.read_table(path).to_pandas(ignore_metadata=True)
+        except (OSError, ValueError, NotImplementedError, pa.ArrowException) as error:
             raise DataError(
                 f"{path}: cannot be read ({str(error).splitlines()[0]}); train anew with --restart"
             ) from error
+        if not {"split", "user_id"} <= set(frame.columns):
+            raise DataError(f"{path}: damaged: has no columns user_id and split; {CURE}")
         if metric not in frame.columns:
-            known = [name for name in frame.columns if "@" in name]
+            known = [name for name in frame.columns if "@" in str(name)]
             raise unknown_name("per-user metric of this run", metric, known)
-        return frame.loc[frame["split"] == split].set_index("user_id")[metric].dropna().sort_index()
+        values = frame.loc[frame["split"] == split].set_index("user_id")[metric].dropna()
+        if values.index.has_duplicates or not pd.api.types.is_numeric_dtype(values):
+            what = f"{metric} on {split} is not one number for each user"
+            raise DataError(f"{path}: damaged: {what}; {CURE}")
+        return values.sort_index()
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +189,7 @@ def require_comparable(runs: Sequence[FinishedRun]) -> None:
 def _read(folder: Path) -> FinishedRun:
     record, metrics = (RunFolder(folder).read_json(name) for name in ("run.json", "metrics.json"))
     asked = read_recipe(folder / RECIPE_FILE)
-    return FinishedRun(folder, chosen_recipe(asked, record), asked, record, metrics)
+    return FinishedRun(folder, chosen_recipe(asked, record, folder), asked, record, metrics)
 
 
 def _as_chosen(run: FinishedRun) -> str:

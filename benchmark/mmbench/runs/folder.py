@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mmbench.errors import DataError, TrainingError
+from mmbench.models.base import Recommender
+from mmbench.runs.documents import DOCUMENTS, HistoryLine, parse, parse_progress
 from mmbench.trainer import EpochRecord, TrainingProgress
 from mmstore.filesystem import sync
 
 FORMAT, FORMAT_VERSION = "mmbench.run", "1.0"
 FAILED = "failed.json"
+_DIGEST = "digest"  # key of the metadata of files of tensors
 
 
 class RunFolder:
@@ -70,7 +75,7 @@ class RunFolder:
         """Why the training in this very folder diverged; empty if it did not."""
         if not self.path.joinpath(FAILED).is_file():
             return ""
-        return str(self.read_json(FAILED).get("reason", "unknown"))
+        return str(self.read_json(FAILED)["reason"])
 
     def fail(self, reason: str) -> None:
         """Record that the training in this very folder diverged."""
@@ -103,15 +108,11 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse(path.read_bytes(), DOCUMENTS[name], path)
         except OSError as error:
             raise DataError(
                 f"{path}: cannot be read ({error.strerror}); is {self.path} a finished run?"
             ) from error
-        except ValueError as error:
-            raise DataError(f"{path}: damaged: {error}; train anew with --restart") from error
-        if not isinstance(content, dict):
-            raise DataError(f"{path}: damaged: not a JSON object; train anew with --restart")
         version = str(content.get("format_version", FORMAT_VERSION))
         if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
             raise DataError(
@@ -130,22 +131,27 @@ class RunFolder:
         if not self.history_path.is_file():
             return
         kept = []
-        for line in self.history_path.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["epoch"] <= last_epoch:
+        with contextlib.suppress(DataError):  # the line that was being written at a kill
+            for epoch, line in self._history():
+                if epoch["epoch"] <= last_epoch:
                     kept.append(line + "\n")
-            except ValueError:
-                break  # the line that was being written at a kill
         _replace(
             self.history_path, lambda partial: partial.write_text("".join(kept), encoding="utf-8")
         )
 
     def history(self) -> list[dict[str, Any]]:
-        """Return the epochs so far."""
-        if not self.history_path.is_file():
-            return []
-        lines = self.history_path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        """Return the epochs so far.
+
+        Raises:
+            DataError: A line is damaged.
+        """
+        return [epoch for epoch, _ in self._history()] if self.history_path.is_file() else []
+
+    def _history(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """Yield each epoch with its line."""
+        lines = self.history_path.read_text(encoding="utf-8", errors="backslashreplace")
+        for number, line in enumerate(lines.splitlines(), 1):
+            yield parse(line, HistoryLine, f"{self.history_path}, line {number}"), line
 
     def save_checkpoint(self, tensors: Mapping[str, torch.Tensor], epoch: int) -> None:
         """Save the model of one epoch as the best so far."""
@@ -168,6 +174,16 @@ class RunFolder:
             )
         return tensors
 
+    def load_model(self, model: Recommender, epoch: int) -> None:
+        """Give a model the weights of the chosen epoch; errors as in `load_checkpoint`."""
+        weights = self.load_checkpoint(epoch)
+        try:
+            model.load_weights(weights)
+        except RuntimeError as error:
+            what = f"{self.checkpoint_path}: is not of the model in {self.recipe_path}"
+            told = str(error).splitlines()[-1].strip()
+            raise TrainingError(f"{what} ({told}); train anew with --restart") from error
+
     def keep_checkpoint(self, epoch: int) -> None:
         """Keep the checkpoint of the chosen epoch, and no other."""
         former = self.checkpoint_of_state_path
@@ -184,11 +200,20 @@ class RunFolder:
         self.checkpoint_of_state_path.unlink(missing_ok=True)
 
     def load_state(self) -> tuple[dict[str, torch.Tensor], TrainingProgress] | None:
-        """Load where the training stood; None if nothing was saved yet."""
+        """Load where the training stood; None if nothing was saved yet.
+
+        Raises:
+            TrainingError: The file is damaged.
+        """
         if not self.state_path.is_file():
             return None
         tensors, metadata = _load_tensors(self.state_path)
-        return tensors, TrainingProgress(**json.loads(metadata["progress"]))
+        try:
+            return tensors, parse_progress(metadata["progress"])
+        except (KeyError, ValueError) as error:
+            raise TrainingError(
+                f"{self.state_path}: no state of a training; train anew with --restart"
+            ) from error
 
     def drop_state(self) -> None:
         """Remove the training state of a finished run."""
@@ -199,8 +224,9 @@ def _save_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
 ) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {**metadata, _DIGEST: _digest(plain, metadata)}
     try:
-        _replace(path, lambda partial: save_file(plain, partial, metadata=metadata))
+        _replace(path, lambda partial: _save_file(plain, partial, metadata))
     except SafetensorError as error:
         raise TrainingError(
             f"{path}: cannot be written: {error}; make room or choose another --out, then the same "
@@ -208,15 +234,43 @@ def _save_tensors(
         ) from error
 
 
+def _save_file(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Save tensors so that equal ones make equal bytes."""
+    save_file(tensors, path, metadata=metadata)
+    with path.open("r+b") as file:  # safetensors writes the metadata in an order of the moment
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(metadata.items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        file.seek(8)
+        file.write(text.ljust(length))
+
+
 def _load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+            tensors, metadata = {n: file.get_tensor(n) for n in names}, file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"{path}: cannot be read: {error}; train anew with --restart"
         ) from error
+    digest = metadata.pop(_DIGEST, None)  # older files have none
+    if digest is not None and digest != _digest(tensors, metadata):
+        raise TrainingError(
+            f"{path}: its content differs from the digest it was written with; train anew with "
+            "--restart"
+        )
+    return tensors, metadata
+
+
+def _digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """Return a digest of names, shapes, types and bytes: safetensors has none of its own."""
+    digest = hashlib.blake2b(json.dumps(sorted(metadata.items())).encode(), digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tuple(tensor.shape)}\0{tensor.dtype}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _replace(path: Path, write: Any) -> None:

@@ -23,6 +23,7 @@ from mmbase.cli import (
     quiet_option,
     verbose_option,
 )
+from mmbase.layout import hanging
 from mmbase.process import available_cpus
 from mmx import __version__
 from mmx.errors import INSTALL_EXTRA
@@ -106,7 +107,7 @@ def as_text(findings: dict[str, Any]) -> str:
         "packages",
     ]
     lines += [
-        f"  {name:<22} {info['version'] or 'missing':<14} {info['for']}"
+        hanging(str(info["for"]), f"  {name:<22} {info['version'] or 'missing':<14} ")
         for name, info in findings["packages"].items()
     ]
     lines += ["", "devices", *(f"  {line}" for line in findings["devices"])]
@@ -114,7 +115,7 @@ def as_text(findings: dict[str, Any]) -> str:
         "",
         "codecs",
         *(
-            f"  {kind:<8} {', '.join(names) or 'none'}"
+            hanging(", ".join(names) or "none", f"  {kind:<8} ")
             for kind, names in findings["codecs"].items()
         ),
     ]

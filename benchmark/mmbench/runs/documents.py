@@ -1,0 +1,180 @@
+"""What the JSON documents of a run folder must hold: they may have been edited, or cut short.
+
+A schema has the keys that this program reads and their types; other keys pass.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from mmbase.gemm import Kernel
+from mmbench.errors import DataError, validation_in_words
+from mmbench.trainer import TrainingProgress
+
+Count = Annotated[int, Field(ge=0)]
+Values = dict[str, FiniteFloat | None]
+CURE = "restore the file, or train anew with --restart"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class _Dataset(_Part):
+    name: str
+    split: str
+    digest: str
+    test_digest: str
+    n_users: Count
+    n_items: Count
+    n_train: Count
+    n_valid: Count
+    n_test: Count
+
+
+class _Features(_Part):
+    name: str
+    digest: str
+    dim: Count
+    present: Count
+    missing: Count
+    missing_policy: str
+
+
+class _Seeds(_Part):
+    run: int
+
+
+class _Protocol(_Part):
+    name: str
+    selection: str
+    digests: dict[str, str] = {}
+    no_hit_possible: list[str] = []
+
+
+class _Timings(_Part):
+    evaluation_s: FiniteFloat
+    train_s_per_epoch: FiniteFloat | None
+    train_energy_j: dict[str, FiniteFloat] | str | None = None
+
+
+class _Products(_Part):
+    gemm: Kernel | None = None
+
+
+class _Device(_Part):
+    products: _Products = _Products()
+
+
+class _Trial(_Part):
+    settings: dict[str, Any]
+    value: FiniteFloat | None = None
+    best_epoch: Count | None = None
+    failed: str | None = None
+
+
+class RunRecord(_Part):
+    """`run.json`."""
+
+    device: _Device = _Device()
+    dataset: _Dataset
+    features: dict[str, _Features]
+    seeds: _Seeds
+    settings: dict[str, Any]
+    chosen_trial: Count | None = None
+    trials: list[_Trial] = []
+    protocol: _Protocol
+    timings: _Timings
+    peak_memory_bytes: Count | None
+    peak_gpu_memory_bytes: Count | None
+
+
+class _Selected(_Part):
+    metric: str
+
+
+class _Slice(_Part):
+    family: str
+    slice: str
+    rule: str
+    metrics: Values
+
+
+class Metrics(_Part):
+    """`metrics.json`."""
+
+    best_epoch: Count
+    selected_by: _Selected
+    valid: Values
+    test: Values
+    slices: dict[str, list[_Slice]] = {}
+
+
+class Trained(_Part):
+    """`trained.json`."""
+
+    best_epoch: Count
+    epochs: Count
+    metric: str
+    value: FiniteFloat | None
+    cpu_s: FiniteFloat
+    energy_j: dict[str, FiniteFloat] | str | None = None
+    peak_memory_bytes: Count | None = None
+    peak_gpu_memory_bytes: Count | None = None
+
+
+class Failed(_Part):
+    """`failed.json`."""
+
+    reason: str
+
+
+class HistoryLine(_Part):
+    """A line of `history.jsonl`; a loss may have any value, it diverges."""
+
+    epoch: Count
+    loss: dict[str, float]
+    seconds: FiniteFloat
+    valid: Values | None
+
+
+DOCUMENTS: Mapping[str, type[BaseModel]] = {
+    "run.json": RunRecord,
+    "metrics.json": Metrics,
+    "trained.json": Trained,
+    "failed.json": Failed,
+    "begun.json": _Part,  # `mmbench.runs.beginning` checks it
+}
+_PROGRESS = TypeAdapter(TrainingProgress)
+
+
+def parse(text: str | bytes, schema: type[BaseModel], where: Path | str) -> dict[str, Any]:
+    """Return a JSON object that has what the schema asks for.
+
+    Raises:
+        DataError: It isn't one; names `where`, the key, what it got and expected.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8 and huge numbers as well
+        raise DataError(f"{where}: damaged: {error}; {CURE}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: damaged: not a JSON object; {CURE}")
+    try:
+        schema.model_validate(content)
+    except ValidationError as error:
+        raise DataError(f"{where}: damaged: {validation_in_words(error)}; {CURE}") from error
+    return content
+
+
+def parse_progress(text: str) -> TrainingProgress:
+    """Return where a training stood; ValueError, of which pydantic's is one, for other text."""
+    try:
+        return _PROGRESS.validate_python(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
