@@ -76,14 +76,23 @@ def opened(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+def budget(path: Path) -> int:
+    """Return how many bytes a compressed table may expand to."""
+    return max(HARMLESS, EXPANSION * path.stat().st_size)
+
+
+def too_large(path: Path, cure: str) -> DataError:
+    """Return the error for a compressed table that expands beyond its budget."""
+    return DataError(f"{path}: expands to more than {budget(path):,} bytes; {cure}")
+
+
 def _bounded(path: Path, reads: Callable[[], bytes]) -> Iterator[bytes]:
     """Yield what `reads` returns until it is empty.
 
     Raises:
         DataError: Damaged, or a compressed file expands to more than any table does.
     """
-    most = max(HARMLESS, EXPANSION * path.stat().st_size)
-    left = most if is_compressed(path) else None
+    left = budget(path) if is_compressed(path) else None
     while True:
         try:
             data = reads()
@@ -92,8 +101,7 @@ def _bounded(path: Path, reads: Callable[[], bytes]) -> Iterator[bytes]:
         if not data:
             return
         if left is not None and (left := left - len(data)) < 0:
-            what = f"expands to more than {most:,} bytes, which no table does"
-            raise DataError(f"{path}: {what}; if you trust it, decompress it")
+            raise too_large(path, "if you trust it, decompress it")
         yield data
 
 
@@ -174,12 +182,15 @@ def find_encoding(path: Path, data: Any = None) -> tuple[str, tuple[str, ...]]:
             if number == 0 and (wide := _wide(chunk)):
                 name = _ENCODINGS[wide.removesuffix("-le").removesuffix("-be")]
                 return wide, (f"{path.name}: read as {name}",)
+            if chunk.isascii() and not decoder.getstate()[0]:
+                continue
             try:
                 decoder.decode(chunk)
             except UnicodeDecodeError:
                 break
         else:
-            return "utf-8", ()
+            if not decoder.getstate()[0]:  # no character is cut off at the end
+                return "utf-8", ()
     if not _western(contents(path) if data is None else data):
         return "utf-8", ()
     name = _ENCODINGS["cp1252"]
@@ -320,16 +331,19 @@ def _walk_quotes(data: Any, delimiter: str) -> tuple[int | None, list[tuple[int,
     """Return where a cell begins with a mark and is not quoted, and the cells of several lines."""
     mark = re.escape(delimiter.encode())
     opening = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|(?<=[\r\n])|(?<=" + mark + rb'))"')
-    rest = re.compile(rb'[^"]*+(?:""[^"]*+)*+"(?=' + mark + rb"|[\r\n]|\Z)")
+    end = rb'"(?=' + mark + rb"|[\r\n]|\Z)"
+    line = re.compile(rb'[^"\n]*+(?:""[^"\n]*+)*+' + end)
+    several = re.compile(rb'[^"]*+(?:""[^"]*+)*+' + end)
     position = 0
     spans: list[tuple[int, int]] = []
     while (start := opening.search(data, position)) is not None:
-        cell = rest.match(data, start.end())
+        cell = line.match(data, start.end())
         if cell is None:
-            return start.start(), spans
+            cell = several.match(data, start.end())
+            if cell is None:
+                return start.start(), spans
+            spans.append((start.end() - 1, cell.end()))
         position = cell.end()
-        if data.find(b"\n", start.end(), position) >= 0:
-            spans.append((start.end() - 1, position))
     return None, spans
 
 

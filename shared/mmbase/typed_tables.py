@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from mmbase import dialects
 from mmbase.errors import DataError
 
 _CHUNK = 65_536
+_PACKED = 8  # rows for which a byte may stand where all are alike
 _DIGITS = 4300  # of the longest integer that Python parses
 
 
@@ -162,11 +164,52 @@ def typed_rows(path: Path, names: Sequence[str]) -> Any:
 
     try:
         if path.name.lower().endswith(".parquet"):
-            return parquet.read_table(path, columns=list(names))
+            if path.is_dir():
+                return parquet.read_table(path, columns=list(names))
+            return _parquet(path, names)
         with _arrow_file(path, ipc) as reader:
             return reader.read_all().select(list(names))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _parquet(path: Path, names: Sequence[str]) -> Any:
+    """Read columns whose declared and whose real size is within the file's budget.
+
+    Texts that the file keeps in a dictionary stay in one until their whole length is known.
+    """
+    import pyarrow.compute as pc
+    from pyarrow import parquet
+
+    about = parquet.read_metadata(path)
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    chunks = [group.column(place) for group in groups for place in range(about.num_columns)]
+    wanted = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in names]
+    expanded = sum(chunk.total_uncompressed_size for chunk in wanted)
+    limit = dialects.budget(path)
+    cure = "write it anew without compression if you trust it"
+    if max(expanded, about.num_rows // _PACKED) > limit:
+        raise dialects.too_large(path, cure)
+    texts = {
+        chunk.path_in_schema
+        for chunk in wanted
+        if chunk.physical_type == "BYTE_ARRAY" and "DICTIONARY" in " ".join(chunk.encodings)
+    }
+    encoded = sorted(texts.intersection(names))
+    rows = parquet.read_table(path, columns=list(names), read_dictionary=encoded)
+    for name in encoded:
+        for chunk in rows.column(name).chunks if _is_dictionary(rows, name) else ():
+            sizes = np.asarray(pc.fill_null(pc.binary_length(chunk.dictionary), 0))
+            expanded += int(sizes[np.asarray(chunk.indices.drop_null())].sum(dtype=np.int64))
+    if expanded > limit:
+        raise dialects.too_large(path, cure)
+    return rows
+
+
+def _is_dictionary(rows: Any, name: str) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_dictionary(rows.column(name).type))
 
 
 def typed_text(path: Path, name: str, column: Any, *, is_id: bool, between: str) -> Any:

@@ -192,3 +192,51 @@ def test_items_of_parquet_and_json_lines(tmp_path: Path) -> None:
     mmx, mmbench = both_item_ids(tmp_path / "parquet")
     assert mmx == mmbench
     assert "may have lost digits" in mmx[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        ("user_id,isbn\nu1,i1\nu2,i2\n", "no column is recognised as item_id"),
+        ("customer,article\nu1,i1\nu2,i2\n", "'customer' and 'article', a header or a row"),
+        ("alice,apple\nbob,pear\nalice,pear\n", 3),  # a name of columns does not recur
+        ("u1,i1\nu2,i2\n", 2),
+        ("user_id,item_id\nu1,i1\nuser_id,item_id\nu2,i2\n", "line 3: the header, .* once more"),
+    ],
+)
+def test_a_header_is_never_a_row(tmp_path: Path, text: str, rows: int | str) -> None:
+    path = tmp_path / "interactions.csv"
+    path.write_text(text)
+    if isinstance(rows, int):
+        assert len(read_interactions(path)) == rows
+    else:
+        with pytest.raises(ToolError, match=rows):
+            read_interactions(path)
+
+
+def test_parent_asin_is_the_item_and_asin_its_variant(tmp_path: Path) -> None:
+    (tmp_path / "reviews.csv").write_text("asin,parent_asin,user_id,text\nA1,P,u,good\n")
+    assert read_interactions(tmp_path / "reviews.csv").item_ids.tolist() == ["P"]
+    assert load_interactions(tmp_path).ids.to_pylist() == ["P"]
+
+
+def test_both_tools_keep_blanks_around_ids_and_say_so(tmp_path: Path) -> None:
+    for name, head in (("items", "item_id,title"), ("interactions", "item_id,user_id")):
+        (tmp_path / f"{name}.csv").write_text(f"{head}\n a,t\nb ,t\nc,t\n")
+    said = "csv: 2 values of item_id begin or end with a blank"
+    assert both_item_ids(tmp_path) == ([" a", "b ", "c"], [" a", "b ", "c"])
+    assert any(said in note for note in load_items(tmp_path).notes)
+    assert any(said in note for note in load_interactions(tmp_path).notes)
+    assert said in read_interactions(tmp_path / "interactions.csv").note
+
+
+def test_an_id_costs_what_it_is_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "items.tsv"
+    path.write_text("item_id\n" + "x" * 25_000 + "\n")
+    mmx, mmbench = both_item_ids(tmp_path)
+    assert mmx == mmbench
+    assert "line 2: item_id 'xxxxxxxxxxxxxxxxxxxx'… has 25,000 bytes" in mmx[1]
+    monkeypatch.setattr("mmx.catalogue.items._HARMLESS", 1000)
+    path.write_text("item_id\n" + "x" * 900 + "\n" + "".join(f"{n}\n" for n in range(100)))
+    with pytest.raises(DataError, match="101 ids are kept at the length of the longest"):
+        load_items(tmp_path)

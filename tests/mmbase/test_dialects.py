@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from mmbase import dialects
 from mmbase.errors import DataError
@@ -201,3 +202,33 @@ def test_bad_json_is_one_line_of_words(tmp_path: Path, line: str, message: str) 
     path.write_text('{"t": "x"}\n' + line + "\n")
     with pytest.raises(DataError, match=message):
         open_table(path).read(["t"])
+
+
+def test_a_parquet_file_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.parquet"
+    zeros = pa.array([0] * 20_000, pa.int32())
+    repeated = pa.table({"t": pa.DictionaryArray.from_arrays(zeros, ["x" * 25_000])})
+    # 500 MB in a file of a few kilobytes, which doesn't say that there is a dictionary
+    parquet.write_table(repeated, path, compression="zstd", store_schema=False)
+    with pytest.raises(DataError, match=r"a\.parquet: expands to more than 268,435,456 bytes"):
+        open_table(path).read(["t"])
+    plain = pa.table({"t": ["y" * 1000] * 1000, "u": ["z"] * 1000})
+    parquet.write_table(plain, path, compression="zstd", use_dictionary=False)
+    monkeypatch.setattr(dialects, "HARMLESS", 1 << 16)
+    with pytest.raises(DataError, match="expands to more than"):
+        open_table(path).read(["t"])
+    assert len(open_table(path).read(["u"])["u"]) == 1000
+
+
+def test_a_folder_of_parquet_files_is_one_table(tmp_path: Path) -> None:
+    folder = tmp_path / "items.parquet"
+    folder.mkdir()
+    for part in "01":
+        parquet.write_table(pa.table({"item_id": [f"i{part}"]}), folder / f"part-{part}.parquet")
+    (folder / "_SUCCESS").touch()
+    assert load_items(tmp_path).ids.to_pylist() == ["i0", "i1"]
+
+
+def test_a_character_that_is_cut_off_is_no_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"item_id,title\n1,caf\xe9")
+    assert read(tmp_path / "a.csv")["title"] == ["café"]

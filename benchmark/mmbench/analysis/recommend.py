@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mmbase.outputs import new_folder
 from mmbase.progress import Progress
 from mmbench import __version__
 from mmbench.core.interactions import HeldOut, Index, TrainSet
-from mmbench.data.folders import new_folder
 from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.protocol import Setting
 from mmbench.evaluation.ranking import rank

@@ -78,14 +78,14 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
       mmbench data stats my/catalogue --split random:0.2,0.1
     """
     from mmbase.dataset import find_table
+    from mmbench.data.columns import read_known
     from mmbench.data.dataset import load_split
     from mmbench.data.filters import describe
     from mmbench.data.splitting import as_rows
-    from mmbench.data.tables import read_interactions
 
     loaded = load_split(folder, split, columns)
     whole = find_table(folder, ("interactions",))
-    interactions = describe(as_rows(read_interactions(whole, columns))) if whole else None
+    interactions = describe(as_rows(read_known(folder, whole, columns))) if whole else None
     training, test = loaded.training, loaded.test
     train = training.train
     counts: dict[str, Any] = {
@@ -128,6 +128,7 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
 )
 @click.option("--test-from", type=_INSTANT, help="global-temporal: first date of test.")
 @click.option("--valid-from", type=_INSTANT, help="global-temporal: first date of validation.")
+@click.option("--carve", metavar="SPLIT", help="Validation out of this split's train, test as is.")
 @_filters_option
 @click.option("--name", help="Folder under splits/.  [default: METHOD-TEST-VALID-SEED]")
 @json_option
@@ -154,22 +155,28 @@ def split(
       mmbench data split my/catalogue --method leave-k-out --filter kcore:5 --name loo
       mmbench data split my/catalogue --method global-temporal --test-from 2024-09-01
       mmbench data split my/catalogue --method cold-items --test 0.1 --valid 0.1
+      mmbench data split my/catalogue --carve given --valid 0.1 --name carved
     """
     from mmbench.data.filters import parse_filter
-    from mmbench.data.splitting import make_split
+    from mmbench.data.splitting import carve_split, make_split
 
-    columns = options.pop("columns")
+    columns, source = options.pop("columns"), options.pop("carve")
     if method in ("eighths", "leave-k-out"):
         refuse_options(("test_ratio", "valid_ratio"), f"has no meaning for --method {method}")
     if name is None:
         shares = (f"{options[part]:g}" for part in ("test_ratio", "valid_ratio"))
         k = [str(options["k"])] if options["k"] else []
         name = "-".join([method, *shares, str(options["seed"]), *k])
+        name += f"-of-{source}" if source else ""
     if Path(name).name != name or name.startswith("."):
         raise UsageError(f"--name {name}: a plain folder name, please")
     parsed = [parse_filter(text) for text in filters]
     typed = {key: value for key, value in options.items() if value is not None}
-    record, there = make_split(folder, name, method, parsed, columns, **typed)
+    if source is not None:
+        refuse_options(("filters", "test_ratio", "test_from"), "has no meaning with --carve")
+        record, there = carve_split(folder, name, source, method, columns, **typed)
+    else:
+        record, there = make_split(folder, name, method, parsed, columns, **typed)
     target = folder / "splits" / name
     if as_json:
         echo_json({"path": str(target), "already": there, **record}, "mmbench.split 1.0")
@@ -243,7 +250,7 @@ def validate(
         for one in findings:
             mark = "LEAK" if one.leak and one.count else "ok" if not one.count else "note"
             example = f" ({one.example})" if one.example else ""
-            click.echo(f"  {mark:<5}{one.count:>10,}  {one.what}{example}")
+            click.echo(hanging(f"{one.what}{example}", f"  {mark:<5}{one.count:>10,}  "))
         click.echo(f"{leaks} of {sum(one.leak for one in findings)} kinds of leaks found")
     return 1 if strict and leaks else 0
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmbase.dataset import find_table
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES
 from mmbench.core.interactions import HeldOut, Histories, Index, TrainSet
+from mmbench.data.columns import known_columns, read_known
 from mmbench.data.defaults import default_split
 from mmbench.data.splits import eighths_per_user, random_per_user
 from mmbench.data.tables import (
@@ -57,10 +58,10 @@ class TrainingData:
     Attributes:
         name: The dataset's name.
         split: The split's name, or the specification it was made by.
-        user_ids: Id of each user row, shape (n_users,), str. Rows from `train.n_users` on are users
-            of held-out rows only, ascending.
-        item_ids: Id of each item row, shape (n_items,), str. Rows from `n_trained` on are items of
-            held-out rows only, then, if the catalogue was asked for, those of the items table
+        user_ids: Id of each user row, shape (n_users,), strings. Rows from `train.n_users` on are
+            users of held-out rows only, ascending.
+        item_ids: Id of each item row, shape (n_items,), strings. Rows from `n_trained` on are items
+            of held-out rows only, then, if the catalogue was asked for, those of the items table
             alone; ascending in both parts.
         train: The distinct training pairs.
         valid: The validation rows of all users.
@@ -73,8 +74,8 @@ class TrainingData:
 
     name: str
     split: str
-    user_ids: NDArray[np.str_]
-    item_ids: NDArray[np.str_]
+    user_ids: NDArray[np.object_]
+    item_ids: NDArray[np.object_]
     train: TrainSet
     valid: HeldOut
     digest: str
@@ -159,7 +160,7 @@ def load_split(
         split: Name of a folder under `splits/`; or `random`, or `random:TEST,VALID[,SEED]` for a
             per-user random split made here; None: the one taken before, else the only split that
             the folder has, else `random:0.2,0.2,42`.
-        columns: Column roles, see `read_interactions`.
+        columns: Column roles, see `read_known`.
         catalogue: Whether items that only the items table names get rows too.
 
     Raises:
@@ -170,7 +171,7 @@ def load_split(
         data,
         read_split(data, split, columns),
         catalogue=catalogue,
-        id_column=(columns or {}).get("item_id"),
+        id_column=known_columns(data, columns).get("item_id"),
     )
 
 
@@ -198,19 +199,40 @@ def read_split(
             f"{data}: no split {split!r} (it has: {choices}); or let one be made: --split "
             f"{DEFAULT_RANDOM}"
         )
-    folder, parts = available[split], {}
-    if (folder / "split.json").is_file():
-        columns = None  # `mmbench data split` wrote it, with our names of columns
-    for part, stems in PARTS.items():
-        path = find_table(folder, stems)
+    paths = parts_of(available[split])
+    if paths["valid"] is None and None not in (paths["train"], paths["test"]):
+        raise DataError(
+            f"{available[split]}: no file {' or '.join(PARTS['valid'])}; take a validation part "
+            f"out of train: mmbench data split {data} --carve {split} --valid 0.1 --name carved"
+        )
+    read = read_parts(data, split, available[split], paths, columns)
+    return replace(read, notes=tuple(dict.fromkeys((*notes, *read.notes))))
+
+
+def parts_of(folder: Path) -> dict[str, Path | None]:
+    """Return the file of each part of a split; None where there is none."""
+    return {part: find_table(folder, stems) for part, stems in PARTS.items()}
+
+
+def read_parts(
+    data: Path,
+    split: str,
+    folder: Path,
+    paths: Mapping[str, Path | None],
+    columns: Mapping[str, str] | None = None,
+) -> SplitTables:
+    """Read these parts of the split in `folder`; arguments and errors as in `load_split`."""
+    ours = (folder / "split.json").is_file()  # written with our names of columns
+    parts = {}
+    for part, path in paths.items():
         if path is None:
             raise DataError(
-                f"{folder}: no file {' or '.join(stems)} (.tsv, .csv, .parquet, .jsonl); a split "
-                "needs all three parts"
+                f"{folder}: no file {' or '.join(PARTS[part])} (.tsv, .csv, .parquet, .jsonl); a "
+                "split needs all three parts"
             )
-        parts[part] = read_interactions(path, columns)
-        notes.append(parts[part].note)
-    return SplitTables(split, parts, tuple(dict.fromkeys(note for note in notes if note)))
+        parts[part] = read_interactions(path) if ours else read_known(data, path, columns)
+    notes = dict.fromkeys(table.note for table in parts.values() if table.note)
+    return SplitTables(split, parts, tuple(notes))
 
 
 def available_splits(data: Path) -> dict[str, Path]:
@@ -267,7 +289,7 @@ def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[Intera
             f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or "
             f".csv, .parquet, .jsonl); put one of them there{rename}"
         )
-    table = read_interactions(path, columns, ask=True)
+    table = read_known(data, path, columns, ask=True)
     return table, _lookup(table.user_ids, _rows(sorted_ids(table.user_ids)))
 
 
@@ -352,8 +374,8 @@ def index_split(
     training = TrainingData(
         data.resolve().name,
         tables.name,
-        np.array([*users, *strangers], dtype=str),
-        np.array([*items, *unseen, *unused], dtype=str),
+        np.array([*users, *strangers], dtype=object),
+        np.array([*items, *unseen, *unused], dtype=object),
         pairs,
         valid_rows,
         _digest(users, items, unseen, pairs.keys, valid_known),

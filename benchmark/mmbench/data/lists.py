@@ -22,7 +22,7 @@ _MEANINGS = {
 
 
 def read_lists(
-    path: Path, user_ids: NDArray[np.str_], item_ids: NDArray[np.str_], longest: int
+    path: Path, user_ids: NDArray[np.object_], item_ids: NDArray[np.object_], longest: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
     """Read a table of recommendations: user, item[, score or rank], with a header or without.
 
@@ -104,7 +104,7 @@ def read_lists(
 
 
 def _read_lists(
-    path: Path, user_ids: NDArray[np.str_], item_ids: NDArray[np.str_]
+    path: Path, user_ids: NDArray[np.object_], item_ids: NDArray[np.object_]
 ) -> tuple[pd.DataFrame, str | None]:
     """Return columns user and item as strings, and rank, or else score, as numbers.
 
@@ -154,7 +154,7 @@ def _add_score(table: Table, frame: pd.DataFrame, taken: Sequence[str]) -> str |
 
 
 def _refuse_reversed(
-    path: Path, frame: pd.DataFrame, user_ids: NDArray[np.str_], item_ids: NDArray[np.str_]
+    path: Path, frame: pd.DataFrame, user_ids: NDArray[np.object_], item_ids: NDArray[np.object_]
 ) -> None:
     """Ask where rows without a header are as well lists of the second column as of the first.
 

@@ -6,21 +6,31 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmbase.dataset import find_table
 from mmbench import __version__
-from mmbench.data.dataset import SplitTables, sorted_ids, write_split
+from mmbench.data.columns import known_columns, read_known
+from mmbench.data.dataset import (
+    SplitTables,
+    available_splits,
+    parts_of,
+    read_parts,
+    sorted_ids,
+    write_split,
+)
 from mmbench.data.filters import Filter, describe
 from mmbench.data.folders import new_folder
-from mmbench.data.splits import Rows, split_rows
-from mmbench.data.tables import InteractionTable, read_interactions, write_interactions
-from mmbench.errors import DataError, ShapeError
+from mmbench.data.splits import TEST, TRAIN, VALID, Rows, split_rows
+from mmbench.data.tables import InteractionTable, write_interactions
+from mmbench.errors import DataError, ShapeError, UsageError, unknown_name
 
 RECORD = "split.json"
 _INSTANTS = ("test_from", "valid_from")
@@ -86,51 +96,130 @@ def make_split(
         UsageError: An option does not fit.
     """
     path = _interactions(data)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    instants = {name: options.pop(name) for name in _INSTANTS if name in options}
-    wanted = {
-        "method": method,
-        "options": {**options, **{name: _number(one) for name, one in instants.items()}},
-        "filters": [one.text for one in filters],
-        "interactions": digest,
-        **({"columns": dict(columns)} if columns else {}),
+    record = _description(method, options, [path], known_columns(data, columns))
+    record["filters"] = [one.text for one in filters]
+    target = data / "splits" / name
+    if (there := _same(target, record)) is not None:
+        return there, True
+    table, counts = apply_filters(read_known(data, path, columns, ask=True), filters)
+    part = _divide(path, table, method, options)
+    tables = SplitTables.divided(name, table, part)
+    return _publish(target, tables, {**record, "statistics": dict(counts)}), False
+
+
+def carve_split(
+    data: Path,
+    name: str,
+    source: str,
+    method: str,
+    columns: Mapping[str, str] | None = None,
+    **options: Any,
+) -> tuple[dict[str, Any], bool]:
+    """Write a split whose validation part is taken out of the training part of `source`.
+
+    The test part stays as it is. `leave-k-out` takes k rows of each user with at least 2 k + 1.
+    Arguments, results and errors as for `make_split`.
+
+    Raises:
+        UsageError: There is no split `source`, it has a validation part, or the method divides rows
+            into three parts alone.
+    """
+    available = available_splits(data)
+    if source not in available:
+        raise unknown_name("split", source, available)
+    if method == "eighths" or "test_from" in options:
+        raise UsageError("--carve: takes a validation part alone; choose another --method")
+    paths = parts_of(available[source])
+    if paths["valid"] is not None:
+        raise UsageError(f"--carve {source}: has a validation part, {paths['valid'].name}")
+    given = {part: path for part, path in paths.items() if part != "valid"}
+    files = [path for path in given.values() if path is not None]
+    record = {
+        **_description(method, options, files, known_columns(data, columns)),
+        "carved": source,
     }
     target = data / "splits" / name
-    if target.exists():
-        record = _read_record(target)
-        keys = (*wanted, "columns")
-        if record is not None and all(record.get(key) == wanted.get(key) for key in keys):
-            return record, True
-        raise DataError(
-            f"{target}: exists already, made otherwise; choose another --name or remove it"
-        )
-    table, counts = apply_filters(read_interactions(path, columns, ask=True), filters)
-    ticks = {name: ceil(one * table.per_second) for name, one in instants.items()}
+    if (there := _same(target, record)) is not None:
+        return there, True
+    tables = read_parts(data, source, available[source], given, columns)
+    train = tables.parts["train"]
+    part = _divide(files[0], train, method, {**options, "test_ratio": 0.0})
+    if method == "leave-k-out":
+        part = np.where(part == TEST, VALID, TRAIN).astype(np.int8)
+    carved = SplitTables.divided(name, train, part)
+    carved = replace(carved, parts={**carved.parts, "test": tables.parts["test"]})
+    return _publish(target, carved, record), False
+
+
+def _description(
+    method: str,
+    options: Mapping[str, Any],
+    files: Sequence[Path],
+    columns: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """Return what makes a split the same as another: method, options, and the files' SHA-256."""
+    state = hashlib.sha256()
+    for path in (part for one in files for part in _files_of(one)):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                state.update(block)
+    plain = {key: _number(one) if key in _INSTANTS else one for key, one in options.items()}
+    record = {"method": method, "options": plain, "interactions": state.hexdigest()}
+    return {**record, "columns": dict(columns)} if columns else record
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the file, or those of a folder of Parquet files."""
+    return sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+
+
+def _same(target: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the record of the split in `target` if it was made like this; None without one.
+
+    Raises:
+        DataError: It was made otherwise.
+    """
+    if not target.exists():
+        return None
+    record = _read_record(target)
+    keys = {*wanted, "columns", "carved"}
+    if record is not None and all(record.get(key) == wanted.get(key) for key in keys):
+        return record
+    raise DataError(f"{target}: exists already, made otherwise; choose another --name or remove it")
+
+
+def _divide(
+    path: Path, table: InteractionTable, method: str, options: Mapping[str, Any]
+) -> NDArray[np.int8]:
+    """Return the part of each row; a DataError of the file where the method does not fit it."""
+    ticks = {key: ceil(options[key] * table.per_second) for key in _INSTANTS if key in options}
     try:
-        part = split_rows(method, as_rows(table), **options, **ticks)
+        return split_rows(method, as_rows(table), **{**options, **ticks})
     except ShapeError as error:
         raise DataError(f"{path}: {error}") from error
-    tables = SplitTables.divided(name, table, part)
+
+
+def _publish(target: Path, tables: SplitTables, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Write the parts and the record, all of them or nothing; return the record."""
     for key, own in tables.parts.items():
         if not len(own):
             raise DataError(
-                f"{data}: the {key} part would be empty; choose other shares or another method"
+                f"{target.name}: the {key} part would be empty; choose other shares or another "
+                "method"
             )
-    record = {
-        **wanted,
+    whole = {
+        **record,
         "counts": {key: len(own) for key, own in tables.parts.items()},
-        "statistics": dict(counts),
         "tool": {"name": "mmbench", "version": __version__},
     }
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     write_split(partial, tables)
     (partial / RECORD).write_text(
-        json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     partial.rename(target)
-    return record, False
+    return whole
 
 
 def filter_dataset(
@@ -144,7 +233,7 @@ def filter_dataset(
     """
     with new_folder(out) as partial:
         table, counts = apply_filters(
-            read_interactions(_interactions(data), columns, ask=True), filters
+            read_known(data, _interactions(data), columns, ask=True), filters
         )
         write_interactions(partial / "interactions.tsv", table)
     return counts

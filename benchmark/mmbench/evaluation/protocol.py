@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from mmbench.config import Evaluation
 from mmbench.core.content import Known
 from mmbench.core.interactions import HeldOut, Index, TrainSet
+from mmbench.data.columns import known_columns
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
 from mmbench.data.features import ItemFeatures, load_content, load_presence
 from mmbench.data.lists import read_lists
@@ -324,7 +325,7 @@ def evaluate_lists(
         DataError: The lists can't be read or do not belong to the dataset.
     """
     loaded = load_split(data, split, columns, catalogue=evaluation.protocol == "strict")
-    evaluation, loaded, _ = side_data(data, evaluation, loaded, columns)
+    evaluation, loaded, _ = side_data(data, evaluation, loaded, known_columns(data, columns))
     training = loaded.training
     setting = Setting(training, evaluation)
     user_ids = training.user_ids[: training.train.n_users]

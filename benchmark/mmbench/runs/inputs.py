@@ -10,6 +10,7 @@ from typing import Any
 from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe
 from mmbench.core.interactions import HeldOut
+from mmbench.data.columns import known_columns
 from mmbench.data.dataset import Split, available_splits, load_split
 from mmbench.data.defaults import remember_split
 from mmbench.data.features import ItemFeatures, load_features, remember_features, trained_on
@@ -84,7 +85,8 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
         features = like.features if like is not None else {}
         features = features or _features(recipe, data, split)
     if like is None:
-        evaluation, split, digests = side_data(data, recipe.evaluation, split, recipe.columns)
+        columns = known_columns(data, recipe.columns)
+        evaluation, split, digests = side_data(data, recipe.evaluation, split, columns)
     else:
         digests = dict(like.evaluation)
         evaluation = recipe.evaluation.model_copy(

@@ -10,6 +10,7 @@ from mmx.catalogue.contents import Content, file_contents, text_contents
 from mmx.catalogue.items import load_items
 from mmx.catalogue.paths import Absent
 from mmx.errors import ContentError, DataError, UsageError
+from mmx.extraction.multipart import several_files
 
 
 def write(path: Path, text: str | bytes = b"x") -> Path:
@@ -268,3 +269,25 @@ def test_the_real_folders_are_read_as_they_are(real_data: Path) -> None:
     titles = text_contents(books).fetch(0, len(books))
     assert len(books) == 3000
     assert titles[220] == 'A Child Called "It" (Dave Pelzer #1) Dave Pelzer'
+
+
+@pytest.mark.parametrize("name", ["items.parquet", "items.jsonl"])
+def test_a_list_of_paths_names_several_files(tmp_path: Path, name: str) -> None:
+    for file in ("a.jpg", "b.jpg"):
+        write(tmp_path / "images" / file)
+    if name == "items.parquet":
+        images = pa.array([["a.jpg", None, "b.jpg"], ["b.jpg"], None])
+        parquet.write_table(
+            pa.table({"item_id": ["1", "2", "3"], "image": images}), tmp_path / name
+        )
+    else:
+        write(tmp_path / name, '{"item_id": 1, "image": ["a.jpg", ["b.jpg"]]}\n'
+              '{"item_id": 2, "image": "b.jpg"}\n{"item_id": 3}\n')  # fmt: skip
+    a, b = (tmp_path / "images" / file for file in ("a.jpg", "b.jpg"))
+    items = load_items(tmp_path)
+    one = file_contents(items, "visual")
+    assert one.fetch(0, 3) == [a, b, None]
+    assert "1 cells name several files, of which the first is taken (--several" in one.notes[-1]
+    every = several_files(items, "visual", None, None)
+    assert every.fetch(0, 3) == [(a, b), (b,), None]
+    assert not any("of which the first" in note for note in every.notes)
