@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmbase.dataset import NAMES, ROLES, columns_of
+from mmbase.dataset import NAMES, ROLES, columns_of, plausible_column
 from mmbase.tables import Table
 from mmbench.errors import DataError, UsageError, unknown_name
 
@@ -51,10 +51,15 @@ def roles_of(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], st
         )
     missing = [role for role in ("user_id", "item_id") if role not in roles]
     if missing:
-        free = next((name for name in names if name not in roles.values()), "NAME")
+        free = [name for name in names if name not in roles.values()]
+        examples = {}
+        for role in missing:
+            examples[role] = plausible_column(role, free)
+            free = [name for name in free if name != examples[role]]
+        example = ",".join(f"{role}={name}" for role, name in examples.items())
         raise DataError(
             f"{path}: no column is recognised as {' or '.join(missing)} among {', '.join(names)}; "
-            f"name it, e.g. --columns {missing[0]}={free}"
+            f"say which (it is remembered with the dataset), e.g. --columns {example}"
         )
     return roles, "; ".join(notes)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbase.choices import recall_column
 from mmbase.dataset import (
     ROLES,
     checked_ids,
@@ -353,8 +354,16 @@ def _items(data: Path) -> Table | None:
 def _item_ids(
     table: Table, given: str | None, notes: list[str] | None = None
 ) -> tuple[list[str], str]:
-    """Return the ids of a table of items, and their column: the given one if it is there."""
-    column = given if given in table.columns else item_id_column(table)
+    """Return the ids of a table of items, and their column: the given one if it is there.
+
+    Else it is the one that was given before, of these items or of their interactions.
+    """
+    told: list[str] = [] if notes is None else notes
+    known = given if given in table.columns else None
+    if known is None:
+        kinds = ("items", "interactions")
+        known = recall_column(table.path.parent, kinds, "item_id", table.columns, told)
+    column = known or item_id_column(table)
     cells = table.read([column], ids=[column])[column]
     return strings(checked_ids(table, column, cells, notes)).tolist(), column
 

@@ -105,7 +105,7 @@ def test_the_hint_never_names_a_column_that_has_a_role(tmp_path: Path) -> None:
     ):
         read_interactions(path)
     with pytest.raises(
-        DataError, match=r"no column is recognised as user_id.*--columns user_id=sku$"
+        DataError, match=r"no column is recognised as user_id.*--columns user_id=NAME$"
     ):
         read_interactions(path, {"item_id": "userId"})
 
