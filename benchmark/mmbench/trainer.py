@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -258,6 +258,9 @@ class Trainer:
         except NotFiniteError as error:
             raise Diverged(f"epoch {record.epoch}: {error}") from error
         value = valid[self.metric]
+        if value is None and not self.epochs:  # nothing is chosen
+            self.progress.best_epoch = record.epoch
+            return replace(record, valid=valid, improved=True)
         if value is None:
             raise TrainingError(
                 f"{self.metric} has no value on the validation split: no user has a relevant row "

@@ -6,12 +6,14 @@ The defaults are written here and nowhere else; the command line passes on only 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,6 +29,19 @@ SetName: TypeAlias = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
 ]
 FailureLimit: TypeAlias = Annotated[str, StringConstraints(pattern=r"^\d+(\.\d+)?%?$")]
+
+COLOURS = {"white": "#ffffff", "black": "#000000", "grey": "#808080"}
+
+
+def _colour(value: str) -> str:
+    """Return a colour as #rrggbb."""
+    value = COLOURS.get(value.lower(), value.lower())
+    if re.fullmatch("#[0-9a-f]{6}", value) is None:
+        raise ValueError("a colour is white, black, grey or #rrggbb, as in #f0f0f0")
+    return value
+
+
+Colour: TypeAlias = Annotated[str, AfterValidator(_colour)]
 
 
 class _Frozen(BaseModel):
@@ -128,6 +143,11 @@ class SetConfig(_Frozen):
     path_separator: str | None = Field(
         None, min_length=1, description="Between two paths of one cell, with several."
     )
+    background: Colour | None = Field(
+        None,
+        description="Colour behind transparent pixels: white, black, grey or #rrggbb.  "
+        "[default: transparency is ignored]",
+    )
     long_texts: Literal["truncate", "mean", "ragged", "error"] = Field(
         "truncate",
         description="Texts longer than the encoder takes: cut off, in pieces, or corrupt.",
@@ -150,6 +170,8 @@ class SetConfig(_Frozen):
             raise ValueError(
                 "several and path_separator are about files; a text set has text_columns"
             )
+        if self.modality != "visual" and self.background:
+            raise ValueError(f"background is about pictures (got modality {self.modality})")
         if self.modality != "textual" and self.long_texts != "truncate":
             raise ValueError(f"long_texts is about texts (got modality {self.modality})")
         if self.modality != "textual" and self.source == "interaction":

@@ -1,19 +1,21 @@
-"""What was first taken of a dataset, kept in its `dataset.json`, so that defaults stay the same.
+"""What was taken of a dataset, kept in its `dataset.json`: defaults, and what columns mean.
 
-A feature set or a split that another command leaves behind must not become a default.
+A feature set or a split that another command leaves behind must not become a default, so the first
+one taken stays. Columns that were named once are known from then on, until others are named.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 FILE = "dataset.json"
 KEY = "taken"
+COLUMNS = "columns"
 
 
 def recall(data: Path) -> dict[str, Any]:
@@ -31,10 +33,61 @@ def remember(data: Path, kind: str, value: object) -> None:
     taken = recall(data)
     if kind in taken or (path.exists() and not document):
         return
-    text = json.dumps({**document, KEY: {**taken, kind: value}}, indent=2, ensure_ascii=False)
+    _write(path, {**document, KEY: {**taken, kind: value}})
+
+
+def recall_columns(data: Path, kind: str) -> dict[str, str]:
+    """Return which column has which role, as it was said before; empty if it was not.
+
+    Args:
+        data: The dataset folder.
+        kind: `items` or `interactions`.
+    """
+    known = _read(data).get(COLUMNS)
+    of_kind = known.get(kind) if isinstance(known, Mapping) else None
+    given = of_kind if isinstance(of_kind, Mapping) else {}
+    return {role: name for role, name in given.items() if isinstance(name, str) and name}
+
+
+def recall_column(
+    data: Path, kinds: Sequence[str], role: str, columns: Collection[str], notes: list[str]
+) -> str | None:
+    """Return the column of a table that was named for a role before; None if it has none.
+
+    Args:
+        data: The dataset folder.
+        kinds: Tables for which it may have been named, in order: see `recall_columns`.
+        role: `item_id` or another role.
+        columns: Those of the table.
+        notes: Is told, one line.
+    """
+    for name in (recall_columns(data, kind).get(role) for kind in kinds):
+        if name is not None and name in columns:
+            notes.append(f"{role}: column {name!r}, as given before ({FILE})")
+            return name
+    return None
+
+
+def remember_columns(data: Path, kind: str, columns: Mapping[str, str]) -> None:
+    """Keep columns that were named; those of other roles stay. See `recall_columns`, `remember`."""
+    path, document = data / FILE, _read(data)
+    before = recall_columns(data, kind)
+    after = {role: name for role, name in before.items() if name not in columns.values()}
+    after |= columns
+    if after == before or (path.exists() and not document):
+        return
+    known = document.get(COLUMNS)
+    kinds = dict(known) if isinstance(known, Mapping) else {}
+    _write(path, {**document, COLUMNS: {**kinds, kind: after}})
+
+
+def _write(path: Path, document: Mapping[str, Any]) -> None:
+    """Write it in one step, or not at all where the folder cannot be written."""
     partial = path.with_name(f".{FILE}.{os.getpid()}.partial")
     try:
-        partial.write_text(text + "\n", encoding="utf-8")
+        partial.write_text(
+            json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         partial.replace(path)
     except OSError:
         with suppress(OSError):

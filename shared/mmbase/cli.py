@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import errno
 import importlib
 import json
 import os
@@ -15,7 +16,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -29,7 +30,7 @@ from mmbase.parameters import PATH as PATH
 from mmbase.parameters import CommaList as CommaList
 from mmbase.parameters import attributes_of
 from mmbase.parameters import split_list as split_list
-from mmbase.process import out_of_memory
+from mmbase.process import out_of_memory, sigterm_as_interrupt
 from mmbase.progress import Terminal
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -146,7 +147,18 @@ class Shell(LazyGroup):
     def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> NoReturn:
         """Run a command line and exit with the code of `run`."""
         self.prepare()
+        sigterm_as_interrupt()
         sys.exit(run(self, args, *more, **options))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; when the reader of its output has gone, it ends as if interrupted."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                raise
+            _drop_output()  # click would answer with 1, as if something had failed
+            raise click.exceptions.Exit(130) from error
 
 
 def run(cli: Shell, arguments: Sequence[str] | None = None, *more: Any, **options: Any) -> int:
@@ -169,6 +181,16 @@ def run(cli: Shell, arguments: Sequence[str] | None = None, *more: Any, **option
     return code if isinstance(code, int) else 0
 
 
+def _drop_output() -> None:
+    """Send what is still printed, also by the interpreter at its end, nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
+
+
 def _report(cli: Shell, error: BaseException, *, debug: bool) -> int:
     """Print an error as one line on stderr, after its traceback with `--debug`; its exit code."""
     from mmstore.errors import StoreError
@@ -181,7 +203,8 @@ def _report(cli: Shell, error: BaseException, *, debug: bool) -> int:
         error.show()
         return error.exit_code
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        click.echo(f"interrupted; the same command goes on from {cli.saved}", err=True)
+        with suppress(OSError):  # the terminal may be gone
+            click.echo(f"interrupted; the same command goes on from {cli.saved}", err=True)
         return 130
     if isinstance(error, ToolError | StoreError):
         code = getattr(error, "exit_code", 1)
@@ -331,8 +354,10 @@ def progress(*, quiet: bool, verbose: bool = False) -> Terminal:
     return Terminal(-1 if quiet else int(verbose))
 
 
-def echo_json(document: Any) -> None:
-    """Print one JSON document to stdout."""
+def echo_json(document: Any, schema: str = "") -> None:
+    """Print one JSON document to stdout; an object says its `schema`, a name and a version."""
+    if schema:
+        document = {"schema": schema, **document}
     click.echo(json.dumps(document, ensure_ascii=False))
 
 

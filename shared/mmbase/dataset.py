@@ -60,6 +60,31 @@ def _is_variant(name: str) -> bool:
     return name.strip().casefold() == "asin"
 
 
+_LIKELY = {
+    "user_id": ("user", "customer", "member", "reviewer", "visitor", "buyer", "client", "account",
+                "person", "session"),
+    "item_id": ("item", "product", "article", "sku", "movie", "book", "track", "song", "video",
+                "business", "news", "goods", "content"),
+}  # fmt: skip
+
+
+def plausible_column(role: str, columns: Sequence[str]) -> str:
+    """Return the column that is most likely meant by `user_id` or `item_id`, as an example.
+
+    The names that hold a word for it come first, of these those that end in `id`; then any other
+    that ends in `id`; `NAME` if there is none.
+    """
+    others = [word for other, words in _LIKELY.items() if other != role for word in words]
+
+    def rank(name: str) -> tuple[bool, bool]:
+        folded = name.casefold()
+        return (not any(word in folded for word in _LIKELY[role]), not folded.endswith("id"))
+
+    free = [name for name in columns if not any(word in name.casefold() for word in others)]
+    best = min(free, key=rank, default="NAME")
+    return "NAME" if all(rank(best)) else best
+
+
 def open_interactions(path: Path, given: Collection[str] = ()) -> Table:
     """Open a table of interactions, with a header or without.
 
@@ -177,7 +202,10 @@ def item_id_column(table: Table, notes: list[str] | None = None) -> str:
     guesses += columns_of("item_id", others)
     if not guesses:
         got = f"expected {ITEM_ID_COLUMNS[0]}; got {', '.join(table.columns)}"
-        cure = "rename it, or name it: mmx --id-column NAME, mmbench --columns item_id=NAME"
+        likely = plausible_column("item_id", others)
+        cure = (
+            f"rename it, or name it: mmx --id-column {likely}, mmbench --columns item_id={likely}"
+        )
         raise DataError(f"{table.path}: no column of item ids ({got}); {cure}")
     guess = table.require(guesses[0])
     if notes is not None:
@@ -255,9 +283,22 @@ def _is_utf8(cell: bytes) -> bool:
 
 FOLDERS = {"visual": "images", "audio": "audio"}
 FILE_SUFFIXES = {
-    "visual": (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"),
-    "audio": (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".m4a"),
-}
+    "visual": (
+        ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".jpe", ".avif",
+        ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc", ".ico", ".ppm", ".pgm", ".pbm", ".pnm",
+        ".pfm", ".dib", ".apng", ".avifs", ".heic", ".heif", ".hif", ".jxl", ".svg",
+    ),
+    "audio": (
+        ".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".oga", ".aifc", ".mp2",
+        ".w64", ".caf", ".rf64", ".bwf", ".wave", ".snd", ".mpga", ".m4a", ".aac", ".mp4", ".m4b",
+        ".webm", ".weba", ".mka", ".wv", ".ape", ".wma", ".amr", ".ac3", ".tta", ".dsf",
+    ),
+}  # fmt: skip
+"""The extensions of files that bear an item's id, in upper or lower case, the preferred first.
+
+mmx reads the formats of all of them (docs/statuses.md), those of the second half with the extra
+`formats`; of SVG, a drawing, it says what it is.
+"""
 
 
 def inside(root: Path, path: Path) -> bool:

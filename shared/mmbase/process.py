@@ -57,11 +57,11 @@ class StopRequest:
     `let_through`, at a safe moment. Handlers belong to the main thread; in others nothing changes.
 
     Args:
-        signals: The signals to hold back; SIGINT and SIGTERM if there are none.
+        signals: The signals to hold back; those of `ending_signals` if there are none.
     """
 
     def __init__(self, *signals: signal.Signals) -> None:
-        self.signals = signals or (signal.SIGINT, signal.SIGTERM)
+        self.signals = signals or ending_signals()
         self.requested = False
         self._seen = False
         self._previous: dict[signal.Signals, Any] = {}
@@ -89,16 +89,31 @@ class StopRequest:
 
 @contextmanager
 def held_interrupts() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back; yield the function that raises it, which also runs when the block ends."""
-    with StopRequest(signal.SIGINT) as request:
+    """Hold Ctrl-C back; yield the function that raises it, which also runs when the block ends.
+
+    So with the other `ending_signals`.
+    """
+    with StopRequest() as request:
         yield request.let_through
     request.let_through()
 
 
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """Return what asks a process to end: Ctrl-C, SIGTERM, and SIGHUP of a terminal that is closed.
+
+    SIGHUP is left out where it is ignored (`nohup`) or doesn't exist.
+    """
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is None or signal.getsignal(hangup) == signal.SIG_IGN:
+        return (signal.SIGINT, signal.SIGTERM)
+    return (signal.SIGINT, signal.SIGTERM, hangup)
+
+
 def sigterm_as_interrupt() -> None:
-    """Let SIGTERM end the process as Ctrl-C does, so that files are closed properly."""
+    """Let SIGTERM and SIGHUP end the process as Ctrl-C does, so that files are closed properly."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for number in ending_signals()[1:]:
+            signal.signal(number, signal.default_int_handler)
 
 
 def available_cpus() -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -32,6 +33,9 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _IMPORT = "import foreign features with `mmx store import`"
 # Deflate makes data at most 1032 times smaller; a larger shape is damage, not data.
 _MAX_DEFLATION = 1100
+# Vectors deflate to a half, hardly ever to a hundredth: more is a bomb if it is large, too. A chunk
+# is inflated as a whole, whatever part of it is asked for.
+_MAX_LARGE_DEFLATION, _LARGE_BYTES, _MAX_CHUNK_BYTES = 100, 1 << 28, 1 << 26
 _BUILT_IN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 # The oldest encoding of every object: newer ones mark a file as open for writing, and after a kill
 # it can't be opened.
@@ -272,7 +276,21 @@ def _dataset(file: h5py.File, path: Path, name: str, dtypes: tuple[str, ...], *,
     if found.nbytes > stored:
         got = f"got {stored}, expected {found.nbytes}"
         raise damaged(f"{where}: fewer bytes than its shape says ({got})")
+    if found.chunks is not None:
+        _refuse_bomb(found, where)
     return found
+
+
+def _refuse_bomb(data: h5py.Dataset, where: str) -> None:
+    """Compare the declared sizes of a chunked dataset with a budget, before any of it is read."""
+    chunk = math.prod(data.chunks) * data.dtype.itemsize
+    if chunk > _MAX_CHUNK_BYTES:
+        got = f"{chunk / 1e6:,.0f} MB (at most {_MAX_CHUNK_BYTES / 1e6:,.0f} MB)"
+        raise damaged(f"{where}: a chunk takes {got} of memory; write it with smaller ones")
+    stored = data.id.get_storage_size()
+    if data.nbytes > max(_LARGE_BYTES, stored * _MAX_LARGE_DEFLATION):
+        got = f"{stored / 1e6:,.1f} MB would become {data.nbytes / 1e6:,.0f} MB"
+        raise damaged(f"{where}: {got}; if you trust it, write it anew without compression")
 
 
 def _hard_child(file: h5py.File, name: str, where: str) -> Any:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import math
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +18,37 @@ from numpy.typing import NDArray
 
 import mmstore.hdf5 as hdf5
 from mmstore import spec
-from mmstore.errors import InvalidIds, StoreError, StoreWarning
+from mmstore.errors import InvalidIds, StoreError, StoreWarning, damaged
 from mmstore.hashing import content_digest
 from mmstore.ids import block_rows, duplicate_error, encode_ids, pair_keys, spans
 from mmstore.schema import Header
 from mmstore.spec import Status
+
+
+def verify_apart(path: Path, *, limit_s: float | None = None) -> list[str]:
+    """Check a file in a process of its own; answers and warns as `verify_file`.
+
+    A damaged structure can make HDF5 itself loop for ever, crash, or ask for all memory there is:
+    that is one line, too. The limit counts seconds of the processor, so that a slow disk is no
+    damage: 60 and one for each 20 MB, if none is given.
+    """
+    with suppress(OSError):
+        limit_s = limit_s or 60 + path.stat().st_size / 2e7
+    limit_s = limit_s or 60.0
+    command = [sys.executable, "-m", "mmstore.validate", str(path), str(math.ceil(limit_s))]
+    places = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, env=environment, timeout=20 * limit_s, check=False
+        )
+        answer = json.loads(done.stdout)
+    except (subprocess.TimeoutExpired, ValueError):
+        what = f"can't be read to its end: HDF5 crashes on it, or needs more than {limit_s:.0f} s"
+        return [str(damaged(f"{path}: {what}"))]
+    for warning in answer["warnings"]:
+        warnings.warn(warning, StoreWarning, stacklevel=2)
+    return list(answer["problems"])
 
 
 def verify_file(path: Path) -> list[str]:
@@ -115,3 +147,22 @@ def _vector_problems(features: Any, status: NDArray[np.uint8] | None) -> Iterato
         rows = np.concatenate(found) if found else np.empty(0, np.int64)
         if rows.size:
             yield f":/{spec.FEATURES}: row {rows[0]} is {what} ({rows.size} such rows)"
+
+
+def _main(path: str, limit_s: str) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows: the parent's limit is the only one
+        pass
+    else:
+        seconds = int(limit_s)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = verify_file(Path(path))
+    told = [str(one.message) for one in caught if issubclass(one.category, StoreWarning)]
+    sys.stdout.write(json.dumps({"problems": found, "warnings": told}))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -33,6 +33,7 @@ CAPTURED = {
 OTHERS = (
     "mmbench train --data toy --model random --seed 1,2 --metrics all -q",
     "mmbench data filter toy --filter kcore:3 --filter min-rating:3 --out OUT",
+    "mmbench data validate toy",
     "mmbench models",
     "mmbench metrics",
     "mmx models --verbose",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -353,6 +354,17 @@ def test_a_reader_that_has_seen_enough_is_no_error(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(sys, "stdout", sink)
         assert shell.run(tool, ["work"]) == 0
     assert len(moved) == 1
+
+
+def test_a_reader_that_leaves_in_the_middle_ends_the_work(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setitem(globals(), "failure", fail)
+    assert shell.run(tool, ["work"]) == 130
+    assert capfd.readouterr() == ("", "")
 
 
 def test_refused_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,26 @@ def test_sigterm_becomes_an_interrupt() -> None:
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_a_terminal_that_is_closed_is_an_interrupt_unless_nohup_asked_otherwise() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        sigterm_as_interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGHUP)
+        with pytest.raises(KeyboardInterrupt), held_interrupts() as let_through:
+            os.kill(os.getpid(), signal.SIGHUP)
+            let_through()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        sigterm_as_interrupt()
+        with held_interrupts():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [

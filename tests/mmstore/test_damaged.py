@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
+import mmstore.hdf5 as hdf5
 from mmstore import (
     DamagedFeatureSet,
     FeatureSet,
@@ -499,6 +500,25 @@ def test_compressed_ragged_sets_are_read(tmp_path: Path) -> None:
     with pytest.raises(DamagedFeatureSet, match="truncated or damaged"):
         read_everything(path)
     assert len(FeatureSet(path).verify()) == 1
+
+
+def test_declared_sizes_are_compared_with_a_budget_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.h5"
+    RAGGED_CONTENT.save(path)
+    with h5py.File(path, "r+") as file:
+        del file["features"]
+        shape, options = (20_000, 100), {"compression": "gzip", "compression_opts": 9}
+        data = file.create_dataset("features", shape, "<f4", chunks=(5_000, 100), **options)
+        data[:] = 0.0  # 8 MB in 8 kB
+    monkeypatch.setattr(hdf5, "_LARGE_BYTES", 1 << 22)
+    with pytest.raises(DamagedFeatureSet, match=r"/features: 0\.0 MB would become 8 MB"):
+        read_everything(path)
+    monkeypatch.setattr(hdf5, "_MAX_CHUNK_BYTES", 1 << 20)
+    with pytest.raises(DamagedFeatureSet, match=r"/features: a chunk takes 2 MB \(at most 1 MB"):
+        read_everything(path)
+    assert path.stat().st_size < 100_000
 
 
 def test_a_partial_file_tells_how_far_it_is(tmp_path: Path) -> None:

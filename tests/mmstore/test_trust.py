@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import mmstore.trust as trust
+import mmstore.validate as validate
 from mmstore import DamagedFeatureSet, FeatureSet
 from mmstore.testing import Content, random_content
 
@@ -172,3 +173,25 @@ def test_mutated_files_are_refused_or_unharmed() -> None:
 def test_3000_mutated_files_are_refused_or_unharmed() -> None:
     counts = run_trials(0, 3000)
     assert sum(counts.values()) == 3000 and counts["refused"] > 1500
+
+
+def test_a_check_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.h5"
+    CONTENT.save(path)
+    assert validate.verify_apart(path) == []
+    flip_vector(path)
+    (problem,) = validate.verify_apart(path)
+    assert problem == validate.verify_file(path)[0]
+    (absent,) = validate.verify_apart(tmp_path / "y.h5")
+    assert "no such feature set" in absent
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of processes")
+def test_a_check_that_does_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for a structure on which HDF5 loops: such files are rare, and each version differs."""
+    loop = tmp_path / "python"
+    loop.write_text(f"#!{sys.executable}\nwhile True: pass\n")
+    loop.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(loop))
+    (problem,) = validate.verify_apart(tmp_path / "x.h5", limit_s=0.05)
+    assert "x.h5: can't be read to its end" in problem

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mmbase.outputs import new_folder
 from mmbase.progress import Progress
 from mmbench import __version__
 from mmbench.core.interactions import HeldOut, Index, TrainSet
-from mmbench.data.folders import new_folder
 from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.protocol import Setting
 from mmbench.evaluation.ranking import rank
@@ -40,7 +40,7 @@ class Trained:
 def load_run(path: Path, data: Path | None = None) -> Trained:
     """Load a finished run's model; errors as in `load_model`."""
     model, recipe, inputs = load_model(path, data)
-    return Trained(model, inputs.setting(recipe.evaluation), path)
+    return Trained(model, inputs.setting(recipe.evaluation, recipe.model), path)
 
 
 def user_rows(run: Trained, users: Sequence[str] | None) -> tuple[Index, list[str]]:

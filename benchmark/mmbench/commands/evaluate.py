@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mmbase.cli import FOLDER, PATH, Command, echo_json, given, json_option, options_of
+from mmbase.layout import hanging
 from mmbench.commands.common import columns_option, slices_option
 from mmbench.config import RECIPE_FILE, Evaluation, make_evaluation, read_recipe
 from mmbench.errors import UsageError
@@ -55,8 +56,9 @@ def evaluate(
     if run is not None and (split is not None or columns):
         raise UsageError("--split and --columns go with --recs; a run is scored on its own split")
     chosen = given(Evaluation, options)
-    if run is not None and "protocol" not in chosen:
-        chosen["protocol"] = read_recipe(run / RECIPE_FILE).evaluation.protocol
+    if run is not None:
+        own = read_recipe(run / RECIPE_FILE).evaluation
+        chosen = {"protocol": own.protocol, "threshold": own.threshold} | chosen
     evaluation = make_evaluation(**chosen)
     if run is not None:
         from mmbench.runs.run import evaluate_run
@@ -74,14 +76,23 @@ def evaluate(
     if as_json:
         document = {"run": label, **{name: one.overall for name, one in scored.scores.items()}}
         document |= {"protocol": scored.protocol} | ({"slices": sliced} if slices else {})
-        echo_json(document)
+        document["users"] = {
+            name: {
+                "evaluated": one.n_evaluated,
+                "with_relevant": one.n_relevant,
+                "without_list": one.n_without_list,
+            }
+            for name, one in scored.scores.items()
+        }
+        document["notes"] = list(scored.notes)
+        echo_json(document, "mmbench.evaluation 1.0")
         return
     for name, one in scored.scores.items():
         print_results(name, [Row(label, [one.overall])])
         without = "left out" if evaluation.protocol == "paper" else "scored 0"
         users = f"{one.n_evaluated} users evaluated; {one.n_without_list} without a list {without}"
-        click.echo(f"{name}, {evaluation.protocol} protocol: {users}")
+        click.echo(hanging(f"{name}, {evaluation.protocol} protocol: {users}", "", "  "))
         if slices:
             print_slices(name, sliced[name])
     for note in scored.notes:
-        click.echo(f"note: {note}")
+        click.echo(hanging(note, "note: ", "  "))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbase.cli import FOLDER, PATH, Command
+from mmbase.cli import PATH, Command, refuse_options
 from mmbench.commands.common import columns_option
-from mmbench.errors import UsageError
+from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from mmbench.data.exchange.bundle import Bundle
@@ -21,24 +22,92 @@ _MISSING = click.Choice(["error", "mean", "zero"])
 
 
 @click.command(name="import", cls=Command)
-@click.argument("folder", type=FOLDER)
+@click.argument("sources", metavar="FOLDER|FILE...", type=PATH, nargs=-1, required=True)
 @_out_option
 @click.option(
     "--format", "layout_name", type=_READ, default="auto", help="Layout of FOLDER; auto: detected."
 )
-def import_(folder: Path, out: Path, layout_name: str) -> None:
-    """Make a dataset folder out of another framework's.
+@columns_option
+@click.option("--drop-empty", is_flag=True, help="Leave out rows of FILEs without user or item.")
+@click.option("--preview", is_flag=True, help="Show how FILEs are understood, and write nothing.")
+def import_(
+    *,
+    sources: tuple[Path, ...],
+    out: Path,
+    layout_name: str,
+    columns: dict[str, str],
+    drop_empty: bool,
+    preview: bool,
+) -> None:
+    """Make a dataset folder out of tables of your own, or of another framework's folder.
 
-    Interactions, the split, item texts and content vectors, as far as the layout has them; ids are
-    the original ones where the folder says what they are. Ducho's tree holds features alone and
-    goes into a dataset folder that is there already.
+    FILEs are tables (CSV, TSV, Parquet, JSON lines, Arrow; also .gz and .zst): those with users and
+    items are interactions, those with items alone are texts. Separators, encodings, times and the
+    usual names of columns are found out and shown; --columns says what is not. The folder has our
+    names of columns, so that no command needs options for it.
+
+    Of a FOLDER, interactions, the split, item texts and content vectors are read, as far as the
+    layout has them; ids are the original ones where the folder says what they are. Ducho's tree
+    holds features alone and goes into a dataset folder that is there already.
 
     \b
     Examples:
+      mmbench data import orders.csv products.csv --out data/shop
+      mmbench data import log.parquet --columns user_id=who,item_id=what --preview --out data/log
       mmbench data import MMRec/data/baby --out data/baby
       mmbench data import --format recbole ml-100k --out data/ml-100k
       mmbench data import --format ducho results/ --out data/baby
     """
+    folders = [path for path in sources if path.is_dir() and path.suffix != ".parquet"]
+    if not folders:
+        _import_tables(sources, out, columns, drop_empty=drop_empty, preview=preview)
+        return
+    refuse_options(("columns", "drop_empty", "preview"), "goes with files, not with a folder")
+    if len(sources) > 1:
+        raise UsageError(f"{folders[0]}: a folder is imported alone; give one folder, or files")
+    _import_folder(folders[0], out, layout_name)
+
+
+def _import_tables(
+    paths: tuple[Path, ...], out: Path, columns: dict[str, str], *, drop_empty: bool, preview: bool
+) -> None:
+    from mmbench.data.exchange.folder import write_dataset
+    from mmbench.data.exchange.tables import read_tables, summary
+
+    refuse_options(("layout_name",), "goes with a folder, not with files")
+    if out.exists() and not preview:
+        raise DataError(f"{out}: exists already; choose another place, or remove it")
+    bundle, told = read_tables(paths, columns, drop_empty=drop_empty)
+    for one in told:
+        click.echo(f"{one.path.name}: {one.kind}" + (f", {one.rows:,} rows" if one.rows else ""))
+        table = [(ours, "" if ours == theirs else theirs, _short(first))
+                 for ours, theirs, first in one.columns]  # fmt: skip
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+            click.echo(f"  {'  '.join(cells)}".rstrip())
+        if one.unread:
+            click.echo(f"  not read: {', '.join(one.unread)}")
+        if one.dropped:
+            click.echo(f"  dropped: {one.dropped:,} rows without a user or an item")
+        for note in one.notes:
+            click.echo(f"  note: {note}")
+    if not preview:
+        files = [
+            {"file": one.path.name, "kind": one.kind, "rows": one.rows, "dropped": one.dropped,
+             "columns": {ours: theirs for ours, theirs, _ in one.columns}}
+            for one in told
+        ]  # fmt: skip
+        write_dataset(replace(bundle, name=out.resolve().name), out, {"imported": files})
+    click.echo(f"{out}{' (not written)' if preview else ''}: {summary(bundle)}")
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 40 else f"{line[:39]}…"
+
+
+def _import_folder(folder: Path, out: Path, layout_name: str) -> None:
     from mmbench.data.exchange import LAYOUTS, layout
     from mmbench.data.exchange.bundle import carved
     from mmbench.data.exchange.folder import write_dataset, write_features
@@ -85,8 +154,6 @@ def export(*, folder: Path, layout_name: str, out: Path, missing: str, **options
       mmbench data export data/baby --format elliot --split elliot --missing mean --out baby
       mmbench data export data/baby --format recbole --out baby
     """
-    from dataclasses import replace
-
     from mmbench.data.exchange import layout
     from mmbench.data.exchange.folder import read_dataset
     from mmbench.data.features import parse_wanted

@@ -34,7 +34,7 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
         return cli.options_of(
             Recipe,
             Evaluation,
-            exclude=("search", "evaluation", "threshold", *exclude),
+            exclude=("search", "evaluation", *exclude),
             data={"type": PATH},
             columns={"metavar": "ROLE=NAME", "callback": cli.parse_pairs},
             model={"flags": ("--model", "models"), "help": _MODELS_HELP, **_SEVERAL},
@@ -148,12 +148,17 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
 def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
     """Print validation, test and cost of runs: a table per dataset and scaling, or one document."""
     from mmbench.analysis.report.tables import print_slices
+    from mmbench.evaluation.protocol import NO_HITS
     from mmbench.runs.fit import in_words
     from mmbench.runs.run import summarise
 
     if as_json:
         documents = summarise(results)
-        cli.echo_json(documents[0] if len(documents) == 1 else {"runs": documents})
+        if slices:
+            for one, run in zip(documents, results, strict=True):
+                one["slices"] = dict(run.slices)
+        one_or_all = documents[0] if len(documents) == 1 else {"runs": documents}
+        cli.echo_json(one_or_all, "mmbench.runs 1.0")
         return
     for about, runs in _by_data(results).items():
         recipe = runs[0].recipe
@@ -168,6 +173,13 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
         if run.trials:
             _print_trials(run)
         click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
+        if run.unfinished:
+            click.echo(
+                f"{run.recipe.model}: the best epoch is the last one validated, so more may be "
+                f"better: --set epochs={2 * run.recipe.settings.epochs}"
+            )
+        for split in run.no_hits:
+            click.echo(f"{run.recipe.model}: metrics of hits on {split} are n/a: {NO_HITS}")
         if slices:
             print_slices("test", run.slices["test"])
 
@@ -181,14 +193,14 @@ def _print_trials(run: Result) -> None:
     settings = recipe.settings.model_dump(mode="json")
     chosen = {name: settings[name] for name in run.tried}
     cells: dict[str, list[str]] = {
-        name: [in_words(one["settings"][name]) for one in run.trials] for name in run.tried
+        name: [in_words(one["settings"].get(name)) for one in run.trials] for name in run.tried
     }
     outcome = f"valid {recipe.evaluation.select_by}"
     cells |= {outcome: [], "epoch": [], "": []}
     for one in run.trials:
-        failed = "failed" in one
-        cells[outcome].append("-" if failed else number(one["value"]))
-        cells["epoch"].append("-" if failed else str(one["best_epoch"]))
+        failed, value = one.get("failed"), one.get("value")
+        cells[outcome].append("-" if value is None else number(value))
+        cells["epoch"].append("-" if failed else str(one.get("best_epoch", "-")))
         mark = "failed" if failed else "chosen" if one["settings"] == chosen else ""
         cells[""].append(mark)
     cli.echo_table(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mmbase.dataset import find_table
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES
 from mmbench.core.interactions import HeldOut, Histories, Index, TrainSet
+from mmbench.data.columns import known_columns, read_known
 from mmbench.data.defaults import default_split
 from mmbench.data.splits import eighths_per_user, random_per_user
 from mmbench.data.tables import (
@@ -159,7 +160,7 @@ def load_split(
         split: Name of a folder under `splits/`; or `random`, or `random:TEST,VALID[,SEED]` for a
             per-user random split made here; None: the one taken before, else the only split that
             the folder has, else `random:0.2,0.2,42`.
-        columns: Column roles, see `read_interactions`.
+        columns: Column roles, see `read_known`.
         catalogue: Whether items that only the items table names get rows too.
 
     Raises:
@@ -170,7 +171,7 @@ def load_split(
         data,
         read_split(data, split, columns),
         catalogue=catalogue,
-        id_column=(columns or {}).get("item_id"),
+        id_column=known_columns(data, columns).get("item_id"),
     )
 
 
@@ -204,8 +205,8 @@ def read_split(
             f"{available[split]}: no file {' or '.join(PARTS['valid'])}; take a validation part "
             f"out of train: mmbench data split {data} --carve {split} --valid 0.1 --name carved"
         )
-    tables = read_parts(split, available[split], paths, columns)
-    return replace(tables, notes=(*notes, *tables.notes))
+    read = read_parts(data, split, available[split], paths, columns)
+    return replace(read, notes=tuple(dict.fromkeys((*notes, *read.notes))))
 
 
 def parts_of(folder: Path) -> dict[str, Path | None]:
@@ -214,14 +215,14 @@ def parts_of(folder: Path) -> dict[str, Path | None]:
 
 
 def read_parts(
+    data: Path,
     split: str,
     folder: Path,
     paths: Mapping[str, Path | None],
     columns: Mapping[str, str] | None = None,
 ) -> SplitTables:
     """Read these parts of the split in `folder`; arguments and errors as in `load_split`."""
-    if (folder / "split.json").is_file():
-        columns = None  # `mmbench data split` wrote it, with our names of columns
+    ours = (folder / "split.json").is_file()  # written with our names of columns
     parts = {}
     for part, path in paths.items():
         if path is None:
@@ -229,7 +230,7 @@ def read_parts(
                 f"{folder}: no file {' or '.join(PARTS[part])} (.tsv, .csv, .parquet, .jsonl); a "
                 "split needs all three parts"
             )
-        parts[part] = read_interactions(path, columns)
+        parts[part] = read_interactions(path) if ours else read_known(data, path, columns)
     notes = dict.fromkeys(table.note for table in parts.values() if table.note)
     return SplitTables(split, parts, tuple(notes))
 
@@ -288,7 +289,7 @@ def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[Intera
             f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or "
             f".csv, .parquet, .jsonl); put one of them there{rename}"
         )
-    table = read_interactions(path, columns, ask=True)
+    table = read_known(data, path, columns, ask=True)
     return table, _lookup(table.user_ids, _rows(sorted_ids(table.user_ids)))
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmbase import outputs
 from mmbench.errors import DataError
 
 
@@ -19,13 +19,5 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists():
         raise DataError(f"{path}: exists already; choose another place, or remove it")
-    partial = path.with_name(path.name + ".partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+    with outputs.new_folder(path) as partial:
         yield partial
-        partial.rename(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from mmbase.dataset import find_table
 from mmbench import __version__
+from mmbench.data.columns import known_columns, read_known
 from mmbench.data.dataset import (
     SplitTables,
     available_splits,
@@ -28,7 +29,7 @@ from mmbench.data.dataset import (
 from mmbench.data.filters import Filter, describe
 from mmbench.data.folders import new_folder
 from mmbench.data.splits import TEST, TRAIN, VALID, Rows, split_rows
-from mmbench.data.tables import InteractionTable, read_interactions, write_interactions
+from mmbench.data.tables import InteractionTable, write_interactions
 from mmbench.errors import DataError, ShapeError, UsageError, unknown_name
 
 RECORD = "split.json"
@@ -95,12 +96,12 @@ def make_split(
         UsageError: An option does not fit.
     """
     path = _interactions(data)
-    record = _description(method, options, [path], columns)
+    record = _description(method, options, [path], known_columns(data, columns))
     record["filters"] = [one.text for one in filters]
     target = data / "splits" / name
     if (there := _same(target, record)) is not None:
         return there, True
-    table, counts = apply_filters(read_interactions(path, columns, ask=True), filters)
+    table, counts = apply_filters(read_known(data, path, columns, ask=True), filters)
     part = _divide(path, table, method, options)
     tables = SplitTables.divided(name, table, part)
     return _publish(target, tables, {**record, "statistics": dict(counts)}), False
@@ -133,11 +134,14 @@ def carve_split(
         raise UsageError(f"--carve {source}: has a validation part, {paths['valid'].name}")
     given = {part: path for part, path in paths.items() if part != "valid"}
     files = [path for path in given.values() if path is not None]
-    record = {**_description(method, options, files, columns), "carved": source}
+    record = {
+        **_description(method, options, files, known_columns(data, columns)),
+        "carved": source,
+    }
     target = data / "splits" / name
     if (there := _same(target, record)) is not None:
         return there, True
-    tables = read_parts(source, available[source], given, columns)
+    tables = read_parts(data, source, available[source], given, columns)
     train = tables.parts["train"]
     part = _divide(files[0], train, method, {**options, "test_ratio": 0.0})
     if method == "leave-k-out":
@@ -229,7 +233,7 @@ def filter_dataset(
     """
     with new_folder(out) as partial:
         table, counts = apply_filters(
-            read_interactions(_interactions(data), columns, ask=True), filters
+            read_known(data, _interactions(data), columns, ask=True), filters
         )
         write_interactions(partial / "interactions.tsv", table)
     return counts

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbase.choices import recall_column
 from mmbase.dataset import (
-    NAMES,
     ROLES,
     checked_ids,
-    columns_of,
     find_table,
     item_id_column,
     open_interactions,
@@ -24,10 +23,11 @@ from mmbase.dataset import (
     require_one_reading,
     shared_id,
 )
-from mmbase.tables import Table, open_table, strings
+from mmbase.tables import Column, Table, open_table, strings
 from mmbase.typed_tables import leaves
+from mmbench.data.roles import roles_of
 from mmbench.data.times import as_text, read_times
-from mmbench.errors import DataError, UsageError, unknown_name
+from mmbench.errors import DataError, UsageError
 from mmbench.metrics.item_data import Topics
 
 SEPARATOR = "|"
@@ -35,12 +35,6 @@ SEPARATOR = "|"
 
 SEQUENCES = "sequences"
 """Key of `dataset.json`: the columns of items whose cells are tokens with blanks between them."""
-
-_LABELS = frozenset({
-    "label", "labels", "label:float", "click", "clicked", "is_click", "is_clicked", "like", "liked",
-    "is_like", "purchased", "watch_ratio",
-})  # fmt: skip
-"""Columns, lower case, that may tell positives from negatives and are no rating."""
 
 UNSURE = "not sure"
 """How the note about an order that nothing confirms begins: `-q` does not hide it."""
@@ -60,6 +54,8 @@ class InteractionTable:
         timestamps: Ticks since 1970; None where the file has none.
         note: How the columns were understood, where that was a guess; else empty.
         per_second: Ticks of a second, see `data.times`.
+        columns: What each role was read from.
+        dropped: Rows without a user or an item that were left out on request.
     """
 
     user_ids: NDArray[np.object_]
@@ -68,6 +64,8 @@ class InteractionTable:
     timestamps: NDArray[np.int64] | None
     note: str = ""
     per_second: int = 1
+    columns: Mapping[str, str] = field(default_factory=dict)
+    dropped: int = 0
 
     def __len__(self) -> int:
         return len(self.user_ids)
@@ -101,7 +99,11 @@ def _shortest(values: NDArray[np.float64]) -> list[str]:
 
 
 def read_interactions(
-    path: Path, columns: Mapping[str, str] | None = None, *, ask: bool = False
+    path: Path,
+    columns: Mapping[str, str] | None = None,
+    *,
+    ask: bool = False,
+    drop_empty: bool = False,
 ) -> InteractionTable:
     """Read one table of interactions, with a header or without.
 
@@ -111,6 +113,7 @@ def read_interactions(
             detection. Without a header columns are called by their places, from `1`.
         ask: Whether to ask where nothing tells users from items. Parts of a split and files of
             other frameworks have users first; the note then begins with `UNSURE`.
+        drop_empty: Whether rows without a user or an item are left out and counted.
 
     Raises:
         DataError: The file is absent, unreadable or empty, a row lacks a user or an item, a rating
@@ -120,7 +123,7 @@ def read_interactions(
     """
     columns = columns or {}
     table = open_interactions(path, columns.values())
-    roles, note = _roles(table, columns)
+    roles, note = roles_of(table, columns)
     ids, rating, time = (
         [roles[role] for role in ROLES[:2]],
         roles.get("rating"),
@@ -129,6 +132,15 @@ def read_interactions(
     cells = table.read(
         roles.values(), numbers=[rating] if rating else (), ids=ids, raw=[time] if time else ()
     )
+    if rating:
+        cells[rating] = _with_decimal_commas(table, rating, cells[rating])
+    dropped = 0
+    if drop_empty:
+        kept = not_empty(cells[ids[0]]) & not_empty(cells[ids[1]])
+        dropped = int((~kept).sum())
+        if dropped:
+            arrays = {name: isinstance(column, np.ndarray) for name, column in cells.items()}
+            cells = {n: c[kept] if arrays[n] else c.filter(kept) for n, c in cells.items()}
     refuse_repeated_header(table, {name: cells[name] for name in ids})
     ratings = _finite(table, rating, cells[rating]) if rating else None
     if not table.header and not {"user_id", "item_id"} <= set(columns):
@@ -148,90 +160,41 @@ def read_interactions(
     if times and times.note:
         notes.append(f"timestamp: {times.note}")
     ticks, per_second = (times.ticks, times.per_second) if times else (None, 1)
-    return InteractionTable(users, items, ratings, ticks, "; ".join(notes), per_second)
+    read_from = {
+        role: roles[role] if table.header else f"column {table.columns.index(roles[role]) + 1}"
+        for role in ROLES
+        if role in roles
+    }
+    return InteractionTable(
+        users, items, ratings, ticks, "; ".join(notes), per_second, read_from, dropped
+    )
+
+
+def not_empty(ids: Column) -> NDArray[np.bool_]:
+    """Return which cells of a column of ids are neither empty nor blank, shape (n,)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    stripped = pc.ascii_trim_whitespace(ids.cast(pa.string(), safe=False))
+    return np.asarray(pc.greater(pc.binary_length(stripped), 0))
 
 
 def _are_times(ratings: NDArray[np.float64] | None) -> bool:
     return ratings is not None and bool(ratings.min() > _LEAST_TIME)
 
 
-def _roles(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """Return the column of each role, and a note when that was guessed."""
-    path, names = table.path, table.columns
-    for role in given:
-        if role not in ROLES:
-            raise unknown_name("role in --columns", role, ROLES)
-    if not table.header:
-        return _places(table, given)
-    for role, name in given.items():
-        if name not in names:
-            raise DataError(f"{path}: no column {name!r} for {role}; it has: {', '.join(names)}")
-    roles, notes = dict(given), []
-    taken = list(given.values())
-    _refuse_shared(roles)
-    for role in NAMES:
-        found = [name for name in columns_of(role, names) if name not in taken]
-        if found and role not in roles:
-            roles[role] = found[0]
-            if len(set(found)) > 1:
-                notes.append(
-                    f"{role}: read from {found[0]}, not from {', '.join(found[1:])}; --columns "
-                    "decides otherwise"
-                )
-    labels = [name for name in names if name.strip().casefold() in _LABELS]
-    if labels and "rating" not in roles:
-        notes.append(
-            f"{labels[0]} is not read and every row counts as a positive; --columns "
-            f"rating={labels[0]} reads it as the rating"
-        )
-    missing = [role for role in ("user_id", "item_id") if role not in roles]
-    if missing:
-        free = next((name for name in names if name not in roles.values()), "NAME")
-        raise DataError(
-            f"{path}: no column is recognised as {' or '.join(missing)} among {', '.join(names)}; "
-            f"name it, e.g. --columns {missing[0]}={free}"
-        )
-    return roles, "; ".join(notes)
-
-
-def _places(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]:
-    """Return the column of each role of a table without a header: by its place, if given."""
-    path, names = table.path, table.columns
-    roles: dict[str, str] = {}
-    for role, place in given.items():
-        if not (place.isdigit() and 0 < int(place) <= len(names)):
-            raise DataError(
-                f"{path}: no column {place!r} for {role}: its first line is no header; add one, or "
-                f"say the place, 1 to {len(names)}"
-            )
-        roles[role] = names[int(place) - 1]
-    if not {"user_id", "item_id"} <= set(given) and not 2 <= len(names) <= 4:
-        raise DataError(
-            f"{path}: {len(names)} columns without a header (expected 2 to 4: user, item[, "
-            "rating[, timestamp]])"
-        )
-    _refuse_shared(roles)
-    # What is not given is where it usually is, as far as these places are free.
-    for role in ROLES[:2]:
-        free = (name for name in names[:2] if name not in roles.values())
-        roles.setdefault(role, next(free, names[0]))
-    if len(names) <= 4 and {roles[role] for role in ROLES[:2]} == set(names[:2]):
-        for role, name in list(zip(ROLES, names, strict=False))[2:]:
-            if name not in roles.values():
-                roles.setdefault(role, name)
-    _refuse_shared(roles)
-    told = ", ".join(f"{names.index(roles[role]) + 1} {role}" for role in ROLES if role in roles)
-    return roles, f"no header; read as {told}"
-
-
-def _refuse_shared(roles: Mapping[str, str]) -> None:
-    taken = list(roles.values())
-    twice = next((name for name in taken if taken.count(name) > 1), None)
-    if twice is not None:
-        raise UsageError(
-            f"--columns: {twice} cannot be {' and '.join(r for r in roles if roles[r] == twice)} "
-            "at once"
-        )
+def _with_decimal_commas(
+    table: Table, name: str, values: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return ratings, `4,5` of a table of semicolons among them."""
+    if table.delimiter != ";" or np.isfinite(values).all():
+        return values
+    texts = pd.Series(strings(table.read([name])[name]).tolist(), dtype=object)
+    # With three digits behind it the comma may as well group thousands.
+    if not texts.str.fullmatch(r"\s*(-?\d+(,\d{1,2})?)?\s*").all():
+        return values
+    numbers = texts.str.replace(",", ".").replace(r"^\s*$", "nan", regex=True)
+    return np.asarray(numbers.astype(float), np.float64)
 
 
 def _finite(table: Table, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -391,8 +354,16 @@ def _items(data: Path) -> Table | None:
 def _item_ids(
     table: Table, given: str | None, notes: list[str] | None = None
 ) -> tuple[list[str], str]:
-    """Return the ids of a table of items, and their column: the given one if it is there."""
-    column = given if given in table.columns else item_id_column(table)
+    """Return the ids of a table of items, and their column: the given one if it is there.
+
+    Else it is the one that was given before, of these items or of their interactions.
+    """
+    told: list[str] = [] if notes is None else notes
+    known = given if given in table.columns else None
+    if known is None:
+        kinds = ("items", "interactions")
+        known = recall_column(table.path.parent, kinds, "item_id", table.columns, told)
+    column = known or item_id_column(table)
     cells = table.read([column], ids=[column])[column]
     return strings(checked_ids(table, column, cells, notes)).tolist(), column
 

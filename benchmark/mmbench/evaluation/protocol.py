@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from mmbench.config import Evaluation
 from mmbench.core.content import Known
 from mmbench.core.interactions import HeldOut, Index, TrainSet
+from mmbench.data.columns import known_columns
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
 from mmbench.data.features import ItemFeatures, load_content, load_presence
 from mmbench.data.lists import read_lists
 from mmbench.data.tables import read_categories
+from mmbench.errors import DataError
 from mmbench.evaluation.ranking import rank_each
 from mmbench.evaluation.scoring import (
     RankedLists,
@@ -32,9 +34,13 @@ from mmbench.evaluation.scoring import (
     evaluate,
     make_slices,
     score_slices,
+    without_hits,
 )
 from mmbench.metrics import resolve
 from mmbench.models.base import Recommender
+
+NO_HITS = "none of the relevant items is one that this model and protocol can list"
+"""Why metrics of hits have no value."""
 
 Presence = Mapping[str, NDArray[np.bool_]]
 """Modality to which item rows have a vector of their own."""
@@ -48,11 +54,13 @@ class Setting:
         training: The data; no test rows.
         evaluation: The protocol, metrics and cut-offs.
         features: Content of all item rows by modality; empty where nothing needs it.
+        trained_only: Whether the model lists items that occur in training, and no others.
     """
 
     training: TrainingData
     evaluation: Evaluation
     features: Mapping[str, ItemFeatures] = field(default_factory=dict)
+    trained_only: bool = False
 
     @property
     def strict(self) -> bool:
@@ -86,6 +94,18 @@ class Setting:
     def rows(self, held_out: HeldOut) -> HeldOut:
         """Return the held-out rows that count: those of trained users, in strict of all."""
         return held_out if self.strict else self.training.of_trained_users(held_out)
+
+    def out_of_reach(self, held_out: HeldOut) -> bool:
+        """Whether there are relevant rows, and no list can have any of them.
+
+        They are of items that the model or the protocol never lists, or training pairs as well.
+        """
+        train = self.training.train
+        relevant = held_out.take(held_out.ratings >= self.evaluation.threshold)
+        n_items = self.training.n_trained if self.trained_only else self.candidates.n_items
+        listed = (relevant.items < n_items) & (relevant.users < train.n_users)
+        listed &= ~train.contains(relevant.users, relevant.items)
+        return bool(relevant.users.size) and not bool(listed.any())
 
     def describe(self, model: type[Recommender] | None) -> dict[str, Any]:
         """Record every choice, in words and numbers; no `model`: the lists were made elsewhere."""
@@ -166,19 +186,75 @@ def lists_for_both(model: Recommender, setting: Setting) -> tuple[RankedLists, R
 
 
 def score(lists: RankedLists, setting: Setting, held_out: HeldOut) -> Scores:
-    """Compute the setting's metrics on held-out rows that `Setting.rows` chose."""
+    """Compute the setting's metrics on held-out rows that `Setting.rows` chose.
+
+    Where no list can have a hit, metrics of hits have no value: their zeros measure nothing.
+    """
     evaluation, training = setting.evaluation, setting.training
-    return evaluate(
+    metrics = resolve(evaluation.metrics)
+    scores = evaluate(
         lists,
         setting.candidates,
         held_out,
-        metrics=resolve(evaluation.metrics),
+        metrics=metrics,
         cutoffs=evaluation.cutoffs,
         threshold=evaluation.threshold,
         missing_users="zero" if setting.strict else "leave-out",
         topics=training.topics,
         content=training.content,
     )
+    return without_hits(scores, metrics) if setting.out_of_reach(held_out) else scores
+
+
+def with_selected(evaluation: Evaluation) -> tuple[Evaluation, str]:
+    """Return the evaluation with the metric that selects among its own, and that metric's key."""
+    name, _, cutoff = evaluation.select_by.partition("@")
+    both = {
+        "metrics": tuple(dict.fromkeys([*evaluation.metrics, name])),
+        "cutoffs": tuple(sorted({*evaluation.cutoffs, int(cutoff)})),
+    }
+    return evaluation.model_copy(update=both), f"{resolve([name])[0].name}@{cutoff}"
+
+
+def check(setting: Setting, test: TestData, *, selects: bool) -> None:
+    """Refuse data that can't be scored or selected on, before anything is trained.
+
+    Every metric is computed on empty lists: that says nothing about the rows, and is not kept.
+
+    Args:
+        setting: Training and validation data, and how to score.
+        test: The test data.
+        selects: Whether validation chooses among epochs.
+
+    Raises:
+        DataError: A metric does not take the held-out ratings, or the one that selects has no value
+            on validation.
+    """
+    evaluation, key = with_selected(setting.evaluation)
+    training, asked = setting.training, replace(setting, evaluation=evaluation)
+    where = f"{training.name}, split {training.split}"
+    for part, held_out in (("valid", training.valid), ("test", test.rows)):
+        rows = setting.rows(held_out)
+        users = np.unique(training.of_trained_users(rows).users)
+        empty = RankedLists(users, np.full((users.size, max(evaluation.cutoffs)), -1))
+        try:
+            scores = score(empty, asked, rows)
+        except DataError as error:
+            raise DataError(f"{where}, {part} part: {error}") from error
+        if not (selects and part == "valid"):
+            continue
+        if not scores.n_relevant:
+            raise DataError(
+                f"{where}: {key} has no value on the valid part and can't choose an epoch: no user "
+                f"has a row with a rating of {evaluation.threshold:g} or more there; lower "
+                "--threshold or choose another split"
+            )
+        if asked.out_of_reach(rows) and scores.overall[key] is None:
+            raise DataError(
+                f"{where}: {key} can be nothing but 0 on the valid part and can't choose an epoch: "
+                f"{NO_HITS}; choose a model that lists items without training rows (such as vbpr), "
+                "another split, or another --select-by"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -249,7 +325,7 @@ def evaluate_lists(
         DataError: The lists can't be read or do not belong to the dataset.
     """
     loaded = load_split(data, split, columns, catalogue=evaluation.protocol == "strict")
-    evaluation, loaded, _ = side_data(data, evaluation, loaded, columns)
+    evaluation, loaded, _ = side_data(data, evaluation, loaded, known_columns(data, columns))
     training = loaded.training
     setting = Setting(training, evaluation)
     user_ids = training.user_ids[: training.train.n_users]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -87,7 +87,7 @@ class Scores:
 
     Attributes:
         overall: `Recall@20` and so on to its value; None where it is not defined (no user to
-            average over, 0 / 0).
+            average over, 0 / 0, no hit possible).
         per_user: The values behind the averages of the per-user metrics, shape (n_evaluated,); NaN
             for users outside the metric's population.
         users: The evaluated users' rows, shape (n_evaluated,), ascending.
@@ -159,6 +159,20 @@ def evaluate(
     n_relevant = int(np.count_nonzero(judged.n_relevant))
     n_without_list = int(np.count_nonzero(has_rows & ~has_list))
     return Scores(overall, per_user, evaluated, judged.n_users, n_relevant, n_without_list)
+
+
+def without_hits(scores: Scores, metrics: Sequence[Metric]) -> Scores:
+    """Return the scores of lists that can't have a hit: metrics of hits have no value."""
+    of_hits = {metric.name for metric in metrics if metric.of_hits}
+    overall = {
+        key: None if key.rpartition("@")[0] in of_hits else value
+        for key, value in scores.overall.items()
+    }
+    per_user = {
+        key: np.full(values.shape, np.nan) if key.rpartition("@")[0] in of_hits else values
+        for key, values in scores.per_user.items()
+    }
+    return replace(scores, overall=overall, per_user=per_user)
 
 
 def _check(

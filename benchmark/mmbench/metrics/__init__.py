@@ -101,6 +101,9 @@ def resolve(names: Sequence[str], *, at_hand: Collection[Need] = ()) -> list[Met
             found = [METRICS[paper] for paper in PAPER]
         elif folded in _BY_FOLDED_NAME:
             found = [_BY_FOLDED_NAME[folded]]
+        elif "@" in name and _fold(name.partition("@")[0]) in _BY_FOLDED_NAME:
+            metric, _, cutoff = name.partition("@")
+            raise UsageError(f"metric {name!r}: say {metric}, and the cut-off apart: {cutoff}")
         elif folded in _DIFFERENT:
             raise UsageError(f"metric {name!r}: {_DIFFERENT[folded]} (`mmbench metrics` lists all)")
         else:

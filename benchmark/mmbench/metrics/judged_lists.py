@@ -65,6 +65,11 @@ class Metric:
     aliases: tuple[str, ...] = ()
     needs: tuple[Need, ...] = ()
 
+    @property
+    def of_hits(self) -> bool:
+        """Whether it says how many relevant items were found: 0 without any."""
+        return self.population == "relevant" and self.higher_is_better is True
+
 
 def over_relevant(name: str, **about: Any) -> Callable[[Callable[[Judged, int], Values]], Metric]:
     """Make a metric of a function that gives one value per user; the mean is over R.

@@ -21,7 +21,7 @@ from mmbench.models import model_class
 from mmbench.runs.beginning import as_begun
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import Inputs, Loader, remember, same_data
-from mmbench.runs.run import Result, locked, run, run_folder
+from mmbench.runs.run import Result, check_data, locked, run, run_folder
 from mmbench.runs.trials import fit, fit_trial, values_in_words
 
 
@@ -87,7 +87,7 @@ def train(job: Job, progress: Progress) -> RunFolder:
     if run_folder(job.folder.parent, recipe, inputs).path != job.folder:
         changed = "interactions or features have changed since this command began"
         raise DataError(f"{recipe.data}: {changed}; start it again")
-    folder, setting = RunFolder(job.folder), inputs.setting(recipe.evaluation)
+    folder, setting = RunFolder(job.folder), inputs.setting(recipe.evaluation, recipe.model)
     with as_begun(folder), suppress(Diverged):
         if job.trial is None:
             return fit(recipe, setting, folder, progress, jobs=job.at_once)[1]
@@ -163,6 +163,9 @@ class Batch:
             planned = [self._load(recipe) for recipe in group]
             for asked, (loaded, _) in zip(group, planned, strict=True):
                 remember(asked, loaded)
+            for recipe, inputs in planned:  # now, and not after some trainings
+                if restart or not run_folder(self._out, recipe, inputs).complete:
+                    check_data(recipe, inputs)
             # One at a time, a run is finished before the next one begins: its result is kept
             # whatever happens to those after it.
             waves = [planned] if self._executor.at_once > 1 else [[one] for one in planned]

@@ -54,6 +54,7 @@ class _Protocol(_Part):
     name: str
     selection: str
     digests: dict[str, str] = {}
+    no_hit_possible: list[str] = []
 
 
 class _Timings(_Part):
@@ -70,6 +71,13 @@ class _Device(_Part):
     products: _Products = _Products()
 
 
+class _Trial(_Part):
+    settings: dict[str, Any]
+    value: FiniteFloat | None = None
+    best_epoch: Count | None = None
+    failed: str | None = None
+
+
 class RunRecord(_Part):
     """`run.json`."""
 
@@ -79,6 +87,7 @@ class RunRecord(_Part):
     seeds: _Seeds
     settings: dict[str, Any]
     chosen_trial: Count | None = None
+    trials: list[_Trial] = []
     protocol: _Protocol
     timings: _Timings
     peak_memory_bytes: Count | None
@@ -112,11 +121,17 @@ class Trained(_Part):
     best_epoch: Count
     epochs: Count
     metric: str
-    value: FiniteFloat
+    value: FiniteFloat | None
     cpu_s: FiniteFloat
     energy_j: dict[str, FiniteFloat] | str | None = None
     peak_memory_bytes: Count | None = None
     peak_gpu_memory_bytes: Count | None = None
+
+
+class Failed(_Part):
+    """`failed.json`."""
+
+    reason: str
 
 
 class HistoryLine(_Part):
@@ -132,6 +147,7 @@ DOCUMENTS: Mapping[str, type[BaseModel]] = {
     "run.json": RunRecord,
     "metrics.json": Metrics,
     "trained.json": Trained,
+    "failed.json": Failed,
     "begun.json": _Part,  # `mmbench.runs.beginning` checks it
 }
 _PROGRESS = TypeAdapter(TrainingProgress)

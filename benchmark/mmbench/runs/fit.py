@@ -35,8 +35,7 @@ from mmbench.config import Recipe
 from mmbench.core.sampling import Init
 from mmbench.data.features import neighbour_cache
 from mmbench.errors import Diverged, UsageError
-from mmbench.evaluation.protocol import Setting, rank_all, score
-from mmbench.metrics import resolve
+from mmbench.evaluation.protocol import Setting, rank_all, score, with_selected
 from mmbench.models import model_class
 from mmbench.models.base import Content, Recommender
 from mmbench.ops import sparse
@@ -230,18 +229,14 @@ def fit_one(
         Diverged: Now, or when it was trained before: the folder records it.
     """
     if folder.trained:
-        return float(folder.read_json("trained.json")["value"])
+        value = folder.read_json("trained.json")["value"]
+        return -math.inf if value is None else float(value)
     if reason := folder.failure:
         raise Diverged(reason)
-    evaluation, training = setting.evaluation, setting.training
-    name, _, cutoff = evaluation.select_by.partition("@")
-    with_selected = {
-        "metrics": tuple(dict.fromkeys([*evaluation.metrics, name])),
-        "cutoffs": tuple(sorted({*evaluation.cutoffs, int(cutoff)})),
-    }
-    setting = replace(setting, evaluation=evaluation.model_copy(update=with_selected))
+    training = setting.training
+    evaluation, key = with_selected(setting.evaluation)
+    setting = replace(setting, evaluation=evaluation)
     users = np.unique(training.of_trained_users(training.valid).users)
-    key = f"{resolve([name])[0].name}@{cutoff}"
 
     def validate(model: Recommender) -> dict[str, float | None]:
         (lists,) = rank_all(model, setting, users=users)
@@ -290,7 +285,7 @@ def fit_one(
             "best_epoch": stand.best_epoch,
             "epochs": stand.epoch,
             "metric": key,
-            "value": stand.best_value,
+            "value": stand.best_value if math.isfinite(stand.best_value) else None,
             "cpu_s": cpu_seconds() - start_cpu,
             "energy_j": _energy(meter, jobs=jobs, whole=state is None),
             "peak_memory_bytes": peak_memory_bytes(),

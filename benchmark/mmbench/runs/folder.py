@@ -75,7 +75,7 @@ class RunFolder:
         """Why the training in this very folder diverged; empty if it did not."""
         if not self.path.joinpath(FAILED).is_file():
             return ""
-        return str(self.read_json(FAILED).get("reason", "unknown"))
+        return str(self.read_json(FAILED)["reason"])
 
     def fail(self, reason: str) -> None:
         """Record that the training in this very folder diverged."""
@@ -226,12 +226,24 @@ def _save_tensors(
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {**metadata, _DIGEST: _digest(plain, metadata)}
     try:
-        _replace(path, lambda partial: save_file(plain, partial, metadata=metadata))
+        _replace(path, lambda partial: _save_file(plain, partial, metadata))
     except SafetensorError as error:
         raise TrainingError(
             f"{path}: cannot be written: {error}; make room or choose another --out, then the same "
             "command goes on"
         ) from error
+
+
+def _save_file(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Save tensors so that equal ones make equal bytes."""
+    save_file(tensors, path, metadata=metadata)
+    with path.open("r+b") as file:  # safetensors writes the metadata in an order of the moment
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(metadata.items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def _load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

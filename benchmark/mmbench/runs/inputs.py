@@ -9,6 +9,8 @@ from typing import Any
 
 from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe
+from mmbench.core.interactions import HeldOut
+from mmbench.data.columns import known_columns
 from mmbench.data.dataset import Split, available_splits, load_split
 from mmbench.data.defaults import remember_split
 from mmbench.data.features import ItemFeatures, load_features, remember_features, trained_on
@@ -34,9 +36,10 @@ class Inputs:
     evaluation: Mapping[str, str] = field(default_factory=dict)
     diversity_features: str | None = None
 
-    def setting(self, evaluation: Evaluation) -> Setting:
-        """Return all but the test rows, with how to rank and score."""
-        return Setting(self.split.training, evaluation, self.features)
+    def setting(self, evaluation: Evaluation, model: str | None = None) -> Setting:
+        """Return all but the test rows, with how to rank and score, with that model."""
+        trained_only = model is not None and not model_class(model).scores_unseen
+        return Setting(self.split.training, evaluation, self.features, trained_only)
 
     @property
     def digests(self) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def digests_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inputs]:
-    """Load what a recipe names, and spell out in it what it left to be found: split, feature sets.
+    """Load what a recipe names, and spell out in it where the data are, split and feature sets.
 
     Args:
         recipe: What is wanted.
@@ -82,16 +85,20 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
         features = like.features if like is not None else {}
         features = features or _features(recipe, data, split)
     if like is None:
-        evaluation, split, digests = side_data(data, recipe.evaluation, split, recipe.columns)
+        columns = known_columns(data, recipe.columns)
+        evaluation, split, digests = side_data(data, recipe.evaluation, split, columns)
     else:
         digests = dict(like.evaluation)
         evaluation = recipe.evaluation.model_copy(
             update={"diversity_features": like.diversity_features}
         )
-    names = {modality: one.name for modality, one in features.items()}
-    recipe = recipe.model_copy(
-        update={"split": split.training.split, "features": names, "evaluation": evaluation}
-    )
+    found = {
+        "data": str(data.absolute()),  # a run can be used from elsewhere
+        "split": split.training.split,
+        "features": {modality: one.name for modality, one in features.items()},
+        "evaluation": evaluation,
+    }
+    recipe = recipe.model_copy(update=found)
     return recipe, Inputs(split, features, digests, evaluation.diversity_features)
 
 
@@ -143,6 +150,7 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
         f"data: {training.name}, split {training.split}: {train.n_users:,} users, "
         f"{train.n_items:,} items; {train.n_edges:,} train, {n_valid:,} valid, {n_test:,} test",
         *(f"data: {note}" for note in training.notes),
+        *_relevance(training.valid, evaluation.threshold),
     ]
     for modality, one in inputs.features.items():
         n_present = int(one.present[: train.n_items].sum())
@@ -155,6 +163,24 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
         if one.note:
             lines.append(f"{modality}: {one.note}")
     return lines
+
+
+def _relevance(held_out: HeldOut, threshold: float) -> list[str]:
+    """Say what counts as relevant, where ratings differ."""
+    ratings = held_out.ratings
+    low, high = float(ratings.min()), float(ratings.max())
+    if low == high:
+        return []
+    relevant = int((ratings >= threshold).sum())
+    share = "all" if relevant == ratings.size else f"{relevant:,}"
+    told = (
+        f"held-out rows count as relevant from {threshold:g} on: {share} of {ratings.size:,} valid"
+    )
+    return [
+        f"ratings: {low:g} to {high:g}; {told}, and the more the higher in nDCG; choose with "
+        "--threshold. Training takes rows of any rating; `mmbench data split --filter "
+        "min-rating:N` leaves some out"
+    ]
 
 
 class Loader:

@@ -5,43 +5,37 @@ A run resumes at any point.
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from filelock import FileLock, Timeout
 
 from mmbase import gemm
 from mmbase.process import (
     cpu_seconds,
     forget_peak_memory,
-    peak_gpu_memory_bytes,
-    peak_memory_bytes,
 )
 from mmbase.progress import Progress
-from mmbench import __version__
 from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import load_presence
 from mmbench.errors import DataError, TrainingError, UsageError
-from mmbench.evaluation.protocol import Scored, lists_for_both, score_both
+from mmbench.evaluation.protocol import Scored, check, lists_for_both, score_both
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.models.base import Recommender
-from mmbench.ops import sparse
 from mmbench.runs.beginning import as_begun, begin
 from mmbench.runs.documents import CURE
 from mmbench.runs.fit import build, choose_device, in_words
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs
+from mmbench.runs.record import record_of
 from mmbench.runs.trials import fit, trials_of
 
 
@@ -60,6 +54,7 @@ class Result:
         cost: `s/epoch`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training; None where
             unknown or not measurable.
         trials: What each trial of a grid or search came to; see `runs.trials.trials_of`.
+        no_hits: Splits on which no hit is possible, so that metrics of hits have no value.
     """
 
     path: Path
@@ -71,6 +66,13 @@ class Result:
     slices: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
     cost: Mapping[str, float | None] = field(default_factory=dict)
     trials: Sequence[Mapping[str, Any]] = ()
+    no_hits: Sequence[str] = ()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the last epoch is the best one of several validated, so that more may help."""
+        every, epochs = self.recipe.evaluation.every, self.recipe.settings.epochs
+        return every < epochs == self.best_epoch
 
     @property
     def failed(self) -> list[tuple[str, str]]:
@@ -105,11 +107,22 @@ def run(
         if not folder.complete:
             write_recipe(folder.recipe_path, recipe)
             forget_peak_memory()
+            setting = inputs.setting(recipe.evaluation, recipe.model)
+            check_data(recipe, inputs)
             with as_begun(folder):
-                setting = inputs.setting(recipe.evaluation)
                 chosen, chosen_folder = fit(recipe, setting, folder, progress)
             _finish(chosen, chosen_folder, inputs, folder)
     return read_result(folder.path)
+
+
+def check_data(recipe: Recipe, inputs: Inputs) -> None:
+    """Refuse a device that is not here, and what can't be scored or selected on.
+
+    See `evaluation.protocol.check`.
+    """
+    choose_device(recipe.device)
+    setting = inputs.setting(recipe.evaluation, recipe.model)
+    check(setting, inputs.split.test, selects=model_class(recipe.model).trained)
 
 
 @contextmanager
@@ -150,6 +163,7 @@ def read_result(path: Path) -> Result:
         metrics.get("slices", {}),
         cost_of(record),
         record.get("trials", ()),
+        record["protocol"].get("no_hit_possible", ()),
     )
 
 
@@ -194,6 +208,10 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
     recipe = read_recipe(folder.recipe_path)
     if data is not None:
         recipe = recipe.model_copy(update={"data": str(data)})
+    elif not Path(recipe.data).is_dir():
+        raise DataError(
+            f"{path}: its dataset {recipe.data} is not there; say where it is now: --data DIR"
+        )
     recipe, inputs = load_inputs(recipe)
     if folder.complete:
         same = digests_of(folder.read_json("run.json")) == inputs.digests
@@ -203,7 +221,7 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
         renamed = "; or give the folder the name back that it had, if it was renamed"
         raise DataError(
             f"{path}: the interactions, split or features in {recipe.data} differ from those the "
-            "run began with; start a new run, or restore the data"
+            "run began with; start a new run, restore the data, or say where they are: --data DIR"
             f"{'' if folder.complete else renamed}"
         )
     return recipe, inputs, folder
@@ -211,7 +229,7 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
 
 def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolder) -> None:
     """Score the chosen model on validation and, the only time, on test; write the run's record."""
-    setting = inputs.setting(recipe.evaluation)
+    setting = inputs.setting(recipe.evaluation, recipe.model)
     begin(folder)
     outcome = trained.read_json("trained.json")
     model = build(recipe, setting)
@@ -234,7 +252,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     }
     _write_per_user(folder, setting.training, scores)
     selected = {"split": "valid", "metric": outcome["metric"], "value": outcome["value"]}
-    record = _record(recipe, inputs, timings, chosen, scores, outcome)
+    record = record_of(recipe, inputs, timings, chosen, scores, outcome)
     if chosen is not None:
         record["trials"] = trials_of(read_recipe(folder.recipe_path), folder)
     folder.write_json("run.json", record)
@@ -268,89 +286,6 @@ def _write_per_user(
     partial.replace(folder.path / "per_user.parquet")
 
 
-def _record(
-    recipe: Recipe,
-    inputs: Inputs,
-    timings: Mapping[str, Any],
-    chosen: int | None,
-    scores: Mapping[str, Scores],
-    trained: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What ran on what; `trained` is what the training, perhaps in another process, recorded."""
-    training, device = inputs.split.training, choose_device(recipe.device)
-    setting = inputs.setting(recipe.evaluation)
-    present = {m: one.present[: training.n_trained] for m, one in inputs.features.items()}
-    n_valid, n_test = (
-        int(training.of_trained_users(rows).users.size)
-        for rows in (training.valid, inputs.split.test.rows)
-    )
-    peaks = {
-        "peak_memory_bytes": peak_memory_bytes(),
-        "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device),
-    }
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "tool": {"name": "mmbench", "version": __version__},
-        "libraries": {
-            name: metadata.version(name) for name in ("torch", "numpy", "scipy", "pandas", "h5py")
-        },
-        "python": platform.python_version(),
-        "device": {
-            "type": str(device),
-            "name": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else platform.machine(),
-            "threads": trained.get("threads", torch.get_num_threads()),
-            "trainings_at_once": trained.get("jobs", 1),
-            "products": {"gemm": gemm.chosen(), "sparse": sparse.backend()},
-        },
-        "dataset": {
-            "name": training.name,
-            "split": training.split,
-            "digest": training.digest,
-            "test_digest": inputs.split.test.digest,
-            "n_users": training.train.n_users,
-            "n_items": training.train.n_items,
-            "n_train": training.train.n_edges,
-            "n_valid": n_valid,
-            "n_test": n_test,
-            "notes": list(training.notes),
-        },
-        "features": {
-            modality: {
-                "name": one.name,
-                "digest": one.digest,
-                "dim": int(one.vectors.shape[1]),
-                "present": int(present[modality].sum()),
-                "missing": int((~present[modality]).sum()),
-                "missing_policy": recipe.missing,
-                "scaling": recipe.scaling,
-                "provenance": dict(one.provenance),
-            }
-            for modality, one in inputs.features.items()
-        },
-        "seeds": {"run": recipe.seed},
-        "approximate": list(recipe.approximate),
-        "settings": recipe.settings.model_dump(mode="json"),
-        "chosen_trial": chosen,
-        "protocol": {
-            **setting.describe(model_class(recipe.model)),
-            "digests": dict(inputs.evaluation),
-            "users_evaluated": {split: one.n_evaluated for split, one in scores.items()},
-            "users_with_relevant": {split: one.n_relevant for split, one in scores.items()},
-            "users_without_list_counted": {
-                split: one.n_without_list for split, one in scores.items()
-            },
-        },
-        "timings": dict(timings),
-        **{
-            name: max(filter(None, (here, trained.get(name))), default=None)
-            for name, here in peaks.items()
-        },
-    }
-
-
 def load_model(
     path: Path, data: Path | None = None, evaluation: Evaluation | None = None
 ) -> tuple[Recommender, Recipe, Inputs]:
@@ -373,7 +308,7 @@ def load_model(
     products = folder.read_json("run.json").get("device", {}).get("products", {})
     with suppress(RuntimeError):  # a build of torch without the run's kernel scores with its own
         gemm.use(products.get("gemm"))
-    model = build(chosen, inputs.setting(chosen.evaluation), finished=True)
+    model = build(chosen, inputs.setting(chosen.evaluation, chosen.model), finished=True)
     folder.load_model(model, result.best_epoch)
     return model.train(False), chosen, inputs
 
@@ -383,7 +318,7 @@ def evaluate_run(
 ) -> Scored:
     """Rank again with a finished run's model and score both splits; errors as in `load_model`."""
     model, recipe, inputs = load_model(path, data, evaluation)
-    setting, present = inputs.setting(recipe.evaluation), None
+    setting, present = inputs.setting(recipe.evaluation, recipe.model), None
     if slices:
         present = setting.present or load_presence(
             Path(recipe.data) / "features", setting.training.item_ids.tolist()
@@ -403,6 +338,7 @@ def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
             "best_epoch": result.best_epoch,
             "protocol": result.recipe.evaluation.protocol,
             **({"trials": list(result.trials)} if result.trials else {}),
+            **({"no_hit_possible": list(result.no_hits)} if result.no_hits else {}),
             "valid": result.valid,
             "test": result.test,
             "cost": dict(result.cost),

@@ -129,6 +129,10 @@ def file_contents(
     """
     notes: list[str] = []
     files, folder = match_by_name(items, modality), FOLDERS[modality]
+    if (items.root / folder).is_file():
+        notes.append(
+            f"{folder} is a file and no folder; was it a link that has been copied as text?"
+        )
     named = addresses = None
     table = items.table
     if table is not None and column is None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.choices import recall_column
 from mmbase.dataset import (
     checked_ids,
     columns_of,
@@ -22,6 +23,7 @@ from mmstore.ids import Pairs
 from mmx.catalogue.items import Items, fixed_length
 from mmx.errors import DataError, UsageError
 
+KINDS = ("interactions", "items")  # tables whose columns may have been named before
 TABLES = ("reviews", "interactions")
 TEXT_COLUMNS = ("title", "summary", "reviewtext", "review_text", "review", "body", "text")
 
@@ -80,8 +82,8 @@ def load_interactions(
         raise UsageError(f"--items-file {items_file}: outside of the dataset folder {root}")
     table = open_table(path)
     notes: list[str] = []
-    item = id_column or _role_column(table, "item_id", notes) or item_id_column(table, notes)
-    user = user_column or _role_column(table, "user_id", notes)
+    item = id_column or _role_column(root, table, "item_id", notes) or item_id_column(table, notes)
+    user = user_column or _role_column(root, table, "user_id", notes)
     if user is None:
         raise DataError(
             f"{path}: no column of users (expected user_id; got {', '.join(table.columns)}); name "
@@ -102,8 +104,13 @@ def load_interactions(
     return replace(found, ids=ids.slice(0, limit), users=users.slice(0, limit), limited=True)
 
 
-def _role_column(table: Table, role: str, notes: list[str]) -> str | None:
-    """Return the first column of that role; where there are several, a note says which is read."""
+def _role_column(root: Path, table: Table, role: str, notes: list[str]) -> str | None:
+    """Return the column of that role named before, else the first by its name.
+
+    Where there are several of these, a note says which is read.
+    """
+    if (known := recall_column(root, KINDS, role, table.columns, notes)) is not None:
+        return known
     found = columns_of(role, table.columns)
     if len(found) > 1:
         notes.append(f"{role}: read from {found[0]}, not from {', '.join(found[1:])}")

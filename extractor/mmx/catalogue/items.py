@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.choices import recall_column
 from mmbase.dataset import (
     FILE_SUFFIXES,
     FOLDERS,
@@ -103,7 +104,9 @@ def load_items(
         if items_file and not inside(root, path):
             raise UsageError(f"--items-file {items_file}: outside of the dataset folder {root}")
         table = open_table(path)
-        column = id_column or item_id_column(table, notes)
+        kinds = ("items", "interactions")
+        known = id_column or recall_column(root, kinds, "item_id", table.columns, notes)
+        column = known or item_id_column(table, notes)
         notes += table.notes
         ids = checked_ids(table, column, table.read([column], ids=[column])[column], notes)
         _refuse_repetition(table, column, ids)

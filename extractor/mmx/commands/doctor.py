@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mmbase.cli import (
     quiet_option,
     verbose_option,
 )
+from mmbase.layout import hanging
 from mmbase.process import available_cpus
 from mmx import __version__
 from mmx.errors import INSTALL_EXTRA
@@ -105,7 +107,7 @@ def as_text(findings: dict[str, Any]) -> str:
         "packages",
     ]
     lines += [
-        f"  {name:<22} {info['version'] or 'missing':<14} {info['for']}"
+        hanging(str(info["for"]), f"  {name:<22} {info['version'] or 'missing':<14} ")
         for name, info in findings["packages"].items()
     ]
     lines += ["", "devices", *(f"  {line}" for line in findings["devices"])]
@@ -113,7 +115,7 @@ def as_text(findings: dict[str, Any]) -> str:
         "",
         "codecs",
         *(
-            f"  {kind:<8} {', '.join(names) or 'none'}"
+            hanging(", ".join(names) or "none", f"  {kind:<8} ")
             for kind, names in findings["codecs"].items()
         ),
     ]
@@ -190,6 +192,8 @@ def _codecs() -> dict[str, list[str]]:
         codecs["images"] = [name for name in names if name in features.get_supported()]
         if features.check_feature("libjpeg_turbo"):
             codecs["images"].append("libjpeg_turbo")
+        extra = {"pillow_heif": "heic", "pillow_jxl": "jxl"}
+        codecs["images"] += [name for module, name in extra.items() if find_spec(module)]
     if _import_error("soundfile") is None:
         import soundfile
 
@@ -198,6 +202,8 @@ def _codecs() -> dict[str, list[str]]:
             for name in ("WAV", "FLAC", "OGG", "MP3", "AIFF")
             if name in soundfile.available_formats()
         ]
+        if find_spec("av"):
+            codecs["sounds"] += ["m4a", "aac", "webm", "wavpack"]
     return codecs
 
 

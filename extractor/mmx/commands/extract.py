@@ -97,13 +97,12 @@ def extract(
       mmx extract --modality visual --model resnet50 --weights random --limit 100 --json
       mmx extract recipes/extract/demo.yaml
     """
-    from mmbase.process import sigterm_as_interrupt, tune_process
+    from mmbase.process import tune_process
 
     tune_process(one_arena=True)
     reporter = progress(quiet=quiet, verbose=verbose)
     run, sets = _requested(recipe, options)
     _demo_when_absent(run.data, reporter)
-    sigterm_as_interrupt()
     done, failed = _extract_all(run, sets, reporter)
     documents = [summary.as_json() for summary in done]
     if as_json and recipe is None and done:

@@ -137,11 +137,11 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
       mmx store verify data/office/features
       mmx store verify downloaded.h5 another.h5
     """
-    from mmstore import FeatureSet
+    from mmstore.validate import verify_apart
 
     problems: dict[str, list[str]] = {}
     for path in _paths_to_verify(paths or (DEFAULT_STORE,)):
-        problems[path.as_posix()] = FeatureSet(path).verify()
+        problems[path.as_posix()] = verify_apart(path)
     n_bad = sum(1 for found in problems.values() if found)
     if as_json:
         echo_json({"sets": problems, "ok": n_bad == 0})

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from mmbase.outputs import remove
 from mmbase.progress import Progress, Silent
 from mmx.demo.latent import Picks, controls, draw_items, draw_picks, style_shares
 from mmx.demo.render import (
@@ -90,25 +90,26 @@ def write_demo(
     parameters = {"items": items, "users": users, "seed": seed}
     keep_others = _check_target(out, parameters)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".{out.name}.", suffix=".partial", dir=out.parent
-        ) as scratch:
-            folder = Path(scratch) / "new"
-            folder.mkdir()
+        # One name, so that the next demo takes away what a killed one left.
+        scratch = out.parent / f".{out.name}.partial"
+        remove(scratch)
+        folder, old = scratch / "new", scratch / "old"
+        folder.mkdir(parents=True)
+        try:
             _generate(folder, parameters, progress or Silent())
-            old = Path(scratch) / "old"
             if keep_others:
                 # Entry by entry, so that what lies beside them is never moved at all.
                 old.mkdir()
                 for path in sorted(folder.iterdir()):
-                    if (out / path.name).exists():
+                    if path.is_dir() and (out / path.name).exists():
                         (out / path.name).rename(old / path.name)
-                    path.rename(out / path.name)
+                    path.replace(out / path.name)
             else:
                 if out.exists():
                     out.rename(old)
                 folder.rename(out)
+        finally:
+            remove(scratch, ignore_errors=True)
     except OSError as error:
         reason = error.strerror or error
         raise DataError(f"{out}: the catalogue cannot be written ({reason})") from error

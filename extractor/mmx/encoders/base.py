@@ -9,7 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -240,6 +243,28 @@ class EncoderFamily:
     known: Callable[[str, Path | None], list[EncoderInfo]]
     build: Callable[[Request], Encoder]
     needs_torch: bool = True
+
+
+class _OwnWork(threading.local):
+    cpu_s = 0.0
+
+
+_own_work = _OwnWork()
+
+
+@contextmanager
+def own_work() -> Iterator[None]:
+    """Mark what `load` does beyond decoding and preparing a content: it is counted as encoding."""
+    began = time.thread_time()
+    try:
+        yield
+    finally:
+        _own_work.cpu_s += time.thread_time() - began
+
+
+def own_work_s() -> float:
+    """Return the CPU seconds that this thread has spent on `own_work` so far."""
+    return _own_work.cpu_s
 
 
 def require(module: str) -> Any:

@@ -22,6 +22,7 @@ from mmx.encoders.base import (
     EncoderSpec,
     Request,
     checked_text,
+    own_work,
     require,
     versions,
 )  # fmt: skip
@@ -127,16 +128,17 @@ class ColourHogEncoder(_Handcrafted):
         """Decode and describe a picture in one step: the descriptor, shape (452,)."""
         feature, color = require("skimage.feature"), require("skimage.color")
         image = decode_rgb(content).resize((self.SIZE, self.SIZE), resample=2)  # 2: bilinear
-        pixels = np.asarray(image)  # (128, 128, 3) uint8
-        colours = colour_histogram(color.rgb2hsv(pixels), self.HSV_BINS)
-        gradients = feature.hog(
-            color.rgb2gray(pixels),
-            orientations=self.ORIENTATIONS,
-            pixels_per_cell=(self.CELL, self.CELL),
-            cells_per_block=(self.BLOCK, self.BLOCK),
-            block_norm="L2-Hys",
-        )
-        return np.concatenate([colours, gradients / np.sqrt(self.N_BLOCKS)]).astype(np.float32)
+        with own_work():
+            pixels = np.asarray(image)  # (128, 128, 3) uint8
+            colours = colour_histogram(color.rgb2hsv(pixels), self.HSV_BINS)
+            gradients = feature.hog(
+                color.rgb2gray(pixels),
+                orientations=self.ORIENTATIONS,
+                pixels_per_cell=(self.CELL, self.CELL),
+                cells_per_block=(self.BLOCK, self.BLOCK),
+                block_norm="L2-Hys",
+            )
+            return np.concatenate([colours, gradients / np.sqrt(self.N_BLOCKS)]).astype(np.float32)
 
     def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Stack the descriptors, shape (len(batch), 452)."""
@@ -255,7 +257,8 @@ class TfidfLsaEncoder(_Handcrafted):
         """
         if self._vectorizer is None:
             raise RuntimeError("tfidf-lsa: fit() comes before load()")
-        row = self._vectorizer.transform([checked_text(content)])
+        with own_work():
+            row = self._vectorizer.transform([checked_text(content)])
         if row.nnz == 0:
             raise ContentError("no word in the text that the vocabulary knows")
         return row
@@ -324,13 +327,13 @@ class MfccEncoder(_Handcrafted):
         samples = self._resample(*read_mono(content))
         if len(samples) < self.WINDOW:
             samples = np.pad(samples, (0, self.WINDOW - len(samples)))
-        with torch.inference_mode():
+        with own_work(), torch.inference_mode():
             # The steps of MFCC.forward, keeping the log-mel bands that it goes through.
             power = self._mfcc.MelSpectrogram(torch.from_numpy(samples))
             mel = self._mfcc.amplitude_to_DB(power)  # (40, n_frames)
             mfcc = torch.matmul(mel.T, self._mfcc.dct_mat).T  # (20, n_frames)
             frames = torch.cat([mfcc, mel]).numpy()
-        return frame_statistics(frames).astype(np.float32)
+            return frame_statistics(frames).astype(np.float32)
 
     def encode(self, batch: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Stack the statistics, shape (len(batch), 300)."""

@@ -159,6 +159,8 @@ class SentenceEncoder(Encoder):
         """Describe the model; a layer or pooling that is not its own is refused."""
         self._precision = request.precision
         modules = [type(module).__name__ for module in self._model]
+        with loading.probing(folder):
+            dim = self.encode([self.load("a")]).shape[1]
         modes = (m.pooling_mode for m in self._model if type(m).__name__ == "Pooling")
         mode = next(modes, "none")
         pooling = mode if isinstance(mode, str) else "+".join(mode)
@@ -177,7 +179,7 @@ class SentenceEncoder(Encoder):
             modality="textual",
             backend="sentence-transformers",
             model_id=folder.label if is_folder else _default_id(model_id),
-            dim=self.encode([self.load("a")]).shape[1],
+            dim=dim,
             layer="sentence_embedding",
             pooling=pooling,
             preprocessing={

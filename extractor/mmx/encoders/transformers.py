@@ -147,6 +147,11 @@ class TransformersEncoder(Encoder):
                 return every_position(states, mask)
             return pool_positions(states, self._pooling, mask).float().cpu().numpy()
 
+    def _measured(self, folder: hub.ModelFolder) -> int:
+        """Length of a vector."""
+        with loading.probing(folder):
+            return int(self.encode([self._sample()])[0].shape[-1])
+
     def _describe(self, request: Request, folder: hub.ModelFolder) -> EncoderSpec:
         digest = folder.sha256(modules=False)
         asked = ["" if request.layer is None else f"layer-{self._layer}", request.pooling or ""]
@@ -156,7 +161,7 @@ class TransformersEncoder(Encoder):
             modality=request.modality,
             backend="transformers",
             model_id=folder.label,
-            dim=int(self.encode([self._sample()])[0].shape[-1]),
+            dim=self._measured(folder),
             layer=self._layer,
             pooling=self._pooling,
             preprocessing={

@@ -157,9 +157,7 @@ class _Stream:
                     # One pass more than there are workers is under way before this waits for one.
                     yield from self.finished(n_left=self.pool.workers)
                 else:
-                    result = encode_batch(self.task.encoder, batch, self.turn)
-                    result.costs.encode_wait_s = result.costs.encode_s
-                    yield result
+                    yield encode_batch(self.task.encoder, batch, self.turn)
 
     def finished(self, n_left: int) -> Iterator[WindowResult]:
         """Yield results in order until no more than `n_left` passes are under way."""

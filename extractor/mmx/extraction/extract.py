@@ -117,7 +117,7 @@ def share_contents(run: RunConfig, configs: Sequence[SetConfig]) -> list[list[Se
     for place, config in enumerate(configs):
         key: tuple[object, ...] = (place,)
         if config.modality != "textual":
-            columns = (config.path_column, config.several, config.path_separator)
+            columns = (config.path_column, config.several, config.path_separator, config.background)
             key = (config.modality, *columns, batch_size_of(run, config))
         groups.setdefault(key, []).append(config)
     return list(groups.values())
@@ -158,6 +158,7 @@ def _path(plan: Plan, encoder: Encoder) -> Path:
             encoder.spec.name,
             "-interactions" if config.source == "interaction" else "",
             {"mean": "-several", "ragged": "-ragged"}.get(config.several or "", ""),
+            f"-on-{config.background[1:]}" if config.background else "",
             {"mean": "-chunked", "ragged": "-chunks"}.get(config.long_texts, ""),
             f"-first{run.limit}" if run.limit else "",
         )

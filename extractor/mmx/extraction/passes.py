@@ -89,7 +89,7 @@ def encode_batch(
             the device failed.
         Exception: What the encoder raised on a batch of items none of which is the reason.
     """
-    began = time.perf_counter()
+    began, began_cpu = time.perf_counter(), time.thread_time()
     rows, wanted, items = batch
     vectors: list[NDArray[np.float32]] = []
     refused: dict[int, str] = {}
@@ -120,6 +120,7 @@ def encode_batch(
             refused[start] = f"out of memory with this item alone ({reason})"
             vectors.append(np.empty(0, dtype=np.float32))
         alone = True
+    cpu_s, waited_s = time.thread_time() - began_cpu, time.perf_counter() - began
     places = np.flatnonzero(wanted).tolist()
     kept = [place for place in places if place not in refused]
     return WindowResult(
@@ -127,7 +128,8 @@ def encode_batch(
         [vectors[place] for place in kept],
         corrupt=[(int(rows[place]), refused[place]) for place in places if place in refused],
         costs=Costs(
-            encode_s=time.perf_counter() - began,
+            encode_s=cpu_s if encoder.device == "cpu" else waited_s,
+            encode_wait_s=waited_s,
             n_truncated=sum(encoder.truncated(items[place]) for place in places),
             batch_size=encoder.batch_size or 0,
         ),

@@ -223,6 +223,7 @@ def run(jobs: Sequence[SetJob], executor: Executor, progress: Progress) -> None:
     plan, total = jobs[0].plan, sum(job.n_rows for job in jobs)
     for job in jobs:
         job.stages.workers, job.stages.batch_size = executor.workers, plan.batch_size
+        job.stages.device = job.encoder.device
     label = f"{plan.config.modality}/{' + '.join(job.encoder.spec.name for job in jobs)}"
     began = flushed = time.perf_counter()
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mmx
+from mmbase.choices import remember_columns
 from mmbase.process import resolve_device
 from mmbase.progress import Progress
 from mmx.catalogue import interactions
@@ -80,6 +81,7 @@ class Plan:
             "template": config.text_template,
             "several": config.several,
             "path_separator": config.path_separator,
+            "background": config.background,
             "long_texts": config.long_texts if config.long_texts != "truncate" else None,
             "limit": self.run.limit,
         }
@@ -122,6 +124,9 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
         items = interactions.load_interactions(run.data, user_column=run.user_column, **source)
     else:
         items = load_items(run.data, **source)
+    kind = "interactions" if config.source == "interaction" else "items"
+    named = {"item_id": run.id_column, "user_id": run.user_column if kind != "items" else None}
+    remember_columns(run.data, kind, {role: name for role, name in named.items() if name})
     if config.modality == "textual":
         by_source = {"item": TEXT_COLUMNS, "interaction": interactions.TEXT_COLUMNS}
         usual = by_source[config.source]

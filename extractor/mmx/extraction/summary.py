@@ -53,11 +53,12 @@ class Costs:
     """What loading and encoding took.
 
     Attributes:
-        decode_s: CPU seconds of all loading threads together.
-        decode_wait_s: Seconds for which the encoder waited for them while they computed.
+        decode_s: CPU seconds of all loading threads together, for decoding and preparing contents.
+        decode_wait_s: Seconds for which the encoder waited for them while they did that.
         disk_wait_s: The same while they were blocked, as by a slow disk.
-        encode_s: Seconds of all forward passes together.
-        encode_wait_s: Seconds for which the calling thread waited for them.
+        encode_s: CPU seconds of all forward passes together, and of what the encoder does of its
+            own when it loads a content. On a GPU the seconds that the passes took.
+        encode_wait_s: Seconds for which the calling thread waited for that.
         n_truncated: Items that were longer than what the encoder takes.
         n_bytes: Size of the contents that were read.
         sound_s: Length of the sounds that were read.
@@ -87,12 +88,22 @@ class Costs:
         sizes = [size for size in (self.batch_size, other.batch_size) if size]
         self.batch_size = min(sizes, default=0)
 
-    def waited(self, wall_s: float, cpu_s: float, blocked_s: float) -> None:
-        """Divide a wait for loaded items between decoding and disk, as the loading thread did."""
-        blocked = blocked_s / (cpu_s + blocked_s) if blocked_s > 0 else 0.0
+    def waited(self, wall_s: float, cpu_s: float, blocked_s: float, own_s: float = 0.0) -> None:
+        """Divide a wait for loaded items as the loading thread divided its time.
+
+        Args:
+            wall_s: Seconds for which the items were awaited.
+            cpu_s: CPU seconds for decoding and preparing.
+            blocked_s: Seconds for which the thread was blocked, usually by a disk.
+            own_s: CPU seconds of the encoder's own work.
+        """
         self.decode_s += cpu_s
+        self.encode_s += own_s
+        whole = cpu_s + blocked_s + own_s
+        blocked, own = (blocked_s / whole, own_s / whole) if whole > 0 else (0.0, 0.0)
         self.disk_wait_s += wall_s * blocked
-        self.decode_wait_s += wall_s * (1 - blocked)
+        self.encode_wait_s += wall_s * own
+        self.decode_wait_s += wall_s * (1 - blocked - own)
 
 
 @dataclass
@@ -106,6 +117,7 @@ class Stages(Costs):
         n_items: Items that this run dealt with.
         long_items: What became of items that were too long: `truncated` or `chunked`.
         workers: Concurrent loads; on a processor concurrent forward passes, too.
+        device: Where the passes run: `cpu`, `cuda` and so on.
     """
 
     fit_s: float = 0.0
@@ -114,6 +126,7 @@ class Stages(Costs):
     n_items: int = 0
     long_items: str = "truncated"
     workers: int = 0
+    device: str = "cpu"
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -126,7 +139,10 @@ class Stages(Costs):
             setattr(self, key, getattr(self, key) + time.perf_counter() - began)
 
     def bottleneck(self) -> str:
-        """Return what was waited for most, with its share: `decode (64%)`, `device`, `disk`."""
+        """Return what was waited for most, with its share: `decode (64%)`, `device`, `disk`.
+
+        The device is what encodes: the processor itself, or a GPU.
+        """
         shares = {
             "decode": self.decode_wait_s,
             "device": self.encode_wait_s,
@@ -231,6 +247,7 @@ class Summary:
             what = "nothing to do: the set is complete (--restart computes it again)"
             rows.append(("this run", what))
         else:
+            unit = "CPU-s" if stages.device == "cpu" else "GPU-s"
             fit = f", fit {stages.fit_s:.1f} s" if stages.fit_s else ""
             sound = f", {stages.sound_s:,.1f} s of sound," if stages.sound_s else ""
             work = (
@@ -239,10 +256,10 @@ class Summary:
                 f"{stages.workers} workers, batches of {stages.batch_size}"
             )
             time_s = (
-                f"decode {stages.decode_s:.1f} CPU-s, encode {stages.encode_s:.1f} s, "
-                f"write {stages.write_s:.1f} s{fit}; waited for decode "
-                f"{stages.decode_wait_s:.1f} s, for encode {stages.encode_wait_s:.1f} s, for the "
-                f"disk {stages.disk_wait_s:.1f} s; limited by {stages.bottleneck() or 'nothing'}"
+                f"decode {stages.decode_s:.1f} CPU-s, encode {stages.encode_s:.1f} {unit}; "
+                f"waited for decode {stages.decode_wait_s:.1f} s, for encode "
+                f"{stages.encode_wait_s:.1f} s, for the disk {stages.disk_wait_s:.1f} s, write "
+                f"{stages.write_s:.1f} s{fit}; limited by {stages.bottleneck() or 'nothing'}"
             )
             rows += [("this run", work), ("time", time_s)]
         if stages.n_truncated:
@@ -250,7 +267,7 @@ class Summary:
             rows.append((stages.long_items, what))
         lines = [f"{label:<10} {value}" for label, value in (*rows, ("digest", self.digest))]
         if self.notes:
-            lines.append(f"read although something is wrong, {self.n_noted:,} items, first ones:")
+            lines.append(f"noted: read although something is wrong ({self.n_noted:,}), first ones:")
             lines += [f"  {item}: {note}" for item, note in self.notes]
         if self.errors:
             lines.append("corrupt, first ones:")

@@ -26,7 +26,8 @@ from mmbase.process import out_of_memory
 from mmx.catalogue.contents import Content, File
 from mmx.catalogue.paths import Absent
 from mmx.encoders import Encoder
-from mmx.encoders.decoding import alone, bounded, observed, shared_decoding, waited_s
+from mmx.encoders.base import own_work_s
+from mmx.encoders.decoding import alone, bounded, observed, on_background, shared_decoding, waited_s
 from mmx.errors import ContentError, DataError
 from mmx.extraction.passes import (
     NOT_AN_ITEMS_FAULT,
@@ -73,11 +74,13 @@ class LoadedSpan(NamedTuple):
     blocked_s: float  # for which it was blocked, usually by a disk
     sound_s: float = 0.0  # seconds of sound that were read
     noted: Sequence[tuple[int, str]] = ()  # rows whose content was read with a remark
+    own_s: Sequence[float] = ()  # of cpu_s, what the encoder of each task did of its own
 
     def result(self, task: int, waited_s: float) -> WindowResult:
         """Return the costs to an encoder that waited for these rows, and what it has to know."""
         costs = Costs(n_bytes=self.n_bytes, sound_s=self.sound_s)
-        costs.waited(waited_s, self.cpu_s, self.blocked_s)
+        decode_s = self.cpu_s - sum(self.own_s)
+        costs.waited(waited_s, decode_s, self.blocked_s, self.own_s[task] if self.own_s else 0.0)
         mine = set(self.span.wanted[task].tolist()) if self.noted else set()
         noted = [(row, note) for row, note in self.noted if row in mine]
         return WindowResult(noted=noted, costs=costs)
@@ -103,7 +106,6 @@ def encode_window(plan: Plan, encoder: Encoder, rows: Rows) -> WindowResult:
             whole.add(unusable)
             for batch in batches:
                 whole.add(encode_batch(encoder, batch))
-    whole.costs.encode_wait_s = whole.costs.encode_s
     return whole
 
 
@@ -138,17 +140,20 @@ def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
     plan, n_bytes, sound_s = tasks[0].plan, 0, 0.0
     items: list[list[Loaded] | None] = [[] if len(rows) else None for rows in span.wanted]
     takers = [
-        (task.encoder, loaded)
-        for task, loaded in zip(tasks, items, strict=True)
+        (place, task.encoder, loaded)
+        for place, (task, loaded) in enumerate(zip(tasks, items, strict=True))
         if loaded is not None
     ]
+    own_s = [0.0] * len(tasks)
     noted: list[tuple[int, str]] = []
     for row, content in enumerate(plan.contents.fetch(span.start, span.stop), span.start):
         n_bytes += _size(content)
-        with shared_decoding(len(takers) > 1), bounded():
-            for encoder, loaded in takers:
+        with shared_decoding(len(takers) > 1), bounded(), on_background(plan.config.background):
+            for place, encoder, loaded in takers:
+                own_s[place] -= own_work_s()
                 with observed() as seen:
                     loaded.append(_load_one(encoder, content))
+                own_s[place] += own_work_s()
             if loaded[-1] is _SHORT:
                 raise DataError(
                     f"item {plan.items.name_of(row)!r}: not enough memory to read it, even alone. "
@@ -162,7 +167,7 @@ def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
     cpu_s = busy_now - busy
     taken_s = time.perf_counter() - waited_s() - began  # others' decoding is no disk
     blocked_s = max(0.0, taken_s - cpu_s - (queued_now - queued))
-    return LoadedSpan(span, items, held, n_bytes, cpu_s, blocked_s, sound_s, noted)
+    return LoadedSpan(span, items, held, n_bytes, cpu_s, blocked_s, sound_s, noted, own_s)
 
 
 _SHORT = object()

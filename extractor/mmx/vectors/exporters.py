@@ -7,11 +7,9 @@ when it is complete.
 
 from __future__ import annotations
 
-import os
-import shutil
 import unicodedata
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.outputs import already, new_file, new_folder
 from mmx.errors import DataError, UsageError
 from mmx.vectors.ids import is_id_name
 
 if TYPE_CHECKING:
     from mmstore import FeatureSet
 
+NewOutput = Callable[[Path], AbstractContextManager[Path]]
 _LONGEST_NAME = 240  # bytes; file systems allow 255, and `.npy` comes on top
 _FORBIDDEN = set('/\\<>:"|?*')
 
@@ -64,12 +64,13 @@ def export_features(
     Args:
         features: A dense set of items.
         format_name: One of `FORMATS`.
-        out: The file, or for `npy-folder` the folder; must not exist yet.
+        out: The file, or for `npy-folder` the folder; there at most with the same content.
         absent: `skip` rows without a vector, or write them as NaN (`nan`) or zeros (`zero`).
         mapping: For `npy-folder`: name the files by row number and write here which is whose.
 
     Raises:
-        DataError: the set or its ids cannot be written in this format, or `out` is there already.
+        DataError: the set or its ids cannot be written in this format, or `out` is there already
+            with other content.
         UsageError: an option that does not fit the format.
     """
     where = str(features.path)
@@ -82,9 +83,6 @@ def export_features(
             f"{where}: a {features.layout} set of {features.source}s (expected one vector per "
             "item); read it with mmstore.FeatureSet"
         )
-    for path in (out, mapping):
-        if path is not None and (path.exists() or path.is_symlink()):
-            raise DataError(f"{path}: is there already; delete it, or choose another name")
     ids = [str(item_id) for item_id in features.ids]
     values, present = features.matrix(ids, dtype=features.dtype)
     if absent == "skip":
@@ -100,45 +98,35 @@ def export_features(
     return Exported(out, beside, len(ids), int(len(present) - len(ids)))
 
 
-@contextmanager
-def _new_file(path: Path) -> Iterator[Path]:
-    """Give a path to write to, which becomes `path` when the block ends well, else vanishes."""
-    scratch = _scratch(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield scratch
-            scratch.rename(path)
-        finally:
-            scratch.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error
+def _text(lines: list[str]) -> bytes:
+    return "".join(line + "\n" for line in lines).encode()
 
 
-def _scratch(path: Path) -> Path:
-    return path.with_name(f".{path.name[:100]}.{os.getpid()}.partial")
-
-
-def _write_ids(path: Path, lines: list[str]) -> None:
-    with _new_file(path) as scratch:
-        scratch.write_bytes("".join(line + "\n" for line in lines).encode())
-
-
-def _write_id_list(path: Path, ids: list[str]) -> None:
-    """Write one id per line; a first id that would be taken for a header gets one above it."""
-    _write_ids(path, ["item_id", *ids] if ids and is_id_name(ids[0]) else ids)
+def _id_list(ids: list[str]) -> list[str]:
+    """One id per line; a first id that would be taken for a header gets one above it."""
+    return ["item_id", *ids] if ids and is_id_name(ids[0]) else ids
 
 
 def _beside(matrix: _Matrix, out: Path) -> Path:
     """Where the id list of `out` goes; ids that do not fit in a line are refused."""
     _require_lines(matrix)
     path = out.with_name(f"{out.stem}.ids.txt")
-    if path.exists():
+    if path.exists() and path.read_bytes() != _text(_id_list(matrix.ids)):
         raise DataError(
             f"{path}: is there already, and the ids would go there; delete it, or choose another "
             "name"
         )
     return path
+
+
+@contextmanager
+def _with_ids(out: Path, ids: Path, lines: list[str], *, new: NewOutput) -> Iterator[Path]:
+    """Give a path to write to, for an output that appears after its list of ids."""
+    with new(out) as scratch:
+        yield scratch
+        already(scratch, out)
+        with new_file(ids) as beside:
+            beside.write_bytes(_text(lines))
 
 
 def _require_lines(matrix: _Matrix) -> None:
@@ -152,9 +140,9 @@ def _require_lines(matrix: _Matrix) -> None:
 
 def _write_npy(matrix: _Matrix, out: Path) -> Path:
     ids = _beside(matrix, out)
-    with _new_file(out) as scratch, scratch.open("wb") as stream:
+    lines = _id_list(matrix.ids)
+    with _with_ids(out, ids, lines, new=new_file) as scratch, scratch.open("wb") as stream:
         np.save(stream, matrix.features, allow_pickle=False)
-    _write_id_list(ids, matrix.ids)
     return ids
 
 
@@ -163,9 +151,8 @@ def _write_safetensors(matrix: _Matrix, out: Path) -> Path:
 
     ids = _beside(matrix, out)
     tensors = {"features": np.ascontiguousarray(matrix.features)}
-    with _new_file(out) as scratch:
+    with _with_ids(out, ids, _id_list(matrix.ids), new=new_file) as scratch:
         save_file(tensors, scratch, metadata={"ids": ids.name})
-    _write_id_list(ids, matrix.ids)
     return ids
 
 
@@ -177,7 +164,7 @@ def _write_parquet(matrix: _Matrix, out: Path) -> None:
     flat = pa.array(matrix.features.astype(np.float32, copy=False).ravel())
     vectors = pa.FixedSizeListArray.from_arrays(flat, matrix.features.shape[1])
     table = pa.table({"item_id": pa.array(matrix.ids, pa.string()), "features": vectors})
-    with _new_file(out) as scratch:
+    with new_file(out) as scratch:
         parquet.write_table(table, scratch)
 
 
@@ -185,7 +172,7 @@ def _write_csv(matrix: _Matrix, out: Path) -> None:
     """`item_id,f0,f1,…` with nine significant digits, which give every float32 back."""
     import csv
 
-    with _new_file(out) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
+    with new_file(out) as scratch, scratch.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["item_id", *(f"f{column}" for column in range(matrix.features.shape[1]))])
         for item_id, row in zip(matrix.ids, matrix.features, strict=True):
@@ -202,20 +189,15 @@ def _write_folder(matrix: _Matrix, out: Path, mapping: Path | None) -> Path | No
         _require_lines(matrix)
         width = len(str(max(1, len(matrix.ids) - 1)))
         names = [f"{row:0{width}d}.npy" for row in range(len(matrix.ids))]
-    scratch = _scratch(out)
-    try:
-        scratch.mkdir(parents=True)
-        try:
-            for name, row in zip(names, matrix.features, strict=True):
-                np.save(scratch / name, row[None], allow_pickle=False)
-            scratch.rename(out)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror or error})") from error
-    if mapping is not None:
-        pairs = zip(matrix.ids, names, strict=True)
-        _write_ids(mapping, ["item_id\tfile", *(f"{item_id}\t{name}" for item_id, name in pairs)])
+    pairs = zip(matrix.ids, names, strict=True)
+    lines = ["item_id\tfile", *(f"{item_id}\t{name}" for item_id, name in pairs)]
+    with (
+        new_folder(out)
+        if mapping is None
+        else _with_ids(out, mapping, lines, new=new_folder) as scratch
+    ):
+        for name, row in zip(names, matrix.features, strict=True):
+            np.save(scratch / name, row[None], allow_pickle=False)
     return mapping
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.dataset import is_hidden
 from mmx.errors import DataError, UsageError
 from mmx.vectors.foreign_hdf5 import read_hdf5
 from mmx.vectors.ids import EXAMPLES, is_id_name, read_records, sha256_of
@@ -76,7 +77,7 @@ def read_npy_folder(source: Source) -> Vectors:
         raise DataError(
             f"{source.path}: no such folder (--format npy-folder reads one .npy file per item)"
         )
-    entries = sorted(source.path.iterdir())
+    entries = sorted(path for path in source.path.iterdir() if not is_hidden(path.name))
     files = {path.name: path for path in entries if path.name.endswith(".npy") and path.is_file()}
     if not files:
         raise DataError(f"{source.path}: no .npy files in it")

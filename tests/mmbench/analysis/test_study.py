@@ -222,7 +222,15 @@ def test_stand_ins_and_quick_looks_are_said(place: Path, tmp_path: Path) -> None
     assert "made up" in page
     assert "1 epochs instead" in page
     assert "`stand-in`" in page
-    call(place, *options, "--stand-in", "--epochs", "1")  # the vectors are there by now
+    # The vectors are there by now; the terminal has the notes of the page, beside the table.
+    document = call(place, *options, "--stand-in", "--epochs", "1")
+    (study,) = document["studies"]
+    assert [text.split()[0] for text in study["warnings"]] == ["The", "Trained"]
+    line = [str(place / "toy.yaml"), "--data", str(place / "toy"), "-q", *options]
+    printed = CliRunner().invoke(reproduce, [*line, "--stand-in", "--epochs", "1"]).stdout
+    told = " ".join(printed.partition("test @20")[2].split())
+    assert "note: The content vectors are made up" in told
+    assert "note: Trained for 1 epochs instead of the study's" in told
 
 
 def test_what_would_be_lost_or_mistaken_in_a_report_is_said(place: Path, tmp_path: Path) -> None:

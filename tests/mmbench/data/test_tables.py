@@ -105,7 +105,7 @@ def test_the_hint_never_names_a_column_that_has_a_role(tmp_path: Path) -> None:
     ):
         read_interactions(path)
     with pytest.raises(
-        DataError, match=r"no column is recognised as user_id.*--columns user_id=sku$"
+        DataError, match=r"no column is recognised as user_id.*--columns user_id=NAME$"
     ):
         read_interactions(path, {"item_id": "userId"})
 
@@ -271,3 +271,11 @@ def test_the_whole_interactions_of_a_folder_are_asked_about(tmp_path: Path) -> N
     write(tmp_path / "interactions.tsv", "1\t3\n3\t2\n")
     with pytest.raises(UsageError, match="which are the users"):
         read_split(tmp_path)
+
+
+def test_ratings_with_a_decimal_comma(tmp_path: Path) -> None:
+    text = "user;item;rating\nu;i;4,5\nv;j;3\n"
+    table = read_interactions(write(tmp_path / "a.csv", text))
+    assert table.ratings is not None and table.ratings.tolist() == [4.5, 3]
+    with pytest.raises(DataError, match="rating '4,5' is no finite number"):
+        read_interactions(write(tmp_path / "b.csv", text + "w;k;1,234\n"))

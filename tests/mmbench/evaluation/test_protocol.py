@@ -162,15 +162,17 @@ def test_every_choice_is_recorded(cold: Path, tmp_path: Path) -> None:
 
 
 def test_content_finds_items_that_training_has_not_seen(cold: Path, tmp_path: Path) -> None:
-    def coverage(model: str, protocol: str) -> tuple[float, float]:
+    def coverage(model: str, protocol: str) -> tuple[float | None, float]:
         result = run(
             cold, tmp_path / "runs", model, protocol=protocol, metrics=("Recall", "ItemCoverage")
         )
         (cold_items,) = (one for one in result.slices["test"] if one["slice"] == "cold")
         return cold_items["metrics"]["Recall@10"], result.test["ItemCoverage@10"] or 0.0
 
-    assert coverage("content-knn", "strict")[0] > 0 == coverage("content-knn", "paper")[0]
-    assert coverage("item-knn", "strict")[0] == 0  # it knows trained items only
+    assert (coverage("content-knn", "strict")[0] or 0.0) > 0
+    # Neither lists cold items: a zero would look measured.
+    assert coverage("content-knn", "paper")[0] is None
+    assert coverage("item-knn", "strict")[0] is None
     assert coverage("content-knn", "strict")[1] > coverage("content-knn", "paper")[1]
 
 

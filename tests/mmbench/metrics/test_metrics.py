@@ -466,6 +466,11 @@ def test_an_unknown_name_is_an_error_with_the_closest_match() -> None:
         resolve(["nDCG", "Recal"])
 
 
+def test_a_cut_off_is_given_apart() -> None:
+    with pytest.raises(UsageError, match=r"'NDCG@10': say NDCG, and the cut-off apart: 10"):
+        resolve(["NDCG@10"])
+
+
 def test_the_registry_is_complete_and_unambiguous() -> None:
     names = [
         name.casefold() for metric in METRICS.values() for name in (metric.name, *metric.aliases)

@@ -22,6 +22,7 @@ from mmbench.evaluation.protocol import evaluate_lists, rank_all
 from mmbench.models import MODELS, model_class
 from mmbench.models.base import Known, Score
 from mmbench.runs import fit, trials
+from mmbench.runs import record as run_record
 from mmbench.runs import run as experiment
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import Inputs, load_inputs
@@ -325,7 +326,7 @@ def test_the_memory_of_a_gpu_is_that_of_the_training_too(
 ) -> None:
     """The training may have been done by another process, or before this one was started."""
     monkeypatch.setattr(fit, "peak_gpu_memory_bytes", lambda device: 3 * 2**30)
-    monkeypatch.setattr(experiment, "peak_gpu_memory_bytes", lambda device: 2**30)
+    monkeypatch.setattr(run_record, "peak_gpu_memory_bytes", lambda device: 2**30)
     assert train(dataset, tmp_path / "runs", "bpr-mf").cost["GPU GiB"] == 3
     monkeypatch.undo()
     assert train(dataset, tmp_path / "others", "bpr-mf").cost["GPU GiB"] is None

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from mmx.catalogue.contents import Content, FileContents, file_contents
 from mmx.catalogue.items import load_items
@@ -112,6 +116,30 @@ def test_lists_and_separators_name_several_files(tmp_path: Path) -> None:
         (0, "4.jpg"), (1, "4.jpg"),
     ]  # fmt: skip
     assert isinstance(second, tuple) and all(isinstance(part, Absent) for part in second)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_list_cells_of_typed_tables(tmp_path: Path, kind: str) -> None:
+    one, two = write(tmp_path / "images/1.jpg"), write(tmp_path / "images/a b.jpg")
+    rows: list[dict[str, Any]] = [
+        {"item_id": "a", "image": ["1.jpg", "a b.jpg"]},
+        {"item_id": "b", "image": ["a b.jpg", None]},
+        {"item_id": "c", "image": []},
+        {"item_id": "d", "image": None},
+    ]
+    if kind == "parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
+    else:
+        write(tmp_path / "items.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    files = several_files(load_items(tmp_path), "visual", None, None)
+    assert files.fetch(0, 4) == [(one, two), (two,), None, None]
+    assert found(tmp_path) == [one, two, None, None]
+
+
+def test_a_link_that_was_copied_as_text_is_named(tmp_path: Path) -> None:
+    write(table(tmp_path, a="") / "images", "../elsewhere")
+    assert any("images is a file and no folder" in note for note in contents(tmp_path).notes)
+    assert found(tmp_path) == [None]
 
 
 def test_bytes_that_are_no_path() -> None:

@@ -290,6 +290,61 @@ def test_a_clip_of_an_hour_and_one_of_days(tmp_path: Path, monkeypatch: pytest.M
     assert "longer than" in summary.errors[0][1]
 
 
+def test_what_was_read_with_a_remark_is_in_the_summary(tmp_path: Path) -> None:
+    short = wav(TONE)
+    files = {
+        "whole.wav": (wav(TONE), "ok"),
+        "joined.flac": (2 * wav(TONE, kind="FLAC"), "ok"),
+        "promise.wav": (short[:40] + struct.pack("<I", 32_008) + short[44:], "ok"),
+        "cut.aiff": (wav(TONE, kind="AIFF")[:-4000], "corrupt"),
+    }
+    summary = hear(tmp_path, files)
+    assert statuses(summary) == {name: status for name, (_, status) in files.items()}
+    expected = {
+        "joined.flac": "2 sounds in one file, joined",
+        "promise.wav": "samples: 4 fewer than the header promises",
+    }
+    assert dict(summary.notes) == expected
+    told = summary.as_json()
+    assert (told["this_run"]["noted"], told["this_run"]["seconds_of_sound"]) == (2, 4.0)
+    assert {"item_id": "joined.flac", "note": expected["joined.flac"]} in told["first_notes"]
+    text = summary.as_text()
+    assert "4.0 s of sound" in text and "promise.wav: samples: 4 fewer" in text
+
+
+# ------------------------------------------------------------------------------------------------
+# transparency
+
+
+def test_transparent_pictures_on_a_colour(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    cut_out = PLAIN.convert("RGBA")
+    cut_out.putalpha(
+        Image.fromarray(np.where(np.arange(80) < 40, 0, 255).astype(np.uint8)[None].repeat(60, 0))
+    )
+    on_white = SMOOTH.copy()
+    on_white[:, :40] = 255
+    for name, image in (("cut", cut_out), ("white", Image.fromarray(on_white)), ("plain", PLAIN)):
+        image.save(tmp_path / "images" / f"{name}.png")
+    run = ["--data", str(tmp_path)]
+    assert command(*run).exit_code == 0
+    for colour in ("white", "#FFFFFF"):  # the same set
+        assert command(*run, "--background", colour).exit_code == 0
+    found = {}
+    for name in ("colour-hog", "colour-hog-on-ffffff"):
+        with FeatureSet(tmp_path / "features" / "visual" / f"{name}.h5") as features:
+            matrix, _ = features.matrix(["cut", "white", "plain"])
+            told = features.header.provenance["input"].get("background")
+            found[name] = matrix, told
+    (ignored, nothing), (composed, colour) = found.values()
+    assert (nothing, colour) == (None, "#ffffff")
+    assert np.array_equal(ignored[0], ignored[2]) and not np.array_equal(ignored[0], ignored[1])
+    assert np.array_equal(composed[0], composed[1])
+    assert np.array_equal(composed[1:], ignored[1:])
+    wrong = command(*run, "--background", "beige")
+    assert wrong.exit_code == 2 and "white, black, grey or #rrggbb" in wrong.stderr
+
+
 # ------------------------------------------------------------------------------------------------
 # the command line
 

@@ -191,3 +191,12 @@ def test_positions_behind_the_padding_are_counted(tmp_path: Path, family: str, p
     loaded = encoder.load("red " * 30)
     assert encoder.truncated(loaded) and encoder.sort_key(loaded) == 20 - pad - 1
     assert encoder.encode([loaded]).shape == (1, 16)
+
+
+def test_a_processor_of_another_model_is_refused(models: Path, tmp_path: Path) -> None:
+    import transformers as t
+
+    folder = Path(shutil.copytree(models / "vit", tmp_path / "vit"))
+    t.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)  # not 32
+    with pytest.raises(EncoderError, match="fails on a sample .*doesn't match.*fit each other"):
+        create(str(folder), modality="visual")

@@ -28,7 +28,7 @@ from mmstore import FeatureSet, ProvenanceMismatch, Status
 from mmx.cli import cli
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, EncoderSpec, compute, create
-from mmx.encoders.base import Request
+from mmx.encoders.base import Request, own_work
 from mmx.encoders.decoding import remembered, shared_decoding
 from mmx.errors import DataError, EncoderError, Interrupted
 from mmx.extraction import executors, plan, window
@@ -247,6 +247,51 @@ def test_the_bottleneck_is_what_was_waited_for() -> None:
     assert stages.bottleneck() == "decode (83%)"
     stages.encode_wait_s = 48.0
     assert stages.bottleneck() == "device (80%)"
+    stages = Stages()
+    stages.waited(8.0, 1.0, 1.0, own_s=2.0)
+    assert (stages.decode_s, stages.encode_s) == (1.0, 2.0)
+    assert (stages.decode_wait_s, stages.disk_wait_s, stages.encode_wait_s) == (2.0, 2.0, 4.0)
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+def test_what_an_encoder_does_of_its_own_is_not_counted_as_decoding(
+    tmp_path: Path, concurrent: bool
+) -> None:
+    def burn(seconds: float) -> None:
+        began = time.thread_time()
+        while time.thread_time() - began < seconds:
+            pass
+
+    class Describing(Concurrent):
+        def load(self, content: str | Path) -> str:
+            burn(0.001)
+            with own_work():
+                burn(0.004)
+            return str(content)
+
+        def encode(self, batch: Sequence[str]) -> NDArray[np.float32]:
+            time.sleep(0.05)  # waiting is no work
+            return super().encode(batch)
+
+    encoder = Describing()
+    encoder.concurrent = concurrent
+    summary = go(texts(tmp_path, 40), encoder, batch_size=20, workers=2)
+    stages = summary.stages
+    assert 0.04 <= stages.decode_s < 0.12
+    assert 0.16 <= stages.encode_s < 0.16 + 2 * 0.05
+    assert f"decode {stages.decode_s:.1f} CPU-s, encode {stages.encode_s:.1f} CPU-s;" in (
+        summary.as_text()
+    )
+
+
+def test_encoders_without_weights_own_their_work(catalogue: Path, tmp_path: Path) -> None:
+    for root, modality, model in (
+        (catalogue, "visual", "colour-hog"),
+        (texts(tmp_path), "textual", "tfidf-lsa"),
+    ):
+        run = RunConfig(data=root, out=tmp_path / "out", device="cpu", workers=1)
+        stages = extract(run, SetConfig(modality=modality, model=model)).stages
+        assert stages.encode_s > stages.decode_s > 0
 
 
 # ----------------------------------------------------------------------------------------------

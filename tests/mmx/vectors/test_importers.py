@@ -426,6 +426,7 @@ def test_a_folder_of_npy_takes_ids_from_names_without_the_last_suffix(tmp_path: 
     save(folder / "a.v2.npy", MATRIX[1][None])
     save(folder / "a.npy.npy", MATRIX[2])
     (folder / "log.txt").write_text("x")
+    (folder / "._a.v1.npy").write_text("what macOS puts beside a file on other disks")
     features = FeatureSet(take_in("npy-folder", Source(folder), tmp_path).path)
     assert features.ids.tolist() == ["a.npy", "a.v1", "a.v2"]
     np.testing.assert_array_equal(features.matrix(["a.v1", "a.v2", "a.npy"])[0], MATRIX[:3])

@@ -93,10 +93,10 @@ def _print_table(
 
 
 def _cell(values: Sequence[float | None]) -> str:
-    """Return mean ± sample standard deviation over seeds; a dash if a seed has no value."""
+    """Return mean ± sample standard deviation over seeds; n/a if a seed has no value."""
     known = [value for value in values if value is not None]
     if len(known) < len(values) or not known:
-        return "-"
+        return "n/a"
     if len(known) == 1:
         return number(known[0])
     # Without the leading zero a spread is as wide as its mean, and stands below it where need be.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,10 @@ def read_dataset(
     return Bundle(data.resolve().name, parts, name, items, tuple(vectors))
 
 
-def write_dataset(bundle: Bundle, out: Path) -> None:
+def write_dataset(bundle: Bundle, out: Path, more: Mapping[str, Any] | None = None) -> None:
     """Write a dataset folder: interactions or a split, `items.tsv`, `features/`, `dataset.json`.
+
+    `more` goes into `dataset.json`.
 
     Raises:
         DataError: `out` exists or cannot be written, or a vector is not finite.
@@ -79,22 +82,28 @@ def write_dataset(bundle: Bundle, out: Path) -> None:
             for part, table in bundle.parts.items():
                 write_interactions(place / f"{part}.tsv", table)
         if bundle.items is not None:
-            write_tsv(partial / "items.tsv", one_line(bundle.items), quoted=True)
+            _write_items(partial, bundle.items)
         write_features(bundle, partial)
         counts = {part: len(table) for part, table in bundle.parts.items()}
-        described: dict[str, Any] = {"name": bundle.name, "counts": counts}
+        described: dict[str, Any] = {"name": bundle.name, "counts": counts, **(more or {})}
         if bundle.sequences:
             described[SEQUENCES] = list(bundle.sequences)
         b.write_json(partial / "dataset.json", described)
 
 
-def one_line(items: pd.DataFrame) -> pd.DataFrame:
-    """Return the items with each line break and tab in their texts, ids apart, as one blank."""
-    texts = {
-        name: items[name].str.replace(r"\s*[\t\r\n]\s*", " ", regex=True)
-        for name in items.columns.drop("item_id")
-    }
-    return items.assign(**texts)
+def _write_items(folder: Path, items: pd.DataFrame) -> None:
+    """Write `items.tsv`, line breaks and tabs of texts, ids apart, as one blank each.
+
+    Where cells are lists, it is `items.jsonl`.
+    """
+    others = items.columns.drop("item_id")
+    if any(isinstance(cell, list) for name in others for cell in items[name]):
+        with (folder / "items.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            for row in items.to_dict("records"):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return
+    texts = {name: items[name].str.replace(r"\s*[\t\r\n]\s*", " ", regex=True) for name in others}
+    write_tsv(folder / "items.tsv", items.assign(**texts), quoted=True)
 
 
 def write_features(bundle: Bundle, data: Path) -> None:

@@ -106,9 +106,10 @@ def _wavs(stream: BinaryIO, size: int) -> Layout:
         order = _RIFF[head[:4]]
         told = start + 8 + struct.unpack(f"{order}I", head[4:])[0]
         told += told % 2
-        stream.seek(told)
-        if (following := stream.read(12))[:4] in _RIFF and following[8:] == b"WAVE":
-            starts.append(told)
+        if told < size:
+            stream.seek(told)
+            if (following := stream.read(12))[:4] in _RIFF and following[8:] == b"WAVE":
+                starts.append(told)
         stop = starts[-1] if starts[-1] > start else size
         layouts.append(_wav(stream, start, stop, order, ends_here=abs(told - stop) <= 1))
     return joined(layouts, list(zip(starts, [*starts[1:], size], strict=True)))

@@ -8,11 +8,11 @@ counted, and the decoder is told.
 from __future__ import annotations
 
 import io
-import re
 import struct
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import BinaryIO, NamedTuple
 
 from mmx.encoders.decoding.layout import AS_IT_IS, Layout, Piece
@@ -28,6 +28,7 @@ _BIT_RATES = {
 }
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 
+_LARGEST = 1 << 13  # bytes; no frame has so many
 _SEARCH = 1 << 20  # bytes that are looked at for the next frame
 _SAME = 0x001E0C00  # bits of a head that all frames of a sound share: version, layer, rate
 _MISCOUNT = 2  # frames by which information headers are wrong: some count themselves
@@ -148,6 +149,7 @@ def _sounds(data: bytes, place: int) -> list[_Sound]:
     """Go through all frames of a file from the first one on."""
     found: list[_Sound] = []
     known: dict[bytes, Frame | None] = {}  # a file has few different heads
+    sizes: dict[bytes, int] = {}  # of the frames of the last sound, by their heads
     marks = _marks(data)  # where information headers may be
     mark = next(marks)
     while place < len(data):
@@ -169,26 +171,36 @@ def _sounds(data: bytes, place: int) -> list[_Sound]:
             place = there  # not one frame among others of its kind
             continue
         if last is None or is_new:
+            sizes.clear()
             found.append(_Sound(frame, told, [(place, stop)], 1 if told is None else 0))
         else:
             last.n += 1
             if last.constant and not -1 <= last.first.size - frame.size <= 1:
                 last.constant = False
             begin, end = last.stretches[-1]
-            if end == place:
-                last.stretches[-1] = (begin, stop)
-            else:
+            if end != place:
+                begin = place
                 last.stretches.append((place, stop))
+            sizes[key] = frame.size
+            # The same once more, for as long as nothing new comes: most of the time is spent here.
+            within = min(len(data), mark) - _LARGEST
+            while stop < within and (more := sizes.get(data[stop : stop + 4])):
+                stop += more
+                last.n += 1
+            last.stretches[-1] = (begin, stop)
         place = stop
     return [one for one in found if one.n]
 
 
 def _marks(data: bytes) -> Iterator[int]:
     """Yield the offsets of the names of information headers, and the largest number at the end."""
-    for match in re.finditer(b"Xing|Info|VBRI", data):
-        yield match.start()
-    while True:
-        yield sys.maxsize
+    found = []
+    for name in (b"Xing", b"Info", b"VBRI"):
+        at = -1
+        while (at := data.find(name, at + 1)) >= 0:
+            found.append(at)
+    yield from sorted(found)
+    yield from repeat(sys.maxsize)
 
 
 def behind_tags(stream: BinaryIO, place: int) -> int:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import io
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from mmx.encoders.base import plain_reason, require
+from mmx.encoders.decoding.foreign import Foreign, foreign
+from mmx.encoders.decoding.greys import eight_bits, is_deep, know_more_tiffs
 from mmx.encoders.decoding.memory import is_shortage, reserve
-from mmx.encoders.decoding.reading import remembered
+from mmx.encoders.decoding.reading import background, remembered, tell
+from mmx.encoders.decoding.repairs import repaired
 from mmx.errors import ContentError
 
 if TYPE_CHECKING:
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "ICO", "AVIF")
 """Formats that are looked for, whatever a file's name: some others of Pillow start programs."""
+
+_CANNOT, _UNKNOWN = "the image cannot be decoded: ", "not an image of a known format"
+_MAX_REPAIRED = 1 << 28  # bytes of a file
 
 # What Pillow's decoders raise on damaged input. OSError covers "truncated" and "cannot identify".
 _DECODE_ERRORS = (
@@ -39,8 +45,9 @@ def decode_rgb(content: Path | str) -> Image:
     """Decode an image file to 8-bit RGB.
 
     As torchvision's own loader does: the EXIF orientation is not applied, an alpha channel is
-    dropped, of an animation the first frame is taken. 16-bit grey is divided by 256 (Pillow's own
-    conversion would clip it), float grey is taken as [0, 1], or as [0, 255] when it exceeds 1.
+    dropped (unless `on_background` gives a colour), of an animation the first frame is taken. Grey
+    of more than 8 bits is scaled as `eight_bits` says (Pillow's own conversion would clip it). What
+    only damaged metadata or a missing end keeps from being decoded is decoded without them.
 
     Raises:
         ContentError: Not a picture, damaged, without pixels, or larger than Pillow's
@@ -48,18 +55,63 @@ def decode_rgb(content: Path | str) -> Image:
         FileNotFoundError: There is no such file: absent, not corrupt.
         MemoryError: There is no memory for it now.
     """
-    pillow = _pillow()
     path = Path(content)
+    if path.stat().st_size == 0:
+        raise ContentError("the file is empty")
+    try:
+        return _decoded(path, path)
+    except ContentError as error:
+        if (kind := foreign(path)) is not None:
+            if kind.is_picture:
+                return _decoded(path, path, kind)
+            raise ContentError(f"{_UNKNOWN}: {kind.name}") from error
+        found = _decoded_anyway(path)
+        if found is None:
+            raise
+        image, note = found
+        reason = str(error).removeprefix(_CANNOT)
+        tell(note if reason == _UNKNOWN else f"{note} ({reason})")
+        return image
+
+
+def _decoded_anyway(path: Path) -> tuple[Image, str] | None:
+    """Return a picture that only its metadata or a missing end ruin, with what is wrong."""
+
+    def pixels(content: bytes) -> bytes:
+        return _decoded(io.BytesIO(content), path).tobytes()
+
+    try:
+        if path.stat().st_size > _MAX_REPAIRED:
+            return None
+        for content, note in repaired(path.read_bytes(), pixels):
+            with suppress(ContentError):
+                return _decoded(io.BytesIO(content), path), note
+    except (OSError, ContentError):
+        pass
+    return None
+
+
+def _decoded(source: Path | io.BytesIO, path: Path, kind: Foreign | None = None) -> Image:
+    """Decode a file, or what stands for its content, of a usual format or this one.
+
+    Raises:
+        ContentError: It cannot be decoded.
+        MemoryError: There is no memory for it now.
+    """
+    pillow = _pillow()
+    formats = _formats()
+    if kind is not None:
+        if register := getattr(kind.module(), "register_heif_opener", None):
+            register()  # the others do so when they are imported
+        formats = [kind.known_as]
     n_bytes = 0
     try:
-        if path.stat().st_size == 0:
-            raise ContentError("the file is empty")
-        with pillow.open(path, formats=_formats()) as image:
+        with pillow.open(source, formats=formats) as image:
             check_pixels(*image.size)
             n_bytes = _decoding_bytes(image)
             reserve(n_bytes)
             image.load()
-            return _to_rgb(image)
+            return _to_rgb(image, path)
     except FileNotFoundError:
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
@@ -67,17 +119,17 @@ def decode_rgb(content: Path | str) -> Image:
             f"larger than the decompression-bomb limit of {pillow.MAX_IMAGE_PIXELS} pixels"
         ) from error
     except pillow.UnidentifiedImageError as error:
-        raise ContentError("not an image of a known format") from error
+        raise ContentError(_UNKNOWN) from error
     except (MemoryError, *_DECODE_ERRORS) as error:
         is_memory = isinstance(error, MemoryError) or "out of memory" in str(error)
         if is_memory and is_shortage(n_bytes):
             raise MemoryError(str(error)) from error
-        raise ContentError(f"the image cannot be decoded: {plain_reason(error)}") from error
+        raise ContentError(f"{_CANNOT}{plain_reason(error)}") from error
 
 
 def _decoding_bytes(image: Any) -> int:
     """Return the memory that a picture takes at most while it is decoded and made RGB."""
-    per_pixel = 4 + _MODE_BYTES.get(image.mode, 4)
+    per_pixel = 4 + (12 if background() else 0) + _MODE_BYTES.get(image.mode, 4)
     per_pixel += 6 if image.info.get("progressive") else _FORMAT_BYTES.get(image.format, 0)
     return int(image.width * image.height * per_pixel)
 
@@ -97,17 +149,20 @@ def check_pixels(width: int, height: int) -> None:
         )
 
 
-def _to_rgb(image: Any) -> Image:
+def _to_rgb(image: Any, path: Path) -> Image:
     mode = image.mode
+    colour = background()
+    if colour and image.has_transparency_data and not is_deep(image):
+        if mode == "La":
+            image = image.convert("LA")
+        whole = _pillow().new("RGBA", image.size, colour)
+        return _pillow().alpha_composite(whole, image.convert("RGBA")).convert("RGB")  # type: ignore[no-any-return]
     if mode == "RGB":
         return image._new(image.im)  # type: ignore[no-any-return]  # without the file
-    if mode == "I" or mode.startswith("I;16"):
-        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8
-        image = _pillow().fromarray(grey.astype(np.uint8))
-    elif mode == "F":
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=255.0, neginf=0.0)
-        scale = 255.0 if grey.max(initial=0.0) <= 1.0 else 1.0
-        image = _pillow().fromarray(np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8))
+    if is_deep(image):
+        image = _pillow().fromarray(eight_bits(image, path))
+    elif mode in ("La", "RGBa"):  # colours that are multiplied by alpha
+        image = image.convert(mode.upper())
     elif mode == "PA" or (mode == "P" and "transparency" in image.info):
         image = image.convert("RGBA")  # the direct way to RGB warns
     return image.convert("RGB")  # type: ignore[no-any-return]
@@ -117,6 +172,7 @@ def _to_rgb(image: Any) -> Image:
 def _formats() -> list[str]:
     pillow = _pillow()
     pillow.init()
+    know_more_tiffs()
     return [name for name in FORMATS if name in pillow.OPEN]
 
 

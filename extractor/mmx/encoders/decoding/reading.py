@@ -35,6 +35,7 @@ class _Thread(threading.local):
     remembers = False
     last: tuple[Any, Any, Observed] | None = None
     observed: Observed | None = None
+    background: str | None = None
 
 
 _thread = _Thread()
@@ -56,6 +57,21 @@ def tell(note: str = "", sound_s: float = 0.0) -> None:
         _thread.observed.sound_s += sound_s
         if note and note not in _thread.observed.notes:
             _thread.observed.notes.append(note)
+
+
+@contextmanager
+def on_background(colour: str | None) -> Iterator[None]:
+    """Let pictures be composed on a colour, #rrggbb; None: their transparency is ignored."""
+    before, _thread.background = _thread.background, colour
+    try:
+        yield
+    finally:
+        _thread.background = before
+
+
+def background() -> str | None:
+    """Return the colour on which this thread composes pictures."""
+    return _thread.background
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Sounds: files of any kind that libsndfile reads to mono samples, and resampling.
+"""Sounds of any kind as mono samples, and resampling.
 
 Sounds are read with soundfile, because torchaudio's own loader needs torchcodec.
 """
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from mmx.encoders.base import plain_reason, require
 from mmx.encoders.decoding.chunked import HEAD_BYTES, chunked_layout
+from mmx.encoders.decoding.foreign import foreign
+from mmx.encoders.decoding.foreign_sounds import read_foreign
 from mmx.encoders.decoding.layout import AS_IT_IS, Layout, Piece, Spliced
 from mmx.encoders.decoding.memory import reserve
 from mmx.encoders.decoding.mpeg import behind_tags, mpeg_layout, parse_frame
@@ -33,7 +35,6 @@ Headers count themselves, or a byte of padding; decoders leave that out without 
 
 _SAMPLE_BYTES = 16  # as read, joined, resampled, and as spectra
 _BLOCK_SAMPLES = 1 << 21  # of all channels
-_BUFFER = 1 << 15
 _MAX_KERNEL = 1 << 24  # numbers in a resampling kernel; 44,100 → 16,000 Hz needs under 1 << 17
 _LIBRARY_ERRORS = (OSError, RuntimeError, ValueError, TypeError)
 
@@ -62,12 +63,28 @@ def read_mono(content: Path | str) -> tuple[NDArray[np.float32], int]:
         MemoryError: There is no memory for it now.
     """
     path = Path(content)
+    if path.stat().st_size == 0:
+        raise ContentError("the file is empty")
+    try:
+        samples, rate = _read(path)
+    except ContentError as error:
+        if (kind := foreign(path)) is None:
+            raise
+        if not kind.is_sound:
+            raise ContentError(f"not a sound of a known format: {kind.name}") from error
+        samples, rate = read_foreign(path, kind, MAX_SAMPLES, _SAMPLE_BYTES)
+    if not np.isfinite(samples).all():
+        raise ContentError("the audio has samples that are not finite")
+    tell(sound_s=len(samples) / rate)
+    return samples, rate
+
+
+def _read(path: Path) -> tuple[NDArray[np.float32], int]:
+    """Read a file with libsndfile and compare its length with what its header promises."""
     layout = AS_IT_IS
     parts: list[_Part] = []
     try:
-        if (size := path.stat().st_size) == 0:
-            raise ContentError("the file is empty")
-        layout = _layout(path, size)
+        layout = _layout(path)
         if layout.cut:
             raise ContentError(f"truncated: {layout.cut}")
         for pieces in layout.parts or (None,):
@@ -84,19 +101,20 @@ def read_mono(content: Path | str) -> tuple[NDArray[np.float32], int]:
     if layout.promised and layout.there:
         promised = int(len(samples) * (layout.promised / layout.there))
         _check_length(len(samples), promised, rate)
-    if not np.isfinite(samples).all():
-        raise ContentError("the audio has samples that are not finite")
     if len(parts) > 1:
         tell(f"{len(parts)} sounds in one file, joined")
-    tell(layout.note, len(samples) / rate)
+    tell(layout.note)
     return samples, rate
 
 
-def _layout(path: Path, size: int) -> Layout:
-    with path.open("rb", buffering=_BUFFER) as stream:
-        start = behind_tags(stream, 0)
-        stream.seek(start)
-        head = stream.read(HEAD_BYTES)
+def _layout(path: Path) -> Layout:
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start, head = 0, stream.read(HEAD_BYTES)
+        if head[:3] in (b"ID3", b"APE"):
+            start = behind_tags(stream, 0)
+            stream.seek(start)
+            head = stream.read(HEAD_BYTES)
         if parse_frame(head) is not None:
             return mpeg_layout(stream, start)
         if head[:4] == b"fLaC":
@@ -122,6 +140,8 @@ def _read_part(path: Path, pieces: Sequence[Piece] | None, limit: int) -> _Part:
             blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
             if (n_samples := n_samples + len(block)) > limit:
                 raise ContentError(f"longer than {MAX_SAMPLES:,} samples")
+            if len(block) < n_frames:
+                break  # the end
         return _Part(blocks, int(file.samplerate))
 
 

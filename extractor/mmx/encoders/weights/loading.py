@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmx.encoders.base import require
+from mmbase.process import out_of_memory
+from mmx.encoders.base import plain_reason, require
 from mmx.encoders.weights.checkpoints import strays
 from mmx.encoders.weights.hub import ModelFolder, without_bar
-from mmx.errors import EncoderError
+from mmx.errors import EncoderError, ToolError
 
 _ADAPTERS = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
@@ -141,6 +142,26 @@ def refuse_foreign_tokens(folder: ModelFolder, network: Any, tokenizer: Any) -> 
             f"{folder.label}: the tokenizer has tokens up to number {largest}, and the network "
             f"knows {n_tokens} (0 to {n_tokens - 1}); tokenizer and weights are of different models"
         )
+
+
+@contextmanager
+def probing(folder: ModelFolder) -> Iterator[None]:
+    """Refuse a model that fails in the block, on a sample: then it fails on everything.
+
+    Raises:
+        EncoderError: The parts of the model don't fit each other.
+    """
+    try:
+        yield
+    except ToolError:
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise EncoderError(
+            f"{folder.label}: the model fails on a sample ({type(error).__name__}: "
+            f"{plain_reason(error)}); its weights, configuration and processor don't fit each other"
+        ) from error
 
 
 def n_positions(network: Any) -> int | None:

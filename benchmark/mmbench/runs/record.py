@@ -1,0 +1,114 @@
+"""The record of a run, `run.json`: what ran on what, and what it cost."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from mmbase import gemm
+from mmbase.process import peak_gpu_memory_bytes, peak_memory_bytes
+from mmbench import __version__
+from mmbench.config import Recipe
+from mmbench.evaluation.scoring import Scores
+from mmbench.models import model_class
+from mmbench.ops import sparse
+from mmbench.runs.fit import choose_device
+from mmbench.runs.folder import FORMAT, FORMAT_VERSION
+from mmbench.runs.inputs import Inputs
+
+
+def name_of(device: torch.device) -> str:
+    """Return a device's one name, however it was spelled: `cuda` is `cuda:0`."""
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+
+
+def record_of(
+    recipe: Recipe,
+    inputs: Inputs,
+    timings: Mapping[str, Any],
+    chosen: int | None,
+    scores: Mapping[str, Scores],
+    trained: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What ran on what; `trained` is what the training, perhaps in another process, recorded."""
+    training, device = inputs.split.training, choose_device(recipe.device)
+    setting = inputs.setting(recipe.evaluation, recipe.model)
+    present = {m: one.present[: training.n_trained] for m, one in inputs.features.items()}
+    n_valid, n_test = (
+        int(training.of_trained_users(rows).users.size)
+        for rows in (training.valid, inputs.split.test.rows)
+    )
+    peaks = {
+        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_gpu_memory_bytes": peak_gpu_memory_bytes(device),
+    }
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "tool": {"name": "mmbench", "version": __version__},
+        "libraries": {
+            name: metadata.version(name) for name in ("torch", "numpy", "scipy", "pandas", "h5py")
+        },
+        "python": platform.python_version(),
+        "device": {
+            "type": name_of(device),
+            "name": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else platform.machine(),
+            "threads": trained.get("threads", torch.get_num_threads()),
+            "trainings_at_once": trained.get("jobs", 1),
+            "products": {"gemm": gemm.chosen(), "sparse": sparse.backend()},
+        },
+        "dataset": {
+            "name": training.name,
+            "split": training.split,
+            "digest": training.digest,
+            "test_digest": inputs.split.test.digest,
+            "n_users": training.train.n_users,
+            "n_items": training.train.n_items,
+            "n_train": training.train.n_edges,
+            "n_valid": n_valid,
+            "n_test": n_test,
+            "notes": list(training.notes),
+        },
+        "features": {
+            modality: {
+                "name": one.name,
+                "digest": one.digest,
+                "dim": int(one.vectors.shape[1]),
+                "present": int(present[modality].sum()),
+                "missing": int((~present[modality]).sum()),
+                "missing_policy": recipe.missing,
+                "scaling": recipe.scaling,
+                "provenance": dict(one.provenance),
+            }
+            for modality, one in inputs.features.items()
+        },
+        "seeds": {"run": recipe.seed},
+        "approximate": list(recipe.approximate),
+        "settings": recipe.settings.model_dump(mode="json"),
+        "chosen_trial": chosen,
+        "protocol": {
+            **setting.describe(model_class(recipe.model)),
+            "digests": dict(inputs.evaluation),
+            "no_hit_possible": [
+                part
+                for part, held_out in (("valid", training.valid), ("test", inputs.split.test.rows))
+                if setting.out_of_reach(setting.rows(held_out))
+            ],
+            "users_evaluated": {split: one.n_evaluated for split, one in scores.items()},
+            "users_with_relevant": {split: one.n_relevant for split, one in scores.items()},
+            "users_without_list_counted": {
+                split: one.n_without_list for split, one in scores.items()
+            },
+        },
+        "timings": dict(timings),
+        **{
+            name: max(filter(None, (here, trained.get(name))), default=None)
+            for name, here in peaks.items()
+        },
+    }
