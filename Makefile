@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CORE := .venv-core/bin
-EXTRAS := extract,tune,report,dev
+EXTRAS := extract,formats,tune,report,dev
 SEEDS := 1,2,3,4,5
 # MODELS=vbpr,freedom and EPOCHS=5 make a reproduction a quick look.
 # For reproduce-amazon: AMAZON_MIRROR=DIR|URL instead of the collection's site; SPLIT_DIR=DIR (one dataset) and STAND_IN=1 where

@@ -354,8 +354,10 @@ def progress(*, quiet: bool, verbose: bool = False) -> Terminal:
     return Terminal(-1 if quiet else int(verbose))
 
 
-def echo_json(document: Any) -> None:
-    """Print one JSON document to stdout."""
+def echo_json(document: Any, schema: str = "") -> None:
+    """Print one JSON document to stdout; an object says its `schema`, a name and a version."""
+    if schema:
+        document = {"schema": schema, **document}
     click.echo(json.dumps(document, ensure_ascii=False))
 
 

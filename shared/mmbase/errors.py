@@ -55,11 +55,17 @@ class Interrupted(ToolError):
     exit_code = 130
 
 
+_MANY, _OFFERED = 30, 5  # choices that are not listed any more, and how many are offered then
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """Return the error for an unknown `kind` (a model, say), with the closest match and choices."""
     choices = sorted(known)
     folded = {choice.casefold(): choice for choice in choices}
-    close = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name.casefold(), folded, n=_OFFERED, cutoff=0.5)
     hint = f" Did you mean {folded[close[0]]!r}?" if close else ""
     offer = f"Choose one of: {', '.join(choices)}." if choices else "There is none."
+    if len(choices) > _MANY:
+        alike = [folded[one] for one in close] or choices[:_OFFERED]
+        offer = f"There are {len(choices)}, such as {', '.join(alike)}."
     return UsageError(f"unknown {kind} {name!r}.{hint} {offer}")

@@ -47,8 +47,8 @@ def by_processor(vendor: str, capability: str) -> Kernel:
     """Return the kernel for a processor.
 
     MKL, the BLAS of torch's builds for x86, leaves the AVX-512 units of AMD's processors unused;
-    oneDNN, also part of torch, does not: on an EPYC 9004 it multiplies 7 to 15 % faster in one
-    thread. On other processors the two are alike, or nobody has compared them.
+    oneDNN, also part of torch, does not, and multiplies a few per cent faster in one thread. On
+    other processors torch keeps its default.
 
     Args:
         vendor: As the processor names it, e.g. `AuthenticAMD`; empty if unknown.

@@ -31,6 +31,7 @@ SUFFIXES = (
 # Names that often mean a TSV: read where a table is asked for, never taken for one in a search.
 TAB_SUFFIXES = (".txt", ".inter")
 
+_BLOCK = 16 << 20
 _TYPED = (".parquet", ".arrow", ".feather")
 _UNIT = "\x1f"
 """Stands for a delimiter of two characters, which the readers of CSV do not know."""
@@ -294,7 +295,12 @@ def _read_text(table: Table, names: list[str]) -> dict[str, Column]:
     try:
         rows = arrow_csv.read_csv(
             pa.BufferReader(pa.py_buffer(data)),
-            read_options=arrow_csv.ReadOptions(block_size=16 << 20, autogenerate_column_names=True),
+            # A process that ends just after Arrow's threads have begun may be aborted.
+            read_options=arrow_csv.ReadOptions(
+                block_size=_BLOCK,
+                autogenerate_column_names=True,
+                use_threads=len(data) > _BLOCK,
+            ),
             parse_options=arrow_csv.ParseOptions(
                 delimiter=mark,
                 quote_char='"' if table.quoted else False,

@@ -13,6 +13,7 @@ from mmbase import dialects
 from mmbase.errors import DataError
 
 _CHUNK = 65_536
+_THREADED = 16 << 20  # bytes from which on Arrow's threads pay
 _PACKED = 8  # rows for which a byte may stand where all are alike
 _DIGITS = 4300  # of the longest integer that Python parses
 
@@ -196,7 +197,13 @@ def _parquet(path: Path, names: Sequence[str]) -> Any:
         if chunk.physical_type == "BYTE_ARRAY" and "DICTIONARY" in " ".join(chunk.encodings)
     }
     encoded = sorted(texts.intersection(names))
-    rows = parquet.read_table(path, columns=list(names), read_dictionary=encoded)
+    # A process that ends just after Arrow's threads have begun may be aborted.
+    rows = parquet.read_table(
+        path,
+        columns=list(names),
+        read_dictionary=encoded,
+        use_threads=expanded > _THREADED,
+    )
     for name in encoded:
         for chunk in rows.column(name).chunks if _is_dictionary(rows, name) else ():
             sizes = np.asarray(pc.fill_null(pc.binary_length(chunk.dictionary), 0))

@@ -78,7 +78,7 @@ def compare(
         told = [_system(system, split, names) for system in systems]
         document = {**how, "split": split, "of": kinds, "systems": told}
         document["comparisons"] = [_comparison(one) for one in outcome]
-        echo_json({**document, "agreement_of_seeds": taus})
+        echo_json({**document, "agreement_of_seeds": taus}, "mmbench.comparison 1.0")
         return
     click.echo("\n".join(kinds) + "\n")
     _print(systems, outcome, names, split, taus)

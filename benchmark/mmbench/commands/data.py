@@ -84,7 +84,7 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
     from mmbench.data.splitting import as_rows
 
     loaded = load_split(folder, split, columns)
-    whole = None if as_json else find_table(folder, ("interactions",))
+    whole = find_table(folder, ("interactions",))
     interactions = describe(as_rows(read_known(folder, whole, columns))) if whole else None
     training, test = loaded.training, loaded.test
     train = training.train
@@ -103,7 +103,8 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
         "notes": list(training.notes),
     }
     if as_json:
-        echo_json(counts)
+        whole_counts = {} if interactions is None else {"interactions": interactions}
+        echo_json(counts | whole_counts, "mmbench.statistics 1.0")
         return
     notes = [("note", note) for note in counts.pop("notes")]
     for key, value in [*counts.items(), *notes]:
@@ -178,7 +179,7 @@ def split(
         record, there = make_split(folder, name, method, parsed, columns, **typed)
     target = folder / "splits" / name
     if as_json:
-        echo_json({"path": str(target), "already": there, **record})
+        echo_json({"path": str(target), "already": there, **record}, "mmbench.split 1.0")
         return
     if filters:
         _show_counts(list(record["statistics"].items()))
@@ -210,7 +211,7 @@ def filter_(
         raise UsageError("--filter is missing; e.g. --filter kcore:5")
     counts = filter_dataset(folder, out, [parse_filter(text) for text in filters], columns)
     if as_json:
-        echo_json({"path": str(out), "statistics": dict(counts)})
+        echo_json({"path": str(out), "statistics": dict(counts)}, "mmbench.filter 1.0")
         return
     _show_counts(counts)
     click.echo(out.as_posix())
@@ -242,7 +243,8 @@ def validate(
     leaks = sum(one.count > 0 for one in findings if one.leak)
     if as_json:
         told = list(map(dataclasses.asdict, findings))
-        echo_json({"split": tables.name, "leaks": leaks, "findings": told})
+        found = {"split": tables.name, "leaks": leaks, "findings": told}
+        echo_json(found, "mmbench.leaks 1.0")
     else:
         click.echo(f"split {tables.name}")
         for one in findings:

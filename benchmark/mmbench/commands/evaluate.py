@@ -76,7 +76,16 @@ def evaluate(
     if as_json:
         document = {"run": label, **{name: one.overall for name, one in scored.scores.items()}}
         document |= {"protocol": scored.protocol} | ({"slices": sliced} if slices else {})
-        echo_json(document)
+        document["users"] = {
+            name: {
+                "evaluated": one.n_evaluated,
+                "with_relevant": one.n_relevant,
+                "without_list": one.n_without_list,
+            }
+            for name, one in scored.scores.items()
+        }
+        document["notes"] = list(scored.notes)
+        echo_json(document, "mmbench.evaluation 1.0")
         return
     for name, one in scored.scores.items():
         print_results(name, [Row(label, [one.overall])])

@@ -61,7 +61,7 @@ def recommend(
         n_rows = lists.write(lists.recommendations(trained, rows, options["k"], **how), out)
         document |= {"path": str(out), "users": int(rows.size), "rows": n_rows}
     if as_json:
-        cli.echo_json(document)
+        cli.echo_json(document, "mmbench.recommendations 1.0")
         return
     if out is not None:
         click.echo(f"{out}: {document['rows']:,} rows for {document['users']:,} users")

@@ -120,7 +120,7 @@ def reproduce(
             for text in warnings:
                 click.echo(hanging(text, "note: ", "  ") + "\n")
     if as_json:
-        cli.echo_json({"report": str(report), "studies": documents})
+        cli.echo_json({"report": str(report), "studies": documents}, "mmbench.reproduction 1.0")
     else:
         click.echo(f"report: {report / 'index.md'}")
     batch.raise_failures()

@@ -154,7 +154,11 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
 
     if as_json:
         documents = summarise(results)
-        cli.echo_json(documents[0] if len(documents) == 1 else {"runs": documents})
+        if slices:
+            for one, run in zip(documents, results, strict=True):
+                one["slices"] = dict(run.slices)
+        one_or_all = documents[0] if len(documents) == 1 else {"runs": documents}
+        cli.echo_json(one_or_all, "mmbench.runs 1.0")
         return
     for about, runs in _by_data(results).items():
         recipe = runs[0].recipe
@@ -169,6 +173,11 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
         if run.trials:
             _print_trials(run)
         click.echo(f"{run.recipe.model}, seed {run.recipe.seed}{chosen}{trained}: {run.path}")
+        if run.unfinished:
+            click.echo(
+                f"{run.recipe.model}: the best epoch is the last one validated, so more may be "
+                f"better: --set epochs={2 * run.recipe.settings.epochs}"
+            )
         for split in run.no_hits:
             click.echo(f"{run.recipe.model}: metrics of hits on {split} are n/a: {NO_HITS}")
         if slices:

@@ -10,7 +10,7 @@ from mmbench.errors import DataError, UsageError, unknown_name
 
 _LABELS = frozenset({
     "label", "labels", "label:float", "click", "clicked", "is_click", "is_clicked", "like", "liked",
-    "is_like", "purchased", "watch_ratio",
+    "is_like", "purchased", "is_purchased", "watch_ratio", "target", "feedback",
 })  # fmt: skip
 """Columns, lower case, that may tell positives from negatives and are no rating."""
 

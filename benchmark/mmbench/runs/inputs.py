@@ -64,7 +64,7 @@ def digests_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inputs]:
-    """Load what a recipe names, and spell out in it what it left to be found: split, feature sets.
+    """Load what a recipe names, and spell out in it where the data are, split and feature sets.
 
     Args:
         recipe: What is wanted.
@@ -92,10 +92,13 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
         evaluation = recipe.evaluation.model_copy(
             update={"diversity_features": like.diversity_features}
         )
-    names = {modality: one.name for modality, one in features.items()}
-    recipe = recipe.model_copy(
-        update={"split": split.training.split, "features": names, "evaluation": evaluation}
-    )
+    found = {
+        "data": str(data.absolute()),  # a run can be used from elsewhere
+        "split": split.training.split,
+        "features": {modality: one.name for modality, one in features.items()},
+        "evaluation": evaluation,
+    }
+    recipe = recipe.model_copy(update=found)
     return recipe, Inputs(split, features, digests, evaluation.diversity_features)
 
 

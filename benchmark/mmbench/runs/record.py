@@ -21,6 +21,11 @@ from mmbench.runs.folder import FORMAT, FORMAT_VERSION
 from mmbench.runs.inputs import Inputs
 
 
+def name_of(device: torch.device) -> str:
+    """Return a device's one name, however it was spelled: `cuda` is `cuda:0`."""
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+
+
 def record_of(
     recipe: Recipe,
     inputs: Inputs,
@@ -50,7 +55,7 @@ def record_of(
         },
         "python": platform.python_version(),
         "device": {
-            "type": str(device),
+            "type": name_of(device),
             "name": torch.cuda.get_device_name(device)
             if device.type == "cuda"
             else platform.machine(),

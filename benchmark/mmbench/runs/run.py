@@ -32,7 +32,7 @@ from mmbench.models import model_class
 from mmbench.models.base import Recommender
 from mmbench.runs.beginning import as_begun, begin
 from mmbench.runs.documents import CURE
-from mmbench.runs.fit import build, in_words
+from mmbench.runs.fit import build, choose_device, in_words
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs
 from mmbench.runs.record import record_of
@@ -67,6 +67,12 @@ class Result:
     cost: Mapping[str, float | None] = field(default_factory=dict)
     trials: Sequence[Mapping[str, Any]] = ()
     no_hits: Sequence[str] = ()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the last epoch is the best one of several validated, so that more may help."""
+        every, epochs = self.recipe.evaluation.every, self.recipe.settings.epochs
+        return every < epochs == self.best_epoch
 
     @property
     def failed(self) -> list[tuple[str, str]]:
@@ -110,7 +116,11 @@ def run(
 
 
 def check_data(recipe: Recipe, inputs: Inputs) -> None:
-    """Refuse what can't be scored or selected on; see `evaluation.protocol.check`."""
+    """Refuse a device that is not here, and what can't be scored or selected on.
+
+    See `evaluation.protocol.check`.
+    """
+    choose_device(recipe.device)
     setting = inputs.setting(recipe.evaluation, recipe.model)
     check(setting, inputs.split.test, selects=model_class(recipe.model).trained)
 
@@ -198,6 +208,10 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
     recipe = read_recipe(folder.recipe_path)
     if data is not None:
         recipe = recipe.model_copy(update={"data": str(data)})
+    elif not Path(recipe.data).is_dir():
+        raise DataError(
+            f"{path}: its dataset {recipe.data} is not there; say where it is now: --data DIR"
+        )
     recipe, inputs = load_inputs(recipe)
     if folder.complete:
         same = digests_of(folder.read_json("run.json")) == inputs.digests
@@ -207,7 +221,7 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
         renamed = "; or give the folder the name back that it had, if it was renamed"
         raise DataError(
             f"{path}: the interactions, split or features in {recipe.data} differ from those the "
-            "run began with; start a new run, or restore the data"
+            "run began with; start a new run, restore the data, or say where they are: --data DIR"
             f"{'' if folder.complete else renamed}"
         )
     return recipe, inputs, folder

@@ -33,6 +33,15 @@ def add_set(data: Path, name: str, provenance: dict[str, Any], modality: str = "
         writer.finish()
 
 
+def write_split(data: Path, name: str) -> None:
+    head, *rows = (data / "interactions.tsv").read_text().splitlines()
+    folder = data / "splits" / name
+    folder.mkdir(parents=True)
+    for part, own in (("train", rows[2:]), ("valid", rows[::7]), ("test", rows[::5])):
+        kept = [row for row in own if part != "train" or row not in {*rows[::7], *rows[::5]}]
+        (folder / f"{part}.tsv").write_text("\n".join([head, *kept]) + "\n")
+
+
 def train(data: Path, out: Path, **given: Any) -> Result:
     settings = make_settings("vbpr", {"epochs": 1, "embedding_dim": 4, "batch_size": 64})
     evaluation = {"cutoffs": (5,), "select_by": "Recall@5"}
@@ -105,12 +114,8 @@ def test_the_first_split_that_is_written_does_not_replace_the_random_one(
     dataset: Path, tmp_path: Path
 ) -> None:
     first = train(dataset, tmp_path / "runs")
-    part = (dataset / "interactions.tsv").read_text()
     for split in ("mine", "other"):
-        folder = dataset / "splits" / split
-        folder.mkdir(parents=True)
-        for name in ("train", "valid", "test"):
-            (folder / f"{name}.tsv").write_text(part)
+        write_split(dataset, split)
         assert train(dataset, tmp_path / "runs").path == first.path
     assert any(
         "split random:0.2,0.2,42, as before; there are mine, other, too" in note
@@ -119,12 +124,8 @@ def test_the_first_split_that_is_written_does_not_replace_the_random_one(
 
 
 def test_of_several_splits_the_one_taken_before_is_taken(dataset: Path, tmp_path: Path) -> None:
-    part = (dataset / "interactions.tsv").read_text()
     for split in ("mine", "other"):
-        folder = dataset / "splits" / split
-        folder.mkdir(parents=True)
-        for name in ("train", "valid", "test"):
-            (folder / f"{name}.tsv").write_text(part)
+        write_split(dataset, split)
     with pytest.raises(UsageError, match="--split: mine, other"):
         train(dataset, tmp_path / "runs")
     chosen = train(dataset, tmp_path / "runs", split="other")

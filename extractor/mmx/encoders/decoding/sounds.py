@@ -140,6 +140,8 @@ def _read_part(path: Path, pieces: Sequence[Piece] | None, limit: int) -> _Part:
             blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
             if (n_samples := n_samples + len(block)) > limit:
                 raise ContentError(f"longer than {MAX_SAMPLES:,} samples")
+            if len(block) < n_frames:
+                break  # the end
         return _Part(blocks, int(file.samplerate))
 
 
