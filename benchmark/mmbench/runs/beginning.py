@@ -26,12 +26,12 @@ def begin(run: RunFolder) -> dict[str, Any]:
         TrainingError: This build of torch lacks the kernel.
         DataError: The record is damaged.
     """
-    if run.begun_path.is_file():
-        begun = run.read_json(run.begun_path.name)
-    else:
+    name = run.begun_path.name
+    if not run.begun_path.is_file():
         gemm.use(None)
-        begun = {"gemm": gemm.chosen(), "threads": torch.get_num_threads()}
-        run.write_json(run.begun_path.name, begun)
+        now = {"gemm": gemm.chosen(), "threads": torch.get_num_threads()}
+        run.write_json_once(name, now)  # the trials of a grid may begin side by side
+    begun = run.read_json(name)
     kernel, threads = begun.get("gemm"), begun.get("threads")
     if kernel not in get_args(gemm.Kernel) or type(threads) is not int or threads < 1:
         raise DataError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -99,6 +101,19 @@ class RunFolder:
         _replace(
             self.path / name, lambda partial: partial.write_text(text + "\n", encoding="utf-8")
         )
+
+    def write_json_once(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write a document that several processes may begin to write at once: one of them does."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = path.with_name(f"{name}.{os.getpid()}-{threading.get_ident()}.partial")
+        own.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        own.replace(path)
+
+    def remove_leavings(self) -> None:
+        """Remove what killed processes left of `write_json_once`."""
+        for path in self.path.glob("*.json.*.partial"):
+            path.unlink(missing_ok=True)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read one of the run's JSON documents.

@@ -256,6 +256,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     if chosen is not None:
         record["trials"] = trials_of(read_recipe(folder.recipe_path), folder)
     folder.write_json("run.json", record)
+    folder.remove_leavings()
     folder.write_json(
         "metrics.json",
         {

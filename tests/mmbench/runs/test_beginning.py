@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,3 +152,20 @@ def test_a_run_of_an_older_version_is_scored_without_a_kernel_of_its_own(
     folder.write_json("run.json", record)
     scored = evaluate_run(folder.path, inputs[0].evaluation)
     assert scored.scores["test"].overall == result.test
+
+
+def test_trials_that_begin_side_by_side_find_one_record(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: begin(RunFolder(run.path)), range(64)))
+    assert all(one == found[0] for one in found)
+    assert [path.name for path in run.path.iterdir()] == ["begun.json"]
+
+
+def test_what_a_killed_process_left_is_removed(dataset: Path, tmp_path: Path) -> None:
+    loaded, inputs = load_inputs(recipe(dataset))
+    folder = experiment.run_folder(tmp_path, loaded, inputs)
+    folder.path.mkdir(parents=True)
+    (folder.path / "begun.json.7.partial").touch()
+    experiment.run(loaded, inputs, folder, progress=Silent())
+    assert not list(folder.path.glob("*.partial"))
