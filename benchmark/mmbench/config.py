@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 from pydantic import (
@@ -337,96 +336,6 @@ def _has_setting(model: str, key: str) -> bool:
     except UsageError:
         return False
     return model_class(model).trained or name not in ModelConfig.model_fields
-
-
-def parse_value(text: str) -> Any:
-    """Parse a command-line value as YAML, and 1e-5 as a number."""
-    if "e" in text.casefold():
-        with contextlib.suppress(ValueError):
-            return float(text)
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{text!r} is not a value: {str(error).splitlines()[0]}") from error
-
-
-def parse_settings(options: Sequence[str]) -> dict[str, Any]:
-    """Parse `lr=0.001` and the like.
-
-    Raises:
-        UsageError: An option has no `=` or no value.
-    """
-    values: dict[str, Any] = {}
-    for option in options:
-        key, equals, text = option.partition("=")
-        if not (key and equals and text):
-            raise UsageError(f"--set {option}: expected NAME=VALUE, e.g. lr=0.001")
-        values[key] = parse_value(text)
-    return values
-
-
-def parse_approximations(text: str) -> tuple[Approximation, ...]:
-    """Parse `frozen-features,tf32` and the like; return them sorted.
-
-    Raises:
-        UsageError: There is no such approximation.
-    """
-    known: dict[str, Approximation] = {name: name for name in get_args(Approximation)}
-    names = sorted({part.strip() for part in text.split(",") if part.strip()})
-    for name in names:
-        if name not in known:
-            raise unknown_name("approximation", name, known)
-    return tuple(known[name] for name in names)
-
-
-def parse_grid(options: Sequence[str], flag: str = "--grid") -> dict[str, tuple[Any, ...]]:
-    """Parse `lr=0.001,0.01` and the like as a mapping from name to the values to try.
-
-    Raises:
-        UsageError: An option has no `=` or lacks a value, or a name is given twice.
-    """
-    grid: dict[str, tuple[Any, ...]] = {}
-    for option in options:
-        name, _, text = option.partition("=")
-        if not (name and all(text.split(","))):
-            raise UsageError(f"{flag} {option}: expected NAME=V1,V2,…, e.g. lr=0.001,0.01")
-        if name in grid:
-            raise UsageError(
-                f"{flag} {option}: {name} is given twice; list all of its values at once"
-            )
-        grid[name] = tuple(parse_value(value) for value in text.split(","))
-    return grid
-
-
-def parse_search(options: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
-    """Parse `lr=log:1e-4..1e-2`, `n_layers=int:1..3`, `dropout=0.1..0.5`, `reg_weight=1e-5,1e-2`.
-
-    Raises:
-        UsageError: An option is none of these.
-    """
-    space: dict[str, Range | tuple[Any, ...]] = {}
-    for option in options:
-        name, _, text = option.partition("=")
-        if name in space:
-            raise UsageError(f"--search {option}: {name} is given twice")
-        kind, colon, bounds = text.partition(":")
-        low, dots, high = (bounds if colon else text).partition("..")
-        if not dots:
-            space |= parse_grid([option], "--search")
-            continue
-        try:
-            if kind not in ("log", "int") and colon:
-                raise ValueError(f"{kind!r} is neither log nor int")
-            space[name] = Range(
-                low=float(low), high=float(high), log=kind == "log", integer=kind == "int"
-            )
-        except ValueError as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise UsageError(
-                f"--search {option}: {reason}; e.g. lr=log:1e-4..1e-2, n_layers=int:1..3, "
-                "reg_weight=1e-5,1e-2"
-            ) from error
-    return space
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:

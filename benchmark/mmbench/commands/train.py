@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
+import yaml
+from pydantic import ValidationError
 
 from mmbase import cli, layout
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
 from mmbench import config
 from mmbench.commands import common
-from mmbench.config import Evaluation, Recipe, Search, for_model
-from mmbench.errors import UsageError
+from mmbench.config import Approximation, Evaluation, Range, Recipe, Search, for_model
+from mmbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
     from mmbase.progress import Progress
@@ -111,12 +114,12 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
     if not names:
         raise UsageError("--model is missing; e.g. --model vbpr,bpr-mf (see `mmbench models`)")
     shared = given(Recipe, options) | {
-        "approximate": config.parse_approximations(options["approximate"] or ""),
+        "approximate": parse_approximations(options["approximate"] or ""),
         "evaluation": config.make_evaluation(**given(Evaluation, options)),
     }
-    settings = config.parse_settings(options["settings"])
-    grid = config.parse_grid(options.get("grid", ()))
-    space = config.parse_search(options.get("search", ()))
+    settings = parse_settings(options["settings"])
+    grid = parse_grid(options.get("grid", ()))
+    space = parse_search(options.get("search", ()))
     how = given(Search, options)
     if space and how.get("sampler") != "random":
         from mmbench.runs.search import require_optuna
@@ -257,3 +260,93 @@ def _labels(runs: Sequence[Result]) -> list[str]:
         numeric = {"approximate": recipe.approximate, "sparse": recipe.sparse_backend}
         facts.append(Facts(recipe.model, recipe.features, settings, frozenset(), numeric))
     return labels(facts)
+
+
+def parse_value(text: str) -> Any:
+    """Parse a command-line value as YAML, and 1e-5 as a number."""
+    if "e" in text.casefold():
+        with contextlib.suppress(ValueError):
+            return float(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{text!r} is not a value: {str(error).splitlines()[0]}") from error
+
+
+def parse_settings(options: Sequence[str]) -> dict[str, Any]:
+    """Parse `lr=0.001` and the like.
+
+    Raises:
+        UsageError: An option has no `=` or no value.
+    """
+    values: dict[str, Any] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not (key and equals and text):
+            raise UsageError(f"--set {option}: expected NAME=VALUE, e.g. lr=0.001")
+        values[key] = parse_value(text)
+    return values
+
+
+def parse_approximations(text: str) -> tuple[Approximation, ...]:
+    """Parse `frozen-features,tf32` and the like; return them sorted.
+
+    Raises:
+        UsageError: There is no such approximation.
+    """
+    known: dict[str, Approximation] = {name: name for name in get_args(Approximation)}
+    names = sorted({part.strip() for part in text.split(",") if part.strip()})
+    for name in names:
+        if name not in known:
+            raise unknown_name("approximation", name, known)
+    return tuple(known[name] for name in names)
+
+
+def parse_grid(options: Sequence[str], flag: str = "--grid") -> dict[str, tuple[Any, ...]]:
+    """Parse `lr=0.001,0.01` and the like as a mapping from name to the values to try.
+
+    Raises:
+        UsageError: An option has no `=` or lacks a value, or a name is given twice.
+    """
+    grid: dict[str, tuple[Any, ...]] = {}
+    for option in options:
+        name, _, text = option.partition("=")
+        if not (name and all(text.split(","))):
+            raise UsageError(f"{flag} {option}: expected NAME=V1,V2,…, e.g. lr=0.001,0.01")
+        if name in grid:
+            raise UsageError(
+                f"{flag} {option}: {name} is given twice; list all of its values at once"
+            )
+        grid[name] = tuple(parse_value(value) for value in text.split(","))
+    return grid
+
+
+def parse_search(options: Sequence[str]) -> dict[str, Range | tuple[Any, ...]]:
+    """Parse `lr=log:1e-4..1e-2`, `n_layers=int:1..3`, `dropout=0.1..0.5`, `reg_weight=1e-5,1e-2`.
+
+    Raises:
+        UsageError: An option is none of these.
+    """
+    space: dict[str, Range | tuple[Any, ...]] = {}
+    for option in options:
+        name, _, text = option.partition("=")
+        if name in space:
+            raise UsageError(f"--search {option}: {name} is given twice")
+        kind, colon, bounds = text.partition(":")
+        low, dots, high = (bounds if colon else text).partition("..")
+        if not dots:
+            space |= parse_grid([option], "--search")
+            continue
+        try:
+            if kind not in ("log", "int") and colon:
+                raise ValueError(f"{kind!r} is neither log nor int")
+            space[name] = Range(
+                low=float(low), high=float(high), log=kind == "log", integer=kind == "int"
+            )
+        except ValueError as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise UsageError(
+                f"--search {option}: {reason}; e.g. lr=log:1e-4..1e-2, n_layers=int:1..3, "
+                "reg_weight=1e-5,1e-2"
+            ) from error
+    return space

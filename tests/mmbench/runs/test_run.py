@@ -14,7 +14,8 @@ import torch
 from mmbase.process import peak_memory_bytes
 from mmbase.progress import Silent
 from mmbench.analysis.recommend import load_run
-from mmbench.config import Recipe, for_model, make_settings, parse_approximations, read_recipe
+from mmbench.commands.train import parse_approximations
+from mmbench.config import Recipe, for_model, make_settings, read_recipe
 from mmbench.data.dataset import TestData
 from mmbench.errors import DataError, Diverged, TrainingError, UsageError
 from mmbench.evaluation import protocol

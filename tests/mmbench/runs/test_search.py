@@ -19,8 +19,9 @@ import yaml
 from click.testing import CliRunner
 from tests.mmbench.conftest import write_dataset
 
+from mmbench.commands.train import parse_search
 from mmbench.commands.tune import tune
-from mmbench.config import Range, Recipe, Search, make_settings, parse_search
+from mmbench.config import Range, Recipe, Search, make_settings
 from mmbench.errors import UsageError
 from mmbench.runs.finished_runs import find_runs
 from mmbench.runs.run import read_result
