@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 import mmstore.hdf5 as hdf5
 from mmstore import errors, spec
 from mmstore.errors import DamagedFeatureSet, NotAFeatureSet, ProvenanceMismatch, StoreWarning
+from mmstore.filesystem import replace_synced
 from mmstore.hashing import content_digest
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes, block_rows, spans
@@ -33,7 +34,6 @@ from mmstore.side_files import (
     RowFile,
     VectorLog,
     place_of,
-    replace_synced,
     restore_undo,
     save_undo,
 )
