@@ -24,7 +24,7 @@ import mmstore.hdf5 as hdf5
 from mmstore import errors, spec
 from mmstore.errors import DamagedFeatureSet, NotAFeatureSet, ProvenanceMismatch, StoreWarning
 from mmstore.filesystem import replace_synced
-from mmstore.hashing import content_digest
+from mmstore.hashing import content_digest, require_whole
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes, block_rows, spans
 from mmstore.schema import Header, canonical_json
@@ -38,7 +38,6 @@ from mmstore.side_files import (
     save_undo,
 )
 from mmstore.spec import Status
-from mmstore.trust import require_whole
 
 _MARGIN = 1 << 20  # attributes, group and chunk tables, alignment
 
