@@ -221,7 +221,8 @@ def test_folders_within_are_searched_for_ids(tmp_path: Path) -> None:
     assert found(tmp_path) == [
         images / "00/1.jpg", images / "00/deep/2.png", images / "top.jpg", None, None, None, None,
     ]  # fmt: skip
-    assert any("1 items have files of one name in several folders" in n for n in contents(tmp_path).notes)
+    told = "1 items have files of one name in several folders"
+    assert any(told in note for note in contents(tmp_path).notes)
 
 
 HIDDEN = ("images/._a.jpg", "images/.jpg", "images/.b.jpg", "images/__MACOSX/c.jpg", "._d.jpg",
