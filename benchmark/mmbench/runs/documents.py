@@ -122,6 +122,8 @@ class Trained(_Part):
     energy_j: dict[str, FiniteFloat] | str | None = None
     peak_memory_bytes: Count | None = None
     peak_gpu_memory_bytes: Count | None = None
+    threads: Count = 1
+    jobs: Count = 1
 
 
 class Failed(_Part):

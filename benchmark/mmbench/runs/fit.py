@@ -274,6 +274,8 @@ def fit_one(
     Raises:
         Diverged: Now, or when it was trained before: the folder records it.
     """
+    if folder.trained or folder.failure:
+        folder.drop_state()
     if folder.trained:
         value = folder.read_json("trained.json")["value"]
         return -math.inf if value is None else float(value)

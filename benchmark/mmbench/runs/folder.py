@@ -83,8 +83,7 @@ class RunFolder:
     def fail(self, reason: str) -> None:
         """Record that the training in this very folder diverged."""
         self.write_json(FAILED, {"reason": reason})
-        for path in (self.state_path, self.checkpoint_of_state_path, self.checkpoint_path):
-            path.unlink(missing_ok=True)
+        self.drop_state()
 
     def clear(self) -> None:
         """Remove what an earlier run left, and nothing else; `metrics.json` first of all."""
@@ -232,8 +231,13 @@ class RunFolder:
             ) from error
 
     def drop_state(self) -> None:
-        """Remove the training state of a finished run."""
-        self.state_path.unlink(missing_ok=True)
+        """Remove what a training that is recorded as finished, or as failed, no longer needs.
+
+        A kill may come between the record and this.
+        """
+        paths = [self.state_path, self.checkpoint_of_state_path]
+        for path in [*paths, self.checkpoint_path] if self.failure else paths:
+            path.unlink(missing_ok=True)
 
 
 def _parse(text: str | bytes, schema: type[BaseModel], where: Path | str) -> dict[str, Any]:
