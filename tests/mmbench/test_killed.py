@@ -103,7 +103,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trial(name: str, prepared: Path, tmp_path: Path, trials: int) -> None:
-    import shutil
 
     base = tmp_path / "base"
     shutil.copytree(prepared, base)

@@ -87,7 +87,8 @@ def make_split(
         options: Of `split_rows`; instants are exact seconds since 1970.
 
     Returns:
-        The content of `split.json`, and whether the same split was there already.
+        The content of `split.json`, among it `notes` on how the rows were read if there are any,
+        and whether the same split was there already.
 
     Raises:
         DataError: No interactions, a part would be empty, or another split of that name is there.
@@ -209,6 +210,7 @@ def _publish(target: Path, tables: SplitTables, record: Mapping[str, Any]) -> di
             )
     whole = {
         **record,
+        **({"notes": list(tables.notes)} if tables.notes else {}),
         "counts": {key: len(own) for key, own in tables.parts.items()},
         "tool": {"name": "mmbench", "version": __version__},
     }
@@ -224,8 +226,11 @@ def _publish(target: Path, tables: SplitTables, record: Mapping[str, Any]) -> di
 
 def filter_dataset(
     data: Path, out: Path, filters: Sequence[Filter], columns: Mapping[str, str] | None = None
-) -> list[tuple[str, dict[str, float | int]]]:
-    """Write the interactions that stay into a new dataset folder; return counts per filter.
+) -> tuple[list[tuple[str, dict[str, float | int]]], str]:
+    """Write the interactions that stay into a new dataset folder.
+
+    Returns:
+        Counts per filter, and a note on how the rows were read, empty if that was plain.
 
     Raises:
         DataError: No interactions, nothing stays, or `out` exists.
@@ -236,7 +241,7 @@ def filter_dataset(
             read_known(data, _interactions(data), columns, ask=True), filters
         )
         write_interactions(partial / "interactions.tsv", table)
-    return counts
+    return counts, table.note
 
 
 def _number(seconds: Fraction) -> float | str:

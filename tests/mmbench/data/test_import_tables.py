@@ -92,6 +92,7 @@ def test_numbers_without_a_header_are_asked_about_and_places_answer(tmp_path: Pa
     assert table.user_ids.tolist() == ["2", "1"] and table.item_ids.tolist() == ["1", "2"]
     assert table.ratings is not None and table.ratings.tolist() == [4, 3]
     assert told[0].columns[0] == ("user_id", "column 2", "2")
+    assert told[0].unread == ()  # the cells of the first line are no names
     assert bundle.items is not None and bundle.items["title"].tolist() == ["a", "b"]
 
 
@@ -127,6 +128,10 @@ def test_a_table_of_users_is_left_out_and_said(tmp_path: Path) -> None:
     users = write(tmp_path / "customers.csv", "customer_id,age", "u,33")
     _, told = read_tables([users, log], {})
     assert [one.kind for one in told] == ["left out", "interactions"]
+    ratings = write(tmp_path / "ratings.dat", "1::2::3::978300760", "2::3::3::978300761")
+    users = write(tmp_path / "users.dat", "1::F::1::10::48067", "2::M::56::16::70072")
+    _, told = read_tables([ratings, users], {})
+    assert [one.kind for one in told] == ["interactions", "left out"]
     with pytest.raises(DataError, match="no interactions among them"):
         read_tables([write(tmp_path / "items.csv", "item_id,title", "i,a")], {})
 

@@ -55,6 +55,7 @@ MOVIELENS: Mapping[str, tuple[str, ...]] = {
     "ratings.dat": ROLES,
     "u.data": ROLES,
     "movies.dat": ("item_id", "title", "genres"),
+    "users.dat": ("user_id", "gender", "age", "occupation", "zip_code"),
 }
 """Headerless files whose columns their README documents."""
 
@@ -185,7 +186,7 @@ def _interactions(
 ) -> tuple[InteractionTable, Understood]:
     path = table.path
     if path.name.lower() in MOVIELENS:
-        roles = {role: str(place) for place, role in enumerate(table.columns, 1)}
+        roles = {role: str(n) for n, role in enumerate(table.columns, 1) if role in ROLES}
     elif _has_places(columns):
         roles = dict(columns)
     else:  # what has a usual name is left to the reader, which notes others of the same meaning
@@ -196,13 +197,14 @@ def _interactions(
             if name and (name == columns.get(role) or name not in columns_of(role, table.columns))
         }
     read = read_interactions(path, roles, ask=True, drop_empty=drop_empty)
-    unread = tuple(name for name in table.columns if name not in read.columns.values())
+    taken = set(read.columns.values())
+    places = {f"column {place}" for place in range(1, len(table.columns) + 1)}
+    unread = tuple(() if taken <= places else (n for n in table.columns if n not in taken))
     notes = (read.note,) if read.note else ()
     numbers = read.take(np.arange(1)).numbers()
     first = {"user_id": [read.user_ids[0]], "item_id": [read.item_ids[0]], **numbers}
     shown = tuple((role, name, first[role][0]) for role, name in read.columns.items())
-    skipped = unread if table.header else ()
-    one = Understood(path, "interactions", len(read), read.dropped, shown, skipped, notes)
+    one = Understood(path, "interactions", len(read), read.dropped, shown, unread, notes)
     return read, one
 
 
