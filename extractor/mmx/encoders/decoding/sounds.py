@@ -101,6 +101,8 @@ def _read(path: Path) -> tuple[NDArray[np.float32], int]:
     if layout.promised and layout.there:
         promised = int(len(samples) * (layout.promised / layout.there))
         _check_length(len(samples), promised, rate)
+    if layout.seconds:
+        _check_length(len(samples), int(layout.seconds * rate), rate)
     if len(parts) > 1:
         tell(f"{len(parts)} sounds in one file, joined")
     tell(layout.note)
