@@ -54,6 +54,17 @@ def test_weights_under_other_names_are_not_replaced_by_random_ones(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_tensors_of_another_shape_are_named(copy: Path, family: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(copy / "model.safetensors")
+    name = "embeddings.position_embeddings.weight"
+    save_file({**tensors, name: tensors[name][:-3]}, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(EncoderError, match=rf"1 tensors .* another shape .*{name}: \(\d+, \d+\)"):
+        create(f"{family}:{copy}", modality="textual")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(
     ("added", "fits"),
     [
