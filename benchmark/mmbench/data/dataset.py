@@ -186,7 +186,9 @@ def read_split(
     available = available_splits(data)
     notes: list[str] = []
     if split is None:
-        split, note = default_split(data, available, DEFAULT_RANDOM)
+        # What has no validation part is there to be carved, and no choice.
+        whole = {name: one for name, one in available.items() if any(one.glob("val*"))}
+        split, note = default_split(data, whole or available, DEFAULT_RANDOM)
         notes += [note] if note else []
     random = RANDOM.fullmatch(split)
     if random and split not in available:
