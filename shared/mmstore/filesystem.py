@@ -43,6 +43,25 @@ def sync(descriptor: int) -> None:
         )
 
 
+def replace_synced(source: Path, target: Path) -> None:
+    """Rename a whole file onto `target` in one step that survives a power cut."""
+    # The bytes before the name: else a power cut could leave the name of a file without content.
+    sync_path(source)
+    source.replace(target)
+    sync_path(target.parent)
+
+
+def sync_path(path: Path) -> None:
+    """Force a file or folder onto the disk; as `sync`."""
+    if path.is_dir() and os.name == "nt":  # Windows can't open folders
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 _held: set[str] = set()  # fcntl locks do not exclude a second writer in the same process; this does
 _guard = threading.Lock()
 

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 import mmstore.hdf5 as hdf5
 from mmstore import errors, spec
 from mmstore.errors import DamagedFeatureSet, NotAFeatureSet, ProvenanceMismatch, StoreWarning
-from mmstore.hashing import content_digest
+from mmstore.filesystem import replace_synced
+from mmstore.hashing import content_digest, require_whole
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes, block_rows, spans
 from mmstore.schema import Header, canonical_json
@@ -33,12 +34,10 @@ from mmstore.side_files import (
     RowFile,
     VectorLog,
     place_of,
-    replace_synced,
     restore_undo,
     save_undo,
 )
 from mmstore.spec import Status
-from mmstore.trust import require_whole
 
 _MARGIN = 1 << 20  # attributes, group and chunk tables, alignment
 

@@ -7,18 +7,18 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 import mmstore.hdf5 as hdf5
 from mmstore import errors, spec
+from mmstore.hashing import require_whole
 from mmstore.hdf5 import translated
 from mmstore.ids import Bytes, IdIndex, block_rows, decode_ids, lookup_keys, pair_keys, runs, spans
 from mmstore.schema import Header, count_statuses
 from mmstore.spec import Status
-from mmstore.trust import require_whole
 
 _READ_BYTES = 1 << 23  # rows are read in pieces of at most this size
 _GAP_BYTES = 1 << 16  # reading this much too much is cheaper than seeking over it
@@ -32,22 +32,11 @@ Ids = Sequence[str] | Sequence[tuple[str, str]] | NDArray[Any]
 T = TypeVar("T")
 
 
-class _FromHeader(Generic[T]):
-    """What the header of a set has under the attribute's name."""
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: FeatureSet, owner: type) -> T:
-        value: T = getattr(instance.header, self._name)
-        return value
-
-
 class FeatureSet:
     """One feature set, read-only.
 
     Before it hands out ids, statuses or vectors for the first time, the content is compared with
-    the content digest; what was found whole before is not read again (`mmstore.trust`).
+    the content digest; what was found whole before is not read again (`require_whole`).
 
     Nothing is opened before it is needed, and each process opens the file for itself, so an object
     may be used after a fork or sent to another process. `path` is `<root>/<modality>/<name>.h5`. It
@@ -73,16 +62,50 @@ class FeatureSet:
         assert self._known is not None
         return self._known
 
-    modality = _FromHeader[str]()  # `visual`, `textual`, `audio`, or another lower-case name
-    name = _FromHeader[str]()
-    source = _FromHeader[str]()  # `item` or `interaction`
-    layout = _FromHeader[str]()  # `dense` or `ragged`
-    dim = _FromHeader[int]()  # length of a vector
-    provenance = _FromHeader[dict[str, Any]]()  # how the vectors were made
-    complete = _FromHeader[bool]()  # False while rows are pending (a `.partial` file)
-    format_version = _FromHeader[str]()  # `major.minor` of the file
-    # BLAKE2b-256 of ids, status and vectors in hexadecimal; empty while rows are pending.
-    content_digest = _FromHeader[str]()
+    @property
+    def modality(self) -> str:
+        """`visual`, `textual`, `audio`, or another lower-case name."""
+        return self.header.modality
+
+    @property
+    def name(self) -> str:
+        """Name of the set."""
+        return self.header.name
+
+    @property
+    def source(self) -> str:
+        """What a row belongs to: `item` or `interaction`."""
+        return self.header.source
+
+    @property
+    def layout(self) -> str:
+        """`dense` or `ragged`."""
+        return self.header.layout
+
+    @property
+    def dim(self) -> int:
+        """Length of a vector."""
+        return self.header.dim
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the vectors were made."""
+        return self.header.provenance
+
+    @property
+    def complete(self) -> bool:
+        """Whether no row is pending; False for a `.partial` file."""
+        return self.header.complete
+
+    @property
+    def format_version(self) -> str:
+        """`major.minor` of the file."""
+        return self.header.format_version
+
+    @property
+    def content_digest(self) -> str:
+        """BLAKE2b-256 of ids, status and vectors, hexadecimal; empty while rows are pending."""
+        return self.header.content_digest
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmstore.errors import DamagedFeatureSet, damaged
-from mmstore.filesystem import sync
+from mmstore.filesystem import replace_synced, sync, sync_path
 from mmstore.hdf5 import write_all
 from mmstore.ids import block_rows, runs
 from mmstore.schema import Header
@@ -51,24 +51,6 @@ class Paths:
         # The set first: after a kill there are only orphans, and no set that lacks its vectors.
         for path in (self.partial, self.new, self.vectors, self.errors, self.undo):
             path.unlink(missing_ok=True)
-
-
-def replace_synced(source: Path, target: Path) -> None:
-    """Rename a whole file onto `target` in one step that survives a power cut."""
-    # The bytes before the name: else a power cut could leave the name of a file without content.
-    _sync_path(source)
-    source.replace(target)
-    _sync_path(target.parent)
-
-
-def _sync_path(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":  # Windows can't open folders
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        sync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -100,7 +82,7 @@ def restore_undo(paths: Paths) -> None:
         _copy(source, target, header["size"] - header["stop"])
         target.truncate(header["size"])
     # On the disk before the copy goes: until then the next writer can repeat all of this.
-    _sync_path(paths.partial)
+    sync_path(paths.partial)
     paths.undo.unlink()
 
 

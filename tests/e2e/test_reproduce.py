@@ -18,7 +18,8 @@ from tests.conftest import REPOSITORY
 from tests.mmx.download.amazon_mirror import write_mirror
 
 from mmbench.commands.reproduce import reproduce
-from mmbench.data.dataset import make_random_split, write_split
+from mmbench.data.files import make_random_split
+from mmbench.data.splits import write_split
 from mmstore import FeatureSet
 from mmx.commands.fetch import fetch
 

@@ -16,7 +16,8 @@ from pyarrow import ipc, parquet
 
 from mmbase.errors import DataError
 from mmbase.tables import open_table
-from mmbench.data.tables import read_interactions, read_item_ids, read_items
+from mmbench.data.files import read_item_ids, read_items
+from mmbench.data.tables import read_interactions
 from mmx.catalogue.contents import text_contents
 from mmx.catalogue.interactions import load_interactions
 from mmx.catalogue.items import load_items

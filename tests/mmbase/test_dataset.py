@@ -10,7 +10,8 @@ import pytest
 from mmbase.dataset import checked_ids, columns_of, find_table, item_id_column, open_interactions
 from mmbase.errors import DataError, ToolError
 from mmbase.tables import open_table
-from mmbench.data.tables import read_interactions, read_item_ids
+from mmbench.data.files import read_item_ids
+from mmbench.data.tables import read_interactions
 from mmx.catalogue.interactions import load_interactions
 from mmx.catalogue.items import load_items
 from mmx.finetuning import histories

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import mmstore.trust as trust
+import mmstore.hashing as trust
 import mmstore.validate as validate
 from mmstore import DamagedFeatureSet, FeatureSet
 from mmstore.testing import Content, random_content

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import sys
 import wave
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmbase.errors import install_extra
 from mmbase.progress import Silent
 from mmx.demo import write_demo
 from mmx.demo.latent import MIN_PICKS, draw_items, draw_picks
@@ -287,7 +289,7 @@ def test_without_pillow_the_error_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "PIL", None)
-    with pytest.raises(ToolError, match=r"pip install 'mmx-mmbench\[extract\]'"):
+    with pytest.raises(ToolError, match=re.escape(install_extra("extract"))):
         write_demo(tmp_path / "demo")
     assert list(tmp_path.iterdir()) == []
 

@@ -78,8 +78,8 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
       mmbench data stats my/catalogue --split random:0.2,0.1
     """
     from mmbase.dataset import find_table
-    from mmbench.data.columns import read_known
     from mmbench.data.dataset import load_split
+    from mmbench.data.files import read_known
     from mmbench.data.filters import describe
     from mmbench.data.splitting import as_rows
 
@@ -239,7 +239,7 @@ def validate(
     """
     import dataclasses
 
-    from mmbench.data.dataset import read_split
+    from mmbench.data.files import read_split
     from mmbench.data.leakage import find_leaks
 
     tables = read_split(folder, split, columns)

@@ -157,7 +157,7 @@ def export(*, folder: Path, layout_name: str, out: Path, missing: str, **options
     from mmbench.data.exchange import layout
     from mmbench.data.exchange.folder import read_dataset
     from mmbench.data.features import parse_wanted
-    from mmbench.data.folders import new_folder
+    from mmbench.data.files import new_folder
 
     wanted = parse_wanted(options["features"])
     if wanted and layout_name == "recbole":

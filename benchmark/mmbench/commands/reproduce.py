@@ -128,17 +128,18 @@ def reproduce(
 
 def _prepare(study: Study, folder: Path, options: Mapping[str, Any]) -> dict[str, str]:
     """Put given splits and synthetic vectors into the dataset folder; return the feature sets."""
-    from mmbench.data import dataset
+    from mmbench.data import files
     from mmbench.data.features import parse_wanted
+    from mmbench.data.splits import write_split
 
     name, split_dir = options["split"] or study.split, options["split_dir"]
     if split_dir is not None and name is None:
         told = f"the study of {study.dataset} names no split to put it under"
         raise UsageError(f"--split-dir: {told}; give --split NAME, too")
     if split_dir is not None and name is not None:
-        given = dataset.read_split(split_dir, None)
-        if name not in dataset.available_splits(folder):
-            dataset.write_split(folder / "splits" / name, given)
+        given = files.read_split(split_dir, None)
+        if name not in files.available_splits(folder):
+            write_split(folder / "splits" / name, given)
         elif _digest(folder, name) != _digest(split_dir, None):
             told = f"has another split {name!r} than {split_dir}"
             raise DataError(f"{folder}: {told}; use another --data folder")
@@ -147,14 +148,14 @@ def _prepare(study: Study, folder: Path, options: Mapping[str, Any]) -> dict[str
         how = fetch if study.fetch else "see docs/reproducing.md"
         told = f"get it with {how}, or give --data or --split-dir"
         raise DataError(f"{folder}: no such dataset folder; {told}")
-    if name and study.split_rule and name not in dataset.available_splits(folder):
+    if name and study.split_rule and name not in files.available_splits(folder):
         kind, _, numbers = study.split_rule.partition(":")
         if kind == "random":
             test, valid, seed = numbers.split(",")
-            tables = dataset.make_random_split(folder, float(test), float(valid), int(seed))
+            tables = files.make_random_split(folder, float(test), float(valid), int(seed))
         else:
-            tables = dataset.make_eighths_split(folder, int(numbers))
-        dataset.write_split(folder / "splits" / name, tables)
+            tables = files.make_eighths_split(folder, int(numbers))
+        write_split(folder / "splits" / name, tables)
     wanted = {**study.features, **parse_wanted(options["features"])}
     if options["stand_in"]:
         for modality in wanted:

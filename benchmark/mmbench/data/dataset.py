@@ -1,11 +1,10 @@
-"""From a dataset folder to index arrays: find or make the split, give every id a row."""
+"""A split dataset as index arrays: every id gets a row."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -13,32 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmbase.dataset import find_table
-from mmbase.tables import SUFFIXES, TAB_SUFFIXES
 from mmbench.core.interactions import HeldOut, Histories, Index, TrainSet
-from mmbench.data.columns import known_columns, read_known
-from mmbench.data.defaults import default_split
-from mmbench.data.splits import eighths_per_user, random_per_user
-from mmbench.data.tables import (
-    InteractionTable,
-    read_interactions,
-    read_item_ids,
-    write_interactions,
-)
-from mmbench.errors import DataError, UsageError
+from mmbench.data.files import known_columns, read_item_ids, read_split
+from mmbench.data.splits import PARTS, SplitTables
+from mmbench.data.tables import InteractionTable, sorted_ids
+from mmbench.errors import DataError
 from mmbench.metrics.item_data import ItemVectors, Topics
-
-PARTS: Mapping[str, tuple[str, ...]] = {
-    "train": ("train",),
-    "valid": ("valid", "val", "validation"),
-    "test": ("test",),
-}
-"""File stems under which each part of a split is found."""
-
-RANDOM = re.compile(
-    r"random(?::(?P<test>\d*\.?\d+),(?P<valid>\d*\.?\d+)(?:,(?P<seed>\d+))?)?", re.ASCII
-)
-DEFAULT_RANDOM = "random:0.2,0.2,42"
 
 
 class Interactions(NamedTuple):
@@ -131,21 +110,6 @@ class Split:
     catalogue_digest: str = ""
 
 
-@dataclass(frozen=True, eq=False)
-class SplitTables:
-    """The three parts as tables of ids, before anything is indexed."""
-
-    name: str
-    parts: Mapping[str, InteractionTable]
-    notes: tuple[str, ...] = ()
-
-    @classmethod
-    def divided(cls, name: str, table: InteractionTable, part: NDArray[np.int8]) -> SplitTables:
-        """Divide a table's rows by part: TRAIN, VALID or TEST of `data.splits`, shape (n,)."""
-        parts = {key: table.take(part == number) for number, key in enumerate(PARTS)}
-        return cls(name, parts, (table.note,) if table.note else ())
-
-
 def load_split(
     data: Path,
     split: str | None = None,
@@ -173,134 +137,6 @@ def load_split(
         catalogue=catalogue,
         id_column=known_columns(data, columns).get("item_id"),
     )
-
-
-def read_split(
-    data: Path, split: str | None = None, columns: Mapping[str, str] | None = None
-) -> SplitTables:
-    """Read the three parts of a dataset's split; arguments and errors as in `load_split`."""
-    if not data.is_dir():
-        raise DataError(
-            f"{data}: no such dataset folder; `mmx demo --out {data}` makes one to try things on"
-        )
-    available = available_splits(data)
-    notes: list[str] = []
-    if split is None:
-        # What has no validation part is there to be carved, and no choice.
-        whole = {name: one for name, one in available.items() if any(one.glob("val*"))}
-        split, note = default_split(data, whole or available, DEFAULT_RANDOM)
-        notes += [note] if note else []
-    random = RANDOM.fullmatch(split)
-    if random and split not in available:
-        test, valid = float(random["test"] or 0.2), float(random["valid"] or 0.2)
-        made = make_random_split(data, test, valid, int(random["seed"] or 42), columns)
-        return replace(made, notes=(*notes, *made.notes))
-    if split not in available:
-        choices = ", ".join(sorted(available)) or "none"
-        raise UsageError(
-            f"{data}: no split {split!r} (it has: {choices}); or let one be made: --split "
-            f"{DEFAULT_RANDOM}"
-        )
-    paths = parts_of(available[split])
-    if paths["valid"] is None and None not in (paths["train"], paths["test"]):
-        raise DataError(
-            f"{available[split]}: no file {' or '.join(PARTS['valid'])}; take a validation part "
-            f"out of train: mmbench data split {data} --carve {split} --valid 0.1 --name carved"
-        )
-    read = read_parts(data, split, available[split], paths, columns)
-    return replace(read, notes=tuple(dict.fromkeys((*notes, *read.notes))))
-
-
-def parts_of(folder: Path) -> dict[str, Path | None]:
-    """Return the file of each part of a split; None where there is none."""
-    return {part: find_table(folder, stems) for part, stems in PARTS.items()}
-
-
-def read_parts(
-    data: Path,
-    split: str,
-    folder: Path,
-    paths: Mapping[str, Path | None],
-    columns: Mapping[str, str] | None = None,
-) -> SplitTables:
-    """Read these parts of the split in `folder`; arguments and errors as in `load_split`."""
-    ours = (folder / "split.json").is_file()  # written with our names of columns
-    parts = {}
-    for part, path in paths.items():
-        if path is None:
-            raise DataError(
-                f"{folder}: no file {' or '.join(PARTS[part])} (.tsv, .csv, .parquet, .jsonl); a "
-                "split needs all three parts"
-            )
-        parts[part] = read_interactions(path) if ours else read_known(data, path, columns)
-    notes = dict.fromkeys(table.note for table in parts.values() if table.note)
-    return SplitTables(split, parts, tuple(notes))
-
-
-def available_splits(data: Path) -> dict[str, Path]:
-    """Return name and folder of each split: those under `splits/`, and `given` for the root's.
-
-    Hidden folders and `*.partial`, left by a killed split, do not count.
-    """
-    found = {
-        folder.name: folder
-        for folder in sorted((data / "splits").glob("*"))
-        if folder.suffix != ".partial"
-        and not folder.name.startswith(".")
-        and find_table(folder, PARTS["train"])
-    }
-    if find_table(data, PARTS["train"]) and find_table(data, PARTS["test"]):
-        found.setdefault("given", data)
-    return found
-
-
-def make_random_split(
-    data: Path,
-    test_ratio: float,
-    valid_ratio: float,
-    seed: int,
-    columns: Mapping[str, str] | None = None,
-) -> SplitTables:
-    """Split `interactions.*` of a dataset per user at random; see `splits.random_per_user`."""
-    if not (0 < test_ratio < 1 and 0 < valid_ratio < 1):
-        raise UsageError(
-            f"--split random:{test_ratio:g},{valid_ratio:g}: both shares must lie between 0 and 1"
-        )
-    table, users = _interactions(data, columns)
-    part = random_per_user(users, test_ratio=test_ratio, valid_ratio=valid_ratio, seed=seed)
-    return SplitTables.divided(f"random:{test_ratio:g},{valid_ratio:g},{seed}", table, part)
-
-
-def make_eighths_split(data: Path, seed: int) -> SplitTables:
-    """Split `interactions.*` of a dataset 8:1:1 per user; see `splits.eighths_per_user`."""
-    table, users = _interactions(data, None)
-    return SplitTables.divided(f"eighths:{seed}", table, eighths_per_user(users, seed=seed))
-
-
-def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[InteractionTable, Index]:
-    """A dataset's interactions, and the user row of each."""
-    path = find_table(data, ("interactions",))
-    if path is None:
-        here = sorted(
-            one.name
-            for one in data.iterdir()
-            if one.name.endswith((*SUFFIXES, *TAB_SUFFIXES)) and one.is_file()
-        )
-        rename = f", or give it its name: here are {', '.join(here[:5])}" if here else ""
-        raise DataError(
-            f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or "
-            f".csv, .parquet, .jsonl); put one of them there{rename}; `mmbench data import` makes "
-            "such a folder of other tables and layouts"
-        )
-    table = read_known(data, path, columns, ask=True)
-    return table, _lookup(table.user_ids, _rows(sorted_ids(table.user_ids)))
-
-
-def write_split(folder: Path, tables: SplitTables) -> None:
-    """Write train.tsv, valid.tsv and test.tsv into a folder that is created."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for part, table in tables.parts.items():
-        write_interactions(folder / f"{part}.tsv", table)
 
 
 def index_split(
@@ -441,16 +277,6 @@ def _unused(
             "column item_id of both"
         )
     return unused
-
-
-def sorted_ids(ids: NDArray[np.object_]) -> list[str]:
-    """Return the distinct ids, ascending: as numbers if all are canonical integers >= 0."""
-    distinct = set(ids.tolist())
-    if all(
-        text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") for text in distinct
-    ):
-        return sorted(distinct, key=int)
-    return sorted(distinct)
 
 
 def _digest(*parts: object) -> str:

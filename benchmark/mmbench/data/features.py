@@ -18,7 +18,8 @@ from torch import Tensor
 from mmbase.dataset import find_table
 from mmbench.core.content import ItemContent, MissingPolicy, Scaling
 from mmbench.data import defaults
-from mmbench.data.dataset import PARTS, available_splits
+from mmbench.data.files import available_splits
+from mmbench.data.splits import PARTS
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics.item_data import ItemVectors
 from mmbench.ops.knn import cosine_knn

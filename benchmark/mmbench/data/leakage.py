@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mmbench.core.interactions import Index
-from mmbench.data.dataset import PARTS, SplitTables
 from mmbench.data.features import trained_on
+from mmbench.data.splits import PARTS, SplitTables
 from mmbench.data.tables import InteractionTable
 from mmstore.store import FeatureStore
 

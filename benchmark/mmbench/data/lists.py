@@ -14,12 +14,6 @@ from mmbase.dataset import NAMES
 from mmbase.tables import Table, open_table, strings
 from mmbench.errors import DataError, UsageError
 
-_MEANINGS = {
-    **{name: "user" for name in NAMES["user_id"]},
-    **{name: "item" for name in NAMES["item_id"]},
-    "position": "rank",
-}
-
 
 def read_lists(
     path: Path, user_ids: NDArray[np.object_], item_ids: NDArray[np.object_], longest: int
@@ -185,4 +179,10 @@ def _listed(items: Any) -> list[Any]:
 
 
 def _meaning(name: str) -> str:
-    return _MEANINGS.get(name.strip().casefold(), name.strip().casefold())
+    """Return `user`, `item` or `rank` for a column of a usual name, else the name in lower case."""
+    folded = name.strip().casefold()
+    if folded in NAMES["user_id"]:
+        return "user"
+    if folded in NAMES["item_id"]:
+        return "item"
+    return "rank" if folded == "position" else folded

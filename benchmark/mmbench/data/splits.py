@@ -1,22 +1,53 @@
-"""Split methods: from rows of interactions to the part of each row, TRAIN, VALID or TEST.
+"""Splits: three tables of interactions, and the methods that divide rows into TRAIN, VALID, TEST.
 
 Every method returns an array of shape (n,), int8, for n rows. A share is in [0, 1) and rounded up.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.core.sampling import numpy_rng
+from mmbench.data.tables import InteractionTable, write_interactions
 from mmbench.errors import ShapeError, UsageError, unknown_name
 
 TRAIN, VALID, TEST = 0, 1, 2
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "valid": ("valid", "val", "validation"),
+    "test": ("test",),
+}
+"""File stems under which each part of a split is found."""
+
+
+@dataclass(frozen=True, eq=False)
+class SplitTables:
+    """The three parts as tables of ids, before anything is indexed."""
+
+    name: str
+    parts: Mapping[str, InteractionTable]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def divided(cls, name: str, table: InteractionTable, part: NDArray[np.int8]) -> SplitTables:
+        """Divide a table's rows by part: TRAIN, VALID or TEST, shape (n,)."""
+        parts = {key: table.take(part == number) for number, key in enumerate(PARTS)}
+        return cls(name, parts, (table.note,) if table.note else ())
+
+
+def write_split(folder: Path, tables: SplitTables) -> None:
+    """Write train.tsv, valid.tsv and test.tsv into a folder that is created."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, table in tables.parts.items():
+        write_interactions(folder / f"{part}.tsv", table)
 
 
 def random_per_user(

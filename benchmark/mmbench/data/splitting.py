@@ -17,19 +17,17 @@ from numpy.typing import NDArray
 
 from mmbase.dataset import find_table
 from mmbench import __version__
-from mmbench.data.columns import known_columns, read_known
-from mmbench.data.dataset import (
-    SplitTables,
+from mmbench.data.files import (
     available_splits,
+    known_columns,
+    new_folder,
     parts_of,
+    read_known,
     read_parts,
-    sorted_ids,
-    write_split,
 )
 from mmbench.data.filters import Filter, describe
-from mmbench.data.folders import new_folder
-from mmbench.data.splits import TEST, TRAIN, VALID, Rows, split_rows
-from mmbench.data.tables import InteractionTable, write_interactions
+from mmbench.data.splits import TEST, TRAIN, VALID, Rows, SplitTables, split_rows, write_split
+from mmbench.data.tables import InteractionTable, sorted_ids, write_interactions
 from mmbench.data.times import FIRST, as_text
 from mmbench.errors import DataError, ShapeError, UsageError, unknown_name
 

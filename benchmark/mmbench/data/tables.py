@@ -1,10 +1,8 @@
-"""A dataset's tables of interactions and of items. Ids stay strings."""
+"""Tables of interactions, read and written. Ids stay strings."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,35 +10,33 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbase.choices import recall_column
+from mmbase import dialects
 from mmbase.dataset import (
+    NAMES,
     ROLES,
     checked_ids,
-    find_table,
-    item_id_column,
+    columns_of,
     open_interactions,
+    plausible_column,
     refuse_repeated_header,
     require_one_reading,
     shared_id,
 )
-from mmbase.tables import Column, Table, open_table, strings
-from mmbase.typed_tables import leaves
-from mmbench.data.roles import roles_of
+from mmbase.tables import Column, Table, strings
 from mmbench.data.times import as_text, read_times
-from mmbench.errors import DataError, UsageError
-from mmbench.metrics.item_data import Topics
-
-SEPARATOR = "|"
-"""Between several categories of one item in a text table; Parquet and JSON lines may have lists."""
-
-SEQUENCES = "sequences"
-"""Key of `dataset.json`: the columns of items whose cells are tokens with blanks between them."""
+from mmbench.errors import DataError, UsageError, unknown_name
 
 UNSURE = "not sure"
 """How the note about an order that nothing confirms begins: `-q` does not hide it."""
 _OTHER_WAY = "--columns user_id=2,item_id=1"
 _LEAST_TIME = 1e8
 """Unix seconds of 1973: more than any rating, less than any time that is not made up."""
+
+_LABELS = frozenset({
+    "label", "labels", "label:float", "click", "clicked", "is_click", "is_clicked", "like", "liked",
+    "is_like", "purchased", "is_purchased", "watch_ratio", "target", "feedback",
+})  # fmt: skip
+"""Columns, lower case, that may tell positives from negatives and are no rating."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,132 +247,116 @@ def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if text.startswith('"') else text
 
 
-def read_item_ids(
-    data: Path, id_column: str | None = None, notes: list[str] | None = None
-) -> list[str]:
-    """Return the ids in a dataset's `items.*`, in file order; none where there is no such table.
-
-    Args:
-        data: The dataset folder.
-        id_column: What the interactions call their column of item ids; it is read where the table
-            has it, else a column of the usual names.
-        notes: Gets what was found out about the table, one line each.
-
-    Raises:
-        DataError: The table can't be read, has no column of item ids, or an item has no id.
-    """
-    table = _items(data)
-    if table is None:
-        return []
-    if notes is not None:
-        notes += table.notes
-    return _item_ids(table, id_column, notes)[0]
+def sorted_ids(ids: NDArray[np.object_]) -> list[str]:
+    """Return the distinct ids, ascending: as numbers if all are canonical integers >= 0."""
+    distinct = set(ids.tolist())
+    if all(
+        text.isascii() and text.isdigit() and (text == "0" or text[0] != "0") for text in distinct
+    ):
+        return sorted(distinct, key=int)
+    return sorted(distinct)
 
 
-def read_items(data: Path, id_column: str | None = None) -> pd.DataFrame | None:
-    """Return a dataset's `items.*` as texts, `item_id` first; None where there is no such table.
-
-    Lists are joined by blanks, absent cells are empty, and bytes that are not UTF-8 become U+FFFD.
-    Arguments and errors as for `read_item_ids`.
-    """
-    table = _items(data)
-    if table is None:
-        return None
-    ids, column = _item_ids(table, id_column)
-    others = table.values(name for name in table.columns if name not in (column, "item_id"))
-    texts = {
-        name: [" ".join(filter(None, _names(cell, None))) for cell in cells]
-        for name, cells in others.items()
-    }
-    return pd.DataFrame({"item_id": ids, **texts})
+# ------------------------------------------------------------------------------------------------
+# roles of columns
 
 
-def read_categories(
-    data: Path, column: str, item_ids: Sequence[str], id_column: str | None = None
-) -> tuple[Topics, str]:
-    """Return the categories of items, and a digest of them and their names.
-
-    Args:
-        data: The dataset folder.
-        column: Column of `items.*`; several categories of an item are a list, or separated by `|`,
-            or by blanks where `dataset.json` has the column among its `sequences`.
-        item_ids: Id of each item row.
-        id_column: As for `read_item_ids`.
+def roles_of(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """Return the column of each role, and a note when that was guessed.
 
     Raises:
-        UsageError: There is no such column.
-        DataError: There is no items table, or none of the items has a category.
+        DataError: No such column, or none of users or items.
+        UsageError: A role that does not exist, or two roles for one column.
     """
-    table = _items(data)
-    if table is None:
-        raise DataError(
-            f"{data}: no items.tsv, so there is no column {column!r}; leave --categories out"
+    path, names = table.path, table.columns
+    for role in given:
+        if role not in ROLES:
+            raise unknown_name("role in --columns", role, ROLES)
+    if not table.header:
+        return _places(table, given)
+    for role, name in given.items():
+        if name not in names:
+            raise DataError(f"{path}: no column {name!r} for {role}; it has: {', '.join(names)}")
+    roles, notes = dict(given), []
+    taken = list(given.values())
+    _refuse_shared(roles)
+    for role in NAMES:
+        found = [name for name in columns_of(role, names) if name not in taken]
+        if found and role not in roles:
+            roles[role] = found[0]
+            if len(set(found)) > 1:
+                notes.append(
+                    f"{role}: read from {found[0]}, not from {', '.join(found[1:])}; --columns "
+                    "decides otherwise"
+                )
+    labels = [name for name in names if name.strip().casefold() in _LABELS]
+    if labels and "rating" not in roles:
+        notes.append(
+            f"{labels[0]} is not read and every row counts as a positive; --columns "
+            f"rating={labels[0]} reads it as the rating"
         )
-    ids, _ = _item_ids(table, id_column)
-    cells = table.values([column])[column]
-    separator = " " if column in _sequences(data) else SEPARATOR
-    rows = {item: row for row, item in enumerate(item_ids)}
-    pairs = [
-        (rows[item], name)
-        for item, cell in zip(ids, cells, strict=True)
-        if item in rows
-        for name in _names(cell, separator)
-    ]
-    if not pairs:
+    missing = [role for role in ("user_id", "item_id") if role not in roles]
+    if missing:
+        free = [name for name in names if name not in roles.values()]
+        examples = {}
+        for role in missing:
+            examples[role] = plausible_column(role, free)
+            free = [name for name in free if name != examples[role]]
+        example = ",".join(f"{role}={name}" for role, name in examples.items())
         raise DataError(
-            f"{data}: none of the items has a value in column {column!r} of the items table"
+            f"{path}: no column is recognised as {' or '.join(missing)} among {', '.join(names)}; "
+            f"say which (it is remembered with the dataset), e.g. --columns {example}"
         )
-    names, numbers = np.unique([name for _, name in pairs], return_inverse=True)
-    topics = Topics.from_pairs(
-        np.array([row for row, _ in pairs], np.int64), numbers.astype(np.int64)
-    )
-    state = hashlib.blake2b("\0".join(names.tolist()).encode(), digest_size=16)
-    state.update(topics.items.astype("<i8").tobytes() + topics.topics.astype("<i8").tobytes())
-    return topics, state.hexdigest()
+    return roles, "; ".join(notes)
 
 
-def _sequences(data: Path) -> list[str]:
-    """Return the columns of `items.*` that an import knows to be sequences of tokens."""
-    path = data / "dataset.json"
-    try:
-        described = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); repair or delete it") from error
-    found = described.get(SEQUENCES, []) if isinstance(described, dict) else []
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+def _places(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str]:
+    """Return the column of each role of a table without a header: by its place, if given."""
+    path, names = table.path, table.columns
+    roles: dict[str, str] = {}
+    for role, place in given.items():
+        if not (place.isdigit() and 0 < int(place) <= len(names)):
+            raise DataError(
+                f"{path}: no column {place!r} for {role}: its first line is no header; add one, or "
+                f"say the place, 1 to {len(names)}"
+            )
+        roles[role] = names[int(place) - 1]
+    if not {"user_id", "item_id"} <= set(given) and not 2 <= len(names) <= 4:
+        raise DataError(
+            f"{path}: {len(names)} columns without a header (expected 2 to 4: user, item[, "
+            f"rating[, timestamp]]){_cure(table)}"
+        )
+    _refuse_shared(roles)
+    # What is not given is where it usually is, as far as these places are free.
+    for role in ROLES[:2]:
+        free = (name for name in names[:2] if name not in roles.values())
+        roles.setdefault(role, next(free, names[0]))
+    if len(names) <= 4 and {roles[role] for role in ROLES[:2]} == set(names[:2]):
+        for role, name in list(zip(ROLES, names, strict=False))[2:]:
+            if name not in roles.values():
+                roles.setdefault(role, name)
+    _refuse_shared(roles)
+    told = ", ".join(f"{names.index(roles[role]) + 1} {role}" for role in ROLES if role in roles)
+    return roles, f"no header; read as {told}"
 
 
-def _items(data: Path) -> Table | None:
-    path = find_table(data, ("items",))
-    return None if path is None else open_table(path)
+def _cure(table: Table) -> str:
+    """Return what to do about a table whose first line is one cell; empty for another."""
+    if len(table.columns) > 1:
+        return ""
+    first = next(dialects.lines(table.path, table.encoding), b"")
+    line = first.decode("utf-8", "replace").strip()
+    if len(line.split()) > 1 and all(cell.isdigit() for cell in line.split()):
+        what = "`mmbench data import FOLDER` reads a user and the user's items on each line"
+        return f"; cells with blanks between them: {what}"
+    return f"; delete its first line, {line[:40]!r}, if that is no row"
 
 
-def _item_ids(
-    table: Table, given: str | None, notes: list[str] | None = None
-) -> tuple[list[str], str]:
-    """Return the ids of a table of items, and their column: the given one if it is there.
-
-    Else it is the one that was given before, of these items or of their interactions.
-    """
-    told: list[str] = [] if notes is None else notes
-    known = given if given in table.columns else None
-    if known is None:
-        kinds = ("items", "interactions")
-        known = recall_column(table.path.parent, kinds, "item_id", table.columns, told)
-    column = known or item_id_column(table)
-    cells = table.read([column], ids=[column])[column]
-    return strings(checked_ids(table, column, cells, notes)).tolist(), column
-
-
-def _names(cell: object, separator: str | None = SEPARATOR) -> Iterable[str]:
-    """Return the categories of one cell; without a separator, a text is one category as it is."""
-    if isinstance(cell, str):
-        parts = [cell] if separator is None else map(str.strip, cell.split(separator))
-        return [part for part in parts if part or separator is None]
-    if isinstance(cell, list):
-        return [
-            x if isinstance(x, str) else json.dumps(x, ensure_ascii=False) for x in leaves(cell)
-        ]
-    if cell is None or cell != cell:  # NaN is how data frames write null
-        return []
-    return [json.dumps(cell) if isinstance(cell, bool) else str(cell)]
+def _refuse_shared(roles: Mapping[str, str]) -> None:
+    taken = list(roles.values())
+    twice = next((name for name in taken if taken.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(
+            f"--columns: {twice} cannot be {' and '.join(r for r in roles if roles[r] == twice)} "
+            "at once"
+        )

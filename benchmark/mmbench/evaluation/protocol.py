@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from mmbench.config import Evaluation
 from mmbench.core.content import Known
 from mmbench.core.interactions import HeldOut, Index, TrainSet
-from mmbench.data.columns import known_columns
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
 from mmbench.data.features import ItemFeatures, load_content, load_presence
+from mmbench.data.files import known_columns, read_categories
 from mmbench.data.lists import read_lists
-from mmbench.data.tables import read_categories
 from mmbench.errors import DataError
 from mmbench.evaluation.ranking import rank_each
 from mmbench.evaluation.scoring import (

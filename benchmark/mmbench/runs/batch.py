@@ -18,11 +18,11 @@ from mmbase.progress import Progress, Silent
 from mmbench.config import Recipe, write_recipe
 from mmbench.errors import DataError, Diverged, SomeFailed
 from mmbench.models import model_class
-from mmbench.runs.beginning import as_begun
+from mmbench.runs.fit import as_begun
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import Inputs, Loader, remember, same_data
-from mmbench.runs.run import Result, check_data, locked, run, run_folder
-from mmbench.runs.trials import fit, fit_trial, values_in_words
+from mmbench.runs.run import Result, check_data, fit, locked, run, run_folder
+from mmbench.runs.search import fit_trial, values_in_words
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,12 @@ A schema has the keys that this program reads and their types; other keys pass.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from mmbase.gemm import Kernel
-from mmbench.errors import DataError, validation_in_words
-from mmbench.trainer import TrainingProgress
 
 Count = Annotated[int, Field(ge=0)]
 Values = dict[str, FiniteFloat | None]
@@ -126,6 +122,8 @@ class Trained(_Part):
     energy_j: dict[str, FiniteFloat] | str | None = None
     peak_memory_bytes: Count | None = None
     peak_gpu_memory_bytes: Count | None = None
+    threads: Count = 1
+    jobs: Count = 1
 
 
 class Failed(_Part):
@@ -148,33 +146,5 @@ DOCUMENTS: Mapping[str, type[BaseModel]] = {
     "metrics.json": Metrics,
     "trained.json": Trained,
     "failed.json": Failed,
-    "begun.json": _Part,  # `mmbench.runs.beginning` checks it
+    "begun.json": _Part,  # `fit.begin` checks it
 }
-_PROGRESS = TypeAdapter(TrainingProgress)
-
-
-def parse(text: str | bytes, schema: type[BaseModel], where: Path | str) -> dict[str, Any]:
-    """Return a JSON object that has what the schema asks for.
-
-    Raises:
-        DataError: It isn't one; names `where`, the key, what it got and expected.
-    """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8 and huge numbers as well
-        raise DataError(f"{where}: damaged: {error}; {CURE}") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{where}: damaged: not a JSON object; {CURE}")
-    try:
-        schema.model_validate(content)
-    except ValidationError as error:
-        raise DataError(f"{where}: damaged: {validation_in_words(error)}; {CURE}") from error
-    return content
-
-
-def parse_progress(text: str) -> TrainingProgress:
-    """Return where a training stood; ValueError, of which pydantic's is one, for other text."""
-    try:
-        return _PROGRESS.validate_python(json.loads(text))
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error

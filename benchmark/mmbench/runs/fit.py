@@ -1,7 +1,10 @@
 """Train one configuration: all that happens before test data matters.
 
 Nothing here knows the type of test data: a `Setting` holds training and validation rows, content
-and the choices of the evaluation. Energy comes from the meters that the machine lets us read.
+and the choices of the evaluation. Energy comes from the meters that the machine lets us read. What
+of the machine decides the last bits, on the CPU the kernel of dense products and the number of
+torch's threads, is recorded when a run begins; a run that goes on elsewhere, or in workers of its
+own, keeps both.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
@@ -34,7 +38,7 @@ from mmbase.progress import Progress
 from mmbench.config import Recipe
 from mmbench.core.sampling import Init
 from mmbench.data.features import neighbour_cache
-from mmbench.errors import Diverged, UsageError
+from mmbench.errors import DataError, Diverged, TrainingError, UsageError
 from mmbench.evaluation.protocol import Setting, rank_all, score, with_selected
 from mmbench.models import model_class
 from mmbench.models.base import Content, Recommender
@@ -167,6 +171,48 @@ def save_every_s() -> float:
     return seconds
 
 
+def begin(run: RunFolder) -> dict[str, Any]:
+    """Return what a run began with, `gemm` and `threads`; a run that begins now records it.
+
+    The kernel is in use from now on.
+
+    Raises:
+        TrainingError: This build of torch lacks the kernel.
+        DataError: The record is damaged.
+    """
+    name = run.begun_path.name
+    if not run.begun_path.is_file():
+        gemm.use(None)
+        now = {"gemm": gemm.chosen(), "threads": torch.get_num_threads()}
+        run.write_json_once(name, now)  # the trials of a grid may begin side by side
+    begun = run.read_json(name)
+    kernel, threads = begun.get("gemm"), begun.get("threads")
+    if kernel not in get_args(gemm.Kernel) or type(threads) is not int or threads < 1:
+        raise DataError(
+            f"{run.begun_path}: gemm = {kernel!r}, threads = {threads!r} (expected torch or "
+            "onednn, and 1 or more); train anew with --restart"
+        )
+    try:
+        gemm.use(kernel)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"{run.path}: began with oneDNN's products, which this build of torch lacks; go on "
+            "where it began, or train anew with --restart"
+        ) from error
+    return begun
+
+
+@contextmanager
+def as_begun(run: RunFolder) -> Iterator[None]:
+    """Inside the block, train as the run began; errors as in `begin`."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(begin(run)["threads"])
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recommender:
     """Build the recipe's model with initial values, on its device, with its approximations.
 
@@ -228,6 +274,8 @@ def fit_one(
     Raises:
         Diverged: Now, or when it was trained before: the folder records it.
     """
+    if folder.trained or folder.failure:
+        folder.drop_state()
     if folder.trained:
         value = folder.read_json("trained.json")["value"]
         return -math.inf if value is None else float(value)

@@ -8,20 +8,21 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from mmbench.errors import DataError, TrainingError
+from mmbench.errors import DataError, TrainingError, validation_in_words
 from mmbench.models.base import Recommender
-from mmbench.runs.documents import DOCUMENTS, HistoryLine, parse, parse_progress
+from mmbench.runs.documents import CURE, DOCUMENTS, HistoryLine
 from mmbench.trainer import EpochRecord, TrainingProgress
-from mmstore.filesystem import sync
+from mmstore.filesystem import replace_synced
 
 FORMAT, FORMAT_VERSION = "mmbench.run", "1.0"
 FAILED = "failed.json"
@@ -33,7 +34,7 @@ class RunFolder:
 
     Files:
         recipe.yaml: The resolved recipe.
-        begun.json: What of the machine decides the last bits; see `mmbench.runs.beginning`.
+        begun.json: What of the machine decides the last bits; see `runs.fit.begin`.
         run.json: What ran on what: versions, digests, seeds, masks, timings, memory.
         metrics.json: Unrounded values, validation and test; exists only when the run is complete.
         history.jsonl: A line per epoch.
@@ -82,8 +83,7 @@ class RunFolder:
     def fail(self, reason: str) -> None:
         """Record that the training in this very folder diverged."""
         self.write_json(FAILED, {"reason": reason})
-        for path in (self.state_path, self.checkpoint_of_state_path, self.checkpoint_path):
-            path.unlink(missing_ok=True)
+        self.drop_state()
 
     def clear(self) -> None:
         """Remove what an earlier run left, and nothing else; `metrics.json` first of all."""
@@ -123,7 +123,7 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            content = parse(path.read_bytes(), DOCUMENTS[name], path)
+            content = _parse(path.read_bytes(), DOCUMENTS[name], path)
         except OSError as error:
             raise DataError(
                 f"{path}: cannot be read ({error.strerror}); is {self.path} a finished run?"
@@ -166,7 +166,7 @@ class RunFolder:
         """Yield each epoch with its line."""
         lines = self.history_path.read_text(encoding="utf-8", errors="backslashreplace")
         for number, line in enumerate(lines.splitlines(), 1):
-            yield parse(line, HistoryLine, f"{self.history_path}, line {number}"), line
+            yield _parse(line, HistoryLine, f"{self.history_path}, line {number}"), line
 
     def save_checkpoint(self, tensors: Mapping[str, torch.Tensor], epoch: int) -> None:
         """Save the model of one epoch as the best so far."""
@@ -224,15 +224,47 @@ class RunFolder:
             return None
         tensors, metadata = _load_tensors(self.state_path)
         try:
-            return tensors, parse_progress(metadata["progress"])
+            return tensors, _progress(metadata["progress"])
         except (KeyError, ValueError) as error:
             raise TrainingError(
                 f"{self.state_path}: no state of a training; train anew with --restart"
             ) from error
 
     def drop_state(self) -> None:
-        """Remove the training state of a finished run."""
-        self.state_path.unlink(missing_ok=True)
+        """Remove what a training that is recorded as finished, or as failed, no longer needs.
+
+        A kill may come between the record and this.
+        """
+        paths = [self.state_path, self.checkpoint_of_state_path]
+        for path in [*paths, self.checkpoint_path] if self.failure else paths:
+            path.unlink(missing_ok=True)
+
+
+def _parse(text: str | bytes, schema: type[BaseModel], where: Path | str) -> dict[str, Any]:
+    """Return a JSON object that has what the schema asks for.
+
+    Raises:
+        DataError: It isn't one; names `where`, the key, what it got and expected.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8 and huge numbers as well
+        raise DataError(f"{where}: damaged: {error}; {CURE}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: damaged: not a JSON object; {CURE}")
+    try:
+        schema.model_validate(content)
+    except ValidationError as error:
+        raise DataError(f"{where}: damaged: {validation_in_words(error)}; {CURE}") from error
+    return content
+
+
+def _progress(text: str) -> TrainingProgress:
+    """Return where a training stood; ValueError, of which pydantic's is one, for other text."""
+    try:
+        return TypeAdapter(TrainingProgress).validate_python(json.loads(text))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _save_tensors(
@@ -288,10 +320,8 @@ def _digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) ->
     return digest.hexdigest()
 
 
-def _replace(path: Path, write: Any) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file durably beside its final name, then rename it."""
     partial = path.with_name(path.name + ".partial")
     write(partial)
-    with partial.open("rb") as file:
-        sync(file.fileno())
-    partial.replace(path)
+    replace_synced(partial, path)

@@ -10,10 +10,10 @@ from typing import Any
 from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe
 from mmbench.core.interactions import HeldOut
-from mmbench.data.columns import known_columns
-from mmbench.data.dataset import Split, available_splits, load_split
+from mmbench.data.dataset import Split, load_split
 from mmbench.data.defaults import remember_split
 from mmbench.data.features import ItemFeatures, load_features, remember_features, trained_on
+from mmbench.data.files import available_splits, known_columns
 from mmbench.data.tables import UNSURE
 from mmbench.evaluation.protocol import Setting, side_data
 from mmbench.models import model_class

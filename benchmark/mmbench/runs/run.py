@@ -17,26 +17,22 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from mmbase import gemm
-from mmbase.process import (
-    cpu_seconds,
-    forget_peak_memory,
-)
+from mmbase.process import cpu_seconds, forget_peak_memory
 from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import load_presence
 from mmbench.errors import DataError, TrainingError, UsageError
-from mmbench.evaluation.protocol import Scored, check, lists_for_both, score_both
+from mmbench.evaluation.protocol import Scored, Setting, check, lists_for_both, score_both
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.models.base import Recommender
-from mmbench.runs.beginning import as_begun, begin
 from mmbench.runs.documents import CURE
-from mmbench.runs.fit import build, choose_device, in_words
+from mmbench.runs.fit import as_begun, begin, build, choose_device, fit_one, in_words
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs
 from mmbench.runs.record import record_of
-from mmbench.runs.trials import fit, trials_of
+from mmbench.runs.search import fit_trials, trials_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +49,7 @@ class Result:
         slices: Split to slices, as `SliceScores.as_json` gives them.
         cost: `s/epoch`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training; None where
             unknown or not measurable.
-        trials: What each trial of a grid or search came to; see `runs.trials.trials_of`.
+        trials: What each trial of a grid or search came to; see `runs.search.trials_of`.
         no_hits: Splits on which no hit is possible, so that metrics of hits have no value.
     """
 
@@ -123,6 +119,20 @@ def check_data(recipe: Recipe, inputs: Inputs) -> None:
     choose_device(recipe.device)
     setting = inputs.setting(recipe.evaluation, recipe.model)
     check(setting, inputs.split.test, selects=model_class(recipe.model).trained)
+
+
+def fit(
+    recipe: Recipe, setting: Setting, folder: RunFolder, progress: Progress, *, jobs: int = 1
+) -> tuple[Recipe, RunFolder]:
+    """Train a recipe, or the trials of its grid or search; see `fit_one` and `fit_trials`.
+
+    Returns:
+        The recipe, with the settings that validation chose, and the folder of its checkpoint.
+    """
+    if recipe.searched:
+        return fit_trials(recipe, setting, folder, progress, jobs=jobs)
+    fit_one(recipe, setting, folder, progress, jobs=jobs)
+    return recipe, folder
 
 
 @contextmanager

@@ -124,8 +124,12 @@ def test_embeddings_give_the_scores(place: Path, tmp_path: Path, model: str) -> 
     for row in pd.read_parquet(out).itertuples():
         score = users[names[0].index(row.user_id)] @ items[names[1].index(row.item_id)]
         assert score == pytest.approx(row.score, rel=1e-4, abs=1e-5)
+    again = CliRunner().invoke(recommend, [str(run), "--embeddings", str(tmp_path / "e")])
+    assert again.exit_code == 0  # the same is there already, from a command that was killed, say
+    (tmp_path / "e/users.txt").write_text("others\n")
     done = CliRunner().invoke(recommend, [str(run), "--embeddings", str(tmp_path / "e")])
     assert isinstance(done.exception, DataError)
+    assert (tmp_path / "e/users.txt").read_text() == "others\n"
 
 
 @pytest.mark.parametrize(

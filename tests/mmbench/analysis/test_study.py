@@ -267,7 +267,8 @@ def test_given_split_files_are_taken_and_never_mixed(place: Path, tmp_path: Path
     given = tmp_path / "given"
     given.mkdir()
     split = load_split(place / "toy", "random:0.3,0.3,7")
-    from mmbench.data.dataset import read_split, write_split
+    from mmbench.data.files import read_split
+    from mmbench.data.splits import write_split
 
     write_split(given, read_split(place / "toy", "random:0.3,0.3,7"))
     study = yaml.safe_load((place / "toy.yaml").read_text()) | {"split": "theirs"}

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from mmbench.commands.data import data
-from mmbench.data.dataset import read_split
+from mmbench.data.files import read_split
 from mmbench.data.tables import read_interactions
 from mmbench.errors import DataError
 

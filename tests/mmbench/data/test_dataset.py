@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmbench.data.dataset import load_split, read_split, sorted_ids, write_split
+from mmbench.data.dataset import load_split
+from mmbench.data.files import read_split
+from mmbench.data.splits import write_split
 from mmbench.data.splitting import make_split
+from mmbench.data.tables import sorted_ids
 from mmbench.errors import DataError, UsageError
 
 

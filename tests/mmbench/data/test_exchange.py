@@ -12,17 +12,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from mmbench.commands.exchange import export, import_
-from mmbench.data.dataset import load_split, sorted_ids
+from mmbench.data.dataset import load_split
 from mmbench.data.exchange import LAYOUTS, layout
 from mmbench.data.exchange.bundle import WHOLE, Bundle, Vectors
 from mmbench.data.exchange.folder import read_dataset, write_dataset
 from mmbench.data.exchange.recbole import ABSENT
-from mmbench.data.tables import (
-    InteractionTable,
-    read_categories,
-    read_interactions,
-    read_items,
-)
+from mmbench.data.files import read_categories, read_items
+from mmbench.data.tables import InteractionTable, read_interactions, sorted_ids
 from mmbench.errors import DataError, UsageError
 from mmstore import FeatureSet
 

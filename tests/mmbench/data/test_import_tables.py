@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 from mmbench.commands.exchange import import_
 from mmbench.data.exchange.bundle import WHOLE
 from mmbench.data.exchange.tables import read_tables
-from mmbench.data.tables import read_interactions, read_items
+from mmbench.data.files import read_items
+from mmbench.data.tables import read_interactions
 from mmbench.errors import DataError, ToolError, UsageError
 
 

@@ -11,13 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbench.data.dataset import read_split
-from mmbench.data.tables import (
-    UNSURE,
-    InteractionTable,
-    read_interactions,
-    write_interactions,
-)
+from mmbench.data.files import read_split
+from mmbench.data.tables import UNSURE, InteractionTable, read_interactions, write_interactions
 from mmbench.errors import DataError, UsageError
 
 ROWS = [("u1", "007", 5.0, 10.0), ("u1", "7", 3.0, 11.0), ("日本", "a/b", 1.0, 12.0)]

@@ -15,7 +15,7 @@ from tests.mmbench.conftest import write_dataset
 from mmbase.progress import Silent
 from mmbench.config import Evaluation, Recipe, make_evaluation, make_settings
 from mmbench.core.interactions import Index
-from mmbench.data.tables import read_categories, read_item_ids
+from mmbench.data.files import read_categories, read_item_ids
 from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.protocol import evaluate_lists, lists_for_both
 from mmbench.metrics.item_data import Topics

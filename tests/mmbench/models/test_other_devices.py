@@ -170,8 +170,11 @@ def test_a_run_is_validated_saved_resumed_and_ranked_there(
             resolved, inputs, folder = resume_inputs(folder.path)
         result = run(resolved, inputs, folder, progress=Silent())
         model = load_run(folder.path)
+        rows, _ = user_rows(model, None)
         lists = pd.concat(
-            recommendations(model, user_rows(model, None), 5, include_seen=False, progress=Silent())
+            recommendations(
+                model, user_rows(model, None)[0], 5, include_seen=False, progress=Silent()
+            )
         )
         again = evaluate_run(folder.path, resolved.evaluation).scores["test"].overall
     assert again == result.test

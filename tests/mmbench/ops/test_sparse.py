@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmbase.errors import install_extra
 from mmbench.errors import ShapeError, UsageError
 from mmbench.ops import sparse
 from mmbench.ops.graph import propagate
@@ -173,7 +175,7 @@ def test_torch_sparse_gives_the_same() -> None:
 
 def test_an_absent_back_end_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_sparse", None)
-    with pytest.raises(UsageError, match=r"pip install 'mmx-mmbench\[sparse\]'"):
+    with pytest.raises(UsageError, match=re.escape(install_extra("sparse"))):
         sparse.use("torch-sparse")
     assert sparse.backend() == "torch"
 

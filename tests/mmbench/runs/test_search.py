@@ -353,7 +353,7 @@ def test_a_trial_that_was_begun_keeps_its_settings_whatever_a_newer_sampler_prop
     run = Path(whole["run"])
     for name in ("metrics.json", "run.json", "trials/002/trained.json"):
         (run / name).unlink()
-    monkeypatch.setattr("mmbench.runs.trials.propose", lambda *_: {"lr": 0.5, "reg_weight": 0.1})
+    monkeypatch.setattr("mmbench.runs.search.propose", lambda *_: {"lr": 0.5, "reg_weight": 0.1})
     again = json.loads(CliRunner().invoke(tune, options, catch_exceptions=False).stdout)
     assert (again["settings"], again["test"]) == (whole["settings"], whole["test"])
     for trial in (run / "trials").iterdir():

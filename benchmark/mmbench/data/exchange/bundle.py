@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from mmbase.dataset import checked_ids
 from mmbase.tables import Table, open_table, strings
-from mmbench.data.dataset import sorted_ids
 from mmbench.data.splits import VALID, random_per_user
-from mmbench.data.tables import InteractionTable
+from mmbench.data.tables import InteractionTable, sorted_ids
 from mmbench.errors import DataError
 
 SIDECAR = "mmbench-export.json"

@@ -11,17 +11,10 @@ import numpy as np
 import pandas as pd
 
 from mmbase.dataset import find_table
-from mmbench.data.dataset import available_splits, read_split
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
-from mmbench.data.folders import new_folder
-from mmbench.data.tables import (
-    SEQUENCES,
-    read_interactions,
-    read_items,
-    write_interactions,
-    write_tsv,
-)
+from mmbench.data.files import SEQUENCES, available_splits, new_folder, read_items, read_split
+from mmbench.data.tables import read_interactions, write_interactions, write_tsv
 from mmbench.errors import DataError
 from mmstore import FeatureSetWriter, FeatureStore
 

@@ -13,28 +13,6 @@ from numpy.typing import NDArray
 _BITS, _PHOTOMETRIC, _MAX_SAMPLE, _SAMPLE_FORMAT = 258, 262, 281, 339
 _SIGNED = 2
 
-# What Pillow's table of TIFF pixels lacks: byte order, photometric interpretation, sample format,
-# fill order, bits, further samples → mode, raw mode. Samples of 12 bits are packed alike in both
-# orders. White is zero where the interpretation is 0, which `eight_bits` sees to.
-_MORE_TIFFS = {
-    (b"II", 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
-    (b"MM", 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
-    (b"MM", 1, (1,), 1, (12,), ()): ("I;16", "I;12"),
-    (b"MM", 0, (1,), 1, (16,), ()): ("I;16B", "I;16B"),
-    (b"II", 0, (1,), 1, (32,), ()): ("I", "I;32N"),
-    (b"MM", 0, (1,), 1, (32,), ()): ("I", "I;32B"),
-    (b"MM", 1, (1,), 1, (32,), ()): ("I", "I;32B"),
-    (b"MM", 0, (3,), 1, (32,), ()): ("F", "F;32BF"),
-}
-
-
-def know_more_tiffs() -> None:
-    """Let Pillow open grey TIFF files whose samples it can unpack, though it does not say so."""
-    from PIL import TiffImagePlugin
-
-    for kind, modes in _MORE_TIFFS.items():
-        TiffImagePlugin.OPEN_INFO.setdefault(kind, modes)
-
 
 def is_deep(image: Any) -> bool:
     """Whether `image`, a loaded Pillow picture, has grey values that are not 8 bits from 0 on."""

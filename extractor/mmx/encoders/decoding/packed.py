@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -12,8 +13,10 @@ _MAX_FLAC = (1 << 36) - 1  # samples that a FLAC header can promise
 _FLAC_START = b"fLaC\0\0\0\x22"
 _BLOCK = 1 << 20
 _FLAC_TAIL = 1 << 17  # a frame is seldom longer than 16 kB
-_FLAC_BLOCKS = {1: 192, **{k: 576 << (k - 2) for k in range(2, 6)},
-                **{k: 256 << (k - 8) for k in range(8, 16)}}  # fmt: skip
+# Samples of a block by its code; codes 6 and 7 give the number in the header.
+_FLAC_BLOCKS = (
+    0, 192, 576, 1152, 2304, 4608, 0, 0, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768,
+)  # fmt: skip
 
 
 def flac_layout(stream: BinaryIO, start: int, size: int) -> Layout:
@@ -103,19 +106,19 @@ def _coded_number(head: bytes) -> tuple[int | None, int]:
 
 def _crc8(data: bytes) -> int:
     """Return FLAC's CRC-8, of the polynomial x^8 + x^2 + x + 1."""
-    crc = 0
+    table, crc = _crc8_table(), 0
     for byte in data:
-        crc = _CRC8[crc ^ byte]
+        crc = table[crc ^ byte]
     return crc
 
 
-def _crc8_of(byte: int) -> int:
+@functools.cache
+def _crc8_table() -> bytes:
+    """Return the CRC-8 of each byte."""
+    table = bytearray(range(256))
     for _ in range(8):
-        byte = byte << 1 ^ (0x107 if byte & 0x80 else 0)
-    return byte
-
-
-_CRC8 = [_crc8_of(byte) for byte in range(256)]
+        table = bytearray((byte << 1 ^ (0x107 if byte & 0x80 else 0)) & 0xFF for byte in table)
+    return bytes(table)
 
 
 def ogg_layout(stream: BinaryIO, start: int, size: int) -> Layout:

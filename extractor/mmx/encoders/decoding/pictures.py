@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmx.encoders.base import plain_reason, require
 from mmx.encoders.decoding.foreign import Foreign, foreign
-from mmx.encoders.decoding.greys import eight_bits, is_deep, know_more_tiffs
+from mmx.encoders.decoding.greys import eight_bits, is_deep
 from mmx.encoders.decoding.memory import is_shortage, reserve
 from mmx.encoders.decoding.reading import background, remembered, tell
 from mmx.encoders.decoding.repairs import repaired
@@ -34,6 +34,19 @@ _DECODE_ERRORS = (
     AssertionError, EOFError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
+# What Pillow's table of TIFF pixels lacks: byte order, photometric interpretation, sample format,
+# fill order, bits, further samples → mode, raw mode. Samples of 12 bits are packed alike in both
+# orders. White is zero where the interpretation is 0, which `eight_bits` sees to.
+_MORE_TIFFS = {
+    (b"II", 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
+    (b"MM", 0, (1,), 1, (12,), ()): ("I;16", "I;12"),
+    (b"MM", 1, (1,), 1, (12,), ()): ("I;16", "I;12"),
+    (b"MM", 0, (1,), 1, (16,), ()): ("I;16B", "I;16B"),
+    (b"II", 0, (1,), 1, (32,), ()): ("I", "I;32N"),
+    (b"MM", 0, (1,), 1, (32,), ()): ("I", "I;32B"),
+    (b"MM", 1, (1,), 1, (32,), ()): ("I", "I;32B"),
+    (b"MM", 0, (3,), 1, (32,), ()): ("F", "F;32BF"),
+}
 
 # Bytes per pixel: of the modes that have not 4, and of what decoders of a format need besides.
 _MODE_BYTES = {"1": 1, "L": 1, "P": 5, "PA": 8, "I": 16, "I;16": 8, "I;16B": 8, "F": 24}
@@ -172,7 +185,10 @@ def _to_rgb(image: Any, path: Path) -> Image:
 def _formats() -> list[str]:
     pillow = _pillow()
     pillow.init()
-    know_more_tiffs()
+    from PIL import TiffImagePlugin
+
+    for kind, modes in _MORE_TIFFS.items():
+        TiffImagePlugin.OPEN_INFO.setdefault(kind, modes)
     return [name for name in FORMATS if name in pillow.OPEN]
 
 

@@ -18,8 +18,7 @@ from mmbench.core.sampling import UniformUsers
 from mmbench.errors import DataError, TrainingError
 from mmbench.runs import run as experiment
 from mmbench.runs.batch import Batch, InProcess, Job, Train
-from mmbench.runs.beginning import as_begun, begin
-from mmbench.runs.fit import build
+from mmbench.runs.fit import as_begun, begin, build
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import load_inputs
 from mmbench.runs.run import evaluate_run, load_model

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from mmbase.choices import recall_columns, remember_columns
 from mmbench.cli import cli
-from mmbench.data.columns import read_known
 from mmbench.data.dataset import load_split
+from mmbench.data.files import read_known
 from mmbench.errors import DataError
 from mmx.catalogue.interactions import load_interactions
 from mmx.catalogue.items import load_items
