@@ -252,7 +252,11 @@ def find_dialect(path: Path, *, literal: bool) -> Dialect:
     encoding, notes = find_encoding(path, data)
     data = _recoded(data, encoding)
     own = "," if plain_name(path).endswith(".csv") else "\t"
-    delimiter = _delimiter(_first_lines(path, data), own)
+    first = _first_lines(path, data)
+    if first and re.fullmatch(r'"?sep=[,;|\t]?"?[,;]*', first[0].strip(), re.IGNORECASE):
+        cure = "delete this line; the separator is found without it"
+        raise DataError(f"{path}, line 1: {first[0].strip()!r} is for Excel and no header; {cure}")
+    delimiter = _delimiter(first, own)
     if delimiter != own:
         words = f"columns are separated by {_WORDS[delimiter]}, as its first lines show"
         notes += (f"{path.name}: {words}",)

@@ -72,6 +72,13 @@ def read_lists(
     )
     users, items = users[order], items[order].astype(np.int64)
     listed, starts, counts = np.unique(users, return_index=True, return_counts=True)
+    if "rank" in frame:
+        ranks = frame["rank"].to_numpy()[order]
+        tied = np.unique(users[1:][(users[1:] == users[:-1]) & (ranks[1:] == ranks[:-1])]).size
+        if tied:
+            notes.append(
+                f"{tied:,} lists have a rank twice; such items are in the order of the rows"
+            )
     if score is not None:
         scores = frame["score"].to_numpy()[order]
         rising = np.unique(users[1:][(users[1:] == users[:-1]) & (scores[1:] > scores[:-1])]).size

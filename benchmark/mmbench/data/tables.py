@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbase import dialects
 from mmbase.dataset import (
     NAMES,
     ROLES,
@@ -323,7 +324,7 @@ def _places(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str
     if not {"user_id", "item_id"} <= set(given) and not 2 <= len(names) <= 4:
         raise DataError(
             f"{path}: {len(names)} columns without a header (expected 2 to 4: user, item[, "
-            "rating[, timestamp]])"
+            f"rating[, timestamp]]){_cure(table)}"
         )
     _refuse_shared(roles)
     # What is not given is where it usually is, as far as these places are free.
@@ -337,6 +338,18 @@ def _places(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str
     _refuse_shared(roles)
     told = ", ".join(f"{names.index(roles[role]) + 1} {role}" for role in ROLES if role in roles)
     return roles, f"no header; read as {told}"
+
+
+def _cure(table: Table) -> str:
+    """Return what to do about a table whose first line is one cell; empty for another."""
+    if len(table.columns) > 1:
+        return ""
+    first = next(dialects.lines(table.path, table.encoding), b"")
+    line = first.decode("utf-8", "replace").strip()
+    if len(line.split()) > 1 and all(cell.isdigit() for cell in line.split()):
+        what = "`mmbench data import FOLDER` reads a user and the user's items on each line"
+        return f"; cells with blanks between them: {what}"
+    return f"; delete its first line, {line[:40]!r}, if that is no row"
 
 
 def _refuse_shared(roles: Mapping[str, str]) -> None:

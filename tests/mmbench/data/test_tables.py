@@ -131,6 +131,7 @@ def test_text_that_looks_like_missing_stays_text(tmp_path: Path) -> None:
         ),
         ("user_id\titem_id\trating\nu\ti\tinf\n", "no finite number"),
         ("a\nb\n", "1 columns without a header"),
+        ("# my log\nuser_id\titem_id\n", "delete its first line, '# my log', if that is no row"),
         ("1\t2\t3\t4\t5\n", "5 columns without a header"),
         (
             "user_id\titem_id\nu\ti\nu\ti\ttoo\tmany\n",

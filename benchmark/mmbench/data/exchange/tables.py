@@ -55,7 +55,15 @@ MOVIELENS: Mapping[str, tuple[str, ...]] = {
     "ratings.dat": ROLES,
     "u.data": ROLES,
     "movies.dat": ("item_id", "title", "genres"),
-}
+    "users.dat": ("user_id", "gender", "age", "occupation", "zip_code"),
+    "u.item": (
+        "item_id", "title", "release_date", "video_release_date", "imdb_url", "unknown", "Action",
+        "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
+        "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller",
+        "War", "Western",
+    ),
+    "u.user": ("user_id", "age", "gender", "occupation", "zip_code"),
+}  # fmt: skip
 """Files without a header whose columns are those of the README that they come with."""
 
 
@@ -185,7 +193,7 @@ def _interactions(
 ) -> tuple[InteractionTable, Understood]:
     path = table.path
     if path.name.lower() in MOVIELENS:
-        roles = {role: str(place) for place, role in enumerate(table.columns, 1)}
+        roles = {role: str(n) for n, role in enumerate(table.columns, 1) if role in ROLES}
     elif _has_places(columns):
         roles = dict(columns)
     else:  # what has a usual name is left to the reader, which notes others of the same meaning
@@ -196,13 +204,14 @@ def _interactions(
             if name and (name == columns.get(role) or name not in columns_of(role, table.columns))
         }
     read = read_interactions(path, roles, ask=True, drop_empty=drop_empty)
-    unread = tuple(name for name in table.columns if name not in read.columns.values())
+    taken = set(read.columns.values())
+    places = {f"column {place}" for place in range(1, len(table.columns) + 1)}
+    unread = tuple(() if taken <= places else (n for n in table.columns if n not in taken))
     notes = (read.note,) if read.note else ()
     numbers = read.take(np.arange(1)).numbers()
     first = {"user_id": [read.user_ids[0]], "item_id": [read.item_ids[0]], **numbers}
     shown = tuple((role, name, first[role][0]) for role, name in read.columns.items())
-    skipped = unread if table.header else ()
-    one = Understood(path, "interactions", len(read), read.dropped, shown, skipped, notes)
+    one = Understood(path, "interactions", len(read), read.dropped, shown, unread, notes)
     return read, one
 
 
@@ -217,6 +226,14 @@ def _joined(parts: Sequence[InteractionTable]) -> InteractionTable:
                 f"{name} are in {sum(having)} of {len(parts)} tables of interactions; import those "
                 "with and those without apart"
             )
+    if parts[0].timestamps is not None:
+        plain = [not day(_last(part)) for part in parts]
+        if any(plain) and not all(plain):
+            example = f"{_last(parts[plain.index(True)]):g}"
+            raise DataError(
+                f"times are dates in some tables and plain numbers, such as {example}, in others; "
+                "write them alike, or import one table alone"
+            )
     scale = max(part.per_second for part in parts)
     rated, timed = parts[0].ratings is not None, parts[0].timestamps is not None
     return replace(
@@ -227,6 +244,11 @@ def _joined(parts: Sequence[InteractionTable]) -> InteractionTable:
         timestamps=np.concatenate([part.ticks(scale) for part in parts]) if timed else None,
         per_second=scale,
     )
+
+
+def _last(part: InteractionTable) -> float:
+    assert part.timestamps is not None
+    return int(part.timestamps.max()) / part.per_second
 
 
 def _items(
@@ -308,7 +330,7 @@ def summary(bundle: Bundle) -> str:
         parts.append(f"ratings {table.ratings.min():g} to {table.ratings.max():g}")
     if table.timestamps is not None:
         first, last = (
-            day(int(one) / table.per_second)
+            day(int(one) / table.per_second) or f"{int(one) / table.per_second:g}"
             for one in (table.timestamps.min(), table.timestamps.max())
         )
         parts.append(f"{first} to {last}")
