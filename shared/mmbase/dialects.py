@@ -1,6 +1,6 @@
 """How the bytes of a text table become lines: compression, encoding, delimiter, quotation marks.
 
-What a file's name does not say is found out here and said in notes. What a file expands to is
+What a file's name does not imply is detected here and reported in notes. What a file expands to is
 bounded, so that a small archive cannot fill the memory.
 """
 
@@ -24,9 +24,9 @@ LONGEST_LINE = 1 << 26
 """Bytes of the longest line of a table: 64 MiB."""
 LONGEST_HEADER = 1 << 20
 EXPANSION = 100
-"""A compressed table may be so many times as long as its file."""
+"""How many times its file size a compressed table may expand to."""
 HARMLESS = 1 << 28
-"""Bytes, 256 MiB, that a compressed table may expand to in any case."""
+"""Bytes that any compressed table may expand to: 256 MiB."""
 
 _CHUNK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -280,7 +280,7 @@ def _first_lines(path: Path, data: Any) -> list[str]:
 
 
 def _delimiter(first: list[str], own: str) -> str:
-    """Return the delimiter of a table, of which the first lines and the usual one are given.
+    """Return the delimiter of a table, given its first lines and the usual delimiter of its format.
 
     Of commas, semicolons and tabs a table of commas takes the most frequent in its first line. A
     table of tabs without one takes another mark that all lines have, and equally often.

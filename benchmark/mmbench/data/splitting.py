@@ -157,7 +157,7 @@ def _description(
     files: Sequence[Path],
     columns: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """Return what makes a split the same as another: method, options, and the files' SHA-256."""
+    """Return what identifies a split: method, options, and the SHA-256 of its files."""
     state = hashlib.sha256()
     for path in (part for one in files for part in _files_of(one)):
         with path.open("rb") as file:
@@ -185,7 +185,9 @@ def _same(target: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     keys = {*wanted, "columns", "carved"}
     if record is not None and all(record.get(key) == wanted.get(key) for key in keys):
         return record
-    raise DataError(f"{target}: exists already, made otherwise; choose another --name or remove it")
+    raise DataError(
+        f"{target}: exists already with other options; choose another --name or remove it"
+    )
 
 
 def _divide(

@@ -1,7 +1,7 @@
 """Times of interactions: every usual notation to whole ticks since 1970, none of them rounded.
 
 A column of times has one unit. Numbers are Unix times in the unit in which all of them lie between
-1990 and 2100; else they are plain numbers, of which the order counts. Dates without a zone are UTC.
+1990 and 2100; of other numbers only the order counts. Dates without a zone are UTC.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _reduced(ticks: NDArray[np.int64], per_second: int) -> tuple[NDArray[np.int6
 
 
 def _scaled(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
-    """Return floating-point numbers as whole ones of which `scale` make one."""
+    """Return floating-point numbers times `scale`, rounded to integers."""
     if not np.isfinite(values).all():
         raise _BadCells(np.flatnonzero(~np.isfinite(values)))
     for scale in (1, 10**3, 10**6, 10**9):
@@ -200,7 +200,7 @@ def _integers(pa: Any, pc: Any, text: Any) -> NDArray[np.int64] | None:
 
 
 def _digits(pa: Any, pc: Any, text: Any) -> tuple[NDArray[np.int64], int]:
-    """Return numbers in decimal notation as whole ones of which `scale` make one, exactly."""
+    """Return numbers in decimal notation times `scale`, exact integers."""
     for places in (0, 3, 6, 9):
         try:
             cells = pc.cast(text, pa.decimal128(38, places))
@@ -225,7 +225,7 @@ def _digits(pa: Any, pc: Any, text: Any) -> tuple[NDArray[np.int64], int]:
 
 
 def _of_numbers(ticks: NDArray[np.int64], scale: int) -> Times:
-    """Find the unit of numbers, of which `scale` make one of that unit."""
+    """Find the unit of numbers that are `scale` times too large."""
     timed = ticks > 0  # 0 and -1 stand for no time, whatever the unit of the others
     real = ticks[timed]
     least, most = (int(real.min()), int(real.max())) if real.size else (0, 0)

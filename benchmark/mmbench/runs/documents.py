@@ -1,4 +1,4 @@
-"""What the JSON documents of a run folder must hold: they may have been edited, or cut short.
+"""Schemas of the JSON documents of a run folder, which may have been edited or cut short.
 
 A schema has the keys that this program reads and their types; other keys pass.
 """

@@ -161,7 +161,7 @@ def test_an_item_counts_once_and_texts_get_the_names_that_mmx_knows(tmp_path: Pa
     out = tmp_path / "out"
     done = call(log, items, "--out", out)
     assert done.exit_code == 0, done.output
-    assert "1 rows are of items that are there already, e.g. '1'; the first counts" in done.output
+    assert "1 rows are of items that occur earlier, e.g. '1'; the first counts" in done.output
     assert "not read: size" in done.output
     (row,) = map(json.loads, (out / "items.jsonl").read_text().splitlines())
     assert row == {"item_id": "1", "title": "a\nb", "tags": ["x", "y"], "n": "2.5"}

@@ -1,4 +1,4 @@
-"""Lists of items per user: the files of LightGCN, NGCF, KGAT and what was made after them.
+"""Lists of items per user: the files of LightGCN, NGCF, KGAT and their successors.
 
     train.txt test.txt [valid.txt]    user, then the user's items, separated by blanks
     user_list.txt item_list.txt       optional, header `org_id remap_id`: the original ids

@@ -2,7 +2,7 @@
 
 A file with a column of users and one of items is interactions, one with items alone a table of
 items. Columns are recognised by the names that shops, logs and published data have; where several
-could be meant, or none, the user is asked. What was understood is returned for a preview.
+fit, or none, the import stops and asks for `--columns`. A preview shows the interpretation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "time_stamp",
     ),
 }  # fmt: skip
-"""Further names of columns, lower case, by role: an import may guess more, for it shows what."""
+"""Further names of columns, lower case, by role: an import shows its guesses, so it risks more."""
 
 TEXTS: Mapping[str, tuple[str, ...]] = {
     "title": (
@@ -49,7 +49,7 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
     "description": ("detail_desc", "product_description", "item_description", "overview", "plot"),
     "category": ("product_type_name", "product_category", "category_name"),
 }  # fmt: skip
-"""What columns of items are written as, so that `mmx extract` finds the texts by itself."""
+"""Names under which columns of items are written: `mmx extract` finds them unaided."""
 
 MOVIELENS: Mapping[str, tuple[str, ...]] = {
     "ratings.dat": ROLES,
@@ -64,12 +64,12 @@ MOVIELENS: Mapping[str, tuple[str, ...]] = {
     ),
     "u.user": ("user_id", "age", "gender", "occupation", "zip_code"),
 }  # fmt: skip
-"""Files without a header whose columns are those of the README that they come with."""
+"""Headerless files whose columns their README documents."""
 
 
 @dataclass(frozen=True)
 class Understood:
-    """What a file is.
+    """The interpretation of a file.
 
     Attributes:
         path: The file.
@@ -316,7 +316,7 @@ def _one_row_each(items: pd.DataFrame, told: list[Understood]) -> pd.DataFrame:
     if n:
         at = next(place for place, one in enumerate(told) if one.kind == "items")
         example = items["item_id"][repeated].iloc[0]
-        note = f"{n:,} rows are of items that are there already, e.g. {example!r}; the first counts"
+        note = f"{n:,} rows are of items that occur earlier, e.g. {example!r}; the first counts"
         told[at] = replace(told[at], notes=(*told[at].notes, note))
     return items[~repeated].fillna("").reset_index(drop=True)
 
