@@ -159,8 +159,8 @@ def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[Intera
         rename = f", or give it its name: here are {', '.join(here[:5])}" if here else ""
         raise DataError(
             f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or "
-            f".csv, .parquet, .jsonl); put one of them there{rename}; `mmbench data import` makes "
-            "such a folder of other tables and layouts"
+            ".csv, .parquet, .jsonl); `mmbench data import` makes such a folder of other tables "
+            f"and layouts; or put one of them there{rename}"
         )
     table = read_known(data, path, columns, ask=True)
     rows = {user: row for row, user in enumerate(sorted_ids(table.user_ids))}
