@@ -248,6 +248,7 @@ def _parse(text: str | bytes, schema: type[BaseModel], where: Path | str) -> dic
     """
     try:
         content = json.loads(text)
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8 and huge numbers as well
         raise DataError(f"{where}: damaged: {error}; {CURE}") from error
     if not isinstance(content, dict):

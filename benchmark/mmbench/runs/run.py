@@ -251,6 +251,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     if trained.path != folder.path:
         chosen = int(trained.path.name)
         folder.save_checkpoint(model.weights(), outcome["best_epoch"])
+        folder.keep_checkpoint(outcome["best_epoch"])  # one may be there, if this was killed before
     seconds = [line["seconds"] for line in trained.history() if line["epoch"] > 0]
     timings = {
         "evaluation_s": end - start,
