@@ -171,11 +171,7 @@ def test_a_run_is_validated_saved_resumed_and_ranked_there(
         result = run(resolved, inputs, folder, progress=Silent())
         model = load_run(folder.path)
         rows, _ = user_rows(model, None)
-        lists = pd.concat(
-            recommendations(
-                model, user_rows(model, None)[0], 5, include_seen=False, progress=Silent()
-            )
-        )
+        lists = pd.concat(recommendations(model, rows, 5, include_seen=False, progress=Silent()))
         again = evaluate_run(folder.path, resolved.evaluation).scores["test"].overall
     assert again == result.test
     assert lists["score"].notna().all()
