@@ -1,7 +1,7 @@
-"""What was taken of a dataset, kept in its `dataset.json`: defaults, and what columns mean.
+"""Choices kept in a dataset's `dataset.json`: default split and feature sets, roles of columns.
 
 A feature set or a split that another command leaves behind must not become a default, so the first
-one taken stays. Columns that were named once are known from then on, until others are named.
+choice stays. Columns that were named once are known from then on, until others are named.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ COLUMNS = "columns"
 
 
 def recall(data: Path) -> dict[str, Any]:
-    """Return what was taken before, by kind (`split`, `features`); empty if nothing was."""
+    """Return the defaults kept so far, by kind (`split`, `features`); empty without any."""
     taken = _read(data).get(KEY)
     return dict(taken) if isinstance(taken, Mapping) else {}
 
 
 def remember(data: Path, kind: str, value: object) -> None:
-    """Keep what is taken now, unless something of that kind was taken before.
+    """Keep a value as the default of its kind, unless there is one already.
 
     A folder that cannot be written, or whose `dataset.json` is no JSON object, is left as it is.
     """
@@ -37,7 +37,7 @@ def remember(data: Path, kind: str, value: object) -> None:
 
 
 def recall_columns(data: Path, kind: str) -> dict[str, str]:
-    """Return which column has which role, as it was said before; empty if it was not.
+    """Return the column of each role that was named before; empty without any.
 
     Args:
         data: The dataset folder.
@@ -56,10 +56,10 @@ def recall_column(
 
     Args:
         data: The dataset folder.
-        kinds: Tables for which it may have been named, in order: see `recall_columns`.
+        kinds: Kinds of tables to look under, in order; see `recall_columns`.
         role: `item_id` or another role.
         columns: Those of the table.
-        notes: Is told, one line.
+        notes: Gets one line about a column that is found.
     """
     for name in (recall_columns(data, kind).get(role) for kind in kinds):
         if name is not None and name in columns:
@@ -69,7 +69,7 @@ def recall_column(
 
 
 def remember_columns(data: Path, kind: str, columns: Mapping[str, str]) -> None:
-    """Keep columns that were named; those of other roles stay. See `recall_columns`, `remember`."""
+    """Keep the columns named for some roles; those of other roles stay. As `remember`."""
     path, document = data / FILE, _read(data)
     before = recall_columns(data, kind)
     after = {role: name for role, name in before.items() if name not in columns.values()}
@@ -82,7 +82,7 @@ def remember_columns(data: Path, kind: str, columns: Mapping[str, str]) -> None:
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
-    """Write it in one step, or not at all where the folder cannot be written."""
+    """Write `dataset.json` in one step, or not at all if the folder cannot be written."""
     partial = path.with_name(f".{FILE}.{os.getpid()}.partial")
     try:
         partial.write_text(

@@ -64,7 +64,7 @@ class Command(click.Command):
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, and listed without an import.
 
-    Options of a command may be typed before its name, too.
+    Options of a command may also stand before its name.
 
     Args:
         lazy: Name of a command: where it is (`module:attribute`), and its line in the group's help.
@@ -84,7 +84,7 @@ class LazyGroup(click.Group):
         return [*super().get_params(ctx), *_version_option(self, ctx)]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse the group's options; what else stands before a command's name goes behind it."""
+        """Parse the group's options; move other options before a command's name behind it."""
         place = next((n for n, arg in enumerate(args) if arg in self.list_commands(ctx)), None)
         if place is not None:
             own = {name for one in self.get_params(ctx) for name in one.opts}

@@ -226,7 +226,7 @@ def checked_ids(
 ) -> Column:
     """Return the cells of a column of ids as an Arrow string array, none of them empty.
 
-    Blanks around an id are part of it; that there are some is added to `notes`.
+    Blanks around an id are part of it; `notes` gets their count.
 
     Raises:
         DataError: There are no rows, or an id is empty, not UTF-8, holds a NUL character, or has

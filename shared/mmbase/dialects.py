@@ -1,6 +1,6 @@
 """How the bytes of a text table become lines: compression, encoding, delimiter, quotation marks.
 
-What a file's name does not say is found out here and said in notes. What a file expands to is
+What a file's name does not imply is detected here and reported in notes. What a file expands to is
 bounded, so that a small archive cannot fill the memory.
 """
 
@@ -24,9 +24,9 @@ LONGEST_LINE = 1 << 26
 """Bytes of the longest line of a table: 64 MiB."""
 LONGEST_HEADER = 1 << 20
 EXPANSION = 100
-"""A compressed table may be so many times as long as its file."""
+"""How many times its file size a compressed table may expand to."""
 HARMLESS = 1 << 28
-"""Bytes, 256 MiB, that a compressed table may expand to in any case."""
+"""Bytes that any compressed table may expand to: 256 MiB."""
 
 _CHUNK = 1 << 20
 _BOM = b"\xef\xbb\xbf"
@@ -252,7 +252,11 @@ def find_dialect(path: Path, *, literal: bool) -> Dialect:
     encoding, notes = find_encoding(path, data)
     data = _recoded(data, encoding)
     own = "," if plain_name(path).endswith(".csv") else "\t"
-    delimiter = _delimiter(_first_lines(path, data), own)
+    first = _first_lines(path, data)
+    if first and re.fullmatch(r'"?sep=[,;|\t]?"?[,;]*', first[0].strip(), re.IGNORECASE):
+        cure = "delete this line; the separator is found without it"
+        raise DataError(f"{path}, line 1: {first[0].strip()!r} is for Excel and no header; {cure}")
+    delimiter = _delimiter(first, own)
     if delimiter != own:
         words = f"columns are separated by {_WORDS[delimiter]}, as its first lines show"
         notes += (f"{path.name}: {words}",)
@@ -276,7 +280,7 @@ def _first_lines(path: Path, data: Any) -> list[str]:
 
 
 def _delimiter(first: list[str], own: str) -> str:
-    """Return the delimiter of a table, of which the first lines and the usual one are given.
+    """Return the delimiter of a table, given its first lines and the usual delimiter of its format.
 
     Of commas, semicolons and tabs a table of commas takes the most frequent in its first line. A
     table of tabs without one takes another mark that all lines have, and equally often.

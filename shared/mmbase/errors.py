@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def install_extra(extra: str) -> str:
-    """Return the command that installs an extra: from the checkout or the file that we are from.
+    """Return the command that installs an extra, from this checkout or distribution file.
 
     The tools are on no package index: their name alone installs nothing.
     """
@@ -21,7 +21,7 @@ def install_extra(extra: str) -> str:
 
 
 def _installed_from() -> str:
-    """Return ` @ URL` of what was installed, where pip has noted it (PEP 610)."""
+    """Return ` @ URL` of the installed distribution, if pip recorded it (PEP 610)."""
     try:
         noted = metadata.distribution("mmx-mmbench").read_text("direct_url.json")
         return f" @ {json.loads(noted or '')['url']}"
@@ -55,7 +55,7 @@ class Interrupted(ToolError):
     exit_code = 130
 
 
-_MANY, _OFFERED = 30, 5  # choices that are not listed any more, and how many are offered then
+_MANY, _OFFERED = 30, 5  # from how many choices on only some are offered, and how many
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:

@@ -1,7 +1,7 @@
 """Tables and paragraphs for a terminal: laid out by its width, and no number or name is cut.
 
-What doesn't fit goes, in this order, into further tables below, onto lines of its own, or over the
-edge, where the terminal breaks it.
+Columns that don't fit go into further tables below, then long labels onto lines of their own; text
+that is still too wide runs over the edge, where the terminal wraps it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def tables(labels: Sequence[Column], columns: Sequence[Column], *, limit: int = 
     columns stand on lines of their own instead, above the row's other cells.
 
     Args:
-        labels: The columns that say what a row is about.
+        labels: The columns that identify a row.
         columns: The others, at least one.
         limit: Columns of the terminal; 0 for `width()`.
     """
@@ -95,7 +95,7 @@ def tables(labels: Sequence[Column], columns: Sequence[Column], *, limit: int = 
 
 
 def _stacked(labels: Sequence[Column], room: int) -> tuple[list[str], list[Column]]:
-    """Return what stands above the heading and each row, and the labels that stay beside them."""
+    """Return the texts above the heading and each row, and the labels that stay beside them."""
     texts = [lines[0][len(_MARGIN) :] for lines in _rows(labels)]
     short = [text for text in texts if _length(text) <= room]
     if 2 * len(short) <= len(texts):  # few would stay: all have lines of their own

@@ -1,7 +1,7 @@
-"""Output files and folders: they get their name when they are whole, and outlive a kill.
+"""Output files and folders that get their name when they are complete.
 
-Work goes into `<name>.partial`. What a killed command left there, the same command takes away; what
-it left finished, the same command finds to be the same and leaves alone.
+Work goes into `<name>.partial`. A repeated command removes what a killed one left there, and leaves
+a finished output of equal content alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmbase.errors import DataError
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield the path to write to, which becomes `path` when the block ends well, else vanishes.
+    """Yield the path to write to; rename it to `path` on success, remove it on an error.
 
     Raises:
         DataError: Something else has that name, or the file can't be written.
@@ -28,7 +28,7 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder, which becomes `path` when the block ends well, else vanishes.
+    """Yield an empty folder; rename it to `path` on success, remove it on an error.
 
     Raises:
         DataError: Something else has that name, or the folder can't be written.
@@ -71,7 +71,7 @@ def already(partial: Path, path: Path) -> bool:
 
 
 def remove(path: Path, *, ignore_errors: bool = False) -> None:
-    """Remove a file or folder, if there is one; a link, not what it leads to."""
+    """Remove a file or folder, if there is one; of a link only the link itself."""
     try:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)

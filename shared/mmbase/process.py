@@ -89,9 +89,9 @@ class StopRequest:
 
 @contextmanager
 def held_interrupts() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back; yield the function that raises it, which also runs when the block ends.
+    """Hold Ctrl-C and the other `ending_signals` back; yield the function that raises them.
 
-    So with the other `ending_signals`.
+    It also runs when the block ends.
     """
     with StopRequest() as request:
         yield request.let_through
@@ -99,7 +99,7 @@ def held_interrupts() -> Iterator[Callable[[], None]]:
 
 
 def ending_signals() -> tuple[signal.Signals, ...]:
-    """Return what asks a process to end: Ctrl-C, SIGTERM, and SIGHUP of a terminal that is closed.
+    """Return the signals that end a process: Ctrl-C, SIGTERM, and SIGHUP of a closed terminal.
 
     SIGHUP is left out where it is ignored (`nohup`) or doesn't exist.
     """

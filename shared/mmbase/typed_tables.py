@@ -112,7 +112,7 @@ def _kind(value: Any) -> str:
 
 
 def _json_text(value: Any, between: str) -> str | None:
-    """Return a JSON value as text, the texts of a list joined; None for what is no text."""
+    """Return a JSON value as text, the texts of a list joined; None if it has no text form."""
     texts = []
     for one in leaves(value):
         if isinstance(one, bool):

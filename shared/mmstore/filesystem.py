@@ -1,4 +1,4 @@
-"""What the store asks of a file system beyond reading and writing, and how it does without.
+"""Locks and durable writes, and how the store does without them.
 
 Network folders, overlays and mounts of object stores may have no locks, or no way to force bytes
 onto the disk.
@@ -25,7 +25,7 @@ _UNSUPPORTED = {
 
 
 def sync(descriptor: int) -> None:
-    """Force a file or folder onto the disk; with a warning not, where the file system can't.
+    """Force a file or folder onto the disk; only warn if the file system cannot.
 
     Raises:
         OSError: The disk failed.
@@ -39,7 +39,7 @@ def sync(descriptor: int) -> None:
             f"this file system cannot force files onto the disk ({error.strerror}): what a power "
             "cut would leave of them is uncertain",
             StoreWarning,
-            stacklevel=1,  # one place, so that it is said once
+            stacklevel=1,  # one place, so that Python shows it once
         )
 
 

@@ -90,7 +90,7 @@ def canonical_bytes(vectors: NDArray[Any]) -> memoryview:
 
 
 def require_whole(file: Any, header: Header, path: Path) -> None:
-    """Check the content of an open, complete set against its digest, unless it is known as whole.
+    """Check the content of an open, complete set against its digest, unless a note vouches for it.
 
     Raises:
         DamagedFeatureSet: It differs; the message names the first broken rule if the content breaks

@@ -33,8 +33,8 @@ _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _IMPORT = "import foreign features with `mmx store import`"
 # Deflate makes data at most 1032 times smaller; a larger shape is damage, not data.
 _MAX_DEFLATION = 1100
-# Vectors deflate to a half, hardly ever to a hundredth: more is a bomb if it is large, too. A chunk
-# is inflated as a whole, whatever part of it is asked for.
+# Vectors deflate to a half, hardly ever to a hundredth: more is a bomb, if it is large as well. A
+# chunk is inflated as a whole, whichever part of it is read.
 _MAX_LARGE_DEFLATION, _LARGE_BYTES, _MAX_CHUNK_BYTES = 100, 1 << 28, 1 << 26
 _BUILT_IN_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 # The oldest encoding of every object: newer ones mark a file as open for writing, and after a kill

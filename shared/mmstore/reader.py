@@ -36,7 +36,7 @@ class FeatureSet:
     """One feature set, read-only.
 
     Before it hands out ids, statuses or vectors for the first time, the content is compared with
-    the content digest; what was found whole before is not read again (`require_whole`).
+    the content digest, unless an earlier check is on record (`require_whole`).
 
     Nothing is opened before it is needed, and each process opens the file for itself, so an object
     may be used after a fork or sent to another process. `path` is `<root>/<modality>/<name>.h5`. It

@@ -29,7 +29,7 @@ def verify_apart(path: Path, *, limit_s: float | None = None) -> list[str]:
     """Check a file in a process of its own; answers and warns as `verify_file`.
 
     A damaged structure can make HDF5 itself loop for ever, crash, or ask for all memory there is:
-    that is one line, too. The limit counts seconds of the processor, so that a slow disk is no
+    that is one line as well. The limit counts seconds of the processor, so that a slow disk is no
     damage: 60 and one for each 20 MB, if none is given.
     """
     with suppress(OSError):

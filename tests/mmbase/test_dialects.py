@@ -232,3 +232,11 @@ def test_a_folder_of_parquet_files_is_one_table(tmp_path: Path) -> None:
 def test_a_character_that_is_cut_off_is_no_utf_8(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"item_id,title\n1,caf\xe9")
     assert read(tmp_path / "a.csv")["title"] == ["café"]
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=,"', "SEP=;;;"])
+def test_excels_line_about_the_separator_is_no_header(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text(f"{line}\nitem_id;title\na;b\n")
+    with pytest.raises(DataError, match=r"items\.csv, line 1: .*for Excel and no header; delete"):
+        open_table(path)

@@ -59,6 +59,7 @@ COMMANDS = {
     "import": ("data", "import", "mmrec", "--out", "toy2"),
     "import tables": ("data", "import", "toy/interactions.tsv", "--out", "toy2"),
 }
+EXPENSIVE = {"restart", "stand-in", "recommend tsv"}  # and like others
 
 
 def _call(*arguments: str) -> int:
@@ -103,8 +104,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trial(name: str, prepared: Path, tmp_path: Path, trials: int) -> None:
-    import shutil
-
     base = tmp_path / "base"
     shutil.copytree(prepared, base)
     (finished,) = (base / "runs").iterdir()
@@ -112,9 +111,9 @@ def trial(name: str, prepared: Path, tmp_path: Path, trials: int) -> None:
     check_killed(lambda: _call(*parts), base, trials, again=(0, 1))
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - EXPENSIVE))
 def test_killed_at_some_changes(name: str, prepared: Path, tmp_path: Path) -> None:
-    trial(name, prepared, tmp_path, 3)
+    trial(name, prepared, tmp_path, 1 if name in ("train", "reproduce") else 2)
 
 
 @pytest.mark.slow

@@ -185,6 +185,7 @@ def split(
         _show_counts(list(record["statistics"].items()))
     counts = ", ".join(f"{part} {number}" for part, number in record["counts"].items())
     click.echo(f"{target}: {counts}{' (there already)' if there else ''}")
+    _show_notes(record.get("notes", ()))
 
 
 @data.command(
@@ -209,12 +210,15 @@ def filter_(
 
     if not filters:
         raise UsageError("--filter is missing; e.g. --filter kcore:5")
-    counts = filter_dataset(folder, out, [parse_filter(text) for text in filters], columns)
+    counts, note = filter_dataset(folder, out, [parse_filter(text) for text in filters], columns)
+    notes = [note] if note else []
     if as_json:
-        echo_json({"path": str(out), "statistics": dict(counts)}, "mmbench.filter 1.0")
+        document = {"path": str(out), "statistics": dict(counts), "notes": notes}
+        echo_json(document, "mmbench.filter 1.0")
         return
     _show_counts(counts)
     click.echo(out.as_posix())
+    _show_notes(notes)
 
 
 @data.command(short_help="Find leaks of a split.")
@@ -243,7 +247,7 @@ def validate(
     leaks = sum(one.count > 0 for one in findings if one.leak)
     if as_json:
         told = list(map(dataclasses.asdict, findings))
-        found = {"split": tables.name, "leaks": leaks, "findings": told}
+        found = {"split": tables.name, "leaks": leaks, "findings": told, "notes": [*tables.notes]}
         echo_json(found, "mmbench.leaks 1.0")
     else:
         click.echo(f"split {tables.name}")
@@ -252,6 +256,7 @@ def validate(
             example = f" ({one.example})" if one.example else ""
             click.echo(hanging(f"{one.what}{example}", f"  {mark:<5}{one.count:>10,}  "))
         click.echo(f"{leaks} of {sum(one.leak for one in findings)} kinds of leaks found")
+        _show_notes(tables.notes)
     return 1 if strict and leaks else 0
 
 
@@ -263,6 +268,11 @@ def _plain(key: str, value: float) -> str:
         return f"{value:,.6g}"
     text = repr(value).removesuffix(".0")
     return f"{text} ({date})" if (date := day(value)) else text
+
+
+def _show_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(hanging(note, "note: ", "  "))
 
 
 def _show_counts(counts: Sequence[tuple[str, Mapping[str, float | int]]]) -> None:

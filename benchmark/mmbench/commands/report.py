@@ -55,7 +55,7 @@ def report(
 
 
 def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str) -> list[Reproduction]:
-    """Return a part per page; a digest tells two of one dataset, split and protocol apart."""
+    """Return a part per page; a digest distinguishes two of one dataset, split and protocol."""
     from mmbench.runs.kinds import conditions, digest_of, kind_of
 
     kinds = [kind_of(members[0]) for members in pages]

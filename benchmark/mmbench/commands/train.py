@@ -188,7 +188,7 @@ def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
 
 
 def _print_trials(run: Result) -> None:
-    """Print what each trial came to, the chosen one marked."""
+    """Print the outcome of each trial, the chosen one marked."""
     from mmbench.analysis.report.tables import number
     from mmbench.runs.fit import in_words
 

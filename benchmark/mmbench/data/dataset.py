@@ -193,7 +193,7 @@ def index_split(
         masked = int(pairs.contains(rows.users, rows.items).sum())
         if masked:
             notes.append(
-                f"{part}: {masked} pairs are in train, too: relevant, but never listed; "
+                f"{part}: {masked} pairs are also in train: relevant, but never listed; "
                 "`mmbench data split --filter dedup:last` makes a split without such"
             )
         return rows
@@ -230,7 +230,7 @@ def index_split(
 
 
 def _negatives(train: InteractionTable) -> list[str]:
-    """Say that training rows rated 0 or less count as positives where others are rated more."""
+    """Return a note if training rows rated 0 or less count as positives beside higher ratings."""
     if train.ratings is None or not train.ratings.max() > 0:
         return []
     n = int((train.ratings <= 0).sum())

@@ -1,7 +1,7 @@
-"""Which feature sets and which split are taken where none is named.
+"""The default feature sets and the default split of a dataset.
 
-A default never changes because another command left something: what was taken first stays, sets of
-some items or of random weights are never taken unasked, and where several would do it is asked.
+A default never changes because another command left something behind: the first choice is kept,
+sets of some items or of random weights are never chosen, and several candidates are an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Set:
     Attributes:
         name: Its name.
         created: When it was made, as its provenance says.
-        flaws: Why it is never taken unasked; empty if it may be.
+        flaws: Why it is never a default; empty if it may be one.
     """
 
     name: str
@@ -40,21 +40,21 @@ def default_features(
     modality: str | None = None,
     flag: str = "--features",
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Choose the sets where none is named: those taken before, else the only one of each modality.
+    """Choose the default sets: those used before, else the only one of each modality.
 
     Args:
         store: The dataset's store.
-        ask: Whether several sets, or none that may be taken, are an error; else the first one made
-            is taken, or none.
-        modality: Look at this one alone.
+        ask: Whether several sets, or none without flaws, are an error; else choose the first one
+            made, or none.
+        modality: The only modality to consider; None: all.
         flag: The option that names a set, for messages.
 
     Returns:
-        Modality to set name, and modality to a note where there is something to know.
+        Modality to set name, and modality to a note if there were other sets.
 
     Raises:
-        UsageError: A modality has several sets and none was taken before.
-        DataError: The store has sets of some items or of random weights alone.
+        UsageError: A modality has several sets and none was used before.
+        DataError: The store only has sets of some items or of random weights.
     """
     found = _sets(store, modality)
     before = _taken(store, found)
@@ -74,19 +74,21 @@ def default_features(
         else:
             names = ", ".join(one.name for one in suited)
             raise UsageError(
-                f"{store.root}: {len(suited)} {kind} sets ({names}), and none was taken before; "
+                f"{store.root}: {len(suited)} {kind} sets ({names}), and none was used before; "
                 f"choose one with {flag} {kind}=NAME"
             )
         if len(sets) > 1:
-            how = "as before" if kind in before else "the only one of all items and trained weights"
+            how = (
+                "as before" if kind in before else "the only one of all items with trained weights"
+            )
             notes[kind] = (
                 f"{len(sets)} {kind} sets ({', '.join(others)}); took {chosen[kind]}, {how}; "
                 f"choose with {flag} {kind}=NAME"
             )
     if left_out and not chosen and ask:
         raise DataError(
-            f"{store.root}: no set of all items and trained weights ({'; '.join(left_out)}); make "
-            f"one with `mmx extract`, or insist with {flag} MODALITY=NAME"
+            f"{store.root}: no set of all items with trained weights ({'; '.join(left_out)}); make "
+            f"one with `mmx extract`, or name one with {flag} MODALITY=NAME"
         )
     if left_out and chosen:
         last = list(chosen)[-1]
@@ -98,9 +100,12 @@ def default_features(
 
 
 def remember_features(store: FeatureStore, taken: Mapping[str, str], *, named: bool) -> None:
-    """Keep the sets that a training takes, where the next one would have to ask.
+    """Keep the sets that a training uses as the default of later ones.
 
-    `named`: the user named them; then they are kept only if there was no default.
+    Args:
+        store: The dataset's store.
+        taken: Modality to set name.
+        named: Whether the user named them: then they are kept only if there was no default.
     """
     if named:
         flawed = {
@@ -118,34 +123,34 @@ def remember_features(store: FeatureStore, taken: Mapping[str, str], *, named: b
 
 
 def remember_split(data: Path, taken: str, available: Mapping[str, Path], *, named: bool) -> None:
-    """Keep the split that a training takes; a named one only where there was no default."""
+    """Keep the split that a training uses; a named one only if there was no default."""
     if not named or len(available) > 1:
         choices.remember(data, "split", taken)
 
 
 def default_split(data: Path, available: Mapping[str, Path], made_here: str) -> tuple[str, str]:
-    """Choose the split where none is named: the one taken before, else the only one.
+    """Choose the default split: the one used before, else the only one.
 
     Args:
         data: The dataset folder.
         available: The splits that it has, by name.
-        made_here: The split that is made where there are none.
+        made_here: The specification of the split to make if there are none.
 
     Returns:
-        The split, and a note where there is something to know, else an empty one.
+        The split, and a note if there are others; else an empty text.
 
     Raises:
-        UsageError: There are several, and none was taken before.
+        UsageError: There are several, and none was used before.
     """
     before = choices.recall(data).get("split")
     names = ", ".join(sorted(available))
     if isinstance(before, str) and (before in available or before.partition(":")[0] == "random"):
         others = [name for name in sorted(available) if name != before]
-        told = f"split {before}, as before; there are {', '.join(others)}, too: --split NAME"
+        told = f"split {before}, as before; choose another with --split: {', '.join(others)}"
         return before, told if others else ""
     if len(available) > 1:
         raise UsageError(
-            f"{data}: has several splits; choose one with --split: {names} (none was taken before)"
+            f"{data}: has several splits; choose one with --split: {names} (none was used before)"
         )
     return next(iter(available), made_here), ""
 
@@ -164,13 +169,13 @@ def _sets(store: FeatureStore, modality: str | None = None) -> dict[str, list[_S
 
 
 def _flaws(provenance: object) -> Iterator[str]:
-    """Why vectors, or those that they were fused of, are of no use but to try things out."""
+    """Yield why vectors, or the sets they were fused from, only serve to try things out."""
     if isinstance(provenance, Mapping):
         if provenance.get("weights") == "random":
             yield "random weights"
         limit = _limit(provenance.get("input"))
         if limit:
-            yield f"the first {limit} items alone"
+            yield f"only the first {limit} items"
         provenance = list(provenance.values())
     if isinstance(provenance, list):
         for part in provenance:
@@ -182,7 +187,7 @@ def _limit(made_of: Any) -> Any:
 
 
 def _taken(store: FeatureStore, found: Mapping[str, list[_Set]]) -> dict[str, str]:
-    """The sets that were taken before; empty if one of them is gone."""
+    """Return the sets used before; empty if one of them is gone."""
     taken = choices.recall(store.root.parent).get("features")
     if not isinstance(taken, Mapping):
         return {}

@@ -33,7 +33,7 @@ RANDOM = re.compile(
 )
 DEFAULT_RANDOM = "random:0.2,0.2,42"
 SEPARATOR = "|"
-"""Between several categories of one item in a text table; Parquet and JSON lines may have lists."""
+"""Separates the categories of one item in a text table; Parquet and JSON lines may have lists."""
 
 SEQUENCES = "sequences"
 """Key of `dataset.json`: the columns of items whose cells are tokens with blanks between them."""
@@ -56,7 +56,9 @@ def read_split(
     available = available_splits(data)
     notes: list[str] = []
     if split is None:
-        split, note = default_split(data, available, DEFAULT_RANDOM)
+        # What has no validation part is there to be carved, and no choice.
+        whole = {name: one for name, one in available.items() if any(one.glob("val*"))}
+        split, note = default_split(data, whole or available, DEFAULT_RANDOM)
         notes += [note] if note else []
     random = RANDOM.fullmatch(split)
     if random and split not in available:
@@ -157,7 +159,8 @@ def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[Intera
         rename = f", or give it its name: here are {', '.join(here[:5])}" if here else ""
         raise DataError(
             f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or "
-            f".csv, .parquet, .jsonl); put one of them there{rename}"
+            f".csv, .parquet, .jsonl); put one of them there{rename}; `mmbench data import` makes "
+            "such a folder of other tables and layouts"
         )
     table = read_known(data, path, columns, ask=True)
     rows = {user: row for row, user in enumerate(sorted_ids(table.user_ids))}
@@ -178,8 +181,8 @@ def read_known(
 ) -> InteractionTable:
     """Read a table of a dataset, and remember the columns that are given; see `read_interactions`.
 
-    A table that is otherwise made, such as the parts of a split with our names, is read without
-    what was given before.
+    A table without the columns named before, such as a part of a split that mmbench wrote, is read
+    by its own names.
 
     Args:
         data: The dataset folder.
@@ -229,7 +232,7 @@ def read_item_ids(
         data: The dataset folder.
         id_column: What the interactions call their column of item ids; it is read where the table
             has it, else a column of the usual names.
-        notes: Gets what was found out about the table, one line each.
+        notes: Gets notes on how the table was read, one line each.
 
     Raises:
         DataError: The table can't be read, has no column of item ids, or an item has no id.

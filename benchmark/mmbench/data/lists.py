@@ -72,6 +72,13 @@ def read_lists(
     )
     users, items = users[order], items[order].astype(np.int64)
     listed, starts, counts = np.unique(users, return_index=True, return_counts=True)
+    if "rank" in frame:
+        ranks = frame["rank"].to_numpy()[order]
+        tied = np.unique(users[1:][(users[1:] == users[:-1]) & (ranks[1:] == ranks[:-1])]).size
+        if tied:
+            notes.append(
+                f"{tied:,} lists have a rank twice; such items are in the order of the rows"
+            )
     if score is not None:
         scores = frame["score"].to_numpy()[order]
         rising = np.unique(users[1:][(users[1:] == users[:-1]) & (scores[1:] > scores[:-1])]).size
@@ -86,14 +93,14 @@ def read_lists(
     if repeated.size:
         row = frame.iloc[order[kept][repeated[0]]]
         raise DataError(
-            f"{path}: item {row['item']!r} is twice in the list of user {row['user']!r}; remove "
-            "one of them"
+            f"{path}: item {row['item']!r} occurs twice in the list of user {row['user']!r}; "
+            "remove one of them"
         )
     lists = np.full((listed.size, longest), -1, np.int64)
     lists[np.repeat(np.arange(listed.size), counts)[kept], position[kept]] = items[kept]
     short = int((counts < longest).sum())
     if short:
-        notes.append(f"{short} lists are shorter than the longest cut-off, {longest}")
+        notes.append(f"{short:,} lists are shorter than the longest cut-off, {longest}")
     return listed.astype(np.int64), lists, notes
 
 
@@ -150,10 +157,9 @@ def _add_score(table: Table, frame: pd.DataFrame, taken: Sequence[str]) -> str |
 def _refuse_reversed(
     path: Path, frame: pd.DataFrame, user_ids: NDArray[np.object_], item_ids: NDArray[np.object_]
 ) -> None:
-    """Ask where rows without a header are as well lists of the second column as of the first.
+    """Refuse rows without a header that could be lists of either column.
 
-    Programs write a user's list together: the column of which equal ids stand together is that of
-    the users.
+    Programs write a user's list together, so equal ids are adjacent in the column of users.
     """
     users, items = set(user_ids.tolist()), set(item_ids.tolist())
     together = [frame[name].ne(frame[name].shift()).sum() for name in ("user", "item")]
@@ -163,7 +169,7 @@ def _refuse_reversed(
     if set(frame["user"]) <= items and set(frame["item"]) <= users:
         raise UsageError(
             f"{path}: no header, and the lists look like those of the second column, whose ids "
-            "are users, too; give it a header line: user_id, item_id or item_id, user_id"
+            "are users as well; give it a header line: user_id, item_id or item_id, user_id"
         )
 
 

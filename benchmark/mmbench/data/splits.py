@@ -44,7 +44,7 @@ class SplitTables:
 
 
 def write_split(folder: Path, tables: SplitTables) -> None:
-    """Write train.tsv, valid.tsv and test.tsv into a folder that is created."""
+    """Write train.tsv, valid.tsv and test.tsv into a folder, made if it is absent."""
     folder.mkdir(parents=True, exist_ok=True)
     for part, table in tables.parts.items():
         write_interactions(folder / f"{part}.tsv", table)

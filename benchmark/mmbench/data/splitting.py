@@ -28,6 +28,7 @@ from mmbench.data.files import (
 from mmbench.data.filters import Filter, describe
 from mmbench.data.splits import TEST, TRAIN, VALID, Rows, SplitTables, split_rows, write_split
 from mmbench.data.tables import InteractionTable, sorted_ids, write_interactions
+from mmbench.data.times import FIRST, as_text
 from mmbench.errors import DataError, ShapeError, UsageError, unknown_name
 
 RECORD = "split.json"
@@ -87,7 +88,8 @@ def make_split(
         options: Of `split_rows`; instants are exact seconds since 1970.
 
     Returns:
-        The content of `split.json`, and whether the same split was there already.
+        The content of `split.json`, among it `notes` on how the rows were read if there are any,
+        and whether the same split was there already.
 
     Raises:
         DataError: No interactions, a part would be empty, or another split of that name is there.
@@ -155,7 +157,7 @@ def _description(
     files: Sequence[Path],
     columns: Mapping[str, str] | None,
 ) -> dict[str, Any]:
-    """Return what makes a split the same as another: method, options, and the files' SHA-256."""
+    """Return what identifies a split: method, options, and the SHA-256 of its files."""
     state = hashlib.sha256()
     for path in (part for one in files for part in _files_of(one)):
         with path.open("rb") as file:
@@ -183,7 +185,9 @@ def _same(target: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
     keys = {*wanted, "columns", "carved"}
     if record is not None and all(record.get(key) == wanted.get(key) for key in keys):
         return record
-    raise DataError(f"{target}: exists already, made otherwise; choose another --name or remove it")
+    raise DataError(
+        f"{target}: exists already with other options; choose another --name or remove it"
+    )
 
 
 def _divide(
@@ -191,6 +195,14 @@ def _divide(
 ) -> NDArray[np.int8]:
     """Return the part of each row; a DataError of the file where the method does not fit it."""
     ticks = {key: ceil(options[key] * table.per_second) for key in _INSTANTS if key in options}
+    times = table.timestamps
+    if times is not None and any(options.get(key, 0) >= FIRST for key in _INSTANTS):
+        texts = as_text(np.array([times.min(), times.max()]), table.per_second)
+        if times.max() < FIRST * table.per_second:
+            raise DataError(
+                f"{path}: its times, {' to '.join(texts)}, are plain numbers, which no date can "
+                "divide; give one of them instead of a date, or write dates"
+            )
     try:
         return split_rows(method, as_rows(table), **{**options, **ticks})
     except ShapeError as error:
@@ -207,6 +219,7 @@ def _publish(target: Path, tables: SplitTables, record: Mapping[str, Any]) -> di
             )
     whole = {
         **record,
+        **({"notes": list(tables.notes)} if tables.notes else {}),
         "counts": {key: len(own) for key, own in tables.parts.items()},
         "tool": {"name": "mmbench", "version": __version__},
     }
@@ -222,8 +235,11 @@ def _publish(target: Path, tables: SplitTables, record: Mapping[str, Any]) -> di
 
 def filter_dataset(
     data: Path, out: Path, filters: Sequence[Filter], columns: Mapping[str, str] | None = None
-) -> list[tuple[str, dict[str, float | int]]]:
-    """Write the interactions that stay into a new dataset folder; return counts per filter.
+) -> tuple[list[tuple[str, dict[str, float | int]]], str]:
+    """Write the interactions that stay into a new dataset folder.
+
+    Returns:
+        Counts per filter, and a note on how the rows were read, empty if that was plain.
 
     Raises:
         DataError: No interactions, nothing stays, or `out` exists.
@@ -234,7 +250,7 @@ def filter_dataset(
             read_known(data, _interactions(data), columns, ask=True), filters
         )
         write_interactions(partial / "interactions.tsv", table)
-    return counts
+    return counts, table.note
 
 
 def _number(seconds: Fraction) -> float | str:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmbase import dialects
 from mmbase.dataset import (
     NAMES,
     ROLES,
@@ -26,10 +27,10 @@ from mmbench.data.times import as_text, read_times
 from mmbench.errors import DataError, UsageError, unknown_name
 
 UNSURE = "not sure"
-"""How the note about an order that nothing confirms begins: `-q` does not hide it."""
+"""First words of a note about an unconfirmed order of columns: `-q` does not hide it."""
 _OTHER_WAY = "--columns user_id=2,item_id=1"
 _LEAST_TIME = 1e8
-"""Unix seconds of 1973: more than any rating, less than any time that is not made up."""
+"""Unix seconds of 1973: above any rating, below any real time."""
 
 _LABELS = frozenset({
     "label", "labels", "label:float", "click", "clicked", "is_click", "is_clicked", "like", "liked",
@@ -75,12 +76,12 @@ class InteractionTable:
         )
 
     def ticks(self, per_second: int) -> NDArray[np.int64]:
-        """Return the times, of which there are, in ticks of which so many make a second."""
+        """Return the times, which must exist, in ticks of 1/`per_second` seconds, shape (n,)."""
         assert self.timestamps is not None
         return self.timestamps * (per_second // self.per_second)
 
     def numbers(self) -> dict[str, list[str]]:
-        """Return the ratings and timestamps there are as text: times as Unix seconds, exactly."""
+        """Return ratings and timestamps, if any, as text: times as exact Unix seconds."""
         out = {}
         if self.ratings is not None:
             out["rating"] = _shortest(self.ratings)
@@ -146,7 +147,7 @@ def read_interactions(
             note = f"{UNSURE}: {note}, where both hold the same ids; else {_OTHER_WAY}"
         if ask and "rating" not in columns and _are_times(ratings):
             raise UsageError(
-                f"{path}: no header, and the third column holds times and no ratings; say so: "
+                f"{path}: no header, and the third column holds times, not ratings; name it: "
                 "--columns user_id=1,item_id=2,timestamp=3, or rating=3"
             )
     notes = [*([note] if note else []), *table.notes]
@@ -166,7 +167,7 @@ def read_interactions(
 
 
 def not_empty(ids: Column) -> NDArray[np.bool_]:
-    """Return which cells of a column of ids are neither empty nor blank, shape (n,)."""
+    """Return whether each id is neither empty nor blank, shape (n,)."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -181,7 +182,7 @@ def _are_times(ratings: NDArray[np.float64] | None) -> bool:
 def _with_decimal_commas(
     table: Table, name: str, values: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return ratings, `4,5` of a table of semicolons among them."""
+    """Return ratings; in tables separated by semicolons a comma may be the decimal mark."""
     if table.delimiter != ";" or np.isfinite(values).all():
         return values
     texts = pd.Series(strings(table.read([name])[name]).tolist(), dtype=object)
@@ -323,7 +324,7 @@ def _places(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str
     if not {"user_id", "item_id"} <= set(given) and not 2 <= len(names) <= 4:
         raise DataError(
             f"{path}: {len(names)} columns without a header (expected 2 to 4: user, item[, "
-            "rating[, timestamp]])"
+            f"rating[, timestamp]]){_cure(table)}"
         )
     _refuse_shared(roles)
     # What is not given is where it usually is, as far as these places are free.
@@ -337,6 +338,18 @@ def _places(table: Table, given: Mapping[str, str]) -> tuple[dict[str, str], str
     _refuse_shared(roles)
     told = ", ".join(f"{names.index(roles[role]) + 1} {role}" for role in ROLES if role in roles)
     return roles, f"no header; read as {told}"
+
+
+def _cure(table: Table) -> str:
+    """Return what to do about a table whose first line is one cell; empty for another."""
+    if len(table.columns) > 1:
+        return ""
+    first = next(dialects.lines(table.path, table.encoding), b"")
+    line = first.decode("utf-8", "replace").strip()
+    if len(line.split()) > 1 and all(cell.isdigit() for cell in line.split()):
+        what = "`mmbench data import FOLDER` reads a user and the user's items on each line"
+        return f"; cells with blanks between them: {what}"
+    return f"; delete its first line, {line[:40]!r}, if that is no row"
 
 
 def _refuse_shared(roles: Mapping[str, str]) -> None:

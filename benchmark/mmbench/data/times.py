@@ -1,7 +1,7 @@
 """Times of interactions: every usual notation to whole ticks since 1970, none of them rounded.
 
 A column of times has one unit. Numbers are Unix times in the unit in which all of them lie between
-1990 and 2100; else they are plain numbers, of which the order counts. Dates without a zone are UTC.
+1990 and 2100; of other numbers only the order counts. Dates without a zone are UTC.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ def _reduced(ticks: NDArray[np.int64], per_second: int) -> tuple[NDArray[np.int6
 
 
 def _scaled(values: NDArray[np.float64]) -> tuple[NDArray[np.int64], int]:
-    """Return floating-point numbers as whole ones of which `scale` make one."""
+    """Return floating-point numbers times `scale`, rounded to integers."""
     if not np.isfinite(values).all():
         raise _BadCells(np.flatnonzero(~np.isfinite(values)))
     for scale in (1, 10**3, 10**6, 10**9):
@@ -200,7 +200,7 @@ def _integers(pa: Any, pc: Any, text: Any) -> NDArray[np.int64] | None:
 
 
 def _digits(pa: Any, pc: Any, text: Any) -> tuple[NDArray[np.int64], int]:
-    """Return numbers in decimal notation as whole ones of which `scale` make one, exactly."""
+    """Return numbers in decimal notation times `scale`, exact integers."""
     for places in (0, 3, 6, 9):
         try:
             cells = pc.cast(text, pa.decimal128(38, places))
@@ -225,29 +225,45 @@ def _digits(pa: Any, pc: Any, text: Any) -> tuple[NDArray[np.int64], int]:
 
 
 def _of_numbers(ticks: NDArray[np.int64], scale: int) -> Times:
-    """Find the unit of numbers, of which `scale` make one of that unit."""
-    real = ticks[ticks != 0]  # 0 is 1970 in every unit
+    """Find the unit of numbers that are `scale` times too large."""
+    timed = ticks > 0  # 0 and -1 stand for no time, whatever the unit of the others
+    real = ticks[timed]
     least, most = (int(real.min()), int(real.max())) if real.size else (0, 0)
     for unit, name in UNITS.items():
         if FIRST * unit * scale <= least and most <= LAST * unit * scale:
-            ticks, per_second = _reduced(ticks, unit * scale)
-            note = "" if unit == 1 else f"{name}, {_span(ticks, per_second)}"
-            return Times(ticks, per_second, note)
+            span = "" if unit == 1 else f"{name}, {_span(*_reduced(real, unit * scale))}"
+            notes = filter(None, (span, _stand_ins(ticks)))
+            return Times(*_reduced(ticks, unit * scale), "; ".join(notes))
     fits = {
         unit: (real >= FIRST * unit * scale) & (real <= LAST * unit * scale)
         for unit in UNITS
         if LAST * unit * scale < 1 << 63
     }
-    if scale == 1 and (dates := _calendar(ticks)) is not None:
-        return _of_dates(dates, 1)
+    if scale == 1 and real.size and (dates := _calendar(real)) is not None:
+        ticks = ticks.copy()
+        ticks[timed] = dates
+        notes = filter(None, (f"dates, {_span(dates, 1)}", _stand_ins(ticks)))
+        return Times(ticks, 1, "; ".join(notes))
     if real.size and np.any(list(fits.values()), axis=0).all():
         usual, other = sorted(fits, key=lambda unit: -np.count_nonzero(fits[unit]))[:2]
-        rows = np.flatnonzero(ticks != 0)[fits[other]]
+        rows = np.flatnonzero(timed)[fits[other]]
         raise _BadCells(rows, f"is in {UNITS[other]}, other rows in {UNITS[usual]}")
     ticks, per_second = _reduced(ticks, scale)
-    far = max(most, -least) > 10**11 * scale
+    far = max(int(ticks.max()), -int(ticks.min())) > 10**11 * scale
     order = "no Unix times of one unit; only their order counts" if far else ""
     return Times(ticks, per_second, order)
+
+
+def _stand_ins(ticks: NDArray[np.int64]) -> str:
+    """Return a note about times of 1970 and before among later ones; empty if there are none."""
+    early = ticks[ticks <= 0]
+    if not early.size:
+        return ""
+    which = "0 or less" if early.min() < 0 else "0"
+    return (
+        f"{early.size:,} of {ticks.size:,} times are {which}, which count as the earliest; if they "
+        "stand for no time, leave such rows out"
+    )
 
 
 def _calendar(numbers: NDArray[np.int64]) -> NDArray[np.int64] | None:

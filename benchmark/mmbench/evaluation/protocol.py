@@ -292,7 +292,22 @@ def score_both(
     return Scored(
         {split: scores for split, (scores, _) in found.items()},
         {split: sliced for split, (_, sliced) in found.items()} if slices else {},
+        notes=(
+            *_why_not("valid", found["valid"][0], setting, setting.training.valid),
+            *_why_not("test", found["test"][0], setting, test.rows),
+        ),
     )
+
+
+def _why_not(part: str, scores: Scores, setting: Setting, held_out: HeldOut) -> list[str]:
+    """Return why metrics of relevant items have no value on a part, in a line if they have none."""
+    why = ""
+    if not scores.n_relevant:
+        least = f"{setting.evaluation.threshold:g}"
+        why = f"no user has a row with a rating of {least} or more there; lower --threshold"
+    elif None in scores.overall.values() and setting.out_of_reach(setting.rows(held_out)):
+        why = NO_HITS
+    return [f"{part}: metrics of relevant items are n/a: {why}"] if why else []
 
 
 def _score_test(
@@ -344,7 +359,8 @@ def evaluate_lists(
         )
     lists = RankedLists(users, items)
     scored = score_both((lists, lists), setting, loaded.test, present)
-    return replace(scored, protocol=setting.describe(None), notes=(*training.notes, *notes))
+    told = (*training.notes, *notes, *scored.notes)
+    return replace(scored, protocol=setting.describe(None), notes=told)
 
 
 def _n_listed(users: Index, items: Index, rows: HeldOut | TrainSet) -> int:

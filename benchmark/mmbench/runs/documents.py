@@ -1,4 +1,4 @@
-"""What the JSON documents of a run folder must hold: they may have been edited, or cut short.
+"""Schemas of the JSON documents of a run folder, which may have been edited or cut short.
 
 A schema has the keys that this program reads and their types; other keys pass.
 """
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from mmbase.gemm import Kernel
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 Values = dict[str, FiniteFloat | None]
 CURE = "restore the file, or train anew with --restart"
 
@@ -55,7 +55,10 @@ class _Protocol(_Part):
 
 class _Timings(_Part):
     evaluation_s: FiniteFloat
+    evaluation_cpu_s: FiniteFloat | None = None
     train_s_per_epoch: FiniteFloat | None
+    train_s: FiniteFloat | None = None
+    train_cpu_s: FiniteFloat | None = None
     train_energy_j: dict[str, FiniteFloat] | str | None = None
 
 

@@ -172,7 +172,7 @@ def save_every_s() -> float:
 
 
 def begin(run: RunFolder) -> dict[str, Any]:
-    """Return what a run began with, `gemm` and `threads`; a run that begins now records it.
+    """Return the `gemm` kernel and `threads` a run began with; record them if it begins now.
 
     The kernel is in use from now on.
 

@@ -103,7 +103,7 @@ class RunFolder:
         )
 
     def write_json_once(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write a document that several processes may begin to write at once: one of them does."""
+        """Write a document that several processes may write at once; the last one wins."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         own = path.with_name(f"{name}.{os.getpid()}-{threading.get_ident()}.partial")
@@ -111,7 +111,7 @@ class RunFolder:
         own.replace(path)
 
     def remove_leavings(self) -> None:
-        """Remove what killed processes left of `write_json_once`."""
+        """Remove partial files of `write_json_once` that killed processes left."""
         for path in self.path.glob("*.json.*.partial"):
             path.unlink(missing_ok=True)
 
@@ -241,13 +241,14 @@ class RunFolder:
 
 
 def _parse(text: str | bytes, schema: type[BaseModel], where: Path | str) -> dict[str, Any]:
-    """Return a JSON object that has what the schema asks for.
+    """Parse a JSON object and check it against a schema.
 
     Raises:
         DataError: It isn't one; names `where`, the key, what it got and expected.
     """
     try:
         content = json.loads(text)
+        json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8 and huge numbers as well
         raise DataError(f"{where}: damaged: {error}; {CURE}") from error
     if not isinstance(content, dict):
@@ -260,7 +261,7 @@ def _parse(text: str | bytes, schema: type[BaseModel], where: Path | str) -> dic
 
 
 def _progress(text: str) -> TrainingProgress:
-    """Return where a training stood; ValueError, of which pydantic's is one, for other text."""
+    """Return the progress of a training; raise ValueError for text that is none."""
     try:
         return TypeAdapter(TrainingProgress).validate_python(json.loads(text))
     except RecursionError as error:

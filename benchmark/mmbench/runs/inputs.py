@@ -125,7 +125,7 @@ def _features(recipe: Recipe, data: Path, split: Split) -> dict[str, ItemFeature
 
 
 def remember(asked: Recipe, loaded: Recipe) -> None:
-    """Keep what a training takes of its dataset, so that later ones without a choice take it, too.
+    """Keep the split and feature sets of a training as the dataset's defaults.
 
     Args:
         asked: The recipe as given.
@@ -166,7 +166,7 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
 
 
 def _relevance(held_out: HeldOut, threshold: float) -> list[str]:
-    """Say what counts as relevant, where ratings differ."""
+    """Return a note on which held-out rows are relevant, if ratings differ."""
     ratings = held_out.ratings
     low, high = float(ratings.min()), float(ratings.max())
     if low == high:

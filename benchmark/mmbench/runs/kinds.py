@@ -1,4 +1,4 @@
-"""What finished runs are of, and what tells systems apart, in the words of the command line."""
+"""What finished runs were made on, and the labels that tell systems apart."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def kind_in_words(kind: Mapping[str, str]) -> str:
 
 
 def conditions(run: FinishedRun) -> dict[str, Any]:
-    """Return all that runs of one table have in common, by what a message calls it."""
+    """Return the facts that runs of one table share, by their names in messages."""
     data, protocol = run.record["dataset"], run.record["protocol"]
     return {
         **kind_of(run),
@@ -64,7 +64,7 @@ def only(runs: Sequence[FinishedRun], wanted: Sequence[str]) -> list[FinishedRun
         wanted: `NAME=VALUE` with a name of `KINDS`; values of one name are alternatives.
 
     Raises:
-        UsageError: No such name, or no run has such a value; the message has those that there are.
+        UsageError: No such name, or no run has such a value; the message lists the choices.
     """
     values: dict[str, set[str]] = {}
     for text in wanted:
@@ -83,7 +83,7 @@ def only(runs: Sequence[FinishedRun], wanted: Sequence[str]) -> list[FinishedRun
 
 @dataclass(frozen=True)
 class Facts:
-    """What may tell a system from another one of its model.
+    """The facts that may distinguish a system from others of its model.
 
     Attributes:
         model: Name of the model.
@@ -91,7 +91,7 @@ class Facts:
         settings: The settings, `searched` for those that differ between seeds.
         searched: Names of the settings that validation chose.
         others: All else, by names of options.
-        kind: See `kind_of`; what differs in it between any two systems is said of all.
+        kind: See `kind_of`; every label names the facts in which any two systems differ.
     """
 
     model: str
@@ -103,7 +103,7 @@ class Facts:
 
 
 def labels(systems: Sequence[Facts]) -> list[str]:
-    """Return each system's model, with what tells it from the others of that model.
+    """Return a label per system: its model, and what distinguishes it from others of that model.
 
     That is its features and the settings that were given; if these are equal, the settings that
     validation chose; else all other options.
@@ -129,7 +129,7 @@ def _differing(mine: Facts, other: Facts) -> set[str]:
     if told or settings:
         return told or settings
     others = _unequal(mine.others, other.others)
-    # Another split has another digest, too, and is said anyway.
+    # A label already names another split, whose digest differs as well.
     return others - {"digest"} if mine.kind != other.kind else others
 
 

@@ -34,7 +34,7 @@ def record_of(
     scores: Mapping[str, Scores],
     trained: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What ran on what; `trained` is what the training, perhaps in another process, recorded."""
+    """Return `run.json`; `trained` is what the training, perhaps in another process, recorded."""
     training, device = inputs.split.training, choose_device(recipe.device)
     setting = inputs.setting(recipe.evaluation, recipe.model)
     present = {m: one.present[: training.n_trained] for m, one in inputs.features.items()}

@@ -49,7 +49,7 @@ class Result:
         slices: Split to slices, as `SliceScores.as_json` gives them.
         cost: `s/epoch`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training; None where
             unknown or not measurable.
-        trials: What each trial of a grid or search came to; see `runs.search.trials_of`.
+        trials: The outcome of each trial of a grid or search; see `runs.search.trials_of`.
         no_hits: Splits on which no hit is possible, so that metrics of hits have no value.
     """
 
@@ -251,6 +251,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     if trained.path != folder.path:
         chosen = int(trained.path.name)
         folder.save_checkpoint(model.weights(), outcome["best_epoch"])
+        folder.keep_checkpoint(outcome["best_epoch"])  # one may be there, if this was killed before
     seconds = [line["seconds"] for line in trained.history() if line["epoch"] > 0]
     timings = {
         "evaluation_s": end - start,

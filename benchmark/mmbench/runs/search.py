@@ -248,7 +248,7 @@ def _values(recipe: Recipe, trial: Recipe) -> dict[str, Any]:
 
 
 def trials_of(recipe: Recipe, folder: RunFolder) -> list[dict[str, Any]]:
-    """Return what each trial of a finished search came to, for the run's record.
+    """Return the outcome of each trial of a finished search, for the run's record.
 
     Its `settings`, and `value` and `best_epoch`, or `failed`: the reason.
     """

@@ -130,9 +130,7 @@ def file_contents(
     notes: list[str] = []
     files, folder = match_by_name(items, modality), FOLDERS[modality]
     if (items.root / folder).is_file():
-        notes.append(
-            f"{folder} is a file and no folder; was it a link that has been copied as text?"
-        )
+        notes.append(f"{folder} is a file, not a folder; was a link copied as text?")
     named = addresses = None
     table = items.table
     if table is not None and column is None:
@@ -150,21 +148,20 @@ def file_contents(
         notes.append(f"files: column {column!r} of {table.path.name}")
         if not several and (n_lists := _count_of_lists(named)):
             notes.append(
-                f"{n_lists:,} cells name several files, of which the first is taken (--several "
-                "takes them all)"
+                f"{n_lists:,} cells name several files; only the first is used (--several uses all)"
             )
     elif files.unused and not items.limited:
         notes.append(f"{files.unused:,} {modality} files belong to no item of the table")
     if named is None and files.doubled:
         notes.append(
-            f"{len(files.doubled):,} items have files of several extensions, of which one is taken "
+            f"{len(files.doubled):,} items have files of several extensions; only one is used "
             f"(not {files.doubled[0]}); what lies in {folder}/<item_id>/ is taken together, with "
             "--several"
         )
     if files.ambiguous:
         notes.append(
-            f"{files.ambiguous:,} items have several files of one name in folders of {folder}, of "
-            "which none is taken; name them in a column of paths"
+            f"{files.ambiguous:,} items have files of one name in several folders of {folder}; "
+            "none is used; name them in a column of paths"
         )
     return FileContents(
         (column,) if column else (),
@@ -251,7 +248,7 @@ class FileContents:
     def _of_rows(self, pick: Callable[[Column], Column], cells: Column | None) -> list[Content]:
         """Return what the cells of some rows name, or else the files that bear the items' ids.
 
-        Such a file stands in for an address, too.
+        A cell that holds an address is treated like an empty one.
         """
         by_id = self._by_id(pick)
         if cells is None:

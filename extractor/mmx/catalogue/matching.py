@@ -1,4 +1,4 @@
-"""Files that bear the ids of items: found by their names, in the folders where people keep them."""
+"""Find the files that are named after items, in the folders where people keep them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmx.catalogue.items import Items
 
 
 class Matches(NamedTuple):
-    """Which files bear the ids of which items.
+    """The files that are named after items.
 
     Attributes:
         paths: Each item's file, relative to the dataset folder; null without one.
@@ -31,7 +31,7 @@ class Matches(NamedTuple):
 
 
 def match_by_name(items: Items, modality: str) -> Matches:
-    """Match files to items by their names.
+    """Match files to items by file name.
 
     Files in the folder of the modality come before those in the dataset folder itself, and these
     before files in folders within (`images/00/123.jpg`). A folder that bears an item's id holds

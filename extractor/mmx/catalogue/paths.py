@@ -20,10 +20,10 @@ from urllib.parse import unquote
 from mmx.errors import ContentError
 
 BETWEEN = "\x1f"
-"""Stands between the paths of a list cell where it has become text."""
+"""Separates the paths of a list cell once the list is text."""
 
 NO_PATH = ("", "NaN", "nan")
-"""Cells that name nothing; the last two as data frames write it."""
+"""Cells that name no file; data frames write the last two."""
 
 _ADDRESS = re.compile(rb"\s*(?!file:)[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
@@ -43,7 +43,7 @@ class Absent:
 
 
 def is_address(cell: bytes) -> bool:
-    """Whether a cell holds an address of the web, or of any other store than the file system."""
+    """Whether a cell holds a URL of anything but the file system."""
     return _ADDRESS.match(cell) is not None
 
 

@@ -254,7 +254,7 @@ _own_work = _OwnWork()
 
 @contextmanager
 def own_work() -> Iterator[None]:
-    """Mark what `load` does beyond decoding and preparing a content: it is counted as encoding."""
+    """Count the block, part of `load`, as encoding and not as decoding."""
     began = time.thread_time()
     try:
         yield

@@ -269,7 +269,7 @@ def _refuse_unfit(folder: hub.ModelFolder, model: Any, networks: list[loading.Lo
         if positions is None or not isinstance(longest, int) or longest <= positions:
             continue
         if longest == getattr(loaded.network.config, "max_position_embeddings", None):
-            model.max_seq_length = positions  # the library's guess counts the padding, too
+            model.max_seq_length = positions  # the library's guess includes the padding
             continue
         raise EncoderError(
             f"{folder.label}: takes texts of {longest} tokens, and the network has positions for "

@@ -1,7 +1,7 @@
-"""Forward passes over batches: what an encoder returns is checked, what it raises is somebody's.
+"""Forward passes over batches: check what an encoder returns, attribute what it raises.
 
-Of an item, which is recorded as corrupt with the reason; of the memory, which smaller batches suit;
-or of nobody here (the device, the encoder itself), which ends the run.
+An error of an item is recorded as corrupt with the reason; an error of memory leads to smaller
+batches; an error of the device or of the encoder itself ends the run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Turn = Callable[[bool], AbstractContextManager[None]]
 
 @dataclass
 class WindowResult:
-    """What became of the wanted rows of a window, or of a part of it.
+    """The outcome of the wanted rows of a window, or of a part of it.
 
     Attributes:
         rows: Rows with a vector, in any order, shape (n,).
@@ -87,7 +87,7 @@ def encode_batch(
     Raises:
         EncoderError: The encoder returned arrays of another shape than its description says, or
             the device failed.
-        Exception: What the encoder raised on a batch of items none of which is the reason.
+        Exception: The error of the encoder on a batch, if no single item causes it.
     """
     began, began_cpu = time.perf_counter(), time.thread_time()
     rows, wanted, items = batch
@@ -99,7 +99,7 @@ def encode_batch(
         try:
             with turn(alone):
                 part = encoder.encode(items[start : start + size])
-        except Exception as error:  # noqa: BLE001 - it is somebody's
+        except Exception as error:  # noqa: BLE001 - attributed below
             if not out_of_memory(error):
                 own, reasons = _one_by_one(encoder, items[start : start + size], turn, error)
                 vectors.extend(own)
@@ -156,7 +156,7 @@ def _one_by_one(
         try:
             with turn(True):
                 part = encoder.encode([item])
-        except Exception as own:  # noqa: BLE001 - it is recorded with the item
+        except Exception as own:  # noqa: BLE001 - recorded with the item
             _raise_if_fatal(encoder, own)
             refused[place] = unforeseen(own)
             vectors.append(np.empty(0, dtype=np.float32))

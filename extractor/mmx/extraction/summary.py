@@ -41,7 +41,7 @@ class AbsentFiles:
         return self.count > max(3, n_items // 100)
 
     def as_text(self) -> str:
-        """Return what is said about them."""
+        """Return the warning about these items."""
         items = "1 item names a file that is" if self.count == 1 else (
             f"{self.count:,} items name files that are"
         )  # fmt: skip
@@ -139,7 +139,7 @@ class Stages(Costs):
             setattr(self, key, getattr(self, key) + time.perf_counter() - began)
 
     def bottleneck(self) -> str:
-        """Return what was waited for most, with its share: `decode (64%)`, `device`, `disk`.
+        """Return the main bottleneck with its share of the waits: `decode (64%)`, `device`, `disk`.
 
         The device is what encodes: the processor itself, or a GPU.
         """

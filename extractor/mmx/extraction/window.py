@@ -77,7 +77,7 @@ class LoadedSpan(NamedTuple):
     own_s: Sequence[float] = ()  # of cpu_s, what the encoder of each task did of its own
 
     def result(self, task: int, waited_s: float) -> WindowResult:
-        """Return the costs to an encoder that waited for these rows, and what it has to know."""
+        """Return the costs to an encoder that waited for these rows, with its notes and counts."""
         costs = Costs(n_bytes=self.n_bytes, sound_s=self.sound_s)
         decode_s = self.cpu_s - sum(self.own_s)
         costs.waited(waited_s, decode_s, self.blocked_s, self.own_s[task] if self.own_s else 0.0)
@@ -165,17 +165,19 @@ def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
     held = [sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in items]
     busy_now, queued_now = busy_and_queued_s()
     cpu_s = busy_now - busy
-    taken_s = time.perf_counter() - waited_s() - began  # others' decoding is no disk
+    taken_s = (
+        time.perf_counter() - waited_s() - began
+    )  # waiting for others' decoding is not disk time
     blocked_s = max(0.0, taken_s - cpu_s - (queued_now - queued))
     return LoadedSpan(span, items, held, n_bytes, cpu_s, blocked_s, sound_s, noted, own_s)
 
 
 _SHORT = object()
-"""Stands for an item where memory ran out. (An exception would hold on to what it has.)"""
+"""Marks an item whose loading ran out of memory. (An exception would keep its tensors alive.)"""
 
 
 def _load_one(encoder: Encoder, content: Content) -> Loaded:
-    """Load a content; where memory runs out, once more while no other thread decodes."""
+    """Load a content; if memory runs out, again while no other thread decodes."""
     if content is None or isinstance(content, ContentError):
         return content
     if isinstance(content, Absent):

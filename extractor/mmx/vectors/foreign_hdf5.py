@@ -21,7 +21,7 @@ from mmx.vectors.sources import Source, Vectors, checked, known_by_row, refuse
 
 _SHOWN = 8
 _INFLATION = 1100
-"""Deflate and LZF make data less than that many times smaller: a larger shape is no data."""
+"""Upper bound of the compression ratio of deflate and LZF: a larger declared shape is false."""
 
 
 def read_hdf5(source: Source) -> Vectors:

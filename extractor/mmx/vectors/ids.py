@@ -1,7 +1,7 @@
 """The item of each row of a foreign matrix: from id lists, mappings of id and row, or a dataset.
 
 Nothing is guessed from a row count that happens to match: a first line is a header because of its
-name or because the caller says so, and where two readings of a file fit, the user is asked. Ids are
+name or because the caller says so, and a file with two possible readings is an error. Ids are
 text and are kept as they are written.
 """
 
@@ -253,7 +253,7 @@ def is_id_name(cell: str) -> bool:
 
 
 def _refuse_two_readings(path: Path, pairs: list[tuple[str, int | None]]) -> None:
-    """Ask which column holds the ids where each numbers the rows 0 … n-1, in orders of its own."""
+    """Refuse two columns that both number the rows 0 … n-1, in different orders."""
     if all(item_id == str(row) for item_id, row in pairs):
         return
     numbers = {str(row) for row in range(len(pairs))}

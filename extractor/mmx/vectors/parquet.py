@@ -21,7 +21,7 @@ from mmx.vectors.sources import Source, Vectors, checked, refuse
 
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 _INDEX = re.compile(r"index|level_\d+|__index_level_\d+__|Unnamed: ?\d+")
-"""What data frames call an index that has become a column."""
+"""Names that data frames give to an index written as a column."""
 
 
 def read_parquet(source: Source) -> Vectors:

@@ -1,7 +1,7 @@
 """Feature files that people already have, as matrices whose rows are known by id.
 
 Read are .npy, a folder of .npy files, Parquet, HDF5 and safetensors. Nothing in a file is ever
-executed, and which row is which item is said by an id list, a file name or a column, never guessed.
+executed, and the item of a row comes from an id list, a file name or a column, never from a guess.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _OTHER_KINDS = {
     b"\x89H": "HDF5; read it with --format hdf5",
     b"PA": "Parquet; read it with --format parquet",
 }
-"""What files of other formats begin with, and what to do with them."""
+"""First bytes of files of other formats, and the advice for each."""
 
 
 def load_npy(path: Path, *, mapped: bool = True) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""What to import, and what was read: the matrix, and the item of each row."""
+"""The source of an import, and its result: the matrix and the item of each row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmx.vectors.ids import RowIds, ids_from_dataset, ids_from_file, sha256_of
 
 @dataclass(frozen=True)
 class Source:
-    """What to import, as the user said it.
+    """What to import, as named on the command line.
 
     Attributes:
         path: The file, or the folder of files.

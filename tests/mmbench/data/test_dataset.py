@@ -239,7 +239,7 @@ def test_pairs_that_cannot_be_found_are_said(tmp_path: Path) -> None:
     split = load_split(given(tmp_path / "d", train=TRAIN, valid=VALID, test=TEST + "u1\ti9\t5\n"))
     assert "test: 1 repeated pairs were counted once, by their last row" in split.training.notes
     assert any(
-        note.startswith("test: 1 pairs are in train, too: relevant, but")
+        note.startswith("test: 1 pairs are also in train: relevant, but")
         for note in split.training.notes
     )
     assert not any(note.startswith("valid:") for note in split.training.notes)

@@ -118,7 +118,7 @@ def test_the_first_split_that_is_written_does_not_replace_the_random_one(
         write_split(dataset, split)
         assert train(dataset, tmp_path / "runs").path == first.path
     assert any(
-        "split random:0.2,0.2,42, as before; there are mine, other, too" in note
+        "split random:0.2,0.2,42, as before; choose another with --split: mine, other" in note
         for note in load_split(dataset).training.notes
     )
 

@@ -486,6 +486,13 @@ def test_rows_of_equal_length_are_not_taken_for_lists(tmp_path: Path) -> None:
     assert layout("auto", folder)[0] == "elliot"
 
 
+def test_lists_longer_than_a_row_are_lists_however_equal_they_are(tmp_path: Path) -> None:
+    folder = lists_of(tmp_path / "x", train="\ufeff0 1 2 3 4\n1 2 3 4 5\n", test="0 5\n1 1\n")
+    assert layout("auto", folder)[0] == "lightgcn"
+    with pytest.raises(DataError, match=r"blanks between them: `mmbench data import FOLDER`"):
+        read_interactions(folder / "train.txt")
+
+
 @pytest.mark.parametrize(
     ("file", "name"),
     [

@@ -92,6 +92,7 @@ def test_numbers_without_a_header_are_asked_about_and_places_answer(tmp_path: Pa
     assert table.user_ids.tolist() == ["2", "1"] and table.item_ids.tolist() == ["1", "2"]
     assert table.ratings is not None and table.ratings.tolist() == [4, 3]
     assert told[0].columns[0] == ("user_id", "column 2", "2")
+    assert told[0].unread == ()  # the cells of the first line are no names
     assert bundle.items is not None and bundle.items["title"].tolist() == ["a", "b"]
 
 
@@ -127,6 +128,24 @@ def test_a_table_of_users_is_left_out_and_said(tmp_path: Path) -> None:
     users = write(tmp_path / "customers.csv", "customer_id,age", "u,33")
     _, told = read_tables([users, log], {})
     assert [one.kind for one in told] == ["left out", "interactions"]
+    ratings = write(tmp_path / "ratings.dat", "1::2::3::978300760", "2::3::3::978300761")
+    users = write(tmp_path / "users.dat", "1::F::1::10::48067", "2::M::56::16::70072")
+    _, told = read_tables([ratings, users], {})
+    assert [one.kind for one in told] == ["interactions", "left out"]
+    genres = "|".join("01" * 9 + "0")
+    films = write(tmp_path / "u.item", f"1|Film|01-Jan-1995||http://x|{genres}")
+    log = write(tmp_path / "u.data", "1\t1\t3\t978300760", "2\t1\t5\t978300761")
+    people = write(tmp_path / "u.user", "1|24|M|technician|85711", "2|53|F|other|94043")
+    bundle, told = read_tables([log, films, people], {})
+    assert [one.kind for one in told] == ["interactions", "items", "left out"]
+    assert bundle.items is not None and bundle.items["title"].tolist() == ["Film"]
+
+
+def test_dates_and_plain_numbers_are_not_joined(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.csv", "user_id,item_id,timestamp", "u,i,2023-11-15")
+    two = write(tmp_path / "b.csv", "user_id,item_id,timestamp", "u,j,45200")
+    with pytest.raises(DataError, match="plain numbers, such as 45200, in others"):
+        read_tables([one, two], {})
     with pytest.raises(DataError, match="no interactions among them"):
         read_tables([write(tmp_path / "items.csv", "item_id,title", "i,a")], {})
 
@@ -142,7 +161,7 @@ def test_an_item_counts_once_and_texts_get_the_names_that_mmx_knows(tmp_path: Pa
     out = tmp_path / "out"
     done = call(log, items, "--out", out)
     assert done.exit_code == 0, done.output
-    assert "1 rows are of items that are there already, e.g. '1'; the first counts" in done.output
+    assert "1 rows are of items that occur earlier, e.g. '1'; the first counts" in done.output
     assert "not read: size" in done.output
     (row,) = map(json.loads, (out / "items.jsonl").read_text().splitlines())
     assert row == {"item_id": "1", "title": "a\nb", "tags": ["x", "y"], "n": "2.5"}

@@ -54,11 +54,11 @@ def test_a_split_is_written_once_and_says_how(toy: Path) -> None:
     assert record["counts"]["test"] == len(before["test.tsv"].splitlines()) - 1
     assert "there already" in call(*arguments)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    with pytest.raises(DataError, match="made otherwise"):
+    with pytest.raises(DataError, match="with other options"):
         call(*arguments, "--seed", "7")
     with (toy / "interactions.tsv").open("a") as file:
         file.write("u0\tnew\t5\t1\n")
-    with pytest.raises(DataError, match="made otherwise"):
+    with pytest.raises(DataError, match="with other options"):
         call(*arguments)
     assert load_split(toy, "loo").training.train.n_edges == record["counts"]["train"]
     assert not list(toy.glob("splits/*.partial"))

@@ -133,3 +133,12 @@ def test_columns_in_any_order_need_a_header(tmp_path: Path) -> None:
     assert listed(path, split) == {"1": ["2", "3"], "3": ["2", "1"]}
     path.write_text("1\t2\n1\t3\n3\t2\n3\t1\n")
     assert listed(path, split) == {"1": ["2", "3"], "3": ["2", "1"]}
+
+
+def test_equal_ranks_are_said(tmp_path: Path, split: Split) -> None:
+    path = tmp_path / "ranks.csv"
+    path.write_text("user,item,rank\nu1,007,1\nu1,b,1\nu2,b,1\nu2,7,2\n")
+    assert listed(path, split, 2) == {"u1": ["007", "b"], "u2": ["b", "7"]}
+    assert read(path, split, 2)[2] == [
+        "1 lists have a rank twice; such items are in the order of the rows"
+    ]

@@ -131,6 +131,7 @@ def test_text_that_looks_like_missing_stays_text(tmp_path: Path) -> None:
         ),
         ("user_id\titem_id\trating\nu\ti\tinf\n", "no finite number"),
         ("a\nb\n", "1 columns without a header"),
+        ("# my log\nuser_id\titem_id\n", "delete its first line, '# my log', if that is no row"),
         ("1\t2\t3\t4\t5\n", "5 columns without a header"),
         (
             "user_id\titem_id\nu\ti\nu\ti\ttoo\tmany\n",
@@ -238,7 +239,7 @@ def test_users_and_items_that_nothing_tells_apart_are_asked_about(tmp_path: Path
 
 def test_a_third_column_of_times_is_no_rating(tmp_path: Path) -> None:
     path = write(tmp_path / "interactions.tsv", "u\ti\t1400000000\nv\tj\t1400000001\n")
-    with pytest.raises(UsageError, match=r"times and no ratings.*timestamp=3"):
+    with pytest.raises(UsageError, match=r"times, not ratings.*timestamp=3"):
         read_interactions(path, ask=True)
     given = {"user_id": "1", "item_id": "2", "timestamp": "3"}
     table = read_interactions(path, given, ask=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ def seconds(tmp_path: Path, cells: list[Any]) -> list[str]:
         ([SECOND * 10**6 + 1], ["1682899200.000001"], "microseconds"),
         ([SECOND * 10**9 + 1], ["1682899200.000000001"], "nanoseconds"),
         ([0, SECOND * 1000], ["0", "1682899200"], "milliseconds"),  # 0: no time, in any unit
+        ([-1, SECOND * 1000], ["-0.001", "1682899200"], "milliseconds"),
+        ([0, SECOND], ["0", "1682899200"], "1 of 2 times are 0, which count as the earliest"),
+        ([-1, SECOND], ["-1", "1682899200"], "1 of 2 times are 0 or less"),
+        ([0, 20230501], ["0", "1682899200"], "dates, 2023-05-01 to 2023-05-01"),
         ([10, 11, 12], ["10", "11", "12"], ""),  # plain numbers
         ([20230501, 20230502], ["1682899200", "1682985600"], "dates, 2023-05-01 to 2023-05-02"),
         ([202305010130], ["1682904600"], "dates"),
@@ -206,3 +211,32 @@ def test_units_of_two_parts_are_compared_as_times(tmp_path: Path) -> None:
     (split / "test.tsv").write_text(f"{head}u\td\t2023-05-01T00:00:05\n")
     told = run("validate", str(tmp_path)).output
     assert "LEAK          1  training rows later than a test row of the same user (u b)" in told
+
+
+def test_what_writes_times_says_how_they_were_read(tmp_path: Path) -> None:
+    rows = [f"u{n % 3},i{n},{SECOND * 1000 + n}" for n in range(12)] + ["u0,i20,-1"]
+    path = tmp_path / "shop" / "interactions.csv"
+    path.parent.mkdir()
+    path.write_text("\n".join(["user_id,item_id,timestamp", *rows]) + "\n")
+    split = ["split", str(path.parent), "--method", "leave-k-out", "--name", "loo"]
+    called = [
+        split,
+        split,  # there already
+        ["filter", str(path.parent), "--filter", "min-user:1", "--out", str(tmp_path / "core")],
+        ["validate", str(path.parent), "--split", "random"],
+    ]
+    for arguments in called:
+        text = " ".join(CliRunner().invoke(data, arguments).output.split())
+        assert "note: timestamp: milliseconds, 2023-05-01 to 2023-05-01 (UTC)" in text
+        assert "1 of 13 times are 0 or less" in text
+    found = CliRunner().invoke(data, [*split, "--json"]).output
+    assert json.loads(found)["notes"][0].startswith("timestamp: milliseconds")
+
+
+def test_a_date_does_not_divide_plain_numbers(tmp_path: Path) -> None:
+    rows = [f"u{n % 3},i{n},{45200 + n}.5" for n in range(12)]  # days, as spreadsheets count them
+    (tmp_path / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    words = ["split", str(tmp_path), "--method", "global-temporal", "--name", "g", "--test-from"]
+    done = CliRunner().invoke(data, [*words, "2023-10-05"])
+    assert "its times, 45200.5 to 45211.5, are plain numbers" in str(done.exception)
+    assert CliRunner().invoke(data, [*words, "45209"]).exit_code == 0

@@ -125,3 +125,26 @@ def test_a_runs_own_threshold_is_that_of_its_evaluation(tmp_path: Path) -> None:
     document = json.loads(CliRunner().invoke(cli, words, catch_exceptions=False).stdout)
     assert document["test"] == run["test"]
     assert document["protocol"]["relevant"] == "rating >= 4"
+
+
+def test_evaluate_says_why_there_is_no_value(tmp_path: Path) -> None:
+    data = write(tmp_path / "d", unseen=("test",), ratings={})
+    train(data)
+    (run,) = (one for one in (data / "runs").iterdir() if one.is_dir())
+
+    def notes(*options: str) -> list[str]:
+        words = ["evaluate", *options, "--cutoffs", "2", "--metrics", "Recall", "--json"]
+        found: list[str] = json.loads(CliRunner().invoke(cli, words).stdout)["notes"]
+        return found
+
+    why = "metrics of relevant items are n/a:"
+    assert notes(str(run)) == [
+        f"test: {why} none of the relevant items is one that this model and protocol can list"
+    ]
+    lists = tmp_path / "lists.tsv"
+    lists.write_text("u0\ti1\nu0\ti2\n")
+    least = "no user has a row with a rating of 6 or more there; lower --threshold"
+    told = notes("--recs", str(lists), "--data", str(data), "--threshold", "6")
+    assert [note for note in told if why in note] == [
+        f"{part}: {why} {least}" for part in ("valid", "test")
+    ]

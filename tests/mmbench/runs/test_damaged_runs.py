@@ -160,8 +160,15 @@ EDITS = {
     "run.json": (
         (lambda d: d["dataset"].pop("digest"), r"run\.json: damaged: dataset\.digest: is absent"),
         (lambda d: d["seeds"].update(run="1"), r"seeds\.run: got '1', expected a valid integer"),
+        (lambda d: d["dataset"].update(name="\ud800"), r"run\.json: damaged: .*surrogates"),
         (lambda d: d.update(features=[]), r"features: got \[\], expected a valid dictionary"),
         (lambda d: d["timings"].pop("evaluation_s"), r"timings\.evaluation_s: is absent"),
+        (lambda d: d["timings"].update(train_cpu_s=10**400), r"timings\.train_cpu_s: got 10+"),
+        (lambda d: d.update(peak_memory_bytes=10**400), r"peak_memory_bytes: got 10+"),
+    ),
+    "trained.json": (
+        (lambda d: d.update(jobs=float("nan")), r"trained\.json: damaged: jobs: got nan"),
+        (lambda d: d.update(threads=[]), r"trained\.json: damaged: threads: got \[\]"),
     ),
 }
 
@@ -169,7 +176,7 @@ EDITS = {
 @pytest.mark.parametrize(
     ("name", "edit", "message"),
     [(name, *one) for name, all_ in EDITS.items() for one in all_],
-    ids=range(8),
+    ids=range(13),
 )
 def test_the_line_names_file_and_key(
     name: str, edit: Callable[[Any], Any], message: str, runs: Path, tmp_path: Path

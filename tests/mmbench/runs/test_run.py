@@ -487,7 +487,7 @@ def test_lists_of_strangers_are_refused_and_unknown_items_are_said(
     ):
         evaluate_lists(path, dataset, None, recipe.evaluation)
     path.write_text("u1\tB001X\nu1\tB001X\n")
-    with pytest.raises(DataError, match="item 'B001X' is twice in the list of user 'u1'"):
+    with pytest.raises(DataError, match="item 'B001X' occurs twice in the list of user 'u1'"):
         evaluate_lists(path, dataset, None, recipe.evaluation)
     path.write_text("user\titem\n")
     with pytest.raises(DataError, match="no lists"):

@@ -146,7 +146,7 @@ def data_fact(record: Mapping[str, Any]) -> str:
 
 
 def feature_facts(record: Mapping[str, Any]) -> list[str]:
-    """What a run saw of each modality, from its `run.json`: set, encoder, coverage, use, digest."""
+    """Describe each modality of a run from its `run.json`: set, encoder, coverage, use, digest."""
     facts = []
     for modality, one in record["features"].items():
         made = one.get("provenance", {})

@@ -1,4 +1,4 @@
-"""Lists of items per user: the files of LightGCN, NGCF, KGAT and what was made after them.
+"""Lists of items per user: the files of LightGCN, NGCF, KGAT and their successors.
 
     train.txt test.txt [valid.txt]    user, then the user's items, separated by blanks
     user_list.txt item_list.txt       optional, header `org_id remap_id`: the original ids
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmbase.dataset import ROLES
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle
 from mmbench.data.tables import InteractionTable
@@ -24,14 +25,16 @@ _LOOKED_AT = 1000
 
 
 def detect(folder: Path) -> bool:
-    """Whether there are lists: numbers and blanks, and not as many on every line."""
+    """Whether there are lists: numbers and blanks, more or not as many as a row of a table has."""
     paths = [folder / f"{part}.txt" for part in ("train", "test")]
     if not all(path.is_file() for path in paths):
         return False
-    with paths[0].open(encoding="utf-8", errors="replace") as file:
+    with paths[0].open(encoding="utf-8-sig", errors="replace") as file:
         lines = [line.rstrip("\r\n").split(" ") for line in islice(file, _LOOKED_AT)]
     cells = {cell for line in lines for cell in line if cell}
-    return len({len(line) for line in lines}) > 1 and all(cell.isdigit() for cell in cells)
+    widths = {len(line) for line in lines}
+    no_rows = len(widths) > 1 or max(widths, default=0) > len(ROLES)
+    return no_rows and all(cell.isdigit() for cell in cells)
 
 
 def read(folder: Path) -> Bundle:

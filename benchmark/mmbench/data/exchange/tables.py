@@ -2,7 +2,7 @@
 
 A file with a column of users and one of items is interactions, one with items alone a table of
 items. Columns are recognised by the names that shops, logs and published data have; where several
-could be meant, or none, the user is asked. What was understood is returned for a preview.
+fit, or none, the import stops and asks for `--columns`. A preview shows the interpretation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
         "time_stamp",
     ),
 }  # fmt: skip
-"""Further names of columns, lower case, by role: an import may guess more, for it shows what."""
+"""Further names of columns, lower case, by role: an import shows its guesses, so it risks more."""
 
 TEXTS: Mapping[str, tuple[str, ...]] = {
     "title": (
@@ -49,19 +49,27 @@ TEXTS: Mapping[str, tuple[str, ...]] = {
     "description": ("detail_desc", "product_description", "item_description", "overview", "plot"),
     "category": ("product_type_name", "product_category", "category_name"),
 }  # fmt: skip
-"""What columns of items are written as, so that `mmx extract` finds the texts by itself."""
+"""Names under which columns of items are written: `mmx extract` finds them unaided."""
 
 MOVIELENS: Mapping[str, tuple[str, ...]] = {
     "ratings.dat": ROLES,
     "u.data": ROLES,
     "movies.dat": ("item_id", "title", "genres"),
-}
-"""Files without a header whose columns are those of the README that they come with."""
+    "users.dat": ("user_id", "gender", "age", "occupation", "zip_code"),
+    "u.item": (
+        "item_id", "title", "release_date", "video_release_date", "imdb_url", "unknown", "Action",
+        "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
+        "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller",
+        "War", "Western",
+    ),
+    "u.user": ("user_id", "age", "gender", "occupation", "zip_code"),
+}  # fmt: skip
+"""Headerless files whose columns their README documents."""
 
 
 @dataclass(frozen=True)
 class Understood:
-    """What a file is.
+    """The interpretation of a file.
 
     Attributes:
         path: The file.
@@ -185,7 +193,7 @@ def _interactions(
 ) -> tuple[InteractionTable, Understood]:
     path = table.path
     if path.name.lower() in MOVIELENS:
-        roles = {role: str(place) for place, role in enumerate(table.columns, 1)}
+        roles = {role: str(n) for n, role in enumerate(table.columns, 1) if role in ROLES}
     elif _has_places(columns):
         roles = dict(columns)
     else:  # what has a usual name is left to the reader, which notes others of the same meaning
@@ -196,13 +204,14 @@ def _interactions(
             if name and (name == columns.get(role) or name not in columns_of(role, table.columns))
         }
     read = read_interactions(path, roles, ask=True, drop_empty=drop_empty)
-    unread = tuple(name for name in table.columns if name not in read.columns.values())
+    taken = set(read.columns.values())
+    places = {f"column {place}" for place in range(1, len(table.columns) + 1)}
+    unread = tuple(() if taken <= places else (n for n in table.columns if n not in taken))
     notes = (read.note,) if read.note else ()
     numbers = read.take(np.arange(1)).numbers()
     first = {"user_id": [read.user_ids[0]], "item_id": [read.item_ids[0]], **numbers}
     shown = tuple((role, name, first[role][0]) for role, name in read.columns.items())
-    skipped = unread if table.header else ()
-    one = Understood(path, "interactions", len(read), read.dropped, shown, skipped, notes)
+    one = Understood(path, "interactions", len(read), read.dropped, shown, unread, notes)
     return read, one
 
 
@@ -217,6 +226,14 @@ def _joined(parts: Sequence[InteractionTable]) -> InteractionTable:
                 f"{name} are in {sum(having)} of {len(parts)} tables of interactions; import those "
                 "with and those without apart"
             )
+    if parts[0].timestamps is not None:
+        plain = [not day(_last(part)) for part in parts]
+        if any(plain) and not all(plain):
+            example = f"{_last(parts[plain.index(True)]):g}"
+            raise DataError(
+                f"times are dates in some tables and plain numbers, such as {example}, in others; "
+                "write them alike, or import one table alone"
+            )
     scale = max(part.per_second for part in parts)
     rated, timed = parts[0].ratings is not None, parts[0].timestamps is not None
     return replace(
@@ -227,6 +244,11 @@ def _joined(parts: Sequence[InteractionTable]) -> InteractionTable:
         timestamps=np.concatenate([part.ticks(scale) for part in parts]) if timed else None,
         per_second=scale,
     )
+
+
+def _last(part: InteractionTable) -> float:
+    assert part.timestamps is not None
+    return int(part.timestamps.max()) / part.per_second
 
 
 def _items(
@@ -294,7 +316,7 @@ def _one_row_each(items: pd.DataFrame, told: list[Understood]) -> pd.DataFrame:
     if n:
         at = next(place for place, one in enumerate(told) if one.kind == "items")
         example = items["item_id"][repeated].iloc[0]
-        note = f"{n:,} rows are of items that are there already, e.g. {example!r}; the first counts"
+        note = f"{n:,} rows are of items that occur earlier, e.g. {example!r}; the first counts"
         told[at] = replace(told[at], notes=(*told[at].notes, note))
     return items[~repeated].fillna("").reset_index(drop=True)
 
@@ -308,7 +330,7 @@ def summary(bundle: Bundle) -> str:
         parts.append(f"ratings {table.ratings.min():g} to {table.ratings.max():g}")
     if table.timestamps is not None:
         first, last = (
-            day(int(one) / table.per_second)
+            day(int(one) / table.per_second) or f"{int(one) / table.per_second:g}"
             for one in (table.timestamps.min(), table.timestamps.max())
         )
         parts.append(f"{first} to {last}")

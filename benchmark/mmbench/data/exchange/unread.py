@@ -1,4 +1,4 @@
-"""Layouts that are known and not read: their names, and the way out."""
+"""Known layouts that are not read: their names, and what to do instead."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ UNREAD: Sequence[tuple[tuple[str, ...], str, str]] = (
     (("*.csv", "*.tsv", "*.parquet", "*.jsonl", "*.dat"), "a folder of tables",
      "give the files themselves: `mmbench data import FOLDER/FILE …`"),
 )  # fmt: skip
-"""Patterns of files, any of them, what they are, and what to do: the first that fits counts."""
+"""Patterns of files, the layout, and the advice; the first entry with a matching file counts."""
 
 
 def named(folder: Path) -> str | None:
-    """Return what the folder seems to hold and what to do about it; None if that is not known."""
+    """Return the layout that a folder seems to have, with advice; None if it is unknown."""
     for patterns, name, advice in UNREAD:
         if any(next(folder.glob(pattern), None) for pattern in patterns):
             return f"the files look like {name}, a layout that is not read; {advice}"

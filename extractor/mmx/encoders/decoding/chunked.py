@@ -94,7 +94,7 @@ class _Chunk(NamedTuple):
 
 
 def _chunks(stream: BinaryIO, start: int, size_format: str) -> Iterator[_Chunk]:
-    """Yield the chunks of four letters and a size, of which a content of odd size is padded."""
+    """Yield the chunks: four letters, a size, and a content padded to an even size."""
     n_bytes = struct.calcsize(size_format)
     for _ in range(_MAX_CHUNKS):
         stream.seek(start)
@@ -153,7 +153,7 @@ def _wav(stream: BinaryIO, start: int, stop: int, order: str, ends_here: bool) -
 
 
 def _is_sound(stream: BinaryIO, start: int, stop: int, ends_here: bool) -> bool:
-    """Whether what follows the samples and is no chunk can be samples, too."""
+    """Whether the bytes after the samples, which are no chunk, can be samples."""
     if start >= stop or not ends_here:
         return False
     stream.seek(start)

@@ -71,7 +71,7 @@ def _significant_bits(image: Any, path: Path, values: NDArray[Any], highest: int
     if not 8 <= told < 16 or highest >= 1 << told:
         return 16
     # Scaled values, as they should be in a PNG file, repeat their highest bits below, or have
-    # zeros there. A dark picture can have them, too.
+    # zeros there. So may a dark picture.
     low, high = values & (1 << 16 - told) - 1, values >> told
     is_scaled = image.format == "PNG" and bool(((low == high) | (low == 0)).all())
     return 16 if is_scaled else told

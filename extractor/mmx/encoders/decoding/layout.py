@@ -1,4 +1,4 @@
-"""How a sound file is put together, where libsndfile would not read all of it by itself."""
+"""The layout of sound files that libsndfile would not read completely by itself."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Spliced(io.RawIOBase):
         self._place = 0
 
     def readable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """Yes."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -97,7 +97,7 @@ class Spliced(io.RawIOBase):
         return done
 
     def close(self) -> None:
-        """Close the other file, too."""
+        """Close this file and the one underneath."""
         self._stream.close()
         super().close()
 

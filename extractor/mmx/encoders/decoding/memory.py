@@ -30,7 +30,7 @@ class ByteBudget:
         self._next = self._turn = 0
 
     def take(self, n_bytes: int) -> int:
-        """Wait until so many are left; return what was taken, which is `limit` at most."""
+        """Wait until `n_bytes` are free and take them, `limit` at most; return the number taken."""
         n_bytes = min(n_bytes, self.limit)
         with self._changed:
             mine, self._next = self._next, self._next + 1
@@ -43,7 +43,7 @@ class ByteBudget:
         return n_bytes
 
     def give_back(self, n_bytes: int) -> None:
-        """Leave bytes that were taken to others."""
+        """Return taken bytes to the budget."""
         with self._changed:
             self._taken -= n_bytes
             self._changed.notify_all()
@@ -91,7 +91,7 @@ def waited_s() -> float:
 def reserve(n_bytes: int) -> None:
     """Reserve memory for the next content, in place of that of the one before.
 
-    Outside `bounded` nothing is reserved: whoever decodes one content at a time needs no bound.
+    Outside `bounded` nothing is reserved: decoding one content at a time needs no bound.
     """
     if _thread.bounded and not _thread.alone:
         _release()
@@ -99,7 +99,7 @@ def reserve(n_bytes: int) -> None:
 
 
 def is_shortage(n_bytes: int) -> bool:
-    """Whether memory ran out because the machine has too little, and not because of the content.
+    """Whether memory ran out for want of RAM, and not because the content is damaged.
 
     A damaged file makes some decoders ask for memory without end. Only a thread that is alone can
     tell: the machine has what such a content needs.

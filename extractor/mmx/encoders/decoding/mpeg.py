@@ -28,7 +28,7 @@ _BIT_RATES = {
 }
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 
-_LARGEST = 1 << 13  # bytes; no frame has so many
+_LARGEST = 1 << 13  # bytes, more than any frame has
 _SEARCH = 1 << 20  # bytes that are looked at for the next frame
 _SAME = 0x001E0C00  # bits of a head that all frames of a sound share: version, layer, rate
 _MISCOUNT = 2  # frames by which information headers are wrong: some count themselves
@@ -46,7 +46,7 @@ class Frame(NamedTuple):
 
 
 class _Information(NamedTuple):
-    """What an information header promises, 0 for what it does not tell.
+    """What an information header promises; 0 for absent entries.
 
     Attributes:
         is_xing: Whether libsndfile knows its format.
@@ -100,7 +100,7 @@ class _Sound:
 
 
 def parse_frame(head: bytes) -> Frame | None:
-    """Return what four bytes say if they are the head of a frame."""
+    """Return the frame that four bytes announce; None if they are no head of a frame."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "ICO", "AVIF")
-"""Formats that are looked for, whatever a file's name: some others of Pillow start programs."""
+"""Formats to try, whatever a file's name: some others of Pillow start programs."""
 
 _CANNOT, _UNKNOWN = "the image cannot be decoded: ", "not an image of a known format"
 _MAX_REPAIRED = 1 << 28  # bytes of a file
@@ -48,7 +48,7 @@ _MORE_TIFFS = {
     (b"MM", 0, (3,), 1, (32,), ()): ("F", "F;32BF"),
 }
 
-# Bytes per pixel: of the modes that have not 4, and of what decoders of a format need besides.
+# Bytes per pixel: of modes other than 4-byte ones, and what decoders of a format need on top.
 _MODE_BYTES = {"1": 1, "L": 1, "P": 5, "PA": 8, "I": 16, "I;16": 8, "I;16B": 8, "F": 24}
 _FORMAT_BYTES = {"WEBP": 8, "AVIF": 8, "JPEG2000": 16}
 
@@ -88,7 +88,7 @@ def decode_rgb(content: Path | str) -> Image:
 
 
 def _decoded_anyway(path: Path) -> tuple[Image, str] | None:
-    """Return a picture that only its metadata or a missing end ruin, with what is wrong."""
+    """Return the picture after a repair, with a note on what was wrong; None without success."""
 
     def pixels(content: bytes) -> bytes:
         return _decoded(io.BytesIO(content), path).tobytes()
@@ -105,7 +105,7 @@ def _decoded_anyway(path: Path) -> tuple[Image, str] | None:
 
 
 def _decoded(source: Path | io.BytesIO, path: Path, kind: Foreign | None = None) -> Image:
-    """Decode a file, or what stands for its content, of a usual format or this one.
+    """Decode a file, or its repaired content, of a usual format or of `kind`.
 
     Raises:
         ContentError: It cannot be decoded.
@@ -194,7 +194,7 @@ def _formats() -> list[str]:
 
 @functools.cache
 def _pillow() -> Any:
-    """`PIL.Image` without its warnings: each is an error of ours or of no consequence."""
+    """Return `PIL.Image` with its warnings off: each is an error here or has no consequence."""
     module = require("PIL.Image")
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     warnings.simplefilter("ignore", module.DecompressionBombWarning)

@@ -1,7 +1,7 @@
-"""The circumstances in which a thread decodes: what it has decoded last, and what it observed.
+"""The state of a decoding thread: its last content, its observations, the background colour.
 
 Within `shared_decoding` several encoders of one content decode it once. Within `observed` the
-decoders tell what they read, and what was wrong with it although it could be read.
+decoders report how much they read, and damage that they could work around.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Decoded = TypeVar("Decoded")
 
 @dataclass
 class Observed:
-    """What the decoders of one item tell.
+    """What the decoders of one item report.
 
     Attributes:
         notes: What is wrong with contents that were read all the same, one line each.
@@ -43,7 +43,7 @@ _thread = _Thread()
 
 @contextmanager
 def observed() -> Iterator[Observed]:
-    """Collect what decoders of this thread tell within the block."""
+    """Collect what decoders of this thread report within the block."""
     before, _thread.observed = _thread.observed, Observed()
     try:
         yield _thread.observed
@@ -52,7 +52,7 @@ def observed() -> Iterator[Observed]:
 
 
 def tell(note: str = "", sound_s: float = 0.0) -> None:
-    """Tell what was observed about the content that is being decoded."""
+    """Report a note or a duration of the content that is being decoded."""
     if _thread.observed is not None:
         _thread.observed.sound_s += sound_s
         if note and note not in _thread.observed.notes:

@@ -1,4 +1,4 @@
-"""Pictures that only their metadata, or a missing end, keep from being decoded.
+"""Repair pictures that fail to decode only because of their metadata or a missing end.
 
 Texts, profiles, dates and densities say nothing about pixels: other decoders (OpenCV, libvips,
 torchvision) read such a picture with a warning. Here it is decoded once more without them.
@@ -24,14 +24,14 @@ _JUNK = bytes(range(1, 200, 7))  # without 0xff
 
 
 class Repaired(NamedTuple):
-    """A file's content as it would be without the damage, and what that was."""
+    """A repaired content, and a note on what was wrong."""
 
     content: bytes
     note: str
 
 
 def repaired(content: bytes, decode: Decode) -> Iterator[Repaired]:
-    """Yield what can be tried in place of a file that cannot be decoded, the best first.
+    """Yield repaired contents of a file that cannot be decoded, the most promising first.
 
     Args:
         content: All of the file.

@@ -61,7 +61,7 @@ class ModelFolder:
         What else lies in the folder (other formats, checkpoints of a training) is not loaded.
 
         Args:
-            modules: Those of sentence-transformers' modules, too, and not only the folder's own.
+            modules: Whether to include the files of sentence-transformers' modules.
         """
         parts = self.parts() if modules else [self.path]
         return [file for part in parts for file in _weights_of(part)]

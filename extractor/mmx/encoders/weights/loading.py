@@ -23,7 +23,7 @@ _POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "w
 
 
 class Loaded(NamedTuple):
-    """A network, and what transformers says about loading it."""
+    """A network, and transformers' report of loading it."""
 
     network: Any
     told: dict[str, Any]
