@@ -22,7 +22,7 @@ from mmbench.evaluation import protocol
 from mmbench.evaluation.protocol import evaluate_lists, rank_all
 from mmbench.models import MODELS, model_class
 from mmbench.models.base import Known, Score
-from mmbench.runs import fit, trials
+from mmbench.runs import fit, search
 from mmbench.runs import record as run_record
 from mmbench.runs import run as experiment
 from mmbench.runs.folder import RunFolder
@@ -336,14 +336,17 @@ def test_the_memory_of_a_gpu_is_that_of_the_training_too(
 def test_selection_cannot_reach_test_rows() -> None:
     import inspect
 
-    for function in (trials.fit, trials.fit_trial, fit.fit_one, fit.build, Trainer.__init__):
+    for function in (
+        experiment.fit, search.fit_trials, search.fit_trial, fit.fit_one, fit.build,
+        Trainer.__init__,
+    ):  # fmt: skip
         annotations = " ".join(
             str(parameter.annotation)
             for parameter in inspect.signature(function).parameters.values()
         )
         assert "Split" not in annotations
         assert TestData.__name__ not in annotations
-    for module in (fit, trials):
+    for module in (fit, search):
         assert not {"Split", "TestData", "load_split"} & set(vars(module)), (
             "selection knows the type of test data"
         )
