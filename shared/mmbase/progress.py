@@ -20,8 +20,11 @@ PLAIN_PERIOD_S = 10.0
 class Task(Protocol):
     """A piece of work with a known number of steps."""
 
-    def advance(self, steps: int = 1, message: str = "") -> None:
-        """Report finished steps; `message` is the current state, such as a loss."""
+    def advance(self, steps: int = 1, message: str = "", label: str = "") -> None:
+        """Report finished steps; `message` is the current state, such as a loss.
+
+        `label`: a new one, if it has changed.
+        """
 
 
 class Progress(Protocol):
@@ -53,8 +56,74 @@ class Silent:
         """Yield a task that prints nothing."""
         yield self
 
-    def advance(self, steps: int = 1, message: str = "") -> None:
+    def advance(self, steps: int = 1, message: str = "", label: str = "") -> None:
         """Print nothing."""
+
+
+class Series:
+    """A reporter for tasks of similar length: each says which it is, and the time left for all.
+
+    Args:
+        total: How many tasks there are.
+        progress: Where to report to; `through` changes it.
+
+    Attributes:
+        finished: Tasks that are over, also before this program began; set it to skip some.
+    """
+
+    def __init__(self, total: int, progress: Progress | None = None) -> None:
+        self.total, self.finished = total, 0
+        self._progress: Progress = progress or Silent()
+        self._spent_s, self._worked = 0.0, 0.0  # seconds, and tasks that they were enough for
+
+    def through(self, progress: Progress) -> Series:
+        """Report there from now on; returns itself."""
+        self._progress = progress
+        return self
+
+    def note(self, message: str) -> None:
+        """See `Progress.note`."""
+        self._progress.note(message)
+
+    def detail(self, message: str) -> None:
+        """See `Progress.detail`."""
+        self._progress.detail(message)
+
+    def warn(self, message: str) -> None:
+        """See `Progress.warn`."""
+        self._progress.warn(message)
+
+    @contextmanager
+    def task(self, label: str, total: int, done: int = 0) -> Iterator[Task]:
+        """Yield a task labelled `3 of 18, 12 min left for all: label`."""
+        begun, advanced = time.monotonic(), done
+        series = self
+
+        def share() -> float:
+            return (advanced - done) / max(1, total)
+
+        def labelled() -> str:
+            worked = series._worked + share()
+            left = series.total - series.finished - advanced / max(1, total)
+            told = f"{min(series.finished + 1, series.total)} of {series.total}"
+            if worked > 0:
+                spent = series._spent_s + time.monotonic() - begun
+                told += f", {_time(max(0.0, left) * spent / worked)} left for all"
+            return f"{told}: {label}"
+
+        class Member:
+            def advance(self, steps: int = 1, message: str = "", label: str = "") -> None:
+                nonlocal advanced
+                advanced += steps
+                inner.advance(steps, message, labelled())
+
+        try:
+            with self._progress.task(labelled(), total, done) as inner:
+                yield Member()
+        finally:
+            self._spent_s += time.monotonic() - begun
+            self._worked += (total - done) / max(1, total)  # also if it stopped early
+            self.finished += 1
 
 
 class Terminal:
@@ -124,9 +193,10 @@ class _Bar:
         self._bar, self._rate = bar, _Rate()
         self._task = bar.add_task(label, total=total, completed=done, rate="", message="")
 
-    def advance(self, steps: int = 1, message: str = "") -> None:
-        rate = _number(self._rate.after(steps))
-        self._bar.update(self._task, advance=steps, rate=f"{rate}/s", message=message)
+    def advance(self, steps: int = 1, message: str = "", label: str = "") -> None:
+        rate = f"{_number(self._rate.after(steps))}/s"
+        more = {"description": label} if label else {}
+        self._bar.update(self._task, advance=steps, rate=rate, message=message, **more)
 
 
 class _Lines:
@@ -134,8 +204,8 @@ class _Lines:
         self._terminal, self._label, self._total, self._done = terminal, label, total, done
         self._rate, self._printed = _Rate(), time.monotonic()
 
-    def advance(self, steps: int = 1, message: str = "") -> None:
-        self._done += steps
+    def advance(self, steps: int = 1, message: str = "", label: str = "") -> None:
+        self._done, self._label = self._done + steps, label or self._label
         rate = self._rate.after(steps)
         now = time.monotonic()
         if now - self._printed < PLAIN_PERIOD_S:
@@ -144,6 +214,13 @@ class _Lines:
         left = (self._total - self._done) / rate if rate else float("inf")
         line = f"{self._label}: {self._done:,} of {self._total:,}, {_number(rate)}/s"
         self._terminal.note(f"{line}, {left:,.0f} s left  {message}".rstrip())
+
+
+def _time(seconds: float) -> str:
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
 def _number(rate: float) -> str:

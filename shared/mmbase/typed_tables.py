@@ -15,6 +15,7 @@ from mmbase.errors import DataError
 _CHUNK = 65_536
 _THREADED = 16 << 20  # bytes from which on Arrow's threads pay
 _PACKED = 8  # rows for which a byte may stand where all are alike
+_CURE = "write it anew without compression if you trust it"
 _DIGITS = 4300  # of the longest integer that Python parses
 
 
@@ -130,9 +131,34 @@ def _schema(path: Path) -> Any:
     from pyarrow import ipc, parquet
 
     if path.name.lower().endswith(".parquet"):
-        return parquet.ParquetDataset(path).schema if path.is_dir() else parquet.read_schema(path)
+        return parquet_folder(path).schema if path.is_dir() else parquet.read_schema(path)
     with _arrow_file(path, ipc) as reader:
         return reader.schema
+
+
+def parquet_folder(path: Path) -> Any:
+    """Open the Parquet files of a folder as one `pyarrow.dataset.Dataset`.
+
+    It has the columns of all files, whichever has them first. Where files disagree on the type of a
+    column, it is text if it is text in one of them (so that no id loses its zeros), and else the
+    type of the first file in which it holds something.
+    """
+    import pyarrow as pa
+    from pyarrow import dataset
+
+    how: dict[str, Any] = {
+        "format": "parquet",
+        "partitioning": dataset.HivePartitioning.discover(infer_dictionary=True),
+    }
+    parts = dataset.dataset(path, **how)
+    fields: dict[str, Any] = {}
+    for schema in (parts.schema, *(part.physical_schema for part in parts.get_fragments())):
+        for field in schema:
+            known = fields.setdefault(field.name, field)
+            better = _is_text(pa, field.type) and not _is_text(pa, known.type)
+            if pa.types.is_null(known.type) or (better and not pa.types.is_dictionary(known.type)):
+                fields[field.name] = field
+    return dataset.dataset(path, schema=pa.schema(list(fields.values())), **how)
 
 
 def _arrow_file(path: Path, ipc: Any) -> Any:
@@ -161,12 +187,15 @@ def typed_columns(path: Path) -> tuple[str, ...]:
 def typed_rows(path: Path, names: Sequence[str]) -> Any:
     """Return the named columns as a `pyarrow.Table`."""
     import pyarrow as pa
-    from pyarrow import ipc, parquet
+    from pyarrow import ipc
 
     try:
         if path.name.lower().endswith(".parquet"):
             if path.is_dir():
-                return parquet.read_table(path, columns=list(names))
+                parts = parquet_folder(path)
+                for part in parts.files:
+                    _check_budget(Path(part), names)
+                return parts.to_table(columns=list(names))
             return _parquet(path, names)
         with _arrow_file(path, ipc) as reader:
             return reader.read_all().select(list(names))
@@ -182,15 +211,7 @@ def _parquet(path: Path, names: Sequence[str]) -> Any:
     import pyarrow.compute as pc
     from pyarrow import parquet
 
-    about = parquet.read_metadata(path)
-    groups = [about.row_group(number) for number in range(about.num_row_groups)]
-    chunks = [group.column(place) for group in groups for place in range(about.num_columns)]
-    wanted = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in names]
-    expanded = sum(chunk.total_uncompressed_size for chunk in wanted)
-    limit = dialects.budget(path)
-    cure = "write it anew without compression if you trust it"
-    if max(expanded, about.num_rows // _PACKED) > limit:
-        raise dialects.too_large(path, cure)
+    wanted, expanded = _check_budget(path, names)
     texts = {
         chunk.path_in_schema
         for chunk in wanted
@@ -208,9 +229,27 @@ def _parquet(path: Path, names: Sequence[str]) -> Any:
         for chunk in rows.column(name).chunks if _is_dictionary(rows, name) else ():
             sizes = np.asarray(pc.fill_null(pc.binary_length(chunk.dictionary), 0))
             expanded += int(sizes[np.asarray(chunk.indices.drop_null())].sum(dtype=np.int64))
-    if expanded > limit:
-        raise dialects.too_large(path, cure)
+    if expanded > dialects.budget(path):
+        raise dialects.too_large(path, _CURE)
     return rows
+
+
+def _check_budget(path: Path, names: Sequence[str]) -> tuple[list[Any], int]:
+    """Return the column chunks of a Parquet file that hold the columns, and their size in bytes.
+
+    Raises:
+        DataError: They declare more than the file's budget.
+    """
+    from pyarrow import parquet
+
+    about = parquet.read_metadata(path)
+    groups = [about.row_group(number) for number in range(about.num_row_groups)]
+    chunks = [group.column(place) for group in groups for place in range(about.num_columns)]
+    wanted = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] in names]
+    expanded = sum(chunk.total_uncompressed_size for chunk in wanted)
+    if max(expanded, about.num_rows // _PACKED) > dialects.budget(path):
+        raise dialects.too_large(path, _CURE)
+    return wanted, expanded
 
 
 def _is_dictionary(rows: Any, name: str) -> bool:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 import mmbase.progress
-from mmbase.progress import Silent, Terminal
+from mmbase.progress import Series, Silent, Terminal
 
 
 class Screen(io.StringIO):
@@ -113,3 +113,40 @@ def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.task("x", 1) as task:
         task.advance()
     assert capsys.readouterr() == ("", "")
+
+
+def test_tasks_of_a_series_are_numbered_and_tell_the_time_left_for_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(mmbase.progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(mmbase.progress, "PLAIN_PERIOD_S", 0.0)
+    stream = io.StringIO()
+    series = Series(4).through(Terminal(0, stream))
+    series.finished = 1  # before this program began
+    for name in ("a", "b"):
+        with series.task(name, 10) as task:
+            for _ in range(2):  # the second half of the first is stopped early
+                now[0] += 60.0
+                task.advance(5, "loss 1")
+    lines = stream.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "2 of 4, 5 min left for all",
+        "2 of 4, 4 min left for all",
+        "3 of 4, 3 min left for all",
+        "3 of 4, 2 min left for all",
+    ]
+    assert lines[0] == "2 of 4, 5 min left for all: a: 5 of 10, 0.083/s, 60 s left  loss 1"
+
+
+def test_a_task_that_ends_early_counts_as_what_it_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(mmbase.progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(mmbase.progress, "PLAIN_PERIOD_S", 0.0)
+    stream = io.StringIO()
+    series = Series(3).through(Terminal(0, stream))
+    for steps in (2, 10):
+        with series.task("x", 100) as task:
+            now[0] += 6.0 * steps
+            task.advance(steps)
+    assert "2 of 3, 2 min left for all" in stream.getvalue()

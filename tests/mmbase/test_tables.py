@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -251,3 +252,36 @@ def test_a_key_that_first_appears_late_is_a_column(tmp_path: Path) -> None:
     table = open_table(tmp_path / "items.jsonl")
     assert table.columns == ("id", "brand")
     assert table.read(["brand"])["brand"].to_pylist()[-2:] == [b"", b"x"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "wanted"),
+    [
+        ([{"item_id": ["1"]}, {"title": ["a"], "item_id": ["2"]}], {"title": [b"", b"a"]}),
+        ([{"item_id": [1]}, {"item_id": ["007"]}], {"item_id": [b"1", b"007"]}),
+        ([{"item_id": ["007"]}, {"item_id": [8]}], {"item_id": [b"007", b"8"]}),
+        ([{"title": pa.nulls(1)}, {"title": ["a"]}], {"title": [b"", b"a"]}),
+        ([{"c": [["a", "b"]]}, {"c": [["c"]], "d": [1]}], {"c": [b"a b", b"c"], "d": [b"", b"1"]}),
+    ],
+)
+def test_the_parts_of_a_parquet_folder_need_not_have_the_same_columns(
+    tmp_path: Path, parts: list[dict[str, Any]], wanted: dict[str, list[bytes]]
+) -> None:
+    folder = tmp_path / "items.parquet"
+    folder.mkdir()
+    for number, columns in enumerate(parts):
+        parquet.write_table(pa.table(columns), folder / f"part-{number}.snappy.parquet")
+    read = open_table(folder).read(list(wanted))
+    assert {name: read[name].to_pylist() for name in wanted} == wanted
+
+
+def test_the_parts_of_a_parquet_folder_have_a_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "items.parquet").mkdir()
+    table = pa.table({"item_id": ["x" * 100 + str(n) for n in range(1000)]})
+    parquet.write_table(table, tmp_path / "items.parquet" / "part-0.parquet", compression="zstd")
+    monkeypatch.setattr("mmbase.dialects.HARMLESS", 1000)
+    monkeypatch.setattr("mmbase.dialects.EXPANSION", 1)
+    with pytest.raises(DataError, match=r"part-0.parquet: expands to more than"):
+        open_table(tmp_path / "items.parquet").read(["item_id"])

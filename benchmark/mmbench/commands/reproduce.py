@@ -19,6 +19,7 @@ from mmbench.errors import DataError, UsageError
 if TYPE_CHECKING:
     from mmbench.analysis.report.results import Line, Reproduction
     from mmbench.analysis.study import Protocol, Study
+    from mmbench.data.splits import SplitTables
     from mmbench.runs.run import Result
 
 _PROTOCOLS = click.Choice(["best", "grid"])
@@ -130,7 +131,6 @@ def _prepare(study: Study, folder: Path, options: Mapping[str, Any]) -> dict[str
     """Put given splits and synthetic vectors into the dataset folder; return the feature sets."""
     from mmbench.data import files
     from mmbench.data.features import parse_wanted
-    from mmbench.data.splits import write_split
 
     name, split_dir = options["split"] or study.split, options["split_dir"]
     if split_dir is not None and name is None:
@@ -139,7 +139,7 @@ def _prepare(study: Study, folder: Path, options: Mapping[str, Any]) -> dict[str
     if split_dir is not None and name is not None:
         given = files.read_split(split_dir, None)
         if name not in files.available_splits(folder):
-            write_split(folder / "splits" / name, given)
+            _write_split(folder, name, given)
         elif _digest(folder, name) != _digest(split_dir, None):
             told = f"has another split {name!r} than {split_dir}"
             raise DataError(f"{folder}: {told}; use another --data folder")
@@ -155,13 +155,21 @@ def _prepare(study: Study, folder: Path, options: Mapping[str, Any]) -> dict[str
             tables = files.make_random_split(folder, float(test), float(valid), int(seed))
         else:
             tables = files.make_eighths_split(folder, int(numbers))
-        write_split(folder / "splits" / name, tables)
+        _write_split(folder, name, tables)
     wanted = {**study.features, **parse_wanted(options["features"])}
     if options["stand_in"]:
         for modality in wanted:
             wanted[modality] = STAND_IN
         _make_up(folder, name, list(wanted))
     return wanted
+
+
+def _write_split(folder: Path, name: str, tables: SplitTables) -> None:
+    from mmbase.outputs import new_folder
+    from mmbench.data.splits import write_split
+
+    with new_folder(folder / "splits" / name) as partial:  # a kill leaves no half of it
+        write_split(partial, tables)
 
 
 def _digest(folder: Path, split: str | None) -> str:

@@ -56,7 +56,9 @@ def read_split(
     available = available_splits(data)
     notes: list[str] = []
     if split is None:
-        split, note = default_split(data, available, DEFAULT_RANDOM)
+        # What has no validation part is there to be carved, and no choice.
+        whole = {name: one for name, one in available.items() if any(one.glob("val*"))}
+        split, note = default_split(data, whole or available, DEFAULT_RANDOM)
         notes += [note] if note else []
     random = RANDOM.fullmatch(split)
     if random and split not in available:
@@ -157,8 +159,8 @@ def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[Intera
         rename = f", or give it its name: here are {', '.join(here[:5])}" if here else ""
         raise DataError(
             f"{data}: neither a split (train, valid and test files) nor an interactions.tsv (or "
-            f".csv, .parquet, .jsonl); put one of them there{rename}; `mmbench data import` makes "
-            "such a folder of other tables and layouts"
+            ".csv, .parquet, .jsonl); `mmbench data import` makes such a folder of other tables "
+            f"and layouts; or put one of them there{rename}"
         )
     table = read_known(data, path, columns, ask=True)
     rows = {user: row for row, user in enumerate(sorted_ids(table.user_ids))}

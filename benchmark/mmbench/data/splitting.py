@@ -28,6 +28,7 @@ from mmbench.data.files import (
 from mmbench.data.filters import Filter, describe
 from mmbench.data.splits import TEST, TRAIN, VALID, Rows, SplitTables, split_rows, write_split
 from mmbench.data.tables import InteractionTable, sorted_ids, write_interactions
+from mmbench.data.times import FIRST, as_text
 from mmbench.errors import DataError, ShapeError, UsageError, unknown_name
 
 RECORD = "split.json"
@@ -194,6 +195,14 @@ def _divide(
 ) -> NDArray[np.int8]:
     """Return the part of each row; a DataError of the file where the method does not fit it."""
     ticks = {key: ceil(options[key] * table.per_second) for key in _INSTANTS if key in options}
+    times = table.timestamps
+    if times is not None and any(options.get(key, 0) >= FIRST for key in _INSTANTS):
+        texts = as_text(np.array([times.min(), times.max()]), table.per_second)
+        if times.max() < FIRST * table.per_second:
+            raise DataError(
+                f"{path}: its times, {' to '.join(texts)}, are plain numbers, which no date can "
+                "divide; give one of them instead of a date, or write dates"
+            )
     try:
         return split_rows(method, as_rows(table), **{**options, **ticks})
     except ShapeError as error:

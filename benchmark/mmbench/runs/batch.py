@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from mmbase.progress import Progress, Silent
+from mmbase.progress import Progress, Series, Silent
 from mmbench.config import Recipe, write_recipe
 from mmbench.errors import DataError, Diverged, SomeFailed
 from mmbench.models import model_class
@@ -22,7 +22,7 @@ from mmbench.runs.fit import as_begun
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import Inputs, Loader, remember, same_data
 from mmbench.runs.run import Result, check_data, fit, locked, run, run_folder
-from mmbench.runs.search import fit_trial, values_in_words
+from mmbench.runs.search import count_trials, fit_trial, values_in_words
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ class Batch:
         self._out, self._executor, self._progress = out, executor, progress
         self._load = Loader(progress)
         self.failures: list[tuple[str, str]] = []
+        self._series = Series(0)
 
     def train_ahead(self, recipes: Iterable[Recipe]) -> None:
         """Train what `run` would train later, if more than one training can run at once."""
@@ -159,6 +160,9 @@ class Batch:
         """
         results: list[Result] = []
         diverged: list[Diverged] = []
+        recipes = list(recipes)
+        self._series = Series(sum(map(_trainings, recipes)))
+        ended = 0  # trainings of the runs so far
         for group in _by_data(recipes):
             planned = [self._load(recipe) for recipe in group]
             for asked, (loaded, _) in zip(group, planned, strict=True):
@@ -170,7 +174,9 @@ class Batch:
             # whatever happens to those after it.
             waves = [planned] if self._executor.at_once > 1 else [[one] for one in planned]
             for wave in waves:
+                self._series.finished = ended
                 self._train(wave, restart=restart)
+                ended += sum(_trainings(recipe) for recipe, _ in wave)
                 for recipe, inputs in wave:
                     label = Job(recipe, self._out).label
                     try:
@@ -211,8 +217,16 @@ class Batch:
                 if not folder.complete and model_class(recipe.model).trained:
                     write_recipe(folder.recipe_path, recipe)
                     jobs += self._missing(recipe, inputs, folder)
+            # Several at once are a task of their own, which counts them.
+            counts = self._executor.at_once == 1 and self._series.total > 1
             if jobs:
-                deque(self._executor.map(train, jobs), maxlen=0)
+                deque(self._executor.map(self._counted if counts else train, jobs), maxlen=0)
+
+    def _counted(self, job: Job, progress: Progress) -> RunFolder:
+        """Do one training that says how many there are, and which of them it is."""
+        trials = (RunFolder(job.folder).trial(n) for n in range(_trainings(job.recipe)))
+        self._series.finished += sum(one.trained or bool(one.failure) for one in trials)
+        return train(job, self._series.through(progress))
 
     def _missing(self, recipe: Recipe, inputs: Inputs, folder: RunFolder) -> list[Job]:
         """The trainings that a run lacks: the trials of a grid one by one if that gains time."""
@@ -232,6 +246,10 @@ def raise_failures(failures: Sequence[tuple[str, str]]) -> None:
         more = f"; and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
         number = "1 training" if len(failures) == 1 else f"{len(failures)} trainings"
         raise SomeFailed(f"{number} failed, all others are finished: {told}{more}")
+
+
+def _trainings(recipe: Recipe) -> int:
+    return count_trials(recipe) if model_class(recipe.model).trained else 0
 
 
 def _by_data(recipes: Iterable[Recipe]) -> list[list[Recipe]]:

@@ -170,6 +170,12 @@ def _distribution(optuna: Any, domain: tuple[Any, ...] | Range) -> Any:
 # trials
 
 
+def count_trials(recipe: Recipe) -> int:
+    """Return how many trials a recipe has: 1 where nothing is searched."""
+    search = typed(recipe)
+    return len(recipe.trials()) if search is None else int(min(search.budget, size(search)))
+
+
 def fit_trials(
     recipe: Recipe,
     setting: Setting,
@@ -196,9 +202,8 @@ def fit_trials(
     Raises:
         Diverged: Every trial did.
     """
-    search = typed(recipe)
+    search, n_trials = typed(recipe), count_trials(recipe)
     grid = recipe.trials() if search is None else []
-    n_trials = len(grid) if search is None else int(min(search.budget, size(search)))
     past: list[Trial] = []
     reasons: list[str] = []
     best: tuple[float, Recipe, RunFolder] | None = None

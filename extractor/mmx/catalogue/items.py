@@ -6,6 +6,7 @@ path, so an id such as `a/b` or `../x` has no file of its own unless a path colu
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,13 @@ from mmbase.dataset import (
     item_id_column,
     stem,
 )
-from mmbase.tables import Column, Table, is_table, open_table
+from mmbase.tables import SUFFIXES, Column, Table, is_table, open_table
 from mmx.errors import DataError, UsageError
 
 _NOT_ITEMS = (
     "interactions", "ratings", "reviews", "users", "train", "valid", "val", "validation", "test",
 )  # fmt: skip
+_OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")
 _BLOCK = 65_536
 _HARMLESS = 1 << 28  # bytes of ids in an array that may take more than its ids
 _SPREAD = 20  # times the bytes of the ids that a larger array may take
@@ -189,10 +191,11 @@ def _items_from_files(root: Path) -> Items:
         for folder in (FOLDERS[modality], "")
         for name in content_files(root / folder, suffixes)[0]
     }
+    unread = _unread(root)
     if not stems:
         raise DataError(
             f"{root}: no items (expected items.tsv, or files in images/ or audio/ named after the "
-            "items)"
+            "items)" + "".join(f"; {one}" for one in unread)
         )
     try:
         ids = pa.chunked_array([pa.array(sorted(stems), pa.string())])
@@ -200,6 +203,32 @@ def _items_from_files(root: Path) -> Items:
         raise DataError(
             f"{root}: a file name that is not valid UTF-8 ({error.object!r}); rename it"
         ) from error
-    return Items(
-        root, ids, None, (f"no items table: {len(ids):,} items named after the content files",)
-    )
+    note = f"no items table: {len(ids):,} items named after the content files"
+    return Items(root, ids, None, (note, *unread))
+
+
+def _unread(root: Path) -> list[str]:
+    """Say which files that look like content or like the table of items are neither."""
+    told: list[str] = []
+    for modality, folder in FOLDERS.items():
+        taken = set(content_files(root / folder, FILE_SUFFIXES[modality])[0])
+        others = [
+            entry.name
+            for entry in (os.scandir(root / folder) if (root / folder).is_dir() else ())
+            if entry.name not in taken
+            and not is_hidden(entry.name)
+            and entry.name.lower() not in _OF_THE_SYSTEM
+            and not entry.is_dir()
+        ]
+        if others:
+            shown = ", ".join(sorted(others)[:3]) + (", …" if len(others) > 3 else "")
+            told.append(
+                f"{len(others):,} files in {folder}/ are no items, by their extensions or as links "
+                f"to nothing ({shown}); a table can name files of any extension"
+            )
+    contents = tuple(suffix for suffixes in FILE_SUFFIXES.values() for suffix in suffixes)
+    for path in sorted(root.glob("items.*")):
+        if not (is_table_file(path) or path.name.lower().endswith(contents)):
+            kind = "a folder" if path.is_dir() else "no table that is read"
+            told.append(f"{path.name} is {kind} (expected a file, one of {', '.join(SUFFIXES)})")
+    return told

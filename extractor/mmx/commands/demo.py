@@ -8,14 +8,13 @@ import click
 
 from mmbase.cli import DEFAULT_DATA, PATH, Command, progress, quiet_option, verbose_option
 
-_COUNT = click.IntRange(min=1)
 _SEED = click.IntRange(0, 2**32 - 1)
 
 
 @click.command(cls=Command)
 @click.option("--out", metavar="DIR", type=PATH, default=DEFAULT_DATA, help="Folder to make.")
-@click.option("--items", metavar="N", type=_COUNT, default=800, help="Number of items.")
-@click.option("--users", metavar="N", type=_COUNT, default=1500, help="Number of users.")
+@click.option("--items", metavar="N", type=int, default=800, help="Number of items, at least 24.")
+@click.option("--users", metavar="N", type=int, default=1500, help="Number of users, at least 5.")
 @click.option("--seed", metavar="N", type=_SEED, default=7, help="Another seed, another catalogue.")
 @quiet_option
 @verbose_option

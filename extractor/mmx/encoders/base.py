@@ -287,7 +287,10 @@ def plain_reason(error: BaseException) -> str:
     """Return a foreign exception in one line, without the path that an OSError carries."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    text = " ".join(str(error).split())[:300]
+    if isinstance(error, KeyError):  # says the key alone
+        return f"{text} is not there, or not known"
+    return text or type(error).__name__
 
 
 def versions(*distributions: str) -> dict[str, str]:

@@ -23,6 +23,7 @@ from mmx.encoders.base import (
     EncoderSpec,
     Request,
     checked_text,
+    plain_reason,
     require,
     slug,
     versions,
@@ -70,7 +71,7 @@ class SentenceEncoder(Encoder):
                     str(folder.path), device=str(device), local_files_only=True
                 )
             except (*hub.NOT_A_MODEL, damaged) as error:
-                reason = " ".join(str(error).split())[:300]
+                reason = plain_reason(error)
                 raise EncoderError(
                     f"{request.model}: {folder.label} is not a sentence-transformers model "
                     f"({reason})."

@@ -25,6 +25,7 @@ from mmx.encoders.base import (
     EncoderSpec,
     Request,
     checked_text,
+    plain_reason,
     require,
     slug,
     versions,
@@ -77,7 +78,7 @@ class TransformersEncoder(Encoder):
             if request.modality == "textual":
                 loading.refuse_foreign_tokens(folder, model, self._processor)
         except (*hub.NOT_A_MODEL, require("safetensors").SafetensorError) as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = plain_reason(error)
             raise EncoderError(
                 f"{request.model}: {folder.label} is not a transformers model of "
                 f"{request.modality} ({reason})."

@@ -123,7 +123,9 @@ def fuse(
             writer.finish()
     counts = writer.counts()
     if not counts[Status.OK]:
-        progress.warn(f"{writer.path}: no item has a vector in all of the sets")
+        lost = "every item that all sets have is corrupt, in them or when fused"
+        empty = "no item has a vector in all of the sets"
+        progress.warn(f"{writer.path}: {lost if counts[Status.CORRUPT] else empty}")
     ok, missing, corrupt = counts[Status.OK], counts[Status.MISSING], counts[Status.CORRUPT]
     return Fused(
         writer.path, writer.header.content_digest, dim, ok, missing, corrupt, already=already

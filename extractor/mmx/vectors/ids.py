@@ -7,10 +7,12 @@ text and are kept as they are written.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import hashlib
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +32,9 @@ from mmx.errors import DataError, ToolError, UsageError
 
 INTERACTION_FILES = ("interactions", "train", "valid", "val", "validation", "test")
 EXAMPLES = 3
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_NUMPY = b"\x93NUMPY"
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _ID_NAMES = frozenset(name.casefold() for name in (*ITEM_ID_COLUMNS, *NAMES["item_id"]))
 
 
@@ -131,17 +136,24 @@ def sha256_of(path: Path) -> str:
 def read_records(path: Path) -> list[list[str]]:
     """Read the cells of a text file's lines: `.csv` with quotes, others split at tabs.
 
+    Where each line begins with a cell in quotation marks, as R writes them, the marks are no part
+    of the cells; else they are.
+
     Empty lines at the end don't count; others are one empty cell, for they may be a row without id.
 
     Raises:
-        DataError: not UTF-8, not readable.
+        DataError: neither UTF-8 nor UTF-16 with a byte order mark, not readable.
     """
     name = path.name.lower()
     try:
         raw = path.read_bytes()
         if name.endswith(".gz"):
             raw = gzip.decompress(raw)
-        text = raw.decode("utf-8-sig")
+        if raw.startswith(_NUMPY):
+            raise DataError(
+                f"{path.name}: an array of NumPy; write its ids to a text, one per line"
+            )
+        text = raw.decode("utf-16" if raw.startswith(_WIDE) else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(f"{path.name}, line {line}: not UTF-8; convert the file") from error
@@ -150,13 +162,19 @@ def read_records(path: Path) -> list[list[str]]:
     text = text.rstrip("\r\n")
     lines = [line.removesuffix("\r") for line in text.split("\n")] if text else []
     if not name.endswith((".csv", ".csv.gz")):
-        return [line.split("\t") for line in lines]
+        records = [line.split("\t") for line in lines]
+        quoted = all(_QUOTED.fullmatch(cells[0]) for cells in records)
+        return [[_plain(cell) for cell in cells] for cells in records] if quoted else records
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     try:
-        records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        return [record or [""] for record in records]
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        return [row or [""] for row in rows]
     except csv.Error as error:
         raise DataError(f"{path.name}: not a CSV file that can be read ({error})") from error
+
+
+def _plain(cell: str) -> str:
+    return cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell
 
 
 def _from_table(
@@ -276,6 +294,8 @@ def in_row_order(
         fix = "every row needs one id, and no more"
         if len(pairs) == n_rows + 1 and pairs[0][1] is None:
             fix += f"; if {pairs[0][0]!r} is a header and no id, say --id-column {pairs[0][0]}"
+        if empty := [place for place, (item_id, _) in enumerate(pairs) if not item_id]:
+            fix += f"; number {empty[0] + 1} of them is empty"
         raise DataError(f"{path.name}: {count}; {fix}")
     ids: dict[int, str] = {}
     for position, (item_id, row) in enumerate(pairs):

@@ -94,8 +94,6 @@ def _is_list(kind: Any) -> bool:
 
 def _wanted(name: str, given: Sequence[str], table: Any, id_column: str) -> tuple[str, ...]:
     """Return the columns asked for, or all list columns, or the only group of numeric ones."""
-    import pyarrow as pa
-
     names = table.column_names
     if given:
         found: list[str] = []
@@ -115,10 +113,7 @@ def _wanted(name: str, given: Sequence[str], table: Any, id_column: str) -> tupl
     lists = tuple(column for column, kind in kinds.items() if _is_list(kind))
     if lists:
         return lists
-    numeric = (pa.types.is_floating, pa.types.is_integer)
-    groups = _groups(
-        [column for column, kind in kinds.items() if any(is_(kind) for is_ in numeric)]
-    )
+    groups = _groups([column for column, kind in kinds.items() if _is_numeric(kind)])
     if not groups:
         raise DataError(f"{name}: no list column and no numeric columns (got {', '.join(names)})")
     if len(groups) > 1:
@@ -129,7 +124,29 @@ def _wanted(name: str, given: Sequence[str], table: Any, id_column: str) -> tupl
             f"{name}: which columns hold the vectors? The numeric ones are of {len(groups)} kinds: "
             f"{told}; choose with --column, names or patterns, e.g. --column '{pattern}'"
         )
+    _refuse_gaps(name, groups[0], kinds)
     return groups[0]
+
+
+def _refuse_gaps(name: str, taken: Sequence[str], kinds: dict[str, Any]) -> None:
+    """Refuse `f0, f2` as vectors where there is an `f1` that holds something else than numbers."""
+    numbered = _NUMBERED.fullmatch(taken[0])
+    for column, kind in kinds.items():
+        other = _NUMBERED.fullmatch(column)
+        if column in taken or not (numbered and other):
+            continue
+        if other.group(1, 3) == numbered.group(1, 3):
+            raise DataError(
+                f"{name}: {column!r} holds {kind}, and {_shown(taken)} hold numbers; write it as "
+                "numbers, or choose the columns with --column"
+            )
+
+
+def _is_numeric(kind: Any) -> bool:
+    import pyarrow as pa
+
+    tests = (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal)
+    return any(is_kind(kind) for is_kind in tests)
 
 
 def _groups(columns: Sequence[str]) -> list[tuple[str, ...]]:
@@ -179,8 +196,10 @@ def _numbers(name: str, column: str, values: Any) -> NDArray[Any]:
     """Return the numbers of an Arrow column; a null reads as NaN, to which the NaN rule applies."""
     import pyarrow as pa
 
-    if not (pa.types.is_floating(values.type) or pa.types.is_integer(values.type)):
+    if not _is_numeric(values.type):
         raise DataError(f"{name}: {column!r} holds {values.type} (expected numbers)")
+    if pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
     return np.asarray(
         values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values.to_numpy()
     )

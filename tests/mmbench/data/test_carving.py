@@ -74,3 +74,9 @@ def test_a_validation_part_is_carved_out_of_train(
 def test_what_cannot_be_carved(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
     folder = given(tmp_path / "d", valid=True)
     assert message in str(run("split", str(folder), *options).exception)
+
+
+def test_a_split_without_a_validation_part_is_no_choice(tmp_path: Path) -> None:
+    folder = given(tmp_path / "d")
+    run("split", str(folder), "--carve", "given", "--valid", "0.2", "--name", "carved")
+    assert read_split(folder).name == "carved"

@@ -132,6 +132,20 @@ def test_a_table_of_users_is_left_out_and_said(tmp_path: Path) -> None:
     users = write(tmp_path / "users.dat", "1::F::1::10::48067", "2::M::56::16::70072")
     _, told = read_tables([ratings, users], {})
     assert [one.kind for one in told] == ["interactions", "left out"]
+    genres = "|".join("01" * 9 + "0")
+    films = write(tmp_path / "u.item", f"1|Film|01-Jan-1995||http://x|{genres}")
+    log = write(tmp_path / "u.data", "1\t1\t3\t978300760", "2\t1\t5\t978300761")
+    people = write(tmp_path / "u.user", "1|24|M|technician|85711", "2|53|F|other|94043")
+    bundle, told = read_tables([log, films, people], {})
+    assert [one.kind for one in told] == ["interactions", "items", "left out"]
+    assert bundle.items is not None and bundle.items["title"].tolist() == ["Film"]
+
+
+def test_dates_and_plain_numbers_are_not_joined(tmp_path: Path) -> None:
+    one = write(tmp_path / "a.csv", "user_id,item_id,timestamp", "u,i,2023-11-15")
+    two = write(tmp_path / "b.csv", "user_id,item_id,timestamp", "u,j,45200")
+    with pytest.raises(DataError, match="plain numbers, such as 45200, in others"):
+        read_tables([one, two], {})
     with pytest.raises(DataError, match="no interactions among them"):
         read_tables([write(tmp_path / "items.csv", "item_id,title", "i,a")], {})
 

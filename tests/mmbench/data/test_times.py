@@ -231,3 +231,12 @@ def test_what_writes_times_says_how_they_were_read(tmp_path: Path) -> None:
         assert "1 of 13 times are 0 or less" in text
     found = CliRunner().invoke(data, [*split, "--json"]).output
     assert json.loads(found)["notes"][0].startswith("timestamp: milliseconds")
+
+
+def test_a_date_does_not_divide_plain_numbers(tmp_path: Path) -> None:
+    rows = [f"u{n % 3},i{n},{45200 + n}.5" for n in range(12)]  # days, as spreadsheets count them
+    (tmp_path / "interactions.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    words = ["split", str(tmp_path), "--method", "global-temporal", "--name", "g", "--test-from"]
+    done = CliRunner().invoke(data, [*words, "2023-10-05"])
+    assert "its times, 45200.5 to 45211.5, are plain numbers" in str(done.exception)
+    assert CliRunner().invoke(data, [*words, "45209"]).exit_code == 0

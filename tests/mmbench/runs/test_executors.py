@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mmbase.progress import Progress, Silent
+from mmbase.progress import Progress, Silent, Terminal
 from mmbench.config import Recipe, make_settings
 from mmbench.errors import DataError, SomeFailed, TrainingError
 from mmbench.runs import run as experiment
@@ -259,3 +261,18 @@ def test_training_processes_end_with_the_command_and_the_next_one_goes_on(
         message = process.stderr.read()
         assert process.wait(30) == 130
     assert "Traceback" not in message
+
+
+def test_trainings_are_counted(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmbase.progress.PLAIN_PERIOD_S", 0.0)
+    recipes = plan(dataset, bpr_mf=(0.01, 0.1), vbpr=(0.01,))
+
+    def counts(chosen: list[Recipe]) -> list[str]:
+        progress = Terminal(0, told := io.StringIO())
+        Batch(tmp_path, InProcess(progress), progress).run(chosen)
+        return sorted(set(re.findall(r"^\d+ of \d+", told.getvalue(), re.M)))
+
+    assert counts(recipes[:1]) == ["1 of 2", "2 of 2"]
+    assert counts(recipes) == ["3 of 3"]  # two are finished

@@ -291,3 +291,27 @@ def test_a_list_of_paths_names_several_files(tmp_path: Path, name: str) -> None:
     every = several_files(items, "visual", None, None)
     assert every.fetch(0, 3) == [(a, b), (b,), None]
     assert not any("only the first" in note for note in every.notes)
+
+
+def test_files_that_are_no_items_are_said(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("a.tga", "b.psd", "Thumbs.db", "._c.jpg"):
+        (images / name).write_bytes(b"x")
+    (images / "gone.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "items.json").write_text("[]")
+    said = (
+        r"3 files in images/ are no items.*\(a\.tga, b\.psd, gone\.jpg\).*items\.json is no table"
+    )
+    with pytest.raises(DataError, match=said):
+        load_items(tmp_path)
+    (images / "c.jpg").write_bytes(b"x")
+    items = load_items(tmp_path)
+    assert items.ids.to_pylist() == ["c"]
+    assert [note[:8] for note in items.notes] == ["no items", "3 files ", "items.js"]
+
+
+def test_a_folder_of_csv_files_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "items.csv").mkdir()
+    with pytest.raises(DataError, match=r"items\.csv is a folder \(expected a file"):
+        load_items(tmp_path)

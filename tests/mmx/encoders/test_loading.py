@@ -11,7 +11,7 @@ import pytest
 from tests.mmx.encoders.tiny_models import WORDS, save, tokenizer
 
 from mmx.encoders import create
-from mmx.encoders.weights.checkpoints import fill
+from mmx.encoders.weights.checkpoints import fill, read_state_dict
 from mmx.encoders.weights.hub import ModelFolder
 from mmx.encoders.weights.loading import n_positions
 from mmx.errors import EncoderError
@@ -50,6 +50,17 @@ def test_weights_under_other_names_are_not_replaced_by_random_ones(
 ) -> None:
     renamed(copy, name_of)
     with pytest.raises(EncoderError, match=expected):
+        create(f"{family}:{copy}", modality="textual")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tensors_of_another_shape_are_named(copy: Path, family: str) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(copy / "model.safetensors")
+    name = "embeddings.position_embeddings.weight"
+    save_file({**tensors, name: tensors[name][:-3]}, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(EncoderError, match=rf"1 tensors .* another shape .*{name}: \(\d+, \d+\)"):
         create(f"{family}:{copy}", modality="textual")
 
 
@@ -200,3 +211,14 @@ def test_a_processor_of_another_model_is_refused(models: Path, tmp_path: Path) -
     t.ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)  # not 32
     with pytest.raises(EncoderError, match="fails on a sample .*doesn't match.*fit each other"):
         create(str(folder), modality="visual")
+
+
+@pytest.mark.parametrize("content", [b"junk", b"c", b"(", b"X\x01", b"\x80\x02}q", b"PK\x03\x04"])
+def test_any_bytes_as_weights_are_a_plain_error(copy: Path, content: bytes) -> None:
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(EncoderError):
+        read_state_dict(copy / "pytorch_model.bin")
+    for family in FAMILIES:
+        with pytest.raises(EncoderError, match="is not a"):
+            create(f"{family}:{copy}", modality="textual")

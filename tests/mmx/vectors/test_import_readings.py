@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,39 @@ def test_a_file_of_another_kind_is_called_by_its_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", a=MATRIX, b=MATRIX)
     with pytest.raises(DataError, match=r"an archive of arrays \(a, b\)"):
         take_in("npy", tmp_path / "v.npz", ids=ids)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'"B2"\n"B0"\n"B1"\n',
+        b'"item_id"\r\n"B2"\r\n"B0"\r\n"B1"\r\n',
+        b'"B0"\t1\n"B1"\t2\n"B2"\t0\n',
+        "B2\nB0\nB1\n".encode("utf-16"),
+    ],
+    ids=["quoted", "quoted, with a header", "quoted, with rows", "UTF-16"],
+)
+def test_lists_of_ids_as_other_programs_write_them(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ids.txt").write_bytes(content)
+    assert ids_from_file(tmp_path / "ids.txt", 3).ids == IDS
+
+
+def test_marks_around_some_ids_are_part_of_them(tmp_path: Path) -> None:
+    assert ids_from_file(lines(tmp_path / "ids.txt", "a", '"b"'), 2).ids == ["a", '"b"']
+
+
+def test_an_array_of_ids_is_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "ids.npy", np.array(IDS))
+    with pytest.raises(DataError, match=r"ids.npy: an array of NumPy; write its ids to a text"):
+        ids_from_file(tmp_path / "ids.npy", 3)
+
+
+def test_no_column_of_a_numbered_group_is_left_out(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"item_id": IDS, "f0": MATRIX[:, 0], "f1": ["1", "2", "3"]})
+    frame.to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"'f1' holds .*string, and f0 hold numbers"):
+        take_in("parquet", tmp_path / "x.parquet")
+    frame["f1"] = [Decimal("1.5"), Decimal(2), Decimal(3)]
+    frame.to_parquet(tmp_path / "x.parquet")
+    found = rows_of(take_in("parquet", tmp_path / "x.parquet"), IDS)
+    assert found == [[1, 1.5], [3, 2], [5, 3]]

@@ -56,7 +56,14 @@ MOVIELENS: Mapping[str, tuple[str, ...]] = {
     "u.data": ROLES,
     "movies.dat": ("item_id", "title", "genres"),
     "users.dat": ("user_id", "gender", "age", "occupation", "zip_code"),
-}
+    "u.item": (
+        "item_id", "title", "release_date", "video_release_date", "imdb_url", "unknown", "Action",
+        "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama",
+        "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller",
+        "War", "Western",
+    ),
+    "u.user": ("user_id", "age", "gender", "occupation", "zip_code"),
+}  # fmt: skip
 """Headerless files whose columns their README documents."""
 
 
@@ -219,6 +226,14 @@ def _joined(parts: Sequence[InteractionTable]) -> InteractionTable:
                 f"{name} are in {sum(having)} of {len(parts)} tables of interactions; import those "
                 "with and those without apart"
             )
+    if parts[0].timestamps is not None:
+        plain = [not day(_last(part)) for part in parts]
+        if any(plain) and not all(plain):
+            example = f"{_last(parts[plain.index(True)]):g}"
+            raise DataError(
+                f"times are dates in some tables and plain numbers, such as {example}, in others; "
+                "write them alike, or import one table alone"
+            )
     scale = max(part.per_second for part in parts)
     rated, timed = parts[0].ratings is not None, parts[0].timestamps is not None
     return replace(
@@ -229,6 +244,11 @@ def _joined(parts: Sequence[InteractionTable]) -> InteractionTable:
         timestamps=np.concatenate([part.ticks(scale) for part in parts]) if timed else None,
         per_second=scale,
     )
+
+
+def _last(part: InteractionTable) -> float:
+    assert part.timestamps is not None
+    return int(part.timestamps.max()) / part.per_second
 
 
 def _items(
@@ -310,7 +330,7 @@ def summary(bundle: Bundle) -> str:
         parts.append(f"ratings {table.ratings.min():g} to {table.ratings.max():g}")
     if table.timestamps is not None:
         first, last = (
-            day(int(one) / table.per_second)
+            day(int(one) / table.per_second) or f"{int(one) / table.per_second:g}"
             for one in (table.timestamps.min(), table.timestamps.max())
         )
         parts.append(f"{first} to {last}")

@@ -1,4 +1,4 @@
-"""Sound files in chunks (WAV, RF64, W64, AIFF, AU, CAF): the bytes of samples that are there.
+"""Sound files in chunks (WAV, AIFF, AU, CAF, VOC, NIST and their like): the samples that are there.
 
 One rule for all: the size in the header is compared with the file. Where they differ, libsndfile is
 given the file with the right size in its header, so that it reads all samples; whether too many are
@@ -7,6 +7,8 @@ absent is for the reader to say.
 
 from __future__ import annotations
 
+import math
+import re
 import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -15,6 +17,7 @@ from mmx.encoders.decoding.layout import AS_IT_IS, Layout, joined
 
 HEAD_BYTES = 16
 _RIFF = {b"RIFF": "<", b"RIFX": ">", b"RF64": "<", b"BW64": "<"}  # byte orders
+_VOC = b"Creative Voice File\x1a"
 _MAX_CHUNKS = 64  # of a file, before its samples
 
 
@@ -41,6 +44,12 @@ def chunked_layout(stream: BinaryIO, head: bytes, size: int) -> Layout:
         return _w64(stream, size)
     if kind == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return _aiff(stream, size)
+    if kind == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
+        return _svx(stream, size)
+    if stream.seek(0) == 0 and stream.read(len(_VOC)) == _VOC:
+        return _voc(stream, size)
+    if kind == b"NIST":
+        return _nist(stream, size)
     if kind in (b".snd", b"dns.") and len(head) == HEAD_BYTES:
         return _au(head, size)
     if kind == b"caff":
@@ -184,6 +193,44 @@ def _aiff(stream: BinaryIO, size: int) -> Layout:
             # Two numbers precede the samples.
             return _resized(chunk.start + 8, size, _Field(chunk.start - 4, ">I", chunk.size), 8)
     return AS_IT_IS
+
+
+def _svx(stream: BinaryIO, size: int) -> Layout:
+    for chunk in _chunks(stream, 12, ">I"):
+        if chunk.name == b"BODY":
+            return _resized(chunk.start, size, _Field(chunk.start - 4, ">I", chunk.size))
+    return AS_IT_IS
+
+
+def _voc(stream: BinaryIO, size: int) -> Layout:
+    """Add up the blocks of sound of a Creative Voice file."""
+    stream.seek(len(_VOC))
+    place = int.from_bytes(stream.read(2), "little")
+    promised = there = 0
+    while 0 < place < size:
+        stream.seek(place)
+        kind, *length = stream.read(4)
+        if kind == 0:  # the end
+            break
+        n_bytes, place = int.from_bytes(bytes(length), "little"), place + 4
+        if kind in (1, 2, 9):
+            promised += n_bytes
+            there += max(0, min(n_bytes, size - place))
+        place += n_bytes
+    return Layout(promised=promised, there=there)
+
+
+def _nist(stream: BinaryIO, size: int) -> Layout:
+    """Multiply what the text at the beginning of a NIST Sphere file says."""
+    stream.seek(0)
+    text = stream.read(1 << 12)
+    fields = dict(re.findall(rb"^(\w+) -i (\d{1,12})$", text, re.MULTILINE))
+    n_head = re.match(rb"NIST_1A\n *(\d{1,6})\n", text)
+    if not n_head or b"sample_count" not in fields:
+        return AS_IT_IS
+    names = (b"sample_count", b"sample_n_bytes", b"channel_count")
+    promised = math.prod(int(fields.get(name, 1)) for name in names)
+    return Layout(promised=promised, there=min(promised, max(0, size - int(n_head[1]))))
 
 
 def _au(head: bytes, size: int) -> Layout:

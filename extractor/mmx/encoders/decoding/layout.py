@@ -27,6 +27,7 @@ class Layout:
         unit: That unit.
         cut: Why the file is known to end early, whatever can be read; None where nothing says so.
         note: What is wrong with the file, although it is read.
+        seconds: How long the file says it is, where it says that in time; None: it does not.
     """
 
     parts: tuple[tuple[Piece, ...], ...] | None = None
@@ -35,6 +36,7 @@ class Layout:
     unit: str = "bytes of samples"
     cut: str | None = None
     note: str = ""
+    seconds: float | None = None
 
 
 AS_IT_IS = Layout()

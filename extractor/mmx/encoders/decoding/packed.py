@@ -121,27 +121,83 @@ def _crc8_table() -> bytes:
     return bytes(table)
 
 
+class _Clock:
+    """What the pages of one stream of an Ogg file say of its length."""
+
+    def __init__(self, packet: bytes) -> None:
+        self._rate, self._skipped = _ogg_rate(packet)
+        self._first: int | None = None
+        self._last = 0
+
+    def page(self, position: int) -> None:
+        """Take the position that a page ends at; none ends there if it is -1."""
+        if position > 0:
+            self._first = position if self._first is None else self._first
+            self._last = position
+
+    def seconds(self) -> float:
+        """Return how long the stream says it is; 0 where it does not say."""
+        if not self._rate or self._first is None:
+            return 0.0
+        # A stream that was recorded from its middle counts from there.
+        late = self._first > _LATE_S * self._rate
+        begin = self._first if late else self._skipped
+        return max(0, self._last - begin) / self._rate
+
+
+_LATE_S = 10  # longer than any first page
+
+
+def _ogg_rate(packet: bytes) -> tuple[int, int]:
+    """Return what one second is in page positions, 0 if unknown, and what is skipped at first."""
+    if packet[:7] == b"\x01vorbis" and len(packet) >= 16:
+        return int.from_bytes(packet[12:16], "little"), 0
+    if packet[:8] == b"OpusHead" and len(packet) >= 12:
+        return 48_000, int.from_bytes(packet[10:12], "little")
+    if packet[:5] == b"\x7fFLAC" and len(packet) >= 30:
+        return int.from_bytes(packet[27:30], "big") >> 4, 0
+    if packet[:8] == b"Speex   " and len(packet) >= 40:
+        return int.from_bytes(packet[36:40], "little"), 0
+    return 0, 0
+
+
 def ogg_layout(stream: BinaryIO, start: int, size: int) -> Layout:
-    """Find the streams that follow each other, and whether the last one is cut in a page."""
+    """Find the streams that follow each other, their length, and whether the last one is cut.
+
+    Bytes between two pages that are no page are stepped over; whether the decoder comes over them,
+    too, the length shows.
+    """
     links: list[int] = []  # where they begin
-    place, opening, ended = start, False, False
+    clocks: list[dict[int, _Clock]] = []  # by link and number of the stream
+    place, page, opening, ended = start, start, False, False
     while place + 27 <= size:
         stream.seek(place)
         head = stream.read(27)
         if head[:4] != b"OggS":
-            break
+            following = next(_places_of(stream, b"OggS\0", page + 4), None)
+            if following is None:
+                break
+            place = following
+            continue
+        page = place
         lengths = stream.read(head[26])
+        serial, n_bytes = int.from_bytes(head[14:18], "little"), sum(lengths)
         if head[5] & 2:  # a stream begins; those of one link begin together
             if not opening:
                 links.append(place)
+                clocks.append({})
             opening = True
+            clocks[-1][serial] = _Clock(stream.read(min(n_bytes, 64)))
         else:
             opening = False
+            if clocks and serial in clocks[-1]:
+                clocks[-1][serial].page(int.from_bytes(head[6:14], "little", signed=True))
         ended = bool(head[5] & 4)
-        place += 27 + len(lengths) + sum(lengths)
+        place += 27 + len(lengths) + n_bytes
     is_cut = place > size or (not ended and size - 27 < place < size)
     cut = "the Ogg stream ends within a page" if is_cut else None
     note = "" if ended else "the Ogg stream has no last page"
     stretches = zip(links, [*links[1:], size], strict=True)
     parts = tuple((stretch,) for stretch in stretches) if len(links) > 1 else None
-    return Layout(parts, cut=cut, note=note)
+    seconds = sum(max((one.seconds() for one in link.values()), default=0.0) for link in clocks)
+    return Layout(parts, cut=cut, note=note, seconds=seconds or None)

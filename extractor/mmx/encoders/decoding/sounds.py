@@ -33,6 +33,9 @@ TOLERATED_S = 0.025
 """What a sound may lack of the length that its header promises, if it is less than a quarter of it.
 Headers count themselves, or a byte of padding; decoders leave that out without a word."""
 
+_UNCHECKED = frozenset({"AVR", "MAT4", "MAT5", "MPC2K", "SD2", "WVE", "XI"})
+"""Formats of libsndfile whose headers hold a length that is not read here."""
+
 _SAMPLE_BYTES = 16  # as read, joined, resampled, and as spectra
 _BLOCK_SAMPLES = 1 << 21  # of all channels
 _MAX_KERNEL = 1 << 24  # numbers in a resampling kernel; 44,100 → 16,000 Hz needs under 1 << 17
@@ -94,6 +97,8 @@ def _read(path: Path) -> tuple[NDArray[np.float32], int]:
         raise
     except _LIBRARY_ERRORS as error:
         reason = getattr(error, "error_string", None) or plain_reason(error)  # of libsndfile
+        if "does not exist" in reason:  # so it calls one that is no MP3 in spite of its name
+            reason = "Format not recognised."
         if (layout.there or 0) < (layout.promised or 0):
             reason = f"truncated: {layout.there:,} of {layout.promised:,} {layout.unit} are there"
         raise ContentError(f"the audio cannot be decoded: {reason}") from error
@@ -101,6 +106,8 @@ def _read(path: Path) -> tuple[NDArray[np.float32], int]:
     if layout.promised and layout.there:
         promised = int(len(samples) * (layout.promised / layout.there))
         _check_length(len(samples), promised, rate)
+    if layout.seconds:
+        _check_length(len(samples), int(layout.seconds * rate), rate)
     if len(parts) > 1:
         tell(f"{len(parts)} sounds in one file, joined")
     tell(layout.note)
@@ -132,6 +139,8 @@ def _read_part(path: Path, pieces: Sequence[Piece] | None, limit: int) -> _Part:
     with ExitStack() as stack:
         source = path if pieces is None else stack.enter_context(Spliced(path, pieces))
         file = stack.enter_context(soundfile.SoundFile(source))
+        if file.format in _UNCHECKED:
+            tell(f"{file.format_info}: whether the sound is whole is not checked")
         n_bytes = _SAMPLE_BYTES * min(max(0, file.frames), limit)
         reserve(n_bytes)
         # In blocks, so that a damaged length in the header costs no memory.

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import socket
+import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,12 @@ _NO_WEIGHTS = (
     "mask_token",
 )  # fmt: skip
 _PREFIXES = ("module.", "_orig_mod.")  # what DataParallel and torch.compile put before every name
+
+DAMAGED = (
+    OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError,
+    AssertionError, OverflowError, struct.error,
+)  # fmt: skip
+"""What torch.load raises on bytes of any kind, besides UnpicklingError."""
 
 
 def torch_cache(cache_dir: Path | None) -> Path:
@@ -151,7 +158,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"{where}: holds more than tensors, and is not read for safety; save it with "
             "torch.save(model.state_dict(), path) or as .safetensors."
         ) from error
-    except (OSError, RuntimeError, ValueError, EOFError, LookupError, SafetensorError) as error:
+    except (*DAMAGED, SafetensorError) as error:
         reason = plain_reason(error)
         raise EncoderError(f"{where}: not a readable weights file ({reason}).") from error
     for wrapper in _WRAPPERS:

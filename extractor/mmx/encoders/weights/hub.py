@@ -18,16 +18,14 @@ from pickle import UnpicklingError  # only the error: checkpoints are read as pl
 from mmx.encoders.base import Request, plain_reason, require
 from mmx.encoders.weights.checkpoints import (
     CONNECT_TIMEOUT_S,
+    DAMAGED,
     file_sha256,
     hub_cache,
     missing_weights,
 )
 from mmx.errors import EncoderError, UsageError
 
-NOT_A_MODEL = (
-    OSError, ValueError, LookupError, TypeError, RuntimeError, ImportError, AttributeError,
-    UnpicklingError,
-)  # fmt: skip
+NOT_A_MODEL = (*DAMAGED, ImportError, UnpicklingError)
 """What the libraries raise on a folder that holds something else, or damaged files."""
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.md", "*.jinja")

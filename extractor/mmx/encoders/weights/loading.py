@@ -43,7 +43,9 @@ def watched() -> Iterator[list[Loaded]]:
     def from_pretrained(
         cls: Any, /, *args: Any, output_loading_info: bool = False, **options: Any
     ) -> Any:
-        loaded = Loaded(*original.__get__(None, cls)(*args, output_loading_info=True, **options))
+        # Its own error for tensors of other shapes does not name them.
+        options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded = Loaded(*original.__get__(None, cls)(*args, **options))
         seen.append(loaded)
         return loaded if output_loading_info else loaded.network
 
@@ -99,8 +101,9 @@ def refuse_unlike(folder: ModelFolder, loaded: Loaded, *, pooler: bool = False) 
         pooler: Whether the output of BERT's pooler is used.
 
     Raises:
-        EncoderError: The weights lack tensors of the network, hold further ones of the parts that
-            it has, or belong to a class of their own whose code comes with the model.
+        EncoderError: The weights lack tensors of the network, have some of another shape, hold
+            further ones of the parts that it has, or belong to a class of their own whose code
+            comes with the model.
     """
     network, told = loaded
     prefix = f"{network.base_model_prefix}."
@@ -116,6 +119,13 @@ def refuse_unlike(folder: ModelFolder, loaded: Loaded, *, pooler: bool = False) 
         cause = f"the file has {called}" if called else "is the download complete?"
         raise EncoderError(
             f"{folder.label}: the weights lack {len(absent)} tensors, e.g. {absent[0]}; {cause}"
+        )
+    if unlike := sorted(told["mismatched_keys"], key=str):
+        name, given, expected = unlike[0]
+        raise EncoderError(
+            f"{folder.label}: {len(unlike)} tensors of the weights have another shape than "
+            f"config.json gives them, e.g. {name}: {tuple(given)} (expected {tuple(expected)}); "
+            "they are of different models"
         )
     own = {name for name, _ in (*network.named_parameters(), *network.named_buffers())}
     if further := strays((name.removeprefix(prefix) for name in left), known=own, used=own):

@@ -254,3 +254,40 @@ def test_pieces_read_like_the_file_that_they_make(tmp_path: Path) -> None:
         for place in range(len(expected) + 2):
             assert file.seek(place) == file.tell() == place
             assert file.read(12) == expected[place : place + 12]
+
+
+@pytest.mark.parametrize("kind", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_an_ogg_page_that_is_damaged_ends_no_sound_early(
+    tmp_path: Path, kind: str, share: float
+) -> None:
+    """The decoder stops or leaves out what it cannot read, without an error."""
+    rate = 24_000
+    whole = encoded("OGG", np.tile(TONE, 4), rate, subtype=kind)
+    place = int(share * len(whole))
+    flipped = whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :]
+    for content in (flipped, whole[:place] + bytes(5_000) + whole[place:]):
+        with pytest.raises(ContentError, match=r"truncated: \d"):
+            read(tmp_path, content)
+    assert len(read(tmp_path, whole)[0]) == len(read(tmp_path, whole + bytes(300))[0]) == 4 * N
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype"),
+    [("SVX", "PCM_S8"), ("VOC", "PCM_16"), ("NIST", "PCM_16"), ("NIST", "ULAW")],
+)
+def test_formats_of_old_programs_cut_short(tmp_path: Path, kind: str, subtype: str) -> None:
+    whole = encoded(kind, subtype=subtype)
+    assert len(read(tmp_path, whole)[0]) == N
+    with pytest.raises(ContentError, match="truncated: "):
+        read(tmp_path, whole[: len(whole) // 3])
+
+
+def test_a_length_that_is_not_checked_is_noted(tmp_path: Path) -> None:
+    assert "is not checked" in read(tmp_path, encoded("MAT5", subtype="FLOAT"))[1][0]
+
+
+def test_zeros_are_no_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "a.mp3").write_bytes(bytes(5_000))
+    with pytest.raises(ContentError, match="Format not recognised"):
+        read_mono(tmp_path / "a.mp3")
