@@ -89,6 +89,8 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
             json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
         partial.replace(path)
+        for left in path.parent.glob(f".{FILE}.*.partial"):  # by a kill; a choice can be lost
+            left.unlink(missing_ok=True)
     except OSError:
         with suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -116,7 +116,8 @@ def write_features(bundle: Bundle, data: Path) -> None:
         provenance = {key: value for key, value in one.provenance.items() if key != "created"}
         dtype = "float16" if matrix.dtype == np.float16 else "float32"
         what = {"modality": one.modality, "dim": matrix.shape[1], "ids": list(one.ids)}
-        with FeatureSetWriter(path, **what, dtype=dtype, provenance=provenance) as writer:
+        what |= {"dtype": dtype, "restart": not path.exists()}  # a killed one's half is not used
+        with FeatureSetWriter(path, **what, provenance=provenance) as writer:
             rows, absent = np.flatnonzero(one.present), np.flatnonzero(~one.present)
             for start in range(0, rows.size, 4096):
                 part = rows[start : start + 4096]
