@@ -154,7 +154,7 @@ def test_incomplete_folders_say_what_is_missing(
 def test_files_of_other_names_are_named(tmp_path: Path) -> None:
     (tmp_path / "ratings.csv").write_text("userId,movieId\n1,2\n")
     with pytest.raises(
-        DataError, match=r"or give it its name: here are ratings\.csv; `mmbench data import` makes"
+        DataError, match=r"`mmbench data import` makes.*or give it its name: here are ratings\.csv$"
     ):
         load_split(tmp_path)
 

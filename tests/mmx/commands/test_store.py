@@ -399,7 +399,7 @@ def test_import_json_and_quiet(tmp_path: Path, matrix: tuple[Path, Path]) -> Non
                 "{npy}",
             ],
             1,
-            "not UTF-8",
+            "an array of NumPy; write its ids",
         ),
         (
             ["--format", "npy", "--name", "x", "--modality", "visual", "{out}", "--out", "{out}"],
