@@ -156,6 +156,7 @@ def imported(folder: Path, shape: str, *more: str) -> tuple[Path, Result]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_one_import_and_both_tools_run_without_options(tmp_path: Path, shape: str) -> None:
+    pytest.importorskip("sklearn")
     data, done = imported(tmp_path, shape)
     assert done.exit_code == 0, done.output
     extract = [

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from tests.mmbench.conftest import write_dataset
 
+from mmbase.errors import install_extra
 from mmbench.analysis.report.pages import Page, Table
 from mmbench.commands.report import report
 from mmbench.commands.train import train
@@ -169,7 +170,8 @@ def test_without_matplotlib_there_is_everything_else(
     done = CliRunner().invoke(report, [str(runs), "--out", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0
     assert not list(tmp_path.glob("*.svg"))
-    assert "[report]'`, then the same command" in (tmp_path / "index.md").read_text()
+    told = f"{install_extra('report')}`, then the same command"
+    assert told in (tmp_path / "index.md").read_text()
 
 
 def test_nothing_is_markup_by_accident() -> None:
