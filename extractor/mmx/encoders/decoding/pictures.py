@@ -169,7 +169,8 @@ def _to_rgb(image: Any, path: Path) -> Image:
         if mode == "La":
             image = image.convert("LA")
         whole = _pillow().new("RGBA", image.size, colour)
-        return _pillow().alpha_composite(whole, image.convert("RGBA")).convert("RGB")  # type: ignore[no-any-return]
+        composed: Image = _pillow().alpha_composite(whole, image.convert("RGBA"))
+        return composed.convert("RGB")
     if mode == "RGB":
         return image._new(image.im)  # type: ignore[no-any-return]  # without the file
     if is_deep(image):
