@@ -24,6 +24,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,7 @@ WITH_TF32 = ("mmgcn", "grcn")
 SIZES = ("clothing", "office")
 START_S, LEAST_S = 90, 10
 """A process may take so long to start; with less time left than `LEAST_S` no case begins."""
+WIDTH = 80
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -83,13 +85,15 @@ def cases(*, tiny: bool) -> Iterator[Case]:
     yield from _encoder(first)
     yield from (Case("text", "text_forward", 40, {"precision": one}) for one in ("fp32", "bf16"))
     for precision in ("fp32",) if tiny else ("fp32", "bf16"):
-        yield _extraction("textual", "minilm", precision)
+        yield _extraction("textual", "minilm", precision, "")
     yield from (_training("training", *one) for one in fp32["office"] + controls)
     yield from (_training("profiled_step", *one) for one in fp32["clothing"] + fp32["office"])
     if second:
         yield from _encoder(second)
     yield Case("decoding", "decoding", 45, {"model": first})
     yield Case("decoding", "nvjpeg", 30)
+    if not tiny:
+        yield _extraction("visual", first, "bf16", "torchvision")
     yield from (_training("profiled_step", *one) for one in tf32 + controls)
 
 
@@ -100,7 +104,7 @@ def _training(measure: str, model: str, size: str, precision: str) -> Case:
     )
 
 
-def _extraction(modality: str, model: str, precision: str, decoder: str = "default") -> Case:
+def _extraction(modality: str, model: str, precision: str, decoder: str) -> Case:
     return Case(
         "text" if modality == "textual" else "extraction",
         "extract",
@@ -114,7 +118,7 @@ def _encoder(model: str) -> Iterator[Case]:
     for precision in ("fp32", "bf16"):
         yield Case("extraction", "forward", 30, {"model": model, "precision": precision})
         if precision == "bf16" or not tiny:
-            yield _extraction("visual", model, precision)
+            yield _extraction("visual", model, precision, "pil")
     if not tiny:
         yield _extraction("visual", model, "bf16", "nvjpeg")
 
@@ -265,7 +269,7 @@ class Bench:
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as text of at most 80 columns."""
+    """The rows as text of at most `WIDTH` columns."""
     lines = [*_head(rows), "", *_training_table(rows), "", *_extraction_table(rows)]
     lines += ["", *_other_lines(rows)]
     return "\n".join(lines)
@@ -273,11 +277,13 @@ def tables(rows: Sequence[dict[str, Any]]) -> str:
 
 def _head(rows: Sequence[dict[str, Any]]) -> list[str]:
     found = next((row for row in rows if row["measure"] == "machine"), {})
-    return [
+    told = [
         f"{found.get('card')}, driver {found.get('driver')}, torch {found.get('torch')}, "
         f"{found.get('cpus')} processors",
-        f"commit {found.get('commit')}: {found.get('command')}",
+        f"commit {found.get('commit')}, {found.get('date')}",
+        str(found.get("command")),
     ]
+    return [line for text in told for line in textwrap.wrap(text, WIDTH, subsequent_indent="  ")]
 
 
 def _training_table(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -380,7 +386,7 @@ def _other_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 def _label(row: dict[str, Any]) -> str:
     keys = ("measure", "modality", "model", "size", "precision", "decoder")
-    return " ".join(str(row[key]) for key in keys if key in row).replace("_", " ")
+    return " ".join(str(row[key]) for key in keys if row.get(key)).replace("_", " ")
 
 
 def _why(row: dict[str, Any]) -> str:

@@ -30,7 +30,9 @@ from mmx.encoders.compute import forward_pass
 from mmx.extraction.plan import BATCH_SIZES
 
 WIDTH, HEIGHT, QUALITY = 400, 533, 80
-N_DISTINCT, N_PICTURES, N_TITLES = 1000, 12_000, 40_000
+N_DISTINCT, N_TITLES = 1000, 40_000
+N_PICTURES = {"fp32": 12_000, "bf16": 24_000}
+"""Pictures per run: enough for some seconds."""
 N_WORDS = 30_000
 CROP = 224
 _encoder: Any = None
@@ -48,7 +50,7 @@ def has_decoders() -> bool:
 def pictures(work: Path, *, tiny: bool) -> tuple[Path, list[Path]]:
     """A catalogue of photograph-like JPEGs, made once: its folder and the distinct files."""
     folder = work / "pictures"
-    n_distinct, n = (4, 16) if tiny else (N_DISTINCT, N_PICTURES)
+    n_distinct, n = (4, 16) if tiny else (N_DISTINCT, max(N_PICTURES.values()))
     files = [folder / "images" / f"{k}.jpg" for k in range(n_distinct)]
     if not (folder / "items.tsv").is_file():
         (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -105,15 +107,15 @@ def extract(
     `items_per_s` is the command's own figure, from the first item to the last; `wall_s` also has
     its start, and `wall_items_per_s` comes of it.
     """
-    if decoder != "default" and not has_decoders():
+    if decoder not in ("pil", "") and not has_decoders():
         raise NotThere("mmx extract has no --decoder")
-    given = [] if decoder == "default" else ["--decoder", decoder]
+    given = ["--decoder", decoder] if decoder and has_decoders() else []
     if modality == "textual":
         data, folder, _ = titles(work, tiny=tiny)
         model = str(folder)
     else:
         data, _ = pictures(work, tiny=tiny)
-        given += ["--weights", "random"]
+        given += ["--weights", "random", "--limit", str(N_PICTURES[precision])]
     options = {
         "--modality": modality, "--model": model, "--precision": precision, "--device": device,
         "--data": data, "--out": work / "features", "--name": f"{precision}-{decoder}",
