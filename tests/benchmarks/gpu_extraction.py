@@ -5,6 +5,7 @@ Made-up photographs, titles and weights: rates depend on sizes and lengths, not 
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -30,7 +31,7 @@ from mmx.encoders.compute import forward_pass
 from mmx.extraction.plan import BATCH_SIZES
 
 WIDTH, HEIGHT, QUALITY = 400, 533, 80
-N_DISTINCT, N_TITLES = 1000, 40_000
+N_DISTINCT, N_TITLES = 500, 40_000
 N_PICTURES = {"fp32": 12_000, "bf16": 24_000}
 """Pictures per run: enough for some seconds."""
 N_WORDS = 30_000
@@ -75,6 +76,7 @@ def picture(path: Path, seed: int) -> None:
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path, quality=QUALITY)
 
 
+@functools.cache
 def titles(work: Path, *, tiny: bool) -> tuple[Path, Path, list[str]]:
     """A catalogue of titles and a network of MiniLM's shape, made once: both folders, the titles.
 
@@ -87,8 +89,8 @@ def titles(work: Path, *, tiny: bool) -> tuple[Path, Path, list[str]]:
     lengths = rng.integers(1, 4, 2 * N_WORDS)
     words = np.array(["".join(rng.choice(syllables, length)) for length in lengths])
     words = rng.permutation(np.unique(words))
-    drawn = (words.size * rng.random(20 * n) ** 4).astype(np.int64)
-    sizes = rng.integers(3, 18, n)
+    drawn = (words.size * rng.random(25 * n) ** 4).astype(np.int64)
+    sizes = rng.integers(3, 25, n)
     bounds = np.concatenate([[0], sizes.cumsum()])
     texts = [" ".join(words[drawn[bounds[k] : bounds[k + 1]]]) for k in range(n)]
     if not (folder / "items.tsv").is_file():

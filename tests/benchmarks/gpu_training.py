@@ -52,6 +52,12 @@ WAITS = {
     "cuStreamSynchronize", "cuCtxSynchronize", "cuEventSynchronize",
 }  # fmt: skip
 """Calls of CUDA that make the host wait."""
+NO_WORK = (
+    "Activity Buffer Request", "Command Buffer Full", "Instrumentation", "Lazy Function Loading",
+    "Resource", "Runtime Triggered Module Loading", "Context Sync", "Event Sync", "Stream Sync",
+    "Stream Wait Event",
+)  # fmt: skip
+"""What the profiler reports of the device beside kernels and copies: its own costs, and waits."""
 
 
 def size_of(name: str, *, tiny: bool) -> test_training.Size:
@@ -219,7 +225,7 @@ def profiled(function: Callable[[], object], device: str, steps: int) -> dict[st
     for event in events:
         name, began, lasted = event.name(), event.start_ns(), event.duration_ns()
         if event.device_type() != DeviceType.CPU:
-            if name != WINDOW and not event.is_user_annotation():
+            if not event.is_user_annotation() and not name.startswith((WINDOW, *NO_WORK)):
                 on_device.append((name, began, lasted))
         elif name == WINDOW:
             start, end = began, began + lasted
