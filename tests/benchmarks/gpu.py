@@ -33,7 +33,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from mmbase.process import available_cpus, tune_process
+from mmbase.process import available_cpus, sigterm_as_interrupt, tune_process
 
 PARTS = ("training", "extraction", "text", "evaluation", "knn", "decoding")
 MODELS = ("freedom", "bm3", "vbpr", "lattice", "grcn", "mmgcn", "lightgcn", "bpr-mf")
@@ -175,6 +175,7 @@ def serve(connection: Connection, setup: Setup) -> None:
     """Take cases as (measure, arguments) and send (kind, row) back, until there are no more."""
     # Ends the commands that a measurement has started, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process beside this one ends it
     tune_process()
     import torch
 
@@ -440,7 +441,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is asked for; exit code 1 if a case failed."""
+    """Run what is asked for; exit code 1 if a case failed, 130 if it was interrupted."""
     given = parsed(arguments)
     if given.show:
         lines = given.show.read_text(encoding="utf-8").splitlines()
@@ -472,6 +473,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("HF_HUB_OFFLINE", "TQDM_DISABLE"):
         os.environ.setdefault(name, "1")
     rows: list[dict[str, Any]] = []
+    interrupted = False
     work = Path(tempfile.mkdtemp(prefix="bench-gpu-"))
     bench = Bench(Setup(given.device, given.tiny, work), given.limit)
     try:
@@ -484,10 +486,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 with given.out.open("a", encoding="utf-8") as stream:
                     stream.write(text + "\n")
             print(f"{_label(row)}: {_brief(row)}", flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
     finally:
         bench.stop()
         shutil.rmtree(work, ignore_errors=True)
     print(f"\n{tables(rows)}")
+    if interrupted:
+        return 130
     return 1 if any("error" in row for row in rows) else 0
 
 
@@ -504,4 +510,5 @@ def _brief(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    sigterm_as_interrupt()
     sys.exit(main())

@@ -85,6 +85,26 @@ def test_parts_models_and_sizes_are_chosen(capsys: pytest.CaptureFixture[str]) -
     assert "'trainning' is none of training, extraction" in capsys.readouterr().err
 
 
+def test_a_run_that_is_cut_off_keeps_what_it_has(tmp_path: Path) -> None:
+    out = tmp_path / "found.json"
+    command = [sys.executable, "-m", "tests.benchmarks.gpu", "--tiny", "--device", "cpu"]
+    with subprocess.Popen(
+        [*command, "--only", "knn,training", "--out", str(out)],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        while not (line := process.stdout.readline()).startswith("training"):
+            assert line
+        process.terminate()
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    rows = [json.loads(text) for text in out.read_text(encoding="utf-8").splitlines()]
+    assert rows[1]["s_per_epoch"] > 0
+    assert f"{rows[1]['model']:<13}{rows[1]['size']:<9}" in rest  # in the table
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Any:
     bench = gpu.Bench(gpu.Setup("cpu", True, tmp_path), 300)
