@@ -16,7 +16,17 @@ from mmbench.ops.rows import add_rows
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
-    "name", ["take", "sparse product", "sparse rows", "weighted_product", "propagate", "row_table"]
+    "name",
+    [
+        "take",
+        "sparse product",
+        "sparse rows",
+        "weighted_product",
+        "propagate",
+        "gathered_cosines",
+        "routing",
+        "row_table",
+    ],
 )
 def test_values_and_gradients_are_those_of_the_formula(name: str, dtype: torch.dtype) -> None:
     differentiate = name not in NOT_DIFFERENTIATED
