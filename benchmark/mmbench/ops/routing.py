@@ -102,7 +102,7 @@ class RoutingGraph:
 
     @cached_property
     def sides(self) -> tuple[Tensor, Tensor]:
-        """Where each user's edges and each item's slots begin and end, (n_users + 1,), …"""
+        """Where each user's edges, and each item's slots, begin and end."""
         indptr = self.adjacency.indptr
         # The adjacency's rows split into users and items; the items' slots count from 0 again.
         return indptr[: self.n_users + 1], indptr[self.n_users :] - self.n_edges
