@@ -26,7 +26,6 @@ from mmbench.errors import NotFiniteError, ShapeError
 from mmbench.ops import gpu
 from mmbench.ops.kernels import apply, array, run, split
 
-_PROCESSORS = 144  # of a large GPU
 _MIN_WORK = 1 << 18  # multiply-adds below which the detour costs more than it saves
 
 
@@ -66,24 +65,9 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             # oneDNN wants its second factor as a weight (out, in), hence the transpose.
             return kernels.onednn(a.detach(), b.detach().t(), bias)
-    parts = _summands(m, k, n) if gpu.serves(a) else 1
-    if parts > 1:
-        left = a.unflatten(1, (parts, -1)).transpose(0, 1)  # (parts, m, k / parts)
-        out = torch.bmm(left, b.unflatten(0, (parts, -1))).sum(0)
-        return out if bias is None else out + bias
+    if gpu.serves(a) and not b.is_contiguous() and 8 * b.numel() <= a.numel():
+        b = b.contiguous()  # a copy of a small weight: libraries are faster along its rows
     return a @ b if bias is None else torch.addmm(bias, a, b)
-
-
-def _summands(m: int, k: int, n: int) -> int:
-    """Into how many products of shorter rows a product is cut, so that a GPU is busy.
-
-    Libraries give each processor of a GPU a tile of the result; a long and thin product, such as
-    features of a batch by a projection, has fewer tiles than a GPU has processors.
-    """
-    parts, tiles = 1, -(-m // 64) * -(-n // 64)
-    while 2 * parts * tiles <= _PROCESSORS and k % (2 * parts) == 0 and k >= 512 * parts:
-        parts *= 2
-    return parts
 
 
 class _Linear(torch.autograd.Function):
@@ -197,7 +181,8 @@ class _Cosines(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         from mmbench.ops.gpu import rows as gpu_kernels
 
-        return gpu_kernels.cosines_backward(*ctx.saved_tensors, grad.contiguous()), None
+        x, y = ctx.saved_tensors
+        return gpu_kernels.cosines_backward(x, y, grad.contiguous()), None
 
 
 def leaky_mix(x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor) -> Tensor:
