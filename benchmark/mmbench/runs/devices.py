@@ -2,12 +2,12 @@
 
 A GPU does large steps faster and small ones no faster than a processor, and it takes some time to
 start. What counts is how many numbers a step goes over: the content's vectors, the embeddings, and
-the graph's edges times width and layers, there and back. From the measured times (docs/models and
-README: one thread of a CPU; H200: the project's first measurement):
+the graph's edges times width and layers, there and back. From measured times (README: one thread of
+a CPU; an H200 while steps still waited for their launches):
 
 | training | numbers per step | in all | CPU | GPU |
 |---|---|---|---|---|
-| the demo's FREEDOM, 150 epochs | 2.4 million | 2 billion | the whole demo 15.5 s | 17.7-20.1 s |
+| the demo's size, FREEDOM, 60 epochs | 2.1 million | 0.8 billion | command 15.5 s | 17.7-20.1 s |
 | Office size, VBPR, 200 epochs | 12.8 million | 79 billion | 0.40 s per epoch | 0.10 s |
 | Office size, FREEDOM, 200 epochs | 20.8 million | 129 billion | 1.06 s | 0.34 s |
 | Clothing size, VBPR, 200 epochs | 121.8 million | 4,700 billion | 4.3 s | 0.67 s |
