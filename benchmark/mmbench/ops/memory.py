@@ -33,7 +33,8 @@ def free_bytes(device: torch.device) -> int:
     free, total = torch.cuda.mem_get_info(device)
     allocated = torch.cuda.memory_allocated(device)
     available = free + torch.cuda.memory_reserved(device) - allocated
-    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", None)  # torch 2.7 or newer
+    # From torch 2.7 on; it wants a number, or None for the current device.
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", None)
     if fraction is not None:
-        available = min(available, int(fraction(device) * total) - allocated)
+        available = min(available, int(fraction(device.index) * total) - allocated)
     return max(0, available)

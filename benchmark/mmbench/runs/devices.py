@@ -142,8 +142,8 @@ def share_device(device: torch.device, processes: int) -> None:
     beside tensors. A training that needs more ends as it would on a smaller card, and does not make
     those beside it fail.
     """
-    if device.type == "cuda" and processes > 1:
-        torch.cuda.set_per_process_memory_fraction(_FOR_TENSORS / processes, device)
+    if device.type == "cuda" and processes > 1:  # the index, for torch refuses a bare `cuda` here
+        torch.cuda.set_per_process_memory_fraction(_FOR_TENSORS / processes, device.index)
 
 
 def _beside(told: str, number: int, least: int) -> str:

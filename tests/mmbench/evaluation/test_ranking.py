@@ -348,7 +348,7 @@ def test_blocks_are_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -
         ("mem_get_info", lambda device: (free[0] * mib, free[1] * mib)),
         ("memory_reserved", lambda device: reserved[0] * mib),
         ("memory_allocated", lambda device: allocated[0] * mib),
-        ("get_per_process_memory_fraction", lambda device: share[0]),
+        ("get_per_process_memory_fraction", lambda index: share[0]),
     ):
         monkeypatch.setattr(torch.cuda, name, value, raising=False)
     assert memory.block_bytes(torch.device("cpu"), BLOCK_BYTES) == BLOCK_BYTES == 64 * mib

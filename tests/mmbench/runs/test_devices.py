@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from mmbase.process import out_of_memory
 from mmbase.progress import Silent
 from mmbench.config import Recipe, make_settings
 from mmbench.errors import UsageError
+from mmbench.ops import memory
 from mmbench.runs import devices
 from mmbench.runs.devices import Work, choose, gpu_pays, share_device, work_of
 from mmbench.runs.inputs import load_inputs
@@ -166,7 +168,7 @@ def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded() -> Non
 
 
 def test_several_trainings_share_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    shares: list[tuple[float, torch.device]] = []
+    shares: list[tuple[float, int | None]] = []
     monkeypatch.setattr(
         torch.cuda, "set_per_process_memory_fraction", lambda *told: shares.append(told)
     )
@@ -174,4 +176,24 @@ def test_several_trainings_share_a_card(monkeypatch: pytest.MonkeyPatch) -> None
     share_device(torch.device("cuda"), 1)
     assert shares == []
     share_device(torch.device("cuda:1"), 3)
-    assert shares == [(pytest.approx(0.3), torch.device("cuda:1"))]
+    share_device(torch.device("cuda"), 2)
+    assert shares == [(pytest.approx(0.3), 1), (pytest.approx(0.45), None)]
+
+
+@pytest.mark.gpu
+def test_a_card_is_shared_for_good() -> None:
+    gpu = torch.device("cuda")
+    total = torch.cuda.mem_get_info(gpu)[1]
+    try:
+        share_device(gpu, 4)
+        assert 0 < memory.free_bytes(gpu) <= 0.225 * total
+        with pytest.raises(torch.OutOfMemoryError) as caught:
+            torch.empty(int(0.25 * total), dtype=torch.uint8, device=gpu)
+        assert out_of_memory(caught.value)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, None)
+    free = memory.free_bytes(gpu)
+    held = torch.empty(256 << 20, dtype=torch.uint8, device=gpu)
+    assert memory.free_bytes(gpu) <= free - (200 << 20)
+    del held
+    assert memory.block_bytes(gpu, 1) == min(memory.LARGEST, memory.free_bytes(gpu) // 16)

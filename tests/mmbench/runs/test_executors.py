@@ -215,8 +215,8 @@ def share_of_the_card(job: Job, progress: Progress) -> RunFolder:
     folder = RunFolder(job.folder)
     folder.path.mkdir(parents=True, exist_ok=True)
 
-    def note(fraction: float, device: torch.device) -> None:
-        (folder.path / "share.txt").write_text(f"{fraction:.3f} {device}")
+    def note(fraction: float, index: int | None) -> None:
+        (folder.path / "share.txt").write_text(f"{fraction:.3f} {index}")
         raise TrainingError("as far as one gets without a GPU")
 
     torch.cuda.set_per_process_memory_fraction = note
@@ -235,7 +235,7 @@ def test_trainings_beside_each_other_share_a_card(dataset: Path, tmp_path: Path)
     jobs = [Job(recipe, folder.path, at_once=2) for recipe, _, folder in loaded(recipes, tmp_path)]
     list(ProcessExecutor(2, Silent()).map(share_of_the_card, jobs))
     for job in jobs:
-        assert (job.folder / "share.txt").read_text() == "0.450 cuda"
+        assert (job.folder / "share.txt").read_text() == "0.450 None"
         assert (job.folder / "start.txt").read_text() == "spawn"
 
 
