@@ -134,8 +134,12 @@ def test_another_device_is_waited_for_once(block_bytes: int) -> None:
         with Synchronising() as calls:
             indices, values = cosine_knn(there, 6, block_bytes=block_bytes)
         assert {indices.device, values.device} == {device}
+        with Synchronising() as none:
+            again = cosine_knn(there, 6, block_bytes=block_bytes, finite=True)
+        assert torch.equal(again[0].cpu(), expected[0])
         indices, values = indices.cpu(), values.cpu()
     assert calls.names == ["_local_scalar_dense"]  # is every feature finite?
+    assert none.names == []
     assert torch.equal(indices, expected[0])
     torch.testing.assert_close(values, expected[1], rtol=0, atol=1e-7)
 
@@ -177,7 +181,8 @@ def test_bad_input_is_refused() -> None:
     for bad in (float("nan"), float("inf")):
         broken = x.clone()
         broken[3, 1] = bad
-        with pytest.raises(DataError, match="row 3"):
-            cosine_knn(broken, 2)
+        for finite in (False, True):
+            with pytest.raises(DataError, match="row 3"):
+                cosine_knn(broken, 2, finite=finite)
     with pytest.raises(ShapeError, match="lists"):
         gathered_cosines(x, torch.zeros(4, 2, dtype=torch.int64))

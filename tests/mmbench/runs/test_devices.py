@@ -140,6 +140,9 @@ def test_the_size_of_a_training(dataset: Path) -> None:
         work(dataset, "bm3", **settings, n_layers=2).per_step
         == work(dataset, "freedom", **settings).per_step
     )
+    freedom, mmgcn = work(dataset, "freedom", **settings), work(dataset, "mmgcn", **settings)
+    assert work(dataset, "grcn", **settings).per_step == 3 * freedom.per_step
+    assert mmgcn.per_step == 20 * (8 * nodes + width * train.n_items)
     assert work(dataset, "item-knn") == Work(0, 0)
     assert work(dataset, "content-knn") == Work(0, train.n_items**2 * width // 50)
 
