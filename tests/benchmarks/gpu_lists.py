@@ -28,14 +28,14 @@ ROUNDS = 5
 
 
 def selection(device: str, tiny: bool) -> list[dict[str, Any]]:
-    """Milliseconds per block of scores at Clothing size: 64 MiB and 1 GiB, with and without ties.
+    """Milliseconds per block of scores at Clothing size: 64 MiB, 256 MiB, 1 GiB; distinct, tied.
 
     Returns:
         Per block: `rows`, `items`, `ties`, `top_k_ms` and `torch_topk_ms`.
     """
     n_items = 300 if tiny else SIZES["clothing"].n_items
     found = []
-    for rows in (8,) if tiny else (728, 11_661):
+    for rows in (8,) if tiny else (728, 2_915, 11_661):
         generator = torch.Generator(device).manual_seed(0)
         scores = torch.randn(rows, n_items, generator=generator, device=device)
         for ties in (False, True):

@@ -352,11 +352,11 @@ def test_blocks_are_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -
     ):
         monkeypatch.setattr(torch.cuda, name, value, raising=False)
     assert memory.block_bytes(torch.device("cpu"), BLOCK_BYTES) == BLOCK_BYTES == 64 * mib
-    assert memory.block_bytes(gpu, BLOCK_BYTES) == memory.LARGEST == 1024 * mib
-    free[0] = 3_200
-    assert memory.block_bytes(gpu, BLOCK_BYTES) == 200 * mib
+    assert memory.block_bytes(gpu, BLOCK_BYTES) == memory.LARGEST == 256 * mib
+    free[0] = 1_600
+    assert memory.block_bytes(gpu, BLOCK_BYTES) == 100 * mib
     reserved[0], allocated[0] = 2_000, 400  # torch holds 1,600 MiB for reuse
-    assert memory.block_bytes(gpu, BLOCK_BYTES) == 300 * mib
+    assert memory.block_bytes(gpu, BLOCK_BYTES) == 200 * mib
     share[0] = 0.02  # of a card that others use too: 2,820 MiB, of which 400 are taken
     assert memory.free_bytes(gpu) == 2_420 * mib
     free[0], reserved[0] = 0, 400
