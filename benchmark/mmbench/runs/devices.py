@@ -145,8 +145,8 @@ def share_device(device: torch.device, processes: int) -> None:
     """Bound this process's memory on a CUDA device that several processes train on at once.
 
     Each gets an equal part of nine tenths; the rest is for what every process keeps on the card
-    beside tensors. A training that needs more ends as it would on a smaller card, and does not make
-    those beside it fail.
+    beside tensors. A training that needs more fails as it would on a smaller card: always this one,
+    not whichever asks last.
     """
     if device.type == "cuda" and processes > 1:  # the index, for torch refuses a bare `cuda` here
         torch.cuda.set_per_process_memory_fraction(_FOR_TENSORS / processes, device.index)
