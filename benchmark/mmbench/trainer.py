@@ -22,6 +22,7 @@ from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Batch
 from mmbench.errors import Diverged, NotFiniteError, TrainingError
 from mmbench.models.base import ModelConfig, Recommender
+from mmbench.ops import draws  # noqa: F401  # batches are drawn by its kernels
 from mmbench.ops.capture import Captured, capturable
 from mmbench.ops.row_table import BETA1, BETA2, EPSILON, RowTable
 

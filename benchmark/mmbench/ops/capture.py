@@ -18,7 +18,8 @@ from torch import Tensor
 from mmbench.core.sampling import Batch
 from mmbench.ops import gpu
 
-_BEFORE = 3  # steps of a shape before it is captured: kernels are compiled, moments allocated
+_BEFORE = 3  # steps before the first capture: moments are allocated, libraries set up
+_OF_A_SHAPE = 1  # steps of each shape before its capture: its kernels are compiled
 
 
 def capturable(device: torch.device) -> bool:
@@ -80,7 +81,7 @@ class Captured:
         default.wait_stream(self._stream)
 
     def _captures(self, shape: object, batch: Batch) -> bool:
-        if self.reason or self._seen[shape] <= _BEFORE:
+        if self.reason or self._seen[shape] <= (_OF_A_SHAPE if self._graphs else _BEFORE):
             return False
         copies: dict[str, Any] = {name: x.clone() for name, x in _named(batch).items()}
         held = replace(batch, **copies)

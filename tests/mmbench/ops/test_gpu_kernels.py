@@ -91,6 +91,16 @@ def test_masks_are_those_of_the_cpu(shape: tuple[int, int]) -> None:
     assert torch.equal(here, (words >= round(0.3 * 2**32)).view(shape))
 
 
+@pytest.mark.parametrize("n", [1, 300])
+def test_words_are_those_of_the_cpu(n: int) -> None:
+    stream = Stream(2**62 + 12345, torch.tensor([3, 2**31 + 7]))
+    with interpreted():
+        from mmbench.ops.gpu import draws
+
+        words = draws.words(n, stream.key, stream.clock)
+    assert all(torch.equal(a, b) for a, b in zip(words, stream.words(n), strict=True))
+
+
 @pytest.mark.parametrize("update", ["exact", "lazy"])
 @pytest.mark.parametrize("steps_known", [False, True])
 def test_a_table_has_the_bits_of_the_cpu(update: str, steps_known: bool) -> None:

@@ -140,8 +140,9 @@ def _group(rows, order, starts, counts, ranks, k, MINE: tl.constexpr, TILE: tl.c
 
 @triton.jit
 def _add_groups(
-    index, order, starts, counts, ranks, x, out, d, FEW: tl.constexpr, WIDTH: tl.constexpr
-):
+    index, order, starts, counts, ranks, x, out, d,
+    FEW: tl.constexpr, MANY: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
     j = tl.program_id(0)
     if tl.load(ranks + j) == 0:
         column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -150,7 +151,13 @@ def _add_groups(
         total = tl.load(place, within, 0.0)
         start = tl.load(starts + j)
         end = start + tl.load(counts + j)
-        for at in range(start, end, FEW):
+        # Most groups are small; the copies that fill an index up are one large group.
+        many = start + (end - start) // MANY * MANY
+        for at in range(start, many, MANY):
+            i = tl.load(order + at + tl.arange(0, MANY)).to(tl.int64)
+            both = (i >= 0)[:, None] & within[None, :]
+            total += tl.sum(tl.load(x + i[:, None] * d + column[None, :], both, 0.0), 0)
+        for at in range(many, end, FEW):
             near = at + tl.arange(0, FEW)
             there = near < end
             i = tl.load(order + near, there, 0).to(tl.int64)
@@ -311,7 +318,7 @@ def add_rows(index: Tensor, groups: Groups, x: Tensor, out: Tensor) -> Tensor:
     """`out.index_add_(0, index, x)` for x (k, d), equal rows added in their order. Contiguous."""
     width = min(128, triton.next_power_of_2(x.shape[1]))
     _add_groups[(len(index), triton.cdiv(x.shape[1], width))](
-        index, *groups, x, out, x.shape[1], FEW=8, WIDTH=width, num_warps=1
+        index, *groups, x, out, x.shape[1], FEW=8, MANY=64, WIDTH=width, num_warps=1
     )
     return out
 
