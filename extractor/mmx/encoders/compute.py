@@ -138,17 +138,28 @@ def _on_own_stream(device: torch.device) -> Iterator[None]:
     """Let a CUDA device compute on this thread's own stream, and count the time of the block."""
     import torch
 
+    if _thread.began is not None:  # a part of the pass that is counted
+        yield
+        return
     stream = _thread.streams.get(device)
     if stream is None:
-        stream = _thread.streams[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        _thread.streams[device] = stream
     stream.wait_stream(torch.cuda.current_stream(device))  # what was put there before, as weights
     with torch.cuda.stream(stream):
         mark_start()
-        yield
-        start, _thread.began = _thread.began, None
-        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        end.record(stream)
-        end.synchronize()
+        try:
+            yield
+            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end.record(stream)
+            end.synchronize()
+            _count(stream, _thread.began, end)
+        finally:
+            _thread.began = None
+
+
+def _count(stream: torch.cuda.Stream, start: Any, end: Any) -> None:
+    """Add a pass that has ended to the times of this thread."""
     with _timelines_lock:
         # One device can have two names, as cuda and cuda:0; a stream tells its number.
         timeline = _timelines.setdefault(stream.device_index, _Timeline(start))
