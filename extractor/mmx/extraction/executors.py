@@ -198,6 +198,7 @@ class _Loading:
         self._tasks = tasks
         self._processes: Processes | None = None
         self._told = False
+        self._ending: threading.Thread | None = None
         self._gate = _Gate()
         plan = tasks[0].plan
         on_cpu = all(task.plan.device == "cpu" for task in tasks)
@@ -241,6 +242,8 @@ class _Loading:
         if self._processes is not None:
             n_replaced = self._processes.n_replaced
             self._processes.close()
+        if self._ending is not None:
+            self._ending.join()
         return self.tuner.report(n_replaced)
 
     def _follow(self) -> None:
@@ -249,6 +252,11 @@ class _Loading:
         if tuner.wanted_processes and self._processes is None:
             self._processes = Processes(self._portable, tuner.wanted_processes)
         self._gate.change(tuner.setting)
+        if tuner.settled and self._told and self._ending is None and self._processes is not None:
+            # What is not used any more ends in the background, for it may have to finish a span.
+            count = tuner.setting.workers if tuner.setting.how == "processes" else 0
+            self._ending = threading.Thread(target=self._processes.keep, args=(count,))
+            self._ending.start()
 
 
 class _Gate:

@@ -117,7 +117,7 @@ class Processes:
         self._lock = threading.Lock()
         self._workers: list[_Worker] = []
         self._closed = False
-        self._n_pending = self.count = count
+        self._n_pending = count
         self.n_ready = self.n_replaced = 0
         self.failure = ""
         self._starters = [
@@ -170,15 +170,22 @@ class Processes:
             self._idle.put(worker)
 
     def keep(self, count: int) -> None:
-        """End the processes beyond `count` as they become idle; the caller uses no more."""
-        for _ in range(self.count - count):
-            with suppress(queue.Empty):
-                worker = self._idle.get(timeout=10)
-                if worker is None:
-                    self._idle.put(None)
-                    return
-                worker.close()
-        self.count = min(self.count, count)
+        """End the processes beyond `count` as they become idle; returns once they have ended.
+
+        With none left, `read` leaves everything to its caller.
+        """
+        while self.n_ready > count and not self._closed:
+            try:
+                worker = self._idle.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if worker is None:
+                self._idle.put(None)
+                return
+            worker.close()
+            self.n_ready -= 1
+        if count == 0:
+            self._idle.put(None)
 
     def close(self) -> None:
         """End all processes; none of them may be in use."""
@@ -253,6 +260,7 @@ class _Worker:
                 [*arguments, str(its.fileno()), paths],
                 pass_fds=(its.fileno(),),
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 # Ctrl-C is for the process that closes the files. No loading needs a GPU.
                 start_new_session=True,
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},

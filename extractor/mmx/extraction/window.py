@@ -32,6 +32,7 @@ WINDOW_BYTES = 1 << 28
 """A segment ends with the item by which its loaded items exceed this size."""
 
 _SPAN_ROWS = 256  # rows that are loaded at once, at most
+_SPAN_ROWS_FOR_GPU = 16  # and at least: to hand a span over costs the interpreter 0.5 ms
 
 
 ReadElsewhere: TypeAlias = Callable[[Sequence[bool], Sequence[Content]], Reading]
@@ -151,7 +152,8 @@ def span_rows(plan: Plan, workers: int) -> int:
     """Return the rows per span; one sound, which can be long, so that few are held at any time."""
     if plan.config.modality == "audio":
         return 1
-    return max(1, min(_SPAN_ROWS, plan.window // (2 * workers)))
+    fewest = 1 if plan.device == "cpu" else min(_SPAN_ROWS_FOR_GPU, plan.window)
+    return max(fewest, min(_SPAN_ROWS, plan.window // (2 * workers)))
 
 
 def load(tasks: Sequence[Task], span: Span, elsewhere: ReadElsewhere | None = None) -> LoadedSpan:

@@ -24,7 +24,7 @@ from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, create
 from mmx.encoders.decoding import memory
 from mmx.errors import ContentError, EncoderError, Interrupted
-from mmx.extraction import executors, window
+from mmx.extraction import executors, plan, tuning, window
 from mmx.extraction.extract import extract
 from mmx.extraction.plan import make_plan
 from mmx.extraction.processes import Processes, impossible, portable
@@ -237,16 +237,35 @@ def test_large_contents_wait_for_memory_in_processes_too(tmp_path: Path) -> None
         processes.close()
 
 
+def test_processes_that_are_not_needed_end(tmp_path: Path) -> None:
+    paths: list[Any] = list((catalogue(tmp_path) / "images").iterdir())[:8]
+    before = children()
+    processes = Processes(portable([Lengths()], None), 3)
+    try:
+        while not processes.started:
+            time.sleep(0.01)
+        assert len(children()) == len(before) + 3
+        processes.keep(1)
+        assert len(children()) == len(before) + 1
+        assert processes.read([True], paths).left == []
+        processes.keep(0)
+        assert children() == before
+        for _ in range(3):
+            assert processes.read([True, False], paths).left == list(range(8))
+    finally:
+        processes.close()
+
+
 def test_several_encoders_share_what_a_process_loads(tmp_path: Path) -> None:
     root = catalogue(tmp_path / "data", **SPECIAL)
     encoders: Sequence[Encoder] = [Lengths(), Lengths(size=9)]
-    plan = make_plan(
+    planned = make_plan(
         RunConfig(data=root, device="cpu"), SetConfig(modality="visual", model="resnet18"), Silent()
     )
     rows = np.arange(67)
     processes = Processes(portable(encoders, None), 1)
     try:
-        tasks = [window.Task(plan, encoder) for encoder in encoders]
+        tasks = [window.Task(planned, encoder) for encoder in encoders]
         for wanted in ([rows, rows], [rows, rows[:0]]):
             span = window.Span(55, 67, wanted, last=True)
             here, there = (window.load(tasks, span, how) for how in (None, processes.read))
@@ -257,6 +276,30 @@ def test_several_encoders_share_what_a_process_loads(tmp_path: Path) -> None:
             assert here.noted == there.noted == [(63, "a remark")]
     finally:
         processes.close()
+
+
+@pytest.mark.parametrize("load_s", [0.002, 0.0])
+def test_the_way_changes_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load_s: float
+) -> None:
+    monkeypatch.setattr(plan, "resolve_device", lambda _: "cuda")
+    for name, value in {"TRIAL_S": 0.1, "START_S": 0.0, "SAVED_S": -1e9, "GAIN": 0.0}.items():
+        monkeypatch.setattr(tuning, name, value)
+    root, before = catalogue(tmp_path / "data", 999), children()
+
+    def encoder() -> Encoder:
+        made = Lengths(load_s=load_s, sleep_s=0.01)
+        made.device = "cuda"
+        return made
+
+    found = go(root, tmp_path / "a", "auto", encoder(), device="auto", workers=None)
+    report = found.stages.loading
+    assert {rate.how for rate in report.rates} >= {"threads"}
+    assert found.stages.workers == report.workers >= 1
+    assert found.counts.ok == 999
+    assert found.digest == go(root, tmp_path / "b", "threads", device="auto").digest
+    assert children() == before
+    assert threading.active_count() < 10
 
 
 PROGRAM = """
