@@ -115,7 +115,6 @@ class LocalExecutor:
     def __init__(self, workers: int | None = None, loading: Wish = "auto") -> None:
         self.workers = workers or available_cpus()
         self._given, self._wish = workers, loading
-        self._loading: _Loading | None = None
         self.report = LoadingReport("threads", self.workers)
 
     def run(self, tasks: Sequence[Task], windows: Windows, stopping: Condition) -> Results:
