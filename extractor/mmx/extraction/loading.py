@@ -93,13 +93,16 @@ def read(
         for place, (encoder, loaded) in enumerate(zip(encoders, items, strict=True))
         if encoder is not None and loaded is not None
     ]
-    together = _together(takers, contents, found.own_s)
-    for place, content in enumerate(contents):
+    if _take_many([encoder for _, encoder, _ in takers], contents):
+        for number, encoder, loaded in takers:
+            found.own_s[number] -= own_work_s()
+            loaded += _load_many(encoder, contents, load_one)
+            found.own_s[number] += own_work_s()
+        found.left = [k for k in range(len(contents)) if any(of[k] is LEFT for *_, of in takers)]
+        found.n_bytes, takers = sum(map(_size, contents)), []
+    for place, content in enumerate(contents if takers else ()):
         found.n_bytes += _size(content)
         found.read_s += _read_wait_s(content)
-        if together is not None:
-            items[takers[0][0]].append(together[place])  # type: ignore[union-attr]
-            continue
         n_left = len(found.left)
         with shared_decoding(len(takers) > 1), bounded(), on_background(background):
             for number, encoder, loaded in takers:
@@ -118,28 +121,23 @@ def read(
     return found
 
 
-def _together(
-    takers: Sequence[tuple[int, Encoder, list[Loaded]]],
-    contents: Sequence[Content],
-    own_s: list[float],
-) -> list[Loaded] | None:
-    """Load texts in one call, where the encoder has one for many; None: one by one."""
-    is_text = (content is None or isinstance(content, str | ContentError) for content in contents)
-    if len(takers) != 1 or not all(is_text):
-        return None
-    number, encoder, _ = takers[0]
-    load_many = getattr(encoder, "load_many", None)
-    usable = [content for content in contents if isinstance(content, str)]
-    if load_many is None or not usable:
-        return None
-    own_s[number] -= own_work_s()
+def _take_many(encoders: Sequence[Encoder], contents: Sequence[Content]) -> bool:
+    """Whether contents are texts, and all encoders have a way of their own to load many."""
+    usual = getattr(Encoder, "load_many", None)
+    own = (getattr(type(encoder), "load_many", usual) is not usual for encoder in encoders)
+    texts = (content is None or isinstance(content, str | ContentError) for content in contents)
+    return all(own) and all(texts)
+
+
+def _load_many(encoder: Encoder, contents: Sequence[Content], load_one: LoadOne) -> list[Loaded]:
+    """Load texts in one call; one by one where that fails, to find out which is at fault."""
+    texts = [content for content in contents if isinstance(content, str)]
+    load_many: Any = getattr(encoder, "load_many", None)
     try:
-        loaded = iter(load_many(usable))
-        return [next(loaded) if isinstance(one, str) else one for one in contents]
-    except Exception:  # noqa: BLE001 - one by one, each error finds its item
-        return None
-    finally:
-        own_s[number] += own_work_s()
+        many = iter(load_many(texts))
+        return [next(many) if isinstance(content, str) else content for content in contents]
+    except Exception:  # noqa: BLE001 - raised again by the item that causes it
+        return [_loaded(encoder, content, load_one) for content in contents]
 
 
 def _loaded(encoder: Encoder, content: Content, load_one: LoadOne) -> Loaded:
