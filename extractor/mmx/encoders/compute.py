@@ -98,6 +98,7 @@ class _Thread(threading.local):
         self.times = DeviceTimes()
         self.streams: dict[torch.device, torch.cuda.Stream] = {}
         self.began: torch.cuda.Event | None = None
+        self.has_begun = False  # whether the device has had something to do since then
 
 
 _thread = _Thread()
@@ -147,7 +148,7 @@ def _on_own_stream(device: torch.device) -> Iterator[None]:
         _thread.streams[device] = stream
     stream.wait_stream(torch.cuda.current_stream(device))  # what was put there before, as weights
     with torch.cuda.stream(stream):
-        mark_start()
+        _mark_start()
         try:
             yield
             end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -167,10 +168,11 @@ def _count(stream: torch.cuda.Stream, start: Any, end: Any) -> None:
     _thread.times = DeviceTimes(before.whole_s + added.whole_s, before.alone_s + added.alone_s)
 
 
-def mark_start() -> None:
-    """Say that the device has had nothing to do in this pass so far: its time counts from here."""
+def _mark_start() -> None:
+    """Count the time of the pass from here."""
     import torch
 
+    _thread.has_begun = False
     _thread.began = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     _thread.began.record()
 
@@ -199,8 +201,9 @@ def stacked(
     rows = pinned.numpy()
     np.stack(arrays, out=rows[: len(arrays)])
     rows[len(arrays) :] = rows[len(arrays) - 1]
-    if _thread.began is not None:
-        mark_start()
+    if _thread.began is not None and not _thread.has_begun:
+        _mark_start()  # putting them together was no work of the device
+        _thread.has_begun = True
     return pinned.to(device, non_blocking=True)
 
 

@@ -118,7 +118,7 @@ def test_a_pass_within_a_pass_is_counted_once_and_an_error_leaves_no_trace(
             raise ZeroDivisionError
         assert compute._thread.began is None
         with compute._on_own_stream(device):
-            compute.mark_start()  # nothing was there to do before
+            compute._mark_start()  # nothing was there to do before
         found.append(device_times())
         (stream,) = compute._thread.streams.values()
         found.append(stream)
