@@ -232,7 +232,8 @@ class _Loading:
         if not self.tuner.settled:
             span = part.span
             n_items, n_left = span.stop - span.start, self._n_rows - span.stop
-            self.tuner.observe(setting, n_items, part.cpu_s, n_left)
+            load_s = part.wall_s - part.blocked_s
+            self.tuner.observe(setting, n_items, part.cpu_s, load_s, n_left)
         self._follow()
 
     def close(self) -> LoadingReport:
