@@ -250,11 +250,13 @@ class _Loading:
             self._processes.close()
         if self._ending is not None:
             self._ending.join()
-        since_s = self._last - self._settled_at
+        report, since_s = self.tuner.report(n_replaced), self._last - self._settled_at
+        if not report.rates or since_s <= 0:
+            return report
         return replace(
-            self.tuner.report(n_replaced),
+            report,
             settled_after_s=self._settled_at - self._began,
-            items_per_s=self._n_since / since_s if since_s > 0 else 0.0,
+            items_per_s=self._n_since / since_s,
         )
 
     def _follow(self) -> None:
