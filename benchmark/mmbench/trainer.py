@@ -262,7 +262,7 @@ class Trainer:
         )
         take = self._take
         if self._captured is not None:
-            self._captured.start_epoch(anew=self.model.redraws)
+            self._captured.start_epoch(skip_first=self.model.first_step_differs)
             take = self._captured
         for step, batch in enumerate(self.sampler.epoch(epoch)):
             take(batch)

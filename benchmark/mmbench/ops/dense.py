@@ -220,8 +220,7 @@ class _LeakyMix(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
         x, inner, outer, hidden = ctx.saved_tensors
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_inner = torch.zeros_like(inner)
-        grad_outer = torch.zeros(outer.shape, dtype=x.dtype, device=x.device)
+        grad_inner, grad_outer = torch.zeros_like(inner), torch.zeros_like(outer)
         # Blocks bound the memory of the hidden gradient; other devices take all rows at once.
         step = _BLOCK if x.device.type == "cpu" else max(1, x.shape[0])
         for start in range(0, x.shape[0], step):
@@ -231,7 +230,9 @@ class _LeakyMix(torch.autograd.Function):
             grad_outer += product(g.t(), h)
             inside = torch.ops.aten.leaky_relu_backward(product(g, outer), h, SLOPE, True)  # (B, h)
             grad_inner += product(x[part].t(), inside)
-            if grad_x is not None:
+            if grad_x is not None and step >= x.shape[0]:
+                grad_x = product(inside, inner.t())
+            elif grad_x is not None:
                 grad_x[part] = product(inside, inner.t())
         return grad_x, grad_inner, grad_outer, grad.sum(0)
 
