@@ -125,6 +125,9 @@ class SetConfig(_Frozen):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Precision of the forward pass."
     )
+    decoder: Literal["pil", "torchvision", "nvjpeg"] = Field(
+        "pil", description="What decodes JPEG files; nvjpeg on a GPU.  The others are near pil."
+    )
     text_columns: tuple[str, ...] | None = Field(
         None,
         min_length=1,
@@ -172,6 +175,8 @@ class SetConfig(_Frozen):
             )
         if self.modality != "visual" and self.background:
             raise ValueError(f"background is about pictures (got modality {self.modality})")
+        if self.modality != "visual" and self.decoder != "pil":
+            raise ValueError(f"decoder is about pictures (got modality {self.modality})")
         if self.modality != "textual" and self.long_texts != "truncate":
             raise ValueError(f"long_texts is about texts (got modality {self.modality})")
         if self.modality != "textual" and self.source == "interaction":

@@ -1,7 +1,8 @@
 """sentence-transformers: any model folder or hub id, through the library's own modules.
 
-Only the loop is ours: texts are tokenised one by one when they are loaded, so that cut texts can be
-counted and batches formed from texts of similar length; a batch is padded to its own longest text.
+Only the loop is ours: texts are tokenised when they are loaded, many in one call, so that cut texts
+can be counted and batches formed from texts of similar length; a batch is padded to its own longest
+text.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mmx.encoders.base import (
     EncoderSpec,
     Request,
     checked_text,
+    each_text,
     plain_reason,
     require,
     slug,
@@ -52,6 +54,12 @@ MODELS: dict[str, tuple[int, int | None, str]] = {
 LICENCES = {"all-MiniLM-L6-v2": "apache-2.0"}
 
 
+# Options of the library's `preprocess`: lists of tokens, not a matrix.
+_AS_LISTS: dict[str, Any] = {
+    "processing_kwargs": {"common": {"return_tensors": None}, "text": {"padding": False}}
+}
+
+
 class SentenceEncoder(Encoder):
     """A sentence-transformers model; gives what its `encode` gives of one text at a time."""
 
@@ -59,6 +67,7 @@ class SentenceEncoder(Encoder):
 
     def __init__(self, request: Request) -> None:
         device = checked_device(request)
+        hub.tokenise_in_callers()
         folder = hub.find_model(request, _default_id(request.model))
         if request.offline:
             hub.go_offline()
@@ -86,7 +95,9 @@ class SentenceEncoder(Encoder):
         # tokenizer whose settings change while another thread uses it fails.
         has_tokens = hasattr(model.tokenizer, "model_input_names")
         self._untruncated = copy.deepcopy(model.tokenizer) if has_tokens else None
-        self._padded = self._untruncated is not None and _is_padded(self._preprocess("a"))
+        self._padded = self._untruncated is not None and _is_padded(self._preprocess(["a"]))
+        self._in_batches = False
+        self._settle()
         self.spec = self._describe(request, folder)
 
     def load(self, content: Path | str) -> dict[str, Any]:
@@ -94,14 +105,34 @@ class SentenceEncoder(Encoder):
         text = checked_text(content)
         if not self._padded:
             return {"text": text, "length": len(text), "cut": False}
-        features = self._preprocess(text)
-        tensors = _tensors(features)
-        rows = {name: value[0].numpy() for name, value in tensors.items()}
-        rest = {name: value for name, value in features.items() if name not in tensors}
-        length = len(rows["input_ids"])
-        if length == 0:
-            raise ContentError("the text has no tokens")
-        return {"rows": rows, "rest": rest, "length": length, "cut": self._is_cut(text, length)}
+        (tokenised,) = self._tokenised([text])
+        if isinstance(tokenised, ContentError):
+            raise tokenised
+        return tokenised
+
+    def load_many(self, contents: Sequence[Path | str]) -> list[Any]:
+        """Tokenise texts in one call; a `ContentError` in place of those without tokens."""
+        if not self._in_batches:
+            return super().load_many(contents)
+        return each_text(contents, self._tokenised)
+
+    def _tokenised(self, texts: list[str]) -> list[dict[str, Any] | ContentError]:
+        """Loaded texts, or a `ContentError` where a text has no tokens."""
+        if self._in_batches:
+            features = self._preprocess(texts, **_AS_LISTS)
+            columns = {name: rows for name, rows in features.items() if isinstance(rows, list)}
+        else:
+            (text,) = texts
+            features = self._preprocess([text])
+            columns = {name: value.numpy() for name, value in _tensors(features).items()}
+        rest = {name: value for name, value in features.items() if name not in columns}
+        loaded: list[dict[str, Any]] = []
+        for row in zip(*columns.values(), strict=True):
+            rows = {name: np.asarray(r, np.int64) for name, r in zip(columns, row, strict=True)}
+            length = len(rows["input_ids"])
+            loaded.append({"rows": rows, "rest": rest, "length": length, "cut": False})
+        self._mark_cut(texts, loaded)
+        return [one if one["length"] else ContentError("the text has no tokens") for one in loaded]
 
     def encode(self, batch: Sequence[dict[str, Any]]) -> NDArray[np.float32]:
         """Return sentence embeddings, (len(batch), dim), normalised where the model does so."""
@@ -199,15 +230,37 @@ class SentenceEncoder(Encoder):
             training=training_of(folder.path),
         )
 
-    def _preprocess(self, text: str) -> dict[str, Any]:
-        return self._model.preprocess([text], prompt=self._prompt)  # type: ignore[no-any-return]
+    def _preprocess(self, texts: list[str], **options: Any) -> dict[str, Any]:
+        return self._model.preprocess(  # type: ignore[no-any-return]
+            texts, prompt=self._prompt, **options
+        )
 
-    def _is_cut(self, text: str, length: int) -> bool:
-        """Whether a text of `length` tokens after truncation had more before."""
-        if self._max_tokens is None or length < self._max_tokens or self._untruncated is None:
-            return False
-        tokens = self._untruncated((self._prompt or "") + text, truncation=False, verbose=False)
-        return len(tokens["input_ids"]) > length
+    def _settle(self) -> None:
+        """Find out whether texts can be tokenised together, without tensors and padding.
+
+        They can where each has the tokens that it has alone. It takes a fifth of the time.
+        """
+        texts = ["a", "a much longer text, which the first one would be padded to"]
+        alone = [self._tokenised([text])[0] for text in texts] if self._padded else []
+        self._in_batches = self._padded
+        try:
+            together = self._tokenised(texts) if self._padded else []
+            self._in_batches = self._padded and all(map(_same_tokens, together, alone))
+        except (TypeError, ValueError, LookupError, AttributeError):  # of an older library
+            self._in_batches = False
+        if self._padded and not self._in_batches:
+            self._tokenised(["a"])  # so that no thread has to change the tokenizer's settings
+
+    def _mark_cut(self, texts: list[str], loaded: list[dict[str, Any]]) -> None:
+        """Say of texts with as many tokens as the model takes whether they had more before."""
+        if self._max_tokens is None or self._untruncated is None:
+            return
+        full = [k for k, one in enumerate(loaded) if one["length"] >= self._max_tokens]
+        if full:
+            whole = [(self._prompt or "") + texts[k] for k in full]
+            rows = self._untruncated(whole, truncation=False, verbose=False)["input_ids"]
+            for k, row in zip(full, rows, strict=True):
+                loaded[k]["cut"] = len(row) > loaded[k]["length"]
 
 
 def _accepts(model: str, modality: str) -> bool:
@@ -285,6 +338,16 @@ def _default_prompt(model: Any) -> str | None:
 
 def _tensors(features: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in features.items() if hasattr(value, "shape")}
+
+
+def _same_tokens(one: Any, other: Any) -> bool:
+    """Whether two loaded texts are equal."""
+    rows, others = one["rows"], other["rows"]
+    return (
+        one["rest"] == other["rest"]
+        and rows.keys() == others.keys()
+        and all(np.array_equal(row, others[name]) for name, row in rows.items())
+    )
 
 
 def _is_padded(features: dict[str, Any]) -> bool:

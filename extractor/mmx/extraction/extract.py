@@ -136,6 +136,7 @@ def _build(plan: Plan, build: Callable[..., Encoder], stages: Stages) -> Encoder
         precision=config.precision,
         offline=run.offline,
         seed=run.seed,
+        **({"decoder": config.decoder} if config.decoder != "pil" else {}),
     )
     in_pieces = config.long_texts in ("mean", "ragged")
     stages.long_items = "chunked" if in_pieces else "truncated"

@@ -146,7 +146,16 @@ def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
     ]
     own_s = [0.0] * len(tasks)
     noted: list[tuple[int, str]] = []
-    for row, content in enumerate(plan.contents.fetch(span.start, span.stop), span.start):
+    contents = plan.contents.fetch(span.start, span.stop)
+    if plan.config.modality == "textual" and all(_takes_many(one) for _, one, _ in takers):
+        for place, encoder, loaded in takers:
+            own_s[place] -= own_work_s()
+            loaded += _load_many(encoder, contents)
+            own_s[place] += own_work_s()
+            if _SHORT in loaded:
+                raise _out_of_memory(plan, span.start + loaded.index(_SHORT))
+        n_bytes, takers = sum(map(_size, contents)), []
+    for row, content in enumerate(contents if takers else (), span.start):
         n_bytes += _size(content)
         with shared_decoding(len(takers) > 1), bounded(), on_background(plan.config.background):
             for place, encoder, loaded in takers:
@@ -155,11 +164,7 @@ def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
                     loaded.append(_load_one(encoder, content))
                 own_s[place] += own_work_s()
             if loaded[-1] is _SHORT:
-                raise DataError(
-                    f"item {plan.items.name_of(row)!r}: not enough memory to read it, even alone. "
-                    "What was computed is kept; free some memory, or take the item out, and give "
-                    "the same command again"
-                )
+                raise _out_of_memory(plan, row)
         sound_s += seen.sound_s
         noted += [(row, note) for note in seen.notes]
     held = [sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in items]
@@ -174,6 +179,32 @@ def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
 
 _SHORT = object()
 """Marks an item whose loading ran out of memory. (An exception would keep its tensors alive.)"""
+
+
+def _out_of_memory(plan: Plan, row: int) -> DataError:
+    return DataError(
+        f"item {plan.items.name_of(row)!r}: not enough memory to read it, even alone. "
+        "What was computed is kept; free some memory, or take the item out, and give "
+        "the same command again"
+    )
+
+
+def _takes_many(encoder: Encoder) -> bool:
+    """Whether an encoder has a way of its own to load many contents."""
+    return getattr(type(encoder), "load_many", Encoder.load_many) is not Encoder.load_many
+
+
+def _load_many(encoder: Encoder, contents: Sequence[Content]) -> list[Loaded]:
+    """Load contents in one call; one by one where that fails, to find out which is at fault."""
+    usable = [k for k, one in enumerate(contents) if isinstance(one, str | Path)]
+    loaded: list[Loaded] = [one if isinstance(one, ContentError) else None for one in contents]
+    try:
+        many = encoder.load_many([contents[k] for k in usable])  # type: ignore[misc]
+    except Exception:  # noqa: BLE001 - raised again by the item that causes it
+        many = [_load_one(encoder, contents[k]) for k in usable]
+    for k, one in zip(usable, many, strict=True):
+        loaded[k] = one
+    return loaded
 
 
 def _load_one(encoder: Encoder, content: Content) -> Loaded:

@@ -127,6 +127,67 @@ def test_loading_from_many_threads(tiny: Path) -> None:
     assert found == expected
 
 
+def tokens_of(loaded: list[Any]) -> list[dict[str, list[int]]]:
+    return [{name: row.tolist() for name, row in one["rows"].items()} for one in loaded]
+
+
+@pytest.mark.parametrize("prompt", [None, "the novel of"])
+def test_many_texts_are_tokenised_in_one_call(
+    tmp_path: Path, prompt: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = build(tmp_path, prompt=prompt)
+    library = SentenceTransformer(str(folder), device="cpu")
+    alone = [library.preprocess([text], prompt=prompt) for text in TEXTS]
+    expected = [
+        {name: value[0].tolist() for name, value in one.items() if hasattr(value, "tolist")}
+        for one in alone
+    ]
+    encoder: Any = create(str(folder), modality="textual")
+    calls: list[int] = []
+    preprocess = encoder._model.preprocess
+
+    def counted(texts: list[str], **options: Any) -> Any:
+        calls.append(len(texts))
+        return preprocess(texts, **options)
+
+    monkeypatch.setattr(encoder._model, "preprocess", counted)
+    loaded = encoder.load_many([*TEXTS, "", None])
+    assert calls == [len(TEXTS)]
+    assert all(isinstance(one, ContentError) for one in loaded[len(TEXTS) :])
+    assert tokens_of(loaded[: len(TEXTS)]) == expected
+    assert tokens_of([encoder.load(text) for text in TEXTS]) == expected
+    cut = [encoder.truncated(one) for one in loaded[: len(TEXTS)]]
+    assert cut == [encoder.truncated(encoder.load(text)) for text in TEXTS] and sum(cut) >= 1
+
+
+@pytest.mark.parametrize("how", ["an option that it does not know", "other tokens"])
+def test_where_the_library_cannot_texts_are_tokenised_one_by_one(
+    tiny: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    usual: Any = create(str(tiny), modality="textual")
+    expected = tokens_of(usual.load_many(TEXTS)), in_batches(usual, TEXTS, 4).tobytes()
+    preprocess = SentenceTransformer.preprocess
+
+    def other(self: Any, texts: list[str], **options: Any) -> Any:
+        if "processing_kwargs" not in options:
+            return preprocess(self, texts, **options)
+        if how != "other tokens":
+            raise TypeError("unexpected keyword argument 'processing_kwargs'")
+        features = preprocess(self, texts, **options)
+        features["input_ids"] = [row[::-1] for row in features["input_ids"]]
+        return features
+
+    monkeypatch.setattr(SentenceTransformer, "preprocess", other)
+    encoder: Any = create(str(tiny), modality="textual")
+    assert (usual._in_batches, encoder._in_batches) == (True, False)
+    found = tokens_of(encoder.load_many(TEXTS)), in_batches(encoder, TEXTS, 4).tobytes()
+    assert found == expected
+
+
 @pytest.mark.parametrize("text", ["", "  \n", float("nan"), None, "\udcff"])
 def test_what_is_no_text(tiny: Path, text: Any) -> None:
     with pytest.raises(ContentError):
