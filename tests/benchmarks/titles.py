@@ -96,19 +96,16 @@ def main() -> None:
 def measure(texts: list[str], folder: Path, scratch: Path, given: argparse.Namespace) -> None:
     n, device, batch = len(texts), given.device, 256 if given.device.startswith("cuda") else 32
     on_gpu = device.startswith("cuda")
-    print(
-        json.dumps(
-            {
-                "what": "setting",
-                "n": n,
-                "batch": batch,
-                "precision": given.precision,
-                "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
-                "processors": available_cpus(),
-                "torch": torch.__version__,
-            }  # fmt: skip
-        )
-    )
+    setting = {
+        "what": "setting",
+        "n": n,
+        "batch": batch,
+        "precision": given.precision,
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
+        "processors": available_cpus(),
+        "torch": torch.__version__,
+    }
+    print(json.dumps(setting), flush=True)
     encoder: Any = create(
         f"sentence-transformers:{folder}", modality="textual", device=device,
         precision=given.precision,

@@ -146,13 +146,15 @@ def test_many_texts_are_tokenised_in_one_call(
     ]
     encoder: Any = create(str(folder), modality="textual")
     calls: list[int] = []
-    preprocess = encoder._model.preprocess
+    tokenizer = type(encoder._model.tokenizer)
+    call = tokenizer.__call__
 
-    def counted(texts: list[str], **options: Any) -> Any:
-        calls.append(len(texts))
-        return preprocess(texts, **options)
+    def counted(self: Any, texts: Any, **options: Any) -> Any:
+        if self is encoder._model.tokenizer:
+            calls.append(len(texts))
+        return call(self, texts, **options)
 
-    monkeypatch.setattr(encoder._model, "preprocess", counted)
+    monkeypatch.setattr(tokenizer, "__call__", counted)
     loaded = encoder.load_many([*TEXTS, "", None])
     assert calls == [len(TEXTS)]
     assert all(isinstance(one, ContentError) for one in loaded[len(TEXTS) :])
@@ -162,30 +164,33 @@ def test_many_texts_are_tokenised_in_one_call(
     assert cut == [encoder.truncated(encoder.load(text)) for text in TEXTS] and sum(cut) >= 1
 
 
-@pytest.mark.parametrize("how", ["an option that it does not know", "other tokens"])
-def test_where_the_library_cannot_texts_are_tokenised_one_by_one(
+@pytest.mark.parametrize("how", ["a letter more", "special tokens", "fewer words", "pictures, too"])
+def test_where_the_library_does_more_texts_are_tokenised_one_by_one(
     tiny: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
-    usual: Any = create(str(tiny), modality="textual")
-    expected = tokens_of(usual.load_many(TEXTS)), in_batches(usual, TEXTS, 4).tobytes()
     preprocess = SentenceTransformer.preprocess
 
     def other(self: Any, texts: list[str], **options: Any) -> Any:
-        if "processing_kwargs" not in options:
-            return preprocess(self, texts, **options)
-        if how != "other tokens":
-            raise TypeError("unexpected keyword argument 'processing_kwargs'")
-        features = preprocess(self, texts, **options)
-        features["input_ids"] = [row[::-1] for row in features["input_ids"]]
-        return features
+        if how == "fewer words":
+            texts = [" ".join(text.split()[:7]) for text in texts]
+        return preprocess(self, [f"{text}s" if how == "a letter more" else text for text in texts])
 
-    monkeypatch.setattr(SentenceTransformer, "preprocess", other)
+    if how == "pictures, too":
+        monkeypatch.setattr(SentenceTransformer, "modalities", ["text", "image"])
+    elif how == "special tokens":
+        monkeypatch.setattr(
+            "mmx.encoders.sentence_transformers._AS_THE_LIBRARY",
+            {"truncation": True, "padding": False, "add_special_tokens": False},
+        )
+    else:
+        monkeypatch.setattr(SentenceTransformer, "preprocess", other)
+    library = SentenceTransformer(str(tiny), device="cpu")
+    expected = [library.preprocess([text])["input_ids"][0].tolist() for text in TEXTS]
     encoder: Any = create(str(tiny), modality="textual")
-    assert (usual._in_batches, encoder._in_batches) == (True, False)
-    found = tokens_of(encoder.load_many(TEXTS)), in_batches(encoder, TEXTS, 4).tobytes()
-    assert found == expected
+    assert encoder._rest is None
+    assert [one["input_ids"] for one in tokens_of(encoder.load_many(TEXTS))] == expected
 
 
 @pytest.mark.parametrize("text", ["", "  \n", float("nan"), None, "\udcff"])

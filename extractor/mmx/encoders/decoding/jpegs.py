@@ -12,6 +12,7 @@ Pillow's two passes with Pillow's rounding after each. nvJPEG computes pixels of
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -124,22 +125,32 @@ def read_jpeg(content: Path | str) -> EncodedJpeg | None:
     """
     path = Path(content)
     try:
-        with path.open("rb") as stream:
-            if stream.read(2) != b"\xff\xd8":
-                return None
-            stream.seek(0)
-            data = bytearray(stream.read(_LARGEST + 1))
+        data = _content_of(path)
     except FileNotFoundError:
         raise
     except OSError:
         return None
-    frame = plain_frame(data) if len(data) <= _LARGEST else None
+    frame = plain_frame(data)
     if frame is None:
         return None
     with suppress(ContentError):
         check_pixels(frame.width, frame.height)
         return EncodedJpeg(path, data, frame)
     return None
+
+
+def _content_of(path: Path) -> bytearray:
+    """All of a file that begins as a JPEG file; of others nothing."""
+    with path.open("rb", buffering=0) as stream:
+        size, start = os.fstat(stream.fileno()).st_size, stream.read(2)
+        if start != b"\xff\xd8" or size > _LARGEST:
+            return bytearray()
+        data = bytearray(size)
+        data[:2], place = start, 2
+        with memoryview(data) as view:
+            while place < size and (n_bytes := stream.readinto(view[place:])):
+                place += n_bytes
+    return data
 
 
 @remembered
