@@ -234,9 +234,9 @@ class HFVisionEncoder(TransformersEncoder):
 
         if self._nvjpeg is None:
             return self._vectors({"pixel_values": torch.from_numpy(np.stack(batch))})
-        with torch.inference_mode():
+        with forward_pass(self._device, self._precision):
             pixels = self._nvjpeg.batch(batch, self._process_tensors, self._process)
-        return self._vectors({"pixel_values": pixels})
+            return self._vectors({"pixel_values": pixels})
 
     def _sample(self) -> Any:
         return self._process(require("PIL.Image").new("RGB", (64, 64)))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from mmbase.process import out_of_memory
 from mmx.encoders.base import Request, plain_reason, require, versions
 from mmx.encoders.batching import groups_of_equal
 from mmx.encoders.decoding.memory import reserve
@@ -259,8 +260,9 @@ class NvJpeg:
 
     def __init__(self, device: Any) -> None:
         self.device = device
+        self._sample = _sample()
         try:
-            self._decoded([_sample()])
+            self._decoded([self._sample])
         except RuntimeError as error:
             raise EncoderError(
                 f"--decoder nvjpeg does not work here ({plain_reason(error).split('. ')[0]}); take "
@@ -329,18 +331,25 @@ class NvJpeg:
         return parts
 
     def _decode(self, encoded: Sequence[EncodedJpeg]) -> list[Tensor | None]:
+        """The pictures; None for files on which nvJPEG fails and goes on to work for others."""
         try:
             return list(self._decoded([one.tensor() for one in encoded]))
         except RuntimeError as error:
-            if "out of memory" in str(error):
+            if out_of_memory(error):
                 raise
-        if len(encoded) == 1:
-            return [None]
-        return [self._decode([one])[0] for one in encoded]  # which of them is it?
+        if len(encoded) > 1:
+            return [self._decode([one])[0] for one in encoded]  # which of them is it?
+        self._decoded([self._sample])
+        return [None]
 
     def _decoded(self, contents: list[Tensor]) -> list[Tensor]:
         """The pictures, (3, height, width) uint8 each."""
+        import torch
+
         io = require("torchvision.io")
+        # nvJPEG has a stream of its own, which waits for nobody: it may get memory that kernels of
+        # this thread's stream are still to read.
+        torch.cuda.current_stream(self.device).synchronize()
         return io.decode_jpeg(  # type: ignore[no-any-return]
             contents, mode=io.ImageReadMode.RGB, device=self.device
         )

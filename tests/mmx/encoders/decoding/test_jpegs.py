@@ -309,6 +309,15 @@ def test_what_nvjpeg_cannot_decode_pillow_does(
     assert np.array_equal(found[others], before[others])
     assert np.array_equal(found[1], usual.encode([usual.load(pictures[1])])[0])
 
+    def broken(self: NvJpeg, contents: list[Any]) -> list[Any]:
+        raise RuntimeError("nvjpegDecode failed: 6")
+
+    monkeypatch.setattr(
+        NvJpeg, "_decoded", broken
+    )  # no file is the reason: nothing to fall back to
+    with pytest.raises(RuntimeError, match="failed: 6"):
+        encoder.encode(loaded)
+
     def out_of_memory(self: NvJpeg, contents: list[Any]) -> list[Any]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

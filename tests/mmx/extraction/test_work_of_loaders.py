@@ -1,4 +1,4 @@
-"""Texts that are loaded many in one call: by threads that load, with the results of one by one."""
+"""What threads that load do: tokenise texts, many in one call, and resample sounds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mmstore.reader import FeatureSet
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, EncoderSpec
+from mmx.encoders.decoding import Resampler
 from mmx.errors import ContentError
 from mmx.extraction.executors import Executor, LocalExecutor, SerialExecutor
 from mmx.extraction.extract import extract
@@ -109,3 +110,29 @@ def test_where_a_call_fails_the_item_that_caused_it_is_found(
         reasons = {features.ids[row]: why for row, why in features.errors()}
     assert "an error of the library" in reasons.pop("i0004")
     assert set(reasons.values()) == {"cannot be read"}
+
+
+def test_sounds_are_resampled_where_they_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    pytest.importorskip("torchaudio")
+    rng = np.random.default_rng(0)
+    (tmp_path / "audio").mkdir()
+    for k in range(20):
+        sound = rng.normal(0, 0.1, 4000 + 100 * k).astype(np.float32)
+        soundfile.write(tmp_path / "audio" / f"{k:02d}.wav", sound, 8000)
+    ids = "".join(f"{k:02d}\n" for k in range(20))
+    (tmp_path / "items.tsv").write_text(f"item_id\n{ids}")
+    threads: list[str] = []
+    resample = Resampler.__call__
+
+    def seen(self: Resampler, samples: Any, rate: int) -> Any:
+        threads.append(threading.current_thread().name)
+        return resample(self, samples, rate)
+
+    monkeypatch.setattr(Resampler, "__call__", seen)
+    run = RunConfig(data=tmp_path, device="cpu", workers=2)
+    summary = extract(run, SetConfig(modality="audio", model="mfcc"))
+    assert summary.counts.ok == len(threads) == 20
+    assert all(name.startswith("mmx-load") for name in threads)
