@@ -126,7 +126,9 @@ class SetConfig(_Frozen):
         "fp32", description="Precision of the forward pass."
     )
     decoder: Literal["pil", "torchvision", "nvjpeg"] = Field(
-        "pil", description="What decodes JPEG files; nvjpeg on a GPU.  The others are near pil."
+        "pil",
+        description="What decodes JPEG files; torchvision and, on a GPU, nvjpeg are faster and a "
+        "little off.",
     )
     text_columns: tuple[str, ...] | None = Field(
         None,
