@@ -31,7 +31,7 @@ from mmx.encoders.base import (
     slug,
     versions,
 )
-from mmx.encoders.compute import checked_device, forward_pass, prepared
+from mmx.encoders.compute import checked_device, forward_pass, prepared, stacked
 from mmx.encoders.decoding.jpegs import (
     EncodedJpeg,
     checked_decoder,
@@ -192,12 +192,10 @@ class OpenClipEncoder(Encoder):
 
     def encode(self, batch: Sequence[_Loaded | EncodedJpeg]) -> NDArray[np.float32]:
         """Return projected vectors, shape (len(batch), dim)."""
-        import torch
-
         values: list[Any] = [getattr(one, "values", one) for one in batch]
         with forward_pass(self._device, self._precision):
             if self._nvjpeg is None:
-                inputs = torch.from_numpy(np.stack(values)).to(self._device)
+                inputs = stacked(values, self._device)
             else:
                 inputs = self._nvjpeg.batch(
                     values, self._transformed, lambda picture: self._prepared(picture).values

@@ -35,8 +35,8 @@ from mmx.encoders.base import (
     slug,
     versions,
 )
-from mmx.encoders.batching import POOLINGS, pad_batch, pool
-from mmx.encoders.compute import checked_device, forward_pass, prepared
+from mmx.encoders.batching import POOLINGS, pool
+from mmx.encoders.compute import checked_device, forward_pass, prepared, stacked
 from mmx.encoders.decoding import check_pixels
 from mmx.encoders.decoding.jpegs import (
     EncodedJpeg,
@@ -170,7 +170,7 @@ class TorchvisionEncoder(Encoder):
         import torch
 
         if self._nvjpeg is None:
-            return torch.from_numpy(pad_batch(np.stack(batch), self.batch_size))
+            return stacked(batch, self._device, self.batch_size)
         pixels = self._nvjpeg.batch(
             batch,
             prepare=lambda x: self._cropped_tensors(x).permute(0, 2, 3, 1),

@@ -33,7 +33,7 @@ from mmx.encoders.base import (
     versions,
 )
 from mmx.encoders.batching import every_position, pad_rows, pool_positions
-from mmx.encoders.compute import checked_device, forward_pass, prepared
+from mmx.encoders.compute import checked_device, forward_pass, prepared, stacked
 from mmx.encoders.decoding import Resampler, read_mono
 from mmx.encoders.decoding.jpegs import EncodedJpeg, checked_decoder, decoder_told, open_picture
 from mmx.encoders.listings import TRANSFORMERS
@@ -137,20 +137,24 @@ class TransformersEncoder(Encoder):
 
     def _vectors(self, inputs: dict[str, Any], mask: Any = None) -> Vectors:
         """One vector per row of the model's inputs, or with `ALL` those of its positions."""
-        inputs = {name: value.to(self._device) for name, value in inputs.items()}
         with forward_pass(self._device, self._precision):
-            if self._layer == PROJECTION:
-                output = getattr(self._model, self.projected)(**inputs)
-                vectors = output if hasattr(output, "shape") else output.pooler_output
-                return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
-            two_parts = getattr(self._model.config, "is_encoder_decoder", False)
-            encoder = self._model.get_encoder() if two_parts else self._model
-            last = self._layer == "last"
-            output = encoder(**inputs, output_hidden_states=not last)
-            states = output.last_hidden_state if last else output.hidden_states[int(self._layer)]
-            if self._pooling == ALL:
-                return every_position(states, mask)
-            return pool_positions(states, self._pooling, mask).float().cpu().numpy()
+            inputs = {name: value.to(self._device) for name, value in inputs.items()}
+            return self._within_pass(inputs, mask)
+
+    def _within_pass(self, inputs: dict[str, Any], mask: Any = None) -> Vectors:
+        """The same of inputs on the device, within `forward_pass`."""
+        if self._layer == PROJECTION:
+            output = getattr(self._model, self.projected)(**inputs)
+            vectors = output if hasattr(output, "shape") else output.pooler_output
+            return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
+        two_parts = getattr(self._model.config, "is_encoder_decoder", False)
+        encoder = self._model.get_encoder() if two_parts else self._model
+        last = self._layer == "last"
+        output = encoder(**inputs, output_hidden_states=not last)
+        states = output.last_hidden_state if last else output.hidden_states[int(self._layer)]
+        if self._pooling == ALL:
+            return every_position(states, mask)
+        return pool_positions(states, self._pooling, mask).float().cpu().numpy()
 
     def _measured(self, folder: hub.ModelFolder) -> int:
         """Length of a vector."""
@@ -230,13 +234,12 @@ class HFVisionEncoder(TransformersEncoder):
 
     def encode(self, batch: Sequence[Any]) -> Vectors:  # type: ignore[override]
         """Return vectors, (len(batch), dim), or with pooling `all` a list of (k, dim)."""
-        import torch
-
-        if self._nvjpeg is None:
-            return self._vectors({"pixel_values": torch.from_numpy(np.stack(batch))})
         with forward_pass(self._device, self._precision):
-            pixels = self._nvjpeg.batch(batch, self._process_tensors, self._process)
-            return self._vectors({"pixel_values": pixels})
+            if self._nvjpeg is None:
+                pixels = stacked(batch, self._device)
+            else:
+                pixels = self._nvjpeg.batch(batch, self._process_tensors, self._process)
+            return self._within_pass({"pixel_values": pixels})
 
     def _sample(self) -> Any:
         return self._process(require("PIL.Image").new("RGB", (64, 64)))

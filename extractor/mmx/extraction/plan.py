@@ -46,7 +46,8 @@ class Plan:
         items: The dataset's items, in the order of the rows.
         contents: What they have in this modality.
         batch_size: Items per forward pass.
-        device: Where the encoder runs: `cpu`, `cuda`, `cuda:1`, `mps`.
+        device: Where the encoder runs, or the first of several: `cpu`, `cuda`, `cuda:1`, `mps`.
+        other_devices: Where the same encoder runs, too; devices of the same kind.
     """
 
     run: RunConfig
@@ -55,6 +56,7 @@ class Plan:
     contents: Contents
     batch_size: int
     device: str
+    other_devices: tuple[str, ...] = ()
 
     @property
     def window(self) -> int:
@@ -63,7 +65,8 @@ class Plan:
 
     def of(self, config: SetConfig) -> Plan:
         """Return the plan of another set with the same contents and the same batch size."""
-        return replace(self, config=config, device=_device(self.run, config))
+        device, *others = _devices(self.run, config)
+        return replace(self, config=config, device=device, other_devices=tuple(others))
 
     def all_contents(self) -> Iterator[tuple[int, str | Path]]:
         """Yield every usable text or file with its row, in order; of an item with several, all."""
@@ -144,15 +147,32 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
         contents = file_contents(items, config.modality, column, anywhere=anywhere)
     for note in (*items.notes, *contents.notes):
         progress.note(note)
-    return Plan(run, config, items, contents, batch_size_of(run, config), _device(run, config))
+    device, *others = _devices(run, config)
+    return Plan(run, config, items, contents, batch_size_of(run, config), device, tuple(others))
 
 
 def batch_size_of(run: RunConfig, config: SetConfig) -> int:
     """Return the items per forward pass: the requested ones, or what suits the device."""
-    device = "cpu" if _device(run, config) == "cpu" else "gpu"
+    device = "cpu" if _devices(run, config)[0] == "cpu" else "gpu"
     return config.batch_size or BATCH_SIZES[device][config.modality]
 
 
-def _device(run: RunConfig, config: SetConfig) -> str:
+def _devices(run: RunConfig, config: SetConfig) -> list[str]:
     # Without torch an encoder runs on the CPU, and nothing imports torch to look for a GPU.
-    return resolve_device(run.device) if needs_torch(config.model, config.modality) else "cpu"
+    if not needs_torch(config.model, config.modality):
+        return ["cpu"]
+    if run.device == "cuda:all":
+        return all_of_cuda()
+    return [resolve_device(device) for device in run.device.split(",")]
+
+
+def all_of_cuda() -> list[str]:
+    """Return the names of all CUDA devices of this machine.
+
+    Raises:
+        UsageError: There is none, or one does not compute.
+    """
+    resolve_device("cuda")
+    import torch
+
+    return [resolve_device(f"cuda:{number}") for number in range(torch.cuda.device_count())]

@@ -34,8 +34,8 @@ from mmx.errors import DataError, EncoderError, Interrupted
 from mmx.extraction import executors, plan, window
 from mmx.extraction.executors import WorkerPool
 from mmx.extraction.extract import extract, extract_together, share_contents
+from mmx.extraction.loading import busy_and_queued_s
 from mmx.extraction.summary import Stages, Summary
-from mmx.extraction.window import busy_and_queued_s
 
 
 class Concurrent(Encoder):
@@ -238,19 +238,28 @@ def test_a_thread_knows_how_long_it_has_computed() -> None:
     assert queued_now >= queued
 
 
-def test_the_bottleneck_is_what_was_waited_for() -> None:
+def test_the_bottleneck_is_what_is_busy_longest() -> None:
     stages = Stages()
     assert stages.bottleneck() == ""
-    stages.waited(3.0, 1.0, 2.0)
+    stages.decode_busy_s, stages.disk_busy_s = 1.0, 2.0
     assert stages.bottleneck() == "disk (67%)"
-    stages.waited(9.0, 5.0, 0.0)
+    stages.decode_busy_s = 10.0
     assert stages.bottleneck() == "decode (83%)"
-    stages.encode_wait_s = 48.0
+    stages.device_busy_s = 48.0
     assert stages.bottleneck() == "device (80%)"
+    stages.write_s = 60.0
+    assert stages.bottleneck() == "disk (52%)"
+    assert Stages(decode_busy_s=1.0, disk_busy_s=-0.5).bottleneck() == "decode (100%)"
+
+
+def test_waits_are_divided_as_the_loading_was() -> None:
     stages = Stages()
     stages.waited(8.0, 1.0, 1.0, own_s=2.0)
     assert (stages.decode_s, stages.encode_s) == (1.0, 2.0)
     assert (stages.decode_wait_s, stages.disk_wait_s, stages.encode_wait_s) == (2.0, 2.0, 4.0)
+    stages = Stages()
+    stages.waited(8.0, 1.0, -1.0)  # a difference of two measurements
+    assert (stages.decode_wait_s, stages.disk_wait_s) == (8.0, 0.0)
 
 
 @pytest.mark.parametrize("concurrent", [False, True])

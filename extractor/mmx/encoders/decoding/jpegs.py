@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmbase.process import out_of_memory
 from mmx.encoders.base import Request, plain_reason, require, versions
 from mmx.encoders.batching import groups_of_equal
+from mmx.encoders.compute import stacked
 from mmx.encoders.decoding.memory import reserve
 from mmx.encoders.decoding.pictures import check_pixels, decode_rgb
 from mmx.encoders.decoding.reading import remembered
@@ -57,24 +59,24 @@ class EncodedJpeg:
 
     Attributes:
         path: Where it was read.
-        content: All of it.
+        content: All of it, (n_bytes,).
         frame: What its header says.
     """
 
     path: Path
-    content: bytearray
+    content: NDArray[np.uint8]
     frame: Frame
 
     @property
     def nbytes(self) -> int:
         """Size of the file."""
-        return len(self.content)
+        return self.content.nbytes
 
     def tensor(self) -> Tensor:
         """Return the content as (n_bytes,) uint8, which shares its memory."""
         import torch
 
-        return torch.frombuffer(self.content, dtype=torch.uint8)
+        return torch.from_numpy(self.content)
 
 
 def plain_frame(content: bytes | bytearray) -> Frame | None:
@@ -136,7 +138,7 @@ def read_jpeg(content: Path | str) -> EncodedJpeg | None:
         return None
     with suppress(ContentError):
         check_pixels(frame.width, frame.height)
-        return EncodedJpeg(path, data, frame)
+        return EncodedJpeg(path, np.frombuffer(data, np.uint8), frame)
     return None
 
 
@@ -296,7 +298,7 @@ class NvJpeg:
             rows[k] = otherwise(_decoded_instead(loaded[k])) if row is None else row
         arrays = [k for k, row in rows.items() if isinstance(row, np.ndarray)]
         if arrays:
-            there = torch.from_numpy(np.stack([rows[k] for k in arrays])).to(self.device)
+            there = stacked([rows[k] for k in arrays], self.device)
             rows.update(zip(arrays, there, strict=True))
         return torch.stack(list(rows.values()))
 
