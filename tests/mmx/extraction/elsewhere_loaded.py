@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,11 +97,15 @@ class SlowDisk(Lengths):
 
 
 def slow_reads(seconds: float) -> None:
-    """Let every measured read of this process take so long, without computing."""
+    """Let every measured read of this process take so long, without computing.
+
+    No file is in memory then.
+    """
     read_into = disk._read_into
 
-    def slow(stream: BinaryIO, buffer: bytearray) -> int:
+    def slow(file: int, buffer: bytearray) -> int:
         time.sleep(seconds)
-        return read_into(stream, buffer)
+        return read_into(file, buffer)
 
     disk._read_into = slow
+    disk._is_in_memory = lambda file, buffer: False

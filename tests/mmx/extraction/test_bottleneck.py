@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -50,7 +51,8 @@ def test_the_slow_part_is_named(
     pictures: Path, monkeypatch: pytest.MonkeyPatch, part: str, loading: str, device: str
 ) -> None:
     monkeypatch.setattr(plan, "resolve_device", lambda _: device)
-    monkeypatch.setattr(disk, "_read_into", disk._read_into)  # put back at the end
+    for name in ("_read_into", "_is_in_memory"):
+        monkeypatch.setattr(disk, name, getattr(disk, name))  # put back at the end
     encoder = PLANTED[part]()
     if part == "disk":
         slow_reads(0.02)
@@ -100,11 +102,26 @@ def test_reads_are_measured_and_nothing_else(
             cached = sum(disk.Disk().wait_s(file) for _ in range(20)) / 20
         finally:
             stop.set()
-    monkeypatch.setattr(disk, "_read_into", disk._read_into)
+    for name in ("_read_into", "_is_in_memory"):
+        monkeypatch.setattr(disk, name, getattr(disk, name))
     slow_reads(0.01)
     slow = sum(disk.Disk().wait_s(file) for _ in range(20)) / 20
     assert slow == pytest.approx(0.03, rel=0.3)
     assert abs(cached) < 0.5 * slow
+
+
+def test_only_what_is_not_in_memory_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    buffer = bytearray(1 << 18)
+    for n_bytes in (0, 1, 1 << 18, 600_000):
+        file.write_bytes(b"x" * n_bytes)
+        with file.open("rb") as stream:
+            found = disk._is_in_memory(stream.fileno(), buffer)
+            try:
+                os.preadv(stream.fileno(), [buffer], 0, os.RWF_NOWAIT)
+            except (AttributeError, OSError):
+                pytest.skip("this file system does not say what is in memory")
+            assert found
 
 
 def test_of_many_files_some_are_measured_for_all(
@@ -113,6 +130,7 @@ def test_of_many_files_some_are_measured_for_all(
     file = tmp_path / "file"
     file.write_bytes(b"x")
     reads: list[float] = []
+    monkeypatch.setattr(disk, "_is_in_memory", lambda *_: False)
     monkeypatch.setattr(disk, "_read_into", lambda *_: reads.append(time.sleep(0.002) or 1.0) or 1)
     some = disk.Disk()
     total = sum(some.wait_s(file) for _ in range(320))
