@@ -183,8 +183,6 @@ class Encoder(Protocol):
             array of shape (k, dim), k >= 1, for each item.
         needs_fit: `fit` must be called with the whole corpus before `load`.
         device: Where `encode` computes.
-        decoder: What decodes pictures, of `DECODERS`: `pil` holds the interpreter lock for a part
-            of the time, the others do not.
         batch_size: Set by the pipeline. Where bits depend on the batch's size, `encode` pads a
             shorter batch to this size, so that the last batch and a resumed run give the same bits.
             None: no padding.
@@ -197,7 +195,6 @@ class Encoder(Protocol):
     ragged: bool = False
     needs_fit: bool = False
     device: str = "cpu"
-    decoder: str = "pil"
     batch_size: int | None = None
     proven: Any = None
 

@@ -85,7 +85,7 @@ class OpenClipEncoder(Encoder):
 
         request.refuse(layer="projection", pooling="none")
         device = checked_device(request)
-        self.decoder, self._nvjpeg = request.decoder, checked_decoder(request, device)
+        self._decoder, self._nvjpeg = request.decoder, checked_decoder(request, device)
         library = require("open_clip")
         tag, path = _which_weights(library, request)
         told = library.get_pretrained_cfg(request.model, tag) if tag else {}
@@ -142,7 +142,7 @@ class OpenClipEncoder(Encoder):
     def load(self, content: Path | str) -> _Loaded | EncodedJpeg:
         """Tokenise a text, or prepare a picture (with nvjpeg, a JPEG file is only read)."""
         if not self._text:
-            picture = open_picture(content, self.decoder)
+            picture = open_picture(content, self._decoder)
             return picture if isinstance(picture, EncodedJpeg) else self._prepared(picture)
         text = checked_text(content)
         tokens = np.asarray(self._tokenizer([text])[0])

@@ -72,7 +72,7 @@ class TorchvisionEncoder(Encoder):
         models = require("torchvision.models")
         name = request.model.lower()
         device = checked_device(request)
-        self.decoder, self._nvjpeg = request.decoder, checked_decoder(request, device)
+        self._decoder, self._nvjpeg = request.decoder, checked_decoder(request, device)
         tag, path = _which_weights(request, models.get_model_weights(name))
         random = request.weights == "random"
         self._transforms = transforms = tag.transforms()
@@ -126,7 +126,7 @@ class TorchvisionEncoder(Encoder):
 
         With nvjpeg, a JPEG file is only read.
         """
-        picture = open_picture(content, self.decoder)
+        picture = open_picture(content, self._decoder)
         size = size_of(picture)
         scale = self._transforms.resize_size[0] / min(size)
         # Checked before it is enlarged: a line of 1 x 30,000 becomes enormous.

@@ -69,7 +69,7 @@ class TransformersEncoder(Encoder):
 
     def __init__(self, request: Request) -> None:
         device = checked_device(request)
-        self.decoder, self._nvjpeg = request.decoder, checked_decoder(request, device)
+        self._decoder, self._nvjpeg = request.decoder, checked_decoder(request, device)
         folder = hub.find_model(request, request.model)
         if request.offline:
             hub.go_offline()
@@ -199,7 +199,7 @@ class HFVisionEncoder(TransformersEncoder):
             getattr(processor, "backend", None) == "torchvision"
             or getattr(processor, "is_fast", False) is True  # transformers 4
         )
-        if self.decoder == "nvjpeg" and not self._takes_tensors:
+        if self._decoder == "nvjpeg" and not self._takes_tensors:
             raise UsageError(
                 "--decoder nvjpeg is not possible with this model: its processor, "
                 f"{type(processor).__name__}, takes Pillow's pictures; take --decoder torchvision"
@@ -211,7 +211,7 @@ class HFVisionEncoder(TransformersEncoder):
 
         With nvjpeg, a JPEG file is only read.
         """
-        picture = open_picture(content, self.decoder)
+        picture = open_picture(content, self._decoder)
         return picture if isinstance(picture, EncodedJpeg) else self._process(picture)
 
     def _process(self, image: Any) -> NDArray[np.float32]:

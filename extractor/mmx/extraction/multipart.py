@@ -68,7 +68,6 @@ class Several:
         self.ragged = combine == "ragged"
         self.needs_fit = encoder.needs_fit
         self.device = encoder.device
-        self.decoder = encoder.decoder
         self.proven: Any = None
         if encoder.ragged:
             raise UsageError(
