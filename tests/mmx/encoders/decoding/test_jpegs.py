@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -489,7 +488,6 @@ def test_the_reason_is_pillows(tmp_path: Path) -> None:
 def test_nvjpeg_is_near_pillow(
     pictures: list[Path], family: str, request: pytest.FixtureRequest
 ) -> None:
-    began = time.perf_counter()
     model, options = models_of(family, request)
     options["device"] = "cuda"
     usual = create(model, modality="visual", **options)
@@ -502,7 +500,6 @@ def test_nvjpeg_is_near_pillow(
     assert near(expected[-1:], found[-1:], 1e-5)  # the PNG file
     assert np.array_equal(found, other.encode(loaded))
     assert near(found[2:5], other.encode(loaded[2:5]), 1e-5)
-    assert time.perf_counter() - began < 10
 
 
 @pytest.mark.gpu
