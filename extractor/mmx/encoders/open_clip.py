@@ -36,6 +36,7 @@ from mmx.encoders.decoding.jpegs import (
     EncodedJpeg,
     checked_decoder,
     decoder_told,
+    decoder_versions,
     open_picture,
     scaled,
 )
@@ -136,7 +137,10 @@ class OpenClipEncoder(Encoder):
             weights_sha256=digest,
             licence=None,
             precision=request.precision,
-            libraries=versions("torch", "torchvision", "open_clip_torch", "pillow"),
+            libraries={
+                **versions("torch", "torchvision", "open_clip_torch", "pillow"),
+                **decoder_versions(request.decoder),
+            },
         )
 
     def load(self, content: Path | str) -> _Loaded | EncodedJpeg:

@@ -42,6 +42,7 @@ from mmx.encoders.decoding.jpegs import (
     EncodedJpeg,
     checked_decoder,
     decoder_told,
+    decoder_versions,
     open_picture,
     scaled,
     size_of,
@@ -117,7 +118,10 @@ class TorchvisionEncoder(Encoder):
             weights_sha256=digest,
             licence=None if random or path is not None else tag.meta.get("license"),
             precision=request.precision,
-            libraries=versions("torch", "torchvision", "pillow"),
+            libraries={
+                **versions("torch", "torchvision", "pillow"),
+                **decoder_versions(request.decoder),
+            },
             training={} if path is None else checkpoints.training_of(path),
         )
 

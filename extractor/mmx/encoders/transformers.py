@@ -35,7 +35,13 @@ from mmx.encoders.base import (
 from mmx.encoders.batching import every_position, pad_rows, pool_positions
 from mmx.encoders.compute import checked_device, forward_pass, prepared, stacked
 from mmx.encoders.decoding import Resampler, read_mono
-from mmx.encoders.decoding.jpegs import EncodedJpeg, checked_decoder, decoder_told, open_picture
+from mmx.encoders.decoding.jpegs import (
+    EncodedJpeg,
+    checked_decoder,
+    decoder_told,
+    decoder_versions,
+    open_picture,
+)
 from mmx.encoders.listings import TRANSFORMERS
 from mmx.encoders.weights import hub, loading
 from mmx.encoders.weights.checkpoints import file_sha256
@@ -184,7 +190,10 @@ class TransformersEncoder(Encoder):
             weights_sha256=digest,
             licence=folder.licence(),
             precision=request.precision,
-            libraries=versions("torch", "transformers", "tokenizers", "pillow"),
+            libraries={
+                **versions("torch", "transformers", "tokenizers", "pillow"),
+                **decoder_versions(request.decoder),
+            },
         )
 
 

@@ -395,13 +395,19 @@ def checked_decoder(request: Request, device: Any) -> NvJpeg | None:
     return NvJpeg(device)
 
 
-def decoder_told(decoder: str) -> dict[str, Any]:
-    """Return what the provenance says about a decoder; nothing about `pil`, which all sets had."""
+def decoder_told(decoder: str) -> dict[str, str]:
+    """Return what the description of an encoder's preprocessing says about its decoder.
+
+    Nothing about `pil`, which every set had before there were others.
+    """
+    return {} if decoder == "pil" else {"decoder": decoder}
+
+
+def decoder_versions(decoder: str) -> dict[str, str]:
+    """Return the versions of what decodes instead of Pillow; of nvJPEG that of CUDA."""
     if decoder == "pil":
         return {}
     import torch
 
-    told = {"name": decoder, "torchvision": versions("torchvision")["torchvision"]}
-    if decoder == "nvjpeg":
-        told["cuda"] = str(torch.version.cuda)
-    return {"decoder": told}
+    cuda = {"cuda": str(torch.version.cuda)} if decoder == "nvjpeg" else {}
+    return {"torchvision": versions("torchvision")["torchvision"], **cuda}

@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from mmstore import Status
+from mmstore import ProvenanceMismatch, Status
 from mmstore.reader import FeatureSet
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import create
@@ -27,7 +27,6 @@ from mmx.encoders.decoding.jpegs import (
     EncodedJpeg,
     NvJpeg,
     decode_jpeg,
-    decoder_told,
     plain_frame,
     read_jpeg,
     scaled,
@@ -459,13 +458,33 @@ def test_a_decoder_is_about_pictures() -> None:
         SetConfig(modality="textual", model="tfidf-lsa", decoder="torchvision")
 
 
-def test_the_provenance_tells_another_decoder_with_its_version() -> None:
-    assert decoder_told("pil") == {}
-    told = create(
-        SMALL, modality="visual", weights="random", decoder="torchvision"
-    ).spec.preprocessing["decoder"]
-    assert told == {"name": "torchvision", "torchvision": torchvision.__version__.split("+")[0]}
-    assert set(decoder_told("nvjpeg")["decoder"]) == {"name", "torchvision", "cuda"}
+@pytest.mark.parametrize("family", ["torchvision", "open_clip", "transformers"])
+def test_the_provenance_tells_another_decoder_with_its_version(
+    family: str, on_stand_in: list[int], request: pytest.FixtureRequest
+) -> None:
+    model, options = models_of(family, request)
+    usual, torchvisions, nvjpegs = (
+        create(model, modality="visual", decoder=decoder, **options).spec
+        for decoder in ("pil", "torchvision", "nvjpeg")
+    )
+    assert "decoder" not in usual.preprocessing
+    for spec, decoder in ((torchvisions, "torchvision"), (nvjpegs, "nvjpeg")):
+        assert spec.preprocessing == {**usual.preprocessing, "decoder": decoder}
+        assert spec.libraries["torchvision"] == torchvision.__version__.partition("+")[0]
+        assert usual.libraries.items() <= spec.libraries.items()
+    assert nvjpegs.libraries["cuda"] == str(torch.version.cuda)
+
+
+def test_a_set_is_not_continued_with_another_decoder(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(PLAIN)
+    (tmp_path / "items.tsv").write_text("item_id\na\n")
+    run = RunConfig(data=tmp_path, device="cpu")
+    config = SetConfig(modality="visual", model=SMALL, weights="random", batch_size=1)
+    extract(run, config)
+    with pytest.raises(ProvenanceMismatch, match="decoder"):
+        extract(run, config.model_copy(update={"decoder": "torchvision"}))
+    assert extract(run, config).already_complete
 
 
 def test_the_reason_is_pillows(tmp_path: Path) -> None:
