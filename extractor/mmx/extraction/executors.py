@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import NamedTuple, Protocol, TypeVar
 
 from mmbase.process import available_cpus
@@ -198,6 +199,8 @@ class _Loading:
         self._processes: Processes | None = None
         self._told = False
         self._ending: threading.Thread | None = None
+        self._began = self._settled_at = self._last = time.perf_counter()
+        self._n_since = 0  # rows that came through since nothing is tried any more
         self._gate = _Gate()
         plan = tasks[0].plan
         on_cpu = all(task.plan.device == "cpu" for task in tasks)
@@ -229,10 +232,14 @@ class _Loading:
         if self._processes is not None and not self._told and self._processes.started:
             self._told = True
             self.tuner.processes_started(self._processes.n_ready, self._processes.failure)
-        if not self.tuner.settled:
-            span = part.span
-            n_items, n_left = span.stop - span.start, self._n_rows - span.stop
-            self.tuner.observe(setting, n_items, part.cpu_s, n_left)
+        span, self._last = part.span, time.perf_counter()
+        n_items, n_left = span.stop - span.start, self._n_rows - span.stop
+        if self.tuner.settled:
+            self._n_since += n_items
+        else:
+            self._settled_at = self._last
+            load_s = part.wall_s - part.blocked_s
+            self.tuner.observe(setting, n_items, part.cpu_s, load_s, n_left)
         self._follow()
 
     def close(self) -> LoadingReport:
@@ -243,7 +250,14 @@ class _Loading:
             self._processes.close()
         if self._ending is not None:
             self._ending.join()
-        return self.tuner.report(n_replaced)
+        report, since_s = self.tuner.report(n_replaced), self._last - self._settled_at
+        if not report.rates or since_s <= 0:
+            return report
+        return replace(
+            report,
+            settled_after_s=self._settled_at - self._began,
+            items_per_s=self._n_since / since_s,
+        )
 
     def _follow(self) -> None:
         """Do what the tuner says."""

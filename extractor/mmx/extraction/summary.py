@@ -147,6 +147,8 @@ class LoadingReport:
         why: Why it is so, in a few words.
         rates: What was measured, in this order.
         n_replaced: Loading processes that ended by themselves and were replaced.
+        settled_after_s: Seconds of the loop after which nothing more was tried; 0 where nothing was.
+        items_per_s: Items that came through from then on; 0 where it never came to that.
     """
 
     how: str = "threads"
@@ -154,6 +156,8 @@ class LoadingReport:
     why: str = ""
     rates: tuple[Rate, ...] = ()
     n_replaced: int = 0
+    settled_after_s: float = 0.0
+    items_per_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Return it with JSON types only."""
@@ -161,7 +165,12 @@ class LoadingReport:
             {"how": how, "workers": workers, "items_per_s": round(rate, 1)}
             for how, workers, rate in self.rates
         ]
-        return {**asdict(self), "rates": rates}
+        return {
+            **asdict(self),
+            "rates": rates,
+            "settled_after_s": round(self.settled_after_s, 3),
+            "items_per_s": round(self.items_per_s, 1),
+        }
 
     def as_text(self) -> str:
         """Return it as one line."""
@@ -172,6 +181,7 @@ class LoadingReport:
             self.how,
             self.why,
             f"measured: {rates}" if rates else "",
+            f"from then on {self.items_per_s:,.0f} items/s" if rates and self.items_per_s else "",
             f"loading processes that ended and were replaced: {self.n_replaced}"
             * (self.n_replaced > 0),
         )

@@ -34,7 +34,7 @@ BUSY = 0.9
 """Share of the time that a device computes, above which nothing is to be gained by loading."""
 
 FREE = 0.75
-"""Share of their time that threads compute, above which more of them are tried first."""
+"""Share of its time that a load computes, above which threads don't stand in each other's way."""
 
 FIRST_THREADS = 8
 """The first trial, where there are so many processors."""
@@ -102,7 +102,7 @@ class Tuner:
         self._n_passes = self._n_passed = 0
         self._began: float | None = None
         self._n_items = self._n_spans = 0
-        self._cpu_s = self._busy_s = 0.0
+        self._cpu_s = self._load_s = self._busy_s = 0.0
         if wish == "processes" and unfit:
             self._why = unfit
         elif wish == "processes":
@@ -127,13 +127,16 @@ class Tuner:
             why = "the run was too short to measure more"
         return LoadingReport(*self.setting, why, tuple(self._rates), n_replaced)
 
-    def observe(self, setting: Setting, n_items: int, cpu_s: float, n_left: int) -> None:
+    def observe(
+        self, setting: Setting, n_items: int, cpu_s: float, load_s: float, n_left: int
+    ) -> None:
         """Take note of a loaded span that has come through.
 
         Args:
             setting: With which it was loaded.
             n_items: Its rows.
             cpu_s: CPU seconds of loading them.
+            load_s: Seconds that loading them took, without waits for a disk.
             n_left: Rows that are still to come, at most.
         """
         if self.settled or self._waits_for_processes or setting != self.setting:
@@ -148,6 +151,7 @@ class Tuner:
         self._n_items += n_items
         self._n_spans += 1
         self._cpu_s += cpu_s
+        self._load_s += load_s
         taken_s = now - self._began
         if taken_s >= TRIAL_S and self._n_spans >= 2 * setting.workers:
             self._end(taken_s, n_left)
@@ -172,18 +176,20 @@ class Tuner:
     def _begin(self) -> None:
         self._began = None
         self._n_items = self._n_spans = 0
-        self._cpu_s = self._busy_s = 0.0
+        self._cpu_s = self._load_s = self._busy_s = 0.0
 
     def _end(self, taken_s: float, n_left: int) -> None:
         """Note a rate, and choose what comes next."""
         rate, busy = self._n_items / taken_s, self._busy_s / taken_s
         cpu_s = self._cpu_s / max(1, self._n_items)
+        free = self._cpu_s >= FREE * self._load_s
         self._rates.append(Rate(*self.setting, rate))
-        if busy >= BUSY:
+        # Where threads are in each other's way, they are in that of those that start kernels, too,
+        # and a device that waits for these looks busy.
+        if busy >= BUSY and free:
             self._settle(self.setting, f"the device was busy for {min(1.0, busy):.0%} of the time")
         else:
             # Threads that hardly wait for each other: more of them may do.
-            free = rate * cpu_s >= FREE * self.setting.workers
             following = self._following() if free or self._tried_processes else None
             if following is None and not self._tried_processes:
                 self._tried_processes = True

@@ -296,6 +296,8 @@ def test_the_way_changes_while_the_run_goes_on(
     report = found.stages.loading
     assert {rate.how for rate in report.rates} >= {"threads"}
     assert found.stages.workers == report.workers >= 1
+    assert 0 < report.settled_after_s < found.stages.loop_s
+    assert found.as_json()["this_run"]["loading"]["items_per_s"] >= 0
     assert found.counts.ok == 999
     assert found.digest == go(root, tmp_path / "b", "threads", device="auto").digest
     assert children() == before

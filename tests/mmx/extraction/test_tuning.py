@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmx.extraction.tuning import Setting, Tuner, Wish
+from mmx.extraction.tuning import WARM_PASSES, Setting, Tuner, Wish
 
 
 class Machine:
@@ -49,7 +49,9 @@ class Machine:
             self.now += 10 / min(self.rates(setting), self.device)
             self.n_left -= 10
             tuner.observe_device(10 / self.device)
-            tuner.observe(setting, 10, 10 * self.cpu_s, self.n_left)
+            busy = self.device > self.rates(setting)  # else the loaders wait for the device
+            load_s = 10 * setting.workers / self.rates(setting) if busy else 10 * self.cpu_s
+            tuner.observe(setting, 10, 10 * self.cpu_s, load_s, self.n_left)
         return tuner
 
 
@@ -102,6 +104,17 @@ def test_nothing_is_started_for_a_small_rest_or_a_busy_device() -> None:
     tuner = Machine(locked, device=500).run()
     assert tuner.wanted_processes == 0
     assert "the device was busy" in tuner.report().why
+
+
+def test_a_device_that_waits_for_its_threads_is_not_busy() -> None:
+    ticks = iter(range(100))
+    tuner = Tuner("auto", None, 16, on_cpu=False, clock=lambda: next(ticks))
+    for _ in range(WARM_PASSES):
+        tuner.observe_device(0.25)
+    while not tuner.wanted_processes and not tuner.settled:
+        tuner.observe_device(1.0)  # between its events it seems to compute all the time
+        tuner.observe(tuner.setting, 1000, 2.5, 8.0, 10**6)
+    assert tuner.wanted_processes == 16
 
 
 def test_processes_that_cannot_start_leave_threads_and_a_reason() -> None:
