@@ -397,6 +397,27 @@ def near_where_there(vectors: np.ndarray, others: np.ndarray) -> bool:
     return near(vectors[there], others[there], 1e-4)
 
 
+@pytest.mark.parametrize("decoder", ["torchvision", "nvjpeg"])
+def test_processes_load_what_threads_load(
+    tmp_path: Path, pictures: list[Path], decoder: str, on_stand_in: list[int]
+) -> None:
+    rows = "".join(f"{path.stem}\t{path}\n" for path in pictures)
+    (tmp_path / "items.tsv").write_text(f"item_id\timage\n{rows}")
+    config = SetConfig(
+        modality="visual", model=SMALL, weights="random", decoder=decoder, batch_size=4
+    )
+    digests = set()
+    for loading in ("threads", "processes"):
+        run = RunConfig(
+            data=tmp_path, out=tmp_path / loading, device="cpu", workers=2, loading=loading,
+            allow_outside=True,
+        )  # fmt: skip
+        summary = extract(run, config)
+        assert summary.counts.ok == len(pictures)
+        digests.add(summary.digest)
+    assert len(digests) == 1
+
+
 def test_sets_that_share_pictures_decode_each_once(
     pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
