@@ -20,7 +20,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from mmbase.process import available_cpus
 from mmx.encoders import Encoder
 from mmx.extraction.passes import PassClock, Rows, WindowResult, encode_batch, is_on_cpu
-from mmx.extraction.processes import Processes, impossible, portable
+from mmx.extraction.processes import Processes, affordable, impossible, portable
 from mmx.extraction.summary import LoadingReport
 from mmx.extraction.tuning import Setting, Tuner, Wish
 from mmx.extraction.window import (
@@ -215,7 +215,11 @@ class _Loading:
                 self._portable = portable(encoders, plan.config.background)
             except ValueError as error:
                 unfit = str(error)
-        self.tuner = Tuner(wish, workers, available_cpus(), on_cpu=on_cpu, unfit=unfit)
+        processors = available_cpus()
+        self.tuner = Tuner(
+            wish, workers, processors, on_cpu=on_cpu, most_processes=affordable(processors),
+            unfit=unfit,
+        )  # fmt: skip
         self.most_workers = self.tuner.most_workers
         self.in_processes = self.tuner.setting.how == "processes"
         self._follow()

@@ -26,6 +26,7 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import send_handle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,10 @@ _PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
     "from mmx.extraction.worker import main; main(int(sys.argv[1]))"
 )
+PROCESS_BYTES = 400 << 20
+"""Memory of a loading process that has imported torch and torchvision; 368 MB were measured."""
+
+_GROUPS = Path("/sys/fs/cgroup")
 _ARENA_BYTES = 1 << 23  # of several blocks; a larger block has a mapping of its own
 _BLOCKS_PER_ARENA = 8
 _PAGE = 4096
@@ -101,6 +106,48 @@ def impossible() -> str:
     if os.name != "posix":
         return "loading processes need a POSIX system"
     return "" if sys.executable else "the interpreter does not know its own path"
+
+
+def affordable(processors: int) -> int:
+    """Return how many loading processes this machine takes: at least 1.
+
+    Half of the free memory is enough for them, and a container may have less processor time than
+    it has processors.
+    """
+    memory_bytes = [_meminfo("MemAvailable")]
+    limit, used = _number("memory.max"), _number("memory.current")
+    if limit is not None and used is not None:
+        memory_bytes.append(limit - used)
+    free = min((one for one in memory_bytes if one is not None), default=None)
+    most = processors if free is None else min(processors, free // 2 // PROCESS_BYTES)
+    quota, period = _numbers("cpu.max")
+    if quota is None:
+        quota, period = _number("cpu/cpu.cfs_quota_us"), _number("cpu/cpu.cfs_period_us")
+    if quota is not None and period and quota > 0:
+        most = min(most, quota // period)
+    return max(1, most)
+
+
+def _numbers(name: str) -> tuple[int | None, int | None]:
+    """Return the two numbers in a file of the control group; None for what is no number."""
+    try:
+        first, _, second = (_GROUPS / name).read_text(encoding="ascii").strip().partition(" ")
+    except (OSError, UnicodeDecodeError):
+        return None, None
+    return int(first) if first.isdecimal() else None, int(second) if second.isdecimal() else None
+
+
+def _number(name: str) -> int | None:
+    return _numbers(name)[0]
+
+
+def _meminfo(name: str) -> int | None:
+    """Return bytes of memory as the kernel counts them."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
 
 
 class Processes:

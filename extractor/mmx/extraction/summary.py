@@ -147,7 +147,7 @@ class LoadingReport:
         why: Why it is so, in a few words.
         rates: What was measured, in this order.
         n_replaced: Loading processes that ended by themselves and were replaced.
-        settled_after_s: Seconds of the loop after which nothing more was tried; 0 where nothing was.
+        settled_after_s: Seconds of the loop after which no more was tried; 0 where nothing was.
         items_per_s: Items that came through from then on; 0 where it never came to that.
     """
 

@@ -65,6 +65,8 @@ class Tuner:
         workers: Contents to load at a time; None: found by measuring.
         processors: Number of processors.
         on_cpu: Whether the encoder computes on them, too.
+        most_processes: How many processes are started where no number is given; None: one for each
+            processor.
         unfit: Why processes cannot load these contents; empty if they can.
         clock: Seconds.
 
@@ -85,12 +87,13 @@ class Tuner:
         processors: int,
         *,
         on_cpu: bool,
+        most_processes: int | None = None,
         unfit: str = "",
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._given, self._processors, self._clock = workers, processors, clock
         self._unfit = unfit
-        self._count = workers or processors
+        self._count = workers or most_processes or processors
         self._rates: list[Rate] = []
         self._why = ""
         self._tried_processes = wish == "threads" or bool(unfit)

@@ -24,7 +24,7 @@ from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, create
 from mmx.encoders.decoding import memory
 from mmx.errors import ContentError, EncoderError, Interrupted
-from mmx.extraction import executors, plan, tuning, window
+from mmx.extraction import executors, plan, processes, tuning, window
 from mmx.extraction.extract import extract
 from mmx.extraction.plan import make_plan
 from mmx.extraction.processes import Processes, impossible, portable
@@ -107,11 +107,11 @@ def test_a_torchvision_encoder_travels_without_its_weights(tmp_path: Path) -> No
     for k in range(5):
         paths.append(tmp_path / f"{k}.png")
         Image.fromarray(rng.integers(0, 256, (50 + k, 70, 3), dtype=np.uint8)).save(paths[-1])
-    processes = Processes(sent, 1)
+    pool = Processes(sent, 1)
     try:
-        reading = processes.read([True], [*paths, None, ContentError("before")])
+        reading = pool.read([True], [*paths, None, ContentError("before")])
     finally:
-        processes.close()
+        pool.close()
     items = reading.items[0]
     assert items is not None
     for item, path in zip(items, paths, strict=False):
@@ -123,29 +123,27 @@ def test_a_torchvision_encoder_travels_without_its_weights(tmp_path: Path) -> No
 
 def test_memory_is_used_again_once_nobody_holds_it(tmp_path: Path) -> None:
     paths: list[Any] = list((catalogue(tmp_path) / "images").iterdir())[:8]
-    processes = Processes(portable([Lengths()], None), 1)
+    pool = Processes(portable([Lengths()], None), 1)
     try:
-        held = [processes.read([True], paths).items[0] for _ in range(3)]
-        (worker,) = processes._workers
+        held = [pool.read([True], paths).items[0] for _ in range(3)]
+        (worker,) = pool._workers
         n_arenas = len(worker._arenas)
         expected = [item.copy() for item in held[0] or []]
         for _ in range(50):
-            assert processes.read([True], paths).items[0]
+            assert pool.read([True], paths).items[0]
         assert len(worker._arenas) == n_arenas
         for item, copy in zip(held[0] or [], expected, strict=True):
             assert np.array_equal(item, copy)  # what is held is not written to
         larger = [*paths, *paths]
         assert all(
             np.array_equal(a, b)
-            for a, b in zip(
-                processes.read([True], larger).items[0] or [], expected * 2, strict=True
-            )
+            for a, b in zip(pool.read([True], larger).items[0] or [], expected * 2, strict=True)
         )
         del held
         gc.collect()
-        processes.read([True], larger)
+        pool.read([True], larger)
     finally:
-        processes.close()
+        pool.close()
 
 
 def test_a_process_that_is_killed_is_replaced(tmp_path: Path) -> None:
@@ -218,42 +216,73 @@ def test_encoders_that_no_process_can_make_are_loaded_by_threads(
 
 def test_large_contents_wait_for_memory_in_processes_too(tmp_path: Path) -> None:
     paths: list[Any] = [catalogue(tmp_path, 0, a="large") / "images" / "a.jpg"]
-    processes = Processes(portable([Lengths()], None), 1)
+    pool = Processes(portable([Lengths()], None), 1)
     taken = memory.budget.take(memory.DECODING_BYTES)
     try:
         answer: list[Any] = []
-        reader = threading.Thread(target=lambda: answer.append(processes.read([True], paths)))
+        reader = threading.Thread(target=lambda: answer.append(pool.read([True], paths)))
         reader.start()
         reader.join(4)
         assert not answer  # it waits for what this thread has
         memory.budget.give_back(taken)
         taken = 0
-        reader.join(10)
+        reader.join(40)
         assert answer[0].left == []
         assert answer[0].wall_s < 1  # a wait for memory is no loading
         assert memory.budget._taken == 0
     finally:
         memory.budget.give_back(taken)
-        processes.close()
+        pool.close()
 
 
 def test_processes_that_are_not_needed_end(tmp_path: Path) -> None:
     paths: list[Any] = list((catalogue(tmp_path) / "images").iterdir())[:8]
     before = children()
-    processes = Processes(portable([Lengths()], None), 3)
+    pool = Processes(portable([Lengths()], None), 3)
     try:
-        while not processes.started:
+        while not pool.started:
             time.sleep(0.01)
-        assert len(children()) == len(before) + 3
-        processes.keep(1)
-        assert len(children()) == len(before) + 1
-        assert processes.read([True], paths).left == []
-        processes.keep(0)
+
+        def n_running() -> int:
+            return sum(worker.process.poll() is None for worker in pool._workers)
+
+        assert n_running() == 3
+        pool.keep(1)
+        assert n_running() == 1
+        assert pool.read([True], paths).left == []
+        pool.keep(0)
+        assert n_running() == 0
         assert children() == before
         for _ in range(3):
-            assert processes.read([True, False], paths).left == list(range(8))
+            assert pool.read([True, False], paths).left == list(range(8))
     finally:
-        processes.close()
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 16),
+        ({"cpu.max": "400000 100000"}, 4),
+        ({"cpu.max": "max 100000", "memory.max": "max", "memory.current": "5"}, 16),
+        ({"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"}, 2),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 16),
+        ({"memory.max": str(7 << 30), "memory.current": str(2 << 30)}, 6),
+        ({"memory.max": str(1 << 30), "memory.current": str(1 << 30)}, 1),
+        ({"cpu.max": "50000 100000"}, 1),
+    ],
+)
+def test_containers_get_the_processes_that_they_can_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], expected: int
+) -> None:
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(processes, "_GROUPS", tmp_path)
+    monkeypatch.setattr(processes, "_meminfo", lambda name: 64 << 30)
+    assert processes.affordable(16) == expected
+    monkeypatch.setattr(processes, "_meminfo", lambda name: 2 << 30)
+    assert processes.affordable(16) == min(expected, 2)
 
 
 def test_several_encoders_share_what_a_process_loads(tmp_path: Path) -> None:
@@ -263,19 +292,19 @@ def test_several_encoders_share_what_a_process_loads(tmp_path: Path) -> None:
         RunConfig(data=root, device="cpu"), SetConfig(modality="visual", model="resnet18"), Silent()
     )
     rows = np.arange(67)
-    processes = Processes(portable(encoders, None), 1)
+    pool = Processes(portable(encoders, None), 1)
     try:
         tasks = [window.Task(planned, encoder) for encoder in encoders]
         for wanted in ([rows, rows], [rows, rows[:0]]):
             span = window.Span(55, 67, wanted, last=True)
-            here, there = (window.load(tasks, span, how) for how in (None, processes.read))
+            here, there = (window.load(tasks, span, how) for how in (None, pool.read))
             assert [None if items is None else [str(item) for item in items] for items in here.items
                     ] == [None if items is None else [str(item) for item in items]
                           for items in there.items]  # fmt: skip
             assert here.held_bytes == there.held_bytes
             assert here.noted == there.noted == [(63, "a remark")]
     finally:
-        processes.close()
+        pool.close()
 
 
 @pytest.mark.parametrize("load_s", [0.002, 0.0])
@@ -365,7 +394,8 @@ def test_no_process_and_no_memory_outlives_the_run(tmp_path: Path, number: signa
     assert not any(map(is_alive, loaders))
     assert {path.name for path in Path("/dev/shm").glob("*")} <= shared
     found = go(root, tmp_path / "out", "threads")
-    assert found.stages.n_items < 900
+    if number == signal.SIGINT:
+        assert found.stages.n_items < 900  # a kill may come before anything is written
     assert found.digest == go(root, tmp_path / "whole", "threads").digest
 
 

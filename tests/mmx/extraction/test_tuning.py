@@ -145,6 +145,13 @@ def test_processes_by_request_are_counted_by_measuring() -> None:
     assert tuner.setting == Setting("processes", 12)
 
 
+def test_no_more_processes_are_started_than_the_machine_takes() -> None:
+    tuner = Machine(locked).run(most_processes=12)
+    assert tuner.wanted_processes == 12
+    assert tuner.setting == Setting("processes", 12)
+    assert Machine(locked).run("processes", workers=16, most_processes=2).wanted_processes == 16
+
+
 def test_on_a_processor_nothing_is_measured() -> None:
     for wish, how in (("auto", "threads"), ("threads", "threads"), ("processes", "processes")):
         tuner = Tuner(wish, None, 16, on_cpu=True)  # type: ignore[arg-type]
