@@ -414,6 +414,7 @@ def test_processes_load_what_threads_load(
         )  # fmt: skip
         summary = extract(run, config)
         assert summary.counts.ok == len(pictures)
+        assert summary.stages.loading.how == loading
         digests.add(summary.digest)
     assert len(digests) == 1
 
