@@ -147,6 +147,11 @@ class SetConfig(_Frozen):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Precision of the forward pass."
     )
+    decoder: Literal["pil", "torchvision", "nvjpeg"] = Field(
+        "pil",
+        description="What decodes JPEG files; torchvision and, on a GPU, nvjpeg are faster and a "
+        "little off.",
+    )
     text_columns: tuple[str, ...] | None = Field(
         None,
         min_length=1,
@@ -194,6 +199,8 @@ class SetConfig(_Frozen):
             )
         if self.modality != "visual" and self.background:
             raise ValueError(f"background is about pictures (got modality {self.modality})")
+        if self.modality != "visual" and self.decoder != "pil":
+            raise ValueError(f"decoder is about pictures (got modality {self.modality})")
         if self.modality != "textual" and self.long_texts != "truncate":
             raise ValueError(f"long_texts is about texts (got modality {self.modality})")
         if self.modality != "textual" and self.source == "interaction":

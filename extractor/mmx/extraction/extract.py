@@ -142,6 +142,7 @@ def _build(
         precision=config.precision,
         offline=run.offline,
         seed=run.seed,
+        **({"decoder": config.decoder} if config.decoder != "pil" else {}),
     )
     in_pieces = config.long_texts in ("mean", "ragged")
     stages.long_items = "chunked" if in_pieces else "truncated"
