@@ -281,6 +281,12 @@ def _is_utf8(cell: bytes) -> bool:
 
 # --- content files
 
+TEXT_COLUMNS = (
+    "title", "name", "brand", "author", "authors", "artist", "artists", "category", "categories",
+    "genre", "genres", "description", "abstract", "features", "text",
+)  # fmt: skip
+"""Names of columns of texts about items, lower case, in the order in which they are joined."""
+
 FOLDERS = {"visual": "images", "audio": "audio"}
 FILE_SUFFIXES = {
     "visual": (

@@ -100,6 +100,17 @@ def _import_tables(
         ]  # fmt: skip
         write_dataset(replace(bundle, name=out.resolve().name), out, {"imported": files})
     click.echo(f"{out}{' (not written)' if preview else ''}: {summary(bundle)}")
+    for note in _about_texts(bundle):
+        click.echo(f"  note: {note}")
+
+
+def _about_texts(bundle: Bundle) -> list[str]:
+    """Say which columns `mmx extract` will take for texts, where their names do not tell."""
+    from mmbench.data.exchange.bundle import texts_of
+
+    found = [] if bundle.items is None else texts_of(bundle.items)
+    told = "which mmx extract takes (--text-columns names others)"
+    return [f"texts, by the look of their cells: {' + '.join(found)}, {told}"] if found else []
 
 
 def _short(text: str) -> str:
@@ -126,7 +137,7 @@ def _import_folder(folder: Path, out: Path, layout_name: str) -> None:
         absent = int((~one.present).sum())
         shape = f"{len(one.ids):,} items x {one.matrix.shape[1]:,}"
         click.echo(f"  {one.modality}/{one.name}: {shape}, {absent:,} missing")
-    notes = [*bundle.notes]
+    notes = [*bundle.notes, *(_about_texts(bundle) if bundle.parts else ())]
     if name != "ducho" and LAYOUTS["ducho"].detect(folder):
         adds = f"mmbench data import --format ducho {folder} --out {out}"
         notes.append(f"it holds a tree of Ducho's, too: {adds} adds it")

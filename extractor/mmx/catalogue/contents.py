@@ -16,7 +16,8 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from mmbase.dataset import FOLDERS
+from mmbase.choices import FILE
+from mmbase.dataset import FOLDERS, TEXT_COLUMNS
 from mmbase.tables import Column
 from mmx.catalogue.items import Items
 from mmx.catalogue.matching import match_by_name
@@ -33,10 +34,6 @@ PATH_COLUMNS = {
     "visual": ("image", "image_path", "image_file", "img", "img_path", "picture", "photo"),
     "audio": ("audio", "audio_path", "audio_file", "sound"),
 }
-TEXT_COLUMNS = (
-    "title", "name", "brand", "author", "authors", "artist", "artists", "category", "categories",
-    "genre", "genres", "description", "abstract", "features", "text",
-)  # fmt: skip
 NOT_A_NUMBER = ("NaN", "nan")
 """An absent text as data frames write it where the cell is not empty. `Nan` is a word."""
 
@@ -69,6 +66,7 @@ def text_contents(
     columns: Sequence[str] | None = None,
     template: str | None = None,
     usual: Sequence[str] = TEXT_COLUMNS,
+    known: Sequence[str] = (),
 ) -> TextContents:
     """Return the items' texts: columns joined by one blank, or as a template says.
 
@@ -77,6 +75,7 @@ def text_contents(
         columns: The columns; None takes those of `usual` that the table has.
         template: A name of `TEMPLATES` or a text with {column}; names its columns itself.
         usual: Names of text columns, lower case, in the order in which they are joined.
+        known: Columns that were named for this dataset before; taken where it has no usual one.
 
     Raises:
         DataError: There is no table.
@@ -97,13 +96,16 @@ def text_contents(
     elif columns is None:
         columns = [name for name in items.table.columns if name.casefold() in usual]
         columns.sort(key=lambda name: usual.index(name.casefold()))
+        source = ""
+        if not columns and known and set(known) <= set(items.table.columns):
+            columns, source = list(known), f", as {FILE} says"
         if not columns:
             raise UsageError(
                 f"{items.table.path.name}: which columns hold text? Name them with --text-columns "
                 f"(columns: {', '.join(items.table.columns)})"
             )
         where = items.table.path.name
-        notes = (f"text: {' + '.join(columns)} of {where} (--text-columns overrides)",)
+        notes = (f"text: {' + '.join(columns)} of {where}{source} (--text-columns overrides)",)
     read = items.table.read(columns)
     values = tuple(read[name].slice(0, len(items)) for name in columns)
     return TextContents(tuple(columns), notes, values, parsed)

@@ -69,6 +69,7 @@ def finetune(
       mmx finetune --modality textual --model all-MiniLM-L6-v2 --data mine --split loo --out mine-st
       mmx extract --modality textual --model mine-st --data mine
     """
+    from mmbase.choices import recall_texts
     from mmbase.process import StopRequest, resolve_device
     from mmx.catalogue.contents import file_contents, text_contents
     from mmx.catalogue.items import load_items
@@ -90,7 +91,9 @@ def finetune(
     items = load_items(run.data)
     users = histories(part, items)
     contents = (
-        file_contents(items, modality) if visual else text_contents(items, config.text_columns)
+        file_contents(items, modality)
+        if visual
+        else text_contents(items, config.text_columns, known=recall_texts(run.data, "items"))
     )
     encoder = create(
         config.model,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mmbench.commands.exchange import import_
-from mmbench.data.exchange.bundle import WHOLE
+from mmbench.data.exchange.bundle import WHOLE, texts_of
 from mmbench.data.exchange.tables import read_tables
 from mmbench.data.files import read_items
 from mmbench.data.tables import read_interactions
@@ -194,3 +195,23 @@ def test_an_index_of_pandas_is_no_column(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "log.parquet")
     _, (one,) = read_tables([tmp_path / "log.parquet"], {})
     assert one.unread == ("__index_level_0__",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"Titel": ["rote Lampe", "blauer Stuhl", ""]}, ["Titel"]),
+        ({"Titel": ["Lampe", "Stuhl", "Tisch"], "EAN": ["A1", "B2", "C3"]}, ["Titel"]),
+        ({"Farbe": ["rot", "blau", ""], "Titel": ["eine Lampe", "ein Stuhl", "x"]}, ["Titel"]),
+        ({"Titel": ["rote Lampe", "", ""], "title": ["1", "2", "3"]}, []),
+        ({"Preis": ["1", "2,5", "3"], "Bild": ["a/b.jpg", "c.png", ""]}, []),
+        ({"Seit": ["1 Mai 2024", "2 Mai 2024", "3 Mai 2024"], "Link": ["http://a"] * 3}, []),
+        ({"Worte": [["rot", "blau"], ["rot", "x-rot"], ["a"]], "Leer": ["", "", ""]}, ["Worte"]),
+        ({"Bild": ["a b.jpg", "der Stuhl.PNG", "c d.webp"]}, []),
+        ({}, []),
+    ],
+)
+def test_texts_are_recognised_by_their_cells(
+    columns: dict[str, list[Any]], found: list[str]
+) -> None:
+    assert texts_of(pd.DataFrame({"item_id": ["a", "b", "c"], **columns})) == found
