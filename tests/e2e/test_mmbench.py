@@ -256,10 +256,11 @@ def test_the_registries_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no settings" in shown(capsys, "models", "most-popular")
     assert "pop an item's training users" in " ".join(shown(capsys, "metrics").split())
     assert max(map(len, (shown(capsys, "models") + shown(capsys, "metrics")).splitlines())) <= 100
-    assert {entry["name"] for entry in json.loads(shown(capsys, "models", "--json"))} >= {
-        "vbpr",
-        "bpr-mf",
-    }
+    listed = json.loads(shown(capsys, "models", "--json"))
+    assert listed["schema"] == "mmbench.models 1.0"
+    assert {entry["name"] for entry in listed["models"]} >= {"vbpr", "bpr-mf"}
+    (metric,) = json.loads(shown(capsys, "metrics", "ndcg", "--json"))["metrics"]
+    assert metric["name"] == "nDCG"
 
 
 def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,6 +130,7 @@ def finetune(
             {"split": split, "train_sha256": file_sha256(part), **asdict(training), "loss": losses},
         )
     if as_json:
-        echo_json({"path": str(target), "users": len(users), "loss": losses})
+        document = {"path": str(target), "users": len(users), "loss": losses}
+        echo_json(document, "mmx.finetuning 1.0")
     else:
         click.echo(target.as_posix())

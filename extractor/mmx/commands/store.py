@@ -77,7 +77,8 @@ def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
     unfinished = [f"{modality}/{name}" for modality, name in found.partials()]
     if as_json:
         document = {"store": root.as_posix(), "sets": rows}
-        echo_json({**document, "unfinished": unfinished, "problems": problems})
+        document |= {"unfinished": unfinished, "problems": problems}
+        echo_json(document, "mmx.store 1.0")
     elif rows:
         click.echo(listing(rows))
     if not (rows or unfinished or problems or as_json):
@@ -108,7 +109,7 @@ def info(*, target: str, root: Path, as_json: bool) -> None:
     with opened(find_set(target, root)) as features:
         facts, provenance, errors = summary(features), features.provenance, failures(features)
     if as_json:
-        echo_json({**facts, "provenance": provenance, "errors": errors})
+        echo_json({**facts, "provenance": provenance, "errors": errors}, "mmx.set 1.0")
         return
     lines = [f"{key:<15} {one_line(value)}" for key, value in facts.items()]
     lines += ["provenance", *(f"  {key}: {one_line(value)}" for key, value in leaves(provenance))]
@@ -144,7 +145,7 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
         problems[path.as_posix()] = verify_apart(path)
     n_bad = sum(1 for found in problems.values() if found)
     if as_json:
-        echo_json({"sets": problems, "ok": n_bad == 0})
+        echo_json({"sets": problems, "ok": n_bad == 0}, "mmx.verification 1.0")
     else:
         for name, found in problems.items():
             click.echo(
@@ -178,7 +179,7 @@ def diff(
     with opened(find_set(first, root)) as a, opened(find_set(second, root)) as b:
         result = compare(a, b)
     if as_json:
-        echo_json(result)
+        echo_json(result, "mmx.difference 1.0")
     else:
         provenance = result.pop("provenance")
         lines = [f"{key:<20} {one_line(value)}" for key, value in result.items() if value != []]
@@ -301,8 +302,10 @@ def import_(
             "content_digest": done.digest,
             "rows": done.rows,
             "missing": done.missing,
+            "dim": done.dim,
+            "already_complete": done.already,
         }
-        echo_json({**result, "dim": done.dim, "already_complete": done.already})
+        echo_json(result, "mmx.import 1.0")
         return
     click.echo(done.path.as_posix())
     if not quiet:
