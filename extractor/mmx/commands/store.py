@@ -249,7 +249,8 @@ def import_(
     FORMATS
       npy          one array, items x dimensions; needs --ids (or --data)
       npy-folder   a folder of <id>.npy, one vector each (a.v1.npy is item a.v1)
-      parquet      an id column, and a list column or numeric columns of one kind
+      parquet      an id column, and a list column or numeric columns of one kind; or a folder of
+                   such parts
       hdf5         a 2-D dataset whose --ids is another KEY or a FILE, or a group of one vector per
                    item, named by it (--dataset / is the whole file)
       safetensors  one 2-D tensor; needs --ids (or --data)

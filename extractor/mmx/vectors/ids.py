@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from typing import Any
 from mmbase.dataset import (
     ITEM_ID_COLUMNS,
     NAMES,
+    checked_ids,
     columns_of,
     open_interactions,
     require_one_reading,
 )
-from mmbase.tables import SUFFIXES, Table, is_table, open_table, strings
+from mmbase.tables import SUFFIXES, Table, is_table, open_table
 from mmx.catalogue.items import load_items
 from mmx.errors import DataError, ToolError, UsageError
 
@@ -133,6 +134,12 @@ def sha256_of(path: Path) -> str:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+def sha256_of_files(files: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of the listing that `sha256sum` makes of files; errors as above."""
+    listing = "".join(f"{sha256_of(path)}  {name}\n" for name, path in files.items())
+    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def read_records(path: Path) -> list[list[str]]:
     """Read the cells of a text file's lines: `.csv` with quotes, others split at tabs.
 
@@ -190,13 +197,8 @@ def _from_table(
             )
         id_column = others[0]
         row_column = others[1] if len(others) == 2 else row_column
-    read = table.read([id_column, *([row_column] if row_column is not None else [])])
-    try:
-        ids = [value.decode() for value in read[id_column].to_pylist()]
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path.name}: column {id_column!r} is not UTF-8 ({error.reason}); convert the file"
-        ) from error
+    read = table.read([id_column, *filter(None, [row_column])], ids=[id_column])
+    ids = checked_ids(table, id_column, read[id_column]).to_pylist()
     if row_column is None:
         _refuse_other_order(table, [name for name in table.columns if name != id_column], len(ids))
         return [(item_id, None) for item_id in ids], {"id_column": id_column}
@@ -356,8 +358,8 @@ def _interaction_items(path: Path) -> set[str]:
         raise DataError(
             f"{path}: no column of item ids (expected item_id; got {', '.join(table.columns)})"
         )
-    columns = table.read([item, *filter(None, [user])])
+    columns = table.read([item, *filter(None, [user])], ids=[item])
     if user is not None and _stem(path) == "interactions":  # parts of a split have users first
         require_one_reading(table, columns[user], columns[item])
     # A header that is not recognised is read as a row, and then shows as a strange id.
-    return set(strings(columns[item]).tolist())
+    return set(checked_ids(table, item, columns[item]).to_pylist())
