@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from mmbase.dataset import checked_ids, columns_of, open_interactions
+from mmbase.layout import counted
 from mmbase.progress import Progress
 from mmbase.tables import SUFFIXES
 from mmx.catalogue.contents import Contents
@@ -231,7 +232,8 @@ def finetune(
             if not n:
                 raise DataError("finetune: no pair of items has usable content")
             losses.append(total / n)
-            note = f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f} over {n:,} pairs"
+            note = f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f}"
+            note += f" over {counted(n, 'pair')}"
             if n < len(drawn):
                 note += f" ({len(drawn) - n:,} left out: no usable content, or alone in a batch)"
             progress.note(note)

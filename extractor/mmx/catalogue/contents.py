@@ -18,6 +18,7 @@ import numpy as np
 
 from mmbase.choices import FILE
 from mmbase.dataset import FOLDERS, TEXT_COLUMNS
+from mmbase.layout import counted
 from mmbase.tables import Column
 from mmx.catalogue.items import Items
 from mmx.catalogue.matching import match_by_name
@@ -150,20 +151,22 @@ def file_contents(
         notes.append(f"files: column {column!r} of {table.path.name}")
         if not several and (n_lists := _count_of_lists(named)):
             notes.append(
-                f"{n_lists:,} cells name several files; only the first is used (--several uses all)"
+                f"{counted(n_lists, 'cell names', 'cells name')} several files; only the first is "
+                "used (--several uses all)"
             )
     elif files.unused and not items.limited:
-        notes.append(f"{files.unused:,} {modality} files belong to no item of the table")
+        belong = counted(files.unused, f"{modality} file belongs", f"{modality} files belong")
+        notes.append(f"{belong} to no item of the table")
     if named is None and files.doubled:
         notes.append(
-            f"{len(files.doubled):,} items have files of several extensions; only one is used "
-            f"(not {files.doubled[0]}); what lies in {folder}/<item_id>/ is taken together, with "
-            "--several"
+            f"{counted(len(files.doubled), 'item has', 'items have')} files of several extensions; "
+            f"only one is used (not {files.doubled[0]}); what lies in {folder}/<item_id>/ is taken "
+            "together, with --several"
         )
     if files.ambiguous:
         notes.append(
-            f"{files.ambiguous:,} items have files of one name in several folders of {folder}; "
-            "none is used; name them in a column of paths"
+            f"{counted(files.ambiguous, 'item has', 'items have')} files of one name in several "
+            f"folders of {folder}; none is used; name them in a column of paths"
         )
     return FileContents(
         (column,) if column else (),

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mmbase.cli import PATH, LazyGroup, echo_json, json_option, progress, quiet_option
+from mmbase.layout import counted
 from mmx.commands.sets import (
     DEFAULT_STORE,
     check_names,
@@ -151,7 +152,7 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
             click.echo(
                 "\n".join(_located(name, problem) for problem in found) if found else f"{name}: ok"
             )
-        click.echo(f"{len(problems)} sets, {n_bad} with problems", err=True)
+        click.echo(f"{counted(len(problems), 'set')}, {n_bad} with problems", err=True)
     ctx.exit(1 if n_bad else 0)
 
 
@@ -312,7 +313,8 @@ def import_(
     if not quiet:
         state = "was imported before, nothing to do" if done.already else "imported"
         click.echo(
-            f"{done.rows:,} rows ({done.missing:,} missing) of {done.dim} numbers {state}", err=True
+            f"{counted(done.rows, 'row')} ({done.missing:,} missing) of {done.dim} numbers {state}",
+            err=True,
         )
 
 
@@ -366,8 +368,10 @@ def export(
     click.echo(done.path.as_posix())
     if not quiet:
         where = f"; ids: {done.ids}" if done.ids else ""
-        skipped = f"; {done.left_out:,} rows without a vector left out" if done.left_out else ""
-        click.echo(f"{done.rows:,} rows{where}{skipped}", err=True)
+        skipped = (
+            f"; {counted(done.left_out, 'row')} without a vector left out" if done.left_out else ""
+        )
+        click.echo(f"{counted(done.rows, 'row')}{where}{skipped}", err=True)
 
 
 def _paths_to_verify(paths: Sequence[Path]) -> list[Path]:

@@ -27,6 +27,7 @@ from mmbase.dataset import (
     open_interactions,
     require_one_reading,
 )
+from mmbase.layout import counted
 from mmbase.tables import SUFFIXES, Table, is_table, open_table
 from mmx.catalogue.items import load_items
 from mmx.errors import DataError, ToolError, UsageError
@@ -111,9 +112,9 @@ def ids_from_dataset(folder: Path, n_rows: int, *, matrix: str) -> RowIds:
         absent = sorted(wanted - found, key=int)[:EXAMPLES]
         example = f"it has {strange[0]!r}" if strange else f"it lacks {absent[0]!r}"
         raise DataError(
-            f"{matrix}: {n_rows:,} rows without ids, and the {len(found):,} item ids in {source} "
-            f"of {folder.name} are not exactly 0 … {n_rows - 1} ({example}); say which row is "
-            "which item with --ids FILE"
+            f"{matrix}: {counted(n_rows, 'row')} without ids, and the {len(found):,} item ids in "
+            f"{source} of {folder.name} are not exactly 0 … {n_rows - 1} ({example}); say which "
+            "row is which item with --ids FILE"
         )
     where = f"the item ids in {source} of {folder.name}"
     note = f"row i is item i: {where} are exactly 0 … {n_rows - 1}"
@@ -290,7 +291,7 @@ def in_row_order(
         DataError: They are not as many as the rows, empty, there twice, or of no such row.
     """
     if len(pairs) != n_rows:
-        count = f"{len(pairs):,} ids for {n_rows:,} rows"
+        count = f"{counted(len(pairs), 'id')} for {counted(n_rows, 'row')}"
         if headed:
             count += " below the header"
         fix = "every row needs one id, and no more"
@@ -323,8 +324,8 @@ def _check_unique(path: Path, ids: list[str]) -> None:
         twice = [item_id for item_id, count in Counter(ids).items() if count > 1]
         shown = ", ".join(map(repr, twice[:EXAMPLES]))
         raise DataError(
-            f"{path.name}: {len(twice):,} ids occur more than once (for instance {shown}); ids "
-            "must be unique"
+            f"{path.name}: {counted(len(twice), 'id occurs', 'ids occur')} more than once (for "
+            f"instance {shown}); ids must be unique"
         )
 
 

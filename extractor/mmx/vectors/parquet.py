@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbase.dataset import ITEM_ID_COLUMNS, ROLES, columns_of
+from mmbase.layout import counted
 from mmbase.typed_tables import parquet_folder
 from mmx.errors import DataError, UsageError
 from mmx.vectors.ids import EXAMPLES, sha256_of, sha256_of_files
@@ -57,7 +58,9 @@ def read_parquet(source: Source) -> Vectors:
     }
     notes = [f"ids: column {id_column!r} of {name}; vectors: {_shown(wanted)}"]
     if absent.any():
-        notes.append(f"{int(absent.sum()):,} null vectors are stored as missing")
+        notes.append(
+            f"{counted(int(absent.sum()), 'null vector is', 'null vectors are')} stored as missing"
+        )
     if parts:
         record["files"] = len(parts)
         names = {part.relative_to(source.path).as_posix(): part for part in parts}

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbase.dataset import is_hidden
+from mmbase.layout import counted
 from mmx.errors import DataError, UsageError
 from mmx.vectors.foreign_hdf5 import read_hdf5
 from mmx.vectors.ids import EXAMPLES, is_id_name, read_records, sha256_of, sha256_of_files
@@ -82,7 +83,7 @@ def read_npy_folder(source: Source) -> Vectors:
         raise DataError(f"{source.path}: no .npy files in it")
     notes: tuple[str, ...] = ()
     if n_others := len(entries) - len(files):
-        notes = (f"{n_others:,} other files in {source.path.name} are left aside",)
+        notes = (f"{counted(n_others, 'other file')} in {source.path.name}: left aside",)
     record: dict[str, Any] = {"files": len(files)}
     if source.ids is None:
         by_id = {name.removesuffix(".npy"): path for name, path in files.items()}

@@ -100,7 +100,7 @@ def test_numbers_without_a_header_are_asked_about_and_places_answer(tmp_path: Pa
 def test_rows_without_an_id_are_dropped_on_request_and_counted(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", "user,item,rating", "u,i,1", ",i,2", "v, ,3", "v,j,4")
     items = write(tmp_path / "items.csv", "item,title", "i,a", ",b", "j,c")
-    with pytest.raises(DataError, match=r"log.csv, line 3: empty user \(1 such rows\)"):
+    with pytest.raises(DataError, match=r"log.csv, line 3: empty user \(1 such row\)"):
         read_tables([log, items], {})
     out = tmp_path / "out"
     done = call(log, items, "--out", out, "--drop-empty")
@@ -162,7 +162,7 @@ def test_an_item_counts_once_and_texts_get_the_names_that_mmx_knows(tmp_path: Pa
     out = tmp_path / "out"
     done = call(log, items, "--out", out)
     assert done.exit_code == 0, done.output
-    assert "1 rows are of items that occur earlier, e.g. '1'; the first counts" in done.output
+    assert "1 row is of an item that occurs earlier, e.g. '1'; the first counts" in done.output
     assert "not read: size" in done.output
     (row,) = map(json.loads, (out / "items.jsonl").read_text().splitlines())
     assert row == {"item_id": "1", "title": "a\nb", "tags": ["x", "y"], "n": "2.5"}

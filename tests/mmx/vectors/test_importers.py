@@ -136,7 +136,7 @@ def test_ids_of_a_table_are_checked_like_those_of_a_dataset(tmp_path: Path) -> N
     import pandas as pd
 
     path = lines(tmp_path / "ids.csv", "asin,row", "a,0", " ,1")
-    with pytest.raises(DataError, match=r"ids.csv, line 3: empty asin \(1 such rows\)"):
+    with pytest.raises(DataError, match=r"ids.csv, line 3: empty asin \(1 such row\)"):
         ids_from_file(path, 2, id_column="asin", row_column="row")
     pd.DataFrame({"asin": [0.5, 1.5]}).to_parquet(tmp_path / "ids.parquet")
     with pytest.raises(DataError, match="column 'asin' has type double"):
@@ -154,7 +154,7 @@ def test_ids_of_a_table_are_checked_like_those_of_a_dataset(tmp_path: Path) -> N
     [
         (["a", "b"], r"2 ids for 3 rows"),
         (["a", "b", "c", "d", "e"], r"5 ids for 3 rows"),
-        (["a", "b", "a"], r"1 ids occur more than once \(for instance 'a'\)"),
+        (["a", "b", "a"], r"1 id occurs more than once \(for instance 'a'\)"),
         (["a\t0", "b\t1", "c\t3"], r"'c' is said to be row 3 \(expected 0 … 2\)"),
         (["a\t0", "b\t1", "c\t1"], r"'b' and 'c' are both said to be row 1"),
         (["a\t0", "b\tx", "c\t1"], r"'x' is not a row number"),
@@ -380,7 +380,7 @@ def test_what_was_guessed_or_dropped_is_said(tmp_path: Path) -> None:
     array[5] = np.nan
     progress = Listening()
     npy(tmp_path, array, nan_is_missing=True, progress=progress)
-    assert progress.said[0] == "1 rows with NaN are stored as missing"
+    assert progress.said[0] == "1 row with NaN is stored as missing"
     assert progress.said[1].startswith(
         "5 rows are all zeros (row 0 = 'i0', row 1 = 'i1', row 2 = 'i2', …) and stay"
     )

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmbase.dataset import FILE_SUFFIXES, TEXT_COLUMNS, checked_ids
+from mmbase.layout import counted
 from mmbase.tables import Table, open_table, strings
 from mmbench.data.splits import VALID, random_per_user
 from mmbench.data.tables import InteractionTable, sorted_ids
@@ -218,7 +219,9 @@ def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:
         found, kinds = f"{matrix.shape} of {matrix.dtype}", "float16, float32 or float64"
         raise DataError(f"{path}: {found} (expected a matrix of {kinds})")
     if n_rows is not None and len(matrix) != n_rows:
-        raise DataError(f"{path}: {len(matrix)} rows for {n_rows} items (expected one per item)")
+        raise DataError(
+            f"{path}: {counted(len(matrix), 'row')} for {n_rows} items (expected one each)"
+        )
     return np.asarray(matrix, np.float32) if matrix.dtype == np.float64 else matrix
 
 
@@ -239,7 +242,7 @@ def filled(one: Vectors, ids: Sequence[str], policy: str) -> tuple[NDArray[np.fl
         raise DataError(f"{where}: none of the {len(ids)} items has a vector")
     absent = np.flatnonzero(~present).tolist()
     if absent and policy == "error":
-        told = f"{len(absent)} items have no vector, e.g. {ids[absent[0]]}"
+        told = f"{counted(len(absent), 'item has', 'items have')} no vector, e.g. {ids[absent[0]]}"
         raise DataError(f"{where}: {told}; fill them: --missing mean or --missing zero")
     out = np.zeros((len(ids), one.matrix.shape[1]), np.float32)
     out[present] = one.matrix[at[present]]
