@@ -18,7 +18,7 @@ AMAZON = $(subst $(comma), ,$(DATASETS))
 CHOICES = $(if $(SEED),--seed $(SEED)) $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(JOBS),--jobs $(JOBS))
 hint = echo "make $@: $(1)" >&2
 
-.PHONY: help setup demo reproduce-amazon reproduce-tiktok test test-all check format bench wheel-test clean
+.PHONY: help setup demo reproduce-amazon reproduce-tiktok test test-all check format bench bench-gpu wheel-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -88,6 +88,9 @@ format: setup  ## rewrite files in the common format
 bench: setup  ## measure what performance claims rest on
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(or $(ARGS),tests/benchmarks) -m 'not gpu' -p no:xdist --benchmark-enable \
 		--benchmark-columns=min,median,max,rounds --benchmark-sort=name -s
+
+bench-gpu: setup  ## what training and extraction cost on a GPU: six minutes at most; ARGS='--only training --models freedom'
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.benchmarks.gpu --out $(REPORT)/bench-gpu.json $(ARGS)
 
 wheel-test: setup  ## the built wheel, core dependencies only, in an environment of its own
 	rm -rf dist .venv-core

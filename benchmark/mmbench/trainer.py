@@ -1,5 +1,9 @@
 """The one training loop: batches, Adam, validation, the best epoch, exact resume. No files.
 
+A step is a program for the device: its shapes do not depend on the data, it copies nothing and
+waits for nothing. Where a GPU allows, it is captured once and then replayed
+(`mmbench.ops.capture`); the same code runs step by step elsewhere.
+
 Adam: Kingma & Ba (ICLR 2015), algorithm 1, with beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8; torch's
 fused update for parameters, `RowTable`'s own for large tables.
 """
@@ -15,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from mmbench.core.interactions import TrainSet
+from mmbench.core.sampling import Batch
 from mmbench.errors import Diverged, NotFiniteError, TrainingError
 from mmbench.models.base import ModelConfig, Recommender
+from mmbench.ops.capture import Captured, capturable
 from mmbench.ops.row_table import BETA1, BETA2, EPSILON, RowTable
 
 
@@ -37,13 +43,31 @@ class Adam:
             name: module for name, module in model.named_modules() if isinstance(module, RowTable)
         }
         self.parameters = dict(model.named_parameters())
-        self._dense = (
-            torch.optim.Adam(
-                self.parameters.values(), lr=1.0, betas=(BETA1, BETA2), eps=EPSILON, fused=True
+        self._lr: float = 1.0
+        self._dense: torch.optim.Adam | None = None
+        if self.parameters:
+            device = next(iter(self.parameters.values())).device
+            on_gpu = capturable(device)
+            self._dense = torch.optim.Adam(
+                self.parameters.values(),
+                # A captured step reads the learning rate on the device.
+                lr=torch.ones((), device=device) if on_gpu else 1.0,
+                betas=(BETA1, BETA2),
+                eps=EPSILON,
+                fused=True,
+                capturable=on_gpu,
             )
-            if self.parameters
-            else None
-        )
+
+    def schedule(self, lr: float, steps: int) -> None:
+        """Say the learning rate of the coming steps, > 0; called before each epoch's first one."""
+        self._lr = lr
+        for table in self.tables.values():
+            table.schedule(lr, steps)
+        for group in self._dense.param_groups if self._dense is not None else ():
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
 
     def zero_grad(self) -> None:
         """Clear all gradients before a backward."""
@@ -55,14 +79,12 @@ class Adam:
         for table in self.tables.values():
             table.zero_grad()
 
-    def step(self, lr: float) -> None:
-        """Apply the gradients of one backward with learning rate `lr` > 0."""
+    def step(self) -> None:
+        """Apply the gradients of one backward."""
         for table in self.tables.values():
-            if table.has_gradient or (self.legacy_zero_grad and int(table.steps)):
-                table.step(lr)
+            if table.has_gradient or (self.legacy_zero_grad and table.moved):
+                table.step(self._lr)
         if self._dense is not None:
-            for group in self._dense.param_groups:
-                group["lr"] = lr
             self._dense.step()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -175,9 +197,13 @@ class Trainer:
         self.progress = TrainingProgress()
         self.validations_since_best = 0
         if self.epochs:
-            device = next(model.parameters()).device
-            self.sampler = model.make_sampler(train, config.batch_size, seed, device)
+            self.device = next(model.parameters()).device
+            self.sampler = model.make_sampler(train, config.batch_size, seed, self.device)
             self.optimiser = Adam(model, legacy_zero_grad=model.legacy_zero_grad)
+            # Of each step of an epoch the loss terms, (steps, n_terms): read once an epoch.
+            self._losses = torch.empty(0)
+            self._terms: tuple[str, ...] = ()
+            self._captured = Captured(self._take, self.device) if capturable(self.device) else None
 
     def run(self) -> Iterator[EpochRecord]:
         """Train from where `progress` stands to the end, one record an epoch.
@@ -222,6 +248,8 @@ class Trainer:
             ) from error
         if self.epochs:
             self.optimiser.load_state_dict(_under("adam.", tensors))
+            if self._captured is not None:
+                self._captured.forget()
         self.progress = progress
         if progress.best_epoch is not None:
             self.validations_since_best = (progress.epoch - progress.best_epoch) // self.every
@@ -229,26 +257,43 @@ class Trainer:
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.model.train()
         self.model.start_epoch(epoch, self.seed)
-        lr = self.config.lr * self.model.lr_factor(epoch)
-        sums: dict[str, Tensor] = {}
+        self.optimiser.schedule(
+            self.config.lr * self.model.lr_factor(epoch), steps=len(self.sampler)
+        )
+        take = self._take
+        if self._captured is not None:
+            self._captured.start_epoch(anew=self.model.redraws)
+            take = self._captured
         for step, batch in enumerate(self.sampler.epoch(epoch)):
-            self.optimiser.zero_grad()
-            terms = self.model.loss(batch)
-            total = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(total):
-                culprit = next(name for name, term in terms.items() if not torch.isfinite(term))
-                raise Diverged(
-                    f"epoch {epoch}, step {step}: loss term {culprit!r} is "
-                    f"{terms[culprit].item()}; "
-                    f"lower lr (now {self.config.lr:g}) or check the features with `mmx store "
-                    "verify`"
-                )
-            total.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step(lr)
-            for name, term in terms.items():
-                sums[name] = sums.get(name, 0) + term.detach()
+            take(batch)
+            if self.device.type == "cpu":  # where a look costs nothing
+                self._refuse_what_is_not_finite(epoch, self._losses[step : step + 1], step)
             self.between_steps()
-        return {name: total.item() / len(self.sampler) for name, total in sums.items()}
+        losses = self._losses[: step + 1].cpu()
+        self._refuse_what_is_not_finite(epoch, losses)
+        return dict(zip(self._terms, losses.double().mean(0).tolist(), strict=True))
+
+    def _take(self, batch: Batch) -> None:
+        """One step: all that a GPU captures. Its loss terms go into a row of `_losses`."""
+        self.optimiser.zero_grad()
+        terms = self.model.loss(batch)
+        losses = torch.stack(list(terms.values()))
+        losses.sum().backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        shape = len(self.sampler), len(terms)
+        if self._losses.shape != shape:  # the first step
+            self._terms, self._losses = tuple(terms), losses.new_empty(shape)
+        self._losses.index_copy_(0, batch.clock[1:], losses.detach()[None])
+
+    def _refuse_what_is_not_finite(self, epoch: int, losses: Tensor, first: int = 0) -> None:
+        if bool(torch.isfinite(losses).all()):
+            return
+        step, term = (~torch.isfinite(losses)).nonzero()[0].tolist()
+        raise Diverged(
+            f"epoch {epoch}, step {first + step}: loss term {self._terms[term]!r} is "
+            f"{losses[step, term].item()}; lower lr (now {self.config.lr:g}) or check the features "
+            "with `mmx store verify`"
+        )
 
     def _validated(self, record: EpochRecord) -> EpochRecord:
         self.model.train(False)

@@ -97,7 +97,7 @@ def test_titles_beside_the_librarys_own_loop(
     texts = [" ".join(line.split("\t")[1:3]) for line in lines]
     rows = "".join(f"{k}\t{text}\n" for k, text in enumerate(texts))
     (tmp_path / "items.tsv").write_text("item_id\ttitle\n" + rows, encoding="utf-8")
-    folder = os.environ.get("MMX_BENCH_MINILM") or str(_minilm(tmp_path / "model", texts))
+    folder = os.environ.get("MMX_BENCH_MINILM") or str(minilm(tmp_path / "model", texts))
     encoder: Any = create(folder, modality="textual")
     found: dict[str, np.ndarray] = {}
 
@@ -239,15 +239,18 @@ def test_ten_million_items(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert wall_s / n < 20e-6
 
 
-def _minilm(folder: Path, texts: list[str]) -> Path:
-    """A model of MiniLM-L6's shape with seeded weights, and a vocabulary of the texts' words."""
+def minilm(folder: Path, texts: list[str], n_words: int = 8000) -> Path:
+    """A model of MiniLM-L6's shape with seeded weights; its vocabulary: the texts' commonest words.
+
+    Other words are made of letters.
+    """
     from collections import Counter
 
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
-    words = [word for word, _ in Counter(" ".join(texts).lower().split()).most_common(8000)]
+    words = [word for word, _ in Counter(" ".join(texts).lower().split()).most_common(n_words)]
     letters = sorted({letter for text in texts for letter in text.lower() if not letter.isspace()})
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     bare = folder / "bare"

@@ -1,7 +1,9 @@
 """Random streams by purpose, initial values, and training batches: the samplers of the models.
 
 Everything random follows from (seed, purpose, counters) alone: a batch of (seed, epoch, step) is
-the same in a fresh run and in a resumed one.
+the same in a fresh run and in a resumed one, and on every device (`mmbench.core.philox`). A sampler
+draws where it trains: an epoch's rows are drawn on the device at once and then cut into batches,
+and nothing is copied or waited for between two steps.
 
 | sampler         | positives                                                          | negatives |
 |-----------------|--------------------------------------------------------------------|-----------|
@@ -23,13 +25,15 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmbench.core.interactions import Index, TrainSet
+from mmbench.core.interactions import TrainSet
+from mmbench.core.philox import Stream, below, home, order
 from mmbench.errors import DataError
 
 
@@ -103,21 +107,35 @@ def zeros(*shape: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What one optimiser step trains on; a subclass says which rows.
+    """What one optimiser step trains on; a subclass says which rows, in tensors of one device.
 
     Attributes:
         seed: The run's seed.
-        epoch: 1-based epoch.
-        step: 0-based step within the epoch.
+        clock: Epoch (1-based) and step (0-based within the epoch), shape (2,), int64, on the device
+            of the rows. A captured step reads it there: no number of it may reach Python.
+        last: Whether this is the last batch of its epoch.
     """
 
     seed: int
-    epoch: int
-    step: int
+    clock: Tensor
+    last: bool
 
-    def generator(self, purpose: str) -> torch.Generator:
-        """A random stream of this step alone (dropout masks, say), on the CPU for every device."""
-        return torch_rng(self.seed, purpose, self.epoch, self.step)
+    def stream(self, purpose: str) -> Stream:
+        """The random numbers of this step alone for one purpose (dropout masks, say)."""
+        return Stream(derive(self.seed, purpose), self.clock)
+
+
+def clocks(epoch: int, steps: int, device: torch.device | str) -> tuple[Tensor, ...]:
+    """The `clock` of each step of an epoch."""
+    step = torch.arange(steps, device=device)
+    return torch.stack([torch.full_like(step, epoch), step], 1).unbind()
+
+
+def epoch_stream(
+    seed: int, purpose: str, epoch: int, device: torch.device | str = "cpu"
+) -> Stream:
+    """The random numbers of one purpose in one epoch, drawn on `device`."""
+    return Stream(derive(seed, purpose), clocks(epoch, 1, device)[0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +179,7 @@ class TripleSampler:
         train: What to draw from.
         batch_size: Rows per batch, B >= 1; the last batch of an epoch is smaller.
         seed: The run's seed.
-        device: Where the batches are put.
+        device: Where the batches are drawn.
 
     Raises:
         DataError: No user has both a seen and an unseen item.
@@ -173,6 +191,7 @@ class TripleSampler:
         self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         self.train, self.batch_size, self.seed, self.device = train, batch_size, seed, device
+        self._home = home(device)
         # A user without items has no positive, one with every item no negative.
         usable = train.user_degree > 0
         if self.negatives:
@@ -182,7 +201,7 @@ class TripleSampler:
                 "sampling: no user has both a seen and an unseen item; is the training set "
                 "complete?"
             )
-        self.users = np.flatnonzero(usable)
+        self.usable = np.flatnonzero(usable)
 
     def __len__(self) -> int:
         """Steps per epoch."""
@@ -190,43 +209,73 @@ class TripleSampler:
 
     def epoch(self, epoch: int) -> Iterator[Pairs]:
         """The batches of one epoch (1-based), in order."""
-        kind = Triples if self.negatives else Pairs
         # The whole epoch is drawn at once and then cut: no state carries over to the next epoch.
-        rng = numpy_rng(self.seed, "sampling", epoch)
-        users, pos = self._positives(rng)
-        drawn = [users, pos, self._unseen(rng, users)] if self.negatives else [users, pos]
-        rows = [torch.split(torch.from_numpy(part), self.batch_size) for part in drawn]
-        for step, parts in enumerate(zip(*rows, strict=True)):
-            yield kind(self.seed, epoch, step, *(part.to(self.device) for part in parts))
+        users, pos, words = self._positives(epoch)
+        drawn = [users, pos, self._unseen(users, *words)] if self.negatives else [users, pos]
+        rows = (torch.split(part.to(self.device), self.batch_size) for part in drawn)
+        parts = zip(*rows, strict=True)
+        kind, steps = Triples if self.negatives else Pairs, len(self)
+        for step, clock in enumerate(clocks(epoch, steps, self.device)):
+            yield kind(self.seed, clock, step == steps - 1, *next(parts))
 
-    def _positives(self, rng: np.random.Generator) -> tuple[Index, Index]:
+    def _positives(self, epoch: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Users, one seen item of each, and two random words for each, (n,)."""
         raise NotImplementedError
 
-    def _seen(self, rng: np.random.Generator, users: Index) -> Index:
-        """One training item of each user, uniformly."""
-        # floor(U d) with U in [0, 1): each of the user's d items with the same probability.
-        offset = (rng.random(users.size) * self.train.user_degree[users]).astype(np.int64)
-        items: Index = self.train.items[self.train.indptr[users] + offset]
-        return items
+    def _stream(self, epoch: int, purpose: str = "sampling") -> Stream:
+        return epoch_stream(self.seed, purpose, epoch, self._home)
 
-    def _unseen(self, rng: np.random.Generator, users: Index) -> Index:
-        """One unseen item of each user, uniformly, by rejection."""
-        # Uniform draws, accepted only if unseen, are uniform over the unseen items.
-        items = rng.integers(0, self.train.n_items, users.size)
-        seen = np.flatnonzero(self.train.contains(users, items))
-        while seen.size:  # draw again where the user has the item
-            items[seen] = rng.integers(0, self.train.n_items, seen.size)
-            seen = seen[self.train.contains(users[seen], items[seen])]
-        return items
+    def _seen(self, users: Tensor, high: Tensor, low: Tensor) -> Tensor:
+        """One training item of each user, uniformly."""
+        return self._items[self._first[users] + below(self._degree[users], high, low)]
+
+    def _unseen(self, users: Tensor, high: Tensor, low: Tensor) -> Tensor:
+        """One unseen item of each user, uniformly."""
+        n = self.train.n_items
+        # The r-th of the items that the user has not seen comes after those seen items of which at
+        # most r unseen ones are smaller: r and their number add up to its row.
+        r = below(n - self._degree[users], high, low)
+        before = torch.searchsorted(self._smaller_unseen, users * (n + 1) + r, right=True)
+        return r + before - self._first[users]
+
+    @cached_property
+    def _users(self) -> Tensor:
+        """The users that are drawn, ascending."""
+        return torch.from_numpy(self.usable).to(self._home)
+
+    @cached_property
+    def _items(self) -> Tensor:
+        """The item of each training pair."""
+        return torch.from_numpy(self.train.items).to(self._home)
+
+    @cached_property
+    def _first(self) -> Tensor:
+        """Where each user's items begin."""
+        return torch.from_numpy(self.train.indptr[:-1]).to(self._home)
+
+    @cached_property
+    def _degree(self) -> Tensor:
+        """How many items each user has."""
+        return torch.from_numpy(self.train.user_degree).to(self._home)
+
+    @cached_property
+    def _smaller_unseen(self) -> Tensor:
+        """For each pair (u, i) u (n_items + 1) + the unseen items of u below i; ascending."""
+        train = self.train
+        position = np.arange(train.n_edges) - train.indptr[train.users]
+        keys = train.users * (train.n_items + 1) + train.items - position
+        return torch.from_numpy(keys).to(self._home)
 
 
 class UniformUsers(TripleSampler):
     """S1: every draw takes a user uniformly, with replacement, then one of its items. VBPR."""
 
-    def _positives(self, rng: np.random.Generator) -> tuple[Index, Index]:
+    def _positives(self, epoch: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         # As many draws as edges, so that epochs are as long as those of `Edges`.
-        users = self.users[rng.integers(0, self.users.size, self.train.n_edges)]
-        return users, self._seen(rng, users)
+        n = self.train.n_edges
+        of_users, of_items = self._stream(epoch, "users").words(n), self._stream(epoch).words(n)
+        users = self._users[below(len(self._users), *of_users[:2])]
+        return users, self._seen(users, *of_items[:2]), of_items[2:]
 
 
 class DistinctUsers(TripleSampler):
@@ -239,16 +288,31 @@ class DistinctUsers(TripleSampler):
         self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__(train, batch_size, seed, device)
-        self.batch_size = min(batch_size, self.users.size)
+        self.batch_size = min(batch_size, self.usable.size)
 
-    def _positives(self, rng: np.random.Generator) -> tuple[Index, Index]:
-        starts = range(0, self.train.n_edges, self.batch_size)
+    def _positives(self, epoch: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         # The last batch of an epoch holds what is left of n_edges draws.
-        sizes = (min(self.batch_size, self.train.n_edges - start) for start in starts)
-        users = np.concatenate(
-            [self.users[rng.choice(self.users.size, size, replace=False)] for size in sizes]
-        )
-        return users, self._seen(rng, users)
+        users = self._distinct(epoch).flatten()[: self.train.n_edges]
+        words = self._stream(epoch).words(len(users))
+        return users, self._seen(users, *words[:2]), words[2:]
+
+    def _distinct(self, epoch: int) -> Tensor:
+        """Distinct users, uniformly without replacement for each step, (steps, B)."""
+        n, steps, size = self.usable.size, len(self), self.batch_size
+        # The first B distinct ones of independent draws. Their expected number, and a reserve.
+        draws = int(1.1 * n * math.log((n + 0.5) / (n - size + 0.5))) + 16
+        stream = self._stream(epoch, "users")
+        while True:
+            drawn = below(n, *stream.words(steps * draws)[:2]).view(steps, draws)
+            ordered, place = drawn.sort(dim=1, stable=True)
+            first = torch.ones_like(ordered, dtype=torch.bool)
+            # Among equal draws the stable sort has the earliest first.
+            first[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+            first = torch.empty_like(first).scatter_(1, place, first)
+            count = first.cumsum(1)
+            if int(count[:, -1].min()) >= size:
+                return self._users[drawn[first & (count <= size)]].view(steps, size)
+            draws *= 2  # drawn anew, so that the law stays the same
 
 
 class Edges(TripleSampler):
@@ -259,16 +323,24 @@ class Edges(TripleSampler):
     ) -> None:
         super().__init__(train, batch_size, seed, device)
         # Edges of users without a negative are left out.
-        self.edges = np.flatnonzero(np.isin(train.users, self.users))
+        self.edges = np.flatnonzero(np.isin(train.users, self.usable))
 
     def __len__(self) -> int:
         """Steps per epoch."""
         return -(-self.edges.size // self.batch_size)
 
-    def _positives(self, rng: np.random.Generator) -> tuple[Index, Index]:
+    def _positives(self, epoch: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         # One permutation per epoch: each edge is a positive exactly once.
-        order = rng.permutation(self.edges)
-        return self.train.users[order], self.train.items[order]
+        words = self._stream(epoch).words(self.edges.size)
+        permutation = order(*words[:2])
+        users, items = self._edges
+        return users[permutation], items[permutation], words[2:]
+
+    @cached_property
+    def _edges(self) -> tuple[Tensor, Tensor]:
+        """Users and items of the edges that are drawn."""
+        users, items = self.train.users[self.edges], self.train.items[self.edges]
+        return torch.from_numpy(users).to(self.device), torch.from_numpy(items).to(self._home)
 
 
 class EdgesOnly(Edges):

@@ -48,7 +48,9 @@ from torch.nn import functional
 from mmbench.core.sampling import EdgesOnly, Init, Pairs
 from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet
 from mmbench.ops.dense import linear
+from mmbench.ops.draws import kept
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
+from mmbench.ops.rows import distinct, take
 
 
 class BM3Config(ModelConfig):
@@ -84,28 +86,29 @@ class BM3(TrainsContent):
     def loss(self, batch: Pairs) -> dict[str, Tensor]:
         """`user_alignment`, `item_alignment`, `norm`, `<m>_inter` and `<m>_intra`."""
         # Each row of the batch once: n distinct users and k distinct items.
-        users, user_of = torch.unique(batch.users, return_inverse=True)
-        items, item_of, count = torch.unique(batch.pos, return_inverse=True, return_counts=True)
+        users, user_of = distinct(batch.users)
+        items, item_of = distinct(batch.pos)
         # Every row, not the batch's alone: the norm term runs over all users and items.
         h_users, h_items = self._propagated()
-        user = functional.embedding(users, h_users)  # (n, d)
-        item = functional.embedding(items, h_items)  # (k, d)
+        user = take(h_users, users)  # (n, d)
+        item = take(h_items, items)  # (k, d)
         user_target = self._target("user", users, user, batch)
         # One draw of t_i: the alignment and every inter term compare with the same view.
         item_target = self._target("item", items, item, batch)
         # The alignment of a user's online view with the target view of its item, and the reverse.
-        user_cosine = _cosine(self._predicted(user)[user_of], item_target[item_of])  # (B,)
-        item_cosine = _cosine(self._predicted(item)[item_of], user_target[user_of])  # (B,)
+        user_view, item_view = self._predicted(user), self._predicted(item)
+        user_cosine = _cosine(take(user_view, user_of), take(item_target, item_of))  # (B,)
+        item_cosine = _cosine(take(item_view, item_of), take(user_target, user_of))  # (B,)
         terms = {"user_alignment": 1 - user_cosine.mean(), "item_alignment": 1 - item_cosine.mean()}
-        share = count / len(batch.pos)  # both sides of the other losses are rows of the item
         for m in self.features:
             content = self._project(m, items)  # (k, d)
             target = self._target(f"features.{m}", items, content, batch)
             # inter: p(g_m,i) against t_i; intra: p(g_m,i) against t_m,i.
             view = self._predicted(content)
             for name, other in (("inter", item_target), ("intra", target)):
-                mean = (_cosine(view, other) * share).sum()
-                terms[f"{m}_{name}"] = self.config.cl_weight * (1 - mean)
+                # Both sides are rows of the item, which counts as often as the batch holds it.
+                cosine = _cosine(view, other)[:, None]  # (k, 1)
+                terms[f"{m}_{name}"] = self.config.cl_weight * (1 - take(cosine, item_of).mean())
         norms = torch.linalg.vector_norm(h_users) + torch.linalg.vector_norm(h_items)
         return {**terms, "norm": norms * (self.config.reg_weight / self.sizes[1])}
 
@@ -128,9 +131,7 @@ class BM3(TrainsContent):
     def _kept(self, name: str, rows: Tensor, batch: Pairs) -> Tensor:
         """Which entries of the rows of `user`, `item` or `features.<m>` stay, (n, d)."""
         shape = (len(rows), self.config.embedding_dim)
-        # Drawn on the CPU, so that every device drops the same entries.
-        generator = batch.generator(f"dropout:{name}")
-        return (torch.rand(shape, generator=generator) >= self.config.dropout).to(rows.device)
+        return kept(batch.stream(f"dropout:{name}"), shape, self.config.dropout)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """p(h_u) and p(h_i)."""

@@ -18,10 +18,10 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from mmbench.core.sampling import Init, Triples, zeros
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
+from mmbench.ops.rows import take
 
 
 class BPRMFConfig(ModelConfig):
@@ -47,11 +47,11 @@ class BPRMF(Recommender):
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
-        user = functional.embedding(batch.users, self.user_factors)  # (B, d)
-        pos, neg = (
-            functional.embedding(items, self.item_factors) for items in (batch.pos, batch.neg)
-        )  # (B, d)
-        pos_bias, neg_bias = self.item_bias[batch.pos], self.item_bias[batch.neg]  # (B,)
+        user = take(self.user_factors, batch.users)  # (B, d)
+        pos, neg = (take(self.item_factors, items) for items in (batch.pos, batch.neg))  # (B, d)
+        pos_bias, neg_bias = (
+            take(self.item_bias[:, None], items).flatten() for items in (batch.pos, batch.neg)
+        )  # (B,)
         # Only items have a bias: that of a user would cancel in s(u, i) - s(u, j).
         bpr = bpr_loss((user * pos).sum(1) + pos_bias, (user * neg).sum(1) + neg_bias)
         # Only the batch's rows, and their biases, are regularised in a step.

@@ -42,21 +42,22 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
-from mmbench.core.interactions import Index
-from mmbench.core.sampling import Init, Triples
+from mmbench.core.philox import home
+from mmbench.core.sampling import Init, Triples, epoch_stream
 from mmbench.errors import UsageError
 from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet, bpr_loss
 from mmbench.ops.graph import (
     DEGREE_EPSILON,
+    EdgePruning,
     NeighbourUnion,
     bipartite,
-    kept_edges,
+    bipartite_of,
     propagate,
     symmetric_normalised,
 )
-from mmbench.ops.sparse import SparseMatrix
+from mmbench.ops.rows import distinct, take
+from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 
 class FREEDOMConfig(ModelConfig):
@@ -89,6 +90,7 @@ class FREEDOM(TrainsContent):
     """Frozen item-item graph, degree-sensitive pruning of the user-item graph."""
 
     Config = FREEDOMConfig
+    redraws = True
 
     def __init__(
         self, train: TrainSet, content: Content, config: FREEDOMConfig, init: Init
@@ -103,9 +105,10 @@ class FREEDOM(TrainsContent):
             # b_m cancels in g_i - g_j, so it would never get a gradient.
             projection.register_parameter("bias", None)
         self.item_graph = self._item_graph(content)
-        self.full_graph = self._user_item_graph(train)
+        self.full_graph = self._normalised(bipartite(train))
         # Until the first epoch draws its edges.
         self.epoch_graph = self.full_graph
+        self._pruning: EdgePruning | None = None
 
     def _item_graph(self, content: Content) -> SparseMatrix:
         """S, on the union of the modalities' neighbours."""
@@ -119,27 +122,31 @@ class FREEDOM(TrainsContent):
         ]
         return SparseMatrix(union.pattern, union.combine(entries))
 
-    def _user_item_graph(self, edges: TrainSet) -> SparseMatrix:
+    def _normalised(self, adjacency: SparsePattern) -> SparseMatrix:
         return symmetric_normalised(
-            bipartite(edges), epsilon=DEGREE_EPSILON, dtype=self.item_embedding.dtype
+            adjacency, epsilon=DEGREE_EPSILON, dtype=self.item_embedding.dtype
         )
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Draw the edges of this epoch's graph."""
+        device = self.item_embedding.device
+        if self._pruning is None or self._pruning.users.device != home(device):
+            self._pruning = EdgePruning(self.train_set, self.config.edge_dropout, home(device))
         # Â': the degrees are those of the kept edges, so the graph is normalised anew.
-        train, kept = self.train_set, self._kept_edges(epoch, seed)
-        pruned = TrainSet(train.users[kept], train.items[kept], train.n_users, train.n_items)
-        self.epoch_graph = self._user_item_graph(pruned).to(self.item_embedding.device)
+        kept, pairs = self._kept_edges(self._pruning, epoch, seed), self._pruning
+        sizes = self.train_set.n_users, self.train_set.n_items
+        adjacency = bipartite_of(pairs.users[kept], pairs.items[kept], *sizes)
+        self.epoch_graph = self._normalised(adjacency).to(device)
 
-    def _kept_edges(self, epoch: int, seed: int) -> Index:
+    def _kept_edges(self, pruning: EdgePruning, epoch: int, seed: int) -> Tensor:
         """Positions of the training edges that stay, ascending."""
-        return kept_edges(self.train_set, self.config.edge_dropout, seed=seed, epoch=epoch)
+        return pruning.draw(epoch_stream(seed, "pruning", epoch, pruning.users.device))
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, and `bpr_<modality>` for each."""
         size = len(batch.users)
         # The n distinct items of the batch: everything but the users is computed for these alone.
-        items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
+        items, inverse = distinct(torch.cat([batch.pos, batch.neg]))
         nodes = torch.cat([batch.users, items + self.train_set.n_users])
         x = torch.cat([self.user_embedding, self.item_embedding])
         z = propagate(self.epoch_graph, x, self.config.n_ui_layers, rows=nodes)  # (B + n, d)
@@ -147,7 +154,7 @@ class FREEDOM(TrainsContent):
         user, q = z[:size], z[size:] + self._item_propagation(items)  # (B, d), (n, d)
 
         def ranking(item: Tensor) -> Tensor:
-            pair = functional.embedding(inverse, item)  # (2 B, d)
+            pair = take(item, inverse)  # (2 B, d)
             # <z_u, q_i - q_j> as the difference of two scores.
             return bpr_loss((user * pair[:size]).sum(1), (user * pair[size:]).sum(1))
 
@@ -166,7 +173,7 @@ class FREEDOM(TrainsContent):
             h = self.item_graph @ h
         if items is None:
             return h
-        return self.item_graph.rows(items) @ h if n else functional.embedding(items, h)
+        return self.item_graph.rows(items) @ h if n else take(h, items)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Z_u and q_i on the full graph."""

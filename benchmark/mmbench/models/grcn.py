@@ -63,6 +63,7 @@ from mmbench.core.sampling import Init, Triples
 from mmbench.errors import UsageError
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
 from mmbench.ops.dense import linear, normalise_rows
+from mmbench.ops.rows import take
 from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing
 from mmbench.ops.sparse import weighted_product
 
@@ -170,7 +171,6 @@ class GRCN(Recommender):
             self.confidence = start("confidence", n_nodes, len(content))
             self.register_buffer("confident", self._confident_nodes(), persistent=False)
         if config.stale_inference:
-            self.last_step = len(self.make_sampler(train, config.batch_size, 0, "cpu")) - 1
             # Until the first epoch's last batch, ranking sees the initial tables.
             with torch.no_grad():
                 users, items = self._concatenated()
@@ -232,7 +232,7 @@ class GRCN(Recommender):
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, `id_l2` and `preference_l2`."""
         parts, size = self.representation(), len(batch.users)
-        if self.config.stale_inference and batch.step == self.last_step:
+        if self.config.stale_inference and batch.last:
             # Before the optimiser step: what both codes rank by.
             self.stale_users, self.stale_items = (
                 torch.cat(side, 1).detach() for side in zip(*parts, strict=True)
@@ -241,16 +241,16 @@ class GRCN(Recommender):
 
         def score(users: Tensor, items: Tensor) -> Tensor:
             # Each user's row twice, for its positive and its negative.
-            user = functional.embedding(batch.users, users).repeat(2, 1)
-            return (user * functional.embedding(pair, items)).sum(1)
+            user = take(users, batch.users).repeat(2, 1)
+            return (user * take(items, pair)).sum(1)
 
         scores = torch.stack([score(*part) for part in parts]).sum(0)  # (2 B,)
-        user_ids = functional.embedding(batch.users, self.user_embedding)
-        item_ids = functional.embedding(pair, self.item_embedding)
+        user_ids = take(self.user_embedding, batch.users)
+        item_ids = take(self.item_embedding, pair)
         id_l2 = mean_square(user_ids) + mean_square(item_ids)
         # The raw preferences are penalised; rn(preference) has a constant norm.
         tables = self.preference.values()
-        rows = [functional.embedding(batch.users, table).square().mean() for table in tables]
+        rows = [take(table, batch.users).square().mean() for table in tables]
         b = self.config.reg_weight if self.variant.scaled_preference_reg else 1.0
         return {
             "bpr": bpr_loss(scores[:size], scores[size:]),

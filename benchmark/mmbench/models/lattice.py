@@ -76,6 +76,7 @@ from mmbench.ops.graph import (
     with_self_loops,
 )
 from mmbench.ops.knn import cosine_knn, gathered_cosines
+from mmbench.ops.rows import distinct, take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern, weighted_product
 
 _BLOCK_BYTES = 32 * 2**20  # of cosines at once: this comes on top of the vectors and their moments
@@ -139,6 +140,7 @@ class LATTICE(TrainsContent):
 
     Config = LATTICEConfig
     make_sampler = DistinctUsers
+    redraws = True
 
     raw_values: Tensor  # of each modality's raw graph on the pattern of all, (n_modalities, nnz)
 
@@ -188,7 +190,7 @@ class LATTICE(TrainsContent):
         """`bpr` and `l2`."""
         size = len(batch.users)
         # z and h of the batch's distinct items; equal items share a row.
-        items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
+        items, inverse = distinct(torch.cat([batch.pos, batch.neg]))
         z = self._user_item(torch.cat([batch.users, items + self.n_users]))
         if self.item_graphs is None:  # the first batch of an epoch
             # The one batch whose gradient reaches features, projections and modality weights.
@@ -197,7 +199,7 @@ class LATTICE(TrainsContent):
             h = self._item_rows(items, *self.item_graphs)
         user = z[:size]  # (B, d)
         # q_i = z_i + rn(h)_i; rn works row by row, so the batch's rows suffice.
-        item = functional.embedding(inverse, z[size:] + normalise_rows(h))  # (2 B, d)
+        item = take(z[size:] + normalise_rows(h), inverse)  # (2 B, d)
         bpr = bpr_loss((user * item[:size]).sum(1), (user * item[size:]).sum(1))
         return {"bpr": bpr, "l2": squared_norm(user, item) * (self.config.reg_weight / (2 * size))}
 
@@ -213,12 +215,12 @@ class LATTICE(TrainsContent):
     def _user_item(self, nodes: Tensor | None = None) -> Tensor:
         """Z of some nodes (users, then items) or of all, the last layer for these alone."""
         x = torch.cat([self.user_embedding, self.item_embedding])
-        total = x if nodes is None else functional.embedding(nodes, x)
+        total = x if nodes is None else take(x, nodes)
         for left in reversed(range(self.config.n_ui_layers)):
             # Every layer but the last needs all nodes, as the next one reads their neighbours.
             x = self.graph @ x if left or nodes is None else self.graph.rows(nodes) @ x
             x = normalise_rows(x) if self.variant.layer_norm else x
-            total = total + (functional.embedding(nodes, x) if left and nodes is not None else x)
+            total = total + (take(x, nodes) if left and nodes is not None else x)
         return total / (self.config.n_ui_layers + 1)
 
     def _build(self) -> tuple[SparsePattern, Tensor, Tensor]:
@@ -250,11 +252,11 @@ class LATTICE(TrainsContent):
         h: Tensor = self.item_embedding
         for _ in range(self.config.n_item_layers):
             h = weighted_product(pattern, learned, h) + weighted_product(self.raw_pattern, raw, h)
-        return functional.embedding(items, h)
+        return take(h, items)
 
     def _item_rows(self, items: Tensor, learned: SparseMatrix, raw: SparseMatrix) -> Tensor:
         """Rows of h under a constant S."""
         h: Tensor = self.item_embedding
         for left in reversed(range(self.config.n_item_layers)):
             h = learned @ h + raw @ h if left else learned.rows(items) @ h + raw.rows(items) @ h
-        return h if self.config.n_item_layers else functional.embedding(items, h)
+        return h if self.config.n_item_layers else take(h, items)

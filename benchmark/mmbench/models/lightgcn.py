@@ -23,11 +23,11 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
 from mmbench.ops.graph import bipartite, propagate, symmetric_normalised
+from mmbench.ops.rows import take
 
 
 class LightGCNConfig(ModelConfig):
@@ -66,7 +66,7 @@ class LightGCN(Recommender):
         bpr = bpr_loss((user * pos).sum(1), (user * neg).sum(1))
         weight = self.config.reg_weight / (2 * len(batch.users))
         # The layer-0 embeddings are penalised, not the propagated ones.
-        return {"bpr": bpr, "l2": squared_norm(functional.embedding(nodes, x)) * weight}
+        return {"bpr": bpr, "l2": squared_norm(take(x, nodes)) * weight}
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Z_u and z_i."""

@@ -58,6 +58,7 @@ from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
 from mmbench.ops.dense import leaky_mix, linear, normalise_rows
 from mmbench.ops.graph import row_normalised
+from mmbench.ops.rows import distinct, take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 Start = Literal["xavier_uniform", "xavier_normal"]
@@ -251,7 +252,6 @@ class MMGCN(Recommender):
         # The only modality whose preferences are regularised.
         self.first = next(iter(content))
         if config.stale_inference:
-            self.last_step = len(self.make_sampler(train, config.batch_size, 0, "cpu")) - 1
             with torch.no_grad():
                 stale_users, stale_items = self.representation()
             self.register_buffer("stale_users", stale_users)
@@ -268,21 +268,22 @@ class MMGCN(Recommender):
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, `id_l2` and `preference_l2`."""
-        if self.config.stale_inference and batch.step == self.last_step:
+        if self.config.stale_inference and batch.last:
             with torch.no_grad():
                 # A forward of all nodes: the loss needs the batch's alone.
                 self.stale_users, self.stale_items = self.representation()
         size = len(batch.users)
         # The last layer once for each distinct node of the batch.
-        users, user_of = torch.unique(batch.users, return_inverse=True)
-        items, item_of = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
+        pairs = torch.cat([batch.pos, batch.neg])  # (2 B,)
+        users, user_of = distinct(batch.users)
+        items, item_of = distinct(pairs)
         user_rows, item_rows = self.representation((users, items))
-        user = functional.embedding(user_of, user_rows)  # (B, d)
-        pair = functional.embedding(item_of, item_rows)  # (2 B, d)
+        user = take(user_rows, user_of)  # (B, d)
+        pair = take(item_rows, item_of)  # (2 B, d)
         scores = (user.repeat(2, 1) * pair).sum(1)  # (2 B,)
         # Repeated rows count as often as the batch holds them.
-        user_ids = functional.embedding(batch.users, self.user_embedding)
-        item_ids = functional.embedding(torch.cat([batch.pos, batch.neg]), self.item_embedding)
+        user_ids = take(self.user_embedding, batch.users)
+        item_ids = take(self.item_embedding, pairs)
         id_l2 = mean_square(user_ids) + mean_square(item_ids)
         # The whole table, whatever the batch is.
         preference = cast(Network, self.networks[self.first]).preference
@@ -307,7 +308,7 @@ def _add_table(module: nn.Module, name: str, table: nn.Parameter, *, trained: bo
 
 
 def _rows(x: Tensor, index: Tensor | None) -> Tensor:
-    return x if index is None else functional.embedding(index, x)
+    return x if index is None else take(x, index)
 
 
 def _product(matrix: SparseMatrix, x: Tensor, index: Tensor | None) -> Tensor:

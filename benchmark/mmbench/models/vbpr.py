@@ -41,7 +41,6 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from mmbench.core.sampling import Edges, Init, Sampler, Triples, UniformUsers, zeros
 from mmbench.models.base import (
@@ -55,6 +54,7 @@ from mmbench.models.base import (
     squared_norm,
 )
 from mmbench.ops.dense import linear, normalise_rows
+from mmbench.ops.rows import distinct, take
 
 
 class VBPRConfig(ModelConfig):
@@ -113,11 +113,12 @@ class VBPR(Recommender):
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
         size = len(batch.users)
-        items, inverse = torch.unique(torch.cat([batch.pos, batch.neg]), return_inverse=True)
-        content = self._projected(self.features[items])[inverse]  # (2B, d)
-        item = functional.embedding(items, self.item_factors)[inverse]  # (2B, d)
-        user = functional.embedding(batch.users, self.user_factors)  # (B, d)
-        user_content = functional.embedding(batch.users, self.user_content_factors)  # (B, d)
+        pair = torch.cat([batch.pos, batch.neg])  # (2B,)
+        items, inverse = distinct(pair)
+        content = take(self._projected(self.features[items]), inverse)  # (2B, d)
+        item = take(self.item_factors, pair)  # (2B, d)
+        user = take(self.user_factors, batch.users)  # (B, d)
+        user_content = take(self.user_content_factors, batch.users)  # (B, d)
         # s(u, i) and s(u, j) at once: the ids' part, then the content's part.
         scores = (user.repeat(2, 1) * item).sum(1)  # (2B,)
         scores = scores + (user_content.repeat(2, 1) * content).sum(1)
@@ -126,8 +127,9 @@ class VBPR(Recommender):
             l2 = squared_norm(user, item, user_content, content) * (weight / (2 * size))
             return {"bpr": bpr_loss(scores[:size], scores[size:]), "l2": l2}
         # `original` adds b_i and <content_bias, X_i>.
-        bias = self.item_bias[items][inverse]  # (2B,)
-        scores = scores + bias + (self.features[items] @ self.content_bias)[inverse]
+        bias = take(self.item_bias[:, None], pair).flatten()  # (2B,)
+        scores = scores + bias
+        scores = scores + take(self.features[items] @ self.content_bias[:, None], inverse).flatten()
         # The negative's bias counts a tenth.
         bias_norms = squared_norm(bias[:size]) + squared_norm(bias[size:]) / 10
         # W and content_bias count whole in every batch, not by the batch's rows.

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmbench.core.interactions import Index, TrainSet
-from mmbench.core.sampling import numpy_rng
+from mmbench.core.interactions import TrainSet
+from mmbench.core.philox import Stream, unit
 from mmbench.errors import ShapeError
 from mmbench.ops.kernels import apply
+from mmbench.ops.rows import add_rows
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 DEGREE_EPSILON = 1e-7  # what BM3's and FREEDOM's code adds to each degree
@@ -29,18 +30,28 @@ def bipartite(train: TrainSet) -> SparsePattern:
     The first n_edges entries are the pairs in the order of `train`; the others are sorted by (item,
     user), see `item_order`. Users and items without a pair have empty rows.
     """
-    order = item_order(train)
-    degree = np.concatenate([train.user_degree, train.popularity])
-    indptr = np.concatenate([[0], np.cumsum(degree)]).astype(np.int64)
+    users, items = torch.from_numpy(train.users), torch.from_numpy(train.items)
+    return bipartite_of(users, items, train.n_users, train.n_items)
+
+
+def bipartite_of(users: Tensor, items: Tensor, n_users: int, n_items: int) -> SparsePattern:
+    """`bipartite` of the pairs (users, items), (n,) each, sorted by user; on their device."""
     # Rows of users hold items, shifted by n_users; rows of items hold users.
-    indices = np.concatenate([train.items + train.n_users, train.users[order]])
-    return SparsePattern(torch.from_numpy(indptr), torch.from_numpy(indices), degree.size)
+    receivers, order = torch.cat([users, items + n_users]), item_order(items)
+    degree = users.new_zeros(n_users + n_items)
+    degree.index_add_(0, receivers, torch.ones_like(receivers))
+    indptr = users.new_zeros(degree.numel() + 1)
+    torch.cumsum(degree, 0, out=indptr[1:])
+    return SparsePattern(indptr, torch.cat([items + n_users, users[order]]), degree.numel())
 
 
-def item_order(train: TrainSet) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """The permutation that sorts the pairs by (item, user): item-side slot k is pair `order[k]`."""
-    # The pairs are sorted by user; a stable sort keeps that order within each item.
-    return np.argsort(train.items, kind="stable").astype(np.int64)
+def item_order(items: Tensor) -> Tensor:
+    """The permutation that sorts pairs by (item, user): item-side slot k is pair `order[k]`.
+
+    `items` (n,) are those of pairs sorted by user.
+    """
+    # A stable sort keeps the order of the users within each item.
+    return torch.argsort(items, stable=True)
 
 
 def with_self_loops(pattern: SparsePattern) -> SparsePattern:
@@ -160,8 +171,8 @@ class NeighbourUnion:
         return values.index_fill(0, self.diagonal, 1.0) if unit_diagonal else values
 
 
-def kept_edges(train: TrainSet, rate: float, *, seed: int, epoch: int) -> Index:
-    """The edges that one epoch keeps, drawn without replacement, (u, i) ~ (d_u d_i)^-1/2.
+class EdgePruning:
+    """Draws the edges that an epoch keeps, without replacement, (u, i) ~ (d_u d_i)^-1/2.
 
     Drawing n edges one after the other, each with probability proportional to its weight, is the
     same as keeping the n smallest of E / weight with E ~ Exp(1) independent (Efraimidis & Spirakis,
@@ -173,28 +184,34 @@ def kept_edges(train: TrainSet, rate: float, *, seed: int, epoch: int) -> Index:
     Args:
         train: The training pairs; degrees are those of all of them.
         rate: rho, the share of edges that is dropped, in [0, 1).
-        seed: Of the run; the edges of an epoch follow from (seed, epoch) alone.
-        epoch: 1-based.
+        device: Where edges are drawn.
 
-    Returns:
-        Ascending positions in the training pairs, shape (n_kept,).
+    Attributes:
+        users: User of each training pair, shape (n_edges,), on the device.
+        items: Item of each training pair.
+        n_kept: Number of edges that are kept.
 
     Raises:
         ShapeError: The rate is out of range.
     """
-    if not 0 <= rate < 1:
-        raise ShapeError(f"kept_edges: rate is {rate}, must be in [0, 1)")
-    n = int(train.n_edges * (1.0 - rate))
-    # Nothing to drop, and argpartition needs n < n_edges.
-    if n == train.n_edges:
-        return np.arange(n)
-    # w_ui = (d_u d_i)^-1/2 with the degrees of the whole graph, in every epoch.
-    degrees = train.user_degree[train.users] * train.popularity[train.items]
-    weights = np.asarray(degrees, np.float64) ** -0.5
-    # Keys E / w with E ~ Exp(1): the order of the draws is the order of the keys.
-    keys = numpy_rng(seed, "pruning", epoch).standard_exponential(train.n_edges) / weights
-    # Which edges are drawn matters, not in which order: partition instead of sorting.
-    return np.sort(np.argpartition(keys, n)[:n])
+
+    def __init__(self, train: TrainSet, rate: float, device: torch.device | str = "cpu") -> None:
+        if not 0 <= rate < 1:
+            raise ShapeError(f"EdgePruning: rate is {rate}, must be in [0, 1)")
+        self.n_kept = int(train.n_edges * (1.0 - rate))
+        self.users = torch.from_numpy(train.users).to(device)
+        self.items = torch.from_numpy(train.items).to(device)
+        # 1 / w_ui = (d_u d_i)^1/2 with the degrees of the whole graph, in every epoch.
+        degrees = train.user_degree[train.users] * train.popularity[train.items]
+        self._inverse_weights = torch.from_numpy(np.sqrt(degrees)).to(device)
+
+    def draw(self, stream: Stream) -> Tensor:
+        """Ascending positions in the training pairs, (n_kept,), int64, on the device."""
+        high, low, *_ = stream.words(len(self.users))
+        # Keys E / w with E ~ Exp(1): the order of the draws is the order of the keys.
+        keys = -torch.log1p(-unit(high, low)) * self._inverse_weights
+        # Which edges are drawn matters, not in which order: no need to sort all of them.
+        return keys.topk(self.n_kept, largest=False, sorted=False).indices.sort().values
 
 
 def propagate(
@@ -267,11 +284,14 @@ class _PropagationRows(torch.autograd.Function):
         matrix, n_layers, rows = ctx.matrix, ctx.n_layers, ctx.rows
         # The rows' gradient on its way down enters every layer, as x does in the forward.
         grad = grad / (n_layers + 1)
-        outer = grad.new_zeros(matrix.shape[1], grad.shape[1]).index_add_(0, rows, grad)
+        outer = add_rows(grad.new_zeros(matrix.shape[1], grad.shape[1]), rows, grad)
         if n_layers == 0:
             return outer, None, None, None
         # Backwards the last layer comes first: A[rows]^T g, scattered to all nodes.
-        total = matrix.rows(rows).multiply_transposed(grad, plus=outer)
+        if matrix.pattern.compiled(grad):
+            total = matrix.rows(rows).multiply_transposed(grad, plus=outer)
+        else:  # the scattered gradient is there already
+            total = matrix.T.pattern.multiply(matrix.T.values, outer, plus=outer)
         for _ in range(n_layers - 1):
             total = matrix.T.pattern.multiply(matrix.T.values, total, plus=outer)
         return total, None, None, None

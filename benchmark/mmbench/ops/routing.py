@@ -74,7 +74,7 @@ class RoutingGraph:
     def of(cls, train: TrainSet, *, edge_order: EdgeOrder) -> RoutingGraph:
         """The graph of a training set; `edge_order` as in the module's text."""
         users, items = torch.from_numpy(train.users), torch.from_numpy(train.items)
-        order = torch.from_numpy(item_order(train))
+        order = item_order(items)
         source = torch.arange(train.n_edges) if edge_order == "elliot" else order
         confident = torch.cat([users, train.n_users + items[source]])
         return cls(bipartite(train), train.n_users, users, items, order, source, confident)

@@ -5,7 +5,8 @@ model it reads as in the papers: `norm_adj @ x` for all nodes, `item_graph.rows(
 some. Where the values are learned (attention, learned graphs), `weighted_product` differentiates
 with respect to them too.
 
-On the CPU the product is a compiled loop; on CUDA it is `torch.sparse`, which other devices lack.
+On the CPU the product is a compiled loop, on an NVIDIA GPU a Triton kernel; `torch.sparse` serves
+GPUs without Triton.
 `use("torch-sparse")` lets that package (extra `sparse`) multiply instead, up to rounding with the
 same results.
 """
@@ -23,8 +24,9 @@ from torch import Tensor
 
 from mmbase.errors import install_extra
 from mmbench.errors import ShapeError, UsageError
-from mmbench.ops import SparseBackend
+from mmbench.ops import SparseBackend, gpu
 from mmbench.ops.kernels import apply, array, run, split
+from mmbench.ops.rows import add_rows
 
 _backend: SparseBackend = "torch"
 
@@ -114,17 +116,19 @@ class SparsePattern:
     @cached_property
     def row(self) -> Tensor:
         """Row of each entry, shape (nnz,), int64, ascending."""
-        return torch.repeat_interleave(
-            torch.arange(self.shape[0], device=self.indptr.device), self.degree
-        )
+        rows = torch.arange(self.shape[0], device=self.indptr.device)
+        # The size is known: torch need not wait for the degrees to add it up.
+        return torch.repeat_interleave(rows, self.degree, output_size=self.nnz)
 
     @cached_property
     def transpose(self) -> tuple[SparsePattern, Tensor]:
         """The transposed pattern, and which entry here each of its entries is, (nnz,)."""
         # Stable: the entries of a column stay in the order of their rows.
         order = torch.argsort(self.indices, stable=True)
+        degree = self.indptr.new_zeros(self.n_columns)
+        degree.index_add_(0, self.indices, torch.ones_like(self.indices))
         indptr = self.indptr.new_zeros(self.n_columns + 1)
-        torch.cumsum(torch.bincount(self.indices, minlength=self.n_columns), 0, out=indptr[1:])
+        torch.cumsum(degree, 0, out=indptr[1:])
         return SparsePattern(indptr, self.row[order], self.shape[0]), order
 
     def to(self, device: torch.device | str) -> SparsePattern:
@@ -140,6 +144,13 @@ class SparsePattern:
             ShapeError: A shape or a dtype does not fit.
         """
         self.check(values, x)
+        if self._on_gpu(x):
+            from mmbench.ops.gpu import sparse as gpu_kernels
+
+            out = x.new_empty(self.shape[0], x.shape[1])
+            plus = None if plus is None else plus.contiguous()
+            tensors = self.indptr, self.indices, values.contiguous(), x.contiguous()
+            return gpu_kernels.multiply(*tensors, out, plus=plus)
         if not self.compiled(x):
             if _backend != "torch":
                 product = _with_torch_sparse(self, values, x)
@@ -176,6 +187,11 @@ class SparsePattern:
             shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
             raise ShapeError(f"dots: {shapes} do not fit a {self.shape} pattern")
         out = a.new_empty(self.nnz)
+        if self._on_gpu(a):
+            from mmbench.ops.gpu import sparse as gpu_kernels
+
+            rows = a.detach().contiguous(), b.detach().contiguous()
+            return gpu_kernels.dots(self.indptr, self.indices, *rows, out)
         if not self.compiled(a):
             # Gathered rows take nnz * d numbers; a slice at a time bounds that.
             for part in self._parts(a.shape[1]):
@@ -197,6 +213,9 @@ class SparsePattern:
     def compiled(self, x: Tensor) -> bool:
         """Whether the compiled loops multiply x."""
         return _backend == "torch" and x.device.type == "cpu"
+
+    def _on_gpu(self, x: Tensor) -> bool:
+        return _backend == "torch" and gpu.serves(x)
 
     def check(self, values: Tensor, x: Tensor) -> None:
         """Raise ShapeError unless the matrix with these values can multiply x."""
@@ -272,18 +291,24 @@ class RowsOf:
     def multiply(self, x: Tensor) -> Tensor:
         """The same product, not differentiated."""
         matrix, index = self.matrix, self.index
-        matrix.pattern.check(matrix.values, x)
-        if not matrix.pattern.compiled(x):
-            # The other back ends multiply whole matrices, hence a copy of the rows.
-            pattern, values = self._copied()
-            return pattern.multiply(values, x)
+        pattern = matrix.pattern
+        pattern.check(matrix.values, x)
+        if pattern._on_gpu(x):
+            from mmbench.ops.gpu import sparse as gpu_kernels
+
+            out = x.new_empty(index.numel(), x.shape[1])
+            tensors = pattern.indptr, pattern.indices, matrix.values, x.contiguous()
+            return gpu_kernels.multiply(*tensors, out, rows=index)
+        if not pattern.compiled(x):
+            # The other back ends multiply whole matrices.
+            return pattern.multiply(matrix.values, x)[index]
         from mmbench.ops.kernels import rows as kernels
 
-        indptr = matrix.pattern.indptr.numpy()
+        indptr = pattern.indptr.numpy()
         out = x.new_zeros(index.numel(), x.shape[1])
         # The rows' number of entries, estimated by the mean degree.
-        bounds = split(index.numel(), work=matrix.pattern.nnz / matrix.shape[0] * out.numel())
-        arrays = matrix.pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
+        bounds = split(index.numel(), work=pattern.nnz / matrix.shape[0] * out.numel())
+        arrays = pattern.indices.numpy(), array(matrix.values), array(x), out.numpy()
         run(kernels.matmul_rows, bounds, array(index), indptr, *arrays)
         return out
 
@@ -291,9 +316,10 @@ class RowsOf:
         """The transpose of these rows times grad (k, d), plus `plus`; not differentiated."""
         matrix = self.matrix
         if not matrix.pattern.compiled(grad):
-            pattern, values = self._copied()
-            transpose, order = pattern.transpose
-            return transpose.multiply(values[order], grad, plus=plus)
+            # The rows' gradient among zeros: the product with the whole transpose costs less than
+            # a transpose of some rows, and its shape is known.
+            spread = add_rows(grad.new_zeros(matrix.shape[0], grad.shape[1]), self.index, grad)
+            return matrix.T.pattern.multiply(matrix.T.values, spread, plus=plus)
         from mmbench.ops.kernels import rows as kernels
 
         out = grad.new_zeros(matrix.shape[1], grad.shape[1]) if plus is None else plus.clone()
@@ -307,18 +333,6 @@ class RowsOf:
             out.numpy(),
         )
         return out
-
-    def _copied(self) -> tuple[SparsePattern, Tensor]:
-        """These rows as a matrix of their own."""
-        pattern, index = self.matrix.pattern, self.index
-        degree = pattern.degree[index]
-        indptr = degree.new_zeros(index.numel() + 1)
-        torch.cumsum(degree, 0, out=indptr[1:])
-        # Entry e of the copy is entry e + shift of the matrix; the shift is constant within a row.
-        shift = torch.repeat_interleave(pattern.indptr[index] - indptr[:-1], degree)
-        entry = torch.arange(shift.numel(), device=shift.device) + shift
-        rows = SparsePattern(indptr, pattern.indices[entry], pattern.n_columns)
-        return rows, self.matrix.values[entry]
 
 
 def weighted_product(pattern: SparsePattern, values: Tensor, x: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
-from mmbench.core.sampling import Batch, Init, numpy_rng
+from mmbench.core.sampling import Batch, Init, clocks, numpy_rng
 from mmbench.models.base import Content, ModelConfig, Recommender
+from mmbench.ops.draws import kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +37,10 @@ class UserHistories:
 
     def epoch(self, epoch: int) -> Iterator[Histories]:
         users = numpy_rng(self.seed, "histories", epoch).permutation(self.users)
-        for step in range(len(self)):
+        for step, clock in enumerate(clocks(epoch, len(self), self.device)):
             rows = users[step * self.batch_size : (step + 1) * self.batch_size]
-            yield Histories(self.seed, epoch, step, histories(self.train, rows).to(self.device))
+            items = histories(self.train, rows).to(self.device)
+            yield Histories(self.seed, clock, step == len(self) - 1, items)
 
 
 def histories(train: TrainSet, users: np.ndarray) -> Tensor:
@@ -68,8 +70,7 @@ class NextItem(Recommender):
         return rows.cumsum(1) / there.cumsum(1).clamp(min=1)
 
     def loss(self, batch: Histories) -> dict[str, Tensor]:
-        noise = torch.rand(batch.items.shape, generator=batch.generator("dropout"))
-        known = batch.items.masked_fill((noise < 0.1).to(batch.items.device), -1)
+        known = batch.items.masked_fill(~kept(batch.stream("dropout"), batch.items.shape, 0.1), -1)
         logits = self.means(known)[:, :-1] @ self.after.T  # (B, L - 1, n_items)
         target = batch.items[:, 1:].flatten()
         return {"next": functional.cross_entropy(logits.flatten(0, 1), target, ignore_index=-1)}

@@ -215,7 +215,8 @@ def test_projection_equals_linear_layer_on_rows(deferred: bool, whole: bool) -> 
         for optimiser, y in zip(optimisers, (projected, plain), strict=True):
             optimiser.zero_grad()
             (y.sin() * probe).sum().backward()
-            optimiser.step(1e-2)
+            optimiser.schedule(1e-2, 1)
+            optimiser.step()
     torch.testing.assert_close(tables[0].read(), tables[1].read(), rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(layers[0].weight, layers[1].weight, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(layers[0].bias, layers[1].bias, rtol=1e-9, atol=1e-10)
@@ -248,7 +249,8 @@ def test_cleared_gradients_are_not_applied() -> None:
     before = model.table.read().clone()
     model.loss(0).backward()
     optimiser.zero_grad()
-    optimiser.step(0.1)
+    optimiser.schedule(0.1, 1)
+    optimiser.step()
     assert torch.equal(model.table.read(), before)
     assert int(model.table.steps) == 0
 
@@ -302,7 +304,8 @@ def test_optimiser_of_a_model(legacy: bool, clear_first: bool) -> None:
         if not clear_first:
             optimiser.zero_grad()
         loss.backward()
-        optimiser.step(1e-2 / (1 + step))
+        optimiser.schedule(1e-2 / (1 + step), 1)
+        optimiser.step()
         weight.grad, table.grad = (
             torch.zeros_like(p) if legacy and seen else None for p in (weight, table)
         )
@@ -366,7 +369,8 @@ def test_frozen_stays_and_lets_the_projection_learn(deferred: bool) -> None:
             optimiser.zero_grad()
             index = torch.tensor([1, 4])
             (table.project(index, weight).sum() + (table.rows(index) * weight[0]).sum()).backward()
-            optimiser.step(0.1)
+            optimiser.schedule(0.1, 1)
+            optimiser.step()
     assert torch.equal(table.read(), start(torch.float64))
     assert weight.grad is not None
     assert bool((weight.grad != 0).any())

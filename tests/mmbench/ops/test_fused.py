@@ -59,6 +59,11 @@ def of_leaky_mix(draw: Example) -> Arguments:
     return [draw.normal(n, k), draw.normal(k, h), wide[:, 1:-1], draw.normal(d)], {}
 
 
+def of_take(draw: Example) -> Arguments:
+    n = draw.size(20)
+    return [draw.normal(n, draw.size(9)), draw.whole(n, draw.size(60) - 1)], {}
+
+
 def of_normalise_rows(draw: Example) -> Arguments:
     x = draw.normal(draw.size(40) - 1, draw.size(9))
     if draw.seed % 2:

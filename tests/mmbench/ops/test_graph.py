@@ -67,7 +67,7 @@ def test_symmetric_operators_are_symmetric() -> None:
 
 def test_entries_of_the_bipartite_graph_are_the_pairs_in_both_orders() -> None:
     train = random_train(7)
-    pattern, order = graph.bipartite(train), graph.item_order(train)
+    pattern, order = graph.bipartite(train), graph.item_order(torch.from_numpy(train.items))
     n = train.n_edges
     assert pattern.row[:n].tolist() == train.users.tolist()
     assert (pattern.indices[:n] - train.n_users).tolist() == train.items.tolist()

@@ -10,8 +10,13 @@ import pytest
 import torch
 
 from mmbench.core.interactions import TrainSet
+from mmbench.core.sampling import epoch_stream
 from mmbench.errors import ShapeError
-from mmbench.ops.graph import DEGREE_EPSILON, bipartite, kept_edges, symmetric_normalised
+from mmbench.ops.graph import DEGREE_EPSILON, EdgePruning, bipartite, symmetric_normalised
+
+
+def kept_edges(train: TrainSet, rate: float, *, seed: int, epoch: int) -> np.ndarray:
+    return EdgePruning(train, rate).draw(epoch_stream(seed, "pruning", epoch)).numpy()
 
 
 def random_train(seed: int, n_users: int = 20, n_items: int = 15, n: int = 90) -> TrainSet:

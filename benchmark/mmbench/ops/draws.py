@@ -1,0 +1,44 @@
+"""Random masks, the same on every device: compiled on the CPU, Triton on NVIDIA, torch elsewhere.
+
+The kernels repeat `mmbench.core.philox`; a test holds them against it, bit by bit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmbench.core.philox import Stream
+from mmbench.ops import gpu
+from mmbench.ops.kernels import run, split
+
+
+def kept(stream: Stream, shape: tuple[int, ...], rate: float) -> Tensor:
+    """Which entries a dropout of `rate` keeps, bool, on the stream's device.
+
+    Entry e of the flat mask is kept if word e mod 4 of place e // 4 is at least rate 2**32. Rows
+    appended to a mask leave its other rows as they are.
+
+    Args:
+        stream: Of this step and purpose.
+        shape: Of the mask.
+        rate: Probability of a False, in [0, 1).
+    """
+    n, least = math.prod(shape), round(rate * 2**32)
+    places = -(-n // 4)
+    if gpu.serves(stream.clock):
+        from mmbench.ops.gpu import draws as gpu_kernels
+
+        out = torch.empty(shape, dtype=torch.bool, device=stream.clock.device)
+        return gpu_kernels.kept(out, stream.key, stream.clock, least)
+    if stream.clock.device.type != "cpu":
+        return (torch.stack(stream.words(places), 1) >= least).flatten()[:n].view(shape)
+    from mmbench.ops.kernels import draws as kernels
+
+    words = np.empty(4 * places, np.bool_)
+    numbers = (stream.key, *stream.clock.tolist(), least)
+    run(kernels.kept, split(places, work=places * 64), *map(np.uint64, numbers), words)
+    return torch.from_numpy(words[:n]).view(shape)

@@ -1,0 +1,83 @@
+"""The kernels of NVIDIA GPUs against the formulas, by Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tests.mmbench.interpreted import interpreted
+from tests.mmbench.ops.test_fused import EXAMPLES, NOT_DIFFERENTIATED, TOLERANCE, Example, results
+
+from mmbench.core.philox import Stream
+from mmbench.ops.draws import kept
+from mmbench.ops.references import FUSED
+from mmbench.ops.row_table import RowTable
+from mmbench.ops.rows import add_rows
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    "name", ["take", "sparse product", "sparse rows", "weighted_product", "propagate", "row_table"]
+)
+def test_values_and_gradients_are_those_of_the_formula(name: str, dtype: torch.dtype) -> None:
+    differentiate = name not in NOT_DIFFERENTIATED
+    for seed in range(4):
+        arguments = EXAMPLES[name](Example(seed, dtype))
+        expected = results(FUSED[name].plain, arguments, layout=False, differentiate=differentiate)
+        with interpreted():
+            found = results(
+                FUSED[name].fused, arguments, layout=bool(seed % 2), differentiate=differentiate
+            )
+        for ours, plain in zip(found, expected, strict=True):
+            assert ours.dtype == plain.dtype
+            torch.testing.assert_close(ours, plain, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def test_equal_rows_are_added_in_their_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randint(0, 9, (300,), generator=generator)
+    x = torch.randn(300, 70, generator=generator) * 10 ** torch.rand(300, 1, generator=generator)
+    with interpreted():
+        out = add_rows(torch.ones(12, 70), index, x)
+    torch.testing.assert_close(out, torch.ones(12, 70).index_add(0, index, x), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 1), (40, 64)])
+def test_masks_are_those_of_the_cpu(shape: tuple[int, int]) -> None:
+    stream = Stream(2**62 + 12345, torch.tensor([3, 2**31 + 7]))
+    here = kept(stream, shape, 0.3)
+    with interpreted():
+        assert torch.equal(kept(stream, shape, 0.3), here)
+    words = torch.stack(stream.words(-(-here.numel() // 4)), 1).flatten()[: here.numel()]
+    assert torch.equal(here, (words >= round(0.3 * 2**32)).view(shape))
+
+
+@pytest.mark.parametrize("update", ["exact", "lazy"])
+@pytest.mark.parametrize("steps_known", [False, True])
+def test_a_table_has_the_bits_of_the_cpu(update: str, steps_known: bool) -> None:
+    """Repeated rows at the end of an index, as `distinct` gives them on a GPU, change nothing."""
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(12, 33, generator=generator)
+    rows = [torch.randint(0, 12, (6,), generator=generator).unique() for _ in range(20)]
+    gradients = [torch.randn(len(index), 33, generator=generator) for index in rows]
+
+    def train(repeated: int) -> dict[str, torch.Tensor]:
+        table = RowTable(start.clone())
+        table.update = update  # type: ignore[assignment]
+        for step, (index, gradient) in enumerate(zip(rows, gradients, strict=True)):
+            if steps_known and step % 10 == 0:
+                table.schedule(0.01, 10)
+            filled = torch.cat([index, index[-1:].repeat(repeated)])
+            nothing = gradient.new_zeros(repeated, 33)
+            taken = table.rows(filled)
+            assert taken.shape == (len(filled), 33)
+            (taken * torch.cat([gradient, nothing])).sum().backward()
+            table.step(0.01)
+            if step == 13:
+                table.read(torch.tensor([4, 1]))
+        return {name: value.clone() for name, value in table.state_dict().items()}
+
+    here = train(0)
+    with interpreted():
+        there = train(3)
+    for name, value in here.items():
+        assert torch.equal(there[name], value), name
