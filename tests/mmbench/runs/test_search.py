@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,17 +14,30 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from tests.mmbench.conftest import write_dataset
+from tests.processes import Forked, ended
 
+from mmbase.progress import Silent
 from mmbench.commands.train import parse_search
 from mmbench.commands.tune import tune
-from mmbench.config import Range, Recipe, Search, make_settings, read_recipe, write_recipe
+from mmbench.config import (
+    Evaluation,
+    Range,
+    Recipe,
+    Search,
+    make_settings,
+    read_recipe,
+    write_recipe,
+)
 from mmbench.errors import UsageError
 from mmbench.runs.finished_runs import find_runs
+from mmbench.runs.fit import fit_one
 from mmbench.runs.folder import RunFolder
+from mmbench.runs.inputs import load_inputs
 from mmbench.runs.run import read_result
 from mmbench.runs.search import Trial, propose, pruning, size, typed
+from mmbench.trainer import TrainingProgress
 
 SPACE: dict[str, Any] = {
     "lr": Range(low=1e-4, high=1e-1, log=True),
@@ -34,7 +45,6 @@ SPACE: dict[str, Any] = {
     "n_layers": Range(low=1, high=3, integer=True),
     "preset": ("paper", "original"),
 }
-MMBENCH = Path(sys.executable).with_name("mmbench")
 
 
 def outcome(values: dict[str, Any]) -> float:
@@ -290,26 +300,14 @@ def test_killed_at_any_instant_it_ends_as_it_would_have(
         ]
     else:
         command = ["tune", *common, *SPACES, "--budget", str(budget), "--sampler", sampler]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MMBENCH_SAVE_EVERY_S": "0.2"}
+    how: dict[str, Any] = {"cwd": tmp_path, "environment": {"MMBENCH_SAVE_EVERY_S": "0.2"}}
     start = time.monotonic()
-    whole = json.loads(
-        subprocess.run(
-            [MMBENCH, *command, "--out", tmp_path / "whole"],
-            check=True,
-            capture_output=True,
-            env=environment,
-        ).stdout
-    )
+    whole = json.loads(ended("mmbench", *command, "--out", tmp_path / "whole", **how).stdout)
     took = time.monotonic() - start
     rng = random.Random(kills)
     finished: dict[Path, int] = {}
     for _ in range(kills):
-        process = subprocess.Popen(
-            [MMBENCH, *command, "--out", tmp_path / "killed"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
+        process = Forked("mmbench", *command, "--out", tmp_path / "killed", **how)
         time.sleep(rng.uniform(0.2, 1.0) * took)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -318,14 +316,7 @@ def test_killed_at_any_instant_it_ends_as_it_would_have(
         }
         assert finished.items() <= now.items()  # no finished trial is done again
         finished = now
-    killed = json.loads(
-        subprocess.run(
-            [MMBENCH, *command, "--out", tmp_path / "killed"],
-            check=True,
-            capture_output=True,
-            env=environment,
-        ).stdout
-    )
+    killed = json.loads(ended("mmbench", *command, "--out", tmp_path / "killed", **how).stdout)
     assert killed["settings"] == whole["settings"]
     assert killed["test"] == whole["test"]
     ours, theirs = (Path(one["run"]) / "metrics.json" for one in (killed, whole))
@@ -499,40 +490,74 @@ def test_without_a_pruner_a_run_has_the_name_it_ever_had(tmp_path: Path) -> None
     assert other.digest() != recipe.digest()
 
 
-@pytest.mark.parametrize("pruner", ["halving", "median"])
-def test_killed_after_any_validation_the_same_trials_are_ended(
-    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pruner: str
+def test_killed_after_any_validation_a_pruner_sees_what_it_would_have_seen(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All validations, from the first one on; and a trial that it ended is not trained on."""
+    monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
+    settings = make_settings("bpr-mf", {"epochs": 5, "embedding_dim": 4, "lr": 0.01})
+    how = Evaluation(every=1, cutoffs=(10,), select_by="Recall@10", metrics=("Recall",))
+    recipe = Recipe(data=str(toy), model="bpr-mf", settings=settings, evaluation=how)
+    recipe, inputs = load_inputs(recipe)
+    setting = inputs.setting(recipe.evaluation, recipe.model)
+    write = RunFolder.save_state
+
+    def trained(folder: RunFolder, end: int, kill: int = 0) -> tuple[list[float], dict[str, Any]]:
+        def die(self: RunFolder, tensors: Any, at: TrainingProgress) -> None:
+            write(self, tensors, at)
+            if at.epoch == kill:
+                raise KeyboardInterrupt
+
+        def hopeless(value: float) -> bool:
+            seen.append(value)
+            return len(seen) == end
+
+        seen: list[float] = []
+        folder.path.mkdir(exist_ok=True)
+        monkeypatch.setattr(RunFolder, "save_state", die)
+        if kill:
+            with pytest.raises(KeyboardInterrupt):
+                fit_one(recipe, setting, folder, Silent(), hopeless=hopeless)
+            return trained(folder, end)
+        fit_one(recipe, setting, folder, Silent(), hopeless=hopeless)
+        told = folder.read_json("trained.json")
+        names = ("best_epoch", "epochs", "value", "pruned")
+        return seen, {name: told.get(name) for name in names}
+
+    for end, last in ((3, 3), (9, 4)):  # the validation after the last epoch ends no trial
+        whole = trained(RunFolder(tmp_path / f"{end}"), end)
+        assert whole[1]["epochs"] == (3 if end == 3 else 5)
+        assert whole[1]["pruned"] == (True if end == 3 else None)
+        assert len(whole[0]) == last
+        for kill in range(1, last + 1):
+            assert trained(RunFolder(tmp_path / f"{end}-{kill}"), end, kill) == whole
+
+
+def test_killed_in_a_trial_the_search_ends_the_same_trials(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("optuna")
     monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
-    options = ["--data", str(toy), *PRUNED, "--pruner", pruner, "--budget", "8", "--json"]
+    options = ["--data", str(toy), *PRUNED, "--budget", "5", "--json"]
 
-    def finish(out: Path) -> Path:
-        done = CliRunner().invoke(tune, [*options, "--out", str(out)], catch_exceptions=False)
-        return Path(json.loads(done.stdout)["run"])
+    def call(out: Path) -> Result:
+        return CliRunner().invoke(tune, [*options, "--out", str(out)])
 
-    whole = finish(tmp_path / "whole")
-    assert any("pruned" in trial for trial in outcomes(whole))
-    epochs = sum(trial.get("pruned", 8) for trial in outcomes(whole))
-    write, name = RunFolder.save_state, "save_state"
-    for kill in range(1, epochs, 3):
-        left = kill
+    whole = Path(json.loads(call(tmp_path / "whole").stdout)["run"])
+    ended = [number for number, trial in enumerate(outcomes(whole)) if "pruned" in trial]
+    write, doomed = RunFolder.save_state, f"{ended[-1]:03d}"
 
-        def die(self: RunFolder, *state: Any) -> None:
-            nonlocal left
-            write(self, *state)
-            left -= 1
-            if not left:
-                raise KeyboardInterrupt
+    def die(self: RunFolder, *state: Any) -> None:
+        write(self, *state)
+        if self.path.name == doomed:
+            raise KeyboardInterrupt
 
-        monkeypatch.setattr(RunFolder, name, die)
-        options_out = [*options, "--out", str(tmp_path / "killed")]
-        assert CliRunner().invoke(tune, options_out).exit_code
-        monkeypatch.setattr(RunFolder, name, write)
-        killed = finish(tmp_path / "killed")
-        assert outcomes(killed) == outcomes(whole), kill
-        assert (killed / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
-        shutil.rmtree(tmp_path / "killed")
+    monkeypatch.setattr(RunFolder, "save_state", die)
+    assert call(tmp_path / "killed").exit_code
+    monkeypatch.setattr(RunFolder, "save_state", write)
+    killed = Path(json.loads(call(tmp_path / "killed").stdout)["run"])
+    assert outcomes(killed) == outcomes(whole)
+    assert (killed / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
 
 
 def test_an_absent_optuna_is_said_for_a_pruner_too(
