@@ -191,6 +191,7 @@ def test_a_study_is_done_reported_and_not_repeated(
     } == stamps
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_several_trainings_at_once_give_the_same_study(
     place: Path, studies: Studies, tmp_path: Path
 ) -> None:
