@@ -131,9 +131,7 @@ def clocks(epoch: int, steps: int, device: torch.device | str) -> tuple[Tensor, 
     return torch.stack([torch.full_like(step, epoch), step], 1).unbind()
 
 
-def epoch_stream(
-    seed: int, purpose: str, epoch: int, device: torch.device | str = "cpu"
-) -> Stream:
+def epoch_stream(seed: int, purpose: str, epoch: int, device: torch.device | str = "cpu") -> Stream:
     """The random numbers of one purpose in one epoch, drawn on `device`."""
     return Stream(derive(seed, purpose), clocks(epoch, 1, device)[0])
 

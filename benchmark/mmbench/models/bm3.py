@@ -43,11 +43,10 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from mmbench.core.sampling import EdgesOnly, Init, Pairs
 from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet
-from mmbench.ops.dense import linear
+from mmbench.ops.dense import cosines, linear
 from mmbench.ops.draws import kept
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
 from mmbench.ops.rows import distinct, take
@@ -97,8 +96,8 @@ class BM3(TrainsContent):
         item_target = self._target("item", items, item, batch)
         # The alignment of a user's online view with the target view of its item, and the reverse.
         user_view, item_view = self._predicted(user), self._predicted(item)
-        user_cosine = _cosine(take(user_view, user_of), take(item_target, item_of))  # (B,)
-        item_cosine = _cosine(take(item_view, item_of), take(user_target, user_of))  # (B,)
+        user_cosine = cosines(take(user_view, user_of), take(item_target, item_of))  # (B,)
+        item_cosine = cosines(take(item_view, item_of), take(user_target, user_of))  # (B,)
         terms = {"user_alignment": 1 - user_cosine.mean(), "item_alignment": 1 - item_cosine.mean()}
         for m in self.features:
             content = self._project(m, items)  # (k, d)
@@ -107,7 +106,7 @@ class BM3(TrainsContent):
             view = self._predicted(content)
             for name, other in (("inter", item_target), ("intra", target)):
                 # Both sides are rows of the item, which counts as often as the batch holds it.
-                cosine = _cosine(view, other)[:, None]  # (k, 1)
+                cosine = cosines(view, other)[:, None]  # (k, 1)
                 terms[f"{m}_{name}"] = self.config.cl_weight * (1 - take(cosine, item_of).mean())
         norms = torch.linalg.vector_norm(h_users) + torch.linalg.vector_norm(h_items)
         return {**terms, "norm": norms * (self.config.reg_weight / self.sizes[1])}
@@ -137,8 +136,3 @@ class BM3(TrainsContent):
         """p(h_u) and p(h_i)."""
         users, items = self._propagated()
         return self._predicted(users), self._predicted(items)
-
-
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    # The norms' lower bound of the authors' code; a row dropped out entirely has cosine 0.
-    return functional.cosine_similarity(a, b, dim=1, eps=1e-8)

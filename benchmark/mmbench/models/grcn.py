@@ -63,8 +63,8 @@ from mmbench.core.sampling import Init, Triples
 from mmbench.errors import UsageError
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
 from mmbench.ops.dense import linear, normalise_rows
-from mmbench.ops.rows import take
 from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing
+from mmbench.ops.rows import take
 from mmbench.ops.sparse import weighted_product
 
 Start = Literal["xavier_uniform", "xavier_normal"]

@@ -55,7 +55,6 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mmbench.core.sampling import DistinctUsers, Init, Triples
 from mmbench.models.base import (
@@ -247,8 +246,8 @@ class LATTICE(TrainsContent):
         """Rows of h while S is built, with its gradient; keeps S for the epoch's other batches."""
         pattern, learned, raw = self._build()
         # Detached: the other batches must not run a second backward through this one's S.
-        constant = SparseMatrix(pattern, learned.detach())
-        self.item_graphs = constant, SparseMatrix(self.raw_pattern, raw.detach())
+        constant = SparseMatrix(pattern, learned.detach()).ready()
+        self.item_graphs = constant, SparseMatrix(self.raw_pattern, raw.detach()).ready()
         h: Tensor = self.item_embedding
         for _ in range(self.config.n_item_layers):
             h = weighted_product(pattern, learned, h) + weighted_product(self.raw_pattern, raw, h)

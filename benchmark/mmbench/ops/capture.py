@@ -52,7 +52,8 @@ class Captured:
     def forget(self) -> None:
         """Drop what has been captured: tensors that it reads have been replaced."""
         self._graphs: dict[object, tuple[torch.cuda.CUDAGraph, Batch]] = {}
-        self._pool = torch.cuda.graph_pool_handle()
+        # Outlives the graphs, so that new ones use the memory of those before.
+        self._pool = torch.cuda.MemPool()
 
     def start_epoch(self, *, anew: bool) -> None:
         """Called before an epoch's first batch; `anew`: its steps read other tensors than before.
@@ -96,7 +97,7 @@ class Captured:
         # Before the capture, so that it allocates gradients in the graph's own memory.
         self._stream.synchronize()
         try:
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            graph.capture_begin(pool=self._pool.id, capture_error_mode="thread_local")
             try:
                 self._take(held)
             finally:

@@ -23,8 +23,10 @@ from torch.nn import functional
 
 from mmbase import gemm as kernels
 from mmbench.errors import NotFiniteError, ShapeError
+from mmbench.ops import gpu
 from mmbench.ops.kernels import apply, array, run, split
 
+_PROCESSORS = 144  # of a large GPU
 _MIN_WORK = 1 << 18  # multiply-adds below which the detour costs more than it saves
 
 
@@ -64,7 +66,24 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             # oneDNN wants its second factor as a weight (out, in), hence the transpose.
             return kernels.onednn(a.detach(), b.detach().t(), bias)
+    parts = _summands(m, k, n) if gpu.serves(a) else 1
+    if parts > 1:
+        left = a.unflatten(1, (parts, -1)).transpose(0, 1)  # (parts, m, k / parts)
+        out = torch.bmm(left, b.unflatten(0, (parts, -1))).sum(0)
+        return out if bias is None else out + bias
     return a @ b if bias is None else torch.addmm(bias, a, b)
+
+
+def _summands(m: int, k: int, n: int) -> int:
+    """Into how many products of shorter rows a product is cut, so that a GPU is busy.
+
+    Libraries give each processor of a GPU a tile of the result; a long and thin product, such as
+    features of a batch by a projection, has fewer tiles than a GPU has processors.
+    """
+    parts, tiles = 1, -(-m // 64) * -(-n // 64)
+    while 2 * parts * tiles <= _PROCESSORS and k % (2 * parts) == 0 and k >= 512 * parts:
+        parts *= 2
+    return parts
 
 
 class _Linear(torch.autograd.Function):
@@ -106,6 +125,12 @@ def normalise_rows(x: Tensor) -> Tensor:
 class _Normalise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        if gpu.serves(x):
+            from mmbench.ops.gpu import rows as gpu_kernels
+
+            unit, norms = gpu_kernels.normalise(x.contiguous())
+            ctx.save_for_backward(unit, norms)
+            return unit
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min_(SMALLEST_NORM)  # (n, 1)
         # The backward needs y and the norms, not x.
         y: Tensor = x / norm
@@ -117,6 +142,10 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         # d/dx of x / |x| takes from the gradient its part along y.
         y, norm = ctx.saved_tensors
+        if gpu.serves(y):
+            from mmbench.ops.gpu import rows as gpu_kernels
+
+            return gpu_kernels.normalise_backward(y, norm, grad.contiguous())
         if y.device.type != "cpu":
             # A norm at the bound is a constant: nothing is taken off.
             along = (grad * y).sum(1, keepdim=True).masked_fill_(norm <= SMALLEST_NORM, 0.0)
@@ -137,6 +166,38 @@ class _Normalise(torch.autograd.Function):
             out.numpy(),
         )
         return out
+
+
+def cosines(x: Tensor, y: Tensor) -> Tensor:
+    """The cosine of each row of x with that of y, (n,), for x and y (n, d); y counts as a constant.
+
+    Norms are bounded from below by 1e-8. Differentiable once in x.
+
+    Raises:
+        ShapeError: The shapes differ.
+    """
+    if x.ndim != 2 or x.shape != y.shape:
+        raise ShapeError(f"cosines: {tuple(x.shape)} and {tuple(y.shape)} must be equal")
+    if gpu.serves(x):
+        return apply(_Cosines, x, y.detach())
+    return functional.cosine_similarity(x, y.detach(), dim=1, eps=1e-8)
+
+
+class _Cosines(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        from mmbench.ops.gpu import rows as gpu_kernels
+
+        x, y = x.contiguous(), y.contiguous()
+        ctx.save_for_backward(x, y)
+        return gpu_kernels.cosines(x, y)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        from mmbench.ops.gpu import rows as gpu_kernels
+
+        return gpu_kernels.cosines_backward(*ctx.saved_tensors, grad.contiguous()), None
 
 
 def leaky_mix(x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor) -> Tensor:

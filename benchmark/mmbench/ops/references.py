@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.ops.dense import leaky_mix, linear, normalise_rows
+from mmbench.ops.dense import cosines, leaky_mix, linear, normalise_rows
 from mmbench.ops.graph import propagate
 from mmbench.ops.knn import cosine_knn, gathered_cosines
 from mmbench.ops.routing import confident_weights, plain_confident_weights, plain_routing, routing
-from mmbench.ops.rows import take
 from mmbench.ops.row_table import BETA1, BETA2, EPSILON, RowTable
+from mmbench.ops.rows import take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern, weighted_product
 
 
@@ -108,6 +108,9 @@ def plain_adam(start: Tensor, steps: Sequence[Step]) -> Tensor:
 FUSED: dict[str, FusedOp] = {
     "linear": FusedOp(linear, plain_linear),
     "leaky_mix": FusedOp(leaky_mix, plain_leaky_mix),
+    "cosines": FusedOp(
+        cosines, lambda x, y: functional.cosine_similarity(x, y.detach(), dim=1, eps=1e-8)
+    ),
     "take": FusedOp(take, lambda x, index: x[index]),
     "normalise_rows": FusedOp(normalise_rows, functional.normalize),
     "sparse product": FusedOp(

@@ -13,9 +13,9 @@ stay in user order while the item side is in item order, so slot k of the item s
 by item, then user) gets the score of the k-th edge by user, then item. `aligned` is what the paper
 says.
 
-On the CPU compiled kernels run all of it user by user and item by item, with a hand-written
-backward that keeps nothing per edge and dimension. `plain_routing` is the same in plain torch, and
-serves other devices.
+On the CPU and on NVIDIA GPUs kernels run all of it user by user and item by item, with a
+hand-written backward that keeps nothing per edge and dimension. `plain_routing` is the same in
+plain torch, and serves other devices.
 
 Source: Wei et al., GRCN (ACM MM 2020), section 3.
 """
@@ -33,6 +33,7 @@ from torch.nn import functional
 
 from mmbench.core.interactions import TrainSet
 from mmbench.errors import ShapeError
+from mmbench.ops import gpu
 from mmbench.ops.graph import bipartite, item_order
 from mmbench.ops.kernels import apply, array, run, split
 from mmbench.ops.sparse import SparsePattern
@@ -95,6 +96,18 @@ class RoutingGraph:
         return self.users[self.order]
 
     @cached_property
+    def slot_items(self) -> Tensor:
+        """Item of each item-side slot, shape (n_edges,), ascending."""
+        return self.items[self.order]
+
+    @cached_property
+    def sides(self) -> tuple[Tensor, Tensor]:
+        """Where each user's edges, and each item's slots, begin and end."""
+        indptr = self.adjacency.indptr
+        # The adjacency's rows split into users and items; the items' slots count from 0 again.
+        return indptr[: self.n_users + 1], indptr[self.n_users :] - self.n_edges
+
+    @cached_property
     def slots(self) -> Tensor:
         """Item-side slot of each edge, shape (n_edges,): the inverse of `order`."""
         return torch.empty_like(self.order).scatter_(
@@ -106,9 +119,7 @@ class RoutingGraph:
         """All that the kernels look up, see `mmbench.ops.kernels.routing.Graph`."""
         from mmbench.ops.kernels.routing import Graph
 
-        indptr = self.adjacency.indptr
-        # The adjacency's rows split into users and items; the items' slots count from 0 again.
-        users, items = indptr[: self.n_users + 1], indptr[self.n_users :] - self.n_edges
+        users, items = self.sides
         parts = (users, self.items, self.slots, items, self.slot_users, self.source)
         return Graph(*map(array, parts))
 
@@ -155,7 +166,7 @@ def routing(
             f"{f.dtype}, {n_routings} routings, on a graph of {graph.n_users} users and "
             f"{graph.n_items} items"
         )
-    if p.device.type != "cpu":
+    if p.device.type != "cpu" and not gpu.serves(p):
         return plain_routing(p, f, graph, n_routings)
     users, items, alpha = _Routing.apply(p, f, graph, n_routings)  # type: ignore[no-untyped-call]
     return users, items, alpha
@@ -183,7 +194,7 @@ def confident_weights(alpha: Tensor, confidence: Tensor, nodes: Tensor, *, pruni
     ):
         shapes = [tuple(part.shape) for part in (alpha, confidence, nodes)]
         raise ShapeError(f"confident_weights: {shapes} do not fit")
-    if alpha.device.type != "cpu":
+    if gpu.static(alpha):
         return plain_confident_weights(alpha, confidence, nodes, pruning=pruning)
     return apply(_ConfidentWeights, alpha, confidence, nodes, pruning)
 
@@ -213,7 +224,7 @@ def plain_routing(
         p = functional.normalize(gather(p, users, a, near), dim=1, eps=_SMALLEST_NORM)
     # s_ui with the routed p; both sides take their softmax from these n_edges scores.
     scores = (p[users] * near).sum(1)  # (n_edges,)
-    slot_items, slot_users = items[graph.order], graph.slot_users
+    slot_items, slot_users = graph.slot_items, graph.slot_users
     alpha = _segment_softmax(scores, users, graph.n_users)
     # Slots are in item order; `source` says whose score each of them takes.
     item_alpha = _segment_softmax(scores[graph.source], slot_items, graph.n_items)
@@ -240,6 +251,14 @@ class _Routing(torch.autograd.Function):
     def forward(
         ctx: Any, p: Tensor, f: Tensor, graph: RoutingGraph, n_routings: int
     ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.graph = graph
+        if gpu.serves(p):
+            from mmbench.ops.gpu import routing as gpu_kernels
+
+            f = f.contiguous()
+            r_users, r_items, saved = gpu_kernels.forward(p.contiguous(), f, graph, n_routings)
+            ctx.save_for_backward(f, *saved)
+            return r_users, r_items, saved.alpha.view(-1)
         from mmbench.ops.kernels import routing as kernels
 
         arrays, n = graph.arrays, graph.n_edges
@@ -270,13 +289,20 @@ class _Routing(torch.autograd.Function):
             scores.numpy(),
             r_items.numpy(),
         )
-        ctx.graph = graph
         ctx.save_for_backward(p, f, attention, norms, routed, alpha)
         return r_users, r_items, alpha.view(-1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        if gpu.serves(grads[0]):
+            from mmbench.ops.gpu import routing as gpu_kernels
+
+            of_users, of_items, of_alpha = (grad.contiguous() for grad in grads)
+            f, *parts = ctx.saved_tensors
+            saved = gpu_kernels.Kept(*parts)
+            incoming = of_users, of_items, of_alpha.view(2, -1)
+            return *gpu_kernels.backward(f, ctx.graph, saved, *incoming), None, None
         from mmbench.ops.kernels import routing as kernels
 
         graph, arrays = ctx.graph, ctx.graph.arrays

@@ -30,6 +30,11 @@ def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
     if not gpu.static(rows):
         found, inverse = torch.unique(rows, return_inverse=True)
         return found, inverse
+    if gpu.serves(rows):
+        from mmbench.ops.gpu import sparse as gpu_kernels
+
+        if len(rows) <= gpu_kernels.MOST:
+            return gpu_kernels.distinct(rows.contiguous())
     ordered, place = rows.sort()
     # A row's slot: how many different ones come before it.
     slot = torch.zeros_like(ordered)
@@ -54,7 +59,7 @@ def add_rows(out: Tensor, index: Tensor, x: Tensor) -> Tensor:
     if gpu.serves(x) and len(index):
         from mmbench.ops.gpu import sparse as gpu_kernels
 
-        if len(index) <= gpu_kernels.MOST_ADDED:
+        if len(index) <= gpu_kernels.MOST:
             return gpu_kernels.add_rows(index, x.contiguous(), out)
     return out.index_add_(0, index, x)
 

@@ -131,6 +131,13 @@ class SparsePattern:
         torch.cumsum(degree, 0, out=indptr[1:])
         return SparsePattern(indptr, self.row[order], self.shape[0]), order
 
+    @cached_property
+    def parts(self) -> Any:
+        """The parts of long rows, see `mmbench.ops.gpu.sparse.parts`."""
+        from mmbench.ops.gpu.sparse import parts
+
+        return parts(self.indptr, self.nnz)
+
     def to(self, device: torch.device | str) -> SparsePattern:
         """The same pattern on another device."""
         return SparsePattern(self.indptr.to(device), self.indices.to(device), self.n_columns)
@@ -147,10 +154,8 @@ class SparsePattern:
         if self._on_gpu(x):
             from mmbench.ops.gpu import sparse as gpu_kernels
 
-            out = x.new_empty(self.shape[0], x.shape[1])
             plus = None if plus is None else plus.contiguous()
-            tensors = self.indptr, self.indices, values.contiguous(), x.contiguous()
-            return gpu_kernels.multiply(*tensors, out, plus=plus)
+            return gpu_kernels.multiply(self, values.contiguous(), x.contiguous(), plus=plus)
         if not self.compiled(x):
             if _backend != "torch":
                 product = _with_torch_sparse(self, values, x)
@@ -186,12 +191,11 @@ class SparsePattern:
         if not fits or a.dtype != b.dtype:
             shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
             raise ShapeError(f"dots: {shapes} do not fit a {self.shape} pattern")
-        out = a.new_empty(self.nnz)
         if self._on_gpu(a):
             from mmbench.ops.gpu import sparse as gpu_kernels
 
-            rows = a.detach().contiguous(), b.detach().contiguous()
-            return gpu_kernels.dots(self.indptr, self.indices, *rows, out)
+            return gpu_kernels.dots(self, a.detach().contiguous(), b.detach().contiguous())
+        out = a.new_empty(self.nnz)
         if not self.compiled(a):
             # Gathered rows take nnz * d numbers; a slice at a time bounds that.
             for part in self._parts(a.shape[1]):
@@ -259,6 +263,17 @@ class SparseMatrix:
         """The product with x (n_columns, d), shape (n_rows, d); differentiable in x."""
         return apply(_Product, x, self)
 
+    def ready(self) -> SparseMatrix:
+        """This matrix, with what products and their backward look up made beforehand.
+
+        Where a step is captured, tables that the captured step made would be made in each replay.
+        """
+        if gpu.static(self.values):
+            for each in (self, self.T):
+                if each.pattern._on_gpu(each.values):
+                    _ = each.pattern.parts
+        return self
+
     def rows(self, index: Tensor) -> RowsOf:
         """Some rows: `matrix.rows(index) @ x` is `(matrix @ x)[index]`, at the price of these rows.
 
@@ -296,9 +311,7 @@ class RowsOf:
         if pattern._on_gpu(x):
             from mmbench.ops.gpu import sparse as gpu_kernels
 
-            out = x.new_empty(index.numel(), x.shape[1])
-            tensors = pattern.indptr, pattern.indices, matrix.values, x.contiguous()
-            return gpu_kernels.multiply(*tensors, out, rows=index)
+            return gpu_kernels.multiply(pattern, matrix.values, x.contiguous(), rows=index)
         if not pattern.compiled(x):
             # The other back ends multiply whole matrices.
             return pattern.multiply(matrix.values, x)[index]

@@ -81,9 +81,9 @@ def _bm3_extra(case: Case, preset: str, epochs: Sequence[Any]) -> dict[str, Any]
 def _bm3_inject(model: Recommender, extra: dict[str, Any]) -> None:
     def kept(name: str, rows: Tensor, batch: Pairs) -> Tensor:
         epoch, step = batch.clock.tolist()
-        return torch.from_numpy(
-            extra["masks"][epoch - 1][step][name.removeprefix("features.")]
-        )[rows]
+        return torch.from_numpy(extra["masks"][epoch - 1][step][name.removeprefix("features.")])[
+            rows
+        ]
 
     model._kept = kept  # type: ignore[assignment]
 
@@ -292,7 +292,10 @@ def test_bm3_draws_one_mask_for_each_row_of_a_batch_and_keeps_the_right_share() 
     batch, rows = p.batch(p.epochs[0][0], 1, 0), torch.arange(40)
     draw = model._kept  # type: ignore[operator]
     kept = torch.stack(
-        [draw("item", rows, dataclasses.replace(batch, clock=torch.tensor([1, step]))) for step in range(200)]
+        [
+            draw("item", rows, dataclasses.replace(batch, clock=torch.tensor([1, step])))
+            for step in range(200)
+        ]
     )  # type: ignore[operator]
     share = 1 - p.config.dropout  # type: ignore[attr-defined]
     assert float(kept.double().mean()) == pytest.approx(

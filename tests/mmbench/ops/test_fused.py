@@ -59,6 +59,14 @@ def of_leaky_mix(draw: Example) -> Arguments:
     return [draw.normal(n, k), draw.normal(k, h), wide[:, 1:-1], draw.normal(d)], {}
 
 
+def of_cosines(draw: Example) -> Arguments:
+    n, d = draw.size(20) - 1, draw.size(9)
+    x, y = draw.normal(n, d, zero_row=False), draw.normal(n, d)
+    if draw.seed % 2:
+        x[2:3] *= 1e-10  # below the smallest factor
+    return [x], {"y": y}
+
+
 def of_take(draw: Example) -> Arguments:
     n = draw.size(20)
     return [draw.normal(n, draw.size(9)), draw.whole(n, draw.size(60) - 1)], {}
@@ -203,7 +211,8 @@ def test_finite_differences_agree(name: str) -> None:
 
 
 def test_every_derivative_written_by_hand_has_an_entry() -> None:
-    nodes = {"_ProjectionBackward"}  # inside the steps of `row_table`
+    # The first inside the steps of `row_table`, the second on a GPU: test_gpu_kernels.py.
+    nodes = {"_ProjectionBackward", "_CosinesBackward"}
     for name in FUSED.keys() - NOT_DIFFERENTIATED:
         for seed in range(4):
             given, options = EXAMPLES[name](Example(seed, torch.float64))

@@ -11,12 +11,25 @@ from mmbench.core.philox import Stream
 from mmbench.ops.draws import kept
 from mmbench.ops.references import FUSED
 from mmbench.ops.row_table import RowTable
-from mmbench.ops.rows import add_rows
+from mmbench.ops.rows import add_rows, distinct
+from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(
-    "name", ["take", "sparse product", "sparse rows", "weighted_product", "propagate", "row_table"]
+    "name",
+    [
+        "take",
+        "cosines",
+        "normalise_rows",
+        "sparse product",
+        "sparse rows",
+        "weighted_product",
+        "propagate",
+        "gathered_cosines",
+        "routing",
+        "row_table",
+    ],
 )
 def test_values_and_gradients_are_those_of_the_formula(name: str, dtype: torch.dtype) -> None:
     differentiate = name not in NOT_DIFFERENTIATED
@@ -30,6 +43,32 @@ def test_values_and_gradients_are_those_of_the_formula(name: str, dtype: torch.d
         for ours, plain in zip(found, expected, strict=True):
             assert ours.dtype == plain.dtype
             torch.testing.assert_close(ours, plain, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("size", [1, 7, 129, 300])
+def test_distinct_rows_are_those_of_torch(size: int) -> None:
+    rows = torch.randint(0, size, (size,), generator=torch.Generator().manual_seed(size))
+    with interpreted():
+        found, inverse = distinct(rows)
+    assert torch.equal(found[inverse], rows)
+    expected, where = torch.unique(rows, return_inverse=True)
+    assert torch.equal(inverse, where)
+    assert torch.equal(found[: len(expected)], expected)
+    assert found[len(expected) :].tolist() == [int(rows.max())] * (size - len(expected))
+
+
+def test_long_rows_are_summed_in_parts() -> None:
+    generator = torch.Generator().manual_seed(2)
+    degree = torch.tensor([0, 64, 65, 3, 200, 0, 128, 129])
+    rows = torch.repeat_interleave(torch.arange(8), degree)
+    columns = torch.cat([torch.randperm(210, generator=generator)[:n] for n in degree.tolist()])
+    pattern, _ = SparsePattern.from_edges(rows, columns, (8, 210))
+    matrix = SparseMatrix(pattern, torch.randn(pattern.nnz, generator=generator))
+    x, some = torch.randn(210, 5, generator=generator), torch.tensor([4, 0, 7, 4])
+    with interpreted():
+        whole, part = matrix @ x, matrix.rows(some) @ x
+    torch.testing.assert_close(whole, matrix.to_dense() @ x, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(part, (matrix.to_dense() @ x)[some], rtol=1e-5, atol=1e-5)
 
 
 def test_equal_rows_are_added_in_their_order() -> None:

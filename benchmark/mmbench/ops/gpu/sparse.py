@@ -1,26 +1,87 @@
-"""Sparse products on a GPU: a program per row and block of columns; see `mmbench.ops.sparse`."""
+"""Sparse products and rows of a batch on a GPU; see `mmbench.ops.sparse` and `mmbench.ops.rows`.
+
+A product has one program per row. Degrees are skewed, and the longest row would last as long as all
+others: what a row has beyond its first `PART` entries is summed by further programs, `PART` entries
+each, before its own program adds everything up in order.
+"""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-_EDGES = 32  # entries of a row that are loaded at once
+PART = 64
+_AT_ONCE = 32  # entries that are loaded together
+_FEW = 8  # further parts that are loaded together
+
+
+class Parts(NamedTuple):
+    """The parts of the long rows beyond their first.
+
+    Attributes:
+        first: Parts of all rows before, shape (n_rows + 1,).
+        rows: Row of each part, shape (nnz // PART,); n_rows where there is none.
+        starts: Its first entry.
+    """
+
+    first: Tensor
+    rows: Tensor
+    starts: Tensor
+
+
+def parts(indptr: Tensor, nnz: int) -> Parts:
+    """The parts of a pattern; their number depends on `nnz` alone, so nothing waits for it."""
+    further = (indptr.diff() - 1).clamp_(min=0) // PART
+    first = torch.zeros_like(indptr)
+    torch.cumsum(further, 0, out=first[1:])
+    part = torch.arange(nnz // PART, device=indptr.device)
+    rows = torch.searchsorted(first[1:].contiguous(), part, right=True)
+    known = rows.clamp(max=len(further) - 1)
+    starts = indptr[known] + (part - first[known] + 1) * PART
+    return Parts(first, rows, starts)
+
+
+@triton.jit
+def _sum_parts(
+    rows, starts, n_rows, indptr, indices, values, x, out, d,
+    EDGES: tl.constexpr, LENGTH: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    k = tl.program_id(0).to(tl.int64)
+    row = tl.load(rows + k)
+    if row < n_rows:
+        column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+        within = column < d
+        start = tl.load(starts + k)
+        end = tl.minimum(tl.load(indptr + row + 1), start + LENGTH)
+        total = tl.zeros((EDGES, WIDTH), out.dtype.element_ty)
+        for at in range(start, end, EDGES):
+            entry = at + tl.arange(0, EDGES)
+            there = entry < end
+            source = tl.load(indices + entry, there, 0)
+            value = tl.load(values + entry, there, 0.0)
+            both = there[:, None] & within[None, :]
+            total += value[:, None] * tl.load(x + source[:, None] * d + column[None, :], both, 0.0)
+        tl.store(out + k * d + column, tl.sum(total, 0), within)
 
 
 @triton.jit
 def _multiply(
-    rows, indptr, indices, values, x, plus, out, d,
-    SOME: tl.constexpr, PLUS: tl.constexpr, EDGES: tl.constexpr, WIDTH: tl.constexpr,
+    rows, indptr, indices, values, x, plus, first, sums, out, d,
+    SOME: tl.constexpr, PLUS: tl.constexpr,
+    EDGES: tl.constexpr, LENGTH: tl.constexpr, FEW: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     k = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + k) if SOME else k
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     within = column < d
-    end = tl.load(indptr + row + 1)
+    start = tl.load(indptr + row)
+    end = tl.minimum(tl.load(indptr + row + 1), start + LENGTH)
     total = tl.zeros((EDGES, WIDTH), out.dtype.element_ty)
-    for at in range(tl.load(indptr + row), end, EDGES):
+    for at in range(start, end, EDGES):
         entry = at + tl.arange(0, EDGES)
         there = entry < end
         source = tl.load(indices + entry, there, 0)
@@ -28,28 +89,30 @@ def _multiply(
         both = there[:, None] & within[None, :]
         total += value[:, None] * tl.load(x + source[:, None] * d + column[None, :], both, 0.0)
     result = tl.sum(total, 0)
+    last = tl.load(first + row + 1)
+    for at in range(tl.load(first + row), last, FEW):
+        part = at + tl.arange(0, FEW)
+        both = (part < last)[:, None] & within[None, :]
+        result += tl.sum(tl.load(sums + part[:, None] * d + column[None, :], both, 0.0), 0)
     if PLUS:
         result += tl.load(plus + row * d + column, within, 0.0)
     tl.store(out + k * d + column, result, within)
 
 
 @triton.jit
-def _dots(indptr, indices, a, b, out, d, EDGES: tl.constexpr, WIDTH: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    end = tl.load(indptr + row + 1)
-    for at in range(tl.load(indptr + row), end, EDGES):
-        entry = at + tl.arange(0, EDGES)
-        there = entry < end
-        source = tl.load(indices + entry, there, 0)
-        total = tl.zeros((EDGES,), out.dtype.element_ty)
-        for start in range(0, d, WIDTH):
-            column = start + tl.arange(0, WIDTH)
-            within = column < d
-            mine = tl.load(a + row * d + column, within, 0.0)
-            both = there[:, None] & within[None, :]
-            theirs = tl.load(b + source[:, None] * d + column[None, :], both, 0.0)
-            total += tl.sum(mine[None, :] * theirs, 1)
-        tl.store(out + entry, total, there)
+def _dots(rows, indices, a, b, out, nnz, d, EDGES: tl.constexpr, WIDTH: tl.constexpr):
+    entry = tl.program_id(0).to(tl.int64) * EDGES + tl.arange(0, EDGES)
+    there = entry < nnz
+    row = tl.load(rows + entry, there, 0)
+    source = tl.load(indices + entry, there, 0)
+    total = tl.zeros((EDGES,), out.dtype.element_ty)
+    for start in range(0, d, WIDTH):
+        column = start + tl.arange(0, WIDTH)
+        both = there[:, None] & (column < d)[None, :]
+        mine = tl.load(a + row[:, None] * d + column[None, :], both, 0.0)
+        theirs = tl.load(b + source[:, None] * d + column[None, :], both, 0.0)
+        total += tl.sum(mine * theirs, 1)
+    tl.store(out + entry, total, there)
 
 
 @triton.jit
@@ -59,61 +122,129 @@ def _add_rows(index, x, out, k, d, TILE: tl.constexpr, WIDTH: tl.constexpr):
     within = column < d
     mine = tl.load(index + j)
     lane = tl.arange(0, TILE)
+    # How many equal rows come before, and at all: counted in lanes, added up once.
+    before = tl.zeros((TILE,), tl.int32)
+    equal = tl.zeros((TILE,), tl.int32)
+    for at in range(0, k, TILE):
+        i = at + lane
+        same = (tl.load(index + i, i < k, -1) == mine).to(tl.int32)
+        equal += same
+        before += tl.where(i < j, same, 0)
     # The first of equal rows adds up all of them, in their order.
-    earlier = 0
-    for at in range(0, j, TILE):
-        other = tl.load(index + at + lane, at + lane < j, -1)
-        earlier += tl.sum((other == mine).to(tl.int32))
-    if earlier == 0:
-        total = tl.zeros((WIDTH,), out.dtype.element_ty)
-        for at in range(j, k, TILE):
-            i = at + lane
-            same = tl.load(index + i, i < k, -1) == mine
-            if tl.sum(same.to(tl.int32)) > 0:
-                both = same[:, None] & within[None, :]
-                part = tl.load(x + i[:, None].to(tl.int64) * d + column[None, :], both, 0.0)
-                total += tl.sum(part, 0)
+    if tl.sum(before) == 0:
         place = out + mine * d + column
-        tl.store(place, tl.load(place, within, 0.0) + total, within)
+        total = tl.load(place, within, 0.0)
+        if tl.sum(equal) == 1:
+            total += tl.load(x + j.to(tl.int64) * d + column, within, 0.0)
+        else:
+            for at in range(j, k, TILE):
+                i = at + lane
+                same = tl.load(index + i, i < k, -1) == mine
+                if tl.sum(same.to(tl.int32)) > 0:
+                    both = same[:, None] & within[None, :]
+                    part = tl.load(x + i[:, None].to(tl.int64) * d + column[None, :], both, 0.0)
+                    total += tl.sum(part, 0)
+        tl.store(place, total, within)
+
+
+@triton.jit
+def _first_ones(rows, first, k, MINE: tl.constexpr, TILE: tl.constexpr):
+    j = tl.program_id(0) * MINE + tl.arange(0, MINE)
+    mine = tl.load(rows + j, j < k, -1)
+    before = tl.zeros((MINE, TILE), tl.int32)
+    for at in range(0, tl.program_id(0) * MINE + MINE, TILE):
+        i = at + tl.arange(0, TILE)
+        other = tl.load(rows + i, i < k, -2)
+        same = (other[None, :] == mine[:, None]) & (i[None, :] < j[:, None])
+        before += same.to(tl.int32)
+    tl.store(first + j, (tl.sum(before, 1) == 0).to(tl.int32), j < k)
+
+
+@triton.jit
+def _distinct(rows, first, found, inverse, k, MINE: tl.constexpr, TILE: tl.constexpr):
+    j = tl.program_id(0) * MINE + tl.arange(0, MINE)
+    mine = tl.load(rows + j, j < k, -1)
+    smaller = tl.zeros((MINE, TILE), tl.int32)
+    repeats = tl.zeros((MINE, TILE), tl.int32)
+    n_found = tl.zeros((TILE,), tl.int32)
+    largest = tl.zeros((TILE,), tl.int64)
+    for at in range(0, k, TILE):
+        i = at + tl.arange(0, TILE)
+        other = tl.load(rows + i, i < k, -1)
+        counts = tl.load(first + i, i < k, 0)
+        smaller += tl.where(other[None, :] < mine[:, None], counts[None, :], 0)
+        repeats += tl.where(i[None, :] < j[:, None], 1 - counts[None, :], 0)
+        n_found += counts
+        largest = tl.maximum(largest, other)
+    slot = tl.sum(smaller, 1).to(tl.int64)
+    tl.store(inverse + j, slot, j < k)
+    # A first one fills its slot, any other one a place at the end.
+    is_first = tl.load(first + j, j < k, 0) == 1
+    end = tl.sum(n_found) + tl.sum(repeats, 1)
+    place = tl.where(is_first, slot, end.to(tl.int64))
+    tl.store(found + place, tl.where(is_first, mine, tl.max(largest, 0)), j < k)
 
 
 def multiply(
-    indptr: Tensor,
-    indices: Tensor,
+    pattern: Any,
     values: Tensor,
     x: Tensor,
-    out: Tensor,
     *,
     plus: Tensor | None = None,
     rows: Tensor | None = None,
 ) -> Tensor:
-    """The product of a matrix in compressed rows with x (n, d), plus `plus`, into `out`.
+    """The product of a pattern with values (nnz,) and x (n, d), plus `plus`; or some rows of it.
 
-    With `rows` (k,) only of these rows. Contiguous arguments.
+    Contiguous arguments; `plus` goes with whole products.
     """
-    width = min(64, triton.next_power_of_2(x.shape[1]))
-    _multiply[(len(out), triton.cdiv(x.shape[1], width))](
-        indptr if rows is None else rows, indptr, indices, values, x, x if plus is None else plus,
-        out, x.shape[1], SOME=rows is not None, PLUS=plus is not None, EDGES=_EDGES, WIDTH=width,
-    )  # fmt: skip
+    indptr, indices, long = pattern.indptr, pattern.indices, pattern.parts
+    d, width = x.shape[1], min(64, triton.next_power_of_2(x.shape[1]))
+    blocks, n_parts = triton.cdiv(d, width), len(long.rows)
+    sums = x.new_empty(n_parts, d)
+    if n_parts:
+        _sum_parts[(n_parts, blocks)](
+            long.rows, long.starts, len(indptr) - 1, indptr, indices, values, x, sums, d,
+            EDGES=_AT_ONCE, LENGTH=PART, WIDTH=width, num_warps=2,
+        )  # fmt: skip
+    out = x.new_empty(len(indptr) - 1 if rows is None else len(rows), d)
+    if len(out):
+        _multiply[(len(out), blocks)](
+            indptr if rows is None else rows, indptr, indices, values, x,
+            x if plus is None else plus, long.first, sums, out, d,
+            SOME=rows is not None, PLUS=plus is not None,
+            EDGES=_AT_ONCE, LENGTH=PART, FEW=_FEW, WIDTH=width, num_warps=1,
+        )  # fmt: skip
     return out
 
 
-def dots(indptr: Tensor, indices: Tensor, a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """`<a[row], b[column]>` of each entry, into `out` (nnz,). Contiguous arguments."""
-    width = min(128, triton.next_power_of_2(a.shape[1]))
-    _dots[(len(indptr) - 1,)](indptr, indices, a, b, out, a.shape[1], EDGES=16, WIDTH=width)
+def dots(pattern: Any, a: Tensor, b: Tensor) -> Tensor:
+    """`<a[row], b[column]>` of each entry, (nnz,). Contiguous arguments."""
+    out, width = a.new_empty(pattern.nnz), min(64, triton.next_power_of_2(a.shape[1]))
+    if pattern.nnz:
+        _dots[(triton.cdiv(pattern.nnz, 32),)](
+            pattern.row, pattern.indices, a, b, out, pattern.nnz, a.shape[1], EDGES=32, WIDTH=width
+        )
     return out
 
 
-MOST_ADDED = 1 << 14
-"""Rows up to which `add_rows` pays: it looks at every pair of them."""
+MOST = 1 << 14
+"""Rows up to which these pay: they look at every pair of rows."""
 
 
 def add_rows(index: Tensor, x: Tensor, out: Tensor) -> Tensor:
     """`out.index_add_(0, index, x)` for x (k, d), equal rows added in their order. Contiguous."""
     width = min(128, triton.next_power_of_2(x.shape[1]))
     _add_rows[(len(index), triton.cdiv(x.shape[1], width))](
-        index, x, out, len(index), x.shape[1], TILE=64, WIDTH=width
+        index, x, out, len(index), x.shape[1], TILE=128, WIDTH=width, num_warps=1
     )
     return out
+
+
+def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """As `mmbench.ops.rows.distinct`, without sorting."""
+    k, first = len(rows), torch.empty_like(rows, dtype=torch.int32)
+    found, inverse = torch.empty_like(rows), torch.empty_like(rows)
+    grid, sizes = (triton.cdiv(k, 16),), {"MINE": 16, "TILE": 128}
+    _first_ones[grid](rows, first, k, **sizes)
+    _distinct[grid](rows, first, found, inverse, k, **sizes)
+    return found, inverse

@@ -58,8 +58,8 @@ def _replay(
 
 @triton.jit
 def _update(
-    index, skipped, last, steps, base, schedule, n_steps, values, first, second, current, gradient, d,
-    REPLAY: tl.constexpr, WIDTH: tl.constexpr,
+    index, skipped, last, steps, base, schedule, n_steps, values, first, second, current, gradient,
+    d, REPLAY: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     i = tl.program_id(0)
     j = i + skipped
@@ -129,8 +129,8 @@ def update(
 ) -> None:
     """Apply `gradient` (k, dim) to rows whose present values are `current` (k, dim).
 
-    These are the rows index[skipped : skipped + k]. Where `replays`, the rows' moments decay by the steps they have missed. Other arguments as for
-    `replay`.
+    These are the rows index[skipped : skipped + k]. Where `replays`, their moments decay by the
+    steps they have missed. Other arguments as for `replay`.
     """
     d, width = current.shape[1], _width(current)
     grid = (len(current), triton.cdiv(d, width))
@@ -142,5 +142,3 @@ def update(
 
 def _width(x: Tensor) -> int:
     return int(min(1024, triton.next_power_of_2(x.shape[1])))
-
-

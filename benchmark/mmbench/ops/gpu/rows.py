@@ -1,0 +1,102 @@
+"""Operations on each row of a matrix on a GPU, a program per row; see `mmbench.ops.dense`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_SMALLEST_NORM: Any = tl.constexpr(1e-12)  # of rows of unit length
+_SMALLEST_FACTOR: Any = tl.constexpr(1e-8)  # of a cosine
+
+
+@triton.jit
+def _normalise(x, unit, norms, d, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTH)
+    within = column < d
+    value = tl.load(x + row * d + column, within, 0.0)
+    smallest = tl.full((), _SMALLEST_NORM, value.dtype)
+    norm = tl.maximum(tl.sqrt(tl.sum(value * value, 0)), smallest)
+    tl.store(norms + row, norm)
+    tl.store(unit + row * d + column, value / norm, within)
+
+
+@triton.jit
+def _normalise_backward(unit, norms, grad, out, d, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTH)
+    within = column < d
+    u = tl.load(unit + row * d + column, within, 0.0)
+    g = tl.load(grad + row * d + column, within, 0.0)
+    norm = tl.load(norms + row)
+    # A norm at the bound is a constant: nothing is taken off.
+    along = tl.where(norm > tl.full((), _SMALLEST_NORM, g.dtype), tl.sum(g * u, 0), 0.0)
+    tl.store(out + row * d + column, (g - u * along) / norm, within)
+
+
+@triton.jit
+def _cosines(x, y, grad, out, d, BACKWARD: tl.constexpr, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTH)
+    within = column < d
+    a = tl.load(x + row * d + column, within, 0.0)
+    b = tl.load(y + row * d + column, within, 0.0)
+    smallest = tl.full((), _SMALLEST_FACTOR, a.dtype)
+    length = tl.sqrt(tl.sum(a * a, 0))
+    norm = tl.maximum(length, smallest)
+    b = b / tl.maximum(tl.sqrt(tl.sum(b * b, 0)), smallest)
+    cosine = tl.sum(a * b, 0) / norm
+    if BACKWARD:
+        # As in torch a norm at the bound divides, and has the derivative of the norm itself.
+        unit = tl.where(length > 0, a / length, 0.0)
+        g = tl.load(grad + row)
+        tl.store(out + row * d + column, g * (b - unit * cosine) / norm, within)
+    else:
+        tl.store(out + row, cosine)
+
+
+def normalise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of unit length (n, d), and the lengths they were divided by, (n, 1). Contiguous."""
+    unit, norms = torch.empty_like(x), x.new_empty(len(x), 1)
+    if x.numel():
+        width = triton.next_power_of_2(x.shape[1])
+        _normalise[(len(x),)](x, unit, norms, x.shape[1], WIDTH=width, num_warps=_warps(width))
+    return unit, norms
+
+
+def normalise_backward(unit: Tensor, norms: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of the rows before, (n, d). Contiguous."""
+    out, d = torch.empty_like(unit), unit.shape[1]
+    if unit.numel():
+        width = triton.next_power_of_2(d)
+        _normalise_backward[(len(unit),)](
+            unit, norms, grad, out, d, WIDTH=width, num_warps=_warps(width)
+        )
+    return out
+
+
+def cosines(x: Tensor, y: Tensor) -> Tensor:
+    """The cosines of the rows of x and y, (n,). Contiguous."""
+    return _of_rows(x, y, x, x.new_empty(len(x)), backward=False)
+
+
+def cosines_backward(x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
+    """The gradient of x, (n, d), from that of the cosines, (n,). Contiguous."""
+    return _of_rows(x, y, grad, torch.empty_like(x), backward=True)
+
+
+def _of_rows(x: Tensor, y: Tensor, grad: Tensor, out: Tensor, *, backward: bool) -> Tensor:
+    if x.numel():
+        width = triton.next_power_of_2(x.shape[1])
+        _cosines[(len(x),)](
+            x, y, grad, out, x.shape[1], BACKWARD=backward, WIDTH=width, num_warps=_warps(width)
+        )
+    return out
+
+
+def _warps(width: int) -> int:
+    return int(min(8, max(1, width // 256)))
