@@ -256,6 +256,9 @@ def _labels(runs: Sequence[Result]) -> list[str]:
 
     Seeds, and settings that validation chose, do not.
     """
+    models = [run.recipe.model for run in runs]
+    if len(set(models)) == len(runs):  # nothing to tell apart
+        return models
     from mmbench.runs.kinds import Facts, labels
 
     facts = []

@@ -250,7 +250,7 @@ def _distribution(optuna: Any, domain: tuple[Any, ...] | Range) -> Any:
 
 
 def count_trials(recipe: Recipe) -> int:
-    """Return how many trials a recipe has: 1 where nothing is searched."""
+    """Return how many trials a recipe with a grid or search has."""
     search = typed(recipe)
     return len(recipe.trials()) if search is None else int(min(search.budget, size(search)))
 
