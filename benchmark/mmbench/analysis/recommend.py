@@ -181,8 +181,8 @@ def _lists(
     for start in range(0, block.size, step):
         part = slice(start, start + step)
         listed = torch.from_numpy(lists.items[part].clip(min=0))
-        own = score(torch.from_numpy(block[part]).to(device)).cpu()
-        scores[part] = own.gather(1, listed).numpy()
+        own = score(torch.from_numpy(block[part]).to(device))
+        scores[part] = own.gather(1, listed.to(own.device)).cpu().numpy()
     return lists.items, scores
 
 

@@ -50,7 +50,7 @@ class Stream:
 
     def _philox(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         epoch, step = self.clock.unbind()
-        x0, x1 = place & MASK, place >> 32
+        x0, x1 = place & MASK, place >> 32 & MASK
         x2, x3 = step.expand_as(place), epoch.expand_as(place)
         key0, key1 = self.key & MASK, self.key >> 32
         for _ in range(ROUNDS):
@@ -70,7 +70,7 @@ def home(device: torch.device | str) -> torch.device:
 
 def unit(high: Tensor, low: Tensor) -> Tensor:
     """Uniform numbers in [0, 1), multiples of 2**-53, from two words each; float64."""
-    return ((high >> 5) * 2.0**26 + (low >> 6)) * 2.0**-53
+    return ((high >> 5 << 26) + (low >> 6)).double() * 2.0**-53
 
 
 def below(n: Tensor | int, high: Tensor, low: Tensor) -> Tensor:

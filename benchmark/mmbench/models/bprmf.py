@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mmbench.core.sampling import Init, Triples, zeros
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
-from mmbench.ops.rows import take
+from mmbench.ops.rows import grouped, take
 
 
 class BPRMFConfig(ModelConfig):
@@ -47,11 +47,10 @@ class BPRMF(Recommender):
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
+        items = grouped(torch.cat([batch.pos, batch.neg]))  # (2 B,)
         user = take(self.user_factors, batch.users)  # (B, d)
-        pos, neg = (take(self.item_factors, items) for items in (batch.pos, batch.neg))  # (B, d)
-        pos_bias, neg_bias = (
-            take(self.item_bias[:, None], items).flatten() for items in (batch.pos, batch.neg)
-        )  # (B,)
+        pos, neg = take(self.item_factors, items).chunk(2)  # (B, d)
+        pos_bias, neg_bias = take(self.item_bias[:, None], items).flatten().chunk(2)  # (B,)
         # Only items have a bias: that of a user would cancel in s(u, i) - s(u, j).
         bpr = bpr_loss((user * pos).sum(1) + pos_bias, (user * neg).sum(1) + neg_bias)
         # Only the batch's rows, and their biases, are regularised in a step.

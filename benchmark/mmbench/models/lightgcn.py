@@ -27,7 +27,7 @@ from torch import Tensor
 from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
 from mmbench.ops.graph import bipartite, propagate, symmetric_normalised
-from mmbench.ops.rows import take
+from mmbench.ops.rows import grouped, take
 
 
 class LightGCNConfig(ModelConfig):
@@ -58,7 +58,8 @@ class LightGCN(Recommender):
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
         x = torch.cat([self.user_embedding, self.item_embedding])
-        nodes = torch.cat([batch.users, batch.pos + self.n_users, batch.neg + self.n_users])
+        items = torch.cat([batch.pos, batch.neg]) + self.n_users
+        nodes = grouped(torch.cat([batch.users, items]))  # (3 B,)
         # Of the last layer only the batch's rows are computed.
         z = propagate(self.graph, x, self.config.n_layers, rows=nodes)  # (3 B, d)
         # s(u, i) and s(u, j) from the propagated rows.

@@ -58,7 +58,7 @@ from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
 from mmbench.ops.dense import leaky_mix, linear, normalise_rows
 from mmbench.ops.graph import row_normalised
-from mmbench.ops.rows import distinct, take
+from mmbench.ops.rows import distinct, grouped, take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 Start = Literal["xavier_uniform", "xavier_normal"]
@@ -274,15 +274,15 @@ class MMGCN(Recommender):
                 self.stale_users, self.stale_items = self.representation()
         size = len(batch.users)
         # The last layer once for each distinct node of the batch.
-        pairs = torch.cat([batch.pos, batch.neg])  # (2 B,)
-        users, user_of = distinct(batch.users)
+        batch_users, pairs = grouped(batch.users), grouped(torch.cat([batch.pos, batch.neg]))
+        users, user_of = distinct(batch_users)
         items, item_of = distinct(pairs)
         user_rows, item_rows = self.representation((users, items))
         user = take(user_rows, user_of)  # (B, d)
         pair = take(item_rows, item_of)  # (2 B, d)
         scores = (user.repeat(2, 1) * pair).sum(1)  # (2 B,)
         # Repeated rows count as often as the batch holds them.
-        user_ids = take(self.user_embedding, batch.users)
+        user_ids = take(self.user_embedding, batch_users)
         item_ids = take(self.item_embedding, pairs)
         id_l2 = mean_square(user_ids) + mean_square(item_ids)
         # The whole table, whatever the batch is.

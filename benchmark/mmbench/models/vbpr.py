@@ -54,7 +54,7 @@ from mmbench.models.base import (
     squared_norm,
 )
 from mmbench.ops.dense import linear, normalise_rows
-from mmbench.ops.rows import distinct, take
+from mmbench.ops.rows import distinct, grouped, take
 
 
 class VBPRConfig(ModelConfig):
@@ -113,12 +113,12 @@ class VBPR(Recommender):
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
         size = len(batch.users)
-        pair = torch.cat([batch.pos, batch.neg])  # (2B,)
+        users, pair = grouped(batch.users), grouped(torch.cat([batch.pos, batch.neg]))
         items, inverse = distinct(pair)
         content = take(self._projected(self.features[items]), inverse)  # (2B, d)
         item = take(self.item_factors, pair)  # (2B, d)
-        user = take(self.user_factors, batch.users)  # (B, d)
-        user_content = take(self.user_content_factors, batch.users)  # (B, d)
+        user = take(self.user_factors, users)  # (B, d)
+        user_content = take(self.user_content_factors, users)  # (B, d)
         # s(u, i) and s(u, j) at once: the ids' part, then the content's part.
         scores = (user.repeat(2, 1) * item).sum(1)  # (2B,)
         scores = scores + (user_content.repeat(2, 1) * content).sum(1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,13 @@ class Captured:
     def __init__(self, take: Callable[[Batch], None], device: torch.device) -> None:
         self._take, self._device = take, device
         # All on one stream of its own: a capture must not depend on work of other streams.
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        # An empty graph outlives the others, and with it their memory, which new ones use again.
+        self._anchor = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(self._stream):
+            self._anchor.capture_begin(capture_error_mode="thread_local")
+            torch.zeros(1, device=device)
+            self._anchor.capture_end()
         self.reason = ""
         self._seen: dict[object, int] = {}
         self._anew = False
@@ -52,8 +59,6 @@ class Captured:
     def forget(self) -> None:
         """Drop what has been captured: tensors that it reads have been replaced."""
         self._graphs: dict[object, tuple[torch.cuda.CUDAGraph, Batch]] = {}
-        # Outlives the graphs, so that new ones use the memory of those before.
-        self._pool = torch.cuda.MemPool()
 
     def start_epoch(self, *, anew: bool) -> None:
         """Called before an epoch's first batch; `anew`: its steps read other tensors than before.
@@ -92,12 +97,13 @@ class Captured:
         torch.cuda.default_stream(self._device).wait_stream(self._stream)
 
     def _capture(self, shape: object, batch: Batch) -> bool:
-        held = replace(batch, **{name: x.clone() for name, x in _named(batch).items()})
+        copies: dict[str, Any] = {name: x.clone() for name, x in _named(batch).items()}
+        held = replace(batch, **copies)
         graph = torch.cuda.CUDAGraph()
         # Before the capture, so that it allocates gradients in the graph's own memory.
         self._stream.synchronize()
         try:
-            graph.capture_begin(pool=self._pool.id, capture_error_mode="thread_local")
+            graph.capture_begin(pool=self._anchor.pool(), capture_error_mode="thread_local")
             try:
                 self._take(held)
             finally:

@@ -26,7 +26,6 @@ from mmbench.errors import NotFiniteError, ShapeError
 from mmbench.ops import gpu
 from mmbench.ops.kernels import apply, array, run, split
 
-_PROCESSORS = 144  # of a large GPU
 _MIN_WORK = 1 << 18  # multiply-adds below which the detour costs more than it saves
 
 
@@ -66,24 +65,9 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             # oneDNN wants its second factor as a weight (out, in), hence the transpose.
             return kernels.onednn(a.detach(), b.detach().t(), bias)
-    parts = _summands(m, k, n) if gpu.serves(a) else 1
-    if parts > 1:
-        left = a.unflatten(1, (parts, -1)).transpose(0, 1)  # (parts, m, k / parts)
-        out = torch.bmm(left, b.unflatten(0, (parts, -1))).sum(0)
-        return out if bias is None else out + bias
+    if gpu.serves(a) and not b.is_contiguous() and 8 * b.numel() <= a.numel():
+        b = b.contiguous()  # a copy of a small weight: libraries are faster along its rows
     return a @ b if bias is None else torch.addmm(bias, a, b)
-
-
-def _summands(m: int, k: int, n: int) -> int:
-    """Into how many products of shorter rows a product is cut, so that a GPU is busy.
-
-    Libraries give each processor of a GPU a tile of the result; a long and thin product, such as
-    features of a batch by a projection, has fewer tiles than a GPU has processors.
-    """
-    parts, tiles = 1, -(-m // 64) * -(-n // 64)
-    while 2 * parts * tiles <= _PROCESSORS and k % (2 * parts) == 0 and k >= 512 * parts:
-        parts *= 2
-    return parts
 
 
 class _Linear(torch.autograd.Function):
@@ -197,7 +181,8 @@ class _Cosines(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         from mmbench.ops.gpu import rows as gpu_kernels
 
-        return gpu_kernels.cosines_backward(*ctx.saved_tensors, grad.contiguous()), None
+        x, y = ctx.saved_tensors
+        return gpu_kernels.cosines_backward(x, y, grad.contiguous()), None
 
 
 def leaky_mix(x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor) -> Tensor:
@@ -284,6 +269,22 @@ def top_k(scores: Tensor, k: int) -> Tensor:
         ShapeError: `scores` is not 2-D floating point, or `k` < 1.
         NanScoreError: A score is NaN; it has the first such row of `scores`.
     """
+    items, bad = unchecked_top_k(scores, k)
+    if bool(bad.any()):
+        raise NanScoreError(int(bad.nonzero()[0, 0]))
+    return items
+
+
+def unchecked_top_k(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`top_k` that waits for no result on the device: the caller looks for NaN when it suits.
+
+    Returns:
+        The lists, and whether each row of the scores holds a NaN, shape (B,), bool: such a row's
+        list means nothing.
+
+    Raises:
+        ShapeError: See `top_k`.
+    """
     if scores.ndim != 2 or not scores.is_floating_point():
         raise ShapeError(
             f"top_k: scores must be (B, n_items) floating point, got {tuple(scores.shape)} "
@@ -293,19 +294,21 @@ def top_k(scores: Tensor, k: int) -> Tensor:
         raise ShapeError(f"top_k: k must be at least 1, got {k}")
     found = min(k, scores.shape[1])
     items = _first_positions(scores, found)  # (B, found)
+    values = scores.gather(1, items)
+    # NaN ranks first: a row that holds one begins with it.
+    bad = values[:, :1].isnan().any(1)
     # -inf ranks last, so that only the end of a list can hold it.
-    items = items.masked_fill(scores.gather(1, items) == -math.inf, -1)
-    return torch.nn.functional.pad(items, (0, k - found), value=-1)
+    items = items.masked_fill(values == -math.inf, -1)
+    return torch.nn.functional.pad(items, (0, k - found), value=-1), bad
 
 
 def _first_positions(values: Tensor, k: int) -> Tensor:
-    """Columns of each row's k <= n largest values, (B, k): largest first, ties by column."""
+    """Columns of each row's k <= n largest values, (B, k): NaN, then largest, ties by column."""
     columns = values.shape[1]
     for width in _BLOCK_WIDTHS:
         # The k best blocks and the rest have fewer than (k + 1) width columns.
         if columns >= _WORTHWHILE * (k + 1) * width:
             return _among_best_blocks(values, k, width)
-    _refuse_nan(values)
     if values.dtype == torch.float64:  # does not fit into the integer key below
         return torch.sort(values, dim=1, descending=True, stable=True).indices[:, :k]
     # The bits of a float, read as an integer, grow with a positive float and fall with a negative
@@ -313,6 +316,7 @@ def _first_positions(values: Tensor, k: int) -> Tensor:
     # half of the key and decides ties.
     bits = (values.float() + 0.0).view(torch.int32)
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    ordered.masked_fill_(values.isnan(), 0x7FFFFFFF)  # above infinity, whatever its sign
     key = ordered.long().bitwise_left_shift_(32)
     key |= torch.arange(columns - 1, -1, -1, device=values.device)
     return columns - 1 - (key.topk(k, dim=1).values & 0xFFFFFFFF)
@@ -323,8 +327,7 @@ def _among_best_blocks(values: Tensor, k: int, width: int) -> Tensor:
     n_blocks = values.shape[1] // width
     blocks = values[:, : n_blocks * width].view(-1, n_blocks, width)  # (B, n_blocks, width)
     rest = values[:, n_blocks * width :]  # (B, < width)
-    maxima = blocks.amax(2)  # (B, n_blocks)
-    _refuse_nan(torch.cat([maxima, rest], 1))  # a NaN anywhere in a block is its maximum
+    maxima = blocks.amax(2)  # (B, n_blocks); a NaN anywhere in a block is its maximum
     chosen = _first_positions(maxima, k).sort(1).values  # ascending: in the order of columns
     rows = torch.arange(values.shape[0], device=values.device)
     candidates = blocks[rows[:, None], chosen].flatten(1)  # (B, k * width)
@@ -336,10 +339,3 @@ def _among_best_blocks(values: Tensor, k: int, width: int) -> Tensor:
     in_chosen = chosen.gather(1, block.clamp(max=k - 1)) * width + position % width
     in_rest = position + (n_blocks - k) * width
     return torch.where(block < k, in_chosen, in_rest)
-
-
-def _refuse_nan(values: Tensor) -> None:
-    """Raise for the first row that holds a NaN."""
-    bad = values.isnan().any(1)
-    if bool(bad.any()):
-        raise NanScoreError(int(bad.nonzero()[0, 0]))

@@ -18,7 +18,7 @@ from mmbench.core.interactions import TrainSet
 from mmbench.core.philox import Stream, unit
 from mmbench.errors import ShapeError
 from mmbench.ops.kernels import apply
-from mmbench.ops.rows import add_rows
+from mmbench.ops.rows import Grouped, add_rows, grouped
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 DEGREE_EPSILON = 1e-7  # what BM3's and FREEDOM's code adds to each degree
@@ -215,7 +215,7 @@ class EdgePruning:
 
 
 def propagate(
-    matrix: SparseMatrix, x: Tensor, n_layers: int, *, rows: Tensor | None = None
+    matrix: SparseMatrix, x: Tensor, n_layers: int, *, rows: Tensor | Grouped | None = None
 ) -> Tensor:
     """The mean of x and its first `n_layers` propagations: (x + A x + … + A^L x) / (L + 1).
 
@@ -243,6 +243,7 @@ def propagate(
         raise ShapeError(f"propagate: n_layers must be at least 0 (got {n_layers})")
     if rows is None:
         return apply(_Propagation, x, matrix, n_layers)
+    rows = rows if isinstance(rows, Grouped) else grouped(rows)
     return apply(_PropagationRows, x, matrix, n_layers, rows)
 
 
@@ -269,8 +270,8 @@ def _horner(matrix: SparseMatrix, x: Tensor, n_layers: int) -> Tensor:
 
 class _PropagationRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix, n_layers: int, rows: Tensor) -> Tensor:
-        ctx.matrix, ctx.n_layers, ctx.rows = matrix, n_layers, rows
+    def forward(ctx: Any, x: Tensor, matrix: SparseMatrix, n_layers: int, known: Grouped) -> Tensor:
+        ctx.matrix, ctx.n_layers, ctx.rows, rows = matrix, n_layers, known, known.rows
         if n_layers == 0:
             return x[rows]
         total = x
@@ -289,7 +290,7 @@ class _PropagationRows(torch.autograd.Function):
             return outer, None, None, None
         # Backwards the last layer comes first: A[rows]^T g, scattered to all nodes.
         if matrix.pattern.compiled(grad):
-            total = matrix.rows(rows).multiply_transposed(grad, plus=outer)
+            total = matrix.rows(rows.rows).multiply_transposed(grad, plus=outer)
         else:  # the scattered gradient is there already
             total = matrix.T.pattern.multiply(matrix.T.values, outer, plus=outer)
         for _ in range(n_layers - 1):

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import DataError, ShapeError
-from mmbench.ops import dense
+from mmbench.ops import dense, memory
 from mmbench.ops.kernels import apply, array, run, split
 from mmbench.ops.sparse import SparsePattern
 
@@ -29,7 +29,7 @@ _ITSELF = 2.0  # above all cosines: each row is on its own shortlist, a zero row
 
 
 def cosine_knn(
-    features: Tensor, k: int, *, block_bytes: int = BLOCK_BYTES
+    features: Tensor, k: int, *, block_bytes: int | None = None, finite: bool = False
 ) -> tuple[Tensor, Tensor]:
     """The k rows most similar to each row by cosine, itself included.
 
@@ -37,7 +37,10 @@ def cosine_knn(
         features: Shape (n, d), float32 or float64, finite; n >= k. No gradient flows: see
             `gathered_cosines`.
         k: Neighbours of each row, >= 1.
-        block_bytes: Memory for the blocks that are multiplied and their cosines.
+        block_bytes: Memory for the blocks that are multiplied and their cosines; None: 128 MiB on
+            the CPU, elsewhere by what is free (`ops.memory`).
+        finite: The caller will notice a feature that is not: the device is not waited for to look.
+            On the CPU, where that costs nothing, it is looked for all the same.
 
     Returns:
         Row numbers (n, k) int64 and cosines (n, k) in [-1, 1] of the dtype of `features`; most
@@ -54,10 +57,12 @@ def cosine_knn(
             "rows"
         )
     x = features.detach().contiguous()
+    if block_bytes is None:
+        block_bytes = memory.block_bytes(x.device, BLOCK_BYTES)
     # A feature that is not finite makes its row's sum of squares so: one test per row.
     squares = _squared_norms(x)
     bad = ~torch.isfinite(squares)
-    if bool(bad.any()):
+    if (x.device.type == "cpu" or not finite) and bool(bad.any()):
         row = int(bad.nonzero()[0, 0])
         raise DataError(
             f"cosine_knn: row {row} holds NaN or infinite features; check the store with `mmx "
@@ -178,18 +183,21 @@ def _compiled(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Ten
 
 
 def _plain(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Tensor, Tensor]:
+    """As `_compiled`, by torch's operations, none of which waits for the device."""
     n, d = x.shape
     size = max(1, min(n, block_bytes // (x.element_size() * (n + d))))
     unit = _unit_rows(x, squares)
-    shortlists = []
+    indices = torch.empty((n, k), dtype=torch.int64, device=x.device)
     for start in range(0, n, size):
         block = unit[start : start + size] @ unit.t()
         block.diagonal(start).fill_(_ITSELF)
-        shortlists.append(block.topk(k, dim=1).indices)
-    indices = torch.cat(shortlists)
-    # Per row, the k neighbours' features and their products with the row, 8 bytes each.
-    step = max(1, block_bytes // (16 * k * d))
-    cosines = []
+        # Ties by row, as in `_compiled`: items without content share a vector, and more of them
+        # than the margin holds are equally near.
+        indices[start : start + size] = dense.unchecked_top_k(block, k)[0]
+        del block  # before the next one is made
+    # Per row, the k neighbours' features as stored, in double precision, and times the row's.
+    step = max(1, block_bytes // ((x.element_size() + 16) * k * d))
+    exact = torch.empty((n, k), dtype=torch.float64, device=x.device)
     for start in range(0, n, step):
         rows = torch.arange(start, min(n, start + step), device=x.device)
         near = indices[rows]
@@ -197,5 +205,5 @@ def _plain(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Tensor
         scale = (squares[rows, None] * squares[near]).sqrt()
         dots = (x[rows, None].double() * x[near].double()).sum(2)
         part = torch.where(scale > 0, dots / torch.where(scale > 0, scale, 1.0), 0.0).clamp(-1, 1)
-        cosines.append(part.masked_fill(near == rows[:, None], 1.0))
-    return indices, torch.cat(cosines)
+        exact[start : start + step] = part.masked_fill(near == rows[:, None], 1.0)
+    return indices, exact

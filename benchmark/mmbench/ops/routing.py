@@ -108,6 +108,11 @@ class RoutingGraph:
         return indptr[: self.n_users + 1], indptr[self.n_users :] - self.n_edges
 
     @cached_property
+    def item_side(self) -> SparsePattern:
+        """The users of each item, n_items x n_users: its entries are the slots."""
+        return SparsePattern(self.sides[1].contiguous(), self.slot_users, self.n_users)
+
+    @cached_property
     def slots(self) -> Tensor:
         """Item-side slot of each edge, shape (n_edges,): the inverse of `order`."""
         return torch.empty_like(self.order).scatter_(
@@ -301,8 +306,9 @@ class _Routing(torch.autograd.Function):
             of_users, of_items, of_alpha = (grad.contiguous() for grad in grads)
             f, *parts = ctx.saved_tensors
             saved = gpu_kernels.Kept(*parts)
-            incoming = of_users, of_items, of_alpha.view(2, -1)
-            return *gpu_kernels.backward(f, ctx.graph, saved, *incoming), None, None
+            of_both = of_alpha.view(2, -1)
+            grad_p, grad_f = gpu_kernels.backward(f, ctx.graph, saved, of_users, of_items, of_both)
+            return grad_p, grad_f, None, None
         from mmbench.ops.kernels import routing as kernels
 
         graph, arrays = ctx.graph, ctx.graph.arrays

@@ -67,6 +67,9 @@ class _Products(_Part):
 
 
 class _Device(_Part):
+    asked: str | None = None
+    chosen: str | None = None
+    reason: str | None = None
     products: _Products = _Products()
 
 

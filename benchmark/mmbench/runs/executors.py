@@ -54,7 +54,11 @@ class ProcessExecutor:
         ):
             try:
                 with _interrupts_blocked():  # processes start in here
-                    futures = {pool.submit(train, job, Silent()): job for job in jobs}
+                    # As many share the machine, and a GPU's memory, as there are processes.
+                    futures = {
+                        pool.submit(train, replace(job, at_once=processes), Silent()): job
+                        for job in jobs
+                    }
                 for future in as_completed(futures):
                     finished.append((futures[future], future.result()))
                     task.advance(1, futures[future].label)

@@ -33,7 +33,6 @@ from mmbase.process import (
     held_interrupts,
     peak_gpu_memory_bytes,
     peak_memory_bytes,
-    resolve_device,
 )
 from mmbase.progress import Progress
 from mmbench.config import Recipe
@@ -45,6 +44,7 @@ from mmbench.models import model_class
 from mmbench.models.base import Content, Recommender
 from mmbench.ops import sparse
 from mmbench.ops.row_table import RowTable
+from mmbench.runs.devices import choose_device, share_device
 from mmbench.runs.folder import RunFolder
 from mmbench.trainer import EpochRecord, Trainer
 
@@ -226,11 +226,11 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
         UsageError: The device or the sparse back end is not available here.
     """
     try:
-        device = choose_device(recipe.device)
+        device = choose_device(recipe, setting).device
     except UsageError:
         if not finished:
             raise
-        device = choose_device("auto")
+        device = choose_device(recipe.model_copy(update={"device": "auto"}), setting).device
     sparse.use(recipe.sparse_backend)
     # Reset the process-wide precision: cached neighbours must be exact.
     torch.set_float32_matmul_precision("highest")
@@ -239,7 +239,8 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     train = setting.training.train
     trained = {modality: one.first(train.n_items) for modality, one in setting.features.items()}
-    content = Content(trained, neighbour_cache())
+    # Neighbours are searched where the vectors will live.
+    content = Content(trained, neighbour_cache(device))
     model = model_class(recipe.model)(train, content, recipe.settings, Init(recipe.seed))
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         if "lazy-adam" in recipe.approximate:
@@ -249,11 +250,6 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
     if "tf32" in recipe.approximate and device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return model.to(device)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the torch device of a recipe; `auto` never takes mps, which has no sparse products."""
-    return torch.device(resolve_device(name, automatic=("cuda",)))
 
 
 def in_words(value: object, digits: int = 4) -> str:
@@ -302,7 +298,8 @@ def fit_one(
         (lists,) = rank_all(model, setting, users=users)
         return score(lists, setting, setting.rows(training.valid)).overall
 
-    pause_s, device = save_every_s(), choose_device(recipe.device)
+    pause_s, device = save_every_s(), choose_device(recipe, setting).device
+    share_device(device, jobs)
     forget_peak_memory()
     model = build(recipe, setting)
     trainer = Trainer(

@@ -16,7 +16,7 @@ from mmbench.config import Recipe
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.ops import sparse
-from mmbench.runs.fit import choose_device
+from mmbench.runs.devices import choose_device
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION
 from mmbench.runs.inputs import Inputs
 
@@ -35,8 +35,10 @@ def record_of(
     trained: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return `run.json`; `trained` is what the training, perhaps in another process, recorded."""
-    training, device = inputs.split.training, choose_device(recipe.device)
+    training = inputs.split.training
     setting = inputs.setting(recipe.evaluation, recipe.model)
+    chosen_device = choose_device(recipe, setting)
+    device = chosen_device.device
     present = {m: one.present[: training.n_trained] for m, one in inputs.features.items()}
     n_valid, n_test = (
         int(training.of_trained_users(rows).users.size)
@@ -56,6 +58,9 @@ def record_of(
         "python": platform.python_version(),
         "device": {
             "type": name_of(device),
+            "asked": recipe.device,
+            "chosen": name_of(device),
+            "reason": chosen_device.reason,
             "name": torch.cuda.get_device_name(device)
             if device.type == "cuda"
             else platform.machine(),

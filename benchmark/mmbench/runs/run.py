@@ -27,8 +27,9 @@ from mmbench.evaluation.protocol import Scored, Setting, check, lists_for_both, 
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.models.base import Recommender
+from mmbench.runs.devices import choose_device
 from mmbench.runs.documents import CURE
-from mmbench.runs.fit import as_begun, begin, build, choose_device, fit_one, in_words
+from mmbench.runs.fit import as_begun, begin, build, fit_one, in_words
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs
 from mmbench.runs.record import record_of
@@ -116,8 +117,8 @@ def check_data(recipe: Recipe, inputs: Inputs) -> None:
 
     See `evaluation.protocol.check`.
     """
-    choose_device(recipe.device)
     setting = inputs.setting(recipe.evaluation, recipe.model)
+    choose_device(recipe, setting)
     check(setting, inputs.split.test, selects=model_class(recipe.model).trained)
 
 

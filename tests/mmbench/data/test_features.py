@@ -8,6 +8,7 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
+from tests.elsewhere import elsewhere
 
 from mmbench.config import Recipe, make_settings
 from mmbench.core.content import MissingPolicy
@@ -179,11 +180,88 @@ def test_damaged_files_and_impossible_folders_do_not_matter(
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_a_list_found_on_one_device_serves_on_every_one(tmp_path: Path, calls: list[int]) -> None:
+    x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    plain = cosine_knn(x, 5)
+    with elsewhere() as device:
+        # Vectors are here, the search is there: the lists come back.
+        found = NeighbourCache(tmp_path, device)("visual", x, 5)
+        off = NeighbourCache(None, device)("visual", x, 5)
+    assert calls == [5, 5]
+    again = NeighbourCache(tmp_path)("visual", x, 5)
+    assert calls == [5, 5]
+    for one in (found, off, again):
+        assert {part.device.type for part in one} == {"cpu"}
+        assert torch.equal(one[0], plain[0])
+        torch.testing.assert_close(one[1], plain[1], rtol=0, atol=1e-7)
+    with elsewhere() as device:  # nor does it matter where the vectors are
+        assert NeighbourCache._digest(x.to(device), 5) == NeighbourCache._digest(x, 5)
+
+
+def test_neighbours_are_searched_where_training_will_be(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mmbench.runs.devices.resolve_device", lambda name, automatic: name)
+    searched: list[torch.device] = []
+
+    def spy(vectors: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        searched.append(vectors.device)
+        return cosine_knn(vectors, k)
+
+    monkeypatch.setattr(features, "cosine_knn", spy)
+    for cache in (str(tmp_path), "off"):
+        monkeypatch.setenv("MMBENCH_CACHE", cache)
+        with elsewhere() as device:
+            recipe, inputs = load_inputs(
+                Recipe(
+                    data=str(dataset),
+                    model="freedom",
+                    device=str(device),
+                    settings=make_settings("freedom", {}),
+                )
+            )
+            build(recipe, inputs.setting(recipe.evaluation))
+            assert set(searched) == {device}
+        searched.clear()
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path))
+    recipe = recipe.model_copy(update={"device": "cpu"})
+    build(recipe, inputs.setting(recipe.evaluation))
+    assert searched == []  # what was found there serves here
+
+
+def test_the_digest_sees_every_number_and_no_threads() -> None:
+    x = torch.randn(2_500, 3, generator=torch.Generator().manual_seed(0))
+    digests = {NeighbourCache._digest(x, 5)}
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(before + 2)
+        digests.add(NeighbourCache._digest(x, 5))
+    finally:
+        torch.set_num_threads(before)
+    assert len(digests) == 1
+    for row in (0, 1_024, 2_499):
+        changed = x.clone()
+        changed[row, 2] += 1
+        digests.add(NeighbourCache._digest(changed, 5))
+    digests.add(NeighbourCache._digest(torch.cat([x[1_024:2_048], x[:1_024], x[2_048:]]), 5))
+    assert len(digests) == 5
+
+
+@pytest.mark.gpu
+def test_the_gpu_fills_the_cache_of_the_cpu(tmp_path: Path, calls: list[int]) -> None:
+    x = torch.randn(2_000, 256, generator=torch.Generator().manual_seed(0))
+    found = NeighbourCache(tmp_path, torch.device("cuda"))("visual", x, 10)
+    here, there = NeighbourCache(tmp_path)("visual", x, 10), cosine_knn(x, 10)
+    assert calls == [10]
+    for one in (found, here):
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(one, there, strict=True))
+
+
 def test_where_the_folder_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMBENCH_CACHE", "a")
     assert cache_folder() == Path("a")
     monkeypatch.setenv("MMBENCH_CACHE", "off")
-    assert neighbour_cache() is None
+    assert neighbour_cache().folder is None
     monkeypatch.delenv("MMBENCH_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "b")
     assert cache_folder() == Path("b/mmbench")

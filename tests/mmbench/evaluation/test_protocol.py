@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.elsewhere import elsewhere
 from tests.mmbench.conftest import write_dataset
+from tests.mmbench.synchronising import Synchronising
 
 from mmbase.progress import Silent
 from mmbench.config import Evaluation, Recipe, make_evaluation, make_settings
@@ -19,6 +21,7 @@ from mmbench.data.files import read_categories, read_item_ids
 from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.protocol import evaluate_lists, lists_for_both
 from mmbench.metrics.item_data import Topics
+from mmbench.models import MODELS, model_class
 from mmbench.runs import run as experiment
 from mmbench.runs.fit import build
 from mmbench.runs.inputs import Inputs, load_inputs
@@ -93,6 +96,30 @@ def test_lists_equal_a_brute_force_ranking(cold: Path, protocol: str) -> None:
         assert for_valid.items[user].tolist() == ranked(scores[user], trained, 10)
         masked = trained | validated if protocol == "strict" else trained
         assert for_test.items[user].tolist() == ranked(scores[user], masked, 10)
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if model_class(name).trained])
+def test_what_waits_for_the_device_does_not_depend_on_the_number_of_blocks(
+    model: str, cold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the evaluator and of the models' own scoring, with items that training has not seen."""
+    recipe, inputs = recipe_of(cold, model, protocol="strict")
+    setting = inputs.setting(recipe.evaluation)
+    here = lists_for_both(build(recipe, setting), setting)
+    monkeypatch.setattr("mmbench.runs.devices.resolve_device", lambda name, automatic: name)
+    waited = []
+    with elsewhere() as device:
+        moved = build(recipe.model_copy(update={"device": str(device)}), setting)
+        for users_per_block in (1_000, 3, 7, 1_000):
+            size = 4 * setting.candidates.n_items * users_per_block
+            monkeypatch.setattr("mmbench.evaluation.ranking.BLOCK_BYTES", size)
+            with Synchronising() as calls:
+                there = lists_for_both(moved, setting)
+            waited.append(calls.names)
+            for ours, theirs in zip(there, here, strict=True):
+                assert (ours.items == theirs.items).mean() > 0.9  # sums are added up otherwise
+    # The first one makes what graphs keep for the next.
+    assert waited[1] == waited[2] == waited[3]
 
 
 def test_the_catalogue_has_rows_behind_the_candidates(cold: Path) -> None:

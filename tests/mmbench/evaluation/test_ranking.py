@@ -10,13 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.elsewhere import elsewhere
+from tests.mmbench.synchronising import Synchronising
 from torch import Tensor
 
 from mmbench.core.interactions import HeldOut, TrainSet
 from mmbench.errors import DataError, ShapeError, UsageError
-from mmbench.evaluation.ranking import rank
+from mmbench.evaluation.ranking import BLOCK_BYTES, rank, rank_each
 from mmbench.evaluation.scoring import RankedLists, Scores, evaluate
 from mmbench.metrics import resolve
+from mmbench.ops import memory
 
 
 def lists_of(rows: dict[int, list[int]], width: int = 3) -> RankedLists:
@@ -250,6 +253,154 @@ def test_ranking_equals_a_full_sort(
     )
     assert found.users.tolist() == users.tolist()
     assert found.items.tolist() == by_sorting(table, masked, users.tolist(), k)
+
+
+def problem(
+    seed: int, n_users: int, n_items: int
+) -> tuple[Tensor, TrainSet, tuple[None, HeldOut, HeldOut]]:
+    """Scores with ties and items that are no candidates, training pairs, and further masks."""
+    rng = np.random.default_rng(seed)
+    train = TrainSet.from_pairs(
+        rng.integers(0, n_users, 9 * n_users),
+        rng.integers(0, n_items, 9 * n_users),
+        n_users,
+        n_items,
+    )
+    further = [
+        HeldOut.from_pairs(
+            rng.integers(0, n_users + 3, n), rng.integers(0, n_items + 5, n), np.ones(n)
+        )
+        for n in (4 * n_users, 1)
+    ]
+    scores = torch.from_numpy(rng.integers(0, 40, (n_users, n_items)).astype(np.float32))
+    scores[torch.from_numpy(rng.random(scores.shape) < 0.1)] = -math.inf
+    return scores, train, (None, further[0], further[1])
+
+
+@pytest.mark.parametrize("rows_per_block", [1, 7, 50])
+def test_another_device_gives_the_same_lists_and_is_waited_for_once(rows_per_block: int) -> None:
+    scores, train, masks = problem(1, 40, 310)
+    users = np.random.default_rng(0).permutation(40)[:33]
+    arguments: dict[str, Any] = {"k": 9, "masks": masks, "block_bytes": 4 * 310 * rows_per_block}
+    here = rank_each(lambda block: scores[block], train, users, **arguments)
+    with elsewhere() as device:
+        there, in_blocks = scores.to(device), list[int]()
+
+        def score(block: Tensor) -> Tensor:
+            assert block.device == device
+            in_blocks.append(len(calls.names))
+            return there[block]
+
+        with Synchronising() as calls:
+            found = rank_each(score, train, users, **arguments, device=device)
+        assert torch.equal(there.cpu(), scores)
+    for ours, theirs in zip(found, here, strict=True):
+        assert ours.items.tolist() == theirs.items.tolist()
+        assert ours.users.tolist() == users.tolist()
+    assert len(in_blocks) == -(-33 // rows_per_block)
+    # Users and masked pairs go there before the first block; nothing comes or goes until the last.
+    assert set(in_blocks) == {1 + 2 * len(masks)}
+    assert calls.names[in_blocks[-1] :] == ["_to_copy between devices"] * 2  # NaN or not; the lists
+
+
+@pytest.mark.parametrize("elsewhere_too", [False, True])
+@pytest.mark.parametrize("rows_per_block", [1, 3, 100])
+def test_the_same_user_is_named_whatever_the_blocks(
+    rows_per_block: int, elsewhere_too: bool
+) -> None:
+    scores, train, masks = problem(2, 20, 90)
+    users = np.random.default_rng(1).permutation(20)
+    scores[users[12:18], 5] = math.nan
+    scores[users[9], train.items[train.indptr[users[9]]]] = math.nan  # masked: nobody's candidate
+    arguments: dict[str, Any] = {"k": 4, "masks": masks, "block_bytes": 4 * 90 * rows_per_block}
+    first = next(user for user in users[12:18] if not train.contains(user, np.int64(5)))
+    message = f"scores of user row {first}: NaN .*lower the learning rate"
+    with pytest.raises(DataError, match=message):
+        rank_each(lambda block: scores[block], train, users, **arguments)
+    with elsewhere() as device, pytest.raises(DataError, match=message):
+        there = scores.to(device)
+        rank_each(lambda block: there[block], train, users, **arguments, device=device)
+
+
+def test_a_diverged_model_is_not_ranked_to_the_end_on_the_cpu() -> None:
+    blocks: list[int] = []
+
+    def score(users: Tensor) -> Tensor:
+        blocks.append(users.numel())
+        return torch.full((users.numel(), 6), math.nan)
+
+    with pytest.raises(DataError, match="user row 0"):
+        rank(score, TRAIN, np.arange(4), k=2, block_bytes=4 * 6)
+    assert blocks == [1]
+
+
+def test_nobody_to_rank_for() -> None:
+    for device in ("cpu", None):
+        with elsewhere() as there:
+            lists = rank(lambda users: users, TRAIN, np.arange(0), k=3, device=device or there)
+        assert lists.items.shape == (0, 3)
+
+
+def test_blocks_are_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, free, mib = torch.device("cuda"), [140_000, 141_000], 1 << 20
+    reserved, allocated, share = [0], [0], [1.0]
+    for name, value in (
+        ("mem_get_info", lambda device: (free[0] * mib, free[1] * mib)),
+        ("memory_reserved", lambda device: reserved[0] * mib),
+        ("memory_allocated", lambda device: allocated[0] * mib),
+        ("get_per_process_memory_fraction", lambda index: share[0]),
+    ):
+        monkeypatch.setattr(torch.cuda, name, value, raising=False)
+    assert memory.block_bytes(torch.device("cpu"), BLOCK_BYTES) == BLOCK_BYTES == 64 * mib
+    assert memory.block_bytes(gpu, BLOCK_BYTES) == memory.LARGEST == 256 * mib
+    free[0] = 1_600
+    assert memory.block_bytes(gpu, BLOCK_BYTES) == 100 * mib
+    reserved[0], allocated[0] = 2_000, 400  # torch holds 1,600 MiB for reuse
+    assert memory.block_bytes(gpu, BLOCK_BYTES) == 200 * mib
+    share[0] = 0.02  # of a card that others use too: 2,820 MiB, of which 400 are taken
+    assert memory.free_bytes(gpu) == 2_420 * mib
+    free[0], reserved[0] = 0, 400
+    assert memory.block_bytes(gpu, BLOCK_BYTES) == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_the_gpu_ranks_alike_and_is_waited_for_once() -> None:
+    scores, train, masks = problem(3, 600, 5_000)
+    users = np.random.default_rng(0).permutation(600)
+    here = rank_each(lambda block: scores[block], train, users, k=20, masks=masks)
+    there, original = scores.cuda(), Tensor.cpu
+
+    def cpu(self: Tensor, *arguments: Any, **more: Any) -> Tensor:
+        torch.cuda.set_sync_debug_mode("default")  # the end: results are fetched
+        return original(self, *arguments, **more)
+
+    for rows_per_block in (64, None):
+        calls = 0
+
+        def score(block: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            torch.cuda.set_sync_debug_mode("error")  # from the first block on
+            return there[block]
+
+        size = None if rows_per_block is None else rows_per_block * 4 * 5_000
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tensor, "cpu", cpu)
+            try:
+                found = rank_each(
+                    score, train, users, k=20, masks=masks, block_bytes=size, device="cuda"
+                )
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        assert calls == (1 if rows_per_block is None else 10)
+        for ours, theirs in zip(found, here, strict=True):
+            assert (ours.items == theirs.items).all()
+    candidates = np.flatnonzero(~train.contains(users[100], np.arange(5_000)))
+    scores[users[100], candidates[0]] = math.nan
+    there = scores.cuda()
+    with pytest.raises(DataError, match=f"user row {users[100]}: NaN"):
+        rank_each(lambda block: there[block], train, users, k=20, masks=masks, device="cuda")
 
 
 def test_stored_scores_are_left_as_they_were() -> None:

@@ -13,11 +13,11 @@ from mmbench.core.interactions import TrainSet
 from mmbench.models.base import Content
 
 
-@pytest.mark.parametrize(("name", "preset"), TRAINED)
+@pytest.mark.parametrize("name", dict(TRAINED))
 def test_training_gives_the_same_model(
-    name: str, preset: dict[str, object], block_train: TrainSet, block_features: Content
+    name: str, block_train: TrainSet, block_features: Content
 ) -> None:
-    settings = {**preset, **STEADY.get(name, {}), "epochs": 2, "batch_size": 64}
+    settings: dict[str, object] = {**STEADY.get(name, {}), "epochs": 2, "batch_size": 64}
     here = trained(name, block_train, block_features, settings, "cpu")
     with interpreted():
         there = trained(name, block_train, block_features, settings, "cpu")

@@ -158,7 +158,7 @@ def test_a_run_is_validated_saved_resumed_and_ranked_there(
 
     resolved, inputs = load_inputs(recipe("cpu"))
     here = run(resolved, inputs, run_folder(tmp_path, resolved, inputs), progress=Silent())
-    monkeypatch.setattr("mmbench.runs.fit.resolve_device", lambda name, automatic: name)
+    monkeypatch.setattr("mmbench.runs.devices.resolve_device", lambda name, automatic: name)
     with elsewhere() as device:
         resolved, inputs = load_inputs(recipe(str(device)))
         folder = run_folder(tmp_path, resolved, inputs)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.elsewhere import elsewhere
+from tests.mmbench.synchronising import Synchronising
 from torch import Tensor
 
 from mmbase import gemm
@@ -100,15 +102,58 @@ def test_neither_blocks_nor_threads_nor_routine_change_a_bit() -> None:
         gemm.use(None)
 
 
-def test_path_of_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.randn(150, 40, generator=torch.Generator().manual_seed(2))
+def catalogue(n: int = 150, d: int = 40) -> Tensor:
+    """Vectors of which more than the margin are the same: items that have no content of their own.
+
+    Small whole numbers, so that their products are the same whichever routine multiplies.
+    """
+    x = torch.randint(-9, 10, (n, d), generator=torch.Generator().manual_seed(2)).float()
+    x[30 : 30 + 2 * knn.MARGIN + 9] = x[3]
     x[7] = 0
+    return x
+
+
+@pytest.mark.parametrize("block_bytes", [2_000, 20_000, None])
+def test_path_of_other_devices(monkeypatch: pytest.MonkeyPatch, block_bytes: int | None) -> None:
+    x = catalogue()
     expected = cosine_knn(x, 6)
+    assert expected[0][40].tolist() == [3, 30, 31, 32, 33, 34]  # ties go to the lower row
+    assert expected[0][7].tolist() == [7, 0, 1, 2, 3, 4]
     monkeypatch.setattr(knn, "_compiled", knn._plain)
-    indices, values = cosine_knn(x, 6, block_bytes=20_000)
+    indices, values = cosine_knn(x, 6, block_bytes=block_bytes)
     torch.testing.assert_close(values, expected[1], rtol=0, atol=1e-7)
-    others = torch.arange(150) != 7  # the other items tie for the zero row, beyond the margin
-    assert torch.equal(indices[others], expected[0][others])
+    assert torch.equal(indices, expected[0])
+
+
+@pytest.mark.parametrize("block_bytes", [20_000, 10**9])
+def test_another_device_is_waited_for_once(block_bytes: int) -> None:
+    x = catalogue()
+    expected = cosine_knn(x, 6)
+    with elsewhere() as device:
+        there = x.to(device)
+        with Synchronising() as calls:
+            indices, values = cosine_knn(there, 6, block_bytes=block_bytes)
+        assert {indices.device, values.device} == {device}
+        with Synchronising() as none:
+            again = cosine_knn(there, 6, block_bytes=block_bytes, finite=True)
+        assert torch.equal(again[0].cpu(), expected[0])
+        indices, values = indices.cpu(), values.cpu()
+    assert calls.names == ["_local_scalar_dense"]  # is every feature finite?
+    assert none.names == []
+    assert torch.equal(indices, expected[0])
+    torch.testing.assert_close(values, expected[1], rtol=0, atol=1e-7)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("block_bytes", [400_000, None])
+def test_the_gpu_finds_the_same(block_bytes: int | None) -> None:
+    photographs = torch.randn(3_000, 512, generator=torch.Generator().manual_seed(5))
+    for x in (catalogue(1_500, 64), photographs):
+        for ours, theirs in zip(
+            cosine_knn(x.cuda(), 12, block_bytes=block_bytes), cosine_knn(x, 12), strict=True
+        ):
+            assert ours.device.type == "cuda"
+            assert torch.equal(ours.cpu(), theirs)
 
 
 def test_zero_rows_are_nobodys_favourite() -> None:
@@ -136,7 +181,8 @@ def test_bad_input_is_refused() -> None:
     for bad in (float("nan"), float("inf")):
         broken = x.clone()
         broken[3, 1] = bad
-        with pytest.raises(DataError, match="row 3"):
-            cosine_knn(broken, 2)
+        for finite in (False, True):
+            with pytest.raises(DataError, match="row 3"):
+                cosine_knn(broken, 2, finite=finite)
     with pytest.raises(ShapeError, match="lists"):
         gathered_cosines(x, torch.zeros(4, 2, dtype=torch.int64))

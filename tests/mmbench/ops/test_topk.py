@@ -9,10 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.elsewhere import elsewhere
+from tests.mmbench.ops.earlier_top_k import earlier_top_k
+from tests.mmbench.synchronising import Synchronising
 from torch import Tensor
 
 from mmbench.errors import ShapeError
-from mmbench.ops.dense import NanScoreError, top_k
+from mmbench.ops.dense import NanScoreError, top_k, unchecked_top_k
 
 
 def by_sorting(scores: Tensor, k: int) -> list[list[int]]:
@@ -45,6 +48,70 @@ def test_equals_a_full_sort(
     before = scores.clone()
     assert top_k(scores, k).tolist() == by_sorting(scores, k)
     assert torch.equal(scores, before)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    n_rows=st.integers(0, 5),
+    n_items=st.sampled_from([1, 2, 63, 64, 65, 643, 1300, 3001]),
+    k=st.integers(1, 25),
+    levels=st.sampled_from(
+        [
+            (0.0, -0.0),
+            (0.0, -0.0, 1e-45, -1e-45, math.inf, -math.inf),
+            (1.0, math.nan, -math.inf),
+            (math.inf, -math.nan, math.nan),
+            tuple(range(400)),
+        ]
+    ),
+    rare=st.sampled_from([1.0, 0.01]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]),
+)
+@settings(max_examples=200, deadline=None)
+def test_equals_the_selection_that_looked_for_nan_at_every_level(
+    seed: int,
+    n_rows: int,
+    n_items: int,
+    k: int,
+    levels: tuple[float, ...],
+    rare: float,
+    dtype: torch.dtype,
+) -> None:
+    rng = np.random.default_rng(seed)
+    table = rng.choice(levels, (n_rows, n_items))
+    table[rng.random(table.shape) >= rare] = levels[0]
+    scores = torch.from_numpy(table).to(dtype)
+    holds_nan = scores.isnan().any(1)
+    items, bad = unchecked_top_k(scores, k)
+    assert bad.tolist() == holds_nan.tolist()
+    assert items[~bad].tolist() == earlier_top_k(scores[~holds_nan], k).tolist()
+    if not bad.any():
+        assert top_k(scores, k).tolist() == items.tolist()
+        return
+    with pytest.raises(NanScoreError) as before:
+        earlier_top_k(scores, k)
+    with pytest.raises(NanScoreError) as now:
+        top_k(scores, k)
+    assert str(now.value) == str(before.value)
+    assert now.value.row == int(holds_nan.nonzero()[0, 0])
+
+
+@pytest.mark.parametrize("n_items", [7, 700, 5_003])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nothing_waits_for_the_device(n_items: int, dtype: torch.dtype) -> None:
+    scores = torch.randn(6, n_items, generator=torch.Generator().manual_seed(0)).to(dtype)
+    scores[3, 2] = math.nan
+    with elsewhere() as device:
+        there = scores.to(device)
+        with Synchronising() as calls:
+            items, bad = unchecked_top_k(there, 5)
+        assert calls.names == []
+        with Synchronising() as calls, pytest.raises(NanScoreError, match="row 3"):
+            top_k(there, 5)
+        assert calls.names  # the counter sees what the other does
+        items, bad = items.cpu(), bad.cpu()
+    assert bad.tolist() == [row == 3 for row in range(6)]
+    assert torch.equal(items[~bad], top_k(scores[~bad], 5))
 
 
 def test_the_boundary_tie_goes_to_the_lower_row() -> None:
@@ -97,6 +164,31 @@ def test_impossible_arguments(scores: Tensor, k: int) -> None:
 
 
 @pytest.mark.gpu
-def test_the_gpu_gives_the_same_lists() -> None:
-    scores = torch.randint(0, 300, (64, 20_000), generator=torch.Generator().manual_seed(0)).float()
-    assert torch.equal(top_k(scores, 20), top_k(scores.cuda(), 20).cpu())
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("n_items", [50, 700, 20_003])
+def test_the_gpu_gives_the_same_lists(n_items: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(-3, 300, (64, n_items), generator=generator).to(dtype)
+    scores[:, ::7] = -0.0
+    scores[8:16] = -math.inf
+    scores[16:24, 20:] = -math.inf
+    for k in (1, 20):
+        assert torch.equal(top_k(scores, k), top_k(scores.cuda(), k).cpu())
+    scores[5, 1], scores[3, n_items - 1] = math.nan, -math.nan
+    items, bad = unchecked_top_k(scores.cuda(), 20)
+    assert bad.nonzero()[:, 0].tolist() == [3, 5]
+    assert torch.equal(items.cpu()[~bad.cpu()], unchecked_top_k(scores, 20)[0][~bad.cpu()])
+    with pytest.raises(NanScoreError, match="row 3"):
+        top_k(scores.cuda(), 20)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_the_gpu_is_not_waited_for() -> None:
+    scores = torch.randn(64, 20_003, device="cuda")
+    unchecked_top_k(scores, 20)  # libraries are loaded
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        unchecked_top_k(scores, 20)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.processes import Forked
 
+from mmbase.process import out_of_memory
 from mmbase.progress import Progress, Silent, Terminal
 from mmbench.config import Recipe, make_settings
 from mmbench.errors import DataError, SomeFailed, TrainingError
+from mmbench.runs import devices
 from mmbench.runs import run as experiment
 from mmbench.runs.batch import Batch, Executor, InProcess, Job, Train, train
 from mmbench.runs.executors import ProcessExecutor
@@ -192,6 +197,49 @@ def die(job: Job, progress: Progress) -> RunFolder:
 def test_a_killed_training_process_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="fewer --jobs than 2"):
         list(ProcessExecutor(2, Silent()).map(die, two_jobs(tmp_path)))
+
+
+def run_out(job: Job, progress: Progress) -> RunFolder:
+    if job.recipe.model == "vbpr":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+    return RunFolder(job.folder)
+
+
+def test_memory_that_runs_out_in_a_process_is_told_as_in_this_one(tmp_path: Path) -> None:
+    """The command knows the error by its kind and has advice for it (`mmbase.cli`)."""
+    with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 2\.00 GiB") as caught:
+        list(ProcessExecutor(2, Silent()).map(run_out, two_jobs(tmp_path)))
+    assert out_of_memory(caught.value)
+
+
+def share_of_the_card(job: Job, progress: Progress) -> RunFolder:
+    """Train with a stand-in for the GPU's own bound, which it writes down."""
+    folder = RunFolder(job.folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+
+    def note(fraction: float, index: int | None) -> None:
+        (folder.path / "share.txt").write_text(f"{fraction:.3f} {index}")
+        raise TrainingError("as far as one gets without a GPU")
+
+    torch.cuda.set_per_process_memory_fraction = note
+    devices.resolve_device = lambda name, automatic: name
+    with suppress(TrainingError):
+        train(job, Silent())
+    (folder.path / "start.txt").write_text(str(multiprocessing.get_start_method(allow_none=True)))
+    return folder
+
+
+def test_trainings_beside_each_other_share_a_card(dataset: Path, tmp_path: Path) -> None:
+    recipes = [
+        recipe.model_copy(update={"device": "cuda"})
+        for recipe in plan(dataset, bpr_mf=(0.02,), vbpr=(0.02,))
+    ]
+    jobs = [Job(recipe, folder.path, at_once=8) for recipe, _, folder in loaded(recipes, tmp_path)]
+    # Eight were allowed, and there are two.
+    list(ProcessExecutor(8, Silent()).map(share_of_the_card, jobs))
+    for job in jobs:
+        assert (job.folder / "share.txt").read_text() == "0.450 None"
+        assert (job.folder / "start.txt").read_text() == "spawn"
 
 
 def require_mask(job: Job, progress: Progress) -> RunFolder:

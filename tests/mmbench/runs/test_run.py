@@ -586,12 +586,6 @@ def test_no_device(dataset: Path, tmp_path: Path) -> None:
         train(dataset, tmp_path, device="cuda")
 
 
-def test_auto_never_takes_a_device_without_sparse_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert fit.choose_device("auto") == torch.device("cpu")
-
-
 def test_a_finished_run_is_of_use_where_its_device_is_not(dataset: Path, tmp_path: Path) -> None:
     result = train(dataset, tmp_path, "bpr-mf", device="cpu")
     recipe = result.path / "recipe.yaml"

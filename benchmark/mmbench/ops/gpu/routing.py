@@ -1,9 +1,10 @@
 """GRCN's routing on a GPU: see `mmbench.ops.routing`, whose letters the kernels use.
 
-One program works on one user with its edges, or on one item with its slots, some of them at a time.
-The softmax over them is built up as they come: whenever the largest score so far grows, what has
-been summed is scaled down (Milakov & Gimelshein, arXiv 1805.02867). Attention itself is kept
-nowhere: an edge's score with the largest score and the sum of its user gives it back.
+One program works on one user with its edges, some of them at a time. The softmax over them is built
+up as they come: whenever the largest score so far grows, what has been summed is scaled down
+(Milakov & Gimelshein, arXiv 1805.02867). The attention of the routings is kept nowhere: an edge's
+score with the largest score and the sum of its user gives it back. Popular items have thousands of
+edges, which are summed in parts: see `mmbench.ops.gpu.sparse`.
 
 With a_e the attention of a user's edge and a gradient da_e on it, ds_e = a_e (da_e - c) where
 c = sum a da. So sum ds f = sum a da f - c sum a f: one pass over the edges serves both.
@@ -18,7 +19,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_USER_EDGES, _ITEM_EDGES = 8, 32  # edges at once: most users have few
+from mmbench.ops.gpu import sparse
+
+_EDGES = 8  # edges at once: most users have few
 _SMALLEST: Any = tl.constexpr(1e-12)
 
 
@@ -62,60 +65,6 @@ def _users_forward(
             tl.store(norms + t * n_users + user, norm)
             tl.store(path + ((t + 1) * n_users + user) * d + column, p, within)
     tl.store(out + user * d + column, p, within)
-
-
-@triton.jit
-def _items_forward(
-    indptr, slot_users, source, f, routed, scores, tops, sums, out, d,
-    EDGES: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    item = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, WIDTH)
-    within = column < d
-    end = tl.load(indptr + item + 1)
-    own = tl.load(f + item * d + column, within, 0.0)
-    top = tl.full((), -float("inf"), own.dtype)
-    total = tl.full((), 0.0, own.dtype)
-    mix = tl.zeros((WIDTH,), own.dtype)
-    for at in range(tl.load(indptr + item), end, EDGES):
-        slot = at + tl.arange(0, EDGES)
-        there = slot < end
-        user = tl.load(slot_users + slot, there, 0)
-        both = there[:, None] & within[None, :]
-        near = tl.load(routed + user[:, None] * d + column[None, :], both, 0.0)
-        score = tl.load(scores + tl.load(source + slot, there, 0), there, -float("inf"))
-        higher = tl.maximum(top, tl.max(score, 0))
-        shrink = tl.exp(top - higher)
-        weight = tl.exp(score - higher)
-        total = total * shrink + tl.sum(weight, 0)
-        mix = mix * shrink + tl.sum(weight[:, None] * near, 0)
-        top = higher
-    tl.store(tops + item, top)
-    tl.store(sums + item, total)
-    tl.store(out + item * d + column, own + mix / tl.maximum(total, 1e-30), within)
-
-
-@triton.jit
-def _items_backward(
-    indptr, slot_users, grad, routed, alpha, grad_alpha, through, centre, d,
-    EDGES: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    item = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, WIDTH)
-    within = column < d
-    end = tl.load(indptr + item + 1)
-    g = tl.load(grad + item * d + column, within, 0.0)
-    c = tl.full((), 0.0, g.dtype)
-    for at in range(tl.load(indptr + item), end, EDGES):
-        slot = at + tl.arange(0, EDGES)
-        there = slot < end
-        user = tl.load(slot_users + slot, there, 0)
-        both = there[:, None] & within[None, :]
-        near = tl.load(routed + user[:, None] * d + column[None, :], both, 0.0)
-        da = tl.load(grad_alpha + slot, there, 0.0) + tl.sum(g[None, :] * near, 1)
-        tl.store(through + slot, da, there)
-        c += tl.sum(da * tl.load(alpha + slot, there, 0.0), 0)
-    tl.store(centre + item, c)
 
 
 @triton.jit
@@ -172,17 +121,13 @@ def _users_backward(
 
 
 @triton.jit
-def _items_gather(
-    indptr, slot_users, order, path, scores, tops, sums, grad, grad_items, from_items, through,
-    centre, steps, out, n_users, n_edges, n_routings, d,
-    EDGES: tl.constexpr, WIDTH: tl.constexpr,
+def _sum_of_edges(
+    start, end, slot_users, order, path, scores, tops, sums, grad, from_items, through, centre,
+    steps, n_users, n_edges, n_routings, d, column, within, EDGES: tl.constexpr,
 ):  # fmt: skip
-    item = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, WIDTH)
-    within = column < d
-    end = tl.load(indptr + item + 1)
-    total = tl.load(grad_items + item * d + column, within, 0.0)
-    for at in range(tl.load(indptr + item), end, EDGES):
+    """What some slots of an item add to its gradient: in each pass a g + ds p of their users."""
+    total = tl.zeros((EDGES, column.shape[0]), grad.dtype.element_ty)
+    for at in range(start, end, EDGES):
         slot = at + tl.arange(0, EDGES)
         there = slot < end
         user = tl.load(slot_users + slot, there, 0)
@@ -202,8 +147,51 @@ def _items_gather(
             else:
                 g = tl.load(steps + far, both, 0.0)
             p = tl.load(path + far, both, 0.0)
-            total += tl.sum(a[:, None] * g + ds[:, None] * p, 0)
-    tl.store(out + item * d + column, total, within)
+            total += a[:, None] * g + ds[:, None] * p
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def _items_gather(
+    rows, starts, indptr, n_items, first, partial, grad_items, out, slot_users, order, path, scores,
+    tops, sums, grad, from_items, through, centre, steps, n_users, n_edges, n_routings, d,
+    FURTHER: tl.constexpr, LENGTH: tl.constexpr, EDGES: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    k = tl.program_id(0).to(tl.int64)
+    item = tl.load(rows + k) if FURTHER else k
+    if item < n_items:
+        column = tl.arange(0, WIDTH)
+        within = column < d
+        start = tl.load(starts + k) if FURTHER else tl.load(indptr + item)
+        end = tl.minimum(tl.load(indptr + item + 1), start + LENGTH)
+        total = _sum_of_edges(
+            start,
+            end,
+            slot_users,
+            order,
+            path,
+            scores,
+            tops,
+            sums,
+            grad,
+            from_items,
+            through,
+            centre,
+            steps,
+            n_users,
+            n_edges,
+            n_routings,
+            d,
+            column,
+            within,
+            EDGES,
+        )
+        if not FURTHER:
+            # The first part of an item adds up the others, and the gradient of its own row.
+            for part in range(tl.load(first + item), tl.load(first + item + 1)):
+                total += tl.load(partial + part * d + column, within, 0.0)
+            total += tl.load(grad_items + item * d + column, within, 0.0)
+        tl.store(out + k * d + column, total, within)
 
 
 class Kept(NamedTuple):
@@ -228,30 +216,25 @@ class Kept(NamedTuple):
 
 def forward(p: Tensor, f: Tensor, graph: Any, n_routings: int) -> tuple[Tensor, Tensor, Kept]:
     """Return r of the users, r of the items, and what `backward` needs. Contiguous arguments."""
-    (n_users, d), n_items, n = p.shape, len(f), graph.n_edges
-    width = triton.next_power_of_2(d)
+    (n_users, d), n = p.shape, graph.n_edges
     path = p.new_empty(n_routings + 1, n_users, d)
     path[0] = p
     norms, scores = p.new_empty(n_routings, n_users), p.new_empty(n_routings + 1, n)
-    tops, sums = torch.empty_like(path[:, :, 0]), torch.empty_like(path[:, :, 0])
-    r_users, r_items = torch.empty_like(p), torch.empty_like(f)
-    user_indptr, item_indptr = graph.sides
+    tops, sums = p.new_empty(n_routings + 1, n_users), p.new_empty(n_routings + 1, n_users)
+    r_users = torch.empty_like(p)
     _users_forward[(n_users,)](
-        user_indptr, graph.items, f, path, norms, scores, tops, sums, r_users,
-        n_users, n, n_routings, d, EDGES=_USER_EDGES, WIDTH=width, num_warps=1,
+        graph.adjacency.indptr, graph.items, f, path, norms, scores, tops, sums, r_users,
+        n_users, n, n_routings, d, EDGES=_EDGES, WIDTH=triton.next_power_of_2(d), num_warps=1,
     )  # fmt: skip
-    item_top, item_sum = f.new_empty(n_items), f.new_empty(n_items)
-    _items_forward[(n_items,)](
-        item_indptr, graph.slot_users, graph.source, f, path[-1], scores[-1], item_top, item_sum,
-        r_items, d, EDGES=_ITEM_EDGES, WIDTH=width, num_warps=4,
-    )  # fmt: skip
-    users, items = graph.users, graph.slot_items
-    alpha = torch.stack(
-        [
-            (scores[-1] - tops[-1][users]).exp() / sums[-1][users],
-            (scores[-1][graph.source] - item_top[items]).exp() / item_sum[items],
-        ]
-    )
+    users, items, routed = graph.users, graph.slot_items, path[-1]
+    # Both sides take their softmax from the last pass' scores.
+    user_alpha = (scores[-1] - tops[-1][users]).exp() / sums[-1][users]
+    score = scores[-1][graph.source]
+    top = f.new_full((len(f),), -torch.inf).scatter_reduce(0, items, score, "amax")
+    weight = (score - top[items]).exp()
+    item_alpha = weight / _row_sums(graph, weight)[items]
+    r_items = sparse.multiply(graph.item_side, item_alpha, routed, plus=f)
+    alpha = torch.stack([user_alpha, item_alpha])
     return r_users, r_items, Kept(path, norms, scores, tops, sums, alpha)
 
 
@@ -260,29 +243,33 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of p and f. Contiguous arguments, `grad_alpha` (2, n_edges)."""
     (steps, n_users, d), n = kept.path.shape, graph.n_edges
-    width, n_routings = triton.next_power_of_2(d), steps - 1
-    user_indptr, item_indptr = graph.sides
-    da, c = f.new_empty(n), f.new_empty(len(f))
-    _items_backward[(len(f),)](
-        item_indptr, graph.slot_users, grad_items, kept.path[-1], kept.alpha[1], grad_alpha[1],
-        da, c, d, EDGES=_ITEM_EDGES, WIDTH=width, num_warps=4,
-    )  # fmt: skip
+    width, n_routings, item_side = triton.next_power_of_2(d), steps - 1, graph.item_side
+    da = grad_alpha[1] + sparse.dots(item_side, grad_items, kept.path[-1])
+    c = _row_sums(graph, kept.alpha[1] * da)[graph.slot_items]
     # `source` is a permutation: each score gets what its one slot has.
-    from_items = torch.empty_like(da).scatter_(
-        0, graph.source, kept.alpha[1] * (da - c[graph.slot_items])
-    )
+    from_items = torch.empty_like(da).scatter_(0, graph.source, kept.alpha[1] * (da - c))
     through, centre = torch.empty_like(kept.scores), torch.empty_like(kept.tops)
     inside, grad_p = f.new_empty(n_routings, n_users, d), torch.empty_like(grad_users)
     _users_backward[(n_users,)](
-        user_indptr, graph.items, graph.slots, f, kept.path, kept.norms, kept.scores, kept.tops,
-        kept.sums, grad_users, grad_items, grad_alpha[0], kept.alpha[1], from_items, through,
-        centre, inside, grad_p, n_users, n, n_routings, d,
-        EDGES=_USER_EDGES, WIDTH=width, num_warps=1,
+        graph.adjacency.indptr, graph.items, graph.slots, f, kept.path, kept.norms, kept.scores,
+        kept.tops, kept.sums, grad_users, grad_items, grad_alpha[0], kept.alpha[1], from_items,
+        through, centre, inside, grad_p, n_users, n, n_routings, d,
+        EDGES=_EDGES, WIDTH=width, num_warps=1,
     )  # fmt: skip
-    grad_f = torch.empty_like(f)
-    _items_gather[(len(f),)](
-        item_indptr, graph.slot_users, graph.order, kept.path, kept.scores, kept.tops, kept.sums,
-        grad_users, grad_items, from_items, through, centre, inside, grad_f,
-        n_users, n, n_routings, d, EDGES=_ITEM_EDGES // 2, WIDTH=width, num_warps=4,
-    )  # fmt: skip
+    long, grad_f = item_side.parts, torch.empty_like(f)
+    partial = f.new_empty(len(long.rows), d)
+    for further, out in ((True, partial), (False, grad_f)):
+        if len(out):
+            _items_gather[(len(out),)](
+                long.rows, long.starts, item_side.indptr, len(f), long.first, partial, grad_items,
+                out, graph.slot_users, graph.order, kept.path, kept.scores, kept.tops, kept.sums,
+                grad_users, from_items, through, centre, inside, n_users, n, n_routings, d,
+                FURTHER=further, LENGTH=sparse.PART, EDGES=_EDGES, WIDTH=width, num_warps=1,
+            )  # fmt: skip
     return grad_p, grad_f
+
+
+def _row_sums(graph: Any, values: Tensor) -> Tensor:
+    """The sum of each item's slots, (n_items,)."""
+    ones = values.new_ones(graph.n_users, 1)
+    return sparse.multiply(graph.item_side, values, ones).view(-1)

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 PART = 64
-_AT_ONCE = 32  # entries that are loaded together
+_TILE = 1024  # numbers that a program loads together
 _FEW = 8  # further parts that are loaded together
 
 
@@ -116,52 +116,51 @@ def _dots(rows, indices, a, b, out, nnz, d, EDGES: tl.constexpr, WIDTH: tl.const
 
 
 @triton.jit
-def _add_rows(index, x, out, k, d, TILE: tl.constexpr, WIDTH: tl.constexpr):
-    j = tl.program_id(0)
-    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
-    within = column < d
-    mine = tl.load(index + j)
-    lane = tl.arange(0, TILE)
-    # How many equal rows come before, and at all: counted in lanes, added up once.
-    before = tl.zeros((TILE,), tl.int32)
-    equal = tl.zeros((TILE,), tl.int32)
+def _group(rows, order, starts, counts, ranks, k, MINE: tl.constexpr, TILE: tl.constexpr):
+    j = tl.program_id(0) * MINE + tl.arange(0, MINE)
+    mine = tl.load(rows + j, j < k, -1)
+    smaller = tl.zeros((MINE, TILE), tl.int32)
+    equal = tl.zeros((MINE, TILE), tl.int32)
+    before = tl.zeros((MINE, TILE), tl.int32)
     for at in range(0, k, TILE):
-        i = at + lane
-        same = (tl.load(index + i, i < k, -1) == mine).to(tl.int32)
-        equal += same
-        before += tl.where(i < j, same, 0)
-    # The first of equal rows adds up all of them, in their order.
-    if tl.sum(before) == 0:
-        place = out + mine * d + column
+        i = at + tl.arange(0, TILE)
+        there = i < k
+        other = tl.load(rows + i, there, -1)
+        smaller += ((other[None, :] < mine[:, None]) & there[None, :]).to(tl.int32)
+        same = other[None, :] == mine[:, None]
+        equal += same.to(tl.int32)
+        before += (same & (i[None, :] < j[:, None])).to(tl.int32)
+    start = tl.sum(smaller, 1)
+    rank = tl.sum(before, 1)
+    tl.store(order + start + rank, j, j < k)
+    tl.store(starts + j, start, j < k)
+    tl.store(counts + j, tl.sum(equal, 1), j < k)
+    tl.store(ranks + j, rank, j < k)
+
+
+@triton.jit
+def _add_groups(
+    index, order, starts, counts, ranks, x, out, d, FEW: tl.constexpr, WIDTH: tl.constexpr
+):
+    j = tl.program_id(0)
+    if tl.load(ranks + j) == 0:
+        column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+        within = column < d
+        place = out + tl.load(index + j) * d + column
         total = tl.load(place, within, 0.0)
-        if tl.sum(equal) == 1:
-            total += tl.load(x + j.to(tl.int64) * d + column, within, 0.0)
-        else:
-            for at in range(j, k, TILE):
-                i = at + lane
-                same = tl.load(index + i, i < k, -1) == mine
-                if tl.sum(same.to(tl.int32)) > 0:
-                    both = same[:, None] & within[None, :]
-                    part = tl.load(x + i[:, None].to(tl.int64) * d + column[None, :], both, 0.0)
-                    total += tl.sum(part, 0)
+        start = tl.load(starts + j)
+        end = start + tl.load(counts + j)
+        for at in range(start, end, FEW):
+            near = at + tl.arange(0, FEW)
+            there = near < end
+            i = tl.load(order + near, there, 0).to(tl.int64)
+            both = there[:, None] & within[None, :]
+            total += tl.sum(tl.load(x + i[:, None] * d + column[None, :], both, 0.0), 0)
         tl.store(place, total, within)
 
 
 @triton.jit
-def _first_ones(rows, first, k, MINE: tl.constexpr, TILE: tl.constexpr):
-    j = tl.program_id(0) * MINE + tl.arange(0, MINE)
-    mine = tl.load(rows + j, j < k, -1)
-    before = tl.zeros((MINE, TILE), tl.int32)
-    for at in range(0, tl.program_id(0) * MINE + MINE, TILE):
-        i = at + tl.arange(0, TILE)
-        other = tl.load(rows + i, i < k, -2)
-        same = (other[None, :] == mine[:, None]) & (i[None, :] < j[:, None])
-        before += same.to(tl.int32)
-    tl.store(first + j, (tl.sum(before, 1) == 0).to(tl.int32), j < k)
-
-
-@triton.jit
-def _distinct(rows, first, found, inverse, k, MINE: tl.constexpr, TILE: tl.constexpr):
+def _distinct(rows, ranks, found, inverse, k, MINE: tl.constexpr, TILE: tl.constexpr):
     j = tl.program_id(0) * MINE + tl.arange(0, MINE)
     mine = tl.load(rows + j, j < k, -1)
     smaller = tl.zeros((MINE, TILE), tl.int32)
@@ -171,15 +170,15 @@ def _distinct(rows, first, found, inverse, k, MINE: tl.constexpr, TILE: tl.const
     for at in range(0, k, TILE):
         i = at + tl.arange(0, TILE)
         other = tl.load(rows + i, i < k, -1)
-        counts = tl.load(first + i, i < k, 0)
-        smaller += tl.where(other[None, :] < mine[:, None], counts[None, :], 0)
-        repeats += tl.where(i[None, :] < j[:, None], 1 - counts[None, :], 0)
-        n_found += counts
+        first = tl.load(ranks + i, i < k, 1) == 0
+        smaller += ((other[None, :] < mine[:, None]) & first[None, :]).to(tl.int32)
+        repeats += ((i[None, :] < j[:, None]) & (first[None, :] == 0)).to(tl.int32)
+        n_found += first.to(tl.int32)
         largest = tl.maximum(largest, other)
     slot = tl.sum(smaller, 1).to(tl.int64)
     tl.store(inverse + j, slot, j < k)
-    # A first one fills its slot, any other one a place at the end.
-    is_first = tl.load(first + j, j < k, 0) == 1
+    # The first of equal rows fills its slot, any other a place at the end.
+    is_first = tl.load(ranks + j, j < k, 1) == 0
     end = tl.sum(n_found) + tl.sum(repeats, 1)
     place = tl.where(is_first, slot, end.to(tl.int64))
     tl.store(found + place, tl.where(is_first, mine, tl.max(largest, 0)), j < k)
@@ -198,13 +197,13 @@ def multiply(
     Contiguous arguments; `plus` goes with whole products.
     """
     indptr, indices, long = pattern.indptr, pattern.indices, pattern.parts
-    d, width = x.shape[1], min(64, triton.next_power_of_2(x.shape[1]))
-    blocks, n_parts = triton.cdiv(d, width), len(long.rows)
+    d, width = x.shape[1], min(256, triton.next_power_of_2(x.shape[1]))
+    blocks, n_parts, at_once = triton.cdiv(d, width), len(long.rows), min(_TILE // width, PART)
     sums = x.new_empty(n_parts, d)
     if n_parts:
         _sum_parts[(n_parts, blocks)](
             long.rows, long.starts, len(indptr) - 1, indptr, indices, values, x, sums, d,
-            EDGES=_AT_ONCE, LENGTH=PART, WIDTH=width, num_warps=2,
+            EDGES=at_once, LENGTH=PART, WIDTH=width, num_warps=1,
         )  # fmt: skip
     out = x.new_empty(len(indptr) - 1 if rows is None else len(rows), d)
     if len(out):
@@ -212,7 +211,7 @@ def multiply(
             indptr if rows is None else rows, indptr, indices, values, x,
             x if plus is None else plus, long.first, sums, out, d,
             SOME=rows is not None, PLUS=plus is not None,
-            EDGES=_AT_ONCE, LENGTH=PART, FEW=_FEW, WIDTH=width, num_warps=1,
+            EDGES=at_once, LENGTH=PART, FEW=_FEW, WIDTH=width, num_warps=1,
         )  # fmt: skip
     return out
 
@@ -228,23 +227,44 @@ def dots(pattern: Any, a: Tensor, b: Tensor) -> Tensor:
 
 
 MOST = 1 << 14
-"""Rows up to which these pay: they look at every pair of rows."""
+"""Rows up to which `group` pays: it looks at every pair of them."""
 
 
-def add_rows(index: Tensor, x: Tensor, out: Tensor) -> Tensor:
+class Groups(NamedTuple):
+    """Equal rows of a list (k,) together, int32.
+
+    Attributes:
+        order: Places in the list, by row, then by place.
+        starts: Where the group of each place begins in `order`.
+        counts: The size of its group.
+        ranks: How many of its group come before it.
+    """
+
+    order: Tensor
+    starts: Tensor
+    counts: Tensor
+    ranks: Tensor
+
+
+def group(rows: Tensor) -> Groups:
+    """The groups of equal rows, without sorting."""
+    k = len(rows)
+    groups = Groups(*torch.empty(4, k, dtype=torch.int32, device=rows.device))
+    _group[(triton.cdiv(k, 16),)](rows, *groups, k, MINE=16, TILE=128)
+    return groups
+
+
+def distinct(rows: Tensor, groups: Groups) -> tuple[Tensor, Tensor]:
+    """As `mmbench.ops.rows.distinct`, the second part without its groups."""
+    found, inverse, k = torch.empty_like(rows), torch.empty_like(rows), len(rows)
+    _distinct[(triton.cdiv(k, 16),)](rows, groups.ranks, found, inverse, k, MINE=16, TILE=128)
+    return found, inverse
+
+
+def add_rows(index: Tensor, groups: Groups, x: Tensor, out: Tensor) -> Tensor:
     """`out.index_add_(0, index, x)` for x (k, d), equal rows added in their order. Contiguous."""
     width = min(128, triton.next_power_of_2(x.shape[1]))
-    _add_rows[(len(index), triton.cdiv(x.shape[1], width))](
-        index, x, out, len(index), x.shape[1], TILE=128, WIDTH=width, num_warps=1
+    _add_groups[(len(index), triton.cdiv(x.shape[1], width))](
+        index, *groups, x, out, x.shape[1], FEW=8, WIDTH=width, num_warps=1
     )
     return out
-
-
-def distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """As `mmbench.ops.rows.distinct`, without sorting."""
-    k, first = len(rows), torch.empty_like(rows, dtype=torch.int32)
-    found, inverse = torch.empty_like(rows), torch.empty_like(rows)
-    grid, sizes = (triton.cdiv(k, 16),), {"MINE": 16, "TILE": 128}
-    _first_ones[grid](rows, first, k, **sizes)
-    _distinct[grid](rows, first, found, inverse, k, **sizes)
-    return found, inverse
