@@ -1,4 +1,7 @@
-"""One more encoder, `slow-fake`: deterministic, tiny, and slow enough to be killed."""
+"""`mmx` with one more encoder, `slow-fake`: deterministic, tiny, and slow enough to be killed.
+
+Run as a script by the tests: python fake_mmx.py extract --modality textual --model slow-fake ...
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,6 @@ from mmx.encoders import (
     Request,
 )
 from mmx.errors import ContentError
-from mmx.extraction import pipeline
 
 SECONDS_PER_BATCH = 0.004
 
@@ -62,9 +64,11 @@ FAMILY = EncoderFamily(
     build=SlowFake,
     needs_torch=False,
 )
+ENCODERS["slow-fake"] = "fake_mmx:FAMILY"
 
+if __name__ == "__main__":
+    import mmx.extraction.pipeline
+    from mmx.cli import main
 
-def prepare() -> None:
-    """Make `mmx` know the encoder, in a process of a test, and write often."""
-    ENCODERS["slow-fake"] = f"{__name__}:FAMILY"
-    pipeline.FLUSH_S = 0.02
+    mmx.extraction.pipeline.FLUSH_S = 0.02
+    main()

@@ -15,13 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.e2e import fake_mmx
-from tests.processes import Forked
 
 from mmstore import FeatureSet
 
 Image = pytest.importorskip("PIL.Image", reason="needs the extra extract")
 
+FAKE = Path(__file__).with_name("fake_mmx.py")
 MMX = Path(sysconfig.get_path("scripts")) / "mmx"
 N_ITEMS = 1500
 KILLS = 5
@@ -44,16 +43,9 @@ def texts(root: Path) -> Path:
     return root
 
 
-def fake(root: Path, out: Path, *more: str) -> Forked:
-    """Begin an extraction with the slow encoder, which this process does not know."""
-    command = ["extract", "--modality", "textual", "--model", "slow-fake", "--data", root]
-    options = ["--out", out, "--batch-size", "8", *more]
-    return Forked("mmx", *command, *options, cwd=root, prepare=fake_mmx.prepare)
-
-
-def finish(process: Forked, expected: int) -> Forked:
-    assert process.wait() == expected, process.stderr
-    return process
+def fake(root: Path, out: Path) -> list[str | Path]:
+    return [sys.executable, FAKE, "extract", "--modality", "textual", "--model", "slow-fake",
+            "--data", root, "--out", out, "--batch-size", "8"]  # fmt: skip
 
 
 def _changed(out: Path) -> int:
@@ -79,14 +71,16 @@ def digest(out: Path, modality: str, name: str) -> str:
 
 def test_killed_at_random_instants_it_goes_on_and_ends_with_the_same_digest(tmp_path: Path) -> None:
     root = texts(tmp_path / "data")
-    finish(fake(root, tmp_path / "whole"), 3)
+    run(*fake(root, tmp_path / "whole"), expected=3)
     expected = digest(tmp_path / "whole", "textual", "slow-fake")
 
     rng = random.Random(5)
     killed = 0
     while True:
         before = _changed(tmp_path / "parts")
-        process = fake(root, tmp_path / "parts")
+        process = subprocess.Popen(
+            [*map(str, fake(root, tmp_path / "parts"))], stderr=subprocess.PIPE, text=True
+        )
         if killed < KILLS:
             _wait_until(
                 lambda before=before, process=process: (
@@ -94,11 +88,12 @@ def test_killed_at_random_instants_it_goes_on_and_ends_with_the_same_digest(tmp_
                 )
             )
             time.sleep(rng.uniform(0, 0.15))
-            process.send_signal(signal.SIGKILL)
-        if process.wait() != -signal.SIGKILL:
+            process.kill()
+        _, errors = process.communicate(timeout=60)
+        if process.returncode != -signal.SIGKILL:
             break
         killed += 1
-    finish(process, 3)
+    assert process.returncode == 3, errors
     assert killed >= 2, "the encoder is too fast for this test"
     assert digest(tmp_path / "parts", "textual", "slow-fake") == expected
 
@@ -108,28 +103,33 @@ def test_a_signal_ends_it_with_130_and_the_same_command_goes_on(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     root = texts(tmp_path / "data")
-    process = fake(root, tmp_path / "out")
+    process = subprocess.Popen(
+        [*map(str, fake(root, tmp_path / "out"))], stderr=subprocess.PIPE, text=True
+    )
     _wait_until(lambda: _changed(tmp_path / "out") > 0)
     time.sleep(0.1)
     process.send_signal(number)
-    finish(process, 130)
-    assert "the same command goes on" in process.stderr
-    assert "Traceback" not in process.stderr
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "the same command goes on" in errors
+    assert "Traceback" not in errors
     assert not (tmp_path / "out" / "textual" / "slow-fake.h5").exists()
-    done = finish(fake(root, tmp_path / "out", "--json"), 3)
+    done = run(*fake(root, tmp_path / "out"), "--json", expected=3)
     assert json.loads(done.stdout)["this_run"]["items"] < N_ITEMS
 
 
 def test_a_second_writer_is_turned_away(tmp_path: Path) -> None:
     root = texts(tmp_path / "data")
-    first = fake(root, tmp_path / "out")
+    first = subprocess.Popen([*map(str, fake(root, tmp_path / "out"))], stderr=subprocess.DEVNULL)
     try:
         _wait_until(lambda: _changed(tmp_path / "out") > 0)
-        second = fake(root, tmp_path / "out")
-        assert second.wait() == 1 or first.poll() is not None, second.stderr
+        second = subprocess.run(
+            [*map(str, fake(root, tmp_path / "out"))], capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 1 or first.poll() is not None, second.stderr
         assert "Traceback" not in second.stderr
     finally:
-        first.send_signal(signal.SIGKILL)
+        first.kill()
         first.wait()
 
 

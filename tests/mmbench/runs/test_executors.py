@@ -205,6 +205,7 @@ def run_out(job: Job, progress: Progress) -> RunFolder:
     return RunFolder(job.folder)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_memory_that_runs_out_in_a_process_is_told_as_in_this_one(tmp_path: Path) -> None:
     """The command knows the error by its kind and has advice for it (`mmbase.cli`)."""
     with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 2\.00 GiB") as caught:

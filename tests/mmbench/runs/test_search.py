@@ -375,7 +375,8 @@ def best_so_far(curve: list[float]) -> list[float]:
 
 def searched(pruner: str, curves: list[list[float]], failing: int = -1) -> list[Trial]:
     """The trials of a search; one fails after some epochs."""
-    search = Search(budget=len(curves), space={"lr": (0.1, 0.2)}, pruner=pruner)  # type: ignore[arg-type]
+    named: Any = pruner
+    search = Search(budget=len(curves), space={"lr": (0.1, 0.2)}, pruner=named)
     past: list[Trial] = []
     for number, curve in enumerate(curves):
         hopeless, course, pruned = pruning(search, EPOCHS, 1, past), [], False
