@@ -143,7 +143,7 @@ class LocalExecutor:
                 for part, waited_s, workers in self._load_ahead(loaders, loading, tasks, windows):
                     for stream in streams:
                         for result in stream.results(part, waited_s, workers):
-                            if result.costs.device_busy_s > 0:
+                            if result.costs.device_busy_s:
                                 loading.tuner.observe_device(result.costs.device_busy_s)
                             yield stream.place, result
                             if stopping():

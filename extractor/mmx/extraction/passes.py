@@ -6,6 +6,7 @@ batches; an error of the device or of the encoder itself ends the run.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -95,21 +96,41 @@ class PassClock:
 
     def __init__(self, n_passes: int = 1) -> None:
         self.n_passes = n_passes
-        self._shortest: dict[tuple[int, int], float] = {}
+        self._shapes: dict[tuple[int, int], _Shape] = {}
         self._lock = threading.Lock()
 
     def device_s(self, shape: tuple[int, int], measured: DeviceTimes) -> float:
-        """Return the seconds of a pass on its device.
+        """Return what a pass adds to the seconds of its device.
+
+        It is negative where the pass shows that those before it, which may have included the start
+        of a library, were counted too long.
 
         Args:
             shape: Number and largest size of its items.
             measured: What it took by CUDA events.
         """
         with self._lock:
-            shortest = min(measured.whole_s, self._shortest.get(shape, measured.whole_s))
-            if len(self._shortest) < _MAX_SHAPES or shape in self._shortest:
-                self._shortest[shape] = shortest
-        return min(measured.alone_s, shortest)
+            if shape not in self._shapes and len(self._shapes) == _MAX_SHAPES:
+                self._shapes.clear()
+            return self._shapes.setdefault(shape, _Shape()).add(measured)
+
+
+@dataclass
+class _Shape:
+    """Passes of one shape."""
+
+    n: int = 0
+    shortest_s: float = math.inf
+    counted_s: float = 0.0
+
+    def add(self, measured: DeviceTimes) -> float:
+        """Return what a further pass adds to the seconds of all."""
+        self.n += 1
+        self.shortest_s = min(self.shortest_s, measured.whole_s)
+        before = self.counted_s
+        self.counted_s += min(measured.alone_s, self.shortest_s)
+        self.counted_s = min(self.counted_s, self.n * self.shortest_s)
+        return self.counted_s - before
 
 
 _MAX_SHAPES = 10_000  # that a clock remembers

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import mmx
-from mmbase.choices import remember_columns
+from mmbase.choices import recall_texts, remember_columns, remember_texts
+from mmbase.dataset import TEXT_COLUMNS
 from mmbase.process import resolve_device
 from mmbase.progress import Progress
 from mmx.catalogue import interactions
-from mmx.catalogue.contents import TEXT_COLUMNS, Contents, file_contents, text_contents
+from mmx.catalogue.contents import Contents, file_contents, text_contents
 from mmx.catalogue.items import Items, load_items
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, needs_torch
@@ -133,7 +134,10 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
     if config.modality == "textual":
         by_source = {"item": TEXT_COLUMNS, "interaction": interactions.TEXT_COLUMNS}
         usual = by_source[config.source]
-        contents = text_contents(items, config.text_columns, config.text_template, usual)
+        known, own = recall_texts(run.data, kind), config.text_columns
+        contents = text_contents(items, own, config.text_template, usual, known)
+        if own and not set(usual) & set(map(str.casefold, own)):
+            remember_texts(run.data, kind, own)
     elif config.several:
         contents = several_files(
             items,

@@ -105,7 +105,9 @@ def impossible() -> str:
     """Return why this system has no loading processes; an empty text where it has them."""
     if os.name != "posix":
         return "loading processes need a POSIX system"
-    return "" if sys.executable else "the interpreter does not know its own path"
+    if not sys.executable or getattr(sys, "frozen", False):
+        return "there is no interpreter that could be started"
+    return ""
 
 
 def affordable(processors: int) -> int:

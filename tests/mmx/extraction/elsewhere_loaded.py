@@ -67,6 +67,8 @@ class Lengths(Encoder):
                 raise RuntimeError("here only")
             case "large":
                 memory.reserve(1 << 26)
+            case "marks":
+                Path(content).with_suffix(".loaded").touch()
             case "kills" if elsewhere:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "kills-once" if elsewhere:

@@ -164,5 +164,8 @@ def test_passes_whose_launches_waited_count_like_those_that_did_not() -> None:
     shape = (128, 224)
     assert clock.device_s(shape, DeviceTimes(0.025, 0.025)) == 0.025
     assert clock.device_s(shape, DeviceTimes(0.25, 0.2)) == 0.025
-    assert clock.device_s(shape, DeviceTimes(0.024, 0.001)) == 0.001  # beside another one
-    assert clock.device_s((64, 224), DeviceTimes(0.25, 0.2)) == 0.2  # nothing to compare with
+    assert clock.device_s(shape, DeviceTimes(0.024, 0.001)) == pytest.approx(0.001)  # covered
+    other = (64, 224)
+    assert clock.device_s(other, DeviceTimes(0.9, 0.8)) == 0.8  # nothing to compare with
+    assert clock.device_s(other, DeviceTimes(0.02, 0.02)) == pytest.approx(2 * 0.02 - 0.8)
+    assert clock.device_s(other, DeviceTimes(0.02, 0.0)) == 0.0

@@ -231,6 +231,7 @@ class TestOnAGpu:
                     weights_sha256=None, licence=None, precision="fp32",
                 )  # fmt: skip
                 self.x = torch.rand(4096, 4096, device="cuda")
+                self.encode([np.zeros(1, np.float32)])  # starts the libraries
 
             def load(self, content: Path | str) -> NDArray[np.float32]:
                 began = time.thread_time()

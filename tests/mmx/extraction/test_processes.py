@@ -325,7 +325,7 @@ def test_the_way_changes_while_the_run_goes_on(
     report = found.stages.loading
     assert {rate.how for rate in report.rates} >= {"threads"}
     assert found.stages.workers == report.workers >= 1
-    assert 0 < report.settled_after_s < found.stages.loop_s
+    assert 0 <= report.settled_after_s < found.stages.loop_s  # 0: ended before it settled
     assert found.as_json()["this_run"]["loading"]["items_per_s"] >= 0
     assert found.counts.ok == 999
     assert found.digest == go(root, tmp_path / "b", "threads", device="auto").digest
@@ -356,9 +356,9 @@ def start(root: Path, out: Path) -> tuple[subprocess.Popen[bytes], list[int]]:
         start_new_session=True,
     )  # fmt: skip
     until = time.monotonic() + 60
-    while time.monotonic() < until and not list(out.rglob("*.partial")):
+    while time.monotonic() < until and not list(root.rglob("*.loaded")):
         time.sleep(0.05)
-    time.sleep(1.5)
+    time.sleep(1)  # some batches are written
     told = Path(f"/proc/{run.pid}/task").glob("*/children")
     loaders = [int(pid) for file in told for pid in file.read_text().split()]
     assert loaders and run.poll() is None
@@ -376,7 +376,7 @@ def is_alive(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_and_no_memory_outlives_the_run(tmp_path: Path, number: signal.Signals) -> None:
-    root = catalogue(tmp_path / "data", 900)
+    root = catalogue(tmp_path / "data", 900, **{"020": "marks"})
     shared = {path.name for path in Path("/dev/shm").glob("*")}
     run, loaders = start(root, tmp_path / "out")
     try:
