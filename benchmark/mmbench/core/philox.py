@@ -21,8 +21,6 @@ WEYL = 0x9E3779B9, 0xBB67AE85  # what a round adds to the two words of the key
 ROUNDS = 10
 MASK = 0xFFFFFFFF
 
-_PIECE = 1 << 14  # counters at once on the CPU: ten words of each stay in the second-level cache
-
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -51,14 +49,10 @@ class Stream:
         compiled = COMPILED.get(self.clock.device.type)
         if compiled is not None and n:
             return compiled(n, self.key, self.clock)
-        place = torch.arange(n, device=self.clock.device)
-        if place.device.type != "cpu" or n <= _PIECE:
-            return self._philox(place)
-        pieces = [self._philox(part) for part in torch.split(place, _PIECE)]
-        first, second, third, fourth = (torch.cat(parts) for parts in zip(*pieces, strict=True))
-        return first, second, third, fourth
+        return self.words_of(torch.arange(n, device=self.clock.device))
 
-    def _philox(self, place: Tensor) -> Words:
+    def words_of(self, place: Tensor) -> Words:
+        """`words` of the given places, int64, in plain torch operations."""
         epoch, step = self.clock.unbind()
         x0, x1 = place & MASK, place >> 32 & MASK
         x2, x3 = step.expand_as(place), epoch.expand_as(place)

@@ -19,13 +19,23 @@ from mmbench.ops.kernels import run, split
 
 def _on_gpu(n: int, key: int, clock: Tensor) -> philox.Words:
     if not gpu.serves(clock):  # without Triton
-        return Stream(key, clock)._philox(torch.arange(n, device=clock.device))
+        return Stream(key, clock).words_of(torch.arange(n, device=clock.device))
     from mmbench.ops.gpu import draws as gpu_kernels
 
     return gpu_kernels.words(n, key, clock)
 
 
-philox.COMPILED["cuda"] = _on_gpu
+def _on_cpu(n: int, key: int, clock: Tensor) -> philox.Words:
+    from mmbench.ops.kernels import draws as kernels
+
+    out = np.empty((4, n), np.uint64)
+    numbers = map(np.uint64, (key, *clock.tolist()))
+    run(kernels.words, split(n, work=n * 64), *numbers, out)
+    first, second, third, fourth = torch.from_numpy(out.view(np.int64)).unbind()
+    return first, second, third, fourth
+
+
+philox.COMPILED.update(cpu=_on_cpu, cuda=_on_gpu)
 
 
 def kept(stream: Stream, shape: tuple[int, ...], rate: float) -> Tensor:

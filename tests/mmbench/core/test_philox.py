@@ -24,7 +24,7 @@ def test_words_are_the_published_ones(counter: tuple[int, int, int, int]) -> Non
     key, expected = KNOWN[counter]
     place, step, epoch = counter[0] | counter[1] << 32, counter[2], counter[3]
     stream = Stream(key[0] | key[1] << 32, torch.tensor([epoch, step]))
-    words = stream._philox(torch.tensor([place - (1 << 64) if place >> 63 else place]))
+    words = stream.words_of(torch.tensor([place - (1 << 64) if place >> 63 else place]))
     assert tuple(int(word) for word in words) == expected
 
 
@@ -41,6 +41,15 @@ def test_places_do_not_depend_on_how_many_are_asked_for_or_where() -> None:
     assert all(torch.equal(a, b) for a, b in zip(many, there, strict=True))
     other = Stream(stream.key, torch.tensor([5, 18])).words(20)
     assert not torch.equal(other[0], few[0])
+
+
+def test_compiled_words_are_those_of_plain_operations() -> None:
+    import mmbench.ops.draws  # noqa: F401  # registers its kernels
+
+    stream = Stream(2**62 + 12345, torch.tensor([3, 2**31 + 7]))
+    for n in (1, 5000):
+        plain = stream.words_of(torch.arange(n))
+        assert all(torch.equal(a, b) for a, b in zip(stream.words(n), plain, strict=True))
 
 
 def test_units_keep_53_bits_and_never_reach_one() -> None:

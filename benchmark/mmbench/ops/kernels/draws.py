@@ -17,6 +17,24 @@ _WEYL_A, _WEYL_B = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 
 
 @kernel
+def words(lo: int, hi: int, key: Array, epoch: Array, step: Array, out: Array) -> None:
+    """out[w, p] = word w of place p, for the places lo … hi-1; `out` is (4, n) uint64."""
+    for place in range(lo, hi):
+        x0, x1 = np.uint64(place) & _LOW, np.uint64(place) >> _HALF
+        x2, x3 = step, epoch
+        key0, key1 = key & _LOW, key >> _HALF
+        for _ in range(10):
+            left, right = x0 * _A, x2 * _B
+            x0, x1 = (right >> _HALF) ^ x1 ^ key0, right & _LOW
+            x2, x3 = (left >> _HALF) ^ x3 ^ key1, left & _LOW
+            key0, key1 = (key0 + _WEYL_A) & _LOW, (key1 + _WEYL_B) & _LOW
+        out[0, place] = x0
+        out[1, place] = x1
+        out[2, place] = x2
+        out[3, place] = x3
+
+
+@kernel
 def kept(lo: int, hi: int, key: Array, epoch: Array, step: Array, least: Array, out: Array) -> None:
     """out[4 p + w] = word w of place p is at least `least`, for the places lo … hi-1."""
     for place in range(lo, hi):
