@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mmbench.core.sampling import Pairs
 from mmbench.ops.capture import Captured
@@ -101,6 +102,7 @@ class Run:
     def __init__(self, gpu: Gpu) -> None:
         self.gpu, self.captured = gpu, Captured(gpu.take, torch.device("cpu"))
         self.expected = self.step = 0
+        self.batches: list[tuple[Tensor, Tensor]] = []
 
     def epoch(self, *sizes: int, skip_first: bool = False) -> list[str]:
         """What happened in an epoch of batches of these sizes."""
@@ -111,9 +113,9 @@ class Run:
             users = torch.arange(size) + 100 * self.step
             clock = torch.tensor([1, self.step])
             self.expected += int(users.sum()) + self.step
-            before = users.clone()
+            self.batches.append((users, users.clone()))
             self.captured(Pairs(7, clock, place == len(sizes) - 1, users, users + 1))
-            assert torch.equal(users, before)
+            assert all(torch.equal(*both) for both in self.batches), "a batch has been overwritten"
             assert self.gpu.total == self.expected, f"step {self.step} of {size} rows"
         return list(self.gpu.log)
 
