@@ -27,6 +27,7 @@ from mmbench.ops import gpu
 from mmbench.ops.kernels import apply, array, run, split
 
 _FEW_TILES = 1 << 16  # entries of a result that occupies few processors of a GPU
+_LONGEST = 8192  # summands of an entry up to which sharing them out was measured to pay
 _MIN_WORK = 1 << 18  # multiply-adds below which the detour costs more than it saves
 
 
@@ -69,7 +70,7 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     if gpu.serves(a):
         if not b.is_contiguous() and 8 * b.numel() <= a.numel():
             b = b.contiguous()  # a copy of a small weight: libraries are faster along its rows
-        if m * n <= _FEW_TILES and k % 4 == 0 and k >= 2048:
+        if m * n <= _FEW_TILES and k % 4 == 0 and 2048 <= k <= _LONGEST:
             # Libraries give each processor of a GPU a tile of the result: here most of them would
             # have nothing to do.
             left = a.unflatten(1, (4, -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
@@ -82,7 +83,8 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 def column_sums(x: Tensor) -> Tensor:
     """The sum of the rows of x, without derivative."""
     # A GPU has more processors than x has columns: as a product the rows are shared out, too.
-    return (x.new_ones(1, len(x)) @ x)[0] if gpu.serves(x) and len(x) else x.sum(0)
+    few = gpu.serves(x) and 0 < len(x) <= _LONGEST
+    return (x.new_ones(1, len(x)) @ x)[0] if few else x.sum(0)
 
 
 class _Linear(torch.autograd.Function):
@@ -326,6 +328,8 @@ def _first_positions(values: Tensor, k: int) -> Tensor:
         if columns >= _WORTHWHILE * (k + 1) * width:
             return _among_best_blocks(values, k, width)
     if values.dtype == torch.float64:  # does not fit into the integer key below
+        # A GPU sorts by bits, where a NaN with a sign comes last.
+        values = values.masked_fill(values.isnan(), math.nan)
         return torch.sort(values, dim=1, descending=True, stable=True).indices[:, :k]
     # The bits of a float, read as an integer, grow with a positive float and fall with a negative
     # one. Adding zero turns -0.0 into 0.0. The column, counted from the right, goes into the lower

@@ -321,11 +321,11 @@ class NvJpeg:
 
     def _parts(self, encoded: Sequence[EncodedJpeg]) -> list[list[int]]:
         """Places of files that together fit into `_GPU_BYTES`, at least one each."""
-        parts: list[list[int]] = [[]]
+        parts: list[list[int]] = []
         n_bytes = 0
         for place, one in enumerate(encoded):
             size = one.frame.width * one.frame.height * 3 * 4
-            if parts[-1] and n_bytes + size > _GPU_BYTES:
+            if not parts or n_bytes + size > _GPU_BYTES:
                 parts.append([])
                 n_bytes = 0
             parts[-1].append(place)

@@ -83,6 +83,7 @@ def on_stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     def decoded(self: NvJpeg, contents: list[Any]) -> list[Any]:
         sizes.append(len(contents))
+        assert contents, "torchvision decodes no empty list on a GPU"
         rgb = torchvision.io.ImageReadMode.RGB
         return [torchvision.io.decode_jpeg(one, mode=rgb) for one in contents]
 
