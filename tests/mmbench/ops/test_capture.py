@@ -1,0 +1,182 @@
+"""Which steps are taken call by call, captured and replayed; by a device that plays a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmbench.core.sampling import Pairs
+from mmbench.ops.capture import Captured
+
+
+class Gpu:
+    """Runs what is launched, or records it while a graph is captured.
+
+    Attributes:
+        log: What happened, in order: `take N` for a step of N rows that ran call by call,
+            `capture` and `replay`.
+        total: Sum of what steps have read.
+        waits: Whether a step waits for the device, which no capture allows.
+    """
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.streams: list[str] = []
+        self.total, self.waits = 0, False
+        self.graph: Graph | None = None
+
+    def take(self, batch: Pairs) -> None:
+        """A step: adds up what it reads when the device runs it."""
+
+        def kernel() -> None:
+            self.total += int(batch.users.sum()) + int(batch.clock[1])
+
+        if self.graph is not None:
+            self.graph.kernels.append(kernel)
+            if self.waits:
+                raise RuntimeError("operation not permitted when stream is capturing")
+        else:
+            self.log.append(f"take {len(batch.users)}")
+            kernel()
+
+
+class Graph:
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu, self.kernels = gpu, list[Callable[[], None]]()
+
+    def pool(self) -> int:
+        return 0
+
+    def capture_begin(self, **options: Any) -> None:
+        assert self.gpu.graph is None
+        self.gpu.graph = self
+        if options.get("pool") is not None:
+            self.gpu.log.append("capture")
+
+    def capture_end(self) -> None:
+        self.gpu.graph = None
+
+    def replay(self) -> None:
+        self.gpu.log.append("replay")
+        for kernel in self.kernels:
+            kernel()
+
+
+class Stream:
+    def __init__(self, gpu: Gpu, name: str) -> None:
+        self.gpu, self.name = gpu, name
+
+    def wait_stream(self, other: Stream) -> None:
+        self.gpu.streams.append(f"{self.name} waits for {other.name}")
+
+    def synchronize(self) -> None:
+        pass
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """In place of `torch.cuda`."""
+    made = Gpu()
+    default = Stream(made, "default")
+
+    @contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        made.streams.append(f"on {stream.name}")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: Stream(made, "own"))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: Graph(made))
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: default)
+    monkeypatch.setattr(torch.cuda, "stream", on)
+    return made
+
+
+class Run:
+    """Epochs of some sizes of batches, with numbers that differ between all batches."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu, self.captured = gpu, Captured(gpu.take, torch.device("cpu"))
+        self.expected = self.step = 0
+        self.batches: list[tuple[Tensor, Tensor]] = []
+
+    def epoch(self, *sizes: int, skip_first: bool = False) -> list[str]:
+        """What happened in an epoch of batches of these sizes."""
+        self.gpu.log.clear()
+        self.captured.start_epoch(skip_first=skip_first)
+        for place, size in enumerate(sizes):
+            self.step += 1
+            users = torch.arange(size) + 100 * self.step
+            clock = torch.tensor([1, self.step])
+            self.expected += int(users.sum()) + self.step
+            self.batches.append((users, users.clone()))
+            self.captured(Pairs(7, clock, place == len(sizes) - 1, users, users + 1))
+            assert all(torch.equal(*both) for both in self.batches), "a batch has been overwritten"
+            assert self.gpu.total == self.expected, f"step {self.step} of {size} rows"
+        return list(self.gpu.log)
+
+
+@pytest.fixture
+def run(gpu: Gpu) -> Run:
+    return Run(gpu)
+
+
+def test_three_steps_are_taken_before_the_first_capture(run: Run) -> None:
+    assert run.epoch(4, 4, 4, 4, 4, 4)[:5] == ["take 4"] * 3 + ["capture", "replay"]
+    # The last batch says that it is the last one: a model may do something else with it.
+    assert run.gpu.log[5:] == ["replay", "take 4"]
+
+
+def test_a_further_shape_is_taken_once_before_its_capture(run: Run) -> None:
+    assert run.epoch(4, 4, 4, 4, 2) == ["take 4"] * 3 + ["capture", "replay", "take 2"]
+    assert run.epoch(4, 4, 2) == ["replay", "replay", "capture", "replay"]
+    assert run.epoch(4, 4, 2) == ["replay"] * 3
+    assert run.epoch(4, 3, 2) == ["replay", "take 3", "replay"]
+
+
+def test_short_epochs_are_captured_too(run: Run) -> None:
+    assert [run.epoch(4) for _ in range(5)] == [["take 4"]] * 3 + [["capture", "replay"]] + [
+        ["replay"]
+    ]
+
+
+def test_a_first_step_that_differs_is_never_captured(run: Run) -> None:
+    first = run.epoch(4, 4, 4, 4, 4, 2, skip_first=True)
+    assert first == ["take 4"] * 4 + ["capture", "replay", "take 2"]
+    assert run.epoch(4, 4, 2, skip_first=True) == ["take 4", "replay", "capture", "replay"]
+    assert run.epoch(4, 4, 2, skip_first=True) == ["take 4", "replay", "replay"]
+
+
+def test_other_seeds_are_other_steps(run: Run) -> None:
+    """A number of Python that a step reads is part of what has been captured."""
+    run.epoch(4, 4, 4, 4, 4)
+    users = torch.arange(4)
+    run.captured(Pairs(8, torch.tensor([1, 1]), False, users, users))
+    assert run.gpu.log[-1] == "take 4"
+
+
+def test_what_has_been_forgotten_is_captured_anew(run: Run) -> None:
+    run.epoch(4, 4, 4, 4, 2)
+    run.captured.forget()
+    assert run.epoch(4, 4, 2) == ["capture", "replay", "replay", "capture", "replay"]
+
+
+def test_a_step_that_cannot_be_captured_is_taken_call_by_call(run: Run) -> None:
+    run.gpu.waits = True
+    with pytest.warns(UserWarning, match="training step by step: operation not permitted"):
+        log = run.epoch(4, 4, 4, 4, 4, 4)
+    assert log == ["take 4"] * 3 + ["capture"] + ["take 4"] * 3
+    assert run.captured.reason.startswith("operation not permitted")
+    run.captured.forget()
+    assert run.epoch(4, 2) == ["take 4", "take 2"]  # and says so once
+
+
+def test_steps_run_between_the_work_of_the_default_stream(run: Run) -> None:
+    for size in (4, 4, 4, 4):
+        run.gpu.streams.clear()
+        run.epoch(size)
+        assert run.gpu.streams == ["own waits for default", "on own", "default waits for own"]
