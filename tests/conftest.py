@@ -61,9 +61,12 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
         os.environ[name] = str(tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _frozen_imports() -> None:
-    """Keep imported modules out of `gc.collect`, which every training calls: 0.2 s each time."""
+    """Keep imported modules out of `gc.collect`, which every training calls: 0.2 s each time.
+
+    Some are imported by the tests alone.
+    """
     gc.collect()
     gc.freeze()
 

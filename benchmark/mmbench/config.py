@@ -15,9 +15,11 @@ from pydantic import (
     ConfigDict,
     Field,
     SerializeAsAny,
+    SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -141,10 +143,20 @@ class Search(BaseModel):
     sampler: Literal["tpe", "random"] = Field(
         "tpe", description="Proposals: where earlier trials did well, or at random."
     )
+    pruner: Literal["none", "median", "halving", "hyperband"] = Field(
+        "none", description="Whether trials that do worse than others did are ended early, and how."
+    )
     budget: int = Field(ge=1, le=100_000, description="Trials of each model.")
     space: dict[str, Range | tuple[Any, ...]] = Field(
         min_length=1, description="setting: range, or values to choose from"
     )
+
+    @model_serializer(mode="wrap")
+    def _plain(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = as_usual(self)
+        if self.pruner == "none":
+            plain.pop("pruner", None)  # a run is named after its recipe: without one as ever
+        return plain
 
 
 class Recipe(BaseModel):

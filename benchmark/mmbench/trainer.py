@@ -22,6 +22,7 @@ from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Batch
 from mmbench.errors import Diverged, NotFiniteError, TrainingError
 from mmbench.models.base import ModelConfig, Recommender
+from mmbench.ops import draws  # noqa: F401  # batches are drawn by its kernels
 from mmbench.ops.capture import Captured, capturable
 from mmbench.ops.row_table import BETA1, BETA2, EPSILON, RowTable
 
@@ -262,7 +263,7 @@ class Trainer:
         )
         take = self._take
         if self._captured is not None:
-            self._captured.start_epoch(anew=self.model.redraws)
+            self._captured.start_epoch(skip_first=self.model.first_step_differs)
             take = self._captured
         for step, batch in enumerate(self.sampler.epoch(epoch)):
             take(batch)

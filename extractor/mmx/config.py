@@ -44,6 +44,25 @@ def _colour(value: str) -> str:
 Colour: TypeAlias = Annotated[str, AfterValidator(_colour)]
 
 
+def _device(value: str) -> str:
+    """Return a device, or several CUDA devices, each named once and with its number."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+|:all)?", value):
+        return value
+    names = value.split(",")
+    if len(names) == 1 or not all(re.fullmatch(r"cuda:\d+", name) for name in names):
+        raise ValueError(
+            "a device is auto, cpu, mps, cuda or cuda:N; several are cuda:all or cuda:0,cuda:1 and "
+            f"so on (got {value!r})"
+        )
+    numbers = [int(name.removeprefix("cuda:")) for name in names]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"each device is named once (got {value!r})")
+    return value
+
+
+Device: TypeAlias = Annotated[str, AfterValidator(_device)]
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
 
@@ -60,16 +79,19 @@ class RunConfig(_Frozen):
     user_column: str | None = Field(
         None, description="Column of users, for source interaction.  [default: user_id]"
     )
-    device: str = Field(
+    device: Device = Field(
         "auto",
-        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
-        description="auto, cpu, cuda, cuda:0 or mps.",
+        description="auto, cpu, cuda, cuda:0, mps; cuda:0,cuda:1 or cuda:all share the work.",
     )
     workers: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="Threads that load and, on the CPU, encode.  [default: auto, one a processor]",
+        description="Contents to load at a time.  [default: auto; on a GPU as measured, on the CPU "
+        "one a processor]",
+    )
+    loading: Literal["auto", "threads", "processes"] = Field(
+        "auto", description="What loads contents; auto: on a GPU what is measured to be faster."
     )
     on_error: Literal["skip", "fail"] = Field("skip", description="What one corrupt item does.")
     max_failures: FailureLimit = Field(
@@ -125,6 +147,11 @@ class SetConfig(_Frozen):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         "fp32", description="Precision of the forward pass."
     )
+    decoder: Literal["pil", "torchvision", "nvjpeg"] = Field(
+        "pil",
+        description="What decodes JPEG files; torchvision and, on a GPU, nvjpeg are faster and a "
+        "little off.",
+    )
     text_columns: tuple[str, ...] | None = Field(
         None,
         min_length=1,
@@ -172,6 +199,8 @@ class SetConfig(_Frozen):
             )
         if self.modality != "visual" and self.background:
             raise ValueError(f"background is about pictures (got modality {self.modality})")
+        if self.modality != "visual" and self.decoder != "pil":
+            raise ValueError(f"decoder is about pictures (got modality {self.modality})")
         if self.modality != "textual" and self.long_texts != "truncate":
             raise ValueError(f"long_texts is about texts (got modality {self.modality})")
         if self.modality != "textual" and self.source == "interaction":

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from mmbase.dataset import columns_of, open_interactions
+from mmbase.dataset import checked_ids, columns_of, open_interactions
+from mmbase.layout import counted
 from mmbase.progress import Progress
 from mmbase.tables import SUFFIXES
 from mmx.catalogue.contents import Contents
@@ -99,9 +100,12 @@ def histories(path: Path, items: Items) -> list[NDArray[np.int64]]:
             f"{path}: no columns of users and items (expected user_id and item_id; got "
             f"{', '.join(table.columns)})"
         )
-    columns = table.read([user, item])
-    rows = {text: row for row, text in enumerate(items.id_array().tolist())}
-    taken: dict[bytes, set[int]] = {}
+    columns = {
+        role: checked_ids(table, role, cells)
+        for role, cells in table.read([user, item], ids=[user, item]).items()
+    }
+    rows = {text: row for row, text in enumerate(items.ids.to_pylist())}
+    taken: dict[str, set[int]] = {}
     for who, what in zip(columns[user].to_pylist(), columns[item].to_pylist(), strict=True):
         if what in rows:
             taken.setdefault(who, set()).add(rows[what])
@@ -228,7 +232,8 @@ def finetune(
             if not n:
                 raise DataError("finetune: no pair of items has usable content")
             losses.append(total / n)
-            note = f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f} over {n:,} pairs"
+            note = f"epoch {epoch + 1}/{training.epochs}: loss {losses[-1]:.4f}"
+            note += f" over {counted(n, 'pair')}"
             if n < len(drawn):
                 note += f" ({len(drawn) - n:,} left out: no usable content, or alone in a batch)"
             progress.note(note)

@@ -16,6 +16,7 @@ from typing import Any
 FILE = "dataset.json"
 KEY = "taken"
 COLUMNS = "columns"
+TEXTS = "texts"
 
 
 def recall(data: Path) -> dict[str, Any]:
@@ -43,10 +44,20 @@ def recall_columns(data: Path, kind: str) -> dict[str, str]:
         data: The dataset folder.
         kind: `items` or `interactions`.
     """
-    known = _read(data).get(COLUMNS)
-    of_kind = known.get(kind) if isinstance(known, Mapping) else None
-    given = of_kind if isinstance(of_kind, Mapping) else {}
+    given = _of_kind(_read(data), kind)
     return {role: name for role, name in given.items() if isinstance(name, str) and name}
+
+
+def recall_texts(data: Path, kind: str) -> list[str]:
+    """Return the columns of texts that were named, or found by an import; kinds as above."""
+    names = _of_kind(_read(data), kind).get(TEXTS)
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def _of_kind(document: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    known = document.get(COLUMNS)
+    of_kind = known.get(kind) if isinstance(known, Mapping) else None
+    return of_kind if isinstance(of_kind, Mapping) else {}
 
 
 def recall_column(
@@ -70,15 +81,27 @@ def recall_column(
 
 def remember_columns(data: Path, kind: str, columns: Mapping[str, str]) -> None:
     """Keep the columns named for some roles; those of other roles stay. As `remember`."""
-    path, document = data / FILE, _read(data)
     before = recall_columns(data, kind)
     after = {role: name for role, name in before.items() if name not in columns.values()}
     after |= columns
-    if after == before or (path.exists() and not document):
+    if after != before:
+        texts = {TEXTS: names} if (names := recall_texts(data, kind)) else {}
+        _keep(data, kind, {**after, **texts})
+
+
+def remember_texts(data: Path, kind: str, columns: Sequence[str]) -> None:
+    """Keep the names of columns of texts, in the place of others. As `remember`."""
+    if recall_texts(data, kind) != list(columns):
+        _keep(data, kind, {**_of_kind(_read(data), kind), TEXTS: list(columns)})
+
+
+def _keep(data: Path, kind: str, roles: Mapping[str, Any]) -> None:
+    path, document = data / FILE, _read(data)
+    if path.exists() and not document:
         return
     known = document.get(COLUMNS)
     kinds = dict(known) if isinstance(known, Mapping) else {}
-    _write(path, {**document, COLUMNS: {**kinds, kind: after}})
+    _write(path, {**document, COLUMNS: {**kinds, kind: roles}})
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:

@@ -354,11 +354,9 @@ def progress(*, quiet: bool, verbose: bool = False) -> Terminal:
     return Terminal(-1 if quiet else int(verbose))
 
 
-def echo_json(document: Any, schema: str = "") -> None:
-    """Print one JSON document to stdout; an object says its `schema`, a name and a version."""
-    if schema:
-        document = {"schema": schema, **document}
-    click.echo(json.dumps(document, ensure_ascii=False))
+def echo_json(document: Mapping[str, Any], schema: str) -> None:
+    """Print one JSON object to stdout, its `schema`, a name and a version, first."""
+    click.echo(json.dumps({"schema": schema, **document}, ensure_ascii=False))
 
 
 def echo_table(labels: Sequence[Column], columns: Sequence[Column], *, title: str = "") -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mmbase.errors import DataError, UsageError
+from mmbase.layout import counted
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES, Column, Table, open_table
 
 # --- tables and their columns
@@ -246,7 +247,7 @@ def checked_ids(
     sizes = pc.binary_length(ids)
     empty = pc.equal(stripped, 0)
     if (first := pc.index(empty, True).as_py()) >= 0:
-        what = f"empty {column} ({pc.sum(empty).as_py():,} such rows)"
+        what = f"empty {column} ({counted(pc.sum(empty).as_py(), 'such row')})"
         raise DataError(f"{table.where(first)}: {what}; every row needs an id")
     if longest is not None and (most := pc.max(sizes).as_py()) > longest:
         row = pc.index(sizes, most).as_py()
@@ -258,8 +259,10 @@ def checked_ids(
         raise DataError(f"{table.where(nul)}: {column} {ids[nul].as_py()!r} holds a NUL character")
     blanks = pc.sum(pc.not_equal(stripped, sizes)).as_py()
     if blanks and notes is not None:
-        what = f"{blanks:,} values of {column} begin or end with a blank, which is part of the id"
-        notes.append(f"{table.path.name}: {what}")
+        what = counted(
+            blanks, f"value of {column} begins or ends", f"values of {column} begin or end"
+        )
+        notes.append(f"{table.path.name}: {what} with a blank, which is part of the id")
     return ids
 
 
@@ -280,6 +283,12 @@ def _is_utf8(cell: bytes) -> bool:
 
 
 # --- content files
+
+TEXT_COLUMNS = (
+    "title", "name", "brand", "author", "authors", "artist", "artists", "category", "categories",
+    "genre", "genres", "description", "abstract", "features", "text",
+)  # fmt: skip
+"""Names of columns of texts about items, lower case, in the order in which they are joined."""
 
 FOLDERS = {"visual": "images", "audio": "audio"}
 FILE_SUFFIXES = {

@@ -24,6 +24,11 @@ def width() -> int:
     return shutil.get_terminal_size((WIDTH, 24)).columns
 
 
+def counted(n: int, one: str, many: str = "") -> str:
+    """Return a number and its noun: `1 item`, `2,345 items`; `many` where it is not one and s."""
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
+
+
 def hanging(text: str, first: str = "", then: str | None = None, *, limit: int = 0) -> str:
     """Return a text in lines of at most `limit` columns, broken between words alone.
 

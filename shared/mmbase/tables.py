@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mmbase import dialects
 from mmbase import typed_tables as typed
 from mmbase.errors import DataError, unknown_name
+from mmbase.layout import counted
 
 # One column: a `pyarrow.ChunkedArray` of type binary, one value per row, no nulls.
 Column: TypeAlias = Any  # pyarrow.ChunkedArray of binary; pyarrow carries no types
@@ -329,6 +330,6 @@ def _bad_row(table: Table, cause: Exception) -> DataError:
             fix = "quote cells that hold the delimiter, or replace it there"
             if len(record) < width:
                 fix = "an empty cell still needs its delimiter"
-            got = f"{len(record)} cells (expected {expected})"
+            got = f"{counted(len(record), 'cell')} (expected {expected})"
             return DataError(f"{table.path}, line {line}: {got}; {fix}")
     return DataError(f"{table.path}: cannot be read ({cause})")

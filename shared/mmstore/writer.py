@@ -105,13 +105,20 @@ class FeatureSetWriter:
         self._rows: RowFile | None = None
         self._vectors: VectorLog | None = None
         self._errors = ErrorLog(self._paths.errors)
-        with translated(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        retry = [Status.CORRUPT] * retry_failed + [Status.MISSING] * retry_missing
+        self._lock: WriterLock | None = None
+        try:
+            with translated(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_dir():
                 cure = "remove it, or choose another --name"
                 raise errors.NotAFeatureSet(f"{self.path}: is a folder; {cure}")
-        retry = [Status.CORRUPT] * retry_failed + [Status.MISSING] * retry_missing
-        self._lock = WriterLock(self._paths.lock)
+            self._lock = WriterLock(self._paths.lock)
+        except errors.StoreAccess as error:
+            # Where nobody can write, a finished set can still be taken, which needs no lock.
+            begun = self._paths.partial.exists() or self._paths.lock.exists()
+            if restart or retry or begun or not self.path.is_file():
+                raise errors.StoreAccess(f"{error}, or write elsewhere with --out") from error
         try:
             self._open(columns, restart=restart, retry=retry)
         except BaseException:
@@ -374,4 +381,5 @@ class FeatureSetWriter:
             with translated(self._paths.partial):
                 self._close_files()
         finally:
-            self._lock.release()
+            if self._lock is not None:
+                self._lock.release()

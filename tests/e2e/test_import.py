@@ -185,3 +185,33 @@ def test_one_import_and_both_tools_run_without_options(tmp_path: Path, shape: st
         times = pd.read_csv(data / "interactions.tsv", sep="\t")["timestamp"]
         assert np.abs(np.sort(times) - np.array(ours)).max() < 86_400
         assert times.is_monotonic_increasing == (shape != "clicks")
+
+
+SHEET = (
+    "Artikel;Nummer;Titel;Beschreibung;Preis;Farbe;Bild;Link;Seit",
+    "A1;0071;Rote Lampe;Aus Glas, warm;9,50;rot;bilder/eine rote lampe.jpg;http://x/1;01.02.2024",
+    "A2;0072;Blauer Stuhl;;19,00;blau;bilder/stuhl.jpg;http://x/2;02.02.2024",
+    "A3;0073;Tisch;Ein Tisch;29,00;grün;bilder/tisch.jpg;http://x/3;03.02.2024",
+)
+
+
+def test_texts_under_names_of_ones_own_are_found_once_and_said(tmp_path: Path) -> None:
+    """A sheet of Excel in German: import finds the texts, extraction takes them."""
+    pytest.importorskip("sklearn")
+    orders, items, data = (tmp_path / name for name in ("orders.csv", "items.csv", "data"))
+    orders.write_text("Kunde;Artikel\n" + "".join(f"K{n % 4};A{n % 3 + 1}\n" for n in range(12)))
+    items.write_text("\n".join(SHEET) + "\n")
+    command = ["data", "import", str(orders), str(items), "--out", str(data)]
+    roles = ["--columns", "user_id=Kunde,item_id=Artikel"]
+    done = CliRunner().invoke(mmbench, [*command, *roles], catch_exceptions=False)
+    assert "texts, by the look of their cells: Titel + Beschreibung, which mmx" in done.output
+    extract = ["extract", "--modality", "textual", "--model", "tfidf-lsa", "--data", str(data)]
+    done = CliRunner().invoke(mmx, extract, catch_exceptions=False)
+    assert "text: Titel + Beschreibung of items.tsv, as dataset.json says" in done.output
+    (path,) = (data / "features/textual").glob("*.h5")
+    with FeatureSet(path) as features:
+        assert features.provenance["input"]["columns"] == ["Titel", "Beschreibung"]
+    others = ["--text-columns", "Farbe", "--name", "colours"]
+    assert CliRunner().invoke(mmx, [*extract, *others], catch_exceptions=False).exit_code == 0
+    done = CliRunner().invoke(mmx, [*extract, "--name", "again"], catch_exceptions=False)
+    assert "text: Farbe of items.tsv, as dataset.json says" in done.output

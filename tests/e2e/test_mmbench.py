@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.mmbench.conftest import write_dataset
+from tests.processes import Forked, ended
 
 from mmbench import cli
 from mmbench.trainer import Trainer
@@ -111,7 +112,8 @@ def test_json_is_one_document(
 
 
 def test_progress_goes_to_stderr_in_plain_lines(place: Path) -> None:
-    done = mmbench("train", "--model", "vbpr", "--seed", "77", *FAST[:-1], "--json", cwd=place)
+    arguments = ["train", "--model", "vbpr", "--seed", "77", *FAST[:-1], "--json"]
+    done = ended("mmbench", *arguments, cwd=place)
     json.loads(done.stdout)
     for line in (
         "data: toy, split random:0.2,0.2,42: 40 users, 30 items; 240 train, 80 valid, 80 test",
@@ -256,10 +258,11 @@ def test_the_registries_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no settings" in shown(capsys, "models", "most-popular")
     assert "pop an item's training users" in " ".join(shown(capsys, "metrics").split())
     assert max(map(len, (shown(capsys, "models") + shown(capsys, "metrics")).splitlines())) <= 100
-    assert {entry["name"] for entry in json.loads(shown(capsys, "models", "--json"))} >= {
-        "vbpr",
-        "bpr-mf",
-    }
+    listed = json.loads(shown(capsys, "models", "--json"))
+    assert listed["schema"] == "mmbench.models 1.0"
+    assert {entry["name"] for entry in listed["models"]} >= {"vbpr", "bpr-mf"}
+    (metric,) = json.loads(shown(capsys, "metrics", "ndcg", "--json"))["metrics"]
+    assert metric["name"] == "nDCG"
 
 
 def test_data_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -278,17 +281,15 @@ def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(
     place: Path, kills: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(place)
-    slow = ["--set", "epochs=75", "--every", "3", "--set", "embedding_dim=8"]
+    slow = ["--set", "epochs=45", "--every", "3", "--set", "embedding_dim=8"]
     slow += ["--set", "batch_size=8", "--data", "toy", "-q", "--json"]
     whole = json.loads(shown(capsys, "train", "--model", "vbpr", *slow, "--out", "whole"))
     rng = random.Random(0)
     for attempt in range(kills):
         out = f"killed{kills}-{attempt}"
-        arguments = [str(SCRIPT), "train", "--model", "vbpr", *slow, "--out", out]
-        environment = {**ENVIRONMENT, "MMBENCH_SAVE_EVERY_S": "0"}
-        process = subprocess.Popen(
-            arguments, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
+        arguments = ["train", "--model", "vbpr", *slow, "--out", out]
+        environment = {"MMBENCH_SAVE_EVERY_S": "0"}
+        process = Forked("mmbench", *arguments, cwd=place, environment=environment)
         deadline = time.monotonic() + 120
         while (
             not list((place / out).glob("*/state.safetensors"))
@@ -298,12 +299,12 @@ def test_killed_at_any_instant_and_resumed_gives_the_same_metrics(
             time.sleep(0.01)
         time.sleep(rng.random() * 0.5)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.wait()
         run = next((place / out).iterdir())
         assert not (run / "metrics.json").exists(), (
             "the run was over before it was killed: make it longer"
         )
-        mmbench("train", "--resume", str(run), "-q", cwd=place)
+        ended("mmbench", "train", "--resume", run, "-q", cwd=place)
         assert (run / "metrics.json").read_bytes() == (
             place / whole["run"] / "metrics.json"
         ).read_bytes()
@@ -326,21 +327,15 @@ def test_interrupting_says_that_the_same_command_goes_on(place: Path) -> None:
         "--out",
         "interrupted",
     ]  # a folder of its own: a run of another test would say that this one has begun
-    process = subprocess.Popen(
-        [str(SCRIPT), *arguments],
-        cwd=place,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = Forked("mmbench", *arguments, cwd=place)
     while not list((place / "interrupted").glob("*/history.jsonl")) and process.poll() is None:
         time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert stderr.strip() == "interrupted; the same command goes on from the last saved epoch"
+    assert process.wait() == 130
+    assert (
+        process.stderr.strip() == "interrupted; the same command goes on from the last saved epoch"
+    )
 
 
 def test_help_is_quick_and_imports_nothing_heavy(place: Path) -> None:
@@ -395,22 +390,16 @@ def test_training_needs_no_extra_and_never_imports_mmx(place: Path) -> None:
 def test_a_full_disk_ends_with_one_message_and_the_run_goes_on(place: Path) -> None:
     import resource
 
-    command = [str(SCRIPT), "train", "--model", "vbpr", *FAST, "--out", "full"]
-    done = subprocess.run(
-        command,
-        cwd=place,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000)),
-    )
-    assert done.returncode == 1, done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.startswith("error: ")
+    command = ["train", "--model", "vbpr", *FAST, "--out", "full"]
+
+    def narrow() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
+
+    full = ended("mmbench", *command, cwd=place, prepare=narrow, expect=1)
+    assert full.stderr.startswith("error: ")
     assert not list((place / "full").rglob("metrics.json"))
-    document = json.loads(mmbench(*command[1:], "--json", cwd=place).stdout)
-    whole = json.loads(mmbench(*command[1:-2], "--json", cwd=place).stdout)
+    document = json.loads(ended("mmbench", *command, "--json", cwd=place).stdout)
+    whole = json.loads(ended("mmbench", *command[:-2], "--json", cwd=place).stdout)
     assert document["test"] == whole["test"]
 
 

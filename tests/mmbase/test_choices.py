@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mmbase.choices import recall, remember
+from mmbase.choices import (
+    recall,
+    recall_columns,
+    recall_texts,
+    remember,
+    remember_columns,
+    remember_texts,
+)
 
 
 def test_the_first_choice_stays_and_the_document_too(tmp_path: Path) -> None:
@@ -34,3 +41,23 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str) ->
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     remember(tmp_path / "absent", "split", "a")
     assert recall(tmp_path / "absent") == {}
+
+
+def test_columns_of_roles_and_of_texts_are_kept_beside_each_other(tmp_path: Path) -> None:
+    remember_texts(tmp_path, "items", ["Titel", "Marke"])
+    remember_columns(tmp_path, "items", {"item_id": "Artikel"})
+    remember_columns(tmp_path, "interactions", {"user_id": "Kunde"})
+    assert recall_texts(tmp_path, "items") == ["Titel", "Marke"]
+    assert recall_columns(tmp_path, "items") == {"item_id": "Artikel"}
+    remember_texts(tmp_path, "items", ["Text"])
+    assert recall_texts(tmp_path, "items") == ["Text"]
+    assert recall_texts(tmp_path, "interactions") == []
+    assert recall_columns(tmp_path, "items") == {"item_id": "Artikel"}
+    assert recall_columns(tmp_path, "interactions") == {"user_id": "Kunde"}
+
+
+@pytest.mark.parametrize("texts", ['"Titel"', "3", "null", "[1]", "{}"])
+def test_texts_of_another_kind_are_none(tmp_path: Path, texts: str) -> None:
+    document = {"columns": {"items": {"texts": json.loads(texts)}}}
+    (tmp_path / "dataset.json").write_text(json.dumps(document))
+    assert recall_texts(tmp_path, "items") == []

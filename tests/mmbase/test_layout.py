@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmbase.layout import Column, fits, hanging, tables, width
+from mmbase.layout import Column, counted, fits, hanging, tables, width
 
 MODELS = ["bpr-mf", "freedom(visual=colour-hog+textual=tfidf-lsa)", "most-popular"]
 VALUES = ["0.0895±.0123", "12345.67", "-"]
@@ -103,3 +103,13 @@ def test_width(monkeypatch: pytest.MonkeyPatch, columns: str, expected: int) -> 
     if columns == "0":  # unknown: as for a pipe
         monkeypatch.setattr("sys.__stdout__", None)
     assert width() == expected
+
+
+def test_a_number_agrees_with_its_noun() -> None:
+    assert [counted(n, "item") for n in (0, 1, 2, 1234)] == [
+        "0 items",
+        "1 item",
+        "2 items",
+        "1,234 items",
+    ]
+    assert [counted(n, "pair is", "pairs are") for n in (1, 2)] == ["1 pair is", "2 pairs are"]

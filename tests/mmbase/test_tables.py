@@ -242,7 +242,7 @@ def test_rows_without_a_header_begin_in_the_first_line(tmp_path: Path) -> None:
     assert table.lines([0, 1]) == [1, 3]
     assert table.where(1).endswith("a.tsv, line 3")
     (tmp_path / "a.tsv").write_bytes(b"a\t1\nb\n")
-    with pytest.raises(DataError, match="line 2: 1 cells .expected 2, as in the first line"):
+    with pytest.raises(DataError, match="line 2: 1 cell .expected 2, as in the first line"):
         table.read(["id"])
 
 

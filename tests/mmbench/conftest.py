@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,17 @@ import torch
 from mmbench.core.content import Known
 from mmbench.core.interactions import Histories, TrainSet
 from mmbench.models.base import Content
+from mmbench.runs import executors
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers of `ProcessExecutor` be forks, which import nothing again.
+
+    `test_runs_are_the_same_wherever_trainings_run` has real ones: what they get has to be pickled.
+    """
+    forks = multiprocessing.get_context("fork")
+    monkeypatch.setattr(executors.multiprocessing, "get_context", lambda kind: forks)
 
 
 @pytest.fixture

@@ -110,6 +110,11 @@ def test_pairs_are_of_one_user_and_follow_from_the_seed(data: Path) -> None:
     assert (drawn[:, 0] % 2 == drawn[:, 1] % 2).all()
     assert np.array_equal(drawn, pairs(users, 1, 0))
     assert not np.array_equal(drawn, pairs(users, 1, 1))
+    item = load_items(data).ids[0].as_py()
+    (data / "splits/t").mkdir()
+    (data / "splits/t/train.tsv").write_text(f"user_id\titem_id\nu\t{item}\n\t{item}\n")
+    with pytest.raises(DataError, match="train.tsv, line 3: empty user_id"):
+        histories(training_part(data, "t"), load_items(data))
     with pytest.raises(DataError, match="mmbench data split"):
         training_part(data, "other")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from mmbase.layout import counted
 from mmbench.analysis import statistics
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics import sign
@@ -145,7 +146,7 @@ def _compared(
     everyone = pd.concat([users[a.label], users[b.label]], axis=1)
     shared = everyone.dropna().sort_index().to_numpy(np.float64)
     if len(shared) < 2:
-        told = f"{len(shared)} users have {metric} in both on {split}"
+        told = f"{counted(len(shared), 'user has', 'users have')} {metric} in both on {split}"
         raise DataError(f"{a.label} and {b.label}: {told}; are they of different data?")
     columns = np.split(shared, [len(a.runs)], axis=1)
     values = dict(zip((a.label, b.label), columns, strict=True))

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mmbase.layout import counted
 from mmbase.outputs import new_folder
 from mmbase.progress import Progress
 from mmbench import __version__
@@ -56,8 +57,9 @@ def user_rows(run: Trained, users: Sequence[str] | None) -> tuple[Index, list[st
     rows = pd.Index(ids.astype(object)).get_indexer(pd.Index(list(users), dtype=object))
     unknown = [user for user, row in zip(users, rows, strict=True) if row < 0]
     if len(unknown) == len(users):
-        told = f"{len(unknown)} users have no training rows, e.g. {unknown[0]!r}"
-        raise DataError(f"{told} (there: {str(ids[0])!r}); only known users can be ranked for")
+        told = f"{counted(len(unknown), 'user has', 'users have')} no training rows"
+        example = f"e.g. {unknown[0]!r} (there: {str(ids[0])!r})"
+        raise DataError(f"{told}, {example}; only known users can be ranked for")
     return np.asarray(list(dict.fromkeys(rows[rows >= 0].tolist())), np.int64), unknown
 
 

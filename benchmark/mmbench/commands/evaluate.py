@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from mmbase.cli import FOLDER, PATH, Command, echo_json, given, json_option, options_of
-from mmbase.layout import hanging
+from mmbase.layout import counted, hanging
 from mmbench.commands.common import columns_option, slices_option
 from mmbench.config import RECIPE_FILE, Evaluation, make_evaluation, read_recipe
 from mmbench.errors import UsageError
@@ -90,7 +90,8 @@ def evaluate(
     for name, one in scored.scores.items():
         print_results(name, [Row(label, [one.overall])])
         without = "left out" if evaluation.protocol == "paper" else "scored 0"
-        users = f"{one.n_evaluated} users evaluated; {one.n_without_list} without a list {without}"
+        users = f"{counted(one.n_evaluated, 'user')} evaluated; {one.n_without_list} without a list"
+        users += f" {without}"
         click.echo(hanging(f"{name}, {evaluation.protocol} protocol: {users}", "", "  "))
         if slices:
             print_slices(name, sliced[name])

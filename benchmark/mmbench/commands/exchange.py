@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmbase.cli import PATH, Command, refuse_options
+from mmbase.layout import counted
 from mmbench.commands.common import columns_option
 from mmbench.errors import DataError, UsageError
 
@@ -79,7 +80,8 @@ def _import_tables(
         raise DataError(f"{out}: exists already; choose another place, or remove it")
     bundle, told = read_tables(paths, columns, drop_empty=drop_empty)
     for one in told:
-        click.echo(f"{one.path.name}: {one.kind}" + (f", {one.rows:,} rows" if one.rows else ""))
+        rows = f", {counted(one.rows, 'row')}" if one.rows else ""
+        click.echo(f"{one.path.name}: {one.kind}{rows}")
         table = [(ours, "" if ours == theirs else theirs, _short(first))
                  for ours, theirs, first in one.columns]  # fmt: skip
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -89,7 +91,7 @@ def _import_tables(
         if one.unread:
             click.echo(f"  not read: {', '.join(one.unread)}")
         if one.dropped:
-            click.echo(f"  dropped: {one.dropped:,} rows without a user or an item")
+            click.echo(f"  dropped: {counted(one.dropped, 'row')} without a user or an item")
         for note in one.notes:
             click.echo(f"  note: {note}")
     if not preview:
@@ -100,6 +102,17 @@ def _import_tables(
         ]  # fmt: skip
         write_dataset(replace(bundle, name=out.resolve().name), out, {"imported": files})
     click.echo(f"{out}{' (not written)' if preview else ''}: {summary(bundle)}")
+    for note in _about_texts(bundle):
+        click.echo(f"  note: {note}")
+
+
+def _about_texts(bundle: Bundle) -> list[str]:
+    """Say which columns `mmx extract` will take for texts, where their names do not tell."""
+    from mmbench.data.exchange.bundle import texts_of
+
+    found = [] if bundle.items is None else texts_of(bundle.items)
+    told = "which mmx extract takes (--text-columns names others)"
+    return [f"texts, by the look of their cells: {' + '.join(found)}, {told}"] if found else []
 
 
 def _short(text: str) -> str:
@@ -124,9 +137,9 @@ def _import_folder(folder: Path, out: Path, layout_name: str) -> None:
     click.echo(f"{out}: from {name}{': ' + rows if rows else ''}")
     for one in bundle.vectors:
         absent = int((~one.present).sum())
-        shape = f"{len(one.ids):,} items x {one.matrix.shape[1]:,}"
+        shape = f"{counted(len(one.ids), 'item')} x {one.matrix.shape[1]:,}"
         click.echo(f"  {one.modality}/{one.name}: {shape}, {absent:,} missing")
-    notes = [*bundle.notes]
+    notes = [*bundle.notes, *(_about_texts(bundle) if bundle.parts else ())]
     if name != "ducho" and LAYOUTS["ducho"].detect(folder):
         adds = f"mmbench data import --format ducho {folder} --out {out}"
         notes.append(f"it holds a tree of Ducho's, too: {adds} adds it")

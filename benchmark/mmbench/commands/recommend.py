@@ -9,6 +9,7 @@ import click
 
 from mmbase import cli
 from mmbase.cli import FOLDER, PATH, Command
+from mmbase.layout import counted
 from mmbench.errors import DataError, UsageError
 
 
@@ -54,17 +55,18 @@ def recommend(
         progress = cli.progress(quiet=options["quiet"])
         rows, unknown = lists.user_rows(trained, None if users is None else _named(users))
         if unknown:
-            told = f"{len(unknown):,} of the users have no training rows, e.g. {unknown[0]!r}"
-            progress.warn(f"{told}; they get no list")
+            told = counted(len(unknown), "of the users has", "of the users have")
+            progress.warn(f"{told} no training rows, e.g. {unknown[0]!r}, and no list")
             document["unknown_users"] = unknown
         how = {"include_seen": seen, "progress": progress}
         n_rows = lists.write(lists.recommendations(trained, rows, options["k"], **how), out)
         document |= {"path": str(out), "users": int(rows.size), "rows": n_rows}
+        told = f"{counted(n_rows, 'row')} for {counted(int(rows.size), 'user')}"
     if as_json:
         cli.echo_json(document, "mmbench.recommendations 1.0")
         return
     if out is not None:
-        click.echo(f"{out}: {document['rows']:,} rows for {document['users']:,} users")
+        click.echo(f"{out}: {told}")
     if embeddings is not None:
         click.echo(embeddings.as_posix())
 

@@ -38,7 +38,8 @@ def models(name: str | None, as_json: bool) -> None:
         rows = [(model, *_first_lines(model)) for model in MODELS]
         if as_json:
             keys = ("name", "features", "summary")
-            echo_json([dict(zip(keys, row, strict=True)) for row in rows])
+            listed = [dict(zip(keys, row, strict=True)) for row in rows]
+            echo_json({"models": listed}, "mmbench.models 1.0")
             return
         width = max(len(row[0]) for row in rows)
         for model, features, text in rows:
@@ -50,7 +51,8 @@ def models(name: str | None, as_json: bool) -> None:
         own = [setting for setting in schema if setting not in ModelConfig.model_fields]
         schema = {setting: schema[setting] for setting in own}
     if as_json:
-        echo_json({"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema})
+        document = {"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema}
+        echo_json(document, "mmbench.model 1.0")
         return
     click.echo(_flowing(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or "")))
     unseen = "scored" if chosen.scores_unseen else "never listed"
@@ -96,7 +98,7 @@ def metrics(name: str | None, as_json: bool) -> None:
 
     chosen = list(METRICS.values()) if name is None else resolve([name])
     if as_json:
-        echo_json([_entry(metric) for metric in chosen])
+        echo_json({"metrics": [_entry(metric) for metric in chosen]}, "mmbench.metrics 1.0")
     elif name is None:
         width = max(len(metric.name) for metric in chosen)
         for metric in chosen:

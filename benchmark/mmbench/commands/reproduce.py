@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _PROTOCOLS = click.Choice(["best", "grid"])
 STAND_IN = "stand-in"
 WIDTHS = {"visual": 4096, "textual": 1024}
+_EARLY_S = 10.0  # after which a report is written anew in between, to be read early
 
 
 @click.command(cls=Command)
@@ -91,6 +93,7 @@ def reproduce(
     batch = Batch(options["out"], local_executor(options["jobs"], reporter), reporter)
     parts: list[Reproduction] = []
     documents = []
+    written_s = time.monotonic()
     for study in studies:
         folder = data or options["data_root"] / study.dataset
         wanted = _prepare(study, folder, options)
@@ -107,8 +110,11 @@ def reproduce(
             lines.append(line_of(model, [run.path for run in runs], plan.values, settings))
             facts += [fact for fact in _facts(runs[0].path) if fact not in facts]
             part = Reproduction(study.dataset, protocol, command_line(), facts, warnings, lines)
-            write([*parts, part], report)  # after each model, to be read early
+            if time.monotonic() - written_s > _EARLY_S:
+                write([*parts, part], report)
+                written_s = time.monotonic()
         parts.append(part)
+        write(parts, report)
         tests = {
             name: [{"run": str(run.path), "test": run.test} for run in own]
             for name, own in results.items()

@@ -121,10 +121,13 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
     grid = parse_grid(options.get("grid", ()))
     space = parse_search(options.get("search", ()))
     how = given(Search, options)
-    if space and how.get("sampler") != "random":
+    if space:
         from mmbench.runs.search import require_optuna
 
-        require_optuna()  # now, and not after some trials
+        if how.get("sampler") != "random":
+            require_optuna("--sampler tpe", "--sampler random")  # now, and not after some trials
+        if how.get("pruner", "none") != "none":
+            require_optuna(f"--pruner {how['pruner']}", "--pruner none")
     models = {name: model_class(name) for name in names}
     needs_features = any(model.uses_features for model in models.values())
     data = options["data"] or common.make_demo(needs_features=needs_features, progress=progress)
@@ -205,6 +208,8 @@ def _print_trials(run: Result) -> None:
         cells[outcome].append("-" if value is None else number(value))
         cells["epoch"].append("-" if failed else str(one.get("best_epoch", "-")))
         mark = "failed" if failed else "chosen" if one["settings"] == chosen else ""
+        if (ended := one.get("pruned")) is not None:
+            mark = f"pruned at {ended}"
         cells[""].append(mark)
     cli.echo_table(
         [layout.Column("trial", [str(place) for place in range(1, len(run.trials) + 1)])],
@@ -251,6 +256,9 @@ def _labels(runs: Sequence[Result]) -> list[str]:
 
     Seeds, and settings that validation chose, do not.
     """
+    models = [run.recipe.model for run in runs]
+    if len(set(models)) == len(runs):  # nothing to tell apart
+        return models
     from mmbench.runs.kinds import Facts, labels
 
     facts = []

@@ -10,6 +10,7 @@ Source: Salmon, Moraes, Dror, Shaw: Parallel Random Numbers: As Easy as 1, 2, 3 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,12 @@ ROUNDS = 10
 MASK = 0xFFFFFFFF
 
 _PIECE = 1 << 14  # counters at once on the CPU: ten words of each stay in the second-level cache
+
+
+Words = tuple[Tensor, Tensor, Tensor, Tensor]
+
+COMPILED: dict[str, Callable[[int, int, Tensor], Words]] = {}
+"""By kind of device a kernel that computes `words` from n, key and clock; see `ops/draws.py`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +42,15 @@ class Stream:
     key: int
     clock: Tensor
 
-    def words(self, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def words(self, n: int) -> Words:
         """Four independent uniform integers in [0, 2**32) for each place 0 … n-1, (n,) int64 each.
 
         Only on the device of `clock`, without a synchronisation. The counter of place i is
         (i mod 2**32, i // 2**32, step, epoch).
         """
+        compiled = COMPILED.get(self.clock.device.type)
+        if compiled is not None and n:
+            return compiled(n, self.key, self.clock)
         place = torch.arange(n, device=self.clock.device)
         if place.device.type != "cpu" or n <= _PIECE:
             return self._philox(place)
@@ -48,7 +58,7 @@ class Stream:
         first, second, third, fourth = (torch.cat(parts) for parts in zip(*pieces, strict=True))
         return first, second, third, fourth
 
-    def _philox(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _philox(self, place: Tensor) -> Words:
         epoch, step = self.clock.unbind()
         x0, x1 = place & MASK, place >> 32 & MASK
         x2, x3 = step.expand_as(place), epoch.expand_as(place)

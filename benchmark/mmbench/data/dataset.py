@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.layout import counted
 from mmbench.core.interactions import HeldOut, Histories, Index, TrainSet
 from mmbench.data.files import known_columns, read_item_ids, read_split
 from mmbench.data.splits import PARTS, SplitTables
@@ -167,8 +168,9 @@ def index_split(
 
     events = Interactions(*rows_of(train), train.timestamps)
     pairs = TrainSet.from_pairs(events.users, events.items, len(users), len(items))
-    if pairs.n_edges < len(train):
-        notes.append(f"train: {len(train) - pairs.n_edges} repeated pairs were counted once")
+    if n_repeated := len(train) - pairs.n_edges:
+        were = counted(n_repeated, "repeated pair was", "repeated pairs were")
+        notes.append(f"train: {were} counted once")
 
     def held_out(part: str, table: InteractionTable) -> HeldOut:
         user, item = rows_of(table)
@@ -181,28 +183,26 @@ def index_split(
             )
         if n_strange:
             notes.append(
-                f"{part}: {np.unique(user[user >= len(users)]).size} users without training rows "
-                f"({n_strange} rows); --protocol paper leaves them out"
+                f"{part}: {counted(np.unique(user[user >= len(users)]).size, 'user')} without "
+                f"training rows ({counted(n_strange, 'row')}); --protocol paper leaves them out"
             )
         rows = HeldOut.from_pairs(user, item, ratings)
-        if rows.users.size < len(table):
-            notes.append(
-                f"{part}: {len(table) - rows.users.size} repeated pairs were counted once, by "
-                "their last row"
-            )
+        if n_repeated := len(table) - rows.users.size:
+            were = counted(n_repeated, "repeated pair was", "repeated pairs were")
+            notes.append(f"{part}: {were} counted once, by the last row")
         masked = int(pairs.contains(rows.users, rows.items).sum())
         if masked:
             notes.append(
-                f"{part}: {masked} pairs are also in train: relevant, but never listed; "
-                "`mmbench data split --filter dedup:last` makes a split without such"
+                f"{part}: {counted(masked, 'pair is', 'pairs are')} also in train: relevant, but "
+                "never listed; `mmbench data split --filter dedup:last` makes a split without such"
             )
         return rows
 
     valid_rows, test_rows = held_out("valid", valid), held_out("test", test)
     if unseen:
         notes.append(
-            f"{len(unseen)} items occur outside training only: relevant where they occur; "
-            "--protocol paper never lists them"
+            f"{counted(len(unseen), 'item occurs', 'items occur')} outside training only: relevant "
+            "where they occur; --protocol paper never lists them"
         )
     # The digests name run folders: rows of strangers count only where they can be scored.
     (valid_known, valid_strange), (test_known, test_strange) = (

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmbase.dataset import find_table
+from mmbase.layout import counted
 from mmbench.core.content import ItemContent, MissingPolicy, Scaling
 from mmbench.data import defaults
 from mmbench.data.files import available_splits
@@ -242,8 +243,8 @@ def _require_lengths(
     if large.size:
         raise DataError(
             f"{features.path}: numbers up to {np.nanmax(peak):.3g} in the vectors of "
-            f"{large.size:,} items, e.g. {item_ids[large[0]]!r}: their lengths overflow (at most "
-            f"{limit:.1g} here); divide the set by a constant, or extract it again"
+            f"{counted(large.size, 'item')}, e.g. {item_ids[large[0]]!r}: their lengths overflow "
+            f"(at most {limit:.1g} here); divide the set by a constant, or extract it again"
         )
 
 

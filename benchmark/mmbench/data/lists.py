@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmbase.dataset import NAMES
+from mmbase.layout import counted
 from mmbase.tables import Table, open_table, strings
 from mmbench.errors import DataError, UsageError
 
@@ -43,7 +44,8 @@ def read_lists(
     users = pd.Index(user_ids.astype(object)).get_indexer(frame["user"])
     if (users < 0).any():
         strangers = frame["user"][users < 0].unique()
-        told = f"{len(strangers):,} users do not occur in the training data, e.g. {strangers[0]!r}"
+        known = counted(len(strangers), "user does", "users do")
+        told = f"{known} not occur in the training data, e.g. {strangers[0]!r}"
         if (users < 0).all():
             raise DataError(
                 f"{path}: {told} (there: {str(user_ids[0])!r}); were the lists made for another "
@@ -63,8 +65,8 @@ def read_lists(
                 "numbers instead of ids?"
             )
         notes.append(
-            f"{len(names)} recommended items do not occur in the data, e.g. {names[0]!r}; they are "
-            "never relevant"
+            f"{counted(len(names), 'recommended item does', 'recommended items do')} not occur in "
+            f"the data, e.g. {names[0]!r}, and {'is' if len(names) == 1 else 'are'} never relevant"
         )
         items[items < 0] = len(catalogue) + names.get_indexer(unknown)
     order = (
@@ -77,15 +79,17 @@ def read_lists(
         tied = np.unique(users[1:][(users[1:] == users[:-1]) & (ranks[1:] == ranks[:-1])]).size
         if tied:
             notes.append(
-                f"{tied:,} lists have a rank twice; such items are in the order of the rows"
+                f"{counted(tied, 'list has', 'lists have')} a rank twice; such items are in the "
+                "order of the rows"
             )
     if score is not None:
         scores = frame["score"].to_numpy()[order]
         rising = np.unique(users[1:][(users[1:] == users[:-1]) & (scores[1:] > scores[:-1])]).size
         if rising:
             notes.append(
-                f"{rising:,} lists have a {score} that is larger than the one before it: the order "
-                f"of the rows is the ranking, not the {score}; sort the file if it should be"
+                f"{counted(rising, 'list has', 'lists have')} a {score} that is larger than the "
+                f"one before it: the order of the rows is the ranking, not the {score}; sort the "
+                "file if it should be"
             )
     position = np.arange(users.size) - np.repeat(starts, counts)
     kept = position < longest
@@ -100,7 +104,9 @@ def read_lists(
     lists[np.repeat(np.arange(listed.size), counts)[kept], position[kept]] = items[kept]
     short = int((counts < longest).sum())
     if short:
-        notes.append(f"{short:,} lists are shorter than the longest cut-off, {longest}")
+        notes.append(
+            f"{counted(short, 'list is', 'lists are')} shorter than the longest cut-off, {longest}"
+        )
     return listed.astype(np.int64), lists, notes
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -223,13 +222,11 @@ def _publish(target: Path, tables: SplitTables, record: Mapping[str, Any]) -> di
         "counts": {key: len(own) for key, own in tables.parts.items()},
         "tool": {"name": "mmbench", "version": __version__},
     }
-    partial = target.with_name(target.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    write_split(partial, tables)
-    (partial / RECORD).write_text(
-        json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    partial.rename(target)
+    with new_folder(target) as partial:
+        write_split(partial, tables)
+        (partial / RECORD).write_text(
+            json.dumps(whole, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return whole
 
 

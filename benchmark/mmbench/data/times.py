@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.layout import counted
 from mmbase.tables import Table
 from mmbench.errors import DataError
 
@@ -78,7 +79,7 @@ def read_times(table: Table, name: str, column: Any) -> Times:
         first = int(error.rows[0])
         cell = column[first].as_py()
         cell = cell.decode("utf-8", "replace") if isinstance(cell, bytes) else cell
-        what = f"timestamp {cell!r} {error.why} ({error.rows.size:,} such rows)"
+        what = f"timestamp {cell!r} {error.why} ({counted(error.rows.size, 'such row')})"
         cure = f"write {_EXPECTED}, or give a column that is no timestamp another name"
         raise DataError(f"{table.where(first)}: {what}; {cure}") from error
     except pa.ArrowException as error:

@@ -111,7 +111,8 @@ def rank_each(
 def _best(scores: Tensor, masked: tuple[Tensor, Tensor], k: int) -> tuple[Tensor, Tensor]:
     """`unchecked_top_k` without the masked pairs; leaves the scores as they were."""
     before = scores[masked]
-    scores[masked] = -math.inf
+    # As a tensor of the device: a number of Python would be copied there, and waited for.
+    scores.index_put_(masked, scores.new_full((), -math.inf))
     found = unchecked_top_k(scores, k)
     scores[masked] = before
     return found

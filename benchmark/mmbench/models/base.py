@@ -91,8 +91,9 @@ class Recommender(nn.Module):
             `mmbench.trainer.Adam`.
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
         scores_unseen: Whether it can score items that training has not seen; see `scorer`.
-        redraws: Whether `start_epoch` or the first step of an epoch replaces tensors that the
-            other steps read (a graph, say), so that a step captured before is out of date.
+        first_step_differs: Whether the first step of an epoch computes something else than the
+            others, such as the graph that they read. It is not captured. What it or `start_epoch`
+            makes for captured steps must stay at one place, see `SparseMatrix.placed_in`.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -102,7 +103,7 @@ class Recommender(nn.Module):
     legacy_zero_grad: bool = False
     uses_seed: ClassVar[bool] = True
     scores_unseen: ClassVar[bool] = False
-    redraws: ClassVar[bool] = False
+    first_step_differs: ClassVar[bool] = False
 
     def make_sampler(
         self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str

@@ -56,7 +56,7 @@ from mmbench.ops.graph import (
     propagate,
     symmetric_normalised,
 )
-from mmbench.ops.rows import distinct, take
+from mmbench.ops.rows import distinct, pair_scores, take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 
@@ -90,7 +90,6 @@ class FREEDOM(TrainsContent):
     """Frozen item-item graph, degree-sensitive pruning of the user-item graph."""
 
     Config = FREEDOMConfig
-    redraws = True
 
     def __init__(
         self, train: TrainSet, content: Content, config: FREEDOMConfig, init: Init
@@ -109,6 +108,7 @@ class FREEDOM(TrainsContent):
         # Until the first epoch draws its edges.
         self.epoch_graph = self.full_graph
         self._pruning: EdgePruning | None = None
+        self._placed: SparseMatrix | None = None
 
     def _item_graph(self, content: Content) -> SparseMatrix:
         """S, on the union of the modalities' neighbours."""
@@ -136,7 +136,8 @@ class FREEDOM(TrainsContent):
         kept, pairs = self._kept_edges(self._pruning, epoch, seed), self._pruning
         sizes = self.train_set.n_users, self.train_set.n_items
         adjacency = bipartite_of(pairs.users[kept], pairs.items[kept], *sizes)
-        self.epoch_graph = self._normalised(adjacency).to(device)
+        graph = self._normalised(adjacency).to(device).ready()
+        self.epoch_graph = self._placed = graph.placed_in(self._placed)
 
     def _kept_edges(self, pruning: EdgePruning, epoch: int, seed: int) -> Tensor:
         """Positions of the training edges that stay, ascending."""
@@ -146,7 +147,7 @@ class FREEDOM(TrainsContent):
         """`bpr`, and `bpr_<modality>` for each."""
         size = len(batch.users)
         # The n distinct items of the batch: everything but the users is computed for these alone.
-        items, inverse = distinct(torch.cat([batch.pos, batch.neg]))
+        items, places = distinct(torch.cat([batch.pos, batch.neg]))
         nodes = torch.cat([batch.users, items + self.train_set.n_users])
         x = torch.cat([self.user_embedding, self.item_embedding])
         z = propagate(self.epoch_graph, x, self.config.n_ui_layers, rows=nodes)  # (B + n, d)
@@ -154,9 +155,8 @@ class FREEDOM(TrainsContent):
         user, q = z[:size], z[size:] + self._item_propagation(items)  # (B, d), (n, d)
 
         def ranking(item: Tensor) -> Tensor:
-            pair = take(item, inverse)  # (2 B, d)
             # <z_u, q_i - q_j> as the difference of two scores.
-            return bpr_loss((user * pair[:size]).sum(1), (user * pair[size:]).sum(1))
+            return bpr_loss(*pair_scores(user, item, places))
 
         terms = {"bpr": ranking(q)}
         for m in self.features:

@@ -64,7 +64,7 @@ from mmbench.errors import UsageError
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
 from mmbench.ops.dense import linear, normalise_rows
 from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing
-from mmbench.ops.rows import grouped, take
+from mmbench.ops.rows import grouped, pair_scores, take
 from mmbench.ops.sparse import weighted_product
 
 Start = Literal["xavier_uniform", "xavier_normal"]
@@ -231,7 +231,7 @@ class GRCN(Recommender):
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, `id_l2` and `preference_l2`."""
-        parts, size, batch_users = self.representation(), len(batch.users), grouped(batch.users)
+        parts, batch_users = self.representation(), grouped(batch.users)
         if self.config.stale_inference and batch.last:
             # Before the optimiser step: what both codes rank by.
             self.stale_users, self.stale_items = (
@@ -239,12 +239,9 @@ class GRCN(Recommender):
             )
         pair = grouped(torch.cat([batch.pos, batch.neg]))  # (2 B,)
 
-        def score(users: Tensor, items: Tensor) -> Tensor:
-            # Each user's row twice, for its positive and its negative.
-            user = take(users, batch_users).repeat(2, 1)
-            return (user * take(items, pair)).sum(1)
-
-        scores = torch.stack([score(*part) for part in parts]).sum(0)  # (2 B,)
+        # An inner product of [x | r] is the sum over the parts.
+        scores = [pair_scores(take(u, batch_users), i, pair) for u, i in parts]
+        pos, neg = (torch.stack(side).sum(0) for side in zip(*scores, strict=True))  # (B,)
         user_ids = take(self.user_embedding, batch_users)
         item_ids = take(self.item_embedding, pair)
         id_l2 = mean_square(user_ids) + mean_square(item_ids)
@@ -253,7 +250,7 @@ class GRCN(Recommender):
         rows = [take(table, batch_users).square().mean() for table in tables]
         b = self.config.reg_weight if self.variant.scaled_preference_reg else 1.0
         return {
-            "bpr": bpr_loss(scores[:size], scores[size:]),
+            "bpr": bpr_loss(pos, neg),
             "id_l2": id_l2 * self.config.reg_weight,
             "preference_l2": torch.stack(rows).sum() * b,
         }

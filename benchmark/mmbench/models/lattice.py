@@ -75,6 +75,7 @@ from mmbench.ops.graph import (
     with_self_loops,
 )
 from mmbench.ops.knn import cosine_knn, gathered_cosines
+from mmbench.ops.memory import block_bytes
 from mmbench.ops.rows import distinct, take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern, weighted_product
 
@@ -139,7 +140,7 @@ class LATTICE(TrainsContent):
 
     Config = LATTICEConfig
     make_sampler = DistinctUsers
-    redraws = True
+    first_step_differs = True
 
     raw_values: Tensor  # of each modality's raw graph on the pattern of all, (n_modalities, nnz)
 
@@ -175,6 +176,7 @@ class LATTICE(TrainsContent):
         self.register_buffer("raw_values", torch.stack(values), persistent=False)
         # The learned and the raw part of S, for one epoch.
         self.item_graphs: tuple[SparseMatrix, SparseMatrix] | None = None
+        self._placed: tuple[SparseMatrix, SparseMatrix] | None = None
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """The first batch will build S."""
@@ -227,7 +229,8 @@ class LATTICE(TrainsContent):
         content, lists = [], []
         for m in self.features:
             content.append(self._project(m, None))  # (n_items, content_dim)
-            lists.append(cosine_knn(content[-1], self.k, block_bytes=_BLOCK_BYTES)[0])
+            block = block_bytes(content[-1].device, _BLOCK_BYTES)
+            lists.append(cosine_knn(content[-1], self.k, block_bytes=block)[0])
         union, weights = NeighbourUnion.of(*lists), torch.softmax(self.modality_weights, 0)
         # The choice of neighbours has no gradient; the cosines with the chosen ones have.
         # a_m weighs the cosines before lap and so enters the row sums.
@@ -246,8 +249,13 @@ class LATTICE(TrainsContent):
         """Rows of h while S is built, with its gradient; keeps S for the epoch's other batches."""
         pattern, learned, raw = self._build()
         # Detached: the other batches must not run a second backward through this one's S.
-        constant = SparseMatrix(pattern, learned.detach()).ready()
-        self.item_graphs = constant, SparseMatrix(self.raw_pattern, raw.detach()).ready()
+        graphs = (
+            SparseMatrix(pattern, learned.detach()).ready(),
+            SparseMatrix(self.raw_pattern, raw.detach()).ready(),
+        )
+        before = self._placed or (None, None)
+        self.item_graphs = graphs[0].placed_in(before[0]), graphs[1].placed_in(before[1])
+        self._placed = self.item_graphs
         h: Tensor = self.item_embedding
         for _ in range(self.config.n_item_layers):
             h = weighted_product(pattern, learned, h) + weighted_product(self.raw_pattern, raw, h)

@@ -58,7 +58,7 @@ from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
 from mmbench.ops.dense import leaky_mix, linear, normalise_rows
 from mmbench.ops.graph import row_normalised
-from mmbench.ops.rows import distinct, grouped, take
+from mmbench.ops.rows import distinct, grouped, pair_scores, take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 Start = Literal["xavier_uniform", "xavier_normal"]
@@ -272,15 +272,13 @@ class MMGCN(Recommender):
             with torch.no_grad():
                 # A forward of all nodes: the loss needs the batch's alone.
                 self.stale_users, self.stale_items = self.representation()
-        size = len(batch.users)
         # The last layer once for each distinct node of the batch.
         batch_users, pairs = grouped(batch.users), grouped(torch.cat([batch.pos, batch.neg]))
         users, user_of = distinct(batch_users)
         items, item_of = distinct(pairs)
         user_rows, item_rows = self.representation((users, items))
         user = take(user_rows, user_of)  # (B, d)
-        pair = take(item_rows, item_of)  # (2 B, d)
-        scores = (user.repeat(2, 1) * pair).sum(1)  # (2 B,)
+        pos, neg = pair_scores(user, item_rows, item_of)  # (B,)
         # Repeated rows count as often as the batch holds them.
         user_ids = take(self.user_embedding, batch_users)
         item_ids = take(self.item_embedding, pairs)
@@ -288,7 +286,7 @@ class MMGCN(Recommender):
         # The whole table, whatever the batch is.
         preference = cast(Network, self.networks[self.first]).preference
         return {
-            "bpr": bpr_loss(scores[:size], scores[size:]),
+            "bpr": bpr_loss(pos, neg),
             "id_l2": id_l2 * self.config.reg_weight,
             "preference_l2": preference.square().mean() * self.config.reg_weight,
         }

@@ -18,7 +18,8 @@ from torch import Tensor
 from mmbench.core.sampling import Batch
 from mmbench.ops import gpu
 
-_BEFORE = 3  # steps of a shape before it is captured: kernels are compiled, moments allocated
+_BEFORE = 3  # steps before the first capture: moments are allocated, libraries set up
+_OF_A_SHAPE = 1  # steps of each shape before its capture: its kernels are compiled
 
 
 def capturable(device: torch.device) -> bool:
@@ -53,50 +54,35 @@ class Captured:
             self._anchor.capture_end()
         self.reason = ""
         self._seen: dict[object, int] = {}
-        self._anew = False
+        self._skip = False
         self.forget()
 
     def forget(self) -> None:
         """Drop what has been captured: tensors that it reads have been replaced."""
         self._graphs: dict[object, tuple[torch.cuda.CUDAGraph, Batch]] = {}
 
-    def start_epoch(self, *, anew: bool) -> None:
-        """Called before an epoch's first batch; `anew`: its steps read other tensors than before.
-
-        The first step of such an epoch may differ from the others, and is not captured.
-        """
-        self._anew, self._first = anew, True
-        if anew:
-            self._graphs.clear()
+    def start_epoch(self, *, skip_first: bool) -> None:
+        """Called before an epoch's first batch, which may differ from all others: `skip_first`."""
+        self._skip = skip_first
 
     def __call__(self, batch: Batch) -> None:
         """Take one step."""
-        first, self._first = self._first, False
-        shape = _shape(batch)
-        self._seen[shape] = self._seen.get(shape, 0) + 1
+        shape, skip, self._skip = _shape(batch), self._skip, False
+        self._seen[shape] = self._seen.get(shape, 0) + (not skip)
+        default = torch.cuda.default_stream(self._device)
+        self._stream.wait_stream(default)
         with torch.cuda.stream(self._stream):
-            self._stream.wait_stream(torch.cuda.default_stream(self._device))
-            if shape not in self._graphs:
-                # A last batch of a smaller size comes once an epoch: captured only if it can be
-                # replayed in the next one.
-                once = self._anew and (first or batch.last)
-                if once or self.reason or self._seen[shape] <= _BEFORE:
-                    self._take(batch)
-                    self._join()
-                    return
-                if not self._capture(shape, batch):
-                    self._take(batch)
-                    self._join()
-                    return
-            graph, held = self._graphs[shape]
-            torch._foreach_copy_(_tensors(held), _tensors(batch))
-            graph.replay()
-            self._join()
+            if skip or not (shape in self._graphs or self._captures(shape, batch)):
+                self._take(batch)
+            else:
+                graph, held = self._graphs[shape]
+                torch._foreach_copy_(_tensors(held), _tensors(batch))
+                graph.replay()
+        default.wait_stream(self._stream)
 
-    def _join(self) -> None:
-        torch.cuda.default_stream(self._device).wait_stream(self._stream)
-
-    def _capture(self, shape: object, batch: Batch) -> bool:
+    def _captures(self, shape: object, batch: Batch) -> bool:
+        if self.reason or self._seen[shape] <= (_OF_A_SHAPE if self._graphs else _BEFORE):
+            return False
         copies: dict[str, Any] = {name: x.clone() for name, x in _named(batch).items()}
         held = replace(batch, **copies)
         graph = torch.cuda.CUDAGraph()

@@ -26,6 +26,8 @@ from mmbench.errors import NotFiniteError, ShapeError
 from mmbench.ops import gpu
 from mmbench.ops.kernels import apply, array, run, split
 
+_FEW_TILES = 1 << 16  # entries of a result that occupies few processors of a GPU
+_LONGEST = 8192  # summands of an entry up to which sharing them out was measured to pay
 _MIN_WORK = 1 << 18  # multiply-adds below which the detour costs more than it saves
 
 
@@ -65,9 +67,24 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
         with torch.no_grad():
             # oneDNN wants its second factor as a weight (out, in), hence the transpose.
             return kernels.onednn(a.detach(), b.detach().t(), bias)
-    if gpu.serves(a) and not b.is_contiguous() and 8 * b.numel() <= a.numel():
-        b = b.contiguous()  # a copy of a small weight: libraries are faster along its rows
+    if gpu.serves(a):
+        if not b.is_contiguous() and 8 * b.numel() <= a.numel():
+            b = b.contiguous()  # a copy of a small weight: libraries are faster along its rows
+        if m * n <= _FEW_TILES and k % 4 == 0 and 2048 <= k <= _LONGEST:
+            # Libraries give each processor of a GPU a tile of the result: here most of them would
+            # have nothing to do.
+            left = a.unflatten(1, (4, -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
+            right = b.unflatten(0, (4, -1))  # type: ignore[no-untyped-call]
+            out = torch.bmm(left, right).sum(0)
+            return out if bias is None else out.add_(bias)
     return a @ b if bias is None else torch.addmm(bias, a, b)
+
+
+def column_sums(x: Tensor) -> Tensor:
+    """The sum of the rows of x, without derivative."""
+    # A GPU has more processors than x has columns: as a product the rows are shared out, too.
+    few = gpu.serves(x) and 0 < len(x) <= _LONGEST
+    return (x.new_ones(1, len(x)) @ x)[0] if few else x.sum(0)
 
 
 class _Linear(torch.autograd.Function):
@@ -83,7 +100,7 @@ class _Linear(torch.autograd.Function):
         # dX = G W, dW = G^T X, db = the column sums of G.
         grad_x = product(grad, weight) if ctx.needs_input_grad[0] else None
         grad_weight = product(grad.t(), x) if ctx.needs_input_grad[1] else None
-        grad_bias = grad.sum(0) if ctx.needs_input_grad[2] else None
+        grad_bias = column_sums(grad) if ctx.needs_input_grad[2] else None
         return grad_x, grad_weight, grad_bias
 
 
@@ -220,8 +237,7 @@ class _LeakyMix(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
         x, inner, outer, hidden = ctx.saved_tensors
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_inner = torch.zeros_like(inner)
-        grad_outer = torch.zeros(outer.shape, dtype=x.dtype, device=x.device)
+        grad_inner, grad_outer = torch.zeros_like(inner), torch.zeros_like(outer)
         # Blocks bound the memory of the hidden gradient; other devices take all rows at once.
         step = _BLOCK if x.device.type == "cpu" else max(1, x.shape[0])
         for start in range(0, x.shape[0], step):
@@ -231,9 +247,11 @@ class _LeakyMix(torch.autograd.Function):
             grad_outer += product(g.t(), h)
             inside = torch.ops.aten.leaky_relu_backward(product(g, outer), h, SLOPE, True)  # (B, h)
             grad_inner += product(x[part].t(), inside)
-            if grad_x is not None:
+            if grad_x is not None and step >= x.shape[0]:
+                grad_x = product(inside, inner.t())
+            elif grad_x is not None:
                 grad_x[part] = product(inside, inner.t())
-        return grad_x, grad_inner, grad_outer, grad.sum(0)
+        return grad_x, grad_inner, grad_outer, column_sums(grad)
 
 
 # Columns per block, coarse level first, and how much shorter a level must make the rows.
@@ -310,6 +328,8 @@ def _first_positions(values: Tensor, k: int) -> Tensor:
         if columns >= _WORTHWHILE * (k + 1) * width:
             return _among_best_blocks(values, k, width)
     if values.dtype == torch.float64:  # does not fit into the integer key below
+        # A GPU sorts by bits, where a NaN with a sign comes last.
+        values = values.masked_fill(values.isnan(), math.nan)
         return torch.sort(values, dim=1, descending=True, stable=True).indices[:, :k]
     # The bits of a float, read as an integer, grow with a positive float and fall with a negative
     # one. Adding zero turns -0.0 into 0.0. The column, counted from the right, goes into the lower

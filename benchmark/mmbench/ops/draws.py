@@ -11,9 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmbench.core import philox
 from mmbench.core.philox import Stream
 from mmbench.ops import gpu
 from mmbench.ops.kernels import run, split
+
+
+def _on_gpu(n: int, key: int, clock: Tensor) -> philox.Words:
+    if not gpu.serves(clock):  # without Triton
+        return Stream(key, clock)._philox(torch.arange(n, device=clock.device))
+    from mmbench.ops.gpu import draws as gpu_kernels
+
+    return gpu_kernels.words(n, key, clock)
+
+
+philox.COMPILED["cuda"] = _on_gpu
 
 
 def kept(stream: Stream, shape: tuple[int, ...], rate: float) -> Tensor:

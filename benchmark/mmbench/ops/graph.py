@@ -17,6 +17,7 @@ from torch import Tensor
 from mmbench.core.interactions import TrainSet
 from mmbench.core.philox import Stream, unit
 from mmbench.errors import ShapeError
+from mmbench.ops import gpu
 from mmbench.ops.kernels import apply
 from mmbench.ops.rows import Grouped, add_rows, grouped
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
@@ -112,15 +113,20 @@ class NeighbourUnion:
 
     A weighted sum of kNN graphs on one pattern: `union.combine([w * cosines for …])`.
 
+    On other devices than the CPU, where a size must not depend on the data, the lists stand side by
+    side instead: a pair on several lists has several entries, which products add up.
+
     Attributes:
         pattern: Shape (n, n), with every diagonal entry.
         entries: For each list the entry of each neighbour, shape (n, k_m).
         diagonal: The entry of each node's self loop, shape (n,).
+        merged: Whether a pair has one entry.
     """
 
     pattern: SparsePattern
     entries: tuple[Tensor, ...]
     diagonal: Tensor
+    merged: bool = True
 
     @classmethod
     def of(cls, *neighbours: Tensor) -> NeighbourUnion:
@@ -132,6 +138,14 @@ class NeighbourUnion:
                 "equal rows"
             )
         node = torch.arange(n, device=neighbours[0].device)
+        if gpu.static(node):
+            columns = torch.cat([*neighbours, node[:, None]], 1)
+            width = columns.shape[1]
+            place = torch.arange(n * width, device=node.device).view(n, width)
+            indptr = torch.arange(n + 1, device=node.device) * width
+            *parts, diagonal = torch.split(place, [*(part.shape[1] for part in neighbours), 1], 1)
+            pattern = SparsePattern(indptr, columns.reshape(-1), n)
+            return cls(pattern, tuple(parts), diagonal.flatten(), merged=False)
         # All lists one after the other, then the diagonal; pairs that occur twice share an entry.
         rows = torch.cat([node.repeat_interleave(part.shape[1]) for part in neighbours] + [node])
         columns = torch.cat([part.reshape(-1) for part in neighbours] + [node])
@@ -164,6 +178,10 @@ class NeighbourUnion:
                 "NeighbourUnion.combine: give each list weights of its own shape, or None"
             )
         values = given[0][1].new_zeros(self.pattern.nnz)
+        if unit_diagonal and not self.merged:
+            # A list's own entry of a self loop counts nothing beside the diagonal's.
+            node = self.pattern.indices[self.diagonal][:, None]
+            given = [(e, w.masked_fill(self.pattern.indices[e] == node, 0.0)) for e, w in given]
         # A pair on several lists gets the sum of their weights.
         for entries, weight in given:
             values = values.index_add(0, entries.reshape(-1), weight.reshape(-1))

@@ -19,7 +19,7 @@ from mmbench.ops.graph import propagate
 from mmbench.ops.knn import cosine_knn, gathered_cosines
 from mmbench.ops.routing import confident_weights, plain_confident_weights, plain_routing, routing
 from mmbench.ops.row_table import BETA1, BETA2, EPSILON, RowTable
-from mmbench.ops.rows import take
+from mmbench.ops.rows import grouped, pair_scores, take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern, weighted_product
 
 
@@ -110,6 +110,10 @@ FUSED: dict[str, FusedOp] = {
     "leaky_mix": FusedOp(leaky_mix, plain_leaky_mix),
     "cosines": FusedOp(
         cosines, lambda x, y: functional.cosine_similarity(x, y.detach(), dim=1, eps=1e-8)
+    ),
+    "pair_scores": FusedOp(
+        lambda user, x, rows: pair_scores(user, x, grouped(rows)),
+        lambda user, x, rows: (user.repeat(2, 1) * x[rows]).sum(1).chunk(2),
     ),
     "take": FusedOp(take, lambda x, index: x[index]),
     "normalise_rows": FusedOp(normalise_rows, functional.normalize),

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from mmbench.errors import ShapeError, TrainingError
 from mmbench.ops import gpu
-from mmbench.ops.dense import linear, product
+from mmbench.ops.dense import column_sums, linear, product
 from mmbench.ops.kernels import apply, array, run, split
 
 Update = Literal["exact", "lazy", "frozen"]
@@ -532,4 +532,4 @@ class _Projection(torch.autograd.Function):
             # dW = G^T X, a block of rows at a time.
             for part in _blocks(grad):
                 grad_weight += product(grad[part].t(), borrowed.current[part])
-        return None, grad_weight, grad.sum(0) if ctx.needs_input_grad[2] else None, None
+        return None, grad_weight, column_sums(grad) if ctx.needs_input_grad[2] else None, None

@@ -78,6 +78,46 @@ def take(x: Tensor, index: Tensor | Grouped) -> Tensor:
     return apply(_Take, x, index if isinstance(index, Grouped) else grouped(index))
 
 
+def pair_scores(user: Tensor, x: Tensor, places: Grouped) -> tuple[Tensor, Tensor]:
+    """The inner products of each user with two rows of x, its positive and its negative.
+
+    Args:
+        user: Shape (B, d).
+        x: Shape (n, d).
+        places: Rows of x: the B positives, then the B negatives.
+
+    Returns:
+        Scores of the positives (B,) and of the negatives (B,); differentiable once.
+    """
+    if places.groups is not None:
+        pos, neg = _PairScores.apply(user, x, places)  # type: ignore[no-untyped-call]
+        return pos, neg
+    pair, size = take(x, places), len(user)
+    return (user * pair[:size]).sum(1), (user * pair[size:]).sum(1)
+
+
+class _PairScores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, user: Tensor, x: Tensor, places: Grouped) -> tuple[Tensor, Tensor]:
+        from mmbench.ops.gpu import sparse as gpu_kernels
+
+        user, x = user.contiguous(), x.contiguous()
+        ctx.places = places
+        ctx.save_for_backward(user, x)
+        scores = gpu_kernels.pair_scores(user, x, places.rows)
+        return scores[0], scores[1]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, of_pos: Tensor, of_neg: Tensor) -> tuple[Tensor, Tensor, None]:
+        from mmbench.ops.gpu import sparse as gpu_kernels
+
+        user, x = ctx.saved_tensors
+        rows, groups, grad = ctx.places.rows, ctx.places.groups, torch.cat([of_pos, of_neg])
+        grad_user, grad_x = gpu_kernels.pair_scores_backward(user, x, rows, groups, grad)
+        return grad_user, grad_x, None
+
+
 def add_rows(out: Tensor, index: Tensor | Grouped, x: Tensor) -> Tensor:
     """`out.index_add_(0, index, x)` for x (k, d), in place.
 

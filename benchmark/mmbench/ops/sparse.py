@@ -63,7 +63,8 @@ class SparsePattern:
 
     Attributes:
         indptr: Entries before each row, shape (n_rows + 1,), int64.
-        indices: Column of each entry, shape (nnz,), int64, ascending within a row.
+        indices: Column of each entry, shape (nnz,), int64, ascending within a row as `from_edges`
+            makes them; products take any order, and add repeated entries up.
         n_columns: Number of columns.
     """
 
@@ -280,6 +281,35 @@ class SparseMatrix:
         `index` (k,) int64 may have any order and repetitions.
         """
         return RowsOf(self, index)
+
+    def placed_in(self, memory: SparseMatrix | None) -> SparseMatrix:
+        """This matrix in the memory of one of the same size, where a captured step reads it.
+
+        Without such memory, and where nothing is captured, it stays where it is.
+        """
+        if memory is None or not gpu.static(self.values):
+            return self
+        pairs = list(zip(self._read(), memory._read(), strict=True))
+        if any(new.shape != old.shape for new, old in pairs):
+            return self
+        for new, old in pairs:
+            if new is not old:
+                old.copy_(new)
+        patterns = (self.pattern, memory.pattern), (self.T.pattern, memory.T.pattern)
+        for mine, theirs in patterns:
+            if mine is not theirs:
+                for name in ("degree", "row", "transpose"):  # of the matrix before
+                    vars(theirs).pop(name, None)
+        return memory
+
+    def _read(self) -> list[Tensor]:
+        """All that products with this matrix, and their backward, read."""
+        found = []
+        for matrix in (self, self.T):
+            found += [matrix.values, matrix.pattern.indptr, matrix.pattern.indices]
+            if matrix.pattern._on_gpu(matrix.values):
+                found += list(matrix.pattern.parts)
+        return found
 
     def to(self, device: torch.device | str) -> SparseMatrix:
         """The same matrix on another device."""

@@ -249,7 +249,9 @@ def raise_failures(failures: Sequence[tuple[str, str]]) -> None:
 
 
 def _trainings(recipe: Recipe) -> int:
-    return count_trials(recipe) if model_class(recipe.model).trained else 0
+    if not model_class(recipe.model).trained:
+        return 0
+    return count_trials(recipe) if recipe.searched else 1
 
 
 def _by_data(recipes: Iterable[Recipe]) -> list[list[Recipe]]:

@@ -77,6 +77,7 @@ class _Trial(_Part):
     settings: dict[str, Any]
     value: FiniteFloat | None = None
     best_epoch: Count | None = None
+    pruned: Count | None = None
     failed: str | None = None
 
 
@@ -130,6 +131,7 @@ class Trained(_Part):
     peak_gpu_memory_bytes: Count | None = None
     threads: Count = 1
     jobs: Count = 1
+    pruned: bool = False
 
 
 class Failed(_Part):

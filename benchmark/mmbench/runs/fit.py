@@ -9,13 +9,14 @@ own, keeps both.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -264,8 +265,19 @@ def fit_one(
     *,
     label: str = "",
     jobs: int = 1,
+    hopeless: Callable[[float], bool] | None = None,
 ) -> float:
     """Train one configuration, keep the best epoch's model; return its validation value.
+
+    Args:
+        recipe: What to train.
+        setting: Training and validation data, and the evaluation.
+        folder: Where to keep it, and what is there of it already.
+        progress: Progress reporter.
+        label: Names the training in the progress.
+        jobs: Trainings that run on this machine at once, for the record.
+        hopeless: Gets the best value so far after each validation before the last epoch; true ends
+            the training, which is recorded as pruned. It sees the validations before a resume too.
 
     Raises:
         Diverged: Now, or when it was trained before: the folder records it.
@@ -305,6 +317,10 @@ def fit_one(
         trainer.restore(*state)
         progress.note(f"{folder.path}: going on after epoch {trainer.progress.epoch}")
     folder.truncate_history(trainer.progress.epoch if state is not None else -1)
+    pruned = False
+    for epoch, best in best_values(folder, key) if hopeless else ():
+        if hopeless and epoch < trainer.epochs:
+            pruned = hopeless(best)  # yes: the kill came between the answer and its record
     saved, start_cpu = time.monotonic(), cpu_seconds() - trainer.progress.cpu_s
     label = label or f"{recipe.model} seed {recipe.seed}"
     with (
@@ -312,7 +328,7 @@ def fit_one(
         progress.task(label, trainer.epochs or 1, trainer.progress.epoch) as task,
         EnergyMeter(gpu=gpu_uuid(device)) as meter,
     ):
-        for record in _recorded(trainer, folder):
+        for record in () if pruned else _recorded(trainer, folder):
             folder.append_history(record)
             if record.improved:
                 folder.save_checkpoint(model.weights(), record.epoch)
@@ -321,6 +337,11 @@ def fit_one(
                 folder.save_state(trainer.tensors(), trainer.progress)
                 saved = time.monotonic()
             task.advance(1, _describe(record, key, trainer.progress.best_value))
+            if hopeless and record.valid is not None and record.epoch < trainer.epochs:
+                pruned = hopeless(trainer.progress.best_value)
+            if pruned:
+                progress.note(f"{label}: ended early, after epoch {record.epoch}")
+                break
     stand = trainer.progress
     assert stand.best_epoch is not None
     folder.keep_checkpoint(stand.best_epoch)
@@ -338,10 +359,19 @@ def fit_one(
             "gemm": gemm.chosen(),
             "threads": torch.get_num_threads(),
             "jobs": jobs,
+            **({"pruned": True} if pruned else {}),
         },
     )
     folder.drop_state()
     return stand.best_value
+
+
+def best_values(folder: RunFolder, metric: str) -> list[tuple[int, float]]:
+    """Return each validated epoch of a training and the best validation value until then."""
+    valid = [(line["epoch"], line["valid"]) for line in folder.history() if line["valid"]]
+    values = [(epoch, one[metric]) for epoch, one in valid if one.get(metric) is not None]
+    best = itertools.accumulate((value for _, value in values), max)
+    return [(epoch, one) for (epoch, _), one in zip(values, best, strict=True)]
 
 
 def _recorded(trainer: Trainer, folder: RunFolder) -> Iterator[EpochRecord]:

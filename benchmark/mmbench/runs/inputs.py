@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmbase.layout import counted
 from mmbase.progress import Progress
 from mmbench.config import Evaluation, Recipe
 from mmbench.core.interactions import HeldOut
@@ -147,18 +148,20 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
         training.of_trained_users(rows).users.size for rows in (training.valid, test.rows)
     )
     lines = [
-        f"data: {training.name}, split {training.split}: {train.n_users:,} users, "
-        f"{train.n_items:,} items; {train.n_edges:,} train, {n_valid:,} valid, {n_test:,} test",
+        f"data: {training.name}, split {training.split}: {counted(train.n_users, 'user')}, "
+        f"{counted(train.n_items, 'item')}; {train.n_edges:,} train, {n_valid:,} valid, "
+        f"{n_test:,} test",
         *(f"data: {note}" for note in training.notes),
         *_relevance(training.valid, evaluation.threshold),
     ]
     for modality, one in inputs.features.items():
         n_present = int(one.present[: train.n_items].sum())
+        unused = counted(one.n_stored - int(present[modality].sum()), "vector")
         lines.append(
             f"{modality}: {one.name}, {one.vectors.shape[1]:,} numbers per item: {n_present:,} of "
             f"{train.n_items:,} items have a vector, "
             f"{train.n_items - n_present - one.corrupt:,} missing, {one.corrupt:,} corrupt; "
-            f"{one.n_stored - int(present[modality].sum()):,} vectors of other items unused"
+            f"{unused} of other items unused"
         )
         if one.note:
             lines.append(f"{modality}: {one.note}")

@@ -3,8 +3,8 @@
 Proposals are random, or follow earlier trials that did well (TPE).
 
 The n-th proposal depends on the seed, n, and the settings and validation values of the trials
-before, and on no state of a process: a search that was killed goes on as it would have. A trial
-that diverges is passed over.
+before, and on no state of a process; whether a trial is ended early depends on these values and on
+its own. So a search that was killed goes on as it would have. A trial that diverges is passed over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,26 @@ from mmbench.config import Range, Recipe, Search, make_settings, read_recipe, wr
 from mmbench.core.sampling import derive, numpy_rng
 from mmbench.errors import Diverged, UsageError
 from mmbench.evaluation.protocol import Setting
-from mmbench.runs.fit import fit_one, in_words
+from mmbench.runs.fit import best_values, fit_one, in_words
 from mmbench.runs.folder import RunFolder
 
-Trial = tuple[Mapping[str, Any], float | None]
-"""Settings that were tried, and their validation value; None for a trial that failed."""
+
+@dataclass(frozen=True)
+class Trial:
+    """What an earlier trial tried, and what came of it.
+
+    Attributes:
+        values: The settings.
+        value: The best validation value; None for a trial that failed.
+        course: The best value so far after each validation, where a pruner is asked.
+        pruned: Whether it was ended early.
+    """
+
+    values: Mapping[str, Any]
+    value: float | None
+    course: Sequence[float] = ()
+    pruned: bool = False
+
 
 _ATTEMPTS = 20  # at a proposal that was not tried before; the second half are random
 _STARTUP = 5  # random trials before TPE
@@ -44,7 +60,7 @@ def propose(search: Search, seed: int, past: Sequence[Trial]) -> dict[str, Any]:
     Raises:
         UsageError: The sampler needs optuna, which is not installed.
     """
-    tried = [dict(values) for values, _ in past]
+    tried = [dict(trial.values) for trial in past]
     proposal: dict[str, Any] = {}
     for attempt in range(_ATTEMPTS):
         if search.sampler == "random" or len(past) < _STARTUP or attempt >= _ATTEMPTS // 2:
@@ -111,8 +127,7 @@ def _draw(rng: np.random.Generator, domain: tuple[Any, ...] | Range) -> Any:
 
 
 def _tpe(search: Search, seed: int, past: Sequence[Trial], attempt: int) -> dict[str, Any]:
-    optuna = require_optuna()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    optuna = require_optuna("--sampler tpe", "--sampler random")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about optuna's own experimental features
         sampler = optuna.samplers.TPESampler(
@@ -122,14 +137,17 @@ def _tpe(search: Search, seed: int, past: Sequence[Trial], attempt: int) -> dict
         )
     study = optuna.create_study(direction="maximize", sampler=sampler)
     domains = {name: _distribution(optuna, domain) for name, domain in search.space.items()}
-    for values, outcome in past:
-        codes = {name: _code(search.space[name], value) for name, value in values.items()}
-        states = optuna.trial.TrialState
-        state = states.FAIL if outcome is None else states.COMPLETE
-        trial = optuna.trial.create_trial(
-            state=state, params=codes, distributions=domains, value=outcome
+    for trial in past:
+        codes = {name: _code(search.space[name], value) for name, value in trial.values.items()}
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=_state(optuna, trial),
+                params=codes,
+                distributions=domains,
+                value=trial.value,
+                intermediate_values=dict(enumerate(trial.course, 1)) if trial.pruned else None,
+            )
         )
-        study.add_trial(trial)
     asked = study.ask(domains).params
     return {
         name: asked[name] if isinstance(domain, Range) else domain[asked[name]]
@@ -137,8 +155,69 @@ def _tpe(search: Search, seed: int, past: Sequence[Trial], attempt: int) -> dict
     }
 
 
-def require_optuna() -> Any:
-    """Import optuna.
+def pruning(search: Search, epochs: int, every: int, past: Sequence[Trial]) -> Pruner | None:
+    """Return what says whether the next trial is hopeless; None: all trials are trained fully.
+
+    The decisions are those of optuna's pruners, whose steps are validations. `median`: below the
+    median of the complete trials at the same validation, once there are five of them. `halving`:
+    not among the best quarter of the trials that came to the 1st, 4th, 16th, … validation.
+    `hyperband`: such a halving (by three) that begins later for some of the trials. The value that
+    counts is the best one so far, with which the trial would end: so a trial is ended only where
+    another one, which was not, has a better value, and the best of all trials is a complete one.
+
+    Args:
+        search: Says which pruner.
+        epochs: Epochs of the trial.
+        every: Epochs between validations.
+        past: The trials so far, in order, each with its course.
+
+    Raises:
+        UsageError: optuna is not installed.
+    """
+    if search.pruner == "none":
+        return None
+    optuna = require_optuna(f"--pruner {search.pruner}", "--pruner none")
+    pruners = optuna.pruners
+    if search.pruner == "median":
+        pruner = pruners.MedianPruner()
+    elif search.pruner == "halving":
+        pruner = pruners.SuccessiveHalvingPruner(min_resource=1)
+    else:
+        pruner = pruners.HyperbandPruner(max_resource=max(1, math.ceil(epochs / every)))
+    # A fixed name: by it and the trial's number hyperband decides where the halving begins.
+    study = optuna.create_study(direction="maximize", pruner=pruner, study_name="search")
+    for trial in past:
+        if trial.value is not None:  # a value that ended in a failure is no one's rival
+            asked = study.ask()
+            for step, value in enumerate(trial.course, 1):
+                asked.report(value, step)
+                asked.should_prune()  # where the pruner notes how far the trial came
+            study.tell(asked, None if trial.pruned else trial.value, _state(optuna, trial))
+    return Pruner(study.ask())
+
+
+class Pruner:
+    """Says of one trial, validation by validation, whether it is hopeless."""
+
+    def __init__(self, trial: Any) -> None:
+        self._trial, self._step = trial, 0
+
+    def __call__(self, best: float) -> bool:
+        """Return whether to end the trial; `best` is its best value so far."""
+        self._step += 1
+        self._trial.report(best, self._step)
+        return bool(self._trial.should_prune())
+
+
+def _state(optuna: Any, trial: Trial) -> Any:
+    states = optuna.trial.TrialState
+    if trial.value is None:
+        return states.FAIL
+    return states.PRUNED if trial.pruned else states.COMPLETE
+
+
+def require_optuna(option: str, instead: str) -> Any:
+    """Import optuna, which an option needs that has an alternative.
 
     Raises:
         UsageError: It is not installed.
@@ -147,9 +226,9 @@ def require_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise UsageError(
-            f"--sampler tpe: needs the package optuna: {install_extra('tune')}; or use --sampler "
-            "random"
+            f"{option}: needs the package optuna: {install_extra('tune')}; or use {instead}"
         ) from error
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 
 
@@ -171,7 +250,7 @@ def _distribution(optuna: Any, domain: tuple[Any, ...] | Range) -> Any:
 
 
 def count_trials(recipe: Recipe) -> int:
-    """Return how many trials a recipe has: 1 where nothing is searched."""
+    """Return how many trials a recipe with a grid or search has."""
     search = typed(recipe)
     return len(recipe.trials()) if search is None else int(min(search.budget, size(search)))
 
@@ -219,13 +298,19 @@ def fit_trials(
             trial = recipe.trial(propose(search, recipe.seed, past))
         label = f"trial {number + 1}/{n_trials} {values_in_words(recipe, trial)}"
         value, known = None, trial_folder.failure
+        every, begun = setting.evaluation.every, trial_folder.trained or bool(known)
+        hopeless = (
+            None if search is None or begun else pruning(search, trial.settings.epochs, every, past)
+        )
         try:
-            value = fit_trial(trial, setting, trial_folder, progress, label=label, jobs=jobs)
+            value = fit_trial(
+                trial, setting, trial_folder, progress, label=label, jobs=jobs, hopeless=hopeless
+            )
         except Diverged as error:
             reasons.append(str(error))
             if not known:
                 progress.warn(f"{recipe.model} seed {recipe.seed}, {label}: failed: {error}")
-        past.append((_values(recipe, trial), value))
+        past.append(_outcome(recipe, trial, trial_folder, value))
         if value is not None and (best is None or value > best[0]):
             best = (value, trial, trial_folder)
     if best is None:
@@ -241,21 +326,31 @@ def fit_trial(
     *,
     label: str = "",
     jobs: int = 1,
+    hopeless: Callable[[float], bool] | None = None,
 ) -> float:
-    """Train one trial in its own folder, recipe beside it; return its validation value."""
+    """Train one trial in its own folder, recipe beside it; return its validation value.
+
+    See `fit_one`.
+    """
     folder.path.mkdir(parents=True, exist_ok=True)
     write_recipe(folder.recipe_path, trial)
-    return fit_one(trial, setting, folder, progress, label=label, jobs=jobs)
+    return fit_one(trial, setting, folder, progress, label=label, jobs=jobs, hopeless=hopeless)
 
 
-def _values(recipe: Recipe, trial: Recipe) -> dict[str, Any]:
-    return {name: getattr(trial.settings, name) for name in recipe.searched}
+def _outcome(recipe: Recipe, trial: Recipe, folder: RunFolder, value: float | None) -> Trial:
+    values = {name: getattr(trial.settings, name) for name in recipe.searched}
+    if value is None or recipe.search is None or recipe.search.pruner == "none":
+        return Trial(values, value)
+    trained = folder.read_json("trained.json")
+    course = [best for _, best in best_values(folder, trained["metric"])]
+    return Trial(values, value, course, trained.get("pruned", False))
 
 
 def trials_of(recipe: Recipe, folder: RunFolder) -> list[dict[str, Any]]:
     """Return the outcome of each trial of a finished search, for the run's record.
 
-    Its `settings`, and `value` and `best_epoch`, or `failed`: the reason.
+    Its `settings`, and `value` and `best_epoch`, or `failed`: the reason; of a trial that was ended
+    early `pruned`: after which epoch.
     """
     told: list[dict[str, Any]] = []
     while (one := folder.trial(len(told))).recipe_path.is_file():
@@ -264,6 +359,8 @@ def trials_of(recipe: Recipe, folder: RunFolder) -> list[dict[str, Any]]:
         if one.trained:
             trained = one.read_json("trained.json")
             outcome = {"value": trained["value"], "best_epoch": trained["best_epoch"]}
+            if trained.get("pruned"):
+                outcome["pruned"] = trained["epochs"]
         told.append({"settings": {name: settings[name] for name in recipe.searched}, **outcome})
     return told
 

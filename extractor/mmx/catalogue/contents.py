@@ -16,7 +16,9 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from mmbase.dataset import FOLDERS
+from mmbase.choices import FILE
+from mmbase.dataset import FOLDERS, TEXT_COLUMNS
+from mmbase.layout import counted
 from mmbase.tables import Column
 from mmx.catalogue.items import Items
 from mmx.catalogue.matching import match_by_name
@@ -33,10 +35,6 @@ PATH_COLUMNS = {
     "visual": ("image", "image_path", "image_file", "img", "img_path", "picture", "photo"),
     "audio": ("audio", "audio_path", "audio_file", "sound"),
 }
-TEXT_COLUMNS = (
-    "title", "name", "brand", "author", "authors", "artist", "artists", "category", "categories",
-    "genre", "genres", "description", "abstract", "features", "text",
-)  # fmt: skip
 NOT_A_NUMBER = ("NaN", "nan")
 """An absent text as data frames write it where the cell is not empty. `Nan` is a word."""
 
@@ -69,6 +67,7 @@ def text_contents(
     columns: Sequence[str] | None = None,
     template: str | None = None,
     usual: Sequence[str] = TEXT_COLUMNS,
+    known: Sequence[str] = (),
 ) -> TextContents:
     """Return the items' texts: columns joined by one blank, or as a template says.
 
@@ -77,6 +76,7 @@ def text_contents(
         columns: The columns; None takes those of `usual` that the table has.
         template: A name of `TEMPLATES` or a text with {column}; names its columns itself.
         usual: Names of text columns, lower case, in the order in which they are joined.
+        known: Columns that were named for this dataset before; taken where it has no usual one.
 
     Raises:
         DataError: There is no table.
@@ -97,13 +97,16 @@ def text_contents(
     elif columns is None:
         columns = [name for name in items.table.columns if name.casefold() in usual]
         columns.sort(key=lambda name: usual.index(name.casefold()))
+        source = ""
+        if not columns and known and set(known) <= set(items.table.columns):
+            columns, source = list(known), f", as {FILE} says"
         if not columns:
             raise UsageError(
                 f"{items.table.path.name}: which columns hold text? Name them with --text-columns "
                 f"(columns: {', '.join(items.table.columns)})"
             )
         where = items.table.path.name
-        notes = (f"text: {' + '.join(columns)} of {where} (--text-columns overrides)",)
+        notes = (f"text: {' + '.join(columns)} of {where}{source} (--text-columns overrides)",)
     read = items.table.read(columns)
     values = tuple(read[name].slice(0, len(items)) for name in columns)
     return TextContents(tuple(columns), notes, values, parsed)
@@ -148,20 +151,22 @@ def file_contents(
         notes.append(f"files: column {column!r} of {table.path.name}")
         if not several and (n_lists := _count_of_lists(named)):
             notes.append(
-                f"{n_lists:,} cells name several files; only the first is used (--several uses all)"
+                f"{counted(n_lists, 'cell names', 'cells name')} several files; only the first is "
+                "used (--several uses all)"
             )
     elif files.unused and not items.limited:
-        notes.append(f"{files.unused:,} {modality} files belong to no item of the table")
+        belong = counted(files.unused, f"{modality} file belongs", f"{modality} files belong")
+        notes.append(f"{belong} to no item of the table")
     if named is None and files.doubled:
         notes.append(
-            f"{len(files.doubled):,} items have files of several extensions; only one is used "
-            f"(not {files.doubled[0]}); what lies in {folder}/<item_id>/ is taken together, with "
-            "--several"
+            f"{counted(len(files.doubled), 'item has', 'items have')} files of several extensions; "
+            f"only one is used (not {files.doubled[0]}); what lies in {folder}/<item_id>/ is taken "
+            "together, with --several"
         )
     if files.ambiguous:
         notes.append(
-            f"{files.ambiguous:,} items have files of one name in several folders of {folder}; "
-            "none is used; name them in a column of paths"
+            f"{counted(files.ambiguous, 'item has', 'items have')} files of one name in several "
+            f"folders of {folder}; none is used; name them in a column of paths"
         )
     return FileContents(
         (column,) if column else (),

@@ -18,6 +18,7 @@ from mmbase.dataset import (
     item_id_column,
     refuse_repeated_header,
 )
+from mmbase.layout import counted
 from mmbase.tables import Column, Table, open_table
 from mmstore.ids import Pairs
 from mmx.catalogue.items import Items, fixed_length
@@ -133,7 +134,7 @@ def _refuse_repetition(found: Interactions, table: Table) -> None:
         return
     rows = np.flatnonzero(pairs == twice[0])[:2].tolist()
     first, second = table.lines(rows)
-    more = f", and {twice.size - 1:,} further repetitions" if twice.size > 1 else ""
+    more = f", and {counted(twice.size - 1, 'further repetition')}" if twice.size > 1 else ""
     raise DataError(
         f"{table.path}: {found.name_of(rows[0])} occurs twice (lines {first} and {second}){more}; "
         "keep one row per user and item"

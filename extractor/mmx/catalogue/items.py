@@ -27,6 +27,7 @@ from mmbase.dataset import (
     item_id_column,
     stem,
 )
+from mmbase.layout import counted
 from mmbase.tables import SUFFIXES, Column, Table, is_table, open_table
 from mmx.errors import DataError, UsageError
 
@@ -147,7 +148,7 @@ def _refuse_repetition(table: Table, column: str, ids: Column) -> None:
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     rows = pc.indices_nonzero(pc.equal(ids, twice[0])).to_pylist()
     first, second = table.lines(rows[:2])
-    more = f", and {len(twice) - 1:,} further ids" if len(twice) > 1 else ""
+    more = f", and {counted(len(twice) - 1, 'further id')}" if len(twice) > 1 else ""
     raise DataError(
         f"{table.path}: {column} {twice[0].as_py()!r} occurs twice (lines {first} and "
         f"{second}){more}; keep one row per item"
@@ -203,7 +204,7 @@ def _items_from_files(root: Path) -> Items:
         raise DataError(
             f"{root}: a file name that is not valid UTF-8 ({error.object!r}); rename it"
         ) from error
-    note = f"no items table: {len(ids):,} items named after the content files"
+    note = f"no items table: {counted(len(ids), 'item')} named after the content files"
     return Items(root, ids, None, (note, *unread))
 
 
@@ -222,9 +223,10 @@ def _unread(root: Path) -> list[str]:
         ]
         if others:
             shown = ", ".join(sorted(others)[:3]) + (", …" if len(others) > 3 else "")
+            files = counted(len(others), f"file in {folder}/ is", f"files in {folder}/ are")
             told.append(
-                f"{len(others):,} files in {folder}/ are no items, by their extensions or as links "
-                f"to nothing ({shown}); a table can name files of any extension"
+                f"{files} no items, by their extensions or as links to nothing ({shown}); a table "
+                "can name files of any extension"
             )
     contents = tuple(suffix for suffixes in FILE_SUFFIXES.values() for suffix in suffixes)
     for path in sorted(root.glob("items.*")):

@@ -70,7 +70,7 @@ def doctor(ctx: click.Context, *, data: Path, as_json: bool, quiet: bool, verbos
     """
     findings = examine(data)
     if as_json:
-        echo_json(findings)
+        echo_json(findings, "mmx.doctor 1.0")
     else:
         click.echo(as_text(findings))
     ctx.exit(1 if findings["problems"] else 0)

@@ -106,13 +106,13 @@ def extract(
     done, failed = _extract_all(run, sets, reporter)
     documents = [summary.as_json() for summary in done]
     if as_json and recipe is None and done:
-        echo_json(documents[0])
+        echo_json(documents[0], "mmx.extraction 1.0")
     elif as_json:
         failures = [
             {"modality": one.modality, "model": one.model, "error": reason}
             for one, reason in failed
         ]
-        echo_json({"sets": documents, "failed": failures})
+        echo_json({"sets": documents, "failed": failures}, "mmx.extractions 1.0")
     else:
         for summary in done:
             click.echo(summary.path.as_posix())

@@ -97,7 +97,7 @@ def fetch(
             "already": done.already,
             "images": statuses,
         }
-        echo_json(document)
+        echo_json(document, "mmx.fetch 1.0")
     else:
         click.echo(target.as_posix())
         if (target / "features" / "visual" / f"{FEATURE_SET}.h5").is_file():

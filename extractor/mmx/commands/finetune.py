@@ -69,6 +69,7 @@ def finetune(
       mmx finetune --modality textual --model all-MiniLM-L6-v2 --data mine --split loo --out mine-st
       mmx extract --modality textual --model mine-st --data mine
     """
+    from mmbase.choices import recall_texts
     from mmbase.process import StopRequest, resolve_device
     from mmx.catalogue.contents import file_contents, text_contents
     from mmx.catalogue.items import load_items
@@ -90,7 +91,9 @@ def finetune(
     items = load_items(run.data)
     users = histories(part, items)
     contents = (
-        file_contents(items, modality) if visual else text_contents(items, config.text_columns)
+        file_contents(items, modality)
+        if visual
+        else text_contents(items, config.text_columns, known=recall_texts(run.data, "items"))
     )
     encoder = create(
         config.model,
@@ -127,6 +130,7 @@ def finetune(
             {"split": split, "train_sha256": file_sha256(part), **asdict(training), "loss": losses},
         )
     if as_json:
-        echo_json({"path": str(target), "users": len(users), "loss": losses})
+        document = {"path": str(target), "users": len(users), "loss": losses}
+        echo_json(document, "mmx.finetuning 1.0")
     else:
         click.echo(target.as_posix())

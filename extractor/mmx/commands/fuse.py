@@ -85,7 +85,7 @@ def fuse(
         progress=progress(quiet=quiet),
     )
     if as_json:
-        echo_json({**dataclasses.asdict(done), "path": done.path.as_posix()})
+        echo_json({**dataclasses.asdict(done), "path": done.path.as_posix()}, "mmx.fusion 1.0")
     else:
         click.echo(done.path.as_posix())
     if not quiet and not as_json:

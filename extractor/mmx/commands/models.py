@@ -39,7 +39,7 @@ def models(*, modality: str | None, as_json: bool, quiet: bool, verbose: bool) -
 
     infos = describe(modality)
     if as_json:
-        echo_json([dataclasses.asdict(info) for info in infos])
+        echo_json({"models": [dataclasses.asdict(info) for info in infos]}, "mmx.models 1.0")
         return
     shown = ("modality", "dim", "input", "weights", "layer", "pooling", "licence")
     names = [Column("model", [info.name for info in infos], left=True)]

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mmbase.cli import PATH, LazyGroup, echo_json, json_option, progress, quiet_option
+from mmbase.layout import counted
 from mmx.commands.sets import (
     DEFAULT_STORE,
     check_names,
@@ -77,7 +78,8 @@ def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
     unfinished = [f"{modality}/{name}" for modality, name in found.partials()]
     if as_json:
         document = {"store": root.as_posix(), "sets": rows}
-        echo_json({**document, "unfinished": unfinished, "problems": problems})
+        document |= {"unfinished": unfinished, "problems": problems}
+        echo_json(document, "mmx.store 1.0")
     elif rows:
         click.echo(listing(rows))
     if not (rows or unfinished or problems or as_json):
@@ -108,7 +110,7 @@ def info(*, target: str, root: Path, as_json: bool) -> None:
     with opened(find_set(target, root)) as features:
         facts, provenance, errors = summary(features), features.provenance, failures(features)
     if as_json:
-        echo_json({**facts, "provenance": provenance, "errors": errors})
+        echo_json({**facts, "provenance": provenance, "errors": errors}, "mmx.set 1.0")
         return
     lines = [f"{key:<15} {one_line(value)}" for key, value in facts.items()]
     lines += ["provenance", *(f"  {key}: {one_line(value)}" for key, value in leaves(provenance))]
@@ -144,13 +146,13 @@ def verify(ctx: click.Context, /, *, paths: tuple[Path, ...], as_json: bool) -> 
         problems[path.as_posix()] = verify_apart(path)
     n_bad = sum(1 for found in problems.values() if found)
     if as_json:
-        echo_json({"sets": problems, "ok": n_bad == 0})
+        echo_json({"sets": problems, "ok": n_bad == 0}, "mmx.verification 1.0")
     else:
         for name, found in problems.items():
             click.echo(
                 "\n".join(_located(name, problem) for problem in found) if found else f"{name}: ok"
             )
-        click.echo(f"{len(problems)} sets, {n_bad} with problems", err=True)
+        click.echo(f"{counted(len(problems), 'set')}, {n_bad} with problems", err=True)
     ctx.exit(1 if n_bad else 0)
 
 
@@ -178,7 +180,7 @@ def diff(
     with opened(find_set(first, root)) as a, opened(find_set(second, root)) as b:
         result = compare(a, b)
     if as_json:
-        echo_json(result)
+        echo_json(result, "mmx.difference 1.0")
     else:
         provenance = result.pop("provenance")
         lines = [f"{key:<20} {one_line(value)}" for key, value in result.items() if value != []]
@@ -248,7 +250,8 @@ def import_(
     FORMATS
       npy          one array, items x dimensions; needs --ids (or --data)
       npy-folder   a folder of <id>.npy, one vector each (a.v1.npy is item a.v1)
-      parquet      an id column, and a list column or numeric columns of one kind
+      parquet      an id column, and a list column or numeric columns of one kind; or a folder of
+                   such parts
       hdf5         a 2-D dataset whose --ids is another KEY or a FILE, or a group of one vector per
                    item, named by it (--dataset / is the whole file)
       safetensors  one 2-D tensor; needs --ids (or --data)
@@ -301,14 +304,17 @@ def import_(
             "content_digest": done.digest,
             "rows": done.rows,
             "missing": done.missing,
+            "dim": done.dim,
+            "already_complete": done.already,
         }
-        echo_json({**result, "dim": done.dim, "already_complete": done.already})
+        echo_json(result, "mmx.import 1.0")
         return
     click.echo(done.path.as_posix())
     if not quiet:
         state = "was imported before, nothing to do" if done.already else "imported"
         click.echo(
-            f"{done.rows:,} rows ({done.missing:,} missing) of {done.dim} numbers {state}", err=True
+            f"{counted(done.rows, 'row')} ({done.missing:,} missing) of {done.dim} numbers {state}",
+            err=True,
         )
 
 
@@ -362,8 +368,10 @@ def export(
     click.echo(done.path.as_posix())
     if not quiet:
         where = f"; ids: {done.ids}" if done.ids else ""
-        skipped = f"; {done.left_out:,} rows without a vector left out" if done.left_out else ""
-        click.echo(f"{done.rows:,} rows{where}{skipped}", err=True)
+        skipped = (
+            f"; {counted(done.left_out, 'row')} without a vector left out" if done.left_out else ""
+        )
+        click.echo(f"{counted(done.rows, 'row')}{where}{skipped}", err=True)
 
 
 def _paths_to_verify(paths: Sequence[Path]) -> list[Path]:

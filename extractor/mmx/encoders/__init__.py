@@ -11,7 +11,14 @@ import importlib
 import importlib.metadata
 from pathlib import Path
 
-from mmx.encoders.base import Encoder, EncoderFamily, EncoderInfo, EncoderSpec, Request
+from mmx.encoders.base import (
+    DECODERS,
+    Encoder,
+    EncoderFamily,
+    EncoderInfo,
+    EncoderSpec,
+    Request,
+)  # fmt: skip
 from mmx.errors import EncoderError, UsageError, unknown_name
 
 __all__ = [
@@ -79,6 +86,7 @@ def create(
     offline: bool = False,
     seed: int = 0,
     cache_dir: Path | None = None,
+    decoder: str = "pil",
 ) -> Encoder:
     """Build an encoder, ready to `load` and `encode` (after `fit`, where `needs_fit`).
 
@@ -91,9 +99,25 @@ def create(
     """
     found, name = _find(model, modality)
     request = Request(
-        name, modality, layer, pooling, weights, device, precision, offline, seed, cache_dir
+        name,
+        modality,
+        layer,
+        pooling,
+        weights,
+        device,
+        precision,
+        offline,
+        seed,
+        cache_dir,
+        decoder,
     )
     if found is not None:
+        possible = found.decoders if modality == "visual" else {"pil"}
+        if decoder in DECODERS and decoder not in possible:
+            raise UsageError(
+                f"{name}: --decoder {decoder} is not possible; here it is "
+                f"{' or '.join(each for each in DECODERS if each in possible)}."
+            )
         return found.build(request)
     names = {info.name: info.modality for info in describe()}
     if name in names:

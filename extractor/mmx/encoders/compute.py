@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mmbase import gemm
 from mmbase.process import resolve_device
 from mmx.encoders.base import Request
+from mmx.encoders.batching import pad_batch
 from mmx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,13 +59,15 @@ def forward_pass(device: torch.device, precision: str) -> Iterator[None]:
     """Inference mode at a precision; fp32 on a GPU means no TF32 and deterministic convolutions.
 
     On the CPU, `torch.nn.functional.linear` is served by the kernel of this processor (see
-    `linear_kernel`).
+    `linear_kernel`). On a GPU each thread has a stream of its own, so that one copies a batch while
+    another computes, and CUDA events tell how long the device was busy (see `device_times`).
     """
     import torch
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if device.type == "cuda":
+            stack.enter_context(_on_own_stream(device))
             stack.enter_context(exact_arithmetic)
         if precision != "fp32":
             dtype = torch.bfloat16 if precision == "bf16" else torch.float16
@@ -69,6 +75,136 @@ def forward_pass(device: torch.device, precision: str) -> Iterator[None]:
         elif device.type == "cpu" and linear_kernel() == "onednn":
             stack.enter_context(_through_onednn()())
         yield
+
+
+class DeviceTimes(NamedTuple):
+    """Seconds of passes on a GPU.
+
+    Attributes:
+        whole_s: From the beginning of each pass to its end.
+        alone_s: The same without what passes of other threads cover: of any number of threads
+            together, the time in which at least one pass was under way.
+    """
+
+    whole_s: float = 0.0
+    alone_s: float = 0.0
+
+    def __sub__(self, other: DeviceTimes) -> DeviceTimes:
+        return DeviceTimes(self.whole_s - other.whole_s, self.alone_s - other.alone_s)
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.times = DeviceTimes()
+        self.streams: dict[torch.device, torch.cuda.Stream] = {}
+        self.began: torch.cuda.Event | None = None
+        self.has_begun = False  # whether the device has had something to do since then
+
+
+_thread = _Thread()
+
+
+def device_times() -> DeviceTimes:
+    """Return the seconds of all passes of this thread on GPUs so far, by CUDA events."""
+    return _thread.times
+
+
+class _Timeline:
+    """When passes of one GPU were under way, in milliseconds from an event that moves along."""
+
+    MOVES_AFTER_MS: ClassVar[float] = 60_000  # events count in float32
+
+    def __init__(self, origin: Any) -> None:
+        self._origin = origin
+        self._covered = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, start: Any, end: Any) -> DeviceTimes:
+        """Return what a pass adds, which lies between two events that have happened."""
+        with self._lock:
+            begins, ends = self._origin.elapsed_time(start), self._origin.elapsed_time(end)
+            alone = max(0.0, ends - max(begins, self._covered))
+            self._covered = max(self._covered, ends)
+            if ends > self.MOVES_AFTER_MS:
+                self._origin, self._covered = end, self._covered - ends
+            return DeviceTimes((ends - begins) / 1e3, alone / 1e3)
+
+
+_timelines: dict[Any, _Timeline] = {}
+_timelines_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _on_own_stream(device: torch.device) -> Iterator[None]:
+    """Let a CUDA device compute on this thread's own stream, and count the time of the block."""
+    import torch
+
+    if _thread.began is not None:  # a part of the pass that is counted
+        yield
+        return
+    stream = _thread.streams.get(device)
+    if stream is None:
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        _thread.streams[device] = stream
+    stream.wait_stream(torch.cuda.current_stream(device))  # what was put there before, as weights
+    with torch.cuda.stream(stream):
+        _mark_start()
+        try:
+            yield
+            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end.record(stream)
+            end.synchronize()
+            _count(stream, _thread.began, end)
+        finally:
+            _thread.began = None
+
+
+def _count(stream: torch.cuda.Stream, start: Any, end: Any) -> None:
+    """Add a pass that has ended to the times of this thread."""
+    with _timelines_lock:
+        # One device can have two names, as cuda and cuda:0; a stream tells its number.
+        timeline = _timelines.setdefault(stream.device_index, _Timeline(start))
+    added, before = timeline.add(start, end), _thread.times
+    _thread.times = DeviceTimes(before.whole_s + added.whole_s, before.alone_s + added.alone_s)
+
+
+def _mark_start() -> None:
+    """Count the time of the pass from here."""
+    import torch
+
+    _thread.has_begun = False
+    _thread.began = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    _thread.began.record()
+
+
+def stacked(
+    arrays: Sequence[NDArray[Any]], device: torch.device, size: int | None = None
+) -> torch.Tensor:
+    """Return arrays of one shape as one tensor on a device, filled up as by `pad_batch`.
+
+    On the way to a GPU they are put together in page-locked memory, from which the copy goes on
+    while this thread starts kernels. Such memory stays with torch, which gives it out again once
+    the copy is done.
+
+    Args:
+        arrays: At least one.
+        device: Where the tensor is wanted.
+        size: Number of rows, at least; None: that of the arrays.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return torch.from_numpy(pad_batch(np.stack(arrays), size)).to(device)
+    n_rows = max(len(arrays), size or 0)
+    kind = torch.from_numpy(np.empty(0, arrays[0].dtype)).dtype
+    pinned = torch.empty((n_rows, *arrays[0].shape), dtype=kind, pin_memory=True)
+    rows = pinned.numpy()
+    np.stack(arrays, out=rows[: len(arrays)])
+    rows[len(arrays) :] = rows[len(arrays) - 1]
+    if _thread.began is not None and not _thread.has_begun:
+        _mark_start()  # putting them together was no work of the device
+        _thread.has_begun = True
+    return pinned.to(device, non_blocking=True)
 
 
 class _ExactArithmetic:

@@ -18,19 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.encoders.base import (
+    DECODERS,
     Encoder,
     EncoderFamily,
     EncoderInfo,
     EncoderSpec,
     Request,
     checked_text,
+    each_text,
     plain_reason,
     require,
     slug,
     versions,
 )
-from mmx.encoders.compute import checked_device, forward_pass, prepared
-from mmx.encoders.decoding import decode_rgb
+from mmx.encoders.compute import checked_device, forward_pass, prepared, stacked
+from mmx.encoders.decoding.jpegs import (
+    EncodedJpeg,
+    checked_decoder,
+    decoder_told,
+    decoder_versions,
+    open_picture,
+    scaled,
+)
 from mmx.encoders.weights.checkpoints import (
     file_sha256,
     fill,
@@ -61,6 +70,12 @@ class _Loaded(NamedTuple):
         return self.values.nbytes
 
 
+class _Size(NamedTuple):
+    """What open_clip asks a picture for."""
+
+    size: tuple[int, int]
+
+
 class OpenClipEncoder(Encoder):
     """One tower of an open_clip model."""
 
@@ -71,6 +86,7 @@ class OpenClipEncoder(Encoder):
 
         request.refuse(layer="projection", pooling="none")
         device = checked_device(request)
+        self._decoder, self._nvjpeg = request.decoder, checked_decoder(request, device)
         library = require("open_clip")
         tag, path = _which_weights(library, request)
         told = library.get_pretrained_cfg(request.model, tag) if tag else {}
@@ -115,34 +131,85 @@ class OpenClipEncoder(Encoder):
                 "quick_gelu": quick_gelu
                 or bool(library.get_model_config(request.model).get("quick_gelu")),
                 "space": digest[:16],
+                **decoder_told(request.decoder),
             },
             weights=label,
             weights_sha256=digest,
             licence=None,
             precision=request.precision,
-            libraries=versions("torch", "torchvision", "open_clip_torch", "pillow"),
+            libraries={
+                **versions("torch", "torchvision", "open_clip_torch", "pillow"),
+                **decoder_versions(request.decoder),
+            },
         )
 
-    def load(self, content: Path | str) -> _Loaded:
-        """Tokenise a text, or prepare a picture."""
+    def load(self, content: Path | str) -> _Loaded | EncodedJpeg:
+        """Tokenise a text, or prepare a picture (with nvjpeg, a JPEG file is only read)."""
         if not self._text:
-            return _Loaded(np.asarray(self._transform(decode_rgb(content)), np.float32))
+            picture = open_picture(content, self._decoder)
+            return picture if isinstance(picture, EncodedJpeg) else self._prepared(picture)
         text = checked_text(content)
         tokens = np.asarray(self._tokenizer([text])[0])
         return _Loaded(tokens, self._is_cut(text, tokens))
 
-    def encode(self, batch: Sequence[_Loaded]) -> NDArray[np.float32]:
-        """Return projected vectors, shape (len(batch), dim)."""
-        import torch
+    def load_many(self, contents: Sequence[Path | str]) -> list[Any]:
+        """Load each; texts are tokenised in one call."""
+        if not self._text:
+            return super().load_many(contents)
+        return each_text(contents, self._tokenised)
 
-        inputs = torch.from_numpy(np.stack([one.values for one in batch])).to(self._device)
+    def _tokenised(self, texts: list[str]) -> list[_Loaded]:
+        tokens = np.asarray(self._tokenizer(texts))  # (len(texts), context)
+        return [
+            _Loaded(row, self._is_cut(text, row)) for text, row in zip(texts, tokens, strict=True)
+        ]
+
+    def _prepared(self, picture: Any) -> _Loaded:
+        """Of a picture of Pillow, or a tensor (3, height, width)."""
+        if hasattr(picture, "permute"):
+            return _Loaded(np.ascontiguousarray(self._transformed(picture).numpy()))
+        return _Loaded(np.asarray(self._transform(picture), np.float32))
+
+    def _transformed(self, pictures: Any) -> Any:
+        """Tensors (..., 3, height, width), uint8, to (..., 3, size, size), float32.
+
+        The steps of open_clip's transform for pictures of Pillow, on tensors.
+        """
+        functional = require("torchvision.transforms.v2.functional")
+        for step in self._transform.transforms:
+            match type(step).__name__:
+                case "Resize":
+                    pictures = scaled(pictures, step.size, step.interpolation)
+                case "ResizeKeepRatio":
+                    height, width = pictures.shape[-2:]
+                    shape = step.get_params(_Size((width, height)), step.size, step.longest)
+                    pictures = scaled(pictures, shape, step.interpolation)
+                case "CenterCrop":
+                    pictures = functional.center_crop(pictures, list(step.size))
+                case "MaybeToTensor":
+                    pictures = pictures.float().div(255)
+                case "MaybeConvertMode":
+                    pass
+                case _:  # CenterCropOrPad, Normalize
+                    pictures = step(pictures)
+        return pictures
+
+    def encode(self, batch: Sequence[_Loaded | EncodedJpeg]) -> NDArray[np.float32]:
+        """Return projected vectors, shape (len(batch), dim)."""
+        values: list[Any] = [getattr(one, "values", one) for one in batch]
         with forward_pass(self._device, self._precision):
+            if self._nvjpeg is None:
+                inputs = stacked(values, self._device)
+            else:
+                inputs = self._nvjpeg.batch(
+                    values, self._transformed, lambda picture: self._prepared(picture).values
+                )
             encode = self._model.encode_text if self._text else self._model.encode_image
             return encode(inputs).float().cpu().numpy()  # type: ignore[no-any-return]
 
-    def truncated(self, loaded: _Loaded) -> bool:
+    def truncated(self, loaded: _Loaded | EncodedJpeg) -> bool:
         """Whether a text had more tokens than the model takes."""
-        return loaded.cut
+        return isinstance(loaded, _Loaded) and loaded.cut
 
     def _is_cut(self, text: str, tokens: NDArray[Any]) -> bool:
         """Whether a context that is longer by one holds more of the text."""
@@ -191,7 +258,12 @@ def _known(modality: str, cache_dir: Path | None) -> list[EncoderInfo]:
 
 
 FAMILY = EncoderFamily(
-    "open_clip", frozenset({"visual", "textual"}), _accepts, _known, build=OpenClipEncoder
+    "open_clip",
+    frozenset({"visual", "textual"}),
+    _accepts,
+    _known,
+    build=OpenClipEncoder,
+    decoders=frozenset(DECODERS),
 )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmx.encoders.base import MODALITIES, Encoder
+from mmx.encoders.base import MODALITIES, Encoder, loaded_or_error
 from mmx.errors import ContentError
 
 
@@ -52,6 +52,7 @@ def check_encoder(
         _check_vectors(encoder, loaded, tolerance)
         _check_threads(encoder, contents)
         _check_failures(encoder, contents, corrupt)
+        _check_many(encoder, contents, corrupt)
     finally:
         encoder.batch_size = None
 
@@ -165,6 +166,27 @@ def _eager_switching() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
+
+
+def _check_many(encoder: Encoder, contents: Sequence[Path | str], corrupt: Sequence[Any]) -> None:
+    """Load everything in one call, from two threads at once, and compare with one by one."""
+    some = [*contents, *corrupt]
+    alone = [loaded_or_error(encoder.load, content) for content in some]
+    expected = _encoded(encoder, alone[: len(contents)])
+    with _eager_switching(), ThreadPoolExecutor(2) as pool:
+        several = list(pool.map(encoder.load_many, [some] * 2))
+    for many in several:
+        assert len(many) == len(some), f"load_many gives {len(many)} items (expected {len(some)})"
+        for one, other in zip(many[len(contents) :], alone[len(contents) :], strict=True):
+            assert isinstance(one, ContentError) and str(one) == str(other), (
+                f"load_many gives {one!r} where load raises {other!r}"
+            )
+        for one, other in zip(many, alone[: len(contents)], strict=False):
+            what = f"load_many gives {str(one)[:60]}, load {str(other)[:60]}"
+            assert encoder.sort_key(one) == encoder.sort_key(other), what
+            assert encoder.truncated(one) == encoder.truncated(other), what
+        for k, vector in enumerate(_encoded(encoder, many[: len(contents)])):
+            _same(vector, expected[k], 0.0, f"load_many: item {k}")
 
 
 def _check_failures(

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.encoders.base import (
+    DECODERS,
     Encoder,
     EncoderFamily,
     EncoderInfo,
@@ -34,9 +35,18 @@ from mmx.encoders.base import (
     slug,
     versions,
 )
-from mmx.encoders.batching import POOLINGS, pad_batch, pool
-from mmx.encoders.compute import checked_device, forward_pass, prepared
-from mmx.encoders.decoding import check_pixels, decode_rgb
+from mmx.encoders.batching import POOLINGS, pool
+from mmx.encoders.compute import checked_device, forward_pass, prepared, stacked
+from mmx.encoders.decoding import check_pixels
+from mmx.encoders.decoding.jpegs import (
+    EncodedJpeg,
+    checked_decoder,
+    decoder_told,
+    decoder_versions,
+    open_picture,
+    scaled,
+    size_of,
+)
 from mmx.encoders.listings import (
     TORCHVISION,
     TORCHVISION_LAYERS,
@@ -63,6 +73,7 @@ class TorchvisionEncoder(Encoder):
         models = require("torchvision.models")
         name = request.model.lower()
         device = checked_device(request)
+        self._decoder, self._nvjpeg = request.decoder, checked_decoder(request, device)
         tag, path = _which_weights(request, models.get_model_weights(name))
         random = request.weights == "random"
         self._transforms = transforms = tag.transforms()
@@ -102,38 +113,75 @@ class TorchvisionEncoder(Encoder):
             dim=dim,
             layer=layer,
             pooling=self._pooling,
-            preprocessing=_preprocessing(transforms),
+            preprocessing={**_preprocessing(transforms), **decoder_told(request.decoder)},
             weights=label,
             weights_sha256=digest,
             licence=None if random or path is not None else tag.meta.get("license"),
             precision=request.precision,
-            libraries=versions("torch", "torchvision", "pillow"),
+            libraries={
+                **versions("torch", "torchvision", "pillow"),
+                **decoder_versions(request.decoder),
+            },
             training={} if path is None else checkpoints.training_of(path),
         )
 
-    def load(self, content: Path | str) -> NDArray[np.uint8]:
-        """Decode, resize and centre-crop as the reference does: (height, width, 3) uint8."""
+    def load(self, content: Path | str) -> NDArray[np.uint8] | EncodedJpeg:
+        """Decode, resize and centre-crop as the reference does: (height, width, 3) uint8.
+
+        With nvjpeg, a JPEG file is only read.
+        """
+        picture = open_picture(content, self._decoder)
+        size = size_of(picture)
+        scale = self._transforms.resize_size[0] / min(size)
+        # Checked before it is enlarged: a line of 1 x 30,000 becomes enormous.
+        check_pixels(*(max(1, int(side * scale)) for side in size))
+        return picture if isinstance(picture, EncodedJpeg) else self._cropped(picture)
+
+    def _cropped(self, picture: Any) -> NDArray[np.uint8]:
+        """Of a picture of Pillow, or a tensor (3, height, width)."""
+        if hasattr(picture, "permute"):
+            pixels = self._cropped_tensors(picture).permute(1, 2, 0)
+            return np.ascontiguousarray(pixels.numpy())
         functional = require("torchvision.transforms.functional")
         reference = self._transforms
-        image = decode_rgb(content)
-        scale = reference.resize_size[0] / min(image.size)
-        # Checked before it is enlarged: a line of 1 x 30,000 becomes enormous.
-        check_pixels(*(max(1, int(side * scale)) for side in image.size))
-        image = functional.resize(
-            image,
+        picture = functional.resize(
+            picture,
             reference.resize_size,
             interpolation=reference.interpolation,
             antialias=reference.antialias,
         )
-        return np.asarray(functional.center_crop(image, reference.crop_size))
+        return np.asarray(functional.center_crop(picture, reference.crop_size))
 
-    def encode(self, batch: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def _cropped_tensors(self, pictures: Tensor) -> Tensor:
+        """(..., 3, height, width) to (..., 3, crop, crop)."""
+        functional = require("torchvision.transforms.v2.functional")
+        reference = self._transforms
+        pictures = scaled(
+            pictures,
+            reference.resize_size,
+            reference.interpolation,
+            antialias=reference.antialias,
+        )
+        return functional.center_crop(pictures, reference.crop_size)  # type: ignore[no-any-return]
+
+    def encode(self, batch: Sequence[NDArray[np.uint8] | EncodedJpeg]) -> NDArray[np.float32]:
         """Return the layer's pooled output, shape (len(batch), dim)."""
+        with forward_pass(self._device, self.spec.precision):
+            return self._forward(self._pixels(batch))[: len(batch)].float().cpu().numpy()
+
+    def _pixels(self, batch: Sequence[Any]) -> Tensor:
+        """Loaded items as one batch, filled up: (b, height, width, 3) uint8."""
         import torch
 
-        pixels = pad_batch(np.stack(batch), self.batch_size)  # (b, height, width, 3)
-        with forward_pass(self._device, self.spec.precision):
-            return self._forward(torch.from_numpy(pixels))[: len(batch)].float().cpu().numpy()
+        if self._nvjpeg is None:
+            return stacked(batch, self._device, self.batch_size)
+        pixels = self._nvjpeg.batch(
+            batch,
+            prepare=lambda x: self._cropped_tensors(x).permute(0, 2, 3, 1),
+            otherwise=self._cropped,
+        )
+        short = (self.batch_size or 0) - len(pixels)
+        return torch.cat([pixels, pixels[-1:].expand(short, -1, -1, -1)]) if short > 0 else pixels
 
     @property
     def network(self) -> Any:
@@ -256,7 +304,12 @@ def _known(modality: str, cache_dir: Path | None) -> list[EncoderInfo]:
 
 
 FAMILY = EncoderFamily(
-    "torchvision", frozenset({"visual"}), _accepts, _known, build=TorchvisionEncoder
+    "torchvision",
+    frozenset({"visual"}),
+    _accepts,
+    _known,
+    build=TorchvisionEncoder,
+    decoders=frozenset(DECODERS),
 )
 
 

@@ -19,20 +19,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmx.encoders.base import (
+    DECODERS,
     Encoder,
     EncoderFamily,
     EncoderInfo,
     EncoderSpec,
     Request,
     checked_text,
+    each_text,
     plain_reason,
     require,
     slug,
     versions,
 )
 from mmx.encoders.batching import every_position, pad_rows, pool_positions
-from mmx.encoders.compute import checked_device, forward_pass, prepared
-from mmx.encoders.decoding import Resampler, decode_rgb, read_mono
+from mmx.encoders.compute import checked_device, forward_pass, prepared, stacked
+from mmx.encoders.decoding import Resampler, read_mono
+from mmx.encoders.decoding.jpegs import (
+    EncodedJpeg,
+    checked_decoder,
+    decoder_told,
+    decoder_versions,
+    open_picture,
+)
 from mmx.encoders.listings import TRANSFORMERS
 from mmx.encoders.weights import hub, loading
 from mmx.encoders.weights.checkpoints import file_sha256
@@ -66,6 +75,7 @@ class TransformersEncoder(Encoder):
 
     def __init__(self, request: Request) -> None:
         device = checked_device(request)
+        self._decoder, self._nvjpeg = request.decoder, checked_decoder(request, device)
         folder = hub.find_model(request, request.model)
         if request.offline:
             hub.go_offline()
@@ -133,20 +143,24 @@ class TransformersEncoder(Encoder):
 
     def _vectors(self, inputs: dict[str, Any], mask: Any = None) -> Vectors:
         """One vector per row of the model's inputs, or with `ALL` those of its positions."""
-        inputs = {name: value.to(self._device) for name, value in inputs.items()}
         with forward_pass(self._device, self._precision):
-            if self._layer == PROJECTION:
-                output = getattr(self._model, self.projected)(**inputs)
-                vectors = output if hasattr(output, "shape") else output.pooler_output
-                return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
-            two_parts = getattr(self._model.config, "is_encoder_decoder", False)
-            encoder = self._model.get_encoder() if two_parts else self._model
-            last = self._layer == "last"
-            output = encoder(**inputs, output_hidden_states=not last)
-            states = output.last_hidden_state if last else output.hidden_states[int(self._layer)]
-            if self._pooling == ALL:
-                return every_position(states, mask)
-            return pool_positions(states, self._pooling, mask).float().cpu().numpy()
+            inputs = {name: value.to(self._device) for name, value in inputs.items()}
+            return self._within_pass(inputs, mask)
+
+    def _within_pass(self, inputs: dict[str, Any], mask: Any = None) -> Vectors:
+        """The same of inputs on the device, within `forward_pass`."""
+        if self._layer == PROJECTION:
+            output = getattr(self._model, self.projected)(**inputs)
+            vectors = output if hasattr(output, "shape") else output.pooler_output
+            return vectors.float().cpu().numpy()  # type: ignore[no-any-return]
+        two_parts = getattr(self._model.config, "is_encoder_decoder", False)
+        encoder = self._model.get_encoder() if two_parts else self._model
+        last = self._layer == "last"
+        output = encoder(**inputs, output_hidden_states=not last)
+        states = output.last_hidden_state if last else output.hidden_states[int(self._layer)]
+        if self._pooling == ALL:
+            return every_position(states, mask)
+        return pool_positions(states, self._pooling, mask).float().cpu().numpy()
 
     def _measured(self, folder: hub.ModelFolder) -> int:
         """Length of a vector."""
@@ -170,12 +184,16 @@ class TransformersEncoder(Encoder):
                 "processor": type(self._processor).__name__,
                 "processor_sha256": file_sha256(config) if config.is_file() else None,
                 "space": digest[:16] if self._joint else None,
+                **decoder_told(request.decoder),
             },
             weights=folder.label,
             weights_sha256=digest,
             licence=folder.licence(),
             precision=request.precision,
-            libraries=versions("torch", "transformers", "tokenizers", "pillow"),
+            libraries={
+                **versions("torch", "transformers", "tokenizers", "pillow"),
+                **decoder_versions(request.decoder),
+            },
         )
 
 
@@ -185,21 +203,52 @@ class HFVisionEncoder(TransformersEncoder):
     modality, projected, tower = "visual", "get_image_features", "vision_config"
 
     def _make_processor(self, library: Any, path: Path) -> Any:
-        return library.AutoImageProcessor.from_pretrained(str(path), local_files_only=True)
+        processor = library.AutoImageProcessor.from_pretrained(str(path), local_files_only=True)
+        self._takes_tensors = (
+            getattr(processor, "backend", None) == "torchvision"
+            or getattr(processor, "is_fast", False) is True  # transformers 4
+        )
+        if self._decoder == "nvjpeg" and not self._takes_tensors:
+            raise UsageError(
+                "--decoder nvjpeg is not possible with this model: its processor, "
+                f"{type(processor).__name__}, takes Pillow's pictures; take --decoder torchvision"
+            )
+        return processor
 
-    def load(self, content: Path | str) -> NDArray[np.float32]:
-        """Decode and process a picture, shape (3, height, width)."""
-        return self._process(decode_rgb(content))
+    def load(self, content: Path | str) -> NDArray[np.float32] | EncodedJpeg:
+        """Decode and process a picture, shape (3, height, width).
+
+        With nvjpeg, a JPEG file is only read.
+        """
+        picture = open_picture(content, self._decoder)
+        return picture if isinstance(picture, EncodedJpeg) else self._process(picture)
 
     def _process(self, image: Any) -> NDArray[np.float32]:
+        """Of a picture of Pillow, or a tensor (3, height, width)."""
+        if hasattr(image, "permute"):
+            if self._takes_tensors:
+                return np.ascontiguousarray(self._process_tensors(image[None])[0].numpy())
+            image = require("PIL.Image").fromarray(image.permute(1, 2, 0).numpy())
         pixels = self._processor(images=image, return_tensors="np")["pixel_values"][0]
         return np.asarray(pixels, np.float32)
 
-    def encode(self, batch: Sequence[NDArray[np.float32]]) -> Vectors:  # type: ignore[override]
-        """Return vectors, (len(batch), dim), or with pooling `all` a list of (k, dim)."""
-        import torch
+    def _process_tensors(self, images: Any) -> Any:
+        """(k, 3, height, width) uint8 to (k, 3, new height, new width) float32."""
+        return self._processor(
+            images=list(images),
+            return_tensors="pt",
+            input_data_format="channels_first",
+            device=images.device,
+        )["pixel_values"]
 
-        return self._vectors({"pixel_values": torch.from_numpy(np.stack(batch))})
+    def encode(self, batch: Sequence[Any]) -> Vectors:  # type: ignore[override]
+        """Return vectors, (len(batch), dim), or with pooling `all` a list of (k, dim)."""
+        with forward_pass(self._device, self._precision):
+            if self._nvjpeg is None:
+                pixels = stacked(batch, self._device)
+            else:
+                pixels = self._nvjpeg.batch(batch, self._process_tensors, self._process)
+            return self._within_pass({"pixel_values": pixels})
 
     def _sample(self) -> Any:
         return self._process(require("PIL.Image").new("RGB", (64, 64)))
@@ -212,6 +261,7 @@ class HFTextEncoder(TransformersEncoder):
     poolings = ("cls", "mean", "last", ALL)
 
     def _make_processor(self, library: Any, path: Path) -> Any:
+        hub.tokenise_in_callers()
         tokenizer = library.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
         positions = loading.n_positions(self._model)
         if positions is None:
@@ -231,13 +281,30 @@ class HFTextEncoder(TransformersEncoder):
 
     def load(self, content: Path | str) -> dict[str, Any]:
         """Tokenise a text; `cut` tells whether it had too many tokens."""
-        ids = self._whole(checked_text(content))["input_ids"]
-        cut = len(ids) > self._max_tokens
-        if cut:
-            ids = self._cut(content)["input_ids"]
-        if not ids:
-            raise ContentError("the text has no tokens")
-        return {"ids": np.asarray(ids, np.int64), "length": len(ids), "cut": cut}
+        (loaded,) = self._tokenised([checked_text(content)])
+        if isinstance(loaded, ContentError):
+            raise loaded
+        return loaded
+
+    def load_many(self, contents: Sequence[Path | str]) -> list[Any]:
+        """Tokenise texts in one call; a `ContentError` in place of those without tokens."""
+        return each_text(contents, self._tokenised)
+
+    def _tokenised(self, texts: list[str]) -> list[dict[str, Any] | ContentError]:
+        rows = self._whole(texts)["input_ids"]
+        long = [k for k, ids in enumerate(rows) if len(ids) > self._max_tokens]
+        if long:
+            for k, ids in zip(long, self._cut([texts[k] for k in long])["input_ids"], strict=True):
+                rows[k] = ids
+        loaded: list[dict[str, Any] | ContentError] = [
+            {"ids": np.asarray(ids, np.int64), "length": len(ids), "cut": False}
+            if ids
+            else ContentError("the text has no tokens")
+            for ids in rows
+        ]
+        for k in long:
+            loaded[k]["cut"] = True  # type: ignore[index]
+        return loaded
 
     def encode(self, batch: Sequence[dict[str, Any]]) -> Vectors:  # type: ignore[override]
         """Return vectors, (len(batch), dim), or with pooling `all` a list of (k, dim)."""
@@ -389,5 +456,10 @@ def _known(modality: str, cache_dir: Path | None) -> list[EncoderInfo]:
 
 
 FAMILY = EncoderFamily(
-    "transformers", frozenset(_KINDS), _accepts, _known, build=lambda r: _KINDS[r.modality](r)
+    "transformers",
+    frozenset(_KINDS),
+    _accepts,
+    _known,
+    build=lambda r: _KINDS[r.modality](r),
+    decoders=frozenset(DECODERS),
 )

@@ -41,7 +41,7 @@ def extract(
         config: Encoder and input.
         progress: Progress reporter.
         build: Builds the encoder; `mmx.encoders.create` unless a program brings its own.
-        executor: Computes the vectors; by default the threads of this process.
+        executor: Computes the vectors; by default `LocalExecutor`.
         taken: Files of other sets of the same run, which `run.restart` must not replace either.
 
     Raises:
@@ -90,12 +90,16 @@ def extract_together(
             )
             first = all(job.already_complete for job in jobs)
             writer = stack.enter_context(_writer(path, plan, encoder, may_choose_kernel=first))
-            jobs.append(SetJob(plan, encoder, writer, stages))
+            others: tuple[Encoder, ...] = ()
+            if not writer.finished:
+                others = tuple(_build(plan, build, stages, on) for on in plan.other_devices)
+            jobs.append(SetJob(plan, encoder, writer, stages, others))
             if writer.finished:
                 _note_changes(jobs[-1], progress)
         unfinished = [job for job in jobs if not job.already_complete]
         if unfinished:
-            pipeline.run(unfinished, executor or LocalExecutor(run.workers), progress)
+            executor = executor or LocalExecutor(run.workers, run.loading)
+            pipeline.run(unfinished, executor, progress)
         for job in unfinished:
             with job.stages.timed("write"):
                 job.writer.finish()
@@ -123,8 +127,10 @@ def share_contents(run: RunConfig, configs: Sequence[SetConfig]) -> list[list[Se
     return list(groups.values())
 
 
-def _build(plan: Plan, build: Callable[..., Encoder], stages: Stages) -> Encoder:
-    """Return the encoder of a plan, fitted if need be."""
+def _build(
+    plan: Plan, build: Callable[..., Encoder], stages: Stages, device: str | None = None
+) -> Encoder:
+    """Return the encoder of a plan, fitted if need be, on its first device or on another one."""
     config, run = plan.config, plan.run
     encoder = build(
         config.model,
@@ -132,10 +138,11 @@ def _build(plan: Plan, build: Callable[..., Encoder], stages: Stages) -> Encoder
         layer=config.layer,
         pooling=config.pooling,
         weights=config.weights,
-        device=plan.device,
+        device=device or plan.device,
         precision=config.precision,
         offline=run.offline,
         seed=run.seed,
+        **({"decoder": config.decoder} if config.decoder != "pil" else {}),
     )
     in_pieces = config.long_texts in ("mean", "ragged")
     stages.long_items = "chunked" if in_pieces else "truncated"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from mmx.catalogue.contents import Content, FileContents, file_contents
 from mmx.catalogue.items import Items
 from mmx.catalogue.paths import Absent, names_in
 from mmx.encoders import Encoder
+from mmx.encoders.base import loaded_or_error
 from mmx.errors import ContentError, UsageError
 
 Combine = Literal["mean", "ragged"]
@@ -114,8 +116,27 @@ class Several:
             raise absent
         return parts
 
+    def load_many(self, contents: Sequence[Any]) -> list[Any]:
+        """Load each; the encoder is given all whole texts in one call."""
+        if not all(isinstance(content, str) for content in contents):
+            return [loaded_or_error(self.load, content) for content in contents]
+        return [
+            loaded_or_error(partial(self._parts_of, whole), content)
+            for whole, content in zip(self.encoder.load_many(contents), contents, strict=True)
+        ]
+
+    def _parts_of(self, whole: Any, content: Any) -> Parts:
+        """The parts of a text that was loaded as a whole."""
+        if isinstance(whole, ContentError):
+            raise whole
+        parts = Parts()
+        self._take(parts, content, whole)
+        return parts
+
     def _load_into(self, parts: Parts, content: Path | str) -> None:
-        loaded = self.encoder.load(content)
+        self._take(parts, content, self.encoder.load(content))
+
+    def _take(self, parts: Parts, content: Path | str, loaded: Any) -> None:
         if (
             isinstance(content, Path)
             or self.long_texts == "truncate"

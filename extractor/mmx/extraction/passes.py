@@ -6,6 +6,8 @@ batches; an error of the device or of the encoder itself ends the run.
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from mmbase.process import out_of_memory, release_gpu_memory
 from mmx.encoders import Encoder
 from mmx.encoders.base import plain_reason
+from mmx.encoders.compute import DeviceTimes, device_times
 from mmx.errors import EncoderError, ToolError
 from mmx.extraction.summary import Costs
 
@@ -75,8 +78,69 @@ class Batch(NamedTuple):
     items: list[Any]
 
 
+def is_on_cpu(encoder: Encoder) -> bool:
+    """Whether an encoder computes on the processors that load its items."""
+    return encoder.device == "cpu"
+
+
+class PassClock:
+    """How long passes keep their device busy.
+
+    Between the CUDA events of a pass a GPU can also wait, for a thread that starts its kernels and
+    can't go on. Passes of one shape take the device the same time, so the shortest of them tells
+    for the others.
+
+    Args:
+        n_passes: How many can compute at a time: of processors their number, of GPUs theirs.
+    """
+
+    def __init__(self, n_passes: int = 1) -> None:
+        self.n_passes = n_passes
+        self._shapes: dict[tuple[int, int], _Shape] = {}
+        self._lock = threading.Lock()
+
+    def device_s(self, shape: tuple[int, int], measured: DeviceTimes) -> float:
+        """Return what a pass adds to the seconds of its device.
+
+        It is negative where the pass shows that those before it, which may have included the start
+        of a library, were counted too long.
+
+        Args:
+            shape: Number and largest size of its items.
+            measured: What it took by CUDA events.
+        """
+        with self._lock:
+            if shape not in self._shapes and len(self._shapes) == _MAX_SHAPES:
+                self._shapes.clear()
+            return self._shapes.setdefault(shape, _Shape()).add(measured)
+
+
+@dataclass
+class _Shape:
+    """Passes of one shape."""
+
+    n: int = 0
+    shortest_s: float = math.inf
+    counted_s: float = 0.0
+
+    def add(self, measured: DeviceTimes) -> float:
+        """Return what a further pass adds to the seconds of all."""
+        self.n += 1
+        self.shortest_s = min(self.shortest_s, measured.whole_s)
+        before = self.counted_s
+        self.counted_s += min(measured.alone_s, self.shortest_s)
+        self.counted_s = min(self.counted_s, self.n * self.shortest_s)
+        return self.counted_s - before
+
+
+_MAX_SHAPES = 10_000  # that a clock remembers
+
+
 def encode_batch(
-    encoder: Encoder, batch: Batch, turn: Turn = lambda alone: nullcontext()
+    encoder: Encoder,
+    batch: Batch,
+    turn: Turn = lambda alone: nullcontext(),
+    clock: PassClock | None = None,
 ) -> WindowResult:
     """Return the vectors of a batch, encoded in halves once memory has run out.
 
@@ -89,7 +153,8 @@ def encode_batch(
             the device failed.
         Exception: The error of the encoder on a batch, if no single item causes it.
     """
-    began, began_cpu = time.perf_counter(), time.thread_time()
+    clock = clock or PassClock()
+    began, began_cpu, began_gpu = time.perf_counter(), time.thread_time(), device_times()
     rows, wanted, items = batch
     vectors: list[NDArray[np.float32]] = []
     refused: dict[int, str] = {}
@@ -121,6 +186,14 @@ def encode_batch(
             vectors.append(np.empty(0, dtype=np.float32))
         alone = True
     cpu_s, waited_s = time.thread_time() - began_cpu, time.perf_counter() - began
+    measured = device_times() - began_gpu
+    if is_on_cpu(encoder):
+        busy_s = cpu_s
+    elif measured.whole_s > 0:
+        largest = max(map(encoder.sort_key, items))
+        busy_s = clock.device_s((len(items), largest), measured)
+    else:  # nothing tells what the device did
+        busy_s = waited_s
     places = np.flatnonzero(wanted).tolist()
     kept = [place for place in places if place not in refused]
     return WindowResult(
@@ -128,8 +201,9 @@ def encode_batch(
         [vectors[place] for place in kept],
         corrupt=[(int(rows[place]), refused[place]) for place in places if place in refused],
         costs=Costs(
-            encode_s=cpu_s if encoder.device == "cpu" else waited_s,
+            encode_s=busy_s,
             encode_wait_s=waited_s,
+            device_busy_s=busy_s / clock.n_passes,
             n_truncated=sum(encoder.truncated(items[place]) for place in places),
             batch_size=encoder.batch_size or 0,
         ),

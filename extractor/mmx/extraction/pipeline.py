@@ -46,13 +46,20 @@ class SetJob:
         encoder: Built, and fitted if need be.
         writer: The open feature file.
         stages: Where the time of this set is added up.
+        others: The same encoder on other devices, among which the windows are shared.
     """
 
     def __init__(
-        self, plan: Plan, encoder: Encoder, writer: FeatureSetWriter, stages: Stages
+        self,
+        plan: Plan,
+        encoder: Encoder,
+        writer: FeatureSetWriter,
+        stages: Stages,
+        others: tuple[Encoder, ...] = (),
     ) -> None:
         self.plan = plan
         self.encoder = encoder
+        self.others = others
         self.writer = writer
         self.stages = stages
         self.n_rows = len(plan.items)
@@ -223,13 +230,13 @@ def run(jobs: Sequence[SetJob], executor: Executor, progress: Progress) -> None:
     plan, total = jobs[0].plan, sum(job.n_rows for job in jobs)
     for job in jobs:
         job.stages.workers, job.stages.batch_size = executor.workers, plan.batch_size
-        job.stages.device = job.encoder.device
+        job.stages.device, job.stages.n_devices = job.encoder.device, 1 + len(job.others)
     label = f"{plan.config.modality}/{' + '.join(job.encoder.spec.name for job in jobs)}"
     began = flushed = time.perf_counter()
     try:
         with progress.task(label, total, _n_done(jobs)) as task, StopRequest() as stop:
             results = executor.run(
-                [Task(job.plan, job.encoder) for job in jobs],
+                [Task(job.plan, job.encoder, job.others) for job in jobs],
                 _pending_windows(jobs),
                 stopping=lambda: stop.requested or any(job.failure for job in jobs),
             )
@@ -254,6 +261,8 @@ def run(jobs: Sequence[SetJob], executor: Executor, progress: Progress) -> None:
     finally:
         for job in jobs:
             job.stages.loop_s += time.perf_counter() - began
+            job.stages.loading = executor.report
+            job.stages.workers = executor.report.workers
     empty = {job: reason for job in jobs if (reason := job.why_empty())}
     for job in empty:
         # There is nothing to go on with: once contents are there, the same command finds them.

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import mmx
-from mmbase.choices import remember_columns
+from mmbase.choices import recall_texts, remember_columns, remember_texts
+from mmbase.dataset import TEXT_COLUMNS
 from mmbase.process import resolve_device
 from mmbase.progress import Progress
 from mmx.catalogue import interactions
-from mmx.catalogue.contents import TEXT_COLUMNS, Contents, file_contents, text_contents
+from mmx.catalogue.contents import Contents, file_contents, text_contents
 from mmx.catalogue.items import Items, load_items
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, needs_torch
@@ -46,7 +47,8 @@ class Plan:
         items: The dataset's items, in the order of the rows.
         contents: What they have in this modality.
         batch_size: Items per forward pass.
-        device: Where the encoder runs: `cpu`, `cuda`, `cuda:1`, `mps`.
+        device: Where the encoder runs, or the first of several: `cpu`, `cuda`, `cuda:1`, `mps`.
+        other_devices: Where the same encoder runs, too; devices of the same kind.
     """
 
     run: RunConfig
@@ -55,6 +57,7 @@ class Plan:
     contents: Contents
     batch_size: int
     device: str
+    other_devices: tuple[str, ...] = ()
 
     @property
     def window(self) -> int:
@@ -63,7 +66,8 @@ class Plan:
 
     def of(self, config: SetConfig) -> Plan:
         """Return the plan of another set with the same contents and the same batch size."""
-        return replace(self, config=config, device=_device(self.run, config))
+        device, *others = _devices(self.run, config)
+        return replace(self, config=config, device=device, other_devices=tuple(others))
 
     def all_contents(self) -> Iterator[tuple[int, str | Path]]:
         """Yield every usable text or file with its row, in order; of an item with several, all."""
@@ -130,7 +134,10 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
     if config.modality == "textual":
         by_source = {"item": TEXT_COLUMNS, "interaction": interactions.TEXT_COLUMNS}
         usual = by_source[config.source]
-        contents = text_contents(items, config.text_columns, config.text_template, usual)
+        known, own = recall_texts(run.data, kind), config.text_columns
+        contents = text_contents(items, own, config.text_template, usual, known)
+        if own and not set(usual) & set(map(str.casefold, own)):
+            remember_texts(run.data, kind, own)
     elif config.several:
         contents = several_files(
             items,
@@ -144,15 +151,32 @@ def make_plan(run: RunConfig, config: SetConfig, progress: Progress) -> Plan:
         contents = file_contents(items, config.modality, column, anywhere=anywhere)
     for note in (*items.notes, *contents.notes):
         progress.note(note)
-    return Plan(run, config, items, contents, batch_size_of(run, config), _device(run, config))
+    device, *others = _devices(run, config)
+    return Plan(run, config, items, contents, batch_size_of(run, config), device, tuple(others))
 
 
 def batch_size_of(run: RunConfig, config: SetConfig) -> int:
     """Return the items per forward pass: the requested ones, or what suits the device."""
-    device = "cpu" if _device(run, config) == "cpu" else "gpu"
+    device = "cpu" if _devices(run, config)[0] == "cpu" else "gpu"
     return config.batch_size or BATCH_SIZES[device][config.modality]
 
 
-def _device(run: RunConfig, config: SetConfig) -> str:
+def _devices(run: RunConfig, config: SetConfig) -> list[str]:
     # Without torch an encoder runs on the CPU, and nothing imports torch to look for a GPU.
-    return resolve_device(run.device) if needs_torch(config.model, config.modality) else "cpu"
+    if not needs_torch(config.model, config.modality):
+        return ["cpu"]
+    if run.device == "cuda:all":
+        return all_of_cuda()
+    return [resolve_device(device) for device in run.device.split(",")]
+
+
+def all_of_cuda() -> list[str]:
+    """Return the names of all CUDA devices of this machine.
+
+    Raises:
+        UsageError: There is none, or one does not compute.
+    """
+    resolve_device("cuda")
+    import torch
+
+    return [resolve_device(f"cuda:{number}") for number in range(torch.cuda.device_count())]

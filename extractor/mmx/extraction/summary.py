@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,22 @@ class AbsentFiles:
 class Costs:
     """What loading and encoding took.
 
+    The seconds that end in `busy_s` are those for which a part of the machine would be busy if it
+    were alone: the longest of them limits the run.
+
     Attributes:
-        decode_s: CPU seconds of all loading threads together, for decoding and preparing contents.
+        decode_s: CPU seconds of all that load together, threads or processes, for decoding and
+            preparing contents.
         decode_wait_s: Seconds for which the encoder waited for them while they did that.
-        disk_wait_s: The same while they were blocked, as by a slow disk.
+        disk_wait_s: The same while reading blocked them.
         encode_s: CPU seconds of all forward passes together, and of what the encoder does of its
-            own when it loads a content. On a GPU the seconds that the passes took.
+            own when it loads a content. On a GPU the seconds for which it computed.
         encode_wait_s: Seconds for which the calling thread waited for that.
+        decode_busy_s: Seconds that loading took, without `disk_busy_s`, by the number of contents
+            that are loaded at a time.
+        disk_busy_s: Seconds for which reads blocked those that load, by their number.
+        device_busy_s: Seconds for which a GPU computed, by CUDA events, by the number of GPUs; on
+            a processor the CPU seconds of the passes, by the number that run at a time.
         n_truncated: Items that were longer than what the encoder takes.
         n_bytes: Size of the contents that were read.
         sound_s: Length of the sounds that were read.
@@ -70,6 +79,9 @@ class Costs:
     disk_wait_s: float = 0.0
     encode_s: float = 0.0
     encode_wait_s: float = 0.0
+    decode_busy_s: float = 0.0
+    disk_busy_s: float = 0.0
+    device_busy_s: float = 0.0
     n_truncated: int = 0
     n_bytes: int = 0
     sound_s: float = 0.0
@@ -82,6 +94,9 @@ class Costs:
         self.disk_wait_s += other.disk_wait_s
         self.encode_s += other.encode_s
         self.encode_wait_s += other.encode_wait_s
+        self.decode_busy_s += other.decode_busy_s
+        self.disk_busy_s += other.disk_busy_s
+        self.device_busy_s += other.device_busy_s
         self.n_truncated += other.n_truncated
         self.n_bytes += other.n_bytes
         self.sound_s += other.sound_s
@@ -94,16 +109,83 @@ class Costs:
         Args:
             wall_s: Seconds for which the items were awaited.
             cpu_s: CPU seconds for decoding and preparing.
-            blocked_s: Seconds for which the thread was blocked, usually by a disk.
+            blocked_s: Seconds for which reads blocked the thread; a difference, which may be
+                negative.
             own_s: CPU seconds of the encoder's own work.
         """
         self.decode_s += cpu_s
         self.encode_s += own_s
+        blocked_s = max(0.0, blocked_s)
         whole = cpu_s + blocked_s + own_s
         blocked, own = (blocked_s / whole, own_s / whole) if whole > 0 else (0.0, 0.0)
         self.disk_wait_s += wall_s * blocked
         self.encode_wait_s += wall_s * own
         self.decode_wait_s += wall_s * (1 - blocked - own)
+
+
+class Rate(NamedTuple):
+    """What was measured with one way of loading.
+
+    Attributes:
+        how: `threads` or `processes`.
+        workers: Contents that were loaded at a time.
+        items_per_s: Items that came through.
+    """
+
+    how: str
+    workers: int
+    items_per_s: float
+
+
+@dataclass(frozen=True)
+class LoadingReport:
+    """How contents were loaded, and how that was found.
+
+    Attributes:
+        how: `threads` or `processes`.
+        workers: Contents that are loaded at a time.
+        why: Why it is so, in a few words.
+        rates: What was measured, in this order.
+        n_replaced: Loading processes that ended by themselves and were replaced.
+        settled_after_s: Seconds of the loop after which no more was tried; 0 where nothing was.
+        items_per_s: Items that came through from then on; 0 where it never came to that.
+    """
+
+    how: str = "threads"
+    workers: int = 0
+    why: str = ""
+    rates: tuple[Rate, ...] = ()
+    n_replaced: int = 0
+    settled_after_s: float = 0.0
+    items_per_s: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it with JSON types only."""
+        rates = [
+            {"how": how, "workers": workers, "items_per_s": round(rate, 1)}
+            for how, workers, rate in self.rates
+        ]
+        return {
+            **asdict(self),
+            "rates": rates,
+            "settled_after_s": round(self.settled_after_s, 3),
+            "items_per_s": round(self.items_per_s, 1),
+        }
+
+    def as_text(self) -> str:
+        """Return it as one line."""
+        rates = ", ".join(
+            f"{how} {workers}: {rate:,.0f} items/s" for how, workers, rate in self.rates
+        )
+        parts = (
+            self.how,
+            self.why,
+            f"measured: {rates}" if rates else "",
+            f"from then on {self.items_per_s:,.0f} items/s" if rates and self.items_per_s else "",
+            f"loading processes that ended and were replaced: {self.n_replaced}"
+            * (self.n_replaced > 0),
+        )
+        return "; ".join(filter(None, parts))
 
 
 @dataclass
@@ -118,6 +200,8 @@ class Stages(Costs):
         long_items: What became of items that were too long: `truncated` or `chunked`.
         workers: Concurrent loads; on a processor concurrent forward passes, too.
         device: Where the passes run: `cpu`, `cuda` and so on.
+        n_devices: The number of these.
+        loading: How contents were loaded, and how that was found.
     """
 
     fit_s: float = 0.0
@@ -127,6 +211,8 @@ class Stages(Costs):
     long_items: str = "truncated"
     workers: int = 0
     device: str = "cpu"
+    n_devices: int = 1
+    loading: LoadingReport = LoadingReport()
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -139,14 +225,15 @@ class Stages(Costs):
             setattr(self, key, getattr(self, key) + time.perf_counter() - began)
 
     def bottleneck(self) -> str:
-        """Return the main bottleneck with its share of the waits: `decode (64%)`, `device`, `disk`.
+        """Return what is busy longest, with its share of the three: `decode (64%)`, say.
 
-        The device is what encodes: the processor itself, or a GPU.
+        The device is what encodes: the processor itself, or a GPU. The disk is what is read from
+        and written to.
         """
         shares = {
-            "decode": self.decode_wait_s,
-            "device": self.encode_wait_s,
-            "disk": self.disk_wait_s + self.write_s,
+            "decode": max(0.0, self.decode_busy_s),
+            "device": self.device_busy_s,
+            "disk": max(0.0, self.disk_busy_s) + self.write_s,
         }
         total = sum(shares.values())
         if total <= 0:
@@ -207,6 +294,9 @@ class Summary:
             "wait_for_disk": stages.disk_wait_s,
             "encode": stages.encode_s,
             "wait_for_encode": stages.encode_wait_s,
+            "decode_busy": stages.decode_busy_s,
+            "disk_busy": stages.disk_busy_s,
+            "device_busy": stages.device_busy_s,
             "write": stages.write_s,
             "total": self.elapsed_s,
         }
@@ -226,6 +316,8 @@ class Summary:
                 "noted": self.n_noted,
                 "items_per_s": round(stages.rate, 3),
                 "workers": stages.workers,
+                "loading": stages.loading.as_json(),
+                "devices": stages.n_devices,
                 "batch_size": stages.batch_size,
                 "bottleneck": stages.bottleneck(),
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -262,6 +354,8 @@ class Summary:
                 f"{stages.write_s:.1f} s{fit}; limited by {stages.bottleneck() or 'nothing'}"
             )
             rows += [("this run", work), ("time", time_s)]
+            if stages.loading.rates or stages.loading.how != "threads":
+                rows.append(("loading", stages.loading.as_text()))
         if stages.n_truncated:
             what = f"{stages.n_truncated:,} of this run's items were longer than the encoder takes"
             rows.append((stages.long_items, what))

@@ -13,31 +13,18 @@ that an encoder whose last bits depend on who shares a batch may differ there fr
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from mmbase.process import out_of_memory
-from mmx.catalogue.contents import Content, File
-from mmx.catalogue.paths import Absent
+from mmbase.process import available_cpus
+from mmx.catalogue.contents import Content
 from mmx.encoders import Encoder
-from mmx.encoders.base import own_work_s
-from mmx.encoders.decoding import alone, bounded, observed, on_background, shared_decoding, waited_s
 from mmx.errors import ContentError, DataError
-from mmx.extraction.passes import (
-    NOT_AN_ITEMS_FAULT,
-    Batch,
-    Loaded,
-    Rows,
-    WindowResult,
-    encode_batch,
-    unforeseen,
-)
+from mmx.extraction.loading import Reading, load_here, read
+from mmx.extraction.passes import Batch, Loaded, Rows, WindowResult, encode_batch, is_on_cpu
 from mmx.extraction.plan import Plan
 from mmx.extraction.summary import Costs
 
@@ -45,13 +32,31 @@ WINDOW_BYTES = 1 << 28
 """A segment ends with the item by which its loaded items exceed this size."""
 
 _SPAN_ROWS = 256  # rows that are loaded at once, at most
+_SPAN_ROWS_FOR_GPU = 16  # and at least: to hand a span over costs the interpreter 0.5 ms
+
+
+ReadElsewhere: TypeAlias = Callable[[Sequence[bool], Sequence[Content]], Reading]
+"""Loads contents in another process, for those encoders that take them."""
 
 
 class Task(NamedTuple):
-    """An encoder, built and fitted, and the plan that it follows."""
+    """An encoder, built and fitted, and the plan that it follows.
+
+    Attributes:
+        plan: Contents, and the sizes of windows and batches.
+        encoder: Loads, and encodes on the first device.
+        others: The same encoder on the other devices. Windows go around: the k-th of the items is
+            encoded on device k modulo their number, whatever another run had left to do.
+    """
 
     plan: Plan
     encoder: Encoder
+    others: tuple[Encoder, ...] = ()
+
+    def encoder_of(self, row: int) -> Encoder:
+        """Return the encoder on the device that the window of a row belongs to."""
+        encoders = (self.encoder, *self.others)
+        return encoders[row // self.plan.window % len(encoders)]
 
 
 class Span(NamedTuple):
@@ -70,17 +75,37 @@ class LoadedSpan(NamedTuple):
     items: list[list[Loaded] | None]  # for each task; None where it wants no row of the window
     held_bytes: list[int]  # memory of the items, for each task
     n_bytes: int  # size of the contents
-    cpu_s: float  # for which the thread computed
-    blocked_s: float  # for which it was blocked, usually by a disk
+    cpu_s: float  # for which the thread, or the process, computed
+    blocked_s: float  # for which reads blocked it
     sound_s: float = 0.0  # seconds of sound that were read
     noted: Sequence[tuple[int, str]] = ()  # rows whose content was read with a remark
     own_s: Sequence[float] = ()  # of cpu_s, what the encoder of each task did of its own
+    wall_s: float = 0.0  # from the first content to the last
 
-    def result(self, task: int, waited_s: float) -> WindowResult:
-        """Return the costs to an encoder that waited for these rows, with its notes and counts."""
+    def result(
+        self, task: int, waited_s: float, loaders: int = 1, *, on_cpu: bool = True
+    ) -> WindowResult:
+        """Return the costs to an encoder that waited for these rows, with its notes and counts.
+
+        Args:
+            task: The place of the encoder.
+            waited_s: Seconds for which the rows were awaited.
+            loaders: How many load at a time.
+            on_cpu: Whether the encoder computes on the processors that load. There the seconds in
+                which loaders compute count. Elsewhere it is all their time: a loader that waits
+                for the interpreter lock doesn't load either.
+        """
         costs = Costs(n_bytes=self.n_bytes, sound_s=self.sound_s)
+        own_s = self.own_s[task] if self.own_s else 0.0
         decode_s = self.cpu_s - sum(self.own_s)
-        costs.waited(waited_s, decode_s, self.blocked_s, self.own_s[task] if self.own_s else 0.0)
+        costs.waited(waited_s, decode_s, self.blocked_s, own_s)
+        processors = min(loaders, available_cpus())
+        if on_cpu:
+            costs.decode_busy_s = decode_s / processors
+        else:
+            costs.decode_busy_s = (self.wall_s - self.blocked_s - sum(self.own_s)) / loaders
+        costs.device_busy_s = own_s / processors
+        costs.disk_busy_s = self.blocked_s / loaders
         mine = set(self.span.wanted[task].tolist()) if self.noted else set()
         noted = [(row, note) for row, note in self.noted if row in mine]
         return WindowResult(noted=noted, costs=costs)
@@ -100,7 +125,7 @@ def encode_window(plan: Plan, encoder: Encoder, rows: Rows) -> WindowResult:
     task, segments, whole = Task(plan, encoder), Segments(), WindowResult()
     for span in spans(plan, [rows], workers=1):
         part = load([task], span)
-        whole.add(part.result(0, waited_s=part.cpu_s + part.blocked_s))
+        whole.add(part.result(0, waited_s=part.cpu_s + part.blocked_s, on_cpu=is_on_cpu(encoder)))
         for start, items in segments.take(part, 0):
             unusable, batches = batches_of(task, start, items, rows)
             whole.add(unusable)
@@ -127,107 +152,46 @@ def span_rows(plan: Plan, workers: int) -> int:
     """Return the rows per span; one sound, which can be long, so that few are held at any time."""
     if plan.config.modality == "audio":
         return 1
-    return max(1, min(_SPAN_ROWS, plan.window // (2 * workers)))
+    fewest = 1 if plan.device == "cpu" else min(_SPAN_ROWS_FOR_GPU, plan.window)
+    return max(fewest, min(_SPAN_ROWS, plan.window // (2 * workers)))
 
 
-def load(tasks: Sequence[Task], span: Span) -> LoadedSpan:
+def load(tasks: Sequence[Task], span: Span, elsewhere: ReadElsewhere | None = None) -> LoadedSpan:
     """Load the rows of a span for tasks that share contents; safe to call from any thread.
+
+    Args:
+        tasks: Encoders and plans.
+        span: The rows.
+        elsewhere: Loads contents in another process; what that leaves is loaded in this thread.
 
     Raises:
         DataError: There is not enough memory for one of the contents alone.
     """
-    began, (busy, queued) = time.perf_counter() - waited_s(), busy_and_queued_s()
-    plan, n_bytes, sound_s = tasks[0].plan, 0, 0.0
-    items: list[list[Loaded] | None] = [[] if len(rows) else None for rows in span.wanted]
-    takers = [
-        (place, task.encoder, loaded)
-        for place, (task, loaded) in enumerate(zip(tasks, items, strict=True))
-        if loaded is not None
-    ]
-    own_s = [0.0] * len(tasks)
-    noted: list[tuple[int, str]] = []
-    for row, content in enumerate(plan.contents.fetch(span.start, span.stop), span.start):
-        n_bytes += _size(content)
-        with shared_decoding(len(takers) > 1), bounded(), on_background(plan.config.background):
-            for place, encoder, loaded in takers:
-                own_s[place] -= own_work_s()
-                with observed() as seen:
-                    loaded.append(_load_one(encoder, content))
-                own_s[place] += own_work_s()
-            if loaded[-1] is _SHORT:
-                raise DataError(
-                    f"item {plan.items.name_of(row)!r}: not enough memory to read it, even alone. "
-                    "What was computed is kept; free some memory, or take the item out, and give "
-                    "the same command again"
-                )
-        sound_s += seen.sound_s
-        noted += [(row, note) for note in seen.notes]
-    held = [sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in items]
-    busy_now, queued_now = busy_and_queued_s()
-    cpu_s = busy_now - busy
-    taken_s = (
-        time.perf_counter() - waited_s() - began
-    )  # waiting for others' decoding is not disk time
-    blocked_s = max(0.0, taken_s - cpu_s - (queued_now - queued))
-    return LoadedSpan(span, items, held, n_bytes, cpu_s, blocked_s, sound_s, noted, own_s)
-
-
-_SHORT = object()
-"""Marks an item whose loading ran out of memory. (An exception would keep its tensors alive.)"""
-
-
-def _load_one(encoder: Encoder, content: Content) -> Loaded:
-    """Load a content; if memory runs out, again while no other thread decodes."""
-    if content is None or isinstance(content, ContentError):
-        return content
-    if isinstance(content, Absent):
-        return None
-    loaded = _tried(encoder, content)
-    if loaded is _SHORT:
-        with alone():
-            loaded = _tried(encoder, content)
-    return loaded
-
-
-def _tried(encoder: Encoder, content: Path | str | tuple[File, ...]) -> Loaded:
-    try:
-        return encoder.load(content)  # type: ignore[arg-type]
-    except ContentError as error:
-        return error
-    except FileNotFoundError:
-        return None  # gone since the folder was listed
-    except OSError as error:
-        return ContentError(error.strerror or type(error).__name__)
-    except NOT_AN_ITEMS_FAULT:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, others can be loaded
-        return _SHORT if out_of_memory(error) else ContentError(unforeseen(error))
-
-
-def _size(content: Content) -> int:
-    if isinstance(content, str):
-        return len(content)
-    if isinstance(content, tuple):
-        return sum(map(_size, content))
-    try:
-        # os.stat takes half the time of Path.stat.
-        return os.stat(content).st_size if isinstance(content, Path) else 0  # noqa: PTH116
-    except OSError:
-        return 0
-
-
-def busy_and_queued_s() -> tuple[float, float]:
-    """Return the seconds for which this thread has computed, and waited for a processor.
-
-    For what is left of the wall time it was blocked, usually by a disk. The second figure is 0
-    where the system keeps none.
-    """
-    try:
-        with open("/proc/thread-self/schedstat", "rb") as stream:  # noqa: PTH123 - faster than Path
-            busy, queued, _ = stream.read().split()
-    except (OSError, ValueError):
-        return time.thread_time(), 0.0
-    return int(busy) / 1e9, int(queued) / 1e9
+    plan = tasks[0].plan
+    contents = plan.contents.fetch(span.start, span.stop)
+    encoders = [
+        task.encoder if len(rows) else None
+        for task, rows in zip(tasks, span.wanted, strict=True)
+    ]  # fmt: skip
+    background = plan.config.background
+    if elsewhere is None:
+        found = read(encoders, contents, background, load_here)
+    else:
+        found = elsewhere([encoder is not None for encoder in encoders], contents)
+        if left := found.left:
+            found.replace(left, read(encoders, [contents[k] for k in left], background, load_here))
+    if found.left:
+        raise DataError(
+            f"item {plan.items.name_of(span.start + found.left[0])!r}: not enough memory to read "
+            "it, even alone. What was computed is kept; free some memory, or take the item out, "
+            "and give the same command again"
+        )
+    held = [sum(getattr(item, "nbytes", 0) for item in loaded or ()) for loaded in found.items]
+    noted = [(span.start + place, note) for place, note in found.noted]
+    return LoadedSpan(
+        span, found.items, held, found.n_bytes, found.cpu_s, found.read_s, found.sound_s, noted,
+        found.own_s, found.wall_s,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------

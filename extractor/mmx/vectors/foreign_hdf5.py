@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.layout import counted
 from mmx.errors import DataError, UsageError
 from mmx.vectors.ids import in_row_order, sha256_of
 from mmx.vectors.sources import Source, Vectors, checked, known_by_row, refuse
@@ -43,7 +44,7 @@ def read_hdf5(source: Source) -> Vectors:
             refuse(source, "hdf5 with a group of vectors", "ids", "data", "id_column", "row_column")
             ids, features = _vectors(source.path, node, key)
             absent = np.zeros(len(ids), dtype=bool)
-            note = f"{source.path.name}: {len(ids):,} vectors, each named by its item"
+            note = f"{source.path.name}: {counted(len(ids), 'vector')}, each named by its item"
             return Vectors(ids, features, sha256_of(source.path), absent, record, (note,))
         features = checked(f"{source.path.name}:{key}", _read(source.path, node, key))
         if source.ids is None or not _has(file, source.ids.as_posix()):

@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from typing import Any
 from mmbase.dataset import (
     ITEM_ID_COLUMNS,
     NAMES,
+    checked_ids,
     columns_of,
     open_interactions,
     require_one_reading,
 )
-from mmbase.tables import SUFFIXES, Table, is_table, open_table, strings
+from mmbase.layout import counted
+from mmbase.tables import SUFFIXES, Table, is_table, open_table
 from mmx.catalogue.items import load_items
 from mmx.errors import DataError, ToolError, UsageError
 
@@ -110,9 +112,9 @@ def ids_from_dataset(folder: Path, n_rows: int, *, matrix: str) -> RowIds:
         absent = sorted(wanted - found, key=int)[:EXAMPLES]
         example = f"it has {strange[0]!r}" if strange else f"it lacks {absent[0]!r}"
         raise DataError(
-            f"{matrix}: {n_rows:,} rows without ids, and the {len(found):,} item ids in {source} "
-            f"of {folder.name} are not exactly 0 … {n_rows - 1} ({example}); say which row is "
-            "which item with --ids FILE"
+            f"{matrix}: {counted(n_rows, 'row')} without ids, and the {len(found):,} item ids in "
+            f"{source} of {folder.name} are not exactly 0 … {n_rows - 1} ({example}); say which "
+            "row is which item with --ids FILE"
         )
     where = f"the item ids in {source} of {folder.name}"
     note = f"row i is item i: {where} are exactly 0 … {n_rows - 1}"
@@ -131,6 +133,12 @@ def sha256_of(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def sha256_of_files(files: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of the listing that `sha256sum` makes of files; errors as above."""
+    listing = "".join(f"{sha256_of(path)}  {name}\n" for name, path in files.items())
+    return hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def read_records(path: Path) -> list[list[str]]:
@@ -190,13 +198,8 @@ def _from_table(
             )
         id_column = others[0]
         row_column = others[1] if len(others) == 2 else row_column
-    read = table.read([id_column, *([row_column] if row_column is not None else [])])
-    try:
-        ids = [value.decode() for value in read[id_column].to_pylist()]
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path.name}: column {id_column!r} is not UTF-8 ({error.reason}); convert the file"
-        ) from error
+    read = table.read([id_column, *filter(None, [row_column])], ids=[id_column])
+    ids = checked_ids(table, id_column, read[id_column]).to_pylist()
     if row_column is None:
         _refuse_other_order(table, [name for name in table.columns if name != id_column], len(ids))
         return [(item_id, None) for item_id in ids], {"id_column": id_column}
@@ -288,7 +291,7 @@ def in_row_order(
         DataError: They are not as many as the rows, empty, there twice, or of no such row.
     """
     if len(pairs) != n_rows:
-        count = f"{len(pairs):,} ids for {n_rows:,} rows"
+        count = f"{counted(len(pairs), 'id')} for {counted(n_rows, 'row')}"
         if headed:
             count += " below the header"
         fix = "every row needs one id, and no more"
@@ -321,8 +324,8 @@ def _check_unique(path: Path, ids: list[str]) -> None:
         twice = [item_id for item_id, count in Counter(ids).items() if count > 1]
         shown = ", ".join(map(repr, twice[:EXAMPLES]))
         raise DataError(
-            f"{path.name}: {len(twice):,} ids occur more than once (for instance {shown}); ids "
-            "must be unique"
+            f"{path.name}: {counted(len(twice), 'id occurs', 'ids occur')} more than once (for "
+            f"instance {shown}); ids must be unique"
         )
 
 
@@ -356,8 +359,8 @@ def _interaction_items(path: Path) -> set[str]:
         raise DataError(
             f"{path}: no column of item ids (expected item_id; got {', '.join(table.columns)})"
         )
-    columns = table.read([item, *filter(None, [user])])
+    columns = table.read([item, *filter(None, [user])], ids=[item])
     if user is not None and _stem(path) == "interactions":  # parts of a split have users first
         require_one_reading(table, columns[user], columns[item])
     # A header that is not recognised is read as a row, and then shows as a strange id.
-    return set(strings(columns[item]).tolist())
+    return set(checked_ids(table, item, columns[item]).to_pylist())

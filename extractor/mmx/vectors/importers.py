@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.layout import counted
 from mmbase.progress import Progress, Silent, Task
 from mmx import __version__
 from mmx.errors import DataError
@@ -173,14 +174,19 @@ def _missing_rows(
     missing = vectors.absent | nan
     notes = []
     if nan.any():
-        notes.append(f"{int(nan.sum()):,} rows with NaN are stored as missing")
+        notes.append(
+            f"{counted(int(nan.sum()), 'row with NaN is', 'rows with NaN are')} stored as missing"
+        )
     if zero.any() and zero_is_missing:
         missing |= zero
-        notes.append(f"{int(zero.sum()):,} rows of zeros are stored as missing")
+        notes.append(
+            f"{counted(int(zero.sum()), 'row of zeros is', 'rows of zeros are')} stored as missing"
+        )
     elif zero.any():
         notes.append(
-            f"{int(zero.sum()):,} rows are all zeros ({_examples(vectors.ids, zero)}) and stay "
-            "vectors; if zeros mean that there is no content, say --zero-is-missing"
+            f"{counted(int(zero.sum()), 'row is', 'rows are')} all zeros "
+            f"({_examples(vectors.ids, zero)}) and stay as they are; if zeros mean that there is "
+            "no content, say --zero-is-missing"
         )
     return missing, tuple(notes)
 

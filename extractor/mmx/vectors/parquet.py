@@ -1,4 +1,4 @@
-"""Vectors in a Parquet table: a column of ids, and a column of lists or columns of numbers.
+"""Vectors in a Parquet table or a folder of them: ids, and a column of lists or of numbers each.
 
 Columns are not taken because they are numeric: an index that pandas wrote is none, and where the
 numeric columns are of several kinds (`f0 … f383`, `price`), the user chooses.
@@ -9,14 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmbase.dataset import ITEM_ID_COLUMNS, ROLES, columns_of
+from mmbase.layout import counted
+from mmbase.typed_tables import parquet_folder
 from mmx.errors import DataError, UsageError
-from mmx.vectors.ids import EXAMPLES, sha256_of
+from mmx.vectors.ids import EXAMPLES, sha256_of, sha256_of_files
 from mmx.vectors.sources import Source, Vectors, checked, refuse
 
 _NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
@@ -26,15 +29,9 @@ _INDEX = re.compile(r"index|level_\d+|__index_level_\d+__|Unnamed: ?\d+")
 
 def read_parquet(source: Source) -> Vectors:
     """Read an id column, and one list column (nulls are missing rows) or numeric columns."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
     refuse(source, "parquet", "ids", "data", "row_column", "tensor", "dataset")
     name = source.path.name
-    try:
-        table = parquet.read_table(source.path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{source.path}: not a Parquet file that can be read ({error})") from error
+    table, parts = _read(source.path)
     id_column = source.id_column or next(
         (column for column in ITEM_ID_COLUMNS if column in table.column_names), None
     )
@@ -53,17 +50,42 @@ def read_parquet(source: Source) -> Vectors:
             )
         features, absent = _list_column(name, table.column(wanted[0]))
     else:
-        parts = [_numbers(name, column, table.column(column)) for column in wanted]
-        features, absent = np.stack(parts, axis=1), np.zeros(len(ids), dtype=bool)
-    record = {
+        numbers = [_numbers(name, column, table.column(column)) for column in wanted]
+        features, absent = np.stack(numbers, axis=1), np.zeros(len(ids), dtype=bool)
+    record: dict[str, Any] = {
         "id_column": id_column,
         "columns": list(wanted) if len(wanted) <= 8 else [wanted[0], "…", wanted[-1]],
     }
     notes = [f"ids: column {id_column!r} of {name}; vectors: {_shown(wanted)}"]
     if absent.any():
-        notes.append(f"{int(absent.sum()):,} null vectors are stored as missing")
-    digest = sha256_of(source.path)
+        notes.append(
+            f"{counted(int(absent.sum()), 'null vector is', 'null vectors are')} stored as missing"
+        )
+    if parts:
+        record["files"] = len(parts)
+        names = {part.relative_to(source.path).as_posix(): part for part in parts}
+        digest = sha256_of_files(names)
+    else:
+        digest = sha256_of(source.path)
     return Vectors(ids, checked(name, features), digest, absent, record, tuple(notes))
+
+
+def _read(path: Path) -> tuple[Any, list[Path]]:
+    """Return the table of a file, or of the parts in a folder, by name, and these parts."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        if not path.is_dir():
+            return parquet.read_table(path), []
+        whole = parquet_folder(path)
+        if not whole.files:
+            raise DataError(f"{path}: no Parquet files in this folder")
+        # What pandas says of its index is in each part, and not in what they have in common.
+        about = parquet.read_schema(whole.files[0]).metadata
+        return whole.to_table().replace_schema_metadata(about), [Path(one) for one in whole.files]
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a Parquet file that can be read ({error})") from error
 
 
 def _ids(name: str, column: str, cells: Any) -> list[str]:

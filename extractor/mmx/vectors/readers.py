@@ -6,7 +6,6 @@ executed, and the item of a row comes from an id list, a file name or a column, 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbase.dataset import is_hidden
+from mmbase.layout import counted
 from mmx.errors import DataError, UsageError
 from mmx.vectors.foreign_hdf5 import read_hdf5
-from mmx.vectors.ids import EXAMPLES, is_id_name, read_records, sha256_of
+from mmx.vectors.ids import EXAMPLES, is_id_name, read_records, sha256_of, sha256_of_files
 from mmx.vectors.parquet import read_parquet
 from mmx.vectors.sources import Source, Vectors, checked, known_by_row, refuse
 
@@ -83,7 +83,7 @@ def read_npy_folder(source: Source) -> Vectors:
         raise DataError(f"{source.path}: no .npy files in it")
     notes: tuple[str, ...] = ()
     if n_others := len(entries) - len(files):
-        notes = (f"{n_others:,} other files in {source.path.name} are left aside",)
+        notes = (f"{counted(n_others, 'other file')} in {source.path.name}: left aside",)
     record: dict[str, Any] = {"files": len(files)}
     if source.ids is None:
         by_id = {name.removesuffix(".npy"): path for name, path in files.items()}
@@ -103,8 +103,7 @@ def read_npy_folder(source: Source) -> Vectors:
                 f"of the first file, {first.dtype} of shape {shape})"
             )
         rows.append(array)
-    listing = "".join(f"{sha256_of(path)}  {name}\n" for name, path in files.items())
-    digest = hashlib.sha256(listing.encode("utf-8", "surrogateescape")).hexdigest()
+    digest = sha256_of_files(files)
     features = checked(source.path.name, np.stack(rows))
     return Vectors(list(by_id), features, digest, np.zeros(len(rows), dtype=bool), record, notes)
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.layout import counted
 from mmx.errors import DataError, UsageError
 from mmx.vectors.ids import RowIds, ids_from_dataset, ids_from_file, sha256_of
 
@@ -86,8 +87,9 @@ def _ids_of_rows(source: Source, n_rows: int) -> RowIds:
     if source.data is not None:
         return ids_from_dataset(source.data, n_rows, matrix=source.path.name)
     raise UsageError(
-        f"{source.path.name}: {n_rows:,} rows, and nothing says which row is which item; give "
-        f"--ids FILE, or --data DIR if the item ids of that dataset are exactly 0 … {n_rows - 1}"
+        f"{source.path.name}: {counted(n_rows, 'row')}, and nothing says which row is which item; "
+        "give --ids FILE, or --data DIR if the item ids of that dataset are exactly 0 … "
+        f"{n_rows - 1}"
     )
 
 

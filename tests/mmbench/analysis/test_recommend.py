@@ -208,7 +208,7 @@ def test_users_without_training_rows_get_no_list_and_are_counted(
     run, out = run_of(place, "strict", "vbpr"), tmp_path / "recs.tsv"
     arguments = [str(run), "--out", str(out), "--users", "u1,nobody,u2", "-k", "2", "-q"]
     done = CliRunner().invoke(recommend, arguments, catch_exceptions=False)
-    assert "1 of the users have no training rows, e.g. 'nobody'; they get no list" in done.stderr
+    assert "1 of the users has no training rows, e.g. 'nobody', and no list" in done.stderr
     assert set(pd.read_csv(out, sep="\t")["user_id"]) == {"u1", "u2"}
     document = call(*arguments[:-1])
     assert (document["users"], document["unknown_users"]) == (2, ["nobody"])

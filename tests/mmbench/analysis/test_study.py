@@ -21,6 +21,7 @@ from tests.mmbench.conftest import write_dataset
 from mmbench.analysis.report.reproduction import claims, index, page
 from mmbench.analysis.report.results import Line, Reproduction
 from mmbench.analysis.study import read_study
+from mmbench.commands import reproduce as reproduce_module
 from mmbench.commands.reproduce import reproduce
 from mmbench.config import setting_name
 from mmbench.data.dataset import load_split
@@ -191,6 +192,22 @@ def test_a_study_is_done_reported_and_not_repeated(
     } == stamps
 
 
+@pytest.mark.parametrize(("early_s", "n_lines"), [(-1.0, [1, 2, 2]), (60.0, [2])])
+def test_a_report_is_written_in_between_where_that_takes_long(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, early_s: float, n_lines: list[int]
+) -> None:
+    written: list[int] = []
+    monkeypatch.setattr(reproduce_module, "_EARLY_S", early_s)
+    monkeypatch.setattr(
+        "mmbench.analysis.report.reproduction.write",
+        lambda parts, out: written.append(len(parts[-1].lines)),
+    )
+    options = ("--models", "most-popular,bpr-mf", "--seed", "1", "--out", str(tmp_path / "runs"))
+    call(place, *options, "--report", str(tmp_path / "report"))
+    assert written == n_lines
+
+
+@pytest.mark.usefixtures("forked_workers")
 def test_several_trainings_at_once_give_the_same_study(
     place: Path, studies: Studies, tmp_path: Path
 ) -> None:

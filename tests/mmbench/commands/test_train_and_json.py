@@ -44,7 +44,7 @@ def test_an_evaluation_as_json_says_what_the_text_says(tmp_path: Path) -> None:
     )
     assert document["schema"] == "mmbench.evaluation 1.0"
     assert document["users"]["test"] == {"evaluated": 1, "with_relevant": 1, "without_list": 0}
-    assert "test, strict protocol: 1 users evaluated; 0 without a list" in text
+    assert "test, strict protocol: 1 user evaluated; 0 without a list" in text
 
 
 def test_statistics_as_json_have_the_interactions_too(dataset: Path) -> None:

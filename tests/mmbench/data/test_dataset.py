@@ -47,9 +47,9 @@ def test_rows_follow_the_order_of_the_ids(tmp_path: Path) -> None:
     assert split.test.rows.ratings.tolist() == [4, 5]
     assert training.of_trained_users(split.test.rows).users.tolist() == [1]
     text = "\n".join(training.notes)
-    assert "test: 1 users without training rows (1 rows)" in text
-    assert "train: 1 repeated pairs were counted once" in text
-    assert "1 items occur outside training only" in text
+    assert "test: 1 user without training rows (1 row)" in text
+    assert "train: 1 repeated pair was counted once" in text
+    assert "1 item occurs outside training only" in text
 
 
 def test_histories_keep_order_times_and_repetitions(tmp_path: Path) -> None:
@@ -237,9 +237,9 @@ def test_a_random_split_that_is_misspelled(tmp_path: Path, name: str) -> None:
 
 def test_pairs_that_cannot_be_found_are_said(tmp_path: Path) -> None:
     split = load_split(given(tmp_path / "d", train=TRAIN, valid=VALID, test=TEST + "u1\ti9\t5\n"))
-    assert "test: 1 repeated pairs were counted once, by their last row" in split.training.notes
+    assert "test: 1 repeated pair was counted once, by the last row" in split.training.notes
     assert any(
-        note.startswith("test: 1 pairs are also in train: relevant, but")
+        note.startswith("test: 1 pair is also in train: relevant, but")
         for note in split.training.notes
     )
     assert not any(note.startswith("valid:") for note in split.training.notes)

@@ -228,7 +228,7 @@ def test_mmrec_without_mappings_keeps_the_numbers(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="item 1 occurs"):
         LAYOUTS["mmrec"].read(tmp_path)
     (tmp_path / "i_id_mapping.csv").write_text("asin\titemID\nB0\t0\nB1\t1\n")
-    with pytest.raises(DataError, match="1 rows for 2 items"):
+    with pytest.raises(DataError, match="1 row for 2 items"):
         LAYOUTS["mmrec"].read(tmp_path)
     (tmp_path / "image_feat.npy").unlink()
     assert LAYOUTS["mmrec"].read(tmp_path).parts["test"].item_ids.tolist() == ["B1"]

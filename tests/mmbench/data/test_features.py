@@ -78,7 +78,7 @@ def test_vectors_whose_length_overflows_are_no_zeros(tmp_path: Path, scaling: st
         writer.write(np.arange(3), np.array([[1, 2], [3, -1e20], [1e18, 1]], np.float32))
         writer.mark_missing(np.array([3]))
         writer.finish()
-    with pytest.raises(DataError, match=r"up to 1e\+20 in the vectors of 1 items, e.g. 'b'"):
+    with pytest.raises(DataError, match=r"up to 1e\+20 in the vectors of 1 item, e.g. 'b'"):
         load(tmp_path / "features", scaling=scaling)
 
 

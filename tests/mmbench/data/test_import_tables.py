@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mmbench.commands.exchange import import_
-from mmbench.data.exchange.bundle import WHOLE
+from mmbench.data.exchange.bundle import WHOLE, texts_of
 from mmbench.data.exchange.tables import read_tables
 from mmbench.data.files import read_items
 from mmbench.data.tables import read_interactions
@@ -99,7 +100,7 @@ def test_numbers_without_a_header_are_asked_about_and_places_answer(tmp_path: Pa
 def test_rows_without_an_id_are_dropped_on_request_and_counted(tmp_path: Path) -> None:
     log = write(tmp_path / "log.csv", "user,item,rating", "u,i,1", ",i,2", "v, ,3", "v,j,4")
     items = write(tmp_path / "items.csv", "item,title", "i,a", ",b", "j,c")
-    with pytest.raises(DataError, match=r"log.csv, line 3: empty user \(1 such rows\)"):
+    with pytest.raises(DataError, match=r"log.csv, line 3: empty user \(1 such row\)"):
         read_tables([log, items], {})
     out = tmp_path / "out"
     done = call(log, items, "--out", out, "--drop-empty")
@@ -161,7 +162,7 @@ def test_an_item_counts_once_and_texts_get_the_names_that_mmx_knows(tmp_path: Pa
     out = tmp_path / "out"
     done = call(log, items, "--out", out)
     assert done.exit_code == 0, done.output
-    assert "1 rows are of items that occur earlier, e.g. '1'; the first counts" in done.output
+    assert "1 row is of an item that occurs earlier, e.g. '1'; the first counts" in done.output
     assert "not read: size" in done.output
     (row,) = map(json.loads, (out / "items.jsonl").read_text().splitlines())
     assert row == {"item_id": "1", "title": "a\nb", "tags": ["x", "y"], "n": "2.5"}
@@ -194,3 +195,23 @@ def test_an_index_of_pandas_is_no_column(tmp_path: Path) -> None:
     frame.to_parquet(tmp_path / "log.parquet")
     _, (one,) = read_tables([tmp_path / "log.parquet"], {})
     assert one.unread == ("__index_level_0__",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"Titel": ["rote Lampe", "blauer Stuhl", ""]}, ["Titel"]),
+        ({"Titel": ["Lampe", "Stuhl", "Tisch"], "EAN": ["A1", "B2", "C3"]}, ["Titel"]),
+        ({"Farbe": ["rot", "blau", ""], "Titel": ["eine Lampe", "ein Stuhl", "x"]}, ["Titel"]),
+        ({"Titel": ["rote Lampe", "", ""], "title": ["1", "2", "3"]}, []),
+        ({"Preis": ["1", "2,5", "3"], "Bild": ["a/b.jpg", "c.png", ""]}, []),
+        ({"Seit": ["1 Mai 2024", "2 Mai 2024", "3 Mai 2024"], "Link": ["http://a"] * 3}, []),
+        ({"Worte": [["rot", "blau"], ["rot", "x-rot"], ["a"]], "Leer": ["", "", ""]}, ["Worte"]),
+        ({"Bild": ["a b.jpg", "der Stuhl.PNG", "c d.webp"]}, []),
+        ({}, []),
+    ],
+)
+def test_texts_are_recognised_by_their_cells(
+    columns: dict[str, list[Any]], found: list[str]
+) -> None:
+    assert texts_of(pd.DataFrame({"item_id": ["a", "b", "c"], **columns})) == found

@@ -76,15 +76,13 @@ def test_ranks_sort_and_scores_do_not(tmp_path: Path, split: Split, suffix: str)
         else:
             own.to_parquet(path)
         assert listed(path, split)["u1"] == expected
-    assert (
-        "1 lists have a score that is larger" in read(tmp_path / f"score.{suffix}", split, 3)[2][0]
-    )
+    assert "1 list has a score that is larger" in read(tmp_path / f"score.{suffix}", split, 3)[2][0]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("u1\t007\nu1\n", r"line 2: 1 cells \(expected 2, as in the first line"),
+        ("u1\t007\nu1\n", r"line 2: 1 cell \(expected 2, as in the first line"),
         ("user\titem\trank\nu1\t007\tfirst\n", "line 2: rank is no number"),
         ("user\titem\n", "no lists"),
         ("", "empty"),
@@ -104,7 +102,7 @@ def test_a_column_that_rises_is_said_whatever_its_name(
     path = tmp_path / "lists.csv"
     path.write_text(f"uid,iid,note,{name}\nu1,007,x,1\nu1,7,y,2\nu2,b,z,3\n")
     assert listed(path, split)["u1"] == ["007", "7"]
-    assert f"1 lists have a {name} that is larger" in read(path, split, 3)[2][0]
+    assert f"1 list has a {name} that is larger" in read(path, split, 3)[2][0]
 
 
 def test_lists_of_unknown_users_are_left_out_and_counted(tmp_path: Path, split: Split) -> None:
@@ -140,5 +138,5 @@ def test_equal_ranks_are_said(tmp_path: Path, split: Split) -> None:
     path.write_text("user,item,rank\nu1,007,1\nu1,b,1\nu2,b,1\nu2,7,2\n")
     assert listed(path, split, 2) == {"u1": ["007", "b"], "u2": ["b", "7"]}
     assert read(path, split, 2)[2] == [
-        "1 lists have a rank twice; such items are in the order of the rows"
+        "1 list has a rank twice; such items are in the order of the rows"
     ]

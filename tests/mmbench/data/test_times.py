@@ -82,7 +82,7 @@ def test_every_usual_notation_is_exact(
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ([SECOND, ""], r"line 3: timestamp '' is no time \(1 such rows\)"),
+        ([SECOND, ""], r"line 3: timestamp '' is no time \(1 such row\)"),
         (["2023-05-01", "soon", "later"], r"line 3: timestamp 'soon' is no time \(2 such rows\)"),
         ([SECOND, "2023-05-01", SECOND], r"line 3: timestamp '2023-05-01' is no time"),
         ([SECOND, SECOND * 1000, SECOND], "line 3: .* is in milliseconds, other rows in seconds"),

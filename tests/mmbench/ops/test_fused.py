@@ -67,6 +67,11 @@ def of_cosines(draw: Example) -> Arguments:
     return [x], {"y": y}
 
 
+def of_pair_scores(draw: Example) -> Arguments:
+    n, size, d = draw.size(20), draw.size(30), draw.size(9)
+    return [draw.normal(size, d), draw.normal(n, d), draw.whole(n, 2 * size)], {}
+
+
 def of_take(draw: Example) -> Arguments:
     n = draw.size(20)
     return [draw.normal(n, draw.size(9)), draw.whole(n, draw.size(60) - 1)], {}
@@ -211,8 +216,8 @@ def test_finite_differences_agree(name: str) -> None:
 
 
 def test_every_derivative_written_by_hand_has_an_entry() -> None:
-    # The first inside the steps of `row_table`, the second on a GPU: test_gpu_kernels.py.
-    nodes = {"_ProjectionBackward", "_CosinesBackward"}
+    # The first inside the steps of `row_table`, the others on a GPU: test_gpu_kernels.py.
+    nodes = {"_ProjectionBackward", "_CosinesBackward", "_PairScoresBackward"}
     for name in FUSED.keys() - NOT_DIFFERENTIATED:
         for seed in range(4):
             given, options = EXAMPLES[name](Example(seed, torch.float64))

@@ -21,6 +21,7 @@ from mmbench.ops.sparse import SparseMatrix, SparsePattern
     [
         "take",
         "cosines",
+        "pair_scores",
         "normalise_rows",
         "sparse product",
         "sparse rows",
@@ -49,10 +50,10 @@ def test_values_and_gradients_are_those_of_the_formula(name: str, dtype: torch.d
 def test_distinct_rows_are_those_of_torch(size: int) -> None:
     rows = torch.randint(0, size, (size,), generator=torch.Generator().manual_seed(size))
     with interpreted():
-        found, inverse = distinct(rows)
-    assert torch.equal(found[inverse], rows)
+        found, places = distinct(rows)
+    assert torch.equal(found[places.rows], rows)
     expected, where = torch.unique(rows, return_inverse=True)
-    assert torch.equal(inverse, where)
+    assert torch.equal(places.rows, where)
     assert torch.equal(found[: len(expected)], expected)
     assert found[len(expected) :].tolist() == [int(rows.max())] * (size - len(expected))
 
@@ -88,6 +89,16 @@ def test_masks_are_those_of_the_cpu(shape: tuple[int, int]) -> None:
         assert torch.equal(kept(stream, shape, 0.3), here)
     words = torch.stack(stream.words(-(-here.numel() // 4)), 1).flatten()[: here.numel()]
     assert torch.equal(here, (words >= round(0.3 * 2**32)).view(shape))
+
+
+@pytest.mark.parametrize("n", [1, 300])
+def test_words_are_those_of_the_cpu(n: int) -> None:
+    stream = Stream(2**62 + 12345, torch.tensor([3, 2**31 + 7]))
+    with interpreted():
+        from mmbench.ops.gpu import draws
+
+        words = draws.words(n, stream.key, stream.clock)
+    assert all(torch.equal(a, b) for a, b in zip(words, stream.words(n), strict=True))
 
 
 @pytest.mark.parametrize("update", ["exact", "lazy"])

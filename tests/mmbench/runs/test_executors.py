@@ -9,16 +9,16 @@ import os
 import pickle
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.processes import Forked
 
 from mmbase.process import out_of_memory
 from mmbase.progress import Progress, Silent, Terminal
@@ -148,6 +148,7 @@ def test_a_job_whose_data_have_changed_is_refused(dataset: Path, tmp_path: Path)
     assert not folder.path.exists()
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_trial_that_diverges_is_recorded_and_the_others_are_chosen_from(
     dataset: Path, tmp_path: Path
 ) -> None:
@@ -192,6 +193,7 @@ def die(job: Job, progress: Progress) -> RunFolder:
     raise AssertionError
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_a_killed_training_process_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="fewer --jobs than 2"):
         list(ProcessExecutor(2, Silent()).map(die, two_jobs(tmp_path)))
@@ -203,6 +205,7 @@ def run_out(job: Job, progress: Progress) -> RunFolder:
     return RunFolder(job.folder)
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_memory_that_runs_out_in_a_process_is_told_as_in_this_one(tmp_path: Path) -> None:
     """The command knows the error by its kind and has advice for it (`mmbase.cli`)."""
     with pytest.raises(torch.OutOfMemoryError, match=r"Tried to allocate 2\.00 GiB") as caught:
@@ -246,6 +249,7 @@ def require_mask(job: Job, progress: Progress) -> RunFolder:
     return RunFolder(job.folder)
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks")
 def test_ctrl_c_belongs_to_the_command_alone(tmp_path: Path) -> None:
     """Else every training process that is still importing prints a traceback of its own."""
@@ -272,43 +276,30 @@ def test_training_processes_end_with_the_command_and_the_next_one_goes_on(
     dataset: Path, tmp_path: Path
 ) -> None:
     grid = ["--grid", "lr=0.02,0.01", "--set", "epochs=100000", "--every", "100000"]
-    command = [
-        sys.executable,
-        "-m",
-        "mmbench",
-        "train",
-        "--model",
-        "bpr-mf",
-        "--data",
-        str(dataset),
-        "-q",
-        "--jobs",
-        "2",
-    ]
-    command += ["--out", str(tmp_path / "runs"), *grid]
-    environment = {**os.environ, "MMBENCH_SAVE_EVERY_S": "0"}
-    with subprocess.Popen(command, env=environment) as process:
-        while len(list(tmp_path.rglob("trials/*/state.safetensors"))) < 2:
-            assert process.poll() is None
-            time.sleep(0.1)
-        left = children(process.pid)
-        assert len(left) >= 2
-        process.kill()
+    command = ["train", "--model", "bpr-mf", "--data", dataset, "-q", "--jobs", "2"]
+    command += ["--out", tmp_path / "runs", *grid]
+    how: dict[str, Any] = {"cwd": tmp_path, "environment": {"MMBENCH_SAVE_EVERY_S": "0"}}
+    process = Forked("mmbench", *command, **how)
+    while len(list(tmp_path.rglob("trials/*/state.safetensors"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    left = children(process.pid)
+    assert len(left) >= 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{pid}").exists() for pid in left) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}").exists() for pid in left)
     (run,) = (tmp_path / "runs").iterdir()
     histories = {path: path.read_text().count("\n") for path in run.glob("trials/*/history.jsonl")}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        while any(path.read_text().count("\n") < count + 5 for path, count in histories.items()):
-            assert process.poll() is None  # it went on from where the states stood
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        message = process.stderr.read()
-        assert process.wait(30) == 130
-    assert "Traceback" not in message
+    process = Forked("mmbench", *command, **how)
+    while any(path.read_text().count("\n") < count + 5 for path, count in histories.items()):
+        assert process.poll() is None  # it went on from where the states stood
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    assert "Traceback" not in process.stderr
 
 
 def test_trainings_are_counted(

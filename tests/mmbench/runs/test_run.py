@@ -475,7 +475,7 @@ def test_lists_of_strangers_are_refused_and_unknown_items_are_said(
     path = tmp_path / "lists.tsv"
     path.write_text("somebody\tB001X\n")
     with pytest.raises(
-        DataError, match="1 users do not occur in the training data, e.g. 'somebody'"
+        DataError, match="1 user does not occur in the training data, e.g. 'somebody'"
     ):
         evaluate_lists(path, dataset, None, recipe.evaluation)
     path.write_text("u1\tB001X\nu1\tnowhere\n")
@@ -483,7 +483,7 @@ def test_lists_of_strangers_are_refused_and_unknown_items_are_said(
     assert scored.scores["test"].n_evaluated > 1  # the others score 0
     paper = recipe.evaluation.model_copy(update={"protocol": "paper"})
     assert evaluate_lists(path, dataset, None, paper).scores["test"].n_evaluated == 1
-    assert any("1 recommended items do not occur in the data" in note for note in scored.notes)
+    assert any("1 recommended item does not occur in the data" in note for note in scored.notes)
     path.write_text("u1\t0\nu1\t1\n")
     with pytest.raises(
         DataError, match=r"none of the 2 recommended items occurs in the data, e.g. '0' .there: '"
@@ -505,9 +505,7 @@ def test_scores_that_contradict_the_order_of_the_rows_are_said(
     path = tmp_path / "lists.tsv"
     path.write_text(f"u1\t{a}\t0.5\nu1\t{b}\t0.7\nu2\t{b}\t0.9\nu2\t{c}\t0.9\n")
     notes = evaluate_lists(path, dataset, None, recipe.evaluation).notes
-    assert any(
-        "1 lists have a score that is larger than the one before it" in note for note in notes
-    )
+    assert any("1 list has a score that is larger than the one before it" in note for note in notes)
     path.write_text(f"u1\t{b}\t0.7\nu2\t{b}\t0.9\nu1\t{a}\t0.5\n")  # the next user's may be larger
     notes = evaluate_lists(path, dataset, None, recipe.evaluation).notes
     assert not any("larger" in note for note in notes)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,16 +14,30 @@ from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from tests.mmbench.conftest import write_dataset
+from tests.processes import Forked, ended
 
+from mmbase.progress import Silent
 from mmbench.commands.train import parse_search
 from mmbench.commands.tune import tune
-from mmbench.config import Range, Recipe, Search, make_settings
+from mmbench.config import (
+    Evaluation,
+    Range,
+    Recipe,
+    Search,
+    make_settings,
+    read_recipe,
+    write_recipe,
+)
 from mmbench.errors import UsageError
 from mmbench.runs.finished_runs import find_runs
+from mmbench.runs.fit import fit_one
+from mmbench.runs.folder import RunFolder
+from mmbench.runs.inputs import load_inputs
 from mmbench.runs.run import read_result
-from mmbench.runs.search import propose, size, typed
+from mmbench.runs.search import Trial, propose, pruning, size, typed
+from mmbench.trainer import TrainingProgress
 
 SPACE: dict[str, Any] = {
     "lr": Range(low=1e-4, high=1e-1, log=True),
@@ -33,7 +45,6 @@ SPACE: dict[str, Any] = {
     "n_layers": Range(low=1, high=3, integer=True),
     "preset": ("paper", "original"),
 }
-MMBENCH = Path(sys.executable).with_name("mmbench")
 
 
 def outcome(values: dict[str, Any]) -> float:
@@ -41,11 +52,11 @@ def outcome(values: dict[str, Any]) -> float:
     return -abs(math.log10(values["lr"]) + 2) - abs(values["n_layers"] - 2) - values["reg_weight"]
 
 
-def run_search(search: Search, n: int, seed: int = 1) -> list[tuple[dict[str, Any], float]]:
-    past: list[tuple[dict[str, Any], float]] = []
+def run_search(search: Search, n: int, seed: int = 1) -> list[Trial]:
+    past: list[Trial] = []
     for _ in range(n):
         values = propose(search, seed, past)
-        past.append((values, outcome(values)))
+        past.append(Trial(values, outcome(values)))
     return past
 
 
@@ -56,9 +67,9 @@ def test_proposals_follow_from_the_past_alone(sampler: str) -> None:
     search = Search(sampler=sampler, budget=12, space=SPACE)  # type: ignore[arg-type]
     past = run_search(search, 12)
     assert past == run_search(search, 12)
-    assert propose(search, 1, past[:7]) == past[7][0]
-    assert propose(search, 2, past[:7]) != past[7][0]
-    for values, _ in past:
+    assert propose(search, 1, past[:7]) == past[7].values
+    assert propose(search, 2, past[:7]) != past[7].values
+    for values in (trial.values for trial in past):
         assert 1e-4 <= values["lr"] <= 1e-1
         assert 0 <= values["reg_weight"] <= 0.5
         assert values["n_layers"] in (1, 2, 3)
@@ -72,7 +83,8 @@ def test_tpe_learns() -> None:
     for sampler in ("tpe", "random"):
         search = Search(sampler=sampler, budget=25, space=SPACE)  # type: ignore[arg-type]
         best[sampler] = sum(
-            max(value for _, value in run_search(search, 25, seed)) for seed in range(4)
+            max(outcome(dict(trial.values)) for trial in run_search(search, 25, seed))
+            for seed in range(4)
         )
     assert best["tpe"] > best["random"]
 
@@ -85,15 +97,15 @@ def test_a_small_space_is_exhausted_before_anything_is_repeated(sampler: str) ->
     search = Search(sampler=sampler, budget=99, space=space)  # type: ignore[arg-type]
     assert size(search) == 80
     for seed in range(3):
-        past: list[tuple[dict[str, Any], float]] = [
-            ({"a": a, "b": b, "c": c}, 0.0)
+        past = [
+            Trial({"a": a, "b": b, "c": c}, 0.0)
             for a in range(20)
             for b in "xy"
             for c in (1, 2)
             if (a, b, c) != (7, "y", 2)
         ]
-        past.append((propose(search, seed, past), 0.0))
-        assert past[-1][0] == {"a": 7, "b": "y", "c": 2}
+        past.append(Trial(propose(search, seed, past), 0.0))
+        assert past[-1].values == {"a": 7, "b": "y", "c": 2}
         assert propose(search, seed, past)  # nothing new is left
 
 
@@ -136,10 +148,10 @@ def test_values_to_choose_from_are_found_again_among_settings(
     search = typed(recipe)
     assert search is not None
     assert search.space[name] == held
-    past: list[tuple[dict[str, Any], float]] = []
+    past: list[Trial] = []
     for number in range(8):
         settings = recipe.trial(propose(search, 1, past)).settings
-        past.append(({key: getattr(settings, key) for key in recipe.searched}, float(number)))
+        past.append(Trial({key: getattr(settings, key) for key in recipe.searched}, float(number)))
 
 
 def test_spaces_from_the_command_line() -> None:
@@ -288,26 +300,14 @@ def test_killed_at_any_instant_it_ends_as_it_would_have(
         ]
     else:
         command = ["tune", *common, *SPACES, "--budget", str(budget), "--sampler", sampler]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MMBENCH_SAVE_EVERY_S": "0.2"}
+    how: dict[str, Any] = {"cwd": tmp_path, "environment": {"MMBENCH_SAVE_EVERY_S": "0.2"}}
     start = time.monotonic()
-    whole = json.loads(
-        subprocess.run(
-            [MMBENCH, *command, "--out", tmp_path / "whole"],
-            check=True,
-            capture_output=True,
-            env=environment,
-        ).stdout
-    )
+    whole = json.loads(ended("mmbench", *command, "--out", tmp_path / "whole", **how).stdout)
     took = time.monotonic() - start
     rng = random.Random(kills)
     finished: dict[Path, int] = {}
     for _ in range(kills):
-        process = subprocess.Popen(
-            [MMBENCH, *command, "--out", tmp_path / "killed"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
+        process = Forked("mmbench", *command, "--out", tmp_path / "killed", **how)
         time.sleep(rng.uniform(0.2, 1.0) * took)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -316,14 +316,7 @@ def test_killed_at_any_instant_it_ends_as_it_would_have(
         }
         assert finished.items() <= now.items()  # no finished trial is done again
         finished = now
-    killed = json.loads(
-        subprocess.run(
-            [MMBENCH, *command, "--out", tmp_path / "killed"],
-            check=True,
-            capture_output=True,
-            env=environment,
-        ).stdout
-    )
+    killed = json.loads(ended("mmbench", *command, "--out", tmp_path / "killed", **how).stdout)
     assert killed["settings"] == whole["settings"]
     assert killed["test"] == whole["test"]
     ours, theirs = (Path(one["run"]) / "metrics.json" for one in (killed, whole))
@@ -358,3 +351,222 @@ def test_a_trial_that_was_begun_keeps_its_settings_whatever_a_newer_sampler_prop
     assert (again["settings"], again["test"]) == (whole["settings"], whole["test"])
     for trial in (run / "trials").iterdir():
         assert yaml.safe_load((trial / "recipe.yaml").read_text())["settings"]["lr"] != 0.5
+
+
+# ------------------------------------------------------------------------------------------------
+# pruners
+
+PRUNERS = ("median", "halving", "hyperband")
+EPOCHS = 18
+
+
+def curves(seed: int, n: int = 20) -> list[list[float]]:
+    """Validation values of `n` trials after each epoch; they rise and fall."""
+    rng = random.Random(seed)
+    return [
+        [rng.uniform(0, 1) + level * epoch / EPOCHS for epoch in range(EPOCHS)]
+        for level in (rng.uniform(0, 3) for _ in range(n))
+    ]
+
+
+def best_so_far(curve: list[float]) -> list[float]:
+    return [max(curve[: place + 1]) for place in range(len(curve))]
+
+
+def searched(pruner: str, curves: list[list[float]], failing: int = -1) -> list[Trial]:
+    """The trials of a search; one fails after some epochs."""
+    named: Any = pruner
+    search = Search(budget=len(curves), space={"lr": (0.1, 0.2)}, pruner=named)
+    past: list[Trial] = []
+    for number, curve in enumerate(curves):
+        hopeless, course, pruned = pruning(search, EPOCHS, 1, past), [], False
+        assert hopeless is not None
+        for value in best_so_far(curve)[: EPOCHS // 2 if number == failing else None]:
+            course.append(value)
+            if len(course) < EPOCHS and (pruned := hopeless(value)):
+                break
+        past.append(Trial({}, None if number == failing else course[-1], course, pruned))
+    return past
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_decisions_are_those_of_optuna_in_one_study(pruner: str) -> None:
+    """Each trial of ours gets a new study, made of what is on disk."""
+    optuna = pytest.importorskip("optuna")
+    theirs = {
+        "median": optuna.pruners.MedianPruner(),
+        "halving": optuna.pruners.SuccessiveHalvingPruner(min_resource=1),
+        "hyperband": optuna.pruners.HyperbandPruner(max_resource=EPOCHS),
+    }
+    study = optuna.create_study(direction="maximize", pruner=theirs[pruner], study_name="search")
+    found = []
+    for curve in curves(3):
+        trial, values = study.ask(), best_so_far(curve)
+        for step, value in enumerate(values, 1):
+            trial.report(value, step)
+            if trial.should_prune() and step < EPOCHS:
+                found.append((step, True))
+                study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+                break
+        else:
+            found.append((EPOCHS, False))
+            study.tell(trial, values[-1])
+    ours = searched(pruner, curves(3))
+    assert [(len(trial.course), trial.pruned) for trial in ours] == found
+    assert 3 < sum(pruned for _, pruned in found) < 20
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_the_best_trial_is_never_one_that_was_ended(pruner: str) -> None:
+    pytest.importorskip("optuna")
+    for seed in range(10):
+        past = searched(pruner, curves(seed))
+        best = max(past, key=lambda trial: trial.value or 0.0)
+        assert not best.pruned
+        assert len(best.course) == EPOCHS
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_a_trial_that_failed_is_no_rival(pruner: str) -> None:
+    pytest.importorskip("optuna")
+    some = curves(0)
+    some.insert(0, [9.0] * EPOCHS)
+    assert searched(pruner, some, failing=0)[1:] == searched(pruner, some[1:])
+
+
+def test_median_needs_five_complete_trials() -> None:
+    pytest.importorskip("optuna")
+    rising = [[float(number)] * EPOCHS for number in (5, 4, 3, 2, 1, 0)]
+    past = searched("median", rising)
+    assert [len(trial.course) for trial in past] == [EPOCHS] * 5 + [1]
+
+
+PRUNED = [
+    *("--model", "bpr-mf", "--set", "epochs=8", "--set", "embedding_dim=4", "--every", "1"),
+    *("--search", "lr=log:1e-4..1e-1", "--budget", "6", "--seed", "3", "--sampler", "random"),
+    *("-q", "--pruner", "halving"),
+]
+
+
+def outcomes(run: Path) -> list[dict[str, Any]]:
+    trials: list[dict[str, Any]] = json.loads((run / "run.json").read_text())["trials"]
+    return trials
+
+
+def test_trials_that_are_ended_early_are_recorded_and_shown(toy: Path, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    options = ["--data", str(toy), "--out", str(tmp_path), *PRUNED]
+    document = json.loads(
+        CliRunner().invoke(tune, [*options, "--json"], catch_exceptions=False).stdout
+    )
+    run = Path(document["run"])
+    trials = outcomes(run)
+    assert document["trials"] == trials
+    ended = [number for number, trial in enumerate(trials) if "pruned" in trial]
+    assert 0 < len(ended) < len(trials)
+    for number, trial in enumerate(trials):
+        folder = run / "trials" / f"{number:03d}"
+        epochs = len((folder / "history.jsonl").read_text().splitlines())
+        trained = json.loads((folder / "trained.json").read_text())
+        assert trained.get("pruned", False) == (number in ended)
+        assert epochs == trained["epochs"] == trial.get("pruned", 8)
+        assert (epochs < 8) == (number in ended)
+    assert json.loads((run / "run.json").read_text())["chosen_trial"] not in ended
+    assert read_recipe(run / "recipe.yaml").search.pruner == "halving"  # type: ignore[union-attr]
+    shown = CliRunner().invoke(tune, options, catch_exceptions=False).output
+    assert shown.count("pruned at ") == len(ended)
+    assert shown.count("chosen") == 1
+
+
+def test_without_a_pruner_a_run_has_the_name_it_ever_had(tmp_path: Path) -> None:
+    search = Search(sampler="random", budget=2, space={"lr": (0.1, 0.2)})
+    recipe = Recipe(model="vbpr", settings=make_settings("vbpr", {}), search=search)
+    write_recipe(tmp_path / "recipe.yaml", recipe)
+    assert "pruner" not in (tmp_path / "recipe.yaml").read_text()
+    plain = {"sampler": "random", "budget": 2, "space": {"lr": [0.1, 0.2]}}
+    assert recipe.dump()["search"] == plain
+    other = recipe.model_copy(update={"search": search.model_copy(update={"pruner": "median"})})
+    write_recipe(tmp_path / "recipe.yaml", other)
+    assert read_recipe(tmp_path / "recipe.yaml") == other
+    assert other.digest() != recipe.digest()
+
+
+def test_killed_after_any_validation_a_pruner_sees_what_it_would_have_seen(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All validations, from the first one on; and a trial that it ended is not trained on."""
+    monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
+    settings = make_settings("bpr-mf", {"epochs": 5, "embedding_dim": 4, "lr": 0.01})
+    how = Evaluation(every=1, cutoffs=(10,), select_by="Recall@10", metrics=("Recall",))
+    recipe = Recipe(data=str(toy), model="bpr-mf", settings=settings, evaluation=how)
+    recipe, inputs = load_inputs(recipe)
+    setting = inputs.setting(recipe.evaluation, recipe.model)
+    write = RunFolder.save_state
+
+    def trained(folder: RunFolder, end: int, kill: int = 0) -> tuple[list[float], dict[str, Any]]:
+        def die(self: RunFolder, tensors: Any, at: TrainingProgress) -> None:
+            write(self, tensors, at)
+            if at.epoch == kill:
+                raise KeyboardInterrupt
+
+        def hopeless(value: float) -> bool:
+            seen.append(value)
+            return len(seen) == end
+
+        seen: list[float] = []
+        folder.path.mkdir(exist_ok=True)
+        monkeypatch.setattr(RunFolder, "save_state", die)
+        if kill:
+            with pytest.raises(KeyboardInterrupt):
+                fit_one(recipe, setting, folder, Silent(), hopeless=hopeless)
+            return trained(folder, end)
+        fit_one(recipe, setting, folder, Silent(), hopeless=hopeless)
+        told = folder.read_json("trained.json")
+        names = ("best_epoch", "epochs", "value", "pruned")
+        return seen, {name: told.get(name) for name in names}
+
+    for end, last in ((3, 3), (9, 4)):  # the validation after the last epoch ends no trial
+        whole = trained(RunFolder(tmp_path / f"{end}"), end)
+        assert whole[1]["epochs"] == (3 if end == 3 else 5)
+        assert whole[1]["pruned"] == (True if end == 3 else None)
+        assert len(whole[0]) == last
+        for kill in range(1, last + 1):
+            assert trained(RunFolder(tmp_path / f"{end}-{kill}"), end, kill) == whole
+
+
+def test_killed_in_a_trial_the_search_ends_the_same_trials(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.setenv("MMBENCH_SAVE_EVERY_S", "0")
+    options = ["--data", str(toy), *PRUNED, "--budget", "5", "--json"]
+
+    def call(out: Path) -> Result:
+        return CliRunner().invoke(tune, [*options, "--out", str(out)])
+
+    whole = Path(json.loads(call(tmp_path / "whole").stdout)["run"])
+    ended = [number for number, trial in enumerate(outcomes(whole)) if "pruned" in trial]
+    write, doomed = RunFolder.save_state, f"{ended[-1]:03d}"
+
+    def die(self: RunFolder, *state: Any) -> None:
+        write(self, *state)
+        if self.path.name == doomed:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "save_state", die)
+    assert call(tmp_path / "killed").exit_code
+    monkeypatch.setattr(RunFolder, "save_state", write)
+    killed = Path(json.loads(call(tmp_path / "killed").stdout)["run"])
+    assert outcomes(killed) == outcomes(whole)
+    assert (killed / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+
+
+def test_an_absent_optuna_is_said_for_a_pruner_too(
+    toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    done = CliRunner().invoke(tune, ["--data", str(toy), "--out", str(tmp_path / "out"), *PRUNED])
+    assert isinstance(done.exception, UsageError)
+    assert str(done.exception).startswith("--pruner halving: needs the package optuna")
+    assert str(done.exception).endswith("or use --pruner none")
+    assert not (tmp_path / "out").exists()

@@ -167,7 +167,7 @@ def test_of_two_files_for_one_item_the_choice_is_fixed(tmp_path: Path) -> None:
     assert files(tmp_path) == [tmp_path / "images/a.jpg"]
     (note,) = file_contents(load_items(tmp_path), "visual").notes
     assert note.startswith(
-        "1 items have files of several extensions; only one is used (not images/a.png)"
+        "1 item has files of several extensions; only one is used (not images/a.png)"
     )
 
 
@@ -287,7 +287,7 @@ def test_a_list_of_paths_names_several_files(tmp_path: Path, name: str) -> None:
     items = load_items(tmp_path)
     one = file_contents(items, "visual")
     assert one.fetch(0, 3) == [a, b, None]
-    assert "1 cells name several files; only the first is used (--several" in one.notes[-1]
+    assert "1 cell names several files; only the first is used (--several" in one.notes[-1]
     every = several_files(items, "visual", None, None)
     assert every.fetch(0, 3) == [(a, b), (b,), None]
     assert not any("only the first" in note for note in every.notes)

@@ -107,7 +107,7 @@ def test_lists_and_separators_name_several_files(tmp_path: Path) -> None:
     files = several_files(items, "visual", None, None)
     assert files.fetch(0, 4) == [(one, two), (one, two), (one,), None]
     assert list(files.absent(range(4))) == []
-    assert any("1 cells name several files" in note for note in contents(tmp_path).notes)
+    assert any("1 cell names several files" in note for note in contents(tmp_path).notes)
     items = load_items(table(tmp_path, a=r"images\1.jpg|4.jpg", b="4.jpg|5.jpg"))
     files = several_files(items, "visual", None, "|")
     first, second = files.fetch(0, 2)
@@ -221,7 +221,7 @@ def test_folders_within_are_searched_for_ids(tmp_path: Path) -> None:
     assert found(tmp_path) == [
         images / "00/1.jpg", images / "00/deep/2.png", images / "top.jpg", None, None, None, None,
     ]  # fmt: skip
-    told = "1 items have files of one name in several folders"
+    told = "1 item has files of one name in several folders"
     assert any(told in note for note in contents(tmp_path).notes)
 
 

@@ -323,7 +323,9 @@ def test_models_as_table_and_json() -> None:
     assert any(line.split()[:3] == ["mfcc", "audio", "300"] for line in table)
     assert max(map(len, mmx_run("models").stdout.splitlines())) <= 100
     assert "licence" in mmx_run("models", "--modality", "audio", "--verbose").stdout
-    names = {info["name"]: info for info in json.loads(mmx_run("models", "--json").stdout)}
+    document = json.loads(mmx_run("models", "--json").stdout)
+    assert document["schema"] == "mmx.models 1.0"
+    names = {info["name"]: info for info in document["models"]}
     assert names["colour-hog"]["dim"] == 452
 
 

@@ -177,9 +177,27 @@ class SharedState(Toy):
         return self.now
 
 
+class ManyReversed(Toy):
+    def load_many(self, contents: Sequence[Any]) -> list[Any]:
+        return super().load_many(contents[:-1])[::-1] + super().load_many(contents[-1:])
+
+
+class ManyShort(Toy):
+    def load_many(self, contents: Sequence[Any]) -> list[Any]:
+        return super().load_many(contents)[1:]
+
+
+class ManyTolerant(Toy):
+    def load_many(self, contents: Sequence[Any]) -> list[Any]:
+        return list(contents)
+
+
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
+        (ManyReversed, "load_many: item"),
+        (ManyShort, r"load_many gives \d items"),
+        (ManyTolerant, "load_many gives ' ' where load raises"),
         (Reversed, "row i belongs to batch"),
         (Double, "float64"),
         (Wide, r"shape \(1, 4\)"),

@@ -127,6 +127,72 @@ def test_loading_from_many_threads(tiny: Path) -> None:
     assert found == expected
 
 
+def tokens_of(loaded: list[Any]) -> list[dict[str, list[int]]]:
+    return [{name: row.tolist() for name, row in one["rows"].items()} for one in loaded]
+
+
+@pytest.mark.parametrize("prompt", [None, "the novel of"])
+def test_many_texts_are_tokenised_in_one_call(
+    tmp_path: Path, prompt: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = build(tmp_path, prompt=prompt)
+    library = SentenceTransformer(str(folder), device="cpu")
+    alone = [library.preprocess([text], prompt=prompt) for text in TEXTS]
+    expected = [
+        {name: value[0].tolist() for name, value in one.items() if hasattr(value, "tolist")}
+        for one in alone
+    ]
+    encoder: Any = create(str(folder), modality="textual")
+    calls: list[int] = []
+    tokenizer = type(encoder._model.tokenizer)
+    call = tokenizer.__call__
+
+    def counted(self: Any, texts: Any, **options: Any) -> Any:
+        if self is encoder._model.tokenizer:
+            calls.append(len(texts))
+        return call(self, texts, **options)
+
+    monkeypatch.setattr(tokenizer, "__call__", counted)
+    loaded = encoder.load_many([*TEXTS, "", None])
+    assert calls == [len(TEXTS)]
+    assert all(isinstance(one, ContentError) for one in loaded[len(TEXTS) :])
+    assert tokens_of(loaded[: len(TEXTS)]) == expected
+    assert tokens_of([encoder.load(text) for text in TEXTS]) == expected
+    cut = [encoder.truncated(one) for one in loaded[: len(TEXTS)]]
+    assert cut == [encoder.truncated(encoder.load(text)) for text in TEXTS] and sum(cut) >= 1
+
+
+@pytest.mark.parametrize("how", ["a letter more", "special tokens", "fewer words", "pictures, too"])
+def test_where_the_library_does_more_texts_are_tokenised_one_by_one(
+    tiny: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    preprocess = SentenceTransformer.preprocess
+
+    def other(self: Any, texts: list[str], **options: Any) -> Any:
+        if how == "fewer words":
+            texts = [" ".join(text.split()[:7]) for text in texts]
+        return preprocess(self, [f"{text}s" if how == "a letter more" else text for text in texts])
+
+    if how == "pictures, too":
+        monkeypatch.setattr(SentenceTransformer, "modalities", ["text", "image"])
+    elif how == "special tokens":
+        monkeypatch.setattr(
+            "mmx.encoders.sentence_transformers._AS_THE_LIBRARY",
+            {"truncation": True, "padding": False, "add_special_tokens": False},
+        )
+    else:
+        monkeypatch.setattr(SentenceTransformer, "preprocess", other)
+    library = SentenceTransformer(str(tiny), device="cpu")
+    expected = [library.preprocess([text])["input_ids"][0].tolist() for text in TEXTS]
+    encoder: Any = create(str(tiny), modality="textual")
+    assert encoder._rest is None
+    assert [one["input_ids"] for one in tokens_of(encoder.load_many(TEXTS))] == expected
+
+
 @pytest.mark.parametrize("text", ["", "  \n", float("nan"), None, "\udcff"])
 def test_what_is_no_text(tiny: Path, text: Any) -> None:
     with pytest.raises(ContentError):

@@ -384,6 +384,35 @@ def test_the_gpu_gives_the_same(pictures: list[Path], name: str) -> None:
     same_there(name, pictures[:4], modality="visual", weights="random", device="cuda")
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_pictures_are_channels_last_on_the_gpu(
+    pictures: list[Path], precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = create(SMALL, modality="visual", weights="random", device="cuda", precision=precision)
+    assert isinstance(encoder, TorchvisionEncoder)
+    encoder.batch_size = 8
+    seen: list[bool] = []
+
+    def note(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        x = inputs[0]
+        last = torch.channels_last
+        seen.extend(one.is_contiguous(memory_format=last) for one in (x, module.weight, output))
+
+    hooks = [
+        module.register_forward_hook(note)
+        for module in encoder.network.modules()
+        if isinstance(module, torch.nn.Conv2d)
+    ]
+    loaded = [encoder.load(path) for path in pictures[:8]]
+    vectors = encoder.encode(loaded)
+    for hook in hooks:
+        hook.remove()
+    assert len(seen) == 3 * len(hooks) and all(seen)
+    # The last batch is filled up, so that the device meets one shape and an item one vector.
+    assert np.array_equal(encoder.encode(loaded[:3]), vectors[:3])
+
+
 def test_bf16_is_close_but_not_equal(pictures: list[Path], state_file: Path) -> None:
     full, half = (
         in_batches(

@@ -130,6 +130,25 @@ def test_a_text_one_token_too_long_is_truncated_and_one_that_just_fits_is_not(
     assert fits["ids"].tolist() == too_long["ids"].tolist() == [2, *[5] * 14, 3]
 
 
+@pytest.mark.parametrize("name", ["bert", "clip", "siglip"])
+def test_many_texts_are_tokenised_in_one_call(
+    models: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder: Any = create(f"transformers:{models / name}", modality="textual")
+    alone = [encoder.load(text) for text in TEXTS]
+    calls: list[int] = []
+    for method in ("_whole", "_cut"):
+        tokenise = getattr(encoder, method)
+        monkeypatch.setattr(
+            encoder, method, lambda x, tokenise=tokenise: calls.append(len(x)) or tokenise(x)
+        )
+    loaded = encoder.load_many(["", *TEXTS])
+    assert calls == [len(TEXTS), 1] and isinstance(loaded[0], ContentError)
+    for one, other in zip(loaded[1:], alone, strict=True):
+        assert one["ids"].tolist() == other["ids"].tolist()
+        assert (one["length"], one["cut"]) == (other["length"], other["cut"])
+
+
 @pytest.mark.parametrize("name", ["bert", "clip"])
 def test_texts_of_any_length_can_be_loaded_from_several_threads(models: Path, name: str) -> None:
     encoder = create(f"transformers:{models / name}", modality="textual")

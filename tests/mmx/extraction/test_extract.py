@@ -553,8 +553,16 @@ def test_the_summary_as_json_and_text(tmp_path: Path) -> None:
     document = json.loads(json.dumps(summary.as_json()))
     assert document["items"] == {"total": 2, "ok": 1, "missing": 0, "corrupt": 1}
     assert document["content_digest"] == summary.digest
+    assert document["this_run"]["devices"] == 1
+    loading = document["this_run"]["loading"]
+    assert loading.pop("settled_after_s") >= 0
+    assert loading.pop("items_per_s") >= 0
+    assert loading == {
+        "how": "threads", "workers": document["this_run"]["workers"], "rates": [],
+        "why": "the threads that load also encode", "n_replaced": 0,
+    }  # fmt: skip
     assert set(document["this_run"]["seconds"]) == {
         "fit", "decode_cpu", "wait_for_decode", "wait_for_disk", "encode", "wait_for_encode",
-        "write", "total",
+        "decode_busy", "disk_busy", "device_busy", "write", "total",
     }  # fmt: skip
     assert "b: cannot decode bad" in summary.as_text()

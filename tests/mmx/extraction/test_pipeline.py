@@ -34,8 +34,10 @@ from mmx.errors import DataError, EncoderError, Interrupted
 from mmx.extraction import executors, plan, window
 from mmx.extraction.executors import WorkerPool
 from mmx.extraction.extract import extract, extract_together, share_contents
+from mmx.extraction.loading import busy_and_queued_s
 from mmx.extraction.summary import Stages, Summary
-from mmx.extraction.window import busy_and_queued_s
+
+SMALL = "shufflenet_v2_x0_5"  # a fortieth of the work of resnet18: convolutions and their norms
 
 
 class Concurrent(Encoder):
@@ -238,19 +240,28 @@ def test_a_thread_knows_how_long_it_has_computed() -> None:
     assert queued_now >= queued
 
 
-def test_the_bottleneck_is_what_was_waited_for() -> None:
+def test_the_bottleneck_is_what_is_busy_longest() -> None:
     stages = Stages()
     assert stages.bottleneck() == ""
-    stages.waited(3.0, 1.0, 2.0)
+    stages.decode_busy_s, stages.disk_busy_s = 1.0, 2.0
     assert stages.bottleneck() == "disk (67%)"
-    stages.waited(9.0, 5.0, 0.0)
+    stages.decode_busy_s = 10.0
     assert stages.bottleneck() == "decode (83%)"
-    stages.encode_wait_s = 48.0
+    stages.device_busy_s = 48.0
     assert stages.bottleneck() == "device (80%)"
+    stages.write_s = 60.0
+    assert stages.bottleneck() == "disk (52%)"
+    assert Stages(decode_busy_s=1.0, disk_busy_s=-0.5).bottleneck() == "decode (100%)"
+
+
+def test_waits_are_divided_as_the_loading_was() -> None:
     stages = Stages()
     stages.waited(8.0, 1.0, 1.0, own_s=2.0)
     assert (stages.decode_s, stages.encode_s) == (1.0, 2.0)
     assert (stages.decode_wait_s, stages.disk_wait_s, stages.encode_wait_s) == (2.0, 2.0, 4.0)
+    stages = Stages()
+    stages.waited(8.0, 1.0, -1.0)  # a difference of two measurements
+    assert (stages.decode_wait_s, stages.disk_wait_s) == (8.0, 0.0)
 
 
 @pytest.mark.parametrize("concurrent", [False, True])
@@ -314,7 +325,7 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pictures(
-    root: Path, out: Path, *, batch_size: int | None = 8, model: str = "resnet18", **run: Any
+    root: Path, out: Path, *, batch_size: int | None = 8, model: str = SMALL, **run: Any
 ) -> Summary:
     config = SetConfig(modality="visual", model=model, weights="random", batch_size=batch_size)
     return extract(RunConfig(data=root, out=out, device="cpu", **run), config)
@@ -408,7 +419,7 @@ def test_a_set_goes_on_with_the_kernel_it_was_begun_with(
     catalogue: Path, tmp_path: Path, processors: list[str]
 ) -> None:
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu", workers=1)
-    config = SetConfig(modality="visual", model="resnet18", weights="random", batch_size=8)
+    config = SetConfig(modality="visual", model=SMALL, weights="random", batch_size=8)
     with pytest.raises(ZeroDivisionError):
         extract(run, config, build=stops_at(2))
     processors.append("onednn")
@@ -455,7 +466,7 @@ def test_sets_that_are_made_together_have_one_kernel(
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu", workers=1)
     begun, new = (
         SetConfig(modality="visual", model=model, weights="random", batch_size=8)
-        for model in ("resnet18", "resnet34")
+        for model in (SMALL, "shufflenet_v2_x1_0")
     )
     with pytest.raises(ZeroDivisionError):
         extract(run, begun, build=stops_at(2))
@@ -557,7 +568,7 @@ def test_sets_of_the_same_pictures_are_made_together_and_equal_those_made_alone(
     monkeypatch.setattr(Image, "open", counting)
     run = RunConfig(data=catalogue, out=tmp_path / "together", device="cpu")
     configs = [
-        SetConfig(modality="visual", model="resnet18", weights="random", batch_size=8),
+        SetConfig(modality="visual", model=SMALL, weights="random", batch_size=8),
         SetConfig(modality="visual", model="colour-hog", batch_size=8),
     ]
     together = extract_together(run, configs)
@@ -567,7 +578,7 @@ def test_sets_of_the_same_pictures_are_made_together_and_equal_those_made_alone(
     ]
     assert [s.digest for s in together] == [s.digest for s in alone]
     assert set(decoded.values()) == {3}
-    assert [s.name for s in together] == ["resnet18-random", "colour-hog"]
+    assert [s.name for s in together] == [f"{SMALL}-random", "colour-hog"]
     assert [s.counts.corrupt for s in together] == [1, 1]
     assert [s.already_complete for s in extract_together(run, configs)] == [True, True]
 
@@ -578,7 +589,7 @@ def test_a_set_that_is_complete_does_not_keep_the_other_from_being_made(
     run = RunConfig(data=catalogue, out=tmp_path, device="cpu")
     hog, net = (
         SetConfig(modality="visual", model="colour-hog", batch_size=8),
-        SetConfig(modality="visual", model="resnet18", weights="random", batch_size=8),
+        SetConfig(modality="visual", model=SMALL, weights="random", batch_size=8),
     )
     first = extract(run, hog)
     both = extract_together(run, [hog, net])

@@ -129,6 +129,12 @@ def test_an_index_that_pandas_wrote_is_no_feature(tmp_path: Path) -> None:
     assert rows_of(take_in("parquet", tmp_path / "v.parquet"), IDS) == MATRIX.tolist()
     frame.rename_axis("rank").to_parquet(tmp_path / "v.parquet")
     assert rows_of(take_in("parquet", tmp_path / "v.parquet"), IDS) == MATRIX.tolist()
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    for number in range(2):
+        part = frame[2 * number : 2 * number + 2].rename_axis("rank")
+        part.to_parquet(parts / f"{number}.parquet")
+    assert rows_of(take_in("parquet", parts), IDS) == MATRIX.tolist()
 
 
 @pytest.mark.parametrize(

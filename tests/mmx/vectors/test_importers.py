@@ -25,7 +25,7 @@ from mmstore import (
 from mmx.errors import DataError, UsageError
 from mmx.vectors import exporters, importers
 from mmx.vectors.exporters import export_features
-from mmx.vectors.ids import ids_from_dataset, ids_from_file
+from mmx.vectors.ids import ids_from_dataset, ids_from_file, sha256_of
 from mmx.vectors.importers import Imported, import_features
 from mmx.vectors.readers import FORMATS
 from mmx.vectors.sources import Source
@@ -132,12 +132,29 @@ def test_ids_in_binary_and_json_tables(tmp_path: Path, suffix: str) -> None:
         ids_from_file(path, 2, id_column="asin")
 
 
+def test_ids_of_a_table_are_checked_like_those_of_a_dataset(tmp_path: Path) -> None:
+    import pandas as pd
+
+    path = lines(tmp_path / "ids.csv", "asin,row", "a,0", " ,1")
+    with pytest.raises(DataError, match=r"ids.csv, line 3: empty asin \(1 such row\)"):
+        ids_from_file(path, 2, id_column="asin", row_column="row")
+    pd.DataFrame({"asin": [0.5, 1.5]}).to_parquet(tmp_path / "ids.parquet")
+    with pytest.raises(DataError, match="column 'asin' has type double"):
+        ids_from_file(tmp_path / "ids.parquet", 2)
+    path = lines(tmp_path / "ids.jsonl", '{"asin": ["a"]}', '{"asin": ["b"]}')
+    with pytest.raises(DataError, match="'asin' is a JSON list"):
+        ids_from_file(path, 2)
+    lines(tmp_path / "interactions.csv", "user_id,item_id", "u,0", "u,")
+    with pytest.raises(DataError, match=r"interactions.csv, line 3: empty item_id"):
+        ids_from_dataset(tmp_path, 2, matrix="m.npy")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (["a", "b"], r"2 ids for 3 rows"),
         (["a", "b", "c", "d", "e"], r"5 ids for 3 rows"),
-        (["a", "b", "a"], r"1 ids occur more than once \(for instance 'a'\)"),
+        (["a", "b", "a"], r"1 id occurs more than once \(for instance 'a'\)"),
         (["a\t0", "b\t1", "c\t3"], r"'c' is said to be row 3 \(expected 0 … 2\)"),
         (["a\t0", "b\t1", "c\t1"], r"'b' and 'c' are both said to be row 1"),
         (["a\t0", "b\tx", "c\t1"], r"'x' is not a row number"),
@@ -363,7 +380,7 @@ def test_what_was_guessed_or_dropped_is_said(tmp_path: Path) -> None:
     array[5] = np.nan
     progress = Listening()
     npy(tmp_path, array, nan_is_missing=True, progress=progress)
-    assert progress.said[0] == "1 rows with NaN are stored as missing"
+    assert progress.said[0] == "1 row with NaN is stored as missing"
     assert progress.said[1].startswith(
         "5 rows are all zeros (row 0 = 'i0', row 1 = 'i1', row 2 = 'i2', …) and stay"
     )
@@ -565,6 +582,38 @@ def test_parquet_with_nothing_but_null_vectors(tmp_path: Path) -> None:
     path = parquet(tmp_path / "p.parquet", id=["a"], v=pa.array([None], pa.list_(pa.float32())))
     with pytest.raises(DataError, match="holds only nulls"):
         take_in("parquet", Source(path), tmp_path)
+
+
+def test_a_folder_of_parquet_parts(tmp_path: Path) -> None:
+    """As Spark writes it, with a marker; the parts in the order of their names, a null in one."""
+    folder = tmp_path / "vectors.parquet"
+    folder.mkdir()
+    vectors = MATRIX.tolist()
+    parquet(folder / "part-00001.parquet", item_id=IDS[3:], emb=vectors[3:])
+    parquet(folder / "part-00000.parquet", item_id=IDS[:3], emb=[vectors[0], None, vectors[2]])
+    (folder / "_SUCCESS").touch()
+    done = take_in("parquet", Source(folder), tmp_path)
+    with FeatureSet(done.path) as features:
+        assert features.ids.tolist() == IDS
+        matrix, present = features.matrix(IDS)
+        assert present.tolist() == [True, False, True, True, True]
+        assert matrix[present].tolist() == [vectors[0], *vectors[2:]]
+        importer = features.provenance["importer"]
+    assert (importer["file"], importer["files"]) == ("vectors.parquet", 2)
+    listing = "".join(f"{sha256_of(part)}  {part.name}\n" for part in sorted(folder.glob("p*")))
+    assert importer["file_sha256"] == hashlib.sha256(listing.encode()).hexdigest()
+    assert take_in("parquet", Source(folder), tmp_path).already
+    parquet(folder / "part-00001.parquet", item_id=IDS[3:], emb=vectors[:2])
+    with pytest.raises(ProvenanceMismatch, match="file_sha256"):
+        take_in("parquet", Source(folder), tmp_path)
+
+
+def test_a_folder_without_parquet_parts(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no Parquet files in this folder"):
+        take_in("parquet", Source(tmp_path / "empty"), tmp_path)
+    with pytest.raises(DataError, match="not a Parquet file that can be read"):
+        take_in("parquet", Source(lines(tmp_path / "empty/p.parquet", "x").parent), tmp_path)
 
 
 def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmbase.layout import counted
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.run import cost_of
 
@@ -141,7 +142,7 @@ def data_fact(record: Mapping[str, Any]) -> str:
     """Counts, split and digest of a run's dataset, from its `run.json`."""
     data = record["dataset"]
     parts = ", ".join(f"{data[f'n_{part}']:,} {part}" for part in ("train", "valid", "test"))
-    counts = f"{data['n_users']:,} users, {data['n_items']:,} items; {parts} rows"
+    counts = f"{counted(data['n_users'], 'user')}, {counted(data['n_items'], 'item')}; {parts} rows"
     return f"{counts}; split `{data['split']}`, digest `{data['digest']}`"
 
 

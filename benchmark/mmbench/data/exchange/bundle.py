@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmbase.dataset import checked_ids
+from mmbase.dataset import FILE_SUFFIXES, TEXT_COLUMNS, checked_ids
+from mmbase.layout import counted
 from mmbase.tables import Table, open_table, strings
 from mmbench.data.splits import VALID, random_per_user
 from mmbench.data.tables import InteractionTable, sorted_ids
@@ -69,6 +71,38 @@ class Bundle:
         """Return the distinct `user_ids` or `item_ids` of all parts in ascending order."""
         arrays = [getattr(table, column) for table in self.parts.values()]
         return sorted_ids(np.concatenate(arrays)) if arrays else []
+
+
+_SAMPLE = 1000  # cells of a column that are looked at
+_SUFFIXES = tuple(suffix for suffixes in FILE_SUFFIXES.values() for suffix in suffixes)
+_WORD = re.compile(r"[^\W\d_]{2,}")
+
+
+def texts_of(items: pd.DataFrame) -> list[str]:
+    """Return the columns that hold the texts of items, where none has a name that says so.
+
+    These are the columns of several words in most cells, else those of single words. Numbers,
+    dates, codes, paths and addresses are neither.
+    """
+    others = [str(name) for name in items.columns.drop("item_id")]
+    if any(name.casefold() in TEXT_COLUMNS for name in others):
+        return []
+    cells = {name: list(filter(None, map(_joined, items[name][:_SAMPLE]))) for name in others}
+    for is_text in (_has_several_words, str.isalpha):
+        found = [name for name, texts in cells.items() if 2 * sum(map(is_text, texts)) > len(texts)]
+        if found:
+            return found
+    return []
+
+
+def _joined(cell: str | list[str]) -> str:
+    return (" ".join(cell) if isinstance(cell, list) else cell).strip()
+
+
+def _has_several_words(text: str) -> bool:
+    if text.lower().endswith(_SUFFIXES):
+        return False
+    return sum(_WORD.search(part) is not None for part in text.split()) > 1
 
 
 def require_split(bundle: Bundle, layout: str) -> None:
@@ -185,7 +219,9 @@ def load_matrix(path: Path, n_rows: int | None) -> NDArray[Any]:
         found, kinds = f"{matrix.shape} of {matrix.dtype}", "float16, float32 or float64"
         raise DataError(f"{path}: {found} (expected a matrix of {kinds})")
     if n_rows is not None and len(matrix) != n_rows:
-        raise DataError(f"{path}: {len(matrix)} rows for {n_rows} items (expected one per item)")
+        raise DataError(
+            f"{path}: {counted(len(matrix), 'row')} for {n_rows} items (expected one each)"
+        )
     return np.asarray(matrix, np.float32) if matrix.dtype == np.float64 else matrix
 
 
@@ -206,7 +242,7 @@ def filled(one: Vectors, ids: Sequence[str], policy: str) -> tuple[NDArray[np.fl
         raise DataError(f"{where}: none of the {len(ids)} items has a vector")
     absent = np.flatnonzero(~present).tolist()
     if absent and policy == "error":
-        told = f"{len(absent)} items have no vector, e.g. {ids[absent[0]]}"
+        told = f"{counted(len(absent), 'item has', 'items have')} no vector, e.g. {ids[absent[0]]}"
         raise DataError(f"{where}: {told}; fill them: --missing mean or --missing zero")
     out = np.zeros((len(ids), one.matrix.shape[1]), np.float32)
     out[present] = one.matrix[at[present]]

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mmbase.choices import COLUMNS, TEXTS
 from mmbase.dataset import find_table
 from mmbench.data.exchange import bundle as b
 from mmbench.data.exchange.bundle import Bundle, Vectors
@@ -61,7 +62,7 @@ def read_dataset(
 def write_dataset(bundle: Bundle, out: Path, more: Mapping[str, Any] | None = None) -> None:
     """Write a dataset folder: interactions or a split, `items.tsv`, `features/`, `dataset.json`.
 
-    `more` goes into `dataset.json`.
+    `more` goes into `dataset.json`, and so do the columns of texts, where no name tells them.
 
     Raises:
         DataError: `out` exists or cannot be written, or a vector is not finite.
@@ -81,6 +82,8 @@ def write_dataset(bundle: Bundle, out: Path, more: Mapping[str, Any] | None = No
         described: dict[str, Any] = {"name": bundle.name, "counts": counts, **(more or {})}
         if bundle.sequences:
             described[SEQUENCES] = list(bundle.sequences)
+        if texts := [] if bundle.items is None else b.texts_of(bundle.items):
+            described[COLUMNS] = {"items": {TEXTS: texts}}
         b.write_json(partial / "dataset.json", described)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mmbase.dataset import ROLES, checked_ids, columns_of, item_id_column
+from mmbase.layout import counted
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES, Table, open_table, strings
 from mmbench.data.exchange.bundle import WHOLE, Bundle
 from mmbench.data.tables import InteractionTable, not_empty, read_interactions
@@ -316,7 +317,8 @@ def _one_row_each(items: pd.DataFrame, told: list[Understood]) -> pd.DataFrame:
     if n:
         at = next(place for place, one in enumerate(told) if one.kind == "items")
         example = items["item_id"][repeated].iloc[0]
-        note = f"{n:,} rows are of items that occur earlier, e.g. {example!r}; the first counts"
+        which = counted(n, "row is of an item that occurs", "rows are of items that occur")
+        note = f"{which} earlier, e.g. {example!r}; the first counts"
         told[at] = replace(told[at], notes=(*told[at].notes, note))
     return items[~repeated].fillna("").reset_index(drop=True)
 
@@ -325,7 +327,8 @@ def summary(bundle: Bundle) -> str:
     """Return counts and the time span of a bundle in one line."""
     table = bundle.parts[WHOLE]
     users, items = (len(set(ids.tolist())) for ids in (table.user_ids, table.item_ids))
-    parts = [f"{len(table):,} interactions of {users:,} users and {items:,} items"]
+    whole = counted(len(table), "interaction")
+    parts = [f"{whole} of {counted(users, 'user')} and {counted(items, 'item')}"]
     if table.ratings is not None:
         parts.append(f"ratings {table.ratings.min():g} to {table.ratings.max():g}")
     if table.timestamps is not None:
@@ -337,5 +340,7 @@ def summary(bundle: Bundle) -> str:
     if bundle.items is not None:
         known = set(bundle.items["item_id"])
         met = len(known & set(table.item_ids.tolist()))
-        parts.append(f"{len(known):,} items with texts, {met:,} of them in the interactions")
+        parts.append(
+            f"{counted(len(known), 'item')} with texts, {met:,} of them in the interactions"
+        )
     return "; ".join(parts)

@@ -20,6 +20,26 @@ def _kept(out, key, clock, n, least, BLOCK: tl.constexpr):
         tl.store(out + entry, words[word].to(tl.int64) >= least, entry < n)
 
 
+@triton.jit
+def _words(out, key, clock, n, BLOCK: tl.constexpr):
+    place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    low = (place & 0xFFFFFFFF).to(tl.uint32)
+    high = (place >> 32).to(tl.uint32)
+    step = low * 0 + tl.load(clock + 1).to(tl.uint32)
+    epoch = low * 0 + tl.load(clock).to(tl.uint32)
+    words = tl.philox(key, low, high, step, epoch)
+    for word in tl.static_range(4):
+        tl.store(out + word * n + place, words[word].to(tl.int64), place < n)
+
+
+def words(n: int, key: int, clock: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The words of the places 0 … n-1, see `mmbench.core.philox.Stream.words`."""
+    out = clock.new_empty(4, n)
+    _words[(triton.cdiv(n, 256),)](out, key, clock, n, BLOCK=256)
+    first, second, third, fourth = out.unbind()
+    return first, second, third, fourth
+
+
 def kept(out: Tensor, key: int, clock: Tensor, least: int) -> Tensor:
     """Set each entry of `out`, bool, contiguous, fewer than 2**33, to whether its word is >= least.
 

@@ -140,8 +140,9 @@ def _group(rows, order, starts, counts, ranks, k, MINE: tl.constexpr, TILE: tl.c
 
 @triton.jit
 def _add_groups(
-    index, order, starts, counts, ranks, x, out, d, FEW: tl.constexpr, WIDTH: tl.constexpr
-):
+    index, order, starts, counts, ranks, x, out, d,
+    FEW: tl.constexpr, MANY: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
     j = tl.program_id(0)
     if tl.load(ranks + j) == 0:
         column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -150,13 +151,65 @@ def _add_groups(
         total = tl.load(place, within, 0.0)
         start = tl.load(starts + j)
         end = start + tl.load(counts + j)
-        for at in range(start, end, FEW):
+        # Most groups are small; the copies that fill an index up are one large group.
+        many = start + (end - start) // MANY * MANY
+        for at in range(start, many, MANY):
+            i = tl.load(order + at + tl.arange(0, MANY)).to(tl.int64)
+            both = (i >= 0)[:, None] & within[None, :]
+            total += tl.sum(tl.load(x + i[:, None] * d + column[None, :], both, 0.0), 0)
+        for at in range(many, end, FEW):
             near = at + tl.arange(0, FEW)
             there = near < end
             i = tl.load(order + near, there, 0).to(tl.int64)
             both = there[:, None] & within[None, :]
             total += tl.sum(tl.load(x + i[:, None] * d + column[None, :], both, 0.0), 0)
         tl.store(place, total, within)
+
+
+@triton.jit
+def _pair_scores(user, x, rows, out, k, d, WIDTH: tl.constexpr):
+    b = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTH)
+    within = column < d
+    u = tl.load(user + b * d + column, within, 0.0)
+    pos = tl.load(x + tl.load(rows + b) * d + column, within, 0.0)
+    neg = tl.load(x + tl.load(rows + k + b) * d + column, within, 0.0)
+    tl.store(out + b, tl.sum(u * pos, 0))
+    tl.store(out + k + b, tl.sum(u * neg, 0))
+
+
+@triton.jit
+def _pair_users(x, rows, grad, out, k, d, WIDTH: tl.constexpr):
+    b = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, WIDTH)
+    within = column < d
+    pos = tl.load(x + tl.load(rows + b) * d + column, within, 0.0)
+    neg = tl.load(x + tl.load(rows + k + b) * d + column, within, 0.0)
+    total = tl.load(grad + b) * pos + tl.load(grad + k + b) * neg
+    tl.store(out + b * d + column, total, within)
+
+
+@triton.jit
+def _pair_items(
+    user, rows, order, starts, counts, ranks, grad, out, k, d,
+    FEW: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    j = tl.program_id(0)
+    if tl.load(ranks + j) == 0:
+        column = tl.arange(0, WIDTH)
+        within = column < d
+        total = tl.zeros((WIDTH,), out.dtype.element_ty)
+        start = tl.load(starts + j)
+        end = start + tl.load(counts + j)
+        for at in range(start, end, FEW):
+            near = at + tl.arange(0, FEW)
+            there = near < end
+            i = tl.load(order + near, there, 0).to(tl.int64)
+            of = tl.where(i < k, i, i - k)  # whose positive or negative it is
+            both = there[:, None] & within[None, :]
+            u = tl.load(user + of[:, None] * d + column[None, :], both, 0.0)
+            total += tl.sum(tl.load(grad + i, there, 0.0)[:, None] * u, 0)
+        tl.store(out + tl.load(rows + j) * d + column, total, within)
 
 
 @triton.jit
@@ -265,6 +318,24 @@ def add_rows(index: Tensor, groups: Groups, x: Tensor, out: Tensor) -> Tensor:
     """`out.index_add_(0, index, x)` for x (k, d), equal rows added in their order. Contiguous."""
     width = min(128, triton.next_power_of_2(x.shape[1]))
     _add_groups[(len(index), triton.cdiv(x.shape[1], width))](
-        index, *groups, x, out, x.shape[1], FEW=8, WIDTH=width, num_warps=1
+        index, *groups, x, out, x.shape[1], FEW=8, MANY=64, WIDTH=width, num_warps=1
     )
     return out
+
+
+def pair_scores(user: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+    """`<user[b], x[rows[b]]>` and `<user[b], x[rows[B + b]]>`, (2, B). Contiguous arguments."""
+    (k, d), out = user.shape, user.new_empty(2, len(user))
+    _pair_scores[(k,)](user, x, rows, out, k, d, WIDTH=triton.next_power_of_2(d), num_warps=1)
+    return out
+
+
+def pair_scores_backward(
+    user: Tensor, x: Tensor, rows: Tensor, groups: Groups, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradients of user and x, from that of the scores, (2 B,). Contiguous arguments."""
+    (k, d), grad_user, grad_x = user.shape, torch.empty_like(user), torch.zeros_like(x)
+    width = triton.next_power_of_2(d)
+    _pair_users[(k,)](x, rows, grad, grad_user, k, d, WIDTH=width, num_warps=1)
+    _pair_items[(2 * k,)](user, rows, *groups, grad, grad_x, k, d, FEW=8, WIDTH=width, num_warps=1)
+    return grad_user, grad_x

@@ -114,6 +114,15 @@ def go_offline() -> None:
     os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 
+def tokenise_in_callers() -> None:
+    """Let tokenizers work in the threads that call them, unless the user has said otherwise.
+
+    Many threads load; threads of the tokenizers' own would only contend with them for processors,
+    and their time would be nobody's.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
 @contextmanager
 def without_bar() -> Iterator[None]:
     """Hide the bar of transformers for reading a file from disk."""

@@ -18,7 +18,7 @@ from mmx.config import RunConfig, SetConfig
 from mmx.encoders.decoding import alone, bounded, decode_rgb, memory, read_mono
 from mmx.encoders.decoding.memory import ByteBudget
 from mmx.errors import ContentError, DataError
-from mmx.extraction import window
+from mmx.extraction import loading
 from mmx.extraction.extract import extract
 from mmx.extraction.summary import Summary
 
@@ -171,4 +171,4 @@ def test_torch_runs_out_of_memory_in_its_own_words() -> None:
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
             return self.n
 
-    assert window._load_one(Encoder(), Path("a")) == 2  # type: ignore[arg-type]
+    assert loading.load_here(Encoder(), Path("a")) == 2  # type: ignore[arg-type]
