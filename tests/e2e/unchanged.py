@@ -5,8 +5,10 @@ script this module prints the fixture list of `tests/data/unchanged/runs.json`:
 
     python tests/e2e/unchanged.py FOLDER > tests/data/unchanged/runs.json
 
-The list was made before the modules were moved into rooms. Since then the names of BM3's and
-FREEDOM's runs have changed, because their setting `preset` went; all digests are the first ones.
+Names and the digests of models without training are those of before the modules were moved into
+rooms, but for the names of BM3's and FREEDOM's runs, whose setting `preset` went. The digests of
+trained models changed once more, when batches, dropout masks and pruned edges came to be drawn by
+`mmbench.core.philox`.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         str(place / "runs"),
         "-q",
         "--set",
-        "epochs=8",
+        "epochs=16",
         "--every",
         "8",
     ]
@@ -210,7 +210,7 @@ def test_a_search_that_chose_by_the_seed_is_one_system(tmp_path: Path) -> None:
         "--set",
         "epochs=2",
     ]
-    options += ["--model", "bpr-mf", "--seed", "1,2,3"]
+    options += ["--model", "bpr-mf", "--seed", "4,5,6"]
     for own in (
         ["--grid", "lr=0.5,0.6,0.7,0.8"],
         ["--set", "lr=0.001", "--set", "reg_weight=0.02"],
