@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from mmbench.ops import gpu
 from mmbench.ops.kernels import apply
@@ -75,6 +76,8 @@ def take(x: Tensor, index: Tensor | Grouped) -> Tensor:
 
     The backward adds up the gradients of equal rows in their order, so that its bits repeat.
     """
+    if not gpu.static(x):
+        return functional.embedding(index.rows if isinstance(index, Grouped) else index, x)
     return apply(_Take, x, index if isinstance(index, Grouped) else grouped(index))
 
 
@@ -140,7 +143,4 @@ class _Take(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        if not gpu.static(grad):
-            rows, n = ctx.index.rows, ctx.shape[0]
-            return torch.ops.aten.embedding_dense_backward(grad, rows, n, -1, False), None
         return add_rows(grad.new_zeros(ctx.shape), ctx.index, grad), None

@@ -217,7 +217,7 @@ def test_finite_differences_agree(name: str) -> None:
 
 def test_every_derivative_written_by_hand_has_an_entry() -> None:
     # The first inside the steps of `row_table`, the others on a GPU: test_gpu_kernels.py.
-    nodes = {"_ProjectionBackward", "_CosinesBackward", "_PairScoresBackward"}
+    nodes = {"_ProjectionBackward", "_CosinesBackward", "_PairScoresBackward", "_TakeBackward"}
     for name in FUSED.keys() - NOT_DIFFERENTIATED:
         for seed in range(4):
             given, options = EXAMPLES[name](Example(seed, torch.float64))
