@@ -115,9 +115,11 @@ class FeatureSetWriter:
                 raise errors.NotAFeatureSet(f"{self.path}: is a folder; {cure}")
             self._lock = WriterLock(self._paths.lock)
         except errors.StoreAccess as error:
-            # Where nobody can write, a finished set can still be taken, which needs no lock.
-            begun = self._paths.partial.exists() or self._paths.lock.exists()
-            if restart or retry or begun or not self.path.is_file():
+            # Where nobody can write, a finished set can still be taken, which needs no lock. In a
+            # folder that nobody may look into there is nothing.
+            paths = self._paths
+            begun = any(os.path.exists(path) for path in (paths.partial, paths.lock))  # noqa: PTH110
+            if restart or retry or begun or not os.path.isfile(self.path):  # noqa: PTH113
                 raise errors.StoreAccess(f"{error}, or write elsewhere with --out") from error
         try:
             self._open(columns, restart=restart, retry=retry)

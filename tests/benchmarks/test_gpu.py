@@ -36,6 +36,7 @@ def test_without_a_gpu_it_says_so_in_one_line_and_is_content(tmp_path: Path) -> 
     assert not (tmp_path / "found.json").exists()
 
 
+@pytest.mark.slow
 def test_every_part_runs_on_a_processor(tmp_path: Path) -> None:
     for library in ("sentence_transformers", "torchvision"):
         pytest.importorskip(library)

@@ -577,10 +577,11 @@ def test_no_permission(tmp_path: Path) -> None:
             parent.chmod(0o755)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", FORBIDDEN, str(path)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", FORBIDDEN, str(path)], capture_output=True, text=True
         )
     finally:
         tmp_path.chmod(0o755)
+    assert done.returncode == 0, done.stderr
     reading, verifying, writing = done.stdout.splitlines()
     for line in (reading, verifying, writing):
         assert "Permission denied; check the permissions" in line

@@ -92,7 +92,7 @@ def test_a_run_made_in_the_datasets_folder_works_from_elsewhere(
 def test_a_best_epoch_that_is_the_last_one_is_said(
     dataset: Path, tmp_path: Path, epochs: int, expected: bool
 ) -> None:
-    rates = ["--set", "lr=0.002" if expected else "lr=0.2", "--set", f"epochs={epochs}"]
+    rates = ["--set", "lr=0.002" if expected else "lr=0.1", "--set", f"epochs={epochs}"]
     words = ["train", "--data", dataset, "--out", tmp_path / "r", *SMALL, *SELECT, *rates]
     said = "the best epoch is the last one validated" in call(*words).stdout
     best = json.loads(call(*words, "--json").stdout)["best_epoch"]
