@@ -117,8 +117,8 @@ class FeatureSetWriter:
         except errors.StoreAccess as error:
             # Where nobody can write, a finished set can still be taken, which needs no lock. In a
             # folder that nobody may look into there is nothing.
-            paths = self._paths
-            begun = any(os.path.exists(path) for path in (paths.partial, paths.lock))  # noqa: PTH110
+            paths = self._paths.partial, self._paths.lock
+            begun = any(os.path.exists(path) for path in paths)  # noqa: PTH110
             if restart or retry or begun or not os.path.isfile(self.path):  # noqa: PTH113
                 raise errors.StoreAccess(f"{error}, or write elsewhere with --out") from error
         try:
