@@ -28,6 +28,7 @@ from mmbench.errors import DataError, UsageError, unknown_name, validation_in_wo
 from mmbench.metrics import PAPER, Need, resolve
 from mmbench.metrics.item_data import required
 from mmbench.models import ModelConfig, model_class
+from mmbench.models.start import StartFrom
 from mmbench.ops import SparseBackend
 
 RECIPE_FILE = "recipe.yaml"
@@ -187,6 +188,11 @@ class Recipe(BaseModel):
     )
     missing: MissingPolicy = Field("mean", description="Replacement of an absent vector.")
     scaling: Scaling = Field("none", description="Scaling of the vectors, before.")
+    start_from: StartFrom | None = Field(
+        None,
+        description="Finished run of the same model and encoders, on other data perhaps, whose "
+        "weights that belong to no user or item are taken over; see docs/transfer.md.",
+    )
     seed: int = Field(123, description="Seed of initial values, batches and dropout.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     sparse_backend: SparseBackend = Field(
@@ -254,15 +260,20 @@ class Recipe(BaseModel):
 
     def dump(self) -> dict[str, Any]:
         """The recipe as plain JSON values, everything spelled out."""
-        return self.model_dump(mode="json")
+        plain = self.model_dump(mode="json")
+        if self.start_from is None:
+            del plain["start_from"]  # a run is named after its recipe: without one as ever
+        return plain
 
     def digest(self, *others: object) -> str:
         """Return ten hex digits of all that determines the run's numbers.
 
-        That is the recipe without the places of the data, and `others`.
+        That is the recipe without the places of the data and of another run, and `others`.
         """
         plain = self.dump()
         del plain["data"], plain["columns"]
+        if self.start_from is not None:
+            plain["start_from"] = self.start_from.digest  # wherever that run lies
         text = json.dumps([plain, *others], sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
