@@ -91,9 +91,6 @@ class Recommender(nn.Module):
             `mmbench.trainer.Adam`.
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
         scores_unseen: Whether it can score items that training has not seen; see `scorer`.
-        first_step_differs: Whether the first step of an epoch computes something else than the
-            others, such as the graph that they read. It is not captured. What it or `start_epoch`
-            makes for captured steps must stay at one place, see `SparseMatrix.placed_in`.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -103,7 +100,6 @@ class Recommender(nn.Module):
     legacy_zero_grad: bool = False
     uses_seed: ClassVar[bool] = True
     scores_unseen: ClassVar[bool] = False
-    first_step_differs: ClassVar[bool] = False
 
     def make_sampler(
         self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str
@@ -116,7 +112,11 @@ class Recommender(nn.Module):
         raise NotImplementedError
 
     def start_epoch(self, epoch: int, seed: int) -> None:
-        """Called before the first batch of each epoch (1-based): the place to rebuild a graph."""
+        """Called before the first batch of each epoch (1-based): the place to rebuild a graph.
+
+        What this or a batch leaves for others must stay where captured steps read it, see
+        `SparseMatrix.placed_in`.
+        """
 
     def lr_factor(self, epoch: int) -> float:
         """Factor of the learning rate in this epoch (1-based); a schedule overrides it."""
