@@ -90,7 +90,8 @@ class Recommender(nn.Module):
         legacy_zero_grad: Whether parameters without gradient go on by their momentum; see
             `mmbench.trainer.Adam`.
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
-        scores_unseen: Whether it can score items that training has not seen; see `scorer`.
+        scores_unseen: Whether it can score items that training has not seen; see `scorer`. Where
+            that depends on settings, an instance says it, and `represents_unseen` beforehand.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -99,7 +100,12 @@ class Recommender(nn.Module):
     untrained: frozenset[str] = frozenset()
     legacy_zero_grad: bool = False
     uses_seed: ClassVar[bool] = True
-    scores_unseen: ClassVar[bool] = False
+    scores_unseen: bool = False
+
+    @classmethod
+    def represents_unseen(cls, settings: ModelConfig) -> bool:
+        """Whether a model of these settings can score items that training has not seen."""
+        return cls.scores_unseen
 
     def make_sampler(
         self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str

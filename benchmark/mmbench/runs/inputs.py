@@ -37,10 +37,15 @@ class Inputs:
     evaluation: Mapping[str, str] = field(default_factory=dict)
     diversity_features: str | None = None
 
-    def setting(self, evaluation: Evaluation, model: str | None = None) -> Setting:
-        """Return all but the test rows, with how to rank and score, with that model."""
-        trained_only = model is not None and not model_class(model).scores_unseen
-        return Setting(self.split.training, evaluation, self.features, trained_only)
+    def setting(self, evaluation: Evaluation) -> Setting:
+        """Return all but the test rows, with how to rank and score, whatever makes the lists."""
+        return Setting(self.split.training, evaluation, self.features)
+
+    def setting_of(self, recipe: Recipe) -> Setting:
+        """Return the same for a recipe's model, or for the trials of its grid."""
+        model = model_class(recipe.model)
+        unseen = any(model.represents_unseen(trial.settings) for trial in recipe.trials())
+        return replace(self.setting(recipe.evaluation), trained_only=not unseen)
 
     @property
     def digests(self) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def run(
         if not folder.complete:
             write_recipe(folder.recipe_path, recipe)
             forget_peak_memory()
-            setting = inputs.setting(recipe.evaluation, recipe.model)
+            setting = inputs.setting_of(recipe)
             check_data(recipe, inputs)
             with as_begun(folder):
                 chosen, chosen_folder = fit(recipe, setting, folder, progress)
@@ -117,7 +117,7 @@ def check_data(recipe: Recipe, inputs: Inputs) -> None:
 
     See `evaluation.protocol.check`.
     """
-    setting = inputs.setting(recipe.evaluation, recipe.model)
+    setting = inputs.setting_of(recipe)
     choose_device(recipe, setting)
     check(setting, inputs.split.test, selects=model_class(recipe.model).trained)
 
@@ -240,7 +240,7 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
 
 def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolder) -> None:
     """Score the chosen model on validation and, the only time, on test; write the run's record."""
-    setting = inputs.setting(recipe.evaluation, recipe.model)
+    setting = inputs.setting_of(recipe)
     begin(folder)
     outcome = trained.read_json("trained.json")
     model = build(recipe, setting)
@@ -321,7 +321,7 @@ def load_model(
     products = folder.read_json("run.json").get("device", {}).get("products", {})
     with suppress(RuntimeError):  # a build of torch without the run's kernel scores with its own
         gemm.use(products.get("gemm"))
-    model = build(chosen, inputs.setting(chosen.evaluation, chosen.model), finished=True)
+    model = build(chosen, inputs.setting_of(chosen), finished=True)
     folder.load_model(model, result.best_epoch)
     return model.train(False), chosen, inputs
 
@@ -331,13 +331,13 @@ def evaluate_run(
 ) -> Scored:
     """Rank again with a finished run's model and score both splits; errors as in `load_model`."""
     model, recipe, inputs = load_model(path, data, evaluation)
-    setting, present = inputs.setting(recipe.evaluation, recipe.model), None
+    setting, present = inputs.setting_of(recipe), None
     if slices:
         present = setting.present or load_presence(
             Path(recipe.data) / "features", setting.training.item_ids.tolist()
         )
     scored = score_both(lists_for_both(model, setting), setting, inputs.split.test, present)
-    return replace(scored, protocol=setting.describe(type(model)))
+    return replace(scored, protocol=setting.describe())
 
 
 def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
