@@ -22,6 +22,11 @@ POLICIES: dict[str, str] = {
     "mean": "mmbench.data.missing.constants:Mean",
     "zeros": "mmbench.data.missing.constants:Zeros",
     "random": "mmbench.data.missing.constants:Random",
+    "neighbours": "mmbench.data.missing.hops:Neighbours",
+    "multihop": "mmbench.data.missing.hops:MultiHop",
+    "propagation": "mmbench.data.missing.hops:Propagation",
+    "pagerank": "mmbench.data.missing.series:PageRank",
+    "heat": "mmbench.data.missing.series:Heat",
 }
 
 OLD_NAMES = {"zero": "zeros"}
