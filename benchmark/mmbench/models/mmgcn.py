@@ -226,6 +226,7 @@ class MMGCN(Recommender):
     """Multi-modal graph convolution over any modalities."""
 
     Config = MMGCNConfig
+    id_weights = (*Recommender.id_weights, "networks.*.preference", "stale_*")
 
     user_embedding: Tensor
     item_embedding: Tensor
@@ -256,7 +257,16 @@ class MMGCN(Recommender):
             )
         # The only modality whose preferences are regularised.
         self.first = next(iter(content))
-        if config.stale_inference:
+        self._see_start()
+
+    def start_from(self, carried: Mapping[str, Tensor]) -> None:
+        """See `Recommender.start_from`."""
+        super().start_from(carried)
+        self._see_start()
+
+    def _see_start(self) -> None:
+        """Until the first epoch's last batch, stale ranking sees the initial tables."""
+        if self.config.stale_inference:
             with torch.no_grad():
                 stale_users, stale_items = self.representation()
             self.register_buffer("stale_users", stale_users)

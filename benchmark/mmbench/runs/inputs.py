@@ -18,6 +18,7 @@ from mmbench.data.files import available_splits, known_columns
 from mmbench.data.tables import UNSURE
 from mmbench.evaluation.protocol import Setting, side_data
 from mmbench.models import model_class
+from mmbench.runs.start import with_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +79,11 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
             not read again.
 
     Raises:
-        DataError: The dataset or the store lacks what the recipe needs.
+        DataError: The dataset or the store lacks what the recipe needs, or the run that it starts
+            from is not finished.
     """
+    if recipe.start_from is not None:
+        recipe = recipe.model_copy(update={"start_from": with_digest(recipe.start_from)})
     data = Path(recipe.data)
     if like is None:
         strict = recipe.evaluation.protocol == "strict"

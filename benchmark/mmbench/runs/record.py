@@ -114,6 +114,7 @@ def record_of(
         "approximate": list(recipe.approximate),
         "settings": recipe.settings.model_dump(mode="json"),
         "chosen_trial": chosen,
+        **({"start_from": trained["start_from"]} if "start_from" in trained else {}),
         "protocol": {
             **setting.describe(),
             "digests": dict(inputs.evaluation),

@@ -55,6 +55,7 @@ class NextItem(Recommender):
 
     Config = ModelConfig
     uses_features = False
+    id_weights = ("before", "after")
     make_sampler = UserHistories
 
     def __init__(self, train: TrainSet, features: Content, config: ModelConfig, init: Init) -> None:
