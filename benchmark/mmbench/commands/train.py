@@ -15,7 +15,15 @@ from mmbase import cli, layout
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
 from mmbench import config
 from mmbench.commands import common
-from mmbench.config import Approximation, Evaluation, Range, Recipe, Search, for_model
+from mmbench.config import (
+    Approximation,
+    Evaluation,
+    Range,
+    Recipe,
+    Search,
+    for_model,
+    make_recipe,
+)  # fmt: skip
 from mmbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -42,6 +50,9 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
             columns={"metavar": "ROLE=NAME", "callback": cli.parse_pairs},
             model={"flags": ("--model", "models"), "help": _MODELS_HELP, **_SEVERAL},
             features={"metavar": "MODALITY=NAME"},
+            missing={"metavar": "POLICY"},
+            mask={"metavar": "MODALITY=SHARE", "callback": cli.parse_pairs},
+            control={"metavar": "MODALITY=CONTROL", "callback": cli.parse_pairs},
             start_from={"type": FOLDER, "metavar": "RUN"},
             seed={"flags": ("--seed", "seeds"), "type": CommaList(int), "help": _SEEDS_HELP},
             approximate={"metavar": "NAME,…", "type": str, "shown": "none"},
@@ -151,7 +162,7 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
             "search": Search(space=own_space, **how) if own_space else None,
         }
         for seed in seeds if model.uses_seed else seeds[:1]:
-            recipe = Recipe(**own, seed=seed)
+            recipe = make_recipe(**own, seed=seed)
             recipe.trials()  # every combination is checked before the first one is trained
             recipes.append(recipe)
     return recipes

@@ -91,14 +91,12 @@ class Recommender(nn.Module):
         legacy_zero_grad: Whether parameters without gradient go on by their momentum; see
             `mmbench.trainer.Adam`.
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
-        scores_unseen: Whether it can score items that training has not seen; see `scorer`.
+        scores_unseen: Whether it can score items that training has not seen; see `scorer`. Where
+            that depends on settings, an instance says it, and `represents_unseen` beforehand.
         by_history: Whether a user is their history alone, so that users whom training has not seen
             can be scored too.
         id_weights: Patterns of the names of weights that belong to users or items: a row or a
             number for each. All others can be carried to another dataset.
-        first_step_differs: Whether the first step of an epoch computes something else than the
-            others, such as the graph that they read. It is not captured. What it or `start_epoch`
-            makes for captured steps must stay at one place, see `SparseMatrix.placed_in`.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -107,10 +105,14 @@ class Recommender(nn.Module):
     untrained: frozenset[str] = frozenset()
     legacy_zero_grad: bool = False
     uses_seed: ClassVar[bool] = True
-    scores_unseen: ClassVar[bool] = False
+    scores_unseen: bool = False
     by_history: bool = False
     id_weights: ClassVar[tuple[str, ...]] = ("user_*", "item_*")
-    first_step_differs: ClassVar[bool] = False
+
+    @classmethod
+    def represents_unseen(cls, settings: ModelConfig) -> bool:
+        """Whether a model of these settings can score items that training has not seen."""
+        return cls.scores_unseen
 
     def make_sampler(
         self, train: TrainSet, batch_size: int, seed: int, device: torch.device | str
@@ -123,7 +125,11 @@ class Recommender(nn.Module):
         raise NotImplementedError
 
     def start_epoch(self, epoch: int, seed: int) -> None:
-        """Called before the first batch of each epoch (1-based): the place to rebuild a graph."""
+        """Called before the first batch of each epoch (1-based): the place to rebuild a graph.
+
+        What this or a batch leaves for others must stay where captured steps read it, see
+        `SparseMatrix.placed_in`.
+        """
 
     def lr_factor(self, epoch: int) -> float:
         """Factor of the learning rate in this epoch (1-based); a schedule overrides it."""

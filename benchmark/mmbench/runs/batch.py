@@ -87,7 +87,7 @@ def train(job: Job, progress: Progress) -> RunFolder:
     if run_folder(job.folder.parent, recipe, inputs).path != job.folder:
         changed = "interactions or features have changed since this command began"
         raise DataError(f"{recipe.data}: {changed}; start it again")
-    folder, setting = RunFolder(job.folder), inputs.setting(recipe.evaluation, recipe.model)
+    folder, setting = RunFolder(job.folder), inputs.setting_of(recipe)
     with as_begun(folder), suppress(Diverged):
         if job.trial is None:
             return fit(recipe, setting, folder, progress, jobs=job.at_once)[1]

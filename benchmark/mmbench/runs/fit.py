@@ -37,7 +37,7 @@ from mmbase.process import (
 from mmbase.progress import Progress
 from mmbench.config import Recipe
 from mmbench.core.sampling import Init
-from mmbench.data.features import neighbour_cache
+from mmbench.data.caches import neighbour_cache
 from mmbench.errors import DataError, Diverged, TrainingError, UsageError
 from mmbench.evaluation.protocol import Setting, rank_all, score, with_selected
 from mmbench.models import model_class

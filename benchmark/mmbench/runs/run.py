@@ -105,7 +105,7 @@ def run(
         if not folder.complete:
             write_recipe(folder.recipe_path, recipe)
             forget_peak_memory()
-            setting = inputs.setting(recipe.evaluation, recipe.model)
+            setting = inputs.setting_of(recipe)
             check_data(recipe, inputs)
             with as_begun(folder):
                 chosen, chosen_folder = fit(recipe, setting, folder, progress)
@@ -121,7 +121,7 @@ def check_data(recipe: Recipe, inputs: Inputs) -> str:
     Returns:
         What is carried from another run, and what starts afresh, in words; empty if nothing is.
     """
-    setting = inputs.setting(recipe.evaluation, recipe.model)
+    setting = inputs.setting_of(recipe)
     choose_device(recipe, setting)
     selects = model_class(recipe.model).trained and bool(recipe.settings.epochs or recipe.searched)
     check(setting, inputs.split.test, selects=selects)
@@ -256,7 +256,7 @@ def resume_inputs(path: Path, data: Path | None = None) -> tuple[Recipe, Inputs,
 
 def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolder) -> None:
     """Score the chosen model on validation and, the only time, on test; write the run's record."""
-    setting = inputs.setting(recipe.evaluation, recipe.model)
+    setting = inputs.setting_of(recipe)
     begin(folder)
     outcome = trained.read_json("trained.json")
     model = build(recipe, setting)
@@ -338,7 +338,7 @@ def load_model(
     products = folder.read_json("run.json").get("device", {}).get("products", {})
     with suppress(RuntimeError):  # a build of torch without the run's kernel scores with its own
         gemm.use(products.get("gemm"))
-    model = build(chosen, inputs.setting(chosen.evaluation, chosen.model), finished=True)
+    model = build(chosen, inputs.setting_of(chosen), finished=True)
     folder.load_model(model, result.best_epoch)
     return model.train(False), chosen, inputs
 
@@ -348,13 +348,13 @@ def evaluate_run(
 ) -> Scored:
     """Rank again with a finished run's model and score both splits; errors as in `load_model`."""
     model, recipe, inputs = load_model(path, data, evaluation)
-    setting, present = inputs.setting(recipe.evaluation, recipe.model), None
+    setting, present = inputs.setting_of(recipe), None
     if slices:
         present = setting.present or load_presence(
             Path(recipe.data) / "features", setting.training.item_ids.tolist()
         )
     scored = score_both(lists_for_both(model, setting), setting, inputs.split.test, present)
-    return replace(scored, protocol=setting.describe(type(model)))
+    return replace(scored, protocol=setting.describe())
 
 
 def summarise(results: Sequence[Result]) -> list[dict[str, Any]]:
