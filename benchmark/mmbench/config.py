@@ -255,6 +255,8 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Recipe:
+        if self.features:
+            self.treatment.require(self.features)
         if self.search is not None:
             if self.grid:
                 raise ValueError("grid and search: give one of them")
@@ -285,16 +287,23 @@ class Recipe(BaseModel):
 
     @property
     def treatment(self) -> Treatment:
-        """What is done to the stored vectors."""
-        return Treatment(
+        """What is done to the stored vectors, as far as it matters to the model."""
+        asked = Treatment(
             self.missing, self.scaling, self.mask, self.pattern, self.control, self.mask_seed
         )
+        return asked.material(uses_features=model_class(self.model).uses_features)
+
+    @property
+    def loads_features(self) -> bool:
+        """Whether content is read: for the model, or to say which items there are."""
+        return model_class(self.model).uses_features or self.treatment.policy.DROPS
 
     def dump(self) -> dict[str, Any]:
         """The recipe as plain JSON values, everything spelled out that matters."""
-        plain, uses_features = self.model_dump(mode="json"), model_class(self.model).uses_features
-        plain["missing"] = self.treatment.policy_for(uses_features=uses_features)
-        for name in self.treatment.immaterial(uses_features=uses_features):
+        treatment = self.treatment
+        what = {"missing": treatment.missing, "mask": dict(treatment.mask)}
+        plain = self.model_dump(mode="json") | what
+        for name in treatment.immaterial:
             del plain[name]
         return plain
 
