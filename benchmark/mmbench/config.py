@@ -257,6 +257,11 @@ class Recipe(BaseModel):
     def _one_kind(self) -> Recipe:
         if self.features:
             self.treatment.require(self.features)
+        if self.treatment.policy.TRAINS and not model_class(self.model).learns_absent:
+            raise ValueError(
+                f"missing: {self.missing} needs a place in the model, which {self.model} does not "
+                "have; choose another policy"
+            )
         if self.search is not None:
             if self.grid:
                 raise ValueError("grid and search: give one of them")

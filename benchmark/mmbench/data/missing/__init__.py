@@ -27,6 +27,7 @@ POLICIES: dict[str, str] = {
     "multihop": "mmbench.data.missing.hops:MultiHop",
     "propagation": "mmbench.data.missing.hops:Propagation",
     "pagerank": "mmbench.data.missing.series:PageRank",
+    "learned": "mmbench.data.missing.learned:Learned",
     "heat": "mmbench.data.missing.series:Heat",
 }
 
