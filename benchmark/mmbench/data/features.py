@@ -140,6 +140,8 @@ def _treated(
     vectors, lost = one.vectors, one.present & ~present
     n_masked, n_others = int(lost[:n_trained].sum()), int(lost[n_trained:].sum())
     if not present[:n_trained].any():
+        if treatment.policy.DROPS:  # which will say that nothing is left
+            return replace(one, present=present)
         raise DataError(
             f"mask: {one.modality}: no item of training keeps its vector of {one.name} "
             f"({counted(n_masked, 'vector')} taken); lower the share"
