@@ -35,6 +35,7 @@ from mmbench.models import ModelConfig, model_class
 from mmbench.models.settings import for_model as for_model
 from mmbench.models.settings import make_settings as make_settings
 from mmbench.models.settings import setting_name as setting_name
+from mmbench.models.start import StartFrom
 from mmbench.ops import SparseBackend
 
 RECIPE_FILE = "recipe.yaml"
@@ -208,6 +209,11 @@ class Recipe(BaseModel):
         0, ge=0, description="Seed of masks, controls and random vectors; --seed is not."
     )
     scaling: Scaling = Field("none", description="Scaling of the vectors, before.")
+    start_from: StartFrom | None = Field(
+        None,
+        description="Finished run of the same model and encoders, on other data perhaps, whose "
+        "weights that belong to no user or item are taken over; see docs/transfer.md.",
+    )
     seed: int = Field(123, description="Seed of initial values, batches and dropout.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     sparse_backend: SparseBackend = Field(
@@ -236,11 +242,6 @@ class Recipe(BaseModel):
     def _policy(cls, given: object) -> str:
         return spelled(given)
 
-    @field_validator("mask")
-    @classmethod
-    def _material(cls, shares: dict[str, float]) -> dict[str, float]:
-        return {modality: share for modality, share in shares.items() if share}
-
     @model_validator(mode="before")
     @classmethod
     def _typed_settings(cls, values: Any) -> Any:
@@ -255,13 +256,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Recipe:
-        if self.features:
-            self.treatment.require(self.features)
-        if self.treatment.policy.TRAINS and not model_class(self.model).learns_absent:
-            raise ValueError(
-                f"missing: {self.missing} needs a place in the model, which {self.model} does not "
-                "have; choose another policy"
-            )
+        self.treatment.require_fit(self.model, self.settings, self.features)
         if self.search is not None:
             if self.grid:
                 raise ValueError("grid and search: give one of them")
@@ -310,17 +305,21 @@ class Recipe(BaseModel):
         plain = self.model_dump(mode="json") | what
         for name in treatment.immaterial:
             del plain[name]
+        if self.start_from is None:
+            del plain["start_from"]  # a run is named after its recipe: without one as ever
         return plain
 
     def digest(self, *others: object) -> str:
         """Return ten hex digits of all that determines the run's numbers.
 
-        That is the recipe without the places of the data, and `others`.
+        That is the recipe without the places of the data and of another run, and `others`.
         """
         plain = self.dump()
         del plain["data"], plain["columns"]
         older = {new: old for old, new in OLD_NAMES.items()}
         plain["missing"] = older.get(plain["missing"], plain["missing"])
+        if self.start_from is not None:
+            plain["start_from"] = self.start_from.digest  # wherever that run lies
         text = json.dumps([plain, *others], sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 

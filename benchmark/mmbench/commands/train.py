@@ -53,6 +53,7 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
             missing={"metavar": "POLICY"},
             mask={"metavar": "MODALITY=SHARE", "callback": cli.parse_pairs},
             control={"metavar": "MODALITY=CONTROL", "callback": cli.parse_pairs},
+            start_from={"type": FOLDER, "metavar": "RUN"},
             seed={"flags": ("--seed", "seeds"), "type": CommaList(int), "help": _SEEDS_HELP},
             approximate={"metavar": "NAME,…", "type": str, "shown": "none"},
             settings={"flags": ("--set", "settings"), "metavar": "NAME=VALUE", **_SEVERAL},
@@ -83,6 +84,7 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
       mmbench train --model vbpr,bpr-mf,item-knn,most-popular --grid lr=0.0005,0.001,0.005,0.01
       mmbench train --model vbpr --set lr=0.005 --set reg_weight=0.01 --seed 1,2,3,4,5
       mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --jobs 4
+      mmbench train --model vbpr --data my/catalogue --start-from runs/demo-vbpr-0123456789
       mmbench train --resume runs/demo-vbpr-0123456789
     """
     reporter = cli.progress(quiet=quiet)
@@ -121,6 +123,8 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
     from mmbench.data.features import parse_wanted
     from mmbench.data.missing import policy_of
     from mmbench.models import model_class, model_name
+    from mmbench.models.start import StartFrom
+    from mmbench.runs.start import with_digest
 
     names = list(dict.fromkeys(map(model_name, cli.split_list(options["models"]))))
     if not names:
@@ -143,6 +147,8 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
     models = {name: model_class(name) for name in names}
     drops = policy_of(options["missing"] or "mean").DROPS
     needs_features = drops or any(model.uses_features for model in models.values())
+    if options["start_from"] is not None:  # now, and not after a catalogue was made
+        shared["start_from"] = with_digest(StartFrom(run=str(options["start_from"])))
     data = options["data"] or common.make_demo(needs_features=needs_features, progress=progress)
     seeds = tuple(dict.fromkeys(options["seeds"] or (Recipe.model_fields["seed"].default,)))
     recipes = []
@@ -281,7 +287,12 @@ def _labels(runs: Sequence[Result]) -> list[str]:
     for run in runs:
         recipe = run.recipe
         settings = {name: value for name, value in recipe.settings if name not in run.tried}
-        numeric = {"approximate": recipe.approximate, "sparse": recipe.sparse_backend}
+        start = recipe.start_from and Path(recipe.start_from.run).name
+        numeric = {
+            "approximate": recipe.approximate,
+            "sparse": recipe.sparse_backend,
+            "start_from": start,
+        }
         facts.append(
             Facts(
                 recipe.model,

@@ -11,6 +11,7 @@ from mmbench.data.controls import Control
 from mmbench.data.masks import Pattern
 from mmbench.data.missing import policy_of
 from mmbench.errors import UsageError, unknown_name
+from mmbench.models import ModelConfig, model_class
 
 if TYPE_CHECKING:
     from mmbench.data.missing.base import Policy
@@ -42,10 +43,11 @@ class Treatment:
         return policy_of(self.missing)
 
     def material(self, *, uses_features: bool) -> Treatment:
-        """Return what matters to a model: no masks of modalities that are left out."""
+        """Return what matters to a model: no masks of nothing, or of what is left out anyway."""
+        mask = {m: share for m, share in self.mask.items() if share}
         if not uses_features:
-            return self._of_items_alone()
-        left = {m: share for m, share in self.mask.items() if self.control.get(m) != "absent"}
+            return replace(self, mask=mask)._of_items_alone()
+        left = {m: share for m, share in mask.items() if self.control.get(m) != "absent"}
         return replace(self, mask=left)
 
     def _of_items_alone(self) -> Treatment:
@@ -73,6 +75,20 @@ class Treatment:
             "mask_seed": self.seed != 0 and bool(draws or self.policy.DRAWS),
         }
         return [name for name, matters in material.items() if not matters]
+
+    def require_fit(self, model: str, settings: ModelConfig, features: Collection[str]) -> None:
+        """Refuse what a model can't do, and modalities that are not among the features, if any.
+
+        Raises:
+            UsageError: There is one.
+        """
+        if features:
+            self.require(features)
+        if self.policy.TRAINS and not model_class(model).learns_absent_with(settings):
+            raise UsageError(
+                f"missing: {self.policy.NAME} trains a part of the model, for which {model} has no "
+                "place with these settings (docs/missing.md); choose another policy"
+            )
 
     def require(self, modalities: Collection[str]) -> None:
         """Refuse a mask or control of a modality that is not used, and controls that leave none.

@@ -104,14 +104,11 @@ class StandIns(nn.ModuleDict):
         named = zip(widths, parts, strict=True)
         return torch.cat([self.put_in(m, part, lambda t: t, items) for m, part in named], 1)
 
-    def of_unseen(self, content: Mapping[str, ItemContent], rows: slice) -> Tensor:
-        """Return the concatenated vectors of some items, tokens where they have none."""
-        parts = []
-        for m, one in content.items():
-            part = one.vectors[rows]
-            if m in self:
-                stand_in: StandIn = self[m]  # type: ignore[assignment]
-                token = stand_in.token.detach().to(part.device)
-                part = torch.where(one.present[rows, None], part, token)
-            parts.append(part)
-        return torch.cat(parts, 1)
+    def of_others(self, modality: str, content: ItemContent, rows: slice) -> Tensor:
+        """Return the vectors of some items outside training, the token where they have none."""
+        vectors = content.vectors[rows]
+        if modality not in self:
+            return vectors
+        stand_in: StandIn = self[modality]  # type: ignore[assignment]
+        token = stand_in.token.detach().to(vectors.device)
+        return torch.where(content.present[rows, None], vectors, token)

@@ -157,9 +157,9 @@ class VBPR(Recommender):
         users, items = self.embeddings()
         n_unseen = known.n_items - len(items)
         if n_unseen:
-            unseen = {m: known.content[m] for m in self.widths}
-            vectors = self.stand_ins.of_unseen(unseen, slice(len(items), known.n_items))
-            content = vectors.to(items.device)  # (n_unseen, k)
+            unseen = slice(len(items), known.n_items)
+            vectors = [self.stand_ins.of_others(m, known.content[m], unseen) for m in self.widths]
+            content = torch.cat(vectors, 1).to(items.device)  # (n_unseen, k)
             factors = items.new_zeros(n_unseen, self.config.embedding_dim)
             items = torch.cat([items, self._items(content, factors, trained=False)])
         columns = items.T.contiguous()

@@ -26,6 +26,7 @@ from mmbench.data.tables import UNSURE
 from mmbench.data.treatment import Treatment
 from mmbench.evaluation.protocol import Setting, side_data
 from mmbench.models import model_class
+from mmbench.runs.start import with_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +46,15 @@ class Inputs:
     evaluation: Mapping[str, str] = field(default_factory=dict)
     diversity_features: str | None = None
 
-    def setting(self, evaluation: Evaluation, model: str | None = None) -> Setting:
-        """Return all but the test rows, with how to rank and score, with that model."""
-        trained_only = model is not None and not model_class(model).scores_unseen
-        return Setting(self.split.training, evaluation, self.features, trained_only)
+    def setting(self, evaluation: Evaluation) -> Setting:
+        """Return all but the test rows, with how to rank and score, whatever makes the lists."""
+        return Setting(self.split.training, evaluation, self.features)
+
+    def setting_of(self, recipe: Recipe) -> Setting:
+        """Return the same for a recipe's model, or for the trials of its grid."""
+        model = model_class(recipe.model)
+        unseen = any(model.represents_unseen(trial.settings) for trial in recipe.trials())
+        return replace(self.setting(recipe.evaluation), trained_only=not unseen)
 
     @property
     def digests(self) -> dict[str, Any]:
@@ -81,8 +87,11 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
             not read again.
 
     Raises:
-        DataError: The dataset or the store lacks what the recipe needs.
+        DataError: The dataset or the store lacks what the recipe needs, or the run that it starts
+            from is not finished.
     """
+    if recipe.start_from is not None:
+        recipe = recipe.model_copy(update={"start_from": with_digest(recipe.start_from)})
     data = Path(recipe.data)
     if like is None:
         strict = recipe.evaluation.protocol == "strict"

@@ -15,7 +15,6 @@ from mmbench import __version__
 from mmbench.config import Recipe
 from mmbench.data.features import ItemFeatures
 from mmbench.evaluation.scoring import Scores
-from mmbench.models import model_class
 from mmbench.ops import sparse
 from mmbench.runs.devices import choose_device
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION
@@ -54,7 +53,7 @@ def record_of(
 ) -> dict[str, Any]:
     """Return `run.json`; `trained` is what the training, perhaps in another process, recorded."""
     training = inputs.split.training
-    setting = inputs.setting(recipe.evaluation, recipe.model)
+    setting = inputs.setting_of(recipe)
     chosen_device = choose_device(recipe, setting)
     device = chosen_device.device
     present = {m: one.present[: training.n_trained] for m, one in inputs.features.items()}
@@ -121,8 +120,9 @@ def record_of(
         "approximate": list(recipe.approximate),
         "settings": recipe.settings.model_dump(mode="json"),
         "chosen_trial": chosen,
+        **({"start_from": trained["start_from"]} if "start_from" in trained else {}),
         "protocol": {
-            **setting.describe(model_class(recipe.model)),
+            **setting.describe(),
             "digests": dict(inputs.evaluation),
             "no_hit_possible": [
                 part

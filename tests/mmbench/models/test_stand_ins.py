@@ -9,8 +9,10 @@ import torch
 from tests.mmbench.conftest import known
 from tests.mmbench.models.test_conformance import make, trainer_of
 
+from mmbench.config import Recipe
 from mmbench.core.content import ItemContent
 from mmbench.core.interactions import TrainSet
+from mmbench.errors import UsageError
 from mmbench.models import MODELS, model_class
 from mmbench.models.base import Content, TrainsContent
 from mmbench.models.stand_ins import StandIn
@@ -65,7 +67,14 @@ def test_where_all_have_content_there_are_none(
 
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [("vbpr", {}), ("vbpr", {"preset": "original"}), ("grcn", {}), ("mmgcn", {})],
+    [
+        ("vbpr", {}),
+        ("vbpr", {"preset": "original"}),
+        ("grcn", {}),
+        ("mmgcn", {}),
+        ("schema", {}),
+        ("schema", {"representation": "joint", "fusion": "early"}),
+    ],
 )
 def test_a_model_ranks_as_if_the_token_were_the_items_vector(
     name: str, settings: dict[str, object], block_train: TrainSet, block_features: Content
@@ -148,3 +157,12 @@ def test_vbpr_gives_unseen_items_without_content_the_token(
         expected = model.scorer(replace(seen, content=filled))(users)
     torch.testing.assert_close(scores[:, 16:], expected[:, 16:])
     assert not torch.allclose(scores[:, 16], scores[:, 17])
+
+
+def test_a_schema_whose_users_have_content_is_refused(
+    block_train: TrainSet, block_features: Content
+) -> None:
+    with pytest.raises(UsageError, match="needs side=item"):
+        make("schema", block_train, without(block_features), side="both")
+    with pytest.raises(UsageError, match="has no place with these settings"):
+        Recipe(model="schema", missing="learned", settings={"side": "both"})

@@ -44,7 +44,7 @@ def call(*arguments: object) -> tuple[int, str]:
 def as_ever(recipe: Recipe, missing: str) -> str:
     """The digest of a recipe of before masks and controls, computed as then."""
     plain = recipe.model_dump(mode="json") | {"missing": missing}
-    for name in ("data", "columns", "mask", "pattern", "control", "mask_seed"):
+    for name in ("data", "columns", "mask", "pattern", "control", "mask_seed", "start_from"):
         del plain[name]
     text = json.dumps([plain], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
@@ -254,7 +254,7 @@ def test_drop_takes_items_out_of_everything_for_models_without_content_too(
         assert inputs.split.test.rows.items.size == present[test.rows.items].sum()
         assert all(one.present.all() for one in inputs.features.values())
         assert set(recipe.features) == {"visual", "textual"}
-        told = inputs.setting(recipe.evaluation).describe(None)
+        told = inputs.setting(recipe.evaluation).describe()
         n_items = int((~present).sum())
         assert f"but for {n_items} without" in told["candidates"]
         assert told["dropped"]["train"] == training.train.n_edges - found.train.n_edges
