@@ -110,7 +110,7 @@ class Place:
         above, _, last = name.rpartition("/")
         if name.startswith("/") or last in ("", ".", ".."):
             return None
-        for root in (self.root, self.root / self.folder):
+        for root in self._roots:
             key = f"{root}/{above}"
             if (folder := self._inside.get(key)) is None:
                 written = root / above
@@ -148,6 +148,10 @@ class Place:
         if entry not in self._linked:
             self._linked[entry] = os.path.realpath(self.root / entry) + os.sep
         return real.startswith(self._linked[entry])
+
+    @cached_property
+    def _roots(self) -> tuple[Path, Path]:
+        return self.root, self.root / self.folder
 
     @cached_property
     def _real_root(self) -> str:
