@@ -300,7 +300,8 @@ class NvJpeg:
             there = [(k, one) for k, one in zip(places, pictures, strict=True) if one is not None]
             # Pictures of one size are scaled together: launches cost more than pixels.
             for group in groups_of_equal([one.shape[-2] << 16 | one.shape[-1] for _, one in there]):
-                ready.append(prepare(torch.stack([there[g][1] for g in group])))
+                made = prepare(torch.stack([there[g][1] for g in group]))
+                ready.append(made.contiguous())  # one layout, whoever shares the batch
                 order += [there[g][0] for g in group]
         for k in order:
             del rows[k]
@@ -314,7 +315,7 @@ class NvJpeg:
         whole = ready[0] if len(ready) == 1 else torch.cat(ready)
         if order == sorted(order):
             return whole
-        return whole[torch.tensor(np.argsort(order), device=self.device)]
+        return whole[torch.from_numpy(np.argsort(order)).to(self.device)]
 
     def _parts(self, encoded: Sequence[EncodedJpeg]) -> list[list[int]]:
         """Places of files that together fit into `_GPU_BYTES`, at least one each."""
