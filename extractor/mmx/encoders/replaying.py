@@ -127,8 +127,8 @@ class Replays:
             inputs: Tensors on a GPU. Elsewhere `run` is called.
             usual: Whether such inputs come again, and `run` reads none of their values in Python.
         """
-        first = next(iter(inputs.values()))
-        if not _is_on_a_gpu(first):
+        first = next(iter(inputs.values()), None)
+        if first is None or not _is_on_a_gpu(first):
             return run(inputs)
         mine, key = self._thread, _key(inputs)
         with self._lock:

@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tests.mmx.encoders.tiny_models import sentence_model
 from torch import Tensor
 
 from mmx.encoders import create, replaying
@@ -199,6 +201,24 @@ def test_pictures_are_replayed_with_the_bits_of_called_passes(graphs: Graphs) ->
     with replaying.passes.one():
         replayed = [encoder.encode(list(batch)).copy() for batch in batches]
     assert encoder.replays.n_replayed == 3
+    for one, other in zip(called, replayed, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_texts_are_replayed_where_some_are_padded(graphs: Graphs, tmp_path: Path) -> None:
+    encoder: Any = create(str(sentence_model(tmp_path / "tiny")), modality="textual", device="cpu")
+    encoder.batch_size = 3
+    texts = [["red", "blue lamp", "the blue chair"], ["a", "silk shoe", "a red lamp"]] * 5
+    alike = [["red", "blue", "lamp"]] * 5  # of one length
+    short = [["red", "blue lamp"]] * 5
+    batches = [[encoder.load(text) for text in batch] for batch in [*texts, *alike, *short]]
+    encoder.replays.reason = "not yet"
+    called = [encoder.encode(batch).copy() for batch in batches]
+    assert encoder.replays.n_passes == 1 + len(batches)  # one told the length of vectors
+    encoder.replays.reason = ""
+    with replaying.passes.one():
+        replayed = [encoder.encode(batch).copy() for batch in batches]
+    assert (encoder.replays.n_captured, encoder.replays.n_replayed) == (1, len(texts) - 1)
     for one, other in zip(called, replayed, strict=True):
         assert np.array_equal(one, other)
 
