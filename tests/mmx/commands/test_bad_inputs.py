@@ -281,12 +281,12 @@ def test_a_wav_that_was_written_to_a_pipe_has_no_length_and_is_whole(tmp_path: P
     assert np.array_equal(found["0.wav"], found["whole.wav"])
 
 
-def test_a_clip_of_an_hour_and_one_of_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sounds, "MAX_SAMPLES", 8000 * 3700)
-    hour = wav(np.tile(TONE[:8000], 3600), 8000, kind="FLAC")
-    longer = wav(np.zeros(8000 * 3800, np.float32), 8000, kind="FLAC")
-    summary = hear(tmp_path, {"hour.flac": (hour, "ok"), "bomb.flac": (longer, "corrupt")})
-    assert statuses(summary) == {"hour.flac": "ok", "bomb.flac": "corrupt"}
+def test_a_long_clip_and_one_of_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sounds, "MAX_SAMPLES", 8000 * 700)  # 22 MB: more than is had for the asking
+    long = wav(np.tile(TONE[:8000], 690), 8000, kind="FLAC")
+    longer = wav(np.zeros(8000 * 710, np.float32), 8000, kind="FLAC")
+    summary = hear(tmp_path, {"long.flac": (long, "ok"), "bomb.flac": (longer, "corrupt")})
+    assert statuses(summary) == {"long.flac": "ok", "bomb.flac": "corrupt"}
     assert "longer than" in summary.errors[0][1]
 
 
