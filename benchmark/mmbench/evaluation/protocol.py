@@ -106,28 +106,33 @@ class Setting:
         listed &= ~train.contains(relevant.users, relevant.items)
         return bool(relevant.users.size) and not bool(listed.any())
 
-    def describe(self, model: type[Recommender] | None) -> dict[str, Any]:
-        """Record every choice, in words and numbers; no `model`: the lists were made elsewhere."""
+    def describe(self, *, foreign: bool = False) -> dict[str, Any]:
+        """Record every choice, in words and numbers; `foreign`: the lists were made elsewhere."""
         evaluation, strict = self.evaluation, self.strict
         n_candidates = self.candidates.n_items
+        candidates = "items that occur in training"
+        if strict:
+            candidates = "every item of the interactions and of the items table"
+        if dropped := self.training.dropped:
+            candidates += f", but for {dropped['items']:,} without {dropped['without']}"
         chosen: dict[str, Any] = {
             "name": evaluation.protocol,
-            "candidates": "every item of the interactions and of the items table"
-            if strict
-            else "items that occur in training",
+            "candidates": candidates,
             "n_candidates": n_candidates,
             "n_candidates_unseen_in_training": n_candidates - self.training.n_trained,
         }
-        if strict and model is not None:
+        if strict and not foreign:
             chosen["unseen_items"] = (
-                "scored"
-                if model.scores_unseen
-                else "never listed: the model represents trained items only"
+                "never listed: the model represents trained items only"
+                if self.trained_only
+                else "scored"
             )
-        if model is not None:
+        if not foreign:
             test = "the user's training and validation items"
             trained = "the user's training items"
             chosen["masked"] = {"valid": trained, "test": test if strict else trained}
+        if dropped:
+            chosen["dropped"] = dict(dropped)
         return chosen | {
             "relevant": f"rating >= {evaluation.threshold:g}",
             "users_without_list": "score 0" if strict else "left out",
@@ -360,7 +365,7 @@ def evaluate_lists(
     lists = RankedLists(users, items)
     scored = score_both((lists, lists), setting, loaded.test, present)
     told = (*training.notes, *notes, *scored.notes)
-    return replace(scored, protocol=setting.describe(None), notes=told)
+    return replace(scored, protocol=setting.describe(foreign=True), notes=told)
 
 
 def _n_listed(users: Index, items: Index, rows: HeldOut | TrainSet) -> int:

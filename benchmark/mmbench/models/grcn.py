@@ -139,6 +139,8 @@ class GRCN(Recommender):
     """Graph-refined convolution over any modalities."""
 
     Config = GRCNConfig
+    learns_absent = True
+    id_weights = (*Recommender.id_weights, "preference.*", "confidence", "stale_*")
 
     confident: Tensor
 
@@ -160,6 +162,7 @@ class GRCN(Recommender):
             both = start("embedding", n_nodes, d).data
             self.user_embedding = nn.Parameter(both[: train.n_users].clone())
             self.item_embedding = nn.Parameter(both[train.n_users :].clone())
+        self.stand_ins = content.stand_ins()
         self.preference, self.projection = nn.ParameterDict(), nn.ModuleDict()
         for m, vectors in content.vectors.items():
             self.register_buffer(f"features_{m}", vectors, persistent=False)
@@ -170,8 +173,16 @@ class GRCN(Recommender):
             # Xavier draws both signs: pruning cuts an edge whose confidences are all negative.
             self.confidence = start("confidence", n_nodes, len(content))
             self.register_buffer("confident", self._confident_nodes(), persistent=False)
-        if config.stale_inference:
-            # Until the first epoch's last batch, ranking sees the initial tables.
+        self._see_start()
+
+    def start_from(self, carried: Mapping[str, Tensor]) -> None:
+        """See `Recommender.start_from`."""
+        super().start_from(carried)
+        self._see_start()
+
+    def _see_start(self) -> None:
+        """Until the first epoch's last batch, stale ranking sees the initial tables."""
+        if self.config.stale_inference:
             with torch.no_grad():
                 users, items = self._concatenated()
             self.register_buffer("stale_users", users)
@@ -190,6 +201,9 @@ class GRCN(Recommender):
         projection = cast(nn.Linear, self.projection[m])
         # f of all items: within two hops a batch reaches most nodes.
         projected = linear(self.get_buffer(f"features_{m}"), projection.weight, projection.bias)
+        projected = self.stand_ins.put_in(
+            m, projected, lambda token: linear(token, projection.weight, projection.bias)
+        )
         f = normalise_rows(functional.leaky_relu(projected, inplace=True))
         # With T = 0 the preferences stay rn(preference).
         n_routings = self.config.n_routings * self.variant.routing

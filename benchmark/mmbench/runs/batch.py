@@ -20,7 +20,7 @@ from mmbench.errors import DataError, Diverged, SomeFailed
 from mmbench.models import model_class
 from mmbench.runs.fit import as_begun
 from mmbench.runs.folder import RunFolder
-from mmbench.runs.inputs import Inputs, Loader, remember, same_data
+from mmbench.runs.inputs import Inputs, Loader, remember, require_modalities, same_data
 from mmbench.runs.run import Result, check_data, fit, locked, run, run_folder
 from mmbench.runs.search import count_trials, fit_trial, values_in_words
 
@@ -87,7 +87,7 @@ def train(job: Job, progress: Progress) -> RunFolder:
     if run_folder(job.folder.parent, recipe, inputs).path != job.folder:
         changed = "interactions or features have changed since this command began"
         raise DataError(f"{recipe.data}: {changed}; start it again")
-    folder, setting = RunFolder(job.folder), inputs.setting(recipe.evaluation, recipe.model)
+    folder, setting = RunFolder(job.folder), inputs.setting_of(recipe)
     with as_begun(folder), suppress(Diverged):
         if job.trial is None:
             return fit(recipe, setting, folder, progress, jobs=job.at_once)[1]
@@ -137,6 +137,7 @@ class Batch:
         self._load = Loader(progress)
         self.failures: list[tuple[str, str]] = []
         self._series = Series(0)
+        self._said: set[str] = set()
 
     def train_ahead(self, recipes: Iterable[Recipe]) -> None:
         """Train what `run` would train later, if more than one training can run at once."""
@@ -161,15 +162,16 @@ class Batch:
         results: list[Result] = []
         diverged: list[Diverged] = []
         recipes = list(recipes)
+        require_modalities(recipes)
         self._series = Series(sum(map(_trainings, recipes)))
         ended = 0  # trainings of the runs so far
         for group in _by_data(recipes):
             planned = [self._load(recipe) for recipe in group]
-            for asked, (loaded, _) in zip(group, planned, strict=True):
-                remember(asked, loaded)
             for recipe, inputs in planned:  # now, and not after some trainings
                 if restart or not run_folder(self._out, recipe, inputs).complete:
-                    check_data(recipe, inputs)
+                    self._say(check_data(recipe, inputs))
+            for asked, (loaded, _) in zip(group, planned, strict=True):
+                remember(asked, loaded)
             # One at a time, a run is finished before the next one begins: its result is kept
             # whatever happens to those after it.
             waves = [planned] if self._executor.at_once > 1 else [[one] for one in planned]
@@ -195,6 +197,12 @@ class Batch:
     def raise_failures(self) -> None:
         """Raise `SomeFailed` with the list if trainings failed."""
         raise_failures(self.failures)
+
+    def _say(self, line: str) -> None:
+        """Tell a line once."""
+        if line and line not in self._said:
+            self._progress.note(line)
+            self._said.add(line)
 
     def _finish(self, recipe: Recipe, inputs: Inputs) -> Result:
         folder = run_folder(self._out, recipe, inputs)

@@ -18,7 +18,15 @@ from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.models import model_class
 from mmbench.runs.documents import CURE
 from mmbench.runs.folder import RunFolder
-from mmbench.runs.kinds import Facts, conditions, kind_in_words, kind_of, labels
+from mmbench.runs.kinds import (
+    TREATMENT,
+    Facts,
+    conditions,
+    kind_in_words,
+    kind_of,
+    labels,
+    treatment_of,
+)
 from mmbench.runs.run import chosen_recipe
 
 
@@ -107,6 +115,10 @@ class System:
         """Return the values by user id, a column per seed; NaN if a user lacks one at a seed."""
         columns = [run.per_user(split, metric).rename(seed) for seed, run in enumerate(self.runs)]
         return pd.concat(columns, axis=1).sort_index()
+
+
+_APART = ("seed", "data", "device", "settings", "grid", "search", "columns", "start_from")
+"""Keys of a recipe that tell no systems apart, or not by themselves."""
 
 
 def find_runs(paths: Sequence[Path]) -> list[FinishedRun]:
@@ -220,16 +232,21 @@ def _others(members: Sequence[FinishedRun]) -> dict[str, Any]:
     run, data = members[0], members[0].record["dataset"]
     flat: dict[str, Any] = {"data": data["name"], "digest": data["digest"]}
     for name, value in run.recipe.dump().items():
-        if name not in ("seed", "data", "device", "settings", "grid", "search", "columns"):
+        if name in TREATMENT:
+            flat[name] = value
+        elif name not in _APART:
             flat |= value if isinstance(value, dict) else {name: value}
+    if (start := run.record.get("start_from")) is not None:
+        flat["start_from"] = start["system"]
     return flat
 
 
 def _facts(members: Sequence[FinishedRun]) -> Facts:
     run = members[0]
     others = {**_others(members), **_search(members)}
-    for name in ("data", "split", "protocol", *run.recipe.features):
-        del others[name]
+    for name in ("data", "split", "protocol", *TREATMENT, *run.recipe.features):
+        others.pop(name, None)
     settings, searched = _settings(members), frozenset(run.asked.searched)
     features = run.recipe.features
-    return Facts(run.recipe.model, features, settings, searched, others, kind_of(run))
+    kind, treatment = kind_of(run), treatment_of(run.recipe)
+    return Facts(run.recipe.model, features, settings, searched, others, kind, treatment)

@@ -37,7 +37,8 @@ from mmbase.process import (
 from mmbase.progress import Progress
 from mmbench.config import Recipe
 from mmbench.core.sampling import Init
-from mmbench.data.features import neighbour_cache
+from mmbench.data.caches import neighbour_cache
+from mmbench.data.missing.learned import Learned
 from mmbench.errors import DataError, Diverged, TrainingError, UsageError
 from mmbench.evaluation.protocol import Setting, rank_all, score, with_selected
 from mmbench.models import model_class
@@ -46,6 +47,7 @@ from mmbench.ops import sparse
 from mmbench.ops.row_table import RowTable
 from mmbench.runs.devices import choose_device, share_device
 from mmbench.runs.folder import RunFolder
+from mmbench.runs.start import read_source
 from mmbench.trainer import EpochRecord, Trainer
 
 POWERCAP = Path("/sys/class/powercap")
@@ -240,7 +242,9 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
     train = setting.training.train
     trained = {modality: one.first(train.n_items) for modality, one in setting.features.items()}
     # Neighbours are searched where the vectors will live.
-    content = Content(trained, neighbour_cache(device))
+    policy = recipe.treatment.policy
+    dropout = policy.dropout if isinstance(policy, Learned) else None
+    content = Content(trained, neighbour_cache(device), dropout)
     model = model_class(recipe.model)(train, content, recipe.settings, Init(recipe.seed))
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         if "lazy-adam" in recipe.approximate:
@@ -301,7 +305,9 @@ def fit_one(
     pause_s, device = save_every_s(), choose_device(recipe, setting).device
     share_device(device, jobs)
     forget_peak_memory()
-    model = build(recipe, setting)
+    model, started = build(recipe, setting), {}
+    if recipe.start_from is not None:
+        started = {"start_from": read_source(recipe.start_from).carry(model, recipe)}
     trainer = Trainer(
         model,
         training.train,
@@ -360,6 +366,7 @@ def fit_one(
             "threads": torch.get_num_threads(),
             "jobs": jobs,
             **({"pruned": True} if pruned else {}),
+            **started,
         },
     )
     folder.drop_state()

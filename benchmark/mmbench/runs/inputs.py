@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,20 @@ from mmbench.config import Evaluation, Recipe
 from mmbench.core.interactions import HeldOut
 from mmbench.data.dataset import Split, load_split
 from mmbench.data.defaults import remember_split
-from mmbench.data.features import ItemFeatures, load_features, remember_features, trained_on
+from mmbench.data.features import (
+    ItemFeatures,
+    choose_sets,
+    load_features,
+    remember_features,
+    trained_on,
+)
 from mmbench.data.files import available_splits, known_columns
+from mmbench.data.restriction import with_content
 from mmbench.data.tables import UNSURE
+from mmbench.data.treatment import Treatment
 from mmbench.evaluation.protocol import Setting, side_data
 from mmbench.models import model_class
+from mmbench.runs.start import with_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +46,15 @@ class Inputs:
     evaluation: Mapping[str, str] = field(default_factory=dict)
     diversity_features: str | None = None
 
-    def setting(self, evaluation: Evaluation, model: str | None = None) -> Setting:
-        """Return all but the test rows, with how to rank and score, with that model."""
-        trained_only = model is not None and not model_class(model).scores_unseen
-        return Setting(self.split.training, evaluation, self.features, trained_only)
+    def setting(self, evaluation: Evaluation) -> Setting:
+        """Return all but the test rows, with how to rank and score, whatever makes the lists."""
+        return Setting(self.split.training, evaluation, self.features)
+
+    def setting_of(self, recipe: Recipe) -> Setting:
+        """Return the same for a recipe's model, or for the trials of its grid."""
+        model = model_class(recipe.model)
+        unseen = any(model.represents_unseen(trial.settings) for trial in recipe.trials())
+        return replace(self.setting(recipe.evaluation), trained_only=not unseen)
 
     @property
     def digests(self) -> dict[str, Any]:
@@ -73,8 +87,11 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
             not read again.
 
     Raises:
-        DataError: The dataset or the store lacks what the recipe needs.
+        DataError: The dataset or the store lacks what the recipe needs, or the run that it starts
+            from is not finished.
     """
+    if recipe.start_from is not None:
+        recipe = recipe.model_copy(update={"start_from": with_digest(recipe.start_from)})
     data = Path(recipe.data)
     if like is None:
         strict = recipe.evaluation.protocol == "strict"
@@ -82,9 +99,16 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
     else:
         split = like.split
     features: Mapping[str, ItemFeatures] = {}
-    if model_class(recipe.model).uses_features:
+    treatment = recipe.treatment
+    if recipe.loads_features:
         features = like.features if like is not None else {}
-        features = features or _features(recipe, data, split)
+        features = features or _features(recipe, treatment, data, split)
+        if treatment.policy.DROPS and like is None:
+            columns, strict = recipe.columns, recipe.evaluation.protocol == "strict"
+            whole = split
+            split = with_content(data, whole, features, columns, catalogue=strict)
+            if split is not whole:  # whom a mask took from is gone
+                features = _features(recipe, replace(treatment, mask={}), data, split)
     if like is None:
         columns = known_columns(data, recipe.columns)
         evaluation, split, digests = side_data(data, recipe.evaluation, split, columns)
@@ -99,11 +123,32 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
         "features": {modality: one.name for modality, one in features.items()},
         "evaluation": evaluation,
     }
+    if "absent" in treatment.control.values():  # it has a set all the same
+        found["features"] = choose_sets(data / "features", recipe.features)[0]
     recipe = recipe.model_copy(update=found)
     return recipe, Inputs(split, features, digests, evaluation.diversity_features)
 
 
-def _features(recipe: Recipe, data: Path, split: Split) -> dict[str, ItemFeatures]:
+def require_modalities(recipes: Iterable[Recipe]) -> None:
+    """Refuse masks and controls of modalities that are not used, before anything is trained.
+
+    Raises:
+        UsageError: There is one.
+        DataError: There are no features.
+    """
+    sets: dict[tuple[str, str], Mapping[str, str]] = {}
+    for recipe in recipes:
+        treatment = recipe.treatment
+        if treatment.mask or treatment.control:
+            key = recipe.data, repr(sorted(recipe.features.items()))
+            if key not in sets:
+                sets[key] = choose_sets(Path(recipe.data) / "features", recipe.features)[0]
+            treatment.require(sets[key])
+
+
+def _features(
+    recipe: Recipe, treatment: Treatment, data: Path, split: Split
+) -> dict[str, ItemFeatures]:
     """The items' content, with a note where an encoder may have seen what is held out."""
     training = split.training
     features = load_features(
@@ -111,8 +156,8 @@ def _features(recipe: Recipe, data: Path, split: Split) -> dict[str, ItemFeature
         training.item_ids.tolist(),
         recipe.features,
         n_trained=training.n_trained,
-        missing=recipe.missing,
-        scaling=recipe.scaling,
+        treatment=treatment,
+        train=training.train,
     )
     for modality, one in features.items():
         foreign = trained_on(one.provenance, data, training.split)
@@ -156,16 +201,25 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
     ]
     for modality, one in inputs.features.items():
         n_present = int(one.present[: train.n_items].sum())
-        unused = counted(one.n_stored - int(present[modality].sum()), "vector")
+        used = int(present[modality].sum()) + one.n_masked
+        if evaluation.protocol == "strict":
+            used += one.n_masked_others
+        unused = counted(one.n_stored - used, "vector")
         lines.append(
             f"{modality}: {one.name}, {one.vectors.shape[1]:,} numbers per item: {n_present:,} of "
             f"{train.n_items:,} items have a vector, "
-            f"{train.n_items - n_present - one.corrupt:,} missing, {one.corrupt:,} corrupt; "
-            f"{unused} of other items unused"
+            f"{train.n_items - n_present - one.n_masked - one.corrupt:,} missing, "
+            f"{one.corrupt:,} corrupt{_treated(one)}; {unused} of other items unused"
         )
         if one.note:
             lines.append(f"{modality}: {one.note}")
     return lines
+
+
+def _treated(one: ItemFeatures) -> str:
+    """What a mask and a control did to a modality, for its line."""
+    told = f", {one.n_masked:,} masked" if one.n_masked else ""
+    return told + (f"; {one.control} in place of the real ones" if one.control else "")
 
 
 def _relevance(held_out: HeldOut, threshold: float) -> list[str]:
@@ -213,7 +267,11 @@ class Loader:
 
 def same_data(one: Recipe, other: Recipe) -> bool:
     """Whether what one recipe loads serves the other, which may use no content at all."""
-    names = ["data", "columns", "split", "missing", "scaling"]
+    names = ["data", "columns", "split"]
+    if one.loads_features and other.loads_features:
+        names.append("treatment")
+    elif one.treatment.policy.DROPS or other.treatment.policy.DROPS:
+        return False
     if one.features and other.features:
         names.append("features")
     of_evaluation = ("protocol", "diversity_features", "categories")
