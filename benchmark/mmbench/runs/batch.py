@@ -137,6 +137,7 @@ class Batch:
         self._load = Loader(progress)
         self.failures: list[tuple[str, str]] = []
         self._series = Series(0)
+        self._diverged: list[Diverged] = []
 
     def train_ahead(self, recipes: Iterable[Recipe]) -> None:
         """Train what `run` would train later, if more than one training can run at once."""
@@ -146,8 +147,22 @@ class Batch:
     def run(self, recipes: Iterable[Recipe], *, restart: bool = False) -> list[Result]:
         """Do what is left of the runs and return their results, in order.
 
-        A run that diverges is left out, and does not keep others from running; nor does a trial.
-        `failures` has both, see `raise_failures`.
+        Like `outcomes`, without the runs that diverged.
+
+        Raises:
+            Diverged: All runs did; else see `outcomes`.
+        """
+        before = len(self._diverged)
+        results = [one for one in self.outcomes(recipes, restart=restart) if one is not None]
+        if self._diverged[before:] and not results:
+            raise self._diverged[before]
+        return results
+
+    def outcomes(self, recipes: Iterable[Recipe], *, restart: bool = False) -> list[Result | None]:
+        """Do what is left of the runs and return a result each, in order; None where one diverged.
+
+        A run that diverges does not keep others from running; nor does a trial. `failures` has
+        both, see `raise_failures`.
 
         Args:
             recipes: What to run; the inputs of neighbours on the same data are held together.
@@ -155,11 +170,9 @@ class Batch:
 
         Raises:
             DataError: Dataset or features are absent or unreadable.
-            Diverged: All runs did.
             TrainingError: Another process is writing one of the runs.
         """
-        results: list[Result] = []
-        diverged: list[Diverged] = []
+        results: list[Result | None] = []
         recipes = list(recipes)
         self._series = Series(sum(map(_trainings, recipes)))
         ended = 0  # trainings of the runs so far
@@ -184,12 +197,11 @@ class Batch:
                     except Diverged as error:
                         self._progress.warn(f"{label}: failed: {error}")
                         self.failures.append((label, str(error)))
-                        diverged.append(error)
+                        self._diverged.append(error)
+                        results.append(None)
                         continue
                     results.append(result)
                     self.failures += [(f"{label}, {told}", why) for told, why in result.failed]
-        if diverged and not results:
-            raise diverged[0]
         return results
 
     def raise_failures(self) -> None:

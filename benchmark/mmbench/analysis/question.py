@@ -1,0 +1,442 @@
+"""Questions: designs whose runs answer them, and the factors that they are about.
+
+A question file has `title`, `question`, `designs` (a recipe with lists each, by name), `ask` (the
+factors, each with a reference), `metrics`, and what may differ by dataset under `on`. Every level
+has the same budget: the first seed searches the grid, if there is one, and further seeds train what
+it chose.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mmbench.analysis.effects import Contrast, Observation, key_of
+from mmbench.config import Recipe
+from mmbench.errors import UsageError
+from mmbench.metrics import spelled
+from mmbench.models import model_class
+from mmbench.runs.batch import Batch
+from mmbench.runs.finished_runs import FinishedRun, find_runs
+from mmbench.runs.kinds import conditions, kind_in_words, kind_of
+from mmbench.runs.recipe_lists import (
+    OF_CONTENT,
+    Plan,
+    Planned,
+    expand,
+    first_problem,
+    read_mapping,
+)
+
+_AHEAD = 64  # runs whose trainings are given to the executor at once: their inputs are in memory
+KIND = "data"
+"""The level of a run that says on what it was made; only runs of one kind are paired."""
+
+_MATERIAL = ("data", "split", "seed")  # what a page is divided by, or takes means over
+
+
+class Asked(BaseModel):
+    """A factor that a question is about.
+
+    Attributes:
+        factor: A recipe key or model setting that has several values in a design, or `model`.
+        reference: The value that the others are compared with.
+        by: Factors at whose every level the comparison is made separately.
+        gain_over: A level without what the reference gains; the page then says how much of the gain
+            each level keeps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    factor: str
+    reference: Any
+    by: tuple[str, ...] = ()
+    gain_over: Any = None
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _can_be_paired(self) -> Asked:
+        for name in (self.factor, *self.by):
+            if name in _MATERIAL:
+                raise ValueError(f"{name} is no factor to ask about: a page has a part for each")
+        if self.factor in self.by:
+            raise ValueError(f"by: {self.factor} is the factor itself")
+        return self
+
+
+class Question(BaseModel):
+    """A question, and how to answer it.
+
+    Attributes:
+        title: Heading of the page.
+        question: The question in words.
+        designs: Recipes with lists, by name. `start_from: @NAME` names the run of another design
+            with the same model and seed.
+        ask: The factors.
+        metrics: Metrics that are tested; the first one makes the verdict.
+        also: Metrics that are shown only.
+        curve: A factor with numbers: the tables have a column for each, the curves their axis.
+        margin: Differences that are no effect, as a share of the reference's value.
+        cost: Whether the tables have the CPU seconds of training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str = Field(min_length=1)
+    question: str = Field(min_length=1)
+    designs: dict[str, dict[str, Any]] = Field(min_length=1)
+    ask: tuple[Asked, ...] = Field(min_length=1)
+    metrics: tuple[str, ...] = Field(("Recall@20",), min_length=1)
+    also: tuple[str, ...] = ()
+    curve: str | None = None
+    margin: float = Field(0.02, gt=0, lt=1)
+    cost: bool = False
+
+    @field_validator("metrics", "also")
+    @classmethod
+    def _spelled(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(map(spelled, names)))
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One run that a question needs.
+
+    Attributes:
+        design: Its design's name.
+        recipe: Its recipe; of a search, as it was asked for.
+        levels: Its level of every factor of the question, the model's name, and not the seed.
+    """
+
+    design: str
+    recipe: Recipe
+    levels: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int | None:
+        """The seed; None for a model without randomness."""
+        return self.recipe.seed if model_class(self.recipe.model).uses_seed else None
+
+
+@dataclass(frozen=True, eq=False)
+class Planning:
+    """All that a question asks for.
+
+    Attributes:
+        cells: The runs; equal ones of several designs once.
+        factors: Names and levels of everything that varies, the seed not, in order of the file.
+        notes: What is left out, by design.
+    """
+
+    question: Question
+    cells: Sequence[Cell]
+    factors: Mapping[str, Sequence[Any]]
+    notes: Sequence[str]
+
+    def contrasts(self, one: Asked, kinds: Sequence[str]) -> list[Contrast]:
+        """Every level of a factor against its reference, by kind and at each level of `by`."""
+        return [
+            Contrast(
+                one.factor, level, self.level(one.factor, one.reference), {KIND: kind, **where}
+            )
+            for kind in kinds
+            for where in self._places(one.by)
+            for level in self.factors[one.factor]
+            if key_of(level) != key_of(self.level(one.factor, one.reference))
+        ]
+
+    def level(self, factor: str, given: Any) -> Any:
+        """Return the level that a file means, which may be written otherwise: `{visual: 0}`, `{}`.
+
+        Raises:
+            UsageError: There is none.
+        """
+        levels = self.factors[factor]
+        for level in (given, _spelled_level(factor, given)):
+            if key_of(level) in map(key_of, levels):
+                return level
+        known = ", ".join(map(in_words, levels))
+        raise UsageError(f"ask: {factor} has no level {in_words(given)}; it has {known}")
+
+    def _places(self, by: Sequence[str]) -> Iterator[dict[str, Any]]:
+        for levels in itertools.product(*(self.factors[name] for name in by)):
+            yield dict(zip(by, levels, strict=True))
+
+
+def read_question(path: Path, dataset: str) -> Question:
+    """Read a question, with what its file has for a dataset of that name.
+
+    Under `on`, `NAME` may replace any key; in its `designs`, `every` adds keys to each design, and
+    the name of a design to that one; null takes a key, or the design, away.
+
+    Raises:
+        DataError: The file can't be read.
+        UsageError: It is no question; the message names the key.
+    """
+    values = read_mapping(path, "a question", "title: Early or late fusion")
+    on = values.pop("on", None) or {}
+    try:
+        if not isinstance(on, Mapping):
+            raise UsageError("on: expected names of datasets and what differs there")
+        own = dict(on.get(dataset) or {})
+        designs = _designs(values.get("designs"), own.pop("designs", None) or {})
+        return Question(**{**values, **own, "designs": designs})
+    except ValidationError as error:
+        raise UsageError(f"{path}: {first_problem(error, 'question')}") from error
+    except (TypeError, ValueError, UsageError) as error:
+        raise UsageError(f"{path}: not a question: {str(error).splitlines()[0]}") from error
+
+
+def _designs(given: Any, own: Any) -> Any:
+    """Return the designs with the keys that a dataset adds or takes away."""
+    if not isinstance(given, Mapping) or not isinstance(own, Mapping):
+        return given
+    out: dict[str, Any] = {}
+    for name, design in given.items():
+        if (name in own and own[name] is None) or not isinstance(design, Mapping):
+            if name not in own:
+                out[name] = design  # refused by `Question`
+            continue
+        merged = {**design, **(own.get("every") or {}), **(own.get(name) or {})}
+        out[str(name)] = {key: value for key, value in merged.items() if value is not None}
+    return out
+
+
+def plan(
+    question: Question,
+    data: Path | None,
+    *,
+    seeds: Sequence[int] = (),
+    epochs: int | None = None,
+    device: str | None = None,
+) -> Planning:
+    """Return the runs that answer a question.
+
+    Args:
+        question: The question.
+        data: Dataset folder of the designs that name none.
+        seeds: Instead of those of the designs.
+        epochs: At most so many, for a quick look.
+        device: Instead of the designs'.
+
+    Raises:
+        UsageError: A design is no recipe, or a factor does not vary.
+    """
+    plans: dict[str, Plan] = {}
+    for name, design in question.designs.items():
+        values = {**({"data": str(data)} if data else {}), **design}
+        values |= {"seed": list(seeds)} if seeds else {}
+        values |= {"device": device} if device else {}
+        try:
+            plans[name] = expand(values)
+        except UsageError as error:
+            raise UsageError(f"designs.{name}: {error}") from error
+    varying = _varying([run for one in plans.values() for run in one.runs])
+    cells: dict[str, Cell] = {}
+    for name, one in plans.items():
+        for run in one.runs:
+            recipe = _shortened(run.recipe, epochs)
+            levels = {factor: _level(recipe, factor) for factor in varying}
+            known = {factor: level for factor, level in levels.items() if level is not _ABSENT}
+            cells.setdefault(key_of(recipe.dump()), Cell(name, recipe, known))
+    notes = [f"{name}: {one.note}" for name, one in plans.items() if one.note]
+    factors = {
+        factor: list({key_of(c.levels[factor]): c.levels[factor] for c in cells.values()
+                      if factor in c.levels}.values())
+        for factor in varying
+    }  # fmt: skip
+    planning = Planning(question, list(cells.values()), factors, notes)
+    _check(planning)
+    return planning
+
+
+_ABSENT = object()
+
+
+def _varying(runs: Sequence[Planned]) -> list[str]:
+    names = dict.fromkeys(name for run in runs for name in run.levels if name not in _MATERIAL)
+    return ["model", *(name for name in names if name != "model")]
+
+
+def _level(recipe: Recipe, factor: str) -> Any:
+    """Return a recipe's level of a factor as JSON values; `_ABSENT` if it means nothing to it."""
+    if factor in Recipe.model_fields:
+        if factor in OF_CONTENT and not model_class(recipe.model).uses_features:
+            return _ABSENT
+        level = getattr(recipe, factor)
+        return level.model_dump(mode="json") if isinstance(level, BaseModel) else level
+    return recipe.settings.model_dump(mode="json").get(factor, _ABSENT)
+
+
+def _spelled_level(factor: str, given: Any) -> Any:
+    """Return a value of a recipe's key as a recipe has it: without the zero shares of a mask."""
+    if factor not in Recipe.model_fields:
+        return given
+    try:
+        return _level(Recipe(model="vbpr", settings={}, **{factor: given}), factor)
+    except (ValidationError, TypeError):
+        return given
+
+
+def _shortened(recipe: Recipe, epochs: int | None) -> Recipe:
+    if epochs is None or recipe.settings.epochs <= epochs:
+        return recipe
+    settings = recipe.settings.model_copy(update={"epochs": epochs})
+    return recipe.model_copy(update={"settings": settings})
+
+
+def _check(planning: Planning) -> None:
+    """Refuse a question whose factors do not vary, or whose references are no levels."""
+    question, factors = planning.question, planning.factors
+    for one in question.ask:
+        for name in (one.factor, *one.by):
+            if len(factors.get(name, ())) < 2:
+                known = ", ".join(name for name, levels in factors.items() if len(levels) > 1)
+                told = f"ask: {name} does not vary in any design"
+                raise UsageError(f"{told}; what does: {known or 'nothing'}")
+        planning.level(one.factor, one.reference)
+        if one.gain_over is not None:
+            planning.level(one.factor, one.gain_over)
+    if question.curve is not None:
+        levels = factors.get(question.curve, ())
+        if len(levels) < 2 or any(number_of(level) is None for level in levels):
+            raise UsageError(f"curve: {question.curve} is no factor with two numbers or more")
+    for cell in planning.cells:
+        known_metrics = {
+            f"{name}@{k}"
+            for name in cell.recipe.evaluation.metrics
+            for k in cell.recipe.evaluation.cutoffs
+        }
+        for metric in (*question.metrics, *question.also):
+            if metric not in known_metrics:
+                told = f"metrics: {metric} is not among those of design {cell.design}"
+                raise UsageError(f"{told}; add it to its evaluation, metrics and cutoffs")
+
+
+def answer(planning: Planning, batch: Batch) -> list[tuple[Cell, FinishedRun]]:
+    """Do what is left of a question's runs; those that diverge are left out.
+
+    Designs that start from others' runs come after those.
+    """
+    done: list[tuple[Cell, FinishedRun]] = []
+    names = list(planning.question.designs)
+    for name in sorted(names, key=lambda one: _depth(planning.question, one)):
+        cells = [cell for cell in planning.cells if cell.design == name]
+        started = [_started(cell, done) for cell in cells]
+        searching: dict[str, Cell] = {}  # the first seed of each combination
+        for cell in started:
+            searching.setdefault(_without_seed(cell), cell)
+        first = _run(list(searching.values()), batch)
+        done += first
+        chosen = {_without_seed(cell): run.recipe.settings.model_dump() for cell, run in first}
+        rest = [
+            Cell(cell.design, cell.recipe.trial(chosen[key]), cell.levels)
+            for cell in started
+            if (key := _without_seed(cell)) in chosen and cell is not searching[key]
+        ]
+        done += _run(rest, batch)
+    order = {_in_order(cell): place for place, cell in enumerate(planning.cells)}
+    return sorted(done, key=lambda one: order[_in_order(one[0])])
+
+
+def _run(cells: Sequence[Cell], batch: Batch) -> list[tuple[Cell, FinishedRun]]:
+    found: list[tuple[Cell, FinishedRun]] = []
+    for start in range(0, len(cells), _AHEAD):
+        part = cells[start : start + _AHEAD]
+        batch.train_ahead(cell.recipe for cell in part)
+        for cell, result in zip(part, batch.outcomes([c.recipe for c in part]), strict=True):
+            if result is not None:
+                found.append((cell, find_runs([result.path])[0]))
+    return found
+
+
+def _without_seed(cell: Cell) -> str:
+    return key_of([cell.design, cell.levels, cell.recipe.data, cell.recipe.split])
+
+
+def _in_order(cell: Cell) -> str:
+    return key_of([_without_seed(cell), cell.recipe.seed])
+
+
+def _depth(question: Question, name: str, seen: tuple[str, ...] = ()) -> int:
+    """Return how many designs a design's runs start from, one after the other."""
+    given = question.designs[name].get("start_from")
+    sources = [
+        one[1:]
+        for one in (given if isinstance(given, list) else [given])
+        if isinstance(one, str) and one.startswith("@")
+    ]
+    for source in sources:
+        if source not in question.designs or source in (*seen, name):
+            told = "that is no other design" if source not in question.designs else "in a circle"
+            raise UsageError(f"designs.{name}: start_from: @{source}: {told}")
+    return max((1 + _depth(question, one, (*seen, name)) for one in sources), default=0)
+
+
+def _started(cell: Cell, done: Sequence[tuple[Cell, FinishedRun]]) -> Cell:
+    """Return the cell with `start_from: @NAME` replaced by that design's run."""
+    given = getattr(cell.recipe, "start_from", None)
+    if not (isinstance(given, str) and given.startswith("@")):
+        return cell
+    for other, run in done:
+        shared = (cell.levels.keys() & other.levels.keys()) - {"start_from", "epochs", "features"}
+        same = all(key_of(cell.levels[name]) == key_of(other.levels[name]) for name in shared)
+        if other.design == given[1:] and same and other.recipe.seed == cell.recipe.seed:
+            recipe = cell.recipe.model_copy(update={"start_from": str(run.path)})
+            return Cell(cell.design, recipe, cell.levels)
+    told = f"has no run of {cell.recipe.model} with seed {cell.recipe.seed}"
+    raise UsageError(f"designs.{cell.design}: start_from: {given}: that design {told}")
+
+
+def observe(done: Sequence[tuple[Cell, FinishedRun]], metrics: Sequence[str]) -> list[Observation]:
+    """Return what runs have shown on test, with the users' values of some metrics."""
+    seen = []
+    for cell, run in done:
+        users = {}
+        for metric in metrics:
+            try:
+                users[metric] = run.per_user("test", metric)
+            except UsageError:  # a metric of the whole list has none
+                continue
+        levels = {**cell.levels, KIND: kind_in_words(kind_of(run))}
+        facts = repr(conditions(run))
+        seen.append(Observation(levels, cell.seed, run.metrics["test"], users, facts))
+    return seen
+
+
+def number_of(level: Any) -> float | None:
+    """Return the number that a level stands for: of a mask, its largest share; None for others."""
+    if isinstance(level, bool):
+        return None
+    if isinstance(level, int | float):
+        return float(level)
+    if level is None or level == {}:
+        return 0.0
+    if isinstance(level, Mapping):
+        numbers = [number_of(one) for one in level.values()]
+        known = [one for one in numbers if one is not None]
+        return max(known) if len(known) == len(numbers) else None
+    return None
+
+
+def in_words(level: Any) -> str:
+    """Return a level as text: `visual+textual 0.3`, `visual=resnet50`, `none`."""
+    if level is None or level == {}:
+        return "none"
+    if isinstance(level, Mapping):
+        values = list(dict.fromkeys(map(in_words, level.values())))
+        if len(values) == 1 and len(level) > 1:
+            return f"{'+'.join(map(str, level))} {values[0]}"
+        return ", ".join(f"{name} {in_words(one)}" for name, one in level.items())
+    if isinstance(level, list | tuple):
+        return "+".join(map(in_words, level))
+    return f"{level:g}" if isinstance(level, float) else str(level)
