@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from mmbench.analysis.effects import Contrast, Observation, key_of
 from mmbench.config import Recipe
-from mmbench.errors import UsageError
+from mmbench.errors import ToolError, UsageError, first_problem
 from mmbench.metrics import spelled
 from mmbench.models import model_class
 from mmbench.runs.batch import Batch
@@ -29,7 +29,6 @@ from mmbench.runs.recipe_lists import (
     Plan,
     Planned,
     expand,
-    first_problem,
     read_mapping,
 )
 
@@ -231,6 +230,8 @@ def plan(
     Raises:
         UsageError: A design is no recipe, or a factor does not vary.
     """
+    for name in question.designs:
+        _depth(question, name)  # refuses what starts from nothing
     plans: dict[str, Plan] = {}
     for name, design in question.designs.items():
         values = {**({"data": str(data)} if data else {}), **design}
@@ -273,7 +274,7 @@ def _level(recipe: Recipe, factor: str) -> Any:
         if factor in OF_CONTENT and not model_class(recipe.model).uses_features:
             return _ABSENT
         level = getattr(recipe, factor)
-        return level.model_dump(mode="json") if isinstance(level, BaseModel) else level
+        return level.run if hasattr(level, "run") else level
     return recipe.settings.model_dump(mode="json").get(factor, _ABSENT)
 
 
@@ -283,7 +284,7 @@ def _spelled_level(factor: str, given: Any) -> Any:
         return given
     try:
         return _level(Recipe(model="vbpr", settings={}, **{factor: given}), factor)
-    except (ValidationError, TypeError):
+    except (ValidationError, TypeError, ToolError):
         return given
 
 
@@ -384,14 +385,16 @@ def _depth(question: Question, name: str, seen: tuple[str, ...] = ()) -> int:
 
 def _started(cell: Cell, done: Sequence[tuple[Cell, FinishedRun]]) -> Cell:
     """Return the cell with `start_from: @NAME` replaced by that design's run."""
-    given = getattr(cell.recipe, "start_from", None)
-    if not (isinstance(given, str) and given.startswith("@")):
+    start = getattr(cell.recipe, "start_from", None)
+    if start is None or not start.run.startswith("@"):
         return cell
+    given = start.run
     for other, run in done:
         shared = (cell.levels.keys() & other.levels.keys()) - {"start_from", "epochs", "features"}
         same = all(key_of(cell.levels[name]) == key_of(other.levels[name]) for name in shared)
         if other.design == given[1:] and same and other.recipe.seed == cell.recipe.seed:
-            recipe = cell.recipe.model_copy(update={"start_from": str(run.path)})
+            there = start.model_copy(update={"run": str(run.path)})
+            recipe = cell.recipe.model_copy(update={"start_from": there})
             return Cell(cell.design, recipe, cell.levels)
     told = f"has no run of {cell.recipe.model} with seed {cell.recipe.seed}"
     raise UsageError(f"designs.{cell.design}: start_from: {given}: that design {told}")

@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from mmbench.config import Recipe, for_model, setting_name
-from mmbench.errors import DataError, UsageError, unknown_name
+from mmbench.errors import DataError, UsageError, first_problem, unknown_name
 from mmbench.models import MODELS, model_class
 
 SINGLE = ("columns", "approximate", "settings", "grid", "search", "evaluation")
@@ -248,10 +248,3 @@ def _recipe(values: dict[str, Any], models: list[str]) -> Recipe:
         raise UsageError(first_problem(error, "recipe")) from error
     recipe.trials()  # refuses a bad combination before anything is trained
     return recipe
-
-
-def first_problem(error: ValidationError, whole: str) -> str:
-    """Return `key: message` of the first validation error; `whole` names the document."""
-    problem = error.errors()[0]
-    where = ".".join(map(str, problem["loc"])) or whole
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
