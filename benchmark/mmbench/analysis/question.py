@@ -21,6 +21,7 @@ from mmbench.config import Recipe
 from mmbench.errors import ToolError, UsageError, first_problem
 from mmbench.metrics import spelled
 from mmbench.models import model_class
+from mmbench.models.start import StartFrom
 from mmbench.runs.batch import Batch
 from mmbench.runs.finished_runs import FinishedRun, find_runs
 from mmbench.runs.kinds import conditions, kind_in_words, kind_of
@@ -274,7 +275,7 @@ def _level(recipe: Recipe, factor: str) -> Any:
         if factor in OF_CONTENT and not model_class(recipe.model).uses_features:
             return _ABSENT
         level = getattr(recipe, factor)
-        return level.run if hasattr(level, "run") else level
+        return level.run if isinstance(level, StartFrom) else level
     return recipe.settings.model_dump(mode="json").get(factor, _ABSENT)
 
 
@@ -385,7 +386,7 @@ def _depth(question: Question, name: str, seen: tuple[str, ...] = ()) -> int:
 
 def _started(cell: Cell, done: Sequence[tuple[Cell, FinishedRun]]) -> Cell:
     """Return the cell with `start_from: @NAME` replaced by that design's run."""
-    start = getattr(cell.recipe, "start_from", None)
+    start = cell.recipe.start_from
     if start is None or not start.run.startswith("@"):
         return cell
     given = start.run

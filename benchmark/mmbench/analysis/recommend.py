@@ -41,7 +41,7 @@ class Trained:
 def load_run(path: Path, data: Path | None = None) -> Trained:
     """Load a finished run's model; errors as in `load_model`."""
     model, recipe, inputs = load_model(path, data)
-    return Trained(model, inputs.setting(recipe.evaluation, recipe.model), path)
+    return Trained(model, inputs.setting_of(recipe), path)
 
 
 def user_rows(run: Trained, users: Sequence[str] | None) -> tuple[Index, list[str]]:

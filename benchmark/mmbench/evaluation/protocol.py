@@ -106,8 +106,8 @@ class Setting:
         listed &= ~train.contains(relevant.users, relevant.items)
         return bool(relevant.users.size) and not bool(listed.any())
 
-    def describe(self, model: type[Recommender] | None) -> dict[str, Any]:
-        """Record every choice, in words and numbers; no `model`: the lists were made elsewhere."""
+    def describe(self, *, foreign: bool = False) -> dict[str, Any]:
+        """Record every choice, in words and numbers; `foreign`: the lists were made elsewhere."""
         evaluation, strict = self.evaluation, self.strict
         n_candidates = self.candidates.n_items
         chosen: dict[str, Any] = {
@@ -118,13 +118,13 @@ class Setting:
             "n_candidates": n_candidates,
             "n_candidates_unseen_in_training": n_candidates - self.training.n_trained,
         }
-        if strict and model is not None:
+        if strict and not foreign:
             chosen["unseen_items"] = (
-                "scored"
-                if model.scores_unseen
-                else "never listed: the model represents trained items only"
+                "never listed: the model represents trained items only"
+                if self.trained_only
+                else "scored"
             )
-        if model is not None:
+        if not foreign:
             test = "the user's training and validation items"
             trained = "the user's training items"
             chosen["masked"] = {"valid": trained, "test": test if strict else trained}
@@ -360,7 +360,7 @@ def evaluate_lists(
     lists = RankedLists(users, items)
     scored = score_both((lists, lists), setting, loaded.test, present)
     told = (*training.notes, *notes, *scored.notes)
-    return replace(scored, protocol=setting.describe(None), notes=told)
+    return replace(scored, protocol=setting.describe(foreign=True), notes=told)
 
 
 def _n_listed(users: Index, items: Index, rows: HeldOut | TrainSet) -> int:

@@ -87,7 +87,7 @@ def train(job: Job, progress: Progress) -> RunFolder:
     if run_folder(job.folder.parent, recipe, inputs).path != job.folder:
         changed = "interactions or features have changed since this command began"
         raise DataError(f"{recipe.data}: {changed}; start it again")
-    folder, setting = RunFolder(job.folder), inputs.setting(recipe.evaluation, recipe.model)
+    folder, setting = RunFolder(job.folder), inputs.setting_of(recipe)
     with as_begun(folder), suppress(Diverged):
         if job.trial is None:
             return fit(recipe, setting, folder, progress, jobs=job.at_once)[1]
@@ -138,11 +138,14 @@ class Batch:
         self.failures: list[tuple[str, str]] = []
         self._series = Series(0)
         self._diverged: list[Diverged] = []
+        self._said: set[str] = set()
 
     def train_ahead(self, recipes: Iterable[Recipe]) -> None:
         """Train what `run` would train later, if more than one training can run at once."""
         if self._executor.at_once > 1:
-            self._train([self._load(recipe) for recipe in recipes])
+            planned = [self._load(recipe) for recipe in recipes]
+            self._check(planned)
+            self._train(planned)
 
     def run(self, recipes: Iterable[Recipe], *, restart: bool = False) -> list[Result]:
         """Do what is left of the runs and return their results, in order.
@@ -178,11 +181,9 @@ class Batch:
         ended = 0  # trainings of the runs so far
         for group in _by_data(recipes):
             planned = [self._load(recipe) for recipe in group]
+            self._check(planned, restart=restart)  # now, and not after some trainings
             for asked, (loaded, _) in zip(group, planned, strict=True):
                 remember(asked, loaded)
-            for recipe, inputs in planned:  # now, and not after some trainings
-                if restart or not run_folder(self._out, recipe, inputs).complete:
-                    check_data(recipe, inputs)
             # One at a time, a run is finished before the next one begins: its result is kept
             # whatever happens to those after it.
             waves = [planned] if self._executor.at_once > 1 else [[one] for one in planned]
@@ -207,6 +208,15 @@ class Batch:
     def raise_failures(self) -> None:
         """Raise `SomeFailed` with the list if trainings failed."""
         raise_failures(self.failures)
+
+    def _check(self, planned: Sequence[tuple[Recipe, Inputs]], *, restart: bool = False) -> None:
+        """Refuse data that runs can't be made on; say once what a check has to say."""
+        for recipe, inputs in planned:
+            if restart or not run_folder(self._out, recipe, inputs).complete:
+                line = check_data(recipe, inputs)
+                if line and line not in self._said:
+                    self._progress.note(line)
+                    self._said.add(line)
 
     def _finish(self, recipe: Recipe, inputs: Inputs) -> Result:
         folder = run_folder(self._out, recipe, inputs)

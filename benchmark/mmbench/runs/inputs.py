@@ -18,6 +18,7 @@ from mmbench.data.files import available_splits, known_columns
 from mmbench.data.tables import UNSURE
 from mmbench.evaluation.protocol import Setting, side_data
 from mmbench.models import model_class
+from mmbench.runs.start import with_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +38,15 @@ class Inputs:
     evaluation: Mapping[str, str] = field(default_factory=dict)
     diversity_features: str | None = None
 
-    def setting(self, evaluation: Evaluation, model: str | None = None) -> Setting:
-        """Return all but the test rows, with how to rank and score, with that model."""
-        trained_only = model is not None and not model_class(model).scores_unseen
-        return Setting(self.split.training, evaluation, self.features, trained_only)
+    def setting(self, evaluation: Evaluation) -> Setting:
+        """Return all but the test rows, with how to rank and score, whatever makes the lists."""
+        return Setting(self.split.training, evaluation, self.features)
+
+    def setting_of(self, recipe: Recipe) -> Setting:
+        """Return the same for a recipe's model, or for the trials of its grid."""
+        model = model_class(recipe.model)
+        unseen = any(model.represents_unseen(trial.settings) for trial in recipe.trials())
+        return replace(self.setting(recipe.evaluation), trained_only=not unseen)
 
     @property
     def digests(self) -> dict[str, Any]:
@@ -73,8 +79,11 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
             not read again.
 
     Raises:
-        DataError: The dataset or the store lacks what the recipe needs.
+        DataError: The dataset or the store lacks what the recipe needs, or the run that it starts
+            from is not finished.
     """
+    if recipe.start_from is not None:
+        recipe = recipe.model_copy(update={"start_from": with_digest(recipe.start_from)})
     data = Path(recipe.data)
     if like is None:
         strict = recipe.evaluation.protocol == "strict"
@@ -111,8 +120,8 @@ def _features(recipe: Recipe, data: Path, split: Split) -> dict[str, ItemFeature
         training.item_ids.tolist(),
         recipe.features,
         n_trained=training.n_trained,
-        missing=recipe.missing,
-        scaling=recipe.scaling,
+        treatment=recipe.treatment,
+        train=training.train,
     )
     for modality, one in features.items():
         foreign = trained_on(one.provenance, data, training.split)
@@ -160,12 +169,18 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
         lines.append(
             f"{modality}: {one.name}, {one.vectors.shape[1]:,} numbers per item: {n_present:,} of "
             f"{train.n_items:,} items have a vector, "
-            f"{train.n_items - n_present - one.corrupt:,} missing, {one.corrupt:,} corrupt; "
-            f"{unused} of other items unused"
+            f"{train.n_items - n_present - one.n_masked - one.corrupt:,} missing, "
+            f"{one.corrupt:,} corrupt{_treated(one)}; {unused} of other items unused"
         )
         if one.note:
             lines.append(f"{modality}: {one.note}")
     return lines
+
+
+def _treated(one: ItemFeatures) -> str:
+    """What a mask and a control did to a modality, for its line."""
+    told = f", {one.n_masked:,} masked" if one.n_masked else ""
+    return told + (f"; {one.control} in place of the real ones" if one.control else "")
 
 
 def _relevance(held_out: HeldOut, threshold: float) -> list[str]:
@@ -213,7 +228,7 @@ class Loader:
 
 def same_data(one: Recipe, other: Recipe) -> bool:
     """Whether what one recipe loads serves the other, which may use no content at all."""
-    names = ["data", "columns", "split", "missing", "scaling"]
+    names = ["data", "columns", "split", "treatment"]
     if one.features and other.features:
         names.append("features")
     of_evaluation = ("protocol", "diversity_features", "categories")

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from mmbench.config import Recipe, for_model, setting_name
-from mmbench.errors import DataError, UsageError, first_problem, unknown_name
+from mmbench.config import Recipe, for_model, make_recipe, setting_name
+from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.models import MODELS, model_class
 
 SINGLE = ("columns", "approximate", "settings", "grid", "search", "evaluation")
@@ -242,9 +241,6 @@ def _recipe(values: dict[str, Any], models: list[str]) -> Recipe:
     if isinstance(search, Mapping) and isinstance(search.get("space"), Mapping):
         space = for_model(model, search["space"], models)
         values["search"] = {**search, "space": space} if space else None
-    try:
-        recipe = Recipe(**values)
-    except ValidationError as error:
-        raise UsageError(first_problem(error, "recipe")) from error
+    recipe = make_recipe(**values)
     recipe.trials()  # refuses a bad combination before anything is trained
     return recipe

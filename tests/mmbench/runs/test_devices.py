@@ -115,7 +115,7 @@ def work(dataset: Path, model: str, **settings: Any) -> Work:
     recipe, inputs = load_inputs(
         Recipe(data=str(dataset), model=model, settings=make_settings(model, settings))
     )
-    return work_of(recipe, inputs.setting(recipe.evaluation, recipe.model))
+    return work_of(recipe, inputs.setting_of(recipe))
 
 
 def test_the_size_of_a_training(dataset: Path) -> None:

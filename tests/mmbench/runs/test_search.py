@@ -500,7 +500,7 @@ def test_killed_after_any_validation_a_pruner_sees_what_it_would_have_seen(
     how = Evaluation(every=1, cutoffs=(10,), select_by="Recall@10", metrics=("Recall",))
     recipe = Recipe(data=str(toy), model="bpr-mf", settings=settings, evaluation=how)
     recipe, inputs = load_inputs(recipe)
-    setting = inputs.setting(recipe.evaluation, recipe.model)
+    setting = inputs.setting_of(recipe)
     write = RunFolder.save_state
 
     def trained(folder: RunFolder, end: int, kill: int = 0) -> tuple[list[float], dict[str, Any]]:
