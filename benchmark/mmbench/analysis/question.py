@@ -1,7 +1,7 @@
 """Questions: designs whose runs answer them, and the factors that they are about.
 
 A question file has `title`, `question`, `designs` (a recipe with lists each, by name), `ask` (the
-factors, each with a reference), `metrics`, and what may differ by dataset under `on`. Every level
+factors, each with a reference), `metrics`, and what differs by dataset under `datasets`. Every level
 has the same budget: the first seed searches the grid, if there is one, and further seeds train what
 it chose.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Asked(BaseModel):
         by: Factors at whose every level the comparison is made separately.
         gain_over: A level without what the reference gains; the page then says how much of the gain
             each level keeps.
+        instead: Levels that are another model: `{ids only: {vbpr: bpr-mf}}` takes BPR-MF's runs as
+            what VBPR would be at that level.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +59,7 @@ class Asked(BaseModel):
     reference: Any
     by: tuple[str, ...] = ()
     gain_over: Any = None
+    instead: dict[str, dict[str, str]] = {}
 
     @field_validator("by", mode="before")
     @classmethod
@@ -150,7 +153,7 @@ class Planning:
             )
             for kind in kinds
             for where in self._places(one.by)
-            for level in self.factors[one.factor]
+            for level in (*self.factors[one.factor], *one.instead)
             if key_of(level) != key_of(self.level(one.factor, one.reference))
         ]
 
@@ -175,7 +178,7 @@ class Planning:
 def read_question(path: Path, dataset: str) -> Question:
     """Read a question, with what its file has for a dataset of that name.
 
-    Under `on`, `NAME` may replace any key; in its `designs`, `every` adds keys to each design, and
+    Under `datasets`, its name may replace any key; in its `designs`, `every` adds keys to each design, and
     the name of a design to that one; null takes a key, or the design, away.
 
     Raises:
@@ -183,11 +186,11 @@ def read_question(path: Path, dataset: str) -> Question:
         UsageError: It is no question; the message names the key.
     """
     values = read_mapping(path, "a question", "title: Early or late fusion")
-    on = values.pop("on", None) or {}
+    differing = values.pop("datasets", None) or {}
     try:
-        if not isinstance(on, Mapping):
-            raise UsageError("on: expected names of datasets and what differs there")
-        own = dict(on.get(dataset) or {})
+        if not isinstance(differing, Mapping):
+            raise UsageError("datasets: expected names of datasets and what differs there")
+        own = dict(differing.get(dataset) or {})
         designs = _designs(values.get("designs"), own.pop("designs", None) or {})
         return Question(**{**values, **own, "designs": designs})
     except ValidationError as error:
@@ -306,8 +309,11 @@ def _check(planning: Planning) -> None:
                 told = f"ask: {name} does not vary in any design"
                 raise UsageError(f"{told}; what does: {known or 'nothing'}")
         planning.level(one.factor, one.reference)
-        if one.gain_over is not None:
+        if one.gain_over is not None and one.gain_over not in one.instead:
             planning.level(one.factor, one.gain_over)
+        for model in {m for pairs in one.instead.values() for pair in pairs.items() for m in pair}:
+            if model not in factors["model"]:
+                raise UsageError(f"ask: instead: no design has a run of {model}")
     if question.curve is not None:
         levels = factors.get(question.curve, ())
         if len(levels) < 2 or any(number_of(level) is None for level in levels):
@@ -415,6 +421,20 @@ def observe(done: Sequence[tuple[Cell, FinishedRun]], metrics: Sequence[str]) ->
         facts = repr(conditions(run))
         seen.append(Observation(levels, cell.seed, run.metrics["test"], users, facts))
     return seen
+
+
+def with_instead(observed: Sequence[Observation], asked: Sequence[Asked]) -> list[Observation]:
+    """Return runs, and those that stand for a level of another model; see `Asked.instead`."""
+    seen: dict[str, Observation] = {}
+    for one in asked:
+        levels = [(label, pair) for label, pairs in one.instead.items() for pair in pairs.items()]
+        for label, (model, stand_in) in levels:
+            places = [o.levels for o in observed if o.levels["model"] == model]
+            for place, other in itertools.product(places, observed):
+                if other.levels["model"] == stand_in and other.levels[KIND] == place[KIND]:
+                    mine = replace(other, levels={**place, one.factor: label})
+                    seen.setdefault(key_of([mine.levels, mine.seed]), mine)
+    return [*observed, *seen.values()]
 
 
 def number_of(level: Any) -> float | None:

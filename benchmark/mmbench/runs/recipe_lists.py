@@ -219,7 +219,8 @@ def _require_each(
 
 def _refusal(levels: Mapping[str, Any], error: UsageError) -> str:
     what = ", ".join(f"{name} {level}" for name, level in _without_seed(levels).items())
-    return f"{what} ({error})"
+    why = str(error).partition(" (got")[0].partition("; ")[0]
+    return f"{what} ({why})"
 
 
 def _without_seed(levels: Mapping[str, Any]) -> dict[str, Any]:

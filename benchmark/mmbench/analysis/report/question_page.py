@@ -25,6 +25,7 @@ from mmbench.analysis.question import (
     in_words,
     number_of,
     observe,
+    with_instead,
 )
 from mmbench.analysis.report import verdicts
 from mmbench.analysis.report.extraction import costs_table, extra_seconds
@@ -114,7 +115,7 @@ def answer_of(planning: Planning, done: Done, command: str) -> Answer:
     kinds = list(dict.fromkeys(kind_in_words(kind_of(run)) for _, run in done))
     contrasts = [(one, planning.contrasts(one, kinds)) for one in question.ask]
     found = effects(
-        observe(done, question.metrics),
+        with_instead(observe(done, question.metrics), question.ask),
         [contrast for _, own in contrasts for contrast in own],
         question.metrics,
         margin=question.margin,
