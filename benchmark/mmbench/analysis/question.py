@@ -1,9 +1,9 @@
 """Questions: designs whose runs answer them, and the factors that they are about.
 
 A question file has `title`, `question`, `designs` (a recipe with lists each, by name), `ask` (the
-factors, each with a reference), `metrics`, and what differs by dataset under `datasets`. Every level
-has the same budget: the first seed searches the grid, if there is one, and further seeds train what
-it chose.
+factors, each with a reference), `metrics`, and what differs by dataset under `datasets`. Every
+level has the same budget: the first seed searches the grid, if there is one, and further seeds
+train what it chose.
 """
 
 from __future__ import annotations
@@ -178,8 +178,8 @@ class Planning:
 def read_question(path: Path, dataset: str) -> Question:
     """Read a question, with what its file has for a dataset of that name.
 
-    Under `datasets`, its name may replace any key; in its `designs`, `every` adds keys to each design, and
-    the name of a design to that one; null takes a key, or the design, away.
+    Under `datasets`, its name may replace any key; in its `designs`, `every` adds keys to each
+    design, and the name of a design to that one; null takes a key, or the design, away.
 
     Raises:
         DataError: The file can't be read.
