@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from mmbench.analysis.effects import Contrast, Observation, key_of
+from mmbench.analysis.effects import Contrast, key_of
 from mmbench.config import Recipe
 from mmbench.errors import ToolError, UsageError, first_problem
 from mmbench.metrics import spelled
 from mmbench.models import model_class
 from mmbench.models.start import StartFrom
-from mmbench.runs.batch import Batch
-from mmbench.runs.finished_runs import FinishedRun, find_runs
-from mmbench.runs.kinds import conditions, kind_in_words, kind_of
 from mmbench.runs.recipe_lists import (
     OF_CONTENT,
     Plan,
@@ -33,7 +30,6 @@ from mmbench.runs.recipe_lists import (
     read_mapping,
 )
 
-_AHEAD = 64  # runs whose trainings are given to the executor at once: their inputs are in memory
 KIND = "data"
 """The level of a run that says on what it was made; only runs of one kind are paired."""
 
@@ -235,7 +231,7 @@ def plan(
         UsageError: A design is no recipe, or a factor does not vary.
     """
     for name in question.designs:
-        _depth(question, name)  # refuses what starts from nothing
+        depth_of(question, name)  # refuses what starts from nothing
     plans: dict[str, Plan] = {}
     for name, design in question.designs.items():
         values = {**({"data": str(data)} if data else {}), **design}
@@ -330,52 +326,7 @@ def _check(planning: Planning) -> None:
                 raise UsageError(f"{told}; add it to its evaluation, metrics and cutoffs")
 
 
-def answer(planning: Planning, batch: Batch) -> list[tuple[Cell, FinishedRun]]:
-    """Do what is left of a question's runs; those that diverge are left out.
-
-    Designs that start from others' runs come after those.
-    """
-    done: list[tuple[Cell, FinishedRun]] = []
-    names = list(planning.question.designs)
-    for name in sorted(names, key=lambda one: _depth(planning.question, one)):
-        cells = [cell for cell in planning.cells if cell.design == name]
-        started = [_started(cell, done) for cell in cells]
-        searching: dict[str, Cell] = {}  # the first seed of each combination
-        for cell in started:
-            searching.setdefault(_without_seed(cell), cell)
-        first = _run(list(searching.values()), batch)
-        done += first
-        chosen = {_without_seed(cell): run.recipe.settings.model_dump() for cell, run in first}
-        rest = [
-            Cell(cell.design, cell.recipe.trial(chosen[key]), cell.levels)
-            for cell in started
-            if (key := _without_seed(cell)) in chosen and cell is not searching[key]
-        ]
-        done += _run(rest, batch)
-    order = {_in_order(cell): place for place, cell in enumerate(planning.cells)}
-    return sorted(done, key=lambda one: order[_in_order(one[0])])
-
-
-def _run(cells: Sequence[Cell], batch: Batch) -> list[tuple[Cell, FinishedRun]]:
-    found: list[tuple[Cell, FinishedRun]] = []
-    for start in range(0, len(cells), _AHEAD):
-        part = cells[start : start + _AHEAD]
-        batch.train_ahead(cell.recipe for cell in part)
-        for cell, result in zip(part, batch.outcomes([c.recipe for c in part]), strict=True):
-            if result is not None:
-                found.append((cell, find_runs([result.path])[0]))
-    return found
-
-
-def _without_seed(cell: Cell) -> str:
-    return key_of([cell.design, cell.levels, cell.recipe.data, cell.recipe.split])
-
-
-def _in_order(cell: Cell) -> str:
-    return key_of([_without_seed(cell), cell.recipe.seed])
-
-
-def _depth(question: Question, name: str, seen: tuple[str, ...] = ()) -> int:
+def depth_of(question: Question, name: str, seen: tuple[str, ...] = ()) -> int:
     """Return how many designs a design's runs start from, one after the other."""
     given = question.designs[name].get("start_from")
     sources = [
@@ -387,54 +338,7 @@ def _depth(question: Question, name: str, seen: tuple[str, ...] = ()) -> int:
         if source not in question.designs or source in (*seen, name):
             told = "that is no other design" if source not in question.designs else "in a circle"
             raise UsageError(f"designs.{name}: start_from: @{source}: {told}")
-    return max((1 + _depth(question, one, (*seen, name)) for one in sources), default=0)
-
-
-def _started(cell: Cell, done: Sequence[tuple[Cell, FinishedRun]]) -> Cell:
-    """Return the cell with `start_from: @NAME` replaced by that design's run."""
-    start = cell.recipe.start_from
-    if start is None or not start.run.startswith("@"):
-        return cell
-    given = start.run
-    for other, run in done:
-        shared = (cell.levels.keys() & other.levels.keys()) - {"start_from", "epochs", "features"}
-        same = all(key_of(cell.levels[name]) == key_of(other.levels[name]) for name in shared)
-        if other.design == given[1:] and same and other.recipe.seed == cell.recipe.seed:
-            there = start.model_copy(update={"run": str(run.path)})
-            recipe = cell.recipe.model_copy(update={"start_from": there})
-            return Cell(cell.design, recipe, cell.levels)
-    told = f"has no run of {cell.recipe.model} with seed {cell.recipe.seed}"
-    raise UsageError(f"designs.{cell.design}: start_from: {given}: that design {told}")
-
-
-def observe(done: Sequence[tuple[Cell, FinishedRun]], metrics: Sequence[str]) -> list[Observation]:
-    """Return what runs have shown on test, with the users' values of some metrics."""
-    seen = []
-    for cell, run in done:
-        users = {}
-        for metric in metrics:
-            try:
-                users[metric] = run.per_user("test", metric)
-            except UsageError:  # a metric of the whole list has none
-                continue
-        levels = {**cell.levels, KIND: kind_in_words(kind_of(run))}
-        facts = repr(conditions(run))
-        seen.append(Observation(levels, cell.seed, run.metrics["test"], users, facts))
-    return seen
-
-
-def with_instead(observed: Sequence[Observation], asked: Sequence[Asked]) -> list[Observation]:
-    """Return runs, and those that stand for a level of another model; see `Asked.instead`."""
-    seen: dict[str, Observation] = {}
-    for one in asked:
-        levels = [(label, pair) for label, pairs in one.instead.items() for pair in pairs.items()]
-        for label, (model, stand_in) in levels:
-            places = [o.levels for o in observed if o.levels["model"] == model]
-            for place, other in itertools.product(places, observed):
-                if other.levels["model"] == stand_in and other.levels[KIND] == place[KIND]:
-                    mine = replace(other, levels={**place, one.factor: label})
-                    seen.setdefault(key_of([mine.levels, mine.seed]), mine)
-    return [*observed, *seen.values()]
+    return max((1 + depth_of(question, one, (*seen, name)) for one in sources), default=0)
 
 
 def number_of(level: Any) -> float | None:

@@ -51,8 +51,10 @@ def ask(*, question: Path, as_json: bool, quiet: bool, **options: Any) -> None:
       mmbench ask mine.yaml --data my/catalogue --seeds 1,2,3,4,5 --out answers/mine.md
       mmbench ask recipes/questions/extractors.yaml --seeds 1,2 --epochs 2 --json
     """
-    from mmbench.analysis.question import answer, plan, read_question
+    from mmbench.analysis.answering import answer
+    from mmbench.analysis.question import plan, read_question
     from mmbench.analysis.report import question_page
+    from mmbench.analysis.report.answer import answer_of, document_of
     from mmbench.runs.batch import Batch, local_executor
 
     data: Path = options["data"] or DEFAULT_DATA
@@ -70,10 +72,10 @@ def ask(*, question: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     if not done:
         batch.raise_failures()
     out = options["out"] or Path("questions") / f"{question.stem}-{name}.md"
-    found = question_page.answer_of(planning, done, _command(question, options))
+    found = answer_of(planning, done, _command(question, options))
     written = question_page.write(found, out)
     if as_json:
-        document = {**question_page.as_json(found), "files": [path.as_posix() for path in written]}
+        document = {**document_of(found), "files": [path.as_posix() for path in written]}
         echo_json(document, "mmbench.question 1.0")
     else:
         for kind, text in found.verdicts():
