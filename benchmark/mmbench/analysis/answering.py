@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mmbench.analysis.effects import Observation, key_of
-from mmbench.analysis.question import KIND, Asked, Cell, Planning, depth_of
+from mmbench.analysis.question import DESIGN, KIND, Asked, Cell, Planning, depth_of
 from mmbench.errors import UsageError
 from mmbench.runs.batch import Batch
 from mmbench.runs.finished_runs import FinishedRun, find_runs
@@ -88,7 +88,7 @@ def observe(done: Sequence[tuple[Cell, FinishedRun]], metrics: Sequence[str]) ->
                 users[metric] = run.per_user("test", metric)
             except UsageError:  # a metric of the whole list has none
                 continue
-        levels = {**cell.levels, KIND: kind_in_words(kind_of(run))}
+        levels = {**cell.levels, KIND: kind_in_words(kind_of(run)), DESIGN: cell.design}
         facts = repr(conditions(run))
         seen.append(Observation(levels, cell.seed, run.metrics["test"], users, facts))
     return seen

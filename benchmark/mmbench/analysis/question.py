@@ -20,7 +20,7 @@ from mmbench.analysis.effects import Contrast, key_of
 from mmbench.config import Recipe
 from mmbench.errors import ToolError, UsageError, first_problem
 from mmbench.metrics import spelled
-from mmbench.models import model_class
+from mmbench.models import ModelConfig, model_class
 from mmbench.models.start import StartFrom
 from mmbench.runs.recipe_lists import (
     OF_CONTENT,
@@ -32,6 +32,9 @@ from mmbench.runs.recipe_lists import (
 
 KIND = "data"
 """The level of a run that says on what it was made; only runs of one kind are paired."""
+
+DESIGN = "design"
+"""The level that is its design's name: designs differ in more than factors, so pairs have one."""
 
 _MATERIAL = ("data", "split", "seed")  # what a page is divided by, or takes means over
 
@@ -275,6 +278,8 @@ def _level(recipe: Recipe, factor: str) -> Any:
             return _ABSENT
         level = getattr(recipe, factor)
         return level.run if isinstance(level, StartFrom) else level
+    if factor in ModelConfig.model_fields and not model_class(recipe.model).trained:
+        return _ABSENT
     return recipe.settings.model_dump(mode="json").get(factor, _ABSENT)
 
 

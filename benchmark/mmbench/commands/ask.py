@@ -79,7 +79,8 @@ def ask(*, question: Path, as_json: bool, quiet: bool, **options: Any) -> None:
         echo_json(document, "mmbench.question 1.0")
     else:
         for kind, text in found.verdicts():
-            click.echo(hanging(f"{kind}: {text.replace('**', '')}", "", "  "))
+            place = f"{found.names[kind]}: " if found.names[kind] else ""
+            click.echo(hanging(f"{place}{text.replace('**', '')}", "", "  "))
         click.echo(out.as_posix())
     batch.raise_failures()
 

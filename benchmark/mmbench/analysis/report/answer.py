@@ -14,12 +14,12 @@ import numpy as np
 from mmbench.analysis import statistics
 from mmbench.analysis.answering import observe, with_instead
 from mmbench.analysis.effects import Effect, effects, key_of
-from mmbench.analysis.question import KIND, Asked, Cell, Planning, in_words
+from mmbench.analysis.question import DESIGN, KIND, Asked, Cell, Planning, in_words
 from mmbench.analysis.report import verdicts
 from mmbench.analysis.report.tables import number
 from mmbench.metrics import sign
 from mmbench.runs.finished_runs import FinishedRun
-from mmbench.runs.kinds import kind_in_words, kind_of
+from mmbench.runs.kinds import KINDS, kind_in_words, kind_of
 
 Done = Sequence[tuple[Cell, FinishedRun]]
 
@@ -81,6 +81,15 @@ class Answer:
             out.setdefault(kind_in_words(kind_of(run)), []).append((cell, run))
         return out
 
+    @property
+    def names(self) -> dict[str, str]:
+        """The kinds of data by what tells them from each other: `split cold`."""
+        facts = {kind: kind_of(done[0][1]) for kind, done in self.kinds.items()}
+        differ = [n for n in KINDS if len({one[n] for one in facts.values()}) > 1]
+        return {
+            kind: ", ".join(f"{name} {one[name]}" for name in differ) for kind, one in facts.items()
+        }
+
     def verdicts(self) -> list[tuple[str, str]]:
         """Return the sentences that answer the question: the kind of data, and what is known."""
         question = self.planning.question
@@ -135,10 +144,11 @@ def values_csv(answer: Answer) -> str:
 
 def rows_of(done: Done) -> list[Row]:
     """Group runs by all but their seed, in order."""
-    groups: dict[str, list[tuple[Cell, FinishedRun]]] = {}
+    groups: dict[str, tuple[dict[str, Any], list[FinishedRun]]] = {}
     for cell, run in done:
-        groups.setdefault(key_of(cell.levels), []).append((cell, run))
-    return [Row(own[0][0].levels, [run for _, run in own]) for own in groups.values()]
+        levels = {DESIGN: cell.design, **cell.levels}
+        groups.setdefault(key_of(levels), (levels, []))[1].append(run)
+    return [Row(levels, runs) for levels, runs in groups.values()]
 
 
 def document_of(answer: Answer) -> dict[str, Any]:

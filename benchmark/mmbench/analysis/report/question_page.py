@@ -10,13 +10,14 @@ from pathlib import Path
 from mmbase.errors import install_extra
 from mmbase.layout import counted
 from mmbench.analysis.effects import Effect, key_of
-from mmbench.analysis.question import KIND, Asked, Cell, in_words, number_of
+from mmbench.analysis.question import DESIGN, KIND, Asked, Cell, in_words, number_of
 from mmbench.analysis.report import verdicts
 from mmbench.analysis.report.answer import Answer, Done, Row, rows_of, values_csv
 from mmbench.analysis.report.extraction import costs_table, extra_seconds
 from mmbench.analysis.report.pages import Block, Page, Table, put
 from mmbench.analysis.report.plots import factor_curves
 from mmbench.analysis.report.results import data_fact, protocol_fact
+from mmbench.models import model_class
 
 
 def write(answer: Answer, out: Path) -> list[Path]:
@@ -34,8 +35,10 @@ def page(answer: Answer, csv_name: str, values: str, images: Mapping[str, str]) 
     """Return the page."""
     question, kinds = answer.planning.question, answer.kinds
     blocks: list[Block] = [f"> {' '.join(question.question.split())}", "## Answer"]
-    several = len(kinds) > 1
-    told = [f"- {f'{kind}: ' if several else ''}{text}" for kind, text in answer.verdicts()]
+    names = answer.names
+    told = [
+        f"- {f'{names[kind]}: ' if names[kind] else ''}{text}" for kind, text in answer.verdicts()
+    ]
     blocks.append("\n".join(told) or "No two runs can be compared.")
     blocks += ["## Design", _design(answer), _design_table(answer)]
     for kind, done in kinds.items():
@@ -61,7 +64,8 @@ def _varying(rows: Sequence[Row], factors: Sequence[str]) -> list[str]:
     def differs(name: str) -> bool:
         return len({key_of(row.levels.get(name)) for row in rows}) > 1
 
-    return [name for name in factors if name == "model" or differs(name)]
+    names = [name for name in factors if name == "model" or differs(name)]
+    return [DESIGN, *names] if differs(DESIGN) else names
 
 
 def _results(answer: Answer, done: Done) -> list[Block]:
@@ -118,8 +122,9 @@ def _effects(answer: Answer, asked: Asked, found: Sequence[Effect]) -> list[Bloc
     """Return the table of a factor's effects."""
     if not found:
         return ["No two runs differ in it alone."]
+    names = answer.names
     kinds = list(dict.fromkeys(one.contrast.where[KIND] for one in found))
-    places = ["data"] * (len(kinds) > 1) + list(asked.by)
+    places = [KIND] * (len(kinds) > 1) + list(asked.by)
     seconds = extra_seconds(answer.done) if asked.factor == "features" else None
     head = [*places, asked.factor, "against", "metric", "difference", "95 % interval", "relative"]
     head += ["p", "p seeds", "ahead", "outcome"]
@@ -127,7 +132,7 @@ def _effects(answer: Answer, asked: Asked, found: Sequence[Effect]) -> list[Bloc
     head += ["extra seconds of extraction", "gain per extra second"] * (seconds is not None)
     body = []
     for one in found:
-        where = {**one.contrast.where, "data": one.contrast.where[KIND]}
+        where = {**one.contrast.where, KIND: names[one.contrast.where[KIND]]}
         line = [in_words(where[name]) for name in places]
         line += [in_words(one.contrast.level), in_words(one.contrast.reference), one.metric]
         line += [verdicts.signed(one.difference), verdicts.interval_in_words(one)]
@@ -220,8 +225,9 @@ def _budget(cells: Sequence[Cell]) -> list[str]:
         grids.setdefault(f"{recipe.model}: {'; '.join(tried) or 'none'}")
         every, patience = recipe.evaluation.every, recipe.evaluation.patience
         stop = f", ends after {patience} validations without gain" if patience else ""
-        epochs.setdefault(f"at most {recipe.settings.epochs}, validated every {every}{stop}")
-    return [", ".join(changed) or "defaults", ". ".join(grids), "; ".join(epochs)]
+        if model_class(recipe.model).trained:
+            epochs.setdefault(f"at most {recipe.settings.epochs}, validated every {every}{stop}")
+    return [", ".join(changed) or "defaults", ". ".join(grids), "; ".join(epochs) or "-"]
 
 
 def _facts(done: Done) -> str:
@@ -230,7 +236,7 @@ def _facts(done: Done) -> str:
     for _, run in done:
         told.setdefault(data_fact(run.record))
     for _, run in done:
-        told.setdefault(protocol_fact(run.record, run.recipe))
+        told.setdefault(protocol_fact(run.record, run.recipe).rpartition("; ")[0])
     for _, run in done:
         for modality, one in run.record["features"].items():
             made = one.get("provenance", {})
@@ -269,9 +275,12 @@ def _draw(answer: Answer, out: Path) -> dict[str, str]:
             mean, half = row.mean(metric), row.half(metric)
             if curve not in row.levels or mean is None:
                 continue
-            label = ", ".join(f"{n} {in_words(row.levels.get(n))}" for n in others if n != "model")
+            label = ", ".join(
+                f"{n} {in_words(row.levels.get(n))}" for n in others if n not in (DESIGN, "model")
+            )
             x = number_of(row.levels[curve]) or 0.0
-            lines = panels.setdefault(in_words(row.levels["model"]), {})
+            title = ": ".join(str(row.levels[n]) for n in (DESIGN, "model") if n in others)
+            lines = panels.setdefault(title, {})
             lines.setdefault(label or metric, []).append((x, mean, half or 0.0))
         name = f"{out.stem}{f'-{number_ + 1}' if number_ else ''}.svg"
         partial = out.with_name(f"{name}.partial")
