@@ -144,7 +144,7 @@ def _effects(answer: Answer, asked: Asked, found: Sequence[Effect]) -> list[Bloc
             line.append("-" if share is None else f"{share:.0%}")
         if seconds is not None:
             extra = seconds(one.contrast.level, one.contrast.reference)
-            worth = extra is not None and extra > 0
+            worth = extra is not None and extra > 0 and one.outcome == "better"
             line.append("not recorded" if extra is None else f"{extra:+.1f}")
             line.append(f"{one.difference / extra:+.1e}" if worth and extra else "-")
         body.append(line)
