@@ -53,9 +53,9 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_page_has_answer_design_results_effects_and_what_ran(answered: Path) -> None:
     page = (answered / "page.md").read_text()
-    for heading in ("Answer", "Design", "Results: toy", "The effect of `embedding_dim`",
-                    "The effect of `features`", "What the vectors cost", "What ran"):  # fmt: skip
-        assert f"\n## {heading}" in page
+    for heading in ("## Answer", "## Design", "## Results: toy", "## Effects", "### embedding_dim",
+                    "### features", "## What the vectors cost", "## What ran"):  # fmt: skip
+        assert f"\n{heading}" in page
     assert "mmbench ask q.yaml --data toy --out page.md\n" in page
     assert "not recorded" in page  # what the vectors cost: they were not extracted
     assert "![How wide?: " in page and (answered / "page.svg").is_file()

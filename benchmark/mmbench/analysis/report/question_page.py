@@ -50,8 +50,9 @@ def page(answer: Answer, csv_name: str, values: str, images: Mapping[str, str]) 
         blocks.append(
             f"Curves need matplotlib: `{install_extra('report')}`, then the same command."
         )
+    blocks += ["## Effects", _how(answer)]
     for asked, found in answer.effects:
-        blocks += [f"## The effect of `{asked.factor}`", *_effects(answer, asked, found)]
+        blocks += [f"### {asked.factor}", *_effects(answer, asked, found)]
     if "features" in answer.planning.factors:
         blocks += ["## What the vectors cost", *costs_table(answer.done)]
     blocks += ["## What ran", _what_ran(answer, csv_name, values)]
@@ -149,17 +150,21 @@ def _effects(answer: Answer, asked: Asked, found: Sequence[Effect]) -> list[Bloc
             line.append(f"{one.difference / extra:+.1e}" if worth and extra else "-")
         body.append(line)
     left_out = sum(one.left_out for one in found)
-    note = f" {counted(left_out, 'pair')} of combinations lack a run and do not count."
-    about = (
-        "Differences are paired: the two runs of a pair are equal in all other factors, the model "
-        f"and the seed ({counted(found[0].n_seeds, 'seed')}). Intervals are t-intervals over the "
-        "seeds' mean differences; `p` is of the paired randomisation test over users, with Holm's "
-        "correction for all comparisons of the page (a metric without users' values: over seeds), "
-        "`p seeds` of the paired t-test over seeds. An outcome needs both below 0.05; it is *no "
-        "effect* where the intervals over seeds and over users lie within "
-        f"{answer.planning.question.margin:.0%} of the reference's value."
+    lost = f"{counted(left_out, 'pair')} of combinations lack a run and do not count."
+    return [*([lost] if left_out else []), Table(head, body)]
+
+
+def _how(answer: Answer) -> str:
+    """Return how effects are measured, tested and called."""
+    margin = answer.planning.question.margin
+    return (
+        "Differences are paired: the two runs of a pair are equal in all other factors, the model, "
+        "the design and the seed. Intervals are t-intervals over the seeds' mean differences; `p` "
+        "is of the paired randomisation test over users, with Holm's correction for all "
+        "comparisons of the page (a metric without users' values: over seeds), `p seeds` of the "
+        "paired t-test over seeds. An outcome needs both below 0.05; it is *no effect* where the "
+        f"intervals over seeds and over users lie within {margin:.0%} of the reference's value."
     )
-    return [about + (note if left_out else ""), Table(head, body)]
 
 
 def _p(value: float | None) -> str:
