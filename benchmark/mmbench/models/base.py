@@ -15,6 +15,7 @@ from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Edges, Init, Sampler
 from mmbench.errors import ShapeError
 from mmbench.models import ModelConfig
+from mmbench.models.cells import Cell
 from mmbench.ops.knn import cosine_knn
 from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
@@ -83,6 +84,7 @@ class Recommender(nn.Module):
 
     Class attributes:
         Config: The pydantic class of the model's settings.
+        cell: Where it stands in the formal schema, for `mmbench models`; None: nowhere.
         trained: Whether it is trained by gradient descent; if not, it has no sampler and no loss.
         uses_features: Whether it needs at least one modality.
         untrained: Parameters whose gradient is zero by construction (a bias that cancels in every
@@ -98,6 +100,7 @@ class Recommender(nn.Module):
     """
 
     Config: ClassVar[type[ModelConfig]]
+    cell: ClassVar[Cell | None] = None
     trained: ClassVar[bool] = True
     uses_features: ClassVar[bool] = True
     untrained: frozenset[str] = frozenset()
@@ -242,6 +245,6 @@ _OPTIMISER_BUFFERS = (".exp_avg", ".exp_avg_sq", ".steps")
 
 
 __all__ = [
-    "Content", "ItemContent", "Known", "ModelConfig", "Neighbours", "Recommender", "Score",
+    "Cell", "Content", "ItemContent", "Known", "ModelConfig", "Neighbours", "Recommender", "Score",
     "TrainSet",
 ]  # fmt: skip

@@ -56,6 +56,7 @@ from torch.nn import functional
 
 from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
+from mmbench.models.cells import Cell
 from mmbench.ops.dense import leaky_mix, linear, normalise_rows
 from mmbench.ops.graph import row_normalised
 from mmbench.ops.rows import distinct, grouped, pair_scores, take
@@ -221,6 +222,14 @@ class MMGCN(Recommender):
     """Multi-modal graph convolution over any modalities."""
 
     Config = MMGCNConfig
+    cell = Cell(
+        modalities="any; pictures, sounds and texts in 2019",
+        representation="coordinate",
+        fusion="intermediate",
+        operator="mean",
+        side="item",
+        backbone="a graph network of each modality, mixed with ids",
+    )
 
     user_embedding: Tensor
     item_embedding: Tensor

@@ -21,7 +21,7 @@ Backbone rho (`backbone`), vectors to vectors of width d for each part, K d for 
     dot          rho(y) = y
     mlp          rho(y) = A_L relu(… relu(A_1 y + a_1) …)   L = `n_layers`; users' and items' apart
     lightgcn     rho(y) = mean of y, S y, …, S^L y over users and items; S = D^-1/2 A D^-1/2 of the
-                 training pairs. An item that training has not seen has no neighbours: y / (L + 1)
+                 training pairs. An item that training has not seen has no layer but y
 
 Fusion (`fusion`) by gamma, one of the operators (`operator`) of `mmbench.models.operators`:
     early        s(u, i) = <rho(gamma(P_u)), rho(gamma(P_i))>
@@ -44,8 +44,8 @@ Items unseen in training are scored where they have content; an id that they lac
 and max would be decided by it, so there they are never listed). With `ids=none` no parameter
 belongs to a user or an item, and users are scored by the history that is known of them.
 
-What makes no sense together is refused; `mmbench models schema` lists what does. VBPR (`corrected`)
-is representation=joint with all else as it is; MF is the same with features that are zero.
+What makes no sense together is refused; `mmbench models schema` lists what does. The model and loss
+of VBPR (`corrected`) are representation=joint with all else as it is.
 
 Trainable: user_id (n_users, d), item_id (n_items, d), user_part.<p> and item_part.<p> in place of
 absent content, projection.<p>.weight (d, k) and .bias (d,), fusion.<side>.*, tower.<side>.<p>.*,
@@ -175,8 +175,10 @@ class Schema(Recommender):
         own = choice.has_ids(who) and not (instead and choice.ids == "users")
         table = init.xavier_uniform(f"{who}_id", n, d) if own else None
         self.register_parameter(f"{who}_id", table)
-        tables = {p: init.xavier_uniform(f"{who}_part.{p}", n, d) for p in parts if instead}
-        self.add_module(f"{who}_part", nn.ParameterDict(tables))
+        tables = nn.ParameterDict()
+        for p in parts if instead else ():  # one by one: a dict would be sorted by name
+            tables[p] = init.xavier_uniform(f"{who}_part.{p}", n, d)
+        self.add_module(f"{who}_part", tables)
 
     def _n_parts(self, who: Who) -> int:
         """How many parts a user or an item has."""
@@ -268,8 +270,6 @@ class Schema(Recommender):
         if self.choice.backbone == "mlp":
             towers = cast("nn.ModuleList", self.tower[who])
             return [_mlp(cast(nn.ModuleList, t), x) for t, x in zip(towers, parts, strict=True)]
-        if self.choice.backbone == "lightgcn":
-            return [x / (self.config.n_layers + 1) for x in parts]
         return parts
 
     def _represented(
