@@ -131,6 +131,11 @@ class Recommender(nn.Module):
         """Factor of the learning rate in this epoch (1-based); a schedule overrides it."""
         return 1.0
 
+    @property
+    def factorises(self) -> bool:
+        """Whether scores are inner products of `embeddings`."""
+        return type(self).embeddings is not Recommender.embeddings
+
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Return representations of users, (n_users, d), and items: scores are inner products.
 

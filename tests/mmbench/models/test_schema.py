@@ -297,6 +297,22 @@ def test_a_sum_of_scores_is_a_product_of_concatenations(
         assert deviation(other, found[0]) <= 1e-9
 
 
+@pytest.mark.parametrize("choice", covering(), ids=str)
+def test_embeddings_give_the_scores_where_they_can(
+    choice: Choice, block_train: TrainSet, block_features: Content
+) -> None:
+    model, _ = conformance.make("schema", block_train, block_features, **varied(choice))
+    decided = choice.fusion == "late" and choice.operator in ("product", "max")
+    assert model.factorises == (
+        not decided and (choice.query == "shared" or choice.fusion == "late")
+    )
+    if model.factorises:
+        with torch.inference_mode():
+            users, items = model.embeddings()
+            found = conformance.scores(model, block_train)
+            torch.testing.assert_close(users @ items.T, found, rtol=1e-5, atol=1e-6)
+
+
 def test_one_modality_makes_joint_of_coordinate(
     block_train: TrainSet, block_features: Content
 ) -> None:
