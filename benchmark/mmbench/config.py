@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +23,19 @@ from pydantic import (
     model_validator,
 )
 
-from mmbench.core.content import MissingPolicy, Scaling
-from mmbench.errors import DataError, UsageError, unknown_name, validation_in_words
+from mmbench.core.content import Scaling
+from mmbench.data.controls import Control
+from mmbench.data.masks import Pattern, Share
+from mmbench.data.missing import OLD_NAMES, spelled
+from mmbench.data.treatment import Treatment
+from mmbench.errors import DataError, UsageError, first_problem, validation_in_words
 from mmbench.metrics import PAPER, Need, resolve
 from mmbench.metrics.item_data import required
 from mmbench.models import ModelConfig, model_class
+from mmbench.models.settings import for_model as for_model
+from mmbench.models.settings import make_settings as make_settings
+from mmbench.models.settings import setting_name as setting_name
+from mmbench.models.start import StartFrom
 from mmbench.ops import SparseBackend
 
 RECIPE_FILE = "recipe.yaml"
@@ -185,8 +193,27 @@ class Recipe(BaseModel):
         description="Feature sets to use.  [default: those taken before, else the only one "
         "of each modality]",
     )
-    missing: MissingPolicy = Field("mean", description="Replacement of an absent vector.")
+    missing: str = Field(
+        "mean",
+        description="Replacement of an absent vector: a policy of docs/missing.md, with settings "
+        "e.g. pagerank:alpha=0.2.",
+    )
+    mask: dict[str, Share] = Field(
+        {}, description="Share of a modality's vectors that is taken away, in [0, 1)."
+    )
+    pattern: Pattern = Field("random", description="Whose vectors a mask takes first.")
+    control: dict[str, Control] = Field(
+        {}, description="Replacement of a modality's vectors: shuffled, noise, constant, absent."
+    )
+    mask_seed: int = Field(
+        0, ge=0, description="Seed of masks, controls and random vectors; --seed is not."
+    )
     scaling: Scaling = Field("none", description="Scaling of the vectors, before.")
+    start_from: StartFrom | None = Field(
+        None,
+        description="Finished run of the same model and encoders, on other data perhaps, whose "
+        "weights that belong to no user or item are taken over; see docs/transfer.md.",
+    )
     seed: int = Field(123, description="Seed of initial values, batches and dropout.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")
     sparse_backend: SparseBackend = Field(
@@ -209,6 +236,16 @@ class Recipe(BaseModel):
     )
     search: Search | None = Field(None, description="Trials that are proposed one by one.")
     evaluation: Evaluation = Evaluation()
+
+    @field_validator("missing", mode="before")
+    @classmethod
+    def _policy(cls, given: object) -> str:
+        return spelled(given)
+
+    @field_validator("mask")
+    @classmethod
+    def _material(cls, shares: dict[str, float]) -> dict[str, float]:
+        return {modality: share for modality, share in shares.items() if share}
 
     @model_validator(mode="before")
     @classmethod
@@ -252,19 +289,48 @@ class Recipe(BaseModel):
             for values in itertools.product(*self.grid.values())
         ]
 
+    @property
+    def treatment(self) -> Treatment:
+        """What is done to the stored vectors."""
+        return Treatment(
+            self.missing, self.scaling, self.mask, self.pattern, self.control, self.mask_seed
+        )
+
     def dump(self) -> dict[str, Any]:
-        """The recipe as plain JSON values, everything spelled out."""
-        return self.model_dump(mode="json")
+        """The recipe as plain JSON values, everything spelled out that matters."""
+        plain, uses_features = self.model_dump(mode="json"), model_class(self.model).uses_features
+        plain["missing"] = self.treatment.policy_for(uses_features=uses_features)
+        for name in self.treatment.immaterial(uses_features=uses_features):
+            del plain[name]
+        if self.start_from is None:
+            del plain["start_from"]  # a run is named after its recipe: without one as ever
+        return plain
 
     def digest(self, *others: object) -> str:
         """Return ten hex digits of all that determines the run's numbers.
 
-        That is the recipe without the places of the data, and `others`.
+        That is the recipe without the places of the data and of another run, and `others`.
         """
         plain = self.dump()
         del plain["data"], plain["columns"]
+        older = {new: old for old, new in OLD_NAMES.items()}
+        plain["missing"] = older.get(plain["missing"], plain["missing"])
+        if self.start_from is not None:
+            plain["start_from"] = self.start_from.digest  # wherever that run lies
         text = json.dumps([plain, *others], sort_keys=True, default=str)
         return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def make_recipe(**values: Any) -> Recipe:
+    """Return a `Recipe`.
+
+    Raises:
+        UsageError: A key or value is not one; the message names the key.
+    """
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        raise UsageError(first_problem(error, "recipe")) from error
 
 
 def make_evaluation(**values: Any) -> Evaluation:
@@ -279,75 +345,6 @@ def make_evaluation(**values: Any) -> Evaluation:
         problem = error.errors()[0]
         where = f"{problem['loc'][0]} = {problem['input']!r}: " if problem["loc"] else ""
         raise UsageError(where + problem["msg"].removeprefix("Value error, ")) from error
-
-
-def make_settings(model: str, values: Mapping[str, Any]) -> ModelConfig:
-    """Return a model's settings from names and values; aliases of other frameworks work.
-
-    Raises:
-        UsageError: There is no such model or setting, or a value is out of range.
-    """
-    config = model_class(model).Config
-    try:
-        return config(**{setting_name(model, key): value for key, value in values.items()})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise UsageError(
-            f"{model}: {problem['loc'][0] if problem['loc'] else 'settings'} = "
-            f"{problem['input']!r}: {problem['msg']}"
-        ) from error
-
-
-def setting_name(model: str, key: str) -> str:
-    """Return our name of a model's setting, given by ours or by that of another framework.
-
-    Raises:
-        UsageError: The model has no such setting.
-    """
-    config = model_class(model).Config
-    name = key if key in config.model_fields else config.ALIASES.get(key.casefold(), key)
-    if name not in config.model_fields:
-        raise unknown_name(f"setting of {model}", key, config.model_fields)
-    return name
-
-
-def for_model(model: str, values: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of one of several models: `lr` is for all that have it, `vbpr.lr` wins.
-
-    Args:
-        model: Whose settings are wanted.
-        values: Settings by name or by `model.name`.
-        models: All models of the command.
-
-    Raises:
-        UsageError: A setting belongs to none of the models.
-    """
-    chosen: dict[str, Any] = {}
-    for key, value in sorted(values.items(), key=lambda item: "." in item[0]):
-        scope, dot, name = key.rpartition(".")
-        if dot and scope not in models:
-            raise unknown_name("model in a setting", scope, models)
-        owners = [scope] if dot else [owner for owner in models if _has_setting(owner, name)]
-        if not owners:
-            known = {
-                f
-                for owner in models
-                for f in model_class(owner).Config.model_fields
-                if _has_setting(owner, f)
-            }
-            raise unknown_name(f"setting of {' or '.join(models)}", name, known)
-        if model in owners:
-            chosen[setting_name(model, name)] = value
-    return chosen
-
-
-def _has_setting(model: str, key: str) -> bool:
-    """Return whether a model has a setting; untrained ones lack those of every model."""
-    try:
-        name = setting_name(model, key)
-    except UsageError:
-        return False
-    return model_class(model).trained or name not in ModelConfig.model_fields
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:

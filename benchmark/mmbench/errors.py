@@ -18,6 +18,7 @@ __all__ = [
     "ToolError",
     "TrainingError",
     "UsageError",
+    "first_problem",
     "unknown_name",
     "validation_in_words",
 ]
@@ -54,3 +55,10 @@ def validation_in_words(error: ValidationError) -> str:
     told = problem["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     got = ascii(problem["input"])
     return f"{key}: got {got if len(got) <= 60 else got[:60] + '…'}, expected {told}"
+
+
+def first_problem(error: ValidationError, whole: str) -> str:
+    """Return `key: message` of the first validation error; `whole` names the document."""
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"])) or whole
+    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

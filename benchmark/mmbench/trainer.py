@@ -23,7 +23,7 @@ from mmbench.core.sampling import Batch
 from mmbench.errors import Diverged, NotFiniteError, TrainingError
 from mmbench.models.base import ModelConfig, Recommender
 from mmbench.ops import draws  # noqa: F401  # batches are drawn by its kernels
-from mmbench.ops.capture import Captured, capturable
+from mmbench.ops.capture import Captured, DrawnAhead, capturable
 from mmbench.ops.row_table import BETA1, BETA2, EPSILON, RowTable
 
 
@@ -204,7 +204,11 @@ class Trainer:
             # Of each step of an epoch the loss terms, (steps, n_terms): read once an epoch.
             self._losses = torch.empty(0)
             self._terms: tuple[str, ...] = ()
-            self._captured = Captured(self._take, self.device) if capturable(self.device) else None
+            self._captured: Captured | None = None
+            self._batches: Callable[[int], Iterator[Batch]] = lambda n: self.sampler.epoch(n)
+            if capturable(self.device):
+                self._captured = Captured(self._take, self.device)
+                self._batches = DrawnAhead(self.sampler, self.device).epoch
 
     def run(self) -> Iterator[EpochRecord]:
         """Train from where `progress` stands to the end, one record an epoch.
@@ -261,11 +265,8 @@ class Trainer:
         self.optimiser.schedule(
             self.config.lr * self.model.lr_factor(epoch), steps=len(self.sampler)
         )
-        take = self._take
-        if self._captured is not None:
-            self._captured.start_epoch(skip_first=self.model.first_step_differs)
-            take = self._captured
-        for step, batch in enumerate(self.sampler.epoch(epoch)):
+        take = self._captured or self._take
+        for step, batch in enumerate(self._batches(epoch)):
             take(batch)
             if self.device.type == "cpu":  # where a look costs nothing
                 self._refuse_what_is_not_finite(epoch, self._losses[step : step + 1], step)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from tests.benchmarks.test_training import SIZES
 
-from mmbench.data.features import NeighbourCache
+from mmbench.data.caches import NeighbourCache
 from mmbench.ops.dense import unchecked_top_k
 
 K = 20

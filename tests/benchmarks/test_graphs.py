@@ -94,6 +94,7 @@ def test_graph_product(benchmark: Any) -> None:
     def there_and_back(product: Callable[[Tensor], Tensor]) -> Callable[[], object]:
         return lambda: torch.autograd.grad(product(x), x, grad)
 
+    sparse._hear_of_the_beta_state()
     with torch.sparse.check_sparse_tensor_invariants(True):
         csr = torch.sparse_csr_tensor(pattern.indptr, pattern.indices, matrix.values, pattern.shape)
         coo = torch.sparse_coo_tensor(
@@ -131,12 +132,13 @@ def test_adam_on_item_features(benchmark: Any) -> None:
     table = RowTable(vectors.clone())
     model = nn.ModuleDict({"features": table})
     optimiser = Adam(model)
+    optimiser.schedule(1e-3, 80)
 
     def step() -> None:
         rows = torch.from_numpy(np.unique(train.items[rng.integers(0, train.n_edges, BATCH)]))
         optimiser.zero_grad()
         table.rows(rows).sum().backward()
-        optimiser.step(1e-3)
+        optimiser.step()
 
     for _ in range(40):  # until the gaps between two uses of a row are what they stay
         step()

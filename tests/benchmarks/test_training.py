@@ -101,6 +101,7 @@ def test_epoch(name: str, size: str, benchmark: Any) -> None:
     if (name, size) in SCALED:
         model.start_epoch(1, 1)
         batches = trainer.sampler.epoch(1)
+        trainer.optimiser.schedule(config.lr, len(trainer.sampler))
         step(trainer, next(batches))  # compiles, and fills the moments
         benchmark.pedantic(lambda: step(trainer, next(batches)), rounds=5)
         seconds = benchmark.stats.stats.median * len(trainer.sampler)
@@ -121,4 +122,4 @@ def step(trainer: Trainer, batch: Batch) -> None:
     """What the trainer does with one batch."""
     trainer.optimiser.zero_grad()
     torch.stack(list(trainer.model.loss(batch).values())).sum().backward()
-    trainer.optimiser.step(trainer.config.lr)
+    trainer.optimiser.step()

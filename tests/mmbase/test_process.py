@@ -1,9 +1,11 @@
-"""Interrupts that wait for a good moment."""
+"""Interrupts that wait for a good moment, and memory."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -112,3 +114,14 @@ def test_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert outcome == ["done"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process may inherit a peak")
+def test_the_peak_of_memory_is_that_of_this_process_alone() -> None:
+    """And not of the one that started it."""
+    held = bytearray(300 << 20)  # 300 MiB, all of it touched
+    program = "from mmbase.process import peak_memory_bytes as p; print(p())"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert len(held) > 250 << 20 > int(done.stdout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -60,8 +61,18 @@ def known(
     return Known(train.n_items + n_unseen, Content.complete(vectors), lambda: histories)
 
 
-def write_dataset(folder: Path, *, seed: int = 0, users: int = 40, items: int = 30) -> Path:
-    """Write a dataset: interactions.tsv, a visual and a textual set; ids are not numbers."""
+def write_dataset(
+    folder: Path,
+    *,
+    seed: int = 0,
+    users: int = 40,
+    items: int = 30,
+    encoder: Mapping[str, object] | None = None,
+) -> Path:
+    """Write a dataset: interactions.tsv, a visual and a textual set; ids are not numbers.
+
+    `encoder` is more of both sets' provenance.
+    """
     from mmstore import FeatureSetWriter
 
     rng = np.random.default_rng(seed)
@@ -82,7 +93,11 @@ def write_dataset(folder: Path, *, seed: int = 0, users: int = 40, items: int = 
         )
         path = folder / "features" / modality / f"{name}.h5"
         with FeatureSetWriter(
-            path, modality=modality, dim=dim, ids=ids, provenance={"extractor": "test"}
+            path,
+            modality=modality,
+            dim=dim,
+            ids=ids,
+            provenance={"extractor": "test", **(encoder or {})},
         ) as writer:
             writer.write(np.arange(1, items), vectors[1:])
             writer.mark_missing(np.array([0]))

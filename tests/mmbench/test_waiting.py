@@ -18,14 +18,14 @@ from mmbench.trainer import Trainer
 
 
 def waited(trainer: Trainer) -> list[str]:
-    """What waited for the device in two epochs, the first step of each apart."""
+    """What waited for the device in two epochs, the very first step apart."""
     counted = Synchronising()
     trainer.model.train()
     for epoch in (1, 2):
         trainer.model.start_epoch(epoch, trainer.seed)
         trainer.optimiser.schedule(0.01, len(trainer.sampler))
         for step, batch in enumerate(trainer.sampler.epoch(epoch)):
-            if step:
+            if step or epoch > 1:
                 with counted:
                     trainer._take(batch)
             else:

@@ -17,7 +17,8 @@ import pytest
 from mmbase.errors import install_extra
 from mmbase.progress import Silent
 from mmx.demo import write_demo
-from mmx.demo.latent import MIN_PICKS, draw_items, draw_picks
+from mmx.demo.latent import MIN_PICKS, N_FACTORS, Items, controls, draw_items, draw_picks
+from mmx.demo.words import STYLES
 from mmx.errors import DataError, ToolError, UsageError
 
 N_ITEMS, N_USERS = 60, 40
@@ -65,6 +66,42 @@ def test_another_seed_writes_another_catalogue(small: Path, tmp_path: Path) -> N
     assert not set(tree(tmp_path / "other")) & {
         name for name in tree(small) if name.startswith("images")
     }
+
+
+def test_catalogues_of_one_space_have_other_items_and_users_in_the_same_styles(
+    small: Path, tmp_path: Path
+) -> None:
+    drawn: dict[str, list[Any]] = {"items": [], "knobs": []}
+
+    def watched(n: int, centres: Any, rng: np.random.Generator) -> Items:
+        drawn["items"].append(draw_items(n, centres, rng))
+        return drawn["items"][-1]
+
+    def also_watched(factors: Any, rotation: Any, rng: Any, *, noise: float) -> Any:
+        drawn["knobs"].append(rotation)
+        return controls(factors, rotation, rng, noise=noise)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmx.demo.draw_items", watched)
+        patch.setattr("mmx.demo.controls", also_watched)
+        for name, seed, space in (("one", 3, None), ("other", 4, 3), ("own", 4, None)):
+            write_demo(tmp_path / name, items=N_ITEMS, users=N_USERS, seed=seed, space=space)
+    one, other, own = drawn["items"]
+    looks, sounds = drawn["knobs"][::2], drawn["knobs"][1::2]
+    for kind in (looks, sounds, [items.centres for items in drawn["items"]]):
+        assert np.array_equal(kind[0], kind[1]) and not np.array_equal(kind[0], kind[2])
+    # All but the space is that of the catalogue's own seed, to the last bit.
+    assert np.array_equal(other.popularity, own.popularity)
+    assert np.allclose(
+        other.factors - other.centres[other.style], own.factors - own.centres[own.style]
+    )
+    assert not np.array_equal(one.style, other.style)
+    assert tree(tmp_path / "one") == tree(small)
+    ids = [{row[0] for row in item_rows(tmp_path / name)[1:]} for name in ("one", "other")]
+    assert not ids[0] & ids[1]
+    assert describe(tmp_path / "other")["generator"]["parameters"]["space"] == 3
+    with pytest.raises(UsageError, match="--space must be at least 0"):
+        write_demo(tmp_path / "none", items=N_ITEMS, users=N_USERS, seed=3, space=-1)
 
 
 def test_dataset_json_says_that_the_data_are_synthetic_and_what_they_are(small: Path) -> None:
@@ -176,9 +213,13 @@ def test_exactly_the_promised_text_is_corrupt_and_the_table_stays_a_table(small:
     assert broken == {describe(small)["corrupt"]["text"]["item_id"]}
 
 
+def some_items(rng: np.random.Generator) -> Items:
+    return draw_items(400, rng.standard_normal((len(STYLES), N_FACTORS)), rng)
+
+
 def test_neighbours_in_style_share_their_interactions() -> None:
     rng = np.random.default_rng(0)
-    items = draw_items(400, rng)
+    items = some_items(rng)
     picks = draw_picks(items, 300, rng)
     distance = ((items.factors[:, None] - items.factors[None]) ** 2).sum(axis=2)
     within = [
@@ -195,9 +236,9 @@ def test_neighbours_in_style_share_their_interactions() -> None:
 
 def test_popularity_has_a_long_tail() -> None:
     rng = np.random.default_rng(0)
-    counts = np.sort(
-        np.bincount(draw_picks(draw_items(400, rng), 800, rng).item_idx, minlength=400)
-    )[::-1]
+    counts = np.sort(np.bincount(draw_picks(some_items(rng), 800, rng).item_idx, minlength=400))[
+        ::-1
+    ]
     assert counts[:80].sum() > 0.35 * counts.sum()
     assert counts[0] > 4 * np.median(counts)
 

@@ -15,11 +15,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmbench.config import Evaluation, Recipe, make_settings, setting_name
-from mmbench.errors import DataError, UsageError, unknown_name
+from mmbench.errors import DataError, UsageError, first_problem, unknown_name
 from mmbench.metrics import resolve
 from mmbench.models import MODELS, model_class
 from mmbench.runs.batch import Batch
-from mmbench.runs.recipe_lists import first_problem
 from mmbench.runs.run import Result
 
 Protocol = Literal["best", "grid"]

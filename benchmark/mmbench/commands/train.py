@@ -15,7 +15,15 @@ from mmbase import cli, layout
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
 from mmbench import config
 from mmbench.commands import common
-from mmbench.config import Approximation, Evaluation, Range, Recipe, Search, for_model
+from mmbench.config import (
+    Approximation,
+    Evaluation,
+    Range,
+    Recipe,
+    Search,
+    for_model,
+    make_recipe,
+)  # fmt: skip
 from mmbench.errors import UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -42,6 +50,10 @@ def recipe_options(*exclude: str) -> Callable[[Function], Function]:
             columns={"metavar": "ROLE=NAME", "callback": cli.parse_pairs},
             model={"flags": ("--model", "models"), "help": _MODELS_HELP, **_SEVERAL},
             features={"metavar": "MODALITY=NAME"},
+            missing={"metavar": "POLICY"},
+            mask={"metavar": "MODALITY=SHARE", "callback": cli.parse_pairs},
+            control={"metavar": "MODALITY=CONTROL", "callback": cli.parse_pairs},
+            start_from={"type": FOLDER, "metavar": "RUN"},
             seed={"flags": ("--seed", "seeds"), "type": CommaList(int), "help": _SEEDS_HELP},
             approximate={"metavar": "NAME,…", "type": str, "shown": "none"},
             settings={"flags": ("--set", "settings"), "metavar": "NAME=VALUE", **_SEVERAL},
@@ -72,6 +84,7 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
       mmbench train --model vbpr,bpr-mf,item-knn,most-popular --grid lr=0.0005,0.001,0.005,0.01
       mmbench train --model vbpr --set lr=0.005 --set reg_weight=0.01 --seed 1,2,3,4,5
       mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --jobs 4
+      mmbench train --model vbpr --data my/catalogue --start-from runs/demo-vbpr-0123456789
       mmbench train --resume runs/demo-vbpr-0123456789
     """
     reporter = cli.progress(quiet=quiet)
@@ -109,6 +122,8 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
     """
     from mmbench.data.features import parse_wanted
     from mmbench.models import model_class, model_name
+    from mmbench.models.start import StartFrom
+    from mmbench.runs.start import with_digest
 
     names = list(dict.fromkeys(map(model_name, cli.split_list(options["models"]))))
     if not names:
@@ -130,6 +145,8 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
             require_optuna(f"--pruner {how['pruner']}", "--pruner none")
     models = {name: model_class(name) for name in names}
     needs_features = any(model.uses_features for model in models.values())
+    if options["start_from"] is not None:  # now, and not after a catalogue was made
+        shared["start_from"] = with_digest(StartFrom(run=str(options["start_from"])))
     data = options["data"] or common.make_demo(needs_features=needs_features, progress=progress)
     seeds = tuple(dict.fromkeys(options["seeds"] or (Recipe.model_fields["seed"].default,)))
     recipes = []
@@ -145,7 +162,7 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
             "search": Search(space=own_space, **how) if own_space else None,
         }
         for seed in seeds if model.uses_seed else seeds[:1]:
-            recipe = Recipe(**own, seed=seed)
+            recipe = make_recipe(**own, seed=seed)
             recipe.trials()  # every combination is checked before the first one is trained
             recipes.append(recipe)
     return recipes
@@ -265,7 +282,12 @@ def _labels(runs: Sequence[Result]) -> list[str]:
     for run in runs:
         recipe = run.recipe
         settings = {name: value for name, value in recipe.settings if name not in run.tried}
-        numeric = {"approximate": recipe.approximate, "sparse": recipe.sparse_backend}
+        start = recipe.start_from and Path(recipe.start_from.run).name
+        numeric = {
+            "approximate": recipe.approximate,
+            "sparse": recipe.sparse_backend,
+            "start_from": start,
+        }
         facts.append(Facts(recipe.model, recipe.features, settings, frozenset(), numeric))
     return labels(facts)
 

@@ -12,9 +12,6 @@ from mmbench.core.interactions import Histories
 if TYPE_CHECKING:
     from torch import Tensor
 
-MissingPolicy = Literal["mean", "zero"]
-"""Stand-ins for absent vectors: the mean of the modality's present ones, or zeros."""
-
 Scaling = Literal["none", "l2", "standard"]
 """Scaling of a modality's vectors before a model sees them.
 

@@ -113,11 +113,13 @@ class Batch:
         seed: The run's seed.
         clock: Epoch (1-based) and step (0-based within the epoch), shape (2,), int64, on the device
             of the rows. A captured step reads it there: no number of it may reach Python.
-        last: Whether this is the last batch of its epoch.
+        first: Whether this is the first batch of its epoch.
+        last: Whether this is the last one.
     """
 
     seed: int
     clock: Tensor
+    first: bool
     last: bool
 
     def stream(self, purpose: str) -> Stream:
@@ -214,7 +216,7 @@ class TripleSampler:
         parts = zip(*rows, strict=True)
         kind, steps = Triples if self.negatives else Pairs, len(self)
         for step, clock in enumerate(clocks(epoch, steps, self.device)):
-            yield kind(self.seed, clock, step == steps - 1, *next(parts))
+            yield kind(self.seed, clock, step == 0, step == steps - 1, *next(parts))
 
     def _positives(self, epoch: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Users, one seen item of each, and two random words for each, (n,)."""

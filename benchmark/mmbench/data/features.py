@@ -1,12 +1,9 @@
-"""Content of a dataset's items, joined by id from the feature store, and its neighbours' cache."""
+"""Content of a dataset's items, joined by id from the feature store, and treated as asked."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,17 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mmbase.dataset import find_table
 from mmbase.layout import counted
-from mmbench.core.content import ItemContent, MissingPolicy, Scaling
-from mmbench.data import defaults
+from mmbench.core.content import ItemContent, Scaling
+from mmbench.core.interactions import TrainSet
+from mmbench.data import controls, defaults, masks
+from mmbench.data.controls import Control
 from mmbench.data.files import available_splits
+from mmbench.data.missing.base import Gaps
 from mmbench.data.splits import PARTS
+from mmbench.data.treatment import Treatment
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.metrics.item_data import ItemVectors
-from mmbench.ops.knn import cosine_knn
 from mmstore.spec import Status
 
 if TYPE_CHECKING:
@@ -49,6 +48,9 @@ class ItemFeatures:
         n_stored: Vectors in the set, those of items unknown to the dataset included.
         corrupt: Training items whose content could not be decoded.
         note: What a user should know, e.g. how the set was chosen; else empty.
+        n_masked: Training items whose vector a mask took away: they are not among the present.
+        n_masked_others: The same of all other items.
+        control: What the present vectors are instead of the real ones.
     """
 
     modality: str
@@ -60,6 +62,9 @@ class ItemFeatures:
     n_stored: int
     corrupt: int
     note: str
+    n_masked: int = 0
+    n_masked_others: int = 0
+    control: Control | None = None
 
     def first(self, n_items: int) -> ItemContent:
         """Return the content of the first items as tensors that share the arrays' memory."""
@@ -73,10 +78,10 @@ def load_features(
     wanted: Mapping[str, str] | None = None,
     *,
     n_trained: int | None = None,
-    missing: MissingPolicy = "mean",
-    scaling: Scaling = "none",
+    treatment: Treatment | None = None,
+    train: TrainSet | None = None,
 ) -> dict[str, ItemFeatures]:
-    """Load the vectors of the given items, modality by modality.
+    """Load the vectors of the given items, modality by modality, and treat them.
 
     Args:
         root: The store, `<dataset>/features`.
@@ -84,8 +89,8 @@ def load_features(
         wanted: Modality to set name; empty or None: see `mmbench.data.defaults`.
         n_trained: The first so many items are those of training: scaling and policy are fitted on
             them alone. None: all.
-        missing: See `MissingPolicy`.
-        scaling: See `Scaling`.
+        treatment: What is done to the vectors; None: the mean stands in for absent ones.
+        train: The training pairs, for masks by popularity and policies on a graph of items.
 
     Returns:
         Features by modality, in an order of their own (`MODALITIES`, then the names of others):
@@ -93,7 +98,8 @@ def load_features(
         not decide that.
 
     Raises:
-        UsageError: No such modality or set, or several and none is named.
+        UsageError: No such modality or set, or several and none is named; a mask or control is of
+            a modality that is not used.
         DataError: The store is empty, a set doesn't fit, or no training item has a vector.
     """
     store = _store(root)
@@ -105,14 +111,69 @@ def load_features(
             f"{root}: no feature sets; make one, e.g. `mmx extract --modality textual --model "
             f"tfidf-lsa --data {root.parent}`, or import one: `mmx store import --help`"
         )
+    treatment = treatment or Treatment()
+    treatment.require(chosen)
     n_trained = len(item_ids) if n_trained is None else n_trained
     found = {}
     for modality in in_order(chosen):
+        if treatment.control.get(modality) == "absent":
+            continue
         with store.open(modality, chosen[modality]) as features:
-            one = _align(features, item_ids, n_trained, scaling, notes.get(modality, ""))
-        filled = POLICIES[missing](one.vectors, one.present, n_trained)
-        found[modality] = replace(one, vectors=filled)
+            found[modality] = _align(features, item_ids, n_trained, notes.get(modality, ""))
+    popularity = np.zeros(n_trained, np.int64) if train is None else train.popularity
+    kept = masks.masked(
+        {modality: one.present for modality, one in found.items()},
+        treatment.mask,
+        item_ids,
+        popularity,
+        pattern=treatment.pattern,
+        seed=treatment.seed,
+    )
+    for modality, one in found.items():
+        present = kept.get(modality, one.present)
+        found[modality] = _treated(one, present, item_ids, n_trained, treatment, train)
     return found
+
+
+def _treated(
+    one: ItemFeatures,
+    present: NDArray[np.bool_],
+    item_ids: Sequence[str],
+    n_trained: int,
+    treatment: Treatment,
+    train: TrainSet | None,
+) -> ItemFeatures:
+    """The vectors of items that are still `present`: controlled, scaled, all others filled."""
+    vectors, lost = one.vectors, one.present & ~present
+    n_masked, n_others = int(lost[:n_trained].sum()), int(lost[n_trained:].sum())
+    if not present[:n_trained].any():
+        raise DataError(
+            f"mask: {one.modality}: no item of training keeps its vector of {one.name} "
+            f"({counted(n_masked, 'vector')} taken); lower the share"
+        )
+    vectors[~present] = np.nan
+    if (control := treatment.control.get(one.modality)) is not None:
+        vectors = controls.replaced(
+            vectors,
+            present,
+            n_trained,
+            control,
+            item_ids,
+            seed=treatment.seed,
+            modality=one.modality,
+        )
+    if treatment.scaling != "none":
+        fitted = vectors[:n_trained][present[:n_trained]]
+        vectors[present] = _scaled(vectors[present], treatment.scaling, fitted)
+    gaps = Gaps(vectors, present, n_trained, item_ids, treatment.seed, one.modality, train)
+    return replace(
+        one,
+        vectors=treatment.policy.fill(gaps),
+        present=present,
+        n_masked=n_masked,
+        n_masked_others=n_others,
+        control=control,
+    )
 
 
 def in_order(modalities: Iterable[str]) -> list[str]:
@@ -147,7 +208,7 @@ def load_content(
         flag = "--diversity-features"
         name = defaults.default_features(store, modality=modality, flag=flag)[0][modality]
     (one,) = load_features(
-        root, item_ids, {modality: name}, n_trained=n_trained, missing="zero"
+        root, item_ids, {modality: name}, n_trained=n_trained, treatment=Treatment("zeros")
     ).values()
     return ItemVectors(one.vectors, one.present), f"{modality}={name}", one.digest
 
@@ -199,26 +260,22 @@ def _store(root: Path) -> FeatureStore:
 
 
 def _align(
-    features: FeatureSet, item_ids: Sequence[str], n_trained: int, scaling: Scaling, note: str
+    features: FeatureSet, item_ids: Sequence[str], n_trained: int, note: str
 ) -> ItemFeatures:
-    """Scaled vectors of the items, NaN in absent rows."""
+    """Vectors of the items as they are stored, NaN in absent rows."""
     if features.source != "item" or features.layout != "dense":
         raise DataError(
             f"{features.path}: {features.source} / {features.layout} features; a model needs "
             "one dense vector per item"
         )
     vectors, present = features.matrix(item_ids, dtype=np.float32)
-    trained = present.copy()
-    trained[n_trained:] = False
-    if not trained.any():
+    if not present[:n_trained].any():
         theirs, ours = (", ".join(map(repr, ids[:3])) for ids in (features.ids, item_ids))
         raise DataError(
             f"{features.path}: none of the {n_trained} items has a vector; its ids look like "
             f"{theirs}, the dataset's like {ours}"
         )
     _require_lengths(features, vectors, item_ids)
-    if scaling != "none":
-        vectors[present] = _scaled(vectors[present], scaling, vectors[trained])
     corrupt = np.isin(features.ids[features.status == Status.CORRUPT], item_ids[:n_trained])
     return ItemFeatures(
         features.modality,
@@ -289,108 +346,3 @@ def _trainings(provenance: object) -> list[Mapping[str, object]]:
         if isinstance(provenance, list)
         else []
     )
-
-
-# A missing-content policy is a function of (vectors, present, n_trained) to filled vectors. Absent
-# rows of `vectors`, shape (n_items, dim), are NaN, and `present`, shape (n_items,), says which rows
-# are not. It is fitted on the first `n_trained` rows, the items of training, alone, and may fill
-# the array it is given. One more policy is one function and one entry in `POLICIES`.
-Vectors = NDArray[np.float32]
-Policy = Callable[[Vectors, NDArray[np.bool_], int], Vectors]
-
-
-def mean(vectors: Vectors, present: NDArray[np.bool_], n_trained: int) -> Vectors:
-    """Fill with the mean of the training items' present vectors."""
-    fitted = vectors[:n_trained][present[:n_trained]]
-    vectors[~present] = fitted.mean(0, dtype=np.float64).astype(np.float32)
-    return vectors
-
-
-def zero(vectors: Vectors, present: NDArray[np.bool_], n_trained: int) -> Vectors:
-    """Fill with zeros: content that is similar to nothing."""
-    vectors[~present] = 0
-    return vectors
-
-
-POLICIES: Mapping[MissingPolicy, Policy] = {"mean": mean, "zero": zero}
-
-
-VERSION = "cosine-knn 1"
-"""Changes whenever `cosine_knn` may give other neighbours for the same vectors."""
-
-
-def cache_folder() -> Path | None:
-    """`$MMBENCH_CACHE` (`off`: none), else `mmbench` in `$XDG_CACHE_HOME`, else in `~/.cache`."""
-    if given := os.environ.get("MMBENCH_CACHE"):
-        return None if given == "off" else Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmbench"
-
-
-def neighbour_cache(device: torch.device | None = None) -> NeighbourCache:
-    """Return the cache in `cache_folder()`, which computes on the device; see `NeighbourCache`."""
-    return NeighbourCache(cache_folder(), device)
-
-
-class NeighbourCache:
-    """Nearest neighbours, computed once: files named after a digest of all that went into them.
-
-    A file can't be stale: other vectors, another k or another way of computing give another name.
-    The device is not part of it: lists found on one serve on all. Deleting the folder is always
-    safe.
-
-    Args:
-        folder: Where the files are; None: nothing is kept.
-        device: Where neighbours are searched; None: where the vectors are.
-    """
-
-    def __init__(self, folder: Path | None, device: torch.device | None = None) -> None:
-        self.folder = None if folder is None else folder / "neighbours"
-        self._device = device
-
-    def __call__(self, modality: str, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Return the k nearest rows by cosine and their cosines; see `models.base.Neighbours`.
-
-        They are where the vectors are. A file that can't be read is computed anew; one that can't
-        be written is not kept.
-        """
-        if self.folder is None:
-            return self._search(vectors, k)
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file, save_file
-
-        path = self.folder / f"{self._digest(vectors, k)}.safetensors"
-        try:
-            found = load_file(path, device=str(vectors.device))
-            return found["indices"], found["values"]
-        except (OSError, SafetensorError, KeyError):
-            indices, values = self._search(vectors, k)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"indices": indices.contiguous(), "values": values.contiguous()}, partial)
-            partial.replace(path)
-        except (OSError, SafetensorError):
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-        return indices, values
-
-    def _search(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        indices, values = cosine_knn(vectors.to(self._device or vectors.device), k)
-        return indices.to(vectors.device), values.to(vectors.device)
-
-    @staticmethod
-    def _digest(vectors: Tensor, k: int) -> str:
-        state = hashlib.blake2b(
-            f"{VERSION}\0{k}\0{tuple(vectors.shape)}\0{vectors.dtype}".encode(), digest_size=16
-        )
-        # Blocks are digested beside each other, in an order that is always the same: one thread
-        # would take longer than a GPU takes for the search.
-        blocks = torch.split(vectors.detach().cpu().contiguous(), 1024)
-        with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(blocks)))) as threads:
-            for digest in threads.map(_digest_of, blocks):
-                state.update(digest)
-        return state.hexdigest()
-
-
-def _digest_of(block: Tensor) -> bytes:
-    return hashlib.blake2b(block.numpy().data).digest()

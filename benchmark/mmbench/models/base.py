@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, cast
 
 import torch
@@ -94,9 +95,10 @@ class Recommender(nn.Module):
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
         scores_unseen: Whether it can score items that training has not seen; see `scorer`. Where
             that depends on settings, an instance says it, and `represents_unseen` beforehand.
-        first_step_differs: Whether the first step of an epoch computes something else than the
-            others, such as the graph that they read. It is not captured. What it or `start_epoch`
-            makes for captured steps must stay at one place, see `SparseMatrix.placed_in`.
+        by_history: Whether a user is their history alone, so that users whom training has not seen
+            can be scored too.
+        id_weights: Patterns of the names of weights that belong to users or items: a row or a
+            number for each. All others can be carried to another dataset.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -107,7 +109,8 @@ class Recommender(nn.Module):
     legacy_zero_grad: bool = False
     uses_seed: ClassVar[bool] = True
     scores_unseen: bool = False
-    first_step_differs: ClassVar[bool] = False
+    by_history: bool = False
+    id_weights: ClassVar[tuple[str, ...]] = ("user_*", "item_*")
 
     @classmethod
     def represents_unseen(cls, settings: ModelConfig) -> bool:
@@ -125,7 +128,11 @@ class Recommender(nn.Module):
         raise NotImplementedError
 
     def start_epoch(self, epoch: int, seed: int) -> None:
-        """Called before the first batch of each epoch (1-based): the place to rebuild a graph."""
+        """Called before the first batch of each epoch (1-based): the place to rebuild a graph.
+
+        What this or a batch leaves for others must stay where captured steps read it, see
+        `SparseMatrix.placed_in`.
+        """
 
     def lr_factor(self, epoch: int) -> float:
         """Factor of the learning rate in this epoch (1-based); a schedule overrides it."""
@@ -189,9 +196,36 @@ class Recommender(nn.Module):
             {**{k: v for k, v in state if k.endswith(_OPTIMISER_BUFFERS)}, **weights}
         )
 
+    @classmethod
+    def of_ids(cls, name: str) -> bool:
+        """Whether the weight of this name belongs to users or items."""
+        return any(fnmatchcase(name, pattern) for pattern in cls.id_weights)
+
+    def start_from(self, carried: Mapping[str, Tensor]) -> None:
+        """Take over weights that belong to no user or item; the others stay as they start.
+
+        Raises:
+            RuntimeError: A name is unknown, or has another shape.
+        """
+        self.load_weights({**self.weights(), **carried})
+
+    def parameter_counts(self) -> dict[str, int]:
+        """How many trained numbers belong to `ids`, and to no user or item (`others`)."""
+        tables = {
+            f"{name}.values": module.values
+            for name, module in self.named_modules()
+            if isinstance(module, RowTable) and module.update != "frozen"
+        }
+        counts = {"ids": 0, "others": 0}
+        for name, tensor in {**dict(self.named_parameters()), **tables}.items():
+            counts["ids" if self.of_ids(name) else "others"] += tensor.numel()
+        return counts
+
 
 class TrainsContent(Recommender):
     """A model that trains the items' vectors, each modality through a projection of its own."""
+
+    id_weights = (*Recommender.id_weights, "features.*.values")
 
     def _add_content(
         self, vectors: Mapping[str, Tensor], width: int, init: Init, *, weight: str = "default"

@@ -24,6 +24,8 @@ class MostPopular(Recommender):
     uses_features = False
     uses_seed = False
     scores_unseen = True
+    by_history = True
+    id_weights = ("popularity",)
 
     def __init__(
         self, train: TrainSet, content: Content, config: UntrainedConfig, init: Init

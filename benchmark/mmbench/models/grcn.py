@@ -140,6 +140,7 @@ class GRCN(Recommender):
     """Graph-refined convolution over any modalities."""
 
     Config = GRCNConfig
+    id_weights = (*Recommender.id_weights, "preference.*", "confidence", "stale_*")
     cell = Cell(
         modalities="any; pictures, sounds and texts in 2020",
         representation="coordinate",
@@ -179,8 +180,16 @@ class GRCN(Recommender):
             # Xavier draws both signs: pruning cuts an edge whose confidences are all negative.
             self.confidence = start("confidence", n_nodes, len(content))
             self.register_buffer("confident", self._confident_nodes(), persistent=False)
-        if config.stale_inference:
-            # Until the first epoch's last batch, ranking sees the initial tables.
+        self._see_start()
+
+    def start_from(self, carried: Mapping[str, Tensor]) -> None:
+        """See `Recommender.start_from`."""
+        super().start_from(carried)
+        self._see_start()
+
+    def _see_start(self) -> None:
+        """Until the first epoch's last batch, stale ranking sees the initial tables."""
+        if self.config.stale_inference:
             with torch.no_grad():
                 users, items = self._concatenated()
             self.register_buffer("stale_users", users)

@@ -149,7 +149,6 @@ class LATTICE(TrainsContent):
         backbone="lightgcn + learned item graph",
     )
     make_sampler = DistinctUsers
-    first_step_differs = True
 
     raw_values: Tensor  # of each modality's raw graph on the pattern of all, (n_modalities, nnz)
 
@@ -183,13 +182,9 @@ class LATTICE(TrainsContent):
         ]
         self.raw_pattern = raw.pattern
         self.register_buffer("raw_values", torch.stack(values), persistent=False)
-        # The learned and the raw part of S, for one epoch.
+        # The learned and the raw part of S, as the first batch of an epoch built them.
         self.item_graphs: tuple[SparseMatrix, SparseMatrix] | None = None
-        self._placed: tuple[SparseMatrix, SparseMatrix] | None = None
-
-    def start_epoch(self, epoch: int, seed: int) -> None:
-        """The first batch will build S."""
-        self.item_graphs = None
+        self._block = 0  # bytes of cosines at once
 
     def lr_factor(self, epoch: int) -> float:
         """0.96^((epoch - 1) / 50)."""
@@ -202,7 +197,7 @@ class LATTICE(TrainsContent):
         # z and h of the batch's distinct items; equal items share a row.
         items, inverse = distinct(torch.cat([batch.pos, batch.neg]))
         z = self._user_item(torch.cat([batch.users, items + self.n_users]))
-        if self.item_graphs is None:  # the first batch of an epoch
+        if batch.first or self.item_graphs is None:
             # The one batch whose gradient reaches features, projections and modality weights.
             h = self._built_item_rows(items)
         else:
@@ -233,13 +228,18 @@ class LATTICE(TrainsContent):
             total = total + (take(x, nodes) if left and nodes is not None else x)
         return total / (self.config.n_ui_layers + 1)
 
-    def _build(self) -> tuple[SparsePattern, Tensor, Tensor]:
-        """The learned graph's pattern, its values times 1 - λ, and the raw graph's times λ."""
+    def _build(self, *, finite: bool = False) -> tuple[SparsePattern, Tensor, Tensor]:
+        """The learned graph's pattern, its values times 1 - λ, and the raw graph's times λ.
+
+        `finite`: as in `cosine_knn`.
+        """
         content, lists = [], []
         for m in self.features:
-            content.append(self._project(m, None))  # (n_items, content_dim)
-            block = block_bytes(content[-1].device, _BLOCK_BYTES)
-            lists.append(cosine_knn(content[-1], self.k, block_bytes=block)[0])
+            x = self._project(m, None)  # (n_items, content_dim)
+            # A block that was once free is free when the step is captured and replayed, too.
+            self._block = self._block or block_bytes(x.device, _BLOCK_BYTES)
+            content.append(x)
+            lists.append(cosine_knn(x, self.k, block_bytes=self._block, finite=finite)[0])
         union, weights = NeighbourUnion.of(*lists), torch.softmax(self.modality_weights, 0)
         # The choice of neighbours has no gradient; the cosines with the chosen ones have.
         # a_m weighs the cosines before lap and so enters the row sums.
@@ -256,15 +256,15 @@ class LATTICE(TrainsContent):
 
     def _built_item_rows(self, items: Tensor) -> Tensor:
         """Rows of h while S is built, with its gradient; keeps S for the epoch's other batches."""
-        pattern, learned, raw = self._build()
+        # Content that is not finite shows in the loss.
+        pattern, learned, raw = self._build(finite=True)
         # Detached: the other batches must not run a second backward through this one's S.
         graphs = (
             SparseMatrix(pattern, learned.detach()).ready(),
             SparseMatrix(self.raw_pattern, raw.detach()).ready(),
         )
-        before = self._placed or (None, None)
+        before = self.item_graphs or (None, None)
         self.item_graphs = graphs[0].placed_in(before[0]), graphs[1].placed_in(before[1])
-        self._placed = self.item_graphs
         h: Tensor = self.item_embedding
         for _ in range(self.config.n_item_layers):
             h = weighted_product(pattern, learned, h) + weighted_product(self.raw_pattern, raw, h)

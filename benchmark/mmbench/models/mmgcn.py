@@ -33,9 +33,9 @@ Always: the loss is computed stably, where both codes get infinity if a differen
 Users are ranked by fresh embeddings; `stale_inference` ranks by those of the epoch's last batch,
 before its optimiser step, as both codes do.
 
-How it is computed, equal up to rounding: mean(X C) as mean(X) C, so that the mean over raw
-features, and their normalisation, are constants made once and need no gradient; the last layer for
-the batch's users and items only.
+How it is computed, equal up to rounding: mean(X C) as mean(X) C where fewer nodes receive than
+send, so that the mean over raw features is a constant, too, made once; the normalisation of raw
+features is a constant always; the last layer for the batch's users and items only.
 
 Trainable: user_embedding (n_users, d), item_embedding (n_items, d), and in networks.<modality>:
 preference (n_users, k), projection.weight (k, dim), projection.bias (k,), layers.<l>.conv (k or d,
@@ -134,16 +134,23 @@ class Layer(nn.Module):
         self.linear = init.linear(f"{name}.linear", width, d, weight=variant.start)
         self.mix = init.linear(f"{name}.mix", width + d * variant.concatenate, d, weight=start)
 
-    def forward(self, mean: Tensor, x: Tensor, ids: Tensor) -> Tensor:
-        """X_(l+1) of n nodes, (n, d), from mean(X_l) and X_l, both (n, width), and Z (n, d)."""
+    def forward(self, sent: Tensor, mean: SparseMatrix | None, x: Tensor, ids: Tensor) -> Tensor:
+        """X_(l+1) of n nodes, shape (n, d).
+
+        Args:
+            sent: X_l of all nodes of the other side, (m, width); without `mean`, mean(X_l) of the
+                nodes themselves, (n, width).
+            mean: Takes the mean over each node's neighbours, n x m.
+            x: X_l of the nodes, (n, width).
+            ids: Z of the nodes, (n, d).
+        """
         own = linear(x, self.linear.weight, self.linear.bias)
         own = functional.leaky_relu(own, inplace=True) + ids  # O_l, (n, d)
         weight = self.mix.weight
         # `concatenate`: mix splits into the columns for H and those for O.
         if weight.shape[1] > self.width:  # [H | O] mix^T without [H | O]
             weight, own = weight[:, : self.width], linear(own, weight[:, self.width :])
-        # mean(X C) = mean(X) C: the mean comes first, so that it can be a constant.
-        mixed = leaky_mix(mean, self.conv, weight, self.mix.bias) + own
+        mixed = leaky_mix(sent, self.conv, weight, self.mix.bias, mean) + own
         return functional.leaky_relu(mixed, inplace=True)
 
 
@@ -161,7 +168,7 @@ class Network(nn.Module):
     """
 
     content: Tensor  # of the items: raw, or normalised where nothing is projected
-    user_mean: Tensor | None  # mean of the constant content over each user's items, (n_users, dim)
+    user_mean: Tensor | None  # mean of constant content over each user's items, (n_users, dim)
     preference: Tensor
 
     def __init__(
@@ -180,7 +187,8 @@ class Network(nn.Module):
         # Without a projection rn(F) is a constant, and so is its mean over each user's items.
         content = vectors if width else normalise_rows(vectors)
         self.register_buffer("content", content, persistent=False)
-        self.register_buffer("user_mean", None if width else items_of @ content, persistent=False)
+        constant = None if width or _product_first(items_of) else items_of @ content
+        self.register_buffer("user_mean", constant, persistent=False)
         preference = getattr(init, variant.start)(f"{name}.preference", items_of.shape[0], k)
         _add_table(self, "preference", preference, trained=variant.train_preferences)
         self.layers = nn.ModuleList(
@@ -206,15 +214,12 @@ class Network(nn.Module):
         for l, layer in enumerate(self.layers):
             # The last layer runs for the batch's nodes alone; earlier ones feed their neighbours.
             some_users, some_items = nodes if nodes and l == len(self.layers) - 1 else (None, None)
-            constant = self.user_mean if l == 0 else None
-            if constant is None:
-                of_users = _product(items_of, items, some_users)
-            else:
-                of_users = _rows(constant, some_users)
-            # Both sides send X_l: this mean is taken before `users` moves on to X_(l+1).
-            of_items = _product(users_of, users, some_items)
-            users = layer(of_users, _rows(users, some_users), _rows(ids[0], some_users))
-            items = layer(of_items, _rows(items, some_items), _rows(ids[1], some_items))
+            constant = None if l else self.user_mean
+            to_users = _sent(items_of, items, some_users, constant)
+            # Both sides send X_l: this one is taken before `users` moves on to X_(l+1).
+            to_items = _sent(users_of, users, some_items)
+            users = layer(*to_users, _rows(users, some_users), _rows(ids[0], some_users))
+            items = layer(*to_items, _rows(items, some_items), _rows(ids[1], some_items))
         return users, items
 
 
@@ -222,6 +227,7 @@ class MMGCN(Recommender):
     """Multi-modal graph convolution over any modalities."""
 
     Config = MMGCNConfig
+    id_weights = (*Recommender.id_weights, "networks.*.preference", "stale_*")
     cell = Cell(
         modalities="any; pictures, sounds and texts in 2019",
         representation="coordinate",
@@ -260,7 +266,16 @@ class MMGCN(Recommender):
             )
         # The only modality whose preferences are regularised.
         self.first = next(iter(content))
-        if config.stale_inference:
+        self._see_start()
+
+    def start_from(self, carried: Mapping[str, Tensor]) -> None:
+        """See `Recommender.start_from`."""
+        super().start_from(carried)
+        self._see_start()
+
+    def _see_start(self) -> None:
+        """Until the first epoch's last batch, stale ranking sees the initial tables."""
+        if self.config.stale_inference:
             with torch.no_grad():
                 stale_users, stale_items = self.representation()
             self.register_buffer("stale_users", stale_users)
@@ -318,5 +333,17 @@ def _rows(x: Tensor, index: Tensor | None) -> Tensor:
     return x if index is None else take(x, index)
 
 
-def _product(matrix: SparseMatrix, x: Tensor, index: Tensor | None) -> Tensor:
-    return matrix @ x if index is None else matrix.rows(index) @ x
+def _sent(
+    mean: SparseMatrix, x: Tensor, index: Tensor | None, constant: Tensor | None = None
+) -> tuple[Tensor, SparseMatrix | None]:
+    """The first two arguments of a layer for some nodes, or for all; `constant`: mean(x)."""
+    if constant is not None:
+        return _rows(constant, index), None
+    if index is not None:
+        return mean.rows(index) @ x, None
+    return (x, mean) if _product_first(mean) else (mean @ x, None)
+
+
+def _product_first(mean: SparseMatrix) -> bool:
+    """Whether mean(X C) costs less than mean(X) C: the nodes that send are fewer."""
+    return mean.shape[1] < mean.shape[0]

@@ -53,6 +53,7 @@ class _Neighbours(Recommender):
 
     trained = False
     uses_seed = False
+    by_history = True
 
     def __init__(self, train: TrainSet) -> None:
         super().__init__()

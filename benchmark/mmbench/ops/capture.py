@@ -3,19 +3,21 @@
 A replay starts hundreds of kernels with one call, where Python needs ten milliseconds to start them
 one by one. It repeats what the step did to the same memory: the batch is copied to where the
 captured step reads it, and everything else that changes from step to step is on the device already.
+Batches are drawn ahead, so that the device does not wait for them either.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmbench.core.sampling import Batch
+from mmbench.core.sampling import Batch, Sampler
 from mmbench.ops import gpu
 
 _BEFORE = 3  # steps before the first capture: moments are allocated, libraries set up
@@ -25,6 +27,44 @@ _OF_A_SHAPE = 1  # steps of each shape before its capture: its kernels are compi
 def capturable(device: torch.device) -> bool:
     """Whether steps can be captured on this device: an NVIDIA GPU, with Triton's kernels."""
     return device.type == "cuda" and gpu.serves(torch.empty(0, device=device))
+
+
+class DrawnAhead:
+    """The batches of a sampler, drawn while the steps before them still run.
+
+    Otherwise the device would wait at the beginning of each epoch until Python has started the
+    hundred small kernels that draw.
+
+    Args:
+        sampler: Draws the batches, each epoch's all at once.
+        device: Where it draws.
+    """
+
+    def __init__(self, sampler: Sampler, device: torch.device) -> None:
+        self._sampler, self._device = sampler, device
+        # A stream of its own: where drawing waits for a result, it waits for no step.
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._drawn: dict[int, Iterator[Batch]] = {}
+        self._begun = False
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """The batches of one epoch (1-based), in order."""
+        batches = self._drawn.pop(epoch, None) or self._sampler.epoch(epoch)
+        torch.cuda.default_stream(self._device).wait_stream(self._stream)
+        middle = len(self._sampler) // 2
+        for step, batch in enumerate(batches):
+            yield batch
+            if step == middle:  # there is work for the device, and `batches` holds its memory
+                self._draw(epoch + 1)
+
+    def _draw(self, epoch: int) -> None:
+        if not self._begun:  # the sampler's tables were made on the default stream
+            self._stream.wait_stream(torch.cuda.default_stream(self._device))
+            self._begun = True
+        with torch.cuda.stream(self._stream):
+            batches = self._sampler.epoch(epoch)
+            # The first batch is there as soon as all are drawn.
+            self._drawn = {epoch: chain([next(batches)], batches)}
 
 
 class Captured:
@@ -54,34 +94,30 @@ class Captured:
             self._anchor.capture_end()
         self.reason = ""
         self._seen: dict[object, int] = {}
-        self._skip = False
         self.forget()
 
     def forget(self) -> None:
         """Drop what has been captured: tensors that it reads have been replaced."""
         self._graphs: dict[object, tuple[torch.cuda.CUDAGraph, Batch]] = {}
 
-    def start_epoch(self, *, skip_first: bool) -> None:
-        """Called before an epoch's first batch, which may differ from all others: `skip_first`."""
-        self._skip = skip_first
-
     def __call__(self, batch: Batch) -> None:
         """Take one step."""
-        shape, skip, self._skip = _shape(batch), self._skip, False
-        self._seen[shape] = self._seen.get(shape, 0) + (not skip)
+        shape = _shape(batch)
+        self._seen[shape] = self._seen.get(shape, 0) + 1
         default = torch.cuda.default_stream(self._device)
         self._stream.wait_stream(default)
         with torch.cuda.stream(self._stream):
-            if skip or not (shape in self._graphs or self._captures(shape, batch)):
-                self._take(batch)
-            else:
+            if shape in self._graphs or self._captures(shape, batch):
                 graph, held = self._graphs[shape]
                 torch._foreach_copy_(_tensors(held), _tensors(batch))
                 graph.replay()
+            else:
+                self._take(batch)
         default.wait_stream(self._stream)
 
     def _captures(self, shape: object, batch: Batch) -> bool:
-        if self.reason or self._seen[shape] <= (_OF_A_SHAPE if self._graphs else _BEFORE):
+        early = sum(self._seen.values()) <= _BEFORE or self._seen[shape] <= _OF_A_SHAPE
+        if self.reason or early:
             return False
         copies: dict[str, Any] = {name: x.clone() for name, x in _named(batch).items()}
         held = replace(batch, **copies)
@@ -112,7 +148,11 @@ def _tensors(batch: Batch) -> list[Tensor]:
 
 
 def _shape(batch: Batch) -> object:
-    """What two batches have in common that one captured step serves."""
+    """What two batches have in common that one captured step serves.
+
+    An epoch's first batch and its last one are of a shape of their own, for models may do something
+    else with them.
+    """
     values = [getattr(batch, each.name) for each in fields(batch)]
     parts = [(x.shape, x.dtype) if isinstance(x, Tensor) else x for x in values]
     return type(batch), tuple(parts)

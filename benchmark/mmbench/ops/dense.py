@@ -15,7 +15,7 @@ those blocks. The same argument then holds inside the chosen blocks.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,9 @@ from mmbase import gemm as kernels
 from mmbench.errors import NotFiniteError, ShapeError
 from mmbench.ops import gpu
 from mmbench.ops.kernels import apply, array, run, split
+
+if TYPE_CHECKING:
+    from mmbench.ops.sparse import SparseMatrix
 
 _FEW_TILES = 1 << 16  # entries of a result that occupies few processors of a GPU
 _LONGEST = 8192  # summands of an entry up to which sharing them out was measured to pay
@@ -82,9 +85,11 @@ def product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def column_sums(x: Tensor) -> Tensor:
     """The sum of the rows of x, without derivative."""
-    # A GPU has more processors than x has columns: as a product the rows are shared out, too.
-    few = gpu.serves(x) and 0 < len(x) <= _LONGEST
-    return (x.new_ones(1, len(x)) @ x)[0] if few else x.sum(0)
+    if gpu.serves(x):
+        from mmbench.ops.gpu import rows as gpu_kernels
+
+        return gpu_kernels.column_sums(x.contiguous())
+    return x.sum(0)
 
 
 class _Linear(torch.autograd.Function):
@@ -202,17 +207,21 @@ class _Cosines(torch.autograd.Function):
         return gpu_kernels.cosines_backward(x, y, grad.contiguous()), None
 
 
-def leaky_mix(x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor) -> Tensor:
-    """LR(X C) M^T + b with LR(x) = max(x, 0.01 x), differentiable once.
+def leaky_mix(
+    x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor, of: SparseMatrix | None = None
+) -> Tensor:
+    """LR(A X C) M^T + b with LR(x) = max(x, 0.01 x) and A = I by default, differentiable once.
 
-    Equal to the composition; LR(X C) is kept for the backward, but its gradient, as large, exists a
-    block at a time.
+    Equal to the composition. LR(A X C) is kept for the backward; its gradient, as large, exists a
+    block at a time where there is no A. A (X C) has fewer products than (A X) C where A has more
+    rows than columns.
 
     Args:
         x: X, shape (n, k).
         inner: C, shape (k, h).
         outer: M, shape (d, h).
         bias: b, shape (d,).
+        of: A, shape (m, n).
 
     Raises:
         ShapeError: The shapes do not fit.
@@ -221,21 +230,34 @@ def leaky_mix(x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor) -> Tensor:
     if not fits or bias.shape != outer.shape[:1]:
         shapes = [tuple(part.shape) for part in (x, inner, outer, bias)]
         raise ShapeError(f"leaky_mix: {shapes} do not fit")
-    return apply(_LeakyMix, x, inner, outer, bias)
+    return apply(_LeakyMix, x, inner, outer, bias, of)
 
 
 class _LeakyMix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor, of: SparseMatrix | None
+    ) -> Tensor:
         # LR keeps the sign, so that its slope can be read off its result: X C itself is not kept.
-        hidden = functional.leaky_relu(product(x, inner), SLOPE, inplace=True)  # (n, h)
+        hidden = product(x, inner)  # (n, h)
+        if of is not None:
+            hidden = of.pattern.multiply(of.values, hidden)  # (m, h)
+        hidden = functional.leaky_relu(hidden, SLOPE, inplace=True)
+        ctx.of = of
         ctx.save_for_backward(x, inner, outer, hidden)
-        return product(hidden, outer.t(), bias)  # (n, d)
+        return product(hidden, outer.t(), bias)  # (m, d)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, Tensor, None]:
         x, inner, outer, hidden = ctx.saved_tensors
+        if ctx.of is not None:
+            # dM = G^T H; dH = G M through LR, then through A^T to the rows of X C.
+            inside = torch.ops.aten.leaky_relu_backward(product(grad, outer), hidden, SLOPE, True)
+            inside = ctx.of.T.pattern.multiply(ctx.of.T.values, inside)  # (n, h)
+            grad_x = product(inside, inner.t()) if ctx.needs_input_grad[0] else None
+            grad_inner, grad_outer = product(x.t(), inside), product(grad.t(), hidden)
+            return grad_x, grad_inner, grad_outer, column_sums(grad), None
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_inner, grad_outer = torch.zeros_like(inner), torch.zeros_like(outer)
         # Blocks bound the memory of the hidden gradient; other devices take all rows at once.
@@ -251,7 +273,7 @@ class _LeakyMix(torch.autograd.Function):
                 grad_x = product(inside, inner.t())
             elif grad_x is not None:
                 grad_x[part] = product(inside, inner.t())
-        return grad_x, grad_inner, grad_outer, column_sums(grad)
+        return grad_x, grad_inner, grad_outer, column_sums(grad), None
 
 
 # Columns per block, coarse level first, and how much shorter a level must make the rows.

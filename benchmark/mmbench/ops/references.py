@@ -40,9 +40,12 @@ def plain_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return x @ weight.T if bias is None else x @ weight.T + bias
 
 
-def plain_leaky_mix(x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor) -> Tensor:
-    """LR(X C) M^T + b."""
-    return functional.leaky_relu(x @ inner, 0.01) @ outer.T + bias
+def plain_leaky_mix(
+    x: Tensor, inner: Tensor, outer: Tensor, bias: Tensor, of: SparseMatrix | None = None
+) -> Tensor:
+    """LR(A X C) M^T + b."""
+    sent = x if of is None else of.to_dense() @ x
+    return functional.leaky_relu(sent @ inner, 0.01) @ outer.T + bias
 
 
 def plain_propagate(

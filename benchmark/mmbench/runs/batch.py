@@ -137,6 +137,7 @@ class Batch:
         self._load = Loader(progress)
         self.failures: list[tuple[str, str]] = []
         self._series = Series(0)
+        self._said: set[str] = set()
 
     def train_ahead(self, recipes: Iterable[Recipe]) -> None:
         """Train what `run` would train later, if more than one training can run at once."""
@@ -165,11 +166,11 @@ class Batch:
         ended = 0  # trainings of the runs so far
         for group in _by_data(recipes):
             planned = [self._load(recipe) for recipe in group]
-            for asked, (loaded, _) in zip(group, planned, strict=True):
-                remember(asked, loaded)
             for recipe, inputs in planned:  # now, and not after some trainings
                 if restart or not run_folder(self._out, recipe, inputs).complete:
-                    check_data(recipe, inputs)
+                    self._say(check_data(recipe, inputs))
+            for asked, (loaded, _) in zip(group, planned, strict=True):
+                remember(asked, loaded)
             # One at a time, a run is finished before the next one begins: its result is kept
             # whatever happens to those after it.
             waves = [planned] if self._executor.at_once > 1 else [[one] for one in planned]
@@ -195,6 +196,12 @@ class Batch:
     def raise_failures(self) -> None:
         """Raise `SomeFailed` with the list if trainings failed."""
         raise_failures(self.failures)
+
+    def _say(self, line: str) -> None:
+        """Tell a line once."""
+        if line and line not in self._said:
+            self._progress.note(line)
+            self._said.add(line)
 
     def _finish(self, recipe: Recipe, inputs: Inputs) -> Result:
         folder = run_folder(self._out, recipe, inputs)

@@ -81,6 +81,17 @@ class _Trial(_Part):
     failed: str | None = None
 
 
+class _Start(_Part):
+    run: str
+    digest: str
+    system: str
+
+
+class _Parameters(_Part):
+    ids: Count
+    others: Count
+
+
 class RunRecord(_Part):
     """`run.json`."""
 
@@ -91,6 +102,8 @@ class RunRecord(_Part):
     settings: dict[str, Any]
     chosen_trial: Count | None = None
     trials: list[_Trial] = []
+    start_from: _Start | None = None
+    parameters: _Parameters | None = None
     protocol: _Protocol
     timings: _Timings
     peak_memory_bytes: Count | None
@@ -132,6 +145,7 @@ class Trained(_Part):
     threads: Count = 1
     jobs: Count = 1
     pruned: bool = False
+    start_from: _Start | None = None
 
 
 class Failed(_Part):

@@ -109,6 +109,10 @@ class System:
         return pd.concat(columns, axis=1).sort_index()
 
 
+_APART = ("seed", "data", "device", "settings", "grid", "search", "columns", "start_from")
+"""Keys of a recipe that tell no systems apart, or not by themselves."""
+
+
 def find_runs(paths: Sequence[Path]) -> list[FinishedRun]:
     """Read the finished runs among run folders and folders of run folders.
 
@@ -220,8 +224,10 @@ def _others(members: Sequence[FinishedRun]) -> dict[str, Any]:
     run, data = members[0], members[0].record["dataset"]
     flat: dict[str, Any] = {"data": data["name"], "digest": data["digest"]}
     for name, value in run.recipe.dump().items():
-        if name not in ("seed", "data", "device", "settings", "grid", "search", "columns"):
+        if name not in _APART:
             flat |= value if isinstance(value, dict) else {name: value}
+    if (start := run.record.get("start_from")) is not None:
+        flat["start_from"] = start["system"]
     return flat
 
 

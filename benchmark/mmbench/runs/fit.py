@@ -37,7 +37,7 @@ from mmbase.process import (
 from mmbase.progress import Progress
 from mmbench.config import Recipe
 from mmbench.core.sampling import Init
-from mmbench.data.features import neighbour_cache
+from mmbench.data.caches import neighbour_cache
 from mmbench.errors import DataError, Diverged, TrainingError, UsageError
 from mmbench.evaluation.protocol import Setting, rank_all, score, with_selected
 from mmbench.models import model_class
@@ -46,6 +46,7 @@ from mmbench.ops import sparse
 from mmbench.ops.row_table import RowTable
 from mmbench.runs.devices import choose_device, share_device
 from mmbench.runs.folder import RunFolder
+from mmbench.runs.start import read_source
 from mmbench.trainer import EpochRecord, Trainer
 
 POWERCAP = Path("/sys/class/powercap")
@@ -301,7 +302,9 @@ def fit_one(
     pause_s, device = save_every_s(), choose_device(recipe, setting).device
     share_device(device, jobs)
     forget_peak_memory()
-    model = build(recipe, setting)
+    model, started = build(recipe, setting), {}
+    if recipe.start_from is not None:
+        started = {"start_from": read_source(recipe.start_from).carry(model, recipe)}
     trainer = Trainer(
         model,
         training.train,
@@ -360,6 +363,7 @@ def fit_one(
             "threads": torch.get_num_threads(),
             "jobs": jobs,
             **({"pruned": True} if pruned else {}),
+            **started,
         },
     )
     folder.drop_state()

@@ -272,7 +272,7 @@ def _save_tensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]
 ) -> None:
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {**metadata, _DIGEST: _digest(plain, metadata)}
+    metadata = {**metadata, _DIGEST: digest_of(plain, metadata)}
     try:
         _replace(path, lambda partial: _save_file(plain, partial, metadata))
     except SafetensorError as error:
@@ -304,7 +304,7 @@ def _load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
             f"{path}: cannot be read: {error}; train anew with --restart"
         ) from error
     digest = metadata.pop(_DIGEST, None)  # older files have none
-    if digest is not None and digest != _digest(tensors, metadata):
+    if digest is not None and digest != digest_of(tensors, metadata):
         raise TrainingError(
             f"{path}: its content differs from the digest it was written with; train anew with "
             "--restart"
@@ -312,7 +312,7 @@ def _load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def _digest(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+def digest_of(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
     """Return a digest of names, shapes, types and bytes: safetensors has none of its own."""
     digest = hashlib.blake2b(json.dumps(sorted(metadata.items())).encode(), digest_size=16)
     for name, tensor in sorted(tensors.items()):

@@ -18,6 +18,7 @@ from mmbench.data.files import available_splits, known_columns
 from mmbench.data.tables import UNSURE
 from mmbench.evaluation.protocol import Setting, side_data
 from mmbench.models import model_class
+from mmbench.runs.start import with_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +79,11 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
             not read again.
 
     Raises:
-        DataError: The dataset or the store lacks what the recipe needs.
+        DataError: The dataset or the store lacks what the recipe needs, or the run that it starts
+            from is not finished.
     """
+    if recipe.start_from is not None:
+        recipe = recipe.model_copy(update={"start_from": with_digest(recipe.start_from)})
     data = Path(recipe.data)
     if like is None:
         strict = recipe.evaluation.protocol == "strict"
@@ -116,8 +120,8 @@ def _features(recipe: Recipe, data: Path, split: Split) -> dict[str, ItemFeature
         training.item_ids.tolist(),
         recipe.features,
         n_trained=training.n_trained,
-        missing=recipe.missing,
-        scaling=recipe.scaling,
+        treatment=recipe.treatment,
+        train=training.train,
     )
     for modality, one in features.items():
         foreign = trained_on(one.provenance, data, training.split)
@@ -165,12 +169,18 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
         lines.append(
             f"{modality}: {one.name}, {one.vectors.shape[1]:,} numbers per item: {n_present:,} of "
             f"{train.n_items:,} items have a vector, "
-            f"{train.n_items - n_present - one.corrupt:,} missing, {one.corrupt:,} corrupt; "
-            f"{unused} of other items unused"
+            f"{train.n_items - n_present - one.n_masked - one.corrupt:,} missing, "
+            f"{one.corrupt:,} corrupt{_treated(one)}; {unused} of other items unused"
         )
         if one.note:
             lines.append(f"{modality}: {one.note}")
     return lines
+
+
+def _treated(one: ItemFeatures) -> str:
+    """What a mask and a control did to a modality, for its line."""
+    told = f", {one.n_masked:,} masked" if one.n_masked else ""
+    return told + (f"; {one.control} in place of the real ones" if one.control else "")
 
 
 def _relevance(held_out: HeldOut, threshold: float) -> list[str]:
@@ -218,7 +228,7 @@ class Loader:
 
 def same_data(one: Recipe, other: Recipe) -> bool:
     """Whether what one recipe loads serves the other, which may use no content at all."""
-    names = ["data", "columns", "split", "missing", "scaling"]
+    names = ["data", "columns", "split", "treatment"]
     if one.features and other.features:
         names.append("features")
     of_evaluation = ("protocol", "diversity_features", "categories")

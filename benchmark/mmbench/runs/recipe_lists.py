@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
-from mmbench.config import Recipe, for_model
+from mmbench.config import Recipe, for_model, make_recipe
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.models import MODELS, model_class
 
-LISTS = ("data", "missing", "scaling", "model", "seed")
+LISTS = (
+    "data", "missing", "mask", "pattern", "control", "mask_seed", "scaling", "model", "seed",
+)  # fmt: skip
 """Keys that may hold several values, outermost first: every combination is a run."""
 
 
@@ -78,7 +80,7 @@ def _several(key: str, value: object) -> list[Any]:
     several = list(value) if isinstance(value, list | tuple) else [value]
     if not several:
         raise UsageError(f"{key}: an empty list; name at least one")
-    return list(dict.fromkeys(several))
+    return list({json.dumps(one, sort_keys=True, default=str): one for one in several}.values())
 
 
 def _recipe(values: dict[str, Any], models: list[str]) -> Recipe:
@@ -92,16 +94,6 @@ def _recipe(values: dict[str, Any], models: list[str]) -> Recipe:
     if isinstance(search, Mapping) and isinstance(search.get("space"), Mapping):
         space = for_model(model, search["space"], models)
         values["search"] = {**search, "space": space} if space else None
-    try:
-        recipe = Recipe(**values)
-    except ValidationError as error:
-        raise UsageError(first_problem(error, "recipe")) from error
+    recipe = make_recipe(**values)
     recipe.trials()  # refuses a bad combination before anything is trained
     return recipe
-
-
-def first_problem(error: ValidationError, whole: str) -> str:
-    """Return `key: message` of the first validation error; `whole` names the document."""
-    problem = error.errors()[0]
-    where = ".".join(map(str, problem["loc"])) or whole
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"

@@ -13,6 +13,7 @@ from mmbase import gemm
 from mmbase.process import peak_gpu_memory_bytes, peak_memory_bytes
 from mmbench import __version__
 from mmbench.config import Recipe
+from mmbench.data.features import ItemFeatures
 from mmbench.evaluation.scoring import Scores
 from mmbench.ops import sparse
 from mmbench.runs.devices import choose_device
@@ -23,6 +24,22 @@ from mmbench.runs.inputs import Inputs
 def name_of(device: torch.device) -> str:
     """Return a device's one name, however it was spelled: `cuda` is `cuda:0`."""
     return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+
+
+def _induced(recipe: Recipe, one: ItemFeatures) -> dict[str, Any]:
+    """What a mask took from a modality, of training and other items, and what replaces the rest."""
+    told: dict[str, Any] = {}
+    if (share := recipe.mask.get(one.modality)) is not None:
+        told["mask"] = {
+            "share": share,
+            "pattern": recipe.pattern,
+            "seed": recipe.mask_seed,
+            "masked": one.n_masked,
+            "masked_of_other_items": one.n_masked_others,
+        }
+    if one.control is not None:
+        told["control"] = one.control
+    return told
 
 
 def record_of(
@@ -87,6 +104,7 @@ def record_of(
                 "present": int(present[modality].sum()),
                 "missing": int((~present[modality]).sum()),
                 "missing_policy": recipe.missing,
+                **_induced(recipe, one),
                 "scaling": recipe.scaling,
                 "provenance": dict(one.provenance),
             }
@@ -96,6 +114,7 @@ def record_of(
         "approximate": list(recipe.approximate),
         "settings": recipe.settings.model_dump(mode="json"),
         "chosen_trial": chosen,
+        **({"start_from": trained["start_from"]} if "start_from" in trained else {}),
         "protocol": {
             **setting.describe(),
             "digests": dict(inputs.evaluation),

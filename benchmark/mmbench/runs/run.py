@@ -34,6 +34,7 @@ from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs
 from mmbench.runs.record import record_of
 from mmbench.runs.search import fit_trials, trials_of
+from mmbench.runs.start import in_a_sentence, read_source, shapes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +49,8 @@ class Result:
         best_epoch: That epoch.
         tried: The settings that validation chose from a grid.
         slices: Split to slices, as `SliceScores.as_json` gives them.
-        cost: `s/epoch`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training; None where
-            unknown or not measurable.
+        cost: `s/epoch`, `train s`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training,
+            `id weights` and `other weights` that are trained; None where unknown or not measurable.
         trials: The outcome of each trial of a grid or search; see `runs.search.trials_of`.
         no_hits: Splits on which no hit is possible, so that metrics of hits have no value.
     """
@@ -112,14 +113,25 @@ def run(
     return read_result(folder.path)
 
 
-def check_data(recipe: Recipe, inputs: Inputs) -> None:
-    """Refuse a device that is not here, and what can't be scored or selected on.
+def check_data(recipe: Recipe, inputs: Inputs) -> str:
+    """Refuse a device that is not here, what can't be scored or selected on, a start that can't be.
 
-    See `evaluation.protocol.check`.
+    See `evaluation.protocol.check` and `runs.start`.
+
+    Returns:
+        What is carried from another run, and what starts afresh, in words; empty if nothing is.
     """
     setting = inputs.setting_of(recipe)
     choose_device(recipe, setting)
-    check(setting, inputs.split.test, selects=model_class(recipe.model).trained)
+    selects = model_class(recipe.model).trained and bool(recipe.settings.epochs or recipe.searched)
+    check(setting, inputs.split.test, selects=selects)
+    if recipe.start_from is None:
+        return ""
+    source, told = read_source(recipe.start_from), {}
+    source.require_same(recipe, inputs.features, inputs.split.training.digest)
+    for trial in shapes_of(recipe):  # now, and not after some trainings
+        told = source.carry(build(trial, setting), trial)
+    return in_a_sentence(told)
 
 
 def fit(
@@ -182,12 +194,16 @@ def cost_of(record: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the costs in a run's record; see `Result.cost`."""
     timings, energy = record["timings"], record["timings"].get("train_energy_j")
     peaks = [record["peak_memory_bytes"], record["peak_gpu_memory_bytes"]]
+    weights = record.get("parameters") or {}
     return {
         "s/epoch": timings["train_s_per_epoch"],
+        "train s": timings.get("train_s"),
         "evaluation s": timings["evaluation_s"],
         "peak GiB": None if peaks[0] is None else peaks[0] / 2**30,
         "GPU GiB": None if peaks[1] is None else peaks[1] / 2**30,
         "energy J": sum(energy.values()) if isinstance(energy, dict) else None,
+        "id weights": weights.get("ids"),
+        "other weights": weights.get("others"),
     }
 
 
@@ -265,6 +281,7 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     _write_per_user(folder, setting.training, scores)
     selected = {"split": "valid", "metric": outcome["metric"], "value": outcome["value"]}
     record = record_of(recipe, inputs, timings, chosen, scores, outcome)
+    record["parameters"] = model.parameter_counts()
     if chosen is not None:
         record["trials"] = trials_of(read_recipe(folder.recipe_path), folder)
     folder.write_json("run.json", record)

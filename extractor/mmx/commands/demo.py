@@ -16,18 +16,27 @@ _SEED = click.IntRange(0, 2**32 - 1)
 @click.option("--items", metavar="N", type=int, default=800, help="Number of items, at least 24.")
 @click.option("--users", metavar="N", type=int, default=1500, help="Number of users, at least 5.")
 @click.option("--seed", metavar="N", type=_SEED, default=7, help="Another seed, another catalogue.")
+@click.option(
+    "--space",
+    metavar="N",
+    type=_SEED,
+    help="Hidden styles, and how they show, of the catalogue with this seed.  [default: --seed's]",
+)
 @quiet_option
 @verbose_option
-def demo(*, out: Path, items: int, users: int, seed: int, quiet: bool, verbose: bool) -> None:
+def demo(
+    *, out: Path, items: int, users: int, seed: int, space: int | None, quiet: bool, verbose: bool
+) -> None:
     """Generate the synthetic demo catalogue: items with content, and users who like some of them.
 
     \b
     EXAMPLES
       mmx demo
       mmx demo --out /tmp/small --items 100 --users 200
+      mmx demo --out data/other --seed 8 --space 7
     """
     from mmx.demo import write_demo
 
     reporter = progress(quiet=quiet, verbose=verbose)
-    write_demo(out, items=items, users=users, seed=seed, progress=reporter)
+    write_demo(out, items=items, users=users, seed=seed, space=space, progress=reporter)
     click.echo(out.as_posix())

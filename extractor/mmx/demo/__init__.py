@@ -21,7 +21,7 @@ import numpy as np
 
 from mmbase.outputs import remove
 from mmbase.progress import Progress, Silent
-from mmx.demo.latent import Picks, controls, draw_items, draw_picks, style_shares
+from mmx.demo.latent import Picks, controls, draw_items, draw_picks, draw_space, style_shares
 from mmx.demo.render import (
     draw_image,
     encode_image,
@@ -57,6 +57,7 @@ def write_demo(
     items: int = 800,
     users: int = 1500,
     seed: int = 7,
+    space: int | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write the demonstration catalogue as the dataset folder `out`.
@@ -71,6 +72,8 @@ def write_demo(
         items: At least 24.
         users: At least 5; each gets at least five interactions.
         seed: At least 0; determines every byte.
+        space: Seed of the hidden space and of how it is drawn, written and played, if it is not to
+            be that of `seed`: of another catalogue, whose styles and tastes are then shared here.
         progress: Shows finished items.
 
     Raises:
@@ -83,11 +86,14 @@ def write_demo(
         ("--items", items, MIN_ITEMS),
         ("--users", users, MIN_USERS),
         ("--seed", seed, 0),
+        ("--space", seed if space is None else space, 0),
     ):
         if given < least:
             raise UsageError(f"mmx demo: {name} must be at least {least} (got {given})")
     require_pillow()
     parameters = {"items": items, "users": users, "seed": seed}
+    if space not in (None, seed):
+        parameters["space"] = space
     keep_others = _check_target(out, parameters)
     try:
         # One name, so that the next demo takes away what a killed one left.
@@ -156,14 +162,14 @@ def _spell(parameters: dict[str, Any]) -> str:
 
 def _generate(folder: Path, parameters: dict[str, int], progress: Progress) -> None:
     n_items, n_users = parameters["items"], parameters["users"]
-    stream = np.random.SeedSequence(parameters["seed"]).spawn(6)
-    id_rng, item_rng, look_rng, sound_rng, fault_rng, user_rng = (
-        np.random.default_rng(part) for part in stream
-    )
-    latent = draw_items(n_items, item_rng)
+    id_rng, item_rng, look_rng, sound_rng, fault_rng, user_rng = _streams(parameters["seed"])
+    space = draw_space(item_rng, look_rng, sound_rng)
+    if "space" in parameters:
+        space = draw_space(*_streams(parameters["space"])[1:4])
+    latent = draw_items(n_items, space.centres, item_rng)
     item_ids = _item_ids(n_items, id_rng)
-    looks = controls(latent.factors, look_rng, noise=CONTENT_NOISE)
-    sounds = controls(latent.factors, sound_rng, noise=CONTENT_NOISE)
+    looks = controls(latent.factors, space.look, look_rng, noise=CONTENT_NOISE)
+    sounds = controls(latent.factors, space.sound, sound_rng, noise=CONTENT_NOISE)
     shares = style_shares(latent)
     faults = _draw_faults(n_items, fault_rng)
     (folder / "images").mkdir()
@@ -198,6 +204,11 @@ def _generate(folder: Path, parameters: dict[str, int], progress: Progress) -> N
     (folder / "dataset.json").write_text(
         json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
+
+
+def _streams(seed: int) -> list[np.random.Generator]:
+    """Streams of a seed: ids, items, looks, sounds, faults, users."""
+    return [np.random.default_rng(part) for part in np.random.SeedSequence(seed).spawn(6)]
 
 
 def _item_ids(n_items: int, rng: np.random.Generator) -> list[str]:

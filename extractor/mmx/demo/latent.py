@@ -39,6 +39,21 @@ LAST_SECOND = 1_704_067_200  # 2024-01-01 UTC
 
 
 @dataclass(frozen=True)
+class Space:
+    """The hidden space, and how it shows: catalogues of one space differ in items and users alone.
+
+    Attributes:
+        centres: Centre of each style, shape (n_styles, N_FACTORS).
+        look: Rotation of the factors to the knobs of pictures, (N_FACTORS, N_FACTORS).
+        sound: The same for sounds.
+    """
+
+    centres: FloatArray
+    look: FloatArray
+    sound: FloatArray
+
+
+@dataclass(frozen=True)
 class Items:
     """Latent `style (n,)`, `factors (n, N_FACTORS)` and `popularity (n,)` > 0 of the items."""
 
@@ -58,23 +73,33 @@ class Picks:
     timestamp: IntArray
 
 
-def draw_items(n_items: int, rng: np.random.Generator) -> Items:
+def draw_space(
+    items: np.random.Generator, looks: np.random.Generator, sounds: np.random.Generator
+) -> Space:
+    """Draw a space: the first numbers of the streams that go on with items, looks and sounds."""
+    centres = items.standard_normal((len(STYLES), N_FACTORS))
+    rotations = (np.linalg.qr(rng.standard_normal((N_FACTORS,) * 2))[0] for rng in (looks, sounds))
+    return Space(centres, *rotations)
+
+
+def draw_items(n_items: int, centres: FloatArray, rng: np.random.Generator) -> Items:
     """Draw items, about equally many per style, with a log-normal popularity apart from style."""
-    centres = rng.standard_normal((len(STYLES), N_FACTORS))
     style = rng.permutation(np.arange(n_items) % len(STYLES))
     factors = centres[style] + SCATTER * rng.standard_normal((n_items, N_FACTORS))
     return Items(style, factors, centres, rng.lognormal(0.0, POPULARITY_SIGMA, n_items))
 
 
-def controls(factors: FloatArray, rng: np.random.Generator, *, noise: float) -> FloatArray:
+def controls(
+    factors: FloatArray, rotation: FloatArray, rng: np.random.Generator, *, noise: float
+) -> FloatArray:
     """Mix the factors to `N_FACTORS` knobs in (0, 1) per item, as they show in one modality.
 
     Args:
         factors: Shape (n, N_FACTORS).
-        rng: Decides the modality's own rotation and the noise.
+        rotation: The modality's own, shape (N_FACTORS, N_FACTORS).
+        rng: Decides the noise.
         noise: Standard deviation of the modality's own part; the factors have about 1.
     """
-    rotation, _ = np.linalg.qr(rng.standard_normal((N_FACTORS, N_FACTORS)))
     seen = factors @ rotation + noise * rng.standard_normal(factors.shape)
     return np.asarray(1.0 / (1.0 + np.exp(-1.5 * seen)))
 

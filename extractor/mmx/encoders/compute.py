@@ -151,7 +151,8 @@ def _on_own_stream(device: torch.device) -> Iterator[None]:
         _mark_start()
         try:
             yield
-            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            # Such an event lets the thread sleep; others would keep a processor busy with waiting.
+            end = torch.cuda.Event(enable_timing=True, blocking=True)  # type: ignore[no-untyped-call]
             end.record(stream)
             end.synchronize()
             _count(stream, _thread.began, end)
@@ -205,6 +206,22 @@ def stacked(
         _mark_start()  # putting them together was no work of the device
         _thread.has_begun = True
     return pinned.to(device, non_blocking=True)
+
+
+def fetched(vectors: torch.Tensor) -> NDArray[np.float32]:
+    """Return a result as an fp32 array; while a GPU computes it, this thread sleeps."""
+    import torch
+
+    values = vectors.float()
+    if values.device.type != "cuda":
+        return values.cpu().numpy()
+    # A plain copy would wait by asking the device over and over, on a processor that could load.
+    pinned = torch.empty(values.shape, dtype=torch.float32, pin_memory=True)
+    pinned.copy_(values, non_blocking=True)
+    there = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    there.record(torch.cuda.current_stream(values.device))
+    there.synchronize()
+    return pinned.numpy().copy()  # so that the page-locked memory is free again
 
 
 class _ExactArithmetic:

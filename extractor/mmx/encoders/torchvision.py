@@ -36,16 +36,14 @@ from mmx.encoders.base import (
     versions,
 )
 from mmx.encoders.batching import POOLINGS, pool
-from mmx.encoders.compute import checked_device, forward_pass, prepared, stacked
-from mmx.encoders.decoding import check_pixels
+from mmx.encoders.compute import checked_device, fetched, forward_pass, prepared, stacked
+from mmx.encoders.decoding.cropping import Cropping
 from mmx.encoders.decoding.jpegs import (
     EncodedJpeg,
     checked_decoder,
     decoder_told,
     decoder_versions,
-    open_picture,
     scaled,
-    size_of,
 )
 from mmx.encoders.listings import (
     TORCHVISION,
@@ -73,10 +71,17 @@ class TorchvisionEncoder(Encoder):
         models = require("torchvision.models")
         name = request.model.lower()
         device = checked_device(request)
-        self._decoder, self._nvjpeg = request.decoder, checked_decoder(request, device)
+        self._nvjpeg = checked_decoder(request, device)
         tag, path = _which_weights(request, models.get_model_weights(name))
         random = request.weights == "random"
         self._transforms = transforms = tag.transforms()
+        modes = require("torchvision.transforms.functional").pil_modes_mapping
+        self._cropping = Cropping(
+            request.decoder,
+            transforms.resize_size[0],
+            transforms.crop_size[0],
+            int(modes[transforms.interpolation]),
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(request.seed)
             model = models.get_model(name, weights=None, **_options(name, tag, random=random))
@@ -130,27 +135,16 @@ class TorchvisionEncoder(Encoder):
 
         With nvjpeg, a JPEG file is only read.
         """
-        picture = open_picture(content, self._decoder)
-        size = size_of(picture)
-        scale = self._transforms.resize_size[0] / min(size)
-        # Checked before it is enlarged: a line of 1 x 30,000 becomes enormous.
-        check_pixels(*(max(1, int(side * scale)) for side in size))
-        return picture if isinstance(picture, EncodedJpeg) else self._cropped(picture)
+        return self._cropping.load(content, self._cropped_tensor)
 
-    def _cropped(self, picture: Any) -> NDArray[np.uint8]:
-        """Of a picture of Pillow, or a tensor (3, height, width)."""
-        if hasattr(picture, "permute"):
-            pixels = self._cropped_tensors(picture).permute(1, 2, 0)
-            return np.ascontiguousarray(pixels.numpy())
-        functional = require("torchvision.transforms.functional")
-        reference = self._transforms
-        picture = functional.resize(
-            picture,
-            reference.resize_size,
-            interpolation=reference.interpolation,
-            antialias=reference.antialias,
-        )
-        return np.asarray(functional.center_crop(picture, reference.crop_size))
+    def loader(self) -> Any:
+        """Pillow crops, and files are read, without torch."""
+        return self if self._cropping.decoder == "torchvision" else self._cropping
+
+    def _cropped_tensor(self, picture: Tensor) -> NDArray[np.uint8]:
+        """(3, height, width) to (crop, crop, 3)."""
+        pixels = self._cropped_tensors(picture).permute(1, 2, 0)
+        return np.ascontiguousarray(pixels.numpy())
 
     def _cropped_tensors(self, pictures: Tensor) -> Tensor:
         """(..., 3, height, width) to (..., 3, crop, crop)."""
@@ -167,7 +161,7 @@ class TorchvisionEncoder(Encoder):
     def encode(self, batch: Sequence[NDArray[np.uint8] | EncodedJpeg]) -> NDArray[np.float32]:
         """Return the layer's pooled output, shape (len(batch), dim)."""
         with forward_pass(self._device, self.spec.precision):
-            return self._forward(self._pixels(batch))[: len(batch)].float().cpu().numpy()
+            return fetched(self._forward(self._pixels(batch))[: len(batch)])
 
     def _pixels(self, batch: Sequence[Any]) -> Tensor:
         """Loaded items as one batch, filled up: (b, height, width, 3) uint8."""
@@ -178,7 +172,7 @@ class TorchvisionEncoder(Encoder):
         pixels = self._nvjpeg.batch(
             batch,
             prepare=lambda x: self._cropped_tensors(x).permute(0, 2, 3, 1),
-            otherwise=self._cropped,
+            otherwise=self._cropping.cropped,
         )
         short = (self.batch_size or 0) - len(pixels)
         return torch.cat([pixels, pixels[-1:].expand(short, -1, -1, -1)]) if short > 0 else pixels

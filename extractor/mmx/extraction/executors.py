@@ -20,7 +20,15 @@ from typing import NamedTuple, Protocol, TypeVar
 from mmbase.process import available_cpus
 from mmx.encoders import Encoder
 from mmx.extraction.passes import PassClock, Rows, WindowResult, encode_batch, is_on_cpu
-from mmx.extraction.processes import Processes, affordable, impossible, portable
+from mmx.extraction.processes import (
+    LIGHT_PROCESS_BYTES,
+    PROCESS_BYTES,
+    Processes,
+    affordable,
+    impossible,
+    loaders_of,
+    portable,
+)
 from mmx.extraction.summary import LoadingReport
 from mmx.extraction.tuning import Setting, Tuner, Wish
 from mmx.extraction.window import (
@@ -37,6 +45,9 @@ from mmx.extraction.window import (
 
 HELD_BYTES = 1 << 28
 """Loaded items that wait for the encoder: above this size each worker loads one span at most."""
+
+MANY_ROWS = 1024
+"""Fewer contents are loaded by threads, unless they are measured to be in each other's way."""
 
 PASSES_ON_GPU = 2
 """Concurrent forward passes on a GPU: while one computes, the next batch is made and copied.
@@ -171,6 +182,8 @@ class LocalExecutor:
         # Two windows ahead keep the workers busy while the encoder computes; more would only cost
         # memory. Each device has windows of its own.
         ahead = 2 * n_devices * -(-plan.window // span_rows(plan, workers)) + workers
+        if plan.device != "cpu":  # a late span keeps no other loader waiting
+            ahead += workers
         loading.tuner.n_ahead = ahead
         parts = pool.map_ahead(
             loading.load,
@@ -206,19 +219,22 @@ class _Loading:
         on_cpu = all(task.plan.device == "cpu" for task in tasks)
         self._n_rows = len(plan.items)
         self._portable = b""
-        unfit = impossible()
-        if wish == "auto" and (on_cpu or plan.config.modality == "textual"):
-            unfit = "tokenizers need no processes"
-        elif wish != "threads" and not unfit:
-            try:
-                encoders = [task.encoder for task in tasks]
-                self._portable = portable(encoders, plan.config.background)
-            except ValueError as error:
-                unfit = str(error)
+        unfit, light = impossible(), False
         processors = available_cpus()
+        if wish == "auto" and plan.config.modality == "textual":
+            # Tokenizers hold no lock, so that there is nothing to find out.
+            wish, workers = "threads", workers or processors
+        elif wish != "threads" and not (unfit or (wish == "auto" and on_cpu)):
+            loaders, light = loaders_of([task.encoder for task in tasks])
+            try:
+                self._portable = portable(loaders, plan.config.background)
+            except ValueError as error:
+                unfit, light = str(error), False
+        each_bytes = LIGHT_PROCESS_BYTES if light else PROCESS_BYTES
         self.tuner = Tuner(
-            wish, workers, processors, on_cpu=on_cpu, most_processes=affordable(processors),
-            unfit=unfit,
+            wish, workers, processors, on_cpu=on_cpu, unfit=unfit,
+            most_processes=affordable(processors, each_bytes),
+            at_once=light and self._n_rows >= MANY_ROWS,
         )  # fmt: skip
         self.most_workers = self.tuner.most_workers
         self.in_processes = self.tuner.setting.how == "processes"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -93,10 +94,10 @@ def read(
         for place, (encoder, loaded) in enumerate(zip(encoders, items, strict=True))
         if encoder is not None and loaded is not None
     ]
-    if _take_many([encoder for _, encoder, _ in takers], contents):
+    if _are_texts(contents):  # nothing is decoded
         for number, encoder, loaded in takers:
             found.own_s[number] -= own_work_s()
-            loaded += _load_many(encoder, contents, load_one)
+            loaded += _load_texts(encoder, contents, load_one)
             found.own_s[number] += own_work_s()
         found.left = [k for k in range(len(contents)) if any(of[k] is LEFT for *_, of in takers)]
         found.n_bytes, takers = sum(map(_size, contents)), []
@@ -121,23 +122,19 @@ def read(
     return found
 
 
-def _take_many(encoders: Sequence[Encoder], contents: Sequence[Content]) -> bool:
-    """Whether contents are texts, and all encoders have a way of their own to load many."""
+def _are_texts(contents: Sequence[Content]) -> bool:
+    return all(content is None or isinstance(content, str | ContentError) for content in contents)
+
+
+def _load_texts(encoder: Encoder, contents: Sequence[Content], load_one: LoadOne) -> list[Loaded]:
+    """Load texts, in one call where the encoder has a way of its own to load many."""
     usual = getattr(Encoder, "load_many", None)
-    own = (getattr(type(encoder), "load_many", usual) is not usual for encoder in encoders)
-    texts = (content is None or isinstance(content, str | ContentError) for content in contents)
-    return all(own) and all(texts)
-
-
-def _load_many(encoder: Encoder, contents: Sequence[Content], load_one: LoadOne) -> list[Loaded]:
-    """Load texts in one call; one by one where that fails, to find out which is at fault."""
-    texts = [content for content in contents if isinstance(content, str)]
-    load_many: Any = getattr(encoder, "load_many", None)
-    try:
-        many = iter(load_many(texts))
-        return [next(many) if isinstance(content, str) else content for content in contents]
-    except Exception:  # noqa: BLE001 - raised again by the item that causes it
-        return [_loaded(encoder, content, load_one) for content in contents]
+    if getattr(type(encoder), "load_many", usual) is not usual:
+        texts = [content for content in contents if isinstance(content, str)]
+        with suppress(Exception):  # raised again by the item that causes it
+            many = iter(encoder.load_many(texts))
+            return [next(many) if isinstance(content, str) else content for content in contents]
+    return [_loaded(encoder, content, load_one) for content in contents]
 
 
 def _loaded(encoder: Encoder, content: Content, load_one: LoadOne) -> Loaded:

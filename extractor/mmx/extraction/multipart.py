@@ -6,6 +6,7 @@ finds the files.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,15 @@ class Several:
         """Learn from whole contents, not from parts."""
         self.encoder.fit(contents)
         self.spec = self.encoder.spec
+
+    def loader(self) -> Any:
+        """The same around the encoder's own loader."""
+        inner = getattr(self.encoder, "loader", lambda: self.encoder)()
+        if inner is self.encoder:
+            return self
+        light = copy.copy(self)
+        light.encoder = inner
+        return light
 
     def load(self, content: Any) -> Parts:
         """Return the loaded parts, in order, without absent files as long as one is there.

@@ -23,6 +23,7 @@ from mmstore.reader import FeatureSet
 from mmstore.writer import FeatureSetWriter
 from mmx.encoders import Encoder
 from mmx.errors import DataError, Interrupted
+from mmx.extraction.background import ahead
 from mmx.extraction.executors import Executor
 from mmx.extraction.passes import Rows, WindowResult
 from mmx.extraction.plan import Plan
@@ -31,6 +32,10 @@ from mmx.extraction.window import Task
 
 FLUSH_S = 2.0
 """Seconds between flushes: a killed run loses what was computed since then."""
+
+_HELD, _HELD_RAGGED = 32, 2
+"""Results that wait to be written while a GPU computes, at most; of ragged encoders they are
+large."""
 
 _COLLECT_ROWS = 4096  # vectors that wait to be written together, where windows are smaller
 
@@ -64,6 +69,7 @@ class SetJob:
         self.stages = stages
         self.n_rows = len(plan.items)
         self.already_complete = writer.finished
+        self.began = time.perf_counter()  # the loop over the items
         self.failure: DataError | None = None  # why the run has to stop
         self._n_corrupt = writer.counts()[Status.CORRUPT]
         self._limit = plan.run.failure_limit(self.n_rows)
@@ -109,6 +115,8 @@ class SetJob:
                 "What was computed is kept; raise the limit, or repair the files and add "
                 "--retry-failed"
             )
+        if len(result.rows) and not self.stages.first_s:
+            self.stages.first_s = time.perf_counter() - self.began
         if n_dealt_with:
             self.stages.n_items += n_dealt_with
             limit = self.stages.bottleneck()
@@ -233,6 +241,8 @@ def run(jobs: Sequence[SetJob], executor: Executor, progress: Progress) -> None:
         job.stages.device, job.stages.n_devices = job.encoder.device, 1 + len(job.others)
     label = f"{plan.config.modality}/{' + '.join(job.encoder.spec.name for job in jobs)}"
     began = flushed = time.perf_counter()
+    for job in jobs:
+        job.began = began
     try:
         with progress.task(label, total, _n_done(jobs)) as task, StopRequest() as stop:
             results = executor.run(
@@ -241,6 +251,10 @@ def run(jobs: Sequence[SetJob], executor: Executor, progress: Progress) -> None:
                 stopping=lambda: stop.requested or any(job.failure for job in jobs),
             )
             try:
+                if all(job.encoder.device != "cpu" for job in jobs):
+                    # The next passes start while this thread writes to the disk.
+                    held = min(_HELD_RAGGED if job.encoder.ragged else _HELD for job in jobs)
+                    results = ahead(results, held)
                 with closing(results):
                     for place, result in results:
                         jobs[place].take(result, progress, task)

@@ -45,6 +45,8 @@ _PROGRAM = (
 )
 PROCESS_BYTES = 400 << 20
 """Memory of a loading process that has imported torch and torchvision; 368 MB were measured."""
+LIGHT_PROCESS_BYTES = 100 << 20
+"""The same of one that has imported NumPy and Pillow only."""
 
 _GROUPS = Path("/sys/fs/cgroup")
 _ARENA_BYTES = 1 << 23  # of several blocks; a larger block has a mapping of its own
@@ -54,8 +56,17 @@ _TRIES = 2  # to load the same contents
 _STARTS = 3  # to replace a process
 
 
-def portable(encoders: Sequence[Encoder], background: str | None) -> bytes:
-    """Return what a loading process needs of encoders: all but weights and compiled networks.
+def loaders_of(encoders: Sequence[Encoder]) -> tuple[list[Any], bool]:
+    """Return what loads for encoders elsewhere, and whether all of it starts without delay."""
+    loaders = [getattr(encoder, "loader", lambda one=encoder: one)() for encoder in encoders]
+    light = all(one is not encoder for one, encoder in zip(loaders, encoders, strict=True))
+    return loaders, light
+
+
+def portable(encoders: Sequence[Any], background: str | None) -> bytes:
+    """Return what a loading process needs of encoders, or of what loads for them.
+
+    That is all but weights and compiled networks.
 
     Raises:
         ValueError: An encoder cannot be sent to another process, or is of a program that no other
@@ -66,7 +77,8 @@ def portable(encoders: Sequence[Encoder], background: str | None) -> bytes:
         if type(encoder).__module__ == "__main__":
             raise ValueError("the encoder belongs to the program itself")
         one = copy.copy(encoder)
-        one.proven = None
+        if getattr(one, "proven", None) is not None:
+            one.proven = None
         light.append(one)
     stream = io.BytesIO()
     try:
@@ -110,7 +122,7 @@ def impossible() -> str:
     return ""
 
 
-def affordable(processors: int) -> int:
+def affordable(processors: int, each_bytes: int = PROCESS_BYTES) -> int:
     """Return how many loading processes this machine takes: at least 1.
 
     Half of the free memory is enough for them, and a container may have less processor time than
@@ -121,7 +133,7 @@ def affordable(processors: int) -> int:
     if limit is not None and used is not None:
         memory_bytes.append(limit - used)
     free = min((one for one in memory_bytes if one is not None), default=None)
-    most = processors if free is None else min(processors, free // 2 // PROCESS_BYTES)
+    most = processors if free is None else min(processors, free // 2 // each_bytes)
     quota, period = _numbers("cpu.max")
     if quota is None:
         quota, period = _number("cpu/cpu.cfs_quota_us"), _number("cpu/cpu.cfs_period_us")

@@ -196,6 +196,7 @@ class Stages(Costs):
         fit_s: Seconds of fitting the encoder.
         write_s: Seconds of writing and flushing.
         loop_s: Seconds from the first item to the last.
+        first_s: Seconds of them until the first vectors were there.
         n_items: Items that this run dealt with.
         long_items: What became of items that were too long: `truncated` or `chunked`.
         workers: Concurrent loads; on a processor concurrent forward passes, too.
@@ -207,6 +208,7 @@ class Stages(Costs):
     fit_s: float = 0.0
     write_s: float = 0.0
     loop_s: float = 0.0
+    first_s: float = 0.0
     n_items: int = 0
     long_items: str = "truncated"
     workers: int = 0
@@ -298,6 +300,8 @@ class Summary:
             "disk_busy": stages.disk_busy_s,
             "device_busy": stages.device_busy_s,
             "write": stages.write_s,
+            "first": stages.first_s,
+            "loop": stages.loop_s,
             "total": self.elapsed_s,
         }
         return {

@@ -1,6 +1,8 @@
 """How contents are loaded: in threads or in processes and how many at a time, found by measuring.
 
-On a GPU the first seconds of a run are trials. Each way of loading gets a second, and the one by
+Where a loading process starts in a fraction of a second, because it needs no large library, as many
+as there are processors load from the first item on, and fewer stay if those are as fast. Otherwise,
+on a GPU, the first seconds of a run are trials. Each way of loading gets a second, and the one by
 which most items came through stays. Processes cost seconds to start, so they are tried only where
 the processors could load far more than what the threads were measured to load, and where so much is
 left to do that the start pays. On a processor nothing is tried: the threads that load also encode,
@@ -68,6 +70,8 @@ class Tuner:
         most_processes: How many processes are started where no number is given; None: one for each
             processor.
         unfit: Why processes cannot load these contents; empty if they can.
+        at_once: Whether processes start in a fraction of a second. They then load from the first
+            item on, and only their number is found by measuring.
         clock: Seconds.
 
     Attributes:
@@ -89,10 +93,13 @@ class Tuner:
         on_cpu: bool,
         most_processes: int | None = None,
         unfit: str = "",
+        at_once: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._given, self._processors, self._clock = workers, processors, clock
         self._unfit = unfit
+        if wish == "auto" and at_once and not (on_cpu or unfit):
+            wish = "processes"
         self._count = workers or most_processes or processors
         self._rates: list[Rate] = []
         self._why = ""

@@ -32,7 +32,8 @@ WINDOW_BYTES = 1 << 28
 """A segment ends with the item by which its loaded items exceed this size."""
 
 _SPAN_ROWS = 256  # rows that are loaded at once, at most
-_SPAN_ROWS_FOR_GPU = 16  # and at least: to hand a span over costs the interpreter 0.5 ms
+_SPAN_ROWS_FOR_GPU = 32  # and at least: to hand a span over costs the interpreter 0.5 ms
+_SPAN_FILES = 128  # at least, of files that are only read
 
 
 ReadElsewhere: TypeAlias = Callable[[Sequence[bool], Sequence[Content]], Reading]
@@ -152,7 +153,8 @@ def span_rows(plan: Plan, workers: int) -> int:
     """Return the rows per span; one sound, which can be long, so that few are held at any time."""
     if plan.config.modality == "audio":
         return 1
-    fewest = 1 if plan.device == "cpu" else min(_SPAN_ROWS_FOR_GPU, plan.window)
+    fewest = _SPAN_FILES if plan.config.decoder == "nvjpeg" else _SPAN_ROWS_FOR_GPU
+    fewest = 1 if plan.device == "cpu" else min(fewest, plan.window)
     return max(fewest, min(_SPAN_ROWS, plan.window // (2 * workers)))
 
 

@@ -25,6 +25,9 @@ from mmx.extraction.loading import Reading, load_or_leave, read
 UNASKED_BYTES = 1 << 24
 """What a process decodes without asking for memory: a picture of 4 million pixels."""
 
+NICENESS = 5
+"""Of a loading process, beside that of the run."""
+
 ALIGNMENT = 64
 """Bytes; arrays begin at multiples of it."""
 
@@ -97,6 +100,8 @@ class _AskingBudget(memory.ByteBudget):
 def main(descriptor: int) -> None:
     """Serve requests until the other end is closed."""
     tune_process(one_arena=True)
+    # The threads that keep the device busy come first: what is loaded late is only loaded late.
+    os.nice(NICENESS)
     connection = Connection(descriptor)
     try:
         _serve(connection)

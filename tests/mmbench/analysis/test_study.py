@@ -19,7 +19,7 @@ from tests.conftest import REPOSITORY
 from tests.mmbench.conftest import write_dataset
 
 from mmbench.analysis.report.reproduction import claims, index, page
-from mmbench.analysis.report.results import Line, Reproduction
+from mmbench.analysis.report.results import COSTS, Line, Reproduction
 from mmbench.analysis.study import read_study
 from mmbench.commands import reproduce as reproduce_module
 from mmbench.commands.reproduce import reproduce
@@ -316,9 +316,7 @@ def test_given_split_files_are_taken_and_never_mixed(place: Path, tmp_path: Path
 
 
 def line(model: str, values: list[dict[str, float | None]], published: dict[str, float]) -> Line:
-    cost = dict.fromkeys(
-        ("train_s_per_epoch", "train_cpu_s", "evaluation_s", "peak_memory_bytes", "energy_j")
-    )
+    cost = dict.fromkeys(COSTS)
     return Line(
         model,
         [f"runs/{model}"] * len(values),

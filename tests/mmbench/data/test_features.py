@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,16 +10,10 @@ import torch
 from tests.elsewhere import elsewhere
 
 from mmbench.config import Recipe, make_settings
-from mmbench.core.content import MissingPolicy
-from mmbench.data import features
-from mmbench.data.features import (
-    POLICIES,
-    ItemFeatures,
-    NeighbourCache,
-    cache_folder,
-    load_features,
-    neighbour_cache,
-)
+from mmbench.data import caches
+from mmbench.data.caches import NeighbourCache, cache_folder, neighbour_cache
+from mmbench.data.features import ItemFeatures, load_features
+from mmbench.data.treatment import Treatment
 from mmbench.errors import DataError
 from mmbench.ops.knn import cosine_knn
 from mmbench.runs.fit import build
@@ -55,7 +48,8 @@ def store(tmp_path: Path) -> Path:
 
 
 def load(store: Path, **options: object) -> ItemFeatures:
-    (one,) = load_features(store, IDS, n_trained=4, **options).values()  # type: ignore[arg-type]
+    treatment = Treatment(**options)  # type: ignore[arg-type]
+    (one,) = load_features(store, IDS, n_trained=4, treatment=treatment).values()
     return one
 
 
@@ -113,23 +107,6 @@ def test_the_mean_of_training_items_stands_in(store: Path, scaling: str) -> None
     np.testing.assert_array_equal(one.vectors[one.present], zeros.vectors[one.present])
 
 
-@pytest.mark.parametrize("name", POLICIES)
-def test_every_policy_fills_and_learns_from_training_items_alone(name: MissingPolicy) -> None:
-    rng = np.random.default_rng(0)
-    vectors, present = rng.standard_normal((12, 5)).astype(np.float32), rng.random(12) < 0.6
-    vectors[~present] = np.nan
-    filled = POLICIES[name](vectors.copy(), present, 8)
-    assert np.isfinite(filled).all()
-    np.testing.assert_array_equal(filled[present], vectors[present])
-    other = vectors.copy()
-    other[8:][present[8:]] += 1
-    np.testing.assert_array_equal(POLICIES[name](other, present, 8)[:8], filled[:8])
-
-
-def test_policies_are_those_of_recipes() -> None:
-    assert set(POLICIES) == set(get_args(MissingPolicy))
-
-
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
@@ -138,7 +115,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         made.append(k)
         return cosine_knn(vectors, k)
 
-    monkeypatch.setattr(features, "cosine_knn", count)
+    monkeypatch.setattr(caches, "cosine_knn", count)
     return made
 
 
@@ -208,7 +185,7 @@ def test_neighbours_are_searched_where_training_will_be(
         searched.append(vectors.device)
         return cosine_knn(vectors, k)
 
-    monkeypatch.setattr(features, "cosine_knn", spy)
+    monkeypatch.setattr(caches, "cosine_knn", spy)
     for cache in (str(tmp_path), "off"):
         monkeypatch.setenv("MMBENCH_CACHE", cache)
         with elsewhere() as device:
@@ -281,7 +258,7 @@ def test_neighbours_are_exact_whatever_the_run_before_was(
         precisions.append(torch.get_float32_matmul_precision())
         return cosine_knn(vectors, k)
 
-    monkeypatch.setattr(features, "cosine_knn", spy)
+    monkeypatch.setattr(caches, "cosine_knn", spy)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:

@@ -129,10 +129,11 @@ class Problem:
     def batch(self, rows: Mapping[str, Any], epoch: int, step: int) -> Pairs:
         """The reference's batch as ours; without negatives where our sampler has none."""
         users, pos, neg = (torch.from_numpy(rows[key]) for key in ("users", "pos", "neg"))
-        clock, last = torch.tensor([epoch, step]), step == len(self.epochs[epoch - 1]) - 1
+        clock = torch.tensor([epoch, step])
+        ends = step == 0, step == len(self.epochs[epoch - 1]) - 1
         if self.name == "bm3":
-            return Pairs(0, clock, last, users, pos)
-        return Triples(0, clock, last, users, pos, neg)
+            return Pairs(0, clock, *ends, users, pos)
+        return Triples(0, clock, *ends, users, pos, neg)
 
     def run(
         self, after: Sequence[int] = (1, 2, 30), visit: Callable[[int], None] = lambda step: None

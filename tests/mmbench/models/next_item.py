@@ -40,7 +40,7 @@ class UserHistories:
         for step, clock in enumerate(clocks(epoch, len(self), self.device)):
             rows = users[step * self.batch_size : (step + 1) * self.batch_size]
             items = histories(self.train, rows).to(self.device)
-            yield Histories(self.seed, clock, step == len(self) - 1, items)
+            yield Histories(self.seed, clock, step == 0, step == len(self) - 1, items)
 
 
 def histories(train: TrainSet, users: np.ndarray) -> Tensor:
@@ -55,6 +55,7 @@ class NextItem(Recommender):
 
     Config = ModelConfig
     uses_features = False
+    id_weights = ("before", "after")
     make_sampler = UserHistories
 
     def __init__(self, train: TrainSet, features: Content, config: ModelConfig, init: Init) -> None:

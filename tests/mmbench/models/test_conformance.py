@@ -295,6 +295,53 @@ def test_neighbours_score_the_history_that_is_known(
     assert not torch.equal(found, expected)
 
 
+def others() -> tuple[TrainSet, Content]:
+    """Another dataset: more users and more items than `block_train`, vectors as wide."""
+    rng = np.random.default_rng(5)
+    users, items = np.nonzero(rng.random((29, 19)) < 0.3)
+    draw = torch.Generator().manual_seed(5)
+    vectors = {m: torch.randn(19, d, generator=draw) for m, d in (("visual", 6), ("textual", 5))}
+    return TrainSet.from_pairs(users, items, 29, 19), Content.complete(vectors)
+
+
+STALE: list[tuple[str, Preset]] = [(name, {"stale_inference": True}) for name in ("grcn", "mmgcn")]
+
+
+@pytest.mark.parametrize(("name", "preset"), [*CASES, *STALE])
+def test_the_weights_of_ids_are_those_whose_shape_follows_users_and_items(
+    name: str, preset: Preset, block_train: TrainSet, block_features: Content
+) -> None:
+    here, there = (
+        make(name, *data, **preset)[0] for data in ((block_train, block_features), others())
+    )
+    shapes = [{key: x.shape for key, x in model.weights().items()} for model in (here, there)]
+    assert shapes[0].keys() == shapes[1].keys()
+    for key, shape in shapes[0].items():
+        assert here.of_ids(key) == (shape != shapes[1][key]), key
+    counts, trained = here.parameter_counts(), dict(here.named_parameters())
+    trained |= {f"{key}.values": x.values for key, x in here.named_modules() if hasattr(x, "moved")}
+    assert counts["ids"] == sum(x.numel() for key, x in trained.items() if here.of_ids(key))
+    assert sum(counts.values()) == sum(x.numel() for x in trained.values())
+
+
+@pytest.mark.parametrize(("name", "preset"), [*TRAINED, *STALE])
+def test_a_model_starts_from_what_one_of_another_dataset_learned(
+    name: str, preset: Preset, block_train: TrainSet, block_features: Content
+) -> None:
+    source = fit(name, block_train, block_features, 2, **preset)
+    carried = {key: x for key, x in source.weights().items() if not source.of_ids(key)}
+    fresh, started = (make(name, *others(), seed=9, **preset)[0] for _ in range(2))
+    started.start_from(carried)
+    for key, value in started.weights().items():
+        expected = carried[key] if key in carried else fresh.weights()[key]
+        assert torch.equal(value, expected) or key.startswith("stale_"), key
+    if preset.get("stale_inference"):  # and not by what the weights were before
+        start, now = dict(preset, stale_inference=False), others()[0]
+        alike = make(name, *others(), seed=9, **start)[0]
+        alike.start_from(carried)
+        assert torch.equal(scores(started, now), scores(alike, now))
+
+
 @pytest.mark.parametrize("name", ["most-popular", "random", "content-knn", "vbpr"])
 def test_models_of_content_and_controls_score_unseen_items(name: str) -> None:
     assert kind(name).scores_unseen

@@ -7,6 +7,7 @@ import torch
 
 from mmbench.errors import ShapeError
 from mmbench.ops.dense import leaky_mix, normalise_rows
+from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 
 @pytest.mark.parametrize("block", [1, 4])
@@ -32,5 +33,9 @@ def test_the_backward_of_leaky_mix_sums_over_blocks(
 def test_shapes_must_fit() -> None:
     with pytest.raises(ShapeError, match="leaky_mix"):
         leaky_mix(torch.ones(2, 3), torch.ones(4, 4), torch.ones(2, 4), torch.ones(2))
+    pattern = SparsePattern(torch.tensor([0, 1]), torch.tensor([0]), 5)
+    with pytest.raises(ShapeError, match="1 x 5"):
+        mean = SparseMatrix(pattern, torch.ones(1))
+        leaky_mix(torch.ones(2, 4), torch.ones(4, 4), torch.ones(2, 4), torch.ones(2), mean)
     with pytest.raises(ShapeError, match="matrix"):
         normalise_rows(torch.ones(3))

@@ -56,7 +56,8 @@ def of_linear(draw: Example) -> Arguments:
 def of_leaky_mix(draw: Example) -> Arguments:
     n, k, h, d = (draw.size(20) for _ in range(4))
     wide = draw.normal(d, h + 2)  # the mix of a concatenation is a view
-    return [draw.normal(n, k), draw.normal(k, h), wide[:, 1:-1], draw.normal(d)], {}
+    mean = {"of": draw.matrix(draw.size(20), n)} if draw.seed % 2 else {}
+    return [draw.normal(n, k), draw.normal(k, h), wide[:, 1:-1], draw.normal(d)], mean
 
 
 def of_cosines(draw: Example) -> Arguments:

@@ -8,6 +8,7 @@ from tests.mmbench.interpreted import interpreted
 from tests.mmbench.ops.test_fused import EXAMPLES, NOT_DIFFERENTIATED, TOLERANCE, Example, results
 
 from mmbench.core.philox import Stream
+from mmbench.ops.dense import column_sums
 from mmbench.ops.draws import kept
 from mmbench.ops.references import FUSED
 from mmbench.ops.row_table import RowTable
@@ -73,6 +74,14 @@ def test_long_rows_are_summed_in_parts() -> None:
         whole, part = matrix @ x, matrix.rows(some) @ x
     torch.testing.assert_close(whole, matrix.to_dense() @ x, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(part, (matrix.to_dense() @ x)[some], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (256, 3), (257, 33), (256 * 256 + 1, 2), (0, 4), (3, 0)])
+def test_columns_are_summed(shape: tuple[int, int]) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    with interpreted():
+        found = column_sums(x)
+    torch.testing.assert_close(found, x.sum(0), rtol=1e-12, atol=1e-10)
 
 
 def test_equal_rows_are_added_in_their_order() -> None:

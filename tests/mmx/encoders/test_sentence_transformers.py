@@ -132,8 +132,9 @@ def tokens_of(loaded: list[Any]) -> list[dict[str, list[int]]]:
 
 
 @pytest.mark.parametrize("prompt", [None, "the novel of"])
+@pytest.mark.parametrize("direct", [True, False])
 def test_many_texts_are_tokenised_in_one_call(
-    tmp_path: Path, prompt: str | None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, prompt: str | None, direct: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -146,7 +147,14 @@ def test_many_texts_are_tokenised_in_one_call(
     ]
     encoder: Any = create(str(folder), modality="textual")
     calls: list[int] = []
-    tokenizer = type(encoder._model.tokenizer)
+    tokenizer, encode_many = type(encoder._model.tokenizer), encoder._encode_many
+    assert encode_many is not None
+
+    def counted_directly(texts: list[str]) -> Any:
+        calls.append(len(texts))
+        return encode_many(texts)
+
+    encoder._encode_many = counted_directly if direct else None
     call = tokenizer.__call__
 
     def counted(self: Any, texts: Any, **options: Any) -> Any:
@@ -189,7 +197,7 @@ def test_where_the_library_does_more_texts_are_tokenised_one_by_one(
     library = SentenceTransformer(str(tiny), device="cpu")
     expected = [library.preprocess([text])["input_ids"][0].tolist() for text in TEXTS]
     encoder: Any = create(str(tiny), modality="textual")
-    assert encoder._rest is None
+    assert encoder._rest is None and encoder._encode_many is None
     assert [one["input_ids"] for one in tokens_of(encoder.load_many(TEXTS))] == expected
 
 

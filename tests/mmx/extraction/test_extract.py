@@ -563,6 +563,6 @@ def test_the_summary_as_json_and_text(tmp_path: Path) -> None:
     }  # fmt: skip
     assert set(document["this_run"]["seconds"]) == {
         "fit", "decode_cpu", "wait_for_decode", "wait_for_disk", "encode", "wait_for_encode",
-        "decode_busy", "disk_busy", "device_busy", "write", "total",
+        "decode_busy", "disk_busy", "device_busy", "write", "first", "loop", "total",
     }  # fmt: skip
     assert "b: cannot decode bad" in summary.as_text()

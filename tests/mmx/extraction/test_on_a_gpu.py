@@ -80,7 +80,7 @@ def test_a_pass_within_a_pass_is_counted_once_and_an_error_leaves_no_trace(
     class Event:
         """The time of its recording; every event lies 5 ms after the one before."""
 
-        def __init__(self, *, enable_timing: bool) -> None:
+        def __init__(self, *, enable_timing: bool, blocking: bool = False) -> None:
             assert enable_timing
 
         def record(self, stream: Any = None) -> None:

@@ -161,3 +161,15 @@ def test_on_a_processor_nothing_is_measured() -> None:
 def test_what_ends_early_says_so() -> None:
     machine = Machine(locked, n_left=100)
     assert "too short" in machine.run().report().why
+
+
+def test_processes_that_start_at_once_load_from_the_first_item_on() -> None:
+    machine = Machine(locked)
+    tuner = machine.run(at_once=True)
+    assert tuner.setting == Setting("processes", 16)
+    assert {rate.how for rate in tuner.report().rates} == {"processes"}
+    assert Tuner("auto", None, 16, on_cpu=False, at_once=True).wanted_processes == 16
+    for more in ({"unfit": "no"}, {"on_cpu": True}, {"wish": "threads"}):
+        given: dict[str, Any] = {"wish": "auto", "on_cpu": False, "at_once": True, **more}
+        other = Tuner(given.pop("wish"), None, 16, **given)
+        assert (other.setting.how, other.wanted_processes) == ("threads", 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmbase.errors import install_extra
 from mmbench.analysis.report.pages import Block, Page, Table, put
 from mmbench.analysis.report.plots import learning_curves, trade_offs
-from mmbench.analysis.report.results import Line, Reproduction
+from mmbench.analysis.report.results import COSTS, Line, Reproduction
 from mmbench.analysis.report.tables import number
 from mmbench.metrics import sign
 
@@ -202,15 +202,22 @@ def _order(values: Mapping[str, float], metric: str) -> str:
 
 
 def _cost_table(part: Reproduction) -> Table:
-    seconds = ("seconds per epoch", "CPU seconds of training", "seconds of evaluation")
-    head = ["", *seconds, "peak memory of the process, GiB", "joules of training"]
+    seconds = (
+        "seconds per epoch", "seconds of training", "CPU seconds of training",
+        "seconds of evaluation",
+    )  # fmt: skip
+    weights = ("weights of users and items", "other weights")
+    head = ["", *seconds, "peak memory of the process, GiB", "joules of training", *weights]
     rows = []
     for line in part.lines:
         peak, energy = line.cost["peak_memory_bytes"], line.cost["energy_j"]
-        spent = (line.cost[key] for key in ("train_s_per_epoch", "train_cpu_s", "evaluation_s"))
+        spent = (line.cost[key] for key in COSTS[:4])
         gib = "-" if peak is None else f"{peak / 2**30:.2f}"
-        joules = "-" if energy is None else f"{energy:,.0f}"
-        rows.append([line.model, *map(_cell, spent), gib, joules])
+        joules, *counts = (
+            "-" if one is None else f"{one:,.0f}"
+            for one in (energy, line.cost["ids"], line.cost["others"])
+        )
+        rows.append([line.model, *map(_cell, spent), gib, joules, *counts])
     return Table(head, rows)
 
 

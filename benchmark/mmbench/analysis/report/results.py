@@ -14,7 +14,11 @@ from mmbench.runs.run import cost_of
 
 Values = Mapping[str, float | None]
 
-COSTS = ("train_s_per_epoch", "train_cpu_s", "evaluation_s", "peak_memory_bytes", "energy_j")
+COSTS = (
+    "train_s_per_epoch", "train_s", "train_cpu_s", "evaluation_s", "peak_memory_bytes", "energy_j",
+    "ids", "others",
+)  # fmt: skip
+"""Of a run's record: timings, memory, energy, and trained weights of ids and others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +129,7 @@ def line_of(
     for record in records:
         peak, energy = record["peak_memory_bytes"], cost_of(record)["energy J"]
         costs.append({**record["timings"], "peak_memory_bytes": peak, "energy_j": energy})
+        costs[-1] |= record.get("parameters") or {}
     return Line(
         model,
         [str(run) for run in runs],

@@ -54,11 +54,16 @@ def print_costs(rows: Sequence[Row]) -> None:
         for name in rows[0].seeds[0]
     }
     columns = {
-        name: [f"{statistics.median(values):.3g}" if values else "-" for values in of_rows]
+        name: [_cost(statistics.median(values)) if values else "-" for values in of_rows]
         for name, of_rows in known.items()
         if any(of_rows)
     }
     _print_table("cost", "model", rows, columns, {})
+
+
+def _cost(value: float) -> str:
+    """Return three digits of a measured number, all of a count."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _print_blocks(

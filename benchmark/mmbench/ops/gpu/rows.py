@@ -11,6 +11,7 @@ from torch import Tensor
 
 _SMALLEST_NORM: Any = tl.constexpr(1e-12)  # of rows of unit length
 _SMALLEST_FACTOR: Any = tl.constexpr(1e-8)  # of a cosine
+_ROWS, _COLUMNS = 256, 32  # of a block that one program adds up
 
 
 @triton.jit
@@ -59,6 +60,16 @@ def _cosines(x, y, grad, out, d, BACKWARD: tl.constexpr, WIDTH: tl.constexpr):
         tl.store(out + row, cosine)
 
 
+@triton.jit
+def _block_sums(x, out, n, d, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    block = tl.program_id(0).to(tl.int64)
+    row = block * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    within = (row < n)[:, None] & (column < d)[None, :]
+    tile = tl.load(x + row[:, None] * d + column[None, :], within, 0.0)
+    tl.store(out + block * d + column, tl.sum(tile, 0), column < d)
+
+
 def normalise(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of unit length (n, d), and the lengths they were divided by, (n, 1). Contiguous."""
     unit, norms = torch.empty_like(x), x.new_empty(len(x), 1)
@@ -87,6 +98,22 @@ def cosines(x: Tensor, y: Tensor) -> Tensor:
 def cosines_backward(x: Tensor, y: Tensor, grad: Tensor) -> Tensor:
     """The gradient of x, (n, d), from that of the cosines, (n,). Contiguous."""
     return _of_rows(x, y, grad, torch.empty_like(x), backward=True)
+
+
+def column_sums(x: Tensor) -> Tensor:
+    """The sum of the rows of x (n, d), in a fixed order, (d,). Contiguous."""
+    if not x.numel():
+        return x.sum(0)
+    n, d = x.shape
+    width = min(_COLUMNS, triton.next_power_of_2(d))
+    # A program per block of rows: a GPU has more processors than x has columns.
+    while True:
+        out = x.new_empty(triton.cdiv(n, _ROWS), d)
+        grid = len(out), triton.cdiv(d, width)
+        _block_sums[grid](x, out, n, d, ROWS=_ROWS, WIDTH=width, num_warps=8)
+        if len(out) == 1:
+            return out[0]
+        x, n = out, len(out)
 
 
 def _of_rows(x: Tensor, y: Tensor, grad: Tensor, out: Tensor, *, backward: bool) -> Tensor:
