@@ -67,19 +67,10 @@ from torch.nn import functional
 from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Init, Triples
 from mmbench.errors import UsageError
+from mmbench.models import cells
 from mmbench.models.alignment import contrasted
 from mmbench.models.backbones import Towers, over_graph
 from mmbench.models.base import Content, Known, ModelConfig, Recommender, Score, bpr_loss
-from mmbench.models.cells import (
-    FACTORS,
-    Backbone,
-    Choice,
-    FusionStage,
-    Ids,
-    Query,
-    Representation,
-    Side,
-)  # fmt: skip
 from mmbench.models.operators import Fusion, Operator, asked, fused_scores
 from mmbench.ops.dense import linear, normalise_rows
 from mmbench.ops.graph import bipartite, row_normalised, symmetric_normalised
@@ -92,16 +83,16 @@ Who = Literal["user", "item"]
 class SchemaConfig(ModelConfig):
     """Settings of the schema."""
 
-    representation: Representation = Field("coordinate", description="joint or coordinate")
-    fusion: FusionStage = Field("early", description="early, intermediate or late")
+    representation: cells.Representation = Field("coordinate", description="joint or coordinate")
+    fusion: cells.FusionStage = Field("early", description="early, intermediate or late")
     operator: Operator = Field(
         "concat",
         description="concat, sum, mean, product, max, weighted, attention or gate",
     )
-    query: Query = Field("shared", description="attention: shared, or asked by the user")
-    side: Side = Field("item", description="who has content: item, user or both")
-    ids: Ids = Field("both", description="whose ids are trained: both, users or none")
-    backbone: Backbone = Field("dot", description="dot, mlp or lightgcn")
+    query: cells.Query = Field("shared", description="attention: shared, or asked by the user")
+    side: cells.Side = Field("item", description="who has content: item, user or both")
+    ids: cells.Ids = Field("both", description="whose ids are trained: both, users or none")
+    backbone: cells.Backbone = Field("dot", description="dot, mlp or lightgcn")
     n_layers: int = Field(2, ge=1, description="L of mlp and lightgcn")
     normalise: bool = Field(True, description="content of unit length, with a bias before")
     reg_weight: float = Field(1e-2, ge=0, description="weight of the squared parts of a batch")
@@ -126,9 +117,9 @@ class SchemaConfig(ModelConfig):
         return self
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> cells.Choice:
         """The cell of the schema."""
-        return Choice(**{name: getattr(self, name) for name in FACTORS})
+        return cells.Choice(**{name: getattr(self, name) for name in cells.FACTORS})
 
 
 class Schema(Recommender):
@@ -140,7 +131,7 @@ class Schema(Recommender):
         super().__init__()
         self.config, self.choice, self.modalities = config, config.choice, tuple(content)
         self.sizes = {"user": train.n_users, "item": train.n_items}
-        self.scores_unseen = self.choice.scores_unseen
+        self.scores_unseen, self.by_history = self.choice.scores_unseen, config.ids == "none"
         joint = config.representation == "joint"
         if config.alignment_weight and len(content) < 2:
             raise UsageError(
@@ -345,14 +336,14 @@ class Schema(Recommender):
 
     def scorer(self, known: Known) -> Score:
         """Users by their ids and the history that is known, unseen items by their content."""
-        n_items = self.sizes["item"]
-        users, items = self._represented(self._by_history(known), self._parts("item"))
-        n_unseen = known.n_items - n_items
+        of_users, n_users = self._known_users(known), self.sizes["user"]
+        trained = [x[:n_users] for x in of_users]
+        users, items = self._represented(trained, self._parts("item"))
+        if len(of_users[0]) > n_users:
+            users = self._with_others("user", users, [x[n_users:] for x in of_users])
+        n_unseen = known.n_items - len(items[0])
         if n_unseen and self.scores_unseen:
-            unseen = self._alone("item", self._before("item", self._unseen(known)))
-            unseen = self._after("item", unseen)
-            items = [torch.cat(pair) for pair in zip(items, unseen, strict=True)]
-            n_unseen = 0
+            items, n_unseen = self._with_others("item", items, self._unseen(known)), 0
         columns = [z.T.contiguous() for z in items]
 
         def score(rows: Tensor) -> Tensor:
@@ -366,8 +357,13 @@ class Schema(Recommender):
 
         return score
 
-    def _by_history(self, known: Known) -> list[Tensor]:
-        """P_u of all users, their content from the history that is known."""
+    def _with_others(self, who: Who, z: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
+        """What is compared of trained rows, and behind them of others, which have no edges."""
+        others = self._after(who, self._alone(who, self._before(who, parts)))
+        return [torch.cat(pair) for pair in zip(z, others, strict=True)]
+
+    def _known_users(self, known: Known) -> list[Tensor]:
+        """P_u of all users that are known, their content from their history there."""
         if not self.choice.has_content("user"):
             return self._ids("user")
         products = self._products(self._stored("item"))

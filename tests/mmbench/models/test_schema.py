@@ -73,7 +73,7 @@ class Golden:
     def batches(self, epoch: int) -> Iterator[Triples]:
         for step, rows in enumerate(self.epochs[epoch - 1]):
             parts = (torch.from_numpy(rows[key]) for key in ("users", "pos", "neg"))
-            yield Triples(0, torch.tensor([epoch, step]), False, *parts)
+            yield Triples(0, torch.tensor([epoch, step]), step == 0, False, *parts)
 
     def scores(self) -> Tensor:
         return scores(self.model, self.train)
@@ -359,6 +359,29 @@ def test_users_are_scored_by_the_history_that_is_known(
         found = model.scorer(Known(usual.n_items, usual.content, lambda: swapped))(torch.arange(2))
     torch.testing.assert_close(found, expected.flip(0))
     assert not torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("backbone", ["dot", "mlp", "lightgcn"])
+def test_a_user_whom_training_has_not_seen_is_scored_by_history(
+    backbone: str, block_train: TrainSet, block_features: Content
+) -> None:
+    model, _ = conformance.make(
+        "schema", block_train, block_features, **without_ids(backbone=backbone)
+    )
+    assert model.by_history
+    usual, last = known(block_train, block_features), block_train.items[block_train.users == 23]
+    more = Histories(
+        np.append(block_train.indptr, block_train.n_edges + last.size),
+        np.append(block_train.items, last),
+        None,
+    )
+    with torch.inference_mode():
+        expected = model.scorer(usual)(torch.arange(24))
+        found = model.scorer(Known(usual.n_items, usual.content, lambda: more))(torch.arange(25))
+    torch.testing.assert_close(found[:24], expected)
+    if backbone != "lightgcn":  # where the trained one has neighbours
+        torch.testing.assert_close(found[24], expected[23])
+    assert torch.isfinite(found[24]).all()
 
 
 def test_an_unseen_copy_of_an_item_scores_what_its_content_scores(
