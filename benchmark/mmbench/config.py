@@ -195,19 +195,17 @@ class Recipe(BaseModel):
     )
     missing: str = Field(
         "mean",
-        description="Replacement of an absent vector: a policy of docs/missing.md, with settings "
-        "e.g. pagerank:alpha=0.2.",
+        description="Replacement of an absent vector: mean, zeros, drop, propagation, pagerank, … "
+        "(docs/missing.md), with settings: pagerank:alpha=0.2.",
     )
     mask: dict[str, Share] = Field(
-        {}, description="Share of a modality's vectors that is taken away, in [0, 1)."
+        {}, description="Share of a modality's vectors that is taken away, in [0, 1): visual=0.3."
     )
     pattern: Pattern = Field("random", description="Whose vectors a mask takes first.")
     control: dict[str, Control] = Field(
         {}, description="Replacement of a modality's vectors: shuffled, noise, constant, absent."
     )
-    mask_seed: int = Field(
-        0, ge=0, description="Seed of masks, controls and random vectors; --seed is not."
-    )
+    mask_seed: int = Field(0, ge=0, description="Seed of masks, controls and the policy random.")
     scaling: Scaling = Field("none", description="Scaling of the vectors, before.")
     start_from: StartFrom | None = Field(
         None,
@@ -242,11 +240,6 @@ class Recipe(BaseModel):
     def _policy(cls, given: object) -> str:
         return spelled(given)
 
-    @field_validator("mask")
-    @classmethod
-    def _material(cls, shares: dict[str, float]) -> dict[str, float]:
-        return {modality: share for modality, share in shares.items() if share}
-
     @model_validator(mode="before")
     @classmethod
     def _typed_settings(cls, values: Any) -> Any:
@@ -261,6 +254,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Recipe:
+        self.treatment.require_fit(self.model, self.settings, self.features)
         if self.search is not None:
             if self.grid:
                 raise ValueError("grid and search: give one of them")
@@ -291,16 +285,23 @@ class Recipe(BaseModel):
 
     @property
     def treatment(self) -> Treatment:
-        """What is done to the stored vectors."""
-        return Treatment(
+        """What is done to the stored vectors, as far as it matters to the model."""
+        asked = Treatment(
             self.missing, self.scaling, self.mask, self.pattern, self.control, self.mask_seed
         )
+        return asked.material(uses_features=model_class(self.model).uses_features)
+
+    @property
+    def loads_features(self) -> bool:
+        """Whether content is read: for the model, or to say which items there are."""
+        return model_class(self.model).uses_features or self.treatment.policy.DROPS
 
     def dump(self) -> dict[str, Any]:
         """The recipe as plain JSON values, everything spelled out that matters."""
-        plain, uses_features = self.model_dump(mode="json"), model_class(self.model).uses_features
-        plain["missing"] = self.treatment.policy_for(uses_features=uses_features)
-        for name in self.treatment.immaterial(uses_features=uses_features):
+        treatment = self.treatment
+        what = {"missing": treatment.missing, "mask": dict(treatment.mask)}
+        plain = self.model_dump(mode="json") | what
+        for name in treatment.immaterial:
             del plain[name]
         if self.start_from is None:
             del plain["start_from"]  # a run is named after its recipe: without one as ever

@@ -128,6 +128,9 @@ class Setting:
             test = "the user's training and validation items"
             trained = "the user's training items"
             chosen["masked"] = {"valid": trained, "test": test if strict else trained}
+        if dropped := self.training.dropped:
+            chosen["dropped"] = dict(dropped)
+            chosen["candidates"] += f", but for {dropped['items']:,} without {dropped['without']}"
         return chosen | {
             "relevant": f"rating >= {evaluation.threshold:g}",
             "users_without_list": "score 0" if strict else "left out",

@@ -130,6 +130,12 @@ class Choice:
                 found[name] = good
         return found
 
+    def ways_out(self) -> str:
+        """The same in words that follow an error; nothing if no one setting helps."""
+        near = self.neighbours().items()
+        ways = "; or ".join(f"{name}={'|'.join(values)}" for name, values in near)
+        return f"; with the rest as it is: {ways}" if ways else ""
+
 
 FACTORS: dict[str, tuple[str, ...]] = {
     name: get_args(kind) for name, kind in get_type_hints(Choice).items()

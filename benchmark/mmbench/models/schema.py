@@ -56,7 +56,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Literal, cast
 
 import torch
@@ -73,9 +73,9 @@ from mmbench.models.backbones import Towers, over_graph
 from mmbench.models.base import Content, Known, ModelConfig, Recommender, Score, bpr_loss
 from mmbench.models.operators import Fusion, Operator, asked, fused_scores
 from mmbench.ops.dense import linear, normalise_rows
-from mmbench.ops.graph import bipartite, row_normalised, symmetric_normalised
+from mmbench.ops.graph import bipartite, mean_of_items, symmetric_normalised
 from mmbench.ops.rows import Grouped, distinct, pair_scores, take
-from mmbench.ops.sparse import SparseMatrix, SparsePattern
+from mmbench.ops.sparse import SparseMatrix
 
 Who = Literal["user", "item"]
 
@@ -86,8 +86,7 @@ class SchemaConfig(ModelConfig):
     representation: cells.Representation = Field("coordinate", description="joint or coordinate")
     fusion: cells.FusionStage = Field("early", description="early, intermediate or late")
     operator: Operator = Field(
-        "concat",
-        description="concat, sum, mean, product, max, weighted, attention or gate",
+        "concat", description="concat, sum, mean, product, max, weighted, attention or gate"
     )
     query: cells.Query = Field("shared", description="attention: shared, or asked by the user")
     side: cells.Side = Field("item", description="who has content: item, user or both")
@@ -107,13 +106,8 @@ class SchemaConfig(ModelConfig):
         if why is None and self.alignment_weight and self.representation == "joint":
             why = "a joint vector has nothing to align: alignment_weight needs coordinate"
         if why is not None:
-            near = self.choice.neighbours()
-            ways = "; or ".join(f"{name}={'|'.join(values)}" for name, values in near.items())
-            ways = f"; with the rest as it is: {ways}" if ways else ""
-            raise UsageError(
-                f"schema: {why} (got {self.choice}){ways}; `mmbench models schema` lists all "
-                "combinations"
-            )
+            told = f"{why} (got {self.choice}){self.choice.ways_out()}"
+            raise UsageError(f"schema: {told}; `mmbench models schema` lists all combinations")
         return self
 
     @property
@@ -126,13 +120,23 @@ class Schema(Recommender):
     """The formal schema: representation, fusion, operator, side, ids and backbone are settings."""
 
     Config = SchemaConfig
+    learns_absent = True
 
     def __init__(self, train: TrainSet, content: Content, config: SchemaConfig, init: Init) -> None:
         super().__init__()
         self.config, self.choice, self.modalities = config, config.choice, tuple(content)
         self.sizes = {"user": train.n_users, "item": train.n_items}
-        self.scores_unseen, self.by_history = self.choice.scores_unseen, config.ids == "none"
+        self.scores_unseen = self.choice.scores_unseen
+        # A graph's users are those of training: another one has no edges there.
+        self.by_history = config.ids == "none" and config.backbone != "lightgcn"
         joint = config.representation == "joint"
+        self.stand_ins = content.stand_ins()
+        self.widths = {m: x.shape[1] for m, x in content.vectors.items()}
+        if len(self.stand_ins) and not self.learns_absent_with(config):
+            raise UsageError(
+                "schema: the policy learned needs side=item: a user's content is a mean of stored "
+                "vectors, which a trained stand-in is not"
+            )
         if config.alignment_weight and len(content) < 2:
             raise UsageError(
                 f"schema: alignment_weight: there is one modality ({', '.join(content)}) and "
@@ -149,7 +153,7 @@ class Schema(Recommender):
         for place, x in enumerate(stored.values()):
             self.register_buffer(f"item_content_{place}", x, persistent=False)
             if self.choice.has_content("user"):
-                mean = _mean_of_history(train, x.dtype) @ x
+                mean = mean_of_items(train, x.dtype) @ x
                 self.register_buffer(f"user_content_{place}", mean, persistent=False)
         self._add_ids("user", tuple(stored), init)
         self._add_ids("item", tuple(stored), init)
@@ -202,16 +206,16 @@ class Schema(Recommender):
             self.graph = symmetric_normalised(bipartite(train), dtype=dtype)
 
     @classmethod
+    def learns_absent_with(cls, settings: ModelConfig) -> bool:
+        """Where users have no content: theirs is a mean of stored vectors."""
+        return not cast(SchemaConfig, settings).choice.has_content("user")
+
+    @classmethod
     def represents_unseen(cls, settings: ModelConfig) -> bool:
         """Where an item has content, and its id decides nothing alone."""
         return cast(SchemaConfig, settings).choice.scores_unseen
 
     # ------------------------------------------------------------------------------ representation
-
-    def _products(self, stored: Sequence[Tensor]) -> list[Tensor]:
-        """W y of the stored vectors y of each content part, (n, d) each."""
-        layers = cast("list[nn.Linear]", list(self.projection.values()))
-        return [linear(y, layer.weight) for y, layer in zip(stored, layers, strict=True)]
 
     def _mu(self, products: Sequence[Tensor]) -> list[Tensor]:
         """The representation c of stored vectors y, from W y, (n, d) each."""
@@ -225,10 +229,24 @@ class Schema(Recommender):
         """C of all users or items, (n, k) for each content part."""
         return [self.get_buffer(f"{who}_content_{place}") for place in range(len(self.projection))]
 
-    def _content(self, who: Who, rows: Tensor | None) -> list[Tensor]:
-        """c_x, or each c_x^m, of some rows or of all, (n, d) each."""
-        stored = self._stored(who)
-        return self._mu(self._products(stored if rows is None else [y[rows] for y in stored]))
+    def _projected(self, stored: Sequence[Tensor]) -> list[Tensor]:
+        """W y of the stored vectors y of each content part, (n, d) each."""
+        layers = cast("list[nn.Linear]", list(self.projection.values()))
+        return [linear(y, layer.weight) for y, layer in zip(stored, layers, strict=True)]
+
+    def _products(self, who: Who, rows: Tensor | None = None) -> list[Tensor]:
+        """W y of some rows or of all; items without content have stand-ins, (n, d) each."""
+        stored = [y if rows is None else y[rows] for y in self._stored(who)]
+        # A user's content is a mean of stored vectors: there are no stand-ins then.
+        if who == "user" or not len(self.stand_ins):
+            return self._projected(stored)
+        if self.config.representation == "joint":
+            return self._projected([self.stand_ins.side_by_side(stored[0], self.widths, rows)])
+        named = zip(self.modalities, self._projected(stored), strict=True)
+        weight = {m: cast(nn.Linear, self.projection[m]).weight for m in self.modalities}
+        return [
+            self.stand_ins.put_in(m, x, partial(linear, weight=weight[m]), rows) for m, x in named
+        ]
 
     def _ids(self, who: Who, rows: Tensor | None = None) -> list[Tensor]:
         """The trained parts of some rows (distinct) or of all, (n, d) each."""
@@ -238,7 +256,7 @@ class Schema(Recommender):
 
     def _parts(self, who: Who, rows: Tensor | None = None) -> list[Tensor]:
         """P_x of some rows (distinct) or of all, (n, d) each."""
-        content = self._content(who, rows) if self.choice.has_content(who) else []
+        content = self._mu(self._products(who, rows)) if self.choice.has_content(who) else []
         return self._ids(who, rows) + content
 
     # -------------------------------------------------------------------- fusion and the backbone
@@ -293,7 +311,8 @@ class Schema(Recommender):
         terms["l2"] = norms * (self.config.reg_weight / (2 * size))
         if self.config.alignment_weight:
             has = self.choice.has_content("item")
-            content = of_items[-len(self.modalities) :] if has else self._content("item", items)
+            own = of_items[-len(self.modalities) :] if has else None
+            content = own or self._mu(self._products("item", items))
             # The positives come first among the pairs.
             positives = [take(x, item_of)[:size] for x in content]
             contrast = contrasted(positives, batch.pos, self.config.temperature)
@@ -313,11 +332,8 @@ class Schema(Recommender):
             pos, neg = (asked([s[k] for s in each], [a[k] for a in logits]) for k in (0, 1))
             return pos, neg
         each = [pair_scores(u, i, item_of) for u, i in zip(of_batch, items, strict=True)]
-        return self._fused([pos for pos, _ in each]), self._fused([neg for _, neg in each])
-
-    def _fused(self, scores: Sequence[Tensor]) -> Tensor:
-        """The score of each pair from those of its parts; but for late fusion there is one."""
-        return fused_scores(self.choice.operator, scores)
+        pos, neg = (fused_scores(self.choice.operator, [s[k] for s in each]) for k in (0, 1))
+        return pos, neg
 
     # ------------------------------------------------------------------------------------- ranking
 
@@ -336,14 +352,12 @@ class Schema(Recommender):
 
     def scorer(self, known: Known) -> Score:
         """Users by their ids and the history that is known, unseen items by their content."""
-        of_users, n_users = self._known_users(known), self.sizes["user"]
-        trained = [x[:n_users] for x in of_users]
-        users, items = self._represented(trained, self._parts("item"))
-        if len(of_users[0]) > n_users:
-            users = self._with_others("user", users, [x[n_users:] for x in of_users])
+        users, items = self._represented(self._known_users(known), self._parts("item"))
         n_unseen = known.n_items - len(items[0])
         if n_unseen and self.scores_unseen:
-            items, n_unseen = self._with_others("item", items, self._unseen(known)), 0
+            unseen = self._alone("item", self._before("item", self._unseen(known)))
+            behind = zip(items, self._after("item", unseen), strict=True)
+            items, n_unseen = [torch.cat(pair) for pair in behind], 0
         columns = [z.T.contiguous() for z in items]
 
         def score(rows: Tensor) -> Tensor:
@@ -352,41 +366,31 @@ class Schema(Recommender):
                 asking = own[0] @ self.question.T / math.sqrt(own[0].shape[1])
                 scores = asked([own[0] @ c for c in columns], [asking @ c for c in columns])
             else:
-                scores = self._fused([u @ c for u, c in zip(own, columns, strict=True)])
+                each = [u @ c for u, c in zip(own, columns, strict=True)]
+                scores = fused_scores(self.choice.operator, each)
             return functional.pad(scores, (0, n_unseen), value=-math.inf) if n_unseen else scores
 
         return score
-
-    def _with_others(self, who: Who, z: list[Tensor], parts: list[Tensor]) -> list[Tensor]:
-        """What is compared of trained rows, and behind them of others, which have no edges."""
-        others = self._after(who, self._alone(who, self._before(who, parts)))
-        return [torch.cat(pair) for pair in zip(z, others, strict=True)]
 
     def _known_users(self, known: Known) -> list[Tensor]:
         """P_u of all users that are known, their content from their history there."""
         if not self.choice.has_content("user"):
             return self._ids("user")
-        products = self._products(self._stored("item"))
+        products = self._products("item")
         pairs = known.histories.distinct(self.sizes["item"])
-        history = _mean_of_history(pairs, products[0].dtype).to(products[0].device)
+        history = mean_of_items(pairs, products[0].dtype).to(products[0].device)
         # W (R C) = R (W C): means of few numbers instead of many.
         return self._ids("user") + self._mu([history @ product for product in products])
 
     def _unseen(self, known: Known) -> list[Tensor]:
         """P_i of items that training has not seen: zeros for an id, and their content."""
-        rows = slice(self.sizes["item"], known.n_items)
+        rows, like = slice(self.sizes["item"], known.n_items), self._stored("item")[0]
         stored = [
-            known.content[m].vectors[rows].to(self._stored("item")[0]) for m in self.modalities
+            self.stand_ins.of_others(m, known.content[m], rows).to(like) for m in self.modalities
         ]
         joint = self.choice.representation == "joint"
-        content = self._mu(self._products([torch.cat(stored, 1)] if joint else stored))
+        content = self._mu(self._projected([torch.cat(stored, 1)] if joint else stored))
         return [torch.zeros_like(content[0])] * self.choice.has_ids("item") + content
-
-
-def _mean_of_history(pairs: TrainSet, dtype: torch.dtype) -> SparseMatrix:
-    """R (n_users, n_items): row u averages over the items of u; zero for a user without any."""
-    indptr, items = torch.from_numpy(pairs.indptr), torch.from_numpy(pairs.items)
-    return row_normalised(SparsePattern(indptr, items, pairs.n_items), dtype=dtype)
 
 
 def _counted_norms(parts: Sequence[Tensor], places: Grouped) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mmbench.config import Recipe, for_model, make_recipe
+from mmbench.data.missing import policy_of
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.models import MODELS, model_class
 
@@ -70,10 +71,11 @@ def _expand(values: Mapping[str, Any]) -> list[Recipe]:
         model = model_class(one["model"])
         if not model.uses_seed and "seed" in axes and one["seed"] != axes["seed"][0]:
             continue
-        if not model.uses_features:
+        if not (model.uses_features or policy_of(one.get("missing", "mean")).DROPS):
             one.pop("features", None)
         recipes.append(_recipe(one, models))
-    return recipes
+    # A model without content runs once, whatever is done to content.
+    return list({json.dumps(one.dump(), default=str): one for one in recipes}.values())
 
 
 def _several(key: str, value: object) -> list[Any]:

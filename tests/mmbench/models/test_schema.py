@@ -373,29 +373,6 @@ def test_users_are_scored_by_the_history_that_is_known(
     assert not torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("backbone", ["dot", "mlp", "lightgcn"])
-def test_a_user_whom_training_has_not_seen_is_scored_by_history(
-    backbone: str, block_train: TrainSet, block_features: Content
-) -> None:
-    model, _ = conformance.make(
-        "schema", block_train, block_features, **without_ids(backbone=backbone)
-    )
-    assert model.by_history
-    usual, last = known(block_train, block_features), block_train.items[block_train.users == 23]
-    more = Histories(
-        np.append(block_train.indptr, block_train.n_edges + last.size),
-        np.append(block_train.items, last),
-        None,
-    )
-    with torch.inference_mode():
-        expected = model.scorer(usual)(torch.arange(24))
-        found = model.scorer(Known(usual.n_items, usual.content, lambda: more))(torch.arange(25))
-    torch.testing.assert_close(found[:24], expected)
-    if backbone != "lightgcn":  # where the trained one has neighbours
-        torch.testing.assert_close(found[24], expected[23])
-    assert torch.isfinite(found[24]).all()
-
-
 def test_an_unseen_copy_of_an_item_scores_what_its_content_scores(
     block_train: TrainSet, block_features: Content
 ) -> None:
@@ -466,7 +443,7 @@ def test_the_alignment_brings_an_items_modalities_together(
             "schema", block_train, block_features, 15, alignment_weight=weight, reg_weight=0.0
         )
         with torch.no_grad():
-            visual, textual = model._content("item", None)  # type: ignore[operator]
+            visual, textual = model._mu(model._products("item"))  # type: ignore[operator]
         return float((visual * textual).sum(1).mean())
 
     assert together(1.0) > together(0.0) + 0.3
