@@ -226,7 +226,7 @@ def export_embeddings(run: Trained, out: Path) -> dict[str, int]:
         UsageError: The model's score is no inner product.
         DataError: `out` is there, or an id holds a line break.
     """
-    if type(run.model).embeddings is Recommender.embeddings:
+    if not run.model.factorises:
         told = "no inner products of a user and an item representation"
         raise UsageError(f"{run.path}: the scores of this model are {told}")
     training = run.setting.training
