@@ -147,6 +147,8 @@ class Schema(Recommender):
         self.config, self.choice, self.modalities = config, config.choice, tuple(content)
         self.sizes = {"user": train.n_users, "item": train.n_items}
         self.scores_unseen = self.choice.scores_unseen
+        # A graph's users are those of training: another one has no edges there.
+        self.by_history = config.ids == "none" and config.backbone != "lightgcn"
         joint = config.representation == "joint"
         self.stand_ins = content.stand_ins()
         self.widths = {m: x.shape[1] for m, x in content.vectors.items()}

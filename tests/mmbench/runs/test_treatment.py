@@ -107,7 +107,7 @@ def test_what_changes_numbers_changes_the_name_and_survives_a_file(
 def test_a_sweep_is_one_recipe(tmp_path: Path) -> None:
     plan = {
         "model": ["bpr-mf", "vbpr"],
-        "missing": ["zeros", {"policy": "heat", "t": 2}],
+        "missing": ["zeros", {"policy": "heat", "t": 2}, "pagerank", "mean"],
         "mask": [{}, {"visual": 0.3}],
         "control": [{}, {"visual": "shuffled"}],
     }
@@ -117,7 +117,7 @@ def test_a_sweep_is_one_recipe(tmp_path: Path) -> None:
     # Without content there is nothing to treat: zeros, and the default for what it never had.
     alone = [one.dump()["missing"] for one in recipes if one.model == "bpr-mf"]
     assert alone == ["zeros", "mean"]
-    assert sum(one.model == "vbpr" for one in recipes) == 2 * 2 * 2
+    assert sum(one.model == "vbpr" for one in recipes) == 4 * 2 * 2
 
 
 BAD = [
