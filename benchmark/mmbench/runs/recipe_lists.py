@@ -163,9 +163,12 @@ def _combinations(
         one = {**values, **dict(zip(outer, chosen, strict=True))}
         model = model_class(one["model"])
         one.pop(FACTORS, None)
-        if not (model.uses_features or policy_of(one.get("missing", "mean")).DROPS):
+        policy = policy_of(one.get("missing", "mean"))
+        if not (model.uses_features or policy.DROPS):
             for key in OF_CONTENT:
                 one.pop(key, None)
+            if policy.NAME not in ("mean", "zeros"):  # of which its runs have always had the names
+                one["missing"] = "mean"
         levels = {key: one[key] for key, tried in outer.items() if key in one and len(tried) > 1}
         levels["model"] = one["model"]
         own = _own_factors(one["model"], factors, models)
