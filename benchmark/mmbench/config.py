@@ -242,11 +242,6 @@ class Recipe(BaseModel):
     def _policy(cls, given: object) -> str:
         return spelled(given)
 
-    @field_validator("mask")
-    @classmethod
-    def _material(cls, shares: dict[str, float]) -> dict[str, float]:
-        return {modality: share for modality, share in shares.items() if share}
-
     @model_validator(mode="before")
     @classmethod
     def _typed_settings(cls, values: Any) -> Any:
@@ -261,6 +256,7 @@ class Recipe(BaseModel):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Recipe:
+        self.treatment.require_fit(self.model, self.settings, self.features)
         if self.search is not None:
             if self.grid:
                 raise ValueError("grid and search: give one of them")
@@ -291,16 +287,23 @@ class Recipe(BaseModel):
 
     @property
     def treatment(self) -> Treatment:
-        """What is done to the stored vectors."""
-        return Treatment(
+        """What is done to the stored vectors, as far as it matters to the model."""
+        asked = Treatment(
             self.missing, self.scaling, self.mask, self.pattern, self.control, self.mask_seed
         )
+        return asked.material(uses_features=model_class(self.model).uses_features)
+
+    @property
+    def loads_features(self) -> bool:
+        """Whether content is read: for the model, or to say which items there are."""
+        return model_class(self.model).uses_features or self.treatment.policy.DROPS
 
     def dump(self) -> dict[str, Any]:
         """The recipe as plain JSON values, everything spelled out that matters."""
-        plain, uses_features = self.model_dump(mode="json"), model_class(self.model).uses_features
-        plain["missing"] = self.treatment.policy_for(uses_features=uses_features)
-        for name in self.treatment.immaterial(uses_features=uses_features):
+        treatment = self.treatment
+        what = {"missing": treatment.missing, "mask": dict(treatment.mask)}
+        plain = self.model_dump(mode="json") | what
+        for name in treatment.immaterial:
             del plain[name]
         if self.start_from is None:
             del plain["start_from"]  # a run is named after its recipe: without one as ever

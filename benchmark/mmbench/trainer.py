@@ -22,6 +22,7 @@ from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Batch
 from mmbench.errors import Diverged, NotFiniteError, TrainingError
 from mmbench.models.base import ModelConfig, Recommender
+from mmbench.models.stand_ins import StandIn
 from mmbench.ops import draws  # noqa: F401  # batches are drawn by its kernels
 from mmbench.ops.capture import Captured, DrawnAhead, capturable
 from mmbench.ops.row_table import BETA1, BETA2, EPSILON, RowTable
@@ -261,6 +262,9 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> dict[str, float]:
         self.model.train()
+        for module in self.model.modules():
+            if isinstance(module, StandIn):
+                module.start_epoch(epoch, self.seed)
         self.model.start_epoch(epoch, self.seed)
         self.optimiser.schedule(
             self.config.lr * self.model.lr_factor(epoch), steps=len(self.sampler)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from mmbase.layout import counted
 from mmbase.outputs import new_folder
 from mmbase.progress import Progress
 from mmbench import __version__
-from mmbench.core.interactions import HeldOut, Index, TrainSet
+from mmbench.core.content import Known
+from mmbench.core.interactions import HeldOut, Histories, Index, TrainSet
+from mmbench.data.tables import read_interactions, sorted_ids
 from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.protocol import Setting
 from mmbench.evaluation.ranking import rank
@@ -44,42 +47,120 @@ def load_run(path: Path, data: Path | None = None) -> Trained:
     return Trained(model, inputs.setting_of(recipe), path)
 
 
-def user_rows(run: Trained, users: Sequence[str] | None) -> tuple[Index, list[str]]:
-    """Return the rows of the named users, and those of them without training; None: all users.
+@dataclass(frozen=True, eq=False)
+class Audience:
+    """Whom lists can be made for.
+
+    Attributes:
+        ids: Id of each user row.
+        seen: Their pairs over the candidates, which lists leave out.
+        mask: More such pairs; None for none.
+        known: What the model may know.
+        lacks: What a user who is not among them does not have.
+        strangers: Ids of such users in what was read.
+        notes: How that was understood, one line each.
+    """
+
+    ids: NDArray[np.object_]
+    seen: TrainSet
+    mask: HeldOut | None
+    known: Known
+    lacks: str = "training rows"
+    strangers: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def trained_users(run: Trained) -> Audience:
+    """Return the users of training, as they are ranked for at test."""
+    setting = run.setting
+    ids = setting.training.user_ids[: setting.training.train.n_users]
+    return Audience(ids, setting.candidates, setting.test_mask, setting.known)
+
+
+def users_by_history(run: Trained, path: Path) -> Audience:
+    """Return the users of a table of interactions, who need not be in training.
+
+    A user is what they did there, and nothing else: training rows of a user of the same id do not
+    count. Items that training has not seen are left out of the lists, but say nothing of a user.
 
     Raises:
-        DataError: None of the named users has training rows.
+        UsageError: The model has a representation of each trained user.
+        DataError: The table is unreadable, or has no item that training has seen.
     """
-    training = run.setting.training
-    ids = training.user_ids[: training.train.n_users]
+    setting, model = run.setting, run.model
+    if not model.by_history:
+        raise UsageError(
+            f"--history: {run.path} has learned its own users, and can't rank for others by what "
+            "they did; those that can: item-knn, content-knn, schema with ids=none and no graph "
+            "(docs/recommending.md)"
+        )
+    table = read_interactions(path)
+    n_items, n_trained = setting.candidates.n_items, setting.training.n_trained
+    items = pd.Index(setting.training.item_ids[:n_items].astype(object)).get_indexer(table.item_ids)
+    trained = (items >= 0) & (items < n_trained)
+    ids = np.array(sorted_ids(table.user_ids[trained]), object)
+    if not ids.size:
+        there, here = table.item_ids[0], setting.training.item_ids[0]
+        raise DataError(
+            f"{path}: none of its {counted(len(table), 'row')} is of an item that training has "
+            f"seen ({there!r} there, {here!r} in training); use the dataset's own ids"
+        )
+    users = pd.Index(ids).get_indexer(table.user_ids)
+    strangers = dict.fromkeys(table.user_ids[users < 0].tolist())
+    listed = (users >= 0) & (items >= 0)
+    seen = TrainSet.from_pairs(users[listed], items[listed], ids.size, n_items)
+    times = None if table.timestamps is None else table.timestamps[trained]
+    histories = Histories.from_rows(users[trained], items[trained], ids.size, times)
+    known = replace(setting.known, find_histories=lambda: histories)
+    notes = [table.note] if table.note else []
+    if n_foreign := int((items < 0).sum()):
+        were = counted(n_foreign, "row of an item", "rows of items")
+        notes.append(f"{path}: {were} that the run does not list: passed over")
+    lacks = f"rows of items that training has seen, in {path}"
+    return Audience(ids, seen, None, known, lacks, list(strangers), notes)
+
+
+def user_rows(audience: Audience, users: Sequence[str] | None) -> tuple[Index, list[str]]:
+    """Return the rows of the named users (None: all), and the ids of those that are not there.
+
+    Raises:
+        DataError: None of the named users is there.
+    """
+    ids = audience.ids
     if users is None:
-        return np.arange(ids.size), []
+        return np.arange(ids.size), list(audience.strangers)
     rows = pd.Index(ids.astype(object)).get_indexer(pd.Index(list(users), dtype=object))
     unknown = [user for user, row in zip(users, rows, strict=True) if row < 0]
     if len(unknown) == len(users):
-        told = f"{counted(len(unknown), 'user has', 'users have')} no training rows"
+        told = f"{counted(len(unknown), 'user has', 'users have')} no {audience.lacks}"
         example = f"e.g. {unknown[0]!r} (there: {str(ids[0])!r})"
         raise DataError(f"{told}, {example}; only known users can be ranked for")
     return np.asarray(list(dict.fromkeys(rows[rows >= 0].tolist())), np.int64), unknown
 
 
 def recommendations(
-    run: Trained, users: Index, k: int, *, include_seen: bool, progress: Progress
+    run: Trained,
+    audience: Audience,
+    users: Index,
+    k: int,
+    *,
+    include_seen: bool,
+    progress: Progress,
 ) -> Iterator[pd.DataFrame]:
     """Yield lists, best first, in blocks: columns user_id, item_id, rank (from 1) and score.
 
-    As at test, the user's training items are left out, in `strict` the validation items too, unless
-    seen ones are included. Lists are shorter than k where fewer candidates are left.
+    As at test, the user's training items are left out, in `strict` the validation items too, or
+    the items of their history, unless seen ones are included. Lists are shorter than k where fewer
+    candidates are left.
     """
-    setting = run.setting
-    train, mask = setting.candidates, setting.test_mask
+    train, mask = audience.seen, audience.mask
     if include_seen:
         train, mask = TrainSet(_EMPTY, _EMPTY, train.n_users, train.n_items), None
     device = next(iter(run.model.state_dict().values()), torch.empty(0)).device
-    user_ids = setting.training.user_ids.astype(object)
-    item_ids = setting.training.item_ids.astype(object)
+    user_ids = audience.ids.astype(object)
+    item_ids = run.setting.training.item_ids.astype(object)
     with torch.inference_mode(), progress.task("recommend", users.size) as task:
-        score = run.model.scorer(setting.known)
+        score = run.model.scorer(audience.known)
         k = min(k, train.n_items)
         for start in range(0, users.size, _BLOCK_USERS):
             block = users[start : start + _BLOCK_USERS]

@@ -16,6 +16,7 @@ from mmbench.commands.common import only_option
 
 if TYPE_CHECKING:
     from mmbench.analysis.compare import Comparison
+    from mmbench.analysis.controls import ContentGain
     from mmbench.runs.finished_runs import System
 
 _TESTS = click.Choice(["randomisation", "t", "wilcoxon"])
@@ -59,6 +60,7 @@ def compare(
     """
     from mmbench.analysis.compare import agreement_of_seeds, users_in_words
     from mmbench.analysis.compare import compare as compare_systems
+    from mmbench.analysis.controls import content_gains
     from mmbench.metrics import spelled
     from mmbench.runs.finished_runs import find_runs, group, one_each, require_comparable
     from mmbench.runs.kinds import kind_in_words, kind_of, only
@@ -72,16 +74,20 @@ def compare(
     names = [spelled(name) for name in metrics]
     how = {name: options[name] for name in ("test", "correction", "alpha")}
     outcome = compare_systems(systems, names, split=split, baseline=options["baseline"], **how)
+    gains = content_gains(systems, names, split=split, **how)
     kinds = list(dict.fromkeys(kind_in_words(kind_of(run)) for run in found))
     taus = {name: agreement_of_seeds(systems, name, split) for name in names}
     if as_json:
         told = [_system(system, split, names) for system in systems]
         document = {**how, "split": split, "of": kinds, "systems": told}
         document["comparisons"] = [_comparison(one) for one in outcome]
+        if gains:
+            document["content"] = [_gain(one) for one in gains]
         echo_json({**document, "agreement_of_seeds": taus}, "mmbench.comparison 1.0")
         return
     click.echo("\n".join(kinds) + "\n")
     _print(systems, outcome, names, split, taus)
+    _print_gains(gains)
     family = f"{how['correction']} correction for {len(outcome)} comparisons"
     test = f"{how['test']} test over {users_in_words(outcome)}; {family}"
     click.echo(hanging(f"{test}; alpha {how['alpha']:g}; intervals 95 %, bootstrap over users"))
@@ -99,6 +105,24 @@ def _system(system: System, split: str, metrics: Sequence[str]) -> dict[str, Any
 def _comparison(one: Comparison) -> dict[str, Any]:
     effect = one.effect if math.isfinite(one.effect) else None  # JSON has no infinity
     return {**dataclasses.asdict(one), "effect": effect, "verdict": one.verdict}
+
+
+def _gain(one: ContentGain) -> dict[str, Any]:
+    return {**dataclasses.asdict(one), "gain": one.gain, "sentence": one.sentence}
+
+
+def _print_gains(gains: Sequence[ContentGain]) -> None:
+    from mmbench.analysis.controls import HEADER
+
+    if not gains:
+        return
+    columns = [
+        Column(name, list(cells), left=name in ("model", "control", "metric", ""))
+        for name, cells in zip(HEADER, zip(*(one.cells for one in gains), strict=True), strict=True)
+    ]
+    echo_table(columns[:2], columns[2:], title="how much is content")
+    for one in gains:
+        click.echo(hanging(one.sentence, "", "  "))
 
 
 def _print(

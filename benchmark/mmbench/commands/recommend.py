@@ -18,6 +18,12 @@ from mmbench.errors import DataError, UsageError
 @click.option("--out", type=PATH, help="File to write: .parquet, .tsv, .csv or .jsonl.")
 @click.option("-k", "k", type=click.IntRange(min=1), default=20, help="Items per user.")
 @click.option("--users", help="File with one user id a line, or ids and commas.  [default: all]")
+@click.option(
+    "--history",
+    type=PATH,
+    help="Table of users, who need not be in training, and the items that they have; for models "
+    "that know a user by that alone.",
+)
 @click.option("--include-seen", is_flag=True, help="List items that the user has, too.")
 @click.option("--embeddings", type=PATH, help="Folder for user and item representations.")
 @click.option("--data", type=PATH, help="Dataset folder, if it has moved.")
@@ -32,10 +38,13 @@ def recommend(
     items too; there, models that score through content list items that training has not seen.
     `mmbench evaluate --recs` scores the file like any other.
 
+    With --history, lists are for the users of that table instead, by what they have there.
+
     \b
     Examples:
       mmbench recommend runs/demo-vbpr-0123456789 --out recs.parquet
       mmbench recommend runs/demo-vbpr-0123456789 --users u1,u2 -k 5 --out recs.tsv
+      mmbench recommend runs/demo-content-knn-0123456789 --history visitors.tsv --out recs.tsv
       mmbench recommend runs/demo-freedom-0123456789 --embeddings freedom/
     """
     from mmbench.analysis import recommend as lists
@@ -44,7 +53,7 @@ def recommend(
         raise UsageError("--out is missing, e.g. --out recs.parquet; or --embeddings FOLDER")
     if out is None:
         why = "is about lists, and needs --out; --embeddings writes everybody"
-        cli.refuse_options(("k", "users", "include_seen"), why)
+        cli.refuse_options(("k", "users", "history", "include_seen"), why)
     trained = lists.load_run(run, options["data"])
     document: dict[str, object] = {"run": str(run)}
     if embeddings is not None:
@@ -53,13 +62,19 @@ def recommend(
     if out is not None:
         users, seen = options["users"], options["include_seen"]
         progress = cli.progress(quiet=options["quiet"])
-        rows, unknown = lists.user_rows(trained, None if users is None else _named(users))
+        audience = lists.trained_users(trained)
+        if options["history"] is not None:
+            audience = lists.users_by_history(trained, options["history"])
+        for note in audience.notes:
+            progress.warn(note)
+        rows, unknown = lists.user_rows(audience, None if users is None else _named(users))
         if unknown:
             told = counted(len(unknown), "of the users has", "of the users have")
-            progress.warn(f"{told} no training rows, e.g. {unknown[0]!r}, and no list")
+            progress.warn(f"{told} no {audience.lacks}, e.g. {unknown[0]!r}, and no list")
             document["unknown_users"] = unknown
         how = {"include_seen": seen, "progress": progress}
-        n_rows = lists.write(lists.recommendations(trained, rows, options["k"], **how), out)
+        found = lists.recommendations(trained, audience, rows, options["k"], **how)
+        n_rows = lists.write(found, out)
         document |= {"path": str(out), "users": int(rows.size), "rows": n_rows}
         told = f"{counted(n_rows, 'row')} for {counted(int(rows.size), 'user')}"
     if as_json:

@@ -14,6 +14,7 @@ from mmbench.commands.common import command_line, only_option
 from mmbench.errors import ToolError
 
 if TYPE_CHECKING:
+    from mmbench.analysis.controls import ContentGain
     from mmbench.analysis.report.results import Reproduction
     from mmbench.runs.finished_runs import FinishedRun, System
 
@@ -76,6 +77,7 @@ def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str) -> list[Reproduc
 
 def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> Reproduction:
     from mmbench.analysis.compare import compare, users_in_words
+    from mmbench.analysis.controls import content_gains
     from mmbench.analysis.report.results import (
         Reproduction,
         data_fact,
@@ -99,6 +101,7 @@ def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> 
         for system in systems
     ]
     sentences: list[str] = []
+    gains: list[ContentGain] = []
     if len(systems) > 1:
         try:
             outcome = compare(systems, [metric])
@@ -106,6 +109,7 @@ def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> 
             sentences = [f"not compared: {error}"]
         else:
             how = f"randomisation test over {users_in_words(outcome)}, Holm correction"
+            gains = content_gains(systems, [metric])
             sentences = [*(one.verdict for one in outcome), f"{how}; see `mmbench compare`"]
     return Reproduction(
         name,
@@ -115,6 +119,7 @@ def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> 
         warnings if mixed else [],
         lines,
         sentences,
+        [gain.cells for gain in gains],
         "" if mixed else kind,
         stem,
     )

@@ -121,6 +121,7 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
         UsageError: A value is not allowed; all are checked before anything is trained.
     """
     from mmbench.data.features import parse_wanted
+    from mmbench.data.missing import policy_of
     from mmbench.models import model_class, model_name
     from mmbench.models.start import StartFrom
     from mmbench.runs.start import with_digest
@@ -144,7 +145,8 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
         if how.get("pruner", "none") != "none":
             require_optuna(f"--pruner {how['pruner']}", "--pruner none")
     models = {name: model_class(name) for name in names}
-    needs_features = any(model.uses_features for model in models.values())
+    drops = policy_of(options["missing"] or "mean").DROPS
+    needs_features = drops or any(model.uses_features for model in models.values())
     if options["start_from"] is not None:  # now, and not after a catalogue was made
         shared["start_from"] = with_digest(StartFrom(run=str(options["start_from"])))
     data = options["data"] or common.make_demo(needs_features=needs_features, progress=progress)
@@ -156,7 +158,7 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
             **shared,
             "data": str(data),
             "model": name,
-            "features": parse_wanted(options["features"]) if model.uses_features else {},
+            "features": parse_wanted(options["features"]) if model.uses_features or drops else {},
             "settings": config.make_settings(name, for_model(name, settings, names)),
             "grid": for_model(name, grid, names),
             "search": Search(space=own_space, **how) if own_space else None,
@@ -237,14 +239,17 @@ def _print_trials(run: Result) -> None:
 
 def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Group runs by the facts about their data that differ; one empty key if none does."""
+    from mmbench.runs.kinds import in_short, treatment_of
 
     def facts(run: Result) -> dict[str, str]:
         recipe = run.recipe
+        policy, told = recipe.treatment.policy, treatment_of(recipe)
+        left_out = f", mask {in_short(told['mask'])}" if policy.DROPS and "mask" in told else ""
         return {
             "data": Path(recipe.data).name,
             "split": str(recipe.split),
             "protocol": recipe.evaluation.protocol,
-            "missing": f"missing {recipe.missing}",
+            "missing": f"missing {policy.short}{left_out}",
             "scaling": f"scaling {recipe.scaling}",
         }
 
@@ -276,7 +281,7 @@ def _labels(runs: Sequence[Result]) -> list[str]:
     models = [run.recipe.model for run in runs]
     if len(set(models)) == len(runs):  # nothing to tell apart
         return models
-    from mmbench.runs.kinds import Facts, labels
+    from mmbench.runs.kinds import Facts, labels, treatment_of
 
     facts = []
     for run in runs:
@@ -288,7 +293,16 @@ def _labels(runs: Sequence[Result]) -> list[str]:
             "sparse": recipe.sparse_backend,
             "start_from": start,
         }
-        facts.append(Facts(recipe.model, recipe.features, settings, frozenset(), numeric))
+        facts.append(
+            Facts(
+                recipe.model,
+                recipe.features,
+                settings,
+                frozenset(),
+                numeric,
+                treatment=treatment_of(recipe),
+            )
+        )
     return labels(facts)
 
 

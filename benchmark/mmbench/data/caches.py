@@ -1,16 +1,19 @@
-"""The cache of what is costly and follows from vectors alone: nearest neighbours."""
+"""The cache of what is costly and follows from vectors: nearest neighbours, filled vectors."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mmbench.data.missing.base import Gaps, Policy, Vectors
 from mmbench.ops.knn import cosine_knn
 
 VERSION = "cosine-knn 1"
@@ -22,6 +25,79 @@ def cache_folder() -> Path | None:
     if given := os.environ.get("MMBENCH_CACHE"):
         return None if given == "off" else Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmbench"
+
+
+def _read(path: Path, names: Sequence[str], device: torch.device) -> dict[str, Tensor] | None:
+    """The tensors of a file; None where they can't be read."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found = load_file(path, device=str(device))
+    except (OSError, SafetensorError):
+        return None
+    return found if set(names) <= set(found) else None
+
+
+def _keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a file in one step; where it can't be written there is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: one.contiguous() for name, one in tensors.items()}, partial)
+        partial.replace(path)
+    except (OSError, SafetensorError):
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+FILLED_VERSION = "filled 1"
+"""Changes whenever a policy may fill other numbers."""
+
+
+def filled(policy: Policy, gaps: Gaps, folder: Path | None) -> Vectors:
+    """Return `policy.fill(gaps)`, computed once where that is costly: then filled rows are kept.
+
+    Files are named after a digest of all that goes into them, as those of `NeighbourCache` are.
+
+    Args:
+        policy: The policy.
+        gaps: The vectors, filled in place.
+        folder: The cache's; None: nothing is kept.
+    """
+    absent = np.flatnonzero(~gaps.present)
+    if folder is None or not policy.COSTLY or not absent.size:
+        return policy.fill(gaps)
+    path = folder / "filled" / f"{_digest_of_gaps(policy, gaps)}.safetensors"
+    found = _read(path, ("rows",), torch.device("cpu"))
+    shape = (absent.size, gaps.vectors.shape[1])
+    if found is not None and found["rows"].shape == shape and found["rows"].isfinite().all():
+        gaps.vectors[absent] = found["rows"].numpy()
+        return gaps.vectors
+    vectors = policy.fill(gaps)
+    _keep(path, {"rows": torch.from_numpy(vectors[absent])})
+    return vectors
+
+
+def _digest_of_gaps(policy: Policy, gaps: Gaps) -> str:
+    """Digest the policy, the training pairs, the ids, and the vectors that are there."""
+    state = hashlib.blake2b(
+        f"{FILLED_VERSION}\0{policy.spelled}\0{gaps.seed}\0{gaps.modality}\0{gaps.n_trained}"
+        f"\0{gaps.vectors.shape}".encode(),
+        digest_size=16,
+    )
+    state.update("\0".join(gaps.item_ids).encode())
+    state.update(np.packbits(gaps.present).data)
+    if gaps.train is not None:
+        state.update(f"\0{gaps.train.n_users}\0".encode())
+        state.update(np.ascontiguousarray(gaps.train.keys).data)
+    for start in range(0, len(gaps.vectors), 1024):
+        part = slice(start, start + 1024)
+        state.update(_digest_of(torch.from_numpy(gaps.vectors[part][gaps.present[part]])))
+    return state.hexdigest()
 
 
 def neighbour_cache(device: torch.device | None = None) -> NeighbourCache:
@@ -53,24 +129,13 @@ class NeighbourCache:
         """
         if self.folder is None:
             return self._search(vectors, k)
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file, save_file
-
         path = self.folder / f"{self._digest(vectors, k)}.safetensors"
-        try:
-            found = load_file(path, device=str(vectors.device))
-            return found["indices"], found["values"]
-        except (OSError, SafetensorError, KeyError):
+        found = _read(path, ("indices", "values"), vectors.device)
+        if found is None:
             indices, values = self._search(vectors, k)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"indices": indices.contiguous(), "values": values.contiguous()}, partial)
-            partial.replace(path)
-        except (OSError, SafetensorError):
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-        return indices, values
+            found = {"indices": indices, "values": values}
+            _keep(path, found)
+        return found["indices"], found["values"]
 
     def _search(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
         indices, values = cosine_knn(vectors.to(self._device or vectors.device), k)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +50,7 @@ class TrainingData:
         notes: What a user should know about how the data was read, one line each.
         topics: The items' categories, if asked for.
         content: The vectors that distances between items are measured with, if asked for.
+        dropped: What left the data for want of content, see `mmbench.data.restriction`.
     """
 
     name: str
@@ -63,6 +64,7 @@ class TrainingData:
     notes: tuple[str, ...] = ()
     topics: Topics | None = None
     content: ItemVectors | None = None
+    dropped: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n_trained(self) -> int:
@@ -117,6 +119,7 @@ def load_split(
     columns: Mapping[str, str] | None = None,
     *,
     catalogue: bool = False,
+    only: Collection[str] | None = None,
 ) -> Split:
     """Read a dataset folder and index it.
 
@@ -127,27 +130,38 @@ def load_split(
             the folder has, else `random:0.2,0.2,42`.
         columns: Column roles, see `read_known`.
         catalogue: Whether items that only the items table names get rows too.
+        only: The items to read, by id; None: all.
 
     Raises:
         DataError: The folder lacks what is needed, or a part is empty.
         UsageError: There is no split of that name.
     """
+    tables = read_split(data, split, columns)
+    if only is not None:
+        parts = {name: table.take(_among(table, only)) for name, table in tables.parts.items()}
+        tables = replace(tables, parts=parts)
     return index_split(
         data,
-        read_split(data, split, columns),
+        tables,
         catalogue=catalogue,
         id_column=known_columns(data, columns).get("item_id"),
+        only=only,
     )
 
 
 def index_split(
-    data: Path, tables: SplitTables, *, catalogue: bool = False, id_column: str | None = None
+    data: Path,
+    tables: SplitTables,
+    *,
+    catalogue: bool = False,
+    id_column: str | None = None,
+    only: Collection[str] | None = None,
 ) -> Split:
     """Give users and items their rows and translate all three parts.
 
     Held-out users and items without training rows, and, if asked for, items that only the items
     table names, get rows behind those of training: whether they count is up to the protocol.
-    `id_column` is as in `read_item_ids`.
+    `id_column` is as in `read_item_ids`, `only` as in `load_split`; the tables have no other items.
 
     Raises:
         DataError: A part is empty, or the items table has nothing to do with the interactions.
@@ -162,6 +176,7 @@ def index_split(
     item_rows = _rows([*items, *unseen])
     notes = [*tables.notes, *_negatives(train)]
     unused = _unused(data, id_column, item_rows, items[0], notes) if catalogue else []
+    unused = [item for item in unused if only is None or item in only]
 
     def rows_of(table: InteractionTable) -> tuple[Index, Index]:
         return _lookup(table.user_ids, user_rows), _lookup(table.item_ids, item_rows)
@@ -241,6 +256,11 @@ def _negatives(train: InteractionTable) -> list[str]:
         f"train: {n:,} of {len(train):,} rows are rated 0 or less; they are trained on and masked "
         f"as positives; `mmbench data split --filter min-rating:{least:g}` leaves such rows out"
     ]
+
+
+def _among(table: InteractionTable, items: Collection[str]) -> NDArray[np.bool_]:
+    """Which rows are of one of the items, shape (n,)."""
+    return np.array([item in items for item in table.item_ids.tolist()], bool)
 
 
 def _rows(ids: list[str]) -> dict[str, int]:

@@ -17,6 +17,7 @@ from mmbase.layout import counted
 from mmbench.core.content import ItemContent, Scaling
 from mmbench.core.interactions import TrainSet
 from mmbench.data import controls, defaults, masks
+from mmbench.data.caches import cache_folder, filled
 from mmbench.data.controls import Control
 from mmbench.data.files import available_splits
 from mmbench.data.missing.base import Gaps
@@ -102,16 +103,8 @@ def load_features(
             a modality that is not used.
         DataError: The store is empty, a set doesn't fit, or no training item has a vector.
     """
-    store = _store(root)
-    chosen, notes = dict(wanted or {}), dict[str, str]()
-    if not chosen:
-        chosen, notes = defaults.default_features(store)
-    if not chosen:
-        raise DataError(
-            f"{root}: no feature sets; make one, e.g. `mmx extract --modality textual --model "
-            f"tfidf-lsa --data {root.parent}`, or import one: `mmx store import --help`"
-        )
-    treatment = treatment or Treatment()
+    store, treatment = _store(root), treatment or Treatment()
+    chosen, notes = choose_sets(root, wanted)
     treatment.require(chosen)
     n_trained = len(item_ids) if n_trained is None else n_trained
     found = {}
@@ -147,6 +140,8 @@ def _treated(
     vectors, lost = one.vectors, one.present & ~present
     n_masked, n_others = int(lost[:n_trained].sum()), int(lost[n_trained:].sum())
     if not present[:n_trained].any():
+        if treatment.policy.DROPS:  # which will say that nothing is left
+            return replace(one, present=present)
         raise DataError(
             f"mask: {one.modality}: no item of training keeps its vector of {one.name} "
             f"({counted(n_masked, 'vector')} taken); lower the share"
@@ -168,12 +163,27 @@ def _treated(
     gaps = Gaps(vectors, present, n_trained, item_ids, treatment.seed, one.modality, train)
     return replace(
         one,
-        vectors=treatment.policy.fill(gaps),
+        vectors=filled(treatment.policy, gaps, cache_folder()),
         present=present,
         n_masked=n_masked,
         n_masked_others=n_others,
         control=control,
     )
+
+
+def choose_sets(
+    root: Path, wanted: Mapping[str, str] | None = None
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the set of each modality, and notes on how it was chosen; as for `load_features`."""
+    if wanted:
+        return dict(wanted), {}
+    chosen, notes = defaults.default_features(_store(root))
+    if not chosen:
+        raise DataError(
+            f"{root}: no feature sets; make one, e.g. `mmx extract --modality textual --model "
+            f"tfidf-lsa --data {root.parent}`, or import one: `mmx store import --help`"
+        )
+    return chosen, notes
 
 
 def in_order(modalities: Iterable[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mmbench.core.content import Scaling
@@ -11,6 +11,7 @@ from mmbench.data.controls import Control
 from mmbench.data.masks import Pattern
 from mmbench.data.missing import policy_of
 from mmbench.errors import UsageError, unknown_name
+from mmbench.models import ModelConfig, model_class
 
 if TYPE_CHECKING:
     from mmbench.data.missing.base import Policy
@@ -41,34 +42,53 @@ class Treatment:
         """The missing-content policy."""
         return policy_of(self.missing)
 
-    def policy_for(self, *, uses_features: bool) -> str:
-        """Return the policy that matters: a model without content has its items alone.
+    def material(self, *, uses_features: bool) -> Treatment:
+        """Return what matters to a model: no masks of nothing, or of what is left out anyway."""
+        mask = {m: share for m, share in self.mask.items() if share}
+        if not uses_features:
+            return replace(self, mask=mask)._of_items_alone()
+        left = {m: share for m, share in mask.items() if self.control.get(m) != "absent"}
+        return replace(self, mask=left)
 
-        (Runs of such models have always been named after `mean` and `zeros`, too.)
+    def _of_items_alone(self) -> Treatment:
+        """Return what matters to a model without content: which items there are.
+
+        Masks do where the policy drops items. (`missing` and `scaling` have always been part of the
+        names of such a model's runs.)
         """
-        policy = self.policy
-        fixed = policy.DROPS or policy.NAME in ("mean", "zeros")
-        return policy.spelled if uses_features or fixed else "mean"
+        if self.policy.DROPS:
+            return replace(self, control={})
+        named = self.policy.NAME in ("mean", "zeros")
+        return Treatment(self.missing if named else "mean", self.scaling)
 
-    def immaterial(self, *, uses_features: bool) -> list[str]:
-        """Return the recipe's fields that change nothing, or stand at the value they always had.
+    @property
+    def immaterial(self) -> list[str]:
+        """The recipe's fields that change nothing, or stand at the value they always had.
 
         A run is named after its recipe: without these fields as ever.
-
-        Args:
-            uses_features: Whether the model does. One that doesn't depends on masks alone, and on
-                them only where the policy leaves items out.
         """
-        masks = bool(self.mask) and (uses_features or self.policy.DROPS)
-        controls = bool(self.control) and uses_features
-        draws = {"shuffled", "noise"} & set(self.control.values()) if controls else set()
-        matters = {
-            "mask": masks,
-            "pattern": masks and self.pattern != "random",
-            "control": controls,
-            "mask_seed": self.seed != 0 and (masks or bool(draws) or self.policy.DRAWS),
+        draws = self.mask or {"shuffled", "noise"} & set(self.control.values())
+        material = {
+            "mask": bool(self.mask),
+            "pattern": bool(self.mask) and self.pattern != "random",
+            "control": bool(self.control),
+            "mask_seed": self.seed != 0 and bool(draws or self.policy.DRAWS),
         }
-        return [name for name, material in matters.items() if not material]
+        return [name for name, matters in material.items() if not matters]
+
+    def require_fit(self, model: str, settings: ModelConfig, features: Collection[str]) -> None:
+        """Refuse what a model can't do, and modalities that are not among the features, if any.
+
+        Raises:
+            UsageError: There is one.
+        """
+        if features:
+            self.require(features)
+        if self.policy.TRAINS and not model_class(model).learns_absent_with(settings):
+            raise UsageError(
+                f"missing: {self.policy.NAME} trains a part of the model, for which {model} has no "
+                "place with these settings (docs/missing.md); choose another policy"
+            )
 
     def require(self, modalities: Collection[str]) -> None:
         """Refuse a mask or control of a modality that is not used, and controls that leave none.
@@ -80,8 +100,6 @@ class Treatment:
             for modality in asked:
                 if modality not in modalities:
                     raise unknown_name(f"modality in {name}", modality, modalities)
-                if name == "mask" and self.control.get(modality) == "absent":
-                    raise UsageError(f"mask: {modality} is absent by `control`; leave out one")
         if modalities and all(self.control.get(one) == "absent" for one in modalities):
             raise UsageError(
                 "control: every modality is absent, and the model needs content; leave one in, or "

@@ -110,11 +110,14 @@ class Setting:
         """Record every choice, in words and numbers; `foreign`: the lists were made elsewhere."""
         evaluation, strict = self.evaluation, self.strict
         n_candidates = self.candidates.n_items
+        candidates = "items that occur in training"
+        if strict:
+            candidates = "every item of the interactions and of the items table"
+        if dropped := self.training.dropped:
+            candidates += f", but for {dropped['items']:,} without {dropped['without']}"
         chosen: dict[str, Any] = {
             "name": evaluation.protocol,
-            "candidates": "every item of the interactions and of the items table"
-            if strict
-            else "items that occur in training",
+            "candidates": candidates,
             "n_candidates": n_candidates,
             "n_candidates_unseen_in_training": n_candidates - self.training.n_trained,
         }
@@ -128,6 +131,8 @@ class Setting:
             test = "the user's training and validation items"
             trained = "the user's training items"
             chosen["masked"] = {"valid": trained, "test": test if strict else trained}
+        if dropped:
+            chosen["dropped"] = dict(dropped)
         return chosen | {
             "relevant": f"rating >= {evaluation.threshold:g}",
             "users_without_list": "score 0" if strict else "left out",

@@ -16,6 +16,8 @@ from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Edges, Init, Sampler
 from mmbench.errors import ShapeError
 from mmbench.models import ModelConfig
+from mmbench.models.stand_ins import StandIns
+from mmbench.ops.dense import linear
 from mmbench.ops.knn import cosine_knn
 from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
@@ -34,10 +36,16 @@ class Content(Mapping[str, ItemContent]):
         content: Modality to content, in the order in which models see the modalities.
         find: How neighbours are found; exact search by default. What loads the content may put a
             cache in front.
+        dropout: Of trained stand-ins for absent content; None: there are none.
     """
 
-    def __init__(self, content: Mapping[str, ItemContent], find: Neighbours | None = None) -> None:
-        self._content = dict(content)
+    def __init__(
+        self,
+        content: Mapping[str, ItemContent],
+        find: Neighbours | None = None,
+        dropout: float | None = None,
+    ) -> None:
+        self._content, self._dropout = dict(content), dropout
         self._find = find or (lambda modality, x, k: cosine_knn(x, k))
 
     @classmethod
@@ -61,6 +69,11 @@ class Content(Mapping[str, ItemContent]):
     def vectors(self) -> dict[str, Tensor]:
         """The vectors alone, (n_items, dim) each."""
         return {modality: one.vectors for modality, one in self._content.items()}
+
+    def stand_ins(self, *modalities: str) -> StandIns:
+        """Return trained stand-ins for absent content, of all modalities unless some are named."""
+        chosen = {m: one for m, one in self.items() if not modalities or m in modalities}
+        return StandIns(chosen, self._dropout)
 
     def neighbours(self, modality: str, k: int) -> tuple[Tensor, Tensor]:
         """Return each item's k nearest by cosine, itself included, and the cosines, (n_items, k).
@@ -91,6 +104,8 @@ class Recommender(nn.Module):
         legacy_zero_grad: Whether parameters without gradient go on by their momentum; see
             `mmbench.trainer.Adam`.
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
+        learns_absent: Whether it puts `Content.stand_ins` in where content is absent; where that
+            depends on settings, `learns_absent_with` says it.
         scores_unseen: Whether it can score items that training has not seen; see `scorer`. Where
             that depends on settings, an instance says it, and `represents_unseen` beforehand.
         by_history: Whether a user is their history alone, so that users whom training has not seen
@@ -105,9 +120,15 @@ class Recommender(nn.Module):
     untrained: frozenset[str] = frozenset()
     legacy_zero_grad: bool = False
     uses_seed: ClassVar[bool] = True
+    learns_absent: ClassVar[bool] = False
     scores_unseen: bool = False
     by_history: bool = False
     id_weights: ClassVar[tuple[str, ...]] = ("user_*", "item_*")
+
+    @classmethod
+    def learns_absent_with(cls, settings: ModelConfig) -> bool:
+        """Whether a model of these settings puts stand-ins in where content is absent."""
+        return cls.learns_absent
 
     @classmethod
     def represents_unseen(cls, settings: ModelConfig) -> bool:
@@ -217,12 +238,14 @@ class Recommender(nn.Module):
 class TrainsContent(Recommender):
     """A model that trains the items' vectors, each modality through a projection of its own."""
 
+    learns_absent = True
     id_weights = (*Recommender.id_weights, "features.*.values")
 
     def _add_content(
-        self, vectors: Mapping[str, Tensor], width: int, init: Init, *, weight: str = "default"
+        self, content: Content, width: int, init: Init, *, weight: str = "default"
     ) -> None:
         """Make `features.<m>`, which start from the vectors, and `projection.<m>`."""
+        vectors, self.stand_ins = content.vectors, content.stand_ins()
         self.features = nn.ModuleDict({m: RowTable(x.clone()) for m, x in vectors.items()})
         self.projection = nn.ModuleDict(
             {
@@ -234,7 +257,10 @@ class TrainsContent(Recommender):
     def _project(self, m: str, items: Tensor | None) -> Tensor:
         """W_m features_m + b_m of some items (distinct, ascending) or of all, (n, width)."""
         table, projection = cast(RowTable, self.features[m]), cast(nn.Linear, self.projection[m])
-        return table.project(items, projection.weight, projection.bias)
+        rows = table.project(items, projection.weight, projection.bias)
+        return self.stand_ins.put_in(
+            m, rows, lambda token: linear(token, projection.weight, projection.bias), items
+        )
 
 
 def bpr_loss(pos: Tensor, neg: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class BM3(TrainsContent):
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
-        self._add_content(content.vectors, d, init, weight="xavier_normal")
+        self._add_content(content, d, init, weight="xavier_normal")
         self.predictor = init.linear("predictor", d, d, weight="xavier_normal")
         self.graph = symmetric_normalised(
             bipartite(train), epsilon=DEGREE_EPSILON, dtype=self.item_embedding.dtype

@@ -99,7 +99,7 @@ class FREEDOM(TrainsContent):
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
-        self._add_content(content.vectors, d, init)
+        self._add_content(content, d, init)
         for projection in self.projection.values():
             # b_m cancels in g_i - g_j, so it would never get a gradient.
             projection.register_parameter("bias", None)

@@ -139,6 +139,7 @@ class GRCN(Recommender):
     """Graph-refined convolution over any modalities."""
 
     Config = GRCNConfig
+    learns_absent = True
     id_weights = (*Recommender.id_weights, "preference.*", "confidence", "stale_*")
 
     confident: Tensor
@@ -161,6 +162,7 @@ class GRCN(Recommender):
             both = start("embedding", n_nodes, d).data
             self.user_embedding = nn.Parameter(both[: train.n_users].clone())
             self.item_embedding = nn.Parameter(both[train.n_users :].clone())
+        self.stand_ins = content.stand_ins()
         self.preference, self.projection = nn.ParameterDict(), nn.ModuleDict()
         for m, vectors in content.vectors.items():
             self.register_buffer(f"features_{m}", vectors, persistent=False)
@@ -199,6 +201,9 @@ class GRCN(Recommender):
         projection = cast(nn.Linear, self.projection[m])
         # f of all items: within two hops a batch reaches most nodes.
         projected = linear(self.get_buffer(f"features_{m}"), projection.weight, projection.bias)
+        projected = self.stand_ins.put_in(
+            m, projected, lambda token: linear(token, projection.weight, projection.bias)
+        )
         f = normalise_rows(functional.leaky_relu(projected, inplace=True))
         # With T = 0 the preferences stay rn(preference).
         n_routings = self.config.n_routings * self.variant.routing

@@ -156,7 +156,7 @@ class LATTICE(TrainsContent):
         self.modality_weights = nn.Parameter(torch.full((len(content),), 1 / len(content)))
         if len(content) == 1:  # the softmax of one is 1 whatever its weight
             self.untrained = frozenset({"modality_weights"})
-        self._add_content(content.vectors, config.content_dim, init)
+        self._add_content(content, config.content_dim, init)
         adjacency, dtype = with_self_loops(bipartite(train)), self.item_embedding.dtype
         if self.variant.both_sides:
             self.graph = symmetric_normalised(adjacency, power=1, dtype=dtype)

@@ -56,6 +56,7 @@ from torch.nn import functional
 
 from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
+from mmbench.models.stand_ins import StandIns
 from mmbench.ops.dense import leaky_mix, linear, normalise_rows
 from mmbench.ops.graph import row_normalised
 from mmbench.ops.rows import distinct, grouped, pair_scores, take
@@ -164,6 +165,7 @@ class Network(nn.Module):
         d: Width of the embeddings.
         variant: The preset's values.
         init: Draws the initial values.
+        stand_ins: For absent content of this modality.
     """
 
     content: Tensor  # of the items: raw, or normalised where nothing is projected
@@ -179,15 +181,17 @@ class Network(nn.Module):
         d: int,
         variant: Variant,
         init: Init,
+        stand_ins: StandIns,
     ) -> None:
         super().__init__()
+        self.modality, self.stand_ins = name.rpartition(".")[2], stand_ins
         k = width or vectors.shape[1]
         self.projection = init.linear(f"{name}.projection", vectors.shape[1], k) if width else None
         # Without a projection rn(F) is a constant, and so is its mean over each user's items.
         content = vectors if width else normalise_rows(vectors)
         self.register_buffer("content", content, persistent=False)
-        constant = None if width or _product_first(items_of) else items_of @ content
-        self.register_buffer("user_mean", constant, persistent=False)
+        changes = width or len(stand_ins) or _product_first(items_of)
+        self.register_buffer("user_mean", None if changes else items_of @ content, persistent=False)
         preference = getattr(init, variant.start)(f"{name}.preference", items_of.shape[0], k)
         _add_table(self, "preference", preference, trained=variant.train_preferences)
         self.layers = nn.ModuleList(
@@ -209,7 +213,10 @@ class Network(nn.Module):
         # X_0: rn works row by row, so users and items are normalised apart.
         users, items = normalise_rows(self.preference), self.content
         if self.projection is not None:
-            items = normalise_rows(linear(items, self.projection.weight, self.projection.bias))
+            items = linear(items, self.projection.weight, self.projection.bias)
+        items = self.stand_ins.put_in(self.modality, items, self._of_token)
+        if self.projection is not None:
+            items = normalise_rows(items)
         for l, layer in enumerate(self.layers):
             # The last layer runs for the batch's nodes alone; earlier ones feed their neighbours.
             some_users, some_items = nodes if nodes and l == len(self.layers) - 1 else (None, None)
@@ -221,11 +228,18 @@ class Network(nn.Module):
             items = layer(*to_items, _rows(items, some_items), _rows(ids[1], some_items))
         return users, items
 
+    def _of_token(self, token: Tensor) -> Tensor:
+        """What a token of the modality is to the graph, (1, k)."""
+        if self.projection is None:
+            return normalise_rows(token)
+        return linear(token, self.projection.weight, self.projection.bias)
+
 
 class MMGCN(Recommender):
     """Multi-modal graph convolution over any modalities."""
 
     Config = MMGCNConfig
+    learns_absent = True
     id_weights = (*Recommender.id_weights, "networks.*.preference", "stale_*")
 
     user_embedding: Tensor
@@ -253,7 +267,14 @@ class MMGCN(Recommender):
         for position, (m, vectors) in enumerate(content.vectors.items()):
             width = config.content_dims[min(position, len(config.content_dims) - 1)]
             self.networks[m] = Network(
-                f"networks.{m}", vectors, self.items_of, width, d, variant, init
+                f"networks.{m}",
+                vectors,
+                self.items_of,
+                width,
+                d,
+                variant,
+                init,
+                content.stand_ins(m),
             )
         # The only modality whose preferences are regularised.
         self.first = next(iter(content))

@@ -130,17 +130,30 @@ class SchemaConfig(ModelConfig):
         return Choice(**{name: getattr(self, name) for name in FACTORS})
 
 
+_NO_TOKENS = (
+    "schema: the policy learned needs side=item: a user's content is a mean of stored vectors, "
+    "which a trained stand-in is not"
+)
+
+
 class Schema(Recommender):
     """The formal schema: representation, fusion, operator, side, ids and backbone are settings."""
 
     Config = SchemaConfig
+    learns_absent = True
 
     def __init__(self, train: TrainSet, content: Content, config: SchemaConfig, init: Init) -> None:
         super().__init__()
         self.config, self.choice, self.modalities = config, config.choice, tuple(content)
         self.sizes = {"user": train.n_users, "item": train.n_items}
         self.scores_unseen = self.choice.scores_unseen
+        # A graph's users are those of training: another one has no edges there.
+        self.by_history = config.ids == "none" and config.backbone != "lightgcn"
         joint = config.representation == "joint"
+        self.stand_ins = content.stand_ins()
+        self.widths = {m: x.shape[1] for m, x in content.vectors.items()}
+        if len(self.stand_ins) and not self.learns_absent_with(config):
+            raise UsageError(_NO_TOKENS)
         if config.alignment_weight and len(content) < 2:
             raise UsageError(
                 f"schema: alignment_weight: there is one modality ({', '.join(content)}) and "
@@ -220,6 +233,11 @@ class Schema(Recommender):
         return nn.ModuleList(layers)
 
     @classmethod
+    def learns_absent_with(cls, settings: ModelConfig) -> bool:
+        """Where users have no content: theirs is a mean of stored vectors."""
+        return not cast(SchemaConfig, settings).choice.has_content("user")
+
+    @classmethod
     def represents_unseen(cls, settings: ModelConfig) -> bool:
         """Where an item has content, and its id decides nothing alone."""
         return cast(SchemaConfig, settings).choice.scores_unseen
@@ -238,8 +256,19 @@ class Schema(Recommender):
             stored = self.get_buffer(f"{who}_content_{place}")
             weight = cast(nn.Linear, projection).weight
             y = stored if rows is None else stored[rows]
-            found.append(self._mu(place, linear(y, weight)))
+            if who == "user":  # whose content is made of stored vectors: there are no stand-ins
+                found.append(self._mu(place, linear(y, weight)))
+            else:
+                found.append(self._mu(place, self._products(place, y, weight, rows)))
         return found
+
+    def _products(self, place: int, y: Tensor, weight: Tensor, rows: Tensor | None) -> Tensor:
+        """W y of stored vectors of items, with stand-ins where content is absent, (n, d)."""
+        if self.config.representation == "joint":
+            return linear(self.stand_ins.side_by_side(y, self.widths, rows), weight)
+        return self.stand_ins.put_in(
+            self.modalities[place], linear(y, weight), lambda token: linear(token, weight), rows
+        )
 
     def _parts(self, who: Who, rows: Tensor | None = None) -> list[Tensor]:
         """P_x of some rows (distinct) or of all, (n, d) each."""
@@ -407,14 +436,15 @@ class Schema(Recommender):
 
     def _unseen_parts(self, known: Known) -> list[Tensor]:
         """P_i of items that training has not seen: their content, and zeros for an id."""
-        vectors = _joined({m: known.content[m].vectors for m in self.modalities}, self.choice)
+        others = slice(self.sizes["item"], known.n_items)
+        stored = {m: self.stand_ins.of_others(m, known.content[m], others) for m in self.modalities}
+        vectors = _joined(stored, self.choice)
         found = []
         for place, (projection, x) in enumerate(
             zip(self.projection.values(), vectors, strict=True)
         ):
             weight = cast(nn.Linear, projection).weight
-            unseen = x[self.sizes["item"] : known.n_items].to(weight)
-            found.append(self._mu(place, linear(unseen, weight)))
+            found.append(self._mu(place, linear(x.to(weight), weight)))
         ids = [torch.zeros_like(found[0])] if self.item_id is not None else []
         return ids + found
 

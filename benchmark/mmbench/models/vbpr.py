@@ -76,6 +76,7 @@ class VBPR(Recommender):
 
     Config = VBPRConfig
     scores_unseen = True
+    learns_absent = True
 
     features: Tensor
 
@@ -83,7 +84,8 @@ class VBPR(Recommender):
         super().__init__()
         self.config = config
         self.original = config.preset == "original"
-        self.modalities = tuple(content)
+        self.widths = {m: one.vectors.shape[1] for m, one in content.items()}
+        self.stand_ins = content.stand_ins()
         self.register_buffer("features", content.side_by_side(), persistent=False)  # (n_items, k)
         k, d = self.features.shape[1], config.embedding_dim
         self.user_factors = init.xavier_uniform("user_factors", train.n_users, d)
@@ -115,7 +117,8 @@ class VBPR(Recommender):
         size = len(batch.users)
         users, pair = grouped(batch.users), grouped(torch.cat([batch.pos, batch.neg]))
         items, inverse = distinct(pair)
-        content = take(self._projected(self.features[items]), inverse)  # (2B, d)
+        vectors = self.stand_ins.side_by_side(self.features[items], self.widths, items)
+        content = take(self._projected(vectors), inverse)  # (2B, d)
         item = take(self.item_factors, pair)  # (2B, d)
         user = take(self.user_factors, users)  # (B, d)
         user_content = take(self.user_content_factors, users)  # (B, d)
@@ -129,7 +132,7 @@ class VBPR(Recommender):
         # `original` adds b_i and <content_bias, X_i>.
         bias = take(self.item_bias[:, None], pair).flatten()  # (2B,)
         scores = scores + bias
-        scores = scores + take(self.features[items] @ self.content_bias[:, None], inverse).flatten()
+        scores = scores + take(vectors @ self.content_bias[:, None], inverse).flatten()
         # The negative's bias counts a tenth.
         bias_norms = squared_norm(bias[:size]) + squared_norm(bias[size:]) / 10
         # W and content_bias count whole in every batch, not by the batch's rows.
@@ -146,27 +149,26 @@ class VBPR(Recommender):
         if self.original:
             # The ones meet the items' biases: <[… | 1], [… | b]> adds b.
             users.append(torch.ones_like(self.user_factors[:, :1]))
-        return torch.cat(users, 1), self._items(self.features, self.item_factors)
+        vectors = self.stand_ins.side_by_side(self.features, self.widths)
+        return torch.cat(users, 1), self._items(vectors, self.item_factors, trained=True)
 
     def scorer(self, known: Known) -> Score:
         """Unseen items have a content part; factors and bias that were never trained are zero."""
         users, items = self.embeddings()
         n_unseen = known.n_items - len(items)
         if n_unseen:
-            vectors = [
-                known.content[m].vectors[len(items) : known.n_items] for m in self.modalities
-            ]
+            unseen = slice(len(items), known.n_items)
+            vectors = [self.stand_ins.of_others(m, known.content[m], unseen) for m in self.widths]
             content = torch.cat(vectors, 1).to(items.device)  # (n_unseen, k)
             factors = items.new_zeros(n_unseen, self.config.embedding_dim)
-            items = torch.cat([items, self._items(content, factors)])
+            items = torch.cat([items, self._items(content, factors, trained=False)])
         columns = items.T.contiguous()
         return lambda rows: users[rows] @ columns
 
-    def _items(self, content: Tensor, factors: Tensor) -> Tensor:
+    def _items(self, content: Tensor, factors: Tensor, *, trained: bool) -> Tensor:
         """[factors | p | biases] of items with the given content; untrained rows have no bias."""
         projected = self._projected(content)
         if not self.original:
             return torch.cat([factors, projected], 1)
-        # Any other content belongs to unseen items, which have no trained b_i.
-        bias = self.item_bias if content is self.features else 0.0
+        bias = self.item_bias if trained else 0.0  # unseen items have no trained b_i
         return torch.cat([factors, projected, (content @ self.content_bias + bias)[:, None]], 1)

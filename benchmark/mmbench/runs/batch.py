@@ -20,7 +20,7 @@ from mmbench.errors import DataError, Diverged, SomeFailed
 from mmbench.models import model_class
 from mmbench.runs.fit import as_begun
 from mmbench.runs.folder import RunFolder
-from mmbench.runs.inputs import Inputs, Loader, remember, same_data
+from mmbench.runs.inputs import Inputs, Loader, remember, require_modalities, same_data
 from mmbench.runs.run import Result, check_data, fit, locked, run, run_folder
 from mmbench.runs.search import count_trials, fit_trial, values_in_words
 
@@ -177,6 +177,7 @@ class Batch:
         """
         results: list[Result | None] = []
         recipes = list(recipes)
+        require_modalities(recipes)
         self._series = Series(sum(map(_trainings, recipes)))
         ended = 0  # trainings of the runs so far
         for group in _by_data(recipes):

@@ -18,7 +18,15 @@ from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.models import model_class
 from mmbench.runs.documents import CURE
 from mmbench.runs.folder import RunFolder
-from mmbench.runs.kinds import Facts, conditions, kind_in_words, kind_of, labels
+from mmbench.runs.kinds import (
+    TREATMENT,
+    Facts,
+    conditions,
+    kind_in_words,
+    kind_of,
+    labels,
+    treatment_of,
+)
 from mmbench.runs.run import chosen_recipe
 
 
@@ -224,7 +232,9 @@ def _others(members: Sequence[FinishedRun]) -> dict[str, Any]:
     run, data = members[0], members[0].record["dataset"]
     flat: dict[str, Any] = {"data": data["name"], "digest": data["digest"]}
     for name, value in run.recipe.dump().items():
-        if name not in _APART:
+        if name in TREATMENT:
+            flat[name] = value
+        elif name not in _APART:
             flat |= value if isinstance(value, dict) else {name: value}
     if (start := run.record.get("start_from")) is not None:
         flat["start_from"] = start["system"]
@@ -234,8 +244,9 @@ def _others(members: Sequence[FinishedRun]) -> dict[str, Any]:
 def _facts(members: Sequence[FinishedRun]) -> Facts:
     run = members[0]
     others = {**_others(members), **_search(members)}
-    for name in ("data", "split", "protocol", *run.recipe.features):
-        del others[name]
+    for name in ("data", "split", "protocol", *TREATMENT, *run.recipe.features):
+        others.pop(name, None)
     settings, searched = _settings(members), frozenset(run.asked.searched)
     features = run.recipe.features
-    return Facts(run.recipe.model, features, settings, searched, others, kind_of(run))
+    kind, treatment = kind_of(run), treatment_of(run.recipe)
+    return Facts(run.recipe.model, features, settings, searched, others, kind, treatment)

@@ -38,6 +38,7 @@ from mmbase.progress import Progress
 from mmbench.config import Recipe
 from mmbench.core.sampling import Init
 from mmbench.data.caches import neighbour_cache
+from mmbench.data.missing.learned import Learned
 from mmbench.errors import DataError, Diverged, TrainingError, UsageError
 from mmbench.evaluation.protocol import Setting, rank_all, score, with_selected
 from mmbench.models import model_class
@@ -241,7 +242,9 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
     train = setting.training.train
     trained = {modality: one.first(train.n_items) for modality, one in setting.features.items()}
     # Neighbours are searched where the vectors will live.
-    content = Content(trained, neighbour_cache(device))
+    policy = recipe.treatment.policy
+    dropout = policy.dropout if isinstance(policy, Learned) else None
+    content = Content(trained, neighbour_cache(device), dropout)
     model = model_class(recipe.model)(train, content, recipe.settings, Init(recipe.seed))
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         if "lazy-adam" in recipe.approximate:

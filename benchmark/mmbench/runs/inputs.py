@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,17 @@ from mmbench.config import Evaluation, Recipe
 from mmbench.core.interactions import HeldOut
 from mmbench.data.dataset import Split, load_split
 from mmbench.data.defaults import remember_split
-from mmbench.data.features import ItemFeatures, load_features, remember_features, trained_on
+from mmbench.data.features import (
+    ItemFeatures,
+    choose_sets,
+    load_features,
+    remember_features,
+    trained_on,
+)
 from mmbench.data.files import available_splits, known_columns
+from mmbench.data.restriction import with_content
 from mmbench.data.tables import UNSURE
+from mmbench.data.treatment import Treatment
 from mmbench.evaluation.protocol import Setting, side_data
 from mmbench.models import model_class
 from mmbench.runs.start import with_digest
@@ -91,9 +99,16 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
     else:
         split = like.split
     features: Mapping[str, ItemFeatures] = {}
-    if model_class(recipe.model).uses_features:
+    treatment = recipe.treatment
+    if recipe.loads_features:
         features = like.features if like is not None else {}
-        features = features or _features(recipe, data, split)
+        features = features or _features(recipe, treatment, data, split)
+        if treatment.policy.DROPS and like is None:
+            columns, strict = recipe.columns, recipe.evaluation.protocol == "strict"
+            whole = split
+            split = with_content(data, whole, features, columns, catalogue=strict)
+            if split is not whole:  # whom a mask took from is gone
+                features = _features(recipe, replace(treatment, mask={}), data, split)
     if like is None:
         columns = known_columns(data, recipe.columns)
         evaluation, split, digests = side_data(data, recipe.evaluation, split, columns)
@@ -108,11 +123,32 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
         "features": {modality: one.name for modality, one in features.items()},
         "evaluation": evaluation,
     }
+    if "absent" in treatment.control.values():  # it has a set all the same
+        found["features"] = choose_sets(data / "features", recipe.features)[0]
     recipe = recipe.model_copy(update=found)
     return recipe, Inputs(split, features, digests, evaluation.diversity_features)
 
 
-def _features(recipe: Recipe, data: Path, split: Split) -> dict[str, ItemFeatures]:
+def require_modalities(recipes: Iterable[Recipe]) -> None:
+    """Refuse masks and controls of modalities that are not used, before anything is trained.
+
+    Raises:
+        UsageError: There is one.
+        DataError: There are no features.
+    """
+    sets: dict[tuple[str, str], Mapping[str, str]] = {}
+    for recipe in recipes:
+        treatment = recipe.treatment
+        if treatment.mask or treatment.control:
+            key = recipe.data, repr(sorted(recipe.features.items()))
+            if key not in sets:
+                sets[key] = choose_sets(Path(recipe.data) / "features", recipe.features)[0]
+            treatment.require(sets[key])
+
+
+def _features(
+    recipe: Recipe, treatment: Treatment, data: Path, split: Split
+) -> dict[str, ItemFeatures]:
     """The items' content, with a note where an encoder may have seen what is held out."""
     training = split.training
     features = load_features(
@@ -120,7 +156,7 @@ def _features(recipe: Recipe, data: Path, split: Split) -> dict[str, ItemFeature
         training.item_ids.tolist(),
         recipe.features,
         n_trained=training.n_trained,
-        treatment=recipe.treatment,
+        treatment=treatment,
         train=training.train,
     )
     for modality, one in features.items():
@@ -165,7 +201,10 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
     ]
     for modality, one in inputs.features.items():
         n_present = int(one.present[: train.n_items].sum())
-        unused = counted(one.n_stored - int(present[modality].sum()), "vector")
+        used = int(present[modality].sum()) + one.n_masked
+        if evaluation.protocol == "strict":
+            used += one.n_masked_others
+        unused = counted(one.n_stored - used, "vector")
         lines.append(
             f"{modality}: {one.name}, {one.vectors.shape[1]:,} numbers per item: {n_present:,} of "
             f"{train.n_items:,} items have a vector, "
@@ -228,7 +267,11 @@ class Loader:
 
 def same_data(one: Recipe, other: Recipe) -> bool:
     """Whether what one recipe loads serves the other, which may use no content at all."""
-    names = ["data", "columns", "split", "treatment"]
+    names = ["data", "columns", "split"]
+    if one.loads_features and other.loads_features:
+        names.append("treatment")
+    elif one.treatment.policy.DROPS or other.treatment.policy.DROPS:
+        return False
     if one.features and other.features:
         names.append("features")
     of_evaluation = ("protocol", "diversity_features", "categories")

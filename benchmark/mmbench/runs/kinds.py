@@ -11,6 +11,7 @@ from mmbench.errors import UsageError, unknown_name
 from mmbench.runs.fit import in_words
 
 if TYPE_CHECKING:
+    from mmbench.config import Recipe
     from mmbench.runs.finished_runs import FinishedRun
 
 KINDS = ("dataset", "split", "protocol")
@@ -91,6 +92,7 @@ class Facts:
         settings: The settings, `searched` for those that differ between seeds.
         searched: Names of the settings that validation chose.
         others: All else, by names of options.
+        treatment: What is done to the stored vectors, see `treatment_of`.
         kind: See `kind_of`; every label names the facts in which any two systems differ.
     """
 
@@ -100,22 +102,23 @@ class Facts:
     searched: frozenset[str]
     others: Mapping[str, Any]
     kind: Mapping[str, str] = field(default_factory=dict)
+    treatment: Mapping[str, Any] = field(default_factory=dict)
 
 
 def labels(systems: Sequence[Facts]) -> list[str]:
     """Return a label per system: its model, and what distinguishes it from others of that model.
 
-    That is its features and the settings that were given; if these are equal, the settings that
-    validation chose; else all other options.
+    That is its features, what is done to them and the settings that were given; if these are equal,
+    the settings that validation chose; else all other options.
     """
     mixed = [name for name in KINDS if len({one.kind.get(name) for one in systems}) > 1]
     out = []
     for mine in systems:
         rivals = [one for one in systems if one is not mine and one.model == mine.model]
         names = {name for one in rivals for name in _differing(mine, one)}
-        known = {**mine.others, **mine.settings}
+        known = {**mine.others, **mine.settings, **mine.treatment}
         parts = [_features(mine, rivals)] if "features" in names else []
-        parts += [f"{name}={_words(known.get(name))}" for name in sorted(names - {"features"})]
+        parts += [f"{name}={in_short(known.get(name))}" for name in sorted(names - {"features"})]
         parts += [f"{name}={mine.kind[name]}" for name in mixed]
         out.append(f"{mine.model}({', '.join(parts)})" if parts else mine.model)
     return out
@@ -126,11 +129,30 @@ def _differing(mine: Facts, other: Facts) -> set[str]:
     settings = _unequal(mine.settings, other.settings)
     given = settings - (mine.searched & other.searched)
     told = given | ({"features"} if mine.features != other.features else set())
+    told |= _unequal(mine.treatment, other.treatment)
     if told or settings:
         return told or settings
     others = _unequal(mine.others, other.others)
     # A label already names another split, whose digest differs as well.
     return others - {"digest"} if mine.kind != other.kind else others
+
+
+TREATMENT = ("missing", "mask", "pattern", "control", "mask_seed")
+"""Fields of a recipe that say what is done to the stored vectors, beside their scaling."""
+
+
+def treatment_of(recipe: Recipe) -> dict[str, Any]:
+    """Return what is done to the stored vectors, in short: what stands at its default is left out.
+
+    One share of all modalities is a number: `mask=0.3`.
+    """
+    plain = recipe.dump()
+    told = {name: plain[name] for name in TREATMENT if name in plain}
+    told["missing"] = recipe.treatment.policy.short
+    shares = set(told.get("mask", {}).values())
+    if len(shares) == 1 and set(told["mask"]) == set(recipe.features):
+        (told["mask"],) = shares
+    return {name: value for name, value in told.items() if value != "mean"}
 
 
 def _unequal(one: Mapping[str, Any], other: Mapping[str, Any]) -> set[str]:
@@ -146,9 +168,10 @@ def _features(mine: Facts, rivals: Sequence[Facts]) -> str:
     return "+".join(parts) or "no features"
 
 
-def _words(value: Any) -> str:
+def in_short(value: Any) -> str:
+    """Return a value as labels have it: `visual:0.3+textual:0.5`."""
     if isinstance(value, Mapping):
-        return "+".join(f"{name}:{_words(one)}" for name, one in value.items()) or "none"
+        return "+".join(f"{name}:{in_short(one)}" for name, one in value.items()) or "none"
     if isinstance(value, list | tuple):
-        return ",".join(map(_words, value)) or "none"
+        return ",".join(map(in_short, value)) or "none"
     return "none" if value is None else in_words(value, 6)

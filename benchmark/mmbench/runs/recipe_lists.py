@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mmbench.config import Recipe, for_model, make_recipe, setting_name
+from mmbench.data.missing import policy_of
 from mmbench.errors import DataError, UsageError, unknown_name
 from mmbench.models import MODELS, model_class
 
@@ -131,13 +132,13 @@ def expand(values: Mapping[str, Any]) -> Plan:
     runs: dict[str, Planned] = {}
     refused: dict[str, tuple[Mapping[str, Any], UsageError]] = {}
     for one, levels in _combinations(values, axes, factors, models):
-        key = _key(levels)
-        if key in runs:  # equal for a model without content
-            continue
         try:
-            runs[key] = Planned(_recipe(one, models), levels)
+            recipe = _recipe(one, models)
         except UsageError as error:
             refused.setdefault(_key(_without_seed(levels)), (levels, error))
+        else:
+            # A model without content runs once, whatever is done to content.
+            runs.setdefault(_key(recipe.dump()), Planned(recipe, levels))
     _require_each([one.levels for one in runs.values()], list(refused.values()))
     return Plan(list(runs.values()), [_refusal(*one) for one in refused.values()])
 
@@ -162,7 +163,7 @@ def _combinations(
         one = {**values, **dict(zip(outer, chosen, strict=True))}
         model = model_class(one["model"])
         one.pop(FACTORS, None)
-        if not model.uses_features:
+        if not (model.uses_features or policy_of(one.get("missing", "mean")).DROPS):
             for key in OF_CONTENT:
                 one.pop(key, None)
         levels = {key: one[key] for key, tried in outer.items() if key in one and len(tried) > 1}

@@ -34,9 +34,10 @@ def _induced(recipe: Recipe, one: ItemFeatures) -> dict[str, Any]:
             "share": share,
             "pattern": recipe.pattern,
             "seed": recipe.mask_seed,
-            "masked": one.n_masked,
-            "masked_of_other_items": one.n_masked_others,
         }
+        if not recipe.treatment.policy.DROPS:  # then they have left the data
+            counts = {"masked": one.n_masked, "masked_of_other_items": one.n_masked_others}
+            told["mask"] |= counts
     if one.control is not None:
         told["control"] = one.control
     return told
@@ -111,6 +112,11 @@ def record_of(
             for modality, one in inputs.features.items()
         },
         "seeds": {"run": recipe.seed},
+        "treatment": {
+            name: value
+            for name, value in recipe.dump().items()
+            if name in ("missing", "mask", "pattern", "control", "mask_seed", "scaling")
+        },
         "approximate": list(recipe.approximate),
         "settings": recipe.settings.model_dump(mode="json"),
         "chosen_trial": chosen,

@@ -87,9 +87,9 @@ class Source:
             told = provenance if isinstance(provenance, Mapping) else {}
             if not same and (how := difference(told, one.provenance)):
                 self._refuse(f"{modality}: another encoder: {how}")
-            if recipe.scaling == "standard" and not (
-                same and self.record["dataset"]["digest"] == training
-            ):
+            same = same and self.record["dataset"]["digest"] == training
+            same = same and self.recipe.treatment == recipe.treatment
+            if recipe.scaling == "standard" and not same:
                 self._refuse(
                     f"{modality}: --scaling standard is fitted on the items of one dataset and "
                     "makes other numbers of the same vector on another; train both with "

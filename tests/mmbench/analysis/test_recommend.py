@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from tests.mmbench.conftest import write_dataset
 
-from mmbench.analysis.recommend import SUFFIXES
+from mmbench.analysis.recommend import SUFFIXES, load_run
 from mmbench.commands.recommend import recommend
 from mmbench.commands.train import train
 from mmbench.config import make_evaluation
@@ -112,6 +112,75 @@ def test_seen_items_come_back_on_request_and_unseen_ones_through_content(
     everything = pd.read_parquet(out).groupby("user_id")["item_id"].agg(set)
     assert all(seen[user] <= everything[user] for user in everything.index)
     assert {"B030X", "B032X"} <= everything["u0"]
+
+
+def lists_of(path: Path) -> dict[str, list[tuple[str, float]]]:
+    rows = pd.read_csv(path, sep="\t", dtype={"user_id": str})
+    return {
+        user: list(zip(own["item_id"], own["score"], strict=True))
+        for user, own in rows.groupby("user_id")
+    }
+
+
+@pytest.mark.parametrize("model", ["item-knn", "content-knn"])
+def test_a_history_file_with_training_rows_gives_the_lists_of_training(
+    place: Path, tmp_path: Path, model: str
+) -> None:
+    run, out = run_of(place, "paper", model), tmp_path / "recs.tsv"
+    call(str(run), "--out", str(out), "-k", "5", "--users", "u1,u2")
+    expected = lists_of(out)
+    training = load_run(run).setting.training
+    rows = [
+        f"{'new' if user == 1 else 'u2'}\t{training.item_ids[item]}"
+        for user in (1, 2)
+        for row, item in zip(training.train.users, training.train.items, strict=True)
+        if training.user_ids[row] == f"u{user}"
+    ]
+    history = tmp_path / "visitors.tsv"
+    history.write_text("\n".join(["user_id\titem_id", *rows[::-1]]) + "\n")
+    document = call(str(run), "--out", str(out), "-k", "5", "--history", str(history))
+    assert document["users"] == 2
+    assert lists_of(out) == {"new": expected["u1"], "u2": expected["u2"]}
+
+
+def test_histories_decide_alone_and_what_they_lack_is_said(place: Path, tmp_path: Path) -> None:
+    run, out, history = run_of(place, "strict", "content-knn"), tmp_path / "r.tsv", tmp_path / "h"
+    # B030X is in the catalogue and not in training: it is masked, and says nothing of a user.
+    rows = ["a\tB001X", "a\tB030X", "b\tB002X", "u1\tB001X", "c\tB030X", "a\tZZZ"]
+    history.write_text("\n".join(["user_id\titem_id", *rows]) + "\n")
+    arguments = [str(run), "--out", str(out), "-k", "40", "--history", str(history)]
+    done = CliRunner().invoke(recommend, [*arguments, "-q"], catch_exceptions=False)
+    said = " ".join(done.stderr.split())
+    assert "1 row of an item that the run does not list: passed over" in said
+    assert "1 of the users has no rows of items that training has seen" in said and "'c'" in said
+    found = {user: dict(own) for user, own in lists_of(out).items()}
+    assert set(found) == {"a", "b", "u1"}
+    assert not {"B001X", "B030X"} & set(found["a"])
+    assert {item: s for item, s in found["u1"].items() if item != "B030X"} == found["a"]
+    everything = call(*arguments, "--include-seen", "--users", "a")
+    assert everything["users"] == 1 and {"B001X", "B030X"} <= set(dict(lists_of(out)["a"]))
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "words", "error", "message"),
+    [
+        ("vbpr", "a\tB001X", (), UsageError, "has learned its own users"),
+        ("item-knn", "a\tZZZ", (), DataError, "'ZZZ' there, 'B000X' in training"),
+        ("item-knn", "a\tB001X", ("--users", "z"), DataError, "only known users"),
+        ("item-knn", None, (), DataError, "history.tsv"),
+    ],
+)
+def test_histories_that_cannot_be_served(
+    place: Path, tmp_path: Path, model: str, rows: str | None, words: tuple[str, ...],
+    error: type[Exception], message: str,
+) -> None:  # fmt: skip
+    history, out = tmp_path / "history.tsv", tmp_path / "out" / "r.tsv"
+    if rows is not None:
+        history.write_text(f"user_id\titem_id\n{rows}\n")
+    arguments = [str(run_of(place, "strict", model)), "--out", str(out), "--history", str(history)]
+    done = CliRunner().invoke(recommend, [*arguments, *words, "-q"])
+    assert isinstance(done.exception, error) and message in str(done.exception)
+    assert not out.parent.exists()
 
 
 @pytest.mark.parametrize("model", ["bpr-mf", "vbpr", "freedom"])

@@ -18,6 +18,7 @@ from mmbench.errors import UsageError
 from mmbench.evaluation.ranking import rank
 from mmbench.models import MODELS, model_class
 from mmbench.models.base import Content, ModelConfig, Recommender
+from mmbench.models.cells import admissible
 from mmbench.ops import sparse
 from mmbench.trainer import Trainer
 
@@ -305,10 +306,21 @@ def others() -> tuple[TrainSet, Content]:
 
 
 STALE: list[tuple[str, Preset]] = [(name, {"stale_inference": True}) for name in ("grcn", "mmgcn")]
+SCHEMAS = [
+    {one.name: getattr(choice, one.name) for one in dataclasses.fields(choice)}
+    for choice in admissible()
+]
+CONTENT_ALONE = [choice for choice in SCHEMAS if choice["ids"] == "none"]
 
 
-@pytest.mark.parametrize(("name", "preset"), [*CASES, *STALE])
 def test_the_weights_of_ids_are_those_whose_shape_follows_users_and_items(
+    block_train: TrainSet, block_features: Content
+) -> None:
+    for name, preset in [*CASES, *STALE, *(("schema", choice) for choice in SCHEMAS)]:
+        check_weights_of_ids(name, preset, block_train, block_features)
+
+
+def check_weights_of_ids(
     name: str, preset: Preset, block_train: TrainSet, block_features: Content
 ) -> None:
     here, there = (
@@ -317,7 +329,9 @@ def test_the_weights_of_ids_are_those_whose_shape_follows_users_and_items(
     shapes = [{key: x.shape for key, x in model.weights().items()} for model in (here, there)]
     assert shapes[0].keys() == shapes[1].keys()
     for key, shape in shapes[0].items():
-        assert here.of_ids(key) == (shape != shapes[1][key]), key
+        assert here.of_ids(key) == (shape != shapes[1][key]), (name, preset, key)
+    if preset.get("ids") == "none":
+        assert not any(map(here.of_ids, shapes[0]))
     counts, trained = here.parameter_counts(), dict(here.named_parameters())
     trained |= {f"{key}.values": x.values for key, x in here.named_modules() if hasattr(x, "moved")}
     assert counts["ids"] == sum(x.numel() for key, x in trained.items() if here.of_ids(key))
@@ -340,6 +354,33 @@ def test_a_model_starts_from_what_one_of_another_dataset_learned(
         alike = make(name, *others(), seed=9, **start)[0]
         alike.start_from(carried)
         assert torch.equal(scores(started, now), scores(alike, now))
+
+
+BY_HISTORY: list[tuple[str, Preset]] = [
+    *((name, preset) for name, preset in CASES if kind(name).by_history),
+    *(("schema", choice) for choice in CONTENT_ALONE if choice["backbone"] != "lightgcn"),
+]
+
+
+def test_a_user_outside_training_scores_what_one_of_the_same_history_does(
+    block_train: TrainSet, block_features: Content
+) -> None:
+    own = [block_train.items[block_train.users == user] for user in range(3)]
+    strangers = np.concatenate([own[2], own[0][::-1]])
+    given = Histories(np.array([0, own[2].size, strangers.size]), strangers, None)
+    usual = known(block_train, block_features)
+    others = Known(usual.n_items, usual.content, lambda: given)
+    for name, preset in BY_HISTORY:
+        model = make(name, block_train, block_features, **preset)[0].train(False)
+        assert model.by_history, (name, preset)
+        with torch.inference_mode():
+            expected = model.scorer(usual)(torch.tensor([2, 0]))
+            found = model.scorer(others)(torch.arange(2))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    graphs = [one for one in CONTENT_ALONE if one["backbone"] == "lightgcn"]
+    with_ids = [one for one in SCHEMAS if one not in CONTENT_ALONE]
+    for choice in [*graphs, *with_ids[::20]]:
+        assert not make("schema", block_train, block_features, **choice)[0].by_history, choice
 
 
 @pytest.mark.parametrize("name", ["most-popular", "random", "content-knn", "vbpr"])

@@ -14,7 +14,7 @@ from tests.mmbench.conftest import known
 from tests.mmbench.models.test_conformance import TRAINED, kind, presets
 
 from mmbase.progress import Silent
-from mmbench.analysis.recommend import load_run, recommendations, user_rows
+from mmbench.analysis.recommend import load_run, recommendations, trained_users, user_rows
 from mmbench.config import Recipe, make_settings
 from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Init
@@ -170,8 +170,10 @@ def test_a_run_is_validated_saved_resumed_and_ranked_there(
             resolved, inputs, folder = resume_inputs(folder.path)
         result = run(resolved, inputs, folder, progress=Silent())
         model = load_run(folder.path)
-        rows, _ = user_rows(model, None)
-        lists = pd.concat(recommendations(model, rows, 5, include_seen=False, progress=Silent()))
+        everyone = trained_users(model)
+        rows, _ = user_rows(everyone, None)
+        how = {"include_seen": False, "progress": Silent()}
+        lists = pd.concat(recommendations(model, everyone, rows, 5, **how))
         again = evaluate_run(folder.path, resolved.evaluation).scores["test"].overall
     assert again == result.test
     assert lists["score"].notna().all()

@@ -302,3 +302,13 @@ def test_without_epochs_every_model_is_scored_as_it_starts(
     weights = load_file(run / "checkpoint.safetensors")
     for name in record_of(run).get("start_from", {}).get("carried", ()):
         assert torch.equal(weights[name], load_file(source / "checkpoint.safetensors")[name])
+
+
+def test_without_epochs_nothing_is_selected_so_nothing_need_be(place: Path) -> None:
+    """On cold items a model of ids can have no hit: refused in training, n/a as it starts."""
+    split = ("data", "split", place / "one", "--method", "cold-items", "--name", "cold")
+    assert call(*split).exit_code == 0
+    run = train(place / "runs", place / "one", "--split", "cold", model="bpr-mf", epochs=0)
+    assert json.loads((run / "metrics.json").read_text())["test"]["Recall@10"] is None
+    words = ("--data", place / "one", "--split", "cold", "--out", place / "runs", *SMALL)
+    assert "can't choose an epoch" in told_by("train", "--model", "bpr-mf", *words)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmbase.errors import install_extra
+from mmbench.analysis.controls import HEADER
 from mmbench.analysis.report.pages import Block, Page, Table, put
 from mmbench.analysis.report.plots import learning_curves, trade_offs
 from mmbench.analysis.report.results import COSTS, Line, Reproduction
@@ -90,6 +91,8 @@ def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
         blocks += ["## Claims of the paper", "\n".join(claims(part))]
     if part.comparisons:
         blocks += ["## Which differences are resolved", _bullets(part.comparisons)]
+    if part.controls:
+        blocks += ["## How much is content", Table(HEADER, part.controls)]
     blocks += [f"![{part.title}]({image})" for image in images]
     blocks += ["## Cost", _cost_table(part), "## What ran", _runs_table(part)]
     return Page(part.title, [*blocks, f"```\n{part.command}\n```"])

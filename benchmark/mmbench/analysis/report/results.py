@@ -71,6 +71,7 @@ class Reproduction:
         facts: Counts, split and feature sets, one line each.
         warnings: Why values may not be comparable, one line each.
         comparisons: Sentences on which model is better than which.
+        controls: Rows under `analysis.controls.HEADER`.
         kind: What tells this page from others of the dataset: `split loo, protocol strict`.
         stem: Name of its files without their extensions; empty for the dataset's.
     """
@@ -82,6 +83,7 @@ class Reproduction:
     warnings: Sequence[str]
     lines: Sequence[Line]
     comparisons: Sequence[str] = ()
+    controls: Sequence[Sequence[str]] = ()
     kind: str = ""
     stem: str = ""
 
@@ -174,9 +176,16 @@ def feature_facts(record: Mapping[str, Any]) -> list[str]:
             f"{modality}: `{one['name']}`, {f'encoder {encoder}; ' if encoder else ''}"
             f"{one['dim']:,} numbers per item, scaling {one.get('scaling', 'none')}; "
             f"{one['missing']:,} of {n_items:,} items without a vector "
-            f"(missing: {one['missing_policy']}); digest `{one['digest'][:16]}`"
+            f"(missing: {one['missing_policy']}{_induced(one)}); digest `{one['digest'][:16]}`"
         )
     return facts
+
+
+def _induced(one: Mapping[str, Any]) -> str:
+    """What a mask and a control did to a modality, from its entry of `run.json`."""
+    mask, control = one.get("mask"), one.get("control")
+    told = f"; mask {mask['share']:g} {mask['pattern']}, seed {mask['seed']}" if mask else ""
+    return f"{told}; {control} in place of the real ones" if control else told
 
 
 def _median(values: Sequence[Any]) -> float | None:

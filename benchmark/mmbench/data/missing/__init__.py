@@ -22,10 +22,12 @@ POLICIES: dict[str, str] = {
     "mean": "mmbench.data.missing.constants:Mean",
     "zeros": "mmbench.data.missing.constants:Zeros",
     "random": "mmbench.data.missing.constants:Random",
+    "drop": "mmbench.data.missing.constants:Drop",
     "neighbours": "mmbench.data.missing.hops:Neighbours",
     "multihop": "mmbench.data.missing.hops:MultiHop",
     "propagation": "mmbench.data.missing.hops:Propagation",
     "pagerank": "mmbench.data.missing.series:PageRank",
+    "learned": "mmbench.data.missing.learned:Learned",
     "heat": "mmbench.data.missing.series:Heat",
 }
 

@@ -58,6 +58,7 @@ class Policy(BaseModel):
         NAME: Its name in `POLICIES`.
         DRAWS: Whether what it fills depends on `Gaps.seed`.
         DROPS: Whether items without content leave the data, instead of being filled.
+        TRAINS: Whether the model trains what stands in.
         COSTLY: Whether what it fills is worth a file in the cache.
     """
 
@@ -66,6 +67,7 @@ class Policy(BaseModel):
     NAME: ClassVar[str]
     DRAWS: ClassVar[bool] = False
     DROPS: ClassVar[bool] = False
+    TRAINS: ClassVar[bool] = False
     COSTLY: ClassVar[bool] = False
 
     def fill(self, gaps: Gaps) -> Vectors:

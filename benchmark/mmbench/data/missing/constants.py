@@ -32,6 +32,21 @@ class Zeros(Policy):
         return gaps.vectors
 
 
+class Drop(Policy):
+    """Items that lack a vector in any of the modalities used leave the data altogether.
+
+    See `mmbench.data.restriction`; what is filled here is never read.
+    """
+
+    NAME: ClassVar[str] = "drop"
+    DROPS: ClassVar[bool] = True
+
+    def fill(self, gaps: Gaps) -> Vectors:
+        """Fill with zeros."""
+        gaps.vectors[~gaps.present] = 0
+        return gaps.vectors
+
+
 class Random(Policy):
     """Gaussian vectors with mean and variance of the training items' present ones, by dimension.
 

@@ -112,7 +112,7 @@ def test_a_page_per_dataset_split_and_protocol(runs: Path, tmp_path: Path) -> No
     for stem, text in pages.items():
         assert text.count("- protocol `") == (stem != "index")
         assert stem == "index" or f"]({stem}.md)" in pages["index"]
-    assert "vbpr(missing=zero)" in pages["toy-random-0.3-0.1-42-strict"]
+    assert "vbpr(missing=zeros)" in pages["toy-random-0.3-0.1-42-strict"]
     one = ["--only", "protocol=paper", "--out", str(tmp_path / "one")]
     CliRunner().invoke(report, [str(tmp_path / "runs"), *one], catch_exceptions=False)
     assert {path.stem for path in (tmp_path / "one").glob("*.md")} == {"index", "toy"}
