@@ -50,7 +50,9 @@ def write_knobs(folder: Path, seed: int) -> Path:
     folder.mkdir(parents=True)
     (folder / "interactions.tsv").write_text("\n".join(["user_id\titem_id", *rows]) + "\n")
     for modality, rotation in (("visual", space.look), ("audio", space.sound)):
-        vectors = controls(items.factors, rotation, rng, noise=0.2).astype(np.float32) - 0.5
+        knobs = controls(items.factors, rotation, rng, noise=0.2) - 0.5
+        # What says nothing is most of a vector: that is what there is to learn.
+        vectors = np.c_[knobs, 0.4 * rng.standard_normal((250, 18))].astype(np.float32)
         path = folder / "features" / modality / "knobs.h5"
         made = {"model_id": "knobs", "backend": "demo", "layer": modality}
         with FeatureSetWriter(
@@ -65,13 +67,13 @@ def test_a_model_moves_to_another_catalogue_and_to_users_and_items_it_never_saw(
     tmp_path: Path,
 ) -> None:
     one, other = (write_knobs(tmp_path / f"c{seed}", seed) for seed in (1, 2))
-    (source,) = train(one, tmp_path / "runs", "--set", "epochs=10")
+    (source,) = train(one, tmp_path / "runs", "--set", "epochs=20")
     start = ("--start-from", source["run"])
     (zero_shot,) = train(other, tmp_path / "runs", "--set", "epochs=0", *start)
     (moved,) = train(other, tmp_path / "runs", "--set", "epochs=2", *start)
     scratch, chance = train(other, tmp_path / "runs", "--set", "epochs=2", model="schema,random")
     assert recall(zero_shot) > 3 * recall(chance)
-    assert recall(moved) > recall(scratch)
+    assert recall(moved) > 1.2 * recall(scratch)
     # A visitor with the history of a user gets that user's list, in the catalogue moved to.
     run, visits, lists = zero_shot["run"], tmp_path / "visits.tsv", tmp_path / "lists.tsv"
     visits.write_text("user_id\titem_id\nvisitor\ts2i003\nvisitor\ts2i007\n")

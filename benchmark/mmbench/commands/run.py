@@ -28,9 +28,9 @@ def run(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any
     """Run recipes: the recipe.yaml of a run folder, or your own, with lists of models and seeds.
 
     A recipe has the keys of a run's recipe.yaml; all but `model` are optional. data, split,
-    features, missing, scaling, model, seed and others may be lists, `factors` has lists of model
-    settings, and every combination is a run. Finished runs are read, not repeated: after an
-    interruption the same command goes on. See docs/training.md.
+    features, missing, mask, control, scaling, model, seed and others may be lists, `factors` has
+    lists of model settings, and every combination is a run. Finished runs are read, not repeated:
+    after an interruption the same command goes on. See docs/training.md and docs/missing.md.
 
     \b
     Examples:
