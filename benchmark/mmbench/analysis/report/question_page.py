@@ -19,7 +19,6 @@ from mmbench.analysis.report.plots import factor_curves
 from mmbench.analysis.report.results import data_fact, protocol_fact
 from mmbench.models import model_class
 
-
 _MEANS = "Test, mean over seeds ± half the 95 % t-interval over seeds (none without randomness):"
 
 
