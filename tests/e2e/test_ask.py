@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.e2e.test_mmbench import ENVIRONMENT, SCRIPT, mmbench
+from tests.e2e.test_mmbench import ENVIRONMENT, SCRIPT
 from tests.mmbench.conftest import write_dataset
+from tests.processes import ended
 
 QUESTION: dict[str, Any] = {
     "title": "How wide?",
@@ -47,7 +48,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ask")
     write_dataset(folder / "toy")
     (folder / "q.yaml").write_text(yaml.safe_dump(QUESTION))
-    mmbench(*ASK, cwd=folder)
+    ended("mmbench", *ASK, cwd=folder)
     return folder
 
 
@@ -75,7 +76,7 @@ def test_every_value_has_its_run_folder(answered: Path) -> None:
 
 
 def test_the_effect_is_the_mean_difference_of_the_runs(answered: Path) -> None:
-    document = json.loads(mmbench(*ASK, "--json", cwd=answered).stdout)
+    document = json.loads(ended("mmbench", *ASK, "--json", cwd=answered).stdout)
     assert document["schema"] == "mmbench.question 1.0"
     with (answered / "page.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["design"] == "content"]
@@ -89,7 +90,7 @@ def test_the_effect_is_the_mean_difference_of_the_runs(answered: Path) -> None:
 def test_the_same_runs_give_the_same_bytes(answered: Path) -> None:
     names = ("page.md", "page.csv", "page.svg")
     before = [(answered / name).read_bytes() for name in names]
-    mmbench(*ASK, "--jobs", "2", cwd=answered)
+    ended("mmbench", *ASK, "--jobs", "2", cwd=answered)
     assert [(answered / name).read_bytes() for name in names] == before
 
 
@@ -106,7 +107,7 @@ def test_a_killed_command_goes_on_and_ends_with_the_same_page(
     process.wait()
     finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/metrics.json")}
     assert finished and not (tmp_path / "page.md").exists()
-    mmbench(*ASK, cwd=tmp_path)
+    ended("mmbench", *ASK, cwd=tmp_path)
     assert all(path.stat().st_mtime_ns == then for path, then in finished.items())
     for name in ("page.md", "page.csv"):
         assert (tmp_path / name).read_bytes() == (answered / name).read_bytes()
@@ -116,12 +117,12 @@ def test_a_mistake_is_one_line_and_leaves_nothing(answered: Path, tmp_path: Path
     ask = [{"factor": "lr", "reference": 1}]
     (tmp_path / "q.yaml").write_text(yaml.safe_dump({**QUESTION, "ask": ask}))
     (tmp_path / "toy").symlink_to(answered / "toy")
-    done = mmbench(*ASK, cwd=tmp_path, expect=2)
+    done = ended("mmbench", *ASK, cwd=tmp_path, expect=2)
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: ask: lr does not vary in any design")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["q.yaml", "toy"]
 
 
 def test_a_question_is_no_recipe(answered: Path) -> None:
-    done = mmbench("run", "q.yaml", cwd=answered, expect=2)
+    done = ended("mmbench", "run", "q.yaml", cwd=answered, expect=2)
     assert "answer it with `mmbench ask q.yaml`" in done.stderr

@@ -163,8 +163,9 @@ class Planning:
             UsageError: There is none.
         """
         levels = self.factors[factor]
-        for level in (given, _spelled_level(factor, given)):
-            if key_of(level) in map(key_of, levels):
+        meant = key_of(_spelled_level(factor, given))
+        for level in levels:
+            if key_of(_spelled_level(factor, level)) == meant:
                 return level
         known = ", ".join(map(in_words, levels))
         raise UsageError(f"ask: {factor} has no level {in_words(given)}; it has {known}")
@@ -283,7 +284,7 @@ def _level(recipe: Recipe, factor: str, given: Mapping[str, Any] | None = None) 
         if factor == "mask":
             level = dict(recipe.treatment.mask)  # without zero shares
         elif not isinstance(level, str):
-            level = getattr(recipe, factor)
+            level = recipe.treatment.missing if factor == "missing" else getattr(recipe, factor)
         return level.run if isinstance(level, StartFrom) else level
     if factor in ModelConfig.model_fields and not model_class(recipe.model).trained:
         return _ABSENT
