@@ -19,6 +19,8 @@ from mmbench.analysis.report.plots import factor_curves
 from mmbench.analysis.report.results import data_fact, protocol_fact
 from mmbench.models import model_class
 
+_MEANS = "Test, mean over seeds ± half the 95 % t-interval over seeds (none without randomness):"
+
 
 def write(answer: Answer, out: Path) -> list[Path]:
     """Write the page, its values as CSV, and a plot for each kind of data; return their paths."""
@@ -42,7 +44,7 @@ def page(answer: Answer, csv_name: str, values: str, images: Mapping[str, str]) 
     blocks.append("\n".join(told) or "No two runs can be compared.")
     blocks += ["## Design", _design(answer), _design_table(answer)]
     for kind, done in kinds.items():
-        blocks += [f"## Results: {kind}", _facts(done)]
+        blocks += [f"## Results: {kind}", _facts(done), _MEANS]
         blocks += _results(answer, done)
         if kind in images:
             blocks.append(f"![{question.title}: {kind}]({images[kind]})")
