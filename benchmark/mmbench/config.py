@@ -195,19 +195,17 @@ class Recipe(BaseModel):
     )
     missing: str = Field(
         "mean",
-        description="Replacement of an absent vector: a policy of docs/missing.md, with settings "
-        "e.g. pagerank:alpha=0.2.",
+        description="Replacement of an absent vector: mean, zeros, drop, propagation, pagerank, … "
+        "(docs/missing.md), with settings: pagerank:alpha=0.2.",
     )
     mask: dict[str, Share] = Field(
-        {}, description="Share of a modality's vectors that is taken away, in [0, 1)."
+        {}, description="Share of a modality's vectors that is taken away, in [0, 1): visual=0.3."
     )
     pattern: Pattern = Field("random", description="Whose vectors a mask takes first.")
     control: dict[str, Control] = Field(
         {}, description="Replacement of a modality's vectors: shuffled, noise, constant, absent."
     )
-    mask_seed: int = Field(
-        0, ge=0, description="Seed of masks, controls and random vectors; --seed is not."
-    )
+    mask_seed: int = Field(0, ge=0, description="Seed of masks, controls and the policy random.")
     scaling: Scaling = Field("none", description="Scaling of the vectors, before.")
     start_from: StartFrom | None = Field(
         None,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import torch
 from tests.benchmarks import gpu
 from tests.benchmarks.gpu_training import profiled, union_ns
 from tests.conftest import REPOSITORY
+from tests.processes import server
 
 
 def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -68,6 +70,7 @@ def test_every_part_runs_on_a_processor(tmp_path: Path) -> None:
     assert "commit abc" in tables
 
 
+@pytest.mark.usefixtures("forked")
 def test_parts_models_and_sizes_are_chosen(capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--tiny", "--device", "cpu", "--only", "training,knn"]
     assert gpu.main([*given, "--models", "bpr-mf,vbpr", "--sizes", "office"]) == 0
@@ -107,7 +110,14 @@ def test_a_run_that_is_cut_off_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Any:
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that measures imports nothing again; that of a run that is cut off does."""
+    monkeypatch.setattr(gpu, "multiprocessing", SimpleNamespace(get_context=lambda kind: context))
+    context = server()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, forked: None) -> Any:
     bench = gpu.Bench(gpu.Setup("cpu", True, tmp_path), 300)
     yield bench
     bench.stop()

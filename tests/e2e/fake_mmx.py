@@ -1,7 +1,4 @@
-"""`mmx` with one more encoder, `slow-fake`: deterministic, tiny, and slow enough to be killed.
-
-Run as a script by the tests: python fake_mmx.py extract --modality textual --model slow-fake ...
-"""
+"""One more encoder, `slow-fake`: deterministic, tiny, and slow enough to be killed."""
 
 from __future__ import annotations
 
@@ -22,6 +19,7 @@ from mmx.encoders import (
     Request,
 )
 from mmx.errors import ContentError
+from mmx.extraction import pipeline
 
 SECONDS_PER_BATCH = 0.004
 
@@ -64,11 +62,9 @@ FAMILY = EncoderFamily(
     build=SlowFake,
     needs_torch=False,
 )
-ENCODERS["slow-fake"] = "fake_mmx:FAMILY"
 
-if __name__ == "__main__":
-    import mmx.extraction.pipeline
-    from mmx.cli import main
 
-    mmx.extraction.pipeline.FLUSH_S = 0.02
-    main()
+def prepare() -> None:
+    """Make `mmx` know the encoder, in a process of a test, and write often."""
+    ENCODERS["slow-fake"] = f"{__name__}:FAMILY"
+    pipeline.FLUSH_S = 0.02

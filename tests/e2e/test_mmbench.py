@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,21 +24,6 @@ SCRIPT = Path(sys.executable).with_name("mmbench")
 ENVIRONMENT = {**os.environ, "COLUMNS": "100", "OMP_NUM_THREADS": "1"}
 
 HEAVY = ("torch", "numpy", "pandas", "h5py", "scipy", "pydantic", "yaml", "rich", "numba")
-
-
-def mmbench(*arguments: str, cwd: Path, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [str(SCRIPT), *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == expect, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-    assert "Traceback" not in done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +41,7 @@ def test_train_prints_tables_that_fit_100_columns(
 ) -> None:
     models = "most-popular,item-knn,content-knn,bpr-mf,vbpr"
     arguments = ["train", "--model", models, "--seed", "1,2", *FAST]
-    done = mmbench(*arguments, cwd=place)
+    done = ended("mmbench", *arguments, cwd=place, environment={"COLUMNS": "100"})
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert "…" not in done.stdout
     for text in ("test @10", "test @20", "most-popular", "content-knn", "Recall", "nDCG", "EFD"):
@@ -356,7 +342,9 @@ def test_help_is_quick_and_imports_nothing_heavy(place: Path) -> None:
     assert cpu_s < 0.4
 
 
-def test_training_needs_no_extra_and_never_imports_mmx(place: Path) -> None:
+def test_the_installed_command_trains_without_extras_and_never_imports_mmx(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocked = (
         "mmx",
         "torchvision",
@@ -368,12 +356,12 @@ def test_training_needs_no_extra_and_never_imports_mmx(place: Path) -> None:
         "skimage",
         "PIL",
     )
+    arguments = ["train", "--model", "vbpr", *FAST]
     code = (
-        "import sys\n"
+        "import runpy, sys\n"
         f"for name in {blocked!r}: sys.modules[name] = None\n"
-        "import mmbench.cli\n"
-        "sys.exit(mmbench.cli.run(['train', '--model', 'vbpr', '--out', 'blocked', "
-        f"*{list(FAST)!r}]))"
+        f"sys.argv = {[str(SCRIPT), *arguments, '--out', 'blocked']!r}\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -383,7 +371,12 @@ def test_training_needs_no_extra_and_never_imports_mmx(place: Path) -> None:
         env=ENVIRONMENT,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("COLUMNS", "100")
+    printed = shown(capsys, *arguments, "--out", "here")
+    assert "\ncost\n" in printed  # which differs
+    assert done.stdout.partition("\ncost\n")[0] == printed.partition("\ncost\n")[0]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of this kind exist on POSIX systems")
@@ -391,10 +384,7 @@ def test_a_full_disk_ends_with_one_message_and_the_run_goes_on(place: Path) -> N
     import resource
 
     command = ["train", "--model", "vbpr", *FAST, "--out", "full"]
-
-    def narrow() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, 6_000))
-
+    narrow = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (6_000, 6_000))
     full = ended("mmbench", *command, cwd=place, prepare=narrow, expect=1)
     assert full.stderr.startswith("error: ")
     assert not list((place / "full").rglob("metrics.json"))

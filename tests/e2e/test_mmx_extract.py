@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.e2e import fake_mmx
+from tests.processes import Forked
 
 from mmstore import FeatureSet
 
 Image = pytest.importorskip("PIL.Image", reason="needs the extra extract")
 
-FAKE = Path(__file__).with_name("fake_mmx.py")
 MMX = Path(sysconfig.get_path("scripts")) / "mmx"
 N_ITEMS = 1500
 KILLS = 5
@@ -43,9 +44,16 @@ def texts(root: Path) -> Path:
     return root
 
 
-def fake(root: Path, out: Path) -> list[str | Path]:
-    return [sys.executable, FAKE, "extract", "--modality", "textual", "--model", "slow-fake",
-            "--data", root, "--out", out, "--batch-size", "8"]  # fmt: skip
+def fake(root: Path, out: Path, *more: str) -> Forked:
+    """Begin an extraction with the slow encoder, which this process does not know."""
+    command = ["extract", "--modality", "textual", "--model", "slow-fake", "--data", root]
+    options = ["--out", out, "--batch-size", "8", *more]
+    return Forked("mmx", *command, *options, cwd=root, prepare=fake_mmx.prepare)
+
+
+def finish(process: Forked, expected: int) -> Forked:
+    assert process.wait() == expected, process.stderr
+    return process
 
 
 def _changed(out: Path) -> int:
@@ -71,16 +79,14 @@ def digest(out: Path, modality: str, name: str) -> str:
 
 def test_killed_at_random_instants_it_goes_on_and_ends_with_the_same_digest(tmp_path: Path) -> None:
     root = texts(tmp_path / "data")
-    run(*fake(root, tmp_path / "whole"), expected=3)
+    finish(fake(root, tmp_path / "whole"), 3)
     expected = digest(tmp_path / "whole", "textual", "slow-fake")
 
     rng = random.Random(5)
     killed = 0
     while True:
         before = _changed(tmp_path / "parts")
-        process = subprocess.Popen(
-            [*map(str, fake(root, tmp_path / "parts"))], stderr=subprocess.PIPE, text=True
-        )
+        process = fake(root, tmp_path / "parts")
         if killed < KILLS:
             _wait_until(
                 lambda before=before, process=process: (
@@ -88,12 +94,11 @@ def test_killed_at_random_instants_it_goes_on_and_ends_with_the_same_digest(tmp_
                 )
             )
             time.sleep(rng.uniform(0, 0.15))
-            process.kill()
-        _, errors = process.communicate(timeout=60)
-        if process.returncode != -signal.SIGKILL:
+            process.send_signal(signal.SIGKILL)
+        if process.wait() != -signal.SIGKILL:
             break
         killed += 1
-    assert process.returncode == 3, errors
+    finish(process, 3)
     assert killed >= 2, "the encoder is too fast for this test"
     assert digest(tmp_path / "parts", "textual", "slow-fake") == expected
 
@@ -103,33 +108,29 @@ def test_a_signal_ends_it_with_130_and_the_same_command_goes_on(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     root = texts(tmp_path / "data")
-    process = subprocess.Popen(
-        [*map(str, fake(root, tmp_path / "out"))], stderr=subprocess.PIPE, text=True
-    )
+    process = fake(root, tmp_path / "out")
     _wait_until(lambda: _changed(tmp_path / "out") > 0)
-    time.sleep(0.1)
+    begun = _changed(tmp_path / "out")
+    _wait_until(lambda: _changed(tmp_path / "out") > begun + 50_000_000)  # rows are written
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "the same command goes on" in errors
-    assert "Traceback" not in errors
+    finish(process, 130)
+    assert "the same command goes on" in process.stderr
+    assert "Traceback" not in process.stderr
     assert not (tmp_path / "out" / "textual" / "slow-fake.h5").exists()
-    done = run(*fake(root, tmp_path / "out"), "--json", expected=3)
+    done = finish(fake(root, tmp_path / "out", "--json"), 3)
     assert json.loads(done.stdout)["this_run"]["items"] < N_ITEMS
 
 
 def test_a_second_writer_is_turned_away(tmp_path: Path) -> None:
     root = texts(tmp_path / "data")
-    first = subprocess.Popen([*map(str, fake(root, tmp_path / "out"))], stderr=subprocess.DEVNULL)
+    first = fake(root, tmp_path / "out")
     try:
         _wait_until(lambda: _changed(tmp_path / "out") > 0)
-        second = subprocess.run(
-            [*map(str, fake(root, tmp_path / "out"))], capture_output=True, text=True, check=False
-        )
-        assert second.returncode == 1 or first.poll() is not None, second.stderr
+        second = fake(root, tmp_path / "out")
+        assert second.wait() == 1 or first.poll() is not None, second.stderr
         assert "Traceback" not in second.stderr
     finally:
-        first.kill()
+        first.send_signal(signal.SIGKILL)
         first.wait()
 
 

@@ -6,16 +6,16 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
-import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from tests.conftest import REPOSITORY
 from tests.mmx.download.amazon_mirror import write_mirror
+from tests.processes import IMPORTED, Served
 
 from mmbench.commands.reproduce import reproduce
 from mmbench.data.files import make_random_split
@@ -23,11 +23,11 @@ from mmbench.data.splits import write_split
 from mmstore import FeatureSet
 from mmx.commands.fetch import fetch
 
-BIN = Path(sys.executable).parent
+IMPORTED.append("sentence_transformers")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
 
-def command(place: Path, *options: str) -> list[str]:
+def command(served: Served, place: Path, *options: str) -> list[str]:
     """`make reproduce-amazon` that writes below `place`; `-o` because the environment exists."""
     folders = (f"DATA={place}/data", f"RUNS={place}/runs", f"REPORT={place}/report")
     return [
@@ -37,26 +37,28 @@ def command(place: Path, *options: str) -> list[str]:
         "-o",
         "setup",
         "reproduce-amazon",
-        f"BIN={BIN}",
+        f"BIN={served.bin}",
         *folders,
         *options,
     ]
 
 
-def call(place: Path, *options: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(place, *options),
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        check=False,
-        timeout=280,
-    )
+def call(
+    served: Served, place: Path, *options: str, expect: int = 0
+) -> subprocess.CompletedProcess[str]:
+    done = served.call(command(served, place, *options), ENVIRONMENT)
     assert (done.returncode == 0) == (expect == 0), (
         f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     )
     assert "Traceback" not in done.stderr
     return done
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    commands = Served(tmp_path / "bin")
+    yield commands
+    commands.close()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,9 @@ def metrics_files(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
 
 
-def test_from_download_to_report(mirror: Path, encoder: Path, tmp_path: Path) -> None:
+def test_from_download_to_report(
+    served: Served, mirror: Path, encoder: Path, tmp_path: Path
+) -> None:
     # A mirror with a damaged file converts nothing, and the next call goes on.
     broken = tmp_path / "mirror"
     shutil.copytree(mirror, broken)
@@ -89,11 +93,12 @@ def test_from_download_to_report(mirror: Path, encoder: Path, tmp_path: Path) ->
     content = path.read_bytes()
     path.write_bytes(content[:200])
     options = (f"AMAZON_MIRROR={broken}", f"TEXT_WEIGHTS={encoder}", "EPOCHS=2")
-    assert "cut off or damaged" in call(tmp_path, "DATASETS=office", *options, expect=2).stderr
+    done = call(served, tmp_path, "DATASETS=office", *options, expect=2)
+    assert "cut off or damaged" in done.stderr
     assert not (tmp_path / "data/amazon-office").exists()
     path.write_bytes(content)
 
-    done = call(tmp_path, "DATASETS=office", *options)
+    done = call(served, tmp_path, "DATASETS=office", *options)
     page = (tmp_path / "report/amazon/amazon-office.md").read_text()
     for name in ("vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom"):
         assert f"| {name} |" in page
@@ -108,7 +113,7 @@ def test_from_download_to_report(mirror: Path, encoder: Path, tmp_path: Path) ->
     assert len(stamps) == 6
 
     # A second dataset, split by the other rule; what is finished is read.
-    call(tmp_path, "DATASETS=office,clothing", "MODELS=vbpr", *options)
+    call(served, tmp_path, "DATASETS=office,clothing", "MODELS=vbpr", *options)
     after = metrics_files(tmp_path)
     assert len(after) == 7
     assert stamps.items() <= after.items()
@@ -128,7 +133,9 @@ def test_from_download_to_report(mirror: Path, encoder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
-def test_killed_and_called_again_repeats_nothing(mirror: Path, tmp_path: Path, kills: int) -> None:
+def test_killed_and_called_again_repeats_nothing(
+    served: Served, mirror: Path, tmp_path: Path, kills: int
+) -> None:
     given, split = tmp_path / "given", tmp_path / "split"
     fetched = ["amazon-2014/office", "--mirror", str(mirror), "--out", str(given), "-q"]
     assert CliRunner().invoke(fetch, fetched, catch_exceptions=False).exit_code == 0
@@ -136,24 +143,16 @@ def test_killed_and_called_again_repeats_nothing(mirror: Path, tmp_path: Path, k
     options = ("DATASETS=office", f"SPLIT_DIR={split}", "STAND_IN=1", "EPOCHS=6")
     options += (f"MODELS={'vbpr,bm3' if kills == 1 else 'vbpr,bm3,freedom,lattice'}",)
     start = time.monotonic()
-    call(tmp_path / "whole", *options)
+    call(served, tmp_path / "whole", *options)
     whole_s = time.monotonic() - start
     rng, finished = random.Random(kills), {}
     for _ in range(kills):
-        process = subprocess.Popen(
-            command(tmp_path / "killed", *options),
-            env=ENVIRONMENT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        time.sleep(rng.uniform(0.3, 0.9) * whole_s)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        after_s = rng.uniform(0.3, 0.9) * whole_s
+        served.call(command(served, tmp_path / "killed", *options), ENVIRONMENT, after_s)
         now = metrics_files(tmp_path / "killed")
         assert finished.items() <= now.items()
         finished = now
-    call(tmp_path / "killed", *options)
+    call(served, tmp_path / "killed", *options)
     assert finished.items() <= metrics_files(tmp_path / "killed").items()
     whole, killed = (
         {path.parent.name: json.loads(path.read_text()) for path in metrics_files(tmp_path / name)}

@@ -73,7 +73,11 @@ def test_debug_is_accepted_in_every_position(
         (mmx, "--json store ls nowhere", "store ls nowhere --json"),
         (mmx, "store --json ls nowhere", "store ls nowhere --json"),
         (mmbench, "--json models vbpr", "models vbpr --json"),
-        (mmbench, "-q --set lr=x train --model vbpr", "train --model vbpr -q --set lr=x"),
+        (
+            mmbench,
+            "-q --set lr=x train --model vbpr --data x",
+            "train --model vbpr --data x -q --set lr=x",
+        ),
         (mmbench, "--data train train", "train --data train"),
         (mmbench, "--nonsense train", "train --nonsense"),
         (mmbench, "train --version", "--version"),

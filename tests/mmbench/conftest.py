@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Mapping
+from multiprocessing.context import BaseContext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from tests.processes import server
 
 from mmbench.core.content import Known
 from mmbench.core.interactions import Histories, TrainSet
@@ -16,14 +18,24 @@ from mmbench.models.base import Content
 from mmbench.runs import executors
 
 
+def fork_workers(patch: pytest.MonkeyPatch | None = None) -> None:
+    """Let workers of `ProcessExecutor` be forks of a server, which import nothing again.
+
+    What they get is pickled, too. `test_trainings_beside_each_other_share_a_card` has real ones.
+    """
+
+    def get_context(kind: str) -> BaseContext:
+        assert kind == "spawn"  # CUDA doesn't bear a fork
+        return server()
+
+    patch = patch or pytest.MonkeyPatch()
+    patch.setattr(executors, "multiprocessing", SimpleNamespace(get_context=get_context))
+
+
 @pytest.fixture
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let workers of `ProcessExecutor` be forks, which import nothing again.
-
-    `test_runs_are_the_same_wherever_trainings_run` has real ones: what they get has to be pickled.
-    """
-    forks = multiprocessing.get_context("fork")
-    monkeypatch.setattr(executors.multiprocessing, "get_context", lambda kind: forks)
+    """See `fork_workers`."""
+    fork_workers(monkeypatch)
 
 
 @pytest.fixture

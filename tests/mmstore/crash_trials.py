@@ -1,12 +1,12 @@
 """Kills real writers at many instants and checks that the next run recovers (test_crash.py).
 
-    python crash_trials.py JOB lines|calls|random TRIALS
+    python crash_trials.py JOB lines|calls|random TRIALS [MODE TRIALS …]
 
 JOB is `dense`, `ragged`, `retry-dense`, `retry-ragged` or `restart-dense`. With `lines` a forked
 writer sends itself SIGKILL at an exact line of mmstore's code, with `calls` before an exact write,
 rename, removal, reservation or fsync (or in the middle of the write), both spread over its whole
 life; with `random` it is killed from outside after a random delay. Every fourth trial kills the
-recovering writer as well. Prints one JSON object.
+recovering writer as well. Prints one JSON object per mode.
 """
 
 from __future__ import annotations
@@ -266,4 +266,5 @@ def main(kind: str, mode: str, trials: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    for mode, trials in zip(sys.argv[2::2], sys.argv[3::2], strict=True):
+        print(json.dumps(main(sys.argv[1], mode, int(trials))))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mmbase.cli import DEFAULT_DATA, PATH, parse_pairs
-from mmbench.errors import DataError
+from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from mmbase.progress import Progress
@@ -80,3 +81,23 @@ def _mmx(*arguments: str, accept: tuple[int, ...] = (0,)) -> None:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         told = f"mmx {' '.join(arguments)} failed: {lines[-1]}"
         raise DataError(f"{told}; or give a dataset of your own with --data DIR")
+
+
+def require_content(options: Mapping[str, Any], *, needs_features: bool, draws: bool) -> None:
+    """Refuse options on content that would change nothing.
+
+    Args:
+        options: Of `recipe_options`.
+        needs_features: Whether one of the models uses content, or the policy drops items.
+        draws: Whether the policy depends on a seed.
+
+    Raises:
+        UsageError: There is one.
+    """
+    treated = [name for name in ("mask", "control") if options[name]]
+    if treated and not needs_features:
+        raise UsageError(f"--{treated[0]}: none of these models uses content")
+    if options["pattern"] and not options["mask"]:
+        raise UsageError("--pattern: there is no mask that has one; e.g. --mask visual=0.3")
+    if options["mask_seed"] is not None and not (treated or draws):
+        raise UsageError("--mask-seed: nothing is drawn; it is of --mask, --control and random")

@@ -28,8 +28,9 @@ def run(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any
     """Run recipes: the recipe.yaml of a run folder, or your own, with lists of models and seeds.
 
     A recipe has the keys of a run's recipe.yaml; all but `model` are optional. data, missing,
-    scaling, model and seed may be lists, and every combination is a run. Finished runs are
-    read, not repeated: after an interruption the same command goes on. See docs/training.md.
+    mask, pattern, control, mask_seed, scaling, model and seed may be lists, and every combination
+    is a run. Finished runs are read, not repeated: after an interruption the same command goes on.
+    See docs/training.md and docs/missing.md.
 
     \b
     Examples:

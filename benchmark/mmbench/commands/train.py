@@ -84,6 +84,8 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
       mmbench train --model vbpr,bpr-mf,item-knn,most-popular --grid lr=0.0005,0.001,0.005,0.01
       mmbench train --model vbpr --set lr=0.005 --set reg_weight=0.01 --seed 1,2,3,4,5
       mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --jobs 4
+      mmbench train --model vbpr,freedom --missing pagerank:alpha=0.2 --mask visual=0.5,textual=0.5
+      mmbench train --model vbpr --control visual=shuffled --seed 1,2,3
       mmbench train --model vbpr --data my/catalogue --start-from runs/demo-vbpr-0123456789
       mmbench train --resume runs/demo-vbpr-0123456789
     """
@@ -145,8 +147,10 @@ def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]
         if how.get("pruner", "none") != "none":
             require_optuna(f"--pruner {how['pruner']}", "--pruner none")
     models = {name: model_class(name) for name in names}
-    drops = policy_of(options["missing"] or "mean").DROPS
+    policy = policy_of(options["missing"] or "mean")
+    drops = policy.DROPS
     needs_features = drops or any(model.uses_features for model in models.values())
+    common.require_content(options, needs_features=needs_features, draws=policy.DRAWS)
     if options["start_from"] is not None:  # now, and not after a catalogue was made
         shared["start_from"] = with_digest(StartFrom(run=str(options["start_from"])))
     data = options["data"] or common.make_demo(needs_features=needs_features, progress=progress)

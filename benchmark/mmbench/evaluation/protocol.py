@@ -110,14 +110,11 @@ class Setting:
         """Record every choice, in words and numbers; `foreign`: the lists were made elsewhere."""
         evaluation, strict = self.evaluation, self.strict
         n_candidates = self.candidates.n_items
-        candidates = "items that occur in training"
-        if strict:
-            candidates = "every item of the interactions and of the items table"
-        if dropped := self.training.dropped:
-            candidates += f", but for {dropped['items']:,} without {dropped['without']}"
         chosen: dict[str, Any] = {
             "name": evaluation.protocol,
-            "candidates": candidates,
+            "candidates": "every item of the interactions and of the items table"
+            if strict
+            else "items that occur in training",
             "n_candidates": n_candidates,
             "n_candidates_unseen_in_training": n_candidates - self.training.n_trained,
         }
@@ -131,8 +128,9 @@ class Setting:
             test = "the user's training and validation items"
             trained = "the user's training items"
             chosen["masked"] = {"valid": trained, "test": test if strict else trained}
-        if dropped:
+        if dropped := self.training.dropped:
             chosen["dropped"] = dict(dropped)
+            chosen["candidates"] += f", but for {dropped['items']:,} without {dropped['without']}"
         return chosen | {
             "relevant": f"rating >= {evaluation.threshold:g}",
             "users_without_list": "score 0" if strict else "left out",

@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -20,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from mmx.encoders.replaying import Replays
 from mmx.errors import INSTALL_EXTRA, ContentError, EncoderError, UsageError
 
 MODALITIES = ("visual", "textual", "audio")
@@ -186,6 +189,7 @@ class Encoder(Protocol):
         batch_size: Set by the pipeline. Where bits depend on the batch's size, `encode` pads a
             shorter batch to this size, so that the last batch and a resumed run give the same bits.
             None: no padding.
+        replays: Forward passes that are replayed as CUDA graphs, for the summary; None: none are.
         proven: Set by the pipeline to a loaded item that was encoded: where all items of a batch
             fail, it tells whether the encoder still works.
     """
@@ -196,6 +200,7 @@ class Encoder(Protocol):
     needs_fit: bool = False
     device: str = "cpu"
     batch_size: int | None = None
+    replays: Replays | None = None
     proven: Any = None
 
     def load(self, content: Path | str) -> Any:
@@ -307,6 +312,8 @@ def require(module: str) -> Any:
         EncoderError: It is not installed or does not fit the others; names the extra.
     """
     try:
+        if module.startswith("torchvision"):
+            return _without_compiler(module)
         return importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:  # the last two: built for another torch
         package = module.partition(".")[0]
@@ -314,6 +321,33 @@ def require(module: str) -> Any:
             f"this encoder needs {package}, which cannot be imported ({error}); run: "
             f"{INSTALL_EXTRA}"
         ) from error
+
+
+def _is_compile_supported(device_type: str) -> bool:
+    return bool(importlib.import_module("torch._dynamo.utils").is_compile_supported(device_type))
+
+
+def _without_compiler(module: str) -> Any:
+    """Import a part of torchvision without torch's compiler.
+
+    Its operators for detection ask the compiler one thing, and importing that takes seconds. It is
+    asked, and imported, once they are called.
+    """
+    package = "torch._dynamo"
+    if module not in sys.modules and package not in sys.modules:
+        ask = types.ModuleType(f"{package}.utils")
+        ask.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
+        stand_ins = {package: types.ModuleType(package), ask.__name__: ask}
+        sys.modules.update(stand_ins)
+        try:
+            return importlib.import_module(module)
+        except ImportError:  # it asks for more than that
+            pass
+        finally:
+            for name, stand_in in stand_ins.items():
+                if sys.modules.get(name) is stand_in:
+                    del sys.modules[name]
+    return importlib.import_module(module)
 
 
 def plain_reason(error: BaseException) -> str:

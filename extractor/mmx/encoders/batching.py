@@ -38,11 +38,21 @@ def pad_rows(
         left: Fill before the row instead of after it.
         width: Least number of columns.
     """
-    width = max(width, *(len(row) for row in rows))
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))[:, None]
+    width = max(width, int(lengths.max()))
+    columns = np.arange(width)
     padded = np.full((len(rows), width), value, dtype=np.int64)
-    for i, row in enumerate(rows):
-        padded[i, slice(width - len(row), width) if left else slice(len(row))] = row
+    padded[columns >= width - lengths if left else columns < lengths] = np.concatenate(rows)
     return padded
+
+
+def usual_width(longest: int, most: int) -> int:
+    """Return the number of columns for rows of up to `longest` tokens, of which there are few.
+
+    A multiple of 8 up to 64 and of 32 above, but no more than `most`, unless a row is longer.
+    """
+    step = 8 if longest <= 64 else 32
+    return max(longest, min(-(-longest // step) * step, most))
 
 
 def groups_of_equal(keys: Sequence[int]) -> list[list[int]]:

@@ -19,6 +19,7 @@ from mmbase import gemm
 from mmbase.process import resolve_device
 from mmx.encoders.base import Request
 from mmx.encoders.batching import pad_batch
+from mmx.encoders.replaying import passes
 from mmx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _on_own_stream(device: torch.device) -> Iterator[None]:
         stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         _thread.streams[device] = stream
     stream.wait_stream(torch.cuda.current_stream(device))  # what was put there before, as weights
-    with torch.cuda.stream(stream):
+    with passes.one(), torch.cuda.stream(stream):
         _mark_start()
         try:
             yield

@@ -51,10 +51,12 @@ from mmx.encoders.listings import (
     TORCHVISION_LICENCES,
     TORCHVISION_VERSION,
 )
+from mmx.encoders.replaying import Replays
 from mmx.encoders.weights import checkpoints
 from mmx.errors import EncoderError, UsageError, unknown_name
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 _RESIDUAL = ("resnet", "resnext", "wide_resnet")
@@ -91,7 +93,7 @@ class TorchvisionEncoder(Encoder):
         whole = set(model.state_dict())
         self._network = _cut(name, model.train(False), layer)
         self._channels_last = name.startswith("swin") and layer.startswith(("features", "norm"))
-        self._pooling, dim = self._measure(request, transforms.crop_size[0], usual)
+        self._pooling, dim = self._measure(request, device, transforms.crop_size[0], usual)
 
         digest, label = self._load_weights(request, tag, path, whole)
         self._network = prepared(self._network, device, request.precision)
@@ -99,6 +101,7 @@ class TorchvisionEncoder(Encoder):
         self._std = torch.tensor(transforms.std, device=device).view(1, 3, 1, 1)
         self._device = device
         self.device = str(device)
+        self.replays = self._replays = Replays()
 
         # The set's name tells what differs from the defaults.
         told = request.pooling is not None and self._pooling not in ("none", usual)
@@ -161,7 +164,9 @@ class TorchvisionEncoder(Encoder):
     def encode(self, batch: Sequence[NDArray[np.uint8] | EncodedJpeg]) -> NDArray[np.float32]:
         """Return the layer's pooled output, shape (len(batch), dim)."""
         with forward_pass(self._device, self.spec.precision):
-            return fetched(self._forward(self._pixels(batch))[: len(batch)])
+            inputs = {"pixels": self._pixels(batch)}
+            vectors = self._replays(lambda x: self._forward(x["pixels"]), inputs)
+            return fetched(vectors[: len(batch)])
 
     def _pixels(self, batch: Sequence[Any]) -> Tensor:
         """Loaded items as one batch, filled up: (b, height, width, 3) uint8."""
@@ -214,17 +219,23 @@ class TorchvisionEncoder(Encoder):
         self.__dict__.update(state)
         self._network.train(False)
 
-    def _measure(self, request: Request, crop: int, usual: str) -> tuple[str, int]:
-        """Pooling and vector length, from shapes alone: on the meta device nothing is computed."""
+    def _measure(
+        self, request: Request, device: torch.device, crop: int, usual: str
+    ) -> tuple[str, int]:
+        """Pooling and vector length, from the shape of an output.
+
+        A GPU computes one, for which it has to load its libraries anyway. Elsewhere nothing is
+        computed, on the meta device; for that torch imports its compiler, which takes seconds.
+        """
         import torch
 
-        network = self._network
+        network, where = self._network, device if device.type == "cuda" else torch.device("meta")
         shapes = {
-            name: tensor.to("meta")
+            name: tensor.to(where)
             for name, tensor in [*network.named_parameters(), *network.named_buffers()]
         }
         with torch.inference_mode():
-            image = torch.zeros(1, 3, crop, crop, device="meta")
+            image = torch.zeros(1, 3, crop, crop, device=where)
             output = torch.func.functional_call(network, shapes, (image,))[self._layer]
         if request.pooling is not None and request.pooling not in POOLINGS:
             raise unknown_name("pooling", request.pooling, POOLINGS)

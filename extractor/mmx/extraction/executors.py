@@ -49,11 +49,14 @@ HELD_BYTES = 1 << 28
 MANY_ROWS = 1024
 """Fewer contents are loaded by threads, unless they are measured to be in each other's way."""
 
-PASSES_ON_GPU = 2
+PASSES_ON_GPU, PASSES_ON_LARGE_GPU = 2, 3
 """Concurrent forward passes on a GPU: while one computes, the next batch is made and copied.
 
-Each has a thread of its own, and with it a CUDA stream.
+Each has a thread of its own, and with it a CUDA stream and memory of its own.
 """
+
+LARGE_GPU_BYTES = 40 << 30
+"""Memory of a GPU that takes one pass more."""
 
 Windows = Iterable[Sequence[Rows]]
 """For each window the wanted rows of every task, of which some may have none."""
@@ -142,7 +145,7 @@ class LocalExecutor:
             # A pass on a GPU keeps its thread waiting, which should not be one of those that load.
             n_devices = 1 + max(len(task.others) for task in tasks)
             gpus = [
-                stack.enter_context(WorkerPool(PASSES_ON_GPU, "mmx-encode"))
+                stack.enter_context(WorkerPool(_passes_on_gpu(), "mmx-encode"))
                 for _ in range(n_devices)
             ]
             turns = [Turns() for _ in range(n_devices)]
@@ -192,10 +195,10 @@ class LocalExecutor:
             n_bytes=lambda part: sum(part[0].held_bytes),
         )
         began = time.perf_counter()
-        for part, setting in parts:
+        for part, setting, taken_s in parts:
             yield part, time.perf_counter() - began, setting.workers
             began = time.perf_counter()
-            loading.observe(part, setting)
+            loading.observe(part, setting, taken_s)
 
 
 class _Loading:
@@ -240,14 +243,21 @@ class _Loading:
         self.in_processes = self.tuner.setting.how == "processes"
         self._follow()
 
-    def load(self, span: Span) -> tuple[LoadedSpan, Setting]:
-        """Load a span, once the setting allows another one; safe to call from any thread."""
+    def load(self, span: Span) -> tuple[LoadedSpan, Setting, float]:
+        """Load a span, once the setting allows another one; safe to call from any thread.
+
+        Returns:
+            The rows, by which setting they were loaded, and the seconds for which that took one of
+            its places.
+        """
         with self._gate.passed() as setting:
             processes = self._processes if setting.how == "processes" else None
             elsewhere = processes.read if processes is not None else None
-            return load(self._tasks, span, elsewhere), setting
+            began = time.perf_counter()
+            part = load(self._tasks, span, elsewhere)
+            return part, setting, time.perf_counter() - began
 
-    def observe(self, part: LoadedSpan, setting: Setting) -> None:
+    def observe(self, part: LoadedSpan, setting: Setting, taken_s: float) -> None:
         """Tell the tuner about a span that was awaited and taken; called by one thread."""
         if self._processes is not None and not self._told and self._processes.started:
             self._told = True
@@ -258,7 +268,7 @@ class _Loading:
             self._n_since += n_items
         else:
             self._settled_at = self._last
-            load_s = part.wall_s - part.blocked_s
+            load_s = taken_s if setting.how == "processes" else part.wall_s - part.blocked_s
             self.tuner.observe(setting, n_items, part.cpu_s, load_s, n_left)
         self._follow()
 
@@ -290,6 +300,15 @@ class _Loading:
             count = tuner.setting.workers if tuner.setting.how == "processes" else 0
             self._ending = threading.Thread(target=self._processes.keep, args=(count,))
             self._ending.start()
+
+
+def _passes_on_gpu() -> int:
+    """Return how many passes run at a time on each GPU; GPUs of one run are of one kind."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return PASSES_ON_GPU
+    _, n_bytes = torch.cuda.mem_get_info()
+    return PASSES_ON_LARGE_GPU if n_bytes >= LARGE_GPU_BYTES else PASSES_ON_GPU
 
 
 class _Gate:

@@ -69,6 +69,7 @@ class Several:
         self.ragged = combine == "ragged"
         self.needs_fit = encoder.needs_fit
         self.device = encoder.device
+        self.replays = encoder.replays
         self.proven: Any = None
         if encoder.ragged:
             raise UsageError(

@@ -21,6 +21,7 @@ from mmbase.process import out_of_memory, release_gpu_memory
 from mmx.encoders import Encoder
 from mmx.encoders.base import plain_reason
 from mmx.encoders.compute import DeviceTimes, device_times
+from mmx.encoders.replaying import passes as gpu_passes
 from mmx.errors import EncoderError, ToolError
 from mmx.extraction.summary import Costs
 
@@ -177,7 +178,8 @@ def encode_batch(
             encoder.proven = items[start]
             continue
         # Only now has the exception let go of the tensors that its traceback held.
-        release_gpu_memory()
+        with gpu_passes.one():
+            release_gpu_memory()
         if size > 1:
             if size <= (encoder.batch_size or size):  # else another thread has halved it meanwhile
                 encoder.batch_size = size // 2

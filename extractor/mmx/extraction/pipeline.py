@@ -27,7 +27,7 @@ from mmx.extraction.background import ahead
 from mmx.extraction.executors import Executor
 from mmx.extraction.passes import Rows, WindowResult
 from mmx.extraction.plan import Plan
-from mmx.extraction.summary import AbsentFiles, Counts, Stages, Summary
+from mmx.extraction.summary import AbsentFiles, Counts, GraphReport, Stages, Summary
 from mmx.extraction.window import Task
 
 FLUSH_S = 2.0
@@ -139,6 +139,16 @@ class SetJob:
         self._vectors += vectors
         self._n_collected += len(rows)
         return [(row, "the encoder returned NaN or infinity") for row in rows[~finite].tolist()]
+
+    def graphs(self) -> GraphReport:
+        """Return how many passes were replayed as CUDA graphs, on all devices."""
+        found = [one.replays for one in (self.encoder, *self.others) if one.replays is not None]
+        return GraphReport(
+            sum(one.n_passes for one in found),
+            sum(one.n_replayed for one in found),
+            sum(one.n_captured for one in found),
+            next((one.reason for one in found if one.reason), ""),
+        )
 
     def write(self) -> None:
         """Hand the collected vectors to the writer, in the order of the rows."""
@@ -277,6 +287,7 @@ def run(jobs: Sequence[SetJob], executor: Executor, progress: Progress) -> None:
             job.stages.loop_s += time.perf_counter() - began
             job.stages.loading = executor.report
             job.stages.workers = executor.report.workers
+            job.stages.graphs = job.graphs()
     empty = {job: reason for job in jobs if (reason := job.why_empty())}
     for job in empty:
         # There is nothing to go on with: once contents are there, the same command finds them.

@@ -188,6 +188,28 @@ class LoadingReport:
         return "; ".join(filter(None, parts))
 
 
+@dataclass(frozen=True)
+class GraphReport:
+    """Forward passes that were replayed as CUDA graphs.
+
+    Attributes:
+        passes: All that could have been.
+        replayed: Those that were.
+        graphs: Captured for that, by all threads.
+        why: Why no more are captured; empty if nothing speaks against it.
+    """
+
+    passes: int = 0
+    replayed: int = 0
+    graphs: int = 0
+    why: str = ""
+
+    def as_text(self) -> str:
+        """Return it as one line."""
+        why = f"; {self.why}" if self.why else ""
+        return f"{self.replayed:,} of {self.passes:,} passes as {self.graphs} CUDA graphs{why}"
+
+
 @dataclass
 class Stages(Costs):
     """Where the time of a run went, and how much it did.
@@ -203,6 +225,7 @@ class Stages(Costs):
         device: Where the passes run: `cpu`, `cuda` and so on.
         n_devices: The number of these.
         loading: How contents were loaded, and how that was found.
+        graphs: Passes that were replayed as CUDA graphs.
     """
 
     fit_s: float = 0.0
@@ -215,6 +238,7 @@ class Stages(Costs):
     device: str = "cpu"
     n_devices: int = 1
     loading: LoadingReport = LoadingReport()
+    graphs: GraphReport = GraphReport()
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -322,6 +346,7 @@ class Summary:
                 "workers": stages.workers,
                 "loading": stages.loading.as_json(),
                 "devices": stages.n_devices,
+                "graphs": asdict(stages.graphs),
                 "batch_size": stages.batch_size,
                 "bottleneck": stages.bottleneck(),
                 "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -360,6 +385,8 @@ class Summary:
             rows += [("this run", work), ("time", time_s)]
             if stages.loading.rates or stages.loading.how != "threads":
                 rows.append(("loading", stages.loading.as_text()))
+            if stages.graphs.passes:
+                rows.append(("graphs", stages.graphs.as_text()))
         if stages.n_truncated:
             what = f"{stages.n_truncated:,} of this run's items were longer than the encoder takes"
             rows.append((stages.long_items, what))

@@ -1,16 +1,18 @@
 """How contents are loaded: in threads or in processes and how many at a time, found by measuring.
 
 Where a loading process starts in a fraction of a second, because it needs no large library, as many
-as there are processors load from the first item on, and fewer stay if those are as fast. Otherwise,
-on a GPU, the first seconds of a run are trials. Each way of loading gets a second, and the one by
-which most items came through stays. Processes cost seconds to start, so they are tried only where
-the processors could load far more than what the threads were measured to load, and where so much is
-left to do that the start pays. On a processor nothing is tried: the threads that load also encode,
-one on each processor.
+as there are processors load from the first item on. Otherwise, on a GPU, the first seconds of a run
+are trials of threads. Each number of them gets a second, and the one by which most items came
+through stays. Processes cost seconds to start, so they are started only where the processors could
+load far more than what the threads were measured to load, and where so much is left to do that the
+start pays. How many processes are busy is then measured while all of them load; those that are not
+needed end. With fewer nothing is tried, for a trial of too few holds up the device. On a processor
+nothing is tried at all: the threads that load also encode, one on each processor.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
@@ -44,6 +46,12 @@ FIRST_THREADS = 8
 WARM_PASSES = 4
 """Forward passes before the first trial: a device takes its time with the first ones."""
 
+FEW_PROCESSES = 4
+"""So many loading processes stay, whether they are needed or not."""
+
+SPARE = 1.5
+"""Processes that stay, by those that were busy; all do where that is half of them or more."""
+
 _BETTER = 1.03  # a rate that counts as better than another one
 
 
@@ -71,7 +79,7 @@ class Tuner:
             processor.
         unfit: Why processes cannot load these contents; empty if they can.
         at_once: Whether processes start in a fraction of a second. They then load from the first
-            item on, and only their number is found by measuring.
+            item on.
         clock: Seconds.
 
     Attributes:
@@ -146,7 +154,8 @@ class Tuner:
             setting: With which it was loaded.
             n_items: Its rows.
             cpu_s: CPU seconds of loading them.
-            load_s: Seconds that loading them took, without waits for a disk.
+            load_s: Seconds that loading them took, without waits for a disk; in a process, those
+                for which it was in use.
             n_left: Rows that are still to come, at most.
         """
         if self.settled or self._waits_for_processes or setting != self.setting:
@@ -194,6 +203,9 @@ class Tuner:
         cpu_s = self._cpu_s / max(1, self._n_items)
         free = self._cpu_s >= FREE * self._load_s
         self._rates.append(Rate(*self.setting, rate))
+        if self.setting.how == "processes":
+            self._settle_processes(self._load_s / taken_s)
+            return
         # Where threads are in each other's way, they are in that of those that start kernels, too,
         # and a device that waits for these looks busy.
         if busy >= BUSY and free:
@@ -223,28 +235,39 @@ class Tuner:
             return False
         return (n_left - rate * START_S) * (1 / rate - 1 / possible) > SAVED_S
 
+    def _settle_processes(self, n_busy: float) -> None:
+        """Keep the processes that are needed, or the threads where those were faster.
+
+        Args:
+            n_busy: Processes that were loading at a time, on average.
+        """
+        fastest, n_now = self._best(), self.setting.workers
+        if fastest.how == "threads":
+            self._settle(fastest, "")
+            return
+        why = f"{n_busy:.1f} of {n_now} processes were busy"
+        n_kept = max(1, math.ceil(SPARE * n_busy))
+        if self._given is not None or n_now < FEW_PROCESSES or 2 * n_kept >= n_now:
+            n_kept = n_now
+        else:
+            why += f", so {n_kept} stay"
+        self._settle(Setting("processes", n_kept), why)
+
     def _following(self) -> Setting | None:
-        """Return the setting to try next; None where all that promise something were tried."""
-        how = self.setting.how
-        tried = {rate.workers: rate.items_per_s for rate in self._rates if rate.how == how}
+        """Return the number of threads to try next; None where all that promise something were."""
+        tried = {rate.workers: rate.items_per_s for rate in self._rates}
         best = max(tried, key=lambda workers: tried[workers])
         last = self.setting.workers
         candidates: list[int] = []
-        if self._given is None and how == "threads":
+        if self._given is None:
             if best == last:  # on in this direction
                 candidates = [best * 2, best // 2] if last >= max(tried) else [best // 2]
             elif len(tried) == 2 and last > best:
                 candidates = [best // 2]
-        elif self._given is None and best == last:
-            candidates = [best * 3 // 4]
         for workers in candidates:
             workers = min(workers, self._processors)
             if workers >= 1 and workers not in tried:
-                return Setting(how, workers)
-        fastest = self._best()
-        if fastest.how != how:  # threads were faster after all, and may be with another number
-            self.setting = fastest
-            return self._following()
+                return Setting("threads", workers)
         return None
 
     def _best(self) -> Setting:

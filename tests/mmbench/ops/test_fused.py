@@ -20,9 +20,9 @@ Arguments = tuple[list[Any], dict[str, Any]]
 class Example:
     """Random arguments of one dtype; every draw has a zero row where it has rows."""
 
-    def __init__(self, seed: int, dtype: torch.dtype) -> None:
+    def __init__(self, seed: int, dtype: torch.dtype, steps: int = 25) -> None:
         self.generator = torch.Generator().manual_seed(seed)
-        self.seed, self.dtype = seed, dtype
+        self.seed, self.dtype, self.steps = seed, dtype, steps
 
     def whole(self, high: int, *shape: int, low: int = 0) -> Tensor:
         return torch.randint(low, high, shape, generator=self.generator)
@@ -135,7 +135,7 @@ def of_confident_weights(draw: Example) -> Arguments:
 
 def of_row_table(draw: Example) -> Arguments:
     steps = []
-    for step in range(25):
+    for step in range(draw.steps):
         rows = draw.whole(30, draw.size(9)).unique()
         upper, weight = draw.normal(len(rows), 3), draw.normal(3, 11, zero_row=False)
         steps.append((rows, upper, weight, 0.01 * (1 + step % 3)))

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.mmbench.conftest import fork_workers
 from tests.processes import Forked
 
 from mmbase.process import out_of_memory
@@ -85,6 +86,7 @@ def assert_equal(ones: list[Path], others: list[Path]) -> None:
             assert (one / name).read_bytes() == (other / name).read_bytes()
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_runs_are_the_same_wherever_trainings_run(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,10 +229,17 @@ def share_of_the_card(job: Job, progress: Progress) -> RunFolder:
     with suppress(TrainingError):
         train(job, Silent())
     (folder.path / "start.txt").write_text(str(multiprocessing.get_start_method(allow_none=True)))
+    if hasattr(signal, "pthread_sigmask") and signal.SIGINT not in blocked():
+        raise TrainingError("Ctrl-C would be seen here, while a process imports")
     return folder
 
 
+def blocked() -> set[int]:
+    return signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
 def test_trainings_beside_each_other_share_a_card(dataset: Path, tmp_path: Path) -> None:
+    """And leave Ctrl-C to the command."""
     recipes = [
         recipe.model_copy(update={"device": "cuda"})
         for recipe in plan(dataset, bpr_mf=(0.02,), vbpr=(0.02,))
@@ -241,33 +250,16 @@ def test_trainings_beside_each_other_share_a_card(dataset: Path, tmp_path: Path)
     for job in jobs:
         assert (job.folder / "share.txt").read_text() == "0.450 None"
         assert (job.folder / "start.txt").read_text() == "spawn"
+    assert not hasattr(signal, "pthread_sigmask") or signal.SIGINT not in blocked()
 
 
-def require_mask(job: Job, progress: Progress) -> RunFolder:
-    if signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
-        raise TrainingError("Ctrl-C would be seen here")
-    return RunFolder(job.folder)
-
-
-@pytest.mark.usefixtures("forked_workers")
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks")
-def test_ctrl_c_belongs_to_the_command_alone(tmp_path: Path) -> None:
-    """Else every training process that is still importing prints a traceback of its own."""
-    done = list(ProcessExecutor(2, Silent()).map(require_mask, two_jobs(tmp_path)))
-    assert {folder.path.name for _, folder in done} == {"bpr-mf", "vbpr"}
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-
-def children(pid: int) -> set[int]:
-    """Return the live child processes, from /proc."""
+def working_in(folder: Path) -> set[int]:
+    """Return the live processes whose working folder this is, from /proc."""
     found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # ended meanwhile
-            continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.add(int(stat.parent.name))
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # ended meanwhile
+            if (process / "cwd").readlink() == folder:
+                found.add(int(process.name))
     return found
 
 
@@ -279,12 +271,13 @@ def test_training_processes_end_with_the_command_and_the_next_one_goes_on(
     command = ["train", "--model", "bpr-mf", "--data", dataset, "-q", "--jobs", "2"]
     command += ["--out", tmp_path / "runs", *grid]
     how: dict[str, Any] = {"cwd": tmp_path, "environment": {"MMBENCH_SAVE_EVERY_S": "0"}}
+    how["prepare"] = fork_workers
     process = Forked("mmbench", *command, **how)
     while len(list(tmp_path.rglob("trials/*/state.safetensors"))) < 2:
         assert process.poll() is None
         time.sleep(0.1)
-    left = children(process.pid)
-    assert len(left) >= 2
+    left = working_in(tmp_path) - {process.pid}
+    assert len(left) == 2
     process.send_signal(signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + 20

@@ -13,7 +13,7 @@ from pyarrow import parquet
 
 from mmx.catalogue.contents import Content, FileContents, file_contents
 from mmx.catalogue.items import load_items
-from mmx.catalogue.paths import BETWEEN, Absent, names_in
+from mmx.catalogue.paths import BETWEEN, Absent, Place, names_in
 from mmx.errors import ContentError
 from mmx.extraction.multipart import several_files
 
@@ -258,3 +258,33 @@ def test_folders_whose_names_are_not_utf8(tmp_path: Path) -> None:
     write(tmp_path / "items.tsv", "item_id\na\nb\n")
     files = several_files(load_items(tmp_path), "visual", None, None)
     assert files.fetch(0, 2) == [(tmp_path / "images/a.jpg",), None]
+
+
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_a_plain_file_is_found_as_by_following_every_link(tmp_path: Path, anywhere: bool) -> None:
+    root, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for folder in (root / "images" / "deep", root / "other", elsewhere / "sub"):
+        folder.mkdir(parents=True)
+    for place in ("a.jpg", "images/a.jpg", "images/b.jpg", "images/deep/c.jpg", "other/d.jpg"):
+        (root / place).write_bytes(b"x")
+    for place in ("e.jpg", "sub/f.jpg"):
+        (elsewhere / place).write_bytes(b"x")
+    (root / "out").symlink_to(elsewhere)
+    (root / "images" / "leads_out").symlink_to(elsewhere)
+    (root / "images" / "out.jpg").symlink_to(elsewhere / "e.jpg")
+    (root / "images" / "in.jpg").symlink_to(root / "other" / "d.jpg")
+    names = [
+        "a.jpg", "b.jpg", "images/b.jpg", "images//b.jpg", "./images/./b.jpg", "deep/c.jpg",
+        "other/../images/b.jpg", "../data/a.jpg", "../elsewhere/e.jpg", "out/e.jpg",
+        "out/sub/f.jpg", "leads_out/e.jpg", "images/leads_out/sub/f.jpg", "out.jpg", "in.jpg",
+        "images", "deep", "", ".", "..", "images/..", "no.jpg", "no/no.jpg", "a.jpg/no.jpg",
+        "images\\b.jpg", "file://a.jpg", str(elsewhere / "e.jpg"), str(root / "a.jpg"), "x" * 300,
+    ]  # fmt: skip
+    place, followed = (Place(root, "images", anywhere) for _ in range(2))
+    object.__setattr__(followed, "_plain", lambda name: None)
+    n_plain = 0
+    for name in [*names, *names]:
+        found, expected = place.file(name), followed.file(name)
+        assert (str(found), type(found)) == (str(expected), type(expected)), name
+        n_plain += place._plain(name) is not None
+    assert n_plain >= 20

@@ -6,9 +6,8 @@ import io
 import math
 import resource
 import struct
-import subprocess
-import sys
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import soundfile
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
+from tests.processes import ended
 
 from mmstore import FeatureSet, Status
 from mmx.cli import cli
@@ -281,12 +281,12 @@ def test_a_wav_that_was_written_to_a_pipe_has_no_length_and_is_whole(tmp_path: P
     assert np.array_equal(found["0.wav"], found["whole.wav"])
 
 
-def test_a_clip_of_an_hour_and_one_of_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sounds, "MAX_SAMPLES", 8000 * 3700)
-    hour = wav(np.tile(TONE[:8000], 3600), 8000, kind="FLAC")
-    longer = wav(np.zeros(8000 * 3800, np.float32), 8000, kind="FLAC")
-    summary = hear(tmp_path, {"hour.flac": (hour, "ok"), "bomb.flac": (longer, "corrupt")})
-    assert statuses(summary) == {"hour.flac": "ok", "bomb.flac": "corrupt"}
+def test_a_long_clip_and_one_of_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sounds, "MAX_SAMPLES", 8000 * 700)  # 22 MB: more than is had for the asking
+    long = wav(np.tile(TONE[:8000], 690), 8000, kind="FLAC")
+    longer = wav(np.zeros(8000 * 710, np.float32), 8000, kind="FLAC")
+    summary = hear(tmp_path, {"long.flac": (long, "ok"), "bomb.flac": (longer, "corrupt")})
+    assert statuses(summary) == {"long.flac": "ok", "bomb.flac": "corrupt"}
     assert "longer than" in summary.errors[0][1]
 
 
@@ -386,33 +386,12 @@ def test_too_many_failures_end_with_one_message(broken: Path) -> None:
 def test_a_full_disk_is_one_message_and_the_same_command_goes_on(tmp_path: Path) -> None:
     rows = "".join(f"i{k}\ta title with number {k}\n" for k in range(3000))
     (tmp_path / "items.tsv").write_text("item_id\ttitle\n" + rows, encoding="utf-8")
-    line = [
-        sys.executable,
-        "-m",
-        "mmx",
-        "extract",
-        "--modality",
-        "textual",
-        "--model",
-        "tfidf-lsa",
-        "--data",
-        str(tmp_path),
-    ]
-
-    def run(limit: int | None) -> subprocess.CompletedProcess[str]:
-        def narrow() -> None:
-            if limit is not None:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-        return subprocess.run(
-            line, capture_output=True, text=True, preexec_fn=narrow, check=False, timeout=120
-        )
-
-    full = run(100_000)
-    assert full.returncode == 1
-    assert full.stderr.count("error:") == 1 and "Traceback" not in full.stderr
+    line = ["extract", "--modality", "textual", "--model", "tfidf-lsa", "--data", tmp_path]
+    narrow = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
+    full = ended("mmx", *line, cwd=tmp_path, prepare=narrow, expect=1)
+    assert full.stderr.count("error:") == 1
     assert not (tmp_path / "features/textual/tfidf-lsa.h5").exists()
-    assert run(None).returncode == 0
+    ended("mmx", *line, cwd=tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------

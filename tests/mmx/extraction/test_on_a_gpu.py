@@ -19,6 +19,7 @@ from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, EncoderSpec, compute, create
 from mmx.encoders.batching import pad_batch
 from mmx.encoders.compute import device_times, forward_pass, stacked
+from mmx.extraction import executors
 from mmx.extraction.extract import extract
 from mmx.extraction.processes import portable
 from mmx.extraction.summary import Summary
@@ -64,6 +65,15 @@ def test_passes_on_a_processor_take_no_time_of_a_gpu() -> None:
     with forward_pass(CPU, "fp32"):
         torch.ones(3) + 1
     assert device_times() == before
+
+
+@pytest.mark.parametrize(("gib", "passes"), [(None, 2), (24, 2), (40, 3), (80, 3)])
+def test_a_large_gpu_has_a_pass_more(
+    gib: int | None, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mocked(monkeypatch, "is_initialized", lambda: gib is not None)
+    mocked(monkeypatch, "mem_get_info", lambda: (0, (gib or 0) << 30))
+    assert executors._passes_on_gpu() == passes
 
 
 def mocked(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
@@ -196,6 +206,23 @@ class TestOnAGpu:
             assert there.device.type == "cuda"
             assert np.array_equal(found, pad_batch(np.stack(arrays), size))
         assert all(pinned) and pinned
+
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_passes_are_replayed_with_the_bits_of_called_ones(self, precision: str) -> None:
+        encoder: Any = create(
+            "resnet18", modality="visual", weights="random", device="cuda", precision=precision
+        )
+        encoder.batch_size = 8
+        rng = np.random.default_rng(0)
+        batches = [rng.integers(0, 256, (8, 224, 224, 3), dtype=np.uint8) for _ in range(40)]
+        encoder.replays.reason = "not yet"
+        called = [encoder.encode(list(batch)) for batch in batches]
+        encoder.replays.reason = ""
+        with ThreadPoolExecutor(3) as pool:
+            replayed = list(pool.map(lambda batch: encoder.encode(list(batch)), batches))
+        assert all(np.array_equal(*both) for both in zip(called, replayed, strict=True))
+        assert encoder.replays.reason == ""
+        assert encoder.replays.n_replayed >= 20
 
     def test_threads_and_processes_give_the_same_set(self, pictures: Path, tmp_path: Path) -> None:
         threads = go(pictures, tmp_path / "a", "cuda", "threads")

@@ -51,6 +51,8 @@ class Machine:
             tuner.observe_device(10 / self.device)
             busy = self.device > self.rates(setting)  # else the loaders wait for the device
             load_s = 10 * setting.workers / self.rates(setting) if busy else 10 * self.cpu_s
+            if not busy and setting.how == "processes":  # each takes as long as when all are busy
+                load_s = 10 * setting.workers / self.rates(setting)
             tuner.observe(setting, 10, 10 * self.cpu_s, load_s, self.n_left)
         return tuner
 
@@ -137,12 +139,22 @@ def test_a_given_number_stays_and_only_the_way_is_measured() -> None:
     assert tuner.report().rates == ()
 
 
-def test_processes_by_request_are_counted_by_measuring() -> None:
-    def crowded(setting: Setting) -> float:
-        return 4000.0 if setting.workers == 12 else 3000.0
+def test_no_process_ends_while_half_of_them_are_needed_and_no_number_is_tried() -> None:
+    def processes(device: float, workers: int | None = None) -> Tuner:
+        return Machine(locked, device=device).run("processes", workers)
 
-    tuner = Machine(crowded).run("processes")
-    assert tuner.setting == Setting("processes", 12)
+    for device in (1e9, 4000, 2400, 1650):  # 16 processes load 4,800: 5.5 are busy
+        tuner = processes(device)
+        assert tuner.setting == Setting("processes", 16), device
+        assert len(tuner.report().rates) == 1
+    assert "5.5 of 16 processes were busy" in tuner.report().why
+    tuner = processes(500)  # 1.7 are busy
+    assert tuner.setting == Setting("processes", 3)
+    assert tuner.report().why == "1.7 of 16 processes were busy, so 3 stay"
+    assert len(tuner.report().rates) == 1
+    assert processes(20).setting == Setting("processes", 1)
+    assert processes(20, workers=16).setting == Setting("processes", 16)
+    assert Machine(locked, device=20).run("processes", most_processes=3).setting.workers == 3
 
 
 def test_no_more_processes_are_started_than_the_machine_takes() -> None:

@@ -291,33 +291,31 @@ class NvJpeg:
         import torch
 
         encoded = [k for k, one in enumerate(loaded) if isinstance(one, EncodedJpeg)]
-        rows: dict[int, Any] = dict(enumerate(loaded))
-        for k, row in zip(
-            encoded, self._prepared([loaded[k] for k in encoded], prepare), strict=True
-        ):
-            rows[k] = otherwise(_decoded_instead(loaded[k])) if row is None else row
-        arrays = [k for k, row in rows.items() if isinstance(row, np.ndarray)]
-        if arrays:
-            there = stacked([rows[k] for k in arrays], self.device)
-            rows.update(zip(arrays, there, strict=True))
-        return torch.stack(list(rows.values()))
-
-    def _prepared(
-        self, encoded: Sequence[EncodedJpeg], prepare: Callable[[Tensor], Tensor]
-    ) -> list[Tensor | None]:
-        """A prepared picture for each file, on the GPU; None where nvJPEG fails."""
-        import torch
-
-        ready: list[Tensor | None] = [None] * len(encoded)
-        for part in self._parts(encoded):
-            pictures = self._decode([encoded[place] for place in part])
-            there = [(k, one) for k, one in zip(part, pictures, strict=True) if one is not None]
+        rows = dict(enumerate(loaded))
+        order: list[int] = []
+        ready: list[Tensor] = []
+        for part in self._parts([loaded[k] for k in encoded]):
+            places = [encoded[p] for p in part]
+            pictures = self._decode([loaded[k] for k in places])
+            there = [(k, one) for k, one in zip(places, pictures, strict=True) if one is not None]
             # Pictures of one size are scaled together: launches cost more than pixels.
             for group in groups_of_equal([one.shape[-2] << 16 | one.shape[-1] for _, one in there]):
                 made = prepare(torch.stack([there[g][1] for g in group]))
-                for g, one in zip(group, made, strict=True):
-                    ready[there[g][0]] = one
-        return ready
+                ready.append(made.contiguous())  # one layout, whoever shares the batch
+                order += [there[g][0] for g in group]
+        for k in order:
+            del rows[k]
+        if rows:
+            arrays = [
+                otherwise(_decoded_instead(row)) if isinstance(row, EncodedJpeg) else row
+                for row in rows.values()
+            ]
+            ready.append(stacked(arrays, self.device))
+            order += rows
+        whole = ready[0] if len(ready) == 1 else torch.cat(ready)
+        if order == sorted(order):
+            return whole
+        return whole[torch.from_numpy(np.argsort(order)).to(self.device)]
 
     def _parts(self, encoded: Sequence[EncodedJpeg]) -> list[list[int]]:
         """Places of files that together fit into `_GPU_BYTES`, at least one each."""

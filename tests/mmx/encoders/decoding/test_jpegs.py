@@ -410,7 +410,7 @@ def test_processes_load_what_threads_load(
     digests = set()
     for loading in ("threads", "processes"):
         run = RunConfig(
-            data=tmp_path, out=tmp_path / loading, device="cpu", workers=2, loading=loading,
+            data=tmp_path, out=tmp_path / loading, device="cpu", workers=1, loading=loading,
             allow_outside=True,
         )  # fmt: skip
         summary = extract(run, config)
