@@ -94,7 +94,7 @@ def users_by_history(run: Trained, path: Path) -> Audience:
     if not model.by_history:
         raise UsageError(
             f"--history: {run.path} has learned its own users, and can't rank for others by what "
-            "they did; those that can: item-knn, content-knn, schema with ids=none and no graph "
+            "they did; those that can: item-knn, content-knn, schema with ids=none "
             "(docs/recommending.md)"
         )
     table = read_interactions(path)
