@@ -15,10 +15,19 @@ RUNS := runs
 REPORT := report
 comma := ,
 AMAZON = $(subst $(comma), ,$(DATASETS))
+QUESTIONS := fusion,missing,extractors,ids-or-content,does-content-matter
+PAGES := questions
+ask = $(foreach name,$(subst $(comma), ,$(QUESTIONS)),$(BIN)/mmbench ask recipes/questions/$(name).yaml --data $(DATA)/$(1) \
+	--out $(PAGES)/$(name)-$(notdir $(1)).md --runs $(RUNS)/questions $(if $(SEED),--seeds $(SEED)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(JOBS),--jobs $(JOBS)) &&) true
+cold = test -e $(DATA)/$(1)/splits/cold || $(BIN)/mmbench data split $(DATA)/$(1) --method cold-items --test 0.1 --valid 0.1 --name cold
+given = test -e $(DATA)/$(1) || $(BIN)/mmbench data import "$(2)"/train.tsv "$(2)"/validation.tsv "$(2)"/test.tsv $(3) --out $(DATA)/$(1) && \
+	mkdir -p $(DATA)/$(1)/splits/given && cp "$(2)"/train.tsv "$(2)"/test.tsv $(DATA)/$(1)/splits/given/ && \
+	cp "$(2)"/validation.tsv $(DATA)/$(1)/splits/given/valid.tsv
+import = $(BIN)/mmx store import --format npy
 CHOICES = $(if $(SEED),--seed $(SEED)) $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(JOBS),--jobs $(JOBS))
 hint = echo "make $@: $(1)" >&2
 
-.PHONY: help setup demo reproduce-amazon reproduce-tiktok test test-all check format bench bench-gpu wheel-test clean
+.PHONY: help setup demo reproduce-amazon reproduce-tiktok questions questions-lastfm questions-tiktok test test-all check format bench bench-gpu wheel-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -68,6 +77,32 @@ reproduce-tiktok: setup  ## all models on TikTok, three seeds: TIKTOK=FOLDER wit
 	$(BIN)/mmx store import --format npy --modality audio --name tiktok-audio "$(TIKTOK)"/audio_feat.npy --data $(DATA)/tiktok
 	$(BIN)/mmbench reproduce recipes/tiktok.yaml --protocol grid $(if $(SEED),,--seed 123,124,125) $(CHOICES) \
 		--data-root $(DATA) --out $(RUNS)/tiktok --report $(REPORT)/tiktok
+
+questions: setup  ## answer recipes/questions on the demo: QUESTIONS=fusion,missing JOBS=2 EPOCHS=5; LASTFM=FOLDER, TIKTOK=FOLDER: on these, too
+	@echo 'Five questions, about 300 small trainings on the demo; finished runs are read, not repeated. Pages go into $(PAGES).'
+	@test -e $(DATA)/questions/demo || $(BIN)/mmx demo --out $(DATA)/questions/demo
+	@test -e $(DATA)/questions/demo-near || $(BIN)/mmx demo --out $(DATA)/questions/demo-near --seed 8 --space 7
+	@set -e; for name in demo demo-near; do for set in visual/colour-hog textual/tfidf-lsa audio/mfcc; do \
+		$(BIN)/mmx extract --data $(DATA)/questions/$$name --modality $${set%/*} --model $${set#*/} || test $$? -eq 3; done; done
+	$(BIN)/mmx extract --data $(DATA)/questions/demo --modality visual --model resnet18 --weights random --name resnet18-untrained || test $$? -eq 3
+	$(call cold,questions/demo)
+	$(call ask,questions/demo)
+	@$(if $(LASTFM),$(MAKE) questions-lastfm)
+	@$(if $(TIKTOK),$(MAKE) questions-tiktok)
+
+questions-lastfm: setup
+	$(call given,questions/lastfm,$(LASTFM),"$(LASTFM)"/items.tsv)
+	@set -e; for set in textual/all-MiniLM-L6-v2 audio/vggish audio/whisper; do $(import) --modality $${set%/*} --name $${set#*/} \
+		"$(LASTFM)"/$${set#*/}.npy --ids "$(LASTFM)"/ids.txt --out $(DATA)/questions/lastfm/features; done
+	$(call cold,questions/lastfm)
+	$(call ask,questions/lastfm)
+
+questions-tiktok: setup
+	$(call given,questions/tiktok,$(TIKTOK))
+	$(import) --modality visual --name tiktok-image "$(TIKTOK)"/image_feat.npy --data $(DATA)/questions/tiktok
+	$(import) --modality audio --name tiktok-audio "$(TIKTOK)"/audio_feat.npy --data $(DATA)/questions/tiktok
+	$(call cold,questions/tiktok)
+	$(call ask,questions/tiktok)
 
 test: setup  ## the whole default suite
 	$(BIN)/python -m pytest -n auto

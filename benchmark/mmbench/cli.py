@@ -17,6 +17,7 @@ COMMANDS = {
         "Train models and print their validation and test metrics.",
     ),
     "run": ("mmbench.commands.run:run", "Run recipes: datasets, models and seeds from a file."),
+    "ask": ("mmbench.commands.ask:ask", "Answer a question by experiment: designs in, a page out."),
     "reproduce": (
         "mmbench.commands.reproduce:reproduce",
         "Repeat published studies and report ours beside theirs.",

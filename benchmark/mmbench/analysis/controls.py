@@ -21,10 +21,10 @@ from mmbench.analysis.statistics import CORRECTIONS
 from mmbench.metrics import sign
 from mmbench.models import model_class
 from mmbench.runs.finished_runs import System
-from mmbench.runs.kinds import in_short
+from mmbench.runs.kinds import in_short, treatment_of
 
-HEADER = ("model", "control", "metric", "without content", "control's", "real", "content", "p", "")
-"""Columns of `ContentGain.cells`."""
+HEADER = ("model", "control", "metric", "without", "control's", "real", "content", "p")
+"""Columns of `ContentGain.cells`; `without`: content."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +63,17 @@ class ContentGain:
 
     @property
     def flag(self) -> str:
-        """What stands beside the number if the control is not worse; else empty."""
-        return "" if self.worse else "! control not significantly worse"
+        """What stands beside the number if the control is not significantly worse; else empty."""
+        return "" if self.worse else "! "
 
     @property
     def cells(self) -> list[str]:
         """The cells of a row under `HEADER`."""
         without, control, real = ("-" if x is None else f"{x:.4f}" for x in self.values)
         low, high = self.interval
-        content = f"{self.content:.4f} [{low:.4f}, {high:.4f}]"
+        content = f"{self.flag}{self.content:.4f} [{low:.4f}, {high:.4f}]"
         p = "<0.001" if self.p < 0.001 else f"{self.p:.3f}"
-        return [
-            self.label, self.control, self.metric, without, control, real, content, p, self.flag
-        ]  # fmt: skip
+        return [self.label, self.control, self.metric, without, control, real, content, p]
 
     @property
     def sentence(self) -> str:
@@ -87,7 +85,7 @@ class ContentGain:
                 f"{gain - self.content:.4f} of it with {self.control} content, too: content is "
                 f"{self.content:.4f}"
             )
-        return f"{told}; {self.flag[2:]}" if self.flag else told
+        return f"{self.flag}{told}; the control is not significantly worse" if self.flag else told
 
 
 def content_gains(
@@ -133,7 +131,7 @@ def _gain(
     assert of_control is not None and of_real is not None
     return ContentGain(
         label=real.label,
-        control=in_short(dict(control.runs[0].recipe.control)),
+        control=in_short(treatment_of(control.runs[0].recipe)["control"]),
         metric=one.metric,
         without=None if without is None else without.label,
         values=(start, of_control, of_real),

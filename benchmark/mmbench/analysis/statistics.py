@@ -78,6 +78,16 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def t_interval(d: Differences, *, level: float = 0.95) -> tuple[float, float]:
+    """Return Student's interval of the mean, of values that are independent and about normal."""
+    from scipy.stats import t
+
+    _check(d)
+    mean, spread = float(d.mean()), float(d.std(ddof=1))
+    half = float(t.ppf((1 + level) / 2, d.size - 1)) * spread / math.sqrt(d.size)
+    return mean - half, mean + half
+
+
 def effect_size(d: Differences) -> float:
     """Return Cohen's d_z, the mean over the standard deviation of the differences; 0 if all are."""
     spread, mean = float(d.std(ddof=1)), float(d.mean())

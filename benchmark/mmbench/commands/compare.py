@@ -117,7 +117,7 @@ def _print_gains(gains: Sequence[ContentGain]) -> None:
     if not gains:
         return
     columns = [
-        Column(name, list(cells), left=name in ("model", "control", "metric", ""))
+        Column(name, list(cells), left=name in ("model", "control", "metric"))
         for name, cells in zip(HEADER, zip(*(one.cells for one in gains), strict=True), strict=True)
     ]
     echo_table(columns[:2], columns[2:], title="how much is content")

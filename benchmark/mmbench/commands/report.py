@@ -78,7 +78,13 @@ def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str) -> list[Reproduc
 def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> Reproduction:
     from mmbench.analysis.compare import compare, users_in_words
     from mmbench.analysis.controls import content_gains
-    from mmbench.analysis.report.results import Reproduction, data_fact, feature_facts, line_of
+    from mmbench.analysis.report.results import (
+        Reproduction,
+        data_fact,
+        feature_facts,
+        line_of,
+        protocol_fact,
+    )
     from mmbench.runs.finished_runs import group
     from mmbench.runs.kinds import conditions, kind_of
 
@@ -86,7 +92,7 @@ def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> 
     mixed = len({repr(conditions(run)) for run in members}) > 1
     records = [run.record for run in members]
     told = [data_fact(record) for record in records]
-    told += [_protocol_fact(run) for run in members]
+    told += [protocol_fact(run.record, run.recipe) for run in members]
     told += [fact for record in records for fact in feature_facts(record)]
     name = kind_of(members[0])["dataset"]
     warnings = ["The runs on this page are of several kinds: their numbers do not compare."]
@@ -117,15 +123,6 @@ def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> 
         "" if mixed else kind,
         stem,
     )
-
-
-def _protocol_fact(run: FinishedRun) -> str:
-    protocol, evaluation = run.record["protocol"], run.recipe.evaluation
-    relevant = protocol.get("relevant", f"rating >= {evaluation.threshold:g}")
-    candidates = protocol.get("candidates", "the items of training")
-    told = f"protocol `{protocol['name']}`: candidates {candidates}; relevant {relevant}"
-    masked = protocol.get("masked", {}).get("test")
-    return f"{told}{f'; masked at test: {masked}' if masked else ''}; {protocol['selection']}"
 
 
 def _settings(system: System) -> str:

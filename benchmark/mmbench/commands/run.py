@@ -27,10 +27,10 @@ RECIPES = click.Path(path_type=Path, exists=True, dir_okay=False)
 def run(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any) -> None:
     """Run recipes: the recipe.yaml of a run folder, or your own, with lists of models and seeds.
 
-    A recipe has the keys of a run's recipe.yaml; all but `model` are optional. data, missing,
-    mask, pattern, control, mask_seed, scaling, model and seed may be lists, and every combination
-    is a run. Finished runs are read, not repeated: after an interruption the same command goes on.
-    See docs/training.md and docs/missing.md.
+    A recipe has the keys of a run's recipe.yaml; all but `model` are optional. data, split,
+    features, missing, mask, control, scaling, model, seed and others may be lists, `factors` has
+    lists of model settings, and every combination is a run. Finished runs are read, not repeated:
+    after an interruption the same command goes on. See docs/training.md and docs/missing.md.
 
     \b
     Examples:
@@ -45,9 +45,9 @@ def run(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any
     data, seeds = options["data"], options["seeds"]
     typed = {"data": data and str(data), "seed": seeds and list(seeds), "device": options["device"]}
     instead = {key: value for key, value in typed.items() if value is not None}
-    planned = [recipe for path in recipes for recipe in read_plan(path, **instead)]
-    distinct = [recipe for number, recipe in enumerate(planned) if recipe not in planned[:number]]
     reporter = progress(quiet=quiet)
+    planned = [one for path in recipes for one in read_plan(path, reporter.note, **instead)]
+    distinct = [recipe for number, recipe in enumerate(planned) if recipe not in planned[:number]]
     batch = Batch(options["out"], local_executor(options["jobs"], reporter), reporter)
     show(batch.run(distinct, restart=options["restart"]), as_json, slices=options["slices"])
     batch.raise_failures()

@@ -111,7 +111,7 @@ class Recommender(nn.Module):
         scores_unseen: Whether it can score items that training has not seen; see `scorer`. Where
             that depends on settings, an instance says it, and `represents_unseen` beforehand.
         by_history: Whether a user is their history alone, so that users whom training has not seen
-            can be scored too.
+            can be scored too: the rows of `Known.histories` behind those of training.
         id_weights: Patterns of the names of weights that belong to users or items: a row or a
             number for each. All others can be carried to another dataset.
     """

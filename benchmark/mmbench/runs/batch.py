@@ -137,18 +137,35 @@ class Batch:
         self._load = Loader(progress)
         self.failures: list[tuple[str, str]] = []
         self._series = Series(0)
+        self._diverged: list[Diverged] = []
         self._said: set[str] = set()
 
     def train_ahead(self, recipes: Iterable[Recipe]) -> None:
         """Train what `run` would train later, if more than one training can run at once."""
         if self._executor.at_once > 1:
-            self._train([self._load(recipe) for recipe in recipes])
+            planned = [self._load(recipe) for recipe in recipes]
+            self._check(planned)
+            self._train(planned)
 
     def run(self, recipes: Iterable[Recipe], *, restart: bool = False) -> list[Result]:
         """Do what is left of the runs and return their results, in order.
 
-        A run that diverges is left out, and does not keep others from running; nor does a trial.
-        `failures` has both, see `raise_failures`.
+        Like `outcomes`, without the runs that diverged.
+
+        Raises:
+            Diverged: All runs did; else see `outcomes`.
+        """
+        before = len(self._diverged)
+        results = [one for one in self.outcomes(recipes, restart=restart) if one is not None]
+        if self._diverged[before:] and not results:
+            raise self._diverged[before]
+        return results
+
+    def outcomes(self, recipes: Iterable[Recipe], *, restart: bool = False) -> list[Result | None]:
+        """Do what is left of the runs and return a result each, in order; None where one diverged.
+
+        A run that diverges does not keep others from running; nor does a trial. `failures` has
+        both, see `raise_failures`.
 
         Args:
             recipes: What to run; the inputs of neighbours on the same data are held together.
@@ -156,20 +173,16 @@ class Batch:
 
         Raises:
             DataError: Dataset or features are absent or unreadable.
-            Diverged: All runs did.
             TrainingError: Another process is writing one of the runs.
         """
-        results: list[Result] = []
-        diverged: list[Diverged] = []
+        results: list[Result | None] = []
         recipes = list(recipes)
         require_modalities(recipes)
         self._series = Series(sum(map(_trainings, recipes)))
         ended = 0  # trainings of the runs so far
         for group in _by_data(recipes):
             planned = [self._load(recipe) for recipe in group]
-            for recipe, inputs in planned:  # now, and not after some trainings
-                if restart or not run_folder(self._out, recipe, inputs).complete:
-                    self._say(check_data(recipe, inputs))
+            self._check(planned, restart=restart)  # now, and not after some trainings
             for asked, (loaded, _) in zip(group, planned, strict=True):
                 remember(asked, loaded)
             # One at a time, a run is finished before the next one begins: its result is kept
@@ -186,23 +199,25 @@ class Batch:
                     except Diverged as error:
                         self._progress.warn(f"{label}: failed: {error}")
                         self.failures.append((label, str(error)))
-                        diverged.append(error)
+                        self._diverged.append(error)
+                        results.append(None)
                         continue
                     results.append(result)
                     self.failures += [(f"{label}, {told}", why) for told, why in result.failed]
-        if diverged and not results:
-            raise diverged[0]
         return results
 
     def raise_failures(self) -> None:
         """Raise `SomeFailed` with the list if trainings failed."""
         raise_failures(self.failures)
 
-    def _say(self, line: str) -> None:
-        """Tell a line once."""
-        if line and line not in self._said:
-            self._progress.note(line)
-            self._said.add(line)
+    def _check(self, planned: Sequence[tuple[Recipe, Inputs]], *, restart: bool = False) -> None:
+        """Refuse data that runs can't be made on; say once what a check has to say."""
+        for recipe, inputs in planned:
+            if restart or not run_folder(self._out, recipe, inputs).complete:
+                line = check_data(recipe, inputs)
+                if line and line not in self._said:
+                    self._progress.note(line)
+                    self._said.add(line)
 
     def _finish(self, recipe: Recipe, inputs: Inputs) -> Result:
         folder = run_folder(self._out, recipe, inputs)

@@ -144,14 +144,15 @@ TREATMENT = ("missing", "mask", "pattern", "control", "mask_seed")
 def treatment_of(recipe: Recipe) -> dict[str, Any]:
     """Return what is done to the stored vectors, in short: what stands at its default is left out.
 
-    One share of all modalities is a number: `mask=0.3`.
+    One share, or one control, of all modalities stands alone: `mask=0.3`, `control=shuffled`.
     """
     plain = recipe.dump()
     told = {name: plain[name] for name in TREATMENT if name in plain}
     told["missing"] = recipe.treatment.policy.short
-    shares = set(told.get("mask", {}).values())
-    if len(shares) == 1 and set(told["mask"]) == set(recipe.features):
-        (told["mask"],) = shares
+    for name in ("mask", "control"):
+        values = set(told.get(name, {}).values())
+        if len(values) == 1 and set(told[name]) == set(recipe.features):
+            (told[name],) = values
     return {name: value for name, value in told.items() if value != "mean"}
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbase import gemm
+from mmbase.extraction_cost import ExtractionCost, write_cost
 from mmbase.progress import Progress, Silent
 from mmstore import ProvenanceMismatch, Status
 from mmstore.reader import FeatureSet
@@ -106,9 +107,26 @@ def extract_together(
     elapsed_s = time.perf_counter() - began
     summaries = [job.summary(elapsed_s) for job in jobs]
     for summary in summaries:
+        if not summary.already_complete:
+            _write_cost(summary, len(unfinished))
+    for summary in summaries:
         if summary.absent.count:
             progress.warn(f"{summary.modality}/{summary.name}: {summary.absent.as_text()}")
     return summaries
+
+
+def _write_cost(summary: Summary, n_sets: int) -> None:
+    """Record what a finished set cost; a store where that can't be written does without."""
+    cost = ExtractionCost(
+        content_digest=summary.digest,
+        items=summary.counts.total,
+        measured=summary.stages.n_items,
+        seconds=round(summary.elapsed_s, 3),
+        sets=n_sets,
+        device=summary.stages.device,
+    )
+    with suppress(OSError):
+        write_cost(summary.path, cost)
 
 
 def share_contents(run: RunConfig, configs: Sequence[SetConfig]) -> list[list[SetConfig]]:

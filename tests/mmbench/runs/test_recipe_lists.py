@@ -14,6 +14,7 @@ from tests.mmbench.conftest import write_dataset
 from mmbench.commands.run import run
 from mmbench.commands.train import train
 from mmbench.errors import DataError, UsageError
+from mmbench.runs import recipe_lists
 from mmbench.runs.recipe_lists import read_plan
 
 
@@ -150,3 +151,63 @@ def test_a_model_in_any_case_is_one_run(tmp_path: Path) -> None:
         assert done.exit_code == 0
     (folder,) = (tmp_path / "runs").iterdir()
     assert folder.name.startswith("toy-most-popular-")
+
+
+def test_keys_with_mappings_and_settings_may_be_factors(tmp_path: Path) -> None:
+    sets = [{"visual": "a"}, {"visual": "b"}, {"visual": "a"}]  # one of them twice
+    path = plan(
+        tmp_path,
+        model=["vbpr", "bpr-mf"],
+        features=sets,
+        factors={"embedding_dim": [8, 16], "vbpr.reg_weight": [0.1]},
+        settings={"reg_weight": 0.5},
+        grid={"lr": [0.1, 0.2]},
+        seed=[1, 2],
+    )
+    recipes = read_plan(path)
+    found = [(r.model, r.features.get("visual"), r.settings.embedding_dim) for r in recipes[::2]]
+    assert found == [
+        ("vbpr", "a", 8),
+        ("vbpr", "a", 16),
+        ("bpr-mf", None, 8),  # sees no content: once for all sets
+        ("bpr-mf", None, 16),
+        ("vbpr", "b", 8),
+        ("vbpr", "b", 16),
+    ]
+    assert [r.settings.model_dump()["reg_weight"] for r in recipes[:6:2]] == [0.1, 0.1, 0.5]
+    assert all(r.grid == {"lr": (0.1, 0.2)} for r in recipes)
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:
+    """Let every recipe be refused whose settings have these values."""
+    make = recipe_lists.make_recipe
+
+    def make_or_refuse(**given: Any) -> Any:
+        if values.items() <= given["settings"].items():
+            raise UsageError("these make no sense together (got …); try others")
+        return make(**given)
+
+    monkeypatch.setattr(recipe_lists, "make_recipe", make_or_refuse)
+
+
+def test_combinations_that_a_model_refuses_are_left_out_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, embedding_dim=8, batch_size=2)
+    factors = {"embedding_dim": [8, 16], "batch_size": [2, 4]}
+    path = plan(tmp_path, model=["vbpr", "bpr-mf"], factors=factors, seed=[1, 2])
+    notes: list[str] = []
+    recipes = read_plan(path, notes.append)
+    assert len(recipes) == 2 * 3 * 2
+    (note,) = notes
+    assert "2 of 8 combinations are left out" in note  # seeds are not counted
+    assert "batch_size 2, embedding_dim 8 (these make no sense together)" in note
+
+
+def test_a_value_that_is_refused_in_every_combination_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch, embedding_dim=8)
+    path = plan(tmp_path, model="vbpr", factors={"embedding_dim": [8, 16]}, scaling=["none", "l2"])
+    with pytest.raises(UsageError, match="these make no sense together"):
+        read_plan(path)

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mmbase.extraction_cost import read_cost, write_cost
 from mmbase.progress import Silent
 from mmstore import FeatureSet, FeatureSetWriter, ProvenanceMismatch, Status
 from mmx.config import RunConfig, SetConfig
@@ -143,6 +145,18 @@ def test_the_provenance_names_the_input_and_nothing_of_the_machine(tmp_path: Pat
     assert provenance["batch_size"] == 4
     assert str(tmp_path) not in json.dumps(provenance)
     assert os.uname().nodename not in json.dumps(provenance)
+
+
+def test_what_a_set_cost_lies_beside_it_and_not_in_it(tmp_path: Path) -> None:
+    first = go(dataset(tmp_path / "one", {"a": "one", "b": "", "c": "bad"}))
+    second = go(dataset(tmp_path / "two", {"a": "one", "b": "", "c": "bad"}))
+    cost = read_cost(first.path, first.digest)
+    assert cost is not None and cost.of_set == cost.seconds > 0
+    assert (cost.items, cost.measured, cost.sets, cost.device) == (3, 3, 1, "cpu")
+    write_cost(second.path, replace(cost, seconds=99.0))
+    assert go(tmp_path / "two").already_complete  # which leaves the cost as it is
+    found = read_cost(second.path, second.digest)
+    assert found is not None and found.seconds == 99
 
 
 def test_a_complete_set_is_left_as_it_is(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,43 @@ def learning_curves(part: Reproduction, path: Path) -> bool:
     return _save(figure, path)
 
 
+def factor_curves(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]],
+    labels: tuple[str, str],
+    path: Path,
+) -> bool:
+    """Plot a metric by a factor with numbers, a panel and a line for each combination of others.
+
+    Args:
+        panels: By title and label the points of a line: the factor, the mean, half its interval.
+        labels: Of the two axes.
+        path: The SVG file.
+
+    Returns:
+        False if it can't be drawn.
+    """
+    lines = list(dict.fromkeys(label for panel in panels.values() for label in panel))
+    figure = _canvas(" ".join(labels), lines, len(panels)) if lines else None
+    if figure is None:
+        return False
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+        for label, points in panel.items():
+            x, mean, half = zip(*sorted(points), strict=True)
+            colour = COLOURS[lines.index(label) % len(COLOURS)]
+            axis.errorbar(x, mean, half, color=colour, label=label, marker="o", capsize=2)
+        axis.set_title(title, fontsize="small")
+        axis.set_xlabel(labels[0])
+    axes[0].set_ylabel(labels[1])
+    return _save(figure, path)
+
+
 def _figure(part: Reproduction, width: int) -> Any:
+    return _canvas(part.dataset, [line.model for line in part.lines], width)
+
+
+def _canvas(salt: str, labels: Sequence[str], width: int) -> Any:
+    """Return an empty figure, `width` panels wide, or None without matplotlib."""
     try:
         import matplotlib
 
@@ -67,10 +104,10 @@ def _figure(part: Reproduction, width: int) -> Any:
         from matplotlib.figure import Figure
     except ImportError:
         return None
-    matplotlib.rcParams["svg.hashsalt"] = part.dataset  # the same values give the same file
-    # The legend is below the axes, a line per model: labels may be long.
-    inches = max(3.2 * width, 0.6 + 0.07 * max(len(line.model) for line in part.lines))
-    return Figure(figsize=(inches, 3.4 + 0.16 * len(part.lines)), layout="constrained")
+    matplotlib.rcParams["svg.hashsalt"] = salt  # the same values give the same file
+    # The legend is below the axes, a line per label: they may be long.
+    inches = max(3.2 * width, 0.6 + 0.07 * max(map(len, labels)))
+    return Figure(figsize=(inches, 3.4 + 0.16 * len(labels)), layout="constrained")
 
 
 def _save(figure: Any, path: Path, title: str | None = None) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbase.layout import counted
+from mmbench.config import Recipe
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.run import cost_of
 
@@ -151,6 +152,16 @@ def data_fact(record: Mapping[str, Any]) -> str:
     parts = ", ".join(f"{data[f'n_{part}']:,} {part}" for part in ("train", "valid", "test"))
     counts = f"{counted(data['n_users'], 'user')}, {counted(data['n_items'], 'item')}; {parts} rows"
     return f"{counts}; split `{data['split']}`, digest `{data['digest']}`"
+
+
+def protocol_fact(record: Mapping[str, Any], recipe: Recipe) -> str:
+    """Candidates, relevance, masks and selection of a run."""
+    protocol = record["protocol"]
+    relevant = protocol.get("relevant", f"rating >= {recipe.evaluation.threshold:g}")
+    candidates = protocol.get("candidates", "the items of training")
+    told = f"protocol `{protocol['name']}`: candidates {candidates}; relevant {relevant}"
+    masked = protocol.get("masked", {}).get("test")
+    return f"{told}{f'; masked at test: {masked}' if masked else ''}; {protocol['selection']}"
 
 
 def feature_facts(record: Mapping[str, Any]) -> list[str]:

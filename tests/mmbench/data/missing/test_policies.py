@@ -10,9 +10,9 @@ from tests.reference import missing
 
 from mmbench.core.interactions import TrainSet
 from mmbench.data.draws import ranks_of
-from mmbench.data.missing import OLD_NAMES, POLICIES, graph, policy_of, spelled
+from mmbench.data.missing import OLD_NAMES, POLICIES, graph, policy_of, series, spelled
 from mmbench.data.missing.base import Gaps, Present, Vectors
-from mmbench.data.missing.graph import as_published, corrected, matrix
+from mmbench.data.missing.graph import as_published, corrected, matrix, product
 from mmbench.data.missing.series import resolvent
 from mmbench.errors import UsageError
 
@@ -168,3 +168,32 @@ def test_co_counts_are_added_up_in_parts(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(graph, "_PRODUCTS", 7)
     for build, expected in zip((corrected, as_published), whole, strict=True):
         assert (build(pairs(), 3, order).adjacency != expected).nnz == 0
+
+
+def test_pagerank_of_a_symmetric_graph_takes_few_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(4)
+    a = rng.random((30, 30)) < 0.2
+    h, calls = matrix(sp.csr_matrix(missing.normalised((a | a.T) + np.eye(30)))), []
+    monkeypatch.setattr(series, "product", lambda *pair: calls.append(1) or product(*pair))
+    resolvent(h, torch.eye(30), 0.1)
+    assert len(calls) < 30  # the power series would take 116
+
+
+@pytest.mark.parametrize("name", ["neighbours", "multihop", "propagation", "pagerank", "heat"])
+def test_where_users_follow_content_a_graph_tells_more_than_the_mean(name: str) -> None:
+    rng = np.random.default_rng(5)
+    kind = np.arange(60) % 3  # users of a kind have items of that kind, mostly
+    users = np.repeat(np.arange(90), 6)
+    wanted = np.where(rng.random(users.size) < 0.85, users % 3, rng.integers(0, 3, users.size))
+    items = 3 * rng.integers(0, 20, users.size) + wanted
+    train = TrainSet.from_pairs(np.r_[users, [0] * 60], np.r_[items, np.arange(60)], 90, 60)
+    real = (3 * np.eye(3)[kind] + 0.3 * rng.standard_normal((60, 3))).astype(np.float32)
+    present = rng.random(60) < 0.5
+
+    def error(policy: str) -> float:
+        vectors = np.where(present[:, None], real, np.float32(np.nan))
+        gaps = Gaps(vectors, present, 60, [str(item) for item in range(60)], train=train)
+        filled = policy_of(policy).fill(gaps)
+        return float(np.square(filled - real)[~present].sum(1).mean())
+
+    assert error(f"{name}:top_k=8") < 0.6 * error("mean") < error("zeros")
