@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import reduce
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from mmbench.ops.dense import normalise_rows
 
-AT_ONCE = 1024  # rows that are compared with each other: bounds the matrix of cosines
+AT_ONCE = 256  # rows that are compared with each other: bounds the matrix of cosines
 
 
 def contrasted(content: Sequence[Tensor], items: Tensor, temperature: float) -> Tensor:
@@ -32,15 +33,17 @@ def contrasted(content: Sequence[Tensor], items: Tensor, temperature: float) -> 
     cosines as in CLIP (Radford et al., ICML 2021).
     """
     unit = [normalise_rows(x) for x in content]
-    pairs = [(x, y) for x in unit for y in unit if x is not y]
     losses = []
     for start in range(0, len(items), AT_ONCE):
         part = slice(start, start + AT_ONCE)
         rows = items[part]
         own = torch.arange(len(rows), device=rows.device)
         same = (rows[:, None] == rows[None]) & (own[:, None] != own[None])
-        for x, y in pairs:
-            logits = x[part] @ y[part].T / temperature  # (b, b)
+        for x, y in itertools.combinations(unit, 2):
+            # The cosines of y with x are those of x with y, transposed.
+            logits = (x[part] / temperature) @ y[part].T  # (b, b)
             logits = logits.masked_fill(same, -math.inf)
-            losses.append((logits.logsumexp(1) - logits.diagonal()).sum())
-    return reduce(torch.add, losses) / (len(pairs) * len(items))
+            both = logits.logsumexp(1) + logits.logsumexp(0)
+            losses.append((both - 2 * logits.diagonal()).sum())
+    n_pairs = len(unit) * (len(unit) - 1)
+    return reduce(torch.add, losses) / (n_pairs * len(items))

@@ -38,7 +38,7 @@ Loss:
         + alignment_weight * mean over pairs of modalities (m, n), m != n, and over the batch, of
           -log (e(i, i) / sum over items k of the batch of e(i, k)),
           e(i, k) = exp(<c_i^m, c_k^n> / (|c_i^m| |c_k^n| temperature))             coordinate only
-          the sum runs over i's own row and the rows of other items, at most 1,024 of them
+          the sum runs over i's own row and the rows of other items, at most 256 of them
 
 Items unseen in training are scored where they have content; an id that they lack is zero (product
 and max would be decided by it, so there they are never listed). With `ids=none` no parameter
