@@ -53,11 +53,12 @@ class Treatment:
     def _of_items_alone(self) -> Treatment:
         """Return what matters to a model without content: which items there are.
 
-        Masks do where the policy drops items. (`missing` and `scaling` have always been part of the
-        names of such a model's runs.)
+        Masks and absent modalities do where the policy drops items. (`missing` and `scaling` have
+        always been part of the names of such a model's runs.)
         """
         if self.policy.DROPS:
-            return replace(self, control={})
+            absent = {m: control for m, control in self.control.items() if control == "absent"}
+            return replace(self, control=absent)
         named = self.policy.NAME in ("mean", "zeros")
         return Treatment(self.missing if named else "mean", self.scaling)
 

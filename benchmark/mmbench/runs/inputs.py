@@ -209,16 +209,19 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
             f"{modality}: {one.name}, {one.vectors.shape[1]:,} numbers per item: {n_present:,} of "
             f"{train.n_items:,} items have a vector, "
             f"{train.n_items - n_present - one.n_masked - one.corrupt:,} missing, "
-            f"{one.corrupt:,} corrupt{_treated(one)}; {unused} of other items unused"
+            f"{one.corrupt:,} corrupt{_treated(one, n_present)}; {unused} of other items unused"
         )
         if one.note:
             lines.append(f"{modality}: {one.note}")
     return lines
 
 
-def _treated(one: ItemFeatures) -> str:
+def _treated(one: ItemFeatures, n_present: int) -> str:
     """What a mask and a control did to a modality, for its line."""
-    told = f", {one.n_masked:,} masked" if one.n_masked else ""
+    told = ""
+    if one.n_masked:
+        share = one.n_masked / (one.n_masked + n_present)
+        told = f", {one.n_masked:,} masked ({share:.1%} of those with a vector)"
     return told + (f"; {one.control} in place of the real ones" if one.control else "")
 
 

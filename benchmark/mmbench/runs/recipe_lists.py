@@ -169,6 +169,8 @@ def _combinations(
                 one.pop(key, None)
             if policy.NAME not in ("mean", "zeros"):  # of which its runs have always had the names
                 one["missing"] = "mean"
+        elif not model.uses_features and isinstance(control := one.get("control"), Mapping):
+            one["control"] = {m: kind for m, kind in control.items() if kind == "absent"}
         levels = {key: one[key] for key, tried in outer.items() if key in one and len(tried) > 1}
         levels["model"] = one["model"]
         own = _own_factors(one["model"], factors, models)

@@ -26,7 +26,7 @@ def name_of(device: torch.device) -> str:
     return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
 
 
-def _induced(recipe: Recipe, one: ItemFeatures) -> dict[str, Any]:
+def _induced(recipe: Recipe, one: ItemFeatures, n_present: int) -> dict[str, Any]:
     """What a mask took from a modality, of training and other items, and what replaces the rest."""
     told: dict[str, Any] = {}
     if (share := recipe.mask.get(one.modality)) is not None:
@@ -36,8 +36,11 @@ def _induced(recipe: Recipe, one: ItemFeatures) -> dict[str, Any]:
             "seed": recipe.mask_seed,
         }
         if not recipe.treatment.policy.DROPS:  # then they have left the data
-            counts = {"masked": one.n_masked, "masked_of_other_items": one.n_masked_others}
-            told["mask"] |= counts
+            told["mask"] |= {
+                "masked": one.n_masked,
+                "reached": one.n_masked / max(one.n_masked + n_present, 1),
+                "masked_of_other_items": one.n_masked_others,
+            }
     if one.control is not None:
         told["control"] = one.control
     return told
@@ -105,7 +108,7 @@ def record_of(
                 "present": int(present[modality].sum()),
                 "missing": int((~present[modality]).sum()),
                 "missing_policy": recipe.missing,
-                **_induced(recipe, one),
+                **_induced(recipe, one, int(present[modality].sum())),
                 "scaling": recipe.scaling,
                 "provenance": dict(one.provenance),
             }

@@ -120,6 +120,15 @@ def test_a_sweep_is_one_recipe(tmp_path: Path) -> None:
     assert sum(one.model == "vbpr" for one in recipes) == 4 * 2 * 2
 
 
+def test_a_model_without_content_is_dropped_from_as_others_are(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    control = [{}, {"visual": "shuffled"}, {"visual": "absent"}]
+    path.write_text(yaml.safe_dump({"model": "bpr-mf", "missing": "drop", "control": control}))
+    recipes = read_plan(path)
+    assert [dict(one.treatment.control) for one in recipes] == [{}, {"visual": "absent"}]
+    assert len({one.digest() for one in recipes}) == 2
+
+
 BAD = [
     (["--mask", "visual=1"], 2, "mask.visual"),
     (["--mask", "visual=-0.1"], 2, "mask.visual"),
@@ -183,6 +192,7 @@ def test_a_mask_takes_the_content_of_items_and_is_recorded(dataset: Path, tmp_pa
     mask = record["features"]["visual"]["mask"]
     assert (mask["share"], mask["pattern"], mask["seed"]) == (0.4, "popular", 7)
     assert mask["masked"] == after.n_masked
+    assert mask["reached"] == pytest.approx(0.4, abs=0.02)
     assert record["features"]["textual"]["control"] == "shuffled"
     missing = "pagerank:top_k=20,form=corrected,n_hops=1,alpha=0.2"
     assert record["treatment"] == {
