@@ -274,6 +274,7 @@ def _draw(answer: Answer, out: Path) -> dict[str, str]:
     curve, metric = question.curve, question.metrics[0]
     if curve is None:
         return {}
+    axis = f"{curve}, share of the vectors" if curve == "mask" else curve
     for number_, (kind, done) in enumerate(answer.kinds.items()):
         rows = rows_of(done)
         others = [n for n in _varying(rows, list(answer.planning.factors)) if n != curve]
@@ -291,7 +292,7 @@ def _draw(answer: Answer, out: Path) -> dict[str, str]:
             lines.setdefault(label or metric, []).append((x, mean, half or 0.0))
         name = f"{out.stem}{f'-{number_ + 1}' if number_ else ''}.svg"
         partial = out.with_name(f"{name}.partial")
-        if panels and factor_curves(panels, (f"{curve}, share", metric), partial):
+        if panels and factor_curves(panels, (axis, metric), partial):
             partial.replace(out.with_name(name))
             images[kind] = name
     return images
