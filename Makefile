@@ -91,6 +91,7 @@ questions: setup  ## answer recipes/questions on the demo: QUESTIONS=fusion,miss
 	@$(if $(TIKTOK),$(MAKE) questions-tiktok)
 
 questions-lastfm: setup
+	@test -n "$(LASTFM)" || { echo 'error: say where the data is: make questions-lastfm LASTFM=FOLDER (docs/questions/README.md)' >&2; exit 2; }
 	$(call given,questions/lastfm,$(LASTFM),"$(LASTFM)"/items.tsv)
 	@set -e; for set in textual/all-MiniLM-L6-v2 audio/vggish audio/whisper; do $(import) --modality $${set%/*} --name $${set#*/} \
 		"$(LASTFM)"/$${set#*/}.npy --ids "$(LASTFM)"/ids.txt --out $(DATA)/questions/lastfm/features; done
@@ -98,6 +99,7 @@ questions-lastfm: setup
 	$(call ask,questions/lastfm)
 
 questions-tiktok: setup
+	@test -n "$(TIKTOK)" || { echo 'error: say where the data is: make questions-tiktok TIKTOK=FOLDER (docs/questions/README.md)' >&2; exit 2; }
 	$(call given,questions/tiktok,$(TIKTOK))
 	$(import) --modality visual --name tiktok-image "$(TIKTOK)"/image_feat.npy --data $(DATA)/questions/tiktok
 	$(import) --modality audio --name tiktok-audio "$(TIKTOK)"/audio_feat.npy --data $(DATA)/questions/tiktok
