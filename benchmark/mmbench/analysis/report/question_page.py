@@ -139,7 +139,7 @@ def _effects(answer: Answer, asked: Asked, found: Sequence[Effect]) -> list[Bloc
         line = [in_words(where[name]) for name in places]
         line += [in_words(one.contrast.level), in_words(one.contrast.reference), one.metric]
         line += [verdicts.signed(one.difference), verdicts.interval_in_words(one)]
-        line += [f"{one.difference / abs(one.base):+.1%}" if one.base else "-"]
+        line += [verdicts.relative(one)]
         line += [_p(one.p), _p(one.p_seeds), f"{one.ahead}/{one.pairs}"]
         line.append(verdicts.SHORT[one.outcome])
         if asked.gain_over is not None:

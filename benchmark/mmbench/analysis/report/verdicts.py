@@ -28,6 +28,14 @@ def signed(value: float) -> str:
     return text if value == 0 or float(text) else f"{value:+.1e}"
 
 
+def relative(one: Effect) -> str:
+    """Return an effect by the reference's value: `+12.3%`, or `394 times` where it is that large."""
+    if not one.base:
+        return "-"
+    share = one.difference / abs(one.base)
+    return f"{share:+.1%}" if abs(share) < 10 else f"{1 + one.difference / one.base:,.0f} times"
+
+
 def interval_in_words(one: Effect, *, flipped: bool = False) -> str:
     """Return `[0.0010, 0.0070]`: over seeds, or over users where the seeds tell nothing."""
     known = one.interval or one.interval_users
@@ -49,7 +57,7 @@ def sentence(one: Effect, margin: float) -> str:
     if one.outcome in ("better", "worse", "higher", "lower"):
         flipped = one.difference < 0
         size = f"{_plain(abs(one.difference))} {interval_in_words(one, flipped=flipped)}"
-        share = f"{one.difference / abs(one.base):+.1%}; " if one.base else ""
+        share = f"{relative(one)}; " if one.base else ""
         return (
             f"{factor} {level} is **{one.outcome}** than {reference} by {size} in {metric}{there} "
             f"({share}{basis}; {_ahead(one)})"

@@ -8,7 +8,7 @@ import pytest
 
 from mmbench.analysis.effects import Contrast, Effect
 from mmbench.analysis.question import KIND, Asked
-from mmbench.analysis.report.verdicts import sentence, signed, verdicts
+from mmbench.analysis.report.verdicts import relative, sentence, signed, verdicts
 
 EFFECT = Effect(
     contrast=Contrast("fusion", "late", "early", {KIND: "toy, given"}),
@@ -110,6 +110,12 @@ def test_how_much_of_a_gain_is_kept_and_what_does_as_well_is_flagged() -> None:
         lines[-1]
         == "the gain of real over absent in Recall@20 is not resolved, so it has no shares."
     )
+
+
+def test_a_difference_that_is_a_multiple_of_its_reference_is_told_as_times() -> None:
+    large = replace(EFFECT, base=0.0006, difference=0.2426)
+    assert [relative(EFFECT), relative(large)] == ["+4.0%", "405 times"]
+    assert relative(replace(EFFECT, base=0.0)) == "-"
 
 
 def test_a_small_difference_is_not_rounded_to_zero() -> None:
