@@ -29,7 +29,7 @@ def signed(value: float) -> str:
 
 
 def relative(one: Effect) -> str:
-    """Return an effect by the reference's value: `+12.3%`, or `394 times` where it is that large."""
+    """Return an effect by the reference's value: `+12.3%`, or `394 times` if it is that large."""
     if not one.base:
         return "-"
     share = one.difference / abs(one.base)
