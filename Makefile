@@ -79,7 +79,7 @@ reproduce-tiktok: setup  ## all models on TikTok, three seeds: TIKTOK=FOLDER wit
 		--data-root $(DATA) --out $(RUNS)/tiktok --report $(REPORT)/tiktok
 
 questions: setup  ## answer recipes/questions on the demo: QUESTIONS=fusion,missing JOBS=2 EPOCHS=5; LASTFM=FOLDER, TIKTOK=FOLDER: on these, too
-	@echo 'The questions take about half an hour on two cores; finished runs are read, not repeated. Pages go into $(PAGES).'
+	@echo 'Five questions, about 300 small trainings on the demo; finished runs are read, not repeated. Pages go into $(PAGES).'
 	@test -e $(DATA)/questions/demo || $(BIN)/mmx demo --out $(DATA)/questions/demo
 	@test -e $(DATA)/questions/demo-near || $(BIN)/mmx demo --out $(DATA)/questions/demo-near --seed 8 --space 7
 	@set -e; for name in demo demo-near; do for set in visual/colour-hog textual/tfidf-lsa audio/mfcc; do \

@@ -47,9 +47,17 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {  # where it is not the defa
     ("bm3", "clothing"): {"lr": 1e-2, "n_layers": 2, "dropout": 0.3, "reg_weight": 0.1},
     ("grcn", "clothing"): {"lr": 0.1},
 }
-SCALED = {("mmgcn", "clothing"), ("grcn", "clothing")}
+CELLS: dict[str, dict[str, Any]] = {  # of the schema
+    "schema-joint": {"representation": "joint"},
+    "schema-coordinate": {},
+    "schema-content": {"side": "both", "ids": "none"},
+    "schema-attention": {"operator": "attention", "query": "user"},
+    "schema-mlp": {"backbone": "mlp"},
+    "schema-lightgcn": {"backbone": "lightgcn"},
+}
+SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "schema-lightgcn")}
 """Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
-MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom")
+MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", *CELLS)
 
 
 def interactions(size: Size, rng: np.random.Generator) -> TrainSet:
@@ -83,8 +91,10 @@ def test_epoch(name: str, size: str, benchmark: Any) -> None:
         m: torch.rand(train.n_items, dim, generator=generator)
         for m, dim in SIZES[size].dims.items()
     }
-    config = make_settings(name, {"epochs": 9, **PUBLISHED.get((name, size), {})})
-    model = model_class(name)(train, Content.complete(vectors, random_neighbours), config, Init(1))  # type: ignore[call-arg]
+    kind = "schema" if name in CELLS else name
+    own = CELLS.get(name) or PUBLISHED.get((name, size), {})
+    config = make_settings(kind, {"epochs": 9, **own})
+    model = model_class(kind)(train, Content.complete(vectors, random_neighbours), config, Init(1))  # type: ignore[call-arg]
     trainer = Trainer(
         model, train, config, lambda _: {"x": 0.0}, metric="x", every=99, patience=None, seed=1
     )

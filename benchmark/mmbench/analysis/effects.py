@@ -78,6 +78,8 @@ class Effect:
         n_cells: Combinations of all else in which both were run.
         left_out: Cells that lack a run at some seed.
         n_seeds: Seeds; 1 if no model has randomness.
+        one_seed: Whether a model with randomness has one seed only, so that how much trainings vary
+            is unknown.
         outcome: What is known.
     """
 
@@ -95,6 +97,7 @@ class Effect:
     left_out: int
     n_seeds: int
     n_users: int
+    one_seed: bool = False
     outcome: Outcome = "unresolved"
 
 
@@ -160,6 +163,7 @@ def _effect(observed: Sequence[Observation], contrast: Contrast, metric: str) ->
         left_out=left_out,
         n_seeds=d.shape[1],
         n_users=int(users.size),
+        one_seed=random and not over_seeds,
         outcome="unresolved" if same else "incomparable",
     )
 

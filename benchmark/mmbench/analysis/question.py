@@ -163,8 +163,9 @@ class Planning:
             UsageError: There is none.
         """
         levels = self.factors[factor]
-        for level in (given, _spelled_level(factor, given)):
-            if key_of(level) in map(key_of, levels):
+        meant = key_of(_spelled_level(factor, given))
+        for level in levels:
+            if key_of(_spelled_level(factor, level)) == meant:
                 return level
         known = ", ".join(map(in_words, levels))
         raise UsageError(f"ask: {factor} has no level {in_words(given)}; it has {known}")
@@ -249,7 +250,7 @@ def plan(
     for name, one in plans.items():
         for run in one.runs:
             recipe = _shortened(run.recipe, epochs)
-            levels = {factor: _level(recipe, factor) for factor in varying}
+            levels = {factor: _level(recipe, factor, run.levels) for factor in varying}
             known = {factor: level for factor, level in levels.items() if level is not _ABSENT}
             cells.setdefault(key_of(recipe.dump()), Cell(name, recipe, known))
     notes = [f"{name}: {one.note}" for name, one in plans.items() if one.note]
@@ -271,12 +272,19 @@ def _varying(runs: Sequence[Planned]) -> list[str]:
     return ["model", *(name for name in names if name != "model")]
 
 
-def _level(recipe: Recipe, factor: str) -> Any:
-    """Return a recipe's level of a factor as JSON values; `_ABSENT` if it means nothing to it."""
+def _level(recipe: Recipe, factor: str, given: Mapping[str, Any] | None = None) -> Any:
+    """Return a recipe's level of a factor as JSON values; `_ABSENT` if it means nothing to it.
+
+    A text is as the file has it: `pagerank`, not the policy with all of its settings.
+    """
     if factor in Recipe.model_fields:
-        if factor in OF_CONTENT and not model_class(recipe.model).uses_features:
+        if factor in (*OF_CONTENT, "missing", "scaling") and not recipe.loads_features:
             return _ABSENT
-        level = getattr(recipe, factor)
+        level = (given or {}).get(factor)
+        if factor == "mask":
+            level = dict(recipe.treatment.mask)  # without zero shares
+        elif not isinstance(level, str):
+            level = recipe.treatment.missing if factor == "missing" else getattr(recipe, factor)
         return level.run if isinstance(level, StartFrom) else level
     if factor in ModelConfig.model_fields and not model_class(recipe.model).trained:
         return _ABSENT

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mmbase.layout import counted
 from mmbase.outputs import new_folder
@@ -56,6 +57,7 @@ class Audience:
         seen: Their pairs over the candidates, which lists leave out.
         mask: More such pairs; None for none.
         known: What the model may know.
+        first: Number of the first of their rows in `known`.
         lacks: What a user who is not among them does not have.
         strangers: Ids of such users in what was read.
         notes: How that was understood, one line each.
@@ -65,6 +67,7 @@ class Audience:
     seen: TrainSet
     mask: HeldOut | None
     known: Known
+    first: int = 0
     lacks: str = "training rows"
     strangers: Sequence[str] = ()
     notes: Sequence[str] = ()
@@ -91,7 +94,7 @@ def users_by_history(run: Trained, path: Path) -> Audience:
     if not model.by_history:
         raise UsageError(
             f"--history: {run.path} has learned its own users, and can't rank for others by what "
-            "they did; those that can: item-knn, content-knn, schema with ids=none and no graph "
+            "they did; those that can: item-knn, content-knn, schema with ids=none "
             "(docs/recommending.md)"
         )
     table = read_interactions(path)
@@ -110,14 +113,15 @@ def users_by_history(run: Trained, path: Path) -> Audience:
     listed = (users >= 0) & (items >= 0)
     seen = TrainSet.from_pairs(users[listed], items[listed], ids.size, n_items)
     times = None if table.timestamps is None else table.timestamps[trained]
-    histories = Histories.from_rows(users[trained], items[trained], ids.size, times)
-    known = replace(setting.known, find_histories=lambda: histories)
+    own = Histories.from_rows(users[trained], items[trained], ids.size, times)
+    known = replace(setting.known, find_histories=lambda: setting.training.histories.and_of(own))
     notes = [table.note] if table.note else []
     if n_foreign := int((items < 0).sum()):
         were = counted(n_foreign, "row of an item", "rows of items")
         notes.append(f"{path}: {were} that the run does not list: passed over")
     lacks = f"rows of items that training has seen, in {path}"
-    return Audience(ids, seen, None, known, lacks, list(strangers), notes)
+    first = setting.training.train.n_users
+    return Audience(ids, seen, None, known, first, lacks, list(strangers), notes)
 
 
 def user_rows(audience: Audience, users: Sequence[str] | None) -> tuple[Index, list[str]]:
@@ -160,7 +164,11 @@ def recommendations(
     user_ids = audience.ids.astype(object)
     item_ids = run.setting.training.item_ids.astype(object)
     with torch.inference_mode(), progress.task("recommend", users.size) as task:
-        score = run.model.scorer(audience.known)
+        of_known = run.model.scorer(audience.known)
+
+        def score(rows: Tensor) -> Tensor:
+            return of_known(rows + audience.first)
+
         k = min(k, train.n_items)
         for start in range(0, users.size, _BLOCK_USERS):
             block = users[start : start + _BLOCK_USERS]
@@ -226,7 +234,7 @@ def export_embeddings(run: Trained, out: Path) -> dict[str, int]:
         UsageError: The model's score is no inner product.
         DataError: `out` is there, or an id holds a line break.
     """
-    if type(run.model).embeddings is Recommender.embeddings:
+    if not run.model.factorises:
         told = "no inner products of a user and an item representation"
         raise UsageError(f"{run.path}: the scores of this model are {told}")
     training = run.setting.training

@@ -5,11 +5,17 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
 from mmbase.cli import Command, echo_json, json_option
 from mmbase.layout import hanging
+
+if TYPE_CHECKING:
+    from mmbench.models.base import Recommender
 
 _LETTERS = (
     "L a user's list, L[:k] its first k items; Rel the user's relevant items; T the training "
@@ -30,20 +36,13 @@ def models(name: str | None, as_json: bool) -> None:
     Examples:
       mmbench models
       mmbench models vbpr
+      mmbench models schema
     """
     from mmbench.models import MODELS, model_class
     from mmbench.models.base import ModelConfig
 
     if name is None:
-        rows = [(model, *_first_lines(model)) for model in MODELS]
-        if as_json:
-            keys = ("name", "features", "summary")
-            listed = [dict(zip(keys, row, strict=True)) for row in rows]
-            echo_json({"models": listed}, "mmbench.models 1.0")
-            return
-        width = max(len(row[0]) for row in rows)
-        for model, features, text in rows:
-            _hanging(f"{model:<{width}}  {'features' if features else '-':<8}  ", text)
+        _list_models({model: model_class(model) for model in MODELS}, as_json=as_json)
         return
     chosen = model_class(name)
     schema = chosen.Config.model_json_schema()["properties"]
@@ -51,16 +50,91 @@ def models(name: str | None, as_json: bool) -> None:
         own = [setting for setting in schema if setting not in ModelConfig.model_fields]
         schema = {setting: schema[setting] for setting in own}
     if as_json:
-        document = {"name": name, "scores_unseen": chosen.scores_unseen, "settings": schema}
+        document = {
+            "name": name,
+            "scores_unseen": chosen.scores_unseen,
+            "cell": chosen.cell and asdict(chosen.cell),
+            "settings": schema,
+        }
+        if _is_schema(chosen):
+            from mmbench.models.cells import admissible
+
+            document["combinations"] = [asdict(choice) for choice in admissible()]
         echo_json(document, "mmbench.model 1.0")
         return
     click.echo(_flowing(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or "")))
     unseen = "scored" if chosen.scores_unseen else "never listed"
-    click.echo(f"\nItems unseen in training: {unseen} (--protocol strict).")
+    if _is_schema(chosen):
+        unseen = "scored where they have content, unless an id decides (product, max)"
+        _print_combinations()
+    elif chosen.cell is not None:
+        told = (f"{key} {value or 'none'}" for key, value in asdict(chosen.cell).items())
+        click.echo()
+        _hanging("In the formal schema: ", "; ".join(told) + ".")
+    click.echo()
+    _hanging("Items unseen in training: ", f"{unseen} (--protocol strict).")
     click.echo("\nSettings (--set NAME=VALUE):" if schema else "\nIt has no settings.")
     for setting, entry in schema.items():
         default = json.dumps(entry.get("default")).strip('"')
         _hanging(f"  {setting:<22} {default:<10} ", entry.get("description", ""))
+
+
+def _list_models(known: Mapping[str, type[Recommender]], *, as_json: bool) -> None:
+    """Print what each model is, and where it stands in the schema."""
+    summaries = {
+        name: inspect.cleandoc(model.__doc__ or "").splitlines()[0] for name, model in known.items()
+    }
+    if as_json:
+        listed = [
+            {
+                "name": name,
+                "features": model.uses_features,
+                "summary": summaries[name],
+                "cell": model.cell and asdict(model.cell),
+            }
+            for name, model in known.items()
+        ]
+        echo_json({"models": listed}, "mmbench.models 1.0")
+        return
+    width = max(map(len, known))
+    for name, model in known.items():
+        uses = "features" if model.uses_features else "-"
+        _hanging(f"{name:<{width}}  {uses:<8}  ", summaries[name])
+    words = "representation, fusion, side, ids, operator and backbone"
+    click.echo()
+    _hanging("", f"In the formal schema (`mmbench models schema`), {words}:")
+    for name, model in known.items():
+        cell = model.cell
+        if cell is not None:
+            how = "; ".join(filter(None, (cell.operator, cell.backbone)))
+            _columns(name, cell.representation, cell.fusion, cell.side, cell.ids, how)
+
+
+def _columns(name: str, *texts: str | None) -> None:
+    *short, last = [text or "-" for text in texts]
+    widths = (10, 12, 4, 5)
+    cells = "  ".join(f"{text:<{width}}" for text, width in zip(short, widths, strict=True))
+    _hanging(f"{name:<9}{cells}  ", last)
+
+
+def _is_schema(model: type[Recommender]) -> bool:
+    from mmbench.models import model_class
+
+    return model is model_class("schema")
+
+
+def _print_combinations() -> None:
+    """Print which settings of the schema go together, those that differ in few things at once."""
+    from mmbench.models.cells import combinations
+
+    click.echo("\nWhat goes together (query=user with operator=attention and these backbones):")
+    for representation, rows in combinations().items():
+        click.echo(f"\n  representation={representation}")
+        names = ("fusion", "side", "ids", "backbone", "query=user", "operator")
+        for row in (names, *rows):
+            widths = (12, 4, 5, 13, 13)
+            cells = "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=False))
+            _hanging(f"    {cells}  ", row[-1])
 
 
 def _flowing(text: str) -> str:
@@ -74,13 +148,6 @@ def _flowing(text: str) -> str:
 def _hanging(label: str, text: str) -> None:
     """Print a text beside its label."""
     click.echo(hanging(text, label))
-
-
-def _first_lines(name: str) -> tuple[bool, str]:
-    from mmbench.models import model_class
-
-    model = model_class(name)
-    return model.uses_features, inspect.cleandoc(model.__doc__ or "").splitlines()[0]
 
 
 @click.command(cls=Command)

@@ -50,5 +50,5 @@ class Known:
 
     @cached_property
     def histories(self) -> Histories:
-        """Each user's training interactions in order."""
+        """Each user's training interactions in order; behind them perhaps those of other users."""
         return self.find_histories()

@@ -179,6 +179,14 @@ class Histories:
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return cls(indptr, items[order], None if times is None else times[order])
 
+    def and_of(self, others: Histories) -> Histories:
+        """Return these, and behind them the histories of other users.
+
+        The order stays; times are left out, since those of two tables may have different ticks.
+        """
+        indptr = np.concatenate([self.indptr, self.indptr[-1] + others.indptr[1:]])
+        return Histories(indptr, np.concatenate([self.items, others.items]), None)
+
     def distinct(self, n_items: int) -> TrainSet:
         """Return the distinct (user, item) pairs, without order or times."""
         n_users = self.indptr.size - 1

@@ -16,6 +16,7 @@ from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Edges, Init, Sampler
 from mmbench.errors import ShapeError
 from mmbench.models import ModelConfig
+from mmbench.models.cells import Cell
 from mmbench.models.stand_ins import StandIns
 from mmbench.ops.dense import linear
 from mmbench.ops.knn import cosine_knn
@@ -97,6 +98,7 @@ class Recommender(nn.Module):
 
     Class attributes:
         Config: The pydantic class of the model's settings.
+        cell: Where it stands in the formal schema, for `mmbench models`; None: nowhere.
         trained: Whether it is trained by gradient descent; if not, it has no sampler and no loss.
         uses_features: Whether it needs at least one modality.
         untrained: Parameters whose gradient is zero by construction (a bias that cancels in every
@@ -109,12 +111,13 @@ class Recommender(nn.Module):
         scores_unseen: Whether it can score items that training has not seen; see `scorer`. Where
             that depends on settings, an instance says it, and `represents_unseen` beforehand.
         by_history: Whether a user is their history alone, so that users whom training has not seen
-            can be scored too.
+            can be scored too: the rows of `Known.histories` behind those of training.
         id_weights: Patterns of the names of weights that belong to users or items: a row or a
             number for each. All others can be carried to another dataset.
     """
 
     Config: ClassVar[type[ModelConfig]]
+    cell: ClassVar[Cell | None] = None
     trained: ClassVar[bool] = True
     uses_features: ClassVar[bool] = True
     untrained: frozenset[str] = frozenset()
@@ -155,6 +158,11 @@ class Recommender(nn.Module):
     def lr_factor(self, epoch: int) -> float:
         """Factor of the learning rate in this epoch (1-based); a schedule overrides it."""
         return 1.0
+
+    @property
+    def factorises(self) -> bool:
+        """Whether scores are inner products of `embeddings`."""
+        return type(self).embeddings is not Recommender.embeddings
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Return representations of users, (n_users, d), and items: scores are inner products.
@@ -302,6 +310,6 @@ _OPTIMISER_BUFFERS = (".exp_avg", ".exp_avg_sq", ".steps")
 
 
 __all__ = [
-    "Content", "ItemContent", "Known", "ModelConfig", "Neighbours", "Recommender", "Score",
+    "Cell", "Content", "ItemContent", "Known", "ModelConfig", "Neighbours", "Recommender", "Score",
     "TrainSet",
 ]  # fmt: skip

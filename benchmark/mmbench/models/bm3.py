@@ -46,6 +46,7 @@ from torch import Tensor
 
 from mmbench.core.sampling import EdgesOnly, Init, Pairs
 from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet
+from mmbench.models.cells import Cell
 from mmbench.ops.dense import cosines, linear
 from mmbench.ops.draws import kept
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
@@ -68,6 +69,13 @@ class BM3(TrainsContent):
     """Bootstrapped views of users, items and modalities, without negatives."""
 
     Config = BM3Config
+    cell = Cell(
+        modalities="any; pictures and texts in 2023",
+        representation="coordinate",
+        operator="none: content is in losses alone",
+        side="item",
+        backbone="lightgcn, then a linear layer",
+    )
     make_sampler = EdgesOnly
 
     def __init__(self, train: TrainSet, content: Content, config: BM3Config, init: Init) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mmbench.core.sampling import Init, Triples, zeros
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
+from mmbench.models.cells import Cell
 from mmbench.ops.rows import grouped, take
 
 
@@ -37,6 +38,7 @@ class BPRMF(Recommender):
 
     Config = BPRMFConfig
     uses_features = False
+    cell = Cell(backbone="dot, with item biases")
 
     def __init__(self, train: TrainSet, content: Content, config: BPRMFConfig, init: Init) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ counts it as early, which is everything before the score), the side that carries
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -24,10 +24,10 @@ Query = Literal["shared", "user"]
 
 @dataclass(frozen=True)
 class Cell:
-    """Where a published model stands in the schema; None: it has nothing of the kind.
+    """Where a model stands in the schema; None: it has nothing of the kind.
 
     Attributes:
-        modalities: Which content it takes.
+        modalities: Which content it takes, here and where it was published.
         representation: One vector of all modalities, or one of each.
         fusion: Where the modalities meet: before the backbone, after it, or as scores.
         operator: How they meet, in words where no operator of the schema says it.
@@ -36,7 +36,7 @@ class Cell:
         backbone: What makes scores of representations, in words.
     """
 
-    modalities: str = "any"
+    modalities: str = "none"
     representation: Representation | None = None
     fusion: FusionStage | None = None
     operator: str | None = None
@@ -130,6 +130,12 @@ class Choice:
                 found[name] = good
         return found
 
+    def ways_out(self) -> str:
+        """The same in words that follow an error; nothing if no one setting helps."""
+        near = self.neighbours().items()
+        ways = "; or ".join(f"{name}={'|'.join(values)}" for name, values in near)
+        return f"; with the rest as it is: {ways}" if ways else ""
+
 
 FACTORS: dict[str, tuple[str, ...]] = {
     name: get_args(kind) for name, kind in get_type_hints(Choice).items()
@@ -143,6 +149,35 @@ def admissible() -> Iterator[Choice]:
         choice = _choice(dict(zip(FACTORS, values, strict=True)))
         if choice.refusal() is None:
             yield choice
+
+
+Row = tuple[str, str, str, str, str, str]
+"""Fusion, side, ids; backbones, those of `query=user`, and operators, in words."""
+
+
+def combinations() -> dict[Representation, list[Row]]:
+    """What makes sense, by representation: a row for each fusion, side and ids."""
+    groups: dict[tuple[Representation, FusionStage, Side, Ids], list[Choice]] = {}
+    for one in admissible():
+        groups.setdefault((one.representation, one.fusion, one.side, one.ids), []).append(one)
+    table: dict[Representation, list[Row]] = {}
+    for (representation, *where), choices in groups.items():
+        asked = [one for one in choices if one.query == "user"]
+        backbones = (_in_words("backbone", some) for some in (choices, asked))
+        operators = _in_words("operator", choices)
+        table.setdefault(representation, []).append((*where, *backbones, operators))  # type: ignore[arg-type]
+    return table
+
+
+def _in_words(name: str, choices: Sequence[Choice]) -> str:
+    """The values that occur; all, or all but some, in these words."""
+    found = {getattr(one, name) for one in choices}
+    absent = [value for value in FACTORS[name] if value not in found]
+    if not found or not absent:
+        return "all" if found else "-"
+    if len(absent) < len(found) and name == "operator":
+        return f"all but {', '.join(absent)}"
+    return ", ".join(value for value in FACTORS[name] if value in found)
 
 
 def _choice(values: Mapping[str, Any]) -> Choice:

@@ -47,6 +47,7 @@ from mmbench.core.philox import home
 from mmbench.core.sampling import Init, Triples, epoch_stream
 from mmbench.errors import UsageError
 from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet, bpr_loss
+from mmbench.models.cells import Cell
 from mmbench.ops.graph import (
     DEGREE_EPSILON,
     EdgePruning,
@@ -90,6 +91,14 @@ class FREEDOM(TrainsContent):
     """Frozen item-item graph, degree-sensitive pruning of the user-item graph."""
 
     Config = FREEDOMConfig
+    cell = Cell(
+        modalities="any; pictures and texts in 2023",
+        representation="coordinate",
+        fusion="early",
+        operator="sum of item graphs, fixed weights",
+        side="item",
+        backbone="lightgcn, pruned, + frozen item graph",
+    )
 
     def __init__(
         self, train: TrainSet, content: Content, config: FREEDOMConfig, init: Init

@@ -62,6 +62,7 @@ from torch.nn import functional
 from mmbench.core.sampling import Init, Triples
 from mmbench.errors import UsageError
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
+from mmbench.models.cells import Cell
 from mmbench.ops.dense import linear, normalise_rows
 from mmbench.ops.routing import EdgeOrder, RoutingGraph, confident_weights, routing
 from mmbench.ops.rows import grouped, pair_scores, take
@@ -141,6 +142,14 @@ class GRCN(Recommender):
     Config = GRCNConfig
     learns_absent = True
     id_weights = (*Recommender.id_weights, "preference.*", "confidence", "stale_*")
+    cell = Cell(
+        modalities="any; pictures, sounds and texts in 2020",
+        representation="coordinate",
+        fusion="intermediate",
+        operator="concat; max of the edges' weights",
+        side="item",
+        backbone="graph of ids, edges weighed by content",
+    )
 
     confident: Tensor
 

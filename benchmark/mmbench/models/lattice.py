@@ -65,6 +65,7 @@ from mmbench.models.base import (
     bpr_loss,
     squared_norm,
 )
+from mmbench.models.cells import Cell
 from mmbench.ops.dense import normalise_rows
 from mmbench.ops.graph import (
     NeighbourUnion,
@@ -139,6 +140,14 @@ class LATTICE(TrainsContent):
     """Latent item-item structure learned from content, over LightGCN."""
 
     Config = LATTICEConfig
+    cell = Cell(
+        modalities="any; pictures and texts in 2021",
+        representation="coordinate",
+        fusion="early",
+        operator="weighted, of item graphs",
+        side="item",
+        backbone="lightgcn + learned item graph",
+    )
     make_sampler = DistinctUsers
 
     raw_values: Tensor  # of each modality's raw graph on the pattern of all, (n_modalities, nnz)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
+from mmbench.models.cells import Cell
 from mmbench.ops.graph import bipartite, propagate, symmetric_normalised
 from mmbench.ops.rows import grouped, take
 
@@ -44,6 +45,7 @@ class LightGCN(Recommender):
 
     Config = LightGCNConfig
     uses_features = False
+    cell = Cell(backbone="lightgcn")
 
     def __init__(
         self, train: TrainSet, content: Content, config: LightGCNConfig, init: Init

@@ -56,6 +56,7 @@ from torch.nn import functional
 
 from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, mean_square
+from mmbench.models.cells import Cell
 from mmbench.models.stand_ins import StandIns
 from mmbench.ops.dense import leaky_mix, linear, normalise_rows
 from mmbench.ops.graph import row_normalised
@@ -241,6 +242,14 @@ class MMGCN(Recommender):
     Config = MMGCNConfig
     learns_absent = True
     id_weights = (*Recommender.id_weights, "networks.*.preference", "stale_*")
+    cell = Cell(
+        modalities="any; pictures, sounds and texts in 2019",
+        representation="coordinate",
+        fusion="intermediate",
+        operator="mean",
+        side="item",
+        backbone="a graph network of each modality, mixed with ids",
+    )
 
     user_embedding: Tensor
     item_embedding: Tensor

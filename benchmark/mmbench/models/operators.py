@@ -1,10 +1,13 @@
-"""How several vectors of one user or item become one: the operators gamma of the schema.
+"""How several vectors of one user or item become one, or several scores: gamma of the schema.
 
     concat     [p_1; p_2; …]                            sum        sum_k p_k
     mean       1/K sum_k p_k                            product    p_1 * p_2 * …, entry by entry
     max        max_k p_k, entry by entry                weighted   sum_k softmax(w)_k p_k
     attention  sum_k softmax_k(<q, tanh(A p_k + a)>) p_k
     gate       sum_k sigmoid(G_k p_k + g_k) * p_k
+
+Scores s_k of late fusion have sum, mean and max; product is sum_k log sigmoid(s_k), which orders as
+the product of the sigmoids; weighted and attention weigh the vectors that the scores are made of.
 
 Sources: weighted as in LATTICE (Zhang et al., ACM MM 2021), which weighs its graphs so; attention
 as the semantic-level one of HAN (Wang et al., WWW 2019), for each row by itself; gate after the
@@ -19,6 +22,7 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mmbench.core.sampling import Init, zeros
 from mmbench.ops.dense import linear
@@ -80,3 +84,21 @@ class Fusion(nn.Module):
         else:
             return list(parts)
         return [part * shares[:, k : k + 1] for k, part in enumerate(parts)]  # (n, 1) or (1, 1)
+
+
+def fused_scores(operator: Operator, scores: Sequence[Tensor]) -> Tensor:
+    """The scores of several parts, of equal shape, as one; one alone stays as it is."""
+    if len(scores) == 1:
+        return scores[0]
+    if operator == "product":
+        return reduce(torch.add, [functional.logsigmoid(s) for s in scores])
+    if operator == "max":
+        return reduce(torch.maximum, scores)
+    total = reduce(torch.add, scores)
+    return total / len(scores) if operator == "mean" else total
+
+
+def asked(scores: Sequence[Tensor], logits: Sequence[Tensor]) -> Tensor:
+    """The sum over parts k of softmax_k(logits) * scores, all of equal shape."""
+    shares = torch.softmax(torch.stack(list(logits)), 0)
+    return (shares * torch.stack(list(scores))).sum(0)

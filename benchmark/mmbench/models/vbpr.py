@@ -53,6 +53,7 @@ from mmbench.models.base import (
     bpr_loss,
     squared_norm,
 )
+from mmbench.models.cells import Cell
 from mmbench.ops.dense import linear, normalise_rows
 from mmbench.ops.rows import distinct, grouped, take
 
@@ -75,6 +76,14 @@ class VBPR(Recommender):
     """Visual BPR over any modalities."""
 
     Config = VBPRConfig
+    cell = Cell(
+        modalities="any; pictures in 2016",
+        representation="joint",
+        fusion="early",
+        operator="concat with the id",
+        side="item",
+        backbone="dot",
+    )
     scores_unseen = True
     learns_absent = True
 

@@ -92,6 +92,12 @@ def row_normalised(pattern: SparsePattern, *, dtype: torch.dtype = torch.float32
     return SparseMatrix(pattern, scale[pattern.row].to(dtype))
 
 
+def mean_of_items(train: TrainSet, dtype: torch.dtype = torch.float32) -> SparseMatrix:
+    """R (n_users, n_items): row u averages over the items of u; zero for a user without any."""
+    indptr, items = torch.from_numpy(train.indptr), torch.from_numpy(train.items)
+    return row_normalised(SparsePattern(indptr, items, train.n_items), dtype=dtype)
+
+
 def laplacian(pattern: SparsePattern, values: Tensor) -> Tensor:
     """The values of S^-1/2 W S^-1/2, S the row sums of W; differentiable.
 

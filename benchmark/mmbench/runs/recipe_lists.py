@@ -132,13 +132,13 @@ def expand(values: Mapping[str, Any]) -> Plan:
     runs: dict[str, Planned] = {}
     refused: dict[str, tuple[Mapping[str, Any], UsageError]] = {}
     for one, levels in _combinations(values, axes, factors, models):
-        key = _key(levels)
-        if key in runs:  # equal for a model without content
-            continue
         try:
-            runs[key] = Planned(_recipe(one, models), levels)
+            recipe = _recipe(one, models)
         except UsageError as error:
             refused.setdefault(_key(_without_seed(levels)), (levels, error))
+        else:
+            # A model without content runs once, whatever is done to content.
+            runs.setdefault(_key(recipe.dump()), Planned(recipe, levels))
     _require_each([one.levels for one in runs.values()], list(refused.values()))
     return Plan(list(runs.values()), [_refusal(*one) for one in refused.values()])
 

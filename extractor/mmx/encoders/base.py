@@ -9,10 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import re
-import sys
 import threading
 import time
-import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -312,8 +310,6 @@ def require(module: str) -> Any:
         EncoderError: It is not installed or does not fit the others; names the extra.
     """
     try:
-        if module.startswith("torchvision"):
-            return _without_compiler(module)
         return importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:  # the last two: built for another torch
         package = module.partition(".")[0]
@@ -321,33 +317,6 @@ def require(module: str) -> Any:
             f"this encoder needs {package}, which cannot be imported ({error}); run: "
             f"{INSTALL_EXTRA}"
         ) from error
-
-
-def _is_compile_supported(device_type: str) -> bool:
-    return bool(importlib.import_module("torch._dynamo.utils").is_compile_supported(device_type))
-
-
-def _without_compiler(module: str) -> Any:
-    """Import a part of torchvision without torch's compiler.
-
-    Its operators for detection ask the compiler one thing, and importing that takes seconds. It is
-    asked, and imported, once they are called.
-    """
-    package = "torch._dynamo"
-    if module not in sys.modules and package not in sys.modules:
-        ask = types.ModuleType(f"{package}.utils")
-        ask.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
-        stand_ins = {package: types.ModuleType(package), ask.__name__: ask}
-        sys.modules.update(stand_ins)
-        try:
-            return importlib.import_module(module)
-        except ImportError:  # it asks for more than that
-            pass
-        finally:
-            for name, stand_in in stand_ins.items():
-                if sys.modules.get(name) is stand_in:
-                    del sys.modules[name]
-    return importlib.import_module(module)
 
 
 def plain_reason(error: BaseException) -> str:

@@ -56,7 +56,6 @@ from mmx.encoders.weights import checkpoints
 from mmx.errors import EncoderError, UsageError, unknown_name
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 _RESIDUAL = ("resnet", "resnext", "wide_resnet")
@@ -93,7 +92,7 @@ class TorchvisionEncoder(Encoder):
         whole = set(model.state_dict())
         self._network = _cut(name, model.train(False), layer)
         self._channels_last = name.startswith("swin") and layer.startswith(("features", "norm"))
-        self._pooling, dim = self._measure(request, device, transforms.crop_size[0], usual)
+        self._pooling, dim = self._measure(request, transforms.crop_size[0], usual)
 
         digest, label = self._load_weights(request, tag, path, whole)
         self._network = prepared(self._network, device, request.precision)
@@ -219,23 +218,17 @@ class TorchvisionEncoder(Encoder):
         self.__dict__.update(state)
         self._network.train(False)
 
-    def _measure(
-        self, request: Request, device: torch.device, crop: int, usual: str
-    ) -> tuple[str, int]:
-        """Pooling and vector length, from the shape of an output.
-
-        A GPU computes one, for which it has to load its libraries anyway. Elsewhere nothing is
-        computed, on the meta device; for that torch imports its compiler, which takes seconds.
-        """
+    def _measure(self, request: Request, crop: int, usual: str) -> tuple[str, int]:
+        """Pooling and vector length, from shapes alone: on the meta device nothing is computed."""
         import torch
 
-        network, where = self._network, device if device.type == "cuda" else torch.device("meta")
+        network = self._network
         shapes = {
-            name: tensor.to(where)
+            name: tensor.to("meta")
             for name, tensor in [*network.named_parameters(), *network.named_buffers()]
         }
         with torch.inference_mode():
-            image = torch.zeros(1, 3, crop, crop, device=where)
+            image = torch.zeros(1, 3, crop, crop, device="meta")
             output = torch.func.functional_call(network, shapes, (image,))[self._layer]
         if request.pooling is not None and request.pooling not in POOLINGS:
             raise unknown_name("pooling", request.pooling, POOLINGS)

@@ -19,6 +19,8 @@ from mmbench.analysis.report.plots import factor_curves
 from mmbench.analysis.report.results import data_fact, protocol_fact
 from mmbench.models import model_class
 
+_MEANS = "Test, mean over seeds ± half the 95 % t-interval over seeds (none without randomness):"
+
 
 def write(answer: Answer, out: Path) -> list[Path]:
     """Write the page, its values as CSV, and a plot for each kind of data; return their paths."""
@@ -42,7 +44,7 @@ def page(answer: Answer, csv_name: str, values: str, images: Mapping[str, str]) 
     blocks.append("\n".join(told) or "No two runs can be compared.")
     blocks += ["## Design", _design(answer), _design_table(answer)]
     for kind, done in kinds.items():
-        blocks += [f"## Results: {kind}", _facts(done)]
+        blocks += [f"## Results: {kind}", _facts(done), _MEANS]
         blocks += _results(answer, done)
         if kind in images:
             blocks.append(f"![{question.title}: {kind}]({images[kind]})")
@@ -272,6 +274,7 @@ def _draw(answer: Answer, out: Path) -> dict[str, str]:
     curve, metric = question.curve, question.metrics[0]
     if curve is None:
         return {}
+    axis = f"{curve}, share of the vectors" if curve == "mask" else curve
     for number_, (kind, done) in enumerate(answer.kinds.items()):
         rows = rows_of(done)
         others = [n for n in _varying(rows, list(answer.planning.factors)) if n != curve]
@@ -289,7 +292,7 @@ def _draw(answer: Answer, out: Path) -> dict[str, str]:
             lines.setdefault(label or metric, []).append((x, mean, half or 0.0))
         name = f"{out.stem}{f'-{number_ + 1}' if number_ else ''}.svg"
         partial = out.with_name(f"{name}.partial")
-        if panels and factor_curves(panels, (f"{curve}, share", metric), partial):
+        if panels and factor_curves(panels, (axis, metric), partial):
             partial.replace(out.with_name(name))
             images[kind] = name
     return images

@@ -32,7 +32,7 @@ def interval_in_words(one: Effect, *, flipped: bool = False) -> str:
     """Return `[0.0010, 0.0070]`: over seeds, or over users where the seeds tell nothing."""
     known = one.interval or one.interval_users
     if known is None:
-        return "(no interval: one seed)"
+        return "(no interval)"
     low, high = (-known[1], -known[0]) if flipped else known
     over = "" if one.interval else " over users"
     return f"[{_plain(low)}, {_plain(high)}]{over}"
@@ -52,7 +52,7 @@ def sentence(one: Effect, margin: float) -> str:
         share = f"{one.difference / abs(one.base):+.1%}; " if one.base else ""
         return (
             f"{factor} {level} is **{one.outcome}** than {reference} by {size} in {metric}{there} "
-            f"({share}{basis}; ahead in {one.ahead} of {one.pairs} pairs of runs)"
+            f"({share}{basis}; {_ahead(one)})"
         )
     if one.outcome == "none":
         told = f"**no effect**: {factor} {level} and {reference} differ by less than {margin:.0%}"
@@ -61,7 +61,7 @@ def sentence(one: Effect, margin: float) -> str:
         told = f"**not comparable**: {factor} {level} is scored on other rows or candidates"
         return f"{told} than {reference}{there}; its {metric} differs by {measured} ({basis})"
     told = f"**no resolved difference** between {factor} {level} and {reference} in {metric}{there}"
-    return f"{told}: {measured} ({basis}; ahead in {one.ahead} of {one.pairs} pairs of runs)"
+    return f"{told}: {measured} ({basis}; {_ahead(one)})"
 
 
 def verdicts(asked: Asked, found: Sequence[Effect], metric: str, margin: float) -> list[str]:
@@ -147,7 +147,13 @@ def _gains(asked: Asked, found: Sequence[Effect], metric: str) -> list[str]:
 def _basis(one: Effect) -> str:
     seeds = counted(one.n_seeds, "seed")
     cells = counted(one.n_cells, "combination")
+    if one.one_seed:
+        return f"{cells}, one seed: how much trainings vary is unknown"
     return f"{seeds} x {cells}" if one.interval else cells
+
+
+def _ahead(one: Effect) -> str:
+    return f"ahead in {one.ahead} of {counted(one.pairs, 'pair')} of runs"
 
 
 def _plain(value: float) -> str:

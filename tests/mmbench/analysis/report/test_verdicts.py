@@ -71,6 +71,13 @@ def test_without_randomness_the_interval_is_over_users() -> None:
     assert "seed" not in text
 
 
+def test_one_seed_says_nothing_of_trainings() -> None:
+    text = sentence(
+        replace(EFFECT, interval=None, n_seeds=1, pairs=1, ahead=1, one_seed=True), 0.02
+    )
+    assert "one seed: how much trainings vary is unknown; ahead in 1 of 1 pair of runs" in text
+
+
 def test_places_with_the_same_outcome_are_told_together() -> None:
     asked = Asked(factor="fusion", reference="early", by="mask")
     worse = at(0.9, outcome="worse", difference=-0.002, interval=(-0.003, -0.001))
