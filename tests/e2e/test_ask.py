@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import shutil
 import signal
@@ -40,6 +41,7 @@ QUESTION: dict[str, Any] = {
     "also": ["Gini@20"],
     "curve": "embedding_dim",
 }
+PLOTS = importlib.util.find_spec("matplotlib") is not None
 ASK = ("ask", "q.yaml", "--data", "toy", "--out", "page.md", "-q")
 
 
@@ -59,7 +61,8 @@ def test_the_page_has_answer_design_results_effects_and_what_ran(answered: Path)
         assert f"\n{heading}" in page
     assert "mmbench ask q.yaml --data toy --out page.md\n" in page
     assert "not recorded" in page  # what the vectors cost: they were not extracted
-    assert "![How wide?: " in page and (answered / "page.svg").is_file()
+    # Without matplotlib there are no curves.
+    assert ("![How wide?: " in page) == (answered / "page.svg").is_file() == PLOTS
     assert str(answered) not in page
 
 
@@ -88,7 +91,7 @@ def test_the_effect_is_the_mean_difference_of_the_runs(answered: Path) -> None:
 
 
 def test_the_same_runs_give_the_same_bytes(answered: Path) -> None:
-    names = ("page.md", "page.csv", "page.svg")
+    names = ("page.md", "page.csv", "page.svg")[: 2 + PLOTS]
     before = [(answered / name).read_bytes() for name in names]
     ended("mmbench", *ASK, "--jobs", "2", cwd=answered)
     assert [(answered / name).read_bytes() for name in names] == before
