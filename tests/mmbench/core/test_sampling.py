@@ -142,3 +142,14 @@ def test_a_user_with_every_item_is_left_out(kind: Kind) -> None:
 def test_last_batch_may_have_one_row() -> None:
     train = TrainSet.from_pairs(np.arange(5), np.arange(5), 5, 6)
     assert [len(batch.users) for batch in epoch(Edges, train, batch_size=4)] == [4, 1]
+
+
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_batches_know_the_ends_of_their_epoch(kind: Kind, train: TrainSet) -> None:
+    """LATTICE builds its graph in the first batch; stale ranking keeps what the last one saw."""
+    for number in (1, 2):
+        ends = [(batch.first, batch.last) for batch in epoch(kind, train, number)]
+        assert ends == [(True, False), *[(False, False)] * (len(ends) - 2), (False, True)]
+    if kind is not DistinctUsers:  # whose batches hold no more than the users
+        (alone,) = epoch(kind, train, batch_size=100)
+        assert alone.first and alone.last
