@@ -151,7 +151,7 @@ def test_what_a_set_cost_lies_beside_it_and_not_in_it(tmp_path: Path) -> None:
     first = go(dataset(tmp_path / "one", {"a": "one", "b": "", "c": "bad"}))
     second = go(dataset(tmp_path / "two", {"a": "one", "b": "", "c": "bad"}))
     cost = read_cost(first.path, first.digest)
-    assert cost is not None and cost.of_set == cost.seconds > 0
+    assert cost is not None and cost.of_set == pytest.approx(cost.seconds) and cost.seconds > 0
     assert (cost.items, cost.measured, cost.sets, cost.device) == (3, 3, 1, "cpu")
     write_cost(second.path, replace(cost, seconds=99.0))
     assert go(tmp_path / "two").already_complete  # which leaves the cost as it is
