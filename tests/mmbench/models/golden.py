@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -69,26 +70,32 @@ def with_modalities(case: Case, n: int) -> Case:
 
 @dataclass
 class Problem:
-    """One model, preset and case, in both implementations."""
+    """One model, preset and case, in both implementations.
+
+    `reference` is that of the name, or a module that has `CONFIGS`, size to configuration, besides
+    what `tests.reference.common` lists; then the case is VBPR's with that configuration.
+    """
 
     name: str
     preset: str
     size: str
     adapter: Adapter
     modalities: int = 2
+    reference: ModuleType | None = None
     case: Case = field(init=False)
     start: Parameters = field(init=False)
     model: Recommender = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reference = cases.MODELS[self.name]
-        self.case = with_modalities(cases.case(self.size, self.name), self.modalities)
-        two = self.modalities == 2
-        rng = np.random.default_rng(19)
+        own, self.reference = self.reference, self.reference or cases.MODELS[self.name]
+        case = cases.case(self.size, self.name if own is None else "vbpr")
+        if own is not None:
+            case = dataclasses.replace(case, config=dict(own.CONFIGS[self.size]))
+        self.case = with_modalities(case, self.modalities)
         self.start = (
             cases.parameters(self.size, self.name, self.preset)
-            if two
-            else self.reference.parameters(self.case, self.preset, rng)
+            if own is None and self.modalities == 2
+            else self.reference.parameters(self.case, self.preset, np.random.default_rng(19))
         )
         self.epochs = cases.epochs(self.size)
         self.extra = self.adapter.extra(self.case, self.preset, self.epochs)
@@ -97,7 +104,7 @@ class Problem:
         self.config = make_settings(
             self.name,
             {
-                **({"preset": self.preset} if self.name not in ("bm3", "freedom") else {}),
+                **({"preset": self.preset} if self.has_presets else {}),
                 "lr": cases.LEARNING_RATE,
                 "epochs": 99,
                 **self.adapter.settings(case, self.preset),
@@ -108,6 +115,11 @@ class Problem:
         self.adapter.inject(self.model, self.extra)
         self.train = train
         self.put(self.start)
+
+    @property
+    def has_presets(self) -> bool:
+        """Whether our model has the setting `preset`."""
+        return "preset" in model_class(self.name).Config.model_fields
 
     def put(self, params: Mapping[str, Tensor]) -> None:
         """Give our model the reference's parameters."""
@@ -131,7 +143,7 @@ class Problem:
         users, pos, neg = (torch.from_numpy(rows[key]) for key in ("users", "pos", "neg"))
         clock = torch.tensor([epoch, step])
         ends = step == 0, step == len(self.epochs[epoch - 1]) - 1
-        if self.name == "bm3":
+        if not getattr(self.model.make_sampler(self.train, 8, 0, "cpu"), "negatives", True):
             return Pairs(0, clock, *ends, users, pos)
         return Triples(0, clock, *ends, users, pos, neg)
 
