@@ -199,6 +199,10 @@ class Recommender(nn.Module):
         for name, value in list(vars(self).items()):
             if isinstance(value, SparseMatrix | SparsePattern):
                 setattr(self, name, value.to(device))
+            elif isinstance(value, dict) and any(
+                isinstance(x, SparseMatrix) for x in value.values()
+            ):
+                setattr(self, name, {key: graph.to(device) for key, graph in value.items()})
         return self
 
     def weights(self) -> dict[str, Tensor]:
