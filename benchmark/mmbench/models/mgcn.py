@@ -87,7 +87,7 @@ class MGCN(MultiView):
         )
 
     def _filters(self) -> list[Tensor]:
-        return [opened(self._project(m, None), gate) for m, gate in self.gate.items()]  # type: ignore[arg-type]
+        return [torch.sigmoid(self._project(m, None, gate)) for m, gate in self.gate.items()]  # type: ignore[arg-type]
 
     def _side(
         self, z: Tensor, views: list[Tensor], nodes: Tensor | None, batch: Triples | None

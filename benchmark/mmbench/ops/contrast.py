@@ -62,10 +62,10 @@ class _InfoNCE(torch.autograd.Function):
             sums = terms.sum(1)
             loss += (share[part] * (sums.log() + largest[:, 0] - own)).sum()
             if wanted:
-                # d/d logit(b, c) is share_b (softmax(b, c) - [b = c]); the latter follows below.
-                terms *= (share[part] / sums)[:, None]
-                grad_x[part] = product(terms, y)
-                grad_y += product(terms.t(), scaled[part])
+                # d/d logit(b, c) is share_b (terms(b, c) / sums_b - [b = c]), the last below.
+                weight = (share[part] / sums)[:, None]
+                grad_x[part] = product(terms, y).mul_(weight)
+                grad_y.addmm_(terms.t(), scaled[part] * weight)
         if wanted:
             grad_x.addcmul_(share[:, None], y, value=-1).div_(temperature)
             grad_y.addcmul_(share[:, None], scaled, value=-1)
