@@ -50,7 +50,7 @@ from torch import Tensor, nn
 from mmbench.core.sampling import Init, Triples
 from mmbench.models.base import Content, TrainSet
 from mmbench.models.cells import Cell
-from mmbench.models.multiview import MultiView, MultiViewConfig, Neighbours, opened
+from mmbench.models.multiview import MultiView, MultiViewConfig, Neighbours, Rows, opened
 from mmbench.models.operators import Fusion
 
 
@@ -90,7 +90,7 @@ class MGCN(MultiView):
         return [torch.sigmoid(self._project(m, None, gate)) for m, gate in self.gate.items()]  # type: ignore[arg-type]
 
     def _side(
-        self, z: Tensor, views: list[Tensor], nodes: Tensor | None, batch: Triples | None
+        self, z: Tensor, views: list[Tensor], rows: Rows | None, batch: Triples | None
     ) -> Tensor:
         common: Tensor = self.common(views)
         # What sets a modality apart counts as far as the behaviour says so.

@@ -42,6 +42,10 @@ Neighbours = Annotated[int | dict[str, int], AfterValidator(_at_least_one)]
 """k of all item graphs, or by modality."""
 
 
+Rows = tuple[Tensor, Tensor]
+"""Users and items."""
+
+
 class MultiViewConfig(ModelConfig):
     """Settings that both have; the defaults are the published values of Amazon Baby."""
 
@@ -99,7 +103,7 @@ class MultiView(TrainsContent):
         config = self.config
         users, user_of = distinct(batch.users)
         items, item_of = distinct(torch.cat([batch.pos, batch.neg]))
-        z, side = self._represented(users, items, batch)  # (n + k, d) each: users, then items
+        z, side = self._represented((users, items), batch)  # (n + k, d) each: users, then items
         e, n = z + side, len(users)
         user, pair = take(e[:n], user_of), take(e[n:], item_of)
         pos, neg = pair[: len(user)], pair[len(user) :]
@@ -129,36 +133,37 @@ class MultiView(TrainsContent):
         return e[: self.n_users], e[self.n_users :]
 
     def _represented(
-        self,
-        users: Tensor | None = None,
-        items: Tensor | None = None,
-        batch: Triples | None = None,
+        self, rows: Rows | None = None, batch: Triples | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Z and side of some users, then some items, of a batch; or of all."""
+        """Z and side of a batch's rows, users, then items; or of all."""
         x, nodes = torch.cat([self.user_embedding, self.item_embedding]), None
-        if users is not None and items is not None:
-            nodes = torch.cat([users, items + self.n_users])
+        if rows is not None:
+            nodes = torch.cat([rows[0], rows[1] + self.n_users])
         z = propagate(self.graph, x, self.config.n_ui_layers, rows=nodes)
-        of_users = self.of_users if users is None else self.of_users.rows(users)
+        of_users = self.of_users if rows is None else self.of_users.rows(rows[0])
         views = []
-        for graph, kept in zip(self.item_graphs.values(), self._filters(), strict=True):
+        for graph, kept in zip(self._graphs(), self._filters(), strict=True):
             h: Tensor = self.item_embedding * kept  # (n_items, d)
             for _ in range(self.config.n_item_layers):
                 h = graph @ h
-            views.append(torch.cat([of_users @ h, h if items is None else take(h, items)]))
-        return z, self._side(z, views, nodes, batch)
+            views.append(torch.cat([of_users @ h, h if rows is None else take(h, rows[1])]))
+        return z, self._side(z, views, rows, batch)
+
+    def _graphs(self) -> list[SparseMatrix]:
+        """The item graph of each view."""
+        return list(self.item_graphs.values())
 
     def _filters(self) -> list[Tensor]:
         """What each entry of an item's id is multiplied by, for each graph, (n_items, d)."""
         raise NotImplementedError
 
     def _side(
-        self, z: Tensor, views: list[Tensor], nodes: Tensor | None, batch: Triples | None
+        self, z: Tensor, views: list[Tensor], rows: Rows | None, batch: Triples | None
     ) -> Tensor:
         """What the views h_v of some nodes become beside their z, (n, d) like both.
 
-        `nodes` and `batch` say whose rows they are: users, then items, and when they are drawn for;
-        None: all nodes, of which nothing is drawn.
+        `rows` and `batch` say whose they are and when they are drawn for; None: all, and nothing is
+        drawn.
         """
         raise NotImplementedError
 
