@@ -32,6 +32,7 @@ MODELS: dict[str, str] = {
     "bm3": "mmbench.models.bm3:BM3",
     "freedom": "mmbench.models.freedom:FREEDOM",
     "mgcn": "mmbench.models.mgcn:MGCN",
+    "smore": "mmbench.models.smore:SMORE",
     "schema": "mmbench.models.schema:Schema",
 }
 

@@ -273,7 +273,8 @@ class TrainsContent(Recommender):
         goes through both.
         """
         table, projection = cast(RowTable, self.features[m]), cast(nn.Linear, self.projection[m])
-        weight, bias = projection.weight, projection.bias
+        weight: Tensor = projection.weight
+        bias: Tensor = projection.bias
         if behind is not None:
             weight = linear(behind.weight, weight.T)
             bias = linear(bias[None], behind.weight, behind.bias)[0]

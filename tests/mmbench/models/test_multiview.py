@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tests.mmbench.models.golden import Adapter, Problem, deviation, double_precision
 from tests.mmbench.models.test_golden import moved_loss
-from tests.reference import cases, common, mgcn
+from tests.reference import cases, common, mgcn, smore
 from torch import Tensor
 
 from mmbench.config import make_settings
-from mmbench.core.sampling import Init
+from mmbench.core.sampling import Batch, Init
 from mmbench.errors import UsageError
 from mmbench.models import model_class
-from mmbench.models.base import Content
+from mmbench.models.base import Content, Recommender
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def _double() -> Iterator[None]:
         yield
 
 
-REFERENCES: dict[str, ModuleType] = {"mgcn": mgcn}
+REFERENCES: dict[str, ModuleType] = {"mgcn": mgcn, "smore": smore}
 ALONE = ("preference.", "common.")
 """Of MGCN's parameters, those that fuse several modalities: their gradient is zero with one."""
 
@@ -38,7 +39,37 @@ def problem(name: str, size: str, n_modalities: int = 2) -> Problem:
     return Problem(name, "paper", size, adapter, n_modalities, REFERENCES[name])
 
 
-ADAPTERS = {"mgcn": Adapter()}
+def _smore_settings(case: common.Case, preset: str) -> dict[str, Any]:
+    given = dict(case.config)
+    by_modality = given.pop("knn_k_by")
+    return {**given, "neighbours": {m: by_modality[m] for m in case.modalities}}
+
+
+def _smore_extra(case: common.Case, preset: str, epochs: Sequence[Any]) -> dict[str, Any]:
+    return {"masks": smore.draw_masks(case, epochs, np.random.default_rng(13))}
+
+
+def _smore_inject(model: Recommender, extra: dict[str, Any]) -> None:
+    n_users = model.n_users
+
+    def kept(name: str, side: str, rows: Tensor, batch: Batch) -> Tensor:
+        epoch, step = batch.clock.tolist()
+        view = "fused" if name == "fused_preference" else name.removeprefix("preference.")
+        mask = torch.from_numpy(extra["masks"][epoch - 1][step][view])
+        return mask[rows + (n_users if side == "item" else 0)]
+
+    model._kept = kept  # type: ignore[assignment]
+
+
+ADAPTERS = {
+    "mgcn": Adapter(),
+    "smore": Adapter(
+        settings=_smore_settings,
+        extra=_smore_extra,
+        first=lambda extra: {"masks": extra["masks"][0][0]},
+        inject=_smore_inject,
+    ),
+}
 every_problem = pytest.mark.parametrize(
     ("name", "size", "n_modalities"),
     [
