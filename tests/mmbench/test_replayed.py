@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 import torch
 from tests.elsewhere import ELSEWHERE, There, elsewhere
-from tests.mmbench.models.test_conformance import TRAINED, trainer_of
+from tests.mmbench.models.test_conformance import TRAINED, kind, trainer_of
 from tests.mmbench.models.test_other_devices import STEADY
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from mmbench.core.interactions import TrainSet
-from mmbench.models.base import Content
+from mmbench.models.base import Content, TrainsContent
 from mmbench.trainer import Trainer
 
 
@@ -86,7 +86,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
 
 
 # Without Triton, a `RowTable` counts its steps in Python, and so no such step is ever captured.
-WITH_TABLES = {"lattice", "bm3", "freedom"}
+WITH_TABLES = {name for name, _ in TRAINED if issubclass(kind(name), TrainsContent)}
 
 
 @pytest.mark.parametrize("name", [name for name in dict(TRAINED) if name not in WITH_TABLES])

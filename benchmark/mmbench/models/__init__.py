@@ -31,6 +31,8 @@ MODELS: dict[str, str] = {
     "lattice": "mmbench.models.lattice:LATTICE",
     "bm3": "mmbench.models.bm3:BM3",
     "freedom": "mmbench.models.freedom:FREEDOM",
+    "mgcn": "mmbench.models.mgcn:MGCN",
+    "smore": "mmbench.models.smore:SMORE",
     "schema": "mmbench.models.schema:Schema",
 }
 

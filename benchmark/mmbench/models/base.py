@@ -199,6 +199,10 @@ class Recommender(nn.Module):
         for name, value in list(vars(self).items()):
             if isinstance(value, SparseMatrix | SparsePattern):
                 setattr(self, name, value.to(device))
+            elif isinstance(value, dict) and any(
+                isinstance(x, SparseMatrix) for x in value.values()
+            ):
+                setattr(self, name, {key: graph.to(device) for key, graph in value.items()})
         return self
 
     def weights(self) -> dict[str, Tensor]:
@@ -262,13 +266,20 @@ class TrainsContent(Recommender):
             }
         )
 
-    def _project(self, m: str, items: Tensor | None) -> Tensor:
-        """W_m features_m + b_m of some items (distinct, ascending) or of all, (n, width)."""
+    def _project(self, m: str, items: Tensor | None, behind: nn.Linear | None = None) -> Tensor:
+        """W_m features_m + b_m of some items (distinct, ascending) or of all, (n, width).
+
+        With `behind`, what that layer makes of them: the two are multiplied first, so that no row
+        goes through both.
+        """
         table, projection = cast(RowTable, self.features[m]), cast(nn.Linear, self.projection[m])
-        rows = table.project(items, projection.weight, projection.bias)
-        return self.stand_ins.put_in(
-            m, rows, lambda token: linear(token, projection.weight, projection.bias), items
-        )
+        weight: Tensor = projection.weight
+        bias: Tensor = projection.bias
+        if behind is not None:
+            weight = linear(behind.weight, weight.T)
+            bias = linear(bias[None], behind.weight, behind.bias)[0]
+        rows = table.project(items, weight, bias)
+        return self.stand_ins.put_in(m, rows, lambda token: linear(token, weight, bias), items)
 
 
 def bpr_loss(pos: Tensor, neg: Tensor) -> Tensor:

@@ -134,6 +134,17 @@ def add_rows(out: Tensor, index: Tensor | Grouped, x: Tensor) -> Tensor:
     return gpu_kernels.add_rows(index.rows, index.groups, x.contiguous(), out)
 
 
+def counts(places: Grouped, like: Tensor) -> Tensor:
+    """How often a batch has each of its distinct rows: for the `places` that `distinct` gives.
+
+    Returns:
+        Shape (n,) for n distinct rows, in the dtype of `like` (n, d) and on its device; 0 for the
+        copies that fill the list up.
+    """
+    ones = like.new_ones(len(places.rows), 1)
+    return add_rows(like.new_zeros(len(like), 1), places, ones).flatten()
+
+
 class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Grouped) -> Tensor:

@@ -19,7 +19,7 @@ from mmbench.config import Recipe, make_settings
 from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Init
 from mmbench.models import MODELS
-from mmbench.models.base import Content, Recommender
+from mmbench.models.base import Content, Recommender, TrainsContent
 from mmbench.ops.row_table import RowTable
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.inputs import load_inputs
@@ -89,7 +89,9 @@ def test_the_gpu_trains_the_same_model(
 
 
 @pytest.mark.parametrize("update", ["lazy", "frozen"])
-@pytest.mark.parametrize("name", ["lattice", "bm3", "freedom"])
+@pytest.mark.parametrize(
+    "name", [name for name in dict(TRAINED) if issubclass(kind(name), TrainsContent)]
+)
 def test_approximations_give_the_same_model(
     name: str, update: Literal["lazy", "frozen"], block_train: TrainSet, block_features: Content
 ) -> None:
