@@ -43,13 +43,15 @@ class _LogPartition(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
         wanted, total = any(ctx.needs_input_grad), x.new_zeros(())
-        grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
-        # Wide rows want blocks of many rows: each adds to the whole gradient of y.
+        # With y on its side no product has to turn a block of terms.
+        columns = y.t().contiguous()  # (d, m)
+        grad_x, grad_columns = torch.empty_like(x), torch.zeros_like(columns)
+        # Wide rows want blocks of many rows: each block adds to the whole gradient of y.
         entries = _BLOCK * max(16, x.shape[1]) if x.device.type == "cpu" else _LARGE_BLOCK
         step = max(1, entries // len(y))
         for start in range(0, len(x), step):
             part = slice(start, start + step)
-            terms = product(x[part], y.t())  # (b, m)
+            terms = product(x[part], columns)  # (b, m)
             # Less the largest of its row, so that no exponential overflows.
             largest = terms.amax(1, keepdim=True)
             terms = terms.sub_(largest).exp_()
@@ -59,13 +61,13 @@ class _LogPartition(torch.autograd.Function):
                 # d/d <x_b, y_c> is share_b terms(b, c).
                 share = (weights[part] / sums)[:, None]
                 grad_x[part] = product(terms, y) * share
-                grad_y += product(terms.t(), x[part] * share)
+                grad_columns += product((x[part] * share).t().contiguous(), terms)
         if wanted:
-            ctx.save_for_backward(grad_x, grad_y)
+            ctx.save_for_backward(grad_x, grad_columns)
         return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_x, grad_y = ctx.saved_tensors
-        return grad * grad_x, grad * grad_y, None
+        grad_x, grad_columns = ctx.saved_tensors
+        return grad * grad_x, (grad * grad_columns).t(), None
