@@ -62,14 +62,13 @@ from torch import Tensor, nn
 from mmbench.core.sampling import Batch, Init, Triples
 from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss
 from mmbench.models.cells import Cell
+from mmbench.models.propagated import Propagated
 from mmbench.ops import draws
 from mmbench.ops.dense import SMALLEST_NORM, linear, normalise_rows
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
 from mmbench.ops.partition import log_partition
 from mmbench.ops.rows import Grouped, add_rows, distinct, take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
-
-_COLUMNS = 256  # of content that are propagated at once: bounds what the constant needs beside it
 
 Noise = Literal["gumbel", "logistic"]
 LAWS = {"gumbel": draws.gumbel, "logistic": draws.logistic}
@@ -151,20 +150,13 @@ class LGMRec(Recommender):
         self.items_of = SparseMatrix(pattern, torch.ones(pattern.nnz, dtype=dtype))  # R
         mean = 1 / (pattern.degree.double() + DEGREE_EPSILON)
         self.mean_of = SparseMatrix(pattern, mean[pattern.row].to(dtype))  # R̄
-        self._propagated: dict[str, Tensor] = {}
+        self._propagated = Propagated(sum(self.sizes), self._over_graph)
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Make Â^C [R̄ F; F] of each modality that no stand-in changes, if it is not there yet."""
         for m in self.projection:
-            features = self.get_buffer(f"features_{m}")
-            there = self._propagated.get(m)
-            if m in self.stand_ins or (there is not None and there.device == features.device):
-                continue
-            made = features.new_empty(sum(self.sizes), features.shape[1])
-            for start in range(0, features.shape[1], _COLUMNS):
-                columns = slice(start, start + _COLUMNS)
-                made[:, columns] = self._over_graph(features[:, columns].contiguous())
-            self._propagated[m] = made
+            if m not in self.stand_ins:
+                self._propagated.make(m, self.get_buffer(f"features_{m}"))
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, `contrast` where there are two modalities or more, and `reg`."""

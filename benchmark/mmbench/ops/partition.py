@@ -19,13 +19,14 @@ _BLOCK = 1 << 16  # entries of a block on the CPU for each column of x: it stays
 _LARGE_BLOCK = 1 << 26  # entries of a block on other devices
 
 
-def log_partition(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
-    """Return sum over b of weights_b log(sum over c of exp <x_b, y_c>), a scalar.
+def log_partition(x: Tensor, y: Tensor, weights: Tensor, counts: Tensor | None = None) -> Tensor:
+    """Return sum over b of weights_b log(sum over c of counts_c exp <x_b, y_c>), a scalar.
 
     Args:
         x: Shape (n, d), n >= 0.
         y: Shape (m, d), m >= 1.
         weights: Shape (n,), floating point, >= 0; a constant.
+        counts: Shape (m,), floating point, >= 0, not all zero; a constant. None: ones.
 
     Returns:
         Differentiable once in x and y.
@@ -33,25 +34,27 @@ def log_partition(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
     Raises:
         ShapeError: The shapes do not fit.
     """
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or weights.shape != x.shape[:1]:
-        shapes = [tuple(part.shape) for part in (x, y, weights)]
+    counted = counts is None or counts.shape == y.shape[:1]
+    if x.ndim != 2 or x.shape[1:] != y.shape[1:] or weights.shape != x.shape[:1] or not counted:
+        shapes = [tuple(part.shape) for part in (x, y, weights, counts) if part is not None]
         raise ShapeError(f"log_partition: {shapes} do not fit")
-    return apply(_LogPartition, x, y, weights)
+    return apply(_LogPartition, x, y, weights, counts)
 
 
 class _LogPartition(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, weights: Tensor, counts: Tensor | None) -> Tensor:
         wanted, total = any(ctx.needs_input_grad), x.new_zeros(())
         # With y on its side no product has to turn a block of terms.
         columns = y.t().contiguous()  # (d, m)
         grad_x, grad_columns = torch.empty_like(x), torch.zeros_like(columns)
+        logs = None if counts is None else counts.log()  # n terms e^l are one of l + log n
         # Wide rows want blocks of many rows: each block adds to the whole gradient of y.
         entries = _BLOCK * max(16, x.shape[1]) if x.device.type == "cpu" else _LARGE_BLOCK
         step = max(1, entries // len(y))
         for start in range(0, len(x), step):
             part = slice(start, start + step)
-            terms = product(x[part], columns)  # (b, m)
+            terms = product(x[part], columns, logs)  # (b, m)
             # Less the largest of its row, so that no exponential overflows.
             largest = terms.amax(1, keepdim=True)
             terms = terms.sub_(largest).exp_()
@@ -68,6 +71,6 @@ class _LogPartition(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_x, grad_columns = ctx.saved_tensors
-        return grad * grad_x, (grad * grad_columns).t(), None
+        return grad * grad_x, (grad * grad_columns).t(), None, None

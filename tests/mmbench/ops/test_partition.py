@@ -21,16 +21,19 @@ def test_value_and_gradients_are_those_of_logsumexp(
         torch.randn(shape, generator=generator, dtype=torch.float64)
         for shape in ((n, 3), (m, 3), (n,))
     )
-    w = w.abs()
+    w, counts = w.abs(), torch.arange(m).double() % 3  # 0 … 2: copies that count nothing, too
+    counts[0] = 1
     leaves = [x.clone().requires_grad_(), y.clone().requires_grad_()]
-    expected = (w * torch.logsumexp(leaves[0] @ leaves[1].T, 1)).sum()
+    expected = (w * torch.logsumexp(leaves[0] @ leaves[1].T + counts.log(), 1)).sum()
     wanted = torch.autograd.grad(3 * expected, leaves)
-    found = log_partition(*leaves, w)
+    found = log_partition(*leaves, w, counts)
     torch.testing.assert_close(found, expected)
     for one, other in zip(torch.autograd.grad(3 * found, leaves), wanted, strict=True):
         torch.testing.assert_close(one, other)
     with torch.no_grad():
-        torch.testing.assert_close(log_partition(x, y, w), expected)
+        torch.testing.assert_close(log_partition(x, y, w, counts), expected)
+    some = y[counts > 0].repeat_interleave(counts[counts > 0].long(), 0)
+    torch.testing.assert_close(log_partition(x, some, w), expected.detach())
 
 
 def test_large_exponents_do_not_overflow() -> None:

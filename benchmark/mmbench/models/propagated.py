@@ -1,0 +1,44 @@
+"""Images of constant content on a graph: made once, of which a step reads the rows of its batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_COLUMNS = 256  # of content at once: bounds what is needed beside the result
+
+
+class Propagated:
+    """By modality the image (n_nodes, k) of content (n_items, k) under one linear map.
+
+    A graph acts on each column of content for itself, and before a projection as well as after it:
+    G (F W^T) = (G F) W^T.
+
+    Args:
+        n_nodes: Rows of an image.
+        image: The map, (n_items, w) to (n_nodes, w) for any w.
+    """
+
+    def __init__(self, n_nodes: int, image: Callable[[Tensor], Tensor]) -> None:
+        self._n_nodes, self._image = n_nodes, image
+        self._made: dict[str, Tensor] = {}
+
+    def __contains__(self, modality: str) -> bool:
+        return modality in self._made
+
+    def __getitem__(self, modality: str) -> Tensor:
+        return self._made[modality]
+
+    @torch.no_grad()
+    def make(self, modality: str, content: Tensor) -> None:
+        """Make the image of a modality's content, unless it is there, on the same device."""
+        there = self._made.get(modality)
+        if there is not None and there.device == content.device:
+            return
+        made = content.new_empty(self._n_nodes, content.shape[1])
+        for start in range(0, content.shape[1], _COLUMNS):
+            part = slice(start, start + _COLUMNS)
+            made[:, part] = self._image(content[:, part].contiguous())
+        self._made[modality] = made
