@@ -32,6 +32,7 @@ MODELS: dict[str, str] = {
     "bm3": "mmbench.models.bm3:BM3",
     "freedom": "mmbench.models.freedom:FREEDOM",
     "lgmrec": "mmbench.models.lgmrec:LGMRec",
+    "slmrec": "mmbench.models.slmrec:SLMRec",
     "schema": "mmbench.models.schema:Schema",
 }
 

@@ -150,13 +150,13 @@ class LGMRec(Recommender):
         self.items_of = SparseMatrix(pattern, torch.ones(pattern.nnz, dtype=dtype))  # R
         mean = 1 / (pattern.degree.double() + DEGREE_EPSILON)
         self.mean_of = SparseMatrix(pattern, mean[pattern.row].to(dtype))  # R̄
-        self._propagated = Propagated(sum(self.sizes), self._over_graph)
+        self._propagated = Propagated(sum(self.sizes))
 
     def start_epoch(self, epoch: int, seed: int) -> None:
         """Make Â^C [R̄ F; F] of each modality that no stand-in changes, if it is not there yet."""
         for m in self.projection:
             if m not in self.stand_ins:
-                self._propagated.make(m, self.get_buffer(f"features_{m}"))
+                self._propagated.make(m, self.get_buffer(f"features_{m}"), self._over_graph)
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, `contrast` where there are two modalities or more, and `reg`."""

@@ -18,11 +18,10 @@ class Propagated:
 
     Args:
         n_nodes: Rows of an image.
-        image: The map, (n_items, w) to (n_nodes, w) for any w.
     """
 
-    def __init__(self, n_nodes: int, image: Callable[[Tensor], Tensor]) -> None:
-        self._n_nodes, self._image = n_nodes, image
+    def __init__(self, n_nodes: int) -> None:
+        self._n_nodes = n_nodes
         self._made: dict[str, Tensor] = {}
 
     def __contains__(self, modality: str) -> bool:
@@ -32,13 +31,16 @@ class Propagated:
         return self._made[modality]
 
     @torch.no_grad()
-    def make(self, modality: str, content: Tensor) -> None:
-        """Make the image of a modality's content, unless it is there, on the same device."""
+    def make(self, modality: str, content: Tensor, image: Callable[[Tensor], Tensor]) -> None:
+        """Make the image of a modality's content, unless it is there, on the same device.
+
+        `image` is the map, (n_items, w) to (n_nodes, w) for any w.
+        """
         there = self._made.get(modality)
         if there is not None and there.device == content.device:
             return
         made = content.new_empty(self._n_nodes, content.shape[1])
         for start in range(0, content.shape[1], _COLUMNS):
             part = slice(start, start + _COLUMNS)
-            made[:, part] = self._image(content[:, part].contiguous())
+            made[:, part] = image(content[:, part].contiguous())
         self._made[modality] = made
