@@ -63,7 +63,18 @@ CELLS: dict[str, dict[str, Any]] = {  # of the schema
 }
 SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "lgmrec", "schema-lightgcn")}
 """Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
-MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "lgmrec", *CELLS)
+MODELS = (
+    "lightgcn",
+    "vbpr",
+    "mmgcn",
+    "grcn",
+    "lattice",
+    "bm3",
+    "freedom",
+    "lgmrec",
+    "slmrec",
+    *CELLS,
+)
 
 
 def interactions(size: Size, rng: np.random.Generator) -> TrainSet:

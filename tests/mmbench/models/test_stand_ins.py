@@ -73,6 +73,7 @@ def test_where_all_have_content_there_are_none(
         ("grcn", {}),
         ("mmgcn", {}),
         ("lgmrec", {}),
+        ("slmrec", {}),
         ("schema", {}),
         ("schema", {"representation": "joint", "fusion": "early"}),
     ],
