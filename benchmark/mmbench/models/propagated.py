@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 _COLUMNS = 256  # of content at once: bounds what is needed beside the result
+_LARGEST = 4 << 30
+"""Bytes of the largest image. Where it is larger, all items are projected in each step instead, and
+the projections propagated: equal up to rounding, slower, and without an array of nodes times k."""
 
 
 class Propagated:
@@ -32,15 +35,17 @@ class Propagated:
 
     @torch.no_grad()
     def make(self, modality: str, content: Tensor, image: Callable[[Tensor], Tensor]) -> None:
-        """Make the image of a modality's content, unless it is there, on the same device.
+        """Make the image of a modality's content, unless it is there, or would be too large.
 
         `image` is the map, (n_items, w) to (n_nodes, w) for any w.
         """
-        there = self._made.get(modality)
+        there, width = self._made.get(modality), content.shape[1]
         if there is not None and there.device == content.device:
             return
-        made = content.new_empty(self._n_nodes, content.shape[1])
-        for start in range(0, content.shape[1], _COLUMNS):
+        if self._n_nodes * width * content.element_size() > _LARGEST:
+            return
+        made = content.new_empty(self._n_nodes, width)
+        for start in range(0, width, _COLUMNS):
             part = slice(start, start + _COLUMNS)
             made[:, part] = image(content[:, part].contiguous())
         self._made[modality] = made

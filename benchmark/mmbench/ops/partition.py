@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from mmbench.errors import ShapeError
+from mmbench.ops import memory
 from mmbench.ops.dense import product
 from mmbench.ops.kernels import apply
 
 _BLOCK = 1 << 16  # entries of a block on the CPU for each column of x: it stays in its caches
-_LARGE_BLOCK = 1 << 26  # entries of a block on other devices
 
 
 def log_partition(x: Tensor, y: Tensor, weights: Tensor, counts: Tensor | None = None) -> Tensor:
@@ -50,7 +50,9 @@ class _LogPartition(torch.autograd.Function):
         grad_x, grad_columns = torch.empty_like(x), torch.zeros_like(columns)
         logs = None if counts is None else counts.log()  # n terms e^l are one of l + log n
         # Wide rows want blocks of many rows: each block adds to the whole gradient of y.
-        entries = _BLOCK * max(16, x.shape[1]) if x.device.type == "cpu" else _LARGE_BLOCK
+        entries = memory.LARGEST // x.element_size()
+        if x.device.type == "cpu":
+            entries = _BLOCK * max(16, x.shape[1])
         step = max(1, entries // len(y))
         for start in range(0, len(x), step):
             part = slice(start, start + step)

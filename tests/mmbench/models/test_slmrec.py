@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Pairs
+from mmbench.models import propagated
 from mmbench.models.base import Content, Recommender
 from mmbench.models.slmrec import SLMRec
 
@@ -133,7 +134,7 @@ def test_two_different_parts_are_hidden_each_equally_often() -> None:
 
 @pytest.mark.parametrize("task", ["FAC", "FD", "FM", "FD+FM"])
 def test_stand_ins_take_the_place_of_propagated_constants(
-    task: str, block_train: TrainSet, block_features: Content
+    task: str, block_train: TrainSet, block_features: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, _ = make("slmrec", block_train, without(block_features), ssl_task=task)
     assert isinstance(model, SLMRec)
@@ -148,4 +149,8 @@ def test_stand_ins_take_the_place_of_propagated_constants(
         expected = complete._of_content(m, None)[nodes]
         torch.testing.assert_close(complete._of_content(m, nodes), expected)
         complete._propagated._made.clear()
+        width = complete.get_buffer(f"features_{m}").shape[1]
+        monkeypatch.setattr(propagated, "_LARGEST", 40 * width * 4 - 1)
+        complete.start_epoch(2, 0)
+        assert m not in complete._propagated
         torch.testing.assert_close(complete._of_content(m, nodes), expected)
