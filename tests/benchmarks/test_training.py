@@ -46,6 +46,12 @@ SIZES = {
 PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {  # where it is not the default
     ("bm3", "clothing"): {"lr": 1e-2, "n_layers": 2, "dropout": 0.3, "reg_weight": 0.1},
     ("grcn", "clothing"): {"lr": 0.1},
+    ("lgmrec", "clothing"): {
+        "n_hyper_layers": 2,
+        "n_hyperedges": 64,
+        "keep_rate": 0.2,
+        "alpha": 0.2,
+    },
 }
 CELLS: dict[str, dict[str, Any]] = {  # of the schema
     "schema-joint": {"representation": "joint"},
@@ -58,6 +64,20 @@ CELLS: dict[str, dict[str, Any]] = {  # of the schema
 SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "mgcn", "smore", "schema-lightgcn")}
 """Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
 MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "mgcn", "smore", *CELLS)
+SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "lgmrec", "schema-lightgcn")}
+"""Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
+MODELS = (
+    "lightgcn",
+    "vbpr",
+    "mmgcn",
+    "grcn",
+    "lattice",
+    "bm3",
+    "freedom",
+    "lgmrec",
+    "slmrec",
+    *CELLS,
+)
 
 
 def interactions(size: Size, rng: np.random.Generator) -> TrainSet:

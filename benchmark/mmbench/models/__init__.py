@@ -33,6 +33,8 @@ MODELS: dict[str, str] = {
     "freedom": "mmbench.models.freedom:FREEDOM",
     "mgcn": "mmbench.models.mgcn:MGCN",
     "smore": "mmbench.models.smore:SMORE",
+    "lgmrec": "mmbench.models.lgmrec:LGMRec",
+    "slmrec": "mmbench.models.slmrec:SLMRec",
     "schema": "mmbench.models.schema:Schema",
 }
 

@@ -1,4 +1,4 @@
-"""Random masks, the same on every device: compiled on the CPU, Triton on NVIDIA, torch elsewhere.
+"""Random masks and noise, the same on every device: compiled on the CPU, Triton on NVIDIA.
 
 The kernels repeat `mmbench.core.philox`; a test holds them against it, bit by bit.
 """
@@ -64,3 +64,38 @@ def kept(stream: Stream, shape: tuple[int, ...], rate: float) -> Tensor:
     numbers = (stream.key, *stream.clock.tolist(), least)
     run(kernels.kept, split(places, work=places * 64), *map(np.uint64, numbers), words)
     return torch.from_numpy(words[:n]).view(shape)
+
+
+def between(stream: Stream, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Uniform numbers in (0, 1), odd multiples of 2**-24, on the stream's device.
+
+    Entry e of the flat array comes from the upper 23 bits of word e mod 4 of place e // 4. Rows
+    appended to an array leave its other rows as they are. Neither 0 nor 1 occurs, so that both
+    log(u) and log(1 - u) are finite, in single precision too.
+
+    Args:
+        stream: Of this step and purpose.
+        shape: Of the array.
+        dtype: float32 or float64: the same numbers.
+    """
+    n = math.prod(shape)
+    places = -(-n // 4)
+    if stream.clock.device.type == "cpu":
+        from mmbench.ops.kernels import draws as kernels
+
+        out = np.empty(4 * places, np.float32)
+        numbers = map(np.uint64, (stream.key, *stream.clock.tolist()))
+        run(kernels.between, split(places, work=places * 64), *numbers, out)
+        return torch.from_numpy(out[:n]).view(shape).to(dtype)
+    words = torch.stack(stream.words(places), 1).flatten()[:n].view(shape)
+    return ((words >> 9) * 2 + 1).to(dtype) * 2.0**-24
+
+
+def gumbel(stream: Stream, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard Gumbel noise, -log(-log u) of `between`'s u: from -2.9 to 16.7."""
+    return between(stream, shape, dtype).log_().neg_().log_().neg_()
+
+
+def logistic(stream: Stream, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+    """Standard logistic noise, log u - log(1 - u) of `between`'s u: from -16.7 to 16.7."""
+    return torch.logit(between(stream, shape, dtype))

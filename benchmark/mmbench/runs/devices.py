@@ -42,7 +42,7 @@ _COMPARISONS = 50
 """Multiply-adds of a search for neighbours that take about as long as one number of a step: 16
 threads search the 4096 numbers of 23,016 items in 2.07 s."""
 
-_COSTLY = {"mmgcn": 20, "grcn": 3}
+_COSTLY = {"mmgcn": 20, "grcn": 3, "lgmrec": 5}
 """Models whose steps take so many times as long as their numbers say, by README's table: all nodes'
 content is multiplied with matrices, or every edge has weights of its own."""
 

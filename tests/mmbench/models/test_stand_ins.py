@@ -72,6 +72,8 @@ def test_where_all_have_content_there_are_none(
         ("vbpr", {"preset": "original"}),
         ("grcn", {}),
         ("mmgcn", {}),
+        ("lgmrec", {}),
+        ("slmrec", {}),
         ("schema", {}),
         ("schema", {"representation": "joint", "fusion": "early"}),
     ],
