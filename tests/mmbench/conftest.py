@@ -47,9 +47,15 @@ def block_train() -> TrainSet:
     return TrainSet.from_pairs(users, items, 24, 16)
 
 
+def reviews_of(train: TrainSet, widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """Vectors of the training pairs by modality, at random."""
+    draw = torch.Generator().manual_seed(7)
+    return {m: torch.randn(train.n_edges, width, generator=draw) for m, width in widths.items()}
+
+
 @pytest.fixture
-def block_features() -> Content:
-    """Two modalities for the 16 items of `block_train` that tell the blocks apart."""
+def block_features(block_train: TrainSet) -> Content:
+    """Two modalities for the 16 items of `block_train` that tell the blocks apart, and reviews."""
     rng = np.random.default_rng(2)
     side = np.where(np.arange(16) % 2 == 0, 1.0, -1.0)[:, None]
     return Content.complete(
@@ -58,7 +64,8 @@ def block_features() -> Content:
             "textual": torch.tensor(
                 -side + 0.3 * rng.standard_normal((16, 5)), dtype=torch.float32
             ),
-        }
+        },
+        edges=reviews_of(block_train, {"visual": 6, "textual": 5}),
     )
 
 
