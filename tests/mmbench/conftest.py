@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,10 +87,11 @@ def write_dataset(
     users: int = 40,
     items: int = 30,
     encoder: Mapping[str, object] | None = None,
+    reviews: bool = True,
 ) -> Path:
-    """Write a dataset: interactions.tsv, a visual and a textual set; ids are not numbers.
+    """Write a dataset: interactions.tsv, a visual and a textual set, one of reviews of all pairs.
 
-    `encoder` is more of both sets' provenance.
+    Ids are not numbers. `encoder` is more of the sets' provenance; `reviews` False leaves those out.
     """
     from mmstore import FeatureSetWriter
 
@@ -121,7 +122,37 @@ def write_dataset(
             writer.write(np.arange(1, items), vectors[1:])
             writer.mark_missing(np.array([0]))
             writer.finish()
+    pairs = [tuple(line.split("\t")[:2]) for line in lines[1:]]
+    if not reviews:
+        return folder
+    write_reviews(folder, "opinions", pairs, **(encoder or {}))
     return folder
+
+
+def write_reviews(
+    folder: Path,
+    name: str,
+    pairs: Sequence[tuple[str, ...]],
+    vectors: np.ndarray | None = None,
+    **provenance: object,
+) -> None:
+    """Write a set of interactions, textual/NAME: of all pairs but the first, (n - 1, 5) at random."""
+    from mmstore import FeatureSetWriter
+    from mmstore.ids import Pairs
+
+    if vectors is None:
+        vectors = np.random.default_rng(9).standard_normal((len(pairs) - 1, 5)).astype(np.float32)
+    users, items = zip(*pairs, strict=True)
+    with FeatureSetWriter(
+        folder / "features" / "textual" / f"{name}.h5",
+        modality="textual",
+        dim=vectors.shape[1],
+        ids=Pairs(users, items),
+        provenance={"extractor": "test", **provenance},
+    ) as writer:
+        writer.write(np.arange(1, len(pairs)), vectors)
+        writer.mark_missing(np.array([0]))
+        writer.finish()
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from mmbench.data.treatment import Treatment
 from mmbench.errors import DataError
 
 _ALONE = (
-    "extract the training reviews alone: `mmx extract --source interaction --items-file FILE "
-    "--name NAME` (docs/reviews.md)"
+    "extract them from a table of the training reviews alone: `mmx extract --source interaction "
+    "--items-file FILE --name NAME` (docs/reviews.md)"
 )
 
 
