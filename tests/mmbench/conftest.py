@@ -91,7 +91,8 @@ def write_dataset(
 ) -> Path:
     """Write a dataset: interactions.tsv, a visual and a textual set, one of reviews of all pairs.
 
-    Ids are not numbers. `encoder` is more of the sets' provenance; `reviews` False leaves those out.
+    Ids are not numbers. `encoder` is more of the sets' provenance, `reviews` whether the last one
+    is made.
     """
     from mmstore import FeatureSetWriter
 
@@ -136,7 +137,7 @@ def write_reviews(
     vectors: np.ndarray | None = None,
     **provenance: object,
 ) -> None:
-    """Write a set of interactions, textual/NAME: of all pairs but the first, (n - 1, 5) at random."""
+    """Write a set of interactions, textual/NAME, of all pairs but the first: at random, 5 wide."""
     from mmstore import FeatureSetWriter
     from mmstore.ids import Pairs
 

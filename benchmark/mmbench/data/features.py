@@ -193,8 +193,8 @@ def choose_sets(
     if not chosen and source == "interaction":
         raise DataError(
             f"{root}: no feature sets of interactions; make one of the reviews: `mmx extract "
-            f"--source interaction --modality textual --model all-minilm-l6-v2 --data {root.parent}` "
-            "(docs/reviews.md)"
+            "--source interaction --modality textual --model all-minilm-l6-v2 --data "
+            f"{root.parent}` (docs/reviews.md)"
         )
     if not chosen:
         raise DataError(

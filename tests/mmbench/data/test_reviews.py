@@ -17,7 +17,7 @@ from mmbench.data.dataset import Split, load_split
 from mmbench.data.features import ItemFeatures
 from mmbench.data.reviews import load_reviews
 from mmbench.data.treatment import Treatment
-from mmbench.errors import DataError, UsageError
+from mmbench.errors import DataError
 from mmstore import FeatureSet
 
 Pair = tuple[str, str]
