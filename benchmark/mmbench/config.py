@@ -23,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from mmbench.core.content import Scaling
+from mmbench.core.content import Scaling, Source
 from mmbench.data.controls import Control
 from mmbench.data.masks import Pattern, Share
 from mmbench.data.missing import OLD_NAMES, spelled
@@ -290,6 +290,11 @@ class Recipe(BaseModel):
             self.missing, self.scaling, self.mask, self.pattern, self.control, self.mask_seed
         )
         return asked.material(uses_features=model_class(self.model).uses_features)
+
+    @property
+    def content_of(self) -> Source:
+        """What the content that is read belongs to."""
+        return model_class(self.model).content_of
 
     @property
     def loads_features(self) -> bool:

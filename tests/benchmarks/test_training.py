@@ -78,6 +78,11 @@ MODELS = (
     "slmrec",
     *CELLS,
 )
+SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "egcf", "schema-lightgcn")}
+"""Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
+MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "egcf", *CELLS)
+REVIEWS = {"textual": 768}
+"""Widths of the vectors of interactions, for models that take them."""
 
 
 def interactions(size: Size, rng: np.random.Generator) -> TrainSet:
@@ -107,14 +112,17 @@ def test_epoch(name: str, size: str, benchmark: Any) -> None:
     torch.set_num_threads(1)
     train = interactions(SIZES[size], np.random.default_rng(0))
     generator = torch.Generator().manual_seed(1)
-    vectors = {
-        m: torch.rand(train.n_items, dim, generator=generator)
-        for m, dim in SIZES[size].dims.items()
-    }
     kind = "schema" if name in CELLS else name
+    rows, dims = train.n_items, SIZES[size].dims
+    if model_class(kind).content_of == "interaction":
+        rows, dims = train.n_edges, REVIEWS
+    vectors = {m: torch.rand(rows, dim, generator=generator) for m, dim in dims.items()}
     own = CELLS.get(name) or PUBLISHED.get((name, size), {})
     config = make_settings(kind, {"epochs": 9, **own})
-    model = model_class(kind)(train, Content.complete(vectors, random_neighbours), config, Init(1))  # type: ignore[call-arg]
+    content = Content.complete(vectors, random_neighbours)
+    if dims is REVIEWS:
+        content = Content({}, edges=vectors)
+    model = model_class(kind)(train, content, config, Init(1))  # type: ignore[call-arg]
     trainer = Trainer(
         model, train, config, lambda _: {"x": 0.0}, metric="x", every=99, patience=None, seed=1
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,9 +47,15 @@ def block_train() -> TrainSet:
     return TrainSet.from_pairs(users, items, 24, 16)
 
 
+def reviews_of(train: TrainSet, widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
+    """Vectors of the training pairs by modality, at random."""
+    draw = torch.Generator().manual_seed(7)
+    return {m: torch.randn(train.n_edges, width, generator=draw) for m, width in widths.items()}
+
+
 @pytest.fixture
-def block_features() -> Content:
-    """Two modalities for the 16 items of `block_train` that tell the blocks apart."""
+def block_features(block_train: TrainSet) -> Content:
+    """Two modalities for the 16 items of `block_train` that tell the blocks apart, and reviews."""
     rng = np.random.default_rng(2)
     side = np.where(np.arange(16) % 2 == 0, 1.0, -1.0)[:, None]
     return Content.complete(
@@ -58,7 +64,8 @@ def block_features() -> Content:
             "textual": torch.tensor(
                 -side + 0.3 * rng.standard_normal((16, 5)), dtype=torch.float32
             ),
-        }
+        },
+        edges=reviews_of(block_train, {"visual": 6, "textual": 5}),
     )
 
 
@@ -80,10 +87,12 @@ def write_dataset(
     users: int = 40,
     items: int = 30,
     encoder: Mapping[str, object] | None = None,
+    reviews: bool = True,
 ) -> Path:
-    """Write a dataset: interactions.tsv, a visual and a textual set; ids are not numbers.
+    """Write a dataset: interactions.tsv, a visual and a textual set, one of reviews of all pairs.
 
-    `encoder` is more of both sets' provenance.
+    Ids are not numbers. `encoder` is more of the sets' provenance, `reviews` whether the last one
+    is made.
     """
     from mmstore import FeatureSetWriter
 
@@ -114,7 +123,37 @@ def write_dataset(
             writer.write(np.arange(1, items), vectors[1:])
             writer.mark_missing(np.array([0]))
             writer.finish()
+    pairs = [tuple(line.split("\t")[:2]) for line in lines[1:]]
+    if not reviews:
+        return folder
+    write_reviews(folder, "opinions", pairs, **(encoder or {}))
     return folder
+
+
+def write_reviews(
+    folder: Path,
+    name: str,
+    pairs: Sequence[tuple[str, ...]],
+    vectors: np.ndarray | None = None,
+    **provenance: object,
+) -> None:
+    """Write a set of interactions, textual/NAME, of all pairs but the first: at random, 5 wide."""
+    from mmstore import FeatureSetWriter
+    from mmstore.ids import Pairs
+
+    if vectors is None:
+        vectors = np.random.default_rng(9).standard_normal((len(pairs) - 1, 5)).astype(np.float32)
+    users, items = zip(*pairs, strict=True)
+    with FeatureSetWriter(
+        folder / "features" / "textual" / f"{name}.h5",
+        modality="textual",
+        dim=vectors.shape[1],
+        ids=Pairs(users, items),
+        provenance={"extractor": "test", **provenance},
+    ) as writer:
+        writer.write(np.arange(1, len(pairs)), vectors)
+        writer.mark_missing(np.array([0]))
+        writer.finish()
 
 
 @pytest.fixture

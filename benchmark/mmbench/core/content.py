@@ -20,6 +20,9 @@ items that have a vector, then all divided by the square root of the number of d
 a vector's expected squared length is 1 whatever its width.
 """
 
+Source = Literal["item", "interaction"]
+"""What a vector belongs to: an item, or what one user did with one item (a review)."""
+
 
 @dataclass(frozen=True, eq=False)
 class ItemContent:

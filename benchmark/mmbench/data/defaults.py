@@ -15,12 +15,16 @@ from mmbase import choices
 from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from mmbench.core.content import Source
     from mmstore.store import FeatureStore
+
+_KEPT_AS: dict[Source, str] = {"item": "features", "interaction": "interaction_features"}
+"""Where `dataset.json` keeps the sets of either source."""
 
 
 @dataclass(frozen=True)
 class _Set:
-    """A set with one vector per item.
+    """A set with one vector per item, or per interaction.
 
     Attributes:
         name: Its name.
@@ -39,6 +43,7 @@ def default_features(
     ask: bool = True,
     modality: str | None = None,
     flag: str = "--features",
+    source: Source = "item",
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Choose the default sets: those used before, else the only one of each modality.
 
@@ -48,6 +53,7 @@ def default_features(
             made, or none.
         modality: The only modality to consider; None: all.
         flag: The option that names a set, for messages.
+        source: What the vectors belong to.
 
     Returns:
         Modality to set name, and modality to a note if there were other sets.
@@ -56,8 +62,8 @@ def default_features(
         UsageError: A modality has several sets and none was used before.
         DataError: The store only has sets of some items or of random weights.
     """
-    found = _sets(store, modality)
-    before = _taken(store, found)
+    found = _sets(store, source, modality)
+    before = _taken(store, found, source)
     chosen: dict[str, str] = {}
     notes: dict[str, str] = {}
     left_out: list[str] = []
@@ -79,7 +85,9 @@ def default_features(
             )
         if len(sets) > 1:
             how = (
-                "as before" if kind in before else "the only one of all items with trained weights"
+                "as before"
+                if kind in before
+                else f"the only one of all {source}s with trained weights"
             )
             notes[kind] = (
                 f"{len(sets)} {kind} sets ({', '.join(others)}); took {chosen[kind]}, {how}; "
@@ -87,7 +95,8 @@ def default_features(
             )
     if left_out and not chosen and ask:
         raise DataError(
-            f"{store.root}: no set of all items with trained weights ({'; '.join(left_out)}); make "
+            f"{store.root}: no set of all {source}s with trained weights "
+            f"({'; '.join(left_out)}); make "
             f"one with `mmx extract`, or name one with {flag} MODALITY=NAME"
         )
     if left_out and chosen:
@@ -99,27 +108,29 @@ def default_features(
     return chosen, notes
 
 
-def remember_features(store: FeatureStore, taken: Mapping[str, str], *, named: bool) -> None:
+def remember_features(
+    store: FeatureStore, taken: Mapping[str, str], *, named: bool, source: Source = "item"
+) -> None:
     """Keep the sets that a training uses as the default of later ones.
 
     Args:
         store: The dataset's store.
         taken: Modality to set name.
         named: Whether the user named them: then they are kept only if there was no default.
+        source: What their vectors belong to.
     """
     if named:
-        flawed = {
-            (kind, one.name) for kind, sets in _sets(store).items() for one in sets if one.flaws
-        }
+        sets = _sets(store, source)
+        flawed = {(kind, one.name) for kind, of in sets.items() for one in of if one.flaws}
         if flawed & set(taken.items()):
             return
         try:
-            default_features(store)
+            default_features(store, source=source)
         except UsageError:
             pass
         else:
             return
-    choices.remember(store.root.parent, "features", dict(taken))
+    choices.remember(store.root.parent, _KEPT_AS[source], dict(taken))
 
 
 def remember_split(data: Path, taken: str, available: Mapping[str, Path], *, named: bool) -> None:
@@ -155,13 +166,15 @@ def default_split(data: Path, available: Mapping[str, Path], made_here: str) -> 
     return next(iter(available), made_here), ""
 
 
-def _sets(store: FeatureStore, modality: str | None = None) -> dict[str, list[_Set]]:
+def _sets(
+    store: FeatureStore, source: Source, modality: str | None = None
+) -> dict[str, list[_Set]]:
     found: dict[str, list[_Set]] = {}
     for kind, name in store.sets():
         if modality not in (None, kind):
             continue
         with store.open(kind, name) as features:
-            if features.source == "item" and features.layout == "dense":
+            if features.source == source and features.layout == "dense":
                 made = features.provenance
                 one = _Set(name, str(made.get("created", "")), "; ".join(_flaws(made)))
                 found.setdefault(kind, []).append(one)
@@ -186,9 +199,9 @@ def _limit(made_of: Any) -> Any:
     return made_of.get("limit") if isinstance(made_of, Mapping) else None
 
 
-def _taken(store: FeatureStore, found: Mapping[str, list[_Set]]) -> dict[str, str]:
+def _taken(store: FeatureStore, found: Mapping[str, list[_Set]], source: Source) -> dict[str, str]:
     """Return the sets used before; empty if one of them is gone."""
-    taken = choices.recall(store.root.parent).get("features")
+    taken = choices.recall(store.root.parent).get(_KEPT_AS[source])
     if not isinstance(taken, Mapping):
         return {}
     there = {(kind, one.name) for kind, sets in found.items() for one in sets}

@@ -1,4 +1,4 @@
-"""Content of a dataset's items, joined by id from the feature store, and treated as asked."""
+"""Content of items or training pairs, joined by id from the feature store, treated as asked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mmbase.dataset import find_table
 from mmbase.layout import counted
-from mmbench.core.content import ItemContent, Scaling
+from mmbench.core.content import ItemContent, Scaling, Source
 from mmbench.core.interactions import TrainSet
 from mmbench.data import controls, defaults, masks
 from mmbench.data.caches import cache_folder, filled
@@ -39,6 +39,9 @@ MODALITIES = ("visual", "textual", "audio")
 class ItemFeatures:
     """One modality's vectors for all items of a dataset, those of training first.
 
+    Or, where `source` is `interaction`, for all training pairs, in the order of `TrainSet`, and for
+    nothing else: read "pair" for "item" below.
+
     Attributes:
         modality: e.g. `visual`.
         name: The feature set's name in the store.
@@ -52,6 +55,7 @@ class ItemFeatures:
         n_masked: Training items whose vector a mask took away: they are not among the present.
         n_masked_others: The same of all other items.
         control: What the present vectors are instead of the real ones.
+        source: What a row belongs to.
     """
 
     modality: str
@@ -66,6 +70,7 @@ class ItemFeatures:
     n_masked: int = 0
     n_masked_others: int = 0
     control: Control | None = None
+    source: Source = "item"
 
     def first(self, n_items: int) -> ItemContent:
         """Return the content of the first items as tensors that share the arrays' memory."""
@@ -75,23 +80,26 @@ class ItemFeatures:
 
 def load_features(
     root: Path,
-    item_ids: Sequence[str],
+    item_ids: Sequence[str] | Sequence[tuple[str, str]],
     wanted: Mapping[str, str] | None = None,
     *,
     n_trained: int | None = None,
     treatment: Treatment | None = None,
     train: TrainSet | None = None,
+    source: Source = "item",
 ) -> dict[str, ItemFeatures]:
     """Load the vectors of the given items, modality by modality, and treat them.
 
     Args:
         root: The store, `<dataset>/features`.
-        item_ids: Items in the order in which rows are wanted.
+        item_ids: Items in the order in which rows are wanted; of interactions the training pairs,
+            (user, item).
         wanted: Modality to set name; empty or None: see `mmbench.data.defaults`.
         n_trained: The first so many items are those of training: scaling and policy are fitted on
             them alone. None: all.
         treatment: What is done to the vectors; None: the mean stands in for absent ones.
         train: The training pairs, for masks by popularity and policies on a graph of items.
+        source: What the vectors belong to; a training pair is as popular as its item.
 
     Returns:
         Features by modality, in an order of their own (`MODALITIES`, then the names of others):
@@ -104,7 +112,7 @@ def load_features(
         DataError: The store is empty, a set doesn't fit, or no training item has a vector.
     """
     store, treatment = _store(root), treatment or Treatment()
-    chosen, notes = choose_sets(root, wanted)
+    chosen, notes = choose_sets(root, wanted, source)
     treatment.require(chosen)
     n_trained = len(item_ids) if n_trained is None else n_trained
     found = {}
@@ -112,19 +120,23 @@ def load_features(
         if treatment.control.get(modality) == "absent":
             continue
         with store.open(modality, chosen[modality]) as features:
-            found[modality] = _align(features, item_ids, n_trained, notes.get(modality, ""))
+            note = notes.get(modality, "")
+            found[modality] = _align(features, item_ids, n_trained, note, source)
     popularity = np.zeros(n_trained, np.int64) if train is None else train.popularity
+    names = ["\0".join(one) if isinstance(one, tuple) else one for one in item_ids]
+    if source == "interaction" and train is not None:
+        popularity, train = train.popularity[train.items], None
     kept = masks.masked(
         {modality: one.present for modality, one in found.items()},
         treatment.mask,
-        item_ids,
+        names,
         popularity,
         pattern=treatment.pattern,
         seed=treatment.seed,
     )
     for modality, one in found.items():
         present = kept.get(modality, one.present)
-        found[modality] = _treated(one, present, item_ids, n_trained, treatment, train)
+        found[modality] = _treated(one, present, names, n_trained, treatment, train)
     return found
 
 
@@ -143,7 +155,7 @@ def _treated(
         if treatment.policy.DROPS:  # which will say that nothing is left
             return replace(one, present=present)
         raise DataError(
-            f"mask: {one.modality}: no item of training keeps its vector of {one.name} "
+            f"mask: {one.modality}: no {one.source} of training keeps its vector of {one.name} "
             f"({counted(n_masked, 'vector')} taken); lower the share"
         )
     vectors[~present] = np.nan
@@ -172,12 +184,18 @@ def _treated(
 
 
 def choose_sets(
-    root: Path, wanted: Mapping[str, str] | None = None
+    root: Path, wanted: Mapping[str, str] | None = None, source: Source = "item"
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Return the set of each modality, and notes on how it was chosen; as for `load_features`."""
     if wanted:
         return dict(wanted), {}
-    chosen, notes = defaults.default_features(_store(root))
+    chosen, notes = defaults.default_features(_store(root), source=source)
+    if not chosen and source == "interaction":
+        raise DataError(
+            f"{root}: no feature sets of interactions; make one of the reviews: `mmx extract "
+            "--source interaction --modality textual --model all-minilm-l6-v2 --data "
+            f"{root.parent}` (docs/reviews.md)"
+        )
     if not chosen:
         raise DataError(
             f"{root}: no feature sets; make one, e.g. `mmx extract --modality textual --model "
@@ -257,9 +275,11 @@ def parse_wanted(options: Sequence[str]) -> dict[str, str]:
     return wanted
 
 
-def remember_features(root: Path, taken: Mapping[str, str], *, named: bool) -> None:
+def remember_features(
+    root: Path, taken: Mapping[str, str], *, named: bool, source: Source = "item"
+) -> None:
     """Keep the sets that a training takes as the default; see `defaults.remember_features`."""
-    defaults.remember_features(_store(root), taken, named=named)
+    defaults.remember_features(_store(root), taken, named=named, source=source)
 
 
 def _store(root: Path) -> FeatureStore:
@@ -270,23 +290,29 @@ def _store(root: Path) -> FeatureStore:
 
 
 def _align(
-    features: FeatureSet, item_ids: Sequence[str], n_trained: int, note: str
+    features: FeatureSet,
+    item_ids: Sequence[str] | Sequence[tuple[str, str]],
+    n_trained: int,
+    note: str,
+    source: Source,
 ) -> ItemFeatures:
     """Vectors of the items as they are stored, NaN in absent rows."""
-    if features.source != "item" or features.layout != "dense":
+    if features.source != source or features.layout != "dense":
+        needs = "a model" if source == "item" else "this model"
         raise DataError(
-            f"{features.path}: {features.source} / {features.layout} features; a model needs "
-            "one dense vector per item"
+            f"{features.path}: {features.source} / {features.layout} features; {needs} needs "
+            f"one dense vector per {source}"
         )
     vectors, present = features.matrix(item_ids, dtype=np.float32)
     if not present[:n_trained].any():
         theirs, ours = (", ".join(map(repr, ids[:3])) for ids in (features.ids, item_ids))
         raise DataError(
-            f"{features.path}: none of the {n_trained} items has a vector; its ids look like "
-            f"{theirs}, the dataset's like {ours}"
+            f"{features.path}: none of the {n_trained} {_ROWS[source]} has a vector; its ids look "
+            f"like {theirs}, the dataset's like {ours}"
         )
     _require_lengths(features, vectors, item_ids)
-    corrupt = np.isin(features.ids[features.status == Status.CORRUPT], item_ids[:n_trained])
+    unread = set(map(_key, features.ids[features.status == Status.CORRUPT].tolist()))
+    corrupt = sum(one in unread for one in item_ids[:n_trained]) if unread else 0
     return ItemFeatures(
         features.modality,
         features.name,
@@ -295,13 +321,22 @@ def _align(
         features.content_digest,
         features.provenance,
         int((features.status == Status.OK).sum()),
-        int(corrupt.sum()),
+        corrupt,
         note,
+        source=source,
     )
 
 
+_ROWS: dict[Source, str] = {"item": "items", "interaction": "training pairs"}
+
+
+def _key(stored: str | list[str]) -> str | tuple[str, ...]:
+    """Return an id as `item_ids` has it, from one as `FeatureSet.ids` lists it."""
+    return tuple(stored) if isinstance(stored, list) else stored
+
+
 def _require_lengths(
-    features: FeatureSet, vectors: NDArray[np.float32], item_ids: Sequence[str]
+    features: FeatureSet, vectors: NDArray[np.float32], item_ids: Sequence[object]
 ) -> None:
     """Refuse vectors whose squared length float32 can't hold: they would count as zeros."""
     peak = np.maximum(vectors.max(1), -vectors.min(1))  # NaN where absent
@@ -310,8 +345,9 @@ def _require_lengths(
     if large.size:
         raise DataError(
             f"{features.path}: numbers up to {np.nanmax(peak):.3g} in the vectors of "
-            f"{counted(large.size, 'item')}, e.g. {item_ids[large[0]]!r}: their lengths overflow "
-            f"(at most {limit:.1g} here); divide the set by a constant, or extract it again"
+            f"{counted(large.size, features.source)}, e.g. {item_ids[large[0]]!r}: their lengths "
+            f"overflow (at most {limit:.1g} here); divide the set by a constant, or extract it "
+            "again"
         )
 
 

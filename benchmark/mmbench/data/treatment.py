@@ -85,6 +85,12 @@ class Treatment:
         """
         if features:
             self.require(features)
+        kind = model_class(model)
+        if kind.content_of == "interaction" and kind.uses_features and self.policy.OF_ITEMS:
+            raise UsageError(
+                f"missing: {self.policy.NAME} is about items, and {model} needs vectors of "
+                "interactions; choose mean, zeros or random"
+            )
         if self.policy.TRAINS and not model_class(model).learns_absent_with(settings):
             raise UsageError(
                 f"missing: {self.policy.NAME} trains a part of the model, for which {model} has no "

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmbench.config import Evaluation
-from mmbench.core.content import Known
+from mmbench.core.content import Known, Source
 from mmbench.core.interactions import HeldOut, Index, TrainSet
 from mmbench.data.dataset import Split, TestData, TrainingData, load_split
 from mmbench.data.features import ItemFeatures, load_content, load_presence
@@ -52,7 +52,8 @@ class Setting:
     Attributes:
         training: The data; no test rows.
         evaluation: The protocol, metrics and cut-offs.
-        features: Content of all item rows by modality; empty where nothing needs it.
+        features: Content by modality, of all item rows or of the training pairs; empty where
+            nothing needs it.
         trained_only: Whether the model lists items that occur in training, and no others.
     """
 
@@ -77,18 +78,22 @@ class Setting:
         """Pairs that lists for test leave out beside the training pairs."""
         return self.training.valid if self.strict else None
 
+    def content_of(self, source: Source) -> dict[str, ItemFeatures]:
+        """Return the content of items, or of the training pairs."""
+        return {m: one for m, one in self.features.items() if one.source == source}
+
     @property
     def known(self) -> Known:
         """What a model may know when it scores the candidates."""
         n = self.candidates.n_items
-        content = {modality: one.first(n) for modality, one in self.features.items()}
+        content = {modality: one.first(n) for modality, one in self.content_of("item").items()}
         return Known(n, content, lambda: self.training.histories)
 
     @property
     def present(self) -> dict[str, NDArray[np.bool_]]:
         """Which candidates have a vector of their own, by modality."""
         n = self.candidates.n_items
-        return {modality: one.present[:n] for modality, one in self.features.items()}
+        return {m: one.present[:n] for m, one in self.content_of("item").items()}
 
     def rows(self, held_out: HeldOut) -> HeldOut:
         """Return the held-out rows that count: those of trained users, in strict of all."""

@@ -35,6 +35,7 @@ MODELS: dict[str, str] = {
     "smore": "mmbench.models.smore:SMORE",
     "lgmrec": "mmbench.models.lgmrec:LGMRec",
     "slmrec": "mmbench.models.slmrec:SLMRec",
+    "egcf": "mmbench.models.egcf:EGCF",
     "schema": "mmbench.models.schema:Schema",
 }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmbench.core.content import ItemContent, Known
+from mmbench.core.content import ItemContent, Known, Source
 from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Edges, Init, Sampler
 from mmbench.errors import ShapeError
@@ -38,6 +38,8 @@ class Content(Mapping[str, ItemContent]):
         find: How neighbours are found; exact search by default. What loads the content may put a
             cache in front.
         dropout: Of trained stand-ins for absent content; None: there are none.
+        edges: Modality to vectors of the training pairs (reviews), (n_edges, dim) each, in the
+            order of `TrainSet`; of no other pairs.
     """
 
     def __init__(
@@ -45,16 +47,24 @@ class Content(Mapping[str, ItemContent]):
         content: Mapping[str, ItemContent],
         find: Neighbours | None = None,
         dropout: float | None = None,
+        edges: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._content, self._dropout = dict(content), dropout
+        self.edges = dict(edges or {})
         self._find = find or (lambda modality, x, k: cosine_knn(x, k))
 
     @classmethod
-    def complete(cls, vectors: Mapping[str, Tensor], find: Neighbours | None = None) -> Content:
+    def complete(
+        cls,
+        vectors: Mapping[str, Tensor],
+        find: Neighbours | None = None,
+        edges: Mapping[str, Tensor] | None = None,
+    ) -> Content:
         """Content that no item lacks, from modality to vectors, (n_items, dim) each."""
         return cls(
             {m: ItemContent(x, torch.ones(len(x), dtype=torch.bool)) for m, x in vectors.items()},
             find,
+            edges=edges,
         )
 
     def __getitem__(self, modality: str) -> ItemContent:
@@ -101,6 +111,8 @@ class Recommender(nn.Module):
         cell: Where it stands in the formal schema, for `mmbench models`; None: nowhere.
         trained: Whether it is trained by gradient descent; if not, it has no sampler and no loss.
         uses_features: Whether it needs at least one modality.
+        content_of: Whose vectors these are: of each item, or of each training pair
+            (`Content.edges`; a pair is a user and an item, its vector that of a review, say).
         untrained: Parameters whose gradient is zero by construction (a bias that cancels in every
             difference, say).
         legacy_zero_grad: Whether parameters without gradient go on by their momentum; see
@@ -120,6 +132,7 @@ class Recommender(nn.Module):
     cell: ClassVar[Cell | None] = None
     trained: ClassVar[bool] = True
     uses_features: ClassVar[bool] = True
+    content_of: ClassVar[Source] = "item"
     untrained: frozenset[str] = frozenset()
     legacy_zero_grad: bool = False
     uses_seed: ClassVar[bool] = True

@@ -92,14 +92,13 @@ def work_of(recipe: Recipe, setting: Setting) -> Work:
     width = 0
     if model.uses_features:
         width = sum(one.vectors.shape[1] for one in setting.features.values())
+    rows = train.n_items if model.content_of == "item" else train.n_edges
     if not model.trained:  # the only work is the search for neighbours in the content
         return Work(0, train.n_items**2 * width // _COMPARISONS)
     layers = sum(int(getattr(settings, name, None) or 0) for name in _LAYERS)
     dim = settings.embedding_dim
     per_step = (
-        train.n_items * width
-        + (train.n_users + train.n_items) * dim
-        + 2 * train.n_edges * dim * layers
+        rows * width + (train.n_users + train.n_items) * dim + 2 * train.n_edges * dim * layers
     )
     per_step *= _COSTLY.get(model_name(recipe.model), 1)
     steps = settings.epochs * -(-train.n_edges // settings.batch_size)

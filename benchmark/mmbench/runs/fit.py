@@ -240,11 +240,13 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
     torch.set_deterministic_debug_mode("error" if device.type == "cpu" else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     train = setting.training.train
-    trained = {modality: one.first(train.n_items) for modality, one in setting.features.items()}
+    trained = {m: one.first(train.n_items) for m, one in setting.content_of("item").items()}
+    pairs = setting.content_of("interaction")
+    edges = {m: torch.from_numpy(one.vectors) for m, one in pairs.items()}
     # Neighbours are searched where the vectors will live.
     policy = recipe.treatment.policy
     dropout = policy.dropout if isinstance(policy, Learned) else None
-    content = Content(trained, neighbour_cache(device), dropout)
+    content = Content(trained, neighbour_cache(device), dropout, edges)
     model = model_class(recipe.model)(train, content, recipe.settings, Init(recipe.seed))
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         if "lazy-adam" in recipe.approximate:

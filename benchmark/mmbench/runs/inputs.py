@@ -22,6 +22,7 @@ from mmbench.data.features import (
 )
 from mmbench.data.files import available_splits, known_columns
 from mmbench.data.restriction import with_content
+from mmbench.data.reviews import load_reviews
 from mmbench.data.tables import UNSURE
 from mmbench.data.treatment import Treatment
 from mmbench.evaluation.protocol import Setting, side_data
@@ -124,7 +125,8 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
         "evaluation": evaluation,
     }
     if "absent" in treatment.control.values():  # it has a set all the same
-        found["features"] = choose_sets(data / "features", recipe.features)[0]
+        chosen = choose_sets(data / "features", recipe.features, recipe.content_of)
+        found["features"] = chosen[0]
     recipe = recipe.model_copy(update=found)
     return recipe, Inputs(split, features, digests, evaluation.diversity_features)
 
@@ -140,25 +142,29 @@ def require_modalities(recipes: Iterable[Recipe]) -> None:
     for recipe in recipes:
         treatment = recipe.treatment
         if treatment.mask or treatment.control:
-            key = recipe.data, repr(sorted(recipe.features.items()))
+            source = recipe.content_of
+            key = recipe.data, source + repr(sorted(recipe.features.items()))
             if key not in sets:
-                sets[key] = choose_sets(Path(recipe.data) / "features", recipe.features)[0]
+                sets[key] = choose_sets(Path(recipe.data) / "features", recipe.features, source)[0]
             treatment.require(sets[key])
 
 
 def _features(
     recipe: Recipe, treatment: Treatment, data: Path, split: Split
 ) -> dict[str, ItemFeatures]:
-    """The items' content, with a note where an encoder may have seen what is held out."""
+    """The model's content, with a note where an encoder may have seen what is held out."""
     training = split.training
-    features = load_features(
-        data / "features",
-        training.item_ids.tolist(),
-        recipe.features,
-        n_trained=training.n_trained,
-        treatment=treatment,
-        train=training.train,
-    )
+    if recipe.content_of == "interaction":
+        features = load_reviews(data / "features", split, recipe.features, treatment)
+    else:
+        features = load_features(
+            data / "features",
+            training.item_ids.tolist(),
+            recipe.features,
+            n_trained=training.n_trained,
+            treatment=treatment,
+            train=training.train,
+        )
     for modality, one in features.items():
         foreign = trained_on(one.provenance, data, training.split)
         if foreign:
@@ -182,7 +188,8 @@ def remember(asked: Recipe, loaded: Recipe) -> None:
         named = asked.split is not None
         remember_split(data, loaded.split, available_splits(data), named=named)
     if loaded.features:
-        remember_features(data / "features", loaded.features, named=bool(asked.features))
+        named, source = bool(asked.features), loaded.content_of
+        remember_features(data / "features", loaded.features, named=named, source=source)
 
 
 def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
@@ -200,6 +207,11 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
         *_relevance(training.valid, evaluation.threshold),
     ]
     for modality, one in inputs.features.items():
+        if one.source == "interaction":
+            lines.append(f"{modality}: {_of_pairs(one)}")
+            if one.note:
+                lines.append(f"{modality}: {one.note}")
+            continue
         n_present = int(one.present[: train.n_items].sum())
         used = int(present[modality].sum()) + one.n_masked
         if evaluation.protocol == "strict":
@@ -214,6 +226,19 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
         if one.note:
             lines.append(f"{modality}: {one.note}")
     return lines
+
+
+def _of_pairs(one: ItemFeatures) -> str:
+    """Whose vectors are read of a set of interactions, and whose are not."""
+    n_pairs, n_present = one.present.size, int(one.present.sum())
+    unread = one.n_stored - n_present - one.n_masked
+    absent = n_pairs - n_present - one.n_masked - one.corrupt
+    return (
+        f"{one.name}, {one.vectors.shape[1]:,} numbers per interaction: {n_present:,} of "
+        f"{n_pairs:,} training pairs have a vector, {absent:,} missing, {one.corrupt:,} corrupt"
+        f"{_treated(one, n_present)}; {counted(unread, 'vector')} of held-out and other pairs not "
+        "read"
+    )
 
 
 def _treated(one: ItemFeatures, n_present: int) -> str:
@@ -272,6 +297,8 @@ def same_data(one: Recipe, other: Recipe) -> bool:
     """Whether what one recipe loads serves the other, which may use no content at all."""
     names = ["data", "columns", "split"]
     if one.loads_features and other.loads_features:
+        if one.content_of != other.content_of:
+            return False
         names.append("treatment")
     elif one.treatment.policy.DROPS or other.treatment.policy.DROPS:
         return False

@@ -59,7 +59,10 @@ def record_of(
     setting = inputs.setting_of(recipe)
     chosen_device = choose_device(recipe, setting)
     device = chosen_device.device
-    present = {m: one.present[: training.n_trained] for m, one in inputs.features.items()}
+    present = {
+        m: one.present[: training.n_trained] if one.source == "item" else one.present
+        for m, one in inputs.features.items()
+    }
     n_valid, n_test = (
         int(training.of_trained_users(rows).users.size)
         for rows in (training.valid, inputs.split.test.rows)
@@ -103,6 +106,7 @@ def record_of(
         "features": {
             modality: {
                 "name": one.name,
+                **({"source": one.source} if one.source != "item" else {}),
                 "digest": one.digest,
                 "dim": int(one.vectors.shape[1]),
                 "present": int(present[modality].sum()),

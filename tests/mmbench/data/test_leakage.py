@@ -23,7 +23,7 @@ from mmstore import FeatureSetWriter, Pairs
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "toy")
+    return write_dataset(tmp_path / "toy", reviews=False)
 
 
 def call(*arguments: str, code: int = 0) -> str:

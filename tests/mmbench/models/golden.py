@@ -110,7 +110,11 @@ class Problem:
                 **self.adapter.settings(case, self.preset),
             },
         )
-        features = Content.complete({m: case.feature(m) for m in case.modalities})
+        # Of items; a reference whose model has vectors of the training pairs makes these.
+        reviews = getattr(self.reference, "reviews", lambda case: {})
+        features = Content.complete(
+            {m: case.feature(m) for m in case.modalities}, edges=reviews(case)
+        )
         self.model = model_class(self.name)(train, features, self.config, Init(1))  # type: ignore[call-arg]
         self.adapter.inject(self.model, self.extra)
         self.train = train

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from tests.mmbench.conftest import known
+from tests.mmbench.conftest import known, reviews_of
 from tests.mmbench.models.next_item import NextItem
 
 from mmbench.core.content import Known
@@ -301,8 +301,10 @@ def others() -> tuple[TrainSet, Content]:
     rng = np.random.default_rng(5)
     users, items = np.nonzero(rng.random((29, 19)) < 0.3)
     draw = torch.Generator().manual_seed(5)
-    vectors = {m: torch.randn(19, d, generator=draw) for m, d in (("visual", 6), ("textual", 5))}
-    return TrainSet.from_pairs(users, items, 29, 19), Content.complete(vectors)
+    widths = {"visual": 6, "textual": 5}
+    vectors = {m: torch.randn(19, d, generator=draw) for m, d in widths.items()}
+    train = TrainSet.from_pairs(users, items, 29, 19)
+    return train, Content.complete(vectors, edges=reviews_of(train, widths))
 
 
 STALE: list[tuple[str, Preset]] = [(name, {"stale_inference": True}) for name in ("grcn", "mmgcn")]

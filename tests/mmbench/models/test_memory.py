@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.mmbench.conftest import known
+from tests.mmbench.conftest import known, reviews_of
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -70,11 +70,13 @@ def train() -> TrainSet:
 
 
 @pytest.fixture(scope="module")
-def features() -> Content:
+def features(train: TrainSet) -> Content:
     generator = torch.Generator().manual_seed(0)
     vectors = {m: torch.randn(N_ITEMS, 16, generator=generator) for m in ("visual", "textual")}
     return Content.complete(
-        vectors, lambda modality, x, k: cosine_knn(x, k, block_bytes=BLOCK_BYTES)
+        vectors,
+        lambda modality, x, k: cosine_knn(x, k, block_bytes=BLOCK_BYTES),
+        reviews_of(train, {"visual": 16, "textual": 16}),
     )
 
 

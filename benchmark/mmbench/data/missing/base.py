@@ -60,6 +60,7 @@ class Policy(BaseModel):
         DROPS: Whether items without content leave the data, instead of being filled.
         TRAINS: Whether the model trains what stands in.
         COSTLY: Whether what it fills is worth a file in the cache.
+        OF_ITEMS: Whether it knows of items alone, and not of training pairs that carry vectors.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -69,6 +70,7 @@ class Policy(BaseModel):
     DROPS: ClassVar[bool] = False
     TRAINS: ClassVar[bool] = False
     COSTLY: ClassVar[bool] = False
+    OF_ITEMS: ClassVar[bool] = True
 
     def fill(self, gaps: Gaps) -> Vectors:
         """Return the vectors with every absent row filled, finite."""

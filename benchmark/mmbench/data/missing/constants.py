@@ -14,6 +14,7 @@ class Mean(Policy):
     """The mean of the training items' present vectors."""
 
     NAME: ClassVar[str] = "mean"
+    OF_ITEMS: ClassVar[bool] = False
 
     def fill(self, gaps: Gaps) -> Vectors:
         """Fill with the mean."""
@@ -25,6 +26,7 @@ class Zeros(Policy):
     """Zeros: content that is similar to nothing."""
 
     NAME: ClassVar[str] = "zeros"
+    OF_ITEMS: ClassVar[bool] = False
 
     def fill(self, gaps: Gaps) -> Vectors:
         """Fill with zeros."""
@@ -55,6 +57,7 @@ class Random(Policy):
     """
 
     NAME: ClassVar[str] = "random"
+    OF_ITEMS: ClassVar[bool] = False
     DRAWS: ClassVar[bool] = True
 
     def fill(self, gaps: Gaps) -> Vectors:
