@@ -60,7 +60,7 @@ class Evaluation(BaseModel):
     )
     diversity_features: str | None = Field(
         None,
-        description="Feature set in which ILD and Unexpectedness measure distances, e.g. "
+        description="Feature set in which ILD, Unexpectedness and VisDiv measure, e.g. "
         "visual=resnet50.",
     )
     categories: str | None = Field(

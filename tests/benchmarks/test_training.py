@@ -83,6 +83,14 @@ SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "egcf", "schema-light
 MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "egcf", *CELLS)
 REVIEWS = {"textual": 768}
 """Widths of the vectors of interactions, for models that take them."""
+OWN_DIMS = {"content-style": {"colour": 512, "shape": 4096, "class": 128}}
+"""Of models whose content is not the datasets'."""
+SCALED = {
+    *((name, "clothing") for name in ("mmgcn", "grcn", "schema-lightgcn")),
+    *(("content-style", size) for size in SIZES),
+}
+"""Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
+MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "content-style", *CELLS)
 
 
 def interactions(size: Size, rng: np.random.Generator) -> TrainSet:
@@ -112,6 +120,10 @@ def test_epoch(name: str, size: str, benchmark: Any) -> None:
     torch.set_num_threads(1)
     train = interactions(SIZES[size], np.random.default_rng(0))
     generator = torch.Generator().manual_seed(1)
+    vectors = {
+        m: torch.rand(train.n_items, dim, generator=generator)
+        for m, dim in OWN_DIMS.get(name, SIZES[size].dims).items()
+    }
     kind = "schema" if name in CELLS else name
     rows, dims = train.n_items, SIZES[size].dims
     if model_class(kind).content_of == "interaction":

@@ -211,6 +211,17 @@ def unexpectedness(s: Split, user: int) -> float | None:
     return sum(pairs) / len(pairs) if pairs else None
 
 
+def visual_diversity(s: Split, user: int) -> float | None:
+    groups = []
+    for items in (s.list[user], s.trained.get(user, ())):
+        vectors = [s.vectors[item] for item in items if item in s.vectors]
+        units = [[x / math.hypot(*vector) for x in vector] for vector in vectors]
+        if not units:
+            return None
+        groups.append([sum(column) / len(units) for column in zip(*units, strict=True)])
+    return math.dist(*groups)
+
+
 def topic_shares(s: Split, items: Any) -> dict[int, float]:
     shares: dict[int, float] = {}
     with_topic = [item for item in items if s.topics.get(item)]
@@ -328,6 +339,7 @@ OVER_EVALUATED = {
     "ACLT": aclt,
     "ILD": ild,
     "Unexpectedness": unexpectedness,
+    "VisDiv": visual_diversity,
     "Miscalibration": miscalibration,
 }
 OVERALL = {

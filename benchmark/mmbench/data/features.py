@@ -43,8 +43,8 @@ class ItemFeatures:
     nothing else: read "pair" for "item" below.
 
     Attributes:
-        modality: e.g. `visual`.
-        name: The feature set's name in the store.
+        modality: What a model knows the set as: the store's modality, e.g. `visual`, or a label.
+        name: The feature set's name in the store, `MODALITY/NAME` behind a label.
         vectors: Shape (n_items, dim), float32, finite: scaled, absent rows filled by the policy.
         present: Which items have a vector of their own, shape (n_items,).
         digest: The set's content digest.
@@ -94,7 +94,7 @@ def load_features(
         root: The store, `<dataset>/features`.
         item_ids: Items in the order in which rows are wanted; of interactions the training pairs,
             (user, item).
-        wanted: Modality to set name; empty or None: see `mmbench.data.defaults`.
+        wanted: Modality to set name, see also `set_of`; empty or None: see `mmbench.data.defaults`.
         n_trained: The first so many items are those of training: scaling and policy are fitted on
             them alone. None: all.
         treatment: What is done to the vectors; None: the mean stands in for absent ones.
@@ -119,9 +119,9 @@ def load_features(
     for modality in in_order(chosen):
         if treatment.control.get(modality) == "absent":
             continue
-        with store.open(modality, chosen[modality]) as features:
-            note = notes.get(modality, "")
-            found[modality] = _align(features, item_ids, n_trained, note, source)
+        with store.open(*set_of(modality, chosen[modality])) as features:
+            one = _align(features, item_ids, n_trained, notes.get(modality, ""), source)
+            found[modality] = replace(one, modality=modality, name=chosen[modality])
     popularity = np.zeros(n_trained, np.int64) if train is None else train.popularity
     names = ["\0".join(one) if isinstance(one, tuple) else one for one in item_ids]
     if source == "interaction" and train is not None:
@@ -204,6 +204,15 @@ def choose_sets(
     return chosen, notes
 
 
+def set_of(modality: str, name: str) -> tuple[str, str]:
+    """Return the store's modality and name of a set; `visual/edge-map` stands for itself.
+
+    So a model may take several sets of one modality, each under a label of its own.
+    """
+    own, slash, rest = name.partition("/")
+    return (own, rest) if slash else (modality, name)
+
+
 def in_order(modalities: Iterable[str]) -> list[str]:
     """Order modalities as models see them: `MODALITIES`, then others by name."""
     place = {modality: number for number, modality in enumerate(MODALITIES)}
@@ -257,7 +266,7 @@ def load_presence(root: Path, item_ids: Sequence[str]) -> dict[str, NDArray[np.b
 
 
 def parse_wanted(options: Sequence[str]) -> dict[str, str]:
-    """Parse options such as `visual=resnet50` to modality and set name.
+    """Parse options such as `visual=resnet50`, or `shape=visual/edge-map`, to label and set name.
 
     Raises:
         UsageError: An option has no `=`, or names a modality twice.
@@ -269,7 +278,8 @@ def parse_wanted(options: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"--features {option}: expected MODALITY=NAME, e.g. visual=resnet50")
         if modality in wanted:
             raise UsageError(
-                f"--features: {modality} is given twice; a model takes one set per modality"
+                f"--features: {modality} is given twice; a model takes one set per modality, and "
+                f"another under a label of its own, e.g. more={modality}/{name}"
             )
         wanted[modality] = name
     return wanted
@@ -278,7 +288,12 @@ def parse_wanted(options: Sequence[str]) -> dict[str, str]:
 def remember_features(
     root: Path, taken: Mapping[str, str], *, named: bool, source: Source = "item"
 ) -> None:
-    """Keep the sets that a training takes as the default; see `defaults.remember_features`."""
+    """Keep the sets that a training takes as the default; see `defaults.remember_features`.
+
+    Sets under labels are of one model, and are not kept.
+    """
+    if any("/" in name for name in taken.values()):
+        return
     defaults.remember_features(_store(root), taken, named=named, source=source)
 
 

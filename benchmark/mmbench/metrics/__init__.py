@@ -72,6 +72,7 @@ METRICS: dict[str, Metric] = {
             "mmbench.metrics.beyond:statistical_parity",
             "mmbench.metrics.content:intra_list_distance",
             "mmbench.metrics.content:unexpectedness",
+            "mmbench.metrics.content:visual_diversity",
             "mmbench.metrics.calibration:miscalibration",
         ),
     )

@@ -1,7 +1,7 @@
 """Diversity and novelty by content: cosine distances in any feature set of the store.
 
 The mean over all pairs of two groups of unit vectors is the inner product of the groups' means, so
-neither function compares items with items: time and memory grow with the lists and the vectors'
+no function compares items with items: time and memory grow with the lists and the vectors'
 width, never with items x items. Letters as in `mmbench.metrics.judged_lists`.
 """
 
@@ -61,3 +61,26 @@ def unexpectedness(lists: Judged, k: int) -> Values:
     n, m = (np.diff(one.indptr).astype(np.float64) for one in (listed, known))
     # The mean over all n m pairs: <Σ_i x_i, Σ_j x_j> / (n m) of unit vectors.
     return np.asarray(np.clip(1.0 - divide(content.inner(listed, known), n * m), 0.0, 2.0))
+
+
+@over_evaluated(
+    "VisDiv",
+    formula="mean over E of |mean of x_j / |x_j| over j in T_u - mean of x_i / |x_i| over i in "
+    "L[:k]|, of items with a vector x",
+    source="visual diversity; Deldjoo et al., A study on the relative importance of convolutional "
+    "neural networks (CVPR workshops 2021), there after t-SNE to two dimensions",
+    higher_is_better=None,
+    bounds=(0.0, 2.0),
+    aliases=("VisualDiversity", "CentroidDistance"),
+    needs=("content",),
+)
+def visual_diversity(lists: Judged, k: int) -> Values:
+    """Distance of the centroids of a list and of the user's training items; NaN without vectors.
+
+    Raises:
+        UsageError: The lists were judged without content.
+    """
+    content = required(lists.content, "content", "VisDiv")
+    listed = content.indicator(*lists.listed(k), lists.n_users)
+    known = content.indicator(*lists.trained, lists.n_users)
+    return np.clip(content.distance(listed, known), 0.0, 2.0)

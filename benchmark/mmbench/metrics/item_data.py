@@ -120,24 +120,43 @@ class ItemVectors:
         return sp.csr_matrix((ones, items[usable], indptr), shape=(n_groups, len(self.vectors)))
 
     def inner(self, a: sp.csr_matrix, b: sp.csr_matrix) -> Values:
-        """Multiply the sums of unit vectors of each group of `a` and `b`, shape (n_groups,).
+        """Multiply the sums of unit vectors of each group of `a` and `b`, shape (n_groups,)."""
+        product = np.zeros(a.shape[0])
+        for groups, first, second in self._sums(a, b):
+            product[groups] += np.einsum("gc,gc->g", first, second)
+        return product
+
+    def distance(self, a: sp.csr_matrix, b: sp.csr_matrix) -> Values:
+        """Distance of the means of unit vectors of each group of `a` and `b`, shape (n_groups,).
+
+        NaN where one of the groups is empty.
+        """
+        squares = np.zeros(a.shape[0])
+        sizes = [np.diff(one.indptr).astype(np.float64) for one in (a, b)]
+        per_group = [1.0 / np.where(size > 0, size, np.nan) for size in sizes]
+        for groups, first, second in self._sums(a, b):
+            means = [
+                x * one[groups, None] for x, one in zip((first, second), per_group, strict=True)
+            ]
+            squares[groups] += np.square(means[0] - means[1]).sum(1)
+        return np.asarray(np.sqrt(squares))
+
+    def _sums(self, a: sp.csr_matrix, b: sp.csr_matrix) -> Iterator[tuple[slice, Values, Values]]:
+        """Yield some groups and some columns of their sums of unit vectors, in `a` and in `b`.
 
         Some columns of the vectors and some groups at a time: that bounds working memory.
         """
-        product = np.zeros(a.shape[0])
         usable = self.length > 0
         # 1 / |x|, or 0 for absent and zero vectors.
         per_vector = np.where(usable, 1.0 / np.where(usable, self.length, 1.0), 0.0)[:, None]
         for block in self._column_blocks():
             unit = block * per_vector  # (n, some columns)
-            # An inner product is a sum over the dimensions, so that blocks of columns add up.
+            # Sums over the dimensions: blocks of columns add up.
             at_a_time = max(_NUMBERS_AT_A_TIME // unit.shape[1], 1)
-            for start in range(0, product.size, at_a_time):
+            for start in range(0, a.shape[0], at_a_time):
                 groups = slice(start, start + at_a_time)
                 first = a[groups] @ unit  # (some groups, some columns)
-                second = first if b is a else b[groups] @ unit
-                product[groups] += np.einsum("gc,gc->g", first, second)
-        return product
+                yield groups, first, first if b is a else b[groups] @ unit
 
     def _column_blocks(self) -> Iterator[Values]:
         n, width = self.vectors.shape

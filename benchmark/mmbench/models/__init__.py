@@ -36,6 +36,7 @@ MODELS: dict[str, str] = {
     "lgmrec": "mmbench.models.lgmrec:LGMRec",
     "slmrec": "mmbench.models.slmrec:SLMRec",
     "egcf": "mmbench.models.egcf:EGCF",
+    "content-style": "mmbench.models.content_style:ContentStyle",
     "schema": "mmbench.models.schema:Schema",
 }
 

@@ -110,6 +110,8 @@ def finetune(
             f"{config.model}: this family cannot be fine-tuned; use a torchvision or "
             "sentence-transformers model"
         )
+    if encoder.ragged:
+        raise UsageError(f"--pooling {config.pooling}: fine-tuning needs one vector per item")
     names = ("epochs", "batch_size", "lr", "temperature")
     training = Training(**{name: options[name] for name in names}, seed=run.seed)
     try:

@@ -27,7 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 # Asked in this order; families that take any hub id or folder come after those of fixed names. The
-# last three have one model each, of the family's name.
+# last five have one model each, of the family's name.
 ENCODERS: dict[str, str] = {
     "torchvision": "mmx.encoders.torchvision:FAMILY",
     "sentence-transformers": "mmx.encoders.sentence_transformers:FAMILY",
@@ -35,6 +35,8 @@ ENCODERS: dict[str, str] = {
     "open_clip": "mmx.encoders.open_clip:FAMILY",
     "transformers": "mmx.encoders.transformers:FAMILY",
     "colour-hog": "mmx.encoders.handcrafted:COLOUR_HOG",
+    "colour-histogram": "mmx.encoders.colour_histogram:FAMILY",
+    "edge-map": "mmx.encoders.edge_map:FAMILY",
     "tfidf-lsa": "mmx.encoders.handcrafted:TFIDF_LSA",
     "mfcc": "mmx.encoders.handcrafted:MFCC",
 }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-POOLINGS = ("mean", "max", "cls", "flatten")
+POOLINGS = ("mean", "max", "cls", "flatten", "all")
 
 
 def pad_batch(batch: NDArray[np.generic], size: int | None) -> NDArray[np.generic]:
@@ -71,14 +71,14 @@ def equal_parts(length: int, longest: int) -> list[tuple[int, int]]:
 
 
 def pool(x: Tensor, how: str, *, channels_last: bool = False) -> Tensor:
-    """Pool a layer's output to one vector per item, shape (batch, dim).
+    """Pool a layer's output to one vector per item, shape (batch, dim), or to several.
 
     Args:
         x: Output of a layer: (batch, dim), (batch, positions, dim), (batch, channels, height,
             width) or, with `channels_last`, (batch, height, width, channels).
         how: `mean` or `max` over the positions, `cls` for the first position, `flatten` for all of
-            them in a row, `none` for an output that has no positions. An output of shape (batch,
-            dim) is returned as it is.
+            them in a row, `none` for an output that has no positions; `all` keeps them, shape
+            (batch, positions, dim). An output of shape (batch, dim) is returned as it is.
         channels_last: Where a four-dimensional output has its channels.
 
     Raises:
@@ -103,6 +103,8 @@ def pool(x: Tensor, how: str, *, channels_last: bool = False) -> Tensor:
             return x[:, 0]
         case "flatten":
             return x.flatten(1)
+        case "all":
+            return x
         case "none" if x.shape[1] == 1:
             return x[:, 0]
         case _:

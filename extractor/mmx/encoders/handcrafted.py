@@ -32,7 +32,7 @@ from mmx.errors import ContentError, DataError
 FRAME_STATISTICS = ("mean", "std", "min", "max", "mean_abs_delta")
 
 
-class _Handcrafted(Encoder):
+class Handcrafted(Encoder):
     """An encoder of one name, without weights, in fp32 on the CPU."""
 
     modality: ClassVar[str]
@@ -81,7 +81,7 @@ class _Handcrafted(Encoder):
         raise NotImplementedError
 
 
-class ColourHogEncoder(_Handcrafted):
+class ColourHogEncoder(Handcrafted):
     """Colour histogram and histogram of oriented gradients, 452 numbers.
 
     - 0 ... 127: joint HSV histogram (8 hues x 4 saturations x 4 values) of the picture, square root
@@ -145,7 +145,7 @@ class ColourHogEncoder(_Handcrafted):
         return np.stack(batch)
 
 
-class TfidfLsaEncoder(_Handcrafted):
+class TfidfLsaEncoder(Handcrafted):
     r"""TF-IDF of words, projected on the corpus' latent semantic space, rows of unit length.
 
     Words of any script (`\w+`, lower case), at most the 50,000 most frequent, sublinear term
@@ -273,7 +273,7 @@ class TfidfLsaEncoder(_Handcrafted):
         return vectors
 
 
-class MfccEncoder(_Handcrafted):
+class MfccEncoder(Handcrafted):
     """Statistics over time of 20 MFCC and 40 log-mel bands, 300 numbers.
 
     Mono at 16 kHz, windows of 25 ms every 10 ms, power in dB (at most 80 dB below the clip's

@@ -93,6 +93,7 @@ class TorchvisionEncoder(Encoder):
         self._network = _cut(name, model.train(False), layer)
         self._channels_last = name.startswith("swin") and layer.startswith(("features", "norm"))
         self._pooling, dim = self._measure(request, transforms.crop_size[0], usual)
+        self.ragged = self._pooling == "all"
 
         digest, label = self._load_weights(request, tag, path, whole)
         self._network = prepared(self._network, device, request.precision)
@@ -160,12 +161,15 @@ class TorchvisionEncoder(Encoder):
         )
         return functional.center_crop(pictures, reference.crop_size)  # type: ignore[no-any-return]
 
-    def encode(self, batch: Sequence[NDArray[np.uint8] | EncodedJpeg]) -> NDArray[np.float32]:
-        """Return the layer's pooled output, shape (len(batch), dim)."""
+    def encode(  # type: ignore[override]
+        self, batch: Sequence[NDArray[np.uint8] | EncodedJpeg]
+    ) -> NDArray[np.float32] | list[NDArray[np.float32]]:
+        """Return the layer's pooled output, shape (len(batch), dim), or all positions: (k, dim)."""
         with forward_pass(self._device, self.spec.precision):
             inputs = {"pixels": self._pixels(batch)}
             vectors = self._replays(lambda x: self._forward(x["pixels"]), inputs)
-            return fetched(vectors[: len(batch)])
+            found = fetched(vectors[: len(batch)])
+        return list(found) if self.ragged else found
 
     def _pixels(self, batch: Sequence[Any]) -> Tensor:
         """Loaded items as one batch, filled up: (b, height, width, 3) uint8."""
@@ -238,7 +242,7 @@ class TorchvisionEncoder(Encoder):
             positions = output[0].numel() // output.shape[channels]
         how = "none" if positions == 1 else request.pooling or usual
         try:
-            return how, pool(output, how, channels_last=self._channels_last).shape[1]
+            return how, pool(output, how, channels_last=self._channels_last).shape[-1]
         except ValueError as error:
             raise UsageError(
                 f"{request.model}, layer {self._layer}: {error}; choose another --pooling."

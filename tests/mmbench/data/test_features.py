@@ -12,13 +12,19 @@ from tests.elsewhere import elsewhere
 from mmbench.config import Recipe, make_settings
 from mmbench.data import caches
 from mmbench.data.caches import NeighbourCache, cache_folder, neighbour_cache
-from mmbench.data.features import ItemFeatures, load_features
+from mmbench.data.features import (
+    ItemFeatures,
+    choose_sets,
+    load_features,
+    parse_wanted,
+    remember_features,
+)
 from mmbench.data.treatment import Treatment
-from mmbench.errors import DataError
+from mmbench.errors import DataError, UsageError
 from mmbench.ops.knn import cosine_knn
 from mmbench.runs.fit import build
 from mmbench.runs.inputs import load_inputs
-from mmstore import FeatureSetWriter
+from mmstore import FeatureSetWriter, UnknownFeatureSet
 
 IDS = ["a", "b", "gone", "c", "new", "absent"]  # the first four are items of training
 STORED = {
@@ -266,3 +272,27 @@ def test_neighbours_are_exact_whatever_the_run_before_was(
     finally:
         torch.set_float32_matmul_precision(before)
     assert precisions == ["highest", "highest"]  # visual and textual
+
+
+def test_a_model_takes_several_sets_of_a_modality_under_labels(store: Path) -> None:
+    found = load_features(store, IDS, {"shape": "visual/toy", "visual": "toy"}, n_trained=4)
+    assert list(found) == ["visual", "shape"]
+    assert [(one.modality, one.name) for one in found.values()] == [
+        ("visual", "toy"),
+        ("shape", "visual/toy"),
+    ]
+    np.testing.assert_array_equal(found["shape"].vectors, found["visual"].vectors)
+    with pytest.raises(UnknownFeatureSet, match="no visual set 'tyo'"):
+        load_features(store, IDS, {"shape": "visual/tyo"}, n_trained=4)
+
+
+def test_labels_are_no_default(store: Path) -> None:
+    remember_features(store, {"shape": "visual/toy"}, named=True)
+    assert choose_sets(store)[0] == {"visual": "toy"}
+    assert not (store.parent / "dataset.json").exists()
+
+
+def test_a_modality_is_named_once() -> None:
+    assert parse_wanted(["shape=visual/edge-map"]) == {"shape": "visual/edge-map"}
+    with pytest.raises(UsageError, match="more=visual/b"):
+        parse_wanted(["visual=a", "visual=b"])

@@ -271,6 +271,13 @@ D = [1.0, 1 / math.log2(3), 0.5]
             / 3,
             (Fraction(7, 10) + Fraction(9, 10) + (Fraction(18, 5) + 1 + 0) / 6) / 3,
         ),
+        # Centroids of the histories: (1, 0) for user 0, (1/2, 1/2) for users 1 and 2. Of the lists
+        # at 2: (0, 1), and (-1/5, 2/5) twice; at 3: (3/10, 9/10), (-1/5, 2/5), (-2/15, 3/5).
+        (
+            "VisDiv",
+            (math.sqrt(2) + 2 * math.sqrt(0.5)) / 3,
+            (math.sqrt(1.3) + math.sqrt(0.5) + math.sqrt((19 / 30) ** 2 + 0.01)) / 3,
+        ),
         # Histories: topics 0 and 1 with 1/2 each for user 0, with 1/4 and 3/4 for users 1 and 2
         # (item 2 has no topic).
         (
@@ -494,7 +501,7 @@ def test_side_data_are_asked_for_by_name(name: str, need: str) -> None:
 
 
 def test_lists_in_blocks_equal_lists_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    case, names = oracle.random_case(5), resolve(["ILD", "Unexpectedness"])
+    case, names = oracle.random_case(5), resolve(["ILD", "Unexpectedness", "VisDiv"])
     whole = score(case, names)
     monkeypatch.setattr(
         "mmbench.metrics.item_data._NUMBERS_AT_A_TIME", 9

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import CliRunner
+from tests.conftest import REPOSITORY
 from tests.mmbench.conftest import write_dataset
 
 from mmbench.commands.run import run
@@ -211,3 +212,21 @@ def test_a_value_that_is_refused_in_every_combination_is_an_error(
     path = plan(tmp_path, model="vbpr", factors={"embedding_dim": [8, 16]}, scaling=["none", "l2"])
     with pytest.raises(UsageError, match="these make no sense together"):
         read_plan(path)
+
+
+def test_the_study_of_convolutional_networks_is_a_recipe() -> None:
+    recipes = read_plan(REPOSITORY / "recipes/cnn-study.yaml")
+    # content-knn has no randomness, and nothing to search.
+    assert len(recipes) == 3 * (1 + 2 * 3)
+    assert {one.features["visual"] for one in recipes} == {
+        one["name"] for one in _extracted() if one.get("pooling") != "all" and "name" in one
+    }
+    style = next(one for one in recipes if one.model == "content-style")
+    assert style.settings.model_dump()["roles"] == {"visual": "class"}
+    assert "VisDiv" in style.evaluation.metrics
+
+
+def _extracted() -> list[dict[str, str]]:
+    path = REPOSITORY / "recipes/extract/cnn-study.yaml"
+    sets: list[dict[str, str]] = yaml.safe_load(path.read_text())["sets"]
+    return sets

@@ -147,6 +147,37 @@ def test_random_weights_are_torchvisions_with_that_seed(pictures: list[Path]) ->
     assert first.licence is None
 
 
+@pytest.mark.parametrize(
+    ("name", "layer", "shape"),
+    [
+        ("alexnet", "features", (36, 256)),
+        ("vgg11", "features", (49, 512)),
+        ("resnet18", "layer4", (49, 512)),
+        ("swin_t", "norm", (49, 768)),
+    ],
+)
+def test_all_positions_of_a_layer_are_a_ragged_set(
+    name: str, layer: str, shape: tuple[int, int], pictures: list[Path]
+) -> None:
+    """The maps that attentive models take, one row per place of the picture."""
+    every, mean = (
+        create(name, modality="visual", layer=layer, pooling=how, weights="random")
+        for how in ("all", "mean")
+    )
+    assert (every.ragged, mean.ragged) == (True, False)
+    assert (every.spec.name, every.spec.dim) == (f"{name}-{layer}-all-random", shape[1])
+    loaded = [every.load(path) for path in pictures[:2]]
+    maps, means = every.encode(loaded), mean.encode(loaded)
+    assert [one.shape for one in maps] == [shape, shape]
+    for one, vector in zip(maps, means, strict=True):
+        np.testing.assert_allclose(one.mean(0), vector, rtol=1e-4, atol=1e-5)
+    inputs = get_model_weights(name).DEFAULT.transforms()(Image.open(pictures[0]).convert("RGB"))
+    assert isinstance(every, TorchvisionEncoder)
+    output = every.network(inputs[None])[layer][0].detach().numpy()
+    if output.shape[0] == shape[1]:  # channels first
+        np.testing.assert_allclose(maps[0], output.reshape(shape[1], -1).T, atol=1e-5)
+
+
 def test_random_weights_leave_the_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
