@@ -31,6 +31,7 @@ MODELS: dict[str, str] = {
     "lattice": "mmbench.models.lattice:LATTICE",
     "bm3": "mmbench.models.bm3:BM3",
     "freedom": "mmbench.models.freedom:FREEDOM",
+    "dualgnn": "mmbench.models.dualgnn:DualGNN",
     "schema": "mmbench.models.schema:Schema",
 }
 
