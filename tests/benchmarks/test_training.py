@@ -55,9 +55,20 @@ CELLS: dict[str, dict[str, Any]] = {  # of the schema
     "schema-mlp": {"backbone": "mlp"},
     "schema-lightgcn": {"backbone": "lightgcn"},
 }
-SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "dualgnn", "schema-lightgcn")}
+SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "dualgnn", "dragon", "schema-lightgcn")}
 """Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
-MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "dualgnn", *CELLS)
+MODELS = (
+    "lightgcn",
+    "vbpr",
+    "mmgcn",
+    "grcn",
+    "lattice",
+    "bm3",
+    "freedom",
+    "dualgnn",
+    "dragon",
+    *CELLS,
+)
 
 
 def interactions(size: Size, rng: np.random.Generator) -> TrainSet:

@@ -155,9 +155,16 @@ def scores(params: Parameters, case: Case, preset: str) -> Tensor:
 def loss_terms(
     params: Parameters, case: Case, preset: str, batch: Batch, *, times: np.ndarray | None = None
 ) -> dict[str, Tensor]:
-    reg = settings(case, preset)["reg_weight"]
+    represented = representation(params, case, preset, times)
+    return terms_of(params, case, batch, represented, settings(case, preset)["reg_weight"])
+
+
+def terms_of(
+    params: Parameters, case: Case, batch: Batch, represented: tuple[Tensor, Tensor], reg: float
+) -> dict[str, Tensor]:
+    """The terms of a batch, from z and q."""
     u, i, j = batch["users"], batch["pos"], batch["neg"]
-    z, q = representation(params, case, preset, times)
+    z, q = represented
     rows = [params[f"preference.{m}"][u] for m in case.modalities]
     terms = {
         "bpr": common.bpr((z[u] * (q[i] - q[j])).sum(1)) / log(2),

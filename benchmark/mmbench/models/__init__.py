@@ -32,6 +32,7 @@ MODELS: dict[str, str] = {
     "bm3": "mmbench.models.bm3:BM3",
     "freedom": "mmbench.models.freedom:FREEDOM",
     "dualgnn": "mmbench.models.dualgnn:DualGNN",
+    "dragon": "mmbench.models.dragon:DRAGON",
     "schema": "mmbench.models.schema:Schema",
 }
 

@@ -1,4 +1,4 @@
-"""DualGNN against its plain float64 reference, through the real trainer."""
+"""DualGNN and DRAGON against their plain float64 references, through the real trainer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from tests.mmbench.conftest import known
 from tests.mmbench.models.golden import Adapter, Problem, deviation, double_precision
 from tests.mmbench.models.test_conformance import make
-from tests.reference import cases, common, dualgnn
+from tests.reference import cases, common, dragon, dualgnn
 from tests.reference.common import Case
 from torch import Tensor
 
@@ -47,8 +47,20 @@ def _inject(model: Recommender, extra: dict[str, Any]) -> None:
         model._repetitions = repetitions  # type: ignore[assignment]
 
 
-ADAPTER = Adapter(extra=_extra, first=_first, inject=_inject)
-REFERENCES: dict[str, ModuleType] = {"dualgnn": dualgnn}
+def _settings(case: Case, preset: str) -> dict[str, Any]:
+    """Weights of an item graph by modality, of as many as there are."""
+    if "mw" in case.config:
+        case.config["mw"] = {1: (1.0,), 2: case.config["mw"], 3: (0.2, 0.5, 0.3)}[
+            len(case.modalities)
+        ]
+    config = dict(case.config)
+    weights = config.pop("mw", None)
+    named = zip(case.modalities, weights or (), strict=bool(weights))
+    return {**config, "modality_weights": dict(named)} if weights else config
+
+
+ADAPTER = Adapter(settings=_settings, extra=_extra, first=_first, inject=_inject)
+REFERENCES: dict[str, ModuleType] = {"dualgnn": dualgnn, "dragon": dragon}
 PAIRS = [(name, preset) for name in REFERENCES for preset in ("paper", "original")]
 every_pair = pytest.mark.parametrize(("name", "preset"), PAIRS)
 every_problem = pytest.mark.parametrize(
@@ -138,7 +150,7 @@ def moved_loss(p: Problem, key: str, flat: int, h: float) -> float:
 def test_co_users_that_all_weigh_the_same(name: str, preset: str) -> None:
     p = problem(name, preset, "middle")
     p.adapter = Adapter(
-        settings=lambda case, preset: {**case.config, "user_weighting": "mean"},
+        settings=lambda case, preset: {**_settings(case, preset), "user_weighting": "mean"},
         extra=_extra, first=_first, inject=_inject,
     )  # fmt: skip
     p.__post_init__()
