@@ -66,6 +66,8 @@ SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "mgcn", "smore", "sch
 MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "mgcn", "smore", *CELLS)
 SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "lgmrec", "schema-lightgcn")}
 """Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
+SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "dualgnn", "dragon", "schema-lightgcn")}
+"""Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
 MODELS = (
     "lightgcn",
     "vbpr",
@@ -91,6 +93,10 @@ SCALED = {
 }
 """Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
 MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "content-style", *CELLS)
+    "dualgnn",
+    "dragon",
+    *CELLS,
+)
 
 
 def interactions(size: Size, rng: np.random.Generator) -> TrainSet:

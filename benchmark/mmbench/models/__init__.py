@@ -37,6 +37,8 @@ MODELS: dict[str, str] = {
     "slmrec": "mmbench.models.slmrec:SLMRec",
     "egcf": "mmbench.models.egcf:EGCF",
     "content-style": "mmbench.models.content_style:ContentStyle",
+    "dualgnn": "mmbench.models.dualgnn:DualGNN",
+    "dragon": "mmbench.models.dragon:DRAGON",
     "schema": "mmbench.models.schema:Schema",
 }
 

@@ -112,24 +112,15 @@ class FREEDOM(TrainsContent):
         for projection in self.projection.values():
             # b_m cancels in g_i - g_j, so it would never get a gradient.
             projection.register_parameter("bias", None)
-        self.item_graph = self._item_graph(content)
+        weights = modality_weights(config.modality_weights, list(content))
+        self.item_graph = frozen_item_graph(
+            content, config.neighbours, weights, self.item_embedding.dtype
+        )
         self.full_graph = self._normalised(bipartite(train))
         # Until the first epoch draws its edges.
         self.epoch_graph = self.full_graph
         self._pruning: EdgePruning | None = None
         self._placed: SparseMatrix | None = None
-
-    def _item_graph(self, content: Content) -> SparseMatrix:
-        """S, on the union of the modalities' neighbours."""
-        weights = modality_weights(self.config.modality_weights, list(content))
-        k, dtype = min(self.config.neighbours, self.train_set.n_items), self.item_embedding.dtype
-        lists = {m: content.neighbours(m, k)[0] for m in content}  # (n_items, k) each
-        union = NeighbourUnion.of(*lists.values())
-        # S_m has one value; an edge of several modalities gets the sum of a_m S_m.
-        entries = [
-            torch.full_like(near, weights[m] / (k + 1e-7), dtype=dtype) for m, near in lists.items()
-        ]
-        return SparseMatrix(union.pattern, union.combine(entries))
 
     def _normalised(self, adjacency: SparsePattern) -> SparseMatrix:
         return symmetric_normalised(
@@ -161,7 +152,8 @@ class FREEDOM(TrainsContent):
         x = torch.cat([self.user_embedding, self.item_embedding])
         z = propagate(self.epoch_graph, x, self.config.n_ui_layers, rows=nodes)  # (B + n, d)
         # q_i = z_i + (S^n item_embedding)_i, at the batch's items.
-        user, q = z[:size], z[size:] + self._item_propagation(items)  # (B, d), (n, d)
+        h = self._item_propagation(items)
+        user, q = z[:size], z[size:] + h  # (B, d), (n, d)
 
         def ranking(item: Tensor) -> Tensor:
             # <z_u, q_i - q_j> as the difference of two scores.
@@ -174,15 +166,9 @@ class FREEDOM(TrainsContent):
         return terms
 
     def _item_propagation(self, items: Tensor | None = None) -> Tensor:
-        """Rows of S^n item_embedding, all or some."""
-        h: Tensor = self.item_embedding
-        n = self.config.n_item_layers
-        # Only the last product can be limited to rows: those before it need the rows' neighbours.
-        for _ in range(n if items is None else n - 1):
-            h = self.item_graph @ h
-        if items is None:
-            return h
-        return self.item_graph.rows(items) @ h if n else take(h, items)
+        return item_propagation(
+            self.item_graph, self.item_embedding, self.config.n_item_layers, items
+        )
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Z_u and q_i on the full graph."""
@@ -191,6 +177,33 @@ class FREEDOM(TrainsContent):
         z = propagate(self.full_graph, x, self.config.n_ui_layers)
         n_users = self.train_set.n_users
         return z[:n_users], z[n_users:] + self._item_propagation()
+
+
+def frozen_item_graph(
+    content: Content, neighbours: int, weights: Mapping[str, float], dtype: torch.dtype
+) -> SparseMatrix:
+    """S, on the union of the modalities' neighbours."""
+    k = min(neighbours, len(next(iter(content.vectors.values()))))
+    lists = {m: content.neighbours(m, k)[0] for m in content}  # (n_items, k) each
+    union = NeighbourUnion.of(*lists.values())
+    # S_m has one value; an edge of several modalities gets the sum of a_m S_m.
+    entries = [
+        torch.full_like(near, weights[m] / (k + 1e-7), dtype=dtype) for m, near in lists.items()
+    ]
+    return SparseMatrix(union.pattern, union.combine(entries))
+
+
+def item_propagation(
+    graph: SparseMatrix, x: Tensor, n_layers: int, items: Tensor | None = None
+) -> Tensor:
+    """Rows of S^n x, all or some."""
+    h = x
+    # Only the last product can be limited to rows: those before it need the rows' neighbours.
+    for _ in range(n_layers if items is None else n_layers - 1):
+        h = graph @ h
+    if items is None:
+        return h
+    return graph.rows(items) @ h if n_layers else take(h, items)
 
 
 def modality_weights(given: Mapping[str, float] | None, modalities: list[str]) -> dict[str, float]:

@@ -13,11 +13,11 @@ a CPU; an H200 while steps still waited for their launches):
 | Clothing size, VBPR, 200 epochs | 121.8 million | 4,700 billion | 4.3 s | 0.67 s |
 | Clothing size, FREEDOM, 200 epochs | 172.4 million | 6,650 billion | 14.8 s | 2.01 s |
 
-A thread takes 0.2 to 1.6 ns per number (MMGCN and GRCN 19 to 48 and 3 to 4: theirs count as 20 and
-3), so that 10 billion numbers, between the demo, where the GPU
-loses, and Office, where it wins, are a matter of seconds either way. A step of less than a million
-numbers takes a thread about a millisecond, and the fastest step of all models with content on that
-GPU took 0.97: there the GPU has nothing to gain however long the training.
+A thread takes 0.2 to 1.6 ns per number (MMGCN 19 to 48, GRCN 3 to 4, DualGNN and DRAGON 5 to 8:
+theirs count as 20, 3 and 5), so that 10 billion numbers, between the demo, where the GPU loses, and
+Office, where it wins, are a matter of seconds either way. A step of less than a million numbers
+takes a thread about a millisecond, and the fastest step of all models with content on that GPU took
+0.97: there the GPU has nothing to gain however long the training.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _COMPARISONS = 50
 """Multiply-adds of a search for neighbours that take about as long as one number of a step: 16
 threads search the 4096 numbers of 23,016 items in 2.07 s."""
 
-_COSTLY = {"mmgcn": 20, "grcn": 3, "lgmrec": 5}
+_COSTLY = {"mmgcn": 20, "grcn": 3, "lgmrec": 5, "dualgnn": 5, "dragon": 5}
 """Models whose steps take so many times as long as their numbers say, by README's table: all nodes'
 content is multiplied with matrices, or every edge has weights of its own."""
 

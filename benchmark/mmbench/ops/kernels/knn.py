@@ -14,7 +14,7 @@ _CHUNK = 64  # cosines compared with the threshold before looking for the one th
 
 
 @kernel
-def _insert(value: Any, index: int, values: Array, indices: Array) -> None:
+def insert(value: Any, index: int, values: Array, indices: Array) -> None:
     """Into a list sorted by value, largest first, then by index; its last entry drops out."""
     # Not better than the worst entry: by value, then by the smaller index.
     at = values.shape[0] - 1
@@ -48,8 +48,8 @@ def offer_rows(
                 passing |= chunk[c] >= worst
             if passing:
                 for c in range(chunk.shape[0]):
-                    # `worst` may be out of date by now; _insert compares anew.
-                    _insert(chunk[c], column0 + start + c, best, who)
+                    # `worst` may be out of date by now; insert compares anew.
+                    insert(chunk[c], column0 + start + c, best, who)
 
 
 @kernel
@@ -73,7 +73,7 @@ def offer_columns(
                 for c in range(width):
                     if chunk[c] >= worst[c]:
                         row = column0 + start + c
-                        _insert(chunk[c], row0 + r, values[row], indices[row])
+                        insert(chunk[c], row0 + r, values[row], indices[row])
                         worst[c] = values[row, last]
 
 
