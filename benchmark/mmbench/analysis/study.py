@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from mmbench.config import Evaluation, Recipe, make_settings, setting_name
 from mmbench.errors import DataError, UsageError, first_problem, unknown_name
-from mmbench.metrics import resolve
+from mmbench.metrics import PAPER, resolve
 from mmbench.models import MODELS, model_class
 from mmbench.runs.batch import Batch
 from mmbench.runs.run import Result
@@ -64,6 +64,8 @@ class Study(BaseModel):
         select_by: Validation metric that chooses.
         every: Epochs between validations while searching.
         patience: Stop a trial after this many validations without improvement.
+        select_decimals: See `Evaluation`.
+        metrics: Likewise.
         models: The models, in the order of the tables.
     """
 
@@ -77,6 +79,8 @@ class Study(BaseModel):
     select_by: str = "Recall@20"
     every: int = Field(10, ge=1)
     patience: int | None = Field(None, ge=1)
+    select_decimals: int | None = Field(None, ge=0)
+    metrics: tuple[str, ...] = PAPER
     models: dict[str, ModelPlan] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -111,22 +115,26 @@ class Study(BaseModel):
         """
         plan, kind = self.models[model], model_class(model)
         settings = dict(plan.fixed)
-        trained, published = kind.trained, protocol == "best"
-        if published and trained:
+        trained, best = kind.trained, protocol == "best"
+        if plan.epochs is not None:
+            settings["epochs"] = plan.epochs
+        if best and trained:
             if not plan.best:
                 told = f"no best settings of {model} are known"
                 raise UsageError(f"{self.dataset}: {told}; use the protocol grid")
             settings |= plan.best
-        elif plan.epochs is not None:
-            settings["epochs"] = plan.epochs
+        # Else the study's rule says when a training stops.
+        exact = best and (not trained or "epochs" in plan.best)
         if epochs is not None and trained:
             settings["epochs"] = epochs
         evaluation = Evaluation(
             protocol="paper",
+            metrics=self.metrics,
             select_by=self.select_by,
-            # Published settings are validated once, after the published number of epochs.
-            every=int(settings["epochs"]) if published and trained else self.every,
-            patience=None if published else self.patience,
+            # Validated once, after the published number of epochs.
+            every=int(settings["epochs"]) if exact and trained else self.every,
+            patience=None if exact else self.patience,
+            select_decimals=self.select_decimals,
         )
         sets = self.features if features is None else features
         return Recipe(
@@ -137,7 +145,7 @@ class Study(BaseModel):
             seed=seed,
             device=device,
             settings=make_settings(model, settings),
-            grid={} if published else dict(plan.grid),
+            grid={} if best else dict(plan.grid),
             evaluation=evaluation,
         )
 

@@ -1,6 +1,7 @@
-"""Random masks, the same on every device: compiled on the CPU, Triton on NVIDIA, torch elsewhere.
+"""Random masks and numbers, the same on every device.
 
-The kernels repeat `mmbench.core.philox`; a test holds them against it, bit by bit.
+They are compiled on the CPU, Triton on NVIDIA, torch elsewhere. The kernels repeat
+`mmbench.core.philox`; a test holds them against it, bit by bit.
 """
 
 from __future__ import annotations
@@ -64,3 +65,15 @@ def kept(stream: Stream, shape: tuple[int, ...], rate: float) -> Tensor:
     numbers = (stream.key, *stream.clock.tolist(), least)
     run(kernels.kept, split(places, work=places * 64), *map(np.uint64, numbers), words)
     return torch.from_numpy(words[:n]).view(shape)
+
+
+def uniform(stream: Stream, like: Tensor) -> Tensor:
+    """Numbers of U(0, 1), multiples of 2**-32 up to rounding, of a tensor's shape, type and device.
+
+    Entry e of the flat result is word e mod 4 of place e // 4 of the stream.
+    """
+    n = like.numel()
+    out = torch.empty(-(-n // 4), 4, dtype=like.dtype, device=stream.clock.device)
+    for k, words in enumerate(stream.words(len(out))):
+        out[:, k] = words
+    return out.flatten()[:n].mul_(2.0**-32).view(like.shape).to(like.device)
