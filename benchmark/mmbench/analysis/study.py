@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmbench.config import Evaluation, Recipe, make_settings, setting_name
+from mmbench.config import Evaluation, Recipe, for_model, make_settings, setting_name
 from mmbench.errors import DataError, UsageError, first_problem, unknown_name
 from mmbench.metrics import PAPER, resolve
 from mmbench.models import MODELS, model_class
@@ -66,6 +66,8 @@ class Study(BaseModel):
         patience: Stop a trial after this many validations without improvement.
         select_decimals: See `Evaluation`.
         metrics: Likewise.
+        margin: By how much, as a share, ours may differ from a published value and count as equal;
+            None: no verdicts, see `mmbench.analysis.published`.
         models: The models, in the order of the tables.
     """
 
@@ -81,6 +83,7 @@ class Study(BaseModel):
     patience: int | None = Field(None, ge=1)
     select_decimals: int | None = Field(None, ge=0)
     metrics: tuple[str, ...] = PAPER
+    margin: float | None = Field(None, gt=0, lt=1)
     models: dict[str, ModelPlan] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -167,6 +170,30 @@ def read_study(path: Path) -> Study:
         raise UsageError(f"{path}: {first_problem(error, 'study')}") from error
     except (yaml.YAMLError, TypeError, UsageError) as error:
         raise UsageError(f"{path}: not a study: {str(error).splitlines()[0]}") from error
+
+
+def with_grid(
+    study: Study, grid: Mapping[str, tuple[Any, ...]], models: Sequence[str] | None
+) -> Study:
+    """The study with other values to try: `reg_weight`, or `lightgcn.reg_weight`, to values.
+
+    Args:
+        study: The study.
+        grid: Values by setting; those of a setting that a grid has already replace its own.
+        models: The models that will be trained; None: all of the study.
+
+    Raises:
+        UsageError: A setting belongs to none of the models.
+    """
+    if not grid:
+        return study
+    names = [name for name in study.models if models is None or name in models]
+    plans = {
+        name: plan.model_copy(update={"grid": {**plan.grid, **for_model(name, grid, names)}})
+        for name, plan in study.models.items()
+        if name in names
+    }
+    return study.model_copy(update={"models": {**study.models, **plans}})
 
 
 def run_study(
