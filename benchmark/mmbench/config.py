@@ -80,6 +80,13 @@ class Evaluation(BaseModel):
     patience: int | None = Field(
         None, ge=1, description="Stop after N validations without improvement.  [default: never]"
     )
+    select_decimals: int | None = Field(
+        None,
+        ge=0,
+        le=15,
+        description="Round what chooses and stops to N decimals first, as MMRec to 4.  "
+        "[default: unrounded]",
+    )
     threshold: float = Field(
         0.0,
         allow_inf_nan=False,
@@ -310,6 +317,12 @@ class Recipe(BaseModel):
             del plain[name]
         if self.start_from is None:
             del plain["start_from"]  # a run is named after its recipe: without one as ever
+        if self.evaluation.select_decimals is None:
+            del plain["evaluation"]["select_decimals"]  # likewise
+        kind = type(self.settings)
+        for name in kind.ADDED:
+            if plain["settings"][name] == kind.model_fields[name].default:
+                del plain["settings"][name]
         return plain
 
     def digest(self, *others: object) -> str:

@@ -174,6 +174,7 @@ class Trainer:
         metric: Which of its values chooses the epoch; larger is better.
         every: Epochs between validations, >= 1.
         patience: Stop after this many validations without improvement; None: never.
+        decimals: The value that chooses is rounded to so many first; None: it is not.
         seed: Of the batches and of the model's own randomness.
 
     Attributes:
@@ -191,9 +192,11 @@ class Trainer:
         every: int,
         patience: int | None,
         seed: int,
+        decimals: int | None = None,
     ) -> None:
         self.model, self.config, self.validate = model, config, validate
         self.metric, self.every, self.patience, self.seed = metric, every, patience, seed
+        self.decimals = decimals
         self.between_steps: Callable[[], None] = lambda: None
         self.epochs = config.epochs if model.trained else 0
         self.progress = TrainingProgress()
@@ -317,6 +320,8 @@ class Trainer:
                 f"{self.metric} has no value on the validation split: no user has a relevant row "
                 "there"
             )
+        if self.decimals is not None:  # a gain that rounding hides is none
+            value = round(value, self.decimals)
         improved = value > self.progress.best_value
         if improved:
             self.progress.best_epoch, self.progress.best_value = record.epoch, value

@@ -61,42 +61,21 @@ CELLS: dict[str, dict[str, Any]] = {  # of the schema
     "schema-mlp": {"backbone": "mlp"},
     "schema-lightgcn": {"backbone": "lightgcn"},
 }
-SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "mgcn", "smore", "schema-lightgcn")}
-"""Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
-MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "mgcn", "smore", *CELLS)
-SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "lgmrec", "schema-lightgcn")}
-"""Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
-SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "dualgnn", "dragon", "schema-lightgcn")}
-"""Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
-MODELS = (
-    "lightgcn",
-    "vbpr",
-    "mmgcn",
-    "grcn",
-    "lattice",
-    "bm3",
-    "freedom",
-    "lgmrec",
-    "slmrec",
-    *CELLS,
-)
-SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "egcf", "schema-lightgcn")}
-"""Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
-MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "egcf", *CELLS)
-REVIEWS = {"textual": 768}
-"""Widths of the vectors of interactions, for models that take them."""
 OWN_DIMS = {"content-style": {"colour": 512, "shape": 4096, "class": 128}}
 """Of models whose content is not the datasets'."""
+REVIEWS = {"textual": 768}
+"""Widths of the vectors of interactions, for models that take them."""
+MODELS = (
+    *("lightgcn", "layergcn", "simgcl", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom"),
+    *("mgcn", "lgmrec", "slmrec", "dualgnn", "smore", "dragon", "egcf", "content-style"),
+    *("sasrec", "gru4rec", *CELLS),
+)
 SCALED = {
-    *((name, "clothing") for name in ("mmgcn", "grcn", "schema-lightgcn")),
+    *((name, "clothing") for name in ("mmgcn", "grcn", "mgcn", "smore", "lgmrec", "dualgnn")),
+    *((name, "clothing") for name in ("dragon", "egcf", "schema-lightgcn")),
     *(("content-style", size) for size in SIZES),
 }
 """Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
-MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "content-style", *CELLS)
-    "dualgnn",
-    "dragon",
-    *CELLS,
-)
 
 
 def interactions(size: Size, rng: np.random.Generator) -> TrainSet:
@@ -126,12 +105,8 @@ def test_epoch(name: str, size: str, benchmark: Any) -> None:
     torch.set_num_threads(1)
     train = interactions(SIZES[size], np.random.default_rng(0))
     generator = torch.Generator().manual_seed(1)
-    vectors = {
-        m: torch.rand(train.n_items, dim, generator=generator)
-        for m, dim in OWN_DIMS.get(name, SIZES[size].dims).items()
-    }
     kind = "schema" if name in CELLS else name
-    rows, dims = train.n_items, SIZES[size].dims
+    rows, dims = train.n_items, OWN_DIMS.get(name, SIZES[size].dims)
     if model_class(kind).content_of == "interaction":
         rows, dims = train.n_edges, REVIEWS
     vectors = {m: torch.rand(rows, dim, generator=generator) for m, dim in dims.items()}

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mmbench.config import Evaluation, Recipe, make_settings, setting_name
+from mmbench.config import Evaluation, Recipe, for_model, make_settings, setting_name
 from mmbench.errors import DataError, UsageError, first_problem, unknown_name
-from mmbench.metrics import resolve
+from mmbench.metrics import PAPER, resolve
 from mmbench.models import MODELS, model_class
 from mmbench.runs.batch import Batch
 from mmbench.runs.run import Result
@@ -64,6 +64,10 @@ class Study(BaseModel):
         select_by: Validation metric that chooses.
         every: Epochs between validations while searching.
         patience: Stop a trial after this many validations without improvement.
+        select_decimals: See `Evaluation`.
+        metrics: Likewise.
+        margin: By how much, as a share, ours may differ from a published value and count as equal;
+            None: no verdicts, see `mmbench.analysis.published`.
         models: The models, in the order of the tables.
     """
 
@@ -77,6 +81,9 @@ class Study(BaseModel):
     select_by: str = "Recall@20"
     every: int = Field(10, ge=1)
     patience: int | None = Field(None, ge=1)
+    select_decimals: int | None = Field(None, ge=0)
+    metrics: tuple[str, ...] = PAPER
+    margin: float | None = Field(None, gt=0, lt=1)
     models: dict[str, ModelPlan] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -111,22 +118,26 @@ class Study(BaseModel):
         """
         plan, kind = self.models[model], model_class(model)
         settings = dict(plan.fixed)
-        trained, published = kind.trained, protocol == "best"
-        if published and trained:
+        trained, best = kind.trained, protocol == "best"
+        if plan.epochs is not None:
+            settings["epochs"] = plan.epochs
+        if best and trained:
             if not plan.best:
                 told = f"no best settings of {model} are known"
                 raise UsageError(f"{self.dataset}: {told}; use the protocol grid")
             settings |= plan.best
-        elif plan.epochs is not None:
-            settings["epochs"] = plan.epochs
+        # Else the study's rule says when a training stops.
+        exact = best and (not trained or "epochs" in plan.best)
         if epochs is not None and trained:
             settings["epochs"] = epochs
         evaluation = Evaluation(
             protocol="paper",
+            metrics=self.metrics,
             select_by=self.select_by,
-            # Published settings are validated once, after the published number of epochs.
-            every=int(settings["epochs"]) if published and trained else self.every,
-            patience=None if published else self.patience,
+            # Validated once, after the published number of epochs.
+            every=int(settings["epochs"]) if exact and trained else self.every,
+            patience=None if exact else self.patience,
+            select_decimals=self.select_decimals,
         )
         sets = self.features if features is None else features
         return Recipe(
@@ -137,7 +148,7 @@ class Study(BaseModel):
             seed=seed,
             device=device,
             settings=make_settings(model, settings),
-            grid={} if published else dict(plan.grid),
+            grid={} if best else dict(plan.grid),
             evaluation=evaluation,
         )
 
@@ -159,6 +170,30 @@ def read_study(path: Path) -> Study:
         raise UsageError(f"{path}: {first_problem(error, 'study')}") from error
     except (yaml.YAMLError, TypeError, UsageError) as error:
         raise UsageError(f"{path}: not a study: {str(error).splitlines()[0]}") from error
+
+
+def with_grid(
+    study: Study, grid: Mapping[str, tuple[Any, ...]], models: Sequence[str] | None
+) -> Study:
+    """The study with other values to try: `reg_weight`, or `lightgcn.reg_weight`, to values.
+
+    Args:
+        study: The study.
+        grid: Values by setting; those of a setting that a grid has already replace its own.
+        models: The models that will be trained; None: all of the study.
+
+    Raises:
+        UsageError: A setting belongs to none of the models.
+    """
+    if not grid:
+        return study
+    names = [name for name in study.models if models is None or name in models]
+    plans = {
+        name: plan.model_copy(update={"grid": {**plan.grid, **for_model(name, grid, names)}})
+        for name, plan in study.models.items()
+        if name in names
+    }
+    return study.model_copy(update={"models": {**study.models, **plans}})
 
 
 def run_study(

@@ -21,7 +21,7 @@ from mmbench.errors import UsageError
 @click.option("--split", help="Split name, as in `mmbench train`.")
 @options_of(
     Evaluation,
-    exclude=("select_by", "every", "patience"),
+    exclude=("select_by", "select_decimals", "every", "patience"),
     protocol={
         "help": "Candidates, masks and users that are scored; see `mmbench train`.  [default: the "
         "run's own; strict for lists]"

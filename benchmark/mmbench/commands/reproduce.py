@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from mmbase.cli import FOLDER, PATH, CommaList, Command
 from mmbase.layout import hanging
 from mmbench.commands.common import command_line, jobs_option, out_option
 from mmbench.commands.run import RECIPES
+from mmbench.commands.train import parse_grid
 from mmbench.config import Recipe, setting_name
 from mmbench.errors import DataError, UsageError
 
@@ -51,6 +53,18 @@ _EARLY_S = 10.0  # after which a report is written anew in between, to be read e
         "help": "Seeds, comma-separated; a grid is searched with the first.",
     },
 )
+@click.option(
+    "--grid",
+    multiple=True,
+    metavar="MODEL.NAME=V1,V2,…",
+    help="Other values than the published grid's, with the protocol grid.",
+)
+@click.option(
+    "--margin",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of a published value by which ours may differ and count as equal.  "
+    "[default: the study's, if it has verdicts]",
+)
 @click.option("--stand-in", is_flag=True, help="Synthetic vectors for absent ones; see the report.")
 @click.option("--epochs", type=click.IntRange(min=1), help="Fewer epochs, for a quick look.")
 @out_option
@@ -73,17 +87,23 @@ def reproduce(
       mmbench reproduce recipes/amazon/*.yaml --protocol grid --models vbpr,freedom
       mmbench reproduce recipes/amazon/office.yaml --split-dir office-split --stand-in --epochs 5
       mmbench reproduce recipes/tiktok.yaml --protocol grid --seed 123,124,125
+      mmbench reproduce recipes/common/baby.yaml --models bpr-mf,lightgcn --seed 1,2,3 --margin 0.03
+      mmbench reproduce study.yaml --protocol grid --models lightgcn --grid n_layers=2,3
     """
     from mmbench.analysis.report.reproduction import write
     from mmbench.analysis.report.results import Reproduction, line_of
-    from mmbench.analysis.study import read_study, run_study
+    from mmbench.analysis.study import read_study, run_study, with_grid
+    from mmbench.models import model_class
     from mmbench.runs.batch import Batch, local_executor
 
     data, split, epochs = options["data"], options["split"], options["epochs"]
     if (data or options["split_dir"]) and len(recipes) > 1:
         raise UsageError("--data and --split-dir: belong to one study; give one recipe")
     seeds = tuple(dict.fromkeys(options["seeds"] or (Recipe.model_fields["seed"].default,)))
-    studies = [read_study(recipe) for recipe in recipes]
+    grid = parse_grid(options["grid"])
+    if grid and protocol != "grid":
+        raise UsageError("--grid: belongs to --protocol grid; the protocol best tries no values")
+    studies = [with_grid(read_study(recipe), grid, options["models"]) for recipe in recipes]
     datasets = [study.dataset for study in studies]
     for dataset, recipe in zip(datasets, recipes, strict=True):
         if datasets.count(dataset) > 1:
@@ -99,7 +119,8 @@ def reproduce(
         wanted = _prepare(study, folder, options)
         names = options["models"] or list(study.models)
         facts = [f"protocol `{protocol}`, seeds {','.join(map(str, seeds))}"]
-        warnings = _warnings(study, wanted, options)
+        warnings, unlike = _warnings(study, wanted, options), _unlike(study, wanted, options)
+        margin = options["margin"] or study.margin
         lines: list[Line] = []
         results: dict[str, list[Result]] = {}
         device = options["device"] or Recipe.model_fields["device"].default
@@ -107,9 +128,13 @@ def reproduce(
         for model, runs in run_study(study, protocol, batch, names, seeds, data=folder, **choices):
             plan, results[model] = study.models[model], runs
             settings = _settings(runs[0], [*plan.grid, *plan.best])
-            lines.append(line_of(model, [run.path for run in runs], plan.values, settings))
+            why = unlike["content" if model_class(model).uses_features else "ids"]
+            paths = [run.path for run in runs]
+            lines.append(line_of(model, paths, plan.values, settings, why))
             facts += [fact for fact in _facts(runs[0].path) if fact not in facts]
-            part = Reproduction(study.dataset, protocol, command_line(), facts, warnings, lines)
+            part = Reproduction(
+                study.dataset, protocol, command_line(), facts, warnings, lines, margin=margin
+            )
             if time.monotonic() - written_s > _EARLY_S:
                 write([*parts, part], report)
                 written_s = time.monotonic()
@@ -121,9 +146,15 @@ def reproduce(
         }
         published = {name: study.models[name].values for name in names}
         document = {"dataset": study.dataset, "models": tests, "published": published}
+        if part.judged:
+            document["verdicts"] = {
+                line.model: {metric: asdict(one) for metric, one in part.verdicts(line).items()}
+                for line in lines
+            }
         documents.append({**document, "warnings": warnings})
         if not as_json:
             _print(study, results)
+            _print_verdicts(part)
             for text in warnings:
                 click.echo(hanging(text, "note: ", "  ") + "\n")
     if as_json:
@@ -230,6 +261,28 @@ def _warnings(study: Study, wanted: Mapping[str, str], options: Mapping[str, Any
         instead = f"{epochs} epochs instead of the study's"
         warnings.append(f"Trained for {instead}: a quick look, no reproduction.")
     return warnings
+
+
+def _unlike(study: Study, wanted: Mapping[str, str], options: Mapping[str, Any]) -> dict[str, str]:
+    """Why models of ids, and of content, were measured on other things than the published ones."""
+    why = ""
+    if options["split"] not in (None, study.split):
+        why = "another split"
+    elif options["epochs"] is not None:
+        why = "fewer epochs"
+    other = "made-up vectors" if options["stand_in"] else "other vectors"
+    same = not options["stand_in"] and dict(wanted) == study.features
+    return {"ids": why, "content": why or ("" if same else other)}
+
+
+def _print_verdicts(part: Reproduction) -> None:
+    """Print a line for each published value."""
+    for line in part.lines:
+        for metric, one in part.verdicts(line).items():
+            found = "" if one.interval is None else " [{:.4f}, {:.4f}]".format(*one.interval)
+            told = f"{one.mean:.4f}{found}, published {one.published:.4f} ± {one.margin:.4f}"
+            why = f" ({one.reason})" if one.reason else ""
+            click.echo(hanging(f"{one.outcome}{why}: {told}", f"{line.model} {metric}: "))
 
 
 def _facts(run: Path) -> list[str]:

@@ -39,6 +39,8 @@ MODELS: dict[str, str] = {
     "content-style": "mmbench.models.content_style:ContentStyle",
     "dualgnn": "mmbench.models.dualgnn:DualGNN",
     "dragon": "mmbench.models.dragon:DRAGON",
+    "layergcn": "mmbench.models.layergcn:LayerGCN",
+    "simgcl": "mmbench.models.simgcl:SimGCL",
     "schema": "mmbench.models.schema:Schema",
 }
 
@@ -47,7 +49,8 @@ class ModelConfig(BaseModel):
     """The settings that every model has; a model's own class adds to them.
 
     ALIASES are names that users bring from other frameworks. RETIRED are settings of older versions
-    that changed nothing: they are passed over in a recipe that is read.
+    that changed nothing: they are passed over in a recipe that is read. ADDED are settings that
+    came later: a recipe leaves them out while they have their default, and keeps its digest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -66,6 +69,7 @@ class ModelConfig(BaseModel):
         "reg": "reg_weight",
     }
     RETIRED: ClassVar[frozenset[str]] = frozenset()
+    ADDED: ClassVar[frozenset[str]] = frozenset()
 
     def over(self, preset: Preset) -> Preset:
         """A preset's values; where this configuration gives the field of the same name, that."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 Score = Callable[[Tensor], Tensor]
-
+Penalty = Literal["squared", "norm"]
+PENALTY = "squared: reg_weight / 2B times the squares; norm: / B times the norms, as MMRec has it"
 
 Neighbours = Callable[[str, Tensor, int], tuple[Tensor, Tensor]]
 """Modality, vectors (n, d) and k to each row's k nearest by cosine and the cosines, (n, k) each."""
@@ -322,6 +323,25 @@ def bpr_loss(pos: Tensor, neg: Tensor) -> Tensor:
 def squared_norm(*rows: Tensor) -> Tensor:
     """Sum of the squared entries of all arguments, a scalar >= 0; repeated rows count twice."""
     return torch.stack([x.square().sum() for x in rows]).sum()
+
+
+def penalty(kind: Penalty, weight: float, size: int, *rows: Tensor) -> Tensor:
+    """The regulariser of a batch's rows, a scalar >= 0.
+
+        squared    weight / (2 B) * sum of |X|²
+        norm       weight / B * sum of |X|, the Frobenius norms
+
+    Args:
+        kind: Which. RecBole and MMRec take `norm` for their models of ids, so that the weights that
+            their users publish mean nothing to the other.
+        weight: >= 0.
+        size: B, triples of the batch.
+        rows: X: the users', the positives' and the negatives', one matrix each.
+    """
+    if kind == "squared":
+        return squared_norm(*rows) * (weight / (2 * size))
+    # At a matrix of zeros the norm has no derivative; torch takes 0.
+    return torch.stack([torch.linalg.vector_norm(x) for x in rows]).sum() * (weight / size)
 
 
 def mean_square(rows: Tensor) -> Tensor:

@@ -10,17 +10,31 @@ Implicit Feedback, UAI 2009, https://arxiv.org/abs/1205.2618.
 Differences from the paper: Adam instead of plain SGD; positives are every training edge once per
 epoch instead of draws with replacement; the regulariser has one weight instead of one per group.
 
-Trainable: user_factors (n_users, d), item_factors (n_items, d), item_bias (n_items,).
+`biases=false` and `penalty=norm` make it the BPR of MMRec, to whose published numbers its own are
+then comparable; the penalty is reg_weight / B * (|P| + |Q| + |Q'|), P, Q and Q' the batch's rows.
+
+Trainable: user_factors (n_users, d), item_factors (n_items, d), item_bias (n_items,) with biases.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from mmbench.core.sampling import Init, Triples, zeros
-from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
+from mmbench.models.base import (
+    PENALTY,
+    Content,
+    ModelConfig,
+    Penalty,
+    Recommender,
+    TrainSet,
+    bpr_loss,
+    penalty,
+)
 from mmbench.models.cells import Cell
 from mmbench.ops.rows import grouped, take
 
@@ -31,6 +45,10 @@ class BPRMFConfig(ModelConfig):
     reg_weight: float = Field(
         1e-2, ge=0, description="weight of the squared norms of a batch's rows"
     )
+    biases: bool = Field(True, description="whether items have a bias b_i")
+    penalty: Penalty = Field("squared", description=PENALTY)
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"biases", "penalty"})
 
 
 class BPRMF(Recommender):
@@ -42,25 +60,31 @@ class BPRMF(Recommender):
 
     def __init__(self, train: TrainSet, content: Content, config: BPRMFConfig, init: Init) -> None:
         super().__init__()
-        self.reg_weight = config.reg_weight
+        self.config = config
         self.user_factors = init.xavier_uniform("user_factors", train.n_users, config.embedding_dim)
         self.item_factors = init.xavier_uniform("item_factors", train.n_items, config.embedding_dim)
-        self.item_bias = zeros(train.n_items)
+        self.item_bias = zeros(train.n_items) if config.biases else None
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
         items = grouped(torch.cat([batch.pos, batch.neg]))  # (2 B,)
         user = take(self.user_factors, batch.users)  # (B, d)
         pos, neg = take(self.item_factors, items).chunk(2)  # (B, d)
-        pos_bias, neg_bias = take(self.item_bias[:, None], items).flatten().chunk(2)  # (B,)
-        # Only items have a bias: that of a user would cancel in s(u, i) - s(u, j).
-        bpr = bpr_loss((user * pos).sum(1) + pos_bias, (user * neg).sum(1) + neg_bias)
+        scores = [(user * pos).sum(1), (user * neg).sum(1)]
+        rows = [user, pos, neg]
+        if self.item_bias is not None:
+            # Only items have a bias: that of a user would cancel in s(u, i) - s(u, j).
+            biases = take(self.item_bias[:, None], items).flatten().chunk(2)  # (B,) each
+            scores = [score + bias for score, bias in zip(scores, biases, strict=True)]
+            rows += biases
         # Only the batch's rows, and their biases, are regularised in a step.
-        l2 = squared_norm(user, pos, neg, pos_bias, neg_bias) * (self.reg_weight / (2 * len(user)))
-        return {"bpr": bpr, "l2": l2}
+        l2 = penalty(self.config.penalty, self.config.reg_weight, len(user), *rows)
+        return {"bpr": bpr_loss(*scores), "l2": l2}
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """[p_u | 1] and [q_i | b_i], both of width d + 1."""
+        """[p_u | 1] and [q_i | b_i], both of width d + 1; without biases p_u and q_i."""
+        if self.item_bias is None:
+            return self.user_factors, self.item_factors
         # <[p_u | 1], [q_i | b_i]> = <p_u, q_i> + b_i.
         ones = torch.ones_like(self.user_factors[:, :1])
         return torch.cat([self.user_factors, ones], 1), torch.cat(

@@ -43,22 +43,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mmbench.core.philox import home
-from mmbench.core.sampling import Init, Triples, epoch_stream
+from mmbench.core.sampling import Init, Triples
 from mmbench.errors import UsageError
 from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet, bpr_loss
 from mmbench.models.cells import Cell
-from mmbench.ops.graph import (
-    DEGREE_EPSILON,
-    EdgePruning,
-    NeighbourUnion,
-    bipartite,
-    bipartite_of,
-    propagate,
-    symmetric_normalised,
-)
+from mmbench.models.pruning import PrunesEdges
+from mmbench.ops.graph import NeighbourUnion, propagate
 from mmbench.ops.rows import distinct, pair_scores, take
-from mmbench.ops.sparse import SparseMatrix, SparsePattern
+from mmbench.ops.sparse import SparseMatrix
 
 
 class FREEDOMConfig(ModelConfig):
@@ -87,10 +79,11 @@ class FREEDOMConfig(ModelConfig):
     RETIRED: ClassVar[frozenset[str]] = frozenset({"preset"})
 
 
-class FREEDOM(TrainsContent):
+class FREEDOM(PrunesEdges, TrainsContent):
     """Frozen item-item graph, degree-sensitive pruning of the user-item graph."""
 
     Config = FREEDOMConfig
+    config: FREEDOMConfig
     cell = Cell(
         modalities="any; pictures and texts in 2023",
         representation="coordinate",
@@ -104,7 +97,7 @@ class FREEDOM(TrainsContent):
         self, train: TrainSet, content: Content, config: FREEDOMConfig, init: Init
     ) -> None:
         super().__init__()
-        self.config, self.train_set = config, train
+        self.config = config
         d = config.embedding_dim
         self.user_embedding = init.xavier_uniform("user_embedding", train.n_users, d)
         self.item_embedding = init.xavier_uniform("item_embedding", train.n_items, d)
@@ -112,36 +105,11 @@ class FREEDOM(TrainsContent):
         for projection in self.projection.values():
             # b_m cancels in g_i - g_j, so it would never get a gradient.
             projection.register_parameter("bias", None)
+        self._add_graphs(train, self.item_embedding.dtype)
         weights = modality_weights(config.modality_weights, list(content))
         self.item_graph = frozen_item_graph(
             content, config.neighbours, weights, self.item_embedding.dtype
         )
-        self.full_graph = self._normalised(bipartite(train))
-        # Until the first epoch draws its edges.
-        self.epoch_graph = self.full_graph
-        self._pruning: EdgePruning | None = None
-        self._placed: SparseMatrix | None = None
-
-    def _normalised(self, adjacency: SparsePattern) -> SparseMatrix:
-        return symmetric_normalised(
-            adjacency, epsilon=DEGREE_EPSILON, dtype=self.item_embedding.dtype
-        )
-
-    def start_epoch(self, epoch: int, seed: int) -> None:
-        """Draw the edges of this epoch's graph."""
-        device = self.item_embedding.device
-        if self._pruning is None or self._pruning.users.device != home(device):
-            self._pruning = EdgePruning(self.train_set, self.config.edge_dropout, home(device))
-        # Â': the degrees are those of the kept edges, so the graph is normalised anew.
-        kept, pairs = self._kept_edges(self._pruning, epoch, seed), self._pruning
-        sizes = self.train_set.n_users, self.train_set.n_items
-        adjacency = bipartite_of(pairs.users[kept], pairs.items[kept], *sizes)
-        graph = self._normalised(adjacency).to(device).ready()
-        self.epoch_graph = self._placed = graph.placed_in(self._placed)
-
-    def _kept_edges(self, pruning: EdgePruning, epoch: int, seed: int) -> Tensor:
-        """Positions of the training edges that stay, ascending."""
-        return pruning.draw(epoch_stream(seed, "pruning", epoch, pruning.users.device))
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr`, and `bpr_<modality>` for each."""

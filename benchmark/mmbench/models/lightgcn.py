@@ -15,17 +15,31 @@ Differences from the authors' code: Xavier-uniform start, as in the models with 
 N(0, 0.1²); positives are every training edge once per epoch instead of user-uniform draws; batches
 of 1024 instead of 2048.
 
+With `penalty=norm` the penalty is MMRec's, reg_weight / B * (|X_u| + |X_i| + |X_j|), norms of the
+matrices of the batch's rows.
+
 Trainable: user_embedding (n_users, d), item_embedding (n_items, d).
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from mmbench.core.sampling import Init, Triples
-from mmbench.models.base import Content, ModelConfig, Recommender, TrainSet, bpr_loss, squared_norm
+from mmbench.models.base import (
+    PENALTY,
+    Content,
+    ModelConfig,
+    Penalty,
+    Recommender,
+    TrainSet,
+    bpr_loss,
+    penalty,
+)
 from mmbench.models.cells import Cell
 from mmbench.ops.graph import bipartite, propagate, symmetric_normalised
 from mmbench.ops.rows import grouped, take
@@ -38,6 +52,9 @@ class LightGCNConfig(ModelConfig):
         1e-4, ge=0, description="weight of the squared norms of a batch's rows"
     )
     n_layers: int = Field(3, ge=0, description="L, propagations")
+    penalty: Penalty = Field("squared", description=PENALTY)
+
+    ADDED: ClassVar[frozenset[str]] = frozenset({"penalty"})
 
 
 class LightGCN(Recommender):
@@ -67,9 +84,11 @@ class LightGCN(Recommender):
         # s(u, i) and s(u, j) from the propagated rows.
         user, pos, neg = z.chunk(3)
         bpr = bpr_loss((user * pos).sum(1), (user * neg).sum(1))
-        weight = self.config.reg_weight / (2 * len(batch.users))
         # The layer-0 embeddings are penalised, not the propagated ones.
-        return {"bpr": bpr, "l2": squared_norm(take(x, nodes)) * weight}
+        rows = take(x, nodes)
+        kind, weight = self.config.penalty, self.config.reg_weight
+        l2 = penalty(kind, weight, len(user), *(rows.chunk(3) if kind == "norm" else [rows]))
+        return {"bpr": bpr, "l2": l2}
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Z_u and z_i."""

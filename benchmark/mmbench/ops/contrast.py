@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmbench.ops import gpu
 from mmbench.ops.dense import normalise_rows, product
 from mmbench.ops.kernels import apply
 
@@ -40,6 +41,18 @@ def info_nce(x: Tensor, y: Tensor, temperature: float, counts: Tensor | None = N
     """
     counts = x.new_ones(len(x)) if counts is None else counts
     return apply(_InfoNCE, normalise_rows(x), normalise_rows(y), counts, temperature)
+
+
+def first_of_equals(rows: Tensor) -> Tensor | None:
+    """Which rows of `mmbench.ops.rows.distinct` are no copies: 1 or 0, shape (k,), for `counts`.
+
+    None where there are no copies.
+    """
+    if not gpu.static(rows):
+        return None
+    first = torch.ones(rows.shape, device=rows.device)
+    first[1:] = (rows[1:] != rows[:-1]).to(first.dtype)
+    return first
 
 
 class _InfoNCE(torch.autograd.Function):

@@ -1,6 +1,7 @@
-"""Random masks and noise, the same on every device: compiled on the CPU, Triton on NVIDIA.
+"""Random masks and noise, the same on every device.
 
-The kernels repeat `mmbench.core.philox`; a test holds them against it, bit by bit.
+They are compiled on the CPU, Triton on NVIDIA, torch elsewhere. The kernels repeat
+`mmbench.core.philox`; a test holds them against it, bit by bit.
 """
 
 from __future__ import annotations

@@ -229,11 +229,15 @@ class EdgePruning:
         degrees = train.user_degree[train.users] * train.popularity[train.items]
         self._inverse_weights = torch.from_numpy(np.sqrt(degrees)).to(device)
 
-    def draw(self, stream: Stream) -> Tensor:
-        """Ascending positions in the training pairs, (n_kept,), int64, on the device."""
+    def draw(self, stream: Stream, *, uniform: bool = False) -> Tensor:
+        """Ascending positions in the training pairs, (n_kept,), int64, on the device.
+
+        `uniform`: every edge is as likely as any other, instead of by its degrees.
+        """
         high, low, *_ = stream.words(len(self.users))
         # Keys E / w with E ~ Exp(1): the order of the draws is the order of the keys.
-        keys = -torch.log1p(-unit(high, low)) * self._inverse_weights
+        keys = -torch.log1p(-unit(high, low))
+        keys = keys if uniform else keys * self._inverse_weights
         # Which edges are drawn matters, not in which order: no need to sort all of them.
         return keys.topk(self.n_kept, largest=False, sorted=False).indices.sort().values
 

@@ -318,6 +318,7 @@ def fit_one(
         metric=key,
         every=evaluation.every,
         patience=evaluation.patience,
+        decimals=evaluation.select_decimals,
         seed=recipe.seed,
     )
     state = folder.load_state()

@@ -70,7 +70,9 @@ def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) ->
     )
     blocks: list[Block] = ["One page per dataset, split and protocol:", "\n".join(links)]
     for part in parts:
-        if part.published:
+        if part.judged:
+            blocks += [f"## {part.title}", verdict_table(part)]
+        elif part.published:
             blocks += [f"## {part.title}", "\n".join(claims(part))]
         blocks += [f"![{part.title}]({image})" for image in images.get(part.page, ())]
     if not any(images.values()):
@@ -86,8 +88,11 @@ def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
         blocks.append("\n>\n".join(f"> **Note.** {text}" for text in part.warnings))
     for cutoff in part.cutoffs:
         blocks += [f"## Test @{cutoff}", values_table(part, cutoff)]
+    if part.judged:
+        blocks += ["## Beside the published values", _how_judged(part), verdict_table(part)]
     if part.published:
         blocks += ["## Order of the models", _order_table(part)]
+    if part.published and not part.judged:
         blocks += ["## Claims of the paper", "\n".join(claims(part))]
     if part.comparisons:
         blocks += ["## Which differences are resolved", _bullets(part.comparisons)]
@@ -96,6 +101,30 @@ def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
     blocks += [f"![{part.title}]({image})" for image in images]
     blocks += ["## Cost", _cost_table(part), "## What ran", _runs_table(part)]
     return Page(part.title, [*blocks, f"```\n{part.command}\n```"])
+
+
+def verdict_table(part: Reproduction) -> Table:
+    """Return a row for each published value: ours, its interval, and what the test says."""
+    rows = []
+    for line in part.lines:
+        for metric, one in part.verdicts(line).items():
+            low, high = map(number, one.interval or (math.nan, math.nan))
+            told = one.outcome + (f": {one.reason}" if one.reason else "")
+            interval = "-" if one.interval is None else f"{low} … {high}"
+            seeds, margin = str(len(line.seeds)), number(one.margin)
+            cells = [number(one.mean), interval, number(one.published), f"± {margin}", told]
+            rows.append([line.model, metric, seeds, *cells])
+    head = ["", "metric", "seeds", "ours", "90 % interval", "published", "margin", "verdict"]
+    return Table(head, rows)
+
+
+def _how_judged(part: Reproduction) -> str:
+    assert part.margin is not None
+    return (
+        f"Equal is what differs by less than {part.margin:.1%} of the published value. *Within*: "
+        "two one-sided t-tests over seeds (TOST) reject a larger difference at 5 %, for the 90 % "
+        "interval of our mean lies between the margins; *above* or *below*: it lies beyond one."
+    )
 
 
 def _bullets(texts: Sequence[str]) -> str:

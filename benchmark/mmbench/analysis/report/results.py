@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mmbase.layout import counted
+from mmbench.analysis.published import Verdict, verdict
 from mmbench.config import Recipe
+from mmbench.models import model_class
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.run import cost_of
 
@@ -34,6 +36,7 @@ class Line:
         best_epochs: Epoch of each seed's model.
         cost: The keys of `COSTS`: medians over seeds, None if unknown.
         features: The feature sets of its runs, as text; empty if it uses none.
+        incomparable: Why its values were measured on other things than the published ones.
     """
 
     model: str
@@ -45,6 +48,16 @@ class Line:
     best_epochs: Sequence[int]
     cost: Mapping[str, float | None]
     features: str = ""
+    incomparable: str = ""
+
+    def verdict(self, metric: str, margin: float) -> Verdict | None:
+        """What our seeds say of the published value; None where either is unknown."""
+        ours = self._known(metric)
+        if metric not in self.published or not ours or len(ours) < len(self.values):
+            return None
+        exact = not model_class(self.model).uses_seed
+        theirs, why = self.published[metric], self.incomparable
+        return verdict(ours, theirs, margin, exact=exact, incomparable=why)
 
     def mean(self, metric: str) -> float | None:
         """Mean over seeds; None if a seed has no value."""
@@ -74,6 +87,8 @@ class Reproduction:
         controls: Rows under `analysis.controls.HEADER`.
         kind: What tells this page from others of the dataset: `split loo, protocol strict`.
         stem: Name of its files without their extensions; empty for the dataset's.
+        margin: By how much, as a share of the published value, ours may differ and count as equal;
+            None: no verdicts.
     """
 
     dataset: str
@@ -86,6 +101,7 @@ class Reproduction:
     controls: Sequence[Sequence[str]] = ()
     kind: str = ""
     stem: str = ""
+    margin: float | None = None
 
     @property
     def title(self) -> str:
@@ -113,6 +129,18 @@ class Reproduction:
         """Whether there is anything to compare with."""
         return any(line.published for line in self.lines)
 
+    @property
+    def judged(self) -> bool:
+        """Whether there are verdicts on published values."""
+        return self.margin is not None and self.published
+
+    def verdicts(self, line: Line) -> dict[str, Verdict]:
+        """The verdict on each of a line's published values; none without a margin."""
+        if self.margin is None:
+            return {}
+        found = {metric: line.verdict(metric, self.margin) for metric in line.published}
+        return {metric: one for metric, one in found.items() if one is not None}
+
     def pairs(self, metric: str) -> dict[str, tuple[float, float]]:
         """Our mean and the published value of the models that have both."""
         return {
@@ -123,7 +151,11 @@ class Reproduction:
 
 
 def line_of(
-    model: str, runs: Sequence[Path], published: Mapping[str, float], settings: str
+    model: str,
+    runs: Sequence[Path],
+    published: Mapping[str, float],
+    settings: str,
+    incomparable: str = "",
 ) -> Line:
     """Return the line of finished run folders, one per seed."""
     metrics = [RunFolder(run).read_json("metrics.json") for run in runs]
@@ -143,6 +175,7 @@ def line_of(
         [one["best_epoch"] for one in metrics],
         {key: _median([one.get(key) for one in costs]) for key in COSTS},
         ", ".join(f"{m}={one['name']}" for m, one in records[0]["features"].items()),
+        incomparable,
     )
 
 
