@@ -51,6 +51,9 @@ class ModelConfig(BaseModel):
     ALIASES are names that users bring from other frameworks. RETIRED are settings of older versions
     that changed nothing: they are passed over in a recipe that is read. ADDED are settings that
     came later: a recipe leaves them out while they have their default, and keeps its digest.
+    that changed nothing: they are passed over in a recipe that is read. ADDED are settings that are
+    younger than runs of the model: a recipe has them only where they differ from their default, so
+    that the names of those runs stay.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
