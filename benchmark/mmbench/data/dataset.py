@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,11 +70,10 @@ class TrainingData:
         """Number of items that occur in training: the boundary in `item_ids`."""
         return self.train.n_items
 
-    @cached_property
+    @property
     def histories(self) -> Histories:
         """Each trained user's interactions in order of time."""
-        users, items, times = self.interactions
-        return Histories.from_rows(users, items, self.train.n_users, times)
+        return self.train.histories
 
     def of_trained_users(self, rows: HeldOut) -> HeldOut:
         """Return the held-out rows of users that occur in training."""
@@ -183,6 +181,8 @@ def index_split(
 
     events = Interactions(*rows_of(train), train.timestamps)
     pairs = TrainSet.from_pairs(events.users, events.items, len(users), len(items))
+    in_order = Histories.from_rows(events.users, events.items, len(users), events.times)
+    pairs = replace(pairs, in_order=in_order)
     if n_repeated := len(train) - pairs.n_edges:
         were = counted(n_repeated, "repeated pair was", "repeated pairs were")
         notes.append(f"train: {were} counted once")

@@ -31,6 +31,8 @@ MODELS: dict[str, str] = {
     "lattice": "mmbench.models.lattice:LATTICE",
     "bm3": "mmbench.models.bm3:BM3",
     "freedom": "mmbench.models.freedom:FREEDOM",
+    "sasrec": "mmbench.models.sasrec:SASRec",
+    "gru4rec": "mmbench.models.gru4rec:GRU4Rec",
     "schema": "mmbench.models.schema:Schema",
 }
 

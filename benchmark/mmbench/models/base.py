@@ -100,7 +100,8 @@ class Recommender(nn.Module):
         Config: The pydantic class of the model's settings.
         cell: Where it stands in the formal schema, for `mmbench models`; None: nowhere.
         trained: Whether it is trained by gradient descent; if not, it has no sampler and no loss.
-        uses_features: Whether it needs at least one modality.
+        uses_features: Whether it needs at least one modality; where that depends on settings,
+            `needs_content` says it.
         untrained: Parameters whose gradient is zero by construction (a bias that cancels in every
             difference, say).
         legacy_zero_grad: Whether parameters without gradient go on by their momentum; see
@@ -127,6 +128,11 @@ class Recommender(nn.Module):
     scores_unseen: bool = False
     by_history: bool = False
     id_weights: ClassVar[tuple[str, ...]] = ("user_*", "item_*")
+
+    @classmethod
+    def needs_content(cls, settings: ModelConfig) -> bool:
+        """Whether a model of these settings needs at least one modality."""
+        return cls.uses_features
 
     @classmethod
     def learns_absent_with(cls, settings: ModelConfig) -> bool:
