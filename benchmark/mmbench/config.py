@@ -32,6 +32,8 @@ from mmbench.errors import DataError, UsageError, first_problem, validation_in_w
 from mmbench.metrics import PAPER, Need, resolve
 from mmbench.metrics.item_data import required
 from mmbench.models import ModelConfig, model_class
+from mmbench.models.search_space import Range as Range
+from mmbench.models.search_space import Search as Search
 from mmbench.models.settings import for_model as for_model
 from mmbench.models.settings import make_settings as make_settings
 from mmbench.models.settings import setting_name as setting_name
@@ -44,7 +46,7 @@ RECIPE_FILE = "recipe.yaml"
 Approximation = Literal["frozen-features", "lazy-adam", "tf32"]
 """What may be given up for speed, by name: see `Recipe.approximate`."""
 
-Protocol = Literal["strict", "paper"]
+Protocol = Literal["strict", "paper", "next-item"]
 """How runs are scored, by name: see `mmbench.evaluation.protocol`."""
 
 
@@ -56,7 +58,12 @@ class Evaluation(BaseModel):
     protocol: Protocol = Field(
         "strict",
         description="strict: candidates are the whole catalogue, validation positives are masked "
-        "at test, users without a list score 0. paper: as in arXiv 2309.05273.",
+        "at test, users without a list score 0. paper: as in arXiv 2309.05273. next-item: each "
+        "user's next item after their history, at test with the validation item in it.",
+    )
+    repeats: Literal["allowed", "masked"] = Field(
+        "allowed",
+        description="next-item: whether items of the history are listed again, or masked.",
     )
     diversity_features: str | None = Field(
         None,
@@ -97,6 +104,32 @@ class Evaluation(BaseModel):
                 required(True if need in at_hand else None, need, metric.name)
         return tuple(metric.name for metric in chosen)
 
+    @model_serializer(mode="wrap")
+    def _plain(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = as_usual(self)
+        if not self.next_item:
+            plain.pop("repeats", None)  # a run is named after its recipe: without it as ever
+        return plain
+
+    @property
+    def next_item(self) -> bool:
+        """Whether the protocol is `next-item`."""
+        return self.protocol == "next-item"
+
+    @property
+    def whole_catalogue(self) -> bool:
+        """Whether every item is a candidate, and users without a list or training rows score 0."""
+        return self.protocol != "paper"
+
+    @model_validator(mode="after")
+    def _of_the_protocol(self) -> Evaluation:
+        if self.repeats != "allowed" and not self.next_item:
+            raise ValueError(
+                f"repeats = {self.repeats}: has no meaning under the protocol {self.protocol}, "
+                "which lists no item again; --protocol next-item has it"
+            )
+        return self
+
     @model_validator(mode="after")
     def _names(self) -> Evaluation:
         if min(self.cutoffs) < 1 or len(set(self.cutoffs)) < len(self.cutoffs):
@@ -116,57 +149,6 @@ class Evaluation(BaseModel):
         return self
 
 
-class Range(BaseModel):
-    """Numbers between two bounds, both included; `log`: uniform in the logarithm."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    low: float
-    high: float
-    log: bool = False
-    integer: bool = False
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Range:
-        if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(
-                f"{self.low:g}..{self.high:g}: the first must be less than the second, with log "
-                "more than 0"
-            )
-        if self.integer and not (self.low.is_integer() and self.high.is_integer()):
-            raise ValueError(f"{self.low:g}..{self.high:g}: whole numbers are needed with int")
-        return self
-
-    def probes(self) -> list[float]:
-        """Return values that are allowed if the whole range is: its bounds and a fraction."""
-        bounds = [self.low, self.high]
-        return bounds if self.integer else [*bounds, self.low + (self.high - self.low) * 0.381966]
-
-
-class Search(BaseModel):
-    """A search: trials that a sampler proposes from a space of settings."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sampler: Literal["tpe", "random"] = Field(
-        "tpe", description="Proposals: where earlier trials did well, or at random."
-    )
-    pruner: Literal["none", "median", "halving", "hyperband"] = Field(
-        "none", description="Whether trials that do worse than others did are ended early, and how."
-    )
-    budget: int = Field(ge=1, le=100_000, description="Trials of each model.")
-    space: dict[str, Range | tuple[Any, ...]] = Field(
-        min_length=1, description="setting: range, or values to choose from"
-    )
-
-    @model_serializer(mode="wrap")
-    def _plain(self, as_usual: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        plain: dict[str, Any] = as_usual(self)
-        if self.pruner == "none":
-            plain.pop("pruner", None)  # a run is named after its recipe: without one as ever
-        return plain
-
-
 class Recipe(BaseModel):
     """One run, or one grid or search of runs from which validation chooses.
 
@@ -184,8 +166,8 @@ class Recipe(BaseModel):
     )
     split: str | None = Field(
         None,
-        description="Split name, or random[:TEST,VALID[,SEED]].  [default: the one taken before, "
-        "else the only one, else random]",
+        description="Split name, random[:TEST,VALID[,SEED]] or leave-one-out.  [default: the one "
+        "taken before, else the only one, else random]",
     )
     model: str = Field(description="A name of `mmbench models`.")
     features: dict[str, str] = Field(

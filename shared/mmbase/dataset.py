@@ -21,9 +21,16 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         "item_id", "item", "itemid", "iid", "asin", "parent_asin", "movieid", "item_id:token",
     ),
     "rating": ("rating", "overall", "score", "stars", "rating:float"),
-    "timestamp": ("timestamp", "time", "unixreviewtime", "date", "timestamp:float"),
+    "timestamp": (
+        "timestamp", "time", "unixreviewtime", "date", "timestamp:float", "position",
+        "position:float",
+    ),
 }  # fmt: skip
 """Column names of interactions that are understood, lower case, for each role."""
+
+POSITIONS = frozenset({"position", "position:float"})
+"""Those names that mean the place in a user's sequence: an order like that of times, and no time.
+"""
 
 # Columns of ids in a table of items, the most certain first.
 ITEM_ID_COLUMNS = ("item_id", "itemID", "itemId", "asin", "parent_asin", "id")
@@ -51,14 +58,21 @@ def is_table_file(path: Path) -> bool:
 def columns_of(role: str, columns: Iterable[str]) -> list[str]:
     """Return the columns whose names mean that role, in the order of the table.
 
-    `parent_asin` comes before `asin`: it is what Amazon's items of 2023 are called by.
+    `parent_asin` comes before `asin`: it is what Amazon's items of 2023 are called by. A position
+    comes after times.
     """
     found = [name for name in columns if name.strip().casefold() in NAMES[role]]
+    found.sort(key=is_position)
     return sorted(found, key=_is_variant) if "parent_asin" in found else found
 
 
 def _is_variant(name: str) -> bool:
     return name.strip().casefold() == "asin"
+
+
+def is_position(name: str) -> bool:
+    """Whether a column's name means the place in a user's sequence."""
+    return name.strip().casefold() in POSITIONS
 
 
 _LIKELY = {

@@ -30,7 +30,6 @@ from mmbench.runs.run import load_model
 
 SUFFIXES = (".parquet", ".tsv", ".csv", ".jsonl")
 _BLOCK_USERS = 4096
-_EMPTY = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +76,7 @@ def trained_users(run: Trained) -> Audience:
     """Return the users of training, as they are ranked for at test."""
     setting = run.setting
     ids = setting.training.user_ids[: setting.training.train.n_users]
-    return Audience(ids, setting.candidates, setting.test_mask, setting.known)
+    return Audience(ids, setting.masked, setting.test_mask, setting.known_for("test"))
 
 
 def users_by_history(run: Trained, path: Path) -> Audience:
@@ -85,6 +84,7 @@ def users_by_history(run: Trained, path: Path) -> Audience:
 
     A user is what they did there, and nothing else: training rows of a user of the same id do not
     count. Items that training has not seen are left out of the lists, but say nothing of a user.
+    Under the protocol next-item lists may hold what the user has, as at test.
 
     Raises:
         UsageError: The model has a representation of each trained user.
@@ -112,6 +112,7 @@ def users_by_history(run: Trained, path: Path) -> Audience:
     strangers = dict.fromkeys(table.user_ids[users < 0].tolist())
     listed = (users >= 0) & (items >= 0)
     seen = TrainSet.from_pairs(users[listed], items[listed], ids.size, n_items)
+    seen = seen.without_pairs() if setting.lists_again else seen
     times = None if table.timestamps is None else table.timestamps[trained]
     own = Histories.from_rows(users[trained], items[trained], ids.size, times)
     known = replace(setting.known, find_histories=lambda: setting.training.histories.and_of(own))
@@ -154,12 +155,12 @@ def recommendations(
     """Yield lists, best first, in blocks: columns user_id, item_id, rank (from 1) and score.
 
     As at test, the user's training items are left out, in `strict` the validation items too, or
-    the items of their history, unless seen ones are included. Lists are shorter than k where fewer
-    candidates are left.
+    the items of their history, unless seen ones are included; in `next-item` nothing is, or both.
+    Lists are shorter than k where fewer candidates are left.
     """
     train, mask = audience.seen, audience.mask
     if include_seen:
-        train, mask = TrainSet(_EMPTY, _EMPTY, train.n_users, train.n_items), None
+        train, mask = train.without_pairs(), None
     device = next(iter(run.model.state_dict().values()), torch.empty(0)).device
     user_ids = audience.ids.astype(object)
     item_ids = run.setting.training.item_ids.astype(object)

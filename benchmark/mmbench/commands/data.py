@@ -41,7 +41,9 @@ class _Instant(click.ParamType[Fraction]):
 
 
 _INSTANT = _Instant()
-_split_option = click.option("--split", help="Split name or random[:TEST,VALID[,SEED]].")
+_split_option = click.option(
+    "--split", help="Split name, random[:TEST,VALID[,SEED]] or leave-one-out."
+)
 _filters_option = click.option(
     "--filter",
     "filters",
@@ -81,11 +83,11 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
     from mmbench.data.dataset import load_split
     from mmbench.data.files import read_known
     from mmbench.data.filters import describe
-    from mmbench.data.splitting import as_rows
+    from mmbench.data.splits import Rows
 
     loaded = load_split(folder, split, columns)
     whole = find_table(folder, ("interactions",))
-    interactions = describe(as_rows(read_known(folder, whole, columns))) if whole else None
+    interactions = describe(Rows.of(read_known(folder, whole, columns))) if whole else None
     training, test = loaded.training, loaded.test
     train = training.train
     counts: dict[str, Any] = {
@@ -143,7 +145,8 @@ def split(
       random           a share of each user's rows; row for row as the Elliot framework
       eighths          8:1:1 of each user's rows, the rule behind LATTICE's data
       global-random    a share of all rows
-      leave-k-out      k rows of each user; --k 1 is leave-one-out
+      leave-one-out    the last row of each user for test, the one before for validation
+      leave-k-out      k rows of each user, the latest or any
       temporal         the latest share of each user's rows
       global-temporal  what is later than one instant for all
       cold-items       all rows of a share of the items
@@ -152,6 +155,7 @@ def split(
     Examples:
       mmbench data split my/catalogue
       mmbench data split my/catalogue --test 0.2 --valid 0.1 --seed 42 --name elliot
+      mmbench data split my/catalogue --method leave-one-out
       mmbench data split my/catalogue --method leave-k-out --filter kcore:5 --name loo
       mmbench data split my/catalogue --method global-temporal --test-from 2024-09-01
       mmbench data split my/catalogue --method cold-items --test 0.1 --valid 0.1
@@ -161,9 +165,11 @@ def split(
     from mmbench.data.splitting import carve_split, make_split
 
     columns, source = options.pop("columns"), options.pop("carve")
-    if method in ("eighths", "leave-k-out"):
+    if method in ("eighths", "leave-one-out", "leave-k-out"):
         refuse_options(("test_ratio", "valid_ratio"), f"has no meaning for --method {method}")
-    if name is None:
+    if name is None and method == "leave-one-out":  # nothing else decides it
+        name = method + (f"-of-{source}" if source else "")
+    elif name is None:
         shares = (f"{options[part]:g}" for part in ("test_ratio", "valid_ratio"))
         k = [str(options["k"])] if options["k"] else []
         name = "-".join([method, *shares, str(options["seed"]), *k])

@@ -151,7 +151,10 @@ def _import_folder(folder: Path, out: Path, layout_name: str) -> None:
 @click.argument("folder", type=PATH)
 @click.option("--format", "layout_name", type=_WRITTEN, required=True, help="Layout to write.")
 @_out_option
-@click.option("--split", help="Split name, or random[:TEST,VALID[,SEED]].  [default: the only one]")
+@click.option(
+    "--split",
+    help="Split name, random[:TEST,VALID[,SEED]] or leave-one-out.  [default: the only one]",
+)
 @click.option("--features", multiple=True, metavar="MODALITY=NAME", help="Feature sets to write.")
 @click.option("--missing", type=_MISSING, default="error", help="Replacement of an absent vector.")
 @columns_option

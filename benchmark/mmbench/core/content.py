@@ -50,5 +50,9 @@ class Known:
 
     @cached_property
     def histories(self) -> Histories:
-        """Each user's training interactions in order; behind them perhaps those of other users."""
+        """Each user's interactions in order; behind them perhaps those of other users.
+
+        They are what precedes the items that are scored: training rows, and for test under the
+        protocol `next-item` validation rows too, whose items training may not have seen.
+        """
         return self.find_histories()

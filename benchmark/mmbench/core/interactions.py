@@ -70,6 +70,11 @@ class TrainSet:
         key = np.unique(users.astype(np.int64) * n_items + items)
         return cls(key // n_items, key % n_items, n_users, n_items)
 
+    def without_pairs(self) -> TrainSet:
+        """Return no pairs of the same users and items."""
+        none = self.users[:0]
+        return TrainSet(none, none, self.n_users, self.n_items)
+
     @property
     def n_edges(self) -> int:
         """Number of distinct training pairs, |T|."""
@@ -162,11 +167,12 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class Histories:
-    """Each user's training interactions in order, repetitions kept.
+    """Each user's interactions in order, repetitions kept.
 
     Attributes:
         indptr: Where each user's interactions begin and end, shape (n_users + 1,).
-        items: Item row of each interaction, shape (n,), by user, then time, then file order.
+        items: Item row of each interaction, shape (n,), by user, then time, then file order. Rows
+            >= the training set's `n_items` are items that training has not seen.
         times: Time of each, shape (n,), whole ticks since 1970; None where the data has none.
     """
 
@@ -186,6 +192,21 @@ class Histories:
         indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return cls(indptr, items[order], None if times is None else times[order])
 
+    @property
+    def users(self) -> Index:
+        """User row of each interaction, shape (n,), ascending."""
+        return np.repeat(np.arange(self.indptr.size - 1), np.diff(self.indptr))
+
+    def then(self, users: Index, items: Index, times: Index | None) -> Histories:
+        """Return these with more interactions of the same users, each of shape (n,).
+
+        They come in by time, in the same ticks; behind the others where times are equal, or where
+        either side has none.
+        """
+        both = None if self.times is None or times is None else np.append(self.times, times)
+        together = np.append(self.users, users), np.append(self.items, items)
+        return Histories.from_rows(*together, self.indptr.size - 1, both)
+
     def among(self, n_items: int) -> Histories:
         """Return these without the items from row `n_items` on; a history may end up empty."""
         kept = self.items < n_items
@@ -202,7 +223,6 @@ class Histories:
         return Histories(indptr, np.concatenate([self.items, others.items]), None)
 
     def distinct(self, n_items: int) -> TrainSet:
-        """Return the distinct (user, item) pairs, without order or times."""
-        n_users = self.indptr.size - 1
-        users = np.repeat(np.arange(n_users), np.diff(self.indptr))
-        return TrainSet.from_pairs(users, self.items, n_users, n_items)
+        """Return the distinct (user, item) pairs of the first `n_items` items, without order."""
+        own = self.among(n_items)
+        return TrainSet.from_pairs(own.users, own.items, own.indptr.size - 1, n_items)

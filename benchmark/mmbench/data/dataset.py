@@ -21,7 +21,10 @@ from mmbench.metrics.item_data import ItemVectors, Topics
 
 
 class Interactions(NamedTuple):
-    """The training rows in file order, repetitions kept: user and item rows, and times if any."""
+    """Rows of a part in file order, repetitions kept: user and item rows, and times if any.
+
+    The times of all parts of a split have the same ticks.
+    """
 
     users: Index
     items: Index
@@ -46,6 +49,7 @@ class TrainingData:
         valid: The validation rows of all users.
         digest: BLAKE2b-128 (hex) of the ids of interactions, training and validation rows.
         interactions: The training rows as they were read.
+        later: The validation rows of trained users as they were read.
         notes: What a user should know about how the data was read, one line each.
         topics: The items' categories, if asked for.
         content: The vectors that distances between items are measured with, if asked for.
@@ -60,6 +64,7 @@ class TrainingData:
     valid: HeldOut
     digest: str
     interactions: Interactions
+    later: Interactions
     notes: tuple[str, ...] = ()
     topics: Topics | None = None
     content: ItemVectors | None = None
@@ -72,8 +77,18 @@ class TrainingData:
 
     @property
     def histories(self) -> Histories:
-        """Each trained user's interactions in order of time."""
+        """Each trained user's training interactions in order of time."""
         return self.train.histories
+
+    @cached_property
+    def longer_histories(self) -> Histories:
+        """The same with the validation interactions: what precedes a row of test."""
+        return self.histories.then(*self.later)
+
+    @property
+    def order_digest(self) -> str:
+        """BLAKE2b-128 (hex) of the longer histories: the order, which `digest` leaves out."""
+        return _digest(self.longer_histories.indptr, self.longer_histories.items)
 
     def of_trained_users(self, rows: HeldOut) -> HeldOut:
         """Return the held-out rows of users that occur in training."""
@@ -87,12 +102,14 @@ class TestData:
     Attributes:
         rows: The test rows of all users; rows index `TrainingData.user_ids` and `item_ids`.
         digest: BLAKE2b-128 (hex) of the rows of trained users.
+        interactions: The rows of trained users as they were read.
     """
 
     __test__ = False  # not a test class, whatever pytest thinks of its name
 
     rows: HeldOut
     digest: str
+    interactions: Interactions
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,19 +193,26 @@ def index_split(
     unused = _unused(data, id_column, item_rows, items[0], notes) if catalogue else []
     unused = [item for item in unused if only is None or item in only]
 
-    def rows_of(table: InteractionTable) -> tuple[Index, Index]:
-        return _lookup(table.user_ids, user_rows), _lookup(table.item_ids, item_rows)
+    per_second = max(table.per_second for table in tables.parts.values())
+    whole = {part: (_lookup(table.user_ids, user_rows), _lookup(table.item_ids, item_rows))
+             for part, table in tables.parts.items()}  # fmt: skip
 
-    events = Interactions(*rows_of(train), train.timestamps)
+    def events_of(part: str) -> Interactions:
+        (user, item), table = whole[part], tables.parts[part]
+        times = None if table.timestamps is None else table.ticks(per_second)
+        own = user < len(users)
+        return Interactions(user[own], item[own], None if times is None else times[own])
+
+    events = events_of("train")
     pairs = TrainSet.from_pairs(events.users, events.items, len(users), len(items))
     in_order = Histories.from_rows(events.users, events.items, len(users), events.times)
     pairs = replace(pairs, in_order=in_order)
     if n_repeated := len(train) - pairs.n_edges:
         were = counted(n_repeated, "repeated pair was", "repeated pairs were")
-        notes.append(f"train: {were} counted once")
+        notes.append(f"train: {were} counted once; histories keep them")
 
     def held_out(part: str, table: InteractionTable) -> HeldOut:
-        user, item = rows_of(table)
+        user, item = whole[part]
         ratings = np.ones(len(table)) if table.ratings is None else table.ratings
         n_strange = int(np.sum(user >= len(users)))
         if n_strange == len(table):
@@ -209,7 +233,8 @@ def index_split(
         if masked:
             notes.append(
                 f"{part}: {counted(masked, 'pair is', 'pairs are')} also in train: relevant, but "
-                "never listed; `mmbench data split --filter dedup:last` makes a split without such"
+                "never listed, unless by --protocol next-item; `mmbench data split --filter "
+                "dedup:last` makes a split without such"
             )
         return rows
 
@@ -234,12 +259,13 @@ def index_split(
         valid_rows,
         _digest(users, items, unseen, pairs.keys, valid_known),
         events,
+        events_of("valid"),
         tuple(notes),
     )
     strange = [valid_strange, test_strange] if strangers else []
     return Split(
         training,
-        TestData(test_rows, _digest(test_known)),
+        TestData(test_rows, _digest(test_known), events_of("test")),
         _digest([*unseen, *unused], strangers, *strange),
     )
 

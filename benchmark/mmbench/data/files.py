@@ -21,17 +21,25 @@ from mmbase.choices import FILE, recall_column, recall_columns, remember_columns
 from mmbase.dataset import checked_ids, find_table, item_id_column
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES, Table, open_table, strings
 from mmbase.typed_tables import leaves
-from mmbench.core.interactions import Index
 from mmbench.data.defaults import default_split
-from mmbench.data.splits import PARTS, SplitTables, eighths_per_user, random_per_user
-from mmbench.data.tables import InteractionTable, read_interactions, sorted_ids
-from mmbench.errors import DataError, ToolError, UsageError
+from mmbench.data.splits import (
+    PARTS,
+    Rows,
+    SplitTables,
+    eighths_per_user,
+    leave_k_out,
+    random_per_user,
+    too_short,
+)
+from mmbench.data.tables import InteractionTable, read_interactions
+from mmbench.errors import DataError, ShapeError, ToolError, UsageError
 from mmbench.metrics.item_data import Topics
 
 RANDOM = re.compile(
     r"random(?::(?P<test>\d*\.?\d+),(?P<valid>\d*\.?\d+)(?:,(?P<seed>\d+))?)?", re.ASCII
 )
 DEFAULT_RANDOM = "random:0.2,0.2,42"
+LEAVE_ONE_OUT = "leave-one-out"
 SEPARATOR = "|"
 """Separates the categories of one item in a text table; Parquet and JSON lines may have lists."""
 
@@ -64,6 +72,9 @@ def read_split(
     if random and split not in available:
         test, valid = float(random["test"] or 0.2), float(random["valid"] or 0.2)
         made = make_random_split(data, test, valid, int(random["seed"] or 42), columns)
+        return replace(made, notes=(*notes, *made.notes))
+    if split == LEAVE_ONE_OUT and split not in available:
+        made = make_leave_one_out_split(data, columns)
         return replace(made, notes=(*notes, *made.notes))
     if split not in available:
         choices = ", ".join(sorted(available)) or "none"
@@ -136,19 +147,34 @@ def make_random_split(
         raise UsageError(
             f"--split random:{test_ratio:g},{valid_ratio:g}: both shares must lie between 0 and 1"
         )
-    table, users = _interactions(data, columns)
+    table = _interactions(data, columns)
+    users = Rows.of(table).users
     part = random_per_user(users, test_ratio=test_ratio, valid_ratio=valid_ratio, seed=seed)
     return SplitTables.divided(f"random:{test_ratio:g},{valid_ratio:g},{seed}", table, part)
 
 
 def make_eighths_split(data: Path, seed: int) -> SplitTables:
     """Split `interactions.*` of a dataset 8:1:1 per user; see `splits.eighths_per_user`."""
-    table, users = _interactions(data, None)
-    return SplitTables.divided(f"eighths:{seed}", table, eighths_per_user(users, seed=seed))
+    table = _interactions(data, None)
+    part = eighths_per_user(Rows.of(table).users, seed=seed)
+    return SplitTables.divided(f"eighths:{seed}", table, part)
 
 
-def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[InteractionTable, Index]:
-    """A dataset's interactions, and the user row of each."""
+def make_leave_one_out_split(data: Path, columns: Mapping[str, str] | None = None) -> SplitTables:
+    """Hold out the last row of each user for test, and the one before; see `splits.leave_k_out`."""
+    table = _interactions(data, columns)
+    rows = Rows.of(table)
+    try:
+        part = leave_k_out(rows)
+    except ShapeError as error:
+        raise DataError(f"{data}: --split {LEAVE_ONE_OUT}: {error}") from error
+    made = SplitTables.divided(LEAVE_ONE_OUT, table, part)
+    short = too_short(rows.users, part)
+    return replace(made, notes=(*made.notes, short)) if short else made
+
+
+def _interactions(data: Path, columns: Mapping[str, str] | None) -> InteractionTable:
+    """Read a dataset's interactions."""
     path = find_table(data, ("interactions",))
     if path is None:
         here = sorted(
@@ -162,9 +188,7 @@ def _interactions(data: Path, columns: Mapping[str, str] | None) -> tuple[Intera
             ".csv, .parquet, .jsonl); `mmbench data import` makes such a folder of other tables "
             f"and layouts; or put one of them there{rename}"
         )
-    table = read_known(data, path, columns, ask=True)
-    rows = {user: row for row, user in enumerate(sorted_ids(table.user_ids))}
-    return table, np.array([rows[user] for user in table.user_ids.tolist()], np.int64)
+    return read_known(data, path, columns, ask=True)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -123,7 +123,7 @@ def parse_filter(text: str) -> Filter:
 
 
 def describe(rows: Rows) -> dict[str, float | int]:
-    """Count users, items, rows per user and item, density, popularity and the range of times.
+    """Count users, items, rows per user and item, density, popularity, range of times or positions.
 
     The Gini index is over the items that occur, 0 for equal popularity; the metric `Gini` runs the
     other way.
@@ -150,5 +150,6 @@ def describe(rows: Rows) -> dict[str, float | int]:
     if rows.times is not None:
         for name, ticks in (("first", rows.times.min()), ("last", rows.times.max())):
             whole, rest = divmod(int(ticks), rows.per_second)
-            out[f"{name} timestamp"] = whole if not rest else int(ticks) / rows.per_second
+            what = "position" if rows.by_position else "timestamp"
+            out[f"{name} {what}"] = whole if not rest else int(ticks) / rows.per_second
     return out

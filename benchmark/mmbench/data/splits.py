@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbench.core.sampling import numpy_rng
-from mmbench.data.tables import InteractionTable, write_interactions
+from mmbench.data.tables import InteractionTable, sorted_ids, write_interactions
 from mmbench.errors import ShapeError, UsageError, unknown_name
 
 TRAIN, VALID, TEST = 0, 1, 2
@@ -104,13 +104,25 @@ class Rows:
     """Interactions as numbers: user, item and time (None where there are none), each shape (n,).
 
     Users and items are numbered in the order of their ids; times are whole ticks, of which
-    `per_second` make a second.
+    `per_second` make a second, or, `by_position`, places in each user's sequence.
     """
 
     users: NDArray[np.int64]
     items: NDArray[np.int64]
     times: NDArray[np.int64] | None = None
     per_second: int = 1
+    by_position: bool = False
+
+    @classmethod
+    def of(cls, table: InteractionTable) -> Rows:
+        """Number the users and items of a table."""
+
+        def number(ids: NDArray[np.object_]) -> NDArray[np.int64]:
+            place = {text: row for row, text in enumerate(sorted_ids(ids))}
+            return np.array([place[text] for text in ids.tolist()], np.int64)
+
+        users, items = number(table.user_ids), number(table.item_ids)
+        return cls(users, items, table.timestamps, table.per_second, table.by_position)
 
     def canonical(self, *first: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return row numbers sorted by the given keys, then user, item and time.
@@ -121,11 +133,11 @@ class Rows:
         return np.lexsort(keys[::-1])
 
     def by_time(self, what: str) -> NDArray[np.int64]:
-        """Return the timestamps, or raise a ShapeError where there are none."""
+        """Return timestamps or positions, or raise a ShapeError where there are none."""
         if self.times is None:
             raise ShapeError(
-                f"{what}: needs timestamps, and these interactions have none; if a column of "
-                "another name holds them: --columns timestamp=NAME"
+                f"{what}: needs timestamps or positions, and these interactions have none; if a "
+                "column of another name holds them: --columns timestamp=NAME"
             )
         return self.times
 
@@ -201,6 +213,11 @@ def temporal_global(
             test.
     """
     times = rows.by_time("a temporal split")
+    if rows.by_position:
+        raise ShapeError(
+            "a split at one instant for all: needs timestamps, and these rows have positions in "
+            "their user's sequence; --method temporal or leave-one-out divides each user's own"
+        )
     _check_ratios(test_ratio, valid_ratio)
     if test_from is None:
         test_from = _boundary(times, test_ratio)
@@ -264,10 +281,22 @@ def _groups(users: NDArray[np.int64], order: NDArray[np.int64]) -> list[NDArray[
 
 
 METHODS = (
-    "random", "eighths", "global-random", "leave-k-out", "temporal", "global-temporal",
-    "cold-items",
+    "random", "eighths", "global-random", "leave-one-out", "leave-k-out", "temporal",
+    "global-temporal", "cold-items",
 )  # fmt: skip
 """The methods by name; `mmbench data split --help` says what each does."""
+
+LEAVE_OUT = ("leave-one-out", "leave-k-out")
+"""Those that hold out as many rows of each user; the first is the second's default."""
+
+
+def too_short(users: NDArray[np.int64], parts: NDArray[np.int8]) -> str:
+    """Return how many users have all rows in training, in words; empty if none has."""
+    n, everyone = np.unique(users[parts != TRAIN]).size, np.unique(users).size
+    if n == everyone:
+        return ""
+    are = "user has" if everyone - n == 1 else "users have"
+    return f"{everyone - n:,} of {everyone:,} {are} too few rows and keep all of them in training"
 
 
 def split_rows(
@@ -302,7 +331,7 @@ def split_rows(
         return eighths_per_user(rows.users, seed=seed)
     if method == "global-random":
         return global_random(rows, **ratios, seed=seed)
-    if method == "leave-k-out":
+    if method in LEAVE_OUT:
         return leave_k_out(rows, seed=seed, **options)
     if method == "temporal":
         return temporal_per_user(rows, **ratios)

@@ -25,8 +25,18 @@ from mmbench.data.files import (
     read_parts,
 )
 from mmbench.data.filters import Filter, describe
-from mmbench.data.splits import TEST, TRAIN, VALID, Rows, SplitTables, split_rows, write_split
-from mmbench.data.tables import InteractionTable, sorted_ids, write_interactions
+from mmbench.data.splits import (
+    LEAVE_OUT,
+    TEST,
+    TRAIN,
+    VALID,
+    Rows,
+    SplitTables,
+    split_rows,
+    too_short,
+    write_split,
+)
+from mmbench.data.tables import InteractionTable, write_interactions
 from mmbench.data.times import FIRST, as_text
 from mmbench.errors import DataError, ShapeError, UsageError, unknown_name
 
@@ -41,15 +51,6 @@ def _interactions(data: Path) -> Path:
     return path
 
 
-def as_rows(table: InteractionTable) -> Rows:
-    """Number users and items in the order of their ids."""
-    codes = []
-    for ids in (table.user_ids, table.item_ids):
-        place = {text: row for row, text in enumerate(sorted_ids(ids))}
-        codes.append(np.array([place[text] for text in ids.tolist()], np.int64))
-    return Rows(codes[0], codes[1], table.timestamps, table.per_second)
-
-
 def apply_filters(
     table: InteractionTable, filters: Sequence[Filter]
 ) -> tuple[InteractionTable, list[tuple[str, dict[str, float | int]]]]:
@@ -59,10 +60,10 @@ def apply_filters(
         UsageError: A filter needs ratings that are not there.
         DataError: Nothing stays.
     """
-    counts = [("before", describe(as_rows(table)))]
+    counts = [("before", describe(Rows.of(table)))]
     for one in filters:
-        table = table.take(one.keep(as_rows(table), table.ratings))
-        counts.append((one.text, describe(as_rows(table))))
+        table = table.take(one.keep(Rows.of(table), table.ratings))
+        counts.append((one.text, describe(Rows.of(table))))
         if not len(table):
             raise DataError(f"--filter {one.text}: no interactions are left; use a weaker filter")
     return table, counts
@@ -103,6 +104,8 @@ def make_split(
     table, counts = apply_filters(read_known(data, path, columns, ask=True), filters)
     part = _divide(path, table, method, options)
     tables = SplitTables.divided(name, table, part)
+    if method in LEAVE_OUT and (short := too_short(Rows.of(table).users, part)):
+        tables = replace(tables, notes=(*tables.notes, short))
     return _publish(target, tables, {**record, "statistics": dict(counts)}), False
 
 
@@ -116,7 +119,8 @@ def carve_split(
 ) -> tuple[dict[str, Any], bool]:
     """Write a split whose validation part is taken out of the training part of `source`.
 
-    The test part stays as it is. `leave-k-out` takes k rows of each user with at least 2 k + 1.
+    The test part stays as it is. `leave-k-out` takes k rows of each user with at least 2 k + 1,
+    `leave-one-out` one.
     Arguments, results and errors as for `make_split`.
 
     Raises:
@@ -143,7 +147,7 @@ def carve_split(
     tables = read_parts(data, source, available[source], given, columns)
     train = tables.parts["train"]
     part = _divide(files[0], train, method, {**options, "test_ratio": 0.0})
-    if method == "leave-k-out":
+    if method in LEAVE_OUT:
         part = np.where(part == TEST, VALID, TRAIN).astype(np.int8)
     carved = SplitTables.divided(name, train, part)
     carved = replace(carved, parts={**carved.parts, "test": tables.parts["test"]})
@@ -195,7 +199,11 @@ def _divide(
     """Return the part of each row; a DataError of the file where the method does not fit it."""
     ticks = {key: ceil(options[key] * table.per_second) for key in _INSTANTS if key in options}
     times = table.timestamps
-    if times is not None and any(options.get(key, 0) >= FIRST for key in _INSTANTS):
+    if (
+        times is not None
+        and not table.by_position
+        and any(options.get(key, 0) >= FIRST for key in _INSTANTS)
+    ):
         texts = as_text(np.array([times.min(), times.max()]), table.per_second)
         if times.max() < FIRST * table.per_second:
             raise DataError(
@@ -203,7 +211,7 @@ def _divide(
                 "divide; give one of them instead of a date, or write dates"
             )
     try:
-        return split_rows(method, as_rows(table), **{**options, **ticks})
+        return split_rows(method, Rows.of(table), **{**options, **ticks})
     except ShapeError as error:
         raise DataError(f"{path}: {error}") from error
 

@@ -16,6 +16,7 @@ from mmbase.dataset import (
     ROLES,
     checked_ids,
     columns_of,
+    is_position,
     open_interactions,
     plausible_column,
     refuse_repeated_header,
@@ -47,7 +48,8 @@ class InteractionTable:
         user_ids: Opaque strings, object.
         item_ids: Opaque strings, object.
         ratings: Finite numbers; None where the file has none.
-        timestamps: Ticks since 1970; None where the file has none.
+        timestamps: Ticks since 1970, or places in the users' sequences; None where the file has
+            neither.
         note: How the columns were understood, where that was a guess; else empty.
         per_second: Ticks of a second, see `data.times`.
         columns: What each role was read from.
@@ -74,6 +76,11 @@ class InteractionTable:
         return replace(
             self, user_ids=ids[0], item_ids=ids[1], ratings=ratings, timestamps=timestamps
         )
+
+    @property
+    def by_position(self) -> bool:
+        """Whether the timestamps are places in the users' sequences, and no times."""
+        return is_position(self.columns.get("timestamp", ""))
 
     def ticks(self, per_second: int) -> NDArray[np.int64]:
         """Return the times, which must exist, in ticks of 1/`per_second` seconds, shape (n,)."""
@@ -207,7 +214,8 @@ def _finite(table: Table, name: str, values: NDArray[np.float64]) -> NDArray[np.
 def write_interactions(path: Path, table: InteractionTable) -> None:
     """Write rows as TSV with a header; a DataError where an id holds a tab or a line break."""
     ids = {"user_id": table.user_ids, "item_id": table.item_ids}
-    write_tsv(path, pd.DataFrame({**ids, **table.numbers()}))
+    frame = pd.DataFrame({**ids, **table.numbers()})
+    write_tsv(path, frame.rename(columns={"timestamp": "position"} if table.by_position else {}))
 
 
 def write_tsv(

@@ -1,14 +1,15 @@
 """Evaluate by a protocol: candidates, masks, who is scored; with a model, or lists made elsewhere.
 
-`paper` is the evaluation of arXiv 2309.05273; `strict` closes what a reviewer may object to in it.
-docs/evaluation.md describes both side by side; a run records `Setting.describe`.
+`paper` is the evaluation of arXiv 2309.05273; `strict` closes what a reviewer may object to in it;
+`next-item` asks for what follows a user's history. docs/evaluation.md describes them side by side;
+a run records `Setting.describe`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from mmbench.config import Evaluation
-from mmbench.core.content import Known
 from mmbench.core.interactions import HeldOut, Index, TrainSet
-from mmbench.data.dataset import Split, TestData, TrainingData, load_split
-from mmbench.data.features import ItemFeatures, load_content, load_presence
+from mmbench.data.dataset import Split, TestData, load_split
+from mmbench.data.features import load_content, load_presence
 from mmbench.data.files import known_columns, read_categories
 from mmbench.data.lists import read_lists
 from mmbench.errors import DataError
+from mmbench.evaluation.next_item import require_next_items, target_slices
 from mmbench.evaluation.ranking import rank_each
 from mmbench.evaluation.scoring import (
     RankedLists,
@@ -35,6 +36,8 @@ from mmbench.evaluation.scoring import (
     score_slices,
     without_hits,
 )
+from mmbench.evaluation.setting import Part
+from mmbench.evaluation.setting import Setting as Setting
 from mmbench.metrics import resolve
 from mmbench.models.base import Recommender
 
@@ -45,115 +48,13 @@ Presence = Mapping[str, NDArray[np.bool_]]
 """Modality to which item rows have a vector of their own."""
 
 
-@dataclass(frozen=True, eq=False)
-class Setting:
-    """One way to rank and score: a dataset, its content, and the choices of a recipe.
-
-    Attributes:
-        training: The data; no test rows.
-        evaluation: The protocol, metrics and cut-offs.
-        features: Content of all item rows by modality; empty where nothing needs it.
-        trained_only: Whether the model lists items that occur in training, and no others.
-    """
-
-    training: TrainingData
-    evaluation: Evaluation
-    features: Mapping[str, ItemFeatures] = field(default_factory=dict)
-    trained_only: bool = False
-
-    @property
-    def strict(self) -> bool:
-        """Whether the protocol is `strict`."""
-        return self.evaluation.protocol == "strict"
-
-    @cached_property
-    def candidates(self) -> TrainSet:
-        """The training pairs over the items that may be listed: the trained ones, in strict all."""
-        train = self.training.train
-        return replace(train, n_items=self.training.item_ids.size) if self.strict else train
-
-    @property
-    def test_mask(self) -> HeldOut | None:
-        """Pairs that lists for test leave out beside the training pairs."""
-        return self.training.valid if self.strict else None
-
-    @property
-    def known(self) -> Known:
-        """What a model may know when it scores the candidates."""
-        n = self.candidates.n_items
-        content = {modality: one.first(n) for modality, one in self.features.items()}
-        return Known(n, content, lambda: self.training.histories)
-
-    @property
-    def present(self) -> dict[str, NDArray[np.bool_]]:
-        """Which candidates have a vector of their own, by modality."""
-        n = self.candidates.n_items
-        return {modality: one.present[:n] for modality, one in self.features.items()}
-
-    def rows(self, held_out: HeldOut) -> HeldOut:
-        """Return the held-out rows that count: those of trained users, in strict of all."""
-        return held_out if self.strict else self.training.of_trained_users(held_out)
-
-    def out_of_reach(self, held_out: HeldOut) -> bool:
-        """Whether there are relevant rows, and no list can have any of them.
-
-        They are of items that the model or the protocol never lists, or training pairs as well.
-        """
-        train = self.training.train
-        relevant = held_out.take(held_out.ratings >= self.evaluation.threshold)
-        n_items = self.training.n_trained if self.trained_only else self.candidates.n_items
-        listed = (relevant.items < n_items) & (relevant.users < train.n_users)
-        listed &= ~train.contains(relevant.users, relevant.items)
-        return bool(relevant.users.size) and not bool(listed.any())
-
-    def describe(self, *, foreign: bool = False) -> dict[str, Any]:
-        """Record every choice, in words and numbers; `foreign`: the lists were made elsewhere."""
-        evaluation, strict = self.evaluation, self.strict
-        n_candidates = self.candidates.n_items
-        chosen: dict[str, Any] = {
-            "name": evaluation.protocol,
-            "candidates": "every item of the interactions and of the items table"
-            if strict
-            else "items that occur in training",
-            "n_candidates": n_candidates,
-            "n_candidates_unseen_in_training": n_candidates - self.training.n_trained,
-        }
-        if strict and not foreign:
-            chosen["unseen_items"] = (
-                "never listed: the model represents trained items only"
-                if self.trained_only
-                else "scored"
-            )
-        if not foreign:
-            test = "the user's training and validation items"
-            trained = "the user's training items"
-            chosen["masked"] = {"valid": trained, "test": test if strict else trained}
-        if dropped := self.training.dropped:
-            chosen["dropped"] = dict(dropped)
-            chosen["candidates"] += f", but for {dropped['items']:,} without {dropped['without']}"
-        return chosen | {
-            "relevant": f"rating >= {evaluation.threshold:g}",
-            "users_without_list": "score 0" if strict else "left out",
-            "users_without_training_rows": "score 0" if strict else "left out",
-            "selection": f"first best {evaluation.select_by} on validation, every "
-            f"{evaluation.every} epochs",
-            "early_stopping": "never"
-            if evaluation.patience is None
-            else f"after {evaluation.patience} validations without improvement",
-            "test_scored": "once, after selection",
-            "ties": "score descending, then training items before others, then item id ascending",
-            "cutoffs": list(evaluation.cutoffs),
-            "diversity_features": evaluation.diversity_features,
-            "categories": evaluation.categories,
-        }
-
-
 def rank_all(
     model: Recommender,
     setting: Setting,
     *,
     users: Index | None = None,
     masks: Sequence[HeldOut | None] = (None,),
+    part: Part = "valid",
 ) -> list[RankedLists]:
     """Rank for every user, or some, to the longest cut-off, from one scoring pass.
 
@@ -161,17 +62,18 @@ def rank_all(
         model: A trained model, built with the setting's content.
         setting: Says which items are candidates, and how long the lists are.
         users: User rows; None: all.
-        masks: Pairs to mask beside the training pairs; one set of lists for each.
+        masks: Pairs to mask beside those that the setting masks; one set of lists for each.
+        part: What is ranked for: that decides the histories that the model knows.
     """
     model.train(False)
     evaluation = setting.evaluation
     longest = max(*evaluation.cutoffs, int(evaluation.select_by.partition("@")[2]))
-    train = setting.candidates
+    masked = setting.masked
     with torch.inference_mode():
         return rank_each(
-            model.scorer(setting.known),
-            train,
-            np.arange(train.n_users) if users is None else users,
+            model.scorer(setting.known_for(part)),
+            masked,
+            np.arange(masked.n_users) if users is None else users,
             k=longest,
             masks=masks,
             device=next(iter(model.state_dict().values()), torch.empty(0)).device,
@@ -179,11 +81,18 @@ def rank_all(
 
 
 def lists_for_both(model: Recommender, setting: Setting) -> tuple[RankedLists, RankedLists]:
-    """Rank for validation and for test; in strict alone they differ, by validation positives."""
-    if setting.test_mask is None:
-        (lists,) = rank_all(model, setting)
-        return lists, lists
-    for_valid, for_test = rank_all(model, setting, masks=(None, setting.test_mask))
+    """Rank for validation and for test.
+
+    In strict they differ by validation positives, in next-item by the histories too; in paper they
+    do not.
+    """
+    if setting.evaluation.next_item:
+        (for_valid,) = rank_all(model, setting)
+        (for_test,) = rank_all(model, setting, masks=(setting.test_mask,), part="test")
+    elif setting.test_mask is None:
+        (for_valid,) = (for_test,) = [rank_all(model, setting)[0]]
+    else:
+        for_valid, for_test = rank_all(model, setting, masks=(None, setting.test_mask))
     return for_valid, for_test
 
 
@@ -201,7 +110,7 @@ def score(lists: RankedLists, setting: Setting, held_out: HeldOut) -> Scores:
         metrics=metrics,
         cutoffs=evaluation.cutoffs,
         threshold=evaluation.threshold,
-        missing_users="zero" if setting.strict else "leave-out",
+        missing_users="zero" if evaluation.whole_catalogue else "leave-out",
         topics=training.topics,
         content=training.content,
     )
@@ -229,12 +138,14 @@ def check(setting: Setting, test: TestData, *, selects: bool) -> None:
         selects: Whether validation chooses among epochs.
 
     Raises:
-        DataError: A metric does not take the held-out ratings, or the one that selects has no value
-            on validation.
+        DataError: A metric does not take the held-out ratings, the one that selects has no value
+            on validation, or the rows are no next items.
     """
     evaluation, key = with_selected(setting.evaluation)
     training, asked = setting.training, replace(setting, evaluation=evaluation)
     where = f"{training.name}, split {training.split}"
+    if evaluation.next_item:
+        require_next_items(training, test)
     for part, held_out in (("valid", training.valid), ("test", test.rows)):
         rows = setting.rows(held_out)
         users = np.unique(training.of_trained_users(rows).users)
@@ -283,20 +194,26 @@ def score_both(
     present: Presence | None,
 ) -> Scored:
     """Score validation and test; with slices where presence is given."""
-    slices: list[Slice] = []
+    training = setting.training
+    if setting.evaluation.next_item:
+        require_next_items(training, test)
+    slices: dict[Part, list[Slice]] = {"valid": [], "test": []}
     if present is not None:
-        training = setting.training
         n_items, n_users = training.item_ids.size, training.user_ids.size
-        slices = make_slices(training.train, n_items, n_users, present)
+        usual = make_slices(training.train, n_items, n_users, present)
+        of_valid, of_test = (
+            target_slices(training, test) if setting.evaluation.next_item else ([], [])
+        )
+        slices = {"valid": [*usual, *of_valid], "test": [*usual, *of_test]}
     found = {
-        "valid": _score_rows(lists[0], setting, setting.training.valid, slices),
-        "test": _score_test(lists[1], setting, test, slices),
+        "valid": _score_rows(lists[0], setting, training.valid, slices["valid"]),
+        "test": _score_test(lists[1], setting, test, slices["test"]),
     }
     return Scored(
         {split: scores for split, (scores, _) in found.items()},
-        {split: sliced for split, (_, sliced) in found.items()} if slices else {},
+        {split: sliced for split, (_, sliced) in found.items()} if slices["test"] else {},
         notes=(
-            *_why_not("valid", found["valid"][0], setting, setting.training.valid),
+            *_why_not("valid", found["valid"][0], setting, training.valid),
             *_why_not("test", found["test"][0], setting, test.rows),
         ),
     )
@@ -341,7 +258,7 @@ def evaluate_lists(
     Raises:
         DataError: The lists can't be read or do not belong to the dataset.
     """
-    loaded = load_split(data, split, columns, catalogue=evaluation.protocol == "strict")
+    loaded = load_split(data, split, columns, catalogue=evaluation.whole_catalogue)
     evaluation, loaded, _ = side_data(data, evaluation, loaded, known_columns(data, columns))
     training = loaded.training
     setting = Setting(training, evaluation)
@@ -349,12 +266,12 @@ def evaluate_lists(
     longest = max(evaluation.cutoffs)
     users, items, notes = read_lists(recs, user_ids, training.item_ids, longest)
     present = load_presence(data / "features", training.item_ids.tolist()) if slices else None
-    seen = _n_listed(users, items, training.train)
+    seen = _n_listed(users, items, setting.masked)
     if seen:
         notes.append(
             f"{seen} listed items are training positives of their user; no model here lists such"
         )
-    known = _n_listed(users, items, training.valid) if setting.strict else 0
+    known = 0 if setting.test_mask is None else _n_listed(users, items, setting.test_mask)
     if known:
         notes.append(
             f"{known} listed items are validation positives of their user; at test they count as "
@@ -384,8 +301,10 @@ def side_data(
     """
     training, digests = split.training, {}
     ids = training.item_ids.tolist()
-    if evaluation.protocol == "strict":
+    if evaluation.whole_catalogue:
         digests["catalogue"] = split.catalogue_digest
+    if evaluation.next_item:
+        digests["histories"] = training.order_digest
     if evaluation.categories is not None:
         topics, digests["categories"] = read_categories(
             data, evaluation.categories, ids, (columns or {}).get("item_id")

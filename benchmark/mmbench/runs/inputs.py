@@ -94,8 +94,8 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
         recipe = recipe.model_copy(update={"start_from": with_digest(recipe.start_from)})
     data = Path(recipe.data)
     if like is None:
-        strict = recipe.evaluation.protocol == "strict"
-        split = load_split(data, recipe.split, recipe.columns, catalogue=strict)
+        catalogue = recipe.evaluation.whole_catalogue
+        split = load_split(data, recipe.split, recipe.columns, catalogue=catalogue)
     else:
         split = like.split
     features: Mapping[str, ItemFeatures] = {}
@@ -104,9 +104,9 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
         features = like.features if like is not None else {}
         features = features or _features(recipe, treatment, data, split)
         if treatment.policy.DROPS and like is None:
-            columns, strict = recipe.columns, recipe.evaluation.protocol == "strict"
+            columns, catalogue = recipe.columns, recipe.evaluation.whole_catalogue
             whole = split
-            split = with_content(data, whole, features, columns, catalogue=strict)
+            split = with_content(data, whole, features, columns, catalogue=catalogue)
             if split is not whole:  # whom a mask took from is gone
                 features = _features(recipe, replace(treatment, mask={}), data, split)
     if like is None:
@@ -202,7 +202,7 @@ def coverage(inputs: Inputs, evaluation: Evaluation) -> list[str]:
     for modality, one in inputs.features.items():
         n_present = int(one.present[: train.n_items].sum())
         used = int(present[modality].sum()) + one.n_masked
-        if evaluation.protocol == "strict":
+        if evaluation.whole_catalogue:
             used += one.n_masked_others
         unused = counted(one.n_stored - used, "vector")
         lines.append(

@@ -67,7 +67,7 @@ def test_a_split_is_written_once_and_says_how(toy: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (("--method", "leave-one-out"), UsageError, "leave-k-out"),
+        (("--method", "leave-n-out"), UsageError, "leave-k-out"),
         (("--filter", "kcor:5"), UsageError, "kcore"),
         (("--k", "2"), UsageError, "--k"),
         (("--name", "../x"), UsageError, "plain folder name"),

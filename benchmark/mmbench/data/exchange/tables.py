@@ -211,7 +211,10 @@ def _interactions(
     notes = (read.note,) if read.note else ()
     numbers = read.take(np.arange(1)).numbers()
     first = {"user_id": [read.user_ids[0]], "item_id": [read.item_ids[0]], **numbers}
-    shown = tuple((role, name, first[role][0]) for role, name in read.columns.items())
+    ours = {"timestamp": "position"} if read.by_position else {}
+    shown = tuple(
+        (ours.get(role, role), name, first[role][0]) for role, name in read.columns.items()
+    )
     one = Understood(path, "interactions", len(read), read.dropped, shown, unread, notes)
     return read, one
 
@@ -336,7 +339,7 @@ def summary(bundle: Bundle) -> str:
             day(int(one) / table.per_second) or f"{int(one) / table.per_second:g}"
             for one in (table.timestamps.min(), table.timestamps.max())
         )
-        parts.append(f"{first} to {last}")
+        parts.append(f"{'positions ' * table.by_position}{first} to {last}")
     if bundle.items is not None:
         known = set(bundle.items["item_id"])
         met = len(known & set(table.item_ids.tolist()))
