@@ -281,12 +281,15 @@ class Recipe(BaseModel):
     @property
     def needs_content(self) -> bool:
         """Whether the model, or one of the grid's or the search's trials, uses content."""
-        needs, tried = model_class(self.model).needs_content, [self.settings]
+        model = model_class(self.model)
+        if not model.uses_features or model.needs_content(self.settings):
+            return model.uses_features
+        tried = [one.settings for one in self.trials()]
         if self.search is not None:
             for name, domain in self.search.space.items():
                 values = () if isinstance(domain, Range) else domain
                 tried += [self.trial({name: value}).settings for value in values]
-        return any(map(needs, [*tried, *(one.settings for one in self.trials())]))
+        return any(map(model.needs_content, tried))
 
     def dump(self) -> dict[str, Any]:
         """The recipe as plain JSON values, everything spelled out that matters."""

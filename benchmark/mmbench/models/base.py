@@ -113,6 +113,7 @@ class Recommender(nn.Module):
             that depends on settings, an instance says it, and `represents_unseen` beforehand.
         by_history: Whether a user is their history alone, so that users whom training has not seen
             can be scored too: the rows of `Known.histories` behind those of training.
+        in_order: Whether the order of histories matters to it.
         id_weights: Patterns of the names of weights that belong to users or items: a row or a
             number for each. All others can be carried to another dataset.
     """
@@ -127,6 +128,7 @@ class Recommender(nn.Module):
     learns_absent: ClassVar[bool] = False
     scores_unseen: bool = False
     by_history: bool = False
+    in_order: ClassVar[bool] = False
     id_weights: ClassVar[tuple[str, ...]] = ("user_*", "item_*")
 
     @classmethod

@@ -116,6 +116,7 @@ class Sequential(Recommender):
 
     uses_features = True
     by_history = True
+    in_order = True
     config: SequenceConfig
     loss_name: Loss = "softmax"
 

@@ -42,6 +42,7 @@ def presets(name: str) -> list[Preset]:
 
 
 CASES = [(name, preset) for name in [*MODELS, *OUTSIDE] for preset in presets(name)]
+CASES.append(("sasrec", {"preset": "recbole", "items": "both", "operator": "gate"}))
 TRAINED = [(name, preset) for name, preset in CASES if kind(name).trained]
 every_case = pytest.mark.parametrize(("name", "preset"), CASES)
 every_trained_case = pytest.mark.parametrize(("name", "preset"), TRAINED)

@@ -72,17 +72,22 @@ def sequences_loss(p: SequenceProblem) -> str:
 
 
 CASES: list[tuple[str, str, str, dict[str, Any]]] = [
+    ("sasrec", "paper", "small", {"items": "both", "operator": "concat"}),
+    ("sasrec", "recbole", "small", {"items": "both", "operator": "gate"}),
+    ("gru4rec", "paper", "small", {}),
+]
+MORE: list[tuple[str, str, str, dict[str, Any]]] = [
     *(("sasrec", preset, size, {}) for preset in sasrec.PRESETS for size in cases.SIZES),
     ("sasrec", "paper", "small", {"loss": "softmax", "n_heads": 2, "dropout": 0.0}),
     ("sasrec", "recbole", "small", {"loss": "bce", "items": "content", "operator": "attention"}),
-    ("sasrec", "recbole", "small", {"items": "both", "operator": "gate"}),
-    ("sasrec", "paper", "small", {"items": "both", "operator": "concat"}),
     ("sasrec", "paper", "small", {"items": "content", "operator": "weighted"}),
-    *(("gru4rec", "paper", size, {}) for size in cases.SIZES),
+    ("gru4rec", "paper", "middle", {}),
     ("gru4rec", "paper", "small", {"loss": "bce", "items": "both"}),
 ]
 every_case = pytest.mark.parametrize(
-    ("name", "preset", "size", "settings"), CASES, ids=lambda value: str(value)
+    ("name", "preset", "size", "settings"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE)],
+    ids=str,
 )
 
 
