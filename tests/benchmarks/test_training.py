@@ -57,7 +57,10 @@ CELLS: dict[str, dict[str, Any]] = {  # of the schema
 }
 SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "schema-lightgcn")}
 """Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
-MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", *CELLS)
+MODELS = (
+    *("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "sasrec", "gru4rec"),
+    *CELLS,
+)
 
 
 def interactions(size: Size, rng: np.random.Generator) -> TrainSet:
