@@ -298,6 +298,10 @@ class Recipe(BaseModel):
         plain = self.model_dump(mode="json") | what
         for name in treatment.immaterial:
             del plain[name]
+        fields = type(self.settings).model_fields
+        for name in self.settings.ADDED:
+            if getattr(self.settings, name) == fields[name].default:
+                del plain["settings"][name]
         if self.start_from is None:
             del plain["start_from"]  # a run is named after its recipe: without one as ever
         return plain

@@ -59,6 +59,8 @@ def evaluate(
     if run is not None:
         own = read_recipe(run / RECIPE_FILE).evaluation
         chosen = {"protocol": own.protocol, "threshold": own.threshold} | chosen
+        if chosen["protocol"] == own.protocol:
+            chosen = {"repeats": own.repeats} | chosen
     evaluation = make_evaluation(**chosen)
     if run is not None:
         from mmbench.runs.run import evaluate_run

@@ -36,7 +36,8 @@ def recommend(
 
     As at test, the user's training items are left out, under the protocol strict the validation
     items too; there, models that score through content list items that training has not seen.
-    `mmbench evaluate --recs` scores the file like any other.
+    Under the protocol next-item the lists are what follows the user's training and validation
+    items, which may be listed again. `mmbench evaluate --recs` scores the file like any other.
 
     With --history, lists are for the users of that table instead, by what they have there.
 

@@ -214,6 +214,14 @@ class Histories:
         times = None if self.times is None else self.times[kept]
         return Histories(before[self.indptr], self.items[kept], times)
 
+    def latest(self, k: int) -> Histories:
+        """Return each user's last k interactions."""
+        ends = self.indptr[1:]
+        starts = np.maximum(ends - k, self.indptr[:-1])
+        _, rows = ranges(starts, ends)
+        indptr = np.concatenate([[0], np.cumsum(ends - starts)])
+        return Histories(indptr, self.items[rows], None if self.times is None else self.times[rows])
+
     def and_of(self, others: Histories) -> Histories:
         """Return these, and behind them the histories of other users.
 

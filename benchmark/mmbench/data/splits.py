@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.layout import counted
 from mmbench.core.sampling import numpy_rng
 from mmbench.data.tables import InteractionTable, sorted_ids, write_interactions
 from mmbench.errors import ShapeError, UsageError, unknown_name
@@ -295,8 +296,8 @@ def too_short(users: NDArray[np.int64], parts: NDArray[np.int8]) -> str:
     n, everyone = np.unique(users[parts != TRAIN]).size, np.unique(users).size
     if n == everyone:
         return ""
-    are = "user has" if everyone - n == 1 else "users have"
-    return f"{everyone - n:,} of {everyone:,} {are} too few rows and keep all of them in training"
+    few = f"{everyone - n:,} of {counted(everyone, 'user')}"
+    return f"too few rows for any to be held out: {few}; theirs are all in training"
 
 
 def split_rows(

@@ -113,6 +113,7 @@ def score(lists: RankedLists, setting: Setting, held_out: HeldOut) -> Scores:
         missing_users="zero" if evaluation.whole_catalogue else "leave-out",
         topics=training.topics,
         content=training.content,
+        masked=setting.masked,
     )
     return without_hits(scores, metrics) if setting.out_of_reach(held_out) else scores
 

@@ -115,6 +115,7 @@ def evaluate(
     missing_users: Literal["leave-out", "zero"] = "leave-out",
     topics: Topics | None = None,
     content: ItemVectors | None = None,
+    masked: TrainSet | None = None,
 ) -> Scores:
     """Compute metric values of ranked lists on one split.
 
@@ -130,6 +131,7 @@ def evaluate(
             an empty list, which scores 0 in every accuracy metric.
         topics: The items' topics, for the metrics that need them.
         content: The items' vectors, for the metrics that measure distances between items.
+        masked: The pairs that no list could hold; None: the training pairs.
 
     Raises:
         UsageError: No or impossible cut-offs, or a metric's side data are missing.
@@ -142,7 +144,7 @@ def evaluate(
     has_list[lists.users] = True
     evaluated = np.flatnonzero(has_rows if missing_users == "zero" else has_rows & has_list)
     by_rank, relevant = _judge(lists, held_out, evaluated, n_rows, threshold)
-    judged = Judged(evaluated, by_rank, relevant, train, topics, content)
+    judged = Judged(evaluated, by_rank, relevant, train, topics, content, masked)
     in_population = {"relevant": judged.n_relevant > 0, "evaluated": np.ones(judged.n_users, bool)}
 
     overall: dict[str, float | None] = {}

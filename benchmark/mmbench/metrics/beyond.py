@@ -210,8 +210,8 @@ def equal_opportunity(lists: Judged, k: int) -> float:
     """Spread over mean of the shares of relevant head and of relevant tail items that are found."""
     found = lists.head_and_tail(lists.hits.item[lists.hits.rank < k])
     relevant = lists.relevant
-    # A relevant item in T_u is no candidate for u, so that it does not count as findable.
-    findable = ~lists.train.contains(lists.users[relevant.user], relevant.item)
+    # A masked item is no candidate for u, so that it does not count as findable.
+    findable = ~lists.masked.contains(lists.users[relevant.user], relevant.item)
     of_pairs = lists.head_and_tail(relevant.item)
     return _spread(
         (_count(found[0]), _count(found[1])),
@@ -232,10 +232,10 @@ def statistical_parity(lists: Judged, k: int) -> float:
     # Σ_E |g minus T_u| = |E| |g| - Σ_E |T_u ∩ g|, which needs no users x items array. The extra
     # place serves users without a training row.
     trained_head = np.bincount(
-        lists.train.users, lists.is_head[lists.train.items], lists.train.n_users + 1
+        lists.masked.users, lists.is_head[lists.masked.items], lists.train.n_users + 1
     )
     known_head = int(trained_head[np.minimum(lists.users, lists.train.n_users)].sum())
-    known_tail = int(lists.n_trained.sum()) - known_head
+    known_tail = int(lists.n_masked.sum()) - known_head
     return _spread(
         lists.n_listed(k),
         (

@@ -139,6 +139,8 @@ class Judged:
         train: The training pairs.
         topics: The items' topics, where the data have them.
         content: The items' vectors for distances, where they were asked for.
+        left_out: The pairs that no list could hold, the T_u of PopREO, PopRSP and LAUC; None: the
+            training pairs.
     """
 
     users: Index
@@ -147,6 +149,7 @@ class Judged:
     train: TrainSet
     topics: Topics | None = None
     content: ItemVectors | None = None
+    left_out: TrainSet | None = None
 
     @property
     def n_users(self) -> int:
@@ -158,11 +161,16 @@ class Judged:
         """|Rel| of each user, shape (n,)."""
         return np.bincount(self.relevant.user, minlength=self.n_users)
 
+    @property
+    def masked(self) -> TrainSet:
+        """The pairs that no list could hold."""
+        return self.train if self.left_out is None else self.left_out
+
     @cached_property
-    def n_trained(self) -> Index:
-        """Training items of each user, |T_u|, shape (n,); 0 for users without a training row."""
+    def n_masked(self) -> Index:
+        """How many of them each user has, shape (n,); 0 for users without a training row."""
         # Users without training rows have rows >= n_users; they share the last place.
-        degree = np.append(self.train.user_degree, 0)
+        degree = np.append(self.masked.user_degree, 0)
         return np.asarray(degree[np.minimum(self.users, self.train.n_users)], np.int64)
 
     @cached_property

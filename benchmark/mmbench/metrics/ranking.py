@@ -161,7 +161,7 @@ def average_precision(lists: Judged, k: int) -> Values:
 )
 def limited_auc(lists: Judged, k: int) -> Values:
     """Share of candidates ranked below each hit, over the most hits possible."""
-    candidates = lists.train.n_items - lists.n_trained - lists.n_relevant + 1.0
+    candidates = lists.train.n_items - lists.n_masked - lists.n_relevant + 1.0
     of_hit: Values = np.asarray(candidates[lists.hits.user])
     # Of the r items above a hit, h are hits: r - h other candidates are ranked above it.
     below = of_hit - lists.hits.rank + lists.hits.ordinal

@@ -41,7 +41,9 @@ class ModelConfig(BaseModel):
     """The settings that every model has; a model's own class adds to them.
 
     ALIASES are names that users bring from other frameworks. RETIRED are settings of older versions
-    that changed nothing: they are passed over in a recipe that is read.
+    that changed nothing: they are passed over in a recipe that is read. ADDED are settings that are
+    younger than runs of the model: a recipe has them only where they differ from their default, so
+    that the names of those runs stay.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -60,6 +62,7 @@ class ModelConfig(BaseModel):
         "reg": "reg_weight",
     }
     RETIRED: ClassVar[frozenset[str]] = frozenset()
+    ADDED: ClassVar[frozenset[str]] = frozenset()
 
     def over(self, preset: Preset) -> Preset:
         """A preset's values; where this configuration gives the field of the same name, that."""

@@ -5,6 +5,7 @@ Paper: Deshpande, Karypis: Item-based top-N recommendation algorithms, ACM TOIS 
 
     score(u, i) = sum over j in N(u), j != i, of sim(i, j)
                                        sim kept for the `neighbours` most similar j of each i
+                                       N(u) the user's items, or those of the `latest` rows
     item-knn:    sim(i, j) = |users of both| / (sqrt(|users of i| |users of j|) + shrinkage)
                                                                                  binary cosine
     content-knn: sim(i, j) = mean over modalities of the cosine of the items' vectors; negative
@@ -26,6 +27,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from mmbench.core.interactions import Histories
 from mmbench.core.sampling import Init
 from mmbench.models.base import Content, Known, Recommender, Score, TrainSet
 from mmbench.models.baselines import UntrainedConfig
@@ -40,6 +42,11 @@ class ItemKNNConfig(UntrainedConfig):
     shrinkage: float = Field(
         10.0, ge=0, description="added to the cosine's denominator: distrust of small counts"
     )
+    latest: int | None = Field(
+        None, ge=1, description="how many rows at the end of a history count; all if null"
+    )
+
+    ADDED = frozenset({"latest"})
 
 
 class ContentKNNConfig(UntrainedConfig):
@@ -59,6 +66,10 @@ class _Neighbours(Recommender):
         super().__init__()
         self.n_items = train.n_items
 
+    def _counted(self, histories: Histories) -> TrainSet:
+        """The pairs that count."""
+        return histories.distinct(self.n_items)
+
     def similarity(self) -> sp.csr_matrix:
         """The kept similarities, zero diagonal."""
         raise AssertionError("abstract")
@@ -69,7 +80,7 @@ class _Neighbours(Recommender):
 
     def _sums(self, similarity: sp.csr_matrix, known: Known) -> Score:
         """Score the first items by their rows of `similarity`, (n scored items, n_items)."""
-        seen, transposed = _seen(known.histories.distinct(self.n_items)), similarity.T.tocsr()
+        seen, transposed = _seen(self._counted(known.histories)), similarity.T.tocsr()
         n_unscored = known.n_items - similarity.shape[0]
 
         def score(rows: Tensor) -> Tensor:
@@ -101,6 +112,13 @@ class ItemKNN(_Neighbours):
         super().__init__(train)
         self.config = config
         self.seen = _seen(train)
+
+    def _counted(self, histories: Histories) -> TrainSet:
+        """The pairs of the latest rows, among those of trained items."""
+        latest = self.config.latest
+        if latest is None:
+            return super()._counted(histories)
+        return histories.among(self.n_items).latest(latest).distinct(self.n_items)
 
     def similarity(self) -> sp.csr_matrix:
         """Cosines of the binary item columns, the largest per row; ties by ascending item id."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmbench.data.filters import FILTERS, describe, parse_filter
-from mmbench.data.splits import METHODS, TEST, TRAIN, VALID, Rows, split_rows
+from mmbench.data.splits import LEAVE_OUT, METHODS, TEST, TRAIN, VALID, Rows, split_rows
 from mmbench.errors import ShapeError, UsageError
 
 ROW = st.tuples(st.integers(0, 5), st.integers(0, 7), st.integers(0, 9))
@@ -61,6 +61,7 @@ def test_each_row_gets_one_part_whatever_the_order(
         ("global-random", {}, "---vTT--vTv-TT--vv----"),
         # times 14 21 6 13 20 of the second user: row 3 is the latest, row 6 the one before
         ("leave-k-out", {}, "---T--v--T--v---------"),
+        ("leave-one-out", {}, "---T--v--T--v---------"),
         ("leave-k-out", {"k": 2}, "--vT-vT--T--T--v--v---"),
         ("leave-k-out", {"last": False}, "--T---v---------vT----"),
         ("temporal", {}, "vT-T--v-vT--T--T--v--v"),
@@ -156,7 +157,7 @@ def test_no_times_no_temporal_split(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", [name for name in METHODS if name not in ("eighths", "leave-k-out")]
+    "method", [name for name in METHODS if name not in ("eighths", *LEAVE_OUT)]
 )
 def test_impossible_shares(method: str) -> None:
     rows = Rows(np.zeros(4, int), np.arange(4), np.arange(4.0))
@@ -168,8 +169,10 @@ def test_options_of_other_methods_are_refused() -> None:
     rows = Rows(np.zeros(4, int), np.arange(4), np.arange(4.0))
     with pytest.raises(UsageError, match="--k"):
         split_rows("random", rows, test_ratio=0.2, valid_ratio=0.2, seed=0, k=2)
+    with pytest.raises(UsageError, match="--k"):
+        split_rows("leave-one-out", rows, test_ratio=0.2, valid_ratio=0.2, seed=0, k=1)
     with pytest.raises(UsageError, match="leave-k-out"):
-        split_rows("leave-one-out", rows, test_ratio=0.2, valid_ratio=0.2, seed=0)
+        split_rows("leave-n-out", rows, test_ratio=0.2, valid_ratio=0.2, seed=0)
 
 
 @given(ROWS, st.integers(1, 4), st.integers(1, 4))

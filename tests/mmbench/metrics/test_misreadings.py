@@ -177,7 +177,7 @@ MISREADINGS = [
     ),
     Misreading(
         "LAUC that keeps the training items", R,
-        "lists.train.n_items - lists.n_trained - lists.n_relevant",
+        "lists.train.n_items - lists.n_masked - lists.n_relevant",
         "lists.train.n_items - lists.n_relevant",
         "LAUC",
     ),
