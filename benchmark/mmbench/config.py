@@ -278,7 +278,7 @@ class Recipe(BaseModel):
         asked = Treatment(
             self.missing, self.scaling, self.mask, self.pattern, self.control, self.mask_seed
         )
-        return asked.material(uses_features=model_class(self.model).uses_features)
+        return asked.material(uses_features=self.needs_content)
 
     @property
     def content_of(self) -> Source:
@@ -288,7 +288,20 @@ class Recipe(BaseModel):
     @property
     def loads_features(self) -> bool:
         """Whether content is read: for the model, or to say which items there are."""
-        return model_class(self.model).uses_features or self.treatment.policy.DROPS
+        return self.needs_content or self.treatment.policy.DROPS
+
+    @property
+    def needs_content(self) -> bool:
+        """Whether the model, or one of the grid's or the search's trials, uses content."""
+        model = model_class(self.model)
+        if not model.uses_features or model.needs_content(self.settings):
+            return model.uses_features
+        tried = [one.settings for one in self.trials()]
+        if self.search is not None:
+            for name, domain in self.search.space.items():
+                values = () if isinstance(domain, Range) else domain
+                tried += [self.trial({name: value}).settings for value in values]
+        return any(map(model.needs_content, tried))
 
     def dump(self) -> dict[str, Any]:
         """The recipe as plain JSON values, everything spelled out that matters."""

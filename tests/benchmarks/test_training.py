@@ -76,6 +76,10 @@ SCALED = {
     *(("content-style", size) for size in SIZES),
 }
 """Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
+MODELS = (
+    *("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "sasrec", "gru4rec"),
+    *CELLS,
+)
 
 
 def interactions(size: Size, rng: np.random.Generator) -> TrainSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,11 +41,16 @@ def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def block_train() -> TrainSet:
-    """A checkerboard of 24 users x 16 items: users see most items of their block, no others."""
+    """A checkerboard of 24 users x 16 items: users see most items of their block, no others.
+
+    They see them in any order.
+    """
     rng = np.random.default_rng(1)
     pairs = [(u, i) for u in range(24) for i in range(16) if u % 2 == i % 2 and rng.random() < 0.7]
     users, items = np.array(pairs).T
-    return TrainSet.from_pairs(users, items, 24, 16)
+    order = rng.permutation(users.size)
+    in_order = Histories.from_rows(users[order], items[order], 24)
+    return replace(TrainSet.from_pairs(users, items, 24, 16), in_order=in_order)
 
 
 def reviews_of(train: TrainSet, widths: Mapping[str, int]) -> dict[str, torch.Tensor]:
@@ -76,8 +82,7 @@ def known(
     content = content or Content({})
     vectors = {m: torch.cat([x, unseen[m]]) if unseen else x for m, x in content.vectors.items()}
     n_unseen = len(next(iter(unseen.values()))) if unseen else 0
-    histories = Histories(train.indptr, train.items, None)
-    return Known(train.n_items + n_unseen, Content.complete(vectors), lambda: histories)
+    return Known(train.n_items + n_unseen, Content.complete(vectors), lambda: train.histories)
 
 
 def write_dataset(

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.mmbench.models.test_conformance import TRAINED, trainer_of
+from tests.mmbench.models.test_conformance import OF_USERS, TRAINED, trainer_of
 from tests.mmbench.models.test_other_devices import STEADY
 from torch import Tensor
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.gpu
 
 def on_gpu(name: str, train: TrainSet, features: Content, epochs: int) -> Trainer:
     """A trainer on the GPU, with several steps an epoch, the last one of a smaller batch."""
-    size = 10 if name == "next-item" else 32
+    size = 10 if name in OF_USERS else 32
     settings = {**STEADY.get(name, {}), "batch_size": size}
     here = trainer_of(name, train, features, epochs, **settings)
     model = here.model.to("cuda")

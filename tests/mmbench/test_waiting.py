@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from tests.elsewhere import elsewhere
-from tests.mmbench.models.test_conformance import TRAINED, trainer_of
+from tests.mmbench.models.test_conformance import OF_USERS, TRAINED, trainer_of
 from tests.mmbench.synchronising import Synchronising
 from torch import Tensor
 
@@ -49,7 +49,7 @@ def trainer_there(
 def test_a_step_waits_for_nothing(
     name: str, preset: dict[str, object], block_train: TrainSet, block_features: Content
 ) -> None:
-    settings = {**preset, "batch_size": 10 if name == "next-item" else 48}
+    settings = {**preset, "batch_size": 10 if name in OF_USERS else 48}
     with elsewhere() as device:
         trainer = trainer_there(name, block_train, block_features, device, **settings)
         assert waited(trainer) == []

@@ -94,8 +94,8 @@ def users_by_history(run: Trained, path: Path) -> Audience:
     if not model.by_history:
         raise UsageError(
             f"--history: {run.path} has learned its own users, and can't rank for others by what "
-            "they did; those that can: item-knn, content-knn, schema with ids=none "
-            "(docs/recommending.md)"
+            "they did; those that can: item-knn, content-knn, sasrec, gru4rec, schema with "
+            "ids=none (docs/recommending.md)"
         )
     table = read_interactions(path)
     n_items, n_trained = setting.candidates.n_items, setting.training.n_trained

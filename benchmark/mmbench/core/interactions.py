@@ -36,12 +36,14 @@ class TrainSet:
         items: Item row of each pair, shape (n_edges,), ascending within a user.
         n_users: Number of users with a row; rows 0 … n_users-1.
         n_items: Number of candidate items; rows 0 … n_items-1.
+        in_order: The interactions behind the pairs, in order; None where no order is known.
     """
 
     users: Index
     items: Index
     n_users: int
     n_items: int
+    in_order: Histories | None = None
 
     @classmethod
     def from_pairs(cls, users: Index, items: Index, n_users: int, n_items: int) -> TrainSet:
@@ -83,6 +85,11 @@ class TrainSet:
         """Where each user's items begin and end in `items`, shape (n_users + 1,)."""
         counts = np.bincount(self.users, minlength=self.n_users)
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+    @property
+    def histories(self) -> Histories:
+        """Each user's interactions in order; where none is known, its items ascending."""
+        return self.in_order or Histories(self.indptr, self.items, None)
 
     @cached_property
     def user_degree(self) -> Index:

@@ -76,11 +76,10 @@ class TrainingData:
         """Number of items that occur in training: the boundary in `item_ids`."""
         return self.train.n_items
 
-    @cached_property
+    @property
     def histories(self) -> Histories:
         """Each trained user's training interactions in order of time."""
-        users, items, times = self.interactions
-        return Histories.from_rows(users, items, self.train.n_users, times)
+        return self.train.histories
 
     @cached_property
     def longer_histories(self) -> Histories:
@@ -207,6 +206,8 @@ def index_split(
 
     events = events_of("train")
     pairs = TrainSet.from_pairs(events.users, events.items, len(users), len(items))
+    in_order = Histories.from_rows(events.users, events.items, len(users), events.times)
+    pairs = replace(pairs, in_order=in_order)
     if n_repeated := len(train) - pairs.n_edges:
         were = counted(n_repeated, "repeated pair was", "repeated pairs were")
         notes.append(f"train: {were} counted once; histories keep them")

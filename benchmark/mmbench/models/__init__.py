@@ -41,6 +41,8 @@ MODELS: dict[str, str] = {
     "dragon": "mmbench.models.dragon:DRAGON",
     "layergcn": "mmbench.models.layergcn:LayerGCN",
     "simgcl": "mmbench.models.simgcl:SimGCL",
+    "sasrec": "mmbench.models.sasrec:SASRec",
+    "gru4rec": "mmbench.models.gru4rec:GRU4Rec",
     "schema": "mmbench.models.schema:Schema",
 }
 

@@ -111,7 +111,8 @@ class Recommender(nn.Module):
         Config: The pydantic class of the model's settings.
         cell: Where it stands in the formal schema, for `mmbench models`; None: nowhere.
         trained: Whether it is trained by gradient descent; if not, it has no sampler and no loss.
-        uses_features: Whether it needs at least one modality.
+        uses_features: Whether it needs at least one modality; where that depends on settings,
+            `needs_content` says it.
         content_of: Whose vectors these are: of each item, or of each training pair
             (`Content.edges`; a pair is a user and an item, its vector that of a review, say).
         untrained: Parameters whose gradient is zero by construction (a bias that cancels in every
@@ -125,6 +126,7 @@ class Recommender(nn.Module):
             that depends on settings, an instance says it, and `represents_unseen` beforehand.
         by_history: Whether a user is their history alone, so that users whom training has not seen
             can be scored too: the rows of `Known.histories` behind those of training.
+        in_order: Whether the order of histories matters to it.
         id_weights: Patterns of the names of weights that belong to users or items: a row or a
             number for each. All others can be carried to another dataset.
     """
@@ -140,7 +142,13 @@ class Recommender(nn.Module):
     learns_absent: ClassVar[bool] = False
     scores_unseen: bool = False
     by_history: bool = False
+    in_order: ClassVar[bool] = False
     id_weights: ClassVar[tuple[str, ...]] = ("user_*", "item_*")
+
+    @classmethod
+    def needs_content(cls, settings: ModelConfig) -> bool:
+        """Whether a model of these settings needs at least one modality."""
+        return cls.uses_features
 
     @classmethod
     def learns_absent_with(cls, settings: ModelConfig) -> bool:

@@ -38,7 +38,7 @@ class Inputs:
         split: The split.
         features: The content of its items.
         evaluation: Digests of what else the evaluation looks at: the catalogue, vectors,
-            categories.
+            categories, the order of histories.
         diversity_features: Which vectors distances are measured with, spelled out; None for none.
     """
 
@@ -118,6 +118,10 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
         evaluation = recipe.evaluation.model_copy(
             update={"diversity_features": like.diversity_features}
         )
+    if model_class(recipe.model).in_order:
+        digests["histories"] = split.training.order_digest
+    elif not evaluation.next_item:  # `like` may be of a model that looks at the order
+        digests.pop("histories", None)
     found = {
         "data": str(data.absolute()),  # a run can be used from elsewhere
         "split": split.training.split,
