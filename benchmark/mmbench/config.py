@@ -318,10 +318,6 @@ class Recipe(BaseModel):
             del plain["start_from"]  # a run is named after its recipe: without one as ever
         if self.evaluation.select_decimals is None:
             del plain["evaluation"]["select_decimals"]  # likewise
-        kind = type(self.settings)
-        for name in kind.ADDED:
-            if plain["settings"][name] == kind.model_fields[name].default:
-                del plain["settings"][name]
         return plain
 
     def digest(self, *others: object) -> str:

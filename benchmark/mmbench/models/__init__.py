@@ -25,6 +25,8 @@ MODELS: dict[str, str] = {
     "content-knn": "mmbench.models.neighbours:ContentKNN",
     "bpr-mf": "mmbench.models.bprmf:BPRMF",
     "lightgcn": "mmbench.models.lightgcn:LightGCN",
+    "layergcn": "mmbench.models.layergcn:LayerGCN",
+    "simgcl": "mmbench.models.simgcl:SimGCL",
     "vbpr": "mmbench.models.vbpr:VBPR",
     "mmgcn": "mmbench.models.mmgcn:MMGCN",
     "grcn": "mmbench.models.grcn:GRCN",
@@ -32,15 +34,13 @@ MODELS: dict[str, str] = {
     "bm3": "mmbench.models.bm3:BM3",
     "freedom": "mmbench.models.freedom:FREEDOM",
     "mgcn": "mmbench.models.mgcn:MGCN",
-    "smore": "mmbench.models.smore:SMORE",
     "lgmrec": "mmbench.models.lgmrec:LGMRec",
     "slmrec": "mmbench.models.slmrec:SLMRec",
+    "dualgnn": "mmbench.models.dualgnn:DualGNN",
+    "smore": "mmbench.models.smore:SMORE",
+    "dragon": "mmbench.models.dragon:DRAGON",
     "egcf": "mmbench.models.egcf:EGCF",
     "content-style": "mmbench.models.content_style:ContentStyle",
-    "dualgnn": "mmbench.models.dualgnn:DualGNN",
-    "dragon": "mmbench.models.dragon:DRAGON",
-    "layergcn": "mmbench.models.layergcn:LayerGCN",
-    "simgcl": "mmbench.models.simgcl:SimGCL",
     "sasrec": "mmbench.models.sasrec:SASRec",
     "gru4rec": "mmbench.models.gru4rec:GRU4Rec",
     "schema": "mmbench.models.schema:Schema",
@@ -51,8 +51,6 @@ class ModelConfig(BaseModel):
     """The settings that every model has; a model's own class adds to them.
 
     ALIASES are names that users bring from other frameworks. RETIRED are settings of older versions
-    that changed nothing: they are passed over in a recipe that is read. ADDED are settings that
-    came later: a recipe leaves them out while they have their default, and keeps its digest.
     that changed nothing: they are passed over in a recipe that is read. ADDED are settings that are
     younger than runs of the model: a recipe has them only where they differ from their default, so
     that the names of those runs stay.
