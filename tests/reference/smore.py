@@ -96,12 +96,9 @@ def convolved(x: Tensor, y: Sequence[Tensor]) -> Tensor:
 
 def fused_graph(graphs: Sequence[Tensor]) -> Tensor:
     """S_f, (I, I)."""
-    result = torch.zeros_like(graphs[0])
-    for i in range(len(result)):
-        for j in range(len(result)):
-            found = [float(g[i, j]) for g in graphs if g[i, j] != 0]
-            result[i, j] = max(found, default=0.0)
-    return result
+    found = torch.stack(list(graphs))
+    largest = found.masked_fill(found == 0, -float("inf")).amax(0)
+    return torch.where(torch.isinf(largest), torch.zeros_like(largest), largest)
 
 
 def representation(
