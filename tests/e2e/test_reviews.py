@@ -14,23 +14,6 @@ from tests.processes import ended
 
 pytest.importorskip("sklearn")
 WORDS = np.array(["warm", "red", "coat", "blue", "lamp", "loud", "toy", "soft", "grey", "sofa"])
-    [
-        "warm",
-        "red",
-        "coat",
-        "blue",
-        "lamp",
-        "loud",
-        "toy",
-        "soft",
-        "grey",
-        "sofa",
-        "old",
-        "green",
-        "desk",
-        "shiny",
-    ]
-)
 
 
 def catalogue(folder: Path) -> Path:
