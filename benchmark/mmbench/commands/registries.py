@@ -114,6 +114,9 @@ def _columns(name: str, *texts: str | None) -> None:
     *short, last = [text or "-" for text in texts]
     widths = (10, 12, 4, 5)
     cells = "  ".join(f"{text:<{width}}" for text, width in zip(short, widths, strict=True))
+    if len(name) > 8:  # a line of its own, so that narrow terminals have room for the rest
+        click.echo(name)
+        name = ""
     _hanging(f"{name:<9}{cells}  ", last)
 
 

@@ -35,10 +35,10 @@ ENCODERS: dict[str, str] = {
     "open_clip": "mmx.encoders.open_clip:FAMILY",
     "transformers": "mmx.encoders.transformers:FAMILY",
     "colour-hog": "mmx.encoders.handcrafted:COLOUR_HOG",
-    "colour-histogram": "mmx.encoders.colour_histogram:FAMILY",
-    "edge-map": "mmx.encoders.edge_map:FAMILY",
     "tfidf-lsa": "mmx.encoders.handcrafted:TFIDF_LSA",
     "mfcc": "mmx.encoders.handcrafted:MFCC",
+    "colour-histogram": "mmx.encoders.colour_histogram:FAMILY",
+    "edge-map": "mmx.encoders.edge_map:FAMILY",
 }
 
 GROUP = "mmx.encoders"

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from mmx.encoders.base import own_work, require
 from mmx.encoders.decoding import decode_rgb
 from mmx.encoders.handcrafted import Handcrafted
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIZE = 256
 """Pictures are scaled to SIZE x SIZE first (bilinear, the aspect ratio is not kept)."""
@@ -74,7 +76,7 @@ class EdgeMapEncoder(Handcrafted):
 
 def scaled(content: Path | str) -> Image.Image:
     """Decode a picture and scale it to SIZE x SIZE; raises ContentError."""
-    return decode_rgb(content).resize((SIZE, SIZE), resample=Image.Resampling.BILINEAR)
+    return decode_rgb(content).resize((SIZE, SIZE), resample=2)  # 2: bilinear
 
 
 def canny_edges(grey: NDArray[np.float64]) -> NDArray[np.bool_]:

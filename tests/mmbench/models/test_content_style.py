@@ -17,7 +17,7 @@ from tests.reference.common import Case
 from torch import Tensor
 
 from mmbench.core.interactions import TrainSet
-from mmbench.core.sampling import Init, Triples
+from mmbench.core.sampling import Init, Triples, UniformUsers
 from mmbench.errors import UsageError
 from mmbench.models.base import Content, Recommender
 from mmbench.models.content_style import ContentStyle, ContentStyleConfig
@@ -206,6 +206,13 @@ def test_a_map_that_is_turned_is_another_one_and_one_that_is_moved_is_not() -> N
         line, moved, upright = model.encoders["shape"](maps.view(6, 64))[:3]
     assert torch.allclose(line, moved, atol=1e-12)
     assert not torch.allclose(line, upright, atol=1e-3)
+
+
+def test_users_are_drawn_uniformly_and_factors_start_small() -> None:
+    model, train = small({"colour": torch.rand(6, 5)})
+    assert isinstance(model.make_sampler(train, 4, 1, "cpu"), UniformUsers)
+    for factors in (model.user_factors, model.item_factors):
+        assert 0.005 < float(factors.detach().std()) < 0.02
 
 
 def test_an_unseen_item_is_scored_by_its_content() -> None:
