@@ -46,6 +46,7 @@ SIZES = {
 PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {  # where it is not the default
     ("bm3", "clothing"): {"lr": 1e-2, "n_layers": 2, "dropout": 0.3, "reg_weight": 0.1},
     ("grcn", "clothing"): {"lr": 0.1},
+    **{("layergcn", size): {"batch_size": 2048} for size in SIZES},
 }
 CELLS: dict[str, dict[str, Any]] = {  # of the schema
     "schema-joint": {"representation": "joint"},
@@ -57,7 +58,18 @@ CELLS: dict[str, dict[str, Any]] = {  # of the schema
 }
 SCALED = {(name, "clothing") for name in ("mmgcn", "grcn", "schema-lightgcn")}
 """Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
-MODELS = ("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", *CELLS)
+MODELS = (
+    "lightgcn",
+    "simgcl",
+    "layergcn",
+    "vbpr",
+    "mmgcn",
+    "grcn",
+    "lattice",
+    "bm3",
+    "freedom",
+    *CELLS,
+)
 
 
 def interactions(size: Size, rng: np.random.Generator) -> TrainSet:
