@@ -63,6 +63,7 @@ MODELS = (
     "simgcl",
     "layergcn",
     "vbpr",
+    "deepstyle",
     "mmgcn",
     "grcn",
     "lattice",

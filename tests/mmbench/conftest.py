@@ -58,7 +58,8 @@ def block_features() -> Content:
             "textual": torch.tensor(
                 -side + 0.3 * rng.standard_normal((16, 5)), dtype=torch.float32
             ),
-        }
+        },
+        categories=torch.arange(16) // 4 % 2,
     )
 
 

@@ -31,6 +31,7 @@ MODELS: dict[str, str] = {
     "lattice": "mmbench.models.lattice:LATTICE",
     "bm3": "mmbench.models.bm3:BM3",
     "freedom": "mmbench.models.freedom:FREEDOM",
+    "deepstyle": "mmbench.models.deepstyle:DeepStyle",
     "layergcn": "mmbench.models.layergcn:LayerGCN",
     "simgcl": "mmbench.models.simgcl:SimGCL",
     "schema": "mmbench.models.schema:Schema",

@@ -47,6 +47,7 @@ ORIGINS: dict[str, Origin] = {
     "simgcl": Origin("ids", 2022, "Yu et al., SIGIR"),
     "layergcn": Origin("ids", 2023, "Zhou et al., ICDE"),
     "vbpr": Origin("content", 2016, "He and McAuley, AAAI"),
+    "deepstyle": Origin("content", 2017, "Liu et al., SIGIR"),
     "schema": Origin("content", 2023, "Malitesta et al., arXiv 2309.05273"),
     "mmgcn": Origin("graph", 2019, "Wei et al., ACM MM"),
     "grcn": Origin("graph", 2020, "Wei et al., ACM MM"),

@@ -326,7 +326,8 @@ def others() -> tuple[TrainSet, Content]:
     users, items = np.nonzero(rng.random((29, 19)) < 0.3)
     draw = torch.Generator().manual_seed(5)
     vectors = {m: torch.randn(19, d, generator=draw) for m, d in (("visual", 6), ("textual", 5))}
-    return TrainSet.from_pairs(users, items, 29, 19), Content.complete(vectors)
+    content = Content.complete(vectors, categories=torch.arange(19) % 3)
+    return TrainSet.from_pairs(users, items, 29, 19), content
 
 
 STALE: list[tuple[str, Preset]] = [(name, {"stale_inference": True}) for name in ("grcn", "mmgcn")]
