@@ -12,6 +12,8 @@ from mmbench.ops import gpu
 from mmbench.ops.dense import normalise_rows, product
 from mmbench.ops.kernels import apply
 
+AT_ONCE = 1024  # rows of a block
+
 
 def first_of_equals(rows: Tensor) -> Tensor | None:
     """Which rows of `distinct` are no copies: (k,) bool, or None where copies cannot be."""
@@ -25,7 +27,7 @@ def first_of_equals(rows: Tensor) -> Tensor | None:
 def info_nce(a: Tensor, b: Tensor, temperature: float, real: Tensor | None = None) -> Tensor:
     """The mean over rows r of -log(e(r, r) / sum_c e(r, c)), e(r, c) = exp(cos(a_r, b_c) / t).
 
-    The matrix of cosines, rows x rows, is held once and nothing else of its size.
+    The matrix of cosines, rows x rows of a batch, is held once, in blocks of rows.
 
     Args:
         a: One view, shape (n, d).
@@ -48,26 +50,32 @@ class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, temperature: float, real: Tensor | None) -> Tensor:
         weight = a.new_full((len(a),), 1 / len(a)) if real is None else (real / real.sum()).to(a)
-        logits = product(a / temperature, b.t())  # (n, n)
-        matching = logits.diagonal().clone()
-        if real is not None:
-            logits.masked_fill_(~real, -torch.inf)
-        largest = logits.amax(1)
-        # In place: what is kept are the numerators of each row's softmax.
-        numerators = logits.sub_(largest[:, None]).exp_()
-        total = numerators.sum(1)
-        ctx.save_for_backward(a, b, numerators, (weight / temperature)[:, None], total[:, None])
-        losses: Tensor = total.log() + largest - matching
-        return (losses * weight).sum()
+        matching, blocks, losses, totals = (a * b).sum(1) / temperature, [], [], []
+        for rows in torch.split(a, AT_ONCE):
+            logits = product(rows / temperature, b.t())  # (some rows, n)
+            if real is not None:
+                logits.masked_fill_(~real, -torch.inf)
+            largest = logits.amax(1)
+            # In place: what is kept are the numerators of each row's softmax.
+            blocks.append(logits.sub_(largest[:, None]).exp_())
+            totals.append(blocks[-1].sum(1))
+            losses.append(totals[-1].log() + largest)
+        total = torch.cat(totals)[:, None]
+        ctx.save_for_backward(a, b, (weight / temperature)[:, None], total, *blocks)
+        loss: Tensor = ((torch.cat(losses) - matching) * weight).sum()
+        return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        a, b, numerators, weight, total = ctx.saved_tensors
+        a, b, weight, total, *blocks = ctx.saved_tensors
         weight = weight * grad
         # d loss_r / d cos(r, c) is the share of c, less one for r itself.
-        of_a = product(numerators, b).div_(total).sub_(b).mul_(weight)
+        of_a = torch.cat([product(numerators, b) for numerators in blocks])
+        of_a = of_a.div_(total).sub_(b).mul_(weight)
         weighted = a * weight
-        # As (weighted^T shares)^T: the matrix is not copied for its transpose.
-        of_b = product((weighted / total).t(), numerators).t() - weighted
+        of_b = -weighted
+        for rows, numerators in zip(torch.split(weighted / total, AT_ONCE), blocks, strict=True):
+            # As (rows^T numerators)^T: the matrix is not copied for its transpose.
+            of_b += product(rows.t(), numerators).t()
         return of_a, of_b, None, None
