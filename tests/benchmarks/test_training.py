@@ -52,6 +52,7 @@ PUBLISHED: dict[tuple[str, str], dict[str, Any]] = {  # where it is not the defa
         "keep_rate": 0.2,
         "alpha": 0.2,
     },
+    **{("layergcn", size): {"batch_size": 2048} for size in SIZES},
 }
 CELLS: dict[str, dict[str, Any]] = {  # of the schema
     "schema-joint": {"representation": "joint"},
@@ -78,6 +79,16 @@ SCALED = {
 """Where an epoch takes minutes: the median of five steps is multiplied by the steps of an epoch."""
 MODELS = (
     *("lightgcn", "vbpr", "mmgcn", "grcn", "lattice", "bm3", "freedom", "sasrec", "gru4rec"),
+    "lightgcn",
+    "simgcl",
+    "layergcn",
+    "vbpr",
+    "deepstyle",
+    "mmgcn",
+    "grcn",
+    "lattice",
+    "bm3",
+    "freedom",
     *CELLS,
 )
 

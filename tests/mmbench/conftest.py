@@ -72,6 +72,7 @@ def block_features(block_train: TrainSet) -> Content:
             ),
         },
         edges=reviews_of(block_train, {"visual": 6, "textual": 5}),
+        categories=torch.arange(16) // 4 % 2,
     )
 
 

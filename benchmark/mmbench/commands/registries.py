@@ -38,8 +38,9 @@ def models(name: str | None, as_json: bool) -> None:
       mmbench models vbpr
       mmbench models schema
     """
-    from mmbench.models import MODELS, model_class
+    from mmbench.models import MODELS, model_class, model_name
     from mmbench.models.base import ModelConfig
+    from mmbench.models.origins import origin
 
     if name is None:
         _list_models({model: model_class(model) for model in MODELS}, as_json=as_json)
@@ -52,6 +53,7 @@ def models(name: str | None, as_json: bool) -> None:
     if as_json:
         document = {
             "name": name,
+            **asdict(origin(model_name(name))),
             "scores_unseen": chosen.scores_unseen,
             "cell": chosen.cell and asdict(chosen.cell),
             "settings": schema,
@@ -80,7 +82,9 @@ def models(name: str | None, as_json: bool) -> None:
 
 
 def _list_models(known: Mapping[str, type[Recommender]], *, as_json: bool) -> None:
-    """Print what each model is, and where it stands in the schema."""
+    """Print what each model is, by group, and where it stands in the schema."""
+    from mmbench.models.origins import GROUPS, grouped, origin
+
     summaries = {
         name: inspect.cleandoc(model.__doc__ or "").splitlines()[0] for name, model in known.items()
     }
@@ -90,6 +94,7 @@ def _list_models(known: Mapping[str, type[Recommender]], *, as_json: bool) -> No
                 "name": name,
                 "features": model.uses_features,
                 "summary": summaries[name],
+                **asdict(origin(name)),
                 "cell": model.cell and asdict(model.cell),
             }
             for name, model in known.items()
@@ -97,14 +102,18 @@ def _list_models(known: Mapping[str, type[Recommender]], *, as_json: bool) -> No
         echo_json({"models": listed}, "mmbench.models 1.0")
         return
     width = max(map(len, known))
-    for name, model in known.items():
-        uses = "features" if model.uses_features else "-"
-        _hanging(f"{name:<{width}}  {uses:<8}  ", summaries[name])
+    groups = grouped()
+    for group, names in groups.items():
+        click.echo(f"{group}: {GROUPS[group]}")
+        for name in names:
+            own = origin(name)
+            paper = f" {own.paper}." if own.paper else ""
+            _hanging(f"  {name:<{width}}  {own.year or '-':<4}  ", f"{summaries[name]}{paper}")
+        click.echo()
     words = "representation, fusion, side, ids, operator and backbone"
-    click.echo()
     _hanging("", f"In the formal schema (`mmbench models schema`), {words}:")
-    for name, model in known.items():
-        cell = model.cell
+    for name in (one for names in groups.values() for one in names):
+        cell = known[name].cell
         if cell is not None:
             how = "; ".join(filter(None, (cell.operator, cell.backbone)))
             _columns(name, cell.representation, cell.fusion, cell.side, cell.ids, how)
@@ -114,10 +123,10 @@ def _columns(name: str, *texts: str | None) -> None:
     *short, last = [text or "-" for text in texts]
     widths = (10, 12, 4, 5)
     cells = "  ".join(f"{text:<{width}}" for text, width in zip(short, widths, strict=True))
-    if len(name) > 8:  # a line of its own, so that narrow terminals have room for the rest
+    if len(name) > 9:  # a line of its own, so that narrow terminals have room for the rest
         click.echo(name)
         name = ""
-    _hanging(f"{name:<9}{cells}  ", last)
+    _hanging(f"{name:<10}{cells}  ", last)
 
 
 def _is_schema(model: type[Recommender]) -> bool:

@@ -71,6 +71,17 @@ class Topics:
         left, right = (np.searchsorted(self.items, items, side) for side in ("left", "right"))
         return ranges(left, right)
 
+    def first(self, n_items: int) -> Index:
+        """Return the first topic of each item, numbered from 0, shape (n_items,).
+
+        Items without one share the number behind the last.
+        """
+        listed, place = np.unique(self.items[self.items < n_items], return_index=True)
+        names, number = np.unique(self.topics[self.items < n_items][place], return_inverse=True)
+        out = np.full(n_items, names.size, np.int64)
+        out[listed] = number
+        return out
+
 
 @dataclass(frozen=True, eq=False)
 class ItemVectors:

@@ -43,6 +43,9 @@ MODELS: dict[str, str] = {
     "content-style": "mmbench.models.content_style:ContentStyle",
     "sasrec": "mmbench.models.sasrec:SASRec",
     "gru4rec": "mmbench.models.gru4rec:GRU4Rec",
+    "deepstyle": "mmbench.models.deepstyle:DeepStyle",
+    "layergcn": "mmbench.models.layergcn:LayerGCN",
+    "simgcl": "mmbench.models.simgcl:SimGCL",
     "schema": "mmbench.models.schema:Schema",
 }
 

@@ -41,6 +41,7 @@ class Content(Mapping[str, ItemContent]):
         dropout: Of trained stand-ins for absent content; None: there are none.
         edges: Modality to vectors of the training pairs (reviews), (n_edges, dim) each, in the
             order of `TrainSet`; of no other pairs.
+        categories: Each item's category, 0, 1, …, shape (n_items,), int64; None: not known.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class Content(Mapping[str, ItemContent]):
         find: Neighbours | None = None,
         dropout: float | None = None,
         edges: Mapping[str, Tensor] | None = None,
+        categories: Tensor | None = None,
     ) -> None:
-        self._content, self._dropout = dict(content), dropout
+        self._content, self._dropout, self.categories = dict(content), dropout, categories
         self.edges = dict(edges or {})
         self._find = find or (lambda modality, x, k: cosine_knn(x, k))
 
@@ -60,12 +62,14 @@ class Content(Mapping[str, ItemContent]):
         vectors: Mapping[str, Tensor],
         find: Neighbours | None = None,
         edges: Mapping[str, Tensor] | None = None,
+        categories: Tensor | None = None,
     ) -> Content:
         """Content that no item lacks, from modality to vectors, (n_items, dim) each."""
         return cls(
             {m: ItemContent(x, torch.ones(len(x), dtype=torch.bool)) for m, x in vectors.items()},
             find,
             edges=edges,
+            categories=categories,
         )
 
     def __getitem__(self, modality: str) -> ItemContent:
@@ -119,6 +123,7 @@ class Recommender(nn.Module):
             difference, say).
         legacy_zero_grad: Whether parameters without gradient go on by their momentum; see
             `mmbench.trainer.Adam`.
+        uses_categories: Whether it reads `Content.categories`.
         uses_seed: Whether its scores depend on the seed; if not, several seeds are one run.
         learns_absent: Whether it puts `Content.stand_ins` in where content is absent; where that
             depends on settings, `learns_absent_with` says it.
@@ -138,6 +143,7 @@ class Recommender(nn.Module):
     content_of: ClassVar[Source] = "item"
     untrained: frozenset[str] = frozenset()
     legacy_zero_grad: bool = False
+    uses_categories: ClassVar[bool] = False
     uses_seed: ClassVar[bool] = True
     learns_absent: ClassVar[bool] = False
     scores_unseen: bool = False

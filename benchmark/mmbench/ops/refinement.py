@@ -120,8 +120,8 @@ def _transposed(matrix: SparseMatrix, g: Tensor, plus: Tensor | None) -> Tensor:
 
 def _norm(x: Tensor) -> Tensor:
     """Norms of the rows, at least `SMALLEST`, (n, 1)."""
-    norms: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return norms.clamp_min_(SMALLEST)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min_(SMALLEST)
+    return norm
 
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:

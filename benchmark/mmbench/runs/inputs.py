@@ -25,6 +25,7 @@ from mmbench.data.restriction import with_content
 from mmbench.data.reviews import load_reviews
 from mmbench.data.tables import UNSURE
 from mmbench.data.treatment import Treatment
+from mmbench.errors import UsageError
 from mmbench.evaluation.protocol import Setting, side_data
 from mmbench.models import model_class
 from mmbench.runs.start import with_digest
@@ -90,7 +91,13 @@ def load_inputs(recipe: Recipe, like: Inputs | None = None) -> tuple[Recipe, Inp
     Raises:
         DataError: The dataset or the store lacks what the recipe needs, or the run that it starts
             from is not finished.
+        UsageError: The model needs categories, and no column is named.
     """
+    if model_class(recipe.model).uses_categories and recipe.evaluation.categories is None:
+        raise UsageError(
+            f"{recipe.model}: needs the items' categories; say which column of the items table has "
+            "them: --categories COLUMN"
+        )
     if recipe.start_from is not None:
         recipe = recipe.model_copy(update={"start_from": with_digest(recipe.start_from)})
     data = Path(recipe.data)

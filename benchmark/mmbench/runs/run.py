@@ -332,6 +332,11 @@ def load_model(
     result = read_result(path)
     recipe, inputs, folder = resume_inputs(path, data)
     evaluation = evaluation or recipe.evaluation
+    if model_class(recipe.model).uses_categories:
+        column = recipe.evaluation.categories
+        if evaluation.categories not in (None, column):
+            raise UsageError(f"{path}: {recipe.model} was trained with --categories {column}")
+        evaluation = evaluation.model_copy(update={"categories": column})
     chosen = result.recipe.model_copy(update={"data": recipe.data, "evaluation": evaluation})
     if evaluation != recipe.evaluation:
         chosen, inputs = load_inputs(chosen)

@@ -19,6 +19,7 @@ from mmbench.evaluation.ranking import rank
 from mmbench.models import MODELS, model_class
 from mmbench.models.base import Content, ModelConfig, Recommender
 from mmbench.models.cells import admissible
+from mmbench.models.origins import ORIGINS, grouped, origin
 from mmbench.models.sequential import Sequential
 from mmbench.ops import sparse
 from mmbench.trainer import Trainer
@@ -83,6 +84,29 @@ def first_batch(model: Recommender, train: TrainSet, batch_size: int = 64) -> Ba
 def scores(model: Recommender, train: TrainSet) -> torch.Tensor:
     with torch.inference_mode():
         return model.train(False).scorer(known(train))(torch.arange(train.n_users))
+
+
+def test_every_model_says_what_kind_it_is_and_where_it_was_published() -> None:
+    unsaid = [name for name in MODELS if name not in ORIGINS]
+    assert not unsaid, f"add {', '.join(unsaid)} to ORIGINS in mmbench/models/origins.py"
+    assert ORIGINS.keys() <= MODELS.keys(), "a line of ORIGINS is of no model"
+    for name, one in ORIGINS.items():
+        assert (one.year is None) == (not one.paper), name
+        assert kind(name).trained == (one.group != "baselines"), name
+        if one.group in ("ids", "content", "graph"):
+            assert kind(name).uses_features == (one.group != "ids"), name
+            # The schema itself is all of its cells.
+            assert kind(name).cell or name == "schema", f"{name} has no cell of the schema"
+    shown = [name for names in grouped().values() for name in names]
+    assert sorted(shown) == sorted(MODELS)
+
+
+def test_a_model_without_a_line_gets_a_sensible_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {name: one.group for name, one in ORIGINS.items() if name != "schema"}
+    monkeypatch.setattr("mmbench.models.origins.ORIGINS", {})
+    guessed = {name: origin(name).group for name in said}
+    # BM3's and MMGCN's backbones are graphs, GRCN's and LATTICE's, too.
+    assert guessed == said
 
 
 @every_case
@@ -309,7 +333,8 @@ def others() -> tuple[TrainSet, Content]:
     widths = {"visual": 6, "textual": 5}
     vectors = {m: torch.randn(19, d, generator=draw) for m, d in widths.items()}
     train = TrainSet.from_pairs(users, items, 29, 19)
-    return train, Content.complete(vectors, edges=reviews_of(train, widths))
+    reviews, categories = reviews_of(train, widths), torch.arange(19) % 3
+    return train, Content.complete(vectors, edges=reviews, categories=categories)
 
 
 STALE: list[tuple[str, Preset]] = [(name, {"stale_inference": True}) for name in ("grcn", "mmgcn")]

@@ -204,3 +204,15 @@ def test_aliases_of_other_frameworks() -> None:
         "cl_weight": 0.7, "noise": 0.3, "n_layers": 1, "temperature": 0.5,
     }.items()  # fmt: skip
     assert make_settings("layergcn", {"dropout": 0.3}).model_dump()["edge_dropout"] == 0.3
+
+
+def test_a_contrast_does_not_depend_on_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    a, b = (torch.tensor(rng.normal(size=(8, 4)), requires_grad=True) for _ in range(2))
+    whole = info_nce(a, b, 0.3)
+    of_whole = torch.autograd.grad(whole, [a, b])
+    monkeypatch.setattr("mmbench.ops.contrast.AT_ONCE", 3)
+    parts = info_nce(a, b, 0.3)
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-12)
+    for x, y in zip(torch.autograd.grad(parts, [a, b]), of_whole, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
