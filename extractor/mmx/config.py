@@ -99,6 +99,9 @@ class RunConfig(_Frozen):
     )
     retry_failed: bool = Field(False, description="Try corrupt and missing items again.")
     restart: bool = Field(False, description="Start anew, whatever is there.")
+    extend: bool = Field(
+        False, description="Take over a finished set of fewer items, and compute the new ones."
+    )
     allow_outside: bool = Field(
         False, description="Follow paths and links that lead out of the dataset folder."
     )
@@ -109,6 +112,12 @@ class RunConfig(_Frozen):
     seed: int = Field(
         0, ge=0, lt=2**32, description="Seed of random weights and of fitted encoders."
     )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.extend and self.restart:
+            raise ValueError("extend keeps what restart discards; give one of them")
+        return self
 
     @property
     def store(self) -> Path:

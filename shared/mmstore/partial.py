@@ -243,6 +243,12 @@ def finished_set(
         return found, status, versions
 
 
+def finished_digest(paths: Paths) -> str:
+    """Return the content digest of the finished set."""
+    with hdf5.open_file(paths.final) as file:
+        return hdf5.read_header(file, paths.final)[0].content_digest
+
+
 def _used_vectors(file: Any, status: NDArray[np.uint8]) -> int:
     used = 0
     for start, stop in spans(status.size, block_rows(16)):
@@ -269,7 +275,7 @@ def refuse_other_plan(
     `any_versions` lets the versions of programs differ; their keys are the answer. The message
     begins with `where`.
     """
-    differences = dict(_differences(found, wanted))
+    differences = dict(plan_differences(found, wanted))
     versions = [key for key in differences if any_versions and f"{key}.".startswith(spec.VERSIONS)]
     for key in versions:
         del differences[key]
@@ -288,8 +294,11 @@ def refuse_other_plan(
     )
 
 
-def _differences(found: Header, wanted: Header) -> Iterator[tuple[str, str]]:
-    """Yield `(key, "found, expected")`; `provenance.pooling`, not just `provenance`."""
+def plan_differences(found: Header, wanted: Header) -> Iterator[tuple[str, str]]:
+    """Yield `(key, "found, expected")`; `provenance.pooling`, not just `provenance`.
+
+    Creation times may differ, and so may the ids themselves.
+    """
     for key in ("modality", "name", "source", "layout", "dim", "dtype", "rows"):
         old, new = getattr(found, key), getattr(wanted, key)
         if old != new:

@@ -51,6 +51,8 @@ class FeatureSetWriter:
         provenance: How the vectors are made, as JSON values. It should hold no host name, user name
             or absolute path. `created` is added where it is absent.
         restart: Discard an unfinished set, and replace a finished one on `finish`.
+        replaces: Content digest of a finished set of another plan that `finish` may replace; an
+            unfinished set of this plan is continued.
         retry_failed: Make corrupt rows pending again: their files may have been repaired.
         retry_missing: Make missing rows pending again: their files may have come since.
         fsync: Also force every flush onto the disk (some milliseconds each), to survive a power
@@ -79,6 +81,7 @@ class FeatureSetWriter:
         dtype: str = "float32",
         provenance: Mapping[str, Any],
         restart: bool = False,
+        replaces: str = "",
         retry_failed: bool = False,
         retry_missing: bool = False,
         fsync: bool = False,
@@ -122,12 +125,14 @@ class FeatureSetWriter:
             if restart or retry or begun or not os.path.isfile(self.path):  # noqa: PTH113
                 raise errors.StoreAccess(f"{error}, or write elsewhere with --out") from error
         try:
-            self._open(columns, restart=restart, retry=retry)
+            self._open(columns, restart=restart, replaces=replaces, retry=retry)
         except BaseException:
             self._release()
             raise
 
-    def _open(self, columns: list[Bytes], *, restart: bool, retry: list[Status]) -> None:
+    def _open(
+        self, columns: list[Bytes], *, restart: bool, replaces: str, retry: list[Status]
+    ) -> None:
         paths = self._paths
         with translated(paths.partial):
             # Half a file of a step that was killed, and with it all that nobody will go on with.
@@ -137,7 +142,8 @@ class FeatureSetWriter:
             resuming = paths.partial.exists() and self._attach(columns)
             if not resuming:
                 paths.discard_partial()
-                if self.path.exists() and not restart:
+                kept = self.path.exists() and not restart
+                if kept and not (replaces and partial.finished_digest(paths) == replaces):
                     if not self._adopt_finished(columns, retry):
                         return
                 else:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmbase.choices import FILE
 from mmbase.dataset import FOLDERS, TEXT_COLUMNS
@@ -38,6 +39,8 @@ PATH_COLUMNS = {
 NOT_A_NUMBER = ("NaN", "nan")
 """An absent text as data frames write it where the cell is not empty. `Nan` is a word."""
 
+Rows: TypeAlias = NDArray[np.int64]
+
 _BLOCK = 65_536
 
 
@@ -54,6 +57,9 @@ class Contents(Protocol):
 
     def fetch(self, start: int, stop: int) -> list[Content]:
         """Return the content of rows `start` to `stop` (exclusive). Safe from any thread."""
+
+    def take(self, rows: Rows) -> Contents:
+        """Return the content of some items alone, shape (k,), in that order."""
 
     def digest(self) -> str | None:
         """Return the BLAKE2b-256 (hex) of the cells that are read; None where there are none."""
@@ -203,6 +209,10 @@ class TextContents:
         columns = [column.slice(start, stop - start).to_pylist() for column in self.values]
         return [_text(values, self.columns, self.template) for values in zip(*columns, strict=True)]
 
+    def take(self, rows: Rows) -> TextContents:
+        """Return the texts of some items alone."""
+        return replace(self, values=tuple(column.take(rows) for column in self.values))
+
     def digest(self) -> str:
         """Return the BLAKE2b-256 of every cell, hexadecimal."""
         return _digest(self.values)
@@ -232,9 +242,17 @@ class FileContents:
     links: frozenset[bytes] = field(default_factory=frozenset)
     addresses: Column | None = None
 
+    _BY_ITEM: ClassVar[tuple[str, ...]] = ("named", "found", "addresses")
+
     def fetch(self, start: int, stop: int) -> list[Content]:
         """Return files; None where none is named and none bears the item's id."""
         return self._of_rows(lambda column: column.slice(start, stop - start), self.named)
+
+    def take(self, rows: Rows) -> Self:
+        """Return the files of some items alone."""
+        columns: dict[str, Any] = {name: getattr(self, name) for name in self._BY_ITEM}
+        taken: Any = {name: one if one is None else one.take(rows) for name, one in columns.items()}
+        return replace(self, **taken)
 
     def absent(self, rows: Iterable[int]) -> Iterator[tuple[int, Absent]]:
         """Yield which of some rows name a file that is not there, and the first such file."""

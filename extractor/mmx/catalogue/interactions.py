@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,10 @@ class Interactions(Items):
     def keys(self) -> dict[str, Any]:
         """Return the columns that identify a row, by their names in a feature set."""
         return {"ids": Pairs(fixed_length(self.users), self.id_array())}
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Return some of the interactions, shape (k,), in that order."""
+        return replace(super().take(rows), users=self.users.take(rows))
 
     def name_of(self, row: int) -> str:
         """Return what a message calls the row."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,10 @@ class Items:
     def keys(self) -> dict[str, Any]:
         """Return the columns that identify a row, by their names in a feature set."""
         return {"ids": self.id_array()}
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Return some of the items, shape (k,), in that order."""
+        return replace(self, ids=self.ids.take(rows))
 
     def name_of(self, row: int) -> str:
         """Return what a message calls the row."""

@@ -20,6 +20,7 @@ from mmx.encoders.compute import other_linear_kernel
 from mmx.errors import UsageError
 from mmx.extraction import pipeline
 from mmx.extraction.executors import Executor, LocalExecutor
+from mmx.extraction.extending import FOLDER, GROWS, Extension, discard_shard, find_extension
 from mmx.extraction.multipart import Several
 from mmx.extraction.pipeline import SetJob
 from mmx.extraction.plan import Plan, batch_size_of, make_plan
@@ -72,8 +73,17 @@ def extract_together(
     `configs` are one group of `share_contents`; other arguments and errors are those of `extract`.
     """
     progress = progress or Silent()
+    if run.extend and len(configs) > 1:  # their new items may differ
+        made: list[Summary] = []
+        for config in configs:
+            known = [*taken, *(summary.path for summary in made)]
+            made += extract_together(
+                run, (config,), progress=progress, build=build, executor=executor, taken=known
+            )
+        return made
     began = time.perf_counter()
     jobs: list[SetJob] = []
+    extensions: list[Extension | None] = []
     with ExitStack() as stack:
         for config in configs:
             plan = jobs[0].plan.of(config) if jobs else make_plan(run, config, progress)
@@ -90,12 +100,23 @@ def extract_together(
                 f"{plan.batch_size}"
             )
             first = all(job.already_complete for job in jobs)
-            writer = stack.enter_context(_writer(path, plan, encoder, may_choose_kernel=first))
+            extension = None
+            if run.extend:
+                extension = find_extension(path, plan, encoder, may_choose_kernel=first)
+            if extension is not None:
+                extension.announce(progress)
+                plan, path = plan.take(extension.new), extension.shard
+            writer = stack.enter_context(
+                _writer(path, plan, encoder, progress, may_choose_kernel=first)
+            )
             others: tuple[Encoder, ...] = ()
             if not writer.finished:
                 others = tuple(_build(plan, build, stages, on) for on in plan.other_devices)
             jobs.append(SetJob(plan, encoder, writer, stages, others))
-            if writer.finished:
+            jobs[-1].may_be_empty = extension is not None
+            extensions.append(extension)
+            if writer.finished and extension is None:
+                discard_shard(path)
                 _note_changes(jobs[-1], progress)
         unfinished = [job for job in jobs if not job.already_complete]
         if unfinished:
@@ -104,6 +125,9 @@ def extract_together(
         for job in unfinished:
             with job.stages.timed("write"):
                 job.writer.finish()
+    for place, extension in enumerate(extensions):
+        if extension is not None:
+            jobs[place] = _joined(jobs[place], extension)
     elapsed_s = time.perf_counter() - began
     summaries = [job.summary(elapsed_s) for job in jobs]
     for summary in summaries:
@@ -113,6 +137,17 @@ def extract_together(
         if summary.absent.count:
             progress.warn(f"{summary.modality}/{summary.name}: {summary.absent.as_text()}")
     return summaries
+
+
+def _joined(job: SetJob, extension: Extension) -> SetJob:
+    """The finished set of all items, after that of the new ones."""
+
+    def opened(provenance: Mapping[str, Any], **options: Any) -> FeatureSetWriter:
+        return _open_writer(extension.path, extension.plan, job.encoder, provenance, **options)
+
+    with job.stages.timed("write"):
+        writer = extension.join(opened)
+    return job.of_all(extension.plan, writer, extension.new)
 
 
 def _write_cost(summary: Summary, n_sets: int) -> None:
@@ -132,13 +167,13 @@ def _write_cost(summary: Summary, n_sets: int) -> None:
 def share_contents(run: RunConfig, configs: Sequence[SetConfig]) -> list[list[SetConfig]]:
     """Group sets that look at the same pictures or sounds in batches of the same size.
 
-    A text costs nothing to read, so sets of texts stay alone. Groups come in the order of their
-    first sets.
+    A text costs nothing to read, so sets of texts stay alone, and sets that are extended may lack
+    different items. Groups come in the order of their first sets.
     """
     groups: dict[tuple[object, ...], list[SetConfig]] = {}
     for place, config in enumerate(configs):
         key: tuple[object, ...] = (place,)
-        if config.modality != "textual":
+        if config.modality != "textual" and not run.extend:
             columns = (config.path_column, config.several, config.path_separator, config.background)
             key = (config.modality, *columns, batch_size_of(run, config))
         groups.setdefault(key, []).append(config)
@@ -223,40 +258,51 @@ def _note_changes(job: SetJob, progress: Progress) -> None:
 
 
 def _writer(
-    path: Path, plan: Plan, encoder: Encoder, *, may_choose_kernel: bool
+    path: Path, plan: Plan, encoder: Encoder, progress: Progress, *, may_choose_kernel: bool
 ) -> FeatureSetWriter:
     """Open the set. One that was begun with the other kernel of linear layers keeps that kernel.
 
     A set may have been begun on another processor, which must not keep it from being continued.
     Sets that are made together have one kernel: only the first unfinished one may choose it.
     """
-
-    def opened(provenance: Mapping[str, Any]) -> FeatureSetWriter:
-        return FeatureSetWriter(
-            path,
-            modality=plan.config.modality,
-            dim=encoder.spec.dim,
-            **plan.items.keys(),
-            layout="ragged" if encoder.ragged else "dense",
-            dtype=plan.config.store_dtype,
-            provenance=provenance,
-            restart=plan.run.restart,
-            retry_failed=plan.run.retry_failed,
-            retry_missing=plan.run.retry_failed,
-            fsync=True,  # flushes are seconds apart: what is recorded as done survives a power cut
-        )
-
-    provenance = plan.provenance(encoder)
+    provenance, restart = plan.provenance(encoder), plan.run.restart
     try:
-        return opened(provenance)
+        return _open_writer(path, plan, encoder, provenance, restart=restart)
     except ProvenanceMismatch as error:
+        if plan.run.extend and path.parent.name == FOLDER:
+            progress.warn(f"{path}: new items have changed since it was begun; it is begun anew")
+            return _open_writer(path, plan, encoder, provenance, restart=True)
         kernel = other_linear_kernel() if error.keys == ("provenance.linear",) else None
+        if kernel is None and set(error.keys) <= GROWS:
+            raise ProvenanceMismatch(
+                f"{error}; if items were added to it, --extend computes these alone", error.keys
+            ) from error
         if kernel is None:
             raise
-        writer = opened({**provenance, "linear": kernel})
+        other = {**provenance, "linear": kernel}
+        writer = _open_writer(path, plan, encoder, other, restart=restart)
         if not writer.finished:
             if not may_choose_kernel:
                 writer.close()
                 raise
             gemm.use(kernel)
         return writer
+
+
+def _open_writer(
+    path: Path, plan: Plan, encoder: Encoder, provenance: Mapping[str, Any], **options: Any
+) -> FeatureSetWriter:
+    retry = plan.run.retry_failed
+    return FeatureSetWriter(
+        path,
+        modality=plan.config.modality,
+        dim=encoder.spec.dim,
+        **plan.items.keys(),
+        layout="ragged" if encoder.ragged else "dense",
+        dtype=plan.config.store_dtype,
+        provenance=provenance,
+        retry_failed=retry,
+        retry_missing=retry,
+        fsync=True,  # flushes are seconds apart: what is recorded as done survives a power cut
+        **options,
+    )

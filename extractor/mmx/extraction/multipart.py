@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -234,6 +234,8 @@ class SeveralFiles(FileContents):
     folders: frozenset[str]
     suffixes: tuple[str, ...]
     ids: Any
+
+    _BY_ITEM: ClassVar[tuple[str, ...]] = (*FileContents._BY_ITEM, "ids")
 
     def _by_id(self, pick: Callable[[Column], Column]) -> list[Content]:
         alone, ids = super()._by_id(pick), pick(self.ids).to_pylist()

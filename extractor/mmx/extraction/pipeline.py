@@ -71,6 +71,7 @@ class SetJob:
         self.already_complete = writer.finished
         self.began = time.perf_counter()  # the loop over the items
         self.failure: DataError | None = None  # why the run has to stop
+        self.may_be_empty = False  # whether it may end without a single vector
         self._n_corrupt = writer.counts()[Status.CORRUPT]
         self._limit = plan.run.failure_limit(self.n_rows)
         self._first_corrupt: list[str] = []
@@ -173,7 +174,7 @@ class SetJob:
     def why_empty(self) -> DataError | None:
         """Return the reason why no item has a vector; None where one has."""
         counts = self.writer.counts()
-        if counts[Status.OK]:
+        if counts[Status.OK] or self.may_be_empty:
             return None
         if counts[Status.CORRUPT]:
             first = self._first_corrupt[0] if self._first_corrupt else "?: ?"
@@ -228,6 +229,13 @@ class SetJob:
             n_noted=len({row for row, _ in self._notes}),
             notes=tuple((self._name(row), note) for row, note in self._notes[:_ERRORS_SHOWN]),
         )
+
+    def of_all(self, plan: Plan, writer: FeatureSetWriter, rows: Rows) -> SetJob:
+        """Return the finished job of a larger set, into whose `rows` those of this one went."""
+        whole = SetJob(plan, self.encoder, writer, self.stages)
+        whole.already_complete = False
+        whole._notes = [(int(rows[row]), note) for row, note in self._notes]
+        return whole
 
     def _name(self, row: int) -> str:
         return self.plan.items.name_of(row)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import mmx
 from mmbase.choices import recall_texts, remember_columns, remember_texts
 from mmbase.dataset import TEXT_COLUMNS
@@ -68,6 +71,10 @@ class Plan:
         """Return the plan of another set with the same contents and the same batch size."""
         device, *others = _devices(self.run, config)
         return replace(self, config=config, device=device, other_devices=tuple(others))
+
+    def take(self, rows: NDArray[np.int64]) -> Plan:
+        """Return the plan of some items alone, shape (k,), in that order."""
+        return replace(self, items=self.items.take(rows), contents=self.contents.take(rows))
 
     def all_contents(self) -> Iterator[tuple[int, str | Path]]:
         """Yield every usable text or file with its row, in order; of an item with several, all."""

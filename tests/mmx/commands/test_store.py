@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 
 from mmstore import FeatureSet, FeatureSetWriter, Pairs
 from mmx.cli import cli
-from mmx.commands.store import EXPORT_FORMATS, IMPORT_FORMATS, store
+from mmx.commands.exchange import EXPORT_FORMATS, IMPORT_FORMATS
+from mmx.commands.store import store
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(4, 3) + 0.5
 
@@ -549,3 +550,21 @@ def test_ls_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_sets_of_parts_are_merged(tmp_path: Path) -> None:
+    parts = [make(tmp_path / ids, "a", ids=ids) for ids in ("abcd", "wxyz")]
+    merged = run("merge", *parts, "--name", "all", "--out", tmp_path / "f", "--json")
+    assert merged.exit_code == 0, merged.stderr
+    told = json.loads(merged.stdout)
+    assert told["items"] == {"ok": 4, "missing": 2, "corrupt": 2}
+    assert told["repeated"] == 0
+    with FeatureSet(tmp_path / "f" / "visual" / "all.h5") as features:
+        assert features.ids.tolist() == list("abcdwxyz")
+        assert features.errors() == [(3, "truncated JPEG"), (7, "truncated JPEG")]
+    again = run("merge", *parts, "--name", "all", "--out", tmp_path / "f")
+    assert "was merged before" in again.stderr
+    other = make(tmp_path / "other", "b", ids="klmn")
+    refused = run("merge", parts[0], other, "--name", "x", "--out", tmp_path / "f")
+    assert refused.exit_code == 1
+    assert "was made otherwise" in refused.stderr
