@@ -73,7 +73,7 @@ def models(name: str | None, as_json: bool) -> None:
         click.echo()
         _hanging("In the formal schema: ", "; ".join(told) + ".")
     click.echo()
-    _hanging("Items unseen in training: ", f"{unseen} (--protocol strict).")
+    _hanging("Items unseen in training: ", f"{unseen} (--protocol strict, next-item).")
     click.echo("\nSettings (--set NAME=VALUE):" if schema else "\nIt has no settings.")
     for setting, entry in schema.items():
         default = json.dumps(entry.get("default")).strip('"')

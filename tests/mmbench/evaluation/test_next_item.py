@@ -20,6 +20,7 @@ from mmbench.core.content import Known
 from mmbench.core.interactions import HeldOut
 from mmbench.errors import DataError, UsageError
 from mmbench.evaluation.protocol import evaluate_lists, lists_for_both, score_both
+from mmbench.evaluation.scoring import Scores
 from mmbench.models import MODELS, ModelConfig, model_class
 from mmbench.models.base import Recommender, Score
 from mmbench.runs import run as experiment
@@ -135,6 +136,10 @@ def metrics_by_hand(ranks: Iterable[int | None]) -> dict[str, float]:
     return out
 
 
+def without_lauc(scores: Scores) -> dict[str, float | None]:
+    return {key: value for key, value in scores.overall.items() if "LAUC" not in key}
+
+
 class AfterTheLast(Recommender):
     """A score for each pair of the last item and the next; few values, so that there are ties.
 
@@ -146,6 +151,7 @@ class AfterTheLast(Recommender):
     uses_features = False
     scores_unseen = True
     TABLE = torch.from_numpy(np.random.default_rng(7).integers(0, 4, (30, 30)).astype(np.float32))
+    TABLE.fill_diagonal_(5.0)  # the last item once more, before all others
 
     def __init__(self, rows: list[int]) -> None:
         super().__init__()
@@ -162,7 +168,8 @@ class AfterTheLast(Recommender):
 def test_metrics_are_those_of_an_evaluation_by_hand(
     tmp_path: Path, order: str, repeats: str
 ) -> None:
-    recipe, inputs = recipe_of(write(tmp_path / "d", order), repeats=repeats)
+    metrics = ("HR", "Recall", "NDCG", "MRR", "LAUC")
+    recipe, inputs = recipe_of(write(tmp_path / "d", order), repeats=repeats, metrics=metrics)
     training = inputs.split.training
     setting = inputs.setting(recipe.evaluation)
     assert training.item_ids.size == setting.candidates.n_items == 30
@@ -176,6 +183,7 @@ def test_metrics_are_those_of_an_evaluation_by_hand(
 
     for part, truth in parts().items():
         ranks: dict[str, int | None] = {}
+        below: list[float] = []  # LAUC: the share of candidates below a hit
         for user, target in truth.target.items():
             before = truth.before[user]
             scores = AfterTheLast.TABLE[ITEMS.index(before[-1])]
@@ -184,20 +192,28 @@ def test_metrics_are_those_of_an_evaluation_by_hand(
                 candidates,
                 key=lambda one, s=scores: (-float(s[ITEMS.index(one)]), *tied(one)),
             )
-            ranks[user] = listed.index(target) if target in listed else None
+            ranks[user] = rank = listed.index(target) if target in listed else None
+            known = set(parts()["valid"].before[user]) if repeats == "masked" else set()
+            n = 30 - len(known)
+            below.append((n - rank) / n if rank is not None and rank < K else 0.0)
         expected = metrics_by_hand(ranks.values())
-        assert found.scores[part].overall == pytest.approx(expected, rel=1e-12), part
+        overall = found.scores[part].overall
+        assert overall.pop(f"LAUC@{K}") == pytest.approx(sum(below) / len(below), rel=1e-12)
+        del overall["LAUC@2"]
+        assert overall == pytest.approx(expected, rel=1e-12), part
         assert found.scores[part].n_evaluated == len(truth.target) == 26
         slices = {(one.slice.family, one.slice.name): one.scores for one in found.slices[part]}
         for name, again in (("repeated", True), ("new", False)):
             own = [ranks[u] for u, one in truth.target.items() if (one in truth.before[u]) == again]
-            of_slice = slices["target", name].overall
+            of_slice = without_lauc(slices["target", name])
             if repeats == "masked" and again:  # no list can have any
                 assert set(of_slice.values()) <= {None, 0.0}
             else:
                 assert of_slice == pytest.approx(metrics_by_hand(own)), name
         unseen = [ranks[u] for u, one in truth.target.items() if one not in trained]
-        assert unseen and slices["items", "cold"].overall == pytest.approx(metrics_by_hand(unseen))
+        assert unseen and without_lauc(slices["items", "cold"]) == pytest.approx(
+            metrics_by_hand(unseen)
+        )
 
 
 def test_item_knn_counts_the_history_of_its_part(data: Path) -> None:
