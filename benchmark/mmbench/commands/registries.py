@@ -66,8 +66,9 @@ def models(name: str | None, as_json: bool) -> None:
         return
     click.echo(_flowing(inspect.cleandoc(sys.modules[chosen.__module__].__doc__ or "")))
     unseen = "scored" if chosen.scores_unseen else "never listed"
-    if _is_schema(chosen):
+    if any("represents_unseen" in vars(kind) for kind in _own(chosen)):
         unseen = "scored where they have content, unless an id decides (product, max)"
+    if _is_schema(chosen):
         _print_combinations()
     elif chosen.cell is not None:
         told = (f"{key} {value or 'none'}" for key, value in asdict(chosen.cell).items())
@@ -127,6 +128,13 @@ def _columns(name: str, *texts: str | None) -> None:
         click.echo(name)
         name = ""
     _hanging(f"{name:<10}{cells}  ", last)
+
+
+def _own(model: type[Recommender]) -> tuple[type, ...]:
+    """Return a model's class and those between it and what all models have."""
+    from mmbench.models.base import Recommender
+
+    return model.__mro__[: model.__mro__.index(Recommender)]
 
 
 def _is_schema(model: type[Recommender]) -> bool:
