@@ -28,6 +28,7 @@ MODELS: dict[str, str] = {
     "layergcn": "mmbench.models.layergcn:LayerGCN",
     "simgcl": "mmbench.models.simgcl:SimGCL",
     "vbpr": "mmbench.models.vbpr:VBPR",
+    "deepstyle": "mmbench.models.deepstyle:DeepStyle",
     "mmgcn": "mmbench.models.mmgcn:MMGCN",
     "grcn": "mmbench.models.grcn:GRCN",
     "lattice": "mmbench.models.lattice:LATTICE",
@@ -43,9 +44,6 @@ MODELS: dict[str, str] = {
     "content-style": "mmbench.models.content_style:ContentStyle",
     "sasrec": "mmbench.models.sasrec:SASRec",
     "gru4rec": "mmbench.models.gru4rec:GRU4Rec",
-    "deepstyle": "mmbench.models.deepstyle:DeepStyle",
-    "layergcn": "mmbench.models.layergcn:LayerGCN",
-    "simgcl": "mmbench.models.simgcl:SimGCL",
     "schema": "mmbench.models.schema:Schema",
 }
 

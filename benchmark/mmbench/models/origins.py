@@ -54,6 +54,16 @@ ORIGINS: dict[str, Origin] = {
     "lattice": Origin("graph", 2021, "Zhang et al., ACM MM"),
     "bm3": Origin("graph", 2023, "Zhou et al., WWW"),
     "freedom": Origin("graph", 2023, "Zhou and Shen, ACM MM"),
+    "slmrec": Origin("graph", 2022, "Tao et al., IEEE TMM"),
+    "egcf": Origin("graph", 2022, "Deldjoo et al., DL4SR at CIKM"),
+    "dualgnn": Origin("graph", 2023, "Wang et al., IEEE TMM"),
+    "mgcn": Origin("graph", 2023, "Yu et al., ACM MM"),
+    "dragon": Origin("graph", 2023, "Zhou et al., ECAI"),
+    "lgmrec": Origin("graph", 2024, "Guo et al., AAAI"),
+    "smore": Origin("graph", 2025, "Ong and Khong, WSDM"),
+    "content-style": Origin("content", 2022, "Deldjoo et al., ECIR"),
+    "gru4rec": Origin("sequence", 2016, "Hidasi et al., ICLR"),
+    "sasrec": Origin("sequence", 2018, "Kang and McAuley, ICDM"),
 }
 
 
