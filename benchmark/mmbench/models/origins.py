@@ -55,7 +55,7 @@ ORIGINS: dict[str, Origin] = {
     "bm3": Origin("graph", 2023, "Zhou et al., WWW"),
     "freedom": Origin("graph", 2023, "Zhou and Shen, ACM MM"),
     "slmrec": Origin("graph", 2022, "Tao et al., IEEE TMM"),
-    "egcf": Origin("graph", 2022, "Deldjoo et al., DL4SR at CIKM"),
+    "egcf": Origin("graph", 2022, "Anelli et al., DL4SR at CIKM"),
     "dualgnn": Origin("graph", 2023, "Wang et al., IEEE TMM"),
     "mgcn": Origin("graph", 2023, "Yu et al., ACM MM"),
     "dragon": Origin("graph", 2023, "Zhou et al., ECAI"),
