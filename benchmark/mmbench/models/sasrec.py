@@ -14,7 +14,7 @@ Presets (`preset`)
     paper    of section III: x = D(x); blocks x = x + D(A(LN(x))), x = x + D(F(LN(x))); act is relu,
              W_1 is d x d, no biases in A, one head; a last LN, as in the authors' code; p counts
              from the end, so that the latest item always has the last position; loss `bce`.
-    recbole  what RecBole computes, with which most papers since 2021 compare: x = D(LN(x)); blocks
+    recbole  what the framework RecBole computes: x = D(LN(x)); blocks
              x = LN(x + D(A(x) W_O + b_O)), x = LN(x + D(F(x))); act is gelu, W_1 is d x 4 d, biases
              in Q and V, two heads; p counts from the start; loss `softmax`.
 
