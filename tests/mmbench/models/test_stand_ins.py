@@ -72,6 +72,7 @@ def test_where_all_have_content_there_are_none(
         ("vbpr", {"preset": "original"}),
         ("grcn", {}),
         ("mmgcn", {}),
+        ("dualgnn", {}),
         ("schema", {}),
         ("schema", {"representation": "joint", "fusion": "early"}),
     ],
