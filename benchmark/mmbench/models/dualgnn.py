@@ -25,13 +25,13 @@ With one modality nothing is weighed: y = h, without user_weights and their pena
 
 Presets (`preset`), see PRESETS
     paper      the equations above.
-    original   MMRec's module as it runs, with which the values published for the Amazon datasets
-               were made. `fill_up`: it wants k users on every list; where fewer have an item in
-               common, it repeats some, drawn anew in each epoch, and the softmax counts them as
-               often. `first_is_sum`: it adds the modalities up in the memory of the first one's h,
-               so that users weigh the sum over modalities in the place of the first: y_u = w_u,1
-               sum_m h_m,u + sum_(m > 1) w_u,m h_m,u. The authors' own code fills up, too, and does
-               not add up in place.
+    original   MMRec's module as it runs, with which papers compare on the Amazon datasets.
+               `fill_up`: it wants k users on every list; where fewer have an item in common, it
+               repeats some, drawn anew in each epoch, and the softmax counts them as often.
+               `first_is_sum`: it adds the modalities up in the memory of the first one's h, so that
+               users weigh the sum over modalities in the place of the first: y_u = w_u,1 sum_m
+               h_m,u + sum_(m > 1) w_u,m h_m,u. The authors' own code fills up, too, and does not
+               add up in place.
 
 Always: users are ranked by fresh embeddings, and with each co-user once; both codes rank by those
 of the epoch's last batch, before its optimiser step. Both have weights of items, too, which nothing

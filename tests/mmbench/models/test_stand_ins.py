@@ -74,6 +74,7 @@ def test_where_all_have_content_there_are_none(
         ("mmgcn", {}),
         ("lgmrec", {}),
         ("slmrec", {}),
+        ("dualgnn", {}),
         ("schema", {}),
         ("schema", {"representation": "joint", "fusion": "early"}),
     ],
