@@ -37,6 +37,7 @@ from mmbench.models.search_space import Search as Search
 from mmbench.models.settings import for_model as for_model
 from mmbench.models.settings import make_settings as make_settings
 from mmbench.models.settings import setting_name as setting_name
+from mmbench.models.settings import without_retired
 from mmbench.models.start import StartFrom
 from mmbench.ops import SparseBackend
 
@@ -99,6 +100,12 @@ class Evaluation(BaseModel):
         allow_inf_nan=False,
         description="A held-out row is relevant if its rating is at least this.",
     )
+
+    @property
+    def rounded(self) -> str:
+        """How the metric that chooses is rounded, in words that follow others; or nothing."""
+        digits = self.select_decimals
+        return "" if digits is None else f", rounded to {digits} decimals"
 
     @field_validator("metrics")
     @classmethod
@@ -370,24 +377,6 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     partial.replace(path)
 
 
-def _without_retired(values: Any) -> Any:
-    """The values of a recipe, perhaps of an older version, without retired settings."""
-    if not (isinstance(values, dict) and isinstance(values.get("model"), str)):
-        return values
-    retired = model_class(values["model"]).Config.RETIRED
-
-    def kept(part: Any) -> Any:
-        return (
-            {k: v for k, v in part.items() if k not in retired} if isinstance(part, dict) else part
-        )
-
-    values = {**values, **{key: kept(values[key]) for key in ("settings", "grid") if key in values}}
-    search = values.get("search")
-    if isinstance(search, dict) and (space := kept(search.get("space"))) != search.get("space"):
-        values["search"] = {**search, "space": space} if space else None
-    return values
-
-
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe that `write_recipe` wrote.
 
@@ -396,7 +385,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Recipe(**_without_retired(values))
+        return Recipe(**without_retired(values))
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error.strerror}); is {path.parent} a run folder?"

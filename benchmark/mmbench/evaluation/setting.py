@@ -131,14 +131,12 @@ class Setting:
         if dropped := self.training.dropped:
             chosen["dropped"] = dict(dropped)
             chosen["candidates"] += f", but for {dropped['items']:,} without {dropped['without']}"
-        decimals = evaluation.select_decimals
-        rounded = "" if decimals is None else f", rounded to {decimals} decimals"
         return chosen | {
             "relevant": f"rating >= {evaluation.threshold:g}",
             "users_without_list": "score 0" if whole else "left out",
             "users_without_training_rows": "score 0" if whole else "left out",
             "selection": f"first best {evaluation.select_by} on validation, every "
-            f"{evaluation.every} epochs{rounded}",
+            f"{evaluation.every} epochs{evaluation.rounded}",
             "early_stopping": "never"
             if evaluation.patience is None
             else f"after {evaluation.patience} validations without improvement",

@@ -78,3 +78,21 @@ def _has_setting(model: str, key: str) -> bool:
     except UsageError:
         return False
     return model_class(model).trained or name not in ModelConfig.model_fields
+
+
+def without_retired(values: Any) -> Any:
+    """The values of a recipe, perhaps of an older version, without retired settings."""
+    if not (isinstance(values, dict) and isinstance(values.get("model"), str)):
+        return values
+    retired = model_class(values["model"]).Config.RETIRED
+
+    def kept(part: Any) -> Any:
+        return (
+            {k: v for k, v in part.items() if k not in retired} if isinstance(part, dict) else part
+        )
+
+    values = {**values, **{key: kept(values[key]) for key in ("settings", "grid") if key in values}}
+    search = values.get("search")
+    if isinstance(search, dict) and (space := kept(search.get("space"))) != search.get("space"):
+        values["search"] = {**search, "space": space} if space else None
+    return values

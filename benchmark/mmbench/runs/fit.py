@@ -246,12 +246,10 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
     # Neighbours are searched where the vectors will live.
     policy = recipe.treatment.policy
     dropout = policy.dropout if isinstance(policy, Learned) else None
-    kind, topics = model_class(recipe.model), setting.training.topics
-    categories = None
-    if kind.uses_categories and topics is not None:
-        categories = torch.from_numpy(topics.first(train.n_items))
+    topics = setting.training.topics
+    categories = None if topics is None else torch.from_numpy(topics.first(train.n_items))
     content = Content(trained, neighbour_cache(device), dropout, edges, categories)
-    model = kind(train, content, recipe.settings, Init(recipe.seed))
+    model = model_class(recipe.model)(train, content, recipe.settings, Init(recipe.seed))
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         if "lazy-adam" in recipe.approximate:
             table.update = "lazy"
