@@ -204,12 +204,12 @@ def test_killed_within_any_step_every_model_ends_with_the_same_bytes(
     steps = 0
     adam_step = Adam.step
 
-    def die(self: Adam, lr: float) -> None:
+    def die(self: Adam) -> None:
         nonlocal steps
         steps -= 1
         if steps == 0:
             raise KeyboardInterrupt
-        adam_step(self, lr)
+        adam_step(self)
 
     monkeypatch.setattr(Adam, "step", die)
     for number, kill in enumerate(
