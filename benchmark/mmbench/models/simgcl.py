@@ -102,7 +102,8 @@ class SimGCL(Recommender):
         if config.cl_weight:
             rows = slice(0, sizes[0] + sizes[1])
             layers = self._layers(first, nodes[rows])
-            views = [z[rows] + self._offset(v, layers, nodes[rows], batch) for v in VIEWS]
+            seen = nodes[rows], sizes[:2]
+            views = [z[rows] + self._offset(v, layers, *seen, batch) for v in VIEWS]
             pairs = zip(*(torch.split(view, sizes[:2]) for view in views), strict=True)
             contrasts = [
                 info_nce(a, b, config.temperature, first_of_equals(known))
@@ -128,25 +129,41 @@ class SimGCL(Recommender):
         return [*layers, last[nodes] if not layers else self.graph.rows(nodes) @ last]
 
     @torch.no_grad()
-    def _offset(self, view: str, layers: list[Tensor], nodes: Tensor, batch: Triples) -> Tensor:
+    def _offset(
+        self, view: str, layers: list[Tensor], nodes: Tensor, sizes: list[int], batch: Triples
+    ) -> Tensor:
         """Rows of z' - z, (k, d): what the noise of all layers makes of them."""
-        moved = self._noise(view, 1, torch.sign(layers[0]), batch)  # h'_k - h_k
+        whole = [len(layers[0])] if len(layers) > 1 else sizes
+        moved = self._noise(view, 1, torch.sign(layers[0]), whole, batch)  # h'_k - h_k
         total = moved
         for k, h in enumerate(layers[1:], 2):
             last = k == len(layers)
             moved = (self.graph.rows(nodes) if last else self.graph) @ moved
-            moved += self._noise(view, k, torch.sign(h + moved), batch)
+            parts = sizes if last else whole
+            moved += self._noise(view, k, torch.sign(h + moved), parts, batch)
             total = (total[nodes] if last else total) + moved
         return total / len(layers)
 
-    def _noise(self, view: str, layer: int, sign: Tensor, batch: Triples) -> Tensor:
+    def _noise(
+        self, view: str, layer: int, sign: Tensor, sizes: list[int], batch: Triples
+    ) -> Tensor:
         """What is added to the rows of a layer, of the signs' shape (n, d)."""
-        drawn = self._uniform(view, layer, sign, batch)
+        drawn = self._uniform(view, layer, sign, sizes, batch)
         return normalise_rows(drawn).mul_(sign).mul_(self.config.noise)
 
-    def _uniform(self, view: str, layer: int, like: Tensor, batch: Triples) -> Tensor:
-        """U ~ U(0, 1) of a layer's rows; in the last layer those of the batch's distinct nodes."""
-        return between(batch.stream(f"noise.{view}.{layer}"), like.shape, like.dtype)
+    def _uniform(
+        self, view: str, layer: int, like: Tensor, sizes: list[int], batch: Triples
+    ) -> Tensor:
+        """U ~ U(0, 1) of a layer's rows; in the last layer those of the batch's distinct nodes.
+
+        Users and items are drawn apart, so that copies at the end of either change nothing.
+        """
+        parts = enumerate(torch.split(like, sizes))
+        drawn = [
+            between(batch.stream(f"noise.{view}.{layer}.{k}"), part.shape, part.dtype)
+            for k, part in parts
+        ]
+        return torch.cat(drawn) if len(drawn) > 1 else drawn[0]
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Z_u and z_i."""

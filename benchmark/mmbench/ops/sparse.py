@@ -298,7 +298,9 @@ class SparseMatrix:
         patterns = (self.pattern, memory.pattern), (self.T.pattern, memory.T.pattern)
         for mine, theirs in patterns:
             if mine is not theirs:
-                for name in ("degree", "row", "transpose"):  # of the matrix before
+                stale = ["degree", "transpose"]  # of the matrix before
+                stale += ["row"] if theirs._on_gpu(self.values) else []  # else just copied
+                for name in stale:
                     vars(theirs).pop(name, None)
         return memory
 
@@ -307,8 +309,8 @@ class SparseMatrix:
         found = []
         for matrix in (self, self.T):
             found += [matrix.values, matrix.pattern.indptr, matrix.pattern.indices]
-            if matrix.pattern._on_gpu(matrix.values):
-                found += list(matrix.pattern.parts)
+            on_gpu = matrix.pattern._on_gpu(matrix.values)
+            found += list(matrix.pattern.parts) if on_gpu else [matrix.pattern.row]
         return found
 
     def to(self, device: torch.device | str) -> SparseMatrix:

@@ -98,7 +98,14 @@ def test_lists_equal_a_brute_force_ranking(cold: Path, protocol: str) -> None:
         assert for_test.items[user].tolist() == ranked(scores[user], masked, 10)
 
 
-@pytest.mark.parametrize("model", [name for name in MODELS if model_class(name).trained])
+@pytest.mark.parametrize(
+    "model",
+    [
+        name
+        for name in MODELS
+        if model_class(name).trained and not model_class(name).uses_categories
+    ],
+)
 def test_what_waits_for_the_device_does_not_depend_on_the_number_of_blocks(
     model: str, cold: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

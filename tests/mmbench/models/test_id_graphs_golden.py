@@ -43,7 +43,7 @@ def _noise(case: Case, preset: str, epochs: Sequence[Any]) -> dict[str, Any]:
 
 
 def _inject_noise(model: Recommender, extra: dict[str, Any]) -> None:
-    def uniform(view: str, layer: int, like: Tensor, batch: Triples) -> Tensor:
+    def uniform(view: str, layer: int, like: Tensor, sizes: list[int], batch: Triples) -> Tensor:
         epoch, step = batch.clock.tolist()
         number = ("first", "second").index(view)
         return torch.from_numpy(extra["noise"][epoch - 1][step][number, layer])
@@ -156,10 +156,12 @@ def test_simgcl_draws_anew_for_each_step_view_and_layer() -> None:
     del p.model._uniform
     batches = [p.batch(p.epochs[0][0], 1, step) for step in (0, 0, 1)]
     like = torch.zeros(40, 8)
-    first, again, later = (p.model._uniform("first", 1, like, batch) for batch in batches)  # type: ignore[operator]
+    draw = p.model._uniform  # type: ignore[operator]
+    first, again, later = (draw("first", 1, like, [30, 10], batch) for batch in batches)
     assert torch.equal(first, again)
-    others = [later, p.model._uniform("second", 1, like, batches[0])]  # type: ignore[operator]
-    others.append(p.model._uniform("first", 2, like, batches[0]))  # type: ignore[operator]
+    others = [later, draw("second", 1, like, [30, 10], batches[0])]
+    others.append(draw("first", 2, like, [30, 10], batches[0]))
+    assert torch.equal(draw("first", 1, like[:32], [25, 7], batches[0])[25:], first[30:37])
     assert not any(torch.equal(first, other) for other in others)
     assert 0 <= float(first.min()) < float(first.max()) < 1
     assert float(first.mean()) == pytest.approx(0.5, abs=4 / (12 * first.numel()) ** 0.5)

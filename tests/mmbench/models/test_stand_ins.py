@@ -28,7 +28,7 @@ def without(content: Content, dropout: float | None = 0.25) -> Content:
     for n, (m, one) in enumerate(content.items()):
         present = torch.arange(16) % (3 + n) != 1
         found[m] = ItemContent(torch.where(present[:, None], one.vectors, 0.0), present)
-    return Content(found, dropout=dropout)
+    return Content(found, dropout=dropout, categories=content.categories)
 
 
 def test_which_models_take_part() -> None:
@@ -58,7 +58,7 @@ def test_tokens_are_trained_and_their_part_is_resumed(
 def test_where_all_have_content_there_are_none(
     name: str, block_train: TrainSet, block_features: Content
 ) -> None:
-    content = Content(dict(block_features), dropout=0.5)
+    content = Content(dict(block_features), dropout=0.5, categories=block_features.categories)
     plain, learned = (
         trainer_of(name, block_train, one, epochs=2) for one in (block_features, content)
     )
@@ -70,6 +70,7 @@ def test_where_all_have_content_there_are_none(
     [
         ("vbpr", {}),
         ("vbpr", {"preset": "original"}),
+        ("deepstyle", {}),
         ("grcn", {}),
         ("mmgcn", {}),
         ("lgmrec", {}),
@@ -91,7 +92,8 @@ def test_a_model_ranks_as_if_the_token_were_the_items_vector(
         m: torch.where(one.present[:, None], one.vectors, tokens[m].token.detach())
         for m, one in content.items()
     }
-    other, _ = make(name, block_train, Content.complete(filled), **settings)
+    complete = Content.complete(filled, categories=content.categories)
+    other, _ = make(name, block_train, complete, **settings)
     own = {n: t for n, t in model.weights().items() if not n.endswith(".token")}
     other.load_weights(own)
     users = torch.arange(24)

@@ -288,7 +288,14 @@ def test_seeds_that_start_from_runs_of_their_own_are_one_system(place: Path) -> 
     assert "vbpr(start_from=none)" in systems
 
 
-@pytest.mark.parametrize("model", [name for name in MODELS if model_class(name).trained])
+@pytest.mark.parametrize(
+    "model",
+    [
+        name
+        for name in MODELS
+        if model_class(name).trained and not model_class(name).uses_categories
+    ],
+)
 def test_without_epochs_every_model_is_scored_as_it_starts(
     shared: Path, tmp_path: Path, model: str
 ) -> None:
