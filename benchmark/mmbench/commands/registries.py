@@ -109,7 +109,7 @@ def _list_models(known: Mapping[str, type[Recommender]], *, as_json: bool) -> No
         for name in names:
             own = origin(name)
             paper = f" {own.paper}." if own.paper else ""
-            _hanging(f"  {name:<{width}}  {own.year or '-':<4}  ", f"{summaries[name]}{paper}")
+            _hanging(f" {name:<{width}} {own.year or '-':<4} ", f"{summaries[name]}{paper}")
         click.echo()
     words = "representation, fusion, side, ids, operator and backbone"
     _hanging("", f"In the formal schema (`mmbench models schema`), {words}:")

@@ -75,6 +75,8 @@ def origin(name: str) -> Origin:
 def _guess(model: type[Recommender]) -> Group:
     if not model.trained:
         return "baselines"
+    if model.in_order:
+        return "sequence"
     if not model.uses_features:
         return "ids"
     backbone = model.cell.backbone if model.cell else ""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 import numpy as np
 import pytest
 import torch
-from tests.mmbench.conftest import known
+from tests.mmbench.conftest import known, reviews_of
 from tests.mmbench.interpreted import interpreted
 from tests.mmbench.models.test_conformance import TRAINED
 from tests.mmbench.models.test_other_devices import STEADY, trained
@@ -13,6 +15,9 @@ from tests.mmbench.models.test_other_devices import STEADY, trained
 from mmbench.core.interactions import TrainSet
 from mmbench.models.base import Content
 
+CANCELLING = {"content-style": "score.layers.*.bias"}
+"""Weights with a gradient that is zero where a unit is open for both items of a triple: Adam moves
+them by what rounding leaves. Their scores are compared."""
 MOVING = ("freedom", "lattice")
 """Models that rebuild a graph at each epoch, in the memory of the one before."""
 
@@ -26,11 +31,13 @@ def small_train() -> TrainSet:
 
 
 @pytest.fixture
-def small_features() -> Content:
-    """Two modalities for its items."""
+def small_features(small_train: TrainSet) -> Content:
+    """Two modalities for its items, and reviews."""
     draw = torch.Generator().manual_seed(2)
     return Content.complete(
-        {"visual": torch.randn(6, 4, generator=draw), "textual": torch.randn(6, 3, generator=draw)}
+        {"visual": torch.randn(6, 4, generator=draw), "textual": torch.randn(6, 3, generator=draw)},
+        edges=reviews_of(small_train, {"visual": 4, "textual": 3}),
+        categories=torch.arange(6) % 2,
     )
 
 
@@ -52,6 +59,8 @@ def test_training_gives_the_same_model(
         with torch.no_grad():
             found = scores(torch.arange(small_train.n_users))
     for key, value in here.weights().items():
+        if fnmatchcase(key, CANCELLING.get(name, "")):
+            continue
         torch.testing.assert_close(
             weights[key], value, rtol=1e-4, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}"
         )

@@ -46,6 +46,9 @@ def as_ever(recipe: Recipe, missing: str) -> str:
     plain = recipe.model_dump(mode="json") | {"missing": missing}
     for name in ("data", "columns", "mask", "pattern", "control", "mask_seed", "start_from"):
         del plain[name]
+    del plain["evaluation"]["select_decimals"]
+    for name in recipe.settings.ADDED:
+        del plain["settings"][name]
     text = json.dumps([plain], sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
