@@ -27,7 +27,7 @@ import = $(BIN)/mmx store import --format npy
 CHOICES = $(if $(SEED),--seed $(SEED)) $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(JOBS),--jobs $(JOBS))
 hint = echo "make $@: $(1)" >&2
 
-.PHONY: help setup demo reproduce-amazon reproduce-tiktok questions questions-lastfm questions-tiktok test test-all check format bench bench-gpu wheel-test clean
+.PHONY: help setup demo reproduce-amazon reproduce-tiktok reproduce-lastfm questions questions-lastfm questions-tiktok test test-all check format bench bench-gpu wheel-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -77,6 +77,14 @@ reproduce-tiktok: setup  ## all models on TikTok, three seeds: TIKTOK=FOLDER wit
 	$(BIN)/mmx store import --format npy --modality audio --name tiktok-audio "$(TIKTOK)"/audio_feat.npy --data $(DATA)/tiktok
 	$(BIN)/mmbench reproduce recipes/tiktok.yaml --protocol grid $(if $(SEED),,--seed 123,124,125) $(CHOICES) \
 		--data-root $(DATA) --out $(RUNS)/tiktok --report $(REPORT)/tiktok
+
+reproduce-lastfm: setup  ## all models on Last.fm, three seeds: LASTFM=FOLDER with train, validation, test, items and vectors
+	@test -n "$(LASTFM)" || { echo 'error: say where the data is: make reproduce-lastfm LASTFM=FOLDER (docs/reproducing.md)' >&2; exit 2; }
+	$(call given,lastfm,$(LASTFM),"$(LASTFM)"/items.tsv)
+	@set -e; for set in textual/all-MiniLM-L6-v2 audio/vggish; do $(import) --modality $${set%/*} --name $${set#*/} \
+		"$(LASTFM)"/$${set#*/}.npy --ids "$(LASTFM)"/ids.txt --out $(DATA)/lastfm/features; done
+	$(BIN)/mmbench reproduce recipes/lastfm.yaml --protocol grid $(if $(SEED),,--seed 1,2,3) $(CHOICES) \
+		--data-root $(DATA) --out $(RUNS)/lastfm --report $(REPORT)/lastfm
 
 questions: setup  ## answer recipes/questions on the demo: QUESTIONS=fusion,missing JOBS=2 EPOCHS=5; LASTFM=FOLDER, TIKTOK=FOLDER: on these, too
 	@echo 'Five questions, about 300 small trainings on the demo; finished runs are read, not repeated. Pages go into $(PAGES).'
