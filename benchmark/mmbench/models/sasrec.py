@@ -129,7 +129,7 @@ class SASRec(Sequential):
         fusion="early",
         operator="any, see operator",
         side="item",
-        backbone="self-attention over the history, dot",
+        backbone="attention over the history, dot",
     )
 
     def __init__(self, train: TrainSet, content: Content, config: SASRecConfig, init: Init) -> None:

@@ -73,7 +73,7 @@ def test_the_slow_part_is_named(
         expected *= 2  # one device
     if part == "decode" and device == "cuda" and loading == "threads":
         expected *= 2  # the interpreter lock lets one compute at a time
-    assert 0.8 * expected < busy < 2 * expected
+    assert 0.6 * expected < busy < 2 * expected
 
 
 def test_threads_that_wait_for_the_interpreter_lock_wait_for_no_disk(
