@@ -254,9 +254,8 @@ def closed_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.setenv(
-            name, os.environ.get(name, "0")
-        )  # restored afterwards, whatever go_offline sets
+        # Whatever another test left; restored afterwards, whatever go_offline sets.
+        monkeypatch.setenv(name, "0")
 
 
 @pytest.mark.usefixtures("closed_network")
