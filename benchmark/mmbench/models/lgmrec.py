@@ -67,7 +67,7 @@ from mmbench.ops import draws
 from mmbench.ops.dense import SMALLEST_NORM, linear, normalise_rows
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
 from mmbench.ops.partition import log_partition
-from mmbench.ops.rows import Grouped, add_rows, distinct, take
+from mmbench.ops.rows import Grouped, distinct, occurrences, take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 Noise = Literal["gumbel", "logistic"]
@@ -299,6 +299,5 @@ def _cross_entropy(x: Tensor, h: Tensor, edges: Tensor, own: Tensor, places: Gro
     else:
         y = normalise_rows(linear(h, edges.t()))
     # Copies that only fill up a shape count 0 times.
-    ones = x.new_ones(len(places.rows), 1)
-    counts = add_rows(x.new_zeros(len(x), 1), places, ones).flatten()
+    counts = occurrences(places, x)
     return log_partition(x, y, counts) - (counts * (x * take(y, own)).sum(1)).sum()

@@ -28,7 +28,7 @@ from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet, b
 from mmbench.ops.contrast import info_nce
 from mmbench.ops.dense import linear
 from mmbench.ops.graph import bipartite, laplacian, propagate, symmetric_normalised
-from mmbench.ops.rows import counts, distinct, take
+from mmbench.ops.rows import distinct, occurrences, take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
 
@@ -108,14 +108,14 @@ class MultiView(TrainsContent):
         user, pair = take(e[:n], user_of), take(e[n:], item_of)
         pos, neg = pair[: len(user)], pair[len(user) :]
         # A row that the batch holds several times is penalised as often.
-        often = torch.cat([counts(user_of, e[:n]), counts(item_of, e[n:])])
+        often = torch.cat([occurrences(user_of, e[:n]), occurrences(item_of, e[n:])])
         norms = (often * e.square().sum(1)).sum() * (config.reg_weight / (2 * config.batch_size))
         # Positives alone are contrasted: where they are among all items of the batch.
         liked, liked_of = distinct(batch.pos)
         row = torch.searchsorted(items, liked) + n
         parts = {
-            "user": (side[:n], z[:n], counts(user_of, z[:n])),
-            "item": (take(side, row), take(z, row), counts(liked_of, z[: len(liked)])),
+            "user": (side[:n], z[:n], occurrences(user_of, z[:n])),
+            "item": (take(side, row), take(z, row), occurrences(liked_of, z[: len(liked)])),
         }
         return {
             "bpr": bpr_loss((user * pos).sum(1), (user * neg).sum(1)),

@@ -72,7 +72,7 @@ from mmbench.ops.dense import SMALLEST_NORM, linear, normalise_rows
 from mmbench.ops.draws import kept
 from mmbench.ops.graph import bipartite, propagate, symmetric_normalised
 from mmbench.ops.partition import log_partition
-from mmbench.ops.rows import Grouped, add_rows, distinct, take
+from mmbench.ops.rows import Grouped, distinct, occurrences, take
 
 Task = Literal["FAC", "FD", "FM", "FD+FM"]
 
@@ -221,7 +221,7 @@ class SLMRec(Recommender):
         parts = [of_users + part for part in of_items]  # z of ids and of each modality, (n + m, d)
         users, items = (normalise_rows(e) for e in self._fused(parts, len(rows.users)))
         x = users / config.temperature
-        counts = _counts(rows.user_of, users), _counts(rows.item_of, items)
+        counts = occurrences(rows.user_of, users), occurrences(rows.item_of, items)
         own = (take(x, rows.user_of) * take(items, rows.item_of)).sum()
         sums = log_partition(x, items, *counts)
         size = len(batch.users)
@@ -385,9 +385,3 @@ class SLMRec(Recommender):
 
 def _xavier(init: Init, name: str, inputs: int, outputs: int) -> nn.Linear:
     return init.linear(name, inputs, outputs, weight="xavier_uniform")
-
-
-def _counts(places: Grouped, rows: Tensor) -> Tensor:
-    """How often a batch has each of its distinct rows, (n,); 0 for copies that fill a shape up."""
-    ones = rows.new_ones(len(places.rows), 1)
-    return add_rows(rows.new_zeros(len(rows), 1), places, ones).flatten()

@@ -1,22 +1,13 @@
-"""The contrastive loss of two views of a batch's rows, in blocks: no array of rows x rows.
-
-The gradients of a loss are known up to a factor when its value is, so that the forward leaves them
-behind: each block of exponentials is made once, serves the value and both gradients, and is gone.
-"""
+"""The contrastive loss of two views of a batch's rows, in blocks: no array of rows x rows."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmbench.ops import gpu
-from mmbench.ops.dense import normalise_rows, product
-from mmbench.ops.kernels import apply
-
-_BLOCK = 256  # rows at once on the CPU, whose block of cosines then stays in its cache
-_LARGE_BLOCK = 4096  # on other devices
+from mmbench.ops.dense import normalise_rows
+from mmbench.ops.partition import log_partition
 
 
 def info_nce(x: Tensor, y: Tensor, temperature: float, counts: Tensor | None = None) -> Tensor:
@@ -39,8 +30,10 @@ def info_nce(x: Tensor, y: Tensor, temperature: float, counts: Tensor | None = N
     the cosines and the one direction, from x to y, that SGL made usual among recommenders (Wu et
     al., SIGIR 2021, equation 10).
     """
+    x, y = normalise_rows(x) / temperature, normalise_rows(y)
     counts = x.new_ones(len(x)) if counts is None else counts
-    return apply(_InfoNCE, normalise_rows(x), normalise_rows(y), counts, temperature)
+    share = counts / counts.sum()
+    return log_partition(x, y, share, counts) - (share * (x * y).sum(1)).sum()
 
 
 def first_of_equals(rows: Tensor) -> Tensor | None:
@@ -53,40 +46,3 @@ def first_of_equals(rows: Tensor) -> Tensor | None:
     first = torch.ones(rows.shape, device=rows.device)
     first[1:] = (rows[1:] != rows[:-1]).to(first.dtype)
     return first
-
-
-class _InfoNCE(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, counts: Tensor, temperature: float) -> Tensor:
-        share, scaled = counts / counts.sum(), x / temperature
-        # A row that counts c times adds c e(b, .) to the sums: log c to its column. Copies that
-        # only fill up a shape count 0 times.
-        repeated = counts.log()
-        wanted, loss = any(ctx.needs_input_grad), x.new_zeros(())
-        grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
-        step = _BLOCK if x.device.type == "cpu" else _LARGE_BLOCK
-        for start in range(0, len(x), step):
-            part = slice(start, start + step)
-            own = (scaled[part] * y[part]).sum(1)  # (b,)
-            logits = product(scaled[part], y.t(), repeated)  # (b, n)
-            # Less the largest of its row, so that no exponential overflows.
-            largest = logits.amax(1, keepdim=True)
-            terms = logits.sub_(largest).exp_()
-            sums = terms.sum(1)
-            loss += (share[part] * (sums.log() + largest[:, 0] - own)).sum()
-            if wanted:
-                # d/d logit(b, c) is share_b (terms(b, c) / sums_b - [b = c]), the last below.
-                weight = (share[part] / sums)[:, None]
-                grad_x[part] = product(terms, y).mul_(weight)
-                grad_y.addmm_(terms.t(), scaled[part] * weight)
-        if wanted:
-            grad_x.addcmul_(share[:, None], y, value=-1).div_(temperature)
-            grad_y.addcmul_(share[:, None], scaled, value=-1)
-            ctx.save_for_backward(grad_x, grad_y)
-        return loss
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_x, grad_y = ctx.saved_tensors
-        return grad * grad_x, grad * grad_y, None, None

@@ -134,7 +134,7 @@ def add_rows(out: Tensor, index: Tensor | Grouped, x: Tensor) -> Tensor:
     return gpu_kernels.add_rows(index.rows, index.groups, x.contiguous(), out)
 
 
-def counts(places: Grouped, like: Tensor) -> Tensor:
+def occurrences(places: Grouped, like: Tensor) -> Tensor:
     """How often a batch has each of its distinct rows: for the `places` that `distinct` gives.
 
     Returns:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmbench.ops import contrast
+from mmbench.ops import partition
 from mmbench.ops.contrast import info_nce
-from mmbench.ops.rows import counts, distinct, take
+from mmbench.ops.rows import distinct, occurrences, take
 
 
 def plain(x: Tensor, y: Tensor, temperature: float) -> Tensor:
@@ -28,7 +28,7 @@ def gradients(loss: Tensor, *leaves: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("block", [1, 4, 7, 100])
 def test_any_block_size_gives_the_plain_loss(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contrast, "_BLOCK", block)
+    monkeypatch.setattr(partition, "_BLOCK", block)
     x, y = (v.requires_grad_() for v in views(13))
     ours, theirs = info_nce(x, y, 0.3), plain(x, y, 0.3)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
@@ -40,7 +40,7 @@ def test_a_counted_row_is_a_repeated_one() -> None:
     x, y = (v.requires_grad_() for v in views(9, seed=1))
     batch = torch.tensor([8, 0, 3, 3, 0, 5, 3, 8, 1])
     rows, places = distinct(batch)
-    often = counts(places, take(x, rows))
+    often = occurrences(places, take(x, rows))
     assert often.tolist() == [2, 1, 3, 1, 2]
     ours = info_nce(take(x, rows), take(y, rows), 0.2, often)
     theirs = plain(x[batch], y[batch], 0.2)

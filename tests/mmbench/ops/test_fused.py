@@ -221,7 +221,6 @@ def test_every_derivative_written_by_hand_has_an_entry() -> None:
     nodes = {"_ProjectionBackward", "_CosinesBackward", "_PairScoresBackward", "_TakeBackward"}
     # Held against their formula beside the models that they were written for.
     nodes |= {
-        "_InfoNCEBackward",  # test_contrast.py
         "_LogPartitionBackward",  # test_partition.py
         "_PooledMapsBackward",  # test_maps.py
         "_SidesBackward",  # test_sides.py
