@@ -35,12 +35,12 @@ _SEEDS_HELP = "Seeds, comma-separated: one run each."
 _SEVERAL = {"multiple": True, "default": ()}
 
 
-def recipe_options(*exclude: str) -> Callable[[Function], Function]:
-    """Add the options of `Recipe` and `Evaluation`, and those of running several recipes."""
+def recipe_options(*exclude: str, running: bool = True) -> Callable[[Function], Function]:
+    """Add the options of `Recipe` and `Evaluation`, and with `running` those of doing the runs."""
 
     def decorate(function: Function) -> Function:
-        own = (common.jobs_option, common.restart_option, common.out_option, common.slices_option)
-        for option in (cli.json_option, *own):
+        own = [common.jobs_option, common.restart_option, common.out_option, common.slices_option]
+        for option in (cli.json_option, *(own if running else [common.out_option])):
             function = option(function)
         return cli.options_of(
             Recipe,

@@ -94,6 +94,7 @@ class _Sizes(NamedTuple):
 
 _SMALL = _Sizes(400, 300, 2_000, 64)
 _STEPS = 3  # by the second, the optimiser has its moments
+_TEMPORARIES = 7  # as large as a block of scores, `ops.memory.SHARE`
 _LONGEST = 50  # history of a miniature's user where the model knows no bound
 
 
@@ -167,8 +168,7 @@ def estimate(
     stages = (
         tensors,
         at_target(lambda one: one.built) + (min(SEARCH_BYTES, 4 * n_items**2) if searched else 0),
-        # Scores, what is masked of them, and the best of their blocks.
-        at_target(lambda one: one.left) + 3 * min(RANKING_BYTES, 4 * n_users * n_items),
+        at_target(lambda one: one.left) + _TEMPORARIES * min(RANKING_BYTES, 4 * n_users * n_items),
     )
     parameters = {
         "ids": round(at_target(lambda one: one.ids)),
