@@ -65,6 +65,7 @@ class AutoOr(click.ParamType):  # type: ignore[type-arg]  # not generic in older
     user_column={"metavar": "C"},
     device={"metavar": "D"},
     workers={"metavar": "auto|N", "type": AutoOr(1, 1024)},
+    address={"metavar": "auto|HOST"},
     max_failures={"metavar": "N|P%"},
     limit={"metavar": "N"},
     seed={"metavar": "N"},
@@ -95,6 +96,7 @@ def extract(
       mmx extract --modality textual --model tfidf-lsa --data data/books --text-columns title,text
       mmx extract --modality audio --model mfcc --data data/clips --workers 4
       mmx extract --modality visual --model resnet50 --weights random --limit 100 --json
+      mmx extract --modality visual --model resnet50 --engine ray --address auto
       mmx extract recipes/extract/demo.yaml
     """
     from mmbase.process import tune_process
@@ -103,7 +105,13 @@ def extract(
     reporter = progress(quiet=quiet, verbose=verbose)
     run, sets = _requested(recipe, options)
     _demo_when_absent(run.data, reporter)
-    done, failed = _extract_all(run, sets, reporter)
+    try:
+        done, failed = _extract_all(run, sets, reporter)
+    finally:
+        if run.engine == "ray":
+            from mmbase.ray_cluster import disconnect
+
+            disconnect()
     documents = [summary.as_json() for summary in done]
     if as_json and recipe is None and done:
         echo_json(documents[0], "mmx.extraction 1.0")
