@@ -39,7 +39,12 @@ def recipe_options(*exclude: str, running: bool = True) -> Callable[[Function], 
     """Add the options of `Recipe` and `Evaluation`, and with `running` those of doing the runs."""
 
     def decorate(function: Function) -> Function:
-        own = [common.jobs_option, common.restart_option, common.out_option, common.slices_option]
+        own = [
+            common.engine_options,
+            common.restart_option,
+            common.out_option,
+            common.slices_option,
+        ]
         for option in (cli.json_option, *(own if running else [common.out_option])):
             function = option(function)
         return cli.options_of(
@@ -106,10 +111,10 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
 
 def train_all(options: Mapping[str, Any], progress: Progress, *, as_json: bool) -> None:
     """Train the recipes that the options of `recipe_options` describe, and print the results."""
-    from mmbench.runs.batch import Batch, local_executor
+    from mmbench.runs.batch import Batch
 
     recipes = recipes_from(options, progress)
-    batch = Batch(options["out"], local_executor(options["jobs"], progress), progress)
+    batch = Batch(options["out"], common.executor_of(options, progress), progress)
     show(batch.run(recipes, restart=options["restart"]), as_json, slices=options["slices"])
     batch.raise_failures()
 

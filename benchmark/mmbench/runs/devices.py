@@ -38,7 +38,7 @@ SMALLEST_STEP = 1_000_000
 SMALLEST_TRAINING = 10_000_000_000
 """Numbers that all steps go over, from which on a GPU's start is made up for."""
 
-_FOR_TENSORS = 0.9
+FOR_TENSORS = 0.9
 """Part of a shared card's memory for tensors; every process keeps some more there besides."""
 
 
@@ -103,7 +103,7 @@ def share_device(device: torch.device, processes: int) -> None:
     not whichever asks last.
     """
     if device.type == "cuda" and processes > 1:  # the index, for torch refuses a bare `cuda` here
-        torch.cuda.set_per_process_memory_fraction(_FOR_TENSORS / processes, device.index)
+        torch.cuda.set_per_process_memory_fraction(FOR_TENSORS / processes, device.index)
 
 
 def _beside(told: str, number: int, least: int) -> str:
