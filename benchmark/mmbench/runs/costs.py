@@ -75,7 +75,7 @@ class Work:
 
     per_step: int
     in_all: int
-    steps: int = 0
+    steps: int = field(default=0, compare=False)
 
     @property
     def per_epoch(self) -> int:

@@ -197,8 +197,11 @@ def _miniature(
     """Build and train the model on random data of this size; count."""
     kind, rng = model_class(name), np.random.default_rng(0)
     users, items, edges, batch = size
-    # Every user and item occurs.
-    pairs = [np.append(np.arange(n), rng.integers(0, n, edges - n)) for n in (users, items)]
+    # Every user and item occurs, if there are pairs enough.
+    pairs = [
+        np.append(np.arange(min(n, edges)), rng.integers(0, n, max(0, edges - n)))
+        for n in (users, items)
+    ]
     train = TrainSet.from_pairs(pairs[0], rng.permutation(pairs[1]), users, items)
     settings = settings.model_copy(update={"batch_size": batch})
     searched: list[int] = []
