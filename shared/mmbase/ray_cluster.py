@@ -53,7 +53,10 @@ def connect(address: str | None = None, *, store_bytes: int = LOCAL_STORE_BYTES)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # What Ray is going to do with this variable it announces at every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address is None and "RAY_AUTH_MODE" not in os.environ:
+    # Ray's workers would give way to any other program.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    if address is None and not {"ray", "RAY_AUTH_MODE"} & {*sys.modules, *os.environ}:
+        # A password of this process, which Ray reads once: else it writes one into the user's home.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
@@ -78,7 +81,7 @@ def connect(address: str | None = None, *, store_bytes: int = LOCAL_STORE_BYTES)
             "address": "local",
         }
     else:
-        options["address"] = _reachable(address)
+        options["address"] = reachable(address)
     previous = _handlers()
     try:
         ray.init(**options)
@@ -115,7 +118,7 @@ def _handlers() -> dict[int, Any]:
     return {number: handler for number, handler in found.items() if handler is not None}
 
 
-def _reachable(address: str) -> str:
+def reachable(address: str) -> str:
     """Return the address as Ray takes it.
 
     Raises:
