@@ -17,12 +17,11 @@ import socket
 import sys
 import tempfile
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmbase.errors import ToolError, UsageError, install_extra
-from mmbase.process import available_cpus
+from mmbase.process import available_cpus, is_running
 
 LOCAL_STORE_BYTES = 256 << 20
 """Object store of a cluster of this machine: what is under way between processes, and no more."""
@@ -154,17 +153,7 @@ def _new_folder() -> Path:
     root = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
     prefix = f"{_PREFIX}{user}-"
     for old in root.glob(f"{prefix}*"):
-        if not _is_running(old.name.removeprefix(prefix)):
+        process = old.name.removeprefix(prefix)
+        if process.isdecimal() and not is_running(int(process)):
             shutil.rmtree(old, ignore_errors=True)
     return root / f"{prefix}{os.getpid()}"
-
-
-def _is_running(process: str) -> bool:
-    if not process.isdecimal():
-        return True
-    with suppress(PermissionError):
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            return False
-    return True
