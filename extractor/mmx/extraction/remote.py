@@ -1,10 +1,11 @@
 """Datasets and stores at addresses (`s3://`, `gs://`, `hdfs://`, `file://`, `memory://`).
 
-fsspec reads and writes there; everything else works on local folders. So a dataset at an address gets a skeleton: a folder with
-its tables, and for each other file an empty one of its name and size, in whose place the content is
-fetched when it is loaded, and forgotten after that. A store at an address has a folder where sets
-are made; a finished one is uploaded whole, under another name that becomes its own once what is
-there has been read back and compared. An unfinished one stays, and the same command goes on.
+fsspec reads and writes there; everything else works on local folders. So a dataset at an address
+gets a skeleton: a folder with its tables, and for each other file an empty one of its name and
+size, in whose place the content is fetched when it is loaded, and forgotten after that. A store at
+an address has a folder where sets are made; a finished one is uploaded whole, under another name
+that becomes its own once what is there has been read back and compared. An unfinished one stays,
+and the same command goes on.
 
 The folders are in `$MMX_STAGING`, else `mmx/staging` in the user's cache folder. Machines of a Ray
 cluster need one that they share.
