@@ -17,12 +17,11 @@ import socket
 import sys
 import tempfile
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmbase.errors import ToolError, UsageError, install_extra
-from mmbase.process import available_cpus
+from mmbase.process import available_cpus, is_running
 
 LOCAL_STORE_BYTES = 256 << 20
 """Object store of a cluster of this machine: what is under way between processes, and no more."""
@@ -53,7 +52,10 @@ def connect(address: str | None = None, *, store_bytes: int = LOCAL_STORE_BYTES)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # What Ray is going to do with this variable it announces at every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address is None and "RAY_AUTH_MODE" not in os.environ:
+    # Ray's workers would give way to any other program.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    if address is None and not {"ray", "RAY_AUTH_MODE"} & {*sys.modules, *os.environ}:
+        # A password of this process, which Ray reads once: else it writes one into the user's home.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
@@ -78,7 +80,7 @@ def connect(address: str | None = None, *, store_bytes: int = LOCAL_STORE_BYTES)
             "address": "local",
         }
     else:
-        options["address"] = _reachable(address)
+        options["address"] = reachable(address)
     previous = _handlers()
     try:
         ray.init(**options)
@@ -115,7 +117,7 @@ def _handlers() -> dict[int, Any]:
     return {number: handler for number, handler in found.items() if handler is not None}
 
 
-def _reachable(address: str) -> str:
+def reachable(address: str) -> str:
     """Return the address as Ray takes it.
 
     Raises:
@@ -151,17 +153,7 @@ def _new_folder() -> Path:
     root = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
     prefix = f"{_PREFIX}{user}-"
     for old in root.glob(f"{prefix}*"):
-        if not _is_running(old.name.removeprefix(prefix)):
+        process = old.name.removeprefix(prefix)
+        if process.isdecimal() and not is_running(int(process)):
             shutil.rmtree(old, ignore_errors=True)
     return root / f"{prefix}{os.getpid()}"
-
-
-def _is_running(process: str) -> bool:
-    if not process.isdecimal():
-        return True
-    with suppress(PermissionError):
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            return False
-    return True

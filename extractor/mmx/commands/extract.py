@@ -100,19 +100,21 @@ def extract(
       mmx extract recipes/extract/demo.yaml
     """
     from mmbase.process import tune_process
+    from mmx.extraction.remote import shown, staged
 
     tune_process(one_arena=True)
     reporter = progress(quiet=quiet, verbose=verbose)
     run, sets = _requested(recipe, options)
     _demo_when_absent(run.data, reporter)
     try:
-        done, failed = _extract_all(run, sets, reporter)
+        with staged(run) as here:
+            done, failed = _extract_all(here, sets, reporter)
     finally:
         if run.engine == "ray":
             from mmbase.ray_cluster import disconnect
 
             disconnect()
-    documents = [summary.as_json() for summary in done]
+    documents = [{**summary.as_json(), "path": shown(summary.path)} for summary in done]
     if as_json and recipe is None and done:
         echo_json(documents[0], "mmx.extraction 1.0")
     elif as_json:
@@ -123,7 +125,7 @@ def extract(
         echo_json({"sets": documents, "failed": failures}, "mmx.extractions 1.0")
     else:
         for summary in done:
-            click.echo(summary.path.as_posix())
+            click.echo(shown(summary.path))
     ctx.exit(1 if failed else max((summary.exit_code for summary in done), default=0))
 
 

@@ -18,7 +18,7 @@ from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, create
 from mmx.encoders.compute import other_linear_kernel
 from mmx.errors import UsageError
-from mmx.extraction import pipeline
+from mmx.extraction import pipeline, remote
 from mmx.extraction.executors import Executor, LocalExecutor
 from mmx.extraction.extending import FOLDER, GROWS, Extension, discard_shard, find_extension
 from mmx.extraction.multipart import Several
@@ -74,6 +74,11 @@ def extract_together(
     `configs` are one group of `share_contents`; other arguments and errors are those of `extract`.
     """
     progress = progress or Silent()
+    with remote.staged(run) as here:
+        if here is not run:
+            return extract_together(
+                here, configs, progress=progress, build=build, executor=executor, taken=taken
+            )
     if run.extend and len(configs) > 1:  # their new items may differ
         made: list[Summary] = []
         for config in configs:
@@ -96,6 +101,7 @@ def extract_together(
                     f"{path}: another set of this run has that name; give one of them a name of "
                     "its own"
                 )
+            remote.adopt(path)
             progress.detail(
                 f"{path}: {len(plan.items):,} items, {encoder.spec.dim} numbers each, batches of "
                 f"{plan.batch_size}"
@@ -139,6 +145,7 @@ def extract_together(
     for summary in summaries:
         if summary.absent.count:
             progress.warn(f"{summary.modality}/{summary.name}: {summary.absent.as_text()}")
+        remote.publish(summary.path)
     return summaries
 
 
