@@ -85,6 +85,7 @@ def reproduce(
     Examples:
       mmbench reproduce recipes/amazon/office.yaml
       mmbench reproduce recipes/amazon/*.yaml --protocol grid --models vbpr,freedom
+      mmbench reproduce recipes/amazon/office.yaml --protocol grid --engine ray --address head
       mmbench reproduce recipes/amazon/office.yaml --split-dir office-split --stand-in --epochs 5
       mmbench reproduce recipes/tiktok.yaml --protocol grid --seed 123,124,125
       mmbench reproduce recipes/common/baby.yaml --models bpr-mf,lightgcn --seed 1,2,3 --margin 0.03

@@ -37,6 +37,7 @@ def run(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any
       mmbench run runs/demo-vbpr-0123456789/recipe.yaml --data my/catalogue
       mmbench run study.yaml --jobs 4
       mmbench run study.yaml --seed 1,2,3,4,5
+      mmbench run study.yaml --engine ray --address auto --out /shared/runs
     """
     from mmbench.commands.train import show
     from mmbench.runs.batch import Batch

@@ -89,6 +89,7 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
       mmbench train --model vbpr,bpr-mf,item-knn,most-popular --grid lr=0.0005,0.001,0.005,0.01
       mmbench train --model vbpr --set lr=0.005 --set reg_weight=0.01 --seed 1,2,3,4,5
       mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --jobs 4
+      mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --engine ray --address auto
       mmbench train --model vbpr,freedom --missing pagerank:alpha=0.2 --mask visual=0.5,textual=0.5
       mmbench train --model vbpr --control visual=shuffled --seed 1,2,3
       mmbench train --model vbpr --data my/catalogue --start-from runs/demo-vbpr-0123456789

@@ -85,7 +85,7 @@ def test_memory_is_that_of_the_process_the_data_and_the_model(dataset: Path) -> 
 
 def test_the_trials_of_a_search_are_bounded_by_the_largest(dataset: Path) -> None:
     space = {"lr": Range(low=0.1, high=0.2), "embedding_dim": (8, 32, 16)}
-    recipe = recipe_of(dataset).model_copy(update={"search": Search(space=space)})
+    recipe = recipe_of(dataset).model_copy(update={"search": Search(space=space, budget=4)})
     ((label, trial),) = trials_to_estimate(recipe)
     assert label == "at most lr=0.2, embedding_dim=32"
     assert trial.settings.embedding_dim == 32
