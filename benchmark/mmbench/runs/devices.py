@@ -22,6 +22,7 @@ on that GPU took 0.97: there the GPU has nothing to gain however long the traini
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,6 +54,18 @@ class Choice:
 
     device: torch.device
     reason: str
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """The same for a record, with the name of the card or the kind of processor."""
+        on_gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if on_gpu else platform.machine()
+        return {"chosen": name_of(self.device), "reason": self.reason, "name": name}
+
+
+def name_of(device: torch.device) -> str:
+    """Return a device's one name, however it was spelled: `cuda` is `cuda:0`."""
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
 
 
 def choose_device(recipe: Recipe, setting: Setting) -> Choice:

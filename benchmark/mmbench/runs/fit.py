@@ -299,7 +299,8 @@ def fit_one(
         (lists,) = rank_all(model, setting, users=users)
         return score(lists, setting, setting.rows(training.valid)).overall
 
-    pause_s, device = save_every_s(), choose_device(recipe, setting).device
+    pause_s, choice = save_every_s(), choose_device(recipe, setting)
+    device = choice.device
     share_device(device, jobs)
     forget_peak_memory()
     model, started = build(recipe, setting), {}
@@ -363,6 +364,7 @@ def fit_one(
             "gemm": gemm.chosen(),
             "threads": torch.get_num_threads(),
             "jobs": jobs,
+            "device": choice.facts,
             **({"pruned": True} if pruned else {}),
             **started,
         },

@@ -26,7 +26,7 @@ from mmbench.runs.batch import Job, Train
 from mmbench.runs.costs import work_of
 from mmbench.runs.devices import FOR_TENSORS, gpu_pays
 from mmbench.runs.estimates import CONTEXT_BYTES, gpu_bytes, host_bytes, trials_to_estimate
-from mmbench.runs.folder import RunFolder
+from mmbench.runs.folder import SHARED, RunFolder
 from mmbench.runs.miniature import cost_of
 from mmbench.runs.ray_worker import (
     OURS,
@@ -246,7 +246,7 @@ class RayExecutor:
 @contextmanager
 def _token(folders: Sequence[Path]) -> Iterator[str]:
     """A file in each run's folder by which another machine knows that it sees the same folder."""
-    name = f".shared-{secrets.token_hex(8)}"
+    name = f"{SHARED}{secrets.token_hex(8)}"
     try:
         for folder in folders:
             (folder / name).touch()

@@ -101,11 +101,12 @@ def train_there(order: Order) -> None:
     from filelock import FileLock, Timeout
 
     from mmbase.progress import Silent
+    from mmbench.runs.folder import TRAINS
 
     train, job = pickle.loads(order.work)  # noqa: S301 - made by this command
     torch.set_num_threads(order.threads)
     # A machine that the cluster has lost may be training on.
-    lock = FileLock(order.folder / _LOCK)
+    lock = FileLock(order.folder / TRAINS)
     try:
         lock.acquire(timeout=_WAIT_S)
     except Timeout as error:
@@ -114,10 +115,7 @@ def train_there(order: Order) -> None:
         ) from error
     with lock:
         train(job, Silent())
-        (order.folder / _LOCK).unlink(missing_ok=True)
-
-
-_LOCK = ".trains"
+        (order.folder / TRAINS).unlink(missing_ok=True)
 
 
 def refuse_unseen(where: str, folder: Path, *, seen: bool) -> None:

@@ -122,6 +122,31 @@ def test_killed_workers_change_no_byte_and_repeat_no_saved_epoch(
     assert_equal(alone, run(recipes, tmp_path / "ray", RayExecutor(Silent(), "127.0.0.1:1")))
 
 
+def test_what_a_killed_command_left_in_a_run_is_removed_when_it_is_finished(tmp_path: Path) -> None:
+    left = [".shared-0a", ".trains", "trials/000/.trains", "begun.json.1-2.partial"]
+    for name in [*left, "begun.json"]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    RunFolder(tmp_path).remove_leavings()
+    assert not any((tmp_path / name).exists() for name in left)
+    assert (tmp_path / "begun.json").exists()
+
+
+def test_a_run_that_trained_elsewhere_says_on_what(dataset: Path, tmp_path: Path) -> None:
+    (path,) = run(plan(dataset, bpr_mf=(0.02, 0.01)), tmp_path)
+    folder = RunFolder(path)
+    there = {"chosen": "cuda:0", "reason": "large", "name": "a card"}
+    for number in (0, 1):
+        trial = folder.trial(number)
+        trial.write_json("trained.json", {**trial.read_json("trained.json"), "device": there})
+    folder.metrics_path.unlink()
+    assert run(plan(dataset, bpr_mf=(0.02, 0.01)), tmp_path) == [path]
+    device = folder.read_json("run.json")["device"]
+    assert {key: device[key] for key in there} == there
+    assert (device["type"], device["asked"]) == ("cuda:0", "auto")
+
+
 def always_dies(job: Job, progress: Progress) -> RunFolder:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
