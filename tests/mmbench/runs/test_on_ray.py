@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -379,9 +380,9 @@ def test_the_cluster_ends_with_the_command_and_the_next_one_goes_on(
 @needs_ray
 def test_a_search_whose_workers_are_killed_at_random_is_the_local_one(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "toy", users=400, items=200)
-    arguments = ["train", "--model", "vbpr", "--data", str(data), "-q", "--set", "epochs=60"]
+    arguments = ["train", "--model", "vbpr", "--data", str(data), "-q", "--set", "epochs=40"]
     arguments += ["--grid", "lr=0.001,0.003,0.01,0.03", "--grid", "reg_weight=0.0,0.001,0.1"]
-    arguments += ["--grid", "embedding_dim=8,16", "--every", "5", "--set", "batch_size=64"]
+    arguments += ["--grid", "embedding_dim=8,16", "--every", "10", "--set", "batch_size=256"]
     arguments += ["--json", "--out"]
     mark = f"MMBENCH_TEST={tmp_path}"
     local = Command([*arguments, str(tmp_path / "local")], mark).start()
@@ -417,28 +418,25 @@ def test_the_trainings_of_a_lost_machine_go_on_elsewhere(dataset: Path, tmp_path
     ray_cluster.disconnect()
     recipes = plan(dataset, vbpr=(0.02, 0.01, 0.03, 0.005))
     recipes = [
-        one.model_copy(update={"settings": one.settings.model_copy(update={"epochs": 400})})
+        one.model_copy(update={"settings": one.settings.model_copy(update={"epochs": 3000})})
         for one in recipes
     ]
     alone = run(recipes, tmp_path / "alone")
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    lost = cluster.add_node(num_cpus=2)
-    told = Told()
+    node, told = cluster.add_node(num_cpus=2), Told()
 
-    def note(text: str) -> None:
-        told.notes.append(text)
+    def lose() -> None:
+        # Two of three that train are on it.
+        while len(list((tmp_path / "ray").rglob("history.jsonl"))) < 3:
+            time.sleep(0.1)
+        cluster.remove_node(node, allow_graceful=False)
 
-    class Losing(Silent):
-        def task(self, *arguments: Any, **options: Any) -> Any:
-            cluster.remove_node(lost, allow_graceful=False)  # trainings are under way
-            return super().task(*arguments, **options)
-
-        def note(self, text: str) -> None:
-            note(text)
-
+    losing = threading.Thread(target=lose)
     try:
-        executor = RayExecutor(Losing(), cluster.address)
-        assert_equal(alone, run(recipes, tmp_path / "ray", executor))
+        losing.start()
+        assert_equal(alone, run(recipes, tmp_path / "ray", RayExecutor(told, cluster.address)))
+        losing.join()
+        assert sum("its worker was lost" in note for note in told.notes) >= 2
     finally:
         ray_cluster.disconnect()
         cluster.shutdown()
