@@ -70,8 +70,10 @@ class _Frozen(BaseModel):
 class RunConfig(_Frozen):
     """How extractions run: what all sets of a recipe have in common."""
 
-    data: Path = Field(Path("data/demo"), description="Dataset folder.")
-    out: Path | None = Field(None, description="Feature store.  [default: DATA/features]")
+    data: Path = Field(Path("data/demo"), description="Dataset folder, or its address (s3://…).")
+    out: Path | None = Field(
+        None, description="Feature store, or its address.  [default: DATA/features]"
+    )
     items_file: str | None = Field(
         None, description="Items table inside the dataset folder.  [default: items.*]"
     )

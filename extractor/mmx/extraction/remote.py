@@ -280,9 +280,10 @@ def _told(address: str) -> Iterator[tuple[Any, str]]:
         fsspec: Any = importlib.import_module("fsspec")
         system, name = fsspec.core.url_to_fs(address)
     except ImportError as error:
+        ours = any(name in str(error) for name in ("fsspec", "s3fs"))
+        cure = f"; run: {install_extra('remote')}" if ours else ""
         raise ToolError(
-            f"{address}: needs a library that is not installed ({error}); run: "
-            f"{install_extra('remote')}"
+            f"{address}: needs a library that is not installed ({error}){cure}"
         ) from error
     except ValueError as error:
         raise ToolError(f"{address}: no address that fsspec reads ({error})") from error

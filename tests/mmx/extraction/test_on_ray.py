@@ -51,7 +51,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mmx.demo import write_demo
 
     root = tmp_path_factory.mktemp("demo") / "demo"
-    write_demo(root, n_items=300, n_users=20)
+    write_demo(root, items=300, users=20)
     return root
 
 
