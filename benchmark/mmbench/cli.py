@@ -23,6 +23,10 @@ COMMANDS = {
         "Repeat published studies and report ours beside theirs.",
     ),
     "tune": ("mmbench.commands.tune:tune", "Search settings on validation; score test once."),
+    "estimate": (
+        "mmbench.commands.estimate:estimate",
+        "Say what trainings need: weights, memory, a device, time.",
+    ),
     "evaluate": (
         "mmbench.commands.evaluate:evaluate",
         "Score a finished run, or lists made anywhere else.",

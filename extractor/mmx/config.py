@@ -70,8 +70,10 @@ class _Frozen(BaseModel):
 class RunConfig(_Frozen):
     """How extractions run: what all sets of a recipe have in common."""
 
-    data: Path = Field(Path("data/demo"), description="Dataset folder.")
-    out: Path | None = Field(None, description="Feature store.  [default: DATA/features]")
+    data: Path = Field(Path("data/demo"), description="Dataset folder, or its address (s3://…).")
+    out: Path | None = Field(
+        None, description="Feature store, or its address.  [default: DATA/features]"
+    )
     items_file: str | None = Field(
         None, description="Items table inside the dataset folder.  [default: items.*]"
     )
@@ -92,6 +94,15 @@ class RunConfig(_Frozen):
     )
     loading: Literal["auto", "threads", "processes"] = Field(
         "auto", description="What loads contents; auto: on a GPU what is measured to be faster."
+    )
+    engine: Literal["local", "ray"] = Field(
+        "local", description="local: this process; ray: the processors or GPUs of a Ray cluster."
+    )
+    address: str | None = Field(
+        None,
+        min_length=1,
+        description="Ray cluster: auto, or HOST[:PORT] of its head.  [default: one of this "
+        "machine's processors]",
     )
     on_error: Literal["skip", "fail"] = Field("skip", description="What one corrupt item does.")
     max_failures: FailureLimit = Field(
@@ -117,6 +128,19 @@ class RunConfig(_Frozen):
     def _one_way(self) -> Self:
         if self.extend and self.restart:
             raise ValueError("extend keeps what restart discards; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_engine(self) -> Self:
+        if self.engine == "local" and self.address is not None:
+            raise ValueError("address is about a Ray cluster; add engine ray")
+        if self.engine == "ray" and self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(
+                "with engine ray a device is auto, cpu or cuda: a worker on each processor, or on "
+                f"each GPU of the cluster (got {self.device!r})"
+            )
+        if self.engine == "ray" and self.loading != "auto":
+            raise ValueError("loading is about engine local; a Ray cluster has its own way")
         return self
 
     @property

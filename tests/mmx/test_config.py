@@ -93,7 +93,7 @@ def test_a_mistake_in_a_set_is_not_said_to_be_too_few_sets(tmp_path: Path) -> No
         ("data: a\n", r"sets: this key is needed"),
         (
             "zzzzz: 1\nsets: [{modality: visual, model: x}]\n",
-            r"unknown key; known keys: allow_outside, data, device",
+            r"unknown key; known keys: address, allow_outside, data, device",
         ),
         (
             "max_failures: few\nsets: [{modality: visual, model: x}]\n",

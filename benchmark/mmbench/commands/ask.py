@@ -67,7 +67,7 @@ def ask(*, question: Path, as_json: bool, quiet: bool, **options: Any) -> None:
         common.make_demo(needs_features=True, progress=reporter)
     for note in planning.notes:
         reporter.note(note)
-    batch = Batch(options["runs"], local_executor(options["jobs"], reporter), reporter)
+    batch = Batch(options["runs"], local_executor(options["jobs"] or 1, reporter), reporter)
     done = answer(planning, batch)
     if not done:
         batch.raise_failures()

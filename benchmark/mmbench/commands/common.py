@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mmbase.cli import DEFAULT_DATA, PATH, parse_pairs
+from mmbase.cli import DEFAULT_DATA, PATH, Function, parse_pairs, refuse_options
 from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from mmbase.progress import Progress
+    from mmbench.runs.batch import Executor
 
 DEMO_FEATURES = (("visual", "colour-hog"), ("textual", "tfidf-lsa"), ("audio", "mfcc"))
 """Encoders without weights, for the demonstration catalogue when a model needs features."""
@@ -32,9 +33,26 @@ out_option = click.option("--out", type=PATH, default=Path("runs"), help="Folder
 jobs_option = click.option(
     "--jobs",
     type=click.IntRange(min=1),
-    default=1,
     help="Trainings at once (models, seeds, trials of a grid), each a process with its share of "
-    "the threads.",
+    "the threads.  [default: 1; on Ray as many as there is room for]",
+)
+_engine_options = (
+    click.option(
+        "--engine",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        help="Where trainings run: on this machine, or on a Ray cluster (extra ray).",
+    ),
+    click.option(
+        "--address",
+        metavar="auto|HOST[:PORT]",
+        help="Ray: the cluster.  [default: one of this machine's processors, for the command]",
+    ),
+    click.option(
+        "--cpus",
+        type=click.IntRange(min=1),
+        help="Ray: processors, and threads, of a training.  [default: 1]",
+    ),
 )
 restart_option = click.option("--restart", is_flag=True, help="Train anew even what is finished.")
 only_option = click.option(
@@ -48,6 +66,30 @@ slices_option = click.option(
     is_flag=True,
     help="Metrics by popularity, activity, cold items and modalities, too.",
 )
+
+
+def engine_options(function: Function) -> Function:
+    """Add the options that say where trainings run; see `executor_of`."""
+    for option in (*reversed(_engine_options), jobs_option):
+        function = option(function)
+    return function
+
+
+def executor_of(options: Mapping[str, Any], progress: Progress) -> Executor:
+    """Return the executor that `engine_options` ask for.
+
+    Raises:
+        UsageError: An option belongs to the other engine.
+    """
+    from mmbench.runs.batch import local_executor
+
+    jobs = options["jobs"]
+    if options["engine"] == "local":
+        refuse_options({"address", "cpus"}, "belongs to --engine ray")
+        return local_executor(jobs or 1, progress)
+    from mmbench.runs.on_ray import RayExecutor
+
+    return RayExecutor(progress, options["address"], jobs, options["cpus"] or 1)
 
 
 def command_line() -> str:

@@ -13,7 +13,7 @@ import click
 from mmbase import cli
 from mmbase.cli import FOLDER, PATH, CommaList, Command
 from mmbase.layout import hanging
-from mmbench.commands.common import command_line, jobs_option, out_option
+from mmbench.commands.common import command_line, engine_options, executor_of, out_option
 from mmbench.commands.run import RECIPES
 from mmbench.commands.train import parse_grid
 from mmbench.config import Recipe, setting_name
@@ -69,7 +69,7 @@ _EARLY_S = 10.0  # after which a report is written anew in between, to be read e
 @click.option("--epochs", type=click.IntRange(min=1), help="Fewer epochs, for a quick look.")
 @out_option
 @click.option("--report", type=PATH, default=Path("report"), help="Folder of the report.")
-@jobs_option
+@engine_options
 @cli.json_option
 @cli.quiet_option
 def reproduce(
@@ -85,6 +85,7 @@ def reproduce(
     Examples:
       mmbench reproduce recipes/amazon/office.yaml
       mmbench reproduce recipes/amazon/*.yaml --protocol grid --models vbpr,freedom
+      mmbench reproduce recipes/amazon/office.yaml --protocol grid --engine ray --address head
       mmbench reproduce recipes/amazon/office.yaml --split-dir office-split --stand-in --epochs 5
       mmbench reproduce recipes/tiktok.yaml --protocol grid --seed 123,124,125
       mmbench reproduce recipes/common/baby.yaml --models bpr-mf,lightgcn --seed 1,2,3 --margin 0.03
@@ -94,7 +95,7 @@ def reproduce(
     from mmbench.analysis.report.results import Reproduction, line_of
     from mmbench.analysis.study import read_study, run_study, with_grid
     from mmbench.models import model_class
-    from mmbench.runs.batch import Batch, local_executor
+    from mmbench.runs.batch import Batch
 
     data, split, epochs = options["data"], options["split"], options["epochs"]
     if (data or options["split_dir"]) and len(recipes) > 1:
@@ -110,7 +111,7 @@ def reproduce(
             told = "the report has one page for it, so do one at a time"
             raise UsageError(f"{recipe}: not the only study of {dataset}; {told}")
     reporter = cli.progress(quiet=options["quiet"])
-    batch = Batch(options["out"], local_executor(options["jobs"], reporter), reporter)
+    batch = Batch(options["out"], executor_of(options, reporter), reporter)
     parts: list[Reproduction] = []
     documents = []
     written_s = time.monotonic()

@@ -21,7 +21,7 @@ RECIPES = click.Path(path_type=Path, exists=True, dir_okay=False)
 @common.out_option
 @common.restart_option
 @common.slices_option
-@common.jobs_option
+@common.engine_options
 @json_option
 @quiet_option
 def run(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any) -> None:
@@ -37,9 +37,10 @@ def run(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any
       mmbench run runs/demo-vbpr-0123456789/recipe.yaml --data my/catalogue
       mmbench run study.yaml --jobs 4
       mmbench run study.yaml --seed 1,2,3,4,5
+      mmbench run study.yaml --engine ray --address auto --out /shared/runs
     """
     from mmbench.commands.train import show
-    from mmbench.runs.batch import Batch, local_executor
+    from mmbench.runs.batch import Batch
     from mmbench.runs.recipe_lists import read_plan
 
     data, seeds = options["data"], options["seeds"]
@@ -48,6 +49,6 @@ def run(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any
     reporter = progress(quiet=quiet)
     planned = [one for path in recipes for one in read_plan(path, reporter.note, **instead)]
     distinct = [recipe for number, recipe in enumerate(planned) if recipe not in planned[:number]]
-    batch = Batch(options["out"], local_executor(options["jobs"], reporter), reporter)
+    batch = Batch(options["out"], common.executor_of(options, reporter), reporter)
     show(batch.run(distinct, restart=options["restart"]), as_json, slices=options["slices"])
     batch.raise_failures()

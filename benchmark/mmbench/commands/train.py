@@ -35,12 +35,17 @@ _SEEDS_HELP = "Seeds, comma-separated: one run each."
 _SEVERAL = {"multiple": True, "default": ()}
 
 
-def recipe_options(*exclude: str) -> Callable[[Function], Function]:
-    """Add the options of `Recipe` and `Evaluation`, and those of running several recipes."""
+def recipe_options(*exclude: str, running: bool = True) -> Callable[[Function], Function]:
+    """Add the options of `Recipe` and `Evaluation`, and with `running` those of doing the runs."""
 
     def decorate(function: Function) -> Function:
-        own = (common.jobs_option, common.restart_option, common.out_option, common.slices_option)
-        for option in (cli.json_option, *own):
+        own = [
+            common.engine_options,
+            common.restart_option,
+            common.out_option,
+            common.slices_option,
+        ]
+        for option in (cli.json_option, *(own if running else [common.out_option])):
             function = option(function)
         return cli.options_of(
             Recipe,
@@ -84,6 +89,7 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
       mmbench train --model vbpr,bpr-mf,item-knn,most-popular --grid lr=0.0005,0.001,0.005,0.01
       mmbench train --model vbpr --set lr=0.005 --set reg_weight=0.01 --seed 1,2,3,4,5
       mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --jobs 4
+      mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --engine ray --address auto
       mmbench train --model vbpr,freedom --missing pagerank:alpha=0.2 --mask visual=0.5,textual=0.5
       mmbench train --model vbpr --control visual=shuffled --seed 1,2,3
       mmbench train --model vbpr --data my/catalogue --start-from runs/demo-vbpr-0123456789
@@ -106,10 +112,10 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
 
 def train_all(options: Mapping[str, Any], progress: Progress, *, as_json: bool) -> None:
     """Train the recipes that the options of `recipe_options` describe, and print the results."""
-    from mmbench.runs.batch import Batch, local_executor
+    from mmbench.runs.batch import Batch
 
     recipes = recipes_from(options, progress)
-    batch = Batch(options["out"], local_executor(options["jobs"], progress), progress)
+    batch = Batch(options["out"], common.executor_of(options, progress), progress)
     show(batch.run(recipes, restart=options["restart"]), as_json, slices=options["slices"])
     batch.raise_failures()
 

@@ -38,6 +38,7 @@ def tune(*, as_json: bool, quiet: bool, **options: Any) -> None:
       mmbench tune --model vbpr --search lr=log:1e-4..1e-2 --search reg_weight=log:1e-6..1e-1
       mmbench tune --model vbpr,freedom --search lr=log:1e-4..1e-2 --budget 20 --patience 5
       mmbench tune --model bm3 --search dropout=0.1..0.5 --search n_layers=int:1..3 --sampler random
+      mmbench tune --model vbpr,bm3 --search lr=log:1e-4..1e-2 --engine ray --cpus 2
       mmbench tune --model grcn --search lr=log:1e-4..1e-2 --budget 30 --pruner median --every 5
     """
     if not options["search"]:

@@ -67,6 +67,11 @@ class GRU4RecConfig(SequenceConfig):
         "dropout_prob": "dropout",
     }
 
+    @property
+    def against_all(self) -> bool:
+        """With `softmax`."""
+        return self.loss == "softmax"
+
 
 class GRU4Rec(Sequential):
     """Gated recurrent units over a history, of ids, content or both."""

@@ -109,6 +109,11 @@ class SASRecConfig(SequenceConfig):
         given = self.loss or preset.loss, self.n_heads or preset.n_heads
         return replace(preset, loss=given[0], n_heads=given[1])
 
+    @property
+    def against_all(self) -> bool:
+        """With `softmax`."""
+        return self.chosen.loss == "softmax"
+
     @model_validator(mode="after")
     def _heads_divide(self) -> SASRecConfig:
         if self.embedding_dim % self.chosen.n_heads:

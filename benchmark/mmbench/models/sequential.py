@@ -74,6 +74,11 @@ class SequenceConfig(ModelConfig):
     }
 
     @property
+    def against_all(self) -> bool:
+        """Whether the loss compares each next item with all items."""
+        return True
+
+    @property
     def represents_unseen(self) -> bool:
         """Whether items without a trained id have a representation."""
         fair = self.operator not in ("product", "max")

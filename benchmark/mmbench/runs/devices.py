@@ -14,14 +14,15 @@ a CPU; an H200 while steps still waited for their launches):
 | Clothing size, FREEDOM, 200 epochs | 172.4 million | 6,650 billion | 14.8 s | 2.01 s |
 
 A thread takes 0.2 to 1.6 ns per number (MMGCN 19 to 48, GRCN 3 to 4, DualGNN and DRAGON 5 to 8:
-theirs count as 20, 3 and 5), so that 10 billion numbers, between the demo, where the GPU loses, and
-Office, where it wins, are a matter of seconds either way. A step of less than a million numbers
-takes a thread about a millisecond, and the fastest step of all models with content on that GPU took
-0.97: there the GPU has nothing to gain however long the training.
+theirs count as 20, 3 and 5, see `runs.costs`), so that 10 billion numbers, between the demo, where
+the GPU loses, and Office, where it wins, are a matter of seconds either way. A step of less than a
+million numbers takes a thread about a millisecond, and the fastest step of all models with content
+on that GPU took 0.97: there the GPU has nothing to gain however long the training.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ import torch
 from mmbase.process import resolve_device
 from mmbench.config import Recipe
 from mmbench.evaluation.protocol import Setting
-from mmbench.models import model_class, model_name
+from mmbench.runs.costs import Work, work_of
 
 SMALLEST_STEP = 1_000_000
 """Numbers that a step goes over, from which on a GPU is faster."""
@@ -38,31 +39,8 @@ SMALLEST_STEP = 1_000_000
 SMALLEST_TRAINING = 10_000_000_000
 """Numbers that all steps go over, from which on a GPU's start is made up for."""
 
-_COMPARISONS = 50
-"""Multiply-adds of a search for neighbours that take about as long as one number of a step: 16
-threads search the 4096 numbers of 23,016 items in 2.07 s."""
-
-_COSTLY = {"mmgcn": 20, "grcn": 3, "lgmrec": 5, "dualgnn": 5, "dragon": 5}
-"""Models whose steps take so many times as long as their numbers say, by README's table: all nodes'
-content is multiplied with matrices, or every edge has weights of its own."""
-
-_FOR_TENSORS = 0.9
+FOR_TENSORS = 0.9
 """Part of a shared card's memory for tensors; every process keeps some more there besides."""
-
-_LAYERS = ("n_layers", "n_ui_layers")
-
-
-@dataclass(frozen=True)
-class Work:
-    """How large a training is.
-
-    Attributes:
-        per_step: Numbers that one step of the optimiser goes over; 0 where nothing is trained.
-        in_all: Numbers that all of it goes over.
-    """
-
-    per_step: int
-    in_all: int
 
 
 @dataclass(frozen=True)
@@ -77,32 +55,22 @@ class Choice:
     device: torch.device
     reason: str
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """The same for a record, with the name of the card or the kind of processor."""
+        on_gpu = self.device.type == "cuda"
+        name = torch.cuda.get_device_name(self.device) if on_gpu else platform.machine()
+        return {"chosen": name_of(self.device), "reason": self.reason, "name": name}
+
+
+def name_of(device: torch.device) -> str:
+    """Return a device's one name, however it was spelled: `cuda` is `cuda:0`."""
+    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
+
 
 def choose_device(recipe: Recipe, setting: Setting) -> Choice:
     """Return the device of a recipe's training, or of its model's evaluation; see `choose`."""
     return choose(recipe.device, lambda: work_of(recipe, setting))
-
-
-def work_of(recipe: Recipe, setting: Setting) -> Work:
-    """Return how large the training of a recipe is: all epochs, whether or not it stops early.
-
-    What only some models do in a step is left out, so that this is too little rather than too much.
-    """
-    model, settings, train = model_class(recipe.model), recipe.settings, setting.training.train
-    width = 0
-    if model.uses_features:
-        width = sum(one.vectors.shape[1] for one in setting.features.values())
-    rows = train.n_items if model.content_of == "item" else train.n_edges
-    if not model.trained:  # the only work is the search for neighbours in the content
-        return Work(0, train.n_items**2 * width // _COMPARISONS)
-    layers = sum(int(getattr(settings, name, None) or 0) for name in _LAYERS)
-    dim = settings.embedding_dim
-    per_step = (
-        rows * width + (train.n_users + train.n_items) * dim + 2 * train.n_edges * dim * layers
-    )
-    per_step *= _COSTLY.get(model_name(recipe.model), 1)
-    steps = settings.epochs * -(-train.n_edges // settings.batch_size)
-    return Work(per_step, per_step * steps)
 
 
 def gpu_pays(work: Work) -> tuple[bool, str]:
@@ -148,7 +116,7 @@ def share_device(device: torch.device, processes: int) -> None:
     not whichever asks last.
     """
     if device.type == "cuda" and processes > 1:  # the index, for torch refuses a bare `cuda` here
-        torch.cuda.set_per_process_memory_fraction(_FOR_TENSORS / processes, device.index)
+        torch.cuda.set_per_process_memory_fraction(FOR_TENSORS / processes, device.index)
 
 
 def _beside(told: str, number: int, least: int) -> str:

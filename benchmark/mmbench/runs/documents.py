@@ -131,6 +131,12 @@ class Metrics(_Part):
     slices: dict[str, list[_Slice]] = {}
 
 
+class _TrainedOn(_Part):
+    chosen: str
+    reason: str
+    name: str
+
+
 class Trained(_Part):
     """`trained.json`."""
 
@@ -144,6 +150,7 @@ class Trained(_Part):
     peak_gpu_memory_bytes: Count | None = None
     threads: Count = 1
     jobs: Count = 1
+    device: _TrainedOn | None = None
     pruned: bool = False
     start_from: _Start | None = None
 

@@ -36,17 +36,15 @@ from mmbase.process import (
 )
 from mmbase.progress import Progress
 from mmbench.config import Recipe
-from mmbench.core.sampling import Init
 from mmbench.data.caches import neighbour_cache
 from mmbench.data.missing.learned import Learned
 from mmbench.errors import DataError, Diverged, TrainingError, UsageError
 from mmbench.evaluation.protocol import Setting, rank_all, score, with_selected
-from mmbench.models import model_class
 from mmbench.models.base import Content, Recommender
 from mmbench.ops import sparse
-from mmbench.ops.row_table import RowTable
 from mmbench.runs.devices import choose_device, share_device
 from mmbench.runs.folder import RunFolder
+from mmbench.runs.miniature import assemble
 from mmbench.runs.start import read_source
 from mmbench.trainer import EpochRecord, Trainer
 
@@ -249,12 +247,7 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
     topics = setting.training.topics
     categories = None if topics is None else torch.from_numpy(topics.first(train.n_items))
     content = Content(trained, neighbour_cache(device), dropout, edges, categories)
-    model = model_class(recipe.model)(train, content, recipe.settings, Init(recipe.seed))
-    for table in (module for module in model.modules() if isinstance(module, RowTable)):
-        if "lazy-adam" in recipe.approximate:
-            table.update = "lazy"
-        if "frozen-features" in recipe.approximate:
-            table.update = "frozen"
+    model = assemble(recipe.model, train, content, recipe.settings, recipe.seed, recipe.approximate)
     if "tf32" in recipe.approximate and device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return model.to(device)
@@ -306,7 +299,8 @@ def fit_one(
         (lists,) = rank_all(model, setting, users=users)
         return score(lists, setting, setting.rows(training.valid)).overall
 
-    pause_s, device = save_every_s(), choose_device(recipe, setting).device
+    pause_s, choice = save_every_s(), choose_device(recipe, setting)
+    device = choice.device
     share_device(device, jobs)
     forget_peak_memory()
     model, started = build(recipe, setting), {}
@@ -370,6 +364,7 @@ def fit_one(
             "gemm": gemm.chosen(),
             "threads": torch.get_num_threads(),
             "jobs": jobs,
+            "device": choice.facts,
             **({"pruned": True} if pruned else {}),
             **started,
         },

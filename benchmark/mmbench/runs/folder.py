@@ -26,6 +26,7 @@ from mmstore.filesystem import replace_synced
 
 FORMAT, FORMAT_VERSION = "mmbench.run", "1.0"
 FAILED = "failed.json"
+SHARED, TRAINS = ".shared-", ".trains"  # while a Ray cluster trains: see `runs.on_ray`
 _DIGEST = "digest"  # key of the metadata of files of tensors
 
 
@@ -111,9 +112,10 @@ class RunFolder:
         own.replace(path)
 
     def remove_leavings(self) -> None:
-        """Remove partial files of `write_json_once` that killed processes left."""
-        for path in self.path.glob("*.json.*.partial"):
-            path.unlink(missing_ok=True)
+        """Remove what killed processes left: partial files, and those of a cluster's trainings."""
+        for pattern in ("*.json.*.partial", f"{SHARED}*", TRAINS, f"trials/*/{TRAINS}"):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read one of the run's JSON documents.

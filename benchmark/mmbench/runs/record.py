@@ -21,11 +21,6 @@ from mmbench.runs.folder import FORMAT, FORMAT_VERSION
 from mmbench.runs.inputs import Inputs
 
 
-def name_of(device: torch.device) -> str:
-    """Return a device's one name, however it was spelled: `cuda` is `cuda:0`."""
-    return f"cuda:{device.index or 0}" if device.type == "cuda" else device.type
-
-
 def _induced(recipe: Recipe, one: ItemFeatures, n_present: int) -> dict[str, Any]:
     """What a mask took from a modality, of training and other items, and what replaces the rest."""
     told: dict[str, Any] = {}
@@ -57,8 +52,8 @@ def record_of(
     """Return `run.json`; `trained` is what the training, perhaps in another process, recorded."""
     training = inputs.split.training
     setting = inputs.setting_of(recipe)
-    chosen_device = choose_device(recipe, setting)
-    device = chosen_device.device
+    choice = choose_device(recipe, setting)
+    device, trained_on = choice.device, trained.get("device") or choice.facts
     present = {
         m: one.present[: training.n_trained] if one.source == "item" else one.present
         for m, one in inputs.features.items()
@@ -80,13 +75,9 @@ def record_of(
         },
         "python": platform.python_version(),
         "device": {
-            "type": name_of(device),
+            "type": trained_on["chosen"],
             "asked": recipe.device,
-            "chosen": name_of(device),
-            "reason": chosen_device.reason,
-            "name": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else platform.machine(),
+            **trained_on,
             "threads": trained.get("threads", torch.get_num_threads()),
             "trainings_at_once": trained.get("jobs", 1),
             "products": {"gemm": gemm.chosen(), "sparse": sparse.backend()},

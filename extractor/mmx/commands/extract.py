@@ -65,6 +65,7 @@ class AutoOr(click.ParamType):  # type: ignore[type-arg]  # not generic in older
     user_column={"metavar": "C"},
     device={"metavar": "D"},
     workers={"metavar": "auto|N", "type": AutoOr(1, 1024)},
+    address={"metavar": "auto|HOST"},
     max_failures={"metavar": "N|P%"},
     limit={"metavar": "N"},
     seed={"metavar": "N"},
@@ -95,16 +96,25 @@ def extract(
       mmx extract --modality textual --model tfidf-lsa --data data/books --text-columns title,text
       mmx extract --modality audio --model mfcc --data data/clips --workers 4
       mmx extract --modality visual --model resnet50 --weights random --limit 100 --json
+      mmx extract --modality visual --model resnet50 --engine ray --address auto
       mmx extract recipes/extract/demo.yaml
     """
     from mmbase.process import tune_process
+    from mmx.extraction.remote import shown, staged
 
     tune_process(one_arena=True)
     reporter = progress(quiet=quiet, verbose=verbose)
     run, sets = _requested(recipe, options)
     _demo_when_absent(run.data, reporter)
-    done, failed = _extract_all(run, sets, reporter)
-    documents = [summary.as_json() for summary in done]
+    try:
+        with staged(run) as here:
+            done, failed = _extract_all(here, sets, reporter)
+    finally:
+        if run.engine == "ray":
+            from mmbase.ray_cluster import disconnect
+
+            disconnect()
+    documents = [{**summary.as_json(), "path": shown(summary.path)} for summary in done]
     if as_json and recipe is None and done:
         echo_json(documents[0], "mmx.extraction 1.0")
     elif as_json:
@@ -115,7 +125,7 @@ def extract(
         echo_json({"sets": documents, "failed": failures}, "mmx.extractions 1.0")
     else:
         for summary in done:
-            click.echo(summary.path.as_posix())
+            click.echo(shown(summary.path))
     ctx.exit(1 if failed else max((summary.exit_code for summary in done), default=0))
 
 

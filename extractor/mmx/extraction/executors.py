@@ -33,6 +33,7 @@ from mmx.extraction.summary import LoadingReport
 from mmx.extraction.tuning import Setting, Tuner, Wish
 from mmx.extraction.window import (
     LoadedSpan,
+    ReadElsewhere,
     Segments,
     Span,
     Task,
@@ -125,17 +126,23 @@ class LocalExecutor:
         workers: Contents to load at a time; None: one per available processor on a processor, and
             on a GPU what was measured to be fastest.
         loading: `threads`, `processes`, or what was measured to be faster.
+        elsewhere: Loads contents for the threads, on other machines, say.
     """
 
-    def __init__(self, workers: int | None = None, loading: Wish = "auto") -> None:
+    def __init__(
+        self,
+        workers: int | None = None,
+        loading: Wish = "auto",
+        elsewhere: ReadElsewhere | None = None,
+    ) -> None:
         self.workers = workers or available_cpus()
-        self._given, self._wish = workers, loading
+        self._given, self._wish, self._elsewhere = workers, loading, elsewhere
         self.report = LoadingReport("threads", self.workers)
 
     def run(self, tasks: Sequence[Task], windows: Windows, stopping: Condition) -> Results:
         """Yield results batch by batch; see `Executor.run`."""
         with ExitStack() as stack:
-            loading = _Loading(tasks, self._given, self._wish)
+            loading = _Loading(tasks, self._given, self._wish, self._elsewhere)
             stack.callback(self._close, loading)
             # The pools end before the processes that their threads wait for.
             loaders = stack.enter_context(WorkerPool(loading.most_workers))
@@ -208,10 +215,17 @@ class _Loading:
         tasks: Encoders that share contents.
         workers: Contents to load at a time; None: found by measuring.
         wish: What the user asked for.
+        elsewhere: Loads contents for the threads.
     """
 
-    def __init__(self, tasks: Sequence[Task], workers: int | None, wish: Wish) -> None:
-        self._tasks = tasks
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        workers: int | None,
+        wish: Wish,
+        elsewhere: ReadElsewhere | None = None,
+    ) -> None:
+        self._tasks, self._elsewhere = tasks, elsewhere
         self._processes: Processes | None = None
         self._told = False
         self._ending: threading.Thread | None = None
@@ -252,7 +266,7 @@ class _Loading:
         """
         with self._gate.passed() as setting:
             processes = self._processes if setting.how == "processes" else None
-            elsewhere = processes.read if processes is not None else None
+            elsewhere = processes.read if processes is not None else self._elsewhere
             began = time.perf_counter()
             part = load(self._tasks, span, elsewhere)
             return part, setting, time.perf_counter() - began

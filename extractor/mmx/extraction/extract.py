@@ -18,12 +18,13 @@ from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, create
 from mmx.encoders.compute import other_linear_kernel
 from mmx.errors import UsageError
-from mmx.extraction import pipeline
+from mmx.extraction import pipeline, remote
 from mmx.extraction.executors import Executor, LocalExecutor
 from mmx.extraction.extending import FOLDER, GROWS, Extension, discard_shard, find_extension
 from mmx.extraction.multipart import Several
 from mmx.extraction.pipeline import SetJob
-from mmx.extraction.plan import Plan, batch_size_of, make_plan
+from mmx.extraction.plan import Plan, batch_size_of, has_cuda, make_plan
+from mmx.extraction.shards import discard_shards
 from mmx.extraction.summary import Stages, Summary
 
 
@@ -43,7 +44,7 @@ def extract(
         config: Encoder and input.
         progress: Progress reporter.
         build: Builds the encoder; `mmx.encoders.create` unless a program brings its own.
-        executor: Computes the vectors; by default `LocalExecutor`.
+        executor: Computes the vectors; by default as `executor_of` says.
         taken: Files of other sets of the same run, which `run.restart` must not replace either.
 
     Raises:
@@ -73,6 +74,11 @@ def extract_together(
     `configs` are one group of `share_contents`; other arguments and errors are those of `extract`.
     """
     progress = progress or Silent()
+    with remote.staged(run) as here:
+        if here is not run:
+            return extract_together(
+                here, configs, progress=progress, build=build, executor=executor, taken=taken
+            )
     if run.extend and len(configs) > 1:  # their new items may differ
         made: list[Summary] = []
         for config in configs:
@@ -88,13 +94,14 @@ def extract_together(
         for config in configs:
             plan = jobs[0].plan.of(config) if jobs else make_plan(run, config, progress)
             stages = Stages()
-            encoder = _build(plan, build, stages)
+            encoder = build_encoder(plan, build, stages)
             path = _path(plan, encoder)
             if path in taken or path in [job.writer.path for job in jobs]:
                 raise UsageError(
                     f"{path}: another set of this run has that name; give one of them a name of "
                     "its own"
                 )
+            remote.adopt(path)
             progress.detail(
                 f"{path}: {len(plan.items):,} items, {encoder.spec.dim} numbers each, batches of "
                 f"{plan.batch_size}"
@@ -106,12 +113,14 @@ def extract_together(
             if extension is not None:
                 extension.announce(progress)
                 plan, path = plan.take(extension.new), extension.shard
+            if run.restart:
+                discard_shards(path)
             writer = stack.enter_context(
                 _writer(path, plan, encoder, progress, may_choose_kernel=first)
             )
             others: tuple[Encoder, ...] = ()
             if not writer.finished:
-                others = tuple(_build(plan, build, stages, on) for on in plan.other_devices)
+                others = tuple(build_encoder(plan, build, stages, on) for on in plan.other_devices)
             jobs.append(SetJob(plan, encoder, writer, stages, others))
             jobs[-1].may_be_empty = extension is not None
             extensions.append(extension)
@@ -120,11 +129,11 @@ def extract_together(
                 _note_changes(jobs[-1], progress)
         unfinished = [job for job in jobs if not job.already_complete]
         if unfinished:
-            executor = executor or LocalExecutor(run.workers, run.loading)
-            pipeline.run(unfinished, executor, progress)
+            pipeline.run(unfinished, executor or executor_of(run), progress)
         for job in unfinished:
             with job.stages.timed("write"):
                 job.writer.finish()
+                discard_shards(job.writer.path)
     for place, extension in enumerate(extensions):
         if extension is not None:
             jobs[place] = _joined(jobs[place], extension)
@@ -136,7 +145,17 @@ def extract_together(
     for summary in summaries:
         if summary.absent.count:
             progress.warn(f"{summary.modality}/{summary.name}: {summary.absent.as_text()}")
+        remote.publish(summary.path)
     return summaries
+
+
+def executor_of(run: RunConfig) -> Executor:
+    """Return what computes the vectors of a run, as its settings say."""
+    if run.engine == "ray":
+        from mmx.extraction.on_ray import RayExecutor
+
+        return RayExecutor(run.address, run.workers)
+    return LocalExecutor(run.workers, run.loading)
 
 
 def _joined(job: SetJob, extension: Extension) -> SetJob:
@@ -180,18 +199,23 @@ def share_contents(run: RunConfig, configs: Sequence[SetConfig]) -> list[list[Se
     return list(groups.values())
 
 
-def _build(
+def build_encoder(
     plan: Plan, build: Callable[..., Encoder], stages: Stages, device: str | None = None
 ) -> Encoder:
-    """Return the encoder of a plan, fitted if need be, on its first device or on another one."""
+    """Return the encoder of a plan, fitted if need be, on its first device or on another one.
+
+    A machine without the GPUs of its Ray cluster builds on the processor what they will compute.
+    """
     config, run = plan.config, plan.run
+    there = device or plan.device
+    here = "cpu" if run.engine == "ray" and there == "cuda" and not has_cuda() else there
     encoder = build(
         config.model,
         modality=config.modality,
         layer=config.layer,
         pooling=config.pooling,
         weights=config.weights,
-        device=device or plan.device,
+        device=here,
         precision=config.precision,
         offline=run.offline,
         seed=run.seed,
@@ -208,6 +232,8 @@ def _build(
         with stages.timed("fit"):
             encoder.fit(content for _, content in plan.all_contents())
     encoder.batch_size = plan.batch_size
+    if here != there:
+        encoder.device = there
     return encoder
 
 

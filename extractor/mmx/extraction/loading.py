@@ -22,6 +22,7 @@ from mmx.encoders.decoding import alone, bounded, observed, on_background, share
 from mmx.errors import ContentError
 from mmx.extraction.disk import busy_and_queued_s, disk
 from mmx.extraction.passes import NOT_AN_ITEMS_FAULT, Loaded, unforeseen
+from mmx.extraction.remote import fetched
 
 LEFT = object()
 """Marks an item that the caller has to load. (An exception would keep its tensors alive.)"""
@@ -103,13 +104,18 @@ def read(
         found.n_bytes, takers = sum(map(_size, contents)), []
     for place, content in enumerate(contents if takers else ()):
         found.n_bytes += _size(content)
-        found.read_s += _read_wait_s(content)
         n_left = len(found.left)
-        with shared_decoding(len(takers) > 1), bounded(), on_background(background):
+        with (
+            fetched(content) as (usable, fetched_s),
+            shared_decoding(len(takers) > 1),
+            bounded(),
+            on_background(background),
+        ):
+            found.read_s += fetched_s or _read_wait_s(usable)
             for number, encoder, loaded in takers:
                 found.own_s[number] -= own_work_s()
                 with observed() as seen:
-                    loaded.append(_loaded(encoder, content, load_one))
+                    loaded.append(_loaded(encoder, usable, load_one))
                 found.own_s[number] += own_work_s()
                 if loaded[-1] is LEFT and len(found.left) == n_left:
                     found.left.append(place)

@@ -27,6 +27,7 @@ from mmx.extraction.background import ahead
 from mmx.extraction.executors import Executor
 from mmx.extraction.passes import Rows, WindowResult
 from mmx.extraction.plan import Plan
+from mmx.extraction.shards import discard_shards
 from mmx.extraction.summary import AbsentFiles, Counts, GraphReport, Stages, Summary
 from mmx.extraction.window import Task
 
@@ -264,7 +265,7 @@ def run(jobs: Sequence[SetJob], executor: Executor, progress: Progress) -> None:
     try:
         with progress.task(label, total, _n_done(jobs)) as task, StopRequest() as stop:
             results = executor.run(
-                [Task(job.plan, job.encoder, job.others) for job in jobs],
+                [Task(job.plan, job.encoder, job.others, job.writer.path) for job in jobs],
                 _pending_windows(jobs),
                 stopping=lambda: stop.requested or any(job.failure for job in jobs),
             )
@@ -300,6 +301,7 @@ def run(jobs: Sequence[SetJob], executor: Executor, progress: Progress) -> None:
     for job in empty:
         # There is nothing to go on with: once contents are there, the same command finds them.
         job.writer.discard()
+        discard_shards(job.writer.path)
     for reason in empty.values():
         raise reason
 

@@ -21,6 +21,7 @@ from mmx.catalogue.items import Items, load_items
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, needs_torch
 from mmx.encoders.compute import linear_kernel
+from mmx.errors import UsageError
 from mmx.extraction.multipart import several_files
 
 BATCH_SIZES = {
@@ -172,9 +173,20 @@ def _devices(run: RunConfig, config: SetConfig) -> list[str]:
     # Without torch an encoder runs on the CPU, and nothing imports torch to look for a GPU.
     if not needs_torch(config.model, config.modality):
         return ["cpu"]
+    if run.engine == "ray" and run.device == "cuda":  # of the workers
+        return ["cuda"]
     if run.device == "cuda:all":
         return all_of_cuda()
     return [resolve_device(device) for device in run.device.split(",")]
+
+
+def has_cuda() -> bool:
+    """Whether this machine has a GPU that computes."""
+    try:
+        resolve_device("cuda")
+    except UsageError:
+        return False
+    return True
 
 
 def all_of_cuda() -> list[str]:

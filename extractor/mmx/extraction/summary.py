@@ -142,12 +142,12 @@ class LoadingReport:
     """How contents were loaded, and how that was found.
 
     Attributes:
-        how: `threads` or `processes`.
+        how: `threads`, `processes`, or `ray`: by the workers of a cluster.
         workers: Contents that are loaded at a time.
         why: Why it is so, in a few words.
         rates: What was measured, in this order.
-        n_replaced: Loading processes that ended by themselves and were replaced.
-        settled_after_s: Seconds of the loop after which no more was tried; 0 where nothing was.
+        n_replaced: Loading processes, or workers, that ended by themselves and were replaced.
+        settled_after_s: Seconds of the loop after which no more was tried, or a worker was ready.
         items_per_s: Items that came through from then on; 0 where it never came to that.
     """
 
@@ -177,13 +177,15 @@ class LoadingReport:
         rates = ", ".join(
             f"{how} {workers}: {rate:,.0f} items/s" for how, workers, rate in self.rates
         )
+        ray = self.how == "ray"
+        who = "workers" if ray else "loading processes"
+        since = "once the first was ready " if ray else "from then on "
         parts = (
             self.how,
             self.why,
             f"measured: {rates}" if rates else "",
-            f"from then on {self.items_per_s:,.0f} items/s" if rates and self.items_per_s else "",
-            f"loading processes that ended and were replaced: {self.n_replaced}"
-            * (self.n_replaced > 0),
+            f"{since}{self.items_per_s:,.0f} items/s" if self.items_per_s else "",
+            f"{who} that ended and were replaced: {self.n_replaced}" * (self.n_replaced > 0),
         )
         return "; ".join(filter(None, parts))
 

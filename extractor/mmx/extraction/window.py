@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -48,11 +49,13 @@ class Task(NamedTuple):
         encoder: Loads, and encodes on the first device.
         others: The same encoder on the other devices. Windows go around: the k-th of the items is
             encoded on device k modulo their number, whatever another run had left to do.
+        path: The set's file, for executors that keep something beside it.
     """
 
     plan: Plan
     encoder: Encoder
     others: tuple[Encoder, ...] = ()
+    path: Path = Path()
 
     def encoder_of(self, row: int) -> Encoder:
         """Return the encoder on the device that the window of a row belongs to."""

@@ -12,7 +12,7 @@ from tests.mmbench.conftest import write_dataset
 
 from mmbench.cli import cli
 from mmbench.errors import unknown_name
-from mmbench.runs import record
+from mmbench.runs import devices
 
 SMALL = ("--model", "bpr-mf", "--set", "embedding_dim=4", "--cutoffs", "5")
 SELECT = ("--select-by", "Recall@5", "--every", "1")
@@ -115,7 +115,7 @@ def test_a_device_that_is_none_is_refused_in_our_words(
     [("cuda", "cuda:0"), ("cuda:0", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu")],
 )
 def test_a_device_has_one_name_in_the_record(spelled: str, expected: str) -> None:
-    assert record.name_of(torch.device(spelled)) == expected
+    assert devices.name_of(torch.device(spelled)) == expected
 
 
 def test_many_names_are_not_listed() -> None:

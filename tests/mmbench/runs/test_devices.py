@@ -143,6 +143,15 @@ def test_the_size_of_a_training(dataset: Path) -> None:
     freedom, mmgcn = work(dataset, "freedom", **settings), work(dataset, "mmgcn", **settings)
     assert work(dataset, "grcn", **settings).per_step == 3 * freedom.per_step
     assert mmgcn.per_step == 20 * (8 * nodes + width * train.n_items)
+    # Of histories in order a step has some users' predictions; bce compares each with one item,
+    # softmax with all.
+    predictions, batches = edges - train.n_users, -(-train.n_users // 16)
+    few = {"embedding_dim": 8, "batch_size": 16, "epochs": 4}
+    step = 8 * train.n_items + predictions * 6 * 64 // batches
+    assert work(dataset, "sasrec", **few) == Work(step, step * 4 * batches)
+    step += 3 * predictions * train.n_items * 8 // (batches * 20)
+    for model in ("sasrec", "gru4rec"):
+        assert work(dataset, model, **few, loss="softmax") == Work(step, step * 4 * batches)
     assert work(dataset, "item-knn") == Work(0, 0)
     assert work(dataset, "content-knn") == Work(0, train.n_items**2 * width // 50)
 

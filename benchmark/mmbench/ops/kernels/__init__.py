@@ -27,6 +27,7 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 # Multiply-adds per thread below which starting a thread costs more than it saves.
 _MIN_WORK = 1 << 16
 
+_observer: Callable[[float], None] | None = None
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 
@@ -39,6 +40,12 @@ def apply(function: type[torch.autograd.Function], *arguments: object) -> Tensor
 def array(tensor: Tensor) -> Any:
     """The memory of a CPU tensor as a C-contiguous array; a copy only if it is strided."""
     return tensor.detach().contiguous().numpy()
+
+
+def observe(observer: Callable[[float], None] | None) -> None:
+    """Tell `observer` the multiply-adds of each job from now on; None: nobody."""
+    global _observer
+    _observer = observer
 
 
 def split(
@@ -55,6 +62,8 @@ def split(
     Returns:
         Ascending bounds, shape (n_threads + 1,), from 0 to `n_rows`; n_threads <= torch's own.
     """
+    if _observer is not None:
+        _observer(work)
     n_threads = max(1, min(torch.get_num_threads(), n_rows, int(work) // _MIN_WORK))
     # Thread t ends at the share (t + 1) / n_threads of the rows, or of their entries.
     shares = np.arange(n_threads + 1) / n_threads
