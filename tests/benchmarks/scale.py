@@ -38,6 +38,7 @@ Figures = dict[str, Any]
 def measure(folder: Path, model: str, way: str, seconds: float) -> Figures:
     """Load one dataset, train one model on it for up to two epochs, rank some users."""
     import torch
+    from tests.benchmarks.test_training import random_neighbours
 
     from mmbase.process import peak_memory_bytes, tune_process
     from mmbench.config import make_settings
@@ -48,7 +49,6 @@ def measure(folder: Path, model: str, way: str, seconds: float) -> Figures:
     from mmbench.models import model_class
     from mmbench.models.base import Content
     from mmbench.trainer import Trainer
-    from tests.benchmarks.test_training import random_neighbours
 
     tune_process()
     torch.set_num_threads(1)

@@ -243,6 +243,9 @@ class Recommender(nn.Module):
         Raises:
             RuntimeError: A name is missing, unknown, or has another shape.
         """
+        tables = {name for name, module in self.named_modules() if isinstance(module, RowTable)}
+        # Before the tables of ids could be deferred, they were parameters whatever their size.
+        weights = {f"{k}.values" if k in tables else k: v for k, v in weights.items()}
         # The moments keep their present values, since `weights` holds none.
         state = self.state_dict().items()
         self.load_state_dict(

@@ -44,6 +44,7 @@ from mmbench.evaluation.protocol import Setting, rank_all, score, with_selected
 from mmbench.models import model_class
 from mmbench.models.base import Content, Recommender
 from mmbench.ops import sparse
+from mmbench.ops.id_table import IdTable
 from mmbench.ops.row_table import RowTable
 from mmbench.runs.devices import choose_device, share_device
 from mmbench.runs.folder import RunFolder
@@ -253,7 +254,7 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         if "lazy-adam" in recipe.approximate:
             table.update = "lazy"
-        if "frozen-features" in recipe.approximate:
+        if "frozen-features" in recipe.approximate and not isinstance(table, IdTable):
             table.update = "frozen"
     if "tf32" in recipe.approximate and device.type == "cuda":
         torch.set_float32_matmul_precision("high")

@@ -27,6 +27,7 @@ from mmbench.evaluation.protocol import Scored, Setting, check, lists_for_both, 
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.models.base import Recommender
+from mmbench.ops.id_table import IdTable
 from mmbench.runs.devices import choose_device
 from mmbench.runs.documents import CURE
 from mmbench.runs.fit import as_begun, begin, build, fit_one, in_words
@@ -282,6 +283,9 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     selected = {"split": "valid", "metric": outcome["metric"], "value": outcome["value"]}
     record = record_of(recipe, inputs, timings, chosen, scores, outcome)
     record["parameters"] = model.parameter_counts()
+    deferred = [name for name, one in model.named_modules() if isinstance(one, IdTable)]
+    if deferred:
+        record["deferred"] = deferred
     if chosen is not None:
         record["trials"] = trials_of(read_recipe(folder.recipe_path), folder)
     folder.write_json("run.json", record)

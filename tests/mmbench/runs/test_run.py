@@ -571,6 +571,27 @@ def test_approximations_are_asked_for_and_recorded(
     assert torch.equal(weights["features.visual.values"], stored) is not moves
 
 
+@pytest.mark.parametrize(
+    ("names", "update"), [((), "exact"), (("frozen-features",), "exact"), (("lazy-adam",), "lazy")]
+)
+def test_large_tables_of_ids_are_deferred_and_recorded(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, ...],
+    update: str,
+) -> None:
+    monkeypatch.setattr("mmbench.ops.id_table.LARGE", 1)
+    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", "bpr-mf", approximate=names)
+    model = fit.build(recipe, inputs.setting_of(recipe))
+    deferred = ["user_factors", "item_factors"]
+    assert [model.get_submodule(name).update for name in deferred] == [update, update]
+    result = run(recipe, inputs, folder, progress=Silent())
+    assert json.loads((result.path / "run.json").read_text())["deferred"] == deferred
+    again = experiment.load_model(result.path)[0]
+    assert torch.isfinite(torch.cat(again.embeddings())).all()
+
+
 @pytest.mark.parametrize("given", ["x", "-1", "nan", ""])
 def test_a_pause_between_saves_that_is_none_is_refused(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
