@@ -35,15 +35,35 @@ MEASURES = ("epoch_s", "ranking_s", "memory_gib")
 Figures = dict[str, Any]
 
 
+def load(folder: Path) -> Figures:
+    """Load interactions, divide them at random, index them; keep the training pairs for others."""
+    from mmbase.process import peak_memory_bytes
+    from mmbench.data.dataset import load_split
+
+    start, before = time.process_time(), peak_memory_bytes() or 0
+    training = load_split(folder).training
+    train = training.train
+    load_s, peak = time.process_time() - start, peak_memory_bytes() or 0
+    np.savez(
+        folder / "train.npz",
+        users=train.users,
+        items=train.items,
+        n_users=train.n_users,
+        ids=training.item_ids[: train.n_items].astype("S"),
+    )
+    sizes = {"users": train.n_users, "items": train.n_items, "pairs": train.n_edges}
+    return {"model": "(loading)", **sizes, "load_s": load_s, "memory_gib": (peak - before) / 2**30}
+
+
 def measure(folder: Path, model: str, way: str, seconds: float) -> Figures:
-    """Load one dataset, train one model on it for up to two epochs, rank some users."""
+    """Train one model for up to two epochs, rank some users."""
     import torch
     from tests.benchmarks.test_training import random_neighbours
 
     from mmbase.process import peak_memory_bytes, tune_process
     from mmbench.config import make_settings
+    from mmbench.core.interactions import TrainSet
     from mmbench.core.sampling import Init
-    from mmbench.data.dataset import load_split
     from mmbench.data.features import load_features
     from mmbench.evaluation.ranking import rank
     from mmbench.models import model_class
@@ -53,13 +73,14 @@ def measure(folder: Path, model: str, way: str, seconds: float) -> Figures:
     tune_process()
     torch.set_num_threads(1)
     start, before = time.process_time(), peak_memory_bytes() or 0
-    training = load_split(folder).training
-    train, kind = training.train, model_class(model)
-    content = Content({}, random_neighbours)
+    with np.load(folder / "train.npz") as kept:
+        ids = kept["ids"].astype(str).tolist()
+        train = TrainSet(kept["users"], kept["items"], int(kept["n_users"]), len(ids))
+    kind, content = model_class(model), Content({}, random_neighbours)
     if kind.uses_features:
-        ids = training.item_ids.tolist()
-        loaded = load_features(folder / "features", ids, n_trained=train.n_items)
-        parts = {m: one.first(train.n_items) for m, one in loaded.items()}
+        parts = {
+            m: one.first(len(ids)) for m, one in load_features(folder / "features", ids).items()
+        }
         content = Content(parts, random_neighbours)
     load_s = time.process_time() - start
     size = BATCH if way == "batch" else -(-train.n_edges // STEPS)
@@ -135,7 +156,7 @@ def exponents(found: list[Figures]) -> list[Figures]:
     """Of each model and way, the slope of each measure against the size, on logarithmic axes."""
     groups = defaultdict(list)
     for one in found:
-        if "failed" not in one:
+        if "epoch_s" in one:
             groups[one["model"], one["way"]].append(one)
     rows = []
     for (model, way), ones in groups.items():
@@ -161,7 +182,7 @@ def plot(found: list[Figures], path: Path) -> None:
     for axes, name in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
         lines = defaultdict(list)
         for one in found:
-            if "failed" not in one:
+            if "epoch_s" in one:
                 lines[one["model"], one["way"]].append((one["pairs"], one[name]))
         for (model, way), points in sorted(lines.items()):
             style = "-" if way == "batch" else "--"
@@ -206,7 +227,8 @@ def main() -> None:
         size = int(asked.limit * 2**30)
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
         folder, model, way = asked.one
-        print(json.dumps(measure(Path(folder), model, way, asked.seconds)))
+        one = load(Path(folder)) if model == "load" else None
+        print(json.dumps(one or measure(Path(folder), model, way, asked.seconds)))
         return
     from tests.benchmarks.large import Large
 
@@ -219,9 +241,11 @@ def main() -> None:
         for n_users in map(int, asked.users.split(",")):
             root = asked.data or Path(temporary)
             folder = Large(n_users).write(root / f"users-{n_users}")
-            for model in asked.models.split(","):
+            for model in ("load", *asked.models.split(",")):
                 ways = asked.ways or ("batch" if model in OF_IDS else "batch,steps")
-                for way in ways.split(","):
+                for way in ways.split(",") if model != "load" else ("",):
+                    if model == "load" and (folder / "train.npz").exists():
+                        continue
                     one = alone(folder, model, way, asked.seconds, asked.limit)
                     found.append(one)
                     print(table([one], columns).splitlines()[-1], flush=True)

@@ -55,6 +55,11 @@ class Content(Mapping[str, ItemContent]):
         self._content, self._dropout, self.categories = dict(content), dropout, categories
         self.edges = dict(edges or {})
         self._find = find or (lambda modality, x, k: cosine_knn(x, k))
+        # Of an approximate search what it found; None for an exact one.
+        approximate = getattr(find, "approximate", False)
+        self.recalls: dict[str, dict[str, Any]] | None = (
+            getattr(find, "recalls", {}) if approximate else None
+        )
 
     @classmethod
     def complete(
@@ -134,6 +139,7 @@ class Recommender(nn.Module):
         in_order: Whether the order of histories matters to it.
         id_weights: Patterns of the names of weights that belong to users or items: a row or a
             number for each. All others can be carried to another dataset.
+        recalls: `Content.recalls`, where neighbours were searched approximately.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -150,6 +156,7 @@ class Recommender(nn.Module):
     by_history: bool = False
     in_order: ClassVar[bool] = False
     id_weights: ClassVar[tuple[str, ...]] = ("user_*", "item_*")
+    recalls: dict[str, dict[str, Any]] | None = None
 
     @classmethod
     def needs_content(cls, settings: ModelConfig) -> bool:

@@ -249,8 +249,10 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
     dropout = policy.dropout if isinstance(policy, Learned) else None
     topics = setting.training.topics
     categories = None if topics is None else torch.from_numpy(topics.first(train.n_items))
-    content = Content(trained, neighbour_cache(device), dropout, edges, categories)
+    find = neighbour_cache(device, approximate="ann" in recipe.approximate)
+    content = Content(trained, find, dropout, edges, categories)
     model = model_class(recipe.model)(train, content, recipe.settings, Init(recipe.seed))
+    model.recalls = content.recalls
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         if "lazy-adam" in recipe.approximate:
             table.update = "lazy"

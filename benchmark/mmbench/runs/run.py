@@ -27,6 +27,7 @@ from mmbench.evaluation.protocol import Scored, Setting, check, lists_for_both, 
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.models.base import Recommender
+from mmbench.ops.ann import faiss
 from mmbench.ops.id_table import IdTable
 from mmbench.runs.devices import choose_device
 from mmbench.runs.documents import CURE
@@ -123,6 +124,8 @@ def check_data(recipe: Recipe, inputs: Inputs) -> str:
         What is carried from another run, and what starts afresh, in words; empty if nothing is.
     """
     setting = inputs.setting_of(recipe)
+    if "ann" in recipe.approximate:
+        faiss()
     choose_device(recipe, setting)
     selects = model_class(recipe.model).trained and bool(recipe.settings.epochs or recipe.searched)
     check(setting, inputs.split.test, selects=selects)
@@ -286,6 +289,8 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     deferred = [name for name, one in model.named_modules() if isinstance(one, IdTable)]
     if deferred:
         record["deferred"] = deferred
+    if model.recalls:
+        record["ann"] = model.recalls
     if chosen is not None:
         record["trials"] = trials_of(read_recipe(folder.recipe_path), folder)
     folder.write_json("run.json", record)
