@@ -22,6 +22,7 @@ from mmbench.ops.dense import linear
 from mmbench.ops.knn import cosine_knn
 from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
+from mmbench.ops.tiles import InnerProducts
 
 Score = Callable[[Tensor], Tensor]
 Penalty = Literal["squared", "norm"]
@@ -223,7 +224,7 @@ class Recommender(nn.Module):
         # Laid out once: every chunk of users multiplies by the same columns.
         columns, n_unseen = items.T.contiguous(), known.n_items - len(items)
         if not n_unseen:
-            return lambda rows: users[rows] @ columns
+            return InnerProducts(users, columns)
         return lambda rows: functional.pad(users[rows] @ columns, (0, n_unseen), value=-math.inf)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Recommender:

@@ -57,6 +57,7 @@ from mmbench.models.cells import Cell
 from mmbench.ops.dense import linear, normalise_rows
 from mmbench.ops.id_table import batch_rows, id_table, whole
 from mmbench.ops.rows import distinct, grouped, take
+from mmbench.ops.tiles import InnerProducts
 
 
 class VBPRConfig(ModelConfig):
@@ -172,8 +173,7 @@ class VBPR(Recommender):
             content = torch.cat(vectors, 1).to(items.device)  # (n_unseen, k)
             factors = items.new_zeros(n_unseen, self.config.embedding_dim)
             items = torch.cat([items, self._items(content, factors, trained=False)])
-        columns = items.T.contiguous()
-        return lambda rows: users[rows] @ columns
+        return InnerProducts(users, items.T.contiguous())
 
     def _items(self, content: Tensor, factors: Tensor, *, trained: bool) -> Tensor:
         """[factors | p | biases] of items with the given content; untrained rows have no bias."""

@@ -38,6 +38,9 @@ from mmbench.runs.record import record_of
 from mmbench.runs.search import fit_trials, trials_of
 from mmbench.runs.start import in_a_sentence, read_source, shapes_of
 
+ROW_GROUP = 1 << 17
+"""Rows of a group of per_user.parquet: a reader of many users may take one after the other."""
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -314,14 +317,15 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
 def _write_per_user(
     folder: RunFolder, training: TrainingData, scores: Mapping[str, Scores]
 ) -> None:
-    """Per-user values as Parquet: user_id, split, one column per metric@cut-off."""
+    """Per-user values as Parquet: user_id, split, one column per metric@cut-off, by row groups."""
     user_ids = training.user_ids.astype(object)
     frames = [
         pd.DataFrame({"user_id": user_ids[one.users], "split": split, **one.per_user})
         for split, one in scores.items()
     ]
     partial = folder.path / "per_user.parquet.partial"
-    pd.concat(frames, ignore_index=True).to_parquet(partial, index=False)
+    whole = pd.concat(frames, ignore_index=True)
+    whole.to_parquet(partial, index=False, row_group_size=ROW_GROUP)
     partial.replace(folder.path / "per_user.parquet")
 
 
