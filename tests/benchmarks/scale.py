@@ -95,7 +95,7 @@ def measure(folder: Path, model: str, way: str, seconds: float) -> Figures:
 
     def lap() -> None:
         laps.append(time.process_time())
-        if laps[-1] - begun > seconds:
+        if laps[-1] - begun > seconds and len(laps) > 3:
             raise TimeoutError
 
     trainer.between_steps = lap
@@ -108,10 +108,9 @@ def measure(folder: Path, model: str, way: str, seconds: float) -> Figures:
                 table.flush()
             epoch_s = time.process_time() - begun
         except TimeoutError:
-            # The last half of the steps, and what comes before the first one.
-            half = np.diff(laps)[len(laps) // 2 :]
-            first = laps[0] - begun if epoch == 2 or len(laps) < 3 else 0.0
-            epoch_s = first + float(half.mean()) * steps if half.size else first * steps
+            # The last half of the steps; the first one, which may build a graph, counts once.
+            half = np.diff(laps)[(len(laps) - 1) // 2 :]
+            epoch_s = laps[0] - begun + float(half.mean()) * (steps - 1)
             break
     trained_gib = (peak_memory_bytes() or 0) / 2**30
     start = time.process_time()
