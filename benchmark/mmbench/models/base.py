@@ -108,8 +108,9 @@ class Content(Mapping[str, ItemContent]):
         return self._find(modality, self[modality].vectors, k)
 
     def side_by_side(self) -> Tensor:
-        """All modalities concatenated, shape (n_items, sum of dims)."""
-        return torch.cat(list(self.vectors.values()), dim=1)
+        """All modalities concatenated, shape (n_items, sum of dims); of one the very tensor."""
+        vectors = list(self.vectors.values())
+        return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
 
 
 class Recommender(nn.Module):
