@@ -27,7 +27,7 @@ import = $(BIN)/mmx store import --format npy
 CHOICES = $(if $(SEED),--seed $(SEED)) $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(JOBS),--jobs $(JOBS))
 hint = echo "make $@: $(1)" >&2
 
-.PHONY: help setup demo reproduce-amazon reproduce-tiktok reproduce-lastfm questions questions-lastfm questions-tiktok test test-all check format bench bench-gpu wheel-test clean
+.PHONY: help setup demo reproduce-amazon reproduce-tiktok reproduce-lastfm questions questions-lastfm questions-tiktok test test-all check format bench bench-gpu bench-scale wheel-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -136,6 +136,9 @@ bench: setup  ## measure what performance claims rest on
 
 bench-gpu: setup  ## what training and extraction cost on a GPU: six minutes at most; ARGS='--only training --models freedom'
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m tests.benchmarks.gpu --out $(REPORT)/bench-gpu.json $(ARGS)
+
+bench-scale: setup  ## how training, ranking and memory grow: ARGS='--users 10000,100000,1000000 --models vbpr,bm3'
+	$(BIN)/python -m tests.benchmarks.scale --out $(REPORT)/scale $(ARGS)
 
 wheel-test: setup  ## the built wheel, core dependencies only, in an environment of its own
 	rm -rf dist .venv-core

@@ -44,7 +44,7 @@ from mmbench.ops import SparseBackend
 RECIPE_FILE = "recipe.yaml"
 
 
-Approximation = Literal["frozen-features", "lazy-adam", "tf32"]
+Approximation = Literal["ann", "frozen-features", "lazy-adam", "tf32"]
 """What may be given up for speed, by name: see `Recipe.approximate`."""
 
 Protocol = Literal["strict", "paper", "next-item"]
@@ -215,11 +215,12 @@ class Recipe(BaseModel):
         description="Kernels of sparse products; torch-sparse needs the extra "
         "sparse: pip install '.[sparse]' in the checkout.",
     )
-    # frozen-features: content vectors that a model would train stay as stored. lazy-adam: they move
-    # only in steps that use them. tf32: products on CUDA with a mantissa of 10 bits.
+    # ann: item graphs of the neighbours that faiss finds. frozen-features: content vectors that a
+    # model would train stay as stored. lazy-adam: they move only in steps that use them. tf32:
+    # products on CUDA with a mantissa of 10 bits.
     approximate: tuple[Approximation, ...] = Field(
         (),
-        description="Give up exactness for speed: frozen-features, lazy-adam, tf32.",
+        description="Give up exactness for speed: ann, frozen-features, lazy-adam, tf32.",
     )
     settings: SerializeAsAny[ModelConfig] = Field(
         description="A setting, e.g. lr=0.001, or of one model: vbpr.lr=0.001; see `mmbench models "

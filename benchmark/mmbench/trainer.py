@@ -10,6 +10,7 @@ parameters torch's fused update, or `ops/gpu/adam.py`, `RowTable`'s own for larg
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -210,7 +211,7 @@ class Trainer:
         self.progress = TrainingProgress()
         self.validations_since_best = 0
         if self.epochs:
-            self.device = next(model.parameters()).device
+            self.device = next(itertools.chain(model.parameters(), model.buffers())).device
             self.sampler = model.make_sampler(train, config.batch_size, seed, self.device)
             self.optimiser = Adam(model, legacy_zero_grad=model.legacy_zero_grad)
             # Of each step of an epoch the loss terms, (steps, n_terms): read once an epoch.

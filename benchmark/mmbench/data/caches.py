@@ -8,12 +8,14 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmbench.data.missing.base import Gaps, Policy, Vectors
+from mmbench.ops import ann
 from mmbench.ops.knn import cosine_knn
 
 VERSION = "cosine-knn 1"
@@ -100,9 +102,11 @@ def _digest_of_gaps(policy: Policy, gaps: Gaps) -> str:
     return state.hexdigest()
 
 
-def neighbour_cache(device: torch.device | None = None) -> NeighbourCache:
+def neighbour_cache(
+    device: torch.device | None = None, *, approximate: bool = False
+) -> NeighbourCache:
     """Return the cache in `cache_folder()`, which computes on the device; see `NeighbourCache`."""
-    return NeighbourCache(cache_folder(), device)
+    return NeighbourCache(cache_folder(), device, approximate=approximate)
 
 
 class NeighbourCache:
@@ -115,11 +119,22 @@ class NeighbourCache:
     Args:
         folder: Where the files are; None: nothing is kept.
         device: Where neighbours are searched; None: where the vectors are.
+        approximate: Search through faiss; see `mmbench.ops.ann`.
+
+    Attributes:
+        recalls: Of an approximate search what was found, by modality; see `mmbench.ops.ann.recall`.
     """
 
-    def __init__(self, folder: Path | None, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        device: torch.device | None = None,
+        *,
+        approximate: bool = False,
+    ) -> None:
         self.folder = None if folder is None else folder / "neighbours"
-        self._device = device
+        self._device, self.approximate = device, approximate
+        self.recalls: dict[str, dict[str, Any]] = {}
 
     def __call__(self, modality: str, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return the k nearest rows by cosine and their cosines; see `models.base.Neighbours`.
@@ -127,24 +142,30 @@ class NeighbourCache:
         They are where the vectors are. A file that can't be read is computed anew; one that can't
         be written is not kept.
         """
-        if self.folder is None:
-            return self._search(vectors, k)
-        path = self.folder / f"{self._digest(vectors, k)}.safetensors"
-        found = _read(path, ("indices", "values"), vectors.device)
+        version = f"{ann.VERSION} {ann.faiss().__version__}" if self.approximate else VERSION
+        path, found = None, None
+        if self.folder is not None:
+            path = self.folder / f"{self._digest(vectors, k, version)}.safetensors"
+            found = _read(path, ("indices", "values"), vectors.device)
         if found is None:
             indices, values = self._search(vectors, k)
             found = {"indices": indices, "values": values}
-            _keep(path, found)
+            if path is not None:
+                _keep(path, found)
+        if self.approximate:
+            self.recalls[modality] = ann.recall(vectors, found["indices"])
         return found["indices"], found["values"]
 
     def _search(self, vectors: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        if self.approximate:
+            return ann.approximate_knn(vectors, k)
         indices, values = cosine_knn(vectors.to(self._device or vectors.device), k)
         return indices.to(vectors.device), values.to(vectors.device)
 
     @staticmethod
-    def _digest(vectors: Tensor, k: int) -> str:
+    def _digest(vectors: Tensor, k: int, version: str = VERSION) -> str:
         state = hashlib.blake2b(
-            f"{VERSION}\0{k}\0{tuple(vectors.shape)}\0{vectors.dtype}".encode(), digest_size=16
+            f"{version}\0{k}\0{tuple(vectors.shape)}\0{vectors.dtype}".encode(), digest_size=16
         )
         # Blocks are digested beside each other, in an order that is always the same: one thread
         # would take longer than a GPU takes for the search.

@@ -21,9 +21,12 @@ from mmbench.errors import NotFiniteError, ShapeError
 from mmbench.evaluation.scoring import RankedLists
 from mmbench.ops import memory
 from mmbench.ops.dense import unchecked_top_k
+from mmbench.ops.tiles import AT_ONCE, InnerProducts, best_of
 
 BLOCK_BYTES = 64 << 20
 """Size of a block of float32 scores on the CPU."""
+FEW = 128
+"""Users of a block below which inner products are ranked tile by tile: see `ops.tiles`."""
 
 
 def rank(
@@ -80,6 +83,10 @@ def rank_each(
     if block_bytes is None:
         block_bytes = memory.block_bytes(device, BLOCK_BYTES)
     at_a_time = max(block_bytes // (4 * max(train.n_items, 1)), 1)
+    tiles = score if isinstance(score, InnerProducts) and score.tiled else None
+    tiles = tiles if at_a_time < FEW else None
+    if tiles is not None:
+        at_a_time = AT_ONCE
     # The CPU looks up what is masked when it is needed; elsewhere that would be a copy per block.
     span = at_a_time if device.type == "cpu" else max(users.size, 1)
     rows = torch.from_numpy(users).to(device)
@@ -89,6 +96,11 @@ def rank_each(
         pairs = [_masked_pairs(users[first : first + span], train, mask, device) for mask in masks]
         for start in range(first, min(first + span, users.size), at_a_time):
             block = slice(start, min(start + at_a_time, users.size))
+            parts = [masked.of(start - first, block.stop - first) for masked in pairs]
+            if tiles is not None:
+                with torch.inference_mode():
+                    items[:, block], bad[:, block] = best_of(tiles, rows[block], parts, k)
+                continue
             with torch.no_grad():
                 scores = score(rows[block])
             shape = (block.stop - start, train.n_items)
@@ -99,8 +111,7 @@ def rank_each(
             with torch.inference_mode():
                 # An expanded tensor has one memory cell for many entries.
                 scores = scores.to(device).contiguous()
-                for number, masked in enumerate(pairs):
-                    part = masked.of(start - first, block.stop - first)
+                for number, part in enumerate(parts):
                     items[number, block], bad[number, block] = _best(scores, part, k)
         if device.type == "cpu":  # where looking costs nothing, a diverged model ends at once
             _refuse_nan(bad, users)

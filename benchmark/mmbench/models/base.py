@@ -24,6 +24,7 @@ from mmbench.ops.norms import norm
 from mmbench.ops.norms import squared_norm as squared_norm
 from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
+from mmbench.ops.tiles import InnerProducts
 
 Score = Callable[[Tensor], Tensor]
 Penalty = Literal["squared", "norm"]
@@ -57,6 +58,11 @@ class Content(Mapping[str, ItemContent]):
         self._content, self._dropout, self.categories = dict(content), dropout, categories
         self.edges = dict(edges or {})
         self._find = find or (lambda modality, x, k: cosine_knn(x, k))
+        # Of an approximate search what it found; None for an exact one.
+        approximate = getattr(find, "approximate", False)
+        self.recalls: dict[str, dict[str, Any]] | None = (
+            getattr(find, "recalls", {}) if approximate else None
+        )
 
     @classmethod
     def complete(
@@ -102,8 +108,9 @@ class Content(Mapping[str, ItemContent]):
         return self._find(modality, self[modality].vectors, k)
 
     def side_by_side(self) -> Tensor:
-        """All modalities concatenated, shape (n_items, sum of dims)."""
-        return torch.cat(list(self.vectors.values()), dim=1)
+        """All modalities concatenated, shape (n_items, sum of dims); of one the very tensor."""
+        vectors = list(self.vectors.values())
+        return vectors[0] if len(vectors) == 1 else torch.cat(vectors, dim=1)
 
 
 class Recommender(nn.Module):
@@ -136,6 +143,7 @@ class Recommender(nn.Module):
         in_order: Whether the order of histories matters to it.
         id_weights: Patterns of the names of weights that belong to users or items: a row or a
             number for each. All others can be carried to another dataset.
+        recalls: `Content.recalls`, where neighbours were searched approximately.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -152,6 +160,7 @@ class Recommender(nn.Module):
     by_history: bool = False
     in_order: ClassVar[bool] = False
     id_weights: ClassVar[tuple[str, ...]] = ("user_*", "item_*")
+    recalls: dict[str, dict[str, Any]] | None = None
 
     @classmethod
     def needs_content(cls, settings: ModelConfig) -> bool:
@@ -218,7 +227,7 @@ class Recommender(nn.Module):
         # Laid out once: every chunk of users multiplies by the same columns.
         columns, n_unseen = items.T.contiguous(), known.n_items - len(items)
         if not n_unseen:
-            return lambda rows: users[rows] @ columns
+            return InnerProducts(users, columns)
         return lambda rows: functional.pad(users[rows] @ columns, (0, n_unseen), value=-math.inf)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Recommender:
@@ -245,6 +254,9 @@ class Recommender(nn.Module):
         Raises:
             RuntimeError: A name is missing, unknown, or has another shape.
         """
+        tables = {name for name, module in self.named_modules() if isinstance(module, RowTable)}
+        # Before the tables of ids could be deferred, they were parameters whatever their size.
+        weights = {f"{k}.values" if k in tables else k: v for k, v in weights.items()}
         # The moments keep their present values, since `weights` holds none.
         state = self.state_dict().items()
         self.load_state_dict(

@@ -36,6 +36,7 @@ from mmbench.models.base import (
     penalty,
 )
 from mmbench.models.cells import Cell
+from mmbench.ops.id_table import batch_rows, id_table, whole
 from mmbench.ops.rows import grouped, take
 
 
@@ -61,15 +62,16 @@ class BPRMF(Recommender):
     def __init__(self, train: TrainSet, content: Content, config: BPRMFConfig, init: Init) -> None:
         super().__init__()
         self.config = config
-        self.user_factors = init.xavier_uniform("user_factors", train.n_users, config.embedding_dim)
-        self.item_factors = init.xavier_uniform("item_factors", train.n_items, config.embedding_dim)
+        d = config.embedding_dim
+        self.user_factors = id_table(init.xavier_uniform("user_factors", train.n_users, d))
+        self.item_factors = id_table(init.xavier_uniform("item_factors", train.n_items, d))
         self.item_bias = zeros(train.n_items) if config.biases else None
 
     def loss(self, batch: Triples) -> dict[str, Tensor]:
         """`bpr` and `l2`."""
         items = grouped(torch.cat([batch.pos, batch.neg]))  # (2 B,)
-        user = take(self.user_factors, batch.users)  # (B, d)
-        pos, neg = take(self.item_factors, items).chunk(2)  # (B, d)
+        user = batch_rows(self.user_factors, grouped(batch.users))  # (B, d)
+        pos, neg = batch_rows(self.item_factors, items).chunk(2)  # (B, d)
         scores = [(user * pos).sum(1), (user * neg).sum(1)]
         rows = [user, pos, neg]
         if self.item_bias is not None:
@@ -83,10 +85,9 @@ class BPRMF(Recommender):
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """[p_u | 1] and [q_i | b_i], both of width d + 1; without biases p_u and q_i."""
+        users, items = whole(self.user_factors), whole(self.item_factors)
         if self.item_bias is None:
-            return self.user_factors, self.item_factors
+            return users, items
         # <[p_u | 1], [q_i | b_i]> = <p_u, q_i> + b_i.
-        ones = torch.ones_like(self.user_factors[:, :1])
-        return torch.cat([self.user_factors, ones], 1), torch.cat(
-            [self.item_factors, self.item_bias[:, None]], 1
-        )
+        ones = torch.ones_like(users[:, :1])
+        return torch.cat([users, ones], 1), torch.cat([items, self.item_bias[:, None]], 1)

@@ -66,6 +66,7 @@ from mmbench.models.base import (
     squared_norm,
 )
 from mmbench.models.cells import Cell
+from mmbench.ops.ann import approximate_knn, recall
 from mmbench.ops.dense import normalise_rows
 from mmbench.ops.graph import (
     NeighbourUnion,
@@ -172,6 +173,7 @@ class LATTICE(TrainsContent):
         else:
             self.graph = row_normalised(adjacency, dtype=dtype)
         self.k = min(self.variant.neighbours, train.n_items)
+        self.recalls = content.recalls
         # The raw graphs are built once and stay constant although features_m is trained.
         near, cosines = zip(*(content.neighbours(m, self.k) for m in content), strict=True)
         raw = NeighbourUnion.of(*near)
@@ -239,7 +241,13 @@ class LATTICE(TrainsContent):
             # A block that was once free is free when the step is captured and replayed, too.
             self._block = self._block or block_bytes(x.device, _BLOCK_BYTES)
             content.append(x)
-            lists.append(cosine_knn(x, self.k, block_bytes=self._block, finite=finite)[0])
+            if self.recalls is None:
+                near = cosine_knn(x, self.k, block_bytes=self._block, finite=finite)[0]
+            else:
+                near = approximate_knn(x, self.k)[0]
+                if not self.training:
+                    self.recalls[f"{m}, learned"] = recall(x, near)
+            lists.append(near)
         union, weights = NeighbourUnion.of(*lists), torch.softmax(self.modality_weights, 0)
         # The choice of neighbours has no gradient; the cosines with the chosen ones have.
         # a_m weighs the cosines before lap and so enters the row sums.

@@ -74,6 +74,7 @@ from mmbench.models.base import Content, Known, ModelConfig, Recommender, Score,
 from mmbench.models.operators import Fusion, Operator, asked, fused_scores
 from mmbench.ops.dense import linear, normalise_rows
 from mmbench.ops.graph import bipartite, mean_of_items, symmetric_normalised
+from mmbench.ops.id_table import by_name, distinct_rows, id_table, whole
 from mmbench.ops.rows import Grouped, distinct, pair_scores, take
 from mmbench.ops.sparse import SparseMatrix
 
@@ -165,12 +166,11 @@ class Schema(Recommender):
         instead = choice.by_part and not choice.has_content(who)
         # With ids=users a part's own table is the id: nothing of an item would meet another one.
         own = choice.has_ids(who) and not (instead and choice.ids == "users")
-        table = init.xavier_uniform(f"{who}_id", n, d) if own else None
-        self.register_parameter(f"{who}_id", table)
-        tables = nn.ParameterDict()
-        for p in parts if instead else ():  # one by one: a dict would be sorted by name
-            tables[p] = init.xavier_uniform(f"{who}_part.{p}", n, d)
-        self.add_module(f"{who}_part", tables)
+        # Over a graph every row is used in every step.
+        made = nn.Parameter if choice.backbone == "lightgcn" else id_table
+        setattr(self, f"{who}_id", made(init.xavier_uniform(f"{who}_id", n, d)) if own else None)
+        tables = {p: made(init.xavier_uniform(f"{who}_part.{p}", n, d)) for p in parts if instead}
+        self.add_module(f"{who}_part", by_name(tables))
 
     def _n_parts(self, who: Who) -> int:
         """How many parts a user or an item has."""
@@ -252,7 +252,7 @@ class Schema(Recommender):
         """The trained parts of some rows (distinct) or of all, (n, d) each."""
         own, instead = getattr(self, f"{who}_id"), getattr(self, f"{who}_part").values()
         tables = [*([] if own is None else [own]), *instead]
-        return [table if rows is None else take(table, rows) for table in tables]
+        return [whole(one) if rows is None else distinct_rows(one, rows) for one in tables]
 
     def _parts(self, who: Who, rows: Tensor | None = None) -> list[Tensor]:
         """P_x of some rows (distinct) or of all, (n, d) each."""

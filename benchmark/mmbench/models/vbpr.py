@@ -55,7 +55,9 @@ from mmbench.models.base import (
 )
 from mmbench.models.cells import Cell
 from mmbench.ops.dense import linear, normalise_rows
+from mmbench.ops.id_table import batch_rows, id_table, whole
 from mmbench.ops.rows import distinct, grouped, take
+from mmbench.ops.tiles import InnerProducts
 
 
 class VBPRConfig(ModelConfig):
@@ -97,11 +99,11 @@ class VBPR(Recommender):
         self.stand_ins = content.stand_ins()
         self.register_buffer("features", content.side_by_side(), persistent=False)  # (n_items, k)
         k, d = self.features.shape[1], config.embedding_dim
-        self.user_factors = init.xavier_uniform("user_factors", train.n_users, d)
-        self.item_factors = init.xavier_uniform("item_factors", train.n_items, d)
+        self.user_factors = id_table(init.xavier_uniform("user_factors", train.n_users, d))
+        self.item_factors = id_table(init.xavier_uniform("item_factors", train.n_items, d))
         # N(0, 1) against unit rows p_i: the content part dominates the first scores.
         start = init.normal if config.preset == "paper" else init.xavier_uniform
-        self.user_content_factors = start("user_content_factors", train.n_users, d)
+        self.user_content_factors = id_table(start("user_content_factors", train.n_users, d))
         self.projection = init.linear("projection", k, d)
         if self.original:
             self.projection.weight = init.xavier_uniform("projection.weight", d, k)
@@ -128,9 +130,9 @@ class VBPR(Recommender):
         items, inverse = distinct(pair)
         vectors = self.stand_ins.side_by_side(self.features[items], self.widths, items)
         content = take(self._projected(vectors), inverse)  # (2B, d)
-        item = take(self.item_factors, pair)  # (2B, d)
-        user = take(self.user_factors, users)  # (B, d)
-        user_content = take(self.user_content_factors, users)  # (B, d)
+        item = batch_rows(self.item_factors, pair)  # (2B, d)
+        user = batch_rows(self.user_factors, users)  # (B, d)
+        user_content = batch_rows(self.user_content_factors, users)  # (B, d)
         # s(u, i) and s(u, j) at once: the ids' part, then the content's part.
         scores = (user.repeat(2, 1) * item).sum(1)  # (2B,)
         scores = scores + (user_content.repeat(2, 1) * content).sum(1)
@@ -154,12 +156,12 @@ class VBPR(Recommender):
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """[user_factors | user_content_factors | 1] and [item_factors | p | biases]."""
-        users: list[Tensor] = [self.user_factors, self.user_content_factors]
+        users = [whole(self.user_factors), whole(self.user_content_factors)]
         if self.original:
             # The ones meet the items' biases: <[… | 1], [… | b]> adds b.
-            users.append(torch.ones_like(self.user_factors[:, :1]))
+            users.append(torch.ones_like(users[0][:, :1]))
         vectors = self.stand_ins.side_by_side(self.features, self.widths)
-        return torch.cat(users, 1), self._items(vectors, self.item_factors, trained=True)
+        return torch.cat(users, 1), self._items(vectors, whole(self.item_factors), trained=True)
 
     def scorer(self, known: Known) -> Score:
         """Unseen items have a content part; factors and bias that were never trained are zero."""
@@ -171,8 +173,7 @@ class VBPR(Recommender):
             content = torch.cat(vectors, 1).to(items.device)  # (n_unseen, k)
             factors = items.new_zeros(n_unseen, self.config.embedding_dim)
             items = torch.cat([items, self._items(content, factors, trained=False)])
-        columns = items.T.contiguous()
-        return lambda rows: users[rows] @ columns
+        return InnerProducts(users, items.T.contiguous())
 
     def _items(self, content: Tensor, factors: Tensor, *, trained: bool) -> Tensor:
         """[factors | p | biases] of items with the given content; untrained rows have no bias."""

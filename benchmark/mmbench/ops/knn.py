@@ -60,7 +60,7 @@ def cosine_knn(
     if block_bytes is None:
         block_bytes = memory.block_bytes(x.device, BLOCK_BYTES)
     # A feature that is not finite makes its row's sum of squares so: one test per row.
-    squares = _squared_norms(x)
+    squares = squared_norms(x)
     bad = ~torch.isfinite(squares)
     if (x.device.type == "cpu" or not finite) and bool(bad.any()):
         row = int(bad.nonzero()[0, 0])
@@ -74,7 +74,11 @@ def cosine_knn(
     else:
         candidates, cosines = _plain(x, squares, shortlist, block_bytes)
     # Rounded before they are ranked: cosines equal in this precision are ties.
-    cosines = cosines.to(x.dtype)
+    return by_cosine(candidates, cosines.to(x.dtype), k)
+
+
+def by_cosine(candidates: Tensor, cosines: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k best of each row's candidates, (n, more than k), ties by ascending row."""
     # By ascending row first; the stable sort by cosine then keeps that order among ties.
     candidates, order = candidates.sort(dim=1)
     cosines, order = cosines.gather(1, order).sort(dim=1, descending=True, stable=True)
@@ -139,11 +143,13 @@ def _block_rows(n: int, d: int, element_bytes: int, block_bytes: int) -> int:
     return max(1, min(n, int(math.sqrt(d * d + elements) - d)))
 
 
-def _unit_rows(x: Tensor, squares: Tensor) -> Tensor:
+def unit_rows(x: Tensor, squares: Tensor) -> Tensor:
+    """Each row of x (n, d) divided by the root of its square (n,), a zero row as it is."""
     return x * torch.where(squares > 0, squares, 1.0).rsqrt().to(x.dtype)[:, None]
 
 
-def _squared_norms(x: Tensor) -> Tensor:
+def squared_norms(x: Tensor) -> Tensor:
+    """The inner product of each row of x (n, d) with itself, (n,), float64."""
     if x.device.type != "cpu":
         return torch.cat([part.double().square().sum(1) for part in torch.split(x, 4096)])
     from mmbench.ops.kernels import knn
@@ -163,10 +169,10 @@ def _compiled(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Ten
     lists = values.numpy(), indices.numpy()
     size = _block_rows(n, d, x.element_size(), block_bytes)
     for i in range(0, n, size):
-        rows = _unit_rows(x[i : i + size], squares[i : i + size])
+        rows = unit_rows(x[i : i + size], squares[i : i + size])
         for j in range(i, n, size):
             # Cosines are symmetric: the block of rows i and rows j serves the lists of both.
-            columns = rows if i == j else _unit_rows(x[j : j + size], squares[j : j + size])
+            columns = rows if i == j else unit_rows(x[j : j + size], squares[j : j + size])
             cosines = dense.product(rows, columns.t())
             if i == j:
                 cosines.fill_diagonal_(_ITSELF)
@@ -176,17 +182,27 @@ def _compiled(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Ten
             if i != j:
                 run(knn.offer_columns, split(block.shape[1], work=work), block, i, j, *lists)
             del columns, cosines, block  # before the next ones are made
-    exact = torch.empty(n, k, dtype=torch.float64)
-    everything = split(n, work=n * k * d)
-    run(knn.refine, everything, array(x), squares.numpy(), lists[1], exact.numpy())
-    return indices, exact
+    return indices, exact_cosines(x, squares, indices)
+
+
+def exact_cosines(x: Tensor, squares: Tensor, near: Tensor) -> Tensor:
+    """The cosines of each row of x (n, d) with those listed, (n, k), on the CPU, in float64.
+
+    `squares` (n,) are the rows' `squared_norms`.
+    """
+    from mmbench.ops.kernels import knn
+
+    exact = torch.empty(near.shape, dtype=torch.float64)
+    everything = split(len(x), work=near.numel() * x.shape[1])
+    run(knn.refine, everything, array(x), squares.numpy(), near.numpy(), exact.numpy())
+    return exact
 
 
 def _plain(x: Tensor, squares: Tensor, k: int, block_bytes: int) -> tuple[Tensor, Tensor]:
     """As `_compiled`, by torch's operations, none of which waits for the device."""
     n, d = x.shape
     size = max(1, min(n, block_bytes // (x.element_size() * (n + d))))
-    unit = _unit_rows(x, squares)
+    unit = unit_rows(x, squares)
     indices = torch.empty((n, k), dtype=torch.int64, device=x.device)
     for start in range(0, n, size):
         block = unit[start : start + size] @ unit.t()

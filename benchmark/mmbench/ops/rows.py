@@ -9,6 +9,7 @@ the first of equal rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,6 +31,11 @@ class Grouped:
 
     rows: Tensor
     groups: Any = None
+
+    @cached_property
+    def distinct(self) -> tuple[Tensor, Grouped]:
+        """See the function of this name."""
+        return _distinct(self)
 
 
 def grouped(rows: Tensor) -> Grouped:
@@ -53,7 +59,10 @@ def distinct(rows: Tensor | Grouped) -> tuple[Tensor, Grouped]:
         The distinct ones, ascending; on other devices than the CPU the last one repeated up to
         shape (k,). And the places (k,) with `found[places.rows] == rows`.
     """
-    known = rows if isinstance(rows, Grouped) else grouped(rows)
+    return (rows if isinstance(rows, Grouped) else grouped(rows)).distinct
+
+
+def _distinct(known: Grouped) -> tuple[Tensor, Grouped]:
     rows = known.rows
     if not gpu.static(rows):
         found, inverse = torch.unique(rows, return_inverse=True)

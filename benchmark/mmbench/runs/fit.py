@@ -246,8 +246,10 @@ def build(recipe: Recipe, setting: Setting, *, finished: bool = False) -> Recomm
     dropout = policy.dropout if isinstance(policy, Learned) else None
     topics = setting.training.topics
     categories = None if topics is None else torch.from_numpy(topics.first(train.n_items))
-    content = Content(trained, neighbour_cache(device), dropout, edges, categories)
+    find = neighbour_cache(device, approximate="ann" in recipe.approximate)
+    content = Content(trained, find, dropout, edges, categories)
     model = assemble(recipe.model, train, content, recipe.settings, recipe.seed, recipe.approximate)
+    model.recalls = content.recalls
     if "tf32" in recipe.approximate and device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     return model.to(device)

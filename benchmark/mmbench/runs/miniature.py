@@ -41,6 +41,7 @@ from mmbench.models import ModelConfig, model_class
 from mmbench.models.base import Content, Recommender
 from mmbench.ops import kernels
 from mmbench.ops.knn import BLOCK_BYTES as SEARCH_BYTES
+from mmbench.ops.id_table import IdTable
 from mmbench.ops.row_table import RowTable
 from mmbench.runs.costs import Shapes, work
 from mmbench.trainer import Trainer
@@ -285,7 +286,7 @@ def assemble(
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         if "lazy-adam" in approximate:
             table.update = "lazy"
-        if "frozen-features" in approximate:
+        if "frozen-features" in approximate and not isinstance(table, IdTable):
             table.update = "frozen"
     return model
 

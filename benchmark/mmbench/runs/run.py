@@ -27,6 +27,8 @@ from mmbench.evaluation.protocol import Scored, Setting, check, lists_for_both, 
 from mmbench.evaluation.scoring import Scores
 from mmbench.models import model_class
 from mmbench.models.base import Recommender
+from mmbench.ops.ann import faiss
+from mmbench.ops.id_table import IdTable
 from mmbench.runs.devices import choose_device
 from mmbench.runs.documents import CURE
 from mmbench.runs.fit import as_begun, begin, build, fit_one, in_words
@@ -35,6 +37,9 @@ from mmbench.runs.inputs import Inputs, digests_of, load_inputs
 from mmbench.runs.record import record_of
 from mmbench.runs.search import fit_trials, trials_of
 from mmbench.runs.start import in_a_sentence, read_source, shapes_of
+
+ROW_GROUP = 1 << 17
+"""Rows of a group of per_user.parquet: a reader of many users may take one after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +127,8 @@ def check_data(recipe: Recipe, inputs: Inputs) -> str:
         What is carried from another run, and what starts afresh, in words; empty if nothing is.
     """
     setting = inputs.setting_of(recipe)
+    if "ann" in recipe.approximate:
+        faiss()
     choose_device(recipe, setting)
     selects = model_class(recipe.model).trained and bool(recipe.settings.epochs or recipe.searched)
     check(setting, inputs.split.test, selects=selects)
@@ -282,6 +289,11 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
     selected = {"split": "valid", "metric": outcome["metric"], "value": outcome["value"]}
     record = record_of(recipe, inputs, timings, chosen, scores, outcome)
     record["parameters"] = model.parameter_counts()
+    deferred = [name for name, one in model.named_modules() if isinstance(one, IdTable)]
+    if deferred:
+        record["deferred"] = deferred
+    if model.recalls:
+        record["ann"] = model.recalls
     if chosen is not None:
         record["trials"] = trials_of(read_recipe(folder.recipe_path), folder)
     folder.write_json("run.json", record)
@@ -305,14 +317,15 @@ def _finish(recipe: Recipe, trained: RunFolder, inputs: Inputs, folder: RunFolde
 def _write_per_user(
     folder: RunFolder, training: TrainingData, scores: Mapping[str, Scores]
 ) -> None:
-    """Per-user values as Parquet: user_id, split, one column per metric@cut-off."""
+    """Per-user values as Parquet: user_id, split, one column per metric@cut-off, by row groups."""
     user_ids = training.user_ids.astype(object)
     frames = [
         pd.DataFrame({"user_id": user_ids[one.users], "split": split, **one.per_user})
         for split, one in scores.items()
     ]
     partial = folder.path / "per_user.parquet.partial"
-    pd.concat(frames, ignore_index=True).to_parquet(partial, index=False)
+    whole = pd.concat(frames, ignore_index=True)
+    whole.to_parquet(partial, index=False, row_group_size=ROW_GROUP)
     partial.replace(folder.path / "per_user.parquet")
 
 

@@ -571,6 +571,47 @@ def test_approximations_are_asked_for_and_recorded(
     assert torch.equal(weights["features.visual.values"], stored) is not moves
 
 
+@pytest.mark.parametrize(
+    ("names", "update"), [((), "exact"), (("frozen-features",), "exact"), (("lazy-adam",), "lazy")]
+)
+def test_large_tables_of_ids_are_deferred_and_recorded(
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, ...],
+    update: str,
+) -> None:
+    monkeypatch.setattr("mmbench.ops.id_table.LARGE", 1)
+    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", "bpr-mf", approximate=names)
+    model = fit.build(recipe, inputs.setting_of(recipe))
+    deferred = ["user_factors", "item_factors"]
+    assert [model.get_submodule(name).update for name in deferred] == [update, update]
+    result = run(recipe, inputs, folder, progress=Silent())
+    assert json.loads((result.path / "run.json").read_text())["deferred"] == deferred
+    again = experiment.load_model(result.path)[0]
+    assert torch.isfinite(torch.cat(again.embeddings())).all()
+
+
+@pytest.mark.parametrize("name", ["freedom", "lattice"])
+def test_approximate_neighbours_are_recorded_with_their_recall(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pytest.importorskip("faiss")
+    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", name, approximate=("ann",))
+    result = run(recipe, inputs, folder, progress=Silent())
+    record = json.loads((result.path / "run.json").read_text())
+    assert record["approximate"] == ["ann"]
+    found = {"visual", "textual"} & record["ann"].keys()
+    assert found == inputs.features.keys()
+    assert ("visual, learned" in record["ann"]) is (name == "lattice")
+    for one in record["ann"].values():
+        assert one["recall"] > 0.9 and one["cells"] == 0  # so few items are searched exactly
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UsageError, match=r"--approximate ann: faiss is not installed; pip .*ann\]"):
+        run(recipe, inputs, RunFolder(tmp_path / "other"), progress=Silent())
+    assert not (tmp_path / "other" / "run.json").exists()
+
+
 @pytest.mark.parametrize("given", ["x", "-1", "nan", ""])
 def test_a_pause_between_saves_that_is_none_is_refused(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str

@@ -136,6 +136,20 @@ def _store(piece: Array, target: Array, row: int, at: int, width: int) -> None:
 
 
 @kernel
+def _decay(piece: Array, width: int, beta: Scalar, n: int) -> None:
+    """Multiply by beta n times, each product rounded: a power would round differently."""
+    part = piece[:width]
+    # Eight in a row stay in registers; one at a time waits for its own store.
+    for _ in range(n // 8):
+        for j in range(width):
+            x = part[j] * beta * beta * beta * beta
+            part[j] = x * beta * beta * beta * beta
+    for _ in range(n % 8):
+        for j in range(width):
+            part[j] *= beta
+
+
+@kernel
 def replay(
     lo: int,
     hi: int,
@@ -202,10 +216,8 @@ def replay(
                 s += 1
             if in_place:
                 # At rest: p keeps its value, while the moments decay on.
-                for _ in range(s, now):
-                    for j in range(width):
-                        piece_m[j] *= beta1
-                        piece_v[j] *= beta2
+                _decay(piece_m, width, beta1, now - s)
+                _decay(piece_v, width, beta2, now - s)
                 _store(piece_p, values, r, at, width)
                 _store(piece_m, first, r, at, width)
                 _store(piece_v, second, r, at, width)
@@ -246,11 +258,9 @@ def update(
             _load(gradient, i, at, width, piece_g)
             _load(first, r, at, width, piece_m)
             _load(second, r, at, width, piece_v)
-            # The missed decays one by one, as in dense Adam: a power would round differently.
-            for _ in range(last[r], now):
-                for j in range(width):
-                    piece_m[j] *= beta1
-                    piece_v[j] *= beta2
+            # The missed decays, as in dense Adam.
+            _decay(piece_m, width, beta1, now - last[r])
+            _decay(piece_v, width, beta2, now - last[r])
             for j in range(width):
                 # Adam's step with the gradient; `current` has been replayed already.
                 g = piece_g[j]
