@@ -40,8 +40,8 @@ from mmbench.evaluation.ranking import BLOCK_BYTES as RANKING_BYTES
 from mmbench.models import ModelConfig, model_class
 from mmbench.models.base import Content, Recommender
 from mmbench.ops import kernels
-from mmbench.ops.knn import BLOCK_BYTES as SEARCH_BYTES
 from mmbench.ops.id_table import IdTable
+from mmbench.ops.knn import BLOCK_BYTES as SEARCH_BYTES
 from mmbench.ops.row_table import RowTable
 from mmbench.runs.costs import Shapes, work
 from mmbench.trainer import Trainer
