@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.mmx.extraction.test_extract import FakeEncoder, dataset
 
-from mmstore import FeatureSet, StoreError
+from mmstore import FeatureSet, FeatureSetWriter, StoreError
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder
 from mmx.extraction.executors import Condition, Results, SerialExecutor, Windows
@@ -127,7 +127,8 @@ def test_a_shard_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
 
     encoder = FakeEncoder()
     encoder.on_encode = killed
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FeatureSetWriter, "close", FeatureSetWriter._release)  # as a kill: no flush
         go(root, Sharding(), encoder=encoder)
     again = FakeEncoder()
     summary = go(root, Sharding(), encoder=again)
