@@ -1,8 +1,8 @@
 """A Ray cluster to work on: one of this machine's processors, or one that runs already.
 
-A cluster of this machine has no dashboard, sends no usage statistics, is reachable from this
-machine alone and ends with the program, however that ends: its processes die with the one that
-started them, and what a killed one leaves in the folder for temporary files is removed by the next.
+A cluster of this machine has no dashboard, sends no usage statistics, lets nobody in without its
+password and ends with the program, however that ends: its processes die with the one that started
+them, and what a killed one leaves in the folder for temporary files is removed by the next.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def connect(address: str | None = None, *, store_bytes: int = LOCAL_STORE_BYTES)
         ) from error
     if ray.is_initialized():
         return ray
+    if address is not None:
+        address = reachable(address)
     atexit.register(disconnect)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if address is None:
@@ -76,11 +78,10 @@ def connect(address: str | None = None, *, store_bytes: int = LOCAL_STORE_BYTES)
             "include_dashboard": False,
             "object_store_memory": store_bytes,
             "_temp_dir": str(_own_folder),
-            "_node_ip_address": "127.0.0.1",
             "address": "local",
         }
     else:
-        options["address"] = reachable(address)
+        options["address"] = address
     previous = _handlers()
     try:
         ray.init(**options)
@@ -118,7 +119,7 @@ def _handlers() -> dict[int, Any]:
 
 
 def reachable(address: str) -> str:
-    """Return the address as Ray takes it.
+    """Return the address of a cluster's head, HOST:PORT, where something listens.
 
     Raises:
         UsageError: It is one of Ray's client protocol.
@@ -130,7 +131,7 @@ def reachable(address: str) -> str:
             "on a machine of the cluster"
         )
     if address == "auto":
-        return address
+        return _recorded()
     host, _, port = address.rpartition(":") if ":" in address else (address, "", str(PORT))
     if not host or not port.isdecimal():
         raise UsageError(f"--address {address}: expected auto or HOST[:PORT]")
@@ -142,6 +143,26 @@ def reachable(address: str) -> str:
             "`ray start --head` starts one, and without --address this machine's processors serve"
         ) from error
     return f"{host}:{port}"
+
+
+def _recorded() -> str:
+    """Return the address of the cluster that this machine belongs to, if it answers.
+
+    Raises:
+        ToolError: There is none, or what is on record is gone.
+    """
+    services: Any = importlib.import_module("ray._private.services")
+    found = os.environ.get("RAY_ADDRESS", "")
+    if not found and not hasattr(services, "find_bootstrap_address"):  # another release of Ray
+        return "auto"
+    # Ray itself would also take a cluster that another command has started for itself.
+    found = found or services.find_bootstrap_address(None) or ""
+    if not found:
+        raise ToolError(
+            "--address auto: this machine belongs to no Ray cluster; `ray start --head` starts "
+            "one, and without --address this machine's processors serve"
+        )
+    return reachable(found)
 
 
 def _new_folder() -> Path:

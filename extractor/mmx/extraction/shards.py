@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,8 +153,10 @@ def commit(shard: Shard, encoders: Sequence[Encoder], executor: Executor) -> lis
             shard.parts[0].plan.window,
         )
         flushed = time.perf_counter()
-        with closing(executor.run(tasks, windows, lambda: False)) as results:
-            for number, result in results:
+        # A shard that an earlier run has finished leaves an executor nothing to start for.
+        results = executor.run(tasks, windows, lambda: False) if tasks else None
+        with closing(results) if results is not None else nullcontext(()) as found:
+            for number, result in found:
                 place = open_ones[number]
                 _write(writers[place], parts[number], result)
                 committed[place].costs.add(result.costs)

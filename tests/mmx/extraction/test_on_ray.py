@@ -229,7 +229,7 @@ def killed(command: list[str], who: str, after_s: float) -> tuple[int, str]:
         with suppress(ProcessLookupError):
             os.kill(random.choice(victims), signal.SIGKILL)
     _, errors = process.communicate(timeout=180)
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120  # Ray's agents look for their parent now and then
     while (left := [one for one in ours if command_of(one)]) and time.monotonic() < until:
         time.sleep(0.2)
     assert not left, [command_of(one) for one in left]

@@ -9,10 +9,16 @@ from typing import Any
 import pytest
 from tests.mmx.extraction.test_extract import FakeEncoder, dataset
 
-from mmstore import FeatureSet, StoreError
+from mmstore import FeatureSet, FeatureSetWriter, StoreError
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder
-from mmx.extraction.executors import Condition, Results, SerialExecutor, Windows
+from mmx.extraction.executors import (
+    Condition,
+    LocalExecutor,
+    Results,
+    SerialExecutor,
+    Windows,
+)
 from mmx.extraction.extract import extract, extract_together
 from mmx.extraction.shards import (
     FOLDER,
@@ -45,7 +51,7 @@ class Sharding(SerialExecutor):
         encoders = [task.encoder for task in tasks]
         for number, (shard, wanted) in enumerate(shards(tasks, windows)):
             self.starts.append(shard.start)
-            committed = commit(shard, encoders, SerialExecutor())
+            committed = commit(shard, encoders, LocalExecutor(1, "threads"))
             if number == self.killed_at and self.before_taking:
                 raise KeyboardInterrupt
             for part, one in zip(shard.parts, committed, strict=True):
@@ -127,7 +133,8 @@ def test_a_shard_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
 
     encoder = FakeEncoder()
     encoder.on_encode = killed
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(FeatureSetWriter, "close", FeatureSetWriter._release)  # as a kill: no flush
         go(root, Sharding(), encoder=encoder)
     again = FakeEncoder()
     summary = go(root, Sharding(), encoder=again)
