@@ -418,7 +418,7 @@ def test_the_trainings_of_a_lost_machine_go_on_elsewhere(dataset: Path, tmp_path
     ray_cluster.disconnect()
     recipes = plan(dataset, vbpr=(0.02, 0.01, 0.03, 0.005))
     recipes = [
-        one.model_copy(update={"settings": one.settings.model_copy(update={"epochs": 3000})})
+        one.model_copy(update={"settings": one.settings.model_copy(update={"epochs": 800})})
         for one in recipes
     ]
     alone = run(recipes, tmp_path / "alone")
