@@ -4,8 +4,8 @@ A step is a program for the device: its shapes do not depend on the data, it cop
 waits for nothing. Where a GPU allows, it is captured once and then replayed
 (`mmbench.ops.capture`); the same code runs step by step elsewhere.
 
-Adam: Kingma & Ba (ICLR 2015), algorithm 1, with beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8; torch's
-fused update for parameters, `RowTable`'s own for large tables.
+Adam: Kingma & Ba (ICLR 2015), algorithm 1, with beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8; for
+parameters torch's fused update, or `ops/gpu/adam.py`, `RowTable`'s own for large tables.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,12 @@ from mmbench.core.sampling import Batch
 from mmbench.errors import Diverged, NotFiniteError, TrainingError
 from mmbench.models.base import ModelConfig, Recommender
 from mmbench.models.stand_ins import StandIn
-from mmbench.ops import draws  # noqa: F401  # batches are drawn by its kernels
+from mmbench.ops import draws, gpu  # noqa: F401  # batches are drawn by the kernels of `draws`
 from mmbench.ops.capture import Captured, DrawnAhead, capturable
 from mmbench.ops.row_table import BETA1, BETA2, EPSILON, RowTable
+
+if TYPE_CHECKING:
+    from mmbench.ops.gpu.adam import DenseAdam
 
 
 class Adam:
@@ -46,19 +50,7 @@ class Adam:
         }
         self.parameters = dict(model.named_parameters())
         self._lr: float = 1.0
-        self._dense: torch.optim.Adam | None = None
-        if self.parameters:
-            device = next(iter(self.parameters.values())).device
-            on_gpu = capturable(device)
-            self._dense = torch.optim.Adam(
-                self.parameters.values(),
-                # A captured step reads the learning rate on the device.
-                lr=torch.ones((), device=device) if on_gpu else 1.0,
-                betas=(BETA1, BETA2),
-                eps=EPSILON,
-                fused=True,
-                capturable=on_gpu,
-            )
+        self._dense = _dense_adam(list(self.parameters.values()))
 
     def schedule(self, lr: float, steps: int) -> None:
         """Say the learning rate of the coming steps, > 0; called before each epoch's first one."""
@@ -120,6 +112,22 @@ class Adam:
             self._dense.state[parameter][key] = tensor.to(parameter.device, copy=True)
             if self.legacy_zero_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
+
+
+def _dense_adam(parameters: list[nn.Parameter]) -> torch.optim.Adam | DenseAdam | None:
+    """The optimiser of the parameters; None where there is none."""
+    if not parameters:
+        return None
+    # A captured step reads the learning rate on the device.
+    on_gpu = capturable(parameters[0].device)
+    lr = torch.ones((), device=parameters[0].device) if on_gpu else 1.0
+    if isinstance(lr, Tensor) and gpu.serves(lr):
+        from mmbench.ops.gpu.adam import DenseAdam
+
+        return DenseAdam(parameters, lr)
+    return torch.optim.Adam(
+        parameters, lr=lr, betas=(BETA1, BETA2), eps=EPSILON, fused=True, capturable=on_gpu
+    )
 
 
 Validate = Callable[[Recommender], dict[str, float | None]]

@@ -116,8 +116,10 @@ def watched() -> Clocks:
     return clocks
 
 
-def run(case: str, device: str, work: Path, scale: float, *, tiny: bool) -> dict[str, Any]:
-    """Run a case in this process; return its figures."""
+def run(
+    case: str, device: str, work: Path, scale: float, *, tiny: bool, workers: str | None = None
+) -> dict[str, Any]:
+    """Run a case in this process; return its figures. `workers` as for `--workers`."""
     began = time.perf_counter()
     from tests.benchmarks import gpu_extraction
 
@@ -134,6 +136,7 @@ def run(case: str, device: str, work: Path, scale: float, *, tiny: bool) -> dict
     else:
         data, _ = gpu_extraction.pictures(work, tiny=tiny)
         given += ["--weights", "random", "--decoder", decoder]
+    given += ["--workers", workers] if workers else []
     clocks = watched()
     clocks.reset()
     imported_s = time.perf_counter() - began
@@ -221,6 +224,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of items")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--tiny", action="store_true", help="few items; `alone` in small")
+    parser.add_argument("--workers", help="contents loaded at a time; none: as the command decides")
     parser.add_argument("--out", type=Path, help="a file for the lines, too")
     return parser.parse_args(given)
 
@@ -240,7 +244,10 @@ def measure(given: argparse.Namespace, started: float) -> None:
                 if case == "alone":
                     found = alone(given.device, work, tiny=given.tiny)
                 else:
-                    found = run(case, given.device, work, given.scale, tiny=given.tiny)
+                    found = run(
+                        case, given.device, work, given.scale, tiny=given.tiny,
+                        workers=given.workers,
+                    )  # fmt: skip
             except Exception as error:  # noqa: BLE001 - the others are measured all the same
                 found = {"case": case, "error": repr(error)[:1500]}
             _tell(given, found)

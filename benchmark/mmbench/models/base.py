@@ -20,6 +20,8 @@ from mmbench.models.cells import Cell
 from mmbench.models.stand_ins import StandIns
 from mmbench.ops.dense import linear
 from mmbench.ops.knn import cosine_knn
+from mmbench.ops.norms import norm
+from mmbench.ops.norms import squared_norm as squared_norm
 from mmbench.ops.row_table import RowTable
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
 
@@ -334,11 +336,6 @@ def bpr_loss(pos: Tensor, neg: Tensor) -> Tensor:
     return functional.softplus(neg - pos).mean()
 
 
-def squared_norm(*rows: Tensor) -> Tensor:
-    """Sum of the squared entries of all arguments, a scalar >= 0; repeated rows count twice."""
-    return torch.stack([x.square().sum() for x in rows]).sum()
-
-
 def penalty(kind: Penalty, weight: float, size: int, *rows: Tensor) -> Tensor:
     """The regulariser of a batch's rows, a scalar >= 0.
 
@@ -354,8 +351,7 @@ def penalty(kind: Penalty, weight: float, size: int, *rows: Tensor) -> Tensor:
     """
     if kind == "squared":
         return squared_norm(*rows) * (weight / (2 * size))
-    # At a matrix of zeros the norm has no derivative; torch takes 0.
-    return torch.stack([torch.linalg.vector_norm(x) for x in rows]).sum() * (weight / size)
+    return torch.stack([norm(x) for x in rows]).sum() * (weight / size)
 
 
 def mean_square(rows: Tensor) -> Tensor:

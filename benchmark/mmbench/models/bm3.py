@@ -48,9 +48,10 @@ from mmbench.core.sampling import EdgesOnly, Init, Pairs
 from mmbench.models.base import Content, ModelConfig, TrainsContent, TrainSet
 from mmbench.models.cells import Cell
 from mmbench.ops.dense import cosines, linear
-from mmbench.ops.draws import kept
+from mmbench.ops.draws import dropped
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
-from mmbench.ops.rows import distinct, take
+from mmbench.ops.norms import norm
+from mmbench.ops.rows import distinct, occurrences, take
 
 
 class BM3Config(ModelConfig):
@@ -99,25 +100,31 @@ class BM3(TrainsContent):
         h_users, h_items = self._propagated()
         user = take(h_users, users)  # (n, d)
         item = take(h_items, items)  # (k, d)
-        user_target = self._target("user", users, user, batch)
+        user_target = self._target("user", user, batch)
         # One draw of t_i: the alignment and every inter term compare with the same view.
-        item_target = self._target("item", items, item, batch)
+        item_target = self._target("item", item, batch)
         # The alignment of a user's online view with the target view of its item, and the reverse.
         user_view, item_view = self._predicted(user), self._predicted(item)
         user_cosine = cosines(take(user_view, user_of), take(item_target, item_of))  # (B,)
         item_cosine = cosines(take(item_view, item_of), take(user_target, user_of))  # (B,)
-        terms = {"user_alignment": 1 - user_cosine.mean(), "item_alignment": 1 - item_cosine.mean()}
+        aligned = torch.stack([user_cosine, item_cosine]).mean(1)  # (2,)
+        names, pairs = [], []
         for m in self.features:
             content = self._project(m, items)  # (k, d)
-            target = self._target(f"features.{m}", items, content, batch)
+            target = self._target(f"features.{m}", content, batch)
             # inter: p(g_m,i) against t_i; intra: p(g_m,i) against t_m,i.
             view = self._predicted(content)
-            for name, other in (("inter", item_target), ("intra", target)):
-                # Both sides are rows of the item, which counts as often as the batch holds it.
-                cosine = cosines(view, other)[:, None]  # (k, 1)
-                terms[f"{m}_{name}"] = self.config.cl_weight * (1 - take(cosine, item_of).mean())
-        norms = torch.linalg.vector_norm(h_users) + torch.linalg.vector_norm(h_items)
-        return {**terms, "norm": norms * (self.config.reg_weight / self.sizes[1])}
+            names += [f"{m}_inter", f"{m}_intra"]
+            pairs += [cosines(view, item_target), cosines(view, target)]
+        # Both sides are rows of the item, which counts as often as the batch holds it.
+        share = occurrences(item_of, item) / len(batch.pos)  # (k,), sums to 1
+        alike = (torch.stack(pairs) * share).sum(1)  # a mean over the batch for each pair
+        norms = norm(h_users) + norm(h_items)
+        return {
+            **dict(zip(["user_alignment", "item_alignment"], 1 - aligned, strict=True)),
+            **dict(zip(names, self.config.cl_weight * (1 - alike), strict=True)),
+            "norm": norms * (self.config.reg_weight / self.sizes[1]),
+        }
 
     def _propagated(self) -> tuple[Tensor, Tensor]:
         """All h_u (n_users, d) and h_i (n_items, d)."""
@@ -129,16 +136,11 @@ class BM3(TrainsContent):
     def _predicted(self, x: Tensor) -> Tensor:
         return linear(x, self.predictor.weight, self.predictor.bias)
 
-    def _target(self, name: str, rows: Tensor, view: Tensor, batch: Pairs) -> Tensor:
-        """The view of some rows, dropped out, as a constant."""
+    def _target(self, name: str, view: Tensor, batch: Pairs) -> Tensor:
+        """The view of `user`, `item` or `features.<m>`, dropped out, as a constant."""
         # No gradient flows into targets, which keeps all views from becoming equal; the factor
         # 1 / (1 - dropout) keeps the expectation.
-        return view.detach() * self._kept(name, rows, batch) / (1 - self.config.dropout)
-
-    def _kept(self, name: str, rows: Tensor, batch: Pairs) -> Tensor:
-        """Which entries of the rows of `user`, `item` or `features.<m>` stay, (n, d)."""
-        shape = (len(rows), self.config.embedding_dim)
-        return kept(batch.stream(f"dropout:{name}"), shape, self.config.dropout)
+        return dropped(view, batch.stream(f"dropout:{name}"), self.config.dropout)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """p(h_u) and p(h_i)."""

@@ -57,6 +57,7 @@ from mmbench.ops import gpu
 from mmbench.ops.dense import linear
 from mmbench.ops.edges import EdgeGraph, edge_weights, near
 from mmbench.ops.graph import bipartite, symmetric_normalised
+from mmbench.ops.norms import norm
 from mmbench.ops.rows import Grouped, distinct, grouped, pair_scores, take
 
 _WORTHWHILE = 0.5  # share of the edges above which picking some costs more than it saves
@@ -122,7 +123,7 @@ class EGCF(Recommender):
             for z in (self._ids(nodes), self._reviews(nodes))
         ]
         pos, neg = (torch.stack(side).sum(0) for side in zip(*scores, strict=True))  # (B,)
-        norms = [torch.linalg.vector_norm(table) for table in self._tables()]
+        norms = [norm(table) for table in self._tables()]
         return {
             # A sum over the batch, as the authors have it: not a mean.
             "bpr": functional.softplus(neg - pos).sum(),

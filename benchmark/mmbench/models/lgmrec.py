@@ -66,6 +66,7 @@ from mmbench.models.propagated import Propagated
 from mmbench.ops import draws
 from mmbench.ops.dense import SMALLEST_NORM, linear, normalise_rows
 from mmbench.ops.graph import DEGREE_EPSILON, bipartite, propagate, symmetric_normalised
+from mmbench.ops.norms import norm
 from mmbench.ops.partition import log_partition
 from mmbench.ops.rows import Grouped, distinct, occurrences, take
 from mmbench.ops.sparse import SparseMatrix, SparsePattern
@@ -166,7 +167,7 @@ class LGMRec(Recommender):
         graphs, e = self._represented((users, items), batch)
         user = take(e[: len(users)], user_of)  # (B, d)
         pos, neg = torch.split(take(e[len(users) :], item_of), size)
-        norms = [torch.linalg.vector_norm(rows) for rows in (user, pos, neg)]
+        norms = [norm(rows) for rows in (user, pos, neg)]
         terms = {"bpr": bpr_loss((user * pos).sum(1), (user * neg).sum(1))}
         if self._contrasts:
             contrast = self._contrast(batch, users, user_of, graphs)

@@ -8,8 +8,10 @@ Batches are drawn ahead, so that the device does not wait for them either.
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from itertools import chain
 from typing import Any
@@ -125,17 +127,33 @@ class Captured:
         # Before the capture, so that it allocates gradients in the graph's own memory.
         self._stream.synchronize()
         try:
-            graph.capture_begin(pool=self._anchor.pool(), capture_error_mode="thread_local")
-            try:
-                self._take(held)
-            finally:
-                graph.capture_end()
+            with _no_collection():
+                graph.capture_begin(pool=self._anchor.pool(), capture_error_mode="thread_local")
+                try:
+                    self._take(held)
+                finally:
+                    graph.capture_end()
         except RuntimeError as error:
             self.reason = str(error).splitlines()[0]
             warnings.warn(f"training step by step: {self.reason}", stacklevel=2)
             return False
         self._graphs[shape] = graph, held
         return True
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage while it lasts.
+
+    The graphs of an earlier training may be among it; to free those breaks a capture.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _named(batch: Batch) -> dict[str, Tensor]:

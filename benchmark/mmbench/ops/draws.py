@@ -67,6 +67,23 @@ def kept(stream: Stream, shape: tuple[int, ...], rate: float) -> Tensor:
     return torch.from_numpy(words[:n]).view(shape)
 
 
+def dropped(x: Tensor, stream: Stream, rate: float) -> Tensor:
+    """The entries of x that `kept` keeps, divided by 1 - rate, and zeros elsewhere; a constant.
+
+    Args:
+        x: On the stream's device.
+        stream: Of this step and purpose.
+        rate: Probability of a zero, in [0, 1).
+    """
+    x = x.detach()
+    if gpu.serves(x):
+        from mmbench.ops.gpu import draws as gpu_kernels
+
+        least = round(rate * 2**32)
+        return gpu_kernels.dropped(x.contiguous(), stream.key, stream.clock, least, 1 - rate)
+    return x * kept(stream, tuple(x.shape), rate) / (1 - rate)
+
+
 def between(stream: Stream, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """Uniform numbers in (0, 1), odd multiples of 2**-24, on the stream's device.
 

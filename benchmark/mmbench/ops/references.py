@@ -17,6 +17,7 @@ from torch.nn import functional
 from mmbench.ops.dense import cosines, leaky_mix, linear, normalise_rows
 from mmbench.ops.graph import propagate
 from mmbench.ops.knn import cosine_knn, gathered_cosines
+from mmbench.ops.norms import norm, squared_norm
 from mmbench.ops.routing import confident_weights, plain_confident_weights, plain_routing, routing
 from mmbench.ops.row_table import BETA1, BETA2, EPSILON, RowTable
 from mmbench.ops.rows import grouped, pair_scores, take
@@ -120,6 +121,8 @@ FUSED: dict[str, FusedOp] = {
     ),
     "take": FusedOp(take, lambda x, index: x[index]),
     "normalise_rows": FusedOp(normalise_rows, functional.normalize),
+    "squared_norm": FusedOp(squared_norm, lambda x, y: x.square().sum() + y.square().sum()),
+    "norm": FusedOp(norm, torch.linalg.vector_norm),
     "sparse product": FusedOp(
         lambda matrix, x: matrix @ x, lambda matrix, x: matrix.to_dense() @ x
     ),

@@ -79,13 +79,13 @@ def _bm3_extra(case: Case, preset: str, epochs: Sequence[Any]) -> dict[str, Any]
 
 
 def _bm3_inject(model: Recommender, extra: dict[str, Any]) -> None:
-    def kept(name: str, rows: Tensor, batch: Pairs) -> Tensor:
+    def target(name: str, view: Tensor, batch: Pairs) -> Tensor:
         epoch, step = batch.clock.tolist()
-        return torch.from_numpy(extra["masks"][epoch - 1][step][name.removeprefix("features.")])[
-            rows
-        ]
+        mask = torch.from_numpy(extra["masks"][epoch - 1][step][name.removeprefix("features.")])
+        rows = (batch.users if name == "user" else batch.pos).unique()
+        return view.detach() * mask[rows] / (1 - model.config.dropout)  # type: ignore[union-attr, operator]
 
-    model._kept = kept  # type: ignore[assignment]
+    model._target = target  # type: ignore[assignment]
 
 
 ADAPTERS = {
@@ -222,9 +222,9 @@ def fix_targets(model: Any) -> None:
     """BM3's targets are constants: finite differences must not move them."""
     compute, targets = model._target, {}
 
-    def target(name: str, rows: Tensor, view: Tensor, batch: Pairs) -> Tensor:
+    def target(name: str, view: Tensor, batch: Pairs) -> Tensor:
         if name not in targets:
-            targets[name] = compute(name, rows, view, batch)
+            targets[name] = compute(name, view, batch)
         return targets[name]
 
     model._target = target
@@ -289,20 +289,23 @@ def test_bm3_draws_one_mask_for_each_row_of_a_batch_and_keeps_the_right_share() 
     model = type(p.model)(
         p.train, Content.complete({m: case.feature(m) for m in case.modalities}), p.config, Init(0)
     )  # type: ignore[call-arg]
-    batch, rows = p.batch(p.epochs[0][0], 1, 0), torch.arange(40)
-    draw = model._kept  # type: ignore[operator]
-    kept = torch.stack(
-        [
-            draw("item", rows, dataclasses.replace(batch, clock=torch.tensor([1, step])))
-            for step in range(200)
-        ]
-    )  # type: ignore[operator]
+    batch = p.batch(p.epochs[0][0], 1, 0)
+
+    def draw(name: str, batch: Pairs) -> Tensor:
+        ones = torch.ones(40, p.config.embedding_dim)
+        return model._target(name, ones, batch)  # type: ignore[operator, no-any-return]
+
     share = 1 - p.config.dropout  # type: ignore[attr-defined]
+    targets = torch.stack(
+        [draw("item", dataclasses.replace(batch, clock=torch.tensor([1, k]))) for k in range(200)]
+    )
+    kept = targets != 0
+    assert targets[kept].numpy() == pytest.approx(1 / share)
     assert float(kept.double().mean()) == pytest.approx(
         share, abs=4 * (share * (1 - share) / kept.numel()) ** 0.5
     )
-    assert torch.equal(draw("item", rows, batch), draw("item", rows, batch))  # type: ignore[operator]
-    assert not torch.equal(draw("item", rows, batch), draw("user", rows, batch))  # type: ignore[operator]
+    assert torch.equal(draw("item", batch), draw("item", batch))
+    assert not torch.equal(draw("item", batch), draw("user", batch))
 
 
 def test_freedom_weighs_modalities_as_asked() -> None:

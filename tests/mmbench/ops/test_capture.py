@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -169,6 +170,25 @@ def test_a_step_that_cannot_be_captured_is_taken_call_by_call(run: Run) -> None:
     assert run.captured.reason.startswith("operation not permitted")
     run.captured.forget()
     assert run.epoch(4, 2) == ["take 4", "take 2"]  # and says so once
+
+
+def test_no_garbage_is_collected_during_a_capture(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graphs of an earlier training may be among it: to free them breaks the capture."""
+    take, seen = run.gpu.take, []
+
+    def watched(batch: Pairs) -> None:
+        seen.append((run.gpu.graph is not None, gc.isenabled()))
+        take(batch)
+
+    run.captured._take = watched
+    run.epoch(4, 4, 4, 4, 2)
+    assert seen == [(False, True)] * 3 + [(True, False), (False, True)]
+    assert gc.isenabled()
+    monkeypatch.setattr(gc, "isenabled", lambda: False)  # who has it off keeps it off
+    monkeypatch.setattr(gc, "enable", pytest.fail)
+    run.epoch(4, 4, 2)
 
 
 def test_steps_run_between_the_work_of_the_default_stream(run: Run) -> None:

@@ -85,6 +85,14 @@ def of_normalise_rows(draw: Example) -> Arguments:
     return [x], {}
 
 
+def of_squared_norm(draw: Example) -> Arguments:
+    return [draw.normal(draw.size(400), 20), draw.normal(draw.size(9) - 1, 7)], {}
+
+
+def of_norm(draw: Example) -> Arguments:
+    return [draw.normal(draw.size(400), 20) * (draw.seed % 4 > 0)], {}  # all zero, too
+
+
 def of_sparse_product(draw: Example) -> Arguments:
     matrix = draw.matrix(draw.size(30), draw.size(30))
     return [matrix, draw.normal(matrix.shape[1], draw.size(70))], {}
@@ -219,6 +227,7 @@ def test_finite_differences_agree(name: str) -> None:
 def test_every_derivative_written_by_hand_has_an_entry() -> None:
     # The first inside the steps of `row_table`, the others on a GPU: test_gpu_kernels.py.
     nodes = {"_ProjectionBackward", "_CosinesBackward", "_PairScoresBackward", "_TakeBackward"}
+    nodes |= {"_NormBackward", "_SquaredNormBackward"}
     # Held against their formula beside the models that they were written for.
     nodes |= {
         "_LogPartitionBackward",  # test_partition.py

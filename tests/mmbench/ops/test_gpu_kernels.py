@@ -9,7 +9,7 @@ from tests.mmbench.ops.test_fused import EXAMPLES, NOT_DIFFERENTIATED, TOLERANCE
 
 from mmbench.core.philox import Stream
 from mmbench.ops.dense import column_sums
-from mmbench.ops.draws import kept
+from mmbench.ops.draws import dropped, kept
 from mmbench.ops.references import FUSED
 from mmbench.ops.row_table import RowTable
 from mmbench.ops.rows import add_rows, distinct
@@ -29,6 +29,8 @@ STEPS = 8
         "cosines",
         "pair_scores",
         "normalise_rows",
+        "norm",
+        "squared_norm",
         "sparse product",
         "sparse rows",
         "weighted_product",
@@ -105,6 +107,17 @@ def test_masks_are_those_of_the_cpu(shape: tuple[int, int]) -> None:
     assert torch.equal(here, (words >= round(0.3 * 2**32)).view(shape))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_dropped_is_that_of_the_cpu(dtype: torch.dtype) -> None:
+    stream = Stream(2**62 + 12345, torch.tensor([3, 2**31 + 7]))
+    x = torch.randn(40, 13, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    here = dropped(x, stream, 0.3)
+    assert torch.equal(here != 0, kept(stream, (40, 13), 0.3))
+    with interpreted():
+        there = dropped(x, stream, 0.3)
+    torch.testing.assert_close(there, here, rtol=1e-6 if dtype == torch.float32 else 1e-15, atol=0)
+
+
 @pytest.mark.parametrize("n", [1, 300])
 def test_words_are_those_of_the_cpu(n: int) -> None:
     stream = Stream(2**62 + 12345, torch.tensor([3, 2**31 + 7]))
@@ -145,3 +158,43 @@ def test_a_table_has_the_bits_of_the_cpu(update: str, steps_known: bool) -> None
         there = train(3)
     for name, value in here.items():
         assert torch.equal(there[name], value), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dense_adam_is_torch_s(dtype: torch.dtype) -> None:
+    """A parameter that skips steps keeps a count of its own."""
+    from mmbench.ops.gpu.adam import DenseAdam
+
+    generator = torch.Generator().manual_seed(4)
+    starts = [torch.randn(shape, generator=generator, dtype=dtype) for shape in ((70, 33), (5,))]
+    mine = [start.clone() for start in starts]
+    theirs = [torch.nn.Parameter(start.clone()) for start in starts]
+    lr = torch.ones((), dtype=torch.float32)
+    with interpreted():
+        ours = DenseAdam(mine, lr)
+    plain = torch.optim.Adam(theirs, lr=1.0)
+    for step in range(12):
+        lr.fill_(0.01 * (1 + step % 3))
+        plain.param_groups[0]["lr"] = float(lr)
+        for k, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+            gradient = torch.randn(a.shape, generator=generator, dtype=dtype) * 10.0 ** (-step)
+            a.grad = b.grad = None if k and step % 4 == 1 else gradient
+        with interpreted():
+            if step == 6:  # a resume
+                state, ours = ours.state, DenseAdam(mine, lr)
+                for p in mine:
+                    for key, value in state[p].items():
+                        ours.state[p][key] = value.clone()
+            ours.step()
+        plain.step()
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-9  # lr itself is a float32
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b.detach(), rtol=tolerance, atol=tolerance)
+        for key in ("step", "exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(
+                ours.state[a][key],
+                plain.state[b][key],
+                rtol=tolerance,
+                atol=tolerance / 100,
+                check_dtype=False,
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 _SMALLEST_NORM: Any = tl.constexpr(1e-12)  # of rows of unit length
 _SMALLEST_FACTOR: Any = tl.constexpr(1e-8)  # of a cosine
 _ROWS, _COLUMNS = 256, 32  # of a block that one program adds up
+_ENTRIES = 4096  # whose squares one program adds up
 
 
 @triton.jit
@@ -70,6 +72,14 @@ def _block_sums(x, out, n, d, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     tl.store(out + block * d + column, tl.sum(tile, 0), column < d)
 
 
+@triton.jit
+def _squares(x, out, n, WIDTH: tl.constexpr):
+    block = tl.program_id(0).to(tl.int64)
+    place = block * WIDTH + tl.arange(0, WIDTH)
+    value = tl.load(x + place, place < n, 0.0)
+    tl.store(out + block, tl.sum(value * value, 0))
+
+
 def normalise(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of unit length (n, d), and the lengths they were divided by, (n, 1). Contiguous."""
     unit, norms = torch.empty_like(x), x.new_empty(len(x), 1)
@@ -114,6 +124,16 @@ def column_sums(x: Tensor) -> Tensor:
         if len(out) == 1:
             return out[0]
         x, n = out, len(out)
+
+
+def squares(x: Sequence[Tensor]) -> Tensor:
+    """The sum of the squared entries of all, in a fixed order, a scalar. Contiguous."""
+    blocks = [triton.cdiv(one.numel(), _ENTRIES) for one in x]
+    parts = x[0].new_empty(sum(blocks))
+    for one, part in zip(x, torch.split(parts, blocks), strict=True):
+        if len(part):
+            _squares[(len(part),)](one, part, one.numel(), WIDTH=_ENTRIES, num_warps=8)
+    return parts.sum()
 
 
 def _of_rows(x: Tensor, y: Tensor, grad: Tensor, out: Tensor, *, backward: bool) -> Tensor:
