@@ -55,6 +55,12 @@ def test_estimates_are_within_the_stated_factors(name: str) -> None:
     assert (cost.searches > 0) == (name in ("content-knn", *_WITH_NEIGHBOURS))
 
 
+def test_products_of_all_items_with_each_other_grow_with_their_square() -> None:
+    settings, shapes = case("lattice")  # which takes cosines of all items
+    cost, found = estimate("lattice", settings, shapes), counted("lattice", settings, shapes)
+    assert within(cost.multiply_adds, found.multiply_adds, 1.1)
+
+
 _WITH_NEIGHBOURS = ("freedom", "lattice", "mgcn", "smore", "dragon")
 
 

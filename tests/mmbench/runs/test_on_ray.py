@@ -271,6 +271,7 @@ def test_a_gpu_is_shared_by_as_many_as_fit() -> None:
     assert share_of_gpu(10 * GIB, 80 * GIB) == 7  # of 72 GiB for tensors
     assert share_of_gpu(200 * GIB, 80 * GIB) == 1
     assert share_of_gpu(GIB, 80 * GIB) == 8
+    assert share_of_gpu(GIB, 4 * GIB) == 4  # each keeps 600 MiB beside tensors
     for fits in range(1, 9):
         need = 80 * GIB // fits
         assert share_of_gpu(need, 80 * GIB) <= fits
@@ -309,11 +310,11 @@ def marked(mark: str) -> list[int]:
 
 
 def workers(mark: str) -> list[int]:
-    """Those of them that train."""
+    """Those of them that train: Ray names them after what they do."""
     found = []
     for pid in marked(mark):
         with suppress(OSError):
-            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::train_there"):
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::vbpr"):
                 found.append(pid)
     return found
 
@@ -418,7 +419,7 @@ def test_the_trainings_of_a_lost_machine_go_on_elsewhere(dataset: Path, tmp_path
     ray_cluster.disconnect()
     recipes = plan(dataset, vbpr=(0.02, 0.01, 0.03, 0.005))
     recipes = [
-        one.model_copy(update={"settings": one.settings.model_copy(update={"epochs": 3000})})
+        one.model_copy(update={"settings": one.settings.model_copy(update={"epochs": 800})})
         for one in recipes
     ]
     alone = run(recipes, tmp_path / "alone")
