@@ -24,15 +24,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmbase.choices import FILE
 from mmbase.errors import install_extra
 from mmbase.process import is_running
 from mmbase.tables import is_table
 from mmx.catalogue.contents import Content
-from mmx.config import RunConfig
 from mmx.errors import DataError, ToolError, UsageError
+
+if TYPE_CHECKING:  # loading processes fetch contents, and start without pydantic
+    from mmx.config import RunConfig
 
 SUFFIX = ".mmx-staged"
 """Ends the name of a folder that stands for an address, which its file `ADDRESS` holds."""
