@@ -42,9 +42,9 @@ from mmbench.errors import DataError, Diverged, TrainingError, UsageError
 from mmbench.evaluation.protocol import Setting, rank_all, score, with_selected
 from mmbench.models.base import Content, Recommender
 from mmbench.ops import sparse
+from mmbench.runs.assembly import assemble
 from mmbench.runs.devices import choose_device, share_device
 from mmbench.runs.folder import RunFolder
-from mmbench.runs.miniature import assemble
 from mmbench.runs.start import read_source
 from mmbench.trainer import EpochRecord, Trainer
 

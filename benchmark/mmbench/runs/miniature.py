@@ -33,16 +33,14 @@ from mmbase import gemm
 from mmbench.config import Recipe
 from mmbench.core.content import ItemContent
 from mmbench.core.interactions import TrainSet
-from mmbench.core.sampling import Init
 from mmbench.data.missing.learned import Learned
 from mmbench.evaluation.protocol import Setting
 from mmbench.evaluation.ranking import BLOCK_BYTES as RANKING_BYTES
 from mmbench.models import ModelConfig, model_class
 from mmbench.models.base import Content, Recommender
 from mmbench.ops import kernels
-from mmbench.ops.id_table import IdTable
 from mmbench.ops.knn import BLOCK_BYTES as SEARCH_BYTES
-from mmbench.ops.row_table import RowTable
+from mmbench.runs.assembly import assemble
 from mmbench.runs.costs import Shapes, work
 from mmbench.trainer import Trainer
 
@@ -271,24 +269,6 @@ def _train(model: Recommender, train: TrainSet, settings: ModelConfig) -> int:
     with suppress(_Stop):
         next(trainer.run())
     return taken
-
-
-def assemble(
-    name: str,
-    train: TrainSet,
-    content: Content,
-    settings: ModelConfig,
-    seed: int,
-    approximate: tuple[str, ...] = (),
-) -> Recommender:
-    """Make a model with initial values, its tables as the approximations say."""
-    model = model_class(name)(train, content, settings, Init(seed))
-    for table in (module for module in model.modules() if isinstance(module, RowTable)):
-        if "lazy-adam" in approximate:
-            table.update = "lazy"
-        if "frozen-features" in approximate and not isinstance(table, IdTable):
-            table.update = "frozen"
-    return model
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
