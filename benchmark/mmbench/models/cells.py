@@ -165,7 +165,8 @@ def combinations() -> dict[Representation, list[Row]]:
         asked = [one for one in choices if one.query == "user"]
         backbones = (_in_words("backbone", some) for some in (choices, asked))
         operators = _in_words("operator", choices)
-        table.setdefault(representation, []).append((*where, *backbones, operators))  # type: ignore[arg-type]
+        row = (*where, *backbones, operators)
+        table.setdefault(representation, []).append(row)  # type: ignore[arg-type]
     return table
 
 

@@ -87,7 +87,10 @@ class MGCN(MultiView):
         )
 
     def _filters(self) -> list[Tensor]:
-        return [torch.sigmoid(self._project(m, None, gate)) for m, gate in self.gate.items()]  # type: ignore[arg-type]
+        return [
+            torch.sigmoid(self._project(m, None, gate))  # type: ignore[arg-type]
+            for m, gate in self.gate.items()
+        ]
 
     def _side(
         self, z: Tensor, views: list[Tensor], rows: Rows | None, batch: Triples | None

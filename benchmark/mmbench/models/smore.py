@@ -130,7 +130,10 @@ class SMORE(MultiView):
         fused = linear(reduce(_times, spectra), self.inverse)
         views = [(g, self.gate[m], self.spectrum[m]) for m, g in content.items()]
         views.append((fused, self.fused_gate, self.fused_spectrum))
-        return [opened(x, gate, self._filter(spectrum)) for x, gate, spectrum in views]  # type: ignore[arg-type]
+        return [
+            opened(x, gate, self._filter(spectrum))  # type: ignore[arg-type]
+            for x, gate, spectrum in views
+        ]
 
     def _filter(self, spectrum: Tensor) -> Tensor:
         """The matrix M (d, d) by which x M = F^-1(F(x) * spectrum)."""
@@ -151,7 +154,8 @@ class SMORE(MultiView):
 
     def _preferred(self, name: str, z: Tensor, rows: Rows | None, batch: Triples | None) -> Tensor:
         """p_v of some rows, by the layer of this name; dropped out for a batch."""
-        preferred, rate = opened(z, self.get_submodule(name)), self.config.dropout  # type: ignore[arg-type]
+        preferred = opened(z, self.get_submodule(name))  # type: ignore[arg-type]
+        rate = self.config.dropout
         if rows is None or batch is None or not rate:
             return preferred
         stay = [
