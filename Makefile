@@ -140,13 +140,13 @@ bench-gpu: setup  ## what training and extraction cost on a GPU: six minutes at 
 bench-scale: setup  ## how training, ranking and memory grow: ARGS='--users 10000,100000,1000000 --models vbpr,bm3'
 	$(BIN)/python -m tests.benchmarks.scale --out $(REPORT)/scale $(ARGS)
 
-wheel-test: setup  ## the built wheel, core dependencies only, in an environment of its own
+wheel-test:  ## the built wheel, core dependencies only, in an environment of its own
 	rm -rf dist .venv-core
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 	$(PYTHON) -m venv .venv-core
-	$(CORE)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl pytest pytest-benchmark hypothesis
+	$(CORE)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(CORE)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl pytest pytest-benchmark pytest-xdist hypothesis
 	$(CORE)/python -c 'import importlib.util as u, sys; found = [m for m in ("torchvision", "torchaudio", "transformers", "open_clip", "sklearn") if u.find_spec(m)]; sys.exit(f"not a core environment: {found}" if found else 0)'
-	$(CORE)/python -m pytest tests/mmstore tests/mmbase tests/mmbench tests/e2e
+	$(CORE)/python -m pytest -n auto tests/mmstore tests/mmbase tests/mmbench tests/e2e
 
 clean:  ## remove what the other targets made, but not data and runs
 	rm -rf .venv .venv-core dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
