@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmbench.ops.kernels import kernel, reduction
+from mmbench.ops.kernels.prefetch import AHEAD, prefetch
 
 Array = Any  # numba specialises on the dtype: float32 or float64
 
@@ -29,6 +30,8 @@ def matmul(
     # One thread sums a row, in the order of its entries: the bits do not depend on the threads.
     for r in range(lo, hi):
         for e in range(indptr[r], indptr[r + 1]):
+            if e + AHEAD < len(indices):
+                prefetch(x, indices[e + AHEAD])
             column = indices[e]
             value = values[e]
             for j in range(x.shape[1]):
@@ -50,6 +53,8 @@ def matmul_rows(
     for k in range(lo, hi):
         r = rows[k]
         for e in range(indptr[r], indptr[r + 1]):
+            if e + AHEAD < indptr[r + 1]:
+                prefetch(x, indices[e + AHEAD])
             column = indices[e]
             value = values[e]
             for j in range(x.shape[1]):
