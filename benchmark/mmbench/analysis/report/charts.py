@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 Rows = Sequence[Mapping[str, Any]]
-_QUIET, _LINE, _INK = (COLOURS[name][0] for name in ("quiet", "line", "ink"))
+_QUIET, _LINE, _INK, _PAPER = (COLOURS[n][0] for n in ("quiet", "line", "ink", "paper"))
 
 
 @dataclass(frozen=True)
@@ -53,26 +53,27 @@ class Look:
         scale = alt.Scale(domain=list(self.systems), range=[*own, *beyond])
         return alt.Shape("system:N", scale=scale, legend=self._legend())
 
+    def names(self, limit: int) -> alt.Axis:
+        """Return an axis of names, cut at `limit` pixels, and on a phone at 120."""
+        import altair as alt
+
+        wide = f"containerSize()[0] > 600 ? {limit} : 120"
+        cut = alt.ExprRef(expr=wide) if self.width is None else limit
+        return alt.Axis(labelLimit=cut, ticks=False, labelColor=_INK)
+
     def _legend(self) -> Any:
         import altair as alt
 
         return alt.Legend(orient="bottom", columns=3, labelLimit=220) if self.legend else None
 
-    def base(self, rows: Rows) -> alt.Chart:
-        """Return an empty chart of the rows whose system is not switched off."""
+    def finish(self, rows: Rows, *layers: Any, **more: Any) -> alt.LayerChart:
+        """Return the layers as a chart of the rows whose system is not switched off."""
         import altair as alt
 
-        return alt.Chart(alt.Data(values=list(rows))).transform_filter(
-            "indexof(hidden, datum.system) < 0"
-        )
-
-    def finish(self, *layers: Any, **more: Any) -> alt.LayerChart:
-        """Return the layers as a chart, with the parameter that switches systems off."""
-        import altair as alt
-
-        hidden = alt.param("hidden", value=[])
-        chart = alt.layer(*layers).add_params(hidden)
-        return chart.properties(**{**self.size, **more})
+        # The rows are the whole chart's: each layer would get a copy of them at every step.
+        chart = alt.layer(*layers, data=alt.Data(values=list(rows)))
+        chart = chart.transform_filter("indexof(hidden, datum.system) < 0")
+        return chart.add_params(alt.param("hidden", value=[])).properties(**{**self.size, **more})
 
 
 def ranking(look: Look, rows: Rows, metric: str) -> alt.LayerChart:
@@ -85,13 +86,13 @@ def ranking(look: Look, rows: Rows, metric: str) -> alt.LayerChart:
     """
     import altair as alt
 
-    base = look.base(rows)
+    base = alt.Chart()
     order = [row["system"] for row in rows]
     y = alt.Y(
         "system:N",
         sort=order,
         title=None,
-        axis=alt.Axis(labelLimit=170, ticks=False, labelColor=_INK),
+        axis=look.names(270),
     )
     x = alt.X("mean:Q", title=metric, scale=alt.Scale(zero=False, nice=True, padding=8))
     tooltip = _tooltip(("system", "system"), (metric, "mean"), ("interval", "told"))
@@ -106,7 +107,7 @@ def ranking(look: Look, rows: Rows, metric: str) -> alt.LayerChart:
     means = base.mark_point(filled=True, size=85, opacity=1).encode(
         y=y, x=x, color=look.colour(), shape=look.shape(), tooltip=tooltip
     )
-    return look.finish(whisker, seeds, means, height=26 * len(order))
+    return look.finish(rows, whisker, seeds, means, height=26 * len(order))
 
 
 def trade_off(look: Look, rows: Rows, x: str, y: str, *, log: bool = False) -> alt.LayerChart:
@@ -121,7 +122,7 @@ def trade_off(look: Look, rows: Rows, x: str, y: str, *, log: bool = False) -> a
     """
     import altair as alt
 
-    base = look.base(rows)
+    base = alt.Chart()
     known = sorted(float(row["x"]) for row in rows)
     middle = (known[0] * known[-1]) ** 0.5 if log else (known[0] + known[-1]) / 2
     across = alt.X(
@@ -144,17 +145,19 @@ def trade_off(look: Look, rows: Rows, x: str, y: str, *, log: bool = False) -> a
         x=across, y=up, color=look.colour(), shape=look.shape(),
         tooltip=_tooltip(("system", "system"), (x, "x"), (y, "y"), ("on the front", "on_front")),
     )  # fmt: skip
-    named = base.transform_filter("datum.named")
+    halo = {"stroke": _PAPER, "strokeWidth": 3.5, "strokeJoin": "round"}
     texts = [
-        named.transform_filter(which)
-        .mark_text(align=align, dx=dx, dy=-9, fontSize=11, color=_INK, limit=120)
-        .encode(x=across, y=up, text="system:N")
-        for which, align, dx in (
-            (f"datum.x <= {middle!r}", "left", 4),
-            (f"datum.x > {middle!r}", "right", -4),
+        base.transform_calculate(name=f"datum.named && {side} ? datum.system : ''")
+        .mark_text(align=align, dx=dx, dy=-9, fontSize=11, color=_INK, limit=150, **around)
+        .encode(x=across, y=up, text="name:N")
+        for side, align, dx in (
+            (f"datum.x <= {middle!r}", "left", 5),
+            (f"datum.x > {middle!r}", "right", -5),
         )
+        for around in (halo, {})
     ]
-    return look.finish(front, points, *texts)
+    fronts = [front] if any(row["front"] for row in rows) else []
+    return look.finish(rows, *fronts, points, *texts)
 
 
 def curves(look: Look, rows: Rows, x: str, y: str) -> alt.LayerChart:
@@ -168,7 +171,7 @@ def curves(look: Look, rows: Rows, x: str, y: str) -> alt.LayerChart:
     """
     import altair as alt
 
-    base = look.base(rows)
+    base = alt.Chart()
     across = alt.X("x:Q", title=x, scale=alt.Scale(nice=False))
     up = alt.Y("y:Q", title=y, scale=alt.Scale(zero=False))
     band = base.mark_area(opacity=0.16).encode(
@@ -179,7 +182,7 @@ def curves(look: Look, rows: Rows, x: str, y: str) -> alt.LayerChart:
         x=across, y=up, color=look.colour(), shape=look.shape(),
         tooltip=_tooltip(("system", "system"), (x, "x"), (y, "y"), ("lowest seed", "low"), ("highest seed", "high"), ("seeds", "n")),
     )  # fmt: skip
-    return look.finish(band, lines, points)
+    return look.finish(rows, band, lines, points)
 
 
 def slices(look: Look, rows: Rows, metric: str) -> alt.LayerChart:
@@ -192,13 +195,13 @@ def slices(look: Look, rows: Rows, metric: str) -> alt.LayerChart:
     """
     import altair as alt
 
-    base = look.base(rows)
+    base = alt.Chart()
     order = list(dict.fromkeys(row["slice"] for row in rows))
     y = alt.Y(
         "slice:N",
         sort=order,
         title=None,
-        axis=alt.Axis(labelLimit=110, ticks=False, labelColor=_INK),
+        axis=look.names(110),
     )
     span = (
         base.transform_aggregate(low="min(y)", high="max(y)", groupby=["slice"])
@@ -211,7 +214,7 @@ def slices(look: Look, rows: Rows, metric: str) -> alt.LayerChart:
         color=look.colour(), shape=look.shape(),
         tooltip=_tooltip(("system", "system"), ("slice", "slice"), (metric, "y"), ("users", "users"), ("items", "rule")),
     )  # fmt: skip
-    return look.finish(span, points, height=38 * len(order))
+    return look.finish(rows, span, points, height=38 * len(order))
 
 
 def critical_difference(rows: Rows, critical: float, n: int) -> alt.LayerChart:
@@ -224,6 +227,7 @@ def critical_difference(rows: Rows, critical: float, n: int) -> alt.LayerChart:
     """
     import altair as alt
 
+    look = Look([])
     order = [row["system"] for row in rows]
     x = alt.X(
         "rank:Q",
@@ -234,9 +238,9 @@ def critical_difference(rows: Rows, critical: float, n: int) -> alt.LayerChart:
         "system:N",
         sort=order,
         title=None,
-        axis=alt.Axis(labelLimit=170, ticks=False, labelColor=_INK),
+        axis=look.names(270),
     )
-    base = alt.Chart(alt.Data(values=list(rows)))
+    base = alt.Chart()
     reach = (
         base.transform_calculate(high=f"min(datum.rank + {critical!r}, {max(len(rows), 2)})")
         .mark_rule(strokeWidth=7, strokeCap="round", color=_LINE)
@@ -250,7 +254,9 @@ def critical_difference(rows: Rows, critical: float, n: int) -> alt.LayerChart:
     texts = base.mark_text(align="left", dx=10, color=_INK, fontSize=11).encode(
         x=x, y=y, text=alt.Text("rank:Q", format=".2f")
     )
-    return alt.layer(reach, points, texts).properties(width="container", height=30 * len(order))
+    return alt.layer(reach, points, texts, data=alt.Data(values=list(rows))).properties(
+        width="container", height=30 * len(order)
+    )
 
 
 def factor_curves(
@@ -281,7 +287,7 @@ def factor_curves(
             for label, line in panel.items()
             for x, mean, half in sorted(line)
         ]
-        base = alt.Chart(alt.Data(values=rows))
+        base = alt.Chart()
         up = alt.Scale(domain=[low, high], nice=True, zero=False)
         y = alt.Y("y:Q", title=labels[1] if not charts else None, scale=up)
         x_ = alt.X("x:Q", title=labels[0])
@@ -292,7 +298,11 @@ def factor_curves(
         dots = base.mark_point(filled=True, size=45, opacity=1).encode(
             x=x_, y=y, color=look.colour(), shape=look.shape()
         )
-        charts.append(alt.layer(bars, lines_, dots).properties(width=320, height=260, title=title))
+        charts.append(
+            alt.layer(bars, lines_, dots, data=alt.Data(values=rows)).properties(
+                width=320, height=260, title=title
+            )
+        )
     return alt.hconcat(*charts)
 
 

@@ -21,6 +21,7 @@ from mmbench.runs.folder import RunFolder
 if TYPE_CHECKING:
     import altair as alt
 
+_ACCURACY = "mmbench.metrics.ranking"  # where the metrics are that only count hits
 _NAMED = 12
 """Systems up to which every point of a chart is named; of more, those on the front."""
 
@@ -118,11 +119,8 @@ def _points(
 def _trade_offs(part: Reproduction) -> list[Figure]:
     cutoff = part.metric.rpartition("@")[2]
     there = [name for name in part.metrics if name.rpartition("@")[2] == cutoff]
-    across = [
-        n
-        for n in there
-        if n != part.metric and (m := METRICS.get(n.rpartition("@")[0])) and not m.of_hits
-    ]
+    known = {name: METRICS.get(name.rpartition("@")[0]) for name in there if name != part.metric}
+    across = [n for n, one in known.items() if one and one.compute.__module__ != _ACCURACY]
     out = []
     for metric in across[:6]:
         rows = _points(part, {s.label: _mean(s, metric) for s in part.systems}, sign(metric))
@@ -157,7 +155,9 @@ def _costs(part: Reproduction) -> list[Figure]:
         def draw(look: Look, rows: Any = rows, title: str = title, log: bool = spread > 8) -> Any:
             return charts.trade_off(look, rows, title, part.metric, log=log)
 
-        caption = "Medians over seeds; further left is cheaper."
+        caption = "Medians over seeds; further left is cheaper. What is not trained has no seconds."
+        if key != "train_s":
+            caption = "Medians over seeds; further left is cheaper."
         out.append(Figure(f"{part.metric} against {title}", caption, draw))
     return out
 

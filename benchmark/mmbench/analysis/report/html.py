@@ -182,11 +182,13 @@ def _formulas(part: Reproduction) -> list[tuple[str, str, str]]:
 
 
 def plain(table: Table, caption: str) -> pages.Table:
-    """Return a table of the Markdown pages as one of these pages; numbers sort as numbers."""
-    columns = [
-        Column(name, numeric=n > 0 and _numeric(table, n)) for n, name in enumerate(table.header)
-    ]
-    rows = [[Cell(inline(text), _value(text)) for text in row] for row in table.rows]
+    """Return a table of the Markdown pages as one of these pages; numbers sort as numbers.
+
+    Columns that say nothing, `-` in every row, are left out.
+    """
+    told = [n for n in range(len(table.header)) if n == 0 or {r[n] for r in table.rows} - {"-"}]
+    columns = [Column(table.header[n] or "system", n > 0 and _numeric(table, n)) for n in told]
+    rows = [[Cell(inline(row[n]), _value(row[n])) for n in told] for row in table.rows]
     return pages.Table(caption, columns, rows, hidden_caption=True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmbase.errors import install_extra
-from mmbase.pages import chart_figure, has_extra, static_picture
+from mmbase.pages import chart_figure, has_extra, static_pictures
 from mmbench.analysis.controls import HEADER
 from mmbench.analysis.report.pages import Block, Page, Table, put, put_bytes
 from mmbench.analysis.report.results import COSTS, Line, Reproduction
@@ -108,8 +108,8 @@ def _overview(parts: Sequence[Reproduction], out: Path) -> str:
 
 
 def _put_pictures(svg: Path, chart: Any) -> None:
-    for kind in ("svg", "png"):
-        put_bytes(svg.with_suffix(f".{kind}"), static_picture(chart, kind))
+    for kind, content in static_pictures(chart).items():
+        put_bytes(svg.with_suffix(f".{kind}"), content)
 
 
 def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) -> Page:

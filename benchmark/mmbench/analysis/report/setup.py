@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmbase.layout import counted
@@ -73,7 +73,13 @@ def data_table(part: Reproduction) -> Table:
         rows.setdefault(
             repr(one["digest"] + one["test_digest"]), [one["name"], one["split"], *counts, *digests]
         )
-    return Table("Data", _columns(head, numeric=head[2:7]), list(rows.values()), sortable=False)
+    return Table(
+        "Data",
+        _columns(head, numeric=head[2:7]),
+        list(rows.values()),
+        sortable=False,
+        hidden_caption=True,
+    )
 
 
 def protocol_table(part: Reproduction) -> Table:
@@ -99,7 +105,7 @@ def protocol_table(part: Reproduction) -> Table:
             if value:
                 facts.setdefault(name, {})[str(value)] = None
     rows: list[list[Cell | str]] = [[name, "; or ".join(values)] for name, values in facts.items()]
-    return Table("Protocol", _columns(["fact", "value"]), rows, sortable=False)
+    return Table("Protocol", _columns(["fact", "value"]), rows, sortable=False, hidden_caption=True)
 
 
 def _candidates(protocol: dict[str, Any]) -> str | None:
@@ -113,49 +119,38 @@ def features_table(part: Reproduction) -> Table | None:
     used: dict[str, list[str]] = {}
     for system in part.systems:
         for modality, one in system.runs[0].record["features"].items():
-            made = one.get("provenance", {})
-            n = one["present"] + one["missing"]
-            encoder = made.get("model_id") or made.get("extractor") or "not recorded"
-            weights = made.get("weights") or "not recorded"
-            layer = ", ".join(
-                str(v) for v in (made.get("layer"), made.get("pooling")) if v and v != "none"
-            )
-            tool = made.get("tool") or {}
-            key = repr(
-                (
-                    modality,
-                    one["digest"],
-                    one["missing_policy"],
-                    one.get("scaling"),
-                    one.get("mask"),
-                    one.get("control"),
-                )
-            )
-            rows.setdefault(key, [
-                modality, one["name"], Cell(encoder, note=" ".join(str(v) for v in tool.values())), str(weights), layer or "–",
-                Cell(f"{one['dim']:,}", one["dim"]),
-                Cell(f"{one['present'] / n:.1%}" if n else "–", one["present"] / n if n else None, note=f"{one['missing']:,} of {n:,} missing"),
-                _treated(one), _code(one["digest"][:16]),
-            ])  # fmt: skip
+            treated = _treated(one)
+            key = repr((modality, one["digest"], treated))
             used.setdefault(key, []).append(system.label)
+            n = one["present"] + one["missing"]
+            coverage = one["present"] / n if n else 0.0
+            rows.setdefault(
+                key,
+                [
+                    modality,
+                    Cell(one["name"], note=f"digest {one['digest'][:16]}"),
+                    _encoder(one.get("provenance", {})),
+                    Cell(f"{one['dim']:,}", one["dim"]),
+                    Cell(f"{coverage:.1%}", coverage, note=f"{one['missing']:,} of {n:,} missing"),
+                    treated,
+                ],
+            )
     if not rows:
         return None
-    head = [
-        "modality",
-        "set",
-        "encoder",
-        "weights",
-        "layer",
-        "numbers",
-        "coverage",
-        "treatment",
-        "digest",
-        "used by",
-    ]
+    head = ["modality", "set", "encoder", "numbers", "coverage", "treatment", "used by"]
     body = [[*row, _listed(used[key])] for key, row in rows.items()]
-    return Table(
-        "Feature sets", _columns(head, numeric=("numbers", "coverage")), body, sortable=False
-    )
+    columns = _columns(head, numeric=("numbers", "coverage"))
+    return Table("Feature sets", columns, body, sortable=False, hidden_caption=True)
+
+
+def _encoder(made: Mapping[str, Any]) -> Cell:
+    """Return who made the vectors: encoder, weights, layer, pooling and tool."""
+    name = made.get("model_id") or made.get("extractor") or "not recorded"
+    facts = [str(made[k]) for k in ("layer", "pooling") if made.get(k) not in (None, "none")]
+    weights = made.get("weights")
+    told = [f"weights {weights}" if weights else "", ", ".join(facts)]
+    told.append(" ".join(str(value) for value in (made.get("tool") or {}).values()))
+    return Cell(str(name), note="; ".join(filter(None, told)))
 
 
 def _treated(one: dict[str, Any]) -> str:
@@ -184,7 +179,9 @@ def budget_table(part: Reproduction) -> Table:
             line.settings or "defaults",
         ])  # fmt: skip
     head = ["system", "trials", "search space", "epochs", "seeds", "settings"]
-    return Table("Budget", _columns(head, numeric=("trials", "epochs", "seeds")), rows)
+    return Table(
+        "Budget", _columns(head, numeric=("trials", "epochs", "seeds")), rows, hidden_caption=True
+    )
 
 
 def trials_tried(system: System) -> int:
@@ -237,7 +234,7 @@ def runs_table(part: Reproduction) -> Table:
                 _code(command_of(run)),
             ])  # fmt: skip
     head = ["system", "seed", "epoch", "device", "command that makes its numbers again"]
-    return Table("Runs", _columns(head, numeric=("seed", "epoch")), rows)
+    return Table("Runs", _columns(head, numeric=("seed", "epoch")), rows, hidden_caption=True)
 
 
 def command_of(run: FinishedRun) -> str:
