@@ -14,9 +14,13 @@ from mmbench.commands.common import command_line, only_option
 from mmbench.errors import ToolError
 
 if TYPE_CHECKING:
+    from mmbench.analysis.compare import Comparison
     from mmbench.analysis.controls import ContentGain
     from mmbench.analysis.report.results import Reproduction
     from mmbench.runs.finished_runs import FinishedRun, System
+
+_ALL_PAIRS = 12
+"""Systems up to which all pairs are compared; more are compared with the best only."""
 
 
 @click.command(cls=Command)
@@ -51,8 +55,7 @@ def report(
         for members in pages:
             by_dataset.setdefault(kinds.kind_of(members[0])["dataset"], []).extend(members)
         pages = list(by_dataset.values())
-    write(_parts(pages, metric), out)
-    click.echo((out / "index.md").as_posix())
+    click.echo(write(_parts(pages, metric), out).as_posix())
 
 
 def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str) -> list[Reproduction]:
@@ -78,6 +81,7 @@ def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str) -> list[Reproduc
 def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> Reproduction:
     from mmbench.analysis.compare import compare, users_in_words
     from mmbench.analysis.controls import content_gains
+    from mmbench.analysis.report.board import ordered
     from mmbench.analysis.report.results import (
         Reproduction,
         data_fact,
@@ -101,14 +105,18 @@ def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> 
         for system in systems
     ]
     sentences: list[str] = []
+    outcome: list[Comparison] = []
     gains: list[ContentGain] = []
     if len(systems) > 1:
         try:
-            outcome = compare(systems, [metric])
+            best = ordered(systems, metric)[0].label if len(systems) > _ALL_PAIRS else None
+            outcome = compare(systems, [metric], baseline=best)
         except ToolError as error:
             sentences = [f"not compared: {error}"]
         else:
             how = f"randomisation test over {users_in_words(outcome)}, Holm correction"
+            if best is not None:
+                how = f"compared with the best of {len(systems)} only; {how}"
             gains = content_gains(systems, [metric])
             sentences = [*(one.verdict for one in outcome), f"{how}; see `mmbench compare`"]
     return Reproduction(
@@ -122,6 +130,10 @@ def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> 
         [gain.cells for gain in gains],
         "" if mixed else kind,
         stem,
+        metric=metric,
+        systems=systems,
+        outcome=outcome,
+        gains=gains,
     )
 
 
