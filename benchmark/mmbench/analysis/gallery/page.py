@@ -183,8 +183,8 @@ def write_page(
     empty: dict[str, Any] = {"pictures": [], "absent": [], "sounds": "{}", "sound_fact": ""}
     bare = render(env, "gallery.html", **context, **empty, notes=left)
     room = MOST_BYTES - len(bare.encode()) - 2_000
-    pictures, absent, told = _thumbnails(stock, room - min(_FOR_SOUNDS, room // 4))
-    left += told
+    pictures, absent, more = _thumbnails(stock, room - min(_FOR_SOUNDS, room // 4))
+    left += more
     sounds, n_embedded = _sounds(stock, room - sum(len(uri) + 40 for _, uri in pictures), out)
     n_linked = len(sounds) - n_embedded
     if showcase.missing:
@@ -308,7 +308,7 @@ def _table(sets: Sequence[SetView]) -> Table:
         *(Column(f"Shared {kind}", title="times as much as by chance") for kind in kinds),
         Column("Verdict", numeric=False),
     ]
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             one.name,
             ", ".join(one.used_by) or "no run here",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmbase.progress import Progress
 from mmbench.analysis import recommend as lists
@@ -133,7 +134,8 @@ def gather(
     split: Split | None = None
     shown: list[dict[str, list[str]]] = []
     users: Index = np.empty(0, np.int64)
-    chosen, unknown, folder = "", [], Path()
+    chosen, folder = "", Path()
+    unknown: list[str] = []
     threshold = runs[0].recipe.evaluation.threshold
     for run in runs:
         progress.note(f"{run.path}: loading {run.recipe.model}")
@@ -206,7 +208,7 @@ def _views(
         yield User(user, list(history)[:n_history], len(history), valid, test, listed)
 
 
-def _relevant(rows: HeldOut, user: int, threshold: float, ids: np.ndarray) -> list[str]:  # type: ignore[type-arg]
+def _relevant(rows: HeldOut, user: int, threshold: float, ids: NDArray[np.object_]) -> list[str]:
     begin, end = np.searchsorted(rows.users, [user, user + 1])
     own = slice(begin, end)
     items: list[str] = ids[rows.items[own][rows.ratings[own] >= threshold]].tolist()
