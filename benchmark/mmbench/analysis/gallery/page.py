@@ -7,28 +7,28 @@ then sounds; what there is no room for is counted.
 from __future__ import annotations
 
 import json
-import mimetypes
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from mmbase.catalogue.showcase import Exhibit, Showcase
-from mmbase.catalogue.thumbnails import can_draw, data_uri, thumbnail
-from mmbase.errors import INSTALL_EXTRA, ContentError
+from mmbase.catalogue.thumbnails import can_draw
 from mmbase.layout import counted
 from mmbase.pages import Cell, Column, Table, environment, render
 from mmbench.analysis.gallery.alignment import DEALS, Fit
+from mmbench.analysis.gallery.media import (
+    FOR_SOUNDS,
+    PER_FILE,
+    in_words,
+    sound_addresses,
+    thumbnails,
+)
 from mmbench.analysis.gallery.sets import SetView
 from mmbench.analysis.gallery.views import Listed, User, Views
 
 MOST_BYTES = 3_000_000
 _FOR_USERS = 1_700_000  # of the HTML of users
-_FOR_SOUNDS = 500_000
-_SMALL_SOUND = 64_000  # bytes of a file that is embedded
-_SIDE = 96  # pixels of a thumbnail
 _HERE = Path(__file__).parent
 
 
@@ -183,9 +183,11 @@ def write_page(
     empty: dict[str, Any] = {"pictures": [], "absent": [], "sounds": "{}", "sound_fact": ""}
     bare = render(env, "gallery.html", **context, **empty, notes=left)
     room = MOST_BYTES - len(bare.encode()) - 2_000
-    pictures, absent, more = _thumbnails(stock, room - min(_FOR_SOUNDS, room // 4))
+    pictured = list(stock.files("visual"))
+    pictures, absent, more = thumbnails(pictured, room - min(FOR_SOUNDS, room // 4))
     left += more
-    sounds, n_embedded = _sounds(stock, room - sum(len(uri) + 40 for _, uri in pictures), out)
+    used = sum(len(uri) + PER_FILE for _, uri in pictures)
+    sounds, n_embedded = sound_addresses(list(stock.files("audio")), room - used, out)
     n_linked = len(sounds) - n_embedded
     if showcase.missing:
         left.append(showcase.missing)
@@ -196,7 +198,7 @@ def write_page(
         notes=left,
         pictures=[(number, _safe(uri)) for number, uri in pictures],
         absent=absent.items(),
-        sound_fact=_of_sounds(n_embedded, n_linked) if sounds else "",
+        sound_fact=in_words(n_embedded, n_linked) if sounds else "",
         sounds=_safe(json.dumps(sounds).replace("<", "\\u003c")),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -342,68 +344,6 @@ def _warnings(one: SetView) -> list[str]:
 def _sampled(sets: Sequence[SetView]) -> str:
     sampled = [one for one in sets if one.n_compared < one.n_present]
     return f", over {sampled[0].n_compared} items drawn at random" if sampled else ""
-
-
-def _thumbnails(stock: Stock, room: int) -> tuple[list[tuple[int, str]], dict[int, str], list[str]]:
-    """Return data URIs by number of item while there is room, why others have none, and notes."""
-    files = list(stock.files("visual"))
-    if files and not can_draw():
-        told = f"{counted(len(files), 'picture is', 'pictures are')} left out: Pillow, which makes"
-        return [], {}, [f"{told} the thumbnails, is not installed: {INSTALL_EXTRA}"]
-    found: list[tuple[int, str]] = []
-    absent: dict[int, str] = {}
-    broken: list[str] = []
-    for number, path in files:
-        if room <= 0:
-            absent[number] = "left out"
-            continue
-        try:
-            uri = data_uri(thumbnail(path, _SIDE))
-        except ContentError as error:
-            broken.append(str(error))
-            absent[number] = "can’t be shown"
-            continue
-        room -= len(uri) + 40
-        found.append((number, uri))
-    notes = []
-    if n_over := len(files) - len(found) - len(broken):
-        told = f"{len(found):,} of {len(files):,} pictures are shown"
-        notes.append(f"{told}: the other {n_over:,} do not fit in a page of 3 MB")
-    if broken:
-        told = counted(len(broken), "picture can’t", "pictures can’t")
-        notes.append(f"{told} be shown, e.g. {broken[0]}")
-    return found, absent, notes
-
-
-def _sounds(stock: Stock, room: int, out: Path) -> tuple[dict[int, str], int]:
-    """Return the address of each item's sound, and how many of them hold the sound itself."""
-    found: dict[int, str] = {}
-    n_embedded = 0
-    room = min(room, _FOR_SOUNDS)
-    for number, path in stock.files("audio"):
-        try:
-            size = path.stat().st_size
-            if size <= _SMALL_SOUND and size * 4 // 3 + 100 < room:
-                kind = mimetypes.guess_type(path.name)[0] or "audio/wav"
-                found[number] = data_uri(path.read_bytes(), kind)
-                room -= len(found[number]) + 20
-                n_embedded += 1
-                continue
-        except OSError:
-            continue
-        relative = os.path.relpath(path.resolve(), out.parent.resolve())
-        found[number] = quote(Path(relative).as_posix())
-    return found, n_embedded
-
-
-def _of_sounds(n_embedded: int, n_linked: int) -> str:
-    parts = []
-    if n_embedded:
-        parts.append(f"{counted(n_embedded, 'sound is', 'sounds are')} part of this page")
-    if n_linked:
-        others = counted(n_linked, "sound is", "sounds are")
-        parts.append(f"{others} played from the dataset’s folder while this page stays where it is")
-    return "; ".join(parts) + "."
 
 
 def _part(name: str) -> Any:
