@@ -143,3 +143,25 @@ def require_content(options: Mapping[str, Any], *, needs_features: bool, draws: 
         raise UsageError("--pattern: there is no mask that has one; e.g. --mask visual=0.3")
     if options["mask_seed"] is not None and not (treated or draws):
         raise UsageError("--mask-seed: nothing is drawn; it is of --mask, --control and random")
+
+
+def named_users(users: str) -> list[str]:
+    """Return the ids that `--users` names: one a line of a file, or separated by commas.
+
+    Raises:
+        DataError: The file is no text.
+        UsageError: There is no id.
+    """
+    path, named = Path(users), users.split(",")
+    try:
+        if path.is_file():
+            named = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError:  # a long list is no possible name of a file
+        pass
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text; expected one user id a line") from error
+    found = [user for user in named if user.strip()]
+    if not found:
+        told = "expected a file with one a line, or ids separated by commas"
+        raise UsageError(f"--users {users}: no user ids; {told}")
+    return found
