@@ -41,8 +41,18 @@ MMX = {
     "write_demo": "out * items=800 users=1500 seed=7 space=None progress=None",
 }
 CLASSES = {
-    mmbench: "Comparisons Dataset Evaluated Evaluation Range Recipe Recommendations Report Result "
-    "Runs".split(),
+    mmbench: [
+        "Comparisons",
+        "Dataset",
+        "Evaluated",
+        "Evaluation",
+        "Range",
+        "Recipe",
+        "Recommendations",
+        "Report",
+        "Result",
+        "Runs",
+    ],
     mmx: ["Extraction", "Summary"],
 }
 
