@@ -54,7 +54,7 @@ CLASSES = {
         "Runs",
     ],
     mmx: ["Extraction", "Summary"],
-}
+}  # fmt: skip
 
 
 def in_words(function: Any) -> str:
