@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,3 +147,21 @@ def test_a_catalogue_of_ones_own(tmp_path: Path) -> None:
     for library in ("PIL", "skimage", "sklearn", "altair"):
         pytest.importorskip(library, reason="needs the extras extract and report")
     Reader(tmp_path).follows(tutorial("catalogue"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gpu", "question"])
+def test_a_tutorial(name: str, tmp_path: Path) -> None:
+    for library in ("PIL", "skimage", "sklearn", "torchvision"):
+        pytest.importorskip(library, reason="needs the extra extract")
+    Reader(tmp_path).follows(tutorial(name))
+
+
+@pytest.mark.slow
+def test_a_model_of_ones_own(tmp_path: Path) -> None:
+    for library in ("PIL", "skimage", "sklearn"):
+        pytest.importorskip(library, reason="needs the extra extract")
+    for name in (*PACKAGES, "tests"):
+        shutil.copytree(REPOSITORY / name, tmp_path / name)
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
+    Reader(tmp_path, tmp_path).follows(tutorial("model"))
