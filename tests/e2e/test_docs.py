@@ -75,7 +75,8 @@ def split_command(words: list[str]) -> tuple[str, list[str]]:
 
 def complaint(line: str) -> str:
     """Return what is wrong with a command line; empty if its command would accept it."""
-    name, words = split_command(shlex.split(line, comments=True))
+    typed = line.partition(" || ")[0]  # what follows is the shell's
+    name, words = split_command(shlex.split(typed, comments=True))
     command = commands()[name]
     if "--help" in words:
         return ""
