@@ -8,6 +8,7 @@ computed.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from functools import cache
@@ -19,6 +20,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 DOCS = Path(__file__).parents[1]
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.py"))
@@ -57,7 +59,11 @@ def executed(source: str) -> NotebookNode:
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     with tempfile.TemporaryDirectory() as folder:
         client = NotebookClient(
-            notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": folder}}
+            notebook,
+            timeout=120,
+            kernel_name="python3",
+            resources={"metadata": {"path": folder}},
+            config=Config({"KernelManager": {"transport": "ipc"}}),  # no port is opened
         )
         client.execute(
             env={**os.environ, **QUIET, "PYTHONPATH": path, "PATH": programs, "COLUMNS": "88"}
@@ -85,7 +91,8 @@ def shown(output: NotebookNode) -> str:
         return fenced(output.text, "text") if output.name == "stdout" else ""
     data = output.get("data", {})
     if "text/html" in data:
-        flat = "\n".join(line for line in data["text/html"].splitlines() if line.strip())
+        plain = re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.DOTALL)
+        flat = "\n".join(line for line in plain.splitlines() if line.strip())
         return f'<div class="output">\n{flat}\n</div>'
     if "image/png" in data:
         return f'<img alt="" src="data:image/png;base64,{data["image/png"].strip()}">'

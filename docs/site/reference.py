@@ -24,6 +24,9 @@ from mkdocs.structure.pages import Page
 DOCS = Path(__file__).parents[1]
 sys.path[:0] = [str(DOCS.parent / name) for name in ("extractor", "benchmark", "shared")]
 
+import mmbench as mmbench_package  # noqa: E402
+import mmstore  # noqa: E402
+import mmx as mmx_package  # noqa: E402
 from mmbench.cli import cli as mmbench  # noqa: E402
 from mmbench.commands.registries import LETTERS  # noqa: E402
 from mmbench.models import MODELS, model_class  # noqa: E402
@@ -78,6 +81,7 @@ def pages() -> Iterator[tuple[str, str]]:
             yield f"models/{name}.md", f"# {name}\n\n{block(doc)}\n\n{settings(name)}"
     yield "reference/metrics.md", metrics()
     yield "reference/encoders.md", encoders()
+    yield "reference/python.md", python()
     yield "reference/commands/index.md", commands()
     for program, group in PROGRAMS.items():
         for name in names(group):
@@ -206,6 +210,32 @@ def encoders() -> str:
 def licence(text: str | None) -> str:
     """Link a licence that is an address."""
     return f"[licence]({text})" if text and text.startswith("https://") else text or ""
+
+
+def python() -> str:
+    """Ask mkdocstrings for every public name, where it is defined."""
+    parts = [
+        "# Python\n\nEvery public name. [From Python](../python.md) shows them at work and says "
+        "which stay; nothing else of the packages is an interface."
+    ]
+    for package in (mmbench_package, mmx_package, mmstore):
+        parts.append(f"## {package.__name__}\n\n{(package.__doc__ or '').split('. ')[0]}.")
+        for name in sorted(package.__all__, key=str.lower):
+            known = getattr(package, name)
+            if inspect.ismodule(known):
+                parts.append(f"### {known.__name__}")
+                parts += [directive(getattr(known, one), 4) for one in sorted(known.__all__)]
+            else:
+                parts.append(directive(known, 3))
+    return "\n\n".join(filter(None, parts))
+
+
+def directive(known: object, level: int) -> str:
+    """Ask for the documentation of a class or function; of nothing else."""
+    if not (inspect.isclass(known) or inspect.isfunction(known)):
+        return ""
+    path = f"{known.__module__}.{known.__qualname__}"
+    return f"::: {path}\n    options:\n      heading_level: {level}"
 
 
 def commands() -> str:
