@@ -20,7 +20,6 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
 from nbformat import NotebookNode
-from traitlets.config import Config
 
 DOCS = Path(__file__).parents[1]
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.py"))
@@ -63,7 +62,7 @@ def executed(source: str) -> NotebookNode:
             timeout=120,
             kernel_name="python3",
             resources={"metadata": {"path": folder}},
-            config=Config({"KernelManager": {"transport": "ipc"}}),  # no port is opened
+            extra_arguments=["--log-level=ERROR"],
         )
         client.execute(
             env={**os.environ, **QUIET, "PYTHONPATH": path, "PATH": programs, "COLUMNS": "88"}
