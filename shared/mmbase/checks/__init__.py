@@ -6,8 +6,8 @@ one line below. mmbench adds those of interactions and splits (`mmbench.data.che
 
 from __future__ import annotations
 
-from mmbase.checks import alignment, catalogue, sets
-from mmbase.checks.kit import ERROR, NOTE, WARNING, Check
+from mmbase.checks import alignment, catalogue, kit, sets
+from mmbase.checks.kit import ERROR, WARNING, Check
 from mmbase.checks.subject import Dataset
 
 _OF_IDS = ("mixed-encodings", "altered-ids", "renumbered-ids", "altered-part-ids")
@@ -63,4 +63,4 @@ CHECKS: tuple[Check[Dataset], ...] = (
 )  # fmt: skip
 """In the order in which findings of one severity are told."""
 
-__all__ = ["CHECKS", "ERROR", "NOTE", "WARNING", "Check", "Dataset"]
+__all__ = ["CHECKS", "Check", "Dataset", "kit"]
