@@ -25,9 +25,12 @@ from mmbase.layout import counted
 SHIFTS = (1, -1, 2, -2, 3, -3)
 """Where, in rows from an item's own, its vector may be."""
 ENOUGH = 200
-"""Pairs from which a relation says something."""
-LEAST_ITEMS = 100
-"""Items with a vector from which it does."""
+"""Pairs from which a relation can show a shift, which needs to stand out."""
+SURE_PAIRS, SURE_ITEMS = 3_000, 300
+"""Pairs, and items with a vector, from which sound vectors are never as alike as chance makes them.
+
+Weak ones are with fewer: half of all draws of 1,500 items of TikTok, whose sounds say little.
+"""
 TEXTS = "texts"
 """The relation of items whose texts share rare words."""
 CHANCE = 3.0
@@ -37,8 +40,10 @@ CERTAIN = 6.0
 _PERMUTATIONS = 40
 
 
-def scores(vectors: Vectors, pairs: list[tuple[str, str]]) -> dict[int, float]:
-    """Return z by shift, 0 first; empty where too few pairs have vectors."""
+def scores(
+    vectors: Vectors, pairs: list[tuple[str, str]], *, sure: bool = False
+) -> dict[int, float]:
+    """Return z by shift, 0 first; empty where too few pairs have vectors (to be `sure`)."""
     n = len(vectors.sketch)
     place = {name: row for row, name in enumerate(vectors.ids[:n].tolist())}
     rows = np.array(
@@ -46,7 +51,7 @@ def scores(vectors: Vectors, pairs: list[tuple[str, str]]) -> dict[int, float]:
     ).reshape(-1, 2)
     there = vectors.ok[:n]
     rows = rows[there[rows].all(1)]
-    if len(rows) < ENOUGH or there.sum() < LEAST_ITEMS:
+    if len(rows) < ENOUGH or (sure and (len(rows) < SURE_PAIRS or there.sum() < SURE_ITEMS)):
         return {}
     # Shifts and permutations move vectors among the rows that have one: gaps would tell of a shift.
     present = np.flatnonzero(there)
@@ -88,7 +93,7 @@ def shuffled(dataset: Dataset) -> Iterator[Found]:
     Texts alone are no judge of pictures and sounds: two shirts are alike whatever their titles say.
     """
     for one in dataset.sets:
-        by = {source: scores(one, pairs) for source, pairs in dataset.related.items()}
+        by = {source: scores(one, pairs, sure=True) for source, pairs in dataset.related.items()}
         told = {source: found for source, found in by.items() if found}
         if not told or (set(told) == {TEXTS} and not one.is_textual):
             continue

@@ -19,7 +19,7 @@ from mmbench.data.checks import CHECKS
 from mmbench.data.checks.reading import read_interactions_of
 from mmstore import FeatureSetWriter
 
-ITEMS, USERS, STYLES = 240, 200, 8
+ITEMS, USERS, STYLES = 320, 440, 8
 RNG = np.random.default_rng(5)
 STYLE = RNG.integers(0, STYLES, ITEMS)
 IDS = [f"{item:04d}" for item in range(7, 7 + ITEMS)]
@@ -194,7 +194,7 @@ PLANTED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "one vector for many items": (
         "repeated-vectors",
-        lambda f: write_set(f, with_row(VECTORS, slice(0, 90), 2.0)),
+        lambda f: write_set(f, with_row(VECTORS, slice(0, 120), 2.0)),
         "placeholder",
     ),
     "NaN vectors": (
@@ -286,7 +286,7 @@ PLANTED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "features of an older catalogue": (
         "older-catalogue",
-        lambda f: write_set(f, VECTORS[:180], IDS[:180]),
+        lambda f: write_set(f, VECTORS[:250], IDS[:250]),
         "--restart",
     ),
     "users and items swapped": ("swapped-columns", lambda f: swap(log(f)), "swap the names"),
@@ -307,7 +307,7 @@ PLANTED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "dominant-id",
         lambda f: edit(
             log(f),
-            lambda lines: lines + [f"guest\t{IDS[n % ITEMS]}\t3\t{10**9 + n}" for n in range(1500)],
+            lambda lines: lines + [f"guest\t{IDS[n % ITEMS]}\t3\t{10**9 + n}" for n in range(3000)],
         ),
         "leave its rows out",
     ),
