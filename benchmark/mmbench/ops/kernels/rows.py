@@ -132,6 +132,7 @@ class Glide(NamedTuple):
 
 
 _PIECE = 512  # entries of a row worked on at once: 4 x 2 KiB in float32
+_ROWS_AHEAD = 4  # rows of a table between asking for one and reading it
 _LOOK_EVERY = 16  # replayed steps between two looks whether anything still moves
 
 
@@ -158,6 +159,8 @@ def _store(piece: Array, target: Array, row: int, at: int, width: int) -> None:
 def _decay(piece: Array, width: int, beta: Scalar, n: int) -> None:
     """Multiply by beta n times, each product rounded: a power would round differently."""
     part = piece[:width]
+    if n > 8 and not part.any():  # of a row that nothing has moved yet
+        return
     # Eight in a row stay in registers; one at a time waits for its own store.
     for _ in range(n // 8):
         for j in range(width):
@@ -256,6 +259,10 @@ def replay(
     piece_v = np.empty(_PIECE, values.dtype)
     for i in range(lo, hi):
         r = rows[i]
+        if i + _ROWS_AHEAD < hi:
+            prefetch(values, rows[i + _ROWS_AHEAD])
+            prefetch(first, rows[i + _ROWS_AHEAD])
+            prefetch(second, rows[i + _ROWS_AHEAD])
         for at in range(0, values.shape[1], _PIECE):
             width = min(_PIECE, values.shape[1] - at)
             _load(values, r, at, width, piece_p)
@@ -332,6 +339,10 @@ def update(
     piece_v = np.empty(_PIECE, values.dtype)
     for i in range(lo, hi):
         r = rows[i]
+        if i + _ROWS_AHEAD < hi:
+            prefetch(values, rows[i + _ROWS_AHEAD])
+            prefetch(first, rows[i + _ROWS_AHEAD])
+            prefetch(second, rows[i + _ROWS_AHEAD])
         for at in range(0, values.shape[1], _PIECE):
             width = min(_PIECE, values.shape[1] - at)
             _load(current, i, at, width, piece_p)
