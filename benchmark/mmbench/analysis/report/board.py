@@ -81,7 +81,7 @@ def ordered(systems: Sequence[System], metric: str) -> list[Standing]:
 def ranks(labels: Sequence[str], outcome: Sequence[Comparison]) -> dict[str, str]:
     """Return the places that a system may have: `1`, or `2–4` where the order is not resolved.
 
-    Where all were compared with one only, those not resolved from it are `tied`.
+    Where all were compared with one only, the places of the others are as open as that leaves them.
 
     Args:
         labels: The systems, best first.
@@ -90,10 +90,6 @@ def ranks(labels: Sequence[str], outcome: Sequence[Comparison]) -> dict[str, str
     if not outcome:
         return {}
     beaten = {(one.first, one.second) for one in outcome if one.better}
-    if len(outcome) < len(labels) * (len(labels) - 1) // 2:
-        best = labels[0]
-        tied = [one for one in labels[1:] if (best, one) not in beaten]
-        return {best: "tied" if tied else "1", **dict.fromkeys(tied, "tied")}
     out = {}
     for label in labels:
         first = 1 + sum((other, label) in beaten for other in labels)
@@ -149,8 +145,8 @@ def _board(part: Reproduction, metric: str) -> list[Standing]:
 
 
 def _first_of(place: str) -> float | None:
-    first = place.partition("–")[0]
-    return 1.0 if first == "tied" else float(first) if first else None
+    first, _, last = place.partition("–")
+    return float(first) + float(last or first) / 1e4 if first else None
 
 
 def _told(metric: str) -> str:

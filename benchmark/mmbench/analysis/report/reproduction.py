@@ -263,6 +263,7 @@ def _difference(ours: float | None, published: float | None) -> str:
 
 
 def order_table(part: Reproduction) -> Table:
+    """Return the order of the models by each metric, ours and the published one."""
     from scipy.stats import kendalltau
 
     rows = []
@@ -286,6 +287,7 @@ def _order(values: Mapping[str, float], metric: str) -> str:
 
 
 def cost_table(part: Reproduction) -> Table:
+    """Return what each model cost, medians over seeds."""
     seconds = (
         "seconds per epoch", "seconds of training", "CPU seconds of training",
         "seconds of evaluation",
