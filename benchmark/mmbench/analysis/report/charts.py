@@ -290,10 +290,19 @@ def factor_curves(
         for x, m, h in line
     ]
     low, high = min(p[1] for p in points), max(p[2] for p in points)
+    # Intervals at one level stand beside each other.
+    step = 0.012 * (max(p[0] for p in points) - min(p[0] for p in points))
+    beside = {label: step * (n - (len(lines) - 1) / 2) for n, label in enumerate(lines)}
     charts: list[Any] = []
     for title, panel in panels.items():
         rows = [
-            {"system": label, "x": x, "y": mean, "low": mean - half, "high": mean + half}
+            {
+                "system": label,
+                "x": x + beside[label],
+                "y": mean,
+                "low": mean - half,
+                "high": mean + half,
+            }
             for label, line in panel.items()
             for x, mean, half in sorted(line)
         ]
