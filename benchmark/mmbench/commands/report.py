@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,21 +29,39 @@ _ALL_PAIRS = 12
 @click.option("--out", type=PATH, default=Path("report"), help="Folder of the report.")
 @click.option("--metric", default="Recall@20", help="Metric of the comparison.")
 @only_option
+@click.option(
+    "--question",
+    "questions",
+    multiple=True,
+    type=PATH,
+    metavar="PAGE.md",
+    help="A page of `mmbench ask` whose verdicts the pages of its runs repeat.",
+)
 @click.option("--allow-mixed", is_flag=True, help="One page per dataset, whatever its runs are of.")
 def report(
-    runs: tuple[Path, ...], out: Path, metric: str, only: tuple[str, ...], allow_mixed: bool
+    runs: tuple[Path, ...],
+    out: Path,
+    metric: str,
+    only: tuple[str, ...],
+    questions: tuple[Path, ...],
+    allow_mixed: bool,
 ) -> None:
-    """Write tables, plots and which differences are resolved, as Markdown, HTML, LaTeX and CSV.
+    """Write pages that show finished runs: HTML, Markdown, LaTeX, CSV, SVG and PNG.
 
     RUNS are run folders, or folders that hold some; each dataset, split and protocol has a page.
-    Every row says which run folders it is from.
+    An HTML page opens from its file and asks no host for anything: leaderboard with intervals and
+    resolved orders, trade-offs, learning curves, slices, cost, controls, what was compared,
+    warnings, a reproducibility checklist, and the command behind every number. HTML and pictures
+    need the extra `report`; what a page holds is in docs/reporting.md.
 
     \b
     Examples:
       mmbench report runs/
       mmbench report runs/ --only protocol=strict --out report/strict
       mmbench report runs/tiktok --out report/tiktok --metric nDCG@20
+      mmbench report runs/questions --question questions/missing-demo.md
     """
+    from mmbench.analysis.report.answered import answers
     from mmbench.analysis.report.reproduction import write
     from mmbench.metrics import spelled
     from mmbench.runs import kinds
@@ -55,7 +74,12 @@ def report(
         for members in pages:
             by_dataset.setdefault(kinds.kind_of(members[0])["dataset"], []).extend(members)
         pages = list(by_dataset.values())
-    click.echo(write(_parts(pages, metric), out).as_posix())
+    parts = _parts(pages, metric)
+    if questions:
+        of = [{run.path.name for run in members} for members in pages]
+        told = [answers(questions, names) for names in of]
+        parts = [replace(part, answers=own) for part, own in zip(parts, told, strict=True)]
+    click.echo(write(parts, out).as_posix())
 
 
 def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str) -> list[Reproduction]:

@@ -185,19 +185,13 @@ def _cell(found: dict[str, Standing | None], label: str, metric: str) -> Cell:
 def differences(part: Reproduction, outcome: Sequence[Comparison]) -> list[Table]:
     """Return the comparisons that matter most, and a table of the others if there are more.
 
-    Those with the best system come first, then the resolved ones, each by size.
+    Those with the best system come first, then those between neighbours of the leaderboard.
     """
-    labels = [one.label for one in _board(part, part.metric)]
-    best = labels[0] if labels else ""
+    places = {one.label: n for n, one in enumerate(_board(part, part.metric))}
 
-    def matters(one: Comparison) -> tuple[bool, int, bool, float]:
-        with_best = best in (one.first, one.second)
-        return (
-            not with_best,
-            labels.index(one.second) if with_best else 0,
-            not one.better,
-            -abs(one.difference),
-        )
+    def matters(one: Comparison) -> tuple[bool, int, int]:
+        first, second = places[one.first], places[one.second]
+        return min(first, second) > 0, abs(first - second), first
 
     columns = [
         Column("better by mean", numeric=False),

@@ -66,6 +66,7 @@ def page_html(part: Reproduction, figures: Figures, files: Sequence[str], *, sev
         "compare_command": setup.compare_command(part),
         "formulas": _formulas(part),
         "files": files,
+        "inline": inline,
     }
     return pages.render(pages.environment(_TEMPLATES), "report.html", **context)
 

@@ -150,6 +150,8 @@ def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
         blocks += ["## Which differences are resolved", _bullets(part.comparisons)]
     if part.controls:
         blocks += ["## How much is content", Table(HEADER, part.controls)]
+    for one in part.answers:
+        blocks += [f"## {one.title}", _bullets(one.verdicts)]
     blocks += [f"![{part.title}]({image})" for image in images]
     blocks += ["## Cost", cost_table(part), "## What ran", _runs_table(part)]
     return Page(part.title, [*blocks, f"```\n{part.command}\n```"])

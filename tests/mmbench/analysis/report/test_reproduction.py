@@ -18,7 +18,7 @@ from mmbench.analysis.report.html import inline
 from mmbench.analysis.report.pages import Table
 from mmbench.commands.report import report
 from mmbench.commands.train import train
-from mmbench.errors import ToolError, UsageError
+from mmbench.errors import DataError, ToolError, UsageError
 
 PLOTS = has_extra()
 
@@ -125,6 +125,27 @@ def test_a_page_per_dataset_split_and_protocol(runs: Path, tmp_path: Path) -> No
     assert page.count("- protocol `paper`") == 1
     assert page.count("- protocol `strict`") >= 1
     assert ", split=random:0.2,0.2,42, protocol=paper) | 123 |" in page
+
+
+def test_verdicts_of_questions_stand_on_the_page_of_their_runs(runs: Path, tmp_path: Path) -> None:
+    own = next(iter(runs.iterdir())).name
+    for name, run in (("mine", own), ("others", "toy-vbpr-0123456789")):
+        answer = f"- lr 0.01 is **better** on {name}."
+        text = f"# About {name}\n\n> Why?\n\n## Answer\n\n{answer}\n\n## Design\n\n- no verdict\n"
+        (tmp_path / f"{name}.md").write_text(text)
+        (tmp_path / f"{name}.csv").write_text(f"seed,run\n1,{run}\n")
+    asked = [word for n in ("mine", "others") for word in ("--question", str(tmp_path / f"{n}.md"))]
+    out = tmp_path / "report"
+    called = [str(runs), "--out", str(out), *asked]
+    assert CliRunner().invoke(report, called, catch_exceptions=False).exit_code == 0
+    page = (out / "toy.md").read_text()
+    assert "## About mine\n\n- lr 0.01 is **better** on mine.\n" in page
+    assert "others" not in page and "no verdict" not in page
+    if PLOTS:
+        assert "lr 0.01 is <strong>better</strong> on mine." in (out / "toy.html").read_text()
+    (tmp_path / "mine.csv").unlink()
+    done = CliRunner().invoke(report, called)
+    assert isinstance(done.exception, DataError) and "mine.csv" in str(done.exception)
 
 
 def test_a_misspelled_metric_is_no_report(runs: Path, tmp_path: Path) -> None:
