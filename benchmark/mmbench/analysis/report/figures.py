@@ -229,6 +229,7 @@ FAMILIES = {
     "popularity": "By the popularity of the held-out items",
     "items": "Items that training knows, and cold ones",
     "activity": "By the users' training rows",
+    "target": "Next items that the history has, and new ones",
 }
 
 
@@ -257,9 +258,12 @@ def slice_rows(part: Reproduction) -> dict[str, list[dict[str, Any]]]:
 def _slices(part: Reproduction) -> list[Figure]:
     out = []
     for family, rows in slice_rows(part).items():
-        if len({row["slice"] for row in rows}) < 2:
+        names = {row["slice"] for row in rows}
+        if len(names) < 2:
             continue
-        name = FAMILIES.get(family, f"Items with and without a {family} vector")
+        vectors = names == {"with", "without"}
+        name = f"Items with and without a vector: {family}" if vectors else f"By {family}"
+        name = FAMILIES.get(family, name)
         told = {row["slice"]: (row["rule"], row["users"]) for row in rows}
         caption = "; ".join(f"{s}: {rule} ({users:,} users)" for s, (rule, users) in told.items())
 
