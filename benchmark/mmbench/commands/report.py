@@ -49,6 +49,13 @@ def report(
     """
     from mmbench.interface.reporting import report as reported
 
-    choices = {"only": only, "questions": questions, "allow_mixed": allow_mixed}
-    done = reported(runs, out, metric, **choices, command=command_line())
+    done = reported(
+        runs,
+        out,
+        metric,
+        only=only,
+        questions=questions,
+        allow_mixed=allow_mixed,
+        command=command_line(),
+    )
     click.echo(done.path.as_posix())
