@@ -19,6 +19,7 @@ from mmbase.pages import Cell, Column, Table, environment, render
 from mmbench.analysis.gallery.alignment import DEALS, Fit
 from mmbench.analysis.gallery.media import (
     FOR_SOUNDS,
+    PER_ABSENT,
     PER_FILE,
     in_words,
     sound_addresses,
@@ -28,7 +29,8 @@ from mmbench.analysis.gallery.sets import SetView
 from mmbench.analysis.gallery.views import Listed, User, Views
 
 MOST_BYTES = 3_000_000
-_FOR_USERS = 1_700_000  # of the HTML of users
+_FOR_USERS = 1_500_000  # of the HTML of users
+_FOR_ITEMS = 500_000  # of that of items with their neighbours
 _HERE = Path(__file__).parent
 
 
@@ -152,17 +154,18 @@ def write_page(
     macros: Any = env.get_template("cards.html").module
 
     left: list[str] = list(notes)
-    sections: list[Any] = []
-    room = _FOR_USERS
-    for number, user in enumerate(views.users):
-        section = macros.user(_user(number, user, views.labels, stock))
-        room -= len(section.encode())
-        if room < 0 and sections:
-            told = f"the first {len(sections)} of {len(views.users)} users are shown"
-            left.append(f"{told}: more do not fit in a page of 3 MB (fewer runs, or a smaller -k)")
-            break
-        sections.append(section)
-    items = [_item(one, sets, stock) for one in asked] if sets else []
+    sections = _fitting(
+        macros.user,
+        (_user(number, user, views.labels, stock) for number, user in enumerate(views.users)),
+        _FOR_USERS,
+    )
+    if len(sections) < len(views.users):
+        told = f"the first {len(sections)} of {len(views.users):,} users are shown"
+        left.append(f"{told}: more do not fit in a page of 3 MB (fewer runs, or a smaller -k)")
+    items = _fitting(macros.article, (_item(one, sets, stock) for one in asked if sets), _FOR_ITEMS)
+    if sets and len(items) < len(asked):
+        told = f"the neighbours of the first {len(items)} of {len(asked):,} items are shown"
+        left.append(f"{told}: more do not fit in a page of 3 MB")
 
     context: dict[str, Any] = {
         "title": f"Gallery of {views.training.name}",
@@ -184,6 +187,7 @@ def write_page(
     bare = render(env, "gallery.html", **context, **empty, notes=left)
     room = MOST_BYTES - len(bare.encode()) - 2_000
     pictured = list(stock.files("visual"))
+    room -= PER_ABSENT * len(pictured)
     pictures, absent, more = thumbnails(pictured, room - min(FOR_SOUNDS, room // 4))
     left += more
     used = sum(len(uri) + PER_FILE for _, uri in pictures)
@@ -197,7 +201,7 @@ def write_page(
         **context,
         notes=left,
         pictures=[(number, _safe(uri)) for number, uri in pictures],
-        absent=absent.items(),
+        absent=[(why, _safe(which)) for why, which in absent.items()],
         sound_fact=in_words(n_embedded, n_linked) if sounds else "",
         sounds=_safe(json.dumps(sounds).replace("<", "\\u003c")),
     )
@@ -210,6 +214,18 @@ def write_page(
         partial.unlink(missing_ok=True)
     size = len(page.encode())
     return Left(size, len(sections), len(pictures), n_embedded, n_linked, left)
+
+
+def _fitting(draw: Any, parts: Iterable[dict[str, Any]], room: int) -> list[Any]:
+    """Return as many drawn parts as there is room for, at least one."""
+    drawn: list[Any] = []
+    for part in parts:
+        one = draw(part)
+        room -= len(one.encode())
+        if room < 0 and drawn:
+            break
+        drawn.append(one)
+    return drawn
 
 
 def _pairs(views: Views) -> Iterable[tuple[str, Any]]:
