@@ -52,6 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (data / "items.tsv").write_text("\n".join(["item_id\ttitle\timage", *rows]) + "\n")
         draw(data)
         options = ["--data", data, "--out", folder / f"runs-{name}", "--split", "random", "-q"]
+        options += ["--protocol", "paper"]  # which lists validation items; they are no hits
         models = "most-popular,content-knn" if name == "toy" else "most-popular"
         done = invoke("train", "--model", models, *options)
         assert done.exit_code == 0, done.output
