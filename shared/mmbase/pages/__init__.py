@@ -7,7 +7,7 @@ style and the scripts. Nothing on a page asks any host for anything.
 All of this needs the extra `report`; `require_extra` says so in one line where it is missing.
 """
 
-from mmbase.pages.charts import chart_figure, page_theme, static_picture
+from mmbase.pages.charts import chart_figure, page_theme, static_picture, static_pictures
 from mmbase.pages.environment import environment, has_extra, render, require_extra
 from mmbase.pages.palette import COLOURS, SERIES, SHAPES
 from mmbase.pages.tables import Cell, Column, Table
@@ -26,4 +26,5 @@ __all__ = [
     "render",
     "require_extra",
     "static_picture",
+    "static_pictures",
 ]

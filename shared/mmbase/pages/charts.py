@@ -55,7 +55,7 @@ def chart_figure(
 
     Args:
         chart: The chart; colours of `palette.COLOURS` follow the page's theme.
-        name: What it shows, in words: its accessible name.
+        name: What it shows, in words: the line above it, and its accessible name.
         caption: A sentence below it.
         tall: Whether the place kept for it while it is drawn is twice as high.
     """
@@ -64,9 +64,18 @@ def chart_figure(
     spec = _coloured(_plain(chart))
     text = Markup("<figcaption>{}</figcaption>").format(caption) if caption else ""
     return Markup(
-        '<figure class="chart"><div class="plot{}" role="group" aria-label="{}"></div>'
-        '<script type="application/json">{}</script>{}</figure>'
+        '<figure class="chart"><p class="name">{1}</p>'
+        '<div class="plot{0}" role="group" aria-label="{1}"></div>'
+        '<script type="application/json">{2}</script>{3}</figure>'
     ).format(" tall" if tall else "", name, Markup(_as_json(spec)), text)
+
+
+def static_pictures(chart: alt.TopLevelMixin) -> dict[str, bytes]:
+    """Return a chart as the contents of picture files, by their endings `svg` and `png`."""
+    import vl_convert
+
+    svg = static_picture(chart, "svg")
+    return {"svg": svg, "png": vl_convert.svg_to_png(svg.decode(), scale=2)}
 
 
 def static_picture(chart: alt.TopLevelMixin, kind: Literal["svg", "png"]) -> bytes:
@@ -76,14 +85,16 @@ def static_picture(chart: alt.TopLevelMixin, kind: Literal["svg", "png"]) -> byt
     spec = _sized(_plain(chart))
     spec["config"] = {**spec["config"], "background": COLOURS["paper"][0], "font": "sans-serif"}
     spec["padding"] = 12
-    if kind == "svg":
-        return vl_convert.vegalite_to_svg(spec).encode()
-    return vl_convert.vegalite_to_png(spec, scale=2)
+    svg = vl_convert.vegalite_to_svg(spec)
+    return svg.encode() if kind == "svg" else vl_convert.svg_to_png(svg, scale=2)
 
 
 def _plain(chart: alt.TopLevelMixin) -> dict[str, Any]:
-    """Return the chart's specification with the theme, without what may differ between calls."""
-    spec: dict[str, Any] = chart.to_dict(context={"pre_transform": False})
+    """Return the chart's specification with the theme, without what may differ between calls.
+
+    It is not validated, which takes longer than all else here: a test does.
+    """
+    spec: dict[str, Any] = chart.to_dict(validate=False)
     spec["config"] = page_theme()
     spec.pop("usermeta", None)
     return spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,6 +94,7 @@ def _text(name: str) -> Markup:
     return Markup((_HERE / name).read_text(encoding="utf-8"))
 
 
+@functools.cache
 def _chart_library() -> str:
     import vl_convert
 

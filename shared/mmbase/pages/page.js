@@ -52,7 +52,7 @@
 
   // Charts, each when it first has a width; `hidden` names the series that are switched off.
   const views = [], hidden = new Set();
-  const options = { actions: false, renderer: "svg", tooltip: { disableDefaultStyle: true } };
+  const options = { actions: false, renderer: "svg", defaultStyle: false, logLevel: 1, tooltip: { disableDefaultStyle: true } };
   const draw = async (figure) => {
     if (figure.dataset.drawn || !figure.clientWidth) return;
     figure.dataset.drawn = "begun";
