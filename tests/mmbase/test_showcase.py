@@ -9,7 +9,7 @@ import pytest
 from mmbase.catalogue import thumbnails
 from mmbase.catalogue.showcase import LONGEST_TITLE, Showcase, columns_of
 from mmbase.catalogue.thumbnails import thumbnail
-from mmbase.errors import ContentError
+from mmbase.errors import ContentError, UsageError
 
 
 def catalogue(root: Path) -> Path:
@@ -55,6 +55,14 @@ def test_words_and_groups(tmp_path: Path) -> None:
     showcase = Showcase.open(catalogue(tmp_path))
     assert (showcase.text_columns, showcase.group_column) == (("title", "category"), "category")
     assert showcase.texts(["b", "nobody", "a"], showcase.text_columns) == ["y", "", "First one x"]
+
+
+def test_titles_may_be_of_another_column(tmp_path: Path) -> None:
+    showcase = Showcase.open(catalogue(tmp_path), title="category")
+    assert [one.title for one in showcase.of(["a", "b"])] == ["x", "y"]
+    assert showcase.text_columns == ("category", "title")
+    with pytest.raises(UsageError, match="Did you mean 'category'"):
+        Showcase.open(tmp_path, title="categories")
 
 
 def picture(path: Path, size: tuple[int, int], mode: str = "RGB", **how: object) -> Path:

@@ -38,7 +38,8 @@ def unit_rows(vectors: Vectors) -> Vectors:
     peak = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
     scaled = vectors / np.where(peak > 0, peak, 1)
     length = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return np.asarray(scaled / np.where(length > 0, length, 1), np.float32)
+    scaled /= np.where(length > 0, length, 1)
+    return scaled
 
 
 def nearest(unit: Vectors, queries: Index, k: int) -> tuple[Index, NDArray[np.float32]]:

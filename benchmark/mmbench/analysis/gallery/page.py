@@ -321,18 +321,18 @@ def _table(sets: Sequence[SetView]) -> Table:
     kinds = [fit.kind for fit in sets[0].fits] if sets else []
     columns = [
         Column("Feature set", numeric=False),
-        Column("Used by", numeric=False),
+        Column("Verdict", numeric=False),
         Column("Items with a vector"),
         *(Column(f"Shared {kind}", title="times as much as by chance") for kind in kinds),
-        Column("Verdict", numeric=False),
+        Column("Used by", numeric=False),
     ]
     rows: list[list[Cell | str]] = [
         [
             one.name,
-            ", ".join(one.used_by) or "no run here",
+            _VERDICTS[verdict(one)],
             Cell(f"{one.n_present:,} of {one.n_items:,}", one.n_present),
             *(Cell(_fit(fit), fit.times) for fit in one.fits),
-            _VERDICTS[verdict(one)],
+            ", ".join(one.used_by) or "no run here",
         ]
         for one in sets
     ]
