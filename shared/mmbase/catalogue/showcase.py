@@ -148,11 +148,10 @@ class Showcase:
         """Return how many of the ids are no items of the folder."""
         return int((self._rows(ids) < 0).sum())
 
-    @cached_property
-    def missing(self) -> str:
-        """What the folder has no file of at all, in a sentence; empty if it has all."""
-        absent = [FOLDERS[kind] for kind, found in self._files.items() if not _any(found)]
-        return f"the dataset folder has no {' and no '.join(absent)}" if absent else ""
+    @property
+    def has_files(self) -> bool:
+        """Whether there is a picture or a sound of any item."""
+        return any(_any(found) for found in self._files.values())
 
     @cached_property
     def _files(self) -> dict[str, FileContents]:

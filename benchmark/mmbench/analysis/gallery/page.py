@@ -1,7 +1,7 @@
 """The page: cards of items by user and run, and each item beside its nearest neighbours.
 
-A page has at most `MOST_BYTES`: users come first, then pictures in the order in which items appear,
-then sounds; what there is no room for is counted.
+A page has at most `MOST_BYTES`: users and items come first, then pictures, those of items with
+their neighbours before those of users, then sounds; what there is no room for is counted.
 """
 
 from __future__ import annotations
@@ -154,6 +154,11 @@ def write_page(
     macros: Any = env.get_template("cards.html").module
 
     left: list[str] = list(notes)
+    # Items first: their pictures come before those of users where there is little room.
+    items = _fitting(macros.article, (_item(one, sets, stock) for one in asked if sets), _FOR_ITEMS)
+    if sets and len(items) < len(asked):
+        told = f"the neighbours of the first {len(items)} of {len(asked):,} items are shown"
+        left.append(f"{told}: more do not fit in a page of 3 MB")
     sections = _fitting(
         macros.user,
         (_user(number, user, views.labels, stock) for number, user in enumerate(views.users)),
@@ -162,10 +167,6 @@ def write_page(
     if len(sections) < len(views.users):
         told = f"the first {len(sections)} of {len(views.users):,} users are shown"
         left.append(f"{told}: more do not fit in a page of 3 MB (fewer runs, or a smaller -k)")
-    items = _fitting(macros.article, (_item(one, sets, stock) for one in asked if sets), _FOR_ITEMS)
-    if sets and len(items) < len(asked):
-        told = f"the neighbours of the first {len(items)} of {len(asked):,} items are shown"
-        left.append(f"{told}: more do not fit in a page of 3 MB")
 
     context: dict[str, Any] = {
         "title": f"Gallery of {views.training.name}",
@@ -188,13 +189,15 @@ def write_page(
     room = MOST_BYTES - len(bare.encode()) - 2_000
     pictured = list(stock.files("visual"))
     room -= PER_ABSENT * len(pictured)
-    pictures, absent, more = thumbnails(pictured, room - min(FOR_SOUNDS, room // 4))
+    heard = list(stock.files("audio"))
+    for_sounds = min(FOR_SOUNDS, room // 4) if heard else 0
+    pictures, absent, more = thumbnails(pictured, room - for_sounds)
     left += more
     used = sum(len(uri) + PER_FILE for _, uri in pictures)
-    sounds, n_embedded = sound_addresses(list(stock.files("audio")), room - used, out)
+    sounds, n_embedded = sound_addresses(heard, room - used, out)
     n_linked = len(sounds) - n_embedded
-    if showcase.missing:
-        left.append(showcase.missing)
+    if showcase.items is not None and not showcase.has_files:
+        left.append("the dataset folder has no pictures and no sounds")
     page = render(
         env,
         "gallery.html",
