@@ -27,7 +27,7 @@ import = $(BIN)/mmx store import --format npy
 CHOICES = $(if $(SEED),--seed $(SEED)) $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(JOBS),--jobs $(JOBS))
 hint = echo "make $@: $(1)" >&2
 
-.PHONY: help setup demo reproduce-amazon reproduce-tiktok reproduce-lastfm questions questions-lastfm questions-tiktok test test-all check format bench bench-gpu bench-scale wheel-test clean
+.PHONY: help setup demo reproduce-amazon reproduce-tiktok reproduce-lastfm questions questions-lastfm questions-tiktok test test-all check format man bench bench-gpu bench-scale wheel-test clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -130,6 +130,9 @@ format: setup  ## rewrite files in the common format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+man: setup  ## manual pages of both tools: MANPATH=$$PWD/man: man mmx-extract
+	$(BIN)/python -m mmbase.manual mmx.cli:cli mmbench.cli:cli --out man
+
 bench: setup  ## measure what performance claims rest on
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(or $(ARGS),tests/benchmarks) -m 'not gpu' -p no:xdist --benchmark-enable \
 		--benchmark-columns=min,median,max,rounds --benchmark-sort=name -s
@@ -149,4 +152,4 @@ wheel-test:  ## the built wheel, core dependencies only, in an environment of it
 	$(CORE)/python -m pytest -n auto tests/mmstore tests/mmbase tests/mmbench tests/e2e
 
 clean:  ## remove what the other targets made, but not data and runs
-	rm -rf .venv .venv-core dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-core dist man .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

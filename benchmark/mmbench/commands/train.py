@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from mmbase import cli, layout
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
+from mmbase.completion import Complete
 from mmbench.commands import common
 from mmbench.config import Approximation, Evaluation, Range, Recipe, Search
 from mmbench.errors import SomeFailed, UsageError, unknown_name
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 _MODELS_HELP = "Model names, comma-separated or repeated; see `mmbench models`."
 _SEEDS_HELP = "Seeds, comma-separated: one run each."
 _SEVERAL = {"multiple": True, "default": ()}
+
+
+def _names(complete: Complete) -> dict[str, Any]:
+    return {"shell_complete": complete}
 
 
 def recipe_options(*exclude: str, running: bool = True) -> Callable[[Function], Function]:
@@ -44,11 +49,21 @@ def recipe_options(*exclude: str, running: bool = True) -> Callable[[Function], 
             exclude=("search", "evaluation", *exclude),
             data={"type": PATH},
             columns={"metavar": "ROLE=NAME", "callback": cli.parse_pairs},
-            model={"flags": ("--model", "models"), "help": _MODELS_HELP, **_SEVERAL},
+            model={
+                "flags": ("--model", "models"),
+                "help": _MODELS_HELP,
+                **_SEVERAL,
+                **_names(common.model_names),
+            },
             features={"metavar": "MODALITY=NAME"},
-            missing={"metavar": "POLICY"},
+            split=_names(common.split_names),
+            missing={"metavar": "POLICY", **_names(common.policy_names)},
             mask={"metavar": "MODALITY=SHARE", "callback": cli.parse_pairs},
-            control={"metavar": "MODALITY=CONTROL", "callback": cli.parse_pairs},
+            control={
+                "metavar": "MODALITY=CONTROL",
+                "callback": cli.parse_pairs,
+                **_names(common.control_names),
+            },
             start_from={"type": FOLDER, "metavar": "RUN"},
             seed={"flags": ("--seed", "seeds"), "type": CommaList(int), "help": _SEEDS_HELP},
             approximate={"metavar": "NAME,…", "type": str, "shown": "none"},
@@ -56,7 +71,8 @@ def recipe_options(*exclude: str, running: bool = True) -> Callable[[Function], 
             **({} if "grid" in exclude else {"grid": {"metavar": "NAME=V1,V2,…"}}),
             diversity_features={"metavar": "MODALITY[=NAME]"},
             categories={"metavar": "COLUMN"},
-            metrics={"shown": "paper"},
+            metrics={"shown": "paper", **_names(common.metric_names)},
+            select_by=_names(common.metrics_at_cutoffs),
         )(function)
 
     return decorate
