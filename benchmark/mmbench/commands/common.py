@@ -49,6 +49,13 @@ _engine_options = (
         help="Ray: processors, and threads, of a training.  [default: 1]",
     ),
 )
+track_option = click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME[:PLACE]",
+    shell_complete=completing(lambda ctx: ("tensorboard", "mlflow", "wandb")),
+    help="Show trainings in tensorboard, mlflow or wandb, too (extra track).",
+)
 restart_option = click.option("--restart", is_flag=True, help="Train anew even what is finished.")
 only_option = click.option(
     "--only",

@@ -37,6 +37,7 @@ def recipe_options(*exclude: str, running: bool = True) -> Callable[[Function], 
     def decorate(function: Function) -> Function:
         own = [
             common.engine_options,
+            common.track_option,
             common.restart_option,
             common.out_option,
             common.slices_option,
@@ -99,6 +100,7 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
       mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --engine ray --address auto
       mmbench train --model vbpr,freedom --missing pagerank:alpha=0.2 --mask visual=0.5,textual=0.5
       mmbench train --model vbpr --control visual=shuffled --seed 1,2,3
+      mmbench train --model vbpr --track tensorboard
       mmbench train --model vbpr --data my/catalogue --start-from runs/demo-vbpr-0123456789
       mmbench train --resume runs/demo-vbpr-0123456789
     """
@@ -108,11 +110,13 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
         return
     from mmbench.runs.batch import raise_failures
     from mmbench.runs.run import resume_inputs, run
+    from mmbench.runs.trackers import tracking
 
     why = "has no meaning beside --resume, which goes on with the run's own recipe"
-    cli.refuse_options({*options} - {"data", "slices", "restart"}, why)
+    cli.refuse_options({*options} - {"data", "slices", "restart", "track"}, why)
     inputs = resume_inputs(resume, options["data"])
-    result = run(*inputs, progress=reporter, restart=options["restart"])
+    with tracking(options["track"], reporter):
+        result = run(*inputs, progress=reporter, restart=options["restart"])
     show([result], as_json, slices=options["slices"])
     raise_failures(result.failed)
 
@@ -128,7 +132,7 @@ def train_and_show(
     """Train recipes where and how `engine_options` and others say, and print the results."""
     from mmbench.interface.training import train as trained
 
-    how = {name: options[name] for name in ("out", "restart")}
+    how = {name: options[name] for name in ("out", "restart", "track")}
     try:
         runs: Sequence[Result] = trained(
             recipes, executor=common.executor_of(options, progress), progress=progress, **how
