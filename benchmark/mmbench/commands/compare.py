@@ -12,7 +12,7 @@ import click
 
 from mmbase.cli import FOLDER, CommaList, Command, echo_json, echo_table, json_option
 from mmbase.layout import Column, hanging
-from mmbench.commands.common import only_option
+from mmbench.commands.common import metrics_at_cutoffs, only_option
 
 if TYPE_CHECKING:
     from mmbench.analysis.compare import Comparison
@@ -29,7 +29,12 @@ _SPLITS = click.Choice(["valid", "test"])
 @click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option(
-    "--metric", "metrics", type=CommaList(), default="Recall@20,nDCG@20", help="Per-user metrics."
+    "--metric",
+    "metrics",
+    type=CommaList(),
+    default="Recall@20,nDCG@20",
+    shell_complete=metrics_at_cutoffs,
+    help="Per-user metrics.",
 )
 @click.option("--baseline", help="Compare all others with this model only.  [default: all pairs]")
 @click.option("--test", type=_TESTS, default="randomisation", help="Paired test over users.")

@@ -45,7 +45,8 @@ class _Instant(click.ParamType[Fraction]):
 
 _INSTANT = _Instant()
 _split_option = click.option(
-    "--split", help="Split name, random[:TEST,VALID[,SEED]] or leave-one-out."
+    "--split",
+    help="Split name, random[:TEST,VALID[,SEED]] or leave-one-out.",
 )
 _filters_option = click.option(
     "--filter",
