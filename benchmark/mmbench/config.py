@@ -44,7 +44,7 @@ from mmbench.ops import SparseBackend
 RECIPE_FILE = "recipe.yaml"
 
 
-Approximation = Literal["ann", "frozen-features", "lazy-adam", "tf32"]
+Approximation = Literal["ann", "frozen-features", "half-features", "lazy-adam", "tf32"]
 """What may be given up for speed, by name: see `Recipe.approximate`."""
 
 Protocol = Literal["strict", "paper", "next-item"]
@@ -216,11 +216,12 @@ class Recipe(BaseModel):
         "sparse: pip install '.[sparse]' in the checkout.",
     )
     # ann: item graphs of the neighbours that faiss finds. frozen-features: content vectors that a
-    # model would train stay as stored. lazy-adam: they move only in steps that use them. tf32:
-    # products on CUDA with a mantissa of 10 bits.
+    # model would train stay as stored. half-features: they do, as float16. lazy-adam: they move
+    # only in steps that use them. tf32: products on CUDA with a mantissa of 10 bits.
     approximate: tuple[Approximation, ...] = Field(
         (),
-        description="Give up exactness for speed: ann, frozen-features, lazy-adam, tf32.",
+        description="Give up exactness for speed or memory: ann, frozen-features, "
+        "half-features, lazy-adam, tf32.",
     )
     settings: SerializeAsAny[ModelConfig] = Field(
         description="A setting, e.g. lr=0.001, or of one model: vbpr.lr=0.001; see `mmbench models "

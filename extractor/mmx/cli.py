@@ -13,7 +13,7 @@ COMMANDS = {
     "extract": ("mmx.commands.extract:extract", "Compute the features of a dataset's items."),
     "models": ("mmx.commands.models:models", "List the encoders."),
     "demo": ("mmx.commands.demo:demo", "Generate the synthetic demo catalogue."),
-    "doctor": ("mmx.commands.doctor:doctor", "Check this machine, and list what is missing."),
+    "doctor": ("mmx.commands.doctor:doctor", "Check this machine and a dataset before a long run."),
     "finetune": (
         "mmx.commands.finetune:finetune",
         "Adapt an encoder to a catalogue by its training interactions.",

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmbase.errors import INSTALL_EXTRA, DataError, Interrupted, ToolError, UsageError, unknown_name
+from mmbase.errors import (
+    INSTALL_EXTRA,
+    ContentError,
+    DataError,
+    Interrupted,
+    ToolError,
+    UsageError,
+    unknown_name,
+)
 
 __all__ = [
     "INSTALL_EXTRA", "ContentError", "DataError", "EncoderError", "Interrupted", "SomeSetsFailed",
@@ -14,10 +22,6 @@ __all__ = [
 
 class EncoderError(ToolError):
     """An encoder that cannot be built: absent weights, a missing extra, an unknown layer."""
-
-
-class ContentError(ToolError):
-    """Content of one item that cannot be decoded: recorded as `corrupt`; never stops a run."""
 
 
 class SomeSetsFailed(ToolError):

@@ -167,28 +167,35 @@ class FeatureSet:
         texts = [bytes(message).decode("utf-8", "replace") for message in messages]
         return list(zip(rows.tolist(), texts, strict=True))
 
-    def matrix(self, ids: Ids, *, dtype: DTypeLike = np.float32) -> tuple[NDArray[Any], Mask]:
+    def matrix(
+        self, ids: Ids, *, dtype: DTypeLike = np.float32, out: NDArray[Any] | None = None
+    ) -> tuple[NDArray[Any], Mask]:
         """Return the vectors of `ids`, in that order, and which of them are present.
 
         Vectors are of shape (len(ids), dim), NaN throughout in absent rows: those of unknown ids,
         and those that are missing or corrupt. `ids` are item ids (text, or an `S` array of UTF-8),
-        for interactions (user, item) pairs; they may repeat.
+        for interactions (user, item) pairs; they may repeat. `out`, of the shape of the result and
+        a dtype of its own, is filled and returned.
 
         Raises:
-            InvalidInput: The set is ragged, an id is not text, `dtype` is no floating dtype, or a
-                value does not fit in it.
+            InvalidInput: The set is ragged, an id is not text, `dtype` is no floating dtype, `out`
+                has another shape, or a value does not fit in it.
             IncompleteFeatureSet: Rows are pending.
             DamagedFeatureSet: Ids repeat in the file, or the vector of a present row is not finite.
         """
         self._require(spec.DENSE)
-        wanted = np.dtype(dtype)
+        wanted = np.dtype(dtype) if out is None else out.dtype
         if wanted.kind != "f":
             raise errors.InvalidInput(
                 f"dtype: got {wanted}, expected a floating dtype such as float32"
             )
         rows = self._find(ids)
         present = self._present(rows)
-        features = np.full((rows.size, self.dim), np.nan, wanted)
+        features = np.empty((rows.size, self.dim), wanted) if out is None else out
+        if features.shape != (rows.size, self.dim):
+            shape = (rows.size, self.dim)
+            raise errors.InvalidInput(f"out: got shape {features.shape}, expected {shape}")
+        features[~present] = np.nan
         self._fill(features, rows, np.flatnonzero(present))
         return features, present
 

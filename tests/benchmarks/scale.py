@@ -9,6 +9,8 @@ mean of the last half of its steps so far stands for all of them, and `steps tak
 
 Two ways to choose the batch: `batch`, of 1,024 pairs whatever the size, so that an epoch's steps
 grow with the data; `steps`, a fixed number of steps in an epoch, so that the batch does.
+`--approximate` takes what `mmbench train --approximate` does: with `ann` neighbours are searched
+(through faiss), without it those of the stored vectors are random ones.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ def load(folder: Path) -> Figures:
     return {"model": "(loading)", **sizes, "load_s": load_s, "memory_gib": (peak - before) / 2**30}
 
 
-def measure(folder: Path, model: str, way: str, seconds: float) -> Figures:
+def measure(
+    folder: Path, model: str, way: str, seconds: float, approximate: tuple[str, ...] = ()
+) -> Figures:
     """Train one model for up to two epochs, rank some users."""
     import torch
     from tests.benchmarks.test_training import random_neighbours
@@ -63,12 +67,13 @@ def measure(folder: Path, model: str, way: str, seconds: float) -> Figures:
     from mmbase.process import peak_memory_bytes, tune_process
     from mmbench.config import make_settings
     from mmbench.core.interactions import TrainSet
-    from mmbench.core.sampling import Init
+    from mmbench.data.caches import NeighbourCache
     from mmbench.data.features import load_features
     from mmbench.evaluation.ranking import rank
     from mmbench.models import model_class
     from mmbench.models.base import Content
     from mmbench.ops.tiles import InnerProducts
+    from mmbench.runs.assembly import assemble
     from mmbench.trainer import Trainer
 
     tune_process()
@@ -77,16 +82,17 @@ def measure(folder: Path, model: str, way: str, seconds: float) -> Figures:
     with np.load(folder / "train.npz") as kept:
         ids = kept["ids"].astype(str).tolist()
         train = TrainSet(kept["users"], kept["items"], int(kept["n_users"]), len(ids))
-    kind, content = model_class(model), Content({}, random_neighbours)
-    if kind.uses_features:
+    find = NeighbourCache(None, approximate=True) if "ann" in approximate else random_neighbours
+    content = Content({}, find)
+    if model_class(model).uses_features:
         parts = {
             m: one.first(len(ids)) for m, one in load_features(folder / "features", ids).items()
         }
-        content = Content(parts, random_neighbours)
+        content = Content(parts, find)
     load_s = time.process_time() - start
     size = BATCH if way == "batch" else -(-train.n_edges // STEPS)
     settings = make_settings(model, {"epochs": 3, "batch_size": size})
-    network = kind(train, content, settings, Init(1))  # type: ignore[call-arg]
+    network = assemble(model, train, content, settings, 1, approximate)
     trainer = Trainer(
         network, train, settings, lambda _: {"x": 0.0}, metric="x", every=9, patience=None, seed=1
     )
@@ -140,10 +146,11 @@ def measure(folder: Path, model: str, way: str, seconds: float) -> Figures:
     }
 
 
-def alone(folder: Path, model: str, way: str, seconds: float, limit_gib: float) -> Figures:
+def alone(folder: Path, model: str, way: str, asked: argparse.Namespace) -> Figures:
     """`measure` in a process of its own, which may have so much memory."""
     work = [sys.executable, "-m", "tests.benchmarks.scale", "--one", str(folder), model, way]
-    work += ["--seconds", str(seconds), "--limit", str(limit_gib)]
+    work += ["--seconds", str(asked.seconds), "--limit", str(asked.limit)]
+    work += ["--approximate", asked.approximate]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(work, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
@@ -217,6 +224,7 @@ def main() -> None:
     parser.add_argument("--ways", default="", help="batch, steps; default: what fits the model")
     parser.add_argument("--seconds", type=float, default=60, help="CPU seconds of one epoch")
     parser.add_argument("--limit", type=float, default=20, help="GiB of one process")
+    parser.add_argument("--approximate", default="", help="ann,half-features and the like")
     parser.add_argument("--data", type=Path, help="where the data are kept; default: nowhere")
     parser.add_argument("--out", type=Path, default=Path("report/scale"))
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
@@ -228,7 +236,8 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))
         folder, model, way = asked.one
         one = load(Path(folder)) if model == "load" else None
-        print(json.dumps(one or measure(Path(folder), model, way, asked.seconds)))
+        names = tuple(filter(None, asked.approximate.split(",")))
+        print(json.dumps(one or measure(Path(folder), model, way, asked.seconds, names)))
         return
     from tests.benchmarks.large import Large
 
@@ -246,7 +255,7 @@ def main() -> None:
                 for way in ways.split(",") if model != "load" else ("",):
                     if model == "load" and (folder / "train.npz").exists():
                         continue
-                    one = alone(folder, model, way, asked.seconds, asked.limit)
+                    one = alone(folder, model, way, asked)
                     found.append(one)
                     print(table([one], columns).splitlines()[-1], flush=True)
                     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -274,6 +274,22 @@ def test_the_dtype_asked_for(tmp_path: Path) -> None:
         assert found.matrix(["a"], dtype=np.float16)[0] == np.float16(0.1)
 
 
+def test_an_array_may_be_given_to_be_filled() -> None:
+    content = random_content(4, [f"item {n}" for n in range(9)])
+    with saved(content) as found:
+        keys = [*content.keys, "unknown"]
+        features, present = found.matrix(keys)
+        given = np.ones((10, content.dim), np.float64)
+        same, there = found.matrix(keys, out=given)
+        assert same is given
+        np.testing.assert_array_equal(given, features.astype(np.float64))
+        np.testing.assert_array_equal(there, present)
+        with pytest.raises(StoreError, match=r"out: got shape \(10, 1\), expected"):
+            found.matrix(keys, out=np.ones((10, 1)))
+        with pytest.raises(StoreError, match="floating"):
+            found.matrix(keys, out=np.ones((10, content.dim), np.int64))
+
+
 def test_layouts_are_not_mixed_up(tmp_path: Path) -> None:
     store = tiny_store(tmp_path)
     with pytest.raises(StoreError, match="use matrix"):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mmbase.cli import PATH, Function, parse_pairs, refuse_options
+from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from mmbase.progress import Progress
@@ -89,3 +90,25 @@ def executor_of(options: Mapping[str, Any], progress: Progress) -> Executor:
 def command_line() -> str:
     """Return the command line as typed, for a report that says how to repeat it."""
     return shlex.join(["mmbench", *sys.argv[1:]])
+
+
+def named_users(users: str) -> list[str]:
+    """Return the ids that `--users` names: one a line of a file, or separated by commas.
+
+    Raises:
+        DataError: The file is no text.
+        UsageError: There is no id.
+    """
+    path, named = Path(users), users.split(",")
+    try:
+        if path.is_file():
+            named = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError:  # a long list is no possible name of a file
+        pass
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text; expected one user id a line") from error
+    found = [user for user in named if user.strip()]
+    if not found:
+        told = "expected a file with one a line, or ids separated by commas"
+        raise UsageError(f"--users {users}: no user ids; {told}")
+    return found

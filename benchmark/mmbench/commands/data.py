@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from mmbase.cli import PATH, LazyGroup, echo_json, echo_table, json_option, refu
 from mmbase.layout import Column, hanging
 from mmbench.commands.common import columns_option
 from mmbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from mmbench.data.leakage import Finding
 
 _PLACE = "mmbench.commands.exchange"
 _EXCHANGE = {
@@ -206,43 +209,77 @@ def filter_(
     _show_notes(notes)
 
 
-@data.command(short_help="Find leaks of a split.")
+@data.command(short_help="Find mistakes in tables, splits and feature sets.")
 @_FOLDER
 @_split_option
-@click.option("--strict", is_flag=True, help="Exit code 1 if something leaks.")
+@click.option("--strict", is_flag=True, help="Exit code 1 if there is a warning or a leak.")
 @json_option
 @columns_option
 def validate(
     folder: Path, split: str | None, strict: bool, as_json: bool, columns: dict[str, str]
 ) -> int:
-    """Find leaks of a split: shared pairs, training from the future, content of held-out rows.
+    """Find mistakes before a long run does: in tables, ids, splits and feature sets.
+
+    Each finding has a name, what was found, where, and how to fix it; docs/data.md lists them. What
+    a split gives away follows: shared pairs, training from the future, content of held-out rows.
+
+    Exit code 0: nothing, or notes only; 3: warnings (a run goes through, and its numbers may not
+    mean what they seem to); 1: errors (a run would fail or have wrong numbers).
 
     \b
     Examples:
       mmbench data validate my/catalogue
       mmbench data validate my/catalogue --split loo --strict
+      mmbench data validate my/catalogue --json
     """
     import dataclasses
 
+    from mmbase.checks import kit
+    from mmbench.data.checks import CHECKS
+    from mmbench.data.checks.reading import read_interactions_of
     from mmbench.data.files import read_split
     from mmbench.data.leakage import find_leaks
+    from mmbench.errors import ToolError
+    from mmstore.errors import StoreError
 
-    tables = read_split(folder, split, columns)
-    findings = find_leaks(tables, folder / "features")
-    leaks = sum(one.count > 0 for one in findings if one.leak)
-    if as_json:
-        told = list(map(dataclasses.asdict, findings))
-        found = {"split": tables.name, "leaks": leaks, "findings": told, "notes": [*tables.notes]}
-        echo_json(found, "mmbench.leaks 1.0")
+    dataset = read_interactions_of(folder, split, columns) if folder.exists() else None
+    leaks: list[Finding] = []
+    document: dict[str, Any] = {"split": None, "leaks": 0, "findings": [], "notes": []}
+    found = kit.examine(CHECKS, dataset) if dataset else []
+    try:
+        tables = read_split(folder, split, columns)
+        leaks = find_leaks(tables, folder / "features")
+    except (ToolError, StoreError):
+        if kit.worst(found) < kit.ERROR:  # else it is among the findings
+            raise
     else:
-        click.echo(f"split {tables.name}")
-        for one in findings:
-            mark = "LEAK" if one.leak and one.count else "ok" if not one.count else "note"
-            example = f" ({one.example})" if one.example else ""
-            click.echo(hanging(f"{one.what}{example}", f"  {mark:<5}{one.count:>10,}  "))
-        click.echo(f"{leaks} of {sum(one.leak for one in findings)} kinds of leaks found")
-        _show_notes(tables.notes)
-    return 1 if strict and leaks else 0
+        told = list(map(dataclasses.asdict, leaks))
+        n_leaks = sum(one.count > 0 for one in leaks if one.leak)
+        document = {"split": tables.name, "leaks": n_leaks, "findings": told}
+        document["notes"] = [*tables.notes]
+    if dataset and leaks:
+        dataset.leaks = leaks
+        found = kit.examine(CHECKS, dataset)
+    if as_json:
+        echo_json({**document, "problems": kit.as_json(found)}, "mmbench.leaks 1.1")
+    else:
+        click.echo(kit.as_text(found, len(CHECKS)))
+        _show_leaks(document["split"], leaks)
+        _show_notes(document["notes"])
+    return kit.exit_code(found, strict=strict) or int(strict and document["leaks"] > 0)
+
+
+def _show_leaks(split: str | None, leaks: Sequence[Finding]) -> None:
+    """Print all that was looked for in a split, found or not."""
+    if split is None:
+        return
+    click.echo(f"\nsplit {split}")
+    for one in leaks:
+        mark = "LEAK" if one.leak and one.count else "ok" if not one.count else "note"
+        example = f" ({one.example})" if one.example else ""
+        click.echo(hanging(f"{one.what}{example}", f"  {mark:<5}{one.count:>10,}  "))
+    n_found = sum(one.leak and one.count > 0 for one in leaks)
+    click.echo(f"{n_found} of {sum(one.leak for one in leaks)} kinds of leaks found")
 
 
 def _plain(key: str, value: float) -> str:

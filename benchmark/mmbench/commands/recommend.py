@@ -10,7 +10,8 @@ import click
 from mmbase import cli
 from mmbase.cli import FOLDER, PATH, Command
 from mmbase.layout import counted
-from mmbench.errors import DataError, UsageError
+from mmbench.commands.common import named_users
+from mmbench.errors import UsageError
 
 
 @click.command(cls=Command)
@@ -64,7 +65,7 @@ def recommend(
     if out is not None:
         users, progress = options["users"], cli.progress(quiet=options["quiet"])
         how = {name: options[name] for name in ("k", "history", "include_seen")}
-        named = None if users is None else _named(users)
+        named = None if users is None else named_users(users)
         found = recommended(trained, users=named, progress=progress, **how)
         n_users, n_rows = int(found.rows.size), found.write(out)
         if found.unknown:
@@ -78,19 +79,3 @@ def recommend(
         click.echo(f"{out}: {told}")
     if embeddings is not None:
         click.echo(embeddings.as_posix())
-
-
-def _named(users: str) -> list[str]:
-    path, named = Path(users), users.split(",")
-    try:
-        if path.is_file():
-            named = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError:  # a long list is no possible name of a file
-        pass
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text; expected one user id a line") from error
-    found = [user for user in named if user.strip()]
-    if not found:
-        told = "expected a file with one a line, or ids separated by commas"
-        raise UsageError(f"--users {users}: no user ids; {told}")
-    return found

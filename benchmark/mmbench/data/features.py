@@ -20,6 +20,7 @@ from mmbench.data import controls, defaults, masks
 from mmbench.data.caches import cache_folder, filled
 from mmbench.data.controls import Control
 from mmbench.data.files import available_splits
+from mmbench.data.mapped import room
 from mmbench.data.missing.base import Gaps
 from mmbench.data.splits import PARTS
 from mmbench.data.treatment import Treatment
@@ -170,8 +171,7 @@ def _treated(
             modality=one.modality,
         )
     if treatment.scaling != "none":
-        fitted = vectors[:n_trained][present[:n_trained]]
-        vectors[present] = _scaled(vectors[present], treatment.scaling, fitted)
+        _scale(vectors, present, n_trained, treatment.scaling)
     gaps = Gaps(vectors, present, n_trained, item_ids, treatment.seed, one.modality, train)
     return replace(
         one,
@@ -318,7 +318,7 @@ def _align(
             f"{features.path}: {features.source} / {features.layout} features; {needs} needs "
             f"one dense vector per {source}"
         )
-    vectors, present = features.matrix(item_ids, dtype=np.float32)
+    vectors, present = features.matrix(item_ids, out=room(len(item_ids), features.dim))
     if not present[:n_trained].any():
         theirs, ours = (", ".join(map(repr, ids[:3])) for ids in (features.ids, item_ids))
         raise DataError(
@@ -366,17 +366,27 @@ def _require_lengths(
         )
 
 
-def _scaled(
-    vectors: NDArray[np.float32], scaling: Scaling, fitted: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Scale vectors, shape (n, dim), by what the present training items' `fitted` say."""
-    if scaling == "l2":
-        length = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.asarray(vectors / np.maximum(length, 1e-12), np.float32)
-    mean, spread = fitted.mean(0, dtype=np.float64), fitted.std(0, dtype=np.float64)
-    # A constant dimension becomes 0, not NaN.
-    unit = np.where(spread > 0, spread, 1.0) * np.sqrt(vectors.shape[1])
-    return np.asarray((vectors - mean) / unit, np.float32)
+def _scale(
+    vectors: NDArray[np.float32], present: NDArray[np.bool_], n_trained: int, scaling: Scaling
+) -> None:
+    """Scale the present vectors in place, by what the present ones of training items say."""
+    mean, unit = np.zeros(1), np.ones(1)
+    if scaling == "standard":
+        fitted = vectors[:n_trained][present[:n_trained]]
+        mean, spread = fitted.mean(0, dtype=np.float64), fitted.std(0, dtype=np.float64)
+        # A constant dimension becomes 0, not NaN.
+        unit = np.where(spread > 0, spread, 1.0) * np.sqrt(vectors.shape[1])
+    # Some rows at a time: vectors may be more than the memory holds twice.
+    for start in range(0, len(vectors), _SCALED_ROWS):
+        rows = start + np.flatnonzero(present[start : start + _SCALED_ROWS])
+        found = vectors[rows]
+        if scaling == "l2":
+            vectors[rows] = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        else:
+            vectors[rows] = (found - mean) / unit
+
+
+_SCALED_ROWS = 4096
 
 
 def trained_on(provenance: object, data: Path, split: str) -> list[str]:

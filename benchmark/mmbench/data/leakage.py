@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from mmbench.core.interactions import Index
 from mmbench.data.features import trained_on
 from mmbench.data.splits import PARTS, SplitTables
 from mmbench.data.tables import InteractionTable
+from mmstore.reader import FeatureSet
+from mmstore.spec import Status
 from mmstore.store import FeatureStore
 
 
@@ -38,48 +42,72 @@ def find_leaks(tables: SplitTables, store: Path | None = None) -> list[Finding]:
     Returns:
         All that was looked for, found or not.
     """
-    pairs = {
-        part: list(zip(t.user_ids.tolist(), t.item_ids.tolist(), strict=True))
-        for part, t in tables.parts.items()
+    users, items = (_numbered(tables, column) for column in ("user_ids", "item_ids"))
+    pairs = {  # one number each, in the order of the ids
+        part: users.rows[part] * len(items.names) + items.rows[part] for part in tables.parts
     }
-    sets = {part: set(own) for part, own in pairs.items()}
-    findings = [
-        _finding(f"pairs both in {a} and in {b}", sorted(sets[a] & sets[b]), leak=True)
-        for a, b in (("train", "valid"), ("train", "test"), ("valid", "test"))
-    ]
+    sets = {part: np.unique(own) for part, own in pairs.items()}
+
+    def pair(number: np.int64) -> str:
+        user, item = divmod(int(number), len(items.names))
+        return f"{users.names[user]} {items.names[item]}"
+
+    findings = []
+    for a, b in (("train", "valid"), ("train", "test"), ("valid", "test")):
+        both = np.intersect1d(sets[a], sets[b], assume_unique=True)
+        example = pair(both[0]) if both.size else ""
+        findings.append(Finding(f"pairs both in {a} and in {b}", both.size, example, leak=True))
     findings += [
-        Finding(f"repeated pairs in {part}", len(pairs[part]) - len(sets[part])) for part in PARTS
+        Finding(f"repeated pairs in {part}", pairs[part].size - sets[part].size) for part in PARTS
     ]
     train, test = tables.parts["train"], tables.parts["test"]
     if train.timestamps is not None and test.timestamps is not None:
-        findings += _from_the_future(train, test)
-    for what, column in (("users", "user_ids"), ("items", "item_ids")):
-        seen = set(getattr(train, column).tolist())
+        findings += _from_the_future(train, test, users)
+    for what, ids in (("users", users), ("items", items)):
         for part in ("valid", "test"):
-            unseen = sorted(set(getattr(tables.parts[part], column).tolist()) - seen)
-            findings.append(_finding(f"{what} of {part} without training rows", unseen))
+            unseen = np.setdiff1d(ids.rows[part], ids.rows["train"])
+            example = str(ids.names[unseen[0]]) if unseen.size else ""
+            findings.append(
+                Finding(f"{what} of {part} without training rows", unseen.size, example)
+            )
     if store is not None and store.is_dir():
-        findings += _in_the_store(tables, sets, FeatureStore(store), store.parent)
+        findings += _in_the_store(tables, items, FeatureStore(store), store.parent)
     return findings
 
 
-def _finding(
-    what: str, found: list[object] | list[str] | list[tuple[str, str]], *, leak: bool = False
-) -> Finding:
+@dataclass(frozen=True, eq=False)
+class _Numbered:
+    """Ids of all parts as numbers: `names` ascending, `rows` by part of shape (n,)."""
+
+    names: NDArray[np.object_]
+    rows: Mapping[str, Index]
+
+
+def _numbered(tables: SplitTables, column: str) -> _Numbered:
+    parts = {part: getattr(table, column) for part, table in tables.parts.items()}
+    codes, distinct = pd.factorize(np.concatenate(list(parts.values())))
+    order = np.argsort(distinct)
+    rank = np.empty(order.size, np.int64)
+    rank[order] = np.arange(order.size)
+    ends = np.cumsum([own.size for own in parts.values()])[:-1]
+    return _Numbered(distinct[order], dict(zip(parts, np.split(rank[codes], ends), strict=True)))
+
+
+def _finding(what: str, found: list[str] | list[tuple[str, str]], *, leak: bool = False) -> Finding:
     example = found[0] if found else ""
-    words = " ".join(example) if isinstance(example, tuple) else str(example)
-    return Finding(what, len(found), words, leak)
+    return Finding(
+        what, len(found), " ".join(example) if isinstance(example, tuple) else example, leak
+    )
 
 
-def _from_the_future(train: InteractionTable, test: InteractionTable) -> list[Finding]:
+def _from_the_future(
+    train: InteractionTable, test: InteractionTable, users: _Numbered
+) -> list[Finding]:
     per_second = max(train.per_second, test.per_second)
     ours, theirs = (table.ticks(per_second) for table in (train, test))
-    never = np.iinfo(np.int64).max
-    earliest: dict[str, int] = {}
-    for user, time in zip(test.user_ids.tolist(), theirs.tolist(), strict=True):
-        earliest[user] = min(time, earliest.get(user, never))
-    own = np.array([earliest.get(user, never) for user in train.user_ids.tolist()], np.int64)
-    later = np.flatnonzero(ours > own)
+    earliest = np.full(users.names.size, np.iinfo(np.int64).max)
+    np.minimum.at(earliest, users.rows["test"], theirs)
+    later = np.flatnonzero(ours > earliest[users.rows["train"]])
     anywhere = np.flatnonzero(ours > theirs.min())
 
     def finding(what: str, rows: Index, *, leak: bool = False) -> Finding:
@@ -93,9 +121,8 @@ def _from_the_future(train: InteractionTable, test: InteractionTable) -> list[Fi
 
 
 def _in_the_store(
-    tables: SplitTables, sets: Mapping[str, set[tuple[str, str]]], store: FeatureStore, data: Path
+    tables: SplitTables, items: _Numbered, store: FeatureStore, data: Path
 ) -> list[Finding]:
-    items = sorted({item for table in tables.parts.values() for item in table.item_ids.tolist()})
     findings = []
     for modality, name in store.sets():
         with store.open(modality, name) as features:
@@ -108,11 +135,25 @@ def _in_the_store(
                 covered = set(
                     zip(features.user_ids.tolist(), features.item_ids.tolist(), strict=True)
                 )
-                held_out = sorted(covered & (sets["valid"] | sets["test"]))
+                held_out = sorted(covered & _pairs(tables, ("valid", "test")))
                 what = f"{found} content of held-out pairs, e.g. their reviews"
                 findings.append(_finding(what, held_out, leak=True))
             elif features.layout == "dense":
-                present = features.matrix(items)[1].tolist()
-                absent = [item for item, there in zip(items, present, strict=True) if not there]
+                absent = _without_vector(features, items.names)
                 findings.append(_finding(f"{found} items of the split without a vector", absent))
     return findings
+
+
+def _pairs(tables: SplitTables, parts: Iterable[str]) -> set[tuple[str, str]]:
+    found = (tables.parts[part] for part in parts)
+    return {
+        pair
+        for one in found
+        for pair in zip(one.user_ids.tolist(), one.item_ids.tolist(), strict=True)
+    }
+
+
+def _without_vector(features: FeatureSet, items: NDArray[np.object_]) -> list[str]:
+    """Return the items without a vector of their own."""
+    there = set(features.ids[features.status == Status.OK].tolist())
+    return [item for item in items.tolist() if item not in there]

@@ -173,6 +173,15 @@ def read_interactions(
     )
 
 
+def read_ratings(table: Table, name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the numbers that a table's column of ratings was read as, all finite.
+
+    Raises:
+        DataError: A cell is no number.
+    """
+    return _finite(table, name, _with_decimal_commas(table, name, values))
+
+
 def not_empty(ids: Column) -> NDArray[np.bool_]:
     """Return whether each id is neither empty nor blank, shape (n,)."""
     import pyarrow as pa

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmbench.analysis.compare import compare, users_in_words
+from mmbench.analysis.compare import Comparison, compare, users_in_words
 from mmbench.analysis.controls import ContentGain, content_gains
+from mmbench.analysis.report.board import ordered
 from mmbench.analysis.report.reproduction import write
 from mmbench.analysis.report.results import (
     Reproduction,
@@ -26,13 +27,16 @@ from mmbench.runs import kinds as kinds_of
 from mmbench.runs.finished_runs import FinishedRun, System, group
 from mmbench.runs.kinds import conditions, digest_of, kind_of
 
+_ALL_PAIRS = 12
+"""Systems up to which all pairs are compared; more are compared with the best only."""
+
 
 @dataclass(frozen=True)
 class Report:
     """A report that was written.
 
     Attributes:
-        path: Its first page, Markdown; the other formats lie beside it.
+        path: Its first page, for a browser; without the extra `report` Markdown.
     """
 
     path: Path
@@ -75,9 +79,7 @@ def report(
         for members in pages:
             by_dataset.setdefault(kind_of(members[0])["dataset"], []).extend(members)
         pages = list(by_dataset.values())
-    out = Path(out)
-    write(_parts(pages, metric, command), out)
-    return Report(out / "index.md")
+    return Report(write(_parts(pages, metric, command), Path(out)))
 
 
 def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str, command: str) -> list[Reproduction]:
@@ -116,14 +118,18 @@ def _part(
         for system in systems
     ]
     sentences: list[str] = []
+    outcome: list[Comparison] = []
     gains: list[ContentGain] = []
     if len(systems) > 1:
         try:
-            outcome = compare(systems, [metric])
+            best = ordered(systems, metric)[0].label if len(systems) > _ALL_PAIRS else None
+            outcome = compare(systems, [metric], baseline=best)
         except ToolError as error:
             sentences = [f"not compared: {error}"]
         else:
             how = f"randomisation test over {users_in_words(outcome)}, Holm correction"
+            if best is not None:
+                how = f"compared with the best of {len(systems)} only; {how}"
             gains = content_gains(systems, [metric])
             sentences = [*(one.verdict for one in outcome), f"{how}; see `mmbench compare`"]
     return Reproduction(
@@ -137,6 +143,10 @@ def _part(
         [gain.cells for gain in gains],
         "" if mixed else kind,
         stem,
+        metric=metric,
+        systems=systems,
+        outcome=outcome,
+        gains=gains,
     )
 
 

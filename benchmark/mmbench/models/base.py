@@ -19,6 +19,7 @@ from mmbench.models import ModelConfig
 from mmbench.models.cells import Cell
 from mmbench.models.stand_ins import StandIns
 from mmbench.ops.dense import linear
+from mmbench.ops.half_table import HalfTable
 from mmbench.ops.knn import cosine_knn
 from mmbench.ops.norms import norm
 from mmbench.ops.norms import squared_norm as squared_norm
@@ -276,6 +277,20 @@ class Recommender(nn.Module):
         """
         self.load_weights({**self.weights(), **carried})
 
+    def keep_features(self, content: Content, *, half: bool) -> None:
+        """Leave content vectors as they are stored, or rounded to half precision.
+
+        What a model trains otherwise stays fixed then; what it never trains is only rounded. A
+        model without a formulation for it does nothing.
+
+        Args:
+            content: What the model was made with.
+            half: Keep them as float16.
+
+        Raises:
+            DataError: A number is larger than half precision holds.
+        """
+
     def parameter_counts(self) -> dict[str, int]:
         """How many trained numbers belong to `ids`, and to no user or item (`others`)."""
         tables = {
@@ -308,13 +323,23 @@ class TrainsContent(Recommender):
             }
         )
 
+    def keep_features(self, content: Content, *, half: bool) -> None:
+        """The vectors are not trained: the tables share the content's memory, or are rounded."""
+        for m, vectors in content.vectors.items():
+            if half:
+                self.features[m] = HalfTable(vectors)
+            else:
+                table = cast(RowTable, self.features[m])
+                table.update, table.values = "frozen", vectors
+
     def _project(self, m: str, items: Tensor | None, behind: nn.Linear | None = None) -> Tensor:
         """W_m features_m + b_m of some items (distinct, ascending) or of all, (n, width).
 
         With `behind`, what that layer makes of them: the two are multiplied first, so that no row
         goes through both.
         """
-        table, projection = cast(RowTable, self.features[m]), cast(nn.Linear, self.projection[m])
+        table = cast("RowTable | HalfTable", self.features[m])
+        projection = cast(nn.Linear, self.projection[m])
         weight: Tensor = projection.weight
         bias: Tensor = projection.bias
         if behind is not None:

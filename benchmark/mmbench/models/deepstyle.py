@@ -40,6 +40,7 @@ from mmbench.models.base import (
 )
 from mmbench.models.cells import Cell
 from mmbench.ops.dense import linear
+from mmbench.ops.half_table import in_half
 from mmbench.ops.rows import distinct, grouped, pair_scores, take
 
 
@@ -97,7 +98,7 @@ class DeepStyle(Recommender):
         items, places = distinct(pair)
         user = take(self.user_factors, users)  # (B, d)
         own, style = take(self.item_factors, items), take(self.style, self.category[items])
-        vectors = self.stand_ins.side_by_side(self.features[items], self.widths, items)
+        vectors = self._vectors(items)
         q = linear(vectors, self.projection.weight) - style + own  # of the n distinct items
         scores = pair_scores(user, q, places)
         # A row counts as often as the batch has it.
@@ -107,8 +108,19 @@ class DeepStyle(Recommender):
             l2 = l2 + squared_norm(self.projection.weight) * (self.config.content_reg_weight / 2)
         return {"bpr": bpr_loss(*scores), "l2": l2}
 
+    def keep_features(self, content: Content, *, half: bool) -> None:
+        """They are never trained; they may be kept as float16."""
+        if half:
+            self.features = in_half(self.features)
+
+    def _vectors(self, items: Tensor | None = None) -> Tensor:
+        """Content of some items or of all, tokens put in, in the precision of the weights."""
+        chosen = self.features if items is None else self.features[items]
+        wide = chosen.to(self.projection.weight.dtype)
+        return self.stand_ins.side_by_side(wide, self.widths, items)
+
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Return user_factors and q."""
-        vectors = self.stand_ins.side_by_side(self.features, self.widths)
+        vectors = self._vectors()
         projected = linear(vectors, self.projection.weight)
         return self.user_factors, projected - self.style[self.category] + self.item_factors

@@ -55,6 +55,7 @@ from mmbench.models.base import (
 )
 from mmbench.models.cells import Cell
 from mmbench.ops.dense import linear, normalise_rows
+from mmbench.ops.half_table import in_half
 from mmbench.ops.id_table import batch_rows, id_table, whole
 from mmbench.ops.rows import distinct, grouped, take
 from mmbench.ops.tiles import InnerProducts
@@ -128,7 +129,7 @@ class VBPR(Recommender):
         size = len(batch.users)
         users, pair = grouped(batch.users), grouped(torch.cat([batch.pos, batch.neg]))
         items, inverse = distinct(pair)
-        vectors = self.stand_ins.side_by_side(self.features[items], self.widths, items)
+        vectors = self._vectors(items)
         content = take(self._projected(vectors), inverse)  # (2B, d)
         item = batch_rows(self.item_factors, pair)  # (2B, d)
         user = batch_rows(self.user_factors, users)  # (B, d)
@@ -154,13 +155,24 @@ class VBPR(Recommender):
         # `original` sums over the batch, hence the factor on the mean.
         return {"bpr": bpr_loss(scores[:size], scores[size:]) * size, "l2": l2 / 2}
 
+    def keep_features(self, content: Content, *, half: bool) -> None:
+        """They are never trained; they may be kept as float16."""
+        if half:
+            self.features = in_half(self.features)
+
+    def _vectors(self, items: Tensor | None = None) -> Tensor:
+        """Content of some items or of all, tokens put in, in the precision of the weights."""
+        chosen = self.features if items is None else self.features[items]
+        wide = chosen.to(self.projection.weight.dtype)
+        return self.stand_ins.side_by_side(wide, self.widths, items)
+
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """[user_factors | user_content_factors | 1] and [item_factors | p | biases]."""
         users = [whole(self.user_factors), whole(self.user_content_factors)]
         if self.original:
             # The ones meet the items' biases: <[… | 1], [… | b]> adds b.
             users.append(torch.ones_like(users[0][:, :1]))
-        vectors = self.stand_ins.side_by_side(self.features, self.widths)
+        vectors = self._vectors()
         return torch.cat(users, 1), self._items(vectors, whole(self.item_factors), trained=True)
 
     def scorer(self, known: Known) -> Score:

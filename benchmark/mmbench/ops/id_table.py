@@ -22,7 +22,12 @@ LARGE = 1 << 22
 
 
 class IdTable(RowTable):
-    """A large table under deferred exact Adam; `lazy` where that is asked for, never `frozen`."""
+    """A large table under deferred Adam; `lazy` where that is asked for, never `frozen`.
+
+    A row that comes back after thousands of steps is not replayed step by step: see `glide`.
+    """
+
+    glides = True
 
 
 Table = Tensor | IdTable

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from mmbench.errors import ShapeError, TrainingError
 from mmbench.ops import gpu
 from mmbench.ops.dense import column_sums, linear, product
+from mmbench.ops.glide import glide_of, no_glide
 from mmbench.ops.kernels import apply, array, run, split
 
 Update = Literal["exact", "lazy", "frozen"]
@@ -95,6 +96,9 @@ class RowTable(nn.Module):
         update: `exact`, unless an approximation is asked for before the first step.
     """
 
+    glides: ClassVar[bool] = False
+    """Whether many missed steps are summed up on the CPU (`mmbench.ops.glide`)."""
+
     values: Tensor
     exp_avg: Tensor
     exp_avg_sq: Tensor
@@ -110,7 +114,7 @@ class RowTable(nn.Module):
             )
         self._deferred = deferred
         self.update: Update = "exact"
-        self._last_lr = math.inf
+        self._last_lr = self._glide_lr = math.inf
         self.register_buffer("values", values.detach())
         self.register_buffer("exp_avg", torch.zeros_like(values))
         self.register_buffer("exp_avg_sq", torch.zeros_like(values))
@@ -226,6 +230,8 @@ class RowTable(nn.Module):
             if borrowed:
                 # Before the step joins the history: first the moments replay what the rows missed.
                 self._update(borrowed[0], scale, correction)
+            if lr != self._glide_lr:  # not what was scheduled
+                self._glide = no_glide()
             if lr > self._last_lr:  # rows that have come to rest may move again
                 self._settle_from = len(self._scale)
             self._last_lr = lr
@@ -248,12 +254,18 @@ class RowTable(nn.Module):
         """Bring the table up to date, and say the learning rate of the coming steps.
 
         Where Triton's kernels serve the table, `step` then reads nothing that Python holds, for as
-        many steps; elsewhere this does nothing.
+        many steps. On the CPU a table that `glides` can sum up many missed steps of the epoch.
         """
         if gpu.serves(self.values) and self.deferred:
             self.flush()
             self._gpu = self._gpu or _OnGPU(self)
             self._gpu.schedule(lr, int(self.steps), steps)
+        elif self.glides and self.deferred and self.update == "exact":
+            self.flush()
+            betas = float(self._scalar(BETA1)), float(self._scalar(BETA2))
+            coming = range(self._taken + 1, self._taken + steps + 1)
+            self._glide = glide_of([_factors(lr, t) for t in coming], self._taken, *betas)
+            self._glide_lr = lr
 
     def _scheduled(self, lr: float) -> _OnGPU:
         if self._gpu is None or not self._gpu.left:  # nobody has said what is coming
@@ -306,6 +318,8 @@ class RowTable(nn.Module):
         self._correction: list[float] = []
         self._settle_from = 0
         self._last_lr = math.inf
+        self._glide = no_glide()
+        self._glide_lr = math.inf
 
     def _check(self, index: Tensor | None) -> None:
         if index is None or gpu.static(index):
@@ -358,6 +372,7 @@ class RowTable(nn.Module):
             self._arrays(),
             (self.values if out is None else out).numpy(),
             out is None,
+            self._glide,
         )
 
     def _update(self, borrowed: _Borrowed, scale: float, correction: float) -> None:
@@ -377,6 +392,7 @@ class RowTable(nn.Module):
                 array(borrowed.current[part]),
                 array(gradient),
                 self._arrays(),
+                self._glide,
             )
 
     def _arrays(self) -> Any:

@@ -6,7 +6,6 @@ from mmbench.core.interactions import TrainSet
 from mmbench.core.sampling import Init
 from mmbench.models import ModelConfig, model_class
 from mmbench.models.base import Content, Recommender
-from mmbench.ops.id_table import IdTable
 from mmbench.ops.row_table import RowTable
 
 
@@ -18,12 +17,15 @@ def assemble(
     seed: int,
     approximate: tuple[str, ...] = (),
 ) -> Recommender:
-    """Make a model; its large tables follow Adam as `approximate` says."""
+    """Make a model; its large tables follow Adam as `approximate` says.
+
+    Raises:
+        DataError: Vectors do not fit into half precision.
+    """
     model = model_class(name)(train, content, settings, Init(seed))
     for table in (module for module in model.modules() if isinstance(module, RowTable)):
         if "lazy-adam" in approximate:
             table.update = "lazy"
-        # Rows of ids start from chance: frozen, they would never be learned.
-        if "frozen-features" in approximate and not isinstance(table, IdTable):
-            table.update = "frozen"
+    if {"frozen-features", "half-features"} & set(approximate):
+        model.keep_features(content, half="half-features" in approximate)
     return model

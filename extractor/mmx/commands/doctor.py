@@ -1,4 +1,4 @@
-"""`mmx doctor`: versions, devices, codecs, caches and disk of this machine; what is missing."""
+"""`mmx doctor`: what this machine has and lacks, and the mistakes of a dataset folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from mmbase.checks import CHECKS, kit
+from mmbase.checks.reading import read_dataset
 from mmbase.cli import (
     DEFAULT_DATA,
     PATH,
@@ -54,26 +56,42 @@ _IMPORTED = ("torch", "torchvision", "torchaudio", "PIL", "soundfile")
     metavar="DIR",
     type=PATH,
     default=DEFAULT_DATA,
-    help="Folder whose disk to check.",
+    help="Dataset folder whose disk and contents to check; one that is not there has none.",
 )
 @json_option
 @quiet_option
 @verbose_option
 @click.pass_context
 def doctor(ctx: click.Context, *, data: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
-    """Check versions, devices, codecs, caches and disk, and say how to install what is missing.
+    """Check this machine, and a dataset's items, pictures and feature sets, before a long run.
+
+    Of the machine: versions, devices, codecs, caches and disk, and how to install what is missing.
+    Of the dataset: mistakes, each with its name and fix (docs/data.md lists them); `mmbench data
+    validate` looks at interactions and splits as well.
+
+    Exit code 0: no problem; 3: warnings about the dataset; 1: errors, or something is missing.
 
     \b
     EXAMPLES
       mmx doctor
       mmx doctor --data /mnt/catalogue --json
     """
-    findings = examine(data)
+    findings, mistakes = examine(data), mistakes_of(data)
     if as_json:
-        echo_json(findings, "mmx.doctor 1.0")
+        echo_json({**findings, "data": kit.as_json(mistakes)}, "mmx.doctor 1.1")
     else:
         click.echo(as_text(findings))
-    ctx.exit(1 if findings["problems"] else 0)
+        if data.exists():
+            click.echo(f"\ndataset {data.as_posix()}")
+            click.echo(kit.as_text(mistakes, len(CHECKS)))
+    ctx.exit(1 if findings["problems"] else kit.exit_code(mistakes))
+
+
+def mistakes_of(data: Path) -> list[kit.Finding]:
+    """Return what is wrong with a dataset folder; nothing where it is empty or not there yet."""
+    if not data.exists() or (data.is_dir() and not any(data.iterdir())):
+        return []
+    return kit.examine(CHECKS, read_dataset(data))
 
 
 def examine(data: Path) -> dict[str, Any]:

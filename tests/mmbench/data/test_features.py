@@ -10,7 +10,7 @@ import torch
 from tests.elsewhere import elsewhere
 
 from mmbench.config import Recipe, make_settings
-from mmbench.data import caches
+from mmbench.data import caches, mapped
 from mmbench.data.caches import NeighbourCache, cache_folder, neighbour_cache
 from mmbench.data.features import (
     ItemFeatures,
@@ -69,6 +69,35 @@ def test_rows_follow_the_ids_and_absence_is_kept(store: Path) -> None:
     assert content.present.tolist() == [True, True, False, True]
     assert content.vectors.shape == (4, 3)
     assert content.vectors.data_ptr() == one.vectors.ctypes.data  # no copy
+
+
+@pytest.mark.parametrize("scaling", ["none", "l2", "standard"])
+def test_large_vectors_are_mapped_from_a_file_and_are_the_same(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scaling: str
+) -> None:
+    in_memory = load(store, scaling=scaling)
+    monkeypatch.setattr(mapped, "MAPPED_BYTES", 1)
+    monkeypatch.setattr("mmbench.data.features._SCALED_ROWS", 2)
+    taken: list[tuple[int, ...]] = []
+    memmap = np.memmap
+    monkeypatch.setattr(
+        np, "memmap", lambda *a, shape, **k: taken.append(shape) or memmap(*a, shape=shape, **k)
+    )
+    for folder in ("off", str(tmp_path / "cache"), str(store / "visual/toy.h5")):
+        monkeypatch.setenv("MMBENCH_CACHE", folder)
+        one = load(store, scaling=scaling)
+        np.testing.assert_array_equal(one.vectors, in_memory.vectors)
+        one.vectors[0] = 9  # writable, and nobody else's
+    # Without a cache, and where it can't be, they are in memory; the file has no name.
+    assert taken == [(6, 3)] and not list((tmp_path / "cache").iterdir())
+    monkeypatch.setattr("os.posix_fallocate", _full, raising=False)
+    monkeypatch.setenv("MMBENCH_CACHE", str(tmp_path / "cache"))
+    np.testing.assert_array_equal(load(store, scaling=scaling).vectors, in_memory.vectors)
+    assert len(taken) == 1
+
+
+def _full(*_: object) -> None:
+    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("scaling", ["none", "l2", "standard"])

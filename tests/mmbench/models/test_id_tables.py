@@ -68,6 +68,23 @@ def test_deferred_is_dense_bit_for_bit(
 
 
 @every_case
+def test_summed_steps_are_dense_up_to_rounding(
+    name: str,
+    settings: dict[str, Any],
+    block_train: TrainSet,
+    block_features: Content,
+    all_large: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dense = trained(name, block_train, block_features, settings, dense=True).state_dict()
+    monkeypatch.setattr("mmbench.ops.glide.BEGIN", 30)
+    monkeypatch.setattr("mmbench.ops.glide.LEAST", 4)
+    model = trained(name, block_train, block_features, settings)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, dense[key], rtol=2e-3, atol=1e-4)
+
+
+@every_case
 def test_deferred_is_the_model_of_parameters_up_to_rounding(
     name: str,
     settings: dict[str, Any],

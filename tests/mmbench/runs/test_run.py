@@ -571,6 +571,21 @@ def test_approximations_are_asked_for_and_recorded(
     assert torch.equal(weights["features.visual.values"], stored) is not moves
 
 
+@pytest.mark.parametrize("name", ["vbpr", "freedom"])
+def test_a_run_on_vectors_in_half_precision_is_recorded_and_loads(
+    dataset: Path, tmp_path: Path, name: str
+) -> None:
+    asked = ("half-features",)
+    recipe, inputs, folder = prepare(dataset, tmp_path / "runs", name, approximate=asked)
+    result = run(recipe, inputs, folder, progress=Silent())
+    assert json.loads((result.path / "run.json").read_text())["approximate"] == list(asked)
+    assert "features.visual.values" not in folder.load_checkpoint(result.best_epoch)
+    model = experiment.load_model(result.path)[0]
+    assert any(one.dtype is torch.float16 for one in model.buffers())
+    scores = experiment.evaluate_run(result.path, result.recipe.evaluation).scores
+    assert scores["test"].overall == result.test
+
+
 @pytest.mark.parametrize(
     ("names", "update"), [((), "exact"), (("frozen-features",), "exact"), (("lazy-adam",), "lazy")]
 )

@@ -338,6 +338,25 @@ def test_doctor_says_what_is_here(tmp_path: Path) -> None:
     assert "packages" in mmx_run("doctor", "--data", tmp_path).stdout
 
 
+def test_doctor_names_mistakes_of_a_dataset(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/IMG_1.jpg").write_bytes(b"x")
+    (tmp_path / "items.csv").write_text("item_id,title\na,one\nb ,two\n")
+    found = json.loads(mmx_run("doctor", "--data", tmp_path, "--json").stdout)["data"]
+    assert [(one["name"], one["severity"]) for one in found] == [
+        ("picture-names", "error"), ("id-blanks", "warning"),
+    ]  # fmt: skip
+    result = mmx_run("doctor", "--data", tmp_path)
+    assert result.exit_code == 1
+    assert "fix: name files <item_id>.<extension>" in result.stdout
+    (tmp_path / "images/IMG_1.jpg").rename(tmp_path / "images/a.jpg")
+    assert mmx_run("doctor", "--data", tmp_path).exit_code == 3
+    result = mmx_run("doctor", "--data", tmp_path / "images")
+    assert result.exit_code == 1 and f"take {tmp_path.as_posix()}" in " ".join(
+        result.stdout.split()
+    )
+
+
 def test_doctor_says_why_a_gpu_cannot_be_used(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmbench.ops.kernels import kernel, reduction
+from mmbench.ops.kernels.prefetch import AHEAD, prefetch
 
 Array = Any  # numba specialises on the dtype: float32 or float64
 
@@ -29,6 +30,8 @@ def matmul(
     # One thread sums a row, in the order of its entries: the bits do not depend on the threads.
     for r in range(lo, hi):
         for e in range(indptr[r], indptr[r + 1]):
+            if e + AHEAD < len(indices):
+                prefetch(x, indices[e + AHEAD])
             column = indices[e]
             value = values[e]
             for j in range(x.shape[1]):
@@ -50,6 +53,8 @@ def matmul_rows(
     for k in range(lo, hi):
         r = rows[k]
         for e in range(indptr[r], indptr[r + 1]):
+            if e + AHEAD < indptr[r + 1]:
+                prefetch(x, indices[e + AHEAD])
             column = indices[e]
             value = values[e]
             for j in range(x.shape[1]):
@@ -112,6 +117,20 @@ class Constants(NamedTuple):
     tiny: Scalar
 
 
+class Glide(NamedTuple):
+    """What closes the sum over many missed steps: see `mmbench.ops.glide`.
+
+    Attributes:
+        sums: M_0 … M_3 from each step since the last flush on, (n_steps + 1, 4), double precision.
+        begin: The first step that may be summed so; later than all steps where none may.
+        least: Steps below which they are taken one by one.
+    """
+
+    sums: Array
+    begin: int
+    least: int
+
+
 _PIECE = 512  # entries of a row worked on at once: 4 x 2 KiB in float32
 _LOOK_EVERY = 16  # replayed steps between two looks whether anything still moves
 
@@ -150,6 +169,60 @@ def _decay(piece: Array, width: int, beta: Scalar, n: int) -> None:
 
 
 @kernel
+def _one_by_one_until(last: int, now: int, glide: Glide) -> int:
+    """The step from which the missed ones up to `now` are summed; `now` if none are."""
+    start = max(last, glide.begin)
+    return start if now - start >= glide.least and now < len(glide.sums) else now
+
+
+@kernel
+def _glide(
+    piece_p: Array,
+    piece_m: Array,
+    piece_v: Array,
+    width: int,
+    at: int,
+    now: int,
+    glide: Glide,
+    constants: Constants,
+) -> None:
+    """Move the values by what the steps from `at` to `now` add up to; moments stay as they are.
+
+    The steps' factors B, weighted by A, are replaced by the two points with the same sums of
+    B^0, B^1, B^2 and B^3 (Gauss's quadrature for that weight).
+    """
+    here, there, n = glide.sums[at], glide.sums[now], now - at
+    left, shrink = np.float64(constants.beta1) ** n, np.float64(constants.beta2) ** (0.5 * n)
+    s0 = here[0] - left * there[0]
+    s1 = here[1] - left * shrink * there[1]
+    s2 = here[2] - left * shrink**2 * there[2]
+    s3 = here[3] - left * shrink**3 * there[3]
+    # Mean, variance and third central moment of B.
+    mean = s1 / s0
+    variance = s2 / s0 - mean * mean
+    third = s3 / s0 - 3 * mean * (s2 / s0) + 2 * mean**3
+    skew = third / variance
+    spread = np.sqrt(skew * skew + 4 * variance)
+    low, high = 0.5 * (skew - spread), 0.5 * (skew + spread)
+    kind = piece_p.dtype.type
+    weight_low, weight_high = kind(s0 * high / spread), kind(-s0 * low / spread)
+    b_low, b_high, epsilon = kind(mean + low), kind(mean + high), constants.epsilon
+    for j in range(width):
+        root = np.sqrt(piece_v[j])
+        by = weight_low / (root * b_low + epsilon) + weight_high / (root * b_high + epsilon)
+        piece_p[j] -= piece_m[j] * by
+
+
+@kernel
+def _fade(piece: Array, width: int, beta: Scalar, n: int) -> None:
+    """Multiply by beta^n, rounded once."""
+    factor = piece.dtype.type(np.float64(beta) ** n)
+    part = piece[:width]
+    for j in range(width):
+        part[j] *= factor
+
+
+@kernel
 def replay(
     lo: int,
     hi: int,
@@ -162,6 +235,7 @@ def replay(
     table: Table,
     out: Array,
     in_place: bool,
+    glide: Glide,
 ) -> None:
     """Bring rows[i] from step last[row] to step `now`: into out[i], or into the table itself.
 
@@ -189,8 +263,9 @@ def replay(
             _load(second, r, at, width, piece_v)
             # All missed steps run on the pieces: the table is read and written once.
             s = last[r]
+            until = _one_by_one_until(s, now, glide)
             moving = True
-            while moving and s < now:
+            while moving and s < until:
                 a = steps.scale[s]
                 b = steps.correction[s]
                 # The step of the other branch, plus a look whether any entry still moves.
@@ -214,10 +289,14 @@ def replay(
                         piece_v[j] = v
                         piece_p[j] -= a * m / (np.sqrt(v) * b + epsilon)
                 s += 1
+            if moving and until < now:
+                _glide(piece_p, piece_m, piece_v, width, until, now, glide, constants)
             if in_place:
                 # At rest: p keeps its value, while the moments decay on.
-                _decay(piece_m, width, beta1, now - s)
-                _decay(piece_v, width, beta2, now - s)
+                _decay(piece_m, width, beta1, until - s)
+                _decay(piece_v, width, beta2, until - s)
+                _fade(piece_m, width, beta1, now - until)
+                _fade(piece_v, width, beta2, now - until)
                 _store(piece_p, values, r, at, width)
                 _store(piece_m, first, r, at, width)
                 _store(piece_v, second, r, at, width)
@@ -238,6 +317,7 @@ def update(
     current: Array,
     gradient: Array,
     table: Table,
+    glide: Glide,
 ) -> None:
     """Apply gradient[i] to rows[i], whose value after `now` steps is current[i].
 
@@ -258,9 +338,12 @@ def update(
             _load(gradient, i, at, width, piece_g)
             _load(first, r, at, width, piece_m)
             _load(second, r, at, width, piece_v)
-            # The missed decays, as in dense Adam.
-            _decay(piece_m, width, beta1, now - last[r])
-            _decay(piece_v, width, beta2, now - last[r])
+            # The missed decays, as in `replay`.
+            until = _one_by_one_until(last[r], now, glide)
+            _decay(piece_m, width, beta1, until - last[r])
+            _decay(piece_v, width, beta2, until - last[r])
+            _fade(piece_m, width, beta1, now - until)
+            _fade(piece_v, width, beta2, now - until)
             for j in range(width):
                 # Adam's step with the gradient; `current` has been replayed already.
                 g = piece_g[j]
