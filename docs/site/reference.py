@@ -219,12 +219,15 @@ def python() -> str:
         "which stay; nothing else of the packages is an interface."
     ]
     for package in (mmbench_package, mmx_package, mmstore):
-        parts.append(f"## {package.__name__}\n\n{(package.__doc__ or '').split('. ')[0]}.")
+        parts.append(f"## {package.__name__}\n\n{(package.__doc__ or '').splitlines()[0]}")
         for name in sorted(package.__all__, key=str.lower):
             known = getattr(package, name)
             if inspect.ismodule(known):
                 parts.append(f"### {known.__name__}")
-                parts += [directive(getattr(known, one), 4) for one in sorted(known.__all__)]
+                members = [getattr(known, one) for one in sorted(known.__all__)]
+                if known.__name__.endswith(".errors"):  # its functions are of use within alone
+                    members = [one for one in members if inspect.isclass(one)]
+                parts += [directive(one, 4) for one in members]
             else:
                 parts.append(directive(known, 3))
     return "\n\n".join(filter(None, parts))
