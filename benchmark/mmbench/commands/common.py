@@ -41,7 +41,7 @@ _engine_options = (
     click.option(
         "--address",
         metavar="auto|HOST[:PORT]",
-        help="Ray: the cluster.  [default: one of this machine's processors, for the command]",
+        help="Ray cluster.  [default: one of this machine's processors, for the command]",
     ),
     click.option(
         "--cpus",
@@ -49,7 +49,9 @@ _engine_options = (
         help="Ray: processors, and threads, of a training.  [default: 1]",
     ),
 )
-restart_option = click.option("--restart", is_flag=True, help="Train anew even what is finished.")
+restart_option = click.option(
+    "--restart", is_flag=True, help="Train again what is finished already."
+)
 only_option = click.option(
     "--only",
     multiple=True,
