@@ -78,7 +78,7 @@ def pages() -> Iterator[tuple[str, str]]:
     for name in MODELS:
         if name not in WRITTEN:
             doc = inspect.cleandoc(sys.modules[model_class(name).__module__].__doc__ or "")
-            yield f"models/{name}.md", f"# {name}\n\n{block(doc)}\n\n{settings(name)}"
+            yield f"models/{name}.md", f"# {name}\n\n{described(doc)}\n\n{settings(name)}"
     yield "reference/metrics.md", metrics()
     yield "reference/encoders.md", encoders()
     yield "reference/python.md", python()
@@ -110,6 +110,14 @@ def models() -> str:
             + table(("model", "what it is", "published", "year"), rows)
         )
     return "\n\n".join(parts)
+
+
+def described(doc: str) -> str:
+    """Turn a docstring into Markdown: paragraphs flow, what is indented, as equations, is code."""
+    return "\n\n".join(
+        block(inspect.cleandoc(part)) if "\n " in f"\n{part}" else escaped(part.replace("\n", " "))
+        for part in doc.split("\n\n")
+    )
 
 
 def settings(name: str) -> str:
