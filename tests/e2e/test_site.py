@@ -94,6 +94,7 @@ def test_links_lead_to_pages_of_the_site(
     )
     assert rewritten("contributing.md", "[a](docs/models/vbpr.md)") == "[a](models/vbpr.md)"
     assert rewritten("models/vbpr.md", "[a](../../CONTRIBUTING.md)") == "[a](../contributing.md)"
+    assert rewritten("start.md", "[a](notebooks/study.py)") == "[a](notebooks/study.md)"
     assert rewritten("a.md", "```\n[a](../CONTRIBUTING.md)\n```") == (
         "```\n[a](../CONTRIBUTING.md)\n```"
     )
