@@ -1,3 +1,3 @@
 """mmbench: training and evaluation of multimodal recommenders on feature stores."""
 
-__version__ = "0.1.0"
+from mmbase import __version__ as __version__

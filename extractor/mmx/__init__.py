@@ -1,3 +1,3 @@
 """mmx: batch extraction of visual, textual and audio features from raw item content."""
 
-__version__ = "0.1.0"
+from mmbase import __version__ as __version__

@@ -287,7 +287,7 @@ PLANTED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "features of an older catalogue": (
         "older-catalogue",
         lambda f: write_set(f, VECTORS[:250], IDS[:250]),
-        "--restart",
+        "--extend",
     ),
     "users and items swapped": ("swapped-columns", lambda f: swap(log(f)), "swap the names"),
     "items that the catalogue lacks": (
