@@ -1,4 +1,4 @@
-"""What a release is made of: one version, metadata that installs anywhere, files where tools look."""
+"""What a release is made of: one version, metadata that installs anywhere, its files."""
 
 from __future__ import annotations
 
