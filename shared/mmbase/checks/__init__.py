@@ -51,7 +51,7 @@ CHECKS: tuple[Check[Dataset], ...] = (
           "has them, in the order of the rows", sets.renumbered),
     Check("other-catalogue", ERROR, "take the features of this catalogue, or extract them: `mmx "
           "extract --data DATA`", sets.other_catalogue, unless=_OF_IDS),
-    Check("older-catalogue", WARNING, "compute the lacking ones (`mmx extract --extend`), or import "
+    Check("older-catalogue", WARNING, "compute those it lacks (`mmx extract --extend`), or import "
           "a set that has them", sets.older_catalogue, unless=_OF_IDS),
     # --- whether vectors and items belong together
     Check("shifted-rows", ERROR, "import {where} again with ids and vectors in the same order; a "
