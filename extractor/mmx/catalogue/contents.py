@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmbase.choices import FILE
-from mmbase.dataset import FOLDERS, TEXT_COLUMNS
+from mmbase.dataset import FOLDERS, PATH_COLUMNS, TEXT_COLUMNS
 from mmbase.layout import counted
 from mmbase.tables import Column
 from mmx.catalogue.items import Items
@@ -32,10 +32,6 @@ Content: TypeAlias = str | File | tuple[File, ...] | None
 """One item's content: a text, a file or several, one that is named and not there, nothing, or the
 error that made it useless."""
 
-PATH_COLUMNS = {
-    "visual": ("image", "image_path", "image_file", "img", "img_path", "picture", "photo"),
-    "audio": ("audio", "audio_path", "audio_file", "sound"),
-}
 NOT_A_NUMBER = ("NaN", "nan")
 """An absent text as data frames write it where the cell is not empty. `Nan` is a word."""
 

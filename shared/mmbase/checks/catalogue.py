@@ -163,4 +163,8 @@ def picture_names(dataset: Dataset) -> Iterator[Found]:
     n = len(dataset.files)
     what = f"{len(lost):,} of {counted(n, 'picture')} bear the name of no item"
     severity = ERROR if len(lost) == n else None if len(lost) > 0.1 * n else NOTE
-    yield Found("images", what, tuple(lost[:3]), severity=severity)
+    fix = ""
+    if table.naming:
+        what += f", but stand in column {table.naming} of {table.where}"
+        fix = f"call the column `image`, or say it: mmx extract --path-column {table.naming}"
+    yield Found("images", what, tuple(lost[:3]), fix, severity)

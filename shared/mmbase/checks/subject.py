@@ -50,6 +50,7 @@ class Catalogue:
         ids: As written.
         texts: The columns of texts, by name: a text per row.
         pictures: The column of paths to pictures, a text per row; empty without one.
+        naming: Another column, which names most of the pictures there are; empty without one.
     """
 
     where: str
@@ -58,6 +59,7 @@ class Catalogue:
     ids: Coded
     texts: dict[str, Strings] = field(default_factory=dict)
     pictures: Strings = field(default_factory=lambda: np.empty(0, object))
+    naming: str = ""
 
 
 @dataclass(frozen=True, eq=False)

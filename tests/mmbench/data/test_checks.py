@@ -338,6 +338,15 @@ PLANTED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda f: rename_pictures(f, lambda one: f"IMG_{one}"),
         "<item_id>.<extension>",
     ),
+    "pictures named in a column of another name": (
+        "picture-names",
+        lambda f: [
+            edit(f / "items.tsv", lambda lines: [lines[0] + "s", *lines[1:]]),
+            [path.rename(path.with_name(f"p{path.name}")) for path in (f / "images").iterdir()],
+            cells(f / "items.tsv", 2, lambda cell, _: cell.replace("/", "/p")),
+        ],
+        "--path-column images",
+    ),
     "paths of Windows": (
         "picture-paths",
         lambda f: cells(f / "items.tsv", 2, lambda cell, _: cell.replace("/", "\\")),
