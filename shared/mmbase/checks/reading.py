@@ -43,6 +43,7 @@ PAIRS = 20_000
 """Related pairs of items that are drawn."""
 PICTURES = PATH_COLUMNS["visual"]
 _MARKS = ("interactions", "items", "train", "test", "ratings")
+_ARRAYS = (".npy", ".npz", ".pt", ".pkl")
 _WORD = re.compile(r"\w{3,}")
 
 
@@ -67,6 +68,7 @@ def read_dataset(folder: Path, *, tables: Sequence[str] = ("items",)) -> Dataset
         pairs = by_words(dataset.catalogue)
         if pairs:
             dataset.related["texts"] = pairs
+    dataset.vectors = sorted(one.name for one in folder.iterdir() if one.suffix in _ARRAYS)
     _read_sets(dataset)
     return dataset
 

@@ -218,6 +218,19 @@ PLANTED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda f: cells(f / "items.tsv", 0, lambda c, row: c if row != 9 else "\ufeff" + c),
         "U+FEFF",
     ),
+    "letters of a wrong encoding": (
+        "mojibake",
+        lambda f: cells(f / "items.tsv", 1, lambda c, _: c.encode().decode("latin-1")),
+        "save items.tsv from its source",
+    ),
+    "vectors without ids": (
+        "unimported-vectors",
+        lambda f: [
+            shutil.rmtree(f / "features"),
+            np.save(f / "image_feat.npy", VECTORS, allow_pickle=False),
+        ],
+        "image_feat.npy --ids",
+    ),
     "decimal commas": (
         "decimal-commas",
         lambda f: cells(log(f), 2, lambda cell, row: "4,5" if row % 3 else cell),
