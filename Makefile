@@ -27,7 +27,7 @@ import = $(BIN)/mmx store import --format npy
 CHOICES = $(if $(SEED),--seed $(SEED)) $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(JOBS),--jobs $(JOBS))
 hint = echo "make $@: $(1)" >&2
 
-.PHONY: help setup demo reproduce-amazon reproduce-tiktok reproduce-lastfm questions questions-lastfm questions-tiktok test test-all check format bench bench-gpu bench-scale wheel-test clean
+.PHONY: help setup demo reproduce-amazon reproduce-tiktok reproduce-lastfm questions questions-lastfm questions-tiktok test test-all check format bench bench-gpu bench-scale wheel-test docs docs-serve clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -148,5 +148,11 @@ wheel-test:  ## the built wheel, core dependencies only, in an environment of it
 	$(CORE)/python -c 'import importlib.util as u, sys; found = [m for m in ("torchvision", "torchaudio", "transformers", "open_clip", "sklearn") if u.find_spec(m)]; sys.exit(f"not a core environment: {found}" if found else 0)'
 	$(CORE)/python -m pytest -n auto tests/mmstore tests/mmbase tests/mmbench tests/e2e
 
+docs: setup  ## the documentation site, into site/: opens from the file, asks no other host
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
+
+docs-serve: setup  ## the same at http://127.0.0.1:8000, made anew as you write
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --config-file docs/site/mkdocs.yml
+
 clean:  ## remove what the other targets made, but not data and runs
-	rm -rf .venv .venv-core dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-core dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

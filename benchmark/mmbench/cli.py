@@ -35,6 +35,10 @@ COMMANDS = {
         "mmbench.commands.recommend:recommend",
         "Write a finished run's recommendations or embeddings.",
     ),
+    "gallery": (
+        "mmbench.commands.gallery:gallery",
+        "Show users, their lists with pictures, and items beside their neighbours.",
+    ),
     "compare": (
         "mmbench.commands.compare:compare",
         "Rank models, with tests and intervals.",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from mmbase.errors import DataError, ToolError, UsageError, unknown_name
 
@@ -37,9 +38,14 @@ class NotFiniteError(DataError):
 
 
 class SomeFailed(TrainingError):
-    """Some trainings failed; all others are finished and usable."""
+    """Some trainings failed; all others are finished and usable.
+
+    Attributes:
+        finished: The results of the others, where they were asked for.
+    """
 
     exit_code = 3
+    finished: Sequence[Any] = ()
 
 
 class ShapeError(ToolError, ValueError):

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from mmbase.errors import INSTALL_EXTRA, DataError, Interrupted, ToolError, UsageError, unknown_name
+from typing import Any
+
+from mmbase.errors import (
+    INSTALL_EXTRA,
+    ContentError,
+    DataError,
+    Interrupted,
+    ToolError,
+    UsageError,
+    unknown_name,
+)
 
 __all__ = [
-    "INSTALL_EXTRA", "ContentError", "DataError", "EncoderError", "Interrupted", "ToolError",
-    "UsageError", "unknown_name",
+    "INSTALL_EXTRA", "ContentError", "DataError", "EncoderError", "Interrupted", "SomeSetsFailed",
+    "ToolError", "UsageError", "unknown_name",
 ]  # fmt: skip
 
 
@@ -14,5 +24,11 @@ class EncoderError(ToolError):
     """An encoder that cannot be built: absent weights, a missing extra, an unknown layer."""
 
 
-class ContentError(ToolError):
-    """Content of one item that cannot be decoded: recorded as `corrupt`; never stops a run."""
+class SomeSetsFailed(ToolError):
+    """Some of several feature sets could not be made; all others are there.
+
+    Attributes:
+        extraction: The `mmx.Extraction`: what was made, and what failed.
+    """
+
+    extraction: Any = None

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from mmbase.catalogue.items import Items
+from mmbase.catalogue.paths import Absent
 from mmbase.dataset import checked_ids, columns_of, open_interactions
 from mmbase.layout import counted
 from mmbase.progress import Progress
 from mmbase.tables import SUFFIXES
 from mmx.catalogue.contents import Contents
-from mmx.catalogue.items import Items
-from mmx.catalogue.paths import Absent
 from mmx.encoders.compute import exact_arithmetic
 from mmx.errors import ContentError, DataError, Interrupted, UsageError
 

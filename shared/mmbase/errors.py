@@ -49,6 +49,10 @@ class DataError(ToolError):
     """A dataset, split, list or feature file that cannot be used as it is."""
 
 
+class ContentError(ToolError):
+    """Content of one item that cannot be used: recorded as `corrupt`; never stops a run."""
+
+
 class Interrupted(ToolError):
     """Stopped by the user; the same command continues from where it stopped. Exit code 130."""
 

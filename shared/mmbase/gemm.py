@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -34,6 +36,17 @@ def use(kernel: Kernel | None) -> None:
     if kernel == "onednn" and not onednn_is_right():
         raise RuntimeError("this build of torch has no working oneDNN; use the backend torch")
     _choice = kernel
+
+
+@contextmanager
+def kept() -> Iterator[None]:
+    """Let `use` hold inside the block only."""
+    global _choice
+    before = _choice
+    try:
+        yield
+    finally:
+        _choice = before
 
 
 @functools.cache

@@ -80,8 +80,8 @@ class Clocks:
 @functools.cache
 def watched() -> Clocks:
     """Put clocks around the steps of an extraction, once."""
+    from mmbase.catalogue import files
     from mmstore.writer import FeatureSetWriter
-    from mmx.catalogue import contents
     from mmx.encoders import replaying, sentence_transformers, torchvision
     from mmx.encoders.decoding import jpegs
     from mmx.extraction import executors, extract, pipeline, processes
@@ -89,7 +89,7 @@ def watched() -> Clocks:
     clocks = Clocks()
     for name, owner, attribute in (
         ("load: a span, in its thread", executors, "load"),
-        ("load: find the files", contents.FileContents, "fetch"),
+        ("load: find the files", files.FileContents, "fetch"),
         ("load: wait for a process", processes._Worker, "read"),
         ("load: unpickle", processes._Worker, "_unpacked"),
         ("sort into batches", executors, "batches_of"),

@@ -30,6 +30,13 @@ PROGRAMS: dict[str, click.Command] = {"mmx": mmx, "mmbench": mmbench}
 OURS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 PAGES = [REPOSITORY / name for name in OURS] + sorted((REPOSITORY / "docs").rglob("*.md"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+ADDED = {  # models that pages teach to add
+    name
+    for page in PAGES
+    for name in re.findall(
+        r'^\+? +"(.+)": "mmbench\.models\.', page.read_text("utf-8"), re.MULTILINE
+    )
+}
 EVERYWHERE = {"--help", "--version", "--debug", "--quiet", "--verbose"}
 """Flags that every command has, or nearly, and that `--help` explains in full."""
 
@@ -75,7 +82,8 @@ def split_command(words: list[str]) -> tuple[str, list[str]]:
 
 def complaint(line: str) -> str:
     """Return what is wrong with a command line; empty if its command would accept it."""
-    name, words = split_command(shlex.split(line, comments=True))
+    typed = line.partition(" || ")[0]  # what follows is the shell's
+    name, words = split_command(shlex.split(typed, comments=True))
     command = commands()[name]
     if "--help" in words:
         return ""
@@ -97,7 +105,9 @@ def complaint(line: str) -> str:
     models = (
         ",".join(values.get("models") or ()) if name in ("mmbench train", "mmbench tune") else ""
     )
-    return next((f"no model {one}" for one in models.split(",") if one not in ("", *MODELS)), "")
+    return next(
+        (f"no model {one}" for one in models.split(",") if one not in ("", *ADDED, *MODELS)), ""
+    )
 
 
 def typed_lines(text: str) -> list[str]:

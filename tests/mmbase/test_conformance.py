@@ -14,13 +14,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import ipc, parquet
 
+from mmbase.catalogue.items import load_items
 from mmbase.errors import DataError
 from mmbase.tables import open_table
 from mmbench.data.files import read_item_ids, read_items
 from mmbench.data.tables import read_interactions
 from mmx.catalogue.contents import text_contents
 from mmx.catalogue.interactions import load_interactions
-from mmx.catalogue.items import load_items
 
 DOCS = Path(__file__).parents[2] / "docs/data.md"
 Row = Mapping[str, Any]

@@ -7,13 +7,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mmbase.catalogue.items import load_items
 from mmbase.dataset import checked_ids, columns_of, find_table, item_id_column, open_interactions
 from mmbase.errors import DataError, ToolError
 from mmbase.tables import open_table
 from mmbench.data.files import read_item_ids
 from mmbench.data.tables import read_interactions
 from mmx.catalogue.interactions import load_interactions
-from mmx.catalogue.items import load_items
 from mmx.finetuning import histories
 
 
@@ -237,7 +237,7 @@ def test_an_id_costs_what_it_is_long(tmp_path: Path, monkeypatch: pytest.MonkeyP
     mmx, mmbench = both_item_ids(tmp_path)
     assert mmx == mmbench
     assert "line 2: item_id 'xxxxxxxxxxxxxxxxxxxx'… has 25,000 bytes" in mmx[1]
-    monkeypatch.setattr("mmx.catalogue.items._HARMLESS", 1000)
+    monkeypatch.setattr("mmbase.catalogue.items._HARMLESS", 1000)
     path.write_text("item_id\n" + "x" * 900 + "\n" + "".join(f"{n}\n" for n in range(100)))
     with pytest.raises(DataError, match="101 ids are kept at the length of the longest"):
         load_items(tmp_path)

@@ -11,11 +11,11 @@ import pytest
 from pyarrow import parquet
 
 from mmbase import dialects
+from mmbase.catalogue.items import load_items
 from mmbase.errors import DataError
 from mmbase.tables import open_table
 from mmbench.data.tables import read_interactions
 from mmx.catalogue.contents import text_contents
-from mmx.catalogue.items import load_items
 
 ROWS = ["item_id,title", "1,café crème", "2,Müller’s thé", "3,plain"]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from mmbase.catalogue.items import load_items
 from mmx.catalogue.contents import text_contents
-from mmx.catalogue.items import load_items
 from mmx.config import Recipe, RunConfig, SetConfig, from_options, load_recipe
 from mmx.demo import write_demo
 from mmx.encoders import describe

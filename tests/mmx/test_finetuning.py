@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from mmbase.catalogue.files import file_contents
+from mmbase.catalogue.items import load_items
 from mmbase.progress import Silent, Task
 from mmstore import FeatureSet
-from mmx.catalogue.contents import file_contents
-from mmx.catalogue.items import load_items
 from mmx.cli import cli
 from mmx.encoders import create
 from mmx.errors import DataError, Interrupted

@@ -55,6 +55,7 @@ def ask(*, question: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     from mmbench.analysis.question import plan, read_question
     from mmbench.analysis.report import question_page
     from mmbench.analysis.report.answer import answer_of, document_of
+    from mmbench.interface.demo import make_demo
     from mmbench.runs.batch import Batch, local_executor
 
     data: Path = options["data"] or DEFAULT_DATA
@@ -64,7 +65,7 @@ def ask(*, question: Path, as_json: bool, quiet: bool, **options: Any) -> None:
     planning = plan(asked, data, seeds=options["seeds"] or (), **chosen)
     reporter = progress(quiet=quiet)
     if any(cell.recipe.data == str(DEFAULT_DATA) for cell in planning.cells):
-        common.make_demo(needs_features=True, progress=reporter)
+        make_demo(needs_features=True, progress=reporter)
     for note in planning.notes:
         reporter.note(note)
     batch = Batch(options["runs"], local_executor(options["jobs"] or 1, reporter), reporter)

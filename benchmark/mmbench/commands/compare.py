@@ -17,6 +17,7 @@ from mmbench.commands.common import only_option
 if TYPE_CHECKING:
     from mmbench.analysis.compare import Comparison
     from mmbench.analysis.controls import ContentGain
+    from mmbench.interface.results import Comparisons
     from mmbench.runs.finished_runs import System
 
 _TESTS = click.Choice(["randomisation", "t", "wilcoxon"])
@@ -41,7 +42,7 @@ _SPLITS = click.Choice(["valid", "test"])
 @only_option
 @json_option
 def compare(
-    *, runs: tuple[Path, ...], metrics: tuple[str, ...], split: str, as_json: bool, **options: Any
+    *, runs: tuple[Path, ...], metrics: tuple[str, ...], as_json: bool, **options: Any
 ) -> None:
     """Rank models by paired tests, and report which order is not resolved.
 
@@ -58,36 +59,22 @@ def compare(
       mmbench compare runs/ --only split=loo --only protocol=strict
       mmbench compare runs/demo-vbpr-0123456789 runs/demo-bpr-mf-0123456789 --test t
     """
-    from mmbench.analysis.compare import agreement_of_seeds, users_in_words
-    from mmbench.analysis.compare import compare as compare_systems
-    from mmbench.analysis.controls import content_gains
-    from mmbench.metrics import spelled
-    from mmbench.runs.finished_runs import find_runs, group, one_each, require_comparable
-    from mmbench.runs.kinds import kind_in_words, kind_of, only
+    from mmbench.analysis.compare import users_in_words
+    from mmbench.interface.comparing import compare as compared
 
-    found = only(find_runs(runs), options["only"])
-    if not options["allow_mixed"]:
-        require_comparable(found)
-    systems = group(found)
-    if len(systems) == 1:
-        systems = one_each(found)
-    names = [spelled(name) for name in metrics]
-    how = {name: options[name] for name in ("test", "correction", "alpha")}
-    outcome = compare_systems(systems, names, split=split, baseline=options["baseline"], **how)
-    gains = content_gains(systems, names, split=split, **how)
-    kinds = list(dict.fromkeys(kind_in_words(kind_of(run)) for run in found))
-    taus = {name: agreement_of_seeds(systems, name, split) for name in names}
+    done = compared(runs, metrics, **options)
+    names, how, outcome, split = done.metrics, done.how, done.comparisons, done.split
     if as_json:
-        told = [_system(system, split, names) for system in systems]
-        document = {**how, "split": split, "of": kinds, "systems": told}
+        told = [_system(system, split, names) for system in done.systems]
+        document = {**how, "split": split, "of": done.kinds, "systems": told}
         document["comparisons"] = [_comparison(one) for one in outcome]
-        if gains:
-            document["content"] = [_gain(one) for one in gains]
-        echo_json({**document, "agreement_of_seeds": taus}, "mmbench.comparison 1.0")
+        if done.gains:
+            document["content"] = [_gain(one) for one in done.gains]
+        echo_json({**document, "agreement_of_seeds": done.agreement}, "mmbench.comparison 1.0")
         return
-    click.echo("\n".join(kinds) + "\n")
-    _print(systems, outcome, names, split, taus)
-    _print_gains(gains)
+    click.echo("\n".join(done.kinds) + "\n")
+    _print(done)
+    _print_gains(done.gains)
     family = f"{how['correction']} correction for {len(outcome)} comparisons"
     test = f"{how['test']} test over {users_in_words(outcome)}; {family}"
     click.echo(hanging(f"{test}; alpha {how['alpha']:g}; intervals 95 %, bootstrap over users"))
@@ -125,15 +112,10 @@ def _print_gains(gains: Sequence[ContentGain]) -> None:
         click.echo(hanging(one.sentence, "", "  "))
 
 
-def _print(
-    systems: Sequence[System],
-    outcome: Sequence[Comparison],
-    metrics: Sequence[str],
-    split: str,
-    taus: dict[str, float | None],
-) -> None:
+def _print(done: Comparisons) -> None:
     from mmbench.analysis.report import tables
 
+    systems, outcome, metrics, split = done.systems, done.comparisons, done.metrics, done.split
     rows = []
     for system in systems:
         by_seed = zip(*(system.values(split, name) for name in metrics), strict=True)
@@ -144,7 +126,7 @@ def _print(
         _print_pairs(metric, [one for one in outcome if one.metric == metric])
     for one in outcome:
         click.echo(hanging(one.verdict, "", "  "))
-    for metric, tau in taus.items():
+    for metric, tau in done.agreement.items():
         if tau is not None:
             click.echo(f"{metric}: mean Kendall's tau between the orders of two seeds {tau:.2f}")
     single = [system.label for system in systems if len(system.runs) == 1 and not system.exact]

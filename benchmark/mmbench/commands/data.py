@@ -82,31 +82,10 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
       mmbench data stats data/demo
       mmbench data stats my/catalogue --split random:0.2,0.1
     """
-    from mmbase.dataset import find_table
-    from mmbench.data.dataset import load_split
-    from mmbench.data.files import read_known
-    from mmbench.data.filters import describe
-    from mmbench.data.splits import Rows
+    from mmbench.interface.data import load_dataset
 
-    loaded = load_split(folder, split, columns)
-    whole = find_table(folder, ("interactions",))
-    interactions = describe(Rows.of(read_known(folder, whole, columns))) if whole else None
-    training, test = loaded.training, loaded.test
-    train = training.train
-    counts: dict[str, Any] = {
-        "dataset": training.name,
-        "split": training.split,
-        "users": train.n_users,
-        "items": train.n_items,
-        "train": train.n_edges,
-        "valid": int(training.of_trained_users(training.valid).users.size),
-        "test": int(training.of_trained_users(test.rows).users.size),
-        "density": train.n_edges / (train.n_users * train.n_items),
-        "items_per_user": train.n_edges / train.n_users,
-        "users_per_item": train.n_edges / train.n_items,
-        "digest": training.digest,
-        "notes": list(training.notes),
-    }
+    dataset = load_dataset(folder, split, columns)
+    counts, interactions = dataset.counts, dataset.interactions()
     if as_json:
         whole_counts = {} if interactions is None else {"interactions": interactions}
         echo_json(counts | whole_counts, "mmbench.statistics 1.0")

@@ -10,8 +10,7 @@ import click
 from mmbase.cli import FOLDER, PATH, Command, echo_json, given, json_option, options_of
 from mmbase.layout import counted, hanging
 from mmbench.commands.common import columns_option, slices_option
-from mmbench.config import RECIPE_FILE, Evaluation, make_evaluation, read_recipe
-from mmbench.errors import UsageError
+from mmbench.config import Evaluation
 
 
 @click.command(cls=Command)
@@ -49,31 +48,12 @@ def evaluate(
       mmbench evaluate --recs lists.tsv --data my/catalogue --split given
     """
     from mmbench.analysis.report.tables import Row, print_results, print_slices
+    from mmbench.interface.scoring import evaluate as evaluated
 
-    split, columns, slices = options["split"], options["columns"], options["slices"]
-    if (run is None) == (recs is None):
-        raise UsageError("give either a run folder or --recs FILE with --data DIR")
-    if run is not None and (split is not None or columns):
-        raise UsageError("--split and --columns go with --recs; a run is scored on its own split")
-    chosen = given(Evaluation, options)
-    if run is not None:
-        own = read_recipe(run / RECIPE_FILE).evaluation
-        chosen = {"protocol": own.protocol, "threshold": own.threshold} | chosen
-        if chosen["protocol"] == own.protocol:
-            chosen = {"repeats": own.repeats} | chosen
-    evaluation = make_evaluation(**chosen)
-    if run is not None:
-        from mmbench.runs.run import evaluate_run
-
-        label, scored = str(run), evaluate_run(run, evaluation, data, slices=slices)
-    else:
-        assert recs is not None
-        if data is None:
-            raise UsageError("--recs needs --data DIR: the dataset that the lists were made for")
-        from mmbench.evaluation.protocol import evaluate_lists
-
-        label = recs.name
-        scored = evaluate_lists(recs, data, split, evaluation, columns, slices=slices)
+    slices = options["slices"]
+    where = {name: options[name] for name in ("split", "columns", "slices")}
+    done = evaluated(run, recs=recs, data=data, **where, **given(Evaluation, options))
+    scored, evaluation, label = done.scored, done.evaluation, done.label
     sliced = {name: [one.as_json() for one in found] for name, found in scored.slices.items()}
     if as_json:
         document = {"run": label, **{name: one.overall for name, one in scored.scores.items()}}

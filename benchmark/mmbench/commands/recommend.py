@@ -10,7 +10,8 @@ import click
 from mmbase import cli
 from mmbase.cli import FOLDER, PATH, Command
 from mmbase.layout import counted
-from mmbench.errors import DataError, UsageError
+from mmbench.commands.common import named_users
+from mmbench.errors import UsageError
 
 
 @click.command(cls=Command)
@@ -49,6 +50,7 @@ def recommend(
       mmbench recommend runs/demo-freedom-0123456789 --embeddings freedom/
     """
     from mmbench.analysis import recommend as lists
+    from mmbench.interface.scoring import recommend as recommended
 
     if out is None and embeddings is None:
         raise UsageError("--out is missing, e.g. --out recs.parquet; or --embeddings FOLDER")
@@ -61,23 +63,15 @@ def recommend(
         shape = lists.export_embeddings(trained, embeddings)
         document["embeddings"] = {"path": str(embeddings), **shape}
     if out is not None:
-        users, seen = options["users"], options["include_seen"]
-        progress = cli.progress(quiet=options["quiet"])
-        audience = lists.trained_users(trained)
-        if options["history"] is not None:
-            audience = lists.users_by_history(trained, options["history"])
-        for note in audience.notes:
-            progress.warn(note)
-        rows, unknown = lists.user_rows(audience, None if users is None else _named(users))
-        if unknown:
-            told = counted(len(unknown), "of the users has", "of the users have")
-            progress.warn(f"{told} no {audience.lacks}, e.g. {unknown[0]!r}, and no list")
-            document["unknown_users"] = unknown
-        how = {"include_seen": seen, "progress": progress}
-        found = lists.recommendations(trained, audience, rows, options["k"], **how)
-        n_rows = lists.write(found, out)
-        document |= {"path": str(out), "users": int(rows.size), "rows": n_rows}
-        told = f"{counted(n_rows, 'row')} for {counted(int(rows.size), 'user')}"
+        users, progress = options["users"], cli.progress(quiet=options["quiet"])
+        how = {name: options[name] for name in ("k", "history", "include_seen")}
+        named = None if users is None else named_users(users)
+        found = recommended(trained, users=named, progress=progress, **how)
+        n_users, n_rows = int(found.rows.size), found.write(out)
+        if found.unknown:
+            document["unknown_users"] = found.unknown
+        document |= {"path": str(out), "users": n_users, "rows": n_rows}
+        told = f"{counted(n_rows, 'row')} for {counted(n_users, 'user')}"
     if as_json:
         cli.echo_json(document, "mmbench.recommendations 1.0")
         return
@@ -85,19 +79,3 @@ def recommend(
         click.echo(f"{out}: {told}")
     if embeddings is not None:
         click.echo(embeddings.as_posix())
-
-
-def _named(users: str) -> list[str]:
-    path, named = Path(users), users.split(",")
-    try:
-        if path.is_file():
-            named = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError:  # a long list is no possible name of a file
-        pass
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text; expected one user id a line") from error
-    found = [user for user in named if user.strip()]
-    if not found:
-        told = "expected a file with one a line, or ids separated by commas"
-        raise UsageError(f"--users {users}: no user ids; {told}")
-    return found

@@ -17,7 +17,7 @@ from mmbase.layout import hanging
 if TYPE_CHECKING:
     from mmbench.models.base import Recommender
 
-_LETTERS = (
+LETTERS = (
     "L a user's list, L[:k] its first k items; Rel the user's relevant items; T the training "
     "pairs, T_u those of the user; "
     "pop an item's training users; I the candidate items; E the evaluated users, R those of them "
@@ -191,12 +191,12 @@ def metrics(name: str | None, as_json: bool) -> None:
         for metric in chosen:
             _hanging(f"{metric.name:<{width}}  ", metric.formula)
         click.echo()
-        _hanging("Letters: ", _LETTERS)
+        _hanging("Letters: ", LETTERS)
     else:
         for metric in chosen:
             for key, value in _entry(metric).items():
                 _hanging(f"{key:<11} ", str(value))
-        _hanging(f"{'letters':<11} ", _LETTERS)
+        _hanging(f"{'letters':<11} ", LETTERS)
 
 
 def _entry(metric: object) -> dict[str, object]:

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from mmbase.cli import FOLDER, PATH, Command
 from mmbench.commands.common import command_line, only_option
-from mmbench.errors import ToolError
-
-if TYPE_CHECKING:
-    from mmbench.analysis.controls import ContentGain
-    from mmbench.analysis.report.results import Reproduction
-    from mmbench.runs.finished_runs import FinishedRun, System
 
 
 @click.command(cls=Command)
@@ -39,95 +30,7 @@ def report(
       mmbench report runs/ --only protocol=strict --out report/strict
       mmbench report runs/tiktok --out report/tiktok --metric nDCG@20
     """
-    from mmbench.analysis.report.reproduction import write
-    from mmbench.metrics import spelled
-    from mmbench.runs import kinds
-    from mmbench.runs.finished_runs import find_runs
+    from mmbench.interface.reporting import report as reported
 
-    metric = spelled(metric)
-    pages = kinds.by_kind(kinds.only(find_runs(runs), only))
-    if allow_mixed:
-        by_dataset: dict[str, list[FinishedRun]] = {}
-        for members in pages:
-            by_dataset.setdefault(kinds.kind_of(members[0])["dataset"], []).extend(members)
-        pages = list(by_dataset.values())
-    write(_parts(pages, metric), out)
-    click.echo((out / "index.md").as_posix())
-
-
-def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str) -> list[Reproduction]:
-    """Return a part per page; a digest distinguishes two of one dataset, split and protocol."""
-    from mmbench.runs.kinds import conditions, digest_of, kind_of
-
-    kinds = [kind_of(members[0]) for members in pages]
-    datasets = [kind["dataset"] for kind in kinds]
-    parts: list[Reproduction] = []
-    for members, kind in zip(pages, kinds, strict=True):
-        told, names = f"split {kind['split']}, protocol {kind['protocol']}", list(kind.values())
-        if kinds.count(kind) > 1:
-            names.append(digest_of(conditions(members[0])))
-            told += f", kind {names[-1]}"
-        stem = re.sub(r"[^\w.=-]+", "-", "-".join(names))
-        if datasets.count(kind["dataset"]) == 1:
-            stem = ""
-        taken = sum(part.page == stem for part in parts)
-        parts.append(_part(members, told, f"{stem}-{taken + 1}" if taken else stem, metric))
-    return parts
-
-
-def _part(members: Sequence[FinishedRun], kind: str, stem: str, metric: str) -> Reproduction:
-    from mmbench.analysis.compare import compare, users_in_words
-    from mmbench.analysis.controls import content_gains
-    from mmbench.analysis.report.results import (
-        Reproduction,
-        data_fact,
-        feature_facts,
-        line_of,
-        protocol_fact,
-    )
-    from mmbench.runs.finished_runs import group
-    from mmbench.runs.kinds import conditions, kind_of
-
-    systems = group(members)
-    mixed = len({repr(conditions(run)) for run in members}) > 1
-    records = [run.record for run in members]
-    told = [data_fact(record) for record in records]
-    told += [protocol_fact(run.record, run.recipe) for run in members]
-    told += [fact for record in records for fact in feature_facts(record)]
-    name = kind_of(members[0])["dataset"]
-    warnings = ["The runs on this page are of several kinds: their numbers do not compare."]
-    lines = [
-        line_of(system.label, [run.path for run in system.runs], {}, _settings(system))
-        for system in systems
-    ]
-    sentences: list[str] = []
-    gains: list[ContentGain] = []
-    if len(systems) > 1:
-        try:
-            outcome = compare(systems, [metric])
-        except ToolError as error:
-            sentences = [f"not compared: {error}"]
-        else:
-            how = f"randomisation test over {users_in_words(outcome)}, Holm correction"
-            gains = content_gains(systems, [metric])
-            sentences = [*(one.verdict for one in outcome), f"{how}; see `mmbench compare`"]
-    return Reproduction(
-        name,
-        "",
-        command_line(),
-        list(dict.fromkeys(told)),
-        warnings if mixed else [],
-        lines,
-        sentences,
-        [gain.cells for gain in gains],
-        "" if mixed else kind,
-        stem,
-    )
-
-
-def _settings(system: System) -> str:
-    default = type(system.runs[0].recipe.settings)().model_dump()
-    known = [run.recipe.settings.model_dump() for run in system.runs]
-    values = {name: list(dict.fromkeys(str(one[name]) for one in known)) for name in default}
-    changed = [name for name, texts in values.items() if texts != [str(default[name])]]
-    return ", ".join(f"{name}={' / '.join(values[name])}" for name in changed)
+    done = reported(runs, out, metric, only=only, allow_mixed=allow_mixed, command=command_line())
+    click.echo(done.path.as_posix())

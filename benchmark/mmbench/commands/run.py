@@ -39,16 +39,11 @@ def run(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any
       mmbench run study.yaml --seed 1,2,3,4,5
       mmbench run study.yaml --engine ray --address auto --out /shared/runs
     """
-    from mmbench.commands.train import show
-    from mmbench.runs.batch import Batch
-    from mmbench.runs.recipe_lists import read_plan
+    from mmbench.commands.train import train_and_show
+    from mmbench.interface.training import read_recipes
 
     data, seeds = options["data"], options["seeds"]
-    typed = {"data": data and str(data), "seed": seeds and list(seeds), "device": options["device"]}
-    instead = {key: value for key, value in typed.items() if value is not None}
+    instead = {"data": data and str(data), "seed": seeds and list(seeds)}
     reporter = progress(quiet=quiet)
-    planned = [one for path in recipes for one in read_plan(path, reporter.note, **instead)]
-    distinct = [recipe for number, recipe in enumerate(planned) if recipe not in planned[:number]]
-    batch = Batch(options["out"], common.executor_of(options, reporter), reporter)
-    show(batch.run(distinct, restart=options["restart"]), as_json, slices=options["slices"])
-    batch.raise_failures()
+    planned = read_recipes(recipes, reporter, **instead, device=options["device"])
+    train_and_show(planned, options, reporter, as_json=as_json)

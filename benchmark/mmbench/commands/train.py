@@ -13,18 +13,9 @@ from pydantic import ValidationError
 
 from mmbase import cli, layout
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
-from mmbench import config
 from mmbench.commands import common
-from mmbench.config import (
-    Approximation,
-    Evaluation,
-    Range,
-    Recipe,
-    Search,
-    for_model,
-    make_recipe,
-)  # fmt: skip
-from mmbench.errors import UsageError, unknown_name
+from mmbench.config import Approximation, Evaluation, Range, Recipe, Search
+from mmbench.errors import SomeFailed, UsageError, unknown_name
 
 if TYPE_CHECKING:
     from mmbase.progress import Progress
@@ -112,72 +103,50 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
 
 def train_all(options: Mapping[str, Any], progress: Progress, *, as_json: bool) -> None:
     """Train the recipes that the options of `recipe_options` describe, and print the results."""
-    from mmbench.runs.batch import Batch
+    train_and_show(recipes_from(options, progress), options, progress, as_json=as_json)
 
-    recipes = recipes_from(options, progress)
-    batch = Batch(options["out"], common.executor_of(options, progress), progress)
-    show(batch.run(recipes, restart=options["restart"]), as_json, slices=options["slices"])
-    batch.raise_failures()
+
+def train_and_show(
+    recipes: Sequence[Recipe], options: Mapping[str, Any], progress: Progress, *, as_json: bool
+) -> None:
+    """Train recipes where and how `engine_options` and others say, and print the results."""
+    from mmbench.interface.training import train as trained
+
+    how = {name: options[name] for name in ("out", "restart")}
+    try:
+        runs: Sequence[Result] = trained(
+            recipes, executor=common.executor_of(options, progress), progress=progress, **how
+        )
+    except SomeFailed as error:
+        show(error.finished, as_json, slices=options["slices"])
+        raise
+    show(runs, as_json, slices=options["slices"])
 
 
 def recipes_from(options: Mapping[str, Any], progress: Progress) -> list[Recipe]:
-    """Return one recipe for each model and seed of a command line.
-
-    Options of `Search` make them searches.
+    """Return one recipe for each model and seed of a command line; see `recipes`.
 
     Raises:
         UsageError: A value is not allowed; all are checked before anything is trained.
     """
     from mmbench.data.features import parse_wanted
-    from mmbench.data.missing import policy_of
-    from mmbench.models import model_class, model_name
-    from mmbench.models.start import StartFrom
-    from mmbench.runs.start import with_digest
+    from mmbench.interface.training import recipes
 
-    names = list(dict.fromkeys(map(model_name, cli.split_list(options["models"]))))
-    if not names:
-        raise UsageError("--model is missing; e.g. --model vbpr,bpr-mf (see `mmbench models`)")
-    shared = given(Recipe, options) | {
-        "approximate": parse_approximations(options["approximate"] or ""),
-        "evaluation": config.make_evaluation(**given(Evaluation, options)),
-    }
-    settings = parse_settings(options["settings"])
-    grid = parse_grid(options.get("grid", ()))
-    space = parse_search(options.get("search", ()))
-    how = given(Search, options)
-    if space:
-        from mmbench.runs.search import require_optuna
-
-        if how.get("sampler") != "random":
-            require_optuna("--sampler tpe", "--sampler random")  # now, and not after some trials
-        if how.get("pruner", "none") != "none":
-            require_optuna(f"--pruner {how['pruner']}", "--pruner none")
-    models = {name: model_class(name) for name in names}
-    policy = policy_of(options["missing"] or "mean")
-    drops = policy.DROPS
-    needs_features = drops or any(model.uses_features for model in models.values())
-    common.require_content(options, needs_features=needs_features, draws=policy.DRAWS)
-    if options["start_from"] is not None:  # now, and not after a catalogue was made
-        shared["start_from"] = with_digest(StartFrom(run=str(options["start_from"])))
-    data = options["data"] or common.make_demo(needs_features=needs_features, progress=progress)
-    seeds = tuple(dict.fromkeys(options["seeds"] or (Recipe.model_fields["seed"].default,)))
-    recipes = []
-    for name, model in models.items():
-        own_space = for_model(name, space, names)
-        own = {
-            **shared,
-            "data": str(data),
-            "model": name,
-            "features": parse_wanted(options["features"]) if model.uses_features or drops else {},
-            "settings": config.make_settings(name, for_model(name, settings, names)),
-            "grid": for_model(name, grid, names),
-            "search": Search(space=own_space, **how) if own_space else None,
-        }
-        for seed in seeds if model.uses_seed else seeds[:1]:
-            recipe = make_recipe(**own, seed=seed)
-            recipe.trials()  # every combination is checked before the first one is trained
-            recipes.append(recipe)
-    return recipes
+    typed = given(Recipe, options) | given(Evaluation, options)
+    parsed = ("data", "features", "approximate", "settings", "grid", "search")
+    return recipes(
+        options["models"],
+        options["data"],
+        seed=options["seeds"],
+        settings=parse_settings(options["settings"]),
+        grid=parse_grid(options.get("grid", ())),
+        search=parse_search(options.get("search", ())),
+        how=given(Search, options),
+        progress=progress,
+        features=parse_wanted(options["features"]),
+        approximate=parse_approximations(options["approximate"] or ""),
+        **{name: value for name, value in typed.items() if name not in parsed},
+    )
 
 
 def show(results: Sequence[Result], as_json: bool, *, slices: bool) -> None:
@@ -273,47 +242,15 @@ def _by_data(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 def _tables(about: str, runs: Sequence[Result]) -> None:
     from mmbench.analysis.report.tables import Row, print_costs, print_results
+    from mmbench.interface.results import Runs
 
     rows: dict[str, list[Result]] = {}
-    for run, label in zip(runs, _labels(runs), strict=True):
+    for run, label in zip(runs, Runs(tuple(runs)).labels, strict=True):
         rows.setdefault(label, []).append(run)
     for split in ("valid", "test"):
         values = [Row(label, [getattr(run, split) for run in own]) for label, own in rows.items()]
         print_results(f"{about}, {split}" if about else split, values)
     print_costs([Row(label, [run.cost for run in own]) for label, own in rows.items()])
-
-
-def _labels(runs: Sequence[Result]) -> list[str]:
-    """Return each run's model, with what distinguishes it from other runs of that model.
-
-    Seeds, and settings that validation chose, do not.
-    """
-    models = [run.recipe.model for run in runs]
-    if len(set(models)) == len(runs):  # nothing to tell apart
-        return models
-    from mmbench.runs.kinds import Facts, labels, treatment_of
-
-    facts = []
-    for run in runs:
-        recipe = run.recipe
-        settings = {name: value for name, value in recipe.settings if name not in run.tried}
-        start = recipe.start_from and Path(recipe.start_from.run).name
-        numeric = {
-            "approximate": recipe.approximate,
-            "sparse": recipe.sparse_backend,
-            "start_from": start,
-        }
-        facts.append(
-            Facts(
-                recipe.model,
-                recipe.features,
-                settings,
-                frozenset(),
-                numeric,
-                treatment=treatment_of(recipe),
-            )
-        )
-    return labels(facts)
 
 
 def parse_value(text: str) -> Any:

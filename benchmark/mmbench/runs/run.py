@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from mmbase import gemm
 from mmbase.process import cpu_seconds, forget_peak_memory
 from mmbase.progress import Progress
+from mmbase.tabular import Tabular
 from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import load_presence
@@ -42,8 +43,8 @@ ROW_GROUP = 1 << 17
 """Rows of a group of per_user.parquet: a reader of many users may take one after the other."""
 
 
-@dataclass(frozen=True, eq=False)
-class Result:
+@dataclass(frozen=True, eq=False, repr=False)
+class Result(Tabular):
     """A finished run.
 
     Attributes:
@@ -70,6 +71,16 @@ class Result:
     cost: Mapping[str, float | None] = field(default_factory=dict)
     trials: Sequence[Mapping[str, Any]] = ()
     no_hits: Sequence[str] = ()
+
+    @property
+    def title(self) -> str:
+        """The run's folder and the epoch whose model was scored."""
+        return f"{self.path.name}: seed {self.recipe.seed}, epoch {self.best_epoch}"
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row per split, `valid` and `test`, and a column per metric."""
+        values = {"valid": self.valid, "test": self.test}
+        return pd.DataFrame.from_dict(values, orient="index").rename_axis("split")
 
     @property
     def unfinished(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.catalogue.items import Items, fixed_length
 from mmbase.choices import recall_column
 from mmbase.dataset import (
     checked_ids,
@@ -21,7 +22,6 @@ from mmbase.dataset import (
 from mmbase.layout import counted
 from mmbase.tables import Column, Table, open_table
 from mmstore.ids import Pairs
-from mmx.catalogue.items import Items, fixed_length
 from mmx.errors import DataError, UsageError
 
 KINDS = ("interactions", "items")  # tables whose columns may have been named before

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from mmbase.cli import (
-    DEFAULT_DATA,
     PATH,
     Command,
     echo_json,
@@ -19,13 +18,8 @@ from mmbase.cli import (
     quiet_option,
     verbose_option,
 )
-from mmbase.layout import hanging
-from mmx.config import RunConfig, SetConfig, from_options, load_recipe
-from mmx.errors import Interrupted, ToolError, UsageError
-
-if TYPE_CHECKING:
-    from mmbase.progress import Terminal
-    from mmx.extraction.summary import Summary
+from mmx.config import RunConfig, SetConfig
+from mmx.errors import SomeSetsFailed
 
 
 class AutoOr(click.ParamType):  # type: ignore[type-arg]  # not generic in older click
@@ -100,20 +94,17 @@ def extract(
       mmx extract recipes/extract/demo.yaml
     """
     from mmbase.process import tune_process
-    from mmx.extraction.remote import shown, staged
+    from mmx.extraction.remote import shown
+    from mmx.interface import extract_all, requested
 
     tune_process(one_arena=True)
     reporter = progress(quiet=quiet, verbose=verbose)
-    run, sets = _requested(recipe, options)
-    _demo_when_absent(run.data, reporter)
+    typed = given(RunConfig, options) | given(SetConfig, options)
     try:
-        with staged(run) as here:
-            done, failed = _extract_all(here, sets, reporter)
-    finally:
-        if run.engine == "ray":
-            from mmbase.ray_cluster import disconnect
-
-            disconnect()
+        made = extract_all(*requested(recipe, typed), reporter)
+    except SomeSetsFailed as error:  # each was warned of
+        made = error.extraction
+    done, failed = made.sets, made.failed
     documents = [{**summary.as_json(), "path": shown(summary.path)} for summary in done]
     if as_json and recipe is None and done:
         echo_json(documents[0], "mmx.extraction 1.0")
@@ -127,78 +118,3 @@ def extract(
         for summary in done:
             click.echo(shown(summary.path))
     ctx.exit(1 if failed else max((summary.exit_code for summary in done), default=0))
-
-
-def _requested(
-    recipe: Path | None, options: dict[str, Any]
-) -> tuple[RunConfig, tuple[SetConfig, ...]]:
-    """Return the run and its sets; options about the run override those of a recipe."""
-    about_run, about_set = given(RunConfig, options), given(SetConfig, options)
-    if recipe is not None:
-        if about_set:
-            flags = ", ".join(f"--{name.replace('_', '-')}" for name in about_set)
-            raise UsageError(f"{flags}: belongs into the recipe {recipe}, under one of its sets")
-        parsed = load_recipe(recipe)
-        return from_options(RunConfig, {**parsed.run().model_dump(), **about_run}), parsed.sets
-    absent = [f"--{name}" for name in ("modality", "model") if name not in about_set]
-    if absent:
-        raise UsageError(
-            f"{' and '.join(absent)} needed, or a recipe; e.g. mmx extract --modality visual "
-            "--model resnet50 (mmx models lists the encoders)"
-        )
-    return from_options(RunConfig, about_run), (from_options(SetConfig, about_set),)
-
-
-def _extract_all(
-    run: RunConfig, sets: tuple[SetConfig, ...], progress: Terminal
-) -> tuple[list[Summary], list[tuple[SetConfig, str]]]:
-    """Make every set; of several, one that fails does not keep the others from being made."""
-    from mmbase.process import out_of_memory
-    from mmstore import StoreError
-    from mmx.extraction.extract import extract_together, share_contents
-
-    done: list[tuple[SetConfig, Summary]] = []
-    failed: list[tuple[SetConfig, str]] = []
-
-    def attempt(group: tuple[SetConfig, ...], *, fatal: bool) -> str:
-        """Make some sets together; return why it failed where other sets may still be made."""
-        taken = [summary.path for _, summary in done]
-        try:
-            made = extract_together(run, group, progress=progress, taken=taken)
-        except Interrupted:
-            raise
-        except (ToolError, StoreError, RuntimeError, MemoryError) as error:
-            foreseen = isinstance(error, ToolError | StoreError) or out_of_memory(error)
-            if fatal or not foreseen:
-                raise
-            return str(error) or type(error).__name__  # the error itself would keep the encoder
-        done.extend(zip(group, made, strict=True))
-        for summary in made:
-            text = summary.as_text().splitlines()
-            lines = (hanging(line, "", " " * (4 if line[0] == " " else 11)) for line in text)
-            progress.note("\n".join(lines) + ("\n" if len(sets) > 1 else ""))
-        return ""
-
-    for group in share_contents(run, sets):
-        if len(group) > 1:
-            if not attempt(tuple(group), fatal=False):
-                continue
-            progress.note("not all sets of this group could be made together: one after the other")
-        for config in group:
-            if reason := attempt((config,), fatal=len(sets) == 1):
-                failed.append((config, reason))
-                progress.warn(f"{config.modality}/{config.model} failed: {reason}")
-    done.sort(key=lambda pair: sets.index(pair[0]))
-    return [summary for _, summary in done], failed
-
-
-def _demo_when_absent(data: Path, progress: Terminal) -> None:
-    """Generate the default dataset if it is wanted and absent."""
-    if data == DEFAULT_DATA and not data.exists():
-        from mmx.demo import write_demo
-
-        progress.note(
-            f"{data} is not there: generating the synthetic demo catalogue (--data DIR for your "
-            "own)"
-        )
-        write_demo(data)

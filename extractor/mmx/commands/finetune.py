@@ -69,10 +69,11 @@ def finetune(
       mmx finetune --modality textual --model all-MiniLM-L6-v2 --data mine --split loo --out mine-st
       mmx extract --modality textual --model mine-st --data mine
     """
+    from mmbase.catalogue.files import file_contents
+    from mmbase.catalogue.items import load_items
     from mmbase.choices import recall_texts
     from mmbase.process import StopRequest, resolve_device
-    from mmx.catalogue.contents import file_contents, text_contents
-    from mmx.catalogue.items import load_items
+    from mmx.catalogue.contents import text_contents
     from mmx.encoders import create
     from mmx.encoders.weights.checkpoints import file_sha256
     from mmx.finetuning import Trainable, Training, histories, training_part

@@ -5,13 +5,15 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mmbase.cli import PATH, LazyGroup, echo_json, json_option
+from mmbase.cli import PATH, LazyGroup, echo_json, json_option, progress
 from mmbase.layout import counted
 from mmx.commands.exchange import export, import_, merge
 from mmx.commands.sets import (
@@ -94,15 +96,26 @@ def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
 @store.command(short_help="Describe a feature set, and why items failed.")
 @click.argument("target", metavar="PATH|MODALITY/NAME")
 @store_option
+@click.option(
+    "--html",
+    type=PATH,
+    metavar="FILE",
+    help="Write a page instead: coverage, lengths, constant and duplicate vectors, examples of "
+    "statuses, and a map with pictures (extra report).",
+)
 @json_option
-def info(*, target: str, root: Path, as_json: bool) -> None:
+def info(*, target: str, root: Path, html: Path | None, as_json: bool) -> None:
     """Describe a feature set: counts, how the vectors were made, and why items failed.
 
     \b
     EXAMPLES
       mmx store info visual/resnet50
       mmx store info data/office/features/visual/resnet50.h5 --json
+      mmx store info visual/resnet50 --html resnet50.html
     """
+    if html is not None:
+        _info_page(target, root, html, as_json=as_json)
+        return
     from mmx.vectors.overview import failures, leaves, one_line, summary
 
     with opened(find_set(target, root)) as features:
@@ -119,6 +132,22 @@ def info(*, target: str, root: Path, as_json: bool) -> None:
             for error in errors[:SHOWN]
         ]
     click.echo("\n".join(lines))
+
+
+def _info_page(target: str, root: Path, out: Path, *, as_json: bool) -> None:
+    from mmbase.pages import require_extra
+
+    require_extra("mmx store info --html")
+    from mmx.vectors.page.write import write_page
+
+    with opened(find_set(target, root)) as features:
+        command = shlex.join(["mmx", *sys.argv[1:]])
+        made = write_page(features, out, command, progress(quiet=as_json))
+    if as_json:
+        echo_json(made, "mmx.page 1.0")
+        return
+    shown = counted(made["points"], "item"), counted(made["pictures"], "picture")
+    click.echo(f"{out.as_posix()}: a map of {shown[0]}, {shown[1]}, {made['bytes'] / 1e6:.1f} MB")
 
 
 @store.command(short_help="Check feature sets in full, against the format and their digest.")

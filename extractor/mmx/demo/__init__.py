@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class _Faults:
 
 
 def write_demo(
-    out: Path,
+    out: str | PathLike[str],
     *,
     items: int = 800,
     users: int = 1500,
@@ -91,6 +92,7 @@ def write_demo(
         if given < least:
             raise UsageError(f"mmx demo: {name} must be at least {least} (got {given})")
     require_pillow()
+    out = Path(out)
     parameters = {"items": items, "users": users, "seed": seed}
     if space not in (None, seed):
         parameters["space"] = space

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from mmbase.catalogue.files import Content, File
+from mmbase.catalogue.paths import Absent
 from mmbase.process import out_of_memory
-from mmx.catalogue.contents import Content, File
-from mmx.catalogue.paths import Absent
 from mmx.encoders import Encoder
 from mmx.encoders.base import own_work_s
 from mmx.encoders.decoding import alone, bounded, observed, on_background, shared_decoding, waited_s

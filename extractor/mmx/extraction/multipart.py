@@ -17,11 +17,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mmbase.catalogue.files import Content, FileContents, file_contents
+from mmbase.catalogue.items import Items
+from mmbase.catalogue.paths import Absent, names_in
 from mmbase.dataset import FILE_SUFFIXES, FOLDERS, is_hidden
 from mmbase.tables import Column
-from mmx.catalogue.contents import Content, FileContents, file_contents
-from mmx.catalogue.items import Items
-from mmx.catalogue.paths import Absent, names_in
 from mmx.encoders import Encoder
 from mmx.encoders.base import loaded_or_error
 from mmx.errors import ContentError, UsageError

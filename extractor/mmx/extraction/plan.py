@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mmx
+from mmbase.catalogue.files import file_contents
+from mmbase.catalogue.items import Items, load_items
 from mmbase.choices import recall_texts, remember_columns, remember_texts
 from mmbase.dataset import TEXT_COLUMNS
 from mmbase.process import resolve_device
 from mmbase.progress import Progress
 from mmx.catalogue import interactions
-from mmx.catalogue.contents import Contents, file_contents, text_contents
-from mmx.catalogue.items import Items, load_items
+from mmx.catalogue.contents import Contents, text_contents
 from mmx.config import RunConfig, SetConfig
 from mmx.encoders import Encoder, needs_torch
 from mmx.encoders.compute import linear_kernel

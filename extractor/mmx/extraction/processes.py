@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from mmx.catalogue.contents import Content
+from mmbase.catalogue.files import Content
 from mmx.encoders import Encoder
 from mmx.encoders.base import plain_reason
 from mmx.encoders.decoding import memory

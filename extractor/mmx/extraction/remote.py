@@ -26,11 +26,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from mmbase.catalogue.files import Content
 from mmbase.choices import FILE
 from mmbase.errors import install_extra
 from mmbase.process import is_running
 from mmbase.tables import is_table
-from mmx.catalogue.contents import Content
 from mmx.errors import DataError, ToolError, UsageError
 
 if TYPE_CHECKING:  # loading processes fetch contents, and start without pydantic

@@ -358,6 +358,9 @@ class Summary:
             "first_notes": [{"item_id": item, "note": note} for item, note in self.notes],
         }
 
+    def __str__(self) -> str:
+        return self.as_text()
+
     def as_text(self) -> str:
         """Return the summary as a few aligned lines."""
         counts, stages = self.counts, self.stages

@@ -20,8 +20,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from mmbase.catalogue.files import Content
 from mmbase.process import available_cpus
-from mmx.catalogue.contents import Content
 from mmx.encoders import Encoder
 from mmx.errors import ContentError, DataError
 from mmx.extraction.loading import Reading, load_here, read

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmbase.catalogue.items import load_items
 from mmbase.dataset import (
     ITEM_ID_COLUMNS,
     NAMES,
@@ -29,7 +30,6 @@ from mmbase.dataset import (
 )
 from mmbase.layout import counted
 from mmbase.tables import SUFFIXES, Table, is_table, open_table
-from mmx.catalogue.items import load_items
 from mmx.errors import DataError, ToolError, UsageError
 
 INTERACTION_FILES = ("interactions", "train", "valid", "val", "validation", "test")

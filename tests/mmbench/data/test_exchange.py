@@ -201,7 +201,7 @@ def test_quotation_marks_of_items_survive_a_dataset_folder(
     rows: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Both tools read the table of items with its dialect guessed, the interactions literally."""
-    from mmx.catalogue.items import load_items
+    from mmbase.catalogue.items import load_items
 
     rows = list({item: (item, title) for item, title in [('"q"', "t"), *rows]}.values())
     frame = pd.DataFrame(rows, columns=["item_id", "title"])

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from mmbase.catalogue.items import load_items
 from mmbase.choices import recall_columns, remember_columns
 from mmbench.cli import cli
 from mmbench.data.dataset import load_split
 from mmbench.data.files import read_known
 from mmbench.errors import DataError
 from mmx.catalogue.interactions import load_interactions
-from mmx.catalogue.items import load_items
 
 GIVEN = ("--columns", "user_id=who", "--columns", "item_id=what")
 

@@ -377,7 +377,7 @@ def test_types_of_the_side_data() -> None:
     ],
 )
 def test_both_tools_take_the_same_column_of_ids(tmp_path: Path, header: str) -> None:
-    from mmx.catalogue.items import load_items
+    from mmbase.catalogue.items import load_items
 
     names = header.split(",")
     pd.DataFrame({name: [f"{name}-{n}" for n in range(3)] for name in names}).to_csv(

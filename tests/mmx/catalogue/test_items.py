@@ -6,9 +6,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from mmx.catalogue.contents import Content, file_contents, text_contents
-from mmx.catalogue.items import load_items
-from mmx.catalogue.paths import Absent
+from mmbase.catalogue.files import Content, file_contents
+from mmbase.catalogue.items import load_items
+from mmbase.catalogue.paths import Absent
+from mmx.catalogue.contents import text_contents
 from mmx.errors import ContentError, DataError, UsageError
 from mmx.extraction.multipart import several_files
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from mmx.catalogue.contents import Content, FileContents, file_contents
-from mmx.catalogue.items import load_items
-from mmx.catalogue.paths import BETWEEN, Absent, Place, names_in
+from mmbase.catalogue.files import Content, FileContents, file_contents
+from mmbase.catalogue.items import load_items
+from mmbase.catalogue.paths import BETWEEN, Absent, Place, names_in
 from mmx.errors import ContentError
 from mmx.extraction.multipart import several_files
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from mmbase.errors import install_extra
 from mmbase.layout import counted
+from mmbase.pages import has_extra, static_picture
 from mmbench.analysis.effects import Effect, key_of
 from mmbench.analysis.question import DESIGN, KIND, Asked, Cell, in_words, number_of
 from mmbench.analysis.report import verdicts
 from mmbench.analysis.report.answer import Answer, Done, Row, rows_of, values_csv
 from mmbench.analysis.report.extraction import costs_table, extra_seconds
-from mmbench.analysis.report.pages import Block, Page, Table, put
-from mmbench.analysis.report.plots import factor_curves
+from mmbench.analysis.report.pages import Block, Page, Table, put, put_bytes
+from mmbench.analysis.report.charts import factor_curves
 from mmbench.analysis.report.results import data_fact, protocol_fact
 from mmbench.models import model_class
 
@@ -50,7 +51,7 @@ def page(answer: Answer, csv_name: str, values: str, images: Mapping[str, str]) 
             blocks.append(f"![{question.title}: {kind}]({images[kind]})")
     if question.curve and not images:
         blocks.append(
-            f"Curves need matplotlib: `{install_extra('report')}`, then the same command."
+            f"Curves need the extra report: `{install_extra('report')}`, then the same command."
         )
     blocks += ["## Effects", _how(answer)]
     for asked, found in answer.effects:
@@ -272,7 +273,7 @@ def _draw(answer: Answer, out: Path) -> dict[str, str]:
     """Draw the curves of the first metric: a plot per kind of data; return their names."""
     question, images = answer.planning.question, {}
     curve, metric = question.curve, question.metrics[0]
-    if curve is None:
+    if curve is None or not has_extra():
         return {}
     axis = f"{curve}, share of the vectors" if curve == "mask" else curve
     for number_, (kind, done) in enumerate(answer.kinds.items()):
@@ -291,8 +292,8 @@ def _draw(answer: Answer, out: Path) -> dict[str, str]:
             lines = panels.setdefault(title, {})
             lines.setdefault(label or metric, []).append((x, mean, half or 0.0))
         name = f"{out.stem}{f'-{number_ + 1}' if number_ else ''}.svg"
-        partial = out.with_name(f"{name}.partial")
-        if panels and factor_curves(panels, (axis, metric), partial):
-            partial.replace(out.with_name(name))
+        if panels:
+            picture = static_picture(factor_curves(panels, (axis, metric)), "svg")
+            put_bytes(out.with_name(name), picture)
             images[kind] = name
     return images

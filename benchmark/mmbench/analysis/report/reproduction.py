@@ -9,11 +9,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmbase.errors import install_extra
+from mmbase.pages import chart_figure, has_extra, static_pictures
 from mmbench.analysis.controls import HEADER
-from mmbench.analysis.report.pages import Block, Page, Table, put
-from mmbench.analysis.report.plots import learning_curves, trade_offs
+from mmbench.analysis.report.pages import Block, Page, Table, put, put_bytes
 from mmbench.analysis.report.results import COSTS, Line, Reproduction
 from mmbench.analysis.report.tables import number
 from mmbench.metrics import sign
@@ -33,33 +34,82 @@ CLAIMS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
 """Conclusions of arXiv 2309.05273: models that lead on metrics, of which all are better larger."""
 
 
-def write(parts: Sequence[Reproduction], out: Path) -> None:
-    """Write the report: an index, and for each part a page, LaTeX tables, values and plots.
+SECTIONS = {
+    "ranking": "-ranking",
+    "trade-offs": "",
+    "curves": "-curves",
+    "slices": "-slices",
+    "cost": "-cost",
+    "missing": "-missing",
+}
+"""Figures that become picture files: what follows the page's name."""
 
-    Pages are written as Markdown and as HTML.
+
+def write(parts: Sequence[Reproduction], out: Path) -> Path:
+    """Write the report, and return its first page.
+
+    It is an index, and for each part a page as Markdown, LaTeX tables and values; with the extra
+    `report` also as HTML, and pictures as SVG and PNG.
     """
     out.mkdir(parents=True, exist_ok=True)
+    if drawn := has_extra():
+        parts = [part.complete() for part in parts]
     images: dict[str, list[str]] = {}
     for part in parts:
-        images[part.page] = []
-        for suffix, draw in (("", trade_offs), ("-curves", learning_curves)):
-            name = f"{part.page}{suffix}.svg"
-            partial = out / f"{name}.partial"
-            if draw(part, partial):
-                partial.replace(out / name)
-                images[part.page].append(name)
-        _put_page(page(part, images[part.page]), out / part.page)
-        put(out / f"{part.page}.csv", values_csv(part))
+        name = part.page
+        put(out / f"{name}.csv", values_csv(part))
         tables = (
             f"% {part.title}, test @{k}\n{values_table(part, k).latex()}" for k in part.cutoffs
         )
-        put(out / f"{part.page}.tex", "\n".join(tables))
-    _put_page(index(parts, images), out / "index")
+        put(out / f"{name}.tex", "\n".join(tables))
+        images[name] = _draw(part, out, several=len(parts) > 1) if drawn else []
+        put(out / f"{name}.md", page(part, images[name]).markdown())
+    put(out / "index.md", index(parts, images).markdown())
+    if not drawn:
+        return out / "index.md"
+    put(out / "index.html", _overview(parts, out))
+    return out / "index.html"
 
 
-def _put_page(one: Page, path: Path) -> None:
-    put(path.with_name(path.name + ".md"), one.markdown())
-    put(path.with_name(path.name + ".html"), one.html())
+def _draw(part: Reproduction, out: Path, *, several: bool) -> list[str]:
+    """Write a part's HTML page and pictures; return the names of the SVG files."""
+    from mmbench.analysis.report.board import ordered
+    from mmbench.analysis.report.figures import figures_of, look_of, picture
+    from mmbench.analysis.report.html import page_html
+
+    board = ordered(part.systems, part.metric)
+    figures, look = figures_of(part, board), look_of(part.lines, board)
+    names = []
+    for section, suffix in SECTIONS.items():
+        if section in figures:
+            names.append(f"{part.page}{suffix}.svg")
+            _put_pictures(out / names[-1], picture(figures[section], look))
+    files = [f"{part.page}.{kind}" for kind in ("md", "csv", "tex")]
+    files += [name for svg in names for name in (svg, f"{svg.removesuffix('.svg')}.png")]
+    put(out / f"{part.page}.html", page_html(part, figures, files, several=several))
+    return names
+
+
+def _overview(parts: Sequence[Reproduction], out: Path) -> str:
+    from mmbench.analysis.report import charts, overall
+    from mmbench.analysis.report.html import overview_html
+
+    found = overall.mean_ranks(parts)
+    if found is None:
+        return overview_html(parts, "", None)
+    rows = [
+        {"system": name, "rank": rank, "joined": ", ".join(found.joined(name)) or "none"}
+        for name, rank in found.ranks.items()
+    ]
+    chart = charts.critical_difference(rows, found.critical, len(found.datasets))
+    _put_pictures(out / "datasets.svg", chart)
+    figure = chart_figure(chart, "Mean ranks over datasets", overall.in_words(found))
+    return overview_html(parts, figure, found.table())
+
+
+def _put_pictures(svg: Path, chart: Any) -> None:
+    for kind, content in static_pictures(chart).items():
+        put_bytes(svg.with_suffix(f".{kind}"), content)
 
 
 def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) -> Page:
@@ -77,7 +127,9 @@ def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) ->
         blocks += [f"![{part.title}]({image})" for image in images.get(part.page, ())]
     if not any(images.values()):
         install = install_extra("report")
-        blocks.append(f"Plots need matplotlib: `{install}`, then the same command.")
+        blocks.append(
+            f"HTML and pictures need the extra report: `{install}`, then the same command."
+        )
     return Page("Reproduction" if any(part.published for part in parts) else "Report", blocks)
 
 
@@ -91,7 +143,7 @@ def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
     if part.judged:
         blocks += ["## Beside the published values", _how_judged(part), verdict_table(part)]
     if part.published:
-        blocks += ["## Order of the models", _order_table(part)]
+        blocks += ["## Order of the models", order_table(part)]
     if part.published and not part.judged:
         blocks += ["## Claims of the paper", "\n".join(claims(part))]
     if part.comparisons:
@@ -99,7 +151,7 @@ def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
     if part.controls:
         blocks += ["## How much is content", Table(HEADER, part.controls)]
     blocks += [f"![{part.title}]({image})" for image in images]
-    blocks += ["## Cost", _cost_table(part), "## What ran", _runs_table(part)]
+    blocks += ["## Cost", cost_table(part), "## What ran", _runs_table(part)]
     return Page(part.title, [*blocks, f"```\n{part.command}\n```"])
 
 
@@ -210,7 +262,7 @@ def _difference(ours: float | None, published: float | None) -> str:
     return "-" if ours is None or not published else f"{(ours - published) / published:+.1%}"
 
 
-def _order_table(part: Reproduction) -> Table:
+def order_table(part: Reproduction) -> Table:
     from scipy.stats import kendalltau
 
     rows = []
@@ -233,7 +285,7 @@ def _order(values: Mapping[str, float], metric: str) -> str:
     return "".join(itertools.chain.from_iterable(zip(models, [*joints, ""], strict=True)))
 
 
-def _cost_table(part: Reproduction) -> Table:
+def cost_table(part: Reproduction) -> Table:
     seconds = (
         "seconds per epoch", "seconds of training", "CPU seconds of training",
         "seconds of evaluation",

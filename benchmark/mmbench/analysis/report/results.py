@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmbase.layout import counted
 from mmbench.analysis.published import Verdict, verdict
 from mmbench.config import Recipe
+from mmbench.metrics import sign
 from mmbench.models import model_class
+from mmbench.runs.finished_runs import System, find_runs
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.run import cost_of
+
+if TYPE_CHECKING:
+    from mmbench.analysis.compare import Comparison
+    from mmbench.analysis.controls import ContentGain
 
 Values = Mapping[str, float | None]
 
@@ -73,6 +79,14 @@ class Line:
         return [value for seed in self.values if (value := seed.get(metric)) is not None]
 
 
+@dataclass(frozen=True)
+class Answered:
+    """A page of `mmbench ask`: its title, and its verdicts with `**bold**` words."""
+
+    title: str
+    verdicts: Sequence[str]
+
+
 @dataclass(frozen=True, eq=False)
 class Reproduction:
     """One page of the report: one dataset, split and protocol.
@@ -89,6 +103,12 @@ class Reproduction:
         stem: Name of its files without their extensions; empty for the dataset's.
         margin: By how much, as a share of the published value, ours may differ and count as equal;
             None: no verdicts.
+        metric: The metric that orders the systems; empty: Recall at the longest cut-off, or the
+            first one.
+        systems: The runs of each line, in the order of the lines; `complete` reads them.
+        outcome: The comparisons behind `comparisons`.
+        gains: The controls behind `controls`.
+        answers: What was found out about these runs, by questions.
     """
 
     dataset: str
@@ -102,6 +122,39 @@ class Reproduction:
     kind: str = ""
     stem: str = ""
     margin: float | None = None
+    metric: str = ""
+    systems: Sequence[System] = ()
+    outcome: Sequence[Comparison] = ()
+    gains: Sequence[ContentGain] = ()
+    answers: Sequence[Answered] = ()
+
+    def complete(self) -> Reproduction:
+        """Return it with its systems, read from the lines' folders, and its metric.
+
+        Raises:
+            DataError: A folder has no finished run, or it cannot be read.
+        """
+        metric = self.metric if self.metric in self.metrics else self._first_metric()
+        systems = self.systems or [
+            System(line.model, find_runs([Path(run) for run in line.runs])) for line in self.lines
+        ]
+        return replace(self, metric=metric, systems=systems)
+
+    def _first_metric(self) -> str:
+        cutoff = self.cutoffs[-1] if self.cutoffs else 0
+        names = [name for name in self.metrics if name.endswith(f"@{cutoff}")]
+        return next((n for n in names if n.startswith("Recall")), names[0] if names else "")
+
+    @property
+    def metric_sign(self) -> int:
+        """1 if more of `metric` is better or neither side is, -1 if less is."""
+        return sign(self.metric) or 1
+
+    @property
+    def against_best(self) -> bool:
+        """Whether the comparisons are with one system only."""
+        n = len(self.systems)
+        return 0 < len(self.outcome) < n * (n - 1) // 2
 
     @property
     def title(self) -> str:

@@ -27,9 +27,9 @@ from mmbase.dataset import (
     item_id_column,
     stem,
 )
+from mmbase.errors import DataError, UsageError
 from mmbase.layout import counted
 from mmbase.tables import SUFFIXES, Column, Table, is_table, open_table
-from mmx.errors import DataError, UsageError
 
 _NOT_ITEMS = (
     "interactions", "ratings", "reviews", "users", "train", "valid", "val", "validation", "test",

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mmbase.catalogue.items import Items
 from mmbase.dataset import FILE_SUFFIXES, FOLDERS, content_files, is_hidden, stem
 from mmbase.tables import Column
-from mmx.catalogue.items import Items
 
 
 class Matches(NamedTuple):

@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
 
-from mmx.errors import ContentError
+from mmbase.errors import ContentError
 
 BETWEEN = "\x1f"
 """Separates the paths of a list cell once the list is text."""

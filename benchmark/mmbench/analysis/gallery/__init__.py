@@ -1,0 +1,1 @@
+"""A page of users' histories, recommended items and the items' nearest neighbours."""
