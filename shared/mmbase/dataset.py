@@ -83,7 +83,7 @@ _LIKELY = {
 }  # fmt: skip
 
 
-_NUMBERS = ("id", "nr", "no", "code", "key", "sku")
+_NUMBERS = ("id", "nr", "no", "code", "sku")
 """What names of columns of ids end in."""
 
 
