@@ -36,7 +36,7 @@ COMMANDS = {
     ),
     "gallery": (
         "mmbench.commands.gallery:gallery",
-        "Show users, their lists with pictures, and items beside their neighbours.",
+        "Show lists with pictures, and items with their neighbours.",
     ),
     "compare": (
         "mmbench.commands.compare:compare",

@@ -184,6 +184,17 @@ def test_pictures_are_bounded(dataset: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.usefixtures("extra")
+def test_without_pillow_points_have_titles(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmx.vectors.page import write
+
+    monkeypatch.setattr(write, "can_draw", lambda: False)
+    made = page("visual/mine", "--data", dataset, "--html", dataset / "page.html")
+    assert (made["points"], made["pictures"]) == (27, 0)
+    if (dataset / "images").exists():
+        assert any("Pillow" in one and "[extract]" in one for one in made["warnings"])
+
+
+@pytest.mark.usefixtures("extra")
 def test_a_set_that_is_elsewhere_has_ids(tmp_path: Path) -> None:
     path = written(tmp_path / "x", RNG.normal(size=(9, 3)))
     alone = path.rename(tmp_path / "mine.h5")
