@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from mmbase import __version__
+
 if TYPE_CHECKING:
     from mmbench import errors
     from mmbench.config import Evaluation, Recipe
@@ -19,9 +21,7 @@ if TYPE_CHECKING:
     from mmbench.interface.scoring import Recommendations, evaluate, recommend
     from mmbench.interface.training import recipes, train, tune
     from mmbench.models.search_space import Range
-    from mmbench.runs.run import Result
-
-__version__ = "0.1.0"
+    from mmbench.runs.result import Result
 
 _INTERFACE = {
     "Comparisons": "results",
@@ -43,7 +43,7 @@ _PLACES = {name: f"mmbench.interface.{module}" for name, module in _INTERFACE.it
     "Evaluation": "mmbench.config",
     "Range": "mmbench.models.search_space",
     "Recipe": "mmbench.config",
-    "Result": "mmbench.runs.run",
+    "Result": "mmbench.runs.result",
 }
 
 __all__ = ["Comparisons", "Dataset", "Evaluated", "Evaluation", "Range", "Recipe"]
