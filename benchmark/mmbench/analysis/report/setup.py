@@ -197,7 +197,8 @@ def space_of(system: System) -> str:
     if asked is None:
         return ""
     if asked.search is None:
-        return "; ".join(f"{name}: {in_short(list(values))}" for name, values in asked.grid.items())
+        tried = {name: ", ".join(map(in_short, values)) for name, values in asked.grid.items()}
+        return "; ".join(f"{name}: {values}" for name, values in tried.items())
     plain = asked.search.model_dump(mode="json")
     told = [f"{name}: {_plainly(one)}" for name, one in plain.pop("space").items()]
     method = ", ".join(
