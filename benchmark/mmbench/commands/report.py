@@ -13,7 +13,10 @@ from mmbench.commands.common import command_line, only_option
 @click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option("--out", type=PATH, default=Path("report"), help="Folder of the report.")
-@click.option("--metric", default="Recall@20", help="Metric of the comparison.")
+@click.option(
+    "--metric",
+    help="Metric of the comparison.  [default: Recall@20, or what runs without it were selected by]",
+)
 @only_option
 @click.option(
     "--question",
@@ -27,7 +30,7 @@ from mmbench.commands.common import command_line, only_option
 def report(
     runs: tuple[Path, ...],
     out: Path,
-    metric: str,
+    metric: str | None,
     only: tuple[str, ...],
     questions: tuple[Path, ...],
     allow_mixed: bool,

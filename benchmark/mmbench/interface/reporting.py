@@ -51,7 +51,7 @@ class Report:
 def report(
     runs: Places,
     out: Place = "report",
-    metric: str = "Recall@20",
+    metric: str | None = None,
     *,
     only: Wanted = (),
     questions: Sequence[Place] = (),
@@ -65,7 +65,8 @@ def report(
     Args:
         runs: Run folders, folders that hold some, or the results of `train`.
         out: Folder of the report.
-        metric: Metric of the comparison, with cut-off.
+        metric: Metric of the comparison, with cut-off. None: of each page Recall@20, or where some
+            run lacks it, what the runs were selected by.
         only: Runs of this dataset, split or protocol alone.
         questions: Pages of `mmbench ask` whose verdicts the pages of their runs repeat.
         allow_mixed: One page per dataset, whatever its runs are of.
@@ -76,7 +77,7 @@ def report(
         DataError: A place holds no finished run, or one cannot be read; or a page of `questions`
             is none.
     """
-    metric = spelled(metric)
+    metric = None if metric is None else spelled(metric)
     pages = kinds_of.by_kind(chosen_runs(runs, only))
     if allow_mixed:
         by_dataset: dict[str, list[FinishedRun]] = {}
@@ -91,7 +92,9 @@ def report(
     return Report(write(parts, Path(out)))
 
 
-def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str, command: str) -> list[Reproduction]:
+def _parts(
+    pages: Sequence[Sequence[FinishedRun]], metric: str | None, command: str
+) -> list[Reproduction]:
     """Return a part per page; a digest distinguishes two of one dataset, split and protocol."""
     kinds = [kind_of(members[0]) for members in pages]
     datasets = [kind["dataset"] for kind in kinds]
@@ -105,10 +108,16 @@ def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str, command: str) ->
         if datasets.count(kind["dataset"]) == 1:
             stem = ""
         taken = sum(part.page == stem for part in parts)
-        parts.append(
-            _part(members, told, f"{stem}-{taken + 1}" if taken else stem, metric, command)
-        )
+        page = f"{stem}-{taken + 1}" if taken else stem
+        parts.append(_part(members, told, page, metric or _metric_of(members), command))
     return parts
+
+
+def _metric_of(members: Sequence[FinishedRun]) -> str:
+    usual = "Recall@20"
+    if all(usual in run.metrics["test"] for run in members):
+        return usual
+    return str(members[0].metrics["selected_by"]["metric"])
 
 
 def _part(

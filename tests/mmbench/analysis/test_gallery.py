@@ -312,7 +312,7 @@ def test_a_dataset_without_items_and_features(tmp_path: Path) -> None:
 def test_the_report_extra_is_named(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = sys.modules["mmbase.pages.environment"]
-    monkeypatch.setattr(environment, "_NEEDED", ("altair", "no_such_module"))
+    rendering = sys.modules["mmbase.pages.rendering"]
+    monkeypatch.setattr(rendering, "_NEEDED", ("altair", "no_such_module"))
     done = invoke("gallery", place / "runs-toy", "--out", tmp_path / "page.html")
     assert done.exit_code == 1 and "no_such_module" in done.stderr and "[report]" in done.stderr
