@@ -50,11 +50,13 @@ class _Borrowed:
         current: The rows, shape (k, dim); of `rows` the leaf that collects the gradient.
         factors: Of `project`, after the backward: G (k, out) and W (out, dim), whose product is the
             gradient.
+        jumps: How the rows came up to date, if steps were replayed.
     """
 
     index: Tensor | None
     current: Tensor
     factors: tuple[Tensor, Tensor] | None = None
+    jumps: Any = None
 
     @property
     def has_gradient(self) -> bool:
@@ -331,6 +333,7 @@ class RowTable(nn.Module):
             )
 
     def _borrow(self, index: Tensor | None) -> _Borrowed:
+        jumps = None
         if index is None or not self.deferred or gpu.static(index):
             current = self.read(index)
         else:
@@ -341,25 +344,30 @@ class RowTable(nn.Module):
             if self._buffer.shape[0] < k:
                 self._buffer = self.values.new_empty(min(self.shape[0], k + k // 8), self.shape[1])
             current = self._buffer[:k]
-            self._replay(index, current)
+            jumps = self._replay(index, current)
         # Rows without gradient were only looked at; the others wait for `step`.
         self._borrowed = [part for part in self._borrowed if part.has_gradient]
-        self._borrowed.append(_Borrowed(index, current.detach()))
+        self._borrowed.append(_Borrowed(index, current.detach(), jumps=jumps))
         return self._borrowed[-1]
 
-    def _replay(self, index: Tensor, out: Tensor | None) -> None:
-        """Bring some rows up to date: into `out`, or where it is None into the table itself."""
+    def _replay(self, index: Tensor, out: Tensor | None) -> Any:
+        """Bring some rows up to date: into `out`, or where it is None into the table itself.
+
+        Returns:
+            On the CPU the `Jumps` that they took.
+        """
         if gpu.serves(self.values):
             if self._gpu is None:  # no step has been taken
                 torch.index_select(self.values, 0, index, out=out)
             else:
                 self._gpu.replay(self, index, out)
-            return
+            return None
         from mmbench.ops.kernels import rows as kernels
 
         now, rows, scalar = len(self._scale), array(index), self._scalar
         # The missed steps of these rows, and one pass for the copy.
-        work = float((now + 1 - self._last[rows]).sum()) * self.shape[1]
+        jumps = self._glide.jumps(self._last[rows], now, scalar)
+        work = float((jumps.until + 1 - self._last[rows]).sum()) * self.shape[1]
         run(
             kernels.replay,
             split(index.numel(), work=work),
@@ -372,21 +380,23 @@ class RowTable(nn.Module):
             self._arrays(),
             (self.values if out is None else out).numpy(),
             out is None,
-            self._glide.jumps(self._last[rows], now, scalar),
+            jumps,
         )
+        return jumps
 
     def _update(self, borrowed: _Borrowed, scale: float, correction: float) -> None:
         """Adam's step for the borrowed rows, whose values are up to date."""
         from mmbench.ops.kernels import rows as kernels
 
         index = torch.arange(self.shape[0]) if borrowed.index is None else borrowed.index
-        now = len(self._scale)
+        now, jumps = len(self._scale), borrowed.jumps
+        if jumps is None:
+            jumps = self._glide.jumps(self._last[array(index)], now, self._scalar)
         for part, gradient in borrowed.parts():
-            rows = array(index[part])
             run(
                 kernels.update,
                 split(len(gradient), work=gradient.numel()),
-                rows,
+                array(index[part]),
                 self._last,
                 now,
                 kernels.Steps(self._scalar(scale), self._scalar(correction)),
@@ -394,7 +404,7 @@ class RowTable(nn.Module):
                 array(borrowed.current[part]),
                 array(gradient),
                 self._arrays(),
-                self._glide.jumps(self._last[rows], now, self._scalar),
+                kernels.Jumps(jumps.until[part], jumps.factors[part]),
             )
 
     def _arrays(self) -> Any:
