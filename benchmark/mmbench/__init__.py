@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from mmbase import __version__
+
 if TYPE_CHECKING:
     from mmbench import errors
     from mmbench.config import Evaluation, Recipe
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
     from mmbench.interface.training import recipes, train, tune
     from mmbench.models.search_space import Range
     from mmbench.runs.result import Result
-
-__version__ = "0.1.0"
 
 _INTERFACE = {
     "Comparisons": "results",

@@ -9,13 +9,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from mmbase import __version__
+
 if TYPE_CHECKING:
     from mmx import encoders, errors
     from mmx.demo import write_demo
     from mmx.extraction.summary import Summary
     from mmx.interface import Extraction, extract
-
-__version__ = "0.1.0"
 
 _PLACES = {
     "Extraction": "mmx.interface",

@@ -83,17 +83,21 @@ _LIKELY = {
 }  # fmt: skip
 
 
+_NUMBERS = ("id", "nr", "no", "code", "sku")
+"""What names of columns of ids end in."""
+
+
 def plausible_column(role: str, columns: Sequence[str]) -> str:
     """Return the column that is most likely meant by `user_id` or `item_id`, as an example.
 
-    The names that hold a word for it come first, of these those that end in `id`; then any other
-    that ends in `id`; `NAME` if there is none.
+    The names that hold a word for it come first, of these those that end as names of ids do; then
+    any other that does; `NAME` if there is none.
     """
     others = [word for other, words in _LIKELY.items() if other != role for word in words]
 
     def rank(name: str) -> tuple[bool, bool]:
         folded = name.casefold()
-        return (not any(word in folded for word in _LIKELY[role]), not folded.endswith("id"))
+        return (not any(word in folded for word in _LIKELY[role]), not folded.endswith(_NUMBERS))
 
     free = [name for name in columns if not any(word in name.casefold() for word in others)]
     best = min(free, key=rank, default="NAME")
@@ -305,6 +309,11 @@ TEXT_COLUMNS = (
 """Names of columns of texts about items, lower case, in the order in which they are joined."""
 
 FOLDERS = {"visual": "images", "audio": "audio"}
+PATH_COLUMNS = {
+    "visual": ("image", "image_path", "image_file", "img", "img_path", "picture", "photo"),
+    "audio": ("audio", "audio_path", "audio_file", "sound"),
+}
+"""Names of columns of paths to an item's content."""
 FILE_SUFFIXES = {
     "visual": (
         ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jfif", ".jpe", ".avif",

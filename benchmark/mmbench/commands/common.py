@@ -42,7 +42,7 @@ _engine_options = (
     click.option(
         "--address",
         metavar="auto|HOST[:PORT]",
-        help="Ray: the cluster.  [default: one of this machine's processors, for the command]",
+        help="Ray cluster.  [default: one of this machine's processors, for the command]",
     ),
     click.option(
         "--cpus",
@@ -57,7 +57,9 @@ track_option = click.option(
     shell_complete=completing(lambda ctx: ("tensorboard", "mlflow", "wandb")),
     help="Show trainings in tensorboard, mlflow or wandb, too (extra track).",
 )
-restart_option = click.option("--restart", is_flag=True, help="Train anew even what is finished.")
+restart_option = click.option(
+    "--restart", is_flag=True, help="Train again what is finished already."
+)
 only_option = click.option(
     "--only",
     multiple=True,

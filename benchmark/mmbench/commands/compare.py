@@ -39,7 +39,10 @@ _SPLITS = click.Choice(["valid", "test"])
 @click.option("--baseline", help="Compare all others with this model only.  [default: all pairs]")
 @click.option("--test", type=_TESTS, default="randomisation", help="Paired test over users.")
 @click.option(
-    "--correction", type=_CORRECTIONS, default="holm", help="For all comparisons of the call."
+    "--correction",
+    type=_CORRECTIONS,
+    default="holm",
+    help="Correction for the number of comparisons.",
 )
 @click.option("--alpha", type=_LEVEL, default=0.05, help="Level of the tests.")
 @click.option("--split", type=_SPLITS, default="test", help="Part whose metrics count.")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mmbase.catalogue.items import Items
 from mmbase.catalogue.matching import match_by_name
 from mmbase.catalogue.paths import BETWEEN, Absent, Place, is_address, names_in
-from mmbase.dataset import FOLDERS
+from mmbase.dataset import FOLDERS, PATH_COLUMNS
 from mmbase.errors import ContentError
 from mmbase.layout import counted
 from mmbase.tables import Column
@@ -30,10 +30,6 @@ Content: TypeAlias = str | File | tuple[File, ...] | None
 """One item's content: a text, a file or several, one that is named and not there, nothing, or the
 error that made it useless."""
 
-PATH_COLUMNS = {
-    "visual": ("image", "image_path", "image_file", "img", "img_path", "picture", "photo"),
-    "audio": ("audio", "audio_path", "audio_file", "sound"),
-}
 Rows: TypeAlias = NDArray[np.int64]
 
 _BLOCK = 65_536

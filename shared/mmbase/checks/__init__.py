@@ -7,7 +7,7 @@ one line below. mmbench adds those of interactions and splits (`mmbench.data.che
 from __future__ import annotations
 
 from mmbase.checks import alignment, catalogue, kit, sets
-from mmbase.checks.kit import ERROR, WARNING, Check
+from mmbase.checks.kit import ERROR, NOTE, WARNING, Check
 from mmbase.checks.subject import Dataset
 
 _OF_IDS = ("mixed-encodings", "altered-ids", "renumbered-ids", "altered-part-ids")
@@ -20,6 +20,8 @@ CHECKS: tuple[Check[Dataset], ...] = (
     Check("empty-file", ERROR, "write {where} again, or remove it", catalogue.empty_files),
     Check("mixed-encodings", ERROR, "save all parts as UTF-8 before joining them, e.g. iconv -f "
           "WINDOWS-1252 -t UTF-8 PART", catalogue.mixed_encodings),
+    Check("mojibake", WARNING, "save {where} from its source as UTF-8: it was UTF-8, read as "
+          "Windows-1252 and saved as UTF-8 again", catalogue.mojibake),
     Check("missing-header", ERROR, "put a line with the names of the columns on top of {where}, "
           "e.g. item_id and title", catalogue.missing_header),
     Check("repeated-items", ERROR, "keep one row per item in {where}", catalogue.repeated_items),
@@ -35,6 +37,8 @@ CHECKS: tuple[Check[Dataset], ...] = (
     Check("picture-names", WARNING, "name files <item_id>.<extension>, or add a column `image` "
           "with their paths to the table of items", catalogue.picture_names),
     # --- feature sets
+    Check("unimported-vectors", NOTE, "give them their ids: mmx store import --format npy "
+          "--modality visual --name NAME {where} --ids IDS --data DATA", sets.unimported),
     Check("damaged-set", ERROR, "make {where} again: `mmx extract`, or `mmx store import`",
           sets.damaged),
     Check("nan-vectors", WARNING, "repair the vectors where they were made and import them again; "
@@ -51,8 +55,8 @@ CHECKS: tuple[Check[Dataset], ...] = (
           "has them, in the order of the rows", sets.renumbered),
     Check("other-catalogue", ERROR, "take the features of this catalogue, or extract them: `mmx "
           "extract --data DATA`", sets.other_catalogue, unless=_OF_IDS),
-    Check("older-catalogue", WARNING, "extract {where} again for the items of today (`mmx extract "
-          "--restart`), or import the lacking ones too", sets.older_catalogue, unless=_OF_IDS),
+    Check("older-catalogue", WARNING, "compute those it lacks (`mmx extract --extend`), or import "
+          "a set that has them", sets.older_catalogue, unless=_OF_IDS),
     # --- whether vectors and items belong together
     Check("shifted-rows", ERROR, "import {where} again with ids and vectors in the same order; a "
           "header line that was read as an id, or a row 0 kept for padding, shifts all",

@@ -14,6 +14,11 @@ from mmbase.layout import counted
 
 _NUMBER = re.compile(r"[+-]?\d+\.0|\d(\.\d+)?[eE]\+?\d+")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
+_MOJIBAKE = re.compile("[\u00c3\u00c2][\u0080-\u00bf]|\u00e2\u20ac[\u0080-\u00bf\u2018-\u2122]")
+"""What UTF-8 of Latin letters and of quotation marks becomes."""
+_SEVERAL = 3
+"""Texts up to which it may be a quotation."""
+_SAMPLE = 100_000
 _FEW = 0.5
 """Share of a column from which a form of writing is no coincidence."""
 
@@ -35,6 +40,19 @@ def unreadable(dataset: Dataset) -> Iterator[Found]:
 def empty_files(dataset: Dataset) -> Iterator[Found]:
     """Yield tables and pictures without content."""
     return _told("empty-file", dataset)
+
+
+def mojibake(dataset: Dataset) -> Iterator[Found]:
+    """Yield texts whose UTF-8 was once taken for Windows-1252: `Ã©` for `é`."""
+    table = dataset.catalogue
+    if table is None:
+        return
+    for name, texts in table.texts.items():
+        found = [text for text in texts[:_SAMPLE].tolist() if _MOJIBAKE.search(text)]
+        if len(found) > _SEVERAL:
+            what = f"{counted(len(found), 'text')} of column {name} with letters such as "
+            what += f"{_MOJIBAKE.search(found[0])[0]}"  # type: ignore[index]
+            yield Found(table.where, what, (found[0][:40],))
 
 
 def missing_header(dataset: Dataset) -> Iterator[Found]:
@@ -163,4 +181,8 @@ def picture_names(dataset: Dataset) -> Iterator[Found]:
     n = len(dataset.files)
     what = f"{len(lost):,} of {counted(n, 'picture')} bear the name of no item"
     severity = ERROR if len(lost) == n else None if len(lost) > 0.1 * n else NOTE
-    yield Found("images", what, tuple(lost[:3]), severity=severity)
+    fix = ""
+    if table.naming:
+        what += f", but stand in column {table.naming} of {table.where}"
+        fix = f"call the column `image`, or say it: mmx extract --path-column {table.naming}"
+    yield Found("images", what, tuple(lost[:3]), fix, severity)

@@ -20,6 +20,7 @@ from mmbase.dataset import (
     FILE_SUFFIXES,
     FOLDERS,
     ITEM_ID_COLUMNS,
+    PATH_COLUMNS,
     TEXT_COLUMNS,
     columns_of,
     content_files,
@@ -40,8 +41,9 @@ MOST = 200_000
 """Vectors of a set, and texts of a catalogue, that take part in the test of alignment."""
 PAIRS = 20_000
 """Related pairs of items that are drawn."""
-PICTURES = ("image", "image_path", "image_file", "img", "img_path", "picture", "photo")
+PICTURES = PATH_COLUMNS["visual"]
 _MARKS = ("interactions", "items", "train", "test", "ratings")
+_ARRAYS = (".npy", ".npz", ".pt", ".pkl")
 _WORD = re.compile(r"\w{3,}")
 
 
@@ -57,15 +59,16 @@ def read_dataset(folder: Path, *, tables: Sequence[str] = ("items",)) -> Dataset
         return dataset
     for path in _tables(folder, tables):
         _look_at_bytes(path, path.relative_to(folder).as_posix(), dataset)
-    _read_items(dataset)
     images = folder / FOLDERS["visual"]
     dataset.files = content_files(images, FILE_SUFFIXES["visual"])[0]
+    _read_items(dataset)
     _look_for_empty(images, dataset)
     if dataset.catalogue is not None:
         dataset.known = set(dataset.catalogue.ids.names.tolist())
         pairs = by_words(dataset.catalogue)
         if pairs:
             dataset.related["texts"] = pairs
+    dataset.vectors = sorted(one.name for one in folder.iterdir() if one.suffix in _ARRAYS)
     _read_sets(dataset)
     return dataset
 
@@ -200,11 +203,27 @@ def _read_items(dataset: Dataset) -> None:
     texts_of = {name: strings(cells[name]) for name in texts}
     named = strings(cells[pictures]) if pictures else np.empty(0, object)
     ids = Coded.of(cells[column])
-    dataset.catalogue = Catalogue(path.name, table.columns, column, ids, texts_of, named)
+    naming = ""
+    if not pictures and dataset.files:
+        naming = _that_names(
+            dataset.files, table, [name for name in table.columns if name != column]
+        )
+    dataset.catalogue = Catalogue(path.name, table.columns, column, ids, texts_of, named, naming)
     if (ids.names == "").any():
         n = int(ids.counts()[ids.names == ""].sum())
         what = f"{counted(n, 'row')} without an id in {column}"
         troubles.append(Found(path.name, what, fix="give every row an id, or remove it"))
+
+
+def _that_names(files: Sequence[str], table: Table, columns: Sequence[str]) -> str:
+    """Return the column that names most of the files; empty if none does."""
+    names = set(files)
+    for column in columns:
+        if table.columns.count(column) == 1 and table.kind != "json":
+            cells = {re.split(r"[\\/]", str(cell))[-1] for cell in table.values([column])[column]}
+            if 2 * len(names & cells) > len(names):
+                return column
+    return ""
 
 
 def looks_like_a_row(table: Table) -> bool:

@@ -15,6 +15,13 @@ _HEALED = 0.5
 """Share of unknown ids that another spelling must make known, to be what happened."""
 
 
+def unimported(dataset: Dataset) -> Iterator[Found]:
+    """Yield files of vectors beside the tables where there is no feature set at all."""
+    if not dataset.sets and not dataset.troubles.get("damaged-set"):
+        for name in dataset.vectors:
+            yield Found(name, "vectors without ids, which no command reads")
+
+
 def damaged(dataset: Dataset) -> Iterator[Found]:
     """Yield sets that the store refuses."""
     yield from dataset.troubles.get("damaged-set", ())

@@ -50,6 +50,7 @@ class Catalogue:
         ids: As written.
         texts: The columns of texts, by name: a text per row.
         pictures: The column of paths to pictures, a text per row; empty without one.
+        naming: Another column, which names most of the pictures there are; empty without one.
     """
 
     where: str
@@ -58,6 +59,7 @@ class Catalogue:
     ids: Coded
     texts: dict[str, Strings] = field(default_factory=dict)
     pictures: Strings = field(default_factory=lambda: np.empty(0, object))
+    naming: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +102,7 @@ class Dataset:
         troubles: What could not be read, by the kind of trouble: `unreadable`, `damaged`, or the
             name of the check that tells of it.
         catalogue: Its table of items; None without one.
+        vectors: Names of files of arrays in the folder itself.
         files: Names of the pictures in its folder, without the folder.
         encodings: For each text table (lines of UTF-8 with other letters than ASCII, lines that
             are no UTF-8, number of the first such line, byte order marks past the start).
@@ -111,6 +114,7 @@ class Dataset:
     folder: Path
     troubles: dict[str, list[Found]] = field(default_factory=dict)
     catalogue: Catalogue | None = None
+    vectors: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
     encodings: dict[str, tuple[int, int, int, int]] = field(default_factory=dict)
     sets: list[Vectors] = field(default_factory=list)

@@ -218,6 +218,19 @@ PLANTED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda f: cells(f / "items.tsv", 0, lambda c, row: c if row != 9 else "\ufeff" + c),
         "U+FEFF",
     ),
+    "letters of a wrong encoding": (
+        "mojibake",
+        lambda f: cells(f / "items.tsv", 1, lambda c, _: c.encode().decode("latin-1")),
+        "save items.tsv from its source",
+    ),
+    "vectors without ids": (
+        "unimported-vectors",
+        lambda f: [
+            shutil.rmtree(f / "features"),
+            np.save(f / "image_feat.npy", VECTORS, allow_pickle=False),
+        ],
+        "image_feat.npy --ids",
+    ),
     "decimal commas": (
         "decimal-commas",
         lambda f: cells(log(f), 2, lambda cell, row: "4,5" if row % 3 else cell),
@@ -287,7 +300,7 @@ PLANTED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "features of an older catalogue": (
         "older-catalogue",
         lambda f: write_set(f, VECTORS[:250], IDS[:250]),
-        "--restart",
+        "--extend",
     ),
     "users and items swapped": ("swapped-columns", lambda f: swap(log(f)), "swap the names"),
     "items that the catalogue lacks": (
@@ -337,6 +350,15 @@ PLANTED: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "picture-names",
         lambda f: rename_pictures(f, lambda one: f"IMG_{one}"),
         "<item_id>.<extension>",
+    ),
+    "pictures named in a column of another name": (
+        "picture-names",
+        lambda f: [
+            edit(f / "items.tsv", lambda lines: [lines[0] + "s", *lines[1:]]),
+            [path.rename(path.with_name(f"p{path.name}")) for path in (f / "images").iterdir()],
+            cells(f / "items.tsv", 2, lambda cell, _: cell.replace("/", "/p")),
+        ],
+        "--path-column images",
     ),
     "paths of Windows": (
         "picture-paths",

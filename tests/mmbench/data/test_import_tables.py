@@ -215,3 +215,13 @@ def test_texts_are_recognised_by_their_cells(
     columns: dict[str, list[Any]], found: list[str]
 ) -> None:
     assert texts_of(pd.DataFrame({"item_id": ["a", "b", "c"], **columns})) == found
+
+
+def test_columns_of_names_of_files_get_the_names_that_mmx_knows(tmp_path: Path) -> None:
+    rows = [f"{n},p{n}.JPG,s{n}.wav,http://x/{n}.jpg" for n in range(5)]
+    items = write(tmp_path / "items.csv", "sku,Foto,Ton,web", *rows, "9,,,")
+    log = write(tmp_path / "log.csv", "customer_id,sku", "u,1", "u,2", "v,9")
+    shown = call(items, log, "--out", tmp_path / "out").output
+    assert "image    Foto  p0.JPG" in shown and "audio    Ton   s0.wav" in shown
+    head = (tmp_path / "out/items.tsv").read_text().splitlines()[0]
+    assert head == "item_id\timage\taudio\tweb"

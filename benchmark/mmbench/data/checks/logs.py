@@ -229,16 +229,13 @@ def duplicates(data: Interactions) -> Iterator[Found]:
     """Yield tables with rows that say the same twice: user, item and, where there is one, time."""
     for log in data.logs:
         pairs = keys(log)
-        order = np.argsort(pairs, kind="stable")
-        again = np.flatnonzero(np.diff(pairs[order]) == 0)
-        if log.times is not None and again.size:
-            rows = order[np.isin(pairs[order], pairs[order[again]])]
-            rows = rows[np.lexsort((log.times.ticks[rows], pairs[rows]))]
-            ticks = log.times.ticks[rows]
-            same = (np.diff(pairs[rows]) == 0) & (np.diff(ticks) == 0)
-            twice = rows[np.flatnonzero(same)]
-        else:
-            twice = order[again]
+        ordered = np.sort(pairs)
+        again = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        rows = np.flatnonzero(np.isin(pairs, again)) if again.size else again
+        ticks = log.times.ticks[rows] if log.times is not None else np.zeros(rows.size, np.int64)
+        order = np.lexsort((ticks, pairs[rows]))
+        same = (np.diff(pairs[rows][order]) == 0) & (np.diff(ticks[order]) == 0)
+        twice = rows[order][1:][same]
         if twice.size:
             timed = " at the same time" if log.times is not None else ""
             what = f"{counted(twice.size, 'row repeats', 'rows repeat')} a user and item{timed}"

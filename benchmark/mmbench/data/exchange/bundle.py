@@ -73,7 +73,7 @@ class Bundle:
         return sorted_ids(np.concatenate(arrays)) if arrays else []
 
 
-_SAMPLE = 1000  # cells of a column that are looked at
+SAMPLE = 1000  # cells of a column that are looked at
 _SUFFIXES = tuple(suffix for suffixes in FILE_SUFFIXES.values() for suffix in suffixes)
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
@@ -87,7 +87,7 @@ def texts_of(items: pd.DataFrame) -> list[str]:
     others = [str(name) for name in items.columns.drop("item_id")]
     if any(name.casefold() in TEXT_COLUMNS for name in others):
         return []
-    cells = {name: list(filter(None, map(_joined, items[name][:_SAMPLE]))) for name in others}
+    cells = {name: list(filter(None, map(_joined, items[name][:SAMPLE]))) for name in others}
     for is_text in (_has_several_words, str.isalpha):
         found = [name for name, texts in cells.items() if 2 * sum(map(is_text, texts)) > len(texts)]
         if found:

@@ -15,10 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmbase.dataset import ROLES, checked_ids, columns_of, item_id_column
+from mmbase.dataset import (
+    FILE_SUFFIXES,
+    PATH_COLUMNS,
+    ROLES,
+    checked_ids,
+    columns_of,
+    item_id_column,
+)
 from mmbase.layout import counted
 from mmbase.tables import SUFFIXES, TAB_SUFFIXES, Table, open_table, strings
-from mmbench.data.exchange.bundle import WHOLE, Bundle
+from mmbench.data.exchange.bundle import SAMPLE, WHOLE, Bundle
 from mmbench.data.tables import InteractionTable, not_empty, read_interactions
 from mmbench.data.times import day
 from mmbench.errors import DataError, UsageError, unknown_name
@@ -269,7 +276,7 @@ def _items(
     ids = strings(checked_ids(table, column, cells, notes))
     others = [name for name in table.columns if name not in (column, "item_id")]
     values = table.values(others)
-    written = _names_of_texts(others)
+    written = {**_names_of_texts(others), **_names_of_paths(values)}
     frame, unread = {"item_id": ids}, []
     for name in others:
         texts = [_text(value) for value in values.pop(name)]
@@ -296,6 +303,26 @@ def _names_of_texts(names: Sequence[str]) -> dict[str, str]:
         likely = same or [name for name in names if lower[name] in aliases]
         if len(likely) == 1 and text not in names:
             out[likely[0]] = text
+    return out
+
+
+def _names_of_paths(values: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+    """Return the only column that names pictures as `image`, and the only one of sounds as `audio`.
+
+    Addresses are none: nothing fetches them.
+    """
+    out = {}
+    for modality, usual in PATH_COLUMNS.items():
+        if not values.keys().isdisjoint(usual):
+            continue
+        found = []
+        for name, cells in values.items():
+            texts = [cell for cell in cells[:SAMPLE] if isinstance(cell, str) and cell]
+            paths = [one.lower().endswith(FILE_SUFFIXES[modality]) for one in texts]
+            if 2 * sum(paths) > len(texts) and not any("://" in one for one in texts):
+                found.append(name)
+        if len(found) == 1:
+            out[found[0]] = usual[0]
     return out
 
 
