@@ -33,8 +33,8 @@ MMBENCH = {
     "recommend": "run * k=20 users=None history=None include_seen=False data=None progress=False",
     "compare": "runs metrics=('Recall@20', 'nDCG@20') * baseline=None test='randomisation' "
     "correction='holm' alpha=0.05 split='test' only=() allow_mixed=False",
-    "report": "runs out='report' metric='Recall@20' * only=() allow_mixed=False "
-    "command='mmbench.report'",
+    "report": "runs out='report' metric='Recall@20' * only=() questions=() "
+    "allow_mixed=False command='mmbench.report'",
 }
 MMX = {
     "extract": "data=None * modality=None model=None recipe=None progress=False **choices",
