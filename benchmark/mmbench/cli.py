@@ -36,7 +36,7 @@ COMMANDS = {
     ),
     "gallery": (
         "mmbench.commands.gallery:gallery",
-        "Show lists with pictures, and items with their neighbours.",
+        "Show lists with pictures, and items beside their neighbours.",
     ),
     "compare": (
         "mmbench.commands.compare:compare",
@@ -51,7 +51,7 @@ COMMANDS = {
     "metrics": ("mmbench.commands.registries:metrics", "List the metrics with formula and source."),
     "completion": (
         "mmbench.commands.completion:completion",
-        "Print a script that completes what is typed in bash, zsh or fish.",
+        "Print what completes commands in bash, zsh or fish.",
     ),
 }
 

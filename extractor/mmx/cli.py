@@ -25,7 +25,7 @@ COMMANDS = {
     "store": ("mmx.commands.store:store", "List, check, import, export and compare feature sets."),
     "completion": (
         "mmx.commands.completion:completion",
-        "Print a script that completes what is typed in bash, zsh or fish.",
+        "Print what completes commands in bash, zsh or fish.",
     ),
 }
 
