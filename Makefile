@@ -27,7 +27,7 @@ import = $(BIN)/mmx store import --format npy
 CHOICES = $(if $(SEED),--seed $(SEED)) $(if $(MODELS),--models $(MODELS)) $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(JOBS),--jobs $(JOBS))
 hint = echo "make $@: $(1)" >&2
 
-.PHONY: help setup demo reproduce-amazon reproduce-tiktok reproduce-lastfm questions questions-lastfm questions-tiktok test test-all check format bench bench-gpu bench-scale wheel-test docs docs-serve clean
+.PHONY: help setup demo reproduce-amazon reproduce-tiktok reproduce-lastfm questions questions-lastfm questions-tiktok test test-all check format man bench bench-gpu bench-scale wheel-test docs docs-serve clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -130,6 +130,9 @@ format: setup  ## rewrite files in the common format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+man: setup  ## manual pages of both tools: MANPATH=$$PWD/man: man mmx-extract
+	$(BIN)/python -m mmbase.manual mmx.cli:cli mmbench.cli:cli --out man
+
 bench: setup  ## measure what performance claims rest on
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest $(or $(ARGS),tests/benchmarks) -m 'not gpu' -p no:xdist --benchmark-enable \
 		--benchmark-columns=min,median,max,rounds --benchmark-sort=name -s
@@ -155,4 +158,4 @@ docs-serve: setup  ## the same at http://127.0.0.1:8000, made anew as you write
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve --config-file docs/site/mkdocs.yml
 
 clean:  ## remove what the other targets made, but not data and runs
-	rm -rf .venv .venv-core dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	rm -rf .venv .venv-core dist man site .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmbench.interface.scoring import Recommendations, evaluate, recommend
     from mmbench.interface.training import recipes, train, tune
     from mmbench.models.search_space import Range
-    from mmbench.runs.run import Result
+    from mmbench.runs.result import Result
 
 _INTERFACE = {
     "Comparisons": "results",
@@ -43,7 +43,7 @@ _PLACES = {name: f"mmbench.interface.{module}" for name, module in _INTERFACE.it
     "Evaluation": "mmbench.config",
     "Range": "mmbench.models.search_space",
     "Recipe": "mmbench.config",
-    "Result": "mmbench.runs.run",
+    "Result": "mmbench.runs.result",
 }
 
 __all__ = ["Comparisons", "Dataset", "Evaluated", "Evaluation", "Range", "Recipe"]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-import click
-
 from mmbase import cli as shell
 from mmbase.cli import Shell
 from mmbase.process import tune_process
+from mmbase.version import version_option
 from mmbench import __version__
 
 COMMANDS = {
@@ -50,6 +49,10 @@ COMMANDS = {
     "data": ("mmbench.commands.data:data", "Split, filter, check, import and export datasets."),
     "models": ("mmbench.commands.registries:models", "List the models and their settings."),
     "metrics": ("mmbench.commands.registries:metrics", "List the metrics with formula and source."),
+    "completion": (
+        "mmbench.commands.completion:completion",
+        "Print a script that completes what is typed in bash, zsh or fish.",
+    ),
 }
 
 
@@ -74,7 +77,7 @@ cli = Shell(
       mmbench evaluate --recs lists.tsv --data my/catalogue
     """,
 )
-click.version_option(__version__, prog_name="mmbench")(cli)
+cli.params.append(version_option("mmbench", __version__))
 
 run = partial(shell.run, cli, prog_name="mmbench")
 main = partial(cli.main, prog_name="mmbench")

@@ -92,7 +92,7 @@ class Evaluation(BaseModel):
         None,
         ge=0,
         le=15,
-        description="Round what chooses and stops to N decimals first, as MMRec to 4.  "
+        description="Round --select-by to N decimals before it chooses or stops; MMRec: 4.  "
         "[default: unrounded]",
     )
     threshold: float = Field(
@@ -202,11 +202,15 @@ class Recipe(BaseModel):
         {}, description="Replacement of a modality's vectors: shuffled, noise, constant, absent."
     )
     mask_seed: int = Field(0, ge=0, description="Seed of masks, controls and the policy random.")
-    scaling: Scaling = Field("none", description="Scaling of the vectors, before.")
+    scaling: Scaling = Field(
+        "none",
+        description="Scaling of the vectors: l2: each to length 1; standard: each number to "
+        "mean 0 and variance 1, divided by the square root of how many there are.",
+    )
     start_from: StartFrom | None = Field(
         None,
-        description="Finished run of the same model and encoders, on other data perhaps, whose "
-        "weights that belong to no user or item are taken over; see docs/transfer.md.",
+        description="Finished run of the same model and encoders, perhaps on other data: its "
+        "weights are taken over, but for those of single users and items; see docs/transfer.md.",
     )
     seed: int = Field(123, description="Seed of initial values, batches and dropout.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps.")

@@ -33,7 +33,7 @@ features.counts()
 ids = list(features.ids)
 vectors, present = features.matrix(ids)
 absent = [one for one, there in zip(ids, present) if not there]
-print(vectors.shape, "absent:", absent)
+print(vectors.shape, "absent:", ", ".join(absent))
 
 # %% [markdown]
 # ## Where it comes from

@@ -46,6 +46,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         head, path, anchor, tail = match.groups(default="")
         there = posixpath.normpath(posixpath.join(posixpath.dirname(origin), path))
         there = ADOPTED.get(there, there.removeprefix("docs/"))
+        there = re.sub(r"^(notebooks/.*)\.py$", r"\1.md", there)
         return f"{head}{posixpath.relpath(there, posixpath.dirname(here) or '.')}{anchor}{tail}"
 
     return outside_fences(markdown, lambda text: _PIPED.sub(piped, _LINK.sub(target, text)))

@@ -11,6 +11,7 @@ import os
 import re
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -36,8 +37,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page and an `.ipynb` per notebook."""
-    for path in NOTEBOOKS:
-        notebook = executed(path.read_text(encoding="utf-8"))
+    with ThreadPoolExecutor() as pool:
+        notebooks = pool.map(executed, [path.read_text(encoding="utf-8") for path in NOTEBOOKS])
+    for path, notebook in zip(NOTEBOOKS, notebooks, strict=True):
         page, download = f"notebooks/{path.stem}.md", f"notebooks/{path.stem}.ipynb"
         files.append(File.generated(config, page, content=markdown(notebook, path.stem)))
         files.append(File.generated(config, download, content=nbformat.writes(notebook)))

@@ -78,7 +78,7 @@ def pages() -> Iterator[tuple[str, str]]:
     for name in MODELS:
         if name not in WRITTEN:
             doc = inspect.cleandoc(sys.modules[model_class(name).__module__].__doc__ or "")
-            yield f"models/{name}.md", f"# {name}\n\n{block(doc)}\n\n{settings(name)}"
+            yield f"models/{name}.md", f"# {name}\n\n{described(doc)}\n\n{settings(name)}"
     yield "reference/metrics.md", metrics()
     yield "reference/encoders.md", encoders()
     yield "reference/python.md", python()
@@ -110,6 +110,14 @@ def models() -> str:
             + table(("model", "what it is", "published", "year"), rows)
         )
     return "\n\n".join(parts)
+
+
+def described(doc: str) -> str:
+    """Turn a docstring into Markdown: paragraphs flow, what is indented, as equations, is code."""
+    return "\n\n".join(
+        block(inspect.cleandoc(part)) if "\n " in f"\n{part}" else escaped(part.replace("\n", " "))
+        for part in doc.split("\n\n")
+    )
 
 
 def settings(name: str) -> str:
@@ -219,12 +227,15 @@ def python() -> str:
         "which stay; nothing else of the packages is an interface."
     ]
     for package in (mmbench_package, mmx_package, mmstore):
-        parts.append(f"## {package.__name__}\n\n{(package.__doc__ or '').split('. ')[0]}.")
+        parts.append(f"## {package.__name__}\n\n{(package.__doc__ or '').splitlines()[0]}")
         for name in sorted(package.__all__, key=str.lower):
             known = getattr(package, name)
             if inspect.ismodule(known):
                 parts.append(f"### {known.__name__}")
-                parts += [directive(getattr(known, one), 4) for one in sorted(known.__all__)]
+                members = [getattr(known, one) for one in sorted(known.__all__)]
+                if known.__name__.endswith(".errors"):  # its functions are of use within alone
+                    members = [one for one in members if inspect.isclass(one)]
+                parts += [directive(one, 4) for one in members]
             else:
                 parts.append(directive(known, 3))
     return "\n\n".join(filter(None, parts))

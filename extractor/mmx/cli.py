@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-import click
-
 from mmbase.cli import Shell
+from mmbase.version import version_option
 from mmx import __version__
 
 COMMANDS = {
@@ -24,6 +23,10 @@ COMMANDS = {
     ),
     "fuse": ("mmx.commands.fuse:fuse", "Join several feature sets of the same items into one."),
     "store": ("mmx.commands.store:store", "List, check, import, export and compare feature sets."),
+    "completion": (
+        "mmx.commands.completion:completion",
+        "Print a script that completes what is typed in bash, zsh or fish.",
+    ),
 }
 
 
@@ -36,6 +39,6 @@ cli = Shell(
     help="Extract visual, textual and audio features of items into HDF5 feature sets.",
     epilog="Start with: mmx extract --modality visual --model colour-hog",
 )
-click.version_option(__version__, prog_name="mmx")(cli)
+cli.params.append(version_option("mmx", __version__))
 
 main = partial(cli.main, prog_name="mmx")

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -32,6 +32,9 @@ from mmbase.parameters import attributes_of
 from mmbase.parameters import split_list as split_list
 from mmbase.process import out_of_memory, sigterm_as_interrupt
 from mmbase.progress import Terminal
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -116,12 +119,27 @@ class LazyGroup(click.Group):
             ctx.fail(f"No such command {args[0]!r}. {hint}")
         return super().resolve_command(ctx, args)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands, without importing them, and the options that begin so."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=text)
+            for name, text in self.rows()
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the names of the commands, each with its line in the group's help."""
+        rows = [(name, text) for name, (_, text) in self.lazy.items()]
+        shown = ((name, one) for name, one in self.commands.items() if not one.hidden)
+        return [*rows, *((name, command.get_short_help_str(80)) for name, command in shown)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing them."""
-        rows = [(name, text) for name, (_, text) in self.lazy.items()]
-        rows += [(name, command.get_short_help_str(80)) for name, command in self.commands.items()]
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(self.rows())
 
 
 class Shell(LazyGroup):

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TextIO
 
 from mmbase.layout import hanging
 
-PLAIN_PERIOD_S = 10.0
+PLAIN_PERIOD_S = 60.0
 """Seconds between lines where stderr is no terminal (a log file, a CI job)."""
 
 
@@ -138,6 +138,24 @@ class Terminal:
         self.verbosity = verbosity
         self.stream = stream if stream is not None else sys.stderr
         self._bar: Any = None
+        self._printed: float | None = None  # when the last line of progress was, of any task
+
+    def begin(self) -> None:
+        """Begin the time between two lines of progress, with the first task.
+
+        It goes on through the tasks after it: of many short ones, none of which lasts for a line of
+        its own, a line tells now and then.
+        """
+        if self._printed is None:
+            self._printed = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time for a line of progress; if so, the next one is a period away."""
+        now = time.monotonic()
+        if self._printed is not None and now - self._printed < PLAIN_PERIOD_S:
+            return False
+        self._printed = now
+        return True
 
     def note(self, message: str) -> None:
         """Print a line, unless quiet."""
@@ -202,15 +220,14 @@ class _Bar:
 class _Lines:
     def __init__(self, terminal: Terminal, label: str, total: int, done: int) -> None:
         self._terminal, self._label, self._total, self._done = terminal, label, total, done
-        self._rate, self._printed = _Rate(), time.monotonic()
+        self._rate = _Rate()
+        terminal.begin()
 
     def advance(self, steps: int = 1, message: str = "", label: str = "") -> None:
         self._done, self._label = self._done + steps, label or self._label
         rate = self._rate.after(steps)
-        now = time.monotonic()
-        if now - self._printed < PLAIN_PERIOD_S:
+        if not self._terminal.due():
             return
-        self._printed = now
         left = (self._total - self._done) / rate if rate else float("inf")
         line = f"{self._label}: {self._done:,} of {self._total:,}, {_number(rate)}/s"
         self._terminal.note(f"{line}, {left:,.0f} s left  {message}".rstrip())

@@ -4,7 +4,7 @@
 
 Made-up data (`tests.benchmarks.large`), one process for each model and size, one thread. Prints
 CPU seconds and peak memory, and the exponents of their growth; writes `scale.json`, and `scale.svg`
-where matplotlib is installed. An epoch of more than `--seconds` is not taken to its end: then the
+with the extra `report`. An epoch of more than `--seconds` is not taken to its end: then the
 mean of the last half of its steps so far stands for all of them, and `steps taken` says how many.
 
 Two ways to choose the batch: `batch`, of 1,024 pairs whatever the size, so that an epoch's steps
@@ -179,27 +179,32 @@ def exponents(found: list[Figures]) -> list[Figures]:
 
 
 def plot(found: list[Figures], path: Path) -> None:
-    """One panel for each measure, a line for each model and way; nothing without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no plot: matplotlib is not installed (the extra report)")
+    """One panel for each measure, a line for each model and way; nothing without the extra."""
+    from mmbase.pages import has_extra, static_picture
+
+    if not has_extra():
+        print("no plot: the extra report is not installed")
         return
-    figure = Figure(figsize=(15, 4.5), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
-        lines = defaultdict(list)
-        for one in found:
-            if "epoch_s" in one:
-                lines[one["model"], one["way"]].append((one["pairs"], one[name]))
-        for (model, way), points in sorted(lines.items()):
-            style = "-" if way == "batch" else "--"
-            axes.loglog(
-                *zip(*sorted(points), strict=True), style, marker="o", label=f"{model}, {way}"
-            )
-        axes.set(xlabel="training pairs", title=name)
-        axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
-    figure.savefig(path)
+    import altair as alt
+
+    rows = [
+        {"pairs": one["pairs"], "line": f"{one['model']}, {one['way']}", "way": one["way"], **one}
+        for one in found
+        if "epoch_s" in one
+    ]
+    scale = alt.Scale(type="log")
+    panels = [
+        alt.Chart(alt.Data(values=rows), title=name, width=260, height=260)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("pairs:Q", scale=scale, title="training pairs"),
+            y=alt.Y(f"{name}:Q", scale=scale, title=None),
+            color="line:N",
+            strokeDash=alt.StrokeDash("way:N", legend=None),
+        )
+        for name in MEASURES
+    ]
+    path.write_bytes(static_picture(alt.hconcat(*panels), "svg"))
     print(path)
 
 

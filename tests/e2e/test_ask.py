@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import shutil
 import signal
@@ -17,6 +16,8 @@ import yaml
 from tests.e2e.test_mmbench import ENVIRONMENT, SCRIPT
 from tests.mmbench.conftest import write_dataset
 from tests.processes import ended
+
+from mmbase.pages import has_extra
 
 QUESTION: dict[str, Any] = {
     "title": "How wide?",
@@ -41,7 +42,7 @@ QUESTION: dict[str, Any] = {
     "also": ["Gini@20"],
     "curve": "embedding_dim",
 }
-PLOTS = importlib.util.find_spec("matplotlib") is not None
+PLOTS = has_extra()
 ASK = ("ask", "q.yaml", "--data", "toy", "--out", "page.md", "-q")
 
 
@@ -61,7 +62,7 @@ def test_the_page_has_answer_design_results_effects_and_what_ran(answered: Path)
         assert f"\n{heading}" in page
     assert "mmbench ask q.yaml --data toy --out page.md\n" in page
     assert "not recorded" in page  # what the vectors cost: they were not extracted
-    # Without matplotlib there are no curves.
+    # Without the extra `report` there are no curves.
     assert ("![How wide?: " in page) == (answered / "page.svg").is_file() == PLOTS
     assert str(answered) not in page
 

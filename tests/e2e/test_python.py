@@ -24,7 +24,7 @@ PAGE = REPOSITORY / "docs/python.md"
 MMBENCH = {
     "load_dataset": "data split=None columns=None",
     "train": "model data=None * seed=None settings=None grid=None out='runs' jobs=1 executor=None "
-    "restart=False progress=False **choices",
+    "restart=False track=() progress=False **choices",
     "tune": "model data=None * search sampler='tpe' pruner='none' budget=12 seed=None "
     "settings=None out='runs' jobs=1 progress=False **choices",
     "recipes": "model data=None * seed=None settings=None grid=None search=None how=None "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import sys
 
 import pytest
 
@@ -150,3 +152,64 @@ def test_a_task_that_ends_early_counts_as_what_it_took(monkeypatch: pytest.Monke
             now[0] += 6.0 * steps
             task.advance(steps)
     assert "2 of 3, 2 min left for all" in stream.getvalue()
+
+
+def test_of_many_short_tasks_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them lasts for a line of its own."""
+    now = [0.0]
+    monkeypatch.setattr(mmbase.progress.time, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    series = Series(40).through(Terminal(0, stream))
+    for number in range(40):
+        with series.task(f"training {number}", 2) as task:
+            for _ in range(2):
+                now[0] += 7.0
+                task.advance(1)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 40 * 14 // 63  # every ninth step is the first after a minute
+    assert lines[0].startswith("5 of 40, ") and "training 4: 1 of 2" in lines[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_a_bar_fits_the_terminal_as_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each frame is laid out for the width that the terminal has then, narrower or wider."""
+    import fcntl
+    import pty
+    import select
+    import struct
+    import termios
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.delenv("LINES", raising=False)
+    master, slave = pty.openpty()
+
+    def resize(width: int) -> None:
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+
+    def read() -> list[str]:
+        text = b""
+        while select.select([master], [], [], 0.05)[0]:
+            text += os.read(master, 1 << 16)
+        plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "\n", text.decode())
+        return [line for line in plain.splitlines() if line.strip()]
+
+    resize(120)
+    # The width is that of the first of stdin, stdout and stderr that is a terminal.
+    monkeypatch.setattr("rich.console._STD_STREAMS", (slave,))
+    with os.fdopen(slave, "w", closefd=False) as stream:
+        progress, told = Terminal(0, stream), {}
+        with progress.task("visual/resnet50", 1500) as task:
+            task.advance(30, "loss 0.5123  best Recall@20 0.0123")
+            for width in (120, 60, 30, 100):
+                progress._bar.live._refresh_thread.stop()  # no frame but those of the test
+                resize(width)
+                read()
+                progress._bar.refresh()
+                lines = read()
+                assert max(map(len, lines)) < width, lines
+                assert any("30/1,500" in line for line in lines)
+                told[width] = "best Recall@20" in " ".join(lines)
+    assert told == {120: True, 60: False, 30: False, 100: True}
+    os.close(master)
+    os.close(slave)

@@ -29,7 +29,7 @@ from mmbench.commands.run import RECIPES
 @click.option("--data", type=PATH, help="Dataset folder of designs that name none.")
 @click.option("--out", type=PATH, help="The page.  [default: questions/QUESTION-DATASET.md]")
 @click.option("--seeds", type=CommaList(int), help="Seeds instead of the question's.")
-@click.option("--epochs", type=click.IntRange(min=1), help="At most so many, for a quick look.")
+@click.option("--epochs", type=click.IntRange(min=1), help="At most this many, for a quick look.")
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps, instead of the question's.")
 @click.option("--runs", type=PATH, default=Path("runs"), help="Folder of the runs.")
 @common.jobs_option

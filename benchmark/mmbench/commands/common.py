@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from mmbase.cli import PATH, Function, parse_pairs, refuse_options
+from mmbase.cli import DEFAULT_DATA, PATH, Function, parse_pairs, refuse_options
+from mmbase.completion import completing
 from mmbench.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _engine_options = (
     click.option(
         "--address",
         metavar="auto|HOST[:PORT]",
-        help="Ray: the cluster.  [default: one of this machine's processors, for the command]",
+        help="Ray cluster.  [default: one of this machine's processors, for the command]",
     ),
     click.option(
         "--cpus",
@@ -49,7 +50,16 @@ _engine_options = (
         help="Ray: processors, and threads, of a training.  [default: 1]",
     ),
 )
-restart_option = click.option("--restart", is_flag=True, help="Train anew even what is finished.")
+track_option = click.option(
+    "--track",
+    multiple=True,
+    metavar="NAME[:PLACE]",
+    shell_complete=completing(lambda ctx: ("tensorboard", "mlflow", "wandb")),
+    help="Show trainings in tensorboard, mlflow or wandb, too (extra track).",
+)
+restart_option = click.option(
+    "--restart", is_flag=True, help="Train again what is finished already."
+)
 only_option = click.option(
     "--only",
     multiple=True,
@@ -61,6 +71,50 @@ slices_option = click.option(
     is_flag=True,
     help="Metrics by popularity, activity, cold items and modalities, too.",
 )
+
+
+def _models(ctx: click.Context) -> Iterable[str]:
+    from mmbench.models import MODELS
+
+    return MODELS
+
+
+def _metrics(ctx: click.Context) -> Iterable[str]:
+    from mmbench.metrics import METRICS
+
+    return ("paper", "all", *METRICS)
+
+
+def _at_cutoffs(ctx: click.Context) -> Iterable[str]:
+    from mmbench.metrics import METRICS
+
+    return [f"{name}@{cutoff}" for name in METRICS for cutoff in (10, 20)]
+
+
+def _policies(ctx: click.Context) -> Iterable[str]:
+    from mmbench.data.missing import POLICIES
+
+    return POLICIES
+
+
+def _controls(ctx: click.Context) -> Iterable[str]:
+    from mmbench.data.controls import Control
+
+    return get_args(Control)
+
+
+def _splits(ctx: click.Context) -> Iterable[str]:
+    """Names of the dataset's splits, and of those that are made on the fly."""
+    folder = Path(ctx.params.get("data") or DEFAULT_DATA) / "splits"
+    return [*sorted(one.name for one in folder.glob("*/")), "random", "leave-one-out"]
+
+
+model_names = completing(_models)
+metric_names = completing(_metrics)
+metrics_at_cutoffs = completing(_at_cutoffs)
+policy_names = completing(_policies)
+control_names = completing(_controls, before="=")
+split_names = completing(_splits)
 
 
 def engine_options(function: Function) -> Function:

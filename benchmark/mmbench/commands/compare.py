@@ -12,7 +12,7 @@ import click
 
 from mmbase.cli import FOLDER, CommaList, Command, echo_json, echo_table, json_option
 from mmbase.layout import Column, hanging
-from mmbench.commands.common import only_option
+from mmbench.commands.common import metrics_at_cutoffs, only_option
 
 if TYPE_CHECKING:
     from mmbench.analysis.compare import Comparison
@@ -29,12 +29,20 @@ _SPLITS = click.Choice(["valid", "test"])
 @click.command(cls=Command)
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option(
-    "--metric", "metrics", type=CommaList(), default="Recall@20,nDCG@20", help="Per-user metrics."
+    "--metric",
+    "metrics",
+    type=CommaList(),
+    default="Recall@20,nDCG@20",
+    shell_complete=metrics_at_cutoffs,
+    help="Per-user metrics.",
 )
 @click.option("--baseline", help="Compare all others with this model only.  [default: all pairs]")
 @click.option("--test", type=_TESTS, default="randomisation", help="Paired test over users.")
 @click.option(
-    "--correction", type=_CORRECTIONS, default="holm", help="For all comparisons of the call."
+    "--correction",
+    type=_CORRECTIONS,
+    default="holm",
+    help="Correction for the number of comparisons.",
 )
 @click.option("--alpha", type=_LEVEL, default=0.05, help="Level of the tests.")
 @click.option("--split", type=_SPLITS, default="test", help="Part whose metrics count.")

@@ -45,7 +45,8 @@ class _Instant(click.ParamType[Fraction]):
 
 _INSTANT = _Instant()
 _split_option = click.option(
-    "--split", help="Split name, random[:TEST,VALID[,SEED]] or leave-one-out."
+    "--split",
+    help="Split name, random[:TEST,VALID[,SEED]] or leave-one-out.",
 )
 _filters_option = click.option(
     "--filter",
@@ -100,9 +101,11 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
 
 @data.command(short_help="Split the interactions, and record how.")
 @_FOLDER
-@click.option("--method", default="random", help="See above.")
-@click.option("--test", "test_ratio", type=_SHARE, default=0.2, help="Share of test.")
-@click.option("--valid", "valid_ratio", type=_SHARE, default=0.2, help="Share of the rest.")
+@click.option("--method", default="random", help="How to split, see above.")
+@click.option("--test", "test_ratio", type=_SHARE, default=0.2, help="Share of the rows for test.")
+@click.option(
+    "--valid", "valid_ratio", type=_SHARE, default=0.2, help="Share of the rest for validation."
+)
 @click.option("--seed", type=int, default=42, help="Seed of random parts.")
 @click.option(
     "--k", type=click.IntRange(min=1), help="leave-k-out: rows per user and part.  [default: 1]"
@@ -112,7 +115,9 @@ def stats(folder: Path, split: str | None, as_json: bool, columns: dict[str, str
 )
 @click.option("--test-from", type=_INSTANT, help="global-temporal: first date of test.")
 @click.option("--valid-from", type=_INSTANT, help="global-temporal: first date of validation.")
-@click.option("--carve", metavar="SPLIT", help="Validation out of this split's train, test as is.")
+@click.option(
+    "--carve", metavar="SPLIT", help="Keep this split's test; take validation out of its train."
+)
 @_filters_option
 @click.option("--name", help="Folder under splits/.  [default: METHOD-TEST-VALID-SEED]")
 @json_option

@@ -9,7 +9,7 @@ import click
 
 from mmbase.cli import FOLDER, PATH, Command, echo_json, given, json_option, options_of
 from mmbase.layout import counted, hanging
-from mmbench.commands.common import columns_option, slices_option
+from mmbench.commands.common import columns_option, metric_names, slices_option, split_names
 from mmbench.config import Evaluation
 
 
@@ -17,7 +17,7 @@ from mmbench.config import Evaluation
 @click.argument("run", required=False, type=FOLDER)
 @click.option("--recs", type=PATH, help="Lists made elsewhere: user, item[, score or rank].")
 @click.option("--data", type=PATH, help="Dataset folder; for a run: if it has moved.")
-@click.option("--split", help="Split name, as in `mmbench train`.")
+@click.option("--split", shell_complete=split_names, help="Split name, as in `mmbench train`.")
 @options_of(
     Evaluation,
     exclude=("select_by", "select_decimals", "every", "patience"),
@@ -25,7 +25,7 @@ from mmbench.config import Evaluation
         "help": "Candidates, masks and users that are scored; see `mmbench train`.  [default: the "
         "run's own; strict for lists]"
     },
-    metrics={"shown": "paper"},
+    metrics={"shown": "paper", "shell_complete": metric_names},
     diversity_features={"metavar": "MODALITY[=NAME]"},
     categories={"metavar": "COLUMN"},
 )

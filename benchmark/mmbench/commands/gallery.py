@@ -32,6 +32,9 @@ from mmbench.commands.common import command_line, named_users, only_option
     metavar="MODALITY/NAME",
     help="Feature sets to find neighbours in.  [default: those of the runs, then others]",
 )
+@click.option(
+    "--title", metavar="COLUMN", help="Column of titles in the items table.  [default: title, …]"
+)
 @only_option
 @click.option("--data", type=PATH, help="Dataset folder, if it has moved.")
 @cli.json_option
@@ -73,6 +76,7 @@ def gallery(*, runs: tuple[Path, ...], out: Path, as_json: bool, **options: Any)
         n_items=options["n_items"],
         neighbours=options["neighbours"],
         features=cli.split_list(options["features"]),
+        title=options["title"],
     )
     made = make.make(
         runs, options["only"], wish, out, options["data"], command_line(), cli_progress

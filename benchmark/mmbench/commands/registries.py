@@ -13,6 +13,7 @@ import click
 
 from mmbase.cli import Command, echo_json, json_option
 from mmbase.layout import hanging
+from mmbench.commands.common import metric_names, model_names
 
 if TYPE_CHECKING:
     from mmbench.models.base import Recommender
@@ -27,7 +28,7 @@ LETTERS = (
 
 
 @click.command(cls=Command)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=model_names)
 @json_option
 def models(name: str | None, as_json: bool) -> None:
     """List the models, or show one model's equations and settings.
@@ -171,7 +172,7 @@ def _hanging(label: str, text: str) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=metric_names)
 @json_option
 def metrics(name: str | None, as_json: bool) -> None:
     """List the metrics, or show one metric's formula, range and source.

@@ -15,22 +15,47 @@ from mmbench.commands.common import command_line, only_option
 @click.option("--out", type=PATH, default=Path("report"), help="Folder of the report.")
 @click.option("--metric", default="Recall@20", help="Metric of the comparison.")
 @only_option
+@click.option(
+    "--question",
+    "questions",
+    multiple=True,
+    type=PATH,
+    metavar="PAGE.md",
+    help="A page of `mmbench ask` whose verdicts the pages of its runs repeat.",
+)
 @click.option("--allow-mixed", is_flag=True, help="One page per dataset, whatever its runs are of.")
 def report(
-    runs: tuple[Path, ...], out: Path, metric: str, only: tuple[str, ...], allow_mixed: bool
+    runs: tuple[Path, ...],
+    out: Path,
+    metric: str,
+    only: tuple[str, ...],
+    questions: tuple[Path, ...],
+    allow_mixed: bool,
 ) -> None:
-    """Write tables, plots and which differences are resolved, as Markdown, HTML, LaTeX and CSV.
+    """Write pages that show finished runs: HTML, Markdown, LaTeX, CSV, SVG and PNG.
 
     RUNS are run folders, or folders that hold some; each dataset, split and protocol has a page.
-    Every row says which run folders it is from.
+    An HTML page opens from its file and asks no host for anything: leaderboard with intervals and
+    resolved orders, trade-offs, learning curves, slices, cost, controls, what was compared,
+    warnings, a reproducibility checklist, and the command behind every number. HTML and pictures
+    need the extra `report`; what a page holds is in docs/reporting.md.
 
     \b
     Examples:
       mmbench report runs/
       mmbench report runs/ --only protocol=strict --out report/strict
       mmbench report runs/tiktok --out report/tiktok --metric nDCG@20
+      mmbench report runs/questions --question questions/missing-demo.md
     """
     from mmbench.interface.reporting import report as reported
 
-    done = reported(runs, out, metric, only=only, allow_mixed=allow_mixed, command=command_line())
+    done = reported(
+        runs,
+        out,
+        metric,
+        only=only,
+        questions=questions,
+        allow_mixed=allow_mixed,
+        command=command_line(),
+    )
     click.echo(done.path.as_posix())

@@ -41,7 +41,7 @@ _EARLY_S = 10.0  # after which a report is written anew in between, to be read e
     "--data", type=PATH, help="Dataset folder, for one study.  [default: DATA_ROOT/DATASET]"
 )
 @click.option("--data-root", type=PATH, default=Path("data"), help="Parent of dataset folders.")
-@click.option("--split-dir", type=FOLDER, help="Folder of given split files.")
+@click.option("--split-dir", type=FOLDER, help="Folder of split files to use.")
 @cli.options_of(
     Recipe,
     only=("split", "features", "seed", "device"),

@@ -20,6 +20,7 @@ RECIPES = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--device", help="auto, cpu, cuda, cuda:N or mps, instead of the recipe's.")
 @common.out_option
 @common.restart_option
+@common.track_option
 @common.slices_option
 @common.engine_options
 @json_option

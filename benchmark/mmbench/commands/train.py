@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from mmbase import cli, layout
 from mmbase.cli import FOLDER, PATH, CommaList, Command, Function, given
+from mmbase.completion import Complete
 from mmbench.commands import common
 from mmbench.config import Approximation, Evaluation, Range, Recipe, Search
 from mmbench.errors import SomeFailed, UsageError, unknown_name
@@ -26,12 +27,17 @@ _SEEDS_HELP = "Seeds, comma-separated: one run each."
 _SEVERAL = {"multiple": True, "default": ()}
 
 
+def _names(complete: Complete) -> dict[str, Any]:
+    return {"shell_complete": complete}
+
+
 def recipe_options(*exclude: str, running: bool = True) -> Callable[[Function], Function]:
     """Add the options of `Recipe` and `Evaluation`, and with `running` those of doing the runs."""
 
     def decorate(function: Function) -> Function:
         own = [
             common.engine_options,
+            common.track_option,
             common.restart_option,
             common.out_option,
             common.slices_option,
@@ -44,11 +50,21 @@ def recipe_options(*exclude: str, running: bool = True) -> Callable[[Function], 
             exclude=("search", "evaluation", *exclude),
             data={"type": PATH},
             columns={"metavar": "ROLE=NAME", "callback": cli.parse_pairs},
-            model={"flags": ("--model", "models"), "help": _MODELS_HELP, **_SEVERAL},
+            model={
+                "flags": ("--model", "models"),
+                "help": _MODELS_HELP,
+                **_SEVERAL,
+                **_names(common.model_names),
+            },
             features={"metavar": "MODALITY=NAME"},
-            missing={"metavar": "POLICY"},
+            split=_names(common.split_names),
+            missing={"metavar": "POLICY", **_names(common.policy_names)},
             mask={"metavar": "MODALITY=SHARE", "callback": cli.parse_pairs},
-            control={"metavar": "MODALITY=CONTROL", "callback": cli.parse_pairs},
+            control={
+                "metavar": "MODALITY=CONTROL",
+                "callback": cli.parse_pairs,
+                **_names(common.control_names),
+            },
             start_from={"type": FOLDER, "metavar": "RUN"},
             seed={"flags": ("--seed", "seeds"), "type": CommaList(int), "help": _SEEDS_HELP},
             approximate={"metavar": "NAME,…", "type": str, "shown": "none"},
@@ -56,7 +72,8 @@ def recipe_options(*exclude: str, running: bool = True) -> Callable[[Function], 
             **({} if "grid" in exclude else {"grid": {"metavar": "NAME=V1,V2,…"}}),
             diversity_features={"metavar": "MODALITY[=NAME]"},
             categories={"metavar": "COLUMN"},
-            metrics={"shown": "paper"},
+            metrics={"shown": "paper", **_names(common.metric_names)},
+            select_by=_names(common.metrics_at_cutoffs),
         )(function)
 
     return decorate
@@ -83,6 +100,7 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
       mmbench train --model vbpr,freedom --grid lr=0.0005,0.001,0.005 --engine ray --address auto
       mmbench train --model vbpr,freedom --missing pagerank:alpha=0.2 --mask visual=0.5,textual=0.5
       mmbench train --model vbpr --control visual=shuffled --seed 1,2,3
+      mmbench train --model vbpr --track tensorboard
       mmbench train --model vbpr --data my/catalogue --start-from runs/demo-vbpr-0123456789
       mmbench train --resume runs/demo-vbpr-0123456789
     """
@@ -92,11 +110,13 @@ def train(*, resume: Path | None, as_json: bool, quiet: bool, **options: Any) ->
         return
     from mmbench.runs.batch import raise_failures
     from mmbench.runs.run import resume_inputs, run
+    from mmbench.runs.trackers import tracking
 
     why = "has no meaning beside --resume, which goes on with the run's own recipe"
-    cli.refuse_options({*options} - {"data", "slices", "restart"}, why)
+    cli.refuse_options({*options} - {"data", "slices", "restart", "track"}, why)
     inputs = resume_inputs(resume, options["data"])
-    result = run(*inputs, progress=reporter, restart=options["restart"])
+    with tracking(options["track"], reporter):
+        result = run(*inputs, progress=reporter, restart=options["restart"])
     show([result], as_json, slices=options["slices"])
     raise_failures(result.failed)
 
@@ -112,7 +132,7 @@ def train_and_show(
     """Train recipes where and how `engine_options` and others say, and print the results."""
     from mmbench.interface.training import train as trained
 
-    how = {name: options[name] for name in ("out", "restart")}
+    how = {name: options[name] for name in ("out", "restart", "track")}
     try:
         runs: Sequence[Result] = trained(
             recipes, executor=common.executor_of(options, progress), progress=progress, **how

@@ -14,7 +14,7 @@ from mmbench.data.controls import Control
 from mmbench.data.masks import Pattern
 from mmbench.errors import UsageError, unknown_name
 from mmbench.ops import SparseBackend
-from mmbench.runs.run import Result
+from mmbench.runs.result import Result
 
 Place: TypeAlias = str | PathLike[str]
 """The path of a file or folder."""

@@ -16,7 +16,7 @@ from mmbench.interface.results import Comparisons
 from mmbench.metrics import spelled
 from mmbench.runs import kinds
 from mmbench.runs.finished_runs import FinishedRun, find_runs, group, one_each, require_comparable
-from mmbench.runs.run import Result
+from mmbench.runs.result import Result
 
 Places: TypeAlias = Place | Result | Sequence[Place | Result]
 """Run folders, folders that hold some, results: one or several."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmbench.analysis.compare import Comparison, compare, users_in_words
 from mmbench.analysis.controls import ContentGain, content_gains
+from mmbench.analysis.report.answered import answers
 from mmbench.analysis.report.board import ordered
 from mmbench.analysis.report.reproduction import write
 from mmbench.analysis.report.results import (
@@ -53,10 +54,11 @@ def report(
     metric: str = "Recall@20",
     *,
     only: Wanted = (),
+    questions: Sequence[Place] = (),
     allow_mixed: bool = False,
     command: str = "mmbench.report",
 ) -> Report:
-    """Write tables, plots and which differences are resolved, as Markdown, HTML, LaTeX and CSV.
+    """Write pages that show finished runs: HTML, Markdown, LaTeX, CSV, SVG and PNG.
 
     Each dataset, split and protocol has a page; see `mmbench report`.
 
@@ -65,12 +67,14 @@ def report(
         out: Folder of the report.
         metric: Metric of the comparison, with cut-off.
         only: Runs of this dataset, split or protocol alone.
+        questions: Pages of `mmbench ask` whose verdicts the pages of their runs repeat.
         allow_mixed: One page per dataset, whatever its runs are of.
         command: What the report says that made it.
 
     Raises:
         UsageError: There is no such metric, or no run is of that dataset, split or protocol.
-        DataError: A place holds no finished run, or one cannot be read.
+        DataError: A place holds no finished run, or one cannot be read; or a page of `questions`
+            is none.
     """
     metric = spelled(metric)
     pages = kinds_of.by_kind(chosen_runs(runs, only))
@@ -79,7 +83,12 @@ def report(
         for members in pages:
             by_dataset.setdefault(kind_of(members[0])["dataset"], []).extend(members)
         pages = list(by_dataset.values())
-    return Report(write(_parts(pages, metric, command), Path(out)))
+    parts = _parts(pages, metric, command)
+    if questions:
+        asked = [Path(page) for page in questions]
+        told = [answers(asked, {run.path.name for run in members}) for members in pages]
+        parts = [replace(part, answers=own) for part, own in zip(parts, told, strict=True)]
+    return Report(write(parts, Path(out)))
 
 
 def _parts(pages: Sequence[Sequence[FinishedRun]], metric: str, command: str) -> list[Reproduction]:

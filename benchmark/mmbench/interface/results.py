@@ -22,7 +22,7 @@ from mmbench.evaluation.protocol import Scored
 from mmbench.evaluation.scoring import Scores, SliceScores
 from mmbench.runs.finished_runs import System
 from mmbench.runs.kinds import Facts, labels, treatment_of
-from mmbench.runs.run import Result
+from mmbench.runs.result import Result
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -39,6 +39,7 @@ from mmbench.runs.batch import Batch, Executor, local_executor
 from mmbench.runs.recipe_lists import read_plan
 from mmbench.runs.search import require_optuna
 from mmbench.runs.start import with_digest
+from mmbench.runs.trackers import tracking
 
 Models: TypeAlias = str | Sequence[str]
 Grid: TypeAlias = Mapping[str, Sequence[Any]]
@@ -56,6 +57,7 @@ def train(
     jobs: int = 1,
     executor: Executor | None = None,
     restart: bool = False,
+    track: str | Sequence[str] = (),
     progress: Progress | bool = False,
     **choices: Unpack[Choices],
 ) -> Runs:
@@ -77,6 +79,8 @@ def train(
         jobs: Trainings at once, each in a process of its own.
         executor: Where trainings run, in place of `jobs`; see `mmbench.runs.batch.Executor`.
         restart: Train anew even what is finished.
+        track: `"tensorboard"`, `"mlflow"` or `"wandb"`, each perhaps with a place,
+            `"tensorboard:logs"`, one or several; needs the extra `track`.
         progress: True: notes and bars on stderr, as on the command line.
         choices: Keys of a recipe, and of its evaluation: `Choices` lists them.
 
@@ -92,7 +96,7 @@ def train(
     """
     told = reporter(progress)
     asked = _asked(model, data, seed, settings, grid, told, choices)
-    with as_found():
+    with as_found(), tracking(several(track), told):
         batch = Batch(Path(out), executor or local_executor(jobs, told), told)
         runs = Runs(tuple(batch.run(asked, restart=restart)))
     try:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from mmbench.core.interactions import Index, ranges
 from mmbench.errors import ShapeError, UsageError
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 Values = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -124,6 +126,8 @@ class ItemVectors:
                 out.
             n_groups: Number of groups.
         """
+        import scipy.sparse as sp  # not for `--help`, nor for completion
+
         # Items without a row share one last place, which is not usable.
         usable = np.append(self.length > 0, False)[np.minimum(items, len(self.vectors))]
         indptr = np.append(0, np.cumsum(np.bincount(group[usable], minlength=n_groups)))

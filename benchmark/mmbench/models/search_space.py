@@ -50,7 +50,7 @@ class Search(BaseModel):
         "tpe", description="Proposals: where earlier trials did well, or at random."
     )
     pruner: Literal["none", "median", "halving", "hyperband"] = Field(
-        "none", description="Whether trials that do worse than others did are ended early, and how."
+        "none", description="End early, by this rule, trials that do worse than others did."
     )
     budget: int = Field(ge=1, le=100_000, description="Trials of each model.")
     space: dict[str, Range | tuple[Any, ...]] = Field(

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from mmbench.errors import ShapeError, TrainingError
 from mmbench.ops import gpu
 from mmbench.ops.dense import column_sums, linear, product
-from mmbench.ops.glide import glide_of, no_glide
+from mmbench.ops.glide import Glide
 from mmbench.ops.kernels import apply, array, run, split
 
 Update = Literal["exact", "lazy", "frozen"]
@@ -231,7 +231,7 @@ class RowTable(nn.Module):
                 # Before the step joins the history: first the moments replay what the rows missed.
                 self._update(borrowed[0], scale, correction)
             if lr != self._glide_lr:  # not what was scheduled
-                self._glide = no_glide()
+                self._glide = Glide()
             if lr > self._last_lr:  # rows that have come to rest may move again
                 self._settle_from = len(self._scale)
             self._last_lr = lr
@@ -264,7 +264,7 @@ class RowTable(nn.Module):
             self.flush()
             betas = float(self._scalar(BETA1)), float(self._scalar(BETA2))
             coming = range(self._taken + 1, self._taken + steps + 1)
-            self._glide = glide_of([_factors(lr, t) for t in coming], self._taken, *betas)
+            self._glide = Glide([_factors(lr, t) for t in coming], self._taken, *betas)
             self._glide_lr = lr
 
     def _scheduled(self, lr: float) -> _OnGPU:
@@ -318,7 +318,7 @@ class RowTable(nn.Module):
         self._correction: list[float] = []
         self._settle_from = 0
         self._last_lr = math.inf
-        self._glide = no_glide()
+        self._glide = Glide()
         self._glide_lr = math.inf
 
     def _check(self, index: Tensor | None) -> None:
@@ -372,7 +372,7 @@ class RowTable(nn.Module):
             self._arrays(),
             (self.values if out is None else out).numpy(),
             out is None,
-            self._glide,
+            self._glide.jumps(self._last[rows], now, scalar),
         )
 
     def _update(self, borrowed: _Borrowed, scale: float, correction: float) -> None:
@@ -380,19 +380,21 @@ class RowTable(nn.Module):
         from mmbench.ops.kernels import rows as kernels
 
         index = torch.arange(self.shape[0]) if borrowed.index is None else borrowed.index
+        now = len(self._scale)
         for part, gradient in borrowed.parts():
+            rows = array(index[part])
             run(
                 kernels.update,
                 split(len(gradient), work=gradient.numel()),
-                array(index[part]),
+                rows,
                 self._last,
-                len(self._scale),
+                now,
                 kernels.Steps(self._scalar(scale), self._scalar(correction)),
                 self._constants(),
                 array(borrowed.current[part]),
                 array(gradient),
                 self._arrays(),
-                self._glide,
+                self._glide.jumps(self._last[rows], now, self._scalar),
             )
 
     def _arrays(self) -> Any:

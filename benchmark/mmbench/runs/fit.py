@@ -46,6 +46,7 @@ from mmbench.runs.assembly import assemble
 from mmbench.runs.devices import choose_device, share_device
 from mmbench.runs.folder import RunFolder
 from mmbench.runs.start import read_source
+from mmbench.runs.trackers import follow
 from mmbench.trainer import EpochRecord, Trainer
 
 POWERCAP = Path("/sys/class/powercap")
@@ -335,7 +336,8 @@ def fit_one(
         progress.task(label, trainer.epochs or 1, trainer.progress.epoch) as task,
         EnergyMeter(gpu=gpu_uuid(device)) as meter,
     ):
-        for record in () if pruned else _recorded(trainer, folder):
+        epochs = follow(_recorded(trainer, folder), recipe, folder.path, progress)
+        for record in () if pruned else epochs:
             folder.append_history(record)
             if record.improved:
                 folder.save_checkpoint(model.weights(), record.epoch)

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 from mmbase import gemm
 from mmbase.process import cpu_seconds, forget_peak_memory
 from mmbase.progress import Progress
-from mmbase.tabular import Tabular
 from mmbench.config import Evaluation, Recipe, read_recipe, write_recipe
 from mmbench.data.dataset import TrainingData
 from mmbench.data.features import load_presence
@@ -32,70 +31,17 @@ from mmbench.ops.ann import faiss
 from mmbench.ops.id_table import IdTable
 from mmbench.runs.devices import choose_device
 from mmbench.runs.documents import CURE
-from mmbench.runs.fit import as_begun, begin, build, fit_one, in_words
+from mmbench.runs.fit import as_begun, begin, build, fit_one
 from mmbench.runs.folder import FORMAT, FORMAT_VERSION, RunFolder
 from mmbench.runs.inputs import Inputs, digests_of, load_inputs
 from mmbench.runs.record import record_of
+from mmbench.runs.result import Result as Result
 from mmbench.runs.search import fit_trials, trials_of
 from mmbench.runs.start import in_a_sentence, read_source, shapes_of
+from mmbench.runs.trackers import publish
 
 ROW_GROUP = 1 << 17
 """Rows of a group of per_user.parquet: a reader of many users may take one after the other."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Result(Tabular):
-    """A finished run.
-
-    Attributes:
-        path: The run folder.
-        recipe: Its recipe; for a grid, with the chosen settings.
-        valid: Validation metrics of the chosen epoch.
-        test: Test metrics of the same epoch.
-        best_epoch: That epoch.
-        tried: The settings that validation chose from a grid.
-        slices: Split to slices, as `SliceScores.as_json` gives them.
-        cost: `s/epoch`, `train s`, `evaluation s`, `peak GiB`, `GPU GiB`, `energy J` of training,
-            `id weights` and `other weights` that are trained; None where unknown or not measurable.
-        trials: The outcome of each trial of a grid or search; see `runs.search.trials_of`.
-        no_hits: Splits on which no hit is possible, so that metrics of hits have no value.
-    """
-
-    path: Path
-    recipe: Recipe
-    valid: dict[str, float | None]
-    test: dict[str, float | None]
-    best_epoch: int
-    tried: tuple[str, ...] = ()
-    slices: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)
-    cost: Mapping[str, float | None] = field(default_factory=dict)
-    trials: Sequence[Mapping[str, Any]] = ()
-    no_hits: Sequence[str] = ()
-
-    @property
-    def title(self) -> str:
-        """The run's folder and the epoch whose model was scored."""
-        return f"{self.path.name}: seed {self.recipe.seed}, epoch {self.best_epoch}"
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return a row per split, `valid` and `test`, and a column per metric."""
-        values = {"valid": self.valid, "test": self.test}
-        return pd.DataFrame.from_dict(values, orient="index").rename_axis("split")
-
-    @property
-    def unfinished(self) -> bool:
-        """Whether the last epoch is the best one of several validated, so that more may help."""
-        every, epochs = self.recipe.evaluation.every, self.recipe.settings.epochs
-        return every < epochs == self.best_epoch
-
-    @property
-    def failed(self) -> list[tuple[str, str]]:
-        """The settings of trials that failed, in words, and why."""
-        return [
-            (", ".join(f"{name}={in_words(value)}" for name, value in one["settings"].items()), why)
-            for one in self.trials
-            if (why := one.get("failed"))
-        ]
 
 
 def run_folder(out: Path, recipe: Recipe, inputs: Inputs) -> RunFolder:
@@ -126,6 +72,7 @@ def run(
             with as_begun(folder):
                 chosen, chosen_folder = fit(recipe, setting, folder, progress)
             _finish(chosen, chosen_folder, inputs, folder)
+            publish(read_result(folder.path), progress)
     return read_result(folder.path)
 
 

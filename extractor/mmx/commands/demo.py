@@ -15,12 +15,14 @@ _SEED = click.IntRange(0, 2**32 - 1)
 @click.option("--out", metavar="DIR", type=PATH, default=DEFAULT_DATA, help="Folder to make.")
 @click.option("--items", metavar="N", type=int, default=800, help="Number of items, at least 24.")
 @click.option("--users", metavar="N", type=int, default=1500, help="Number of users, at least 5.")
-@click.option("--seed", metavar="N", type=_SEED, default=7, help="Another seed, another catalogue.")
+@click.option(
+    "--seed", metavar="N", type=_SEED, default=7, help="Seed of items, users and interactions."
+)
 @click.option(
     "--space",
     metavar="N",
     type=_SEED,
-    help="Hidden styles, and how they show, of the catalogue with this seed.  [default: --seed's]",
+    help="Seed of the hidden styles and of how they show.  [default: --seed]",
 )
 @quiet_option
 @verbose_option

@@ -24,7 +24,11 @@ EXPORT_FORMATS = ("npy", "npy-folder", "parquet", "safetensors", "csv")
 )
 @click.argument("file", metavar="FILE|FOLDER", type=PATH)
 @click.option(
-    "--format", "format_name", type=click.Choice(IMPORT_FORMATS), required=True, help="Of FILE."
+    "--format",
+    "format_name",
+    type=click.Choice(IMPORT_FORMATS),
+    required=True,
+    help="Format of FILE.",
 )
 @click.option(
     "--modality", metavar="M", required=True, help="visual, textual, audio, or any lower-case name."
@@ -144,7 +148,11 @@ def import_(
 @click.command(cls=Command, short_help="Write a feature set in a format of other programs.")
 @click.argument("target", metavar="PATH|MODALITY/NAME")
 @click.option(
-    "--format", "format_name", type=click.Choice(EXPORT_FORMATS), required=True, help="To write."
+    "--format",
+    "format_name",
+    type=click.Choice(EXPORT_FORMATS),
+    required=True,
+    help="Format to write.",
 )
 @click.option(
     "--out", metavar="PATH", type=PATH, required=True, help="File, or folder for npy-folder."
@@ -202,7 +210,7 @@ def export(
 )
 @click.argument("targets", metavar="PATH|MODALITY/NAME...", nargs=-1, required=True)
 @click.option("--name", metavar="NAME", required=True, help="Name of the new set.")
-@click.option("--out", metavar="DIR", type=PATH, help="Its store.  [default: the --store]")
+@click.option("--out", metavar="DIR", type=PATH, help="Store of the new set.  [default: --store]")
 @click.option("--restart", is_flag=True, help="Replace a set of that name.")
 @store_option
 @json_option

@@ -18,6 +18,7 @@ from mmbase.cli import (
     quiet_option,
     verbose_option,
 )
+from mmx.commands.names import encoder_names
 from mmx.config import RunConfig, SetConfig
 from mmx.errors import SomeSetsFailed
 
@@ -42,7 +43,7 @@ class AutoOr(click.ParamType):  # type: ignore[type-arg]  # not generic in older
 @options_of(
     SetConfig,
     RunConfig,
-    model={"metavar": "NAME"},
+    model={"metavar": "NAME", "shell_complete": encoder_names},
     layer={"metavar": "NAME"},
     pooling={"metavar": "NAME"},
     weights={"metavar": "W"},

@@ -29,10 +29,17 @@ def _pairs(
 )
 @click.option("--mirror", metavar="DIR|URL", help="Source of the files, by their original names.")
 @click.option(
-    "--from-files", metavar="ROLE=PATH", multiple=True, callback=_pairs, help="Files at hand."
+    "--from-files",
+    metavar="ROLE=PATH",
+    multiple=True,
+    callback=_pairs,
+    help="File that is here already.",
 )
 @click.option(
-    "--downloads", metavar="DIR", type=PATH, help="Folder that keeps them.  [default: beside --out]"
+    "--downloads",
+    metavar="DIR",
+    type=PATH,
+    help="Folder of the downloads.  [default: beside --out]",
 )
 @click.option("--images", is_flag=True, help="Download the items' images, too.")
 @click.option("--jobs", type=click.IntRange(1, 32), default=4, help="Connections for images.")

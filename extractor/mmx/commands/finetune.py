@@ -19,6 +19,7 @@ from mmbase.cli import (
     progress,
     quiet_option,
 )
+from mmx.commands.names import encoder_names
 from mmx.config import RunConfig, SetConfig, from_options
 from mmx.errors import DataError, UsageError
 
@@ -41,7 +42,7 @@ _MODALITIES = click.Choice(["visual", "textual"])
     RunConfig,
     only=("model", "data", "weights", "layer", "pooling", "text_columns", "seed", "device",
           "offline"),
-    model={"metavar": "NAME", "required": True,
+    model={"metavar": "NAME", "required": True, "shell_complete": encoder_names,
            "help": "torchvision or sentence-transformers model."},
     data={"metavar": "DIR", "required": True, "shown": None},
     weights={"metavar": "W"},

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     "--scaling",
     type=click.Choice(["none", "l2"]),
     default="none",
-    help="Scaling of each vector, before.",
+    help="Scale each vector first; l2: to length 1.",
 )
 @click.option("--name", metavar="NAME", help="Name of the set.  [default: the names and HOW]")
-@click.option("--modality", metavar="M", help="Its modality.  [default: theirs, or fused]")
+@click.option("--modality", metavar="M", help="Modality of the set.  [default: theirs, or fused]")
 @store_option
 @click.option("--restart", is_flag=True, help="Replace a set of this name that was made otherwise.")
 @json_option

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 
 from mmx.encoders.base import (
@@ -66,8 +67,12 @@ def family(name: str) -> EncoderFamily:
 
 def broken_families() -> dict[str, str]:
     """Return the other distributions' families that cannot be imported, with the reason."""
+    return _broken(families())
+
+
+def _broken(known: Mapping[str, str]) -> dict[str, str]:
     broken = {}
-    for name, path in families().items():
+    for name, path in known.items():
         try:
             if name not in ENCODERS:
                 _imported(name, path)
@@ -142,8 +147,9 @@ def describe(modality: str | None = None, *, cache_dir: Path | None = None) -> l
         modality: Only this one; None for all.
         cache_dir: Where weights are looked for, as in `create`.
     """
-    broken = broken_families()
-    usable = ((name, path) for name, path in families().items() if name not in broken)
+    paths = families()  # once: to ask all distributions takes as long as to import our families
+    broken = _broken(paths)
+    usable = ((name, path) for name, path in paths.items() if name not in broken)
     infos = [
         info
         for found in (_imported(name, path) for name, path in usable)

@@ -18,7 +18,7 @@ from mmbase.catalogue.items import Items, load_items
 from mmbase.catalogue.paths import Absent
 from mmbase.choices import recall_texts
 from mmbase.dataset import FOLDERS, TEXT_COLUMNS
-from mmbase.errors import ToolError
+from mmbase.errors import ToolError, unknown_name
 from mmbase.tables import strings
 
 LONGEST_TITLE = 90
@@ -56,42 +56,49 @@ class Showcase:
         items: The items; None where the folder names none, so that there are only ids.
         columns: The column that names the files of a modality, where one was given.
         notes: What is missing, one line each.
+        title: The column of titles; None: the first of those that texts are made of.
     """
 
     items: Items | None
     columns: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    title: str | None = None
 
     @classmethod
-    def open(cls, root: Path, columns: Mapping[str, str] | None = None) -> Self:
+    def open(
+        cls, root: Path, columns: Mapping[str, str] | None = None, title: str | None = None
+    ) -> Self:
         """Open the items of a dataset folder; what can't be read becomes a note.
 
         Args:
             root: The dataset folder.
             columns: The columns of paths that feature sets were extracted from, by modality.
+            title: The column of titles, see above.
+
+        Raises:
+            UsageError: There is no column of that name.
         """
         try:
             items = load_items(root)
         except ToolError as error:
             return cls(None, {}, (f"ids alone, without titles, pictures and sounds: {error}",))
         known = () if items.table is None else items.table.columns
-        return cls(items, {kind: one for kind, one in (columns or {}).items() if one in known})
-
-    @cached_property
-    def title_column(self) -> str | None:
-        """The column of titles: the first of those that texts are made of."""
-        return next(iter(self.text_columns), None)
+        if title is not None and title not in known:
+            raise unknown_name("column of the items table", title, known)
+        of_files = {kind: one for kind, one in (columns or {}).items() if one in known}
+        return cls(items, of_files, title=title)
 
     @cached_property
     def text_columns(self) -> tuple[str, ...]:
-        """The columns of texts, in the order in which mmx joins them."""
+        """The columns of texts: the titles, then others in the order in which mmx joins them."""
         if self.items is None or self.items.table is None:
             return ()
         columns = self.items.table.columns
         usual = [name for name in columns if name.casefold() in TEXT_COLUMNS]
         usual.sort(key=lambda name: TEXT_COLUMNS.index(name.casefold()))
         known = recall_texts(self.items.root, "items")
-        return tuple(usual or [name for name in known if name in columns])
+        found = usual or [name for name in known if name in columns]
+        return tuple(dict.fromkeys([self.title, *found] if self.title else found))
 
     @cached_property
     def group_column(self) -> str | None:
@@ -141,11 +148,10 @@ class Showcase:
         """Return how many of the ids are no items of the folder."""
         return int((self._rows(ids) < 0).sum())
 
-    @cached_property
-    def missing(self) -> str:
-        """What the folder has no file of at all, in a sentence; empty if it has all."""
-        absent = [FOLDERS[kind] for kind, found in self._files.items() if not _any(found)]
-        return f"the dataset folder has no {' and no '.join(absent)}" if absent else ""
+    @property
+    def has_files(self) -> bool:
+        """Whether there is a picture or a sound of any item."""
+        return any(_any(found) for found in self._files.values())
 
     @cached_property
     def _files(self) -> dict[str, FileContents]:

@@ -8,8 +8,8 @@ All of this needs the extra `report`; `require_extra` says so in one line where 
 """
 
 from mmbase.pages.charts import chart_figure, page_theme, static_picture, static_pictures
-from mmbase.pages.environment import environment, has_extra, render, require_extra
 from mmbase.pages.palette import COLOURS, SERIES, SHAPES
+from mmbase.pages.rendering import environment, has_extra, render, require_extra
 from mmbase.pages.tables import Cell, Column, Table
 
 __all__ = [

@@ -35,6 +35,7 @@ def page_theme() -> dict[str, Any]:
             "tickColor": line,
             "labelPadding": 6,
             "tickCount": 6,
+            "labelFlush": False,
         },
         "axisX": {"grid": False, "domain": True, "domainColor": line},
         "legend": {**text, "orient": "top", "title": None, "symbolStrokeWidth": 2},

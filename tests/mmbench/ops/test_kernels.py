@@ -29,6 +29,7 @@ GRAPH = bundle(routing.Graph, *(INTEGERS,) * 6)
 KEPT = bundle(routing.Kept, *(TABLE,) * 4)
 INCOMING = bundle(routing.Incoming, TABLE, TABLE, TABLE, ROW, FLAGS)
 ONE_STEP, ALL_STEPS = bundle(rows.Steps, FLOAT, FLOAT), bundle(rows.Steps, ROW, ROW)
+JUMPS = bundle(rows.Jumps, INTEGERS, TABLE)
 KERNELS = {
     "matmul": (rows.matmul, (*CSR, TABLE, TABLE)),
     "matmul_rows": (rows.matmul_rows, (INTEGERS, *CSR, TABLE, TABLE)),
@@ -38,12 +39,12 @@ KERNELS = {
         rows.replay,
         (
             *(INTEGERS, INTEGERS, INTEGER, INTEGER, ALL_STEPS, CONSTANTS, TABLES_OF_ADAM),
-            *(TABLE, numba.boolean),
+            *(TABLE, numba.boolean, JUMPS),
         ),
     ),
     "update": (
         rows.update,
-        (INTEGERS, INTEGERS, INTEGER, ONE_STEP, CONSTANTS, TABLE, TABLE, TABLES_OF_ADAM),
+        (INTEGERS, INTEGERS, INTEGER, ONE_STEP, CONSTANTS, TABLE, TABLE, TABLES_OF_ADAM, JUMPS),
     ),
     "users_forward": (routing.users_forward, (GRAPH, TABLE, TABLE, FLOAT, KEPT, ROW, TABLE)),
     "items_forward": (routing.items_forward, (GRAPH, TABLE, KEPT, ROW, TABLE)),

@@ -35,10 +35,11 @@ _MOST_WORDS = 100
 def unit_rows(vectors: Vectors) -> Vectors:
     """Return rows of length 1; a row of zeros stays."""
     # Divided by the largest number first: squares of large ones overflow.
-    peak = np.abs(vectors).max(axis=1, keepdims=True, initial=0)
-    scaled = vectors / np.where(peak > 0, peak, 1)
-    length = np.linalg.norm(scaled, axis=1, keepdims=True)
-    return np.asarray(scaled / np.where(length > 0, length, 1), np.float32)
+    peak = np.maximum(vectors.max(axis=1, initial=0), -vectors.min(axis=1, initial=0))
+    scaled: Vectors = np.asarray(vectors / np.where(peak > 0, peak, 1)[:, None], np.float32)
+    length = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))  # without a copy of the size of both
+    scaled /= np.where(length > 0, length, 1)[:, None]
+    return scaled
 
 
 def nearest(unit: Vectors, queries: Index, k: int) -> tuple[Index, NDArray[np.float32]]:

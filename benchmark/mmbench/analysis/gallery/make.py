@@ -33,6 +33,7 @@ class Wish:
         n_items: How many that are.
         neighbours: Neighbours of an item.
         features: `MODALITY/NAME` of feature sets; empty: those of the runs, then others.
+        title: Column of titles; None: the first of the usual ones.
     """
 
     k: int = 10
@@ -44,6 +45,7 @@ class Wish:
     n_items: int = 24
     neighbours: int = 5
     features: Sequence[str] = ()
+    title: str | None = None
 
 
 def make(
@@ -82,7 +84,7 @@ def make(
     store = views.data / "features"
     chosen, more = feature_sets.choose(store, wish.features, runs, views.labels)
     notes += more
-    showcase = Showcase.open(views.data, columns_of(_provenances(runs)))
+    showcase = Showcase.open(views.data, columns_of(_provenances(runs)), wish.title)
     if len(ids) == (strange := showcase.unknown(ids)) and showcase.items is not None:
         notes.append(f"none of the dataset's {strange:,} items is in its items table")
     notes += showcase.notes

@@ -22,27 +22,34 @@ FOR_SOUNDS = 500_000
 PER_FILE = 40
 """Bytes of what stands around a file on a page."""
 
+PER_ABSENT = 16
+"""Bytes that say why one is not there."""
+
 _SMALL_SOUND = 64_000  # bytes of a file that is embedded
 _SIDE = 96  # pixels of a thumbnail
 
 
-def thumbnails(files: Files, room: int) -> tuple[list[tuple[int, str]], dict[int, str], list[str]]:
-    """Return data URIs by number of item while there is room, why others have none, and notes."""
+def thumbnails(files: Files, room: int) -> tuple[list[tuple[int, str]], dict[str, str], list[str]]:
+    """Return data URIs by number of item while there is room, and what there is to say.
+
+    Returns:
+        Numbers and data URIs; by the reason why others have none, their selectors; and notes.
+    """
     if files and not can_draw():
         told = f"{counted(len(files), 'picture is', 'pictures are')} left out: Pillow, which makes"
         return [], {}, [f"{told} the thumbnails, is not installed: {INSTALL_EXTRA}"]
     found: list[tuple[int, str]] = []
-    absent: dict[int, str] = {}
+    absent: dict[str, list[str]] = {}
     broken: list[str] = []
     for number, path in files:
         if room <= 0:
-            absent[number] = "left out"
+            absent.setdefault("left out", []).append(f".p{number}::after")
             continue
         try:
             uri = data_uri(thumbnail(path, _SIDE))
         except ContentError as error:
             broken.append(str(error))
-            absent[number] = "can’t be shown"
+            absent.setdefault("can’t be shown", []).append(f".p{number}::after")
             continue
         room -= len(uri) + PER_FILE
         found.append((number, uri))
@@ -53,7 +60,7 @@ def thumbnails(files: Files, room: int) -> tuple[list[tuple[int, str]], dict[int
     if broken:
         told = counted(len(broken), "picture can’t", "pictures can’t")
         notes.append(f"{told} be shown, e.g. {broken[0]}")
-    return found, absent, notes
+    return found, {why: ",".join(which) for why, which in absent.items()}, notes
 
 
 def sound_addresses(files: Files, room: int, out: Path) -> tuple[dict[int, str], int]:

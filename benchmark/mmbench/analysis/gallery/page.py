@@ -1,7 +1,7 @@
 """The page: cards of items by user and run, and each item beside its nearest neighbours.
 
-A page has at most `MOST_BYTES`: users come first, then pictures in the order in which items appear,
-then sounds; what there is no room for is counted.
+A page has at most `MOST_BYTES`: users and items come first, then pictures, those of items with
+their neighbours before those of users, then sounds; what there is no room for is counted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mmbase.pages import Cell, Column, Table, environment, render
 from mmbench.analysis.gallery.alignment import DEALS, Fit
 from mmbench.analysis.gallery.media import (
     FOR_SOUNDS,
+    PER_ABSENT,
     PER_FILE,
     in_words,
     sound_addresses,
@@ -28,7 +29,8 @@ from mmbench.analysis.gallery.sets import SetView
 from mmbench.analysis.gallery.views import Listed, User, Views
 
 MOST_BYTES = 3_000_000
-_FOR_USERS = 1_700_000  # of the HTML of users
+_FOR_USERS = 1_500_000  # of the HTML of users
+_FOR_ITEMS = 500_000  # of that of items with their neighbours
 _HERE = Path(__file__).parent
 
 
@@ -152,17 +154,19 @@ def write_page(
     macros: Any = env.get_template("cards.html").module
 
     left: list[str] = list(notes)
-    sections: list[Any] = []
-    room = _FOR_USERS
-    for number, user in enumerate(views.users):
-        section = macros.user(_user(number, user, views.labels, stock))
-        room -= len(section.encode())
-        if room < 0 and sections:
-            told = f"the first {len(sections)} of {len(views.users)} users are shown"
-            left.append(f"{told}: more do not fit in a page of 3 MB (fewer runs, or a smaller -k)")
-            break
-        sections.append(section)
-    items = [_item(one, sets, stock) for one in asked] if sets else []
+    # Items first: their pictures come before those of users where there is little room.
+    items = _fitting(macros.article, (_item(one, sets, stock) for one in asked if sets), _FOR_ITEMS)
+    if sets and len(items) < len(asked):
+        told = f"the neighbours of the first {len(items)} of {len(asked):,} items are shown"
+        left.append(f"{told}: more do not fit in a page of 3 MB")
+    sections = _fitting(
+        macros.user,
+        (_user(number, user, views.labels, stock) for number, user in enumerate(views.users)),
+        _FOR_USERS,
+    )
+    if len(sections) < len(views.users):
+        told = f"the first {len(sections)} of {len(views.users):,} users are shown"
+        left.append(f"{told}: more do not fit in a page of 3 MB (fewer runs, or a smaller -k)")
 
     context: dict[str, Any] = {
         "title": f"Gallery of {views.training.name}",
@@ -184,20 +188,23 @@ def write_page(
     bare = render(env, "gallery.html", **context, **empty, notes=left)
     room = MOST_BYTES - len(bare.encode()) - 2_000
     pictured = list(stock.files("visual"))
-    pictures, absent, more = thumbnails(pictured, room - min(FOR_SOUNDS, room // 4))
+    room -= PER_ABSENT * len(pictured)
+    heard = list(stock.files("audio"))
+    for_sounds = min(FOR_SOUNDS, room // 4) if heard else 0
+    pictures, absent, more = thumbnails(pictured, room - for_sounds)
     left += more
     used = sum(len(uri) + PER_FILE for _, uri in pictures)
-    sounds, n_embedded = sound_addresses(list(stock.files("audio")), room - used, out)
+    sounds, n_embedded = sound_addresses(heard, room - used, out)
     n_linked = len(sounds) - n_embedded
-    if showcase.missing:
-        left.append(showcase.missing)
+    if showcase.items is not None and not showcase.has_files:
+        left.append("the dataset folder has no pictures and no sounds")
     page = render(
         env,
         "gallery.html",
         **context,
         notes=left,
         pictures=[(number, _safe(uri)) for number, uri in pictures],
-        absent=absent.items(),
+        absent=[(why, _safe(which)) for why, which in absent.items()],
         sound_fact=in_words(n_embedded, n_linked) if sounds else "",
         sounds=_safe(json.dumps(sounds).replace("<", "\\u003c")),
     )
@@ -210,6 +217,18 @@ def write_page(
         partial.unlink(missing_ok=True)
     size = len(page.encode())
     return Left(size, len(sections), len(pictures), n_embedded, n_linked, left)
+
+
+def _fitting(draw: Any, parts: Iterable[dict[str, Any]], room: int) -> list[Any]:
+    """Return as many drawn parts as there is room for, at least one."""
+    drawn: list[Any] = []
+    for part in parts:
+        one = draw(part)
+        room -= len(one.encode())
+        if room < 0 and drawn:
+            break
+        drawn.append(one)
+    return drawn
 
 
 def _pairs(views: Views) -> Iterable[tuple[str, Any]]:
@@ -305,18 +324,18 @@ def _table(sets: Sequence[SetView]) -> Table:
     kinds = [fit.kind for fit in sets[0].fits] if sets else []
     columns = [
         Column("Feature set", numeric=False),
-        Column("Used by", numeric=False),
+        Column("Verdict", numeric=False),
         Column("Items with a vector"),
         *(Column(f"Shared {kind}", title="times as much as by chance") for kind in kinds),
-        Column("Verdict", numeric=False),
+        Column("Used by", numeric=False),
     ]
     rows: list[list[Cell | str]] = [
         [
             one.name,
-            ", ".join(one.used_by) or "no run here",
+            _VERDICTS[verdict(one)],
             Cell(f"{one.n_present:,} of {one.n_items:,}", one.n_present),
             *(Cell(_fit(fit), fit.times) for fit in one.fits),
-            _VERDICTS[verdict(one)],
+            ", ".join(one.used_by) or "no run here",
         ]
         for one in sets
     ]

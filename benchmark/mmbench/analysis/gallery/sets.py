@@ -14,7 +14,7 @@ import numpy as np
 from mmbench.analysis.gallery.alignment import Common, Fit, alignment, nearest, unit_rows
 from mmbench.errors import DataError, unknown_name
 from mmbench.runs.finished_runs import FinishedRun
-from mmstore import FeatureSet, FeatureStore, StoreError
+from mmstore import FeatureSet, FeatureStore, Status, StoreError
 
 MOST_SETS = 6
 SAMPLE = 500  # items whose neighbours are compared, at most
@@ -128,16 +128,15 @@ def _look(
     commons: Mapping[str, Common],
     seed: int,
 ) -> SetView:
-    vectors, present = features.matrix(item_ids, dtype=np.float32)
-    items = np.flatnonzero(present)
+    stored = set(features.ids[features.status == Status.OK].tolist())
+    items = np.flatnonzero([one in stored for one in item_ids])
     if items.size < 2:
         raise DataError(
             f"{items.size} of {len(item_ids):,} items have a vector; its ids look like "
             f"{', '.join(map(repr, features.ids[:3].tolist()))}, the dataset's like "
             f"{', '.join(map(repr, item_ids[:3]))}"
         )
-    unit = unit_rows(vectors[items])
-    del vectors
+    unit = unit_rows(features.matrix([item_ids[item] for item in items.tolist()])[0])
     row_of = {item_ids[item]: row for row, item in enumerate(items.tolist())}
     shown = [one for one in dict.fromkeys(asked) if one in row_of]
     # Neighbours of the items on the page, and of a sample that says something of all.
@@ -168,8 +167,6 @@ def _look(
 
 def _reasons(features: FeatureSet, absent: Iterable[str]) -> Iterable[tuple[str, str]]:
     """Say why items have no vector: their status, and the message of a corrupt one."""
-    from mmstore.spec import Status
-
     place = {one: number for number, one in enumerate(features.ids.tolist())}
     messages = dict(features.errors())
     for one in absent:

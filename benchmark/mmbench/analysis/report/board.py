@@ -81,7 +81,7 @@ def ordered(systems: Sequence[System], metric: str) -> list[Standing]:
 def ranks(labels: Sequence[str], outcome: Sequence[Comparison]) -> dict[str, str]:
     """Return the places that a system may have: `1`, or `2–4` where the order is not resolved.
 
-    Where all were compared with one only, those not resolved from it are `tied`.
+    Where all were compared with one only, the places of the others are as open as that leaves them.
 
     Args:
         labels: The systems, best first.
@@ -90,10 +90,6 @@ def ranks(labels: Sequence[str], outcome: Sequence[Comparison]) -> dict[str, str
     if not outcome:
         return {}
     beaten = {(one.first, one.second) for one in outcome if one.better}
-    if len(outcome) < len(labels) * (len(labels) - 1) // 2:
-        best = labels[0]
-        tied = [one for one in labels[1:] if (best, one) not in beaten]
-        return {best: "tied" if tied else "1", **dict.fromkeys(tied, "tied")}
     out = {}
     for label in labels:
         first = 1 + sum((other, label) in beaten for other in labels)
@@ -149,8 +145,8 @@ def _board(part: Reproduction, metric: str) -> list[Standing]:
 
 
 def _first_of(place: str) -> float | None:
-    first = place.partition("–")[0]
-    return 1.0 if first == "tied" else float(first) if first else None
+    first, _, last = place.partition("–")
+    return float(first) + float(last or first) / 1e4 if first else None
 
 
 def _told(metric: str) -> str:
@@ -189,19 +185,13 @@ def _cell(found: dict[str, Standing | None], label: str, metric: str) -> Cell:
 def differences(part: Reproduction, outcome: Sequence[Comparison]) -> list[Table]:
     """Return the comparisons that matter most, and a table of the others if there are more.
 
-    Those with the best system come first, then the resolved ones, each by size.
+    Those with the best system come first, then those between neighbours of the leaderboard.
     """
-    labels = [one.label for one in _board(part, part.metric)]
-    best = labels[0] if labels else ""
+    places = {one.label: n for n, one in enumerate(_board(part, part.metric))}
 
-    def matters(one: Comparison) -> tuple[bool, int, bool, float]:
-        with_best = best in (one.first, one.second)
-        return (
-            not with_best,
-            labels.index(one.second) if with_best else 0,
-            not one.better,
-            -abs(one.difference),
-        )
+    def matters(one: Comparison) -> tuple[bool, int, int]:
+        first, second = places[one.first], places[one.second]
+        return min(first, second) > 0, abs(first - second), first
 
     columns = [
         Column("better by mean", numeric=False),

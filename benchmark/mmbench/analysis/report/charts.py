@@ -59,7 +59,7 @@ class Look:
 
         wide = f"containerSize()[0] > 600 ? {limit} : 120"
         cut = alt.ExprRef(expr=wide) if self.width is None else limit
-        return alt.Axis(labelLimit=cut, ticks=False, labelColor=_INK)
+        return alt.Axis(labelLimit=cut, ticks=False, labelColor=_INK, labelPadding=12)
 
     def _legend(self) -> Any:
         import altair as alt
@@ -71,9 +71,18 @@ class Look:
         import altair as alt
 
         # The rows are the whole chart's: each layer would get a copy of them at every step.
-        chart = alt.layer(*layers, data=alt.Data(values=list(rows)))
+        chart: Any = alt.layer(*layers, data=_data(rows))
         chart = chart.transform_filter("indexof(hidden, datum.system) < 0")
-        return chart.add_params(alt.param("hidden", value=[])).properties(**{**self.size, **more})
+        chart = chart.add_params(alt.param("hidden", value=[]))
+        shown: alt.LayerChart = chart.properties(**{**self.size, **more})
+        return shown
+
+
+def _data(rows: Rows) -> Any:
+    import altair as alt
+
+    data: Any = alt.Data
+    return data(values=list(rows))
 
 
 def ranking(look: Look, rows: Rows, metric: str) -> alt.LayerChart:
@@ -131,7 +140,7 @@ def trade_off(look: Look, rows: Rows, x: str, y: str, *, log: bool = False) -> a
         scale=alt.Scale(type="log", nice=False, padding=26)
         if log
         else alt.Scale(zero=False, nice=False, padding=26),
-        axis=alt.Axis(grid=True, format="~s" if log else "", tickCount=5, labelOverlap=True)
+        axis=alt.Axis(grid=True, format="~g", tickCount=5, labelOverlap=True)
         if log
         else alt.Axis(grid=True, tickCount=5),
     )
@@ -141,19 +150,18 @@ def trade_off(look: Look, rows: Rows, x: str, y: str, *, log: bool = False) -> a
         .mark_line(color=_QUIET, strokeWidth=1.2, strokeDash=[4, 3], opacity=0.9)
         .encode(x=across, y=up, order="x:Q")
     )
+    tooltip = _tooltip(("system", "system"), (x, "x"), (y, "y"), ("on the front", "on_front"))
     points = base.mark_point(filled=True, size=95, opacity=1).encode(
-        x=across, y=up, color=look.colour(), shape=look.shape(),
-        tooltip=_tooltip(("system", "system"), (x, "x"), (y, "y"), ("on the front", "on_front")),
-    )  # fmt: skip
-    halo = {"stroke": _PAPER, "strokeWidth": 3.5, "strokeJoin": "round"}
+        x=across, y=up, color=look.colour(), shape=look.shape(), tooltip=tooltip
+    )
+    left, right = f"datum.x <= {middle!r}", f"datum.x > {middle!r}"
+    sides: list[tuple[str, Any, int]] = [(left, "left", 5), (right, "right", -5)]
+    halo: dict[str, Any] = {"stroke": _PAPER, "strokeWidth": 3.5, "strokeJoin": "round"}
     texts = [
         base.transform_calculate(name=f"datum.named && {side} ? datum.system : ''")
-        .mark_text(align=align, dx=dx, dy=-9, fontSize=11, color=_INK, limit=150, **around)
+        .mark_text(align=align, dx=dx, dy=-9, fontSize=11, color=_INK, limit=110, **around)
         .encode(x=across, y=up, text="name:N")
-        for side, align, dx in (
-            (f"datum.x <= {middle!r}", "left", 5),
-            (f"datum.x > {middle!r}", "right", -5),
-        )
+        for side, align, dx in sides
         for around in (halo, {})
     ]
     fronts = [front] if any(row["front"] for row in rows) else []
@@ -177,11 +185,12 @@ def curves(look: Look, rows: Rows, x: str, y: str) -> alt.LayerChart:
     band = base.mark_area(opacity=0.16).encode(
         x=across, y=alt.Y("low:Q", title=y), y2="high:Q", color=look.colour()
     )
+    seeds = (("lowest seed", "low"), ("highest seed", "high"), ("seeds", "n"))
+    tooltip = _tooltip(("system", "system"), (x, "x"), (y, "y"), *seeds)
     lines = base.mark_line(strokeWidth=2).encode(x=across, y=up, color=look.colour())
     points = base.mark_point(filled=True, size=36, opacity=1).encode(
-        x=across, y=up, color=look.colour(), shape=look.shape(),
-        tooltip=_tooltip(("system", "system"), (x, "x"), (y, "y"), ("lowest seed", "low"), ("highest seed", "high"), ("seeds", "n")),
-    )  # fmt: skip
+        x=across, y=up, color=look.colour(), shape=look.shape(), tooltip=tooltip
+    )
     return look.finish(rows, band, lines, points)
 
 
@@ -208,12 +217,15 @@ def slices(look: Look, rows: Rows, metric: str) -> alt.LayerChart:
         .mark_rule(color=_LINE, strokeWidth=6, strokeCap="round")
         .encode(y=y, x=alt.X("low:Q", title=metric), x2="high:Q")
     )
+    of_slice = (("slice", "slice"), (metric, "y"), ("users", "users"), ("items", "rule"))
+    tooltip = _tooltip(("system", "system"), *of_slice)
     points = base.mark_point(filled=True, size=95, opacity=0.95).encode(
         y=y,
         x=alt.X("y:Q", title=metric, scale=alt.Scale(zero=True, nice=True)),
-        color=look.colour(), shape=look.shape(),
-        tooltip=_tooltip(("system", "system"), ("slice", "slice"), (metric, "y"), ("users", "users"), ("items", "rule")),
-    )  # fmt: skip
+        color=look.colour(),
+        shape=look.shape(),
+        tooltip=tooltip,
+    )
     return look.finish(rows, span, points, height=38 * len(order))
 
 
@@ -254,9 +266,7 @@ def critical_difference(rows: Rows, critical: float, n: int) -> alt.LayerChart:
     texts = base.mark_text(align="left", dx=10, color=_INK, fontSize=11).encode(
         x=x, y=y, text=alt.Text("rank:Q", format=".2f")
     )
-    return alt.layer(reach, points, texts, data=alt.Data(values=list(rows))).properties(
-        width="container", height=30 * len(order)
-    )
+    return look.finish(rows, reach, points, texts, height=30 * len(order))
 
 
 def factor_curves(
@@ -280,10 +290,19 @@ def factor_curves(
         for x, m, h in line
     ]
     low, high = min(p[1] for p in points), max(p[2] for p in points)
-    charts = []
+    # Intervals at one level stand beside each other.
+    step = 0.012 * (max(p[0] for p in points) - min(p[0] for p in points))
+    beside = {label: step * (n - (len(lines) - 1) / 2) for n, label in enumerate(lines)}
+    charts: list[Any] = []
     for title, panel in panels.items():
         rows = [
-            {"system": label, "x": x, "y": mean, "low": mean - half, "high": mean + half}
+            {
+                "system": label,
+                "x": x + beside[label],
+                "y": mean,
+                "low": mean - half,
+                "high": mean + half,
+            }
             for label, line in panel.items()
             for x, mean, half in sorted(line)
         ]
@@ -299,7 +318,7 @@ def factor_curves(
             x=x_, y=y, color=look.colour(), shape=look.shape()
         )
         charts.append(
-            alt.layer(bars, lines_, dots, data=alt.Data(values=rows)).properties(
+            alt.layer(bars, lines_, dots, data=_data(rows)).properties(
                 width=320, height=260, title=title
             )
         )

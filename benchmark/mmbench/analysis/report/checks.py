@@ -7,14 +7,17 @@ machine learning reproducibility checklist (Pineau et al., JMLR 2021).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mmbase.layout import counted
 from mmbench.analysis.report.results import Reproduction
 from mmbench.analysis.report.setup import runs_of, space_of, trials_tried
 from mmbench.models import model_class
+from mmbench.models.base import Recommender
 from mmbench.runs.finished_runs import System
+from mmbench.runs.kinds import conditions
 
 
 @dataclass(frozen=True)
@@ -66,56 +69,86 @@ def warnings_of(part: Reproduction) -> list[str]:
 
 def checklist(part: Reproduction) -> list[Check]:
     """Return the checklist, filled in from the runs."""
-    runs, systems = runs_of(part), part.systems
-    record = runs[0].record
-    data, protocol = record["dataset"], record["protocol"]
-    trained = [one for one in systems if _kind(one).trained]
+    return [*_of_protocol(part), *_of_training(part), *_of_content(part), *_of_record(part)]
+
+
+def _of_protocol(part: Reproduction) -> Iterator[Check]:
+    runs = runs_of(part)
+    data, protocol = runs[0].record["dataset"], runs[0].record["protocol"]
+    kinds = {repr(conditions(run)) for run in runs}
+    same = f"split {data['split']}, protocol {protocol['name']}"
+    told = f"{data['name']}, digest {data['digest'][:16]}, {same}"
+    facts = told if len(kinds) == 1 else f"{len(kinds)} kinds of runs"
+    yield Check(len(kinds) == 1, "Same data, split and protocol for all?", facts)
+    candidates = protocol.get("candidates")
+    ranked = "Full ranking, no sampled candidates?"
+    yield Check(candidates is not None, ranked, str(candidates or "not recorded"))
+    scored = protocol.get("test_scored", "once, after selection")
+    selected = f"test scored {scored}; {protocol['selection']}"
+    yield Check(True, "Test kept out of training and selection?", selected)
+    tests = "paired randomisation over users, Holm; Welch over seeds"
+    n = counted(len(part.outcome), "comparison")
+    facts = f"{n}: {tests}" if part.outcome else "nothing was compared"
+    tested = "Differences tested, with correction for many comparisons?"
+    yield Check(bool(part.outcome), tested, facts)
+
+
+def _of_training(part: Reproduction) -> Iterator[Check]:
+    trained = [one for one in part.systems if _kind(one).trained]
+    drawn = [len(one.runs) for one in part.systems if not one.exact]
+    facts = f"fewest: {counted(min(drawn), 'seed')}" if drawn else "no system has randomness"
+    enough = min(drawn, default=3) >= 3
+    yield Check(enough, "At least three seeds where there is randomness?", facts)
     tuned = [one for one in trained if space_of(one)]
-    random_ = [one for one in systems if not one.exact]
-    fewest = min((len(one.runs) for one in random_), default=0)
-    simple = [one.label for one in systems if not _kind(one).trained]
-    alone = [one.label for one in trained if not _kind(one).uses_features]
-    content = [one for one in systems if one.runs[0].record["features"]]
-    made = [f for one in content for f in one.runs[0].record["features"].values()]
-    known = [
-        one
-        for one in made
-        if one.get("provenance", {}).get("extractor") or one.get("provenance", {}).get("model_id")
+    facts = f"{len(tuned)} of {len(trained)}"
+    yield Check(len(tuned) == len(trained), "Every trained system tuned on validation?", facts)
+    budgets = sorted({trials_tried(one) for one in trained})
+    facts = ", ".join(map(str, budgets)) or "nothing is trained"
+    yield Check(len(budgets) <= 1, "Same number of trials for each?", facts)
+
+
+def _of_content(part: Reproduction) -> Iterator[Check]:
+    simple = [one.label for one in part.systems if not _kind(one).trained]
+    yield Check(bool(simple), "Simple baselines without training?", _names(simple) or "none")
+    content = [one for one in part.systems if one.runs[0].record["features"]]
+    alone = [
+        one.label for one in part.systems if _kind(one).trained and not _kind(one).uses_features
     ]
-    versions = sorted({_versions(run.record) for run in runs})
-    devices = sorted(
-        {
-            str(
-                run.record.get("device", {}).get("chosen")
-                or run.record.get("device", {}).get("type")
-            )
-            for run in runs
-        }
-    )
-    timed = sum(run.record["timings"].get("train_s") is not None for run in runs)
-    return [
-        Check(not part.warnings or "kinds" not in " ".join(part.warnings), "Same data, split and protocol for all?", f"{data['name']}, digest {data['digest'][:16]}, split {data['split']}, protocol {protocol['name']}"),
-        Check("candidates" in protocol, "Full ranking, no sampled candidates?", f"{protocol.get('candidates', 'not recorded')}"),
-        Check(True, "Test kept out of training and selection?", f"test scored {protocol.get('test_scored', 'once, after selection')}; {protocol['selection']}"),
-        Check(fewest >= 3, "At least three seeds where there is randomness?", f"fewest: {counted(fewest, 'seed')}" if random_ else "no system has randomness"),
-        Check(len(tuned) == len(trained), "Every trained system tuned on validation?", f"{len(tuned)} of {len(trained)}"),
-        Check(len({trials_tried(one) for one in trained}) <= 1, "Same number of trials for each?", ", ".join(str(n) for n in sorted({trials_tried(one) for one in trained})) or "nothing is trained"),
-        Check(bool(simple), "Simple baselines without training?", _names(simple) if simple else "none"),
-        Check(bool(alone) or not content, "A trained baseline without content?", _names(alone) if alone else "none"),
-        Check(bool(part.gains) or not content, "A control with shuffled or random content?", f"{counted(len(part.gains), 'control')}" if part.gains else "none (`mmbench train --control`)" if content else "no content is used"),
-        Check(len(known) == len(made), "Encoder and provenance of every feature set recorded?", f"{len(known)} of {counted(len(made), 'use')} of feature sets" if made else "no content is used"),
-        Check(bool(part.outcome), "Differences tested, with correction for many comparisons?", f"{counted(len(part.outcome), 'comparison')}: paired randomisation over users, Holm; Welch over seeds" if part.outcome else "nothing was compared"),
-        Check(timed > 0 or not trained, "Cost recorded?", f"training seconds of {timed} of {counted(len(runs), 'run')}; on {', '.join(devices)}"),
-        Check(len(versions) == 1, "One version of the software?", "; ".join(versions)),
-        Check(True, "All values, unrounded, with the run of each?", f"{part.page}.csv; the recipe of each run spells out every default"),
-    ]  # fmt: skip
+    nothing = "no content is used"
+    facts = _names(alone) or ("none" if content else nothing)
+    yield Check(bool(alone) or not content, "A trained baseline without content?", facts)
+    facts = counted(len(part.gains), "control") if part.gains else "none; `mmbench train --control`"
+    shown = bool(part.gains) or not content
+    question = "A control with shuffled or random content?"
+    yield Check(shown, question, facts if content else nothing)
+    made = [
+        entry.get("provenance", {})
+        for one in content
+        for entry in one.runs[0].record["features"].values()
+    ]
+    known = [one for one in made if one.get("extractor") or one.get("model_id")]
+    facts = f"{len(known)} of {counted(len(made), 'use')} of feature sets" if made else nothing
+    yield Check(len(known) == len(made), "Encoder of every feature set recorded?", facts)
 
 
-def _kind(system: System) -> type:
+def _of_record(part: Reproduction) -> Iterator[Check]:
+    records = [run.record for run in runs_of(part)]
+    devices = [one.get("device", {}) for one in records]
+    names = sorted({str(one.get("chosen") or one.get("type")) for one in devices})
+    timed = sum(one["timings"].get("train_s") is not None for one in records)
+    facts = f"training seconds of {timed} of {counted(len(records), 'run')}; on {', '.join(names)}"
+    yield Check(timed == len(records), "Cost recorded?", facts)
+    versions = sorted({_versions(record) for record in records})
+    yield Check(len(versions) == 1, "One version of the software?", "; ".join(versions))
+    facts = f"{part.page}.csv; the recipe of each run spells out every default"
+    yield Check(True, "All values, unrounded, with the run of each?", facts)
+
+
+def _kind(system: System) -> type[Recommender]:
     return model_class(system.runs[0].recipe.model)
 
 
-def _versions(record: dict) -> str:
+def _versions(record: Mapping[str, Any]) -> str:
     libraries = record.get("libraries", {})
     told = [f"mmbench {record.get('tool', {}).get('version', '?')}"]
     return ", ".join(

@@ -58,7 +58,7 @@ def picture(figures: Sequence[Figure], look: Look) -> alt.TopLevelMixin:
 
     single = len(figures) == 1
     look = replace(look, legend=True, width=560 if single else 300, height=320 if single else 230)
-    drawn = [figure.draw(look) for figure in figures]
+    drawn: list[Any] = [figure.draw(look) for figure in figures]
     return drawn[0] if single else alt.concat(*drawn, columns=3)
 
 
@@ -109,11 +109,25 @@ def _points(
         )
         front = towards is not None and up is not None and not beaten
         told = "yes" if front else "no" if towards else "–"
-        named = front or len(known) <= _NAMED
-        rows.append(
-            {"system": label, "x": x, "y": y, "front": front, "named": named, "on_front": told}
-        )
+        rows.append({"system": label, "x": x, "y": y, "front": front, "on_front": told})
+    _name(rows)
     return rows
+
+
+def _name(rows: list[dict[str, Any]]) -> None:
+    """Mark the points that are named: those on the front first, none where names would collide."""
+    if not rows:
+        return
+    width, height = (max(row[k] for row in rows) - min(row[k] for row in rows) for k in "xy")
+    taken: list[tuple[float, float]] = []
+    for row in sorted(rows, key=lambda one: not one["front"]):
+        near = any(
+            abs(row["x"] - x) <= 0.35 * width and abs(row["y"] - y) <= 0.055 * height
+            for x, y in taken
+        )
+        row["named"] = not near and (row["front"] or len(rows) <= _NAMED)
+        if row["named"]:
+            taken.append((row["x"], row["y"]))
 
 
 def _trade_offs(part: Reproduction) -> list[Figure]:
@@ -192,7 +206,10 @@ def _learning(part: Reproduction) -> list[Figure]:
         def draw(look: Look, rows: Any = rows, metric: str = metric) -> Any:
             return charts.curves(look, rows, "epoch", f"validation {metric}")
 
-        caption = "Mean over seeds, as far as all of them trained; the band is from the lowest to the highest seed."
+        caption = (
+            "Mean over seeds, as far as all of them trained; the band is from the lowest to the "
+            "highest seed."
+        )
         out.append(Figure(f"Validation {metric} by epoch", caption, draw))
     return out
 
@@ -212,6 +229,7 @@ FAMILIES = {
     "popularity": "By the popularity of the held-out items",
     "items": "Items that training knows, and cold ones",
     "activity": "By the users' training rows",
+    "target": "Next items that the history has, and new ones",
 }
 
 
@@ -240,9 +258,12 @@ def slice_rows(part: Reproduction) -> dict[str, list[dict[str, Any]]]:
 def _slices(part: Reproduction) -> list[Figure]:
     out = []
     for family, rows in slice_rows(part).items():
-        if len({row["slice"] for row in rows}) < 2:
+        names = {row["slice"] for row in rows}
+        if len(names) < 2:
             continue
-        name = FAMILIES.get(family, f"Items with and without a {family} vector")
+        vectors = names == {"with", "without"}
+        name = f"Items with and without a vector: {family}" if vectors else f"By {family}"
+        name = FAMILIES.get(family, name)
         told = {row["slice"]: (row["rule"], row["users"]) for row in rows}
         caption = "; ".join(f"{s}: {rule} ({users:,} users)" for s, (rule, users) in told.items())
 
@@ -266,7 +287,9 @@ def _missing(part: Reproduction) -> list[Figure]:
             replace(look, systems=lines, legend=len(lines) > 1), rows, axis, part.metric
         )
 
-    return [Figure(f"{part.metric} by the share of missing vectors", caption, draw)]
+    name = f"{part.metric} by the share of missing vectors"
+    lines = {row["system"] for row in rows}
+    return [Figure(f"{name}: {lines.pop()}" if len(lines) == 1 else name, caption, draw)]
 
 
 def look_of(lines: Sequence[Line], board: Sequence[Standing]) -> Look:

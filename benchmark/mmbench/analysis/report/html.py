@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,7 @@ def page_html(part: Reproduction, figures: Figures, files: Sequence[str], *, sev
         "compare_command": setup.compare_command(part),
         "formulas": _formulas(part),
         "files": files,
+        "inline": inline,
     }
     return pages.render(pages.environment(_TEMPLATES), "report.html", **context)
 
@@ -81,7 +82,7 @@ def overview_html(
         data = setup.runs_of(part)[0].record["dataset"]
         best = board[0] if board else None
         rows.append([
-            _link(f"{part.page}.html", part.title),
+            _link(f"{part.page}.html", part.dataset, part.kind or part.protocol),
             Cell(f"{data['n_users']:,}", data["n_users"]),
             Cell(f"{data['n_items']:,}", data["n_items"]),
             Cell(f"{data['n_train']:,}", data["n_train"]),
@@ -104,17 +105,20 @@ def overview_html(
     context = {
         "title": title,
         "parts": parts,
-        "table": pages.Table("One page per dataset, split and protocol", columns, rows),
+        "table": pages.Table("The pages", columns, rows, hidden_caption=True),
         "figure": figure,
         "ranks": ranks,
-        "judged": [
-            (part, plain(reproduction.verdict_table(part), part.title) if part.judged else None,
-             [inline(line.removeprefix("- ")) for line in reproduction.claims(part)] if part.published and not part.judged else [])
-            for part in parts if part.published
-        ],
+        "judged": [(part, *_verdicts(part)) for part in parts if part.published],
         "commands": list(dict.fromkeys(part.command for part in parts)),
-    }  # fmt: skip
+    }
     return pages.render(pages.environment(_TEMPLATES), "overview.html", **context)
+
+
+def _verdicts(part: Reproduction) -> tuple[pages.Table | None, list[Markup]]:
+    """Return the verdicts on a part's published values; without a margin those on the claims."""
+    if part.judged:
+        return plain(reproduction.verdict_table(part), part.title), []
+    return None, [inline(line.removeprefix("- ")) for line in reproduction.claims(part)]
 
 
 def _best(part: Reproduction, board: Sequence[Standing]) -> str:
@@ -216,9 +220,9 @@ def inline(text: str) -> Markup:
     return Markup(out)  # of an escaped text
 
 
-def _link(target: str, text: str) -> Any:
+def _link(target: str, text: str, note: str) -> Cell:
     from urllib.parse import quote
 
     from markupsafe import Markup
 
-    return Cell(Markup('<a href="{}">{}</a>').format(quote(target), text))
+    return Cell(Markup('<a href="{}">{}</a>').format(quote(target), text), note=note)

@@ -14,9 +14,9 @@ from mmbench.analysis.effects import Effect, key_of
 from mmbench.analysis.question import DESIGN, KIND, Asked, Cell, in_words, number_of
 from mmbench.analysis.report import verdicts
 from mmbench.analysis.report.answer import Answer, Done, Row, rows_of, values_csv
+from mmbench.analysis.report.charts import factor_curves
 from mmbench.analysis.report.extraction import costs_table, extra_seconds
 from mmbench.analysis.report.pages import Block, Page, Table, put, put_bytes
-from mmbench.analysis.report.charts import factor_curves
 from mmbench.analysis.report.results import data_fact, protocol_fact
 from mmbench.models import model_class
 

@@ -150,6 +150,8 @@ def page(part: Reproduction, images: Sequence[str] = ()) -> Page:
         blocks += ["## Which differences are resolved", _bullets(part.comparisons)]
     if part.controls:
         blocks += ["## How much is content", Table(HEADER, part.controls)]
+    for one in part.answers:
+        blocks += [f"## {one.title}", _bullets(one.verdicts)]
     blocks += [f"![{part.title}]({image})" for image in images]
     blocks += ["## Cost", cost_table(part), "## What ran", _runs_table(part)]
     return Page(part.title, [*blocks, f"```\n{part.command}\n```"])
@@ -263,6 +265,7 @@ def _difference(ours: float | None, published: float | None) -> str:
 
 
 def order_table(part: Reproduction) -> Table:
+    """Return the order of the models by each metric, ours and the published one."""
     from scipy.stats import kendalltau
 
     rows = []
@@ -286,6 +289,7 @@ def _order(values: Mapping[str, float], metric: str) -> str:
 
 
 def cost_table(part: Reproduction) -> Table:
+    """Return what each model cost, medians over seeds."""
     seconds = (
         "seconds per epoch", "seconds of training", "CPU seconds of training",
         "seconds of evaluation",

@@ -169,15 +169,17 @@ def budget_table(part: Reproduction) -> Table:
         asked = system.runs[0].asked
         n = trials_tried(system)
         trained = model_class(asked.model).trained
-        epochs = f"{asked.settings.epochs}" if trained else "–"
-        rows.append([
-            system.label,
-            Cell(str(n) if n else "none" if trained else "–", float(n)),
-            space_of(system) or "–",
-            Cell(epochs, float(asked.settings.epochs) if trained else None, note=_chosen_epochs(line.best_epochs) if trained else ""),
-            Cell(str(len(system.runs)) if not system.exact else "–", float(len(system.runs))),
-            line.settings or "defaults",
-        ])  # fmt: skip
+        most, chosen = asked.settings.epochs, _chosen_epochs(line.best_epochs)
+        rows.append(
+            [
+                system.label,
+                Cell(str(n) if n else "none" if trained else "–", n),
+                space_of(system) or "–",
+                Cell(str(most), most, note=chosen) if trained else Cell("–"),
+                Cell("–" if system.exact else str(len(system.runs)), len(system.runs)),
+                line.settings or "defaults",
+            ]
+        )
     head = ["system", "trials", "search space", "epochs", "seeds", "settings"]
     return Table(
         "Budget", _columns(head, numeric=("trials", "epochs", "seeds")), rows, hidden_caption=True

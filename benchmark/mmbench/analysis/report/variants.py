@@ -1,9 +1,8 @@
-"""Runs of one model that differ in their content alone: knock-outs and shares of missing vectors."""
+"""Runs of one model that differ in their content: knock-outs, and shares of missing vectors."""
 
 from __future__ import annotations
 
 import json
-import statistics as stdlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +23,7 @@ class Variants:
         self._part = part
 
     def _alike(self, *apart: str) -> list[list[System]]:
-        """Group the systems that are equal but for the recipe's keys `apart` and chosen settings."""
+        """Group the systems that are equal but for the keys `apart` and what was searched."""
         groups: dict[str, list[System]] = {}
         for system in self._part.systems:
             plain: dict[str, Any] = system.runs[0].asked.dump()
@@ -107,7 +106,8 @@ class Variants:
             found = standing(system, self._part.metric, users=False)
             if found is not None:
                 seeds = list(found.seeds)
-                rows.append({"system": name, "x": share, "y": stdlib.fmean(seeds), "low": min(seeds), "high": max(seeds), "n": len(seeds)})  # fmt: skip
+                row = {"system": name, "x": share, "y": found.mean, "n": len(seeds)}
+                rows.append({**row, "low": min(seeds), "high": max(seeds)})
         return rows
 
 

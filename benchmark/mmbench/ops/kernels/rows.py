@@ -117,21 +117,21 @@ class Constants(NamedTuple):
     tiny: Scalar
 
 
-class Glide(NamedTuple):
-    """What closes the sum over many missed steps: see `mmbench.ops.glide`.
+class Jumps(NamedTuple):
+    """Which of the missed steps are summed up, and to what: see `mmbench.ops.glide`.
 
     Attributes:
-        sums: M_0 … M_3 from each step since the last flush on, (n_steps + 1, 4), double precision.
-        begin: The first step that may be summed so; later than all steps where none may.
-        least: Steps below which they are taken one by one.
+        until: Of each row, the step before which they are taken one by one, (k,).
+        factors: Two weights, the two points that they belong to, and what the moments are
+            multiplied by, (k, 6); not read where `until` is the present step.
     """
 
-    sums: Array
-    begin: int
-    least: int
+    until: Array
+    factors: Array
 
 
 _PIECE = 512  # entries of a row worked on at once: 4 x 2 KiB in float32
+_ROWS_AHEAD = 4  # rows of a table between asking for one and reading it
 _LOOK_EVERY = 16  # replayed steps between two looks whether anything still moves
 
 
@@ -158,6 +158,8 @@ def _store(piece: Array, target: Array, row: int, at: int, width: int) -> None:
 def _decay(piece: Array, width: int, beta: Scalar, n: int) -> None:
     """Multiply by beta n times, each product rounded: a power would round differently."""
     part = piece[:width]
+    if n > 8 and not part.any():  # of a row that nothing has moved yet
+        return
     # Eight in a row stay in registers; one at a time waits for its own store.
     for _ in range(n // 8):
         for j in range(width):
@@ -169,54 +171,20 @@ def _decay(piece: Array, width: int, beta: Scalar, n: int) -> None:
 
 
 @kernel
-def _one_by_one_until(last: int, now: int, glide: Glide) -> int:
-    """The step from which the missed ones up to `now` are summed; `now` if none are."""
-    start = max(last, glide.begin)
-    return start if now - start >= glide.least and now < len(glide.sums) else now
-
-
-@kernel
-def _glide(
-    piece_p: Array,
-    piece_m: Array,
-    piece_v: Array,
-    width: int,
-    at: int,
-    now: int,
-    glide: Glide,
-    constants: Constants,
+def _jump(
+    piece_p: Array, piece_m: Array, piece_v: Array, width: int, factors: Array, epsilon: Scalar
 ) -> None:
-    """Move the values by what the steps from `at` to `now` add up to; moments stay as they are.
-
-    The steps' factors B, weighted by A, are replaced by the two points with the same sums of
-    B^0, B^1, B^2 and B^3 (Gauss's quadrature for that weight).
-    """
-    here, there, n = glide.sums[at], glide.sums[now], now - at
-    left, shrink = np.float64(constants.beta1) ** n, np.float64(constants.beta2) ** (0.5 * n)
-    s0 = here[0] - left * there[0]
-    s1 = here[1] - left * shrink * there[1]
-    s2 = here[2] - left * shrink**2 * there[2]
-    s3 = here[3] - left * shrink**3 * there[3]
-    # Mean, variance and third central moment of B.
-    mean = s1 / s0
-    variance = s2 / s0 - mean * mean
-    third = s3 / s0 - 3 * mean * (s2 / s0) + 2 * mean**3
-    skew = third / variance
-    spread = np.sqrt(skew * skew + 4 * variance)
-    low, high = 0.5 * (skew - spread), 0.5 * (skew + spread)
-    kind = piece_p.dtype.type
-    weight_low, weight_high = kind(s0 * high / spread), kind(-s0 * low / spread)
-    b_low, b_high, epsilon = kind(mean + low), kind(mean + high), constants.epsilon
+    """Move the values by the sum of many steps; the moments stay as they are."""
+    p, m, v = piece_p[:width], piece_m[:width], piece_v[:width]
+    weight, other_weight, b, other_b = factors[0], factors[1], factors[2], factors[3]
     for j in range(width):
-        root = np.sqrt(piece_v[j])
-        by = weight_low / (root * b_low + epsilon) + weight_high / (root * b_high + epsilon)
-        piece_p[j] -= piece_m[j] * by
+        root = np.sqrt(v[j])
+        by = weight / (root * b + epsilon) + other_weight / (root * other_b + epsilon)
+        p[j] -= m[j] * by
 
 
 @kernel
-def _fade(piece: Array, width: int, beta: Scalar, n: int) -> None:
-    """Multiply by beta^n, rounded once."""
-    factor = piece.dtype.type(np.float64(beta) ** n)
+def _fade(piece: Array, width: int, factor: Scalar) -> None:
     part = piece[:width]
     for j in range(width):
         part[j] *= factor
@@ -235,7 +203,7 @@ def replay(
     table: Table,
     out: Array,
     in_place: bool,
-    glide: Glide,
+    jumps: Jumps,
 ) -> None:
     """Bring rows[i] from step last[row] to step `now`: into out[i], or into the table itself.
 
@@ -256,6 +224,10 @@ def replay(
     piece_v = np.empty(_PIECE, values.dtype)
     for i in range(lo, hi):
         r = rows[i]
+        if i + _ROWS_AHEAD < hi:
+            prefetch(values, rows[i + _ROWS_AHEAD])
+            prefetch(first, rows[i + _ROWS_AHEAD])
+            prefetch(second, rows[i + _ROWS_AHEAD])
         for at in range(0, values.shape[1], _PIECE):
             width = min(_PIECE, values.shape[1] - at)
             _load(values, r, at, width, piece_p)
@@ -263,7 +235,7 @@ def replay(
             _load(second, r, at, width, piece_v)
             # All missed steps run on the pieces: the table is read and written once.
             s = last[r]
-            until = _one_by_one_until(s, now, glide)
+            until = jumps.until[i]
             moving = True
             while moving and s < until:
                 a = steps.scale[s]
@@ -290,13 +262,14 @@ def replay(
                         piece_p[j] -= a * m / (np.sqrt(v) * b + epsilon)
                 s += 1
             if moving and until < now:
-                _glide(piece_p, piece_m, piece_v, width, until, now, glide, constants)
+                _jump(piece_p, piece_m, piece_v, width, jumps.factors[i], epsilon)
             if in_place:
                 # At rest: p keeps its value, while the moments decay on.
                 _decay(piece_m, width, beta1, until - s)
                 _decay(piece_v, width, beta2, until - s)
-                _fade(piece_m, width, beta1, now - until)
-                _fade(piece_v, width, beta2, now - until)
+                if until < now:
+                    _fade(piece_m, width, jumps.factors[i, 4])
+                    _fade(piece_v, width, jumps.factors[i, 5])
                 _store(piece_p, values, r, at, width)
                 _store(piece_m, first, r, at, width)
                 _store(piece_v, second, r, at, width)
@@ -317,7 +290,7 @@ def update(
     current: Array,
     gradient: Array,
     table: Table,
-    glide: Glide,
+    jumps: Jumps,
 ) -> None:
     """Apply gradient[i] to rows[i], whose value after `now` steps is current[i].
 
@@ -332,6 +305,10 @@ def update(
     piece_v = np.empty(_PIECE, values.dtype)
     for i in range(lo, hi):
         r = rows[i]
+        if i + _ROWS_AHEAD < hi:
+            prefetch(values, rows[i + _ROWS_AHEAD])
+            prefetch(first, rows[i + _ROWS_AHEAD])
+            prefetch(second, rows[i + _ROWS_AHEAD])
         for at in range(0, values.shape[1], _PIECE):
             width = min(_PIECE, values.shape[1] - at)
             _load(current, i, at, width, piece_p)
@@ -339,11 +316,12 @@ def update(
             _load(first, r, at, width, piece_m)
             _load(second, r, at, width, piece_v)
             # The missed decays, as in `replay`.
-            until = _one_by_one_until(last[r], now, glide)
+            until = jumps.until[i]
             _decay(piece_m, width, beta1, until - last[r])
             _decay(piece_v, width, beta2, until - last[r])
-            _fade(piece_m, width, beta1, now - until)
-            _fade(piece_v, width, beta2, now - until)
+            if until < now:
+                _fade(piece_m, width, jumps.factors[i, 4])
+                _fade(piece_v, width, jumps.factors[i, 5])
             for j in range(width):
                 # Adam's step with the gradient; `current` has been replayed already.
                 g = piece_g[j]

@@ -108,6 +108,8 @@ def statuses(features: FeatureSet) -> Table:
     rows: list[list[Cell | str]] = []
     for status, count in features.counts().items():
         name = status.name.lower()
+        if not count and name == "pending":
+            continue
         share = Cell(f"{count / n:.1%}" if n else "–", count / n if n else None)
         rows.append([name, Cell(f"{count:,}", count), share, _MEANINGS.get(name, "")])
     heads = [Column("Status", numeric=False), Column("Items"), Column("Share")]

@@ -1,0 +1,5 @@
+"""`mmx completion`."""
+
+from mmbase.completion import completion_command
+
+completion = completion_command("mmx", "EXAMPLES")
