@@ -15,7 +15,7 @@ from mmbench.commands.common import command_line, only_option
 @click.option("--out", type=PATH, default=Path("report"), help="Folder of the report.")
 @click.option(
     "--metric",
-    help="Metric of the comparison.  [default: Recall@20, or what runs without it were selected by]",
+    help="Metric of the comparison.  [default: Recall@20; of runs without it what selected them]",
 )
 @only_option
 @click.option(

@@ -29,7 +29,7 @@ from mmbase.dataset import (
     item_id_column,
 )
 from mmbase.layout import counted
-from mmbase.tables import Table, open_table, strings
+from mmbase.tables import Table, is_table, open_table, strings
 from mmstore.spec import DENSE, ITEM
 
 if TYPE_CHECKING:
@@ -98,6 +98,8 @@ def _is_dataset(dataset: Dataset) -> bool:
         what, near = "holds neither items.* nor interactions.* nor features/", folder.parent
     above = [one for one in (near, near.parent) if one.is_dir() and _holds(one, tables=True)]
     fix = f"take {above[0].as_posix()}" if above and folder.exists() else ""
+    if folder.is_dir() and any(is_table_file(one) for one in folder.iterdir()):
+        fix = "`mmbench data import` makes a dataset of it (tables of your own, MMRec, RecBole, …)"
     dataset.trouble("wrong-folder").append(Found(folder.as_posix(), what, fix=fix))
     return False
 
@@ -112,12 +114,8 @@ def _holds(folder: Path, *, tables: bool = False) -> bool:
     if tables or folder.name in ("features", *FOLDERS.values()) or folder.parent.name == "features":
         return False
     inside = ("features", "splits", *FOLDERS.values())
-    return any((folder / name).is_dir() for name in inside) or bool(names and _has_ids(names))
-
-
-def _has_ids(paths: Sequence[Path]) -> bool:
-    """Whether the only table of a folder may be one of items."""
-    return len(paths) == 1
+    # The only table of a folder may be one of items, under any name.
+    return any((folder / name).is_dir() for name in inside) or sum(map(is_table, names)) == 1
 
 
 def _tables(folder: Path, stems: Sequence[str]) -> Iterator[Path]:

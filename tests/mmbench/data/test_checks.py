@@ -447,3 +447,17 @@ def test_every_check_has_a_planted_mistake_and_a_line_in_the_docs() -> None:
     page = (REPOSITORY / "docs/data.md").read_text(encoding="utf-8")
     page = page.partition("## Mistakes, before a long run")[2].partition("\n## ")[0]
     assert ours == set(re.findall(r"^\| `([a-z-]+)` \|", page, re.MULTILINE))
+
+
+def test_tables_of_others_are_for_the_import(tmp_path: Path) -> None:
+    for name in ("ml.inter", "ml.item"):
+        (tmp_path / name).write_text("user_id:token\titem_id:token\nu\ti\n")
+    (found,) = examine(tmp_path)
+    assert found.name == "wrong-folder" and "mmbench data import" in found.fix
+
+
+def test_items_alone_are_examined(sound: Path, tmp_path: Path) -> None:
+    shutil.copy(sound / "items.tsv", tmp_path / "items.tsv")
+    done = CliRunner().invoke(data, ["validate", str(tmp_path)], standalone_mode=False)
+    assert done.exception is None and done.return_value == 0
+    assert "0 errors" in done.output and "split" not in done.output
