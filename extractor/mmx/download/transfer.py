@@ -28,7 +28,7 @@ CHECKSUMS = "checksums.json"
 RETRIES = 5
 TIMEOUT_S = 60.0
 _CHUNK = 1 << 20
-AGENT = {"User-Agent": "mmx (research; https://pypi.org/project/mmx-mmbench)"}
+AGENT = {"User-Agent": "mmx-mmbench (feature extraction for research)"}
 
 
 @dataclass(frozen=True)
