@@ -24,7 +24,7 @@ COMMANDS = {
     "tune": ("mmbench.commands.tune:tune", "Search settings on validation; score test once."),
     "estimate": (
         "mmbench.commands.estimate:estimate",
-        "Say what trainings need: weights, memory, a device, time.",
+        "Estimate what training needs: weights, memory, device, time.",
     ),
     "evaluate": (
         "mmbench.commands.evaluate:evaluate",
@@ -51,7 +51,7 @@ COMMANDS = {
     "metrics": ("mmbench.commands.registries:metrics", "List the metrics with formula and source."),
     "completion": (
         "mmbench.commands.completion:completion",
-        "Print what completes commands in bash, zsh or fish.",
+        "Print the completion script for bash, zsh or fish.",
     ),
 }
 

@@ -25,7 +25,7 @@ COMMANDS = {
     "store": ("mmx.commands.store:store", "List, check, import, export and compare feature sets."),
     "completion": (
         "mmx.commands.completion:completion",
-        "Print what completes commands in bash, zsh or fish.",
+        "Print the completion script for bash, zsh or fish.",
     ),
 }
 

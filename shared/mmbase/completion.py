@@ -22,9 +22,9 @@ _PLACES = {
     "fish": "~/.config/fish/completions/{tool}.fish",
 }
 _MORE = {
-    "bash": 'of the package bash-completion; or, in ~/.bashrc: eval "$({tool} completion bash)"',
-    "zsh": "with `fpath+=~/.zfunc` before `compinit` in ~/.zshrc",
-    "fish": "which fish reads by itself",
+    "bash": 'needs the package bash-completion; or, in ~/.bashrc: eval "$({tool} completion bash)"',
+    "zsh": "needs `fpath+=~/.zfunc` before `compinit` in ~/.zshrc",
+    "fish": "fish reads it from there by itself",
 }
 
 Complete: TypeAlias = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -81,8 +81,8 @@ def completion_command(tool: str, heading: str = "Examples:") -> click.Command:
 
     examples = [f"  {line}" for shell in SHELLS for line in where(tool, shell)]
     completion.help = (
-        "Print the script that completes commands, options and names in bash, zsh or fish.\n\n"
-        "Put it where the shell looks for such scripts, and start a new shell.\n\n"
+        "Print a script with which bash, zsh or fish completes commands, options and names.\n\n"
+        "Save it where the shell looks for such scripts, and start a new shell.\n\n"
         "\b\n" + "\n".join([heading, *examples])
     )
     return completion

@@ -225,11 +225,12 @@ def validate(
 ) -> int:
     """Find mistakes before a long run does: in tables, ids, splits and feature sets.
 
-    Each finding has a name, what was found, where, and how to fix it; docs/data.md lists them. What
-    a split gives away follows: shared pairs, training from the future, content of held-out rows.
+    Each finding says what was found, where, and how to fix it, under a name that docs/data.md
+    explains. After the findings come the leaks of the split: shared pairs, training rows from the
+    future, content of held-out rows.
 
-    Exit code 0: nothing, or notes only; 3: warnings (a run goes through, and its numbers may not
-    mean what they seem to); 1: errors (a run would fail or have wrong numbers).
+    Exit code 0: nothing, or notes only; 3: warnings (a run succeeds, but its numbers may not mean
+    what they seem to); 1: errors (a run would fail or have wrong numbers).
 
     \b
     Examples:

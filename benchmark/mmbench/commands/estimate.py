@@ -27,13 +27,13 @@ _WITH_RECIPES = {"recipes", "data", "device", "out", "as_json", "quiet"}
 @recipe_options(running=False)
 @cli.quiet_option
 def estimate(*, recipes: tuple[Path, ...], as_json: bool, quiet: bool, **options: Any) -> None:
-    """Say what trainings need before they are started: weights, memory, a device, time.
+    """Estimate what training will need: weights, memory, a device, time.
 
-    Takes recipes as `mmbench run` does, or the options of `mmbench train`. For each trial: trained
-    weights; multiply-adds of a step; peak memory of the process, and of a GPU if it trained there;
-    the device that --device takes, and why; seconds per epoch, where finished runs of the same
-    model in --out tell. Only the data are loaded: the rest is counted on a miniature of the model.
-    See docs/scaling.md.
+    Takes recipes as `mmbench run` does, or the options of `mmbench train`. For each trial, prints
+    the number of trained weights; the multiply-adds of a step; the peak memory of the process, and
+    that of a GPU if it trained there; the device that --device takes, and why; and the seconds per
+    epoch, if --out has finished runs of the same model. Only the data are loaded: everything else
+    is counted on a miniature of the model. See docs/scaling.md.
 
     \b
     Examples:

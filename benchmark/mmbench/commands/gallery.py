@@ -15,22 +15,33 @@ from mmbench.commands.common import command_line, named_users, only_option
 
 @click.command(cls=Command)
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=FOLDER)
-@click.option("--out", type=PATH, default=Path("gallery.html"), help="The page.")
-@click.option("-k", "k", type=click.IntRange(1, 100), default=10, help="Items of a list.")
+@click.option("--out", type=PATH, default=Path("gallery.html"), help="File of the page.")
+@click.option("-k", "k", type=click.IntRange(1, 100), default=10, help="Length of a list.")
 @click.option(
-    "--users", help="File with one user id a line, or ids and commas.  [default: a random sample]"
+    "--users",
+    help="Users to show: ids separated by commas, or a file with one id per line.  "
+    "[default: a random sample]",
 )
-@click.option("--n-users", type=click.IntRange(1), default=12, help="Users that are drawn.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of the draw.")
-@click.option("--history", type=click.IntRange(0), default=10, help="Training items of a user.")
-@click.option("--n-items", type=click.IntRange(0), default=24, help="Items with neighbours.")
-@click.option("--items", help="Ids, with commas, of the items with neighbours instead.")
-@click.option("--neighbours", type=click.IntRange(1, 50), default=5, help="Neighbours of an item.")
+@click.option("--n-users", type=click.IntRange(1), default=12, help="Size of the random sample.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    help="Seed of the sample and of the comparison with chance.",
+)
+@click.option(
+    "--history", type=click.IntRange(0), default=10, help="Most training items shown per user."
+)
+@click.option(
+    "--n-items", type=click.IntRange(0), default=24, help="Items to show with their neighbours."
+)
+@click.option("--items", help="Ids of these items instead, separated by commas.")
+@click.option("--neighbours", type=click.IntRange(1, 50), default=5, help="Neighbours per item.")
 @click.option(
     "--features",
     multiple=True,
     metavar="MODALITY/NAME",
-    help="Feature sets to find neighbours in.  [default: those of the runs, then others]",
+    help="Feature sets in which to find neighbours.  [default: those of the runs, then others]",
 )
 @click.option(
     "--title", metavar="COLUMN", help="Column of titles in the items table.  [default: title, …]"
@@ -40,13 +51,14 @@ from mmbench.commands.common import command_line, named_users, only_option
 @cli.json_option
 @cli.quiet_option
 def gallery(*, runs: tuple[Path, ...], out: Path, as_json: bool, **options: Any) -> None:
-    """Show what users have, what models recommend to them, and items beside their neighbours.
+    """Show users' histories and recommendations, and items beside their nearest neighbours.
 
-    One HTML page that opens from a file: histories, held-out items and lists with pictures, titles
-    and sounds, hits marked, a row for each run. RUN is a run folder, or a folder that holds some;
-    all have to be of one dataset and split. Below, items stand beside the nearest ones in each
-    feature set: vectors that belong to other items show at a glance, and a table says whether
-    neighbours have more in common than chance would have it.
+    Writes one HTML page that opens from disk. It shows histories, held-out items and recommended
+    lists with pictures, titles and sounds, in a row for each run, and marks the hits. RUN is a run
+    folder, or a folder that contains run folders; all runs must be of one dataset and split. Below
+    the lists, items stand beside their nearest neighbours in each feature set, so that you see at a
+    glance vectors that belong to other items. A table says whether neighbours have more in common
+    than chance would give.
 
     \b
     Examples:

@@ -15,7 +15,7 @@ from mmbench.commands.common import command_line, only_option
 @click.option("--out", type=PATH, default=Path("report"), help="Folder of the report.")
 @click.option(
     "--metric",
-    help="Metric of the comparison.  [default: Recall@20; of runs without it what selected them]",
+    help="Metric to compare by.  [default: Recall@20, or if the runs lack it, their --select-by]",
 )
 @only_option
 @click.option(
@@ -24,9 +24,13 @@ from mmbench.commands.common import command_line, only_option
     multiple=True,
     type=PATH,
     metavar="PAGE.md",
-    help="A page of `mmbench ask` whose verdicts the pages of its runs repeat.",
+    help="Page of `mmbench ask`; its verdicts are repeated on the pages of its runs.",
 )
-@click.option("--allow-mixed", is_flag=True, help="One page per dataset, whatever its runs are of.")
+@click.option(
+    "--allow-mixed",
+    is_flag=True,
+    help="Put all runs of a dataset on one page, even if splits or protocols differ.",
+)
 def report(
     runs: tuple[Path, ...],
     out: Path,
@@ -37,11 +41,11 @@ def report(
 ) -> None:
     """Write pages that show finished runs: HTML, Markdown, LaTeX, CSV, SVG and PNG.
 
-    RUNS are run folders, or folders that hold some; each dataset, split and protocol has a page.
-    An HTML page opens from its file and asks no host for anything: leaderboard with intervals and
-    resolved orders, trade-offs, learning curves, slices, cost, controls, what was compared,
-    warnings, a reproducibility checklist, and the command behind every number. HTML and pictures
-    need the extra `report`; what a page holds is in docs/reporting.md.
+    RUNS are run folders, or folders that contain run folders; each combination of dataset, split
+    and protocol has a page. An HTML page opens from disk and loads nothing from the network. It
+    shows a leaderboard with intervals and resolved orders, trade-offs, learning curves, slices,
+    cost, controls, what was compared, warnings, a reproducibility checklist, and the command behind
+    every number. HTML and pictures need the extra `report`; docs/reporting.md describes the pages.
 
     \b
     Examples:

@@ -56,7 +56,7 @@ _IMPORTED = ("torch", "torchvision", "torchaudio", "PIL", "soundfile")
     metavar="DIR",
     type=PATH,
     default=DEFAULT_DATA,
-    help="Dataset folder whose disk and contents to check; one that is not there has none.",
+    help="Dataset folder to check, with its disk; if it doesn't exist, only the disk is checked.",
 )
 @json_option
 @quiet_option
@@ -65,9 +65,9 @@ _IMPORTED = ("torch", "torchvision", "torchaudio", "PIL", "soundfile")
 def doctor(ctx: click.Context, *, data: Path, as_json: bool, quiet: bool, verbose: bool) -> None:
     """Check this machine, and a dataset's items, pictures and feature sets, before a long run.
 
-    Of the machine: versions, devices, codecs, caches and disk, and how to install what is missing.
-    Of the dataset: mistakes, each with its name and fix (docs/data.md lists them); `mmbench data
-    validate` looks at interactions and splits as well.
+    For the machine, report versions, devices, codecs, caches and disk space, and how to install
+    what is missing. For the dataset, report mistakes, each with its name and its fix (docs/data.md
+    lists them); `mmbench data validate` also checks interactions and splits.
 
     Exit code 0: no problem; 3: warnings about the dataset; 1: errors, or something is missing.
 

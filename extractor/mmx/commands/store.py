@@ -100,8 +100,8 @@ def ls(ctx: click.Context, /, *, root: Path, as_json: bool) -> None:
     "--html",
     type=PATH,
     metavar="FILE",
-    help="Write a page instead: coverage, lengths, constant and duplicate vectors, examples of "
-    "statuses, and a map with pictures (extra report).",
+    help="Write an HTML page instead: coverage, vector lengths, constant and duplicate vectors, "
+    "examples of each status, and a map with pictures (needs the extra report).",
 )
 @json_option
 def info(*, target: str, root: Path, html: Path | None, as_json: bool) -> None:
