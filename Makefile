@@ -57,7 +57,7 @@ demo: setup  ## the main job, end to end, on the embedded catalogue
 	@printf '%s\n' '' 'What next, after `source .venv/bin/activate`:' \
 		'  mmbench compare runs --only protocol=paper         which of these differences are resolved' \
 		'  mmbench report runs                                tables and plots of these runs, in report' \
-		'  mmx extract --data DIR --modality visual --model resnet50   features of a catalogue of your own (README: Your own data)'
+		'  mmx extract --data DIR --modality visual --model resnet50   features of a catalogue of your own (docs/tutorials/catalogue.md)'
 
 reproduce-amazon: setup  ## the study of arXiv 2309.05273: DATASETS=office MODELS=vbpr,freedom PROTOCOL=best|grid EPOCHS=5
 	@$(if $(or $(SPLIT_DIR),$(STAND_IN)),:,set -e; for name in $(AMAZON); do \
