@@ -7,7 +7,9 @@ a finished output of equal content alone.
 from __future__ import annotations
 
 import filecmp
+import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +54,27 @@ def _new(path: Path, prepare: Callable[[Path], None]) -> Iterator[Path]:
         remove(partial, ignore_errors=True)
         if isinstance(error, OSError):
             what = f"{path}: cannot be written ({error.strerror or error})"
+            raise DataError(what) from error
+        raise
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file in one step, in place of one of that name; folders are made as needed.
+
+    Raises:
+        DataError: It can't be written; nothing is left behind.
+    """
+    # Another process, or thread, may be writing the same file.
+    own = f"{os.getpid()}-{threading.get_ident()}"
+    partial = path.with_name(f"{path.name[:100]}.{own}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except BaseException as error:
+        remove(partial, ignore_errors=True)
+        if isinstance(error, OSError):
+            what = f"{path}: cannot be written ({error.strerror or error}); choose another name"
             raise DataError(what) from error
         raise
 

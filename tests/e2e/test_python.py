@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from tests.conftest import REPOSITORY
@@ -165,6 +166,14 @@ def test_what_files_say_is_no_markup(runs: Any, dataset: Any) -> None:
         assert isinstance(one.to_pandas(), pd.DataFrame)
 
 
+def test_numbers_of_numpy_are_seeds_and_nobody_is_no_user(runs: Any, dataset: Any) -> None:
+    seeds = [one.seed for one in mmbench.recipes("vbpr", dataset, seed=np.arange(1, 3))]
+    assert seeds == [1, 2]
+    assert mmbench.recipes("vbpr", dataset, seed=np.int64(3), progress=None)[0].seed == 3
+    with pytest.raises(mmbench.errors.UsageError, match="users: names nobody"):
+        mmbench.recommend(runs[0], users=[])
+
+
 def test_a_table_of_anything_is_text(tmp_path: Path) -> None:
     from mmbase.tabular import Tabular
 
@@ -235,6 +244,16 @@ def test_a_failure_keeps_what_is_finished(dataset: Any, tmp_path: Path) -> None:
         (lambda: mmbench.train("vbpr", epochs=3), "unknown argument 'epochs'"),
         (lambda: mmbench.train([]), "--model is missing"),
         (lambda: mmbench.train("vbpr", grid={"lr": "0.1"}), "expected a list of values"),
+        (lambda: mmbench.train("vbpr", grid={"lr": []}), "grid: lr: has no values to try"),
+        (lambda: mmbench.train("vbpr", grid=[0.1]), "grid: expected a mapping"),
+        (lambda: mmbench.train("vbpr", settings="lr=1"), "settings: expected a mapping, e.g."),
+        (lambda: mmbench.train("vbpr", jobs="2"), "jobs = '2': expected a whole number"),
+        (lambda: mmbench.load_dataset("x", columns="user"), "columns: expected a mapping"),
+        (lambda: mmbench.recommend("x", k=1.5), "k = 1.5: expected a whole number"),
+        (lambda: mmbench.recommend(None), "expected a run folder or a result"),
+        (lambda: mmbench.evaluate(5), "expected a run folder or a result"),
+        (lambda: mmbench.compare(None), "expected run folders or results"),
+        (lambda: mmbench.report([5]), "expected run folders or results"),
         (lambda: mmbench.train("vbpr", "x", pattern="random"), "--pattern: there is no mask"),
         (lambda: mmbench.evaluate("nowhere"), "is nowhere a run folder"),
         (lambda: mmbench.evaluate(), "give either a run folder or"),

@@ -129,11 +129,14 @@ def user_rows(audience: Audience, users: Sequence[str] | None) -> tuple[Index, l
     """Return the rows of the named users (None: all), and the ids of those that are not there.
 
     Raises:
+        UsageError: No user is named.
         DataError: None of the named users is there.
     """
     ids = audience.ids
     if users is None:
         return np.arange(ids.size), list(audience.strangers)
+    if not len(users):
+        raise UsageError("users: names nobody; leave it out for all users")
     rows = pd.Index(ids.astype(object)).get_indexer(pd.Index(list(users), dtype=object))
     unknown = [user for user, row in zip(users, rows, strict=True) if row < 0]
     if len(unknown) == len(users):

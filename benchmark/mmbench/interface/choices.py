@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
@@ -78,24 +79,54 @@ def run_folder(run: RunPlace) -> Path:
     """Return the folder of a finished run.
 
     Raises:
-        UsageError: There are several runs, or none.
+        UsageError: There are several runs, or none, or it is something else.
     """
     if isinstance(run, Result):
         return run.path
     if isinstance(run, str | PathLike):
         return Path(run)
-    if len(run) != 1:
-        raise UsageError(f"expected one run (got {len(run)}); choose one of them, e.g. runs[0]")
-    return run[0].path
+    found = list(run) if isinstance(run, Iterable) else [run]
+    results = [one for one in found if isinstance(one, Result)]
+    if len(results) != len(found):
+        raise UsageError(f"expected a run folder or a result of a training (got {run!r})")
+    if len(results) != 1:
+        raise UsageError(f"expected one run (got {len(results)}); choose one of them, e.g. runs[0]")
+    return results[0].path
 
 
 def several(value: Any) -> Sequence[Any]:
     """Return a list of one where a single value was given."""
-    return [value] if isinstance(value, str | int | PathLike | Result) else value
+    single = isinstance(value, str | PathLike | Result) or not isinstance(value, Iterable)
+    return [value] if single else list(value)
 
 
-def reporter(progress: Progress | bool) -> Progress:
+def require_mappings(example: str, **given: Any) -> None:
+    """Refuse arguments that are no mappings; None stands for not given.
+
+    Args:
+        example: What one looks like.
+        given: Name and value.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for name, value in given.items():
+        if value is not None and not isinstance(value, Mapping):
+            raise UsageError(f"{name}: expected a mapping, e.g. {example} (got {value!r})")
+
+
+def require_count(name: str, value: Any) -> None:
+    """Refuse what is no whole number of 1 or more.
+
+    Raises:
+        UsageError: It is something else.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise UsageError(f"{name} = {value!r}: expected a whole number, 1 or more")
+
+
+def reporter(progress: Progress | bool | None) -> Progress:
     """Return where to report to: True stands for stderr, as on the command line."""
-    if isinstance(progress, bool):
+    if progress is None or isinstance(progress, bool):
         return Terminal() if progress else Silent()
     return progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -90,9 +91,12 @@ def chosen_runs(runs: Places, wanted: Wanted) -> list[FinishedRun]:
     """Return the finished runs in places, of the wanted datasets, splits and protocols.
 
     Raises:
-        UsageError: No run is of that dataset, split or protocol.
+        UsageError: No run is of that dataset, split or protocol; or something is no place.
         DataError: A place holds no finished run, or one cannot be read.
     """
+    for one in several(runs):
+        if not isinstance(one, str | PathLike | Result):
+            raise UsageError(f"expected run folders or results of trainings (got {one!r})")
     paths = [one.path if isinstance(one, Result) else Path(one) for one in several(runs)]
     if isinstance(wanted, Mapping):
         wanted = [f"{name}={value}" for name, value in wanted.items()]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmbench.data.dataset import load_split
-from mmbench.interface.choices import Place
+from mmbench.interface.choices import Place, require_mappings
 from mmbench.interface.results import Dataset
 
 
@@ -26,5 +26,6 @@ def load_dataset(
         DataError: The folder lacks what is needed, or a part is empty.
         UsageError: There is no split of that name.
     """
+    require_mappings('{"user_id": "reviewer"}', columns=columns)
     path = Path(data)
     return Dataset(path, load_split(path, split, columns), dict(columns or {}))

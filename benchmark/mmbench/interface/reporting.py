@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-import re
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from mmbench.analysis.report.results import (
     Reproduction,
     data_fact,
     feature_facts,
+    file_name,
     line_of,
     protocol_fact,
 )
@@ -104,11 +105,12 @@ def _parts(
         if kinds.count(kind) > 1:
             names.append(digest_of(conditions(members[0])))
             told += f", kind {names[-1]}"
-        stem = re.sub(r"[^\w.=-]+", "-", "-".join(names))
-        if datasets.count(kind["dataset"]) == 1:
-            stem = ""
-        taken = sum(part.page == stem for part in parts)
-        page = f"{stem}-{taken + 1}" if taken else stem
+        alone = datasets.count(kind["dataset"]) == 1
+        page = first = file_name(kind["dataset"] if alone else "-".join(names))
+        taken = {part.page.casefold() for part in parts}  # some file systems know no case
+        numbers = itertools.count(2)
+        while page.casefold() in taken:
+            page = f"{first}-{next(numbers)}"
         parts.append(_part(members, told, page, metric or _metric_of(members), command))
     return parts
 

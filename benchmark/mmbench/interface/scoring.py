@@ -25,6 +25,7 @@ from mmbench.interface.choices import (
     Scoring,
     of,
     reporter,
+    require_count,
     require_known,
     run_folder,
 )  # fmt: skip
@@ -203,8 +204,7 @@ def recommend(
         UsageError: `k` is less than 1, or the model can't rank for users of a history.
         DataError: The run is not finished, its data have changed, or no user is known.
     """
-    if k < 1:
-        raise UsageError(f"k = {k}: expected 1 or more items per user")
+    require_count("k", k)
     told = reporter(progress)
     if isinstance(run, lists.Trained):
         trained = run

@@ -26,7 +26,9 @@ from mmbench.interface.choices import (
     Place,
     of,
     reporter,
+    require_count,
     require_known,
+    require_mappings,
     run_folder,
     several,
 )  # fmt: skip
@@ -95,6 +97,7 @@ def train(
         SomeFailed: Some trainings failed; the attribute `finished` has the runs that did not.
     """
     told = reporter(progress)
+    require_count("jobs", jobs)
     asked = _asked(model, data, seed, settings, grid, told, choices)
     with as_found(), tracking(several(track), told):
         batch = Batch(Path(out), executor or local_executor(jobs, told), told)
@@ -185,6 +188,8 @@ def recipes(
         DataError: The run that the models start from is not finished.
     """
     require_known(choices, Choices)
+    require_mappings('{"lr": 0.001}', settings=settings)
+    require_mappings('{"lr": [0.001, 0.01]}', grid=grid, search=search)
     names = list(dict.fromkeys(map(model_name, split_list(several(model)))))
     if not names:
         raise UsageError("--model is missing; e.g. --model vbpr,bpr-mf (see `mmbench models`)")
@@ -267,6 +272,8 @@ def _grid(grid: Grid | None) -> dict[str, tuple[Any, ...]]:
     for name, values in (grid or {}).items():
         if isinstance(values, str) or not isinstance(values, Sequence):
             raise UsageError(f"grid: {name} = {values!r}: expected a list of values to try")
+        if not len(values):
+            raise UsageError(f"grid: {name}: has no values to try")
     return {name: tuple(values) for name, values in (grid or {}).items()}
 
 

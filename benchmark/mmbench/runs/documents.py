@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from mmbase.gemm import Kernel
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Values = dict[str, FiniteFloat | None]
+Measure = Annotated[str, Field(pattern=r"^[^@]+@[1-9][0-9]{0,8}$")]
+Values = dict[Measure, FiniteFloat | None]
 CURE = "restore the file, or train anew with --restart"
 
 
@@ -31,6 +32,17 @@ class _Dataset(_Part):
     n_train: Count
     n_valid: Count
     n_test: Count
+    notes: list[str] = []
+
+
+class _Made(_Part):
+    tool: dict[str, Any] | None = None
+
+
+class _Mask(_Part):
+    share: FiniteFloat
+    pattern: str
+    seed: int
 
 
 class _Features(_Part):
@@ -40,6 +52,8 @@ class _Features(_Part):
     present: Count
     missing: Count
     missing_policy: str
+    provenance: _Made = _Made()
+    mask: _Mask | None = None
 
 
 class _Seeds(_Part):
@@ -50,6 +64,9 @@ class _Protocol(_Part):
     name: str
     selection: str
     digests: dict[str, str] = {}
+    masked: dict[str, Any] = {}
+    n_candidates: Count | None = None
+    users_evaluated: dict[str, Count] = {}
     no_hit_possible: list[str] = []
 
 
@@ -92,9 +109,16 @@ class _Parameters(_Part):
     others: Count
 
 
+class _Tool(_Part):
+    version: str
+
+
 class RunRecord(_Part):
     """`run.json`."""
 
+    tool: _Tool = _Tool(version="")
+    libraries: dict[str, Any] = {}
+    approximate: list[str] = []
     device: _Device = _Device()
     dataset: _Dataset
     features: dict[str, _Features]
@@ -118,6 +142,7 @@ class _Slice(_Part):
     family: str
     slice: str
     rule: str
+    users_evaluated: Count = 0
     metrics: Values
 
 

@@ -9,7 +9,13 @@ All of this needs the extra `report`; `require_extra` says so in one line where 
 
 from mmbase.pages.charts import chart_figure, page_theme, static_picture, static_pictures
 from mmbase.pages.palette import COLOURS, SERIES, SHAPES
-from mmbase.pages.rendering import environment, has_extra, render, require_extra
+from mmbase.pages.rendering import (
+    environment,
+    has_extra,
+    render,
+    require_extra,
+    require_page_name,
+)
 from mmbase.pages.tables import Cell, Column, Table
 
 __all__ = [
@@ -25,6 +31,7 @@ __all__ = [
     "page_theme",
     "render",
     "require_extra",
+    "require_page_name",
     "static_picture",
     "static_pictures",
 ]

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmbase.errors import ToolError, install_extra
+from mmbase.errors import DataError, ToolError, install_extra
 from mmbase.pages import palette
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ _HERE = Path(__file__).parent
 _NEEDED = ("altair", "jinja2", "vl_convert")
 _LIBRARY = "<!-- chart library -->"  # texts of values can't contain it: they are escaped
 _CHART = '<figure class="chart"'
+_BEGINS = b"<!doctype html"
 
 
 def has_extra() -> bool:
@@ -39,6 +40,24 @@ def require_extra(what: str) -> None:
     if absent:
         command = install_extra("report")
         raise ToolError(f"{what} needs the extra report ({absent} missing): {command}")
+
+
+def require_page_name(path: Path) -> None:
+    """Refuse a name at which something else than an earlier page would be lost.
+
+    Args:
+        path: The page to be written; asked for before the work, not after it.
+
+    Raises:
+        DataError: A folder has that name, or a file that is no HTML page.
+    """
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder; name a file in it")
+    if path.is_file() and (size := path.stat().st_size):
+        with path.open("rb") as file:
+            if file.read(min(size, len(_BEGINS))).lower() != _BEGINS:
+                what = f"{path}: is there already, and is no HTML page"
+                raise DataError(f"{what}; choose another name, or delete it")
 
 
 def environment(*folders: Path) -> jinja2.Environment:

@@ -218,6 +218,20 @@ def moved(data: Path, target: Path, shift: int) -> Path:
     return target
 
 
+def test_a_page_takes_the_place_of_a_page_alone(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    for _ in range(2):
+        gallery(place / "runs-toy", "--out", out, "--n-users", 1)
+    kept = tmp_path / "items.tsv"
+    kept.write_text("item_id")
+    for path, why in ((kept, "is no HTML page"), (tmp_path, "is a folder")):
+        done = invoke("gallery", place / "runs-toy", "--out", path)
+        assert done.exit_code == 1
+        assert why in done.output
+    assert kept.read_text() == "item_id"
+    assert {path.name for path in tmp_path.iterdir()} == {"page.html", "items.tsv"}
+
+
 @pytest.mark.parametrize("shift", [0, 1, -1])
 def test_vectors_that_are_one_row_off(tmp_path: Path, shift: int) -> None:
     # Items in pairs of the same users and near vectors, which no row beside them shares.

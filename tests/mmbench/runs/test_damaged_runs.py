@@ -156,6 +156,11 @@ EDITS = {
         (lambda d: d["test"].update({"Recall@5": "0.3"}), r"test\.Recall@5: got '0\.3', expected"),
         (lambda d: d.update(best_epoch=True), r"best_epoch: got True, expected a valid integer"),
         (lambda d: d["valid"].update({"Recall@5": float("nan")}), r"valid\.Recall@5: got nan"),
+        (lambda d: d["test"].update(Recall=0.3), r"test\.Recall.*got 'Recall', expected"),
+        (
+            lambda d: d["slices"]["test"][0].update(users_evaluated=None),
+            r"users_evaluated: got None, expected a valid integer",
+        ),
     ),
     "run.json": (
         (lambda d: d["dataset"].pop("digest"), r"run\.json: damaged: dataset\.digest: is absent"),
@@ -165,6 +170,12 @@ EDITS = {
         (lambda d: d["timings"].pop("evaluation_s"), r"timings\.evaluation_s: is absent"),
         (lambda d: d["timings"].update(train_cpu_s=10**400), r"timings\.train_cpu_s: got 10+"),
         (lambda d: d.update(peak_memory_bytes=10**400), r"peak_memory_bytes: got 10+"),
+        (lambda d: d["tool"].clear(), r"tool\.version: is absent"),
+        (lambda d: d.update(approximate=None), r"approximate: got None"),
+        (lambda d: d["dataset"].update(notes=5), r"dataset\.notes: got 5"),
+        (lambda d: d["protocol"].update(n_candidates="9"), r"n_candidates: got '9'"),
+        (lambda d: d["protocol"].update(masked=[]), r"protocol\.masked: got \[\]"),
+        (lambda d: d["protocol"]["users_evaluated"].update(test="9"), r"test: got '9'"),
     ),
     "trained.json": (
         (lambda d: d.update(jobs=float("nan")), r"trained\.json: damaged: jobs: got nan"),
@@ -176,7 +187,7 @@ EDITS = {
 @pytest.mark.parametrize(
     ("name", "edit", "message"),
     [(name, *one) for name, all_ in EDITS.items() for one in all_],
-    ids=range(13),
+    ids=range(21),
 )
 def test_the_line_names_file_and_key(
     name: str, edit: Callable[[Any], Any], message: str, runs: Path, tmp_path: Path

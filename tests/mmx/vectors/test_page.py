@@ -239,3 +239,12 @@ def test_what_cant_be_shown_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "page.html").exists()
     done = invoke("visual/none", "--data", tmp_path, "--html", tmp_path / "page.html")
     assert done.exit_code == 1 and "Traceback" not in done.output
+
+
+def test_a_set_is_not_lost_to_its_page(tmp_path: Path) -> None:
+    path = written(tmp_path, RNG.normal(size=(8, 4)))
+    before = path.read_bytes()
+    done = invoke(path, "--html", path)
+    assert done.exit_code == 1
+    assert "is there already, and is no HTML page" in done.output
+    assert path.read_bytes() == before

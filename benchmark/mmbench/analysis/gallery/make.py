@@ -9,6 +9,7 @@ from typing import Any
 
 from mmbase.catalogue.showcase import Showcase, columns_of
 from mmbase.layout import counted
+from mmbase.pages import require_page_name
 from mmbase.progress import Progress
 from mmbench.analysis.gallery import sets as feature_sets
 from mmbench.analysis.gallery.alignment import Common, shared_users, shared_words
@@ -69,9 +70,11 @@ def make(
         progress: Told what is loaded and what is left out.
 
     Raises:
-        DataError: The runs are of several datasets or splits, or the data has changed.
+        DataError: The runs are of several datasets or splits, the data has changed, or `out` is
+            there already and is no page.
         UsageError: A user, item or feature set is named that is not there.
     """
+    require_page_name(out)
     runs = kinds.only(find_runs(paths), only)
     require_one_dataset(runs)
     views = gather(runs, data, wish.users, wish.n_users, wish.k, wish.history, wish.seed, progress)

@@ -15,6 +15,7 @@ from typing import Any
 from mmbase.catalogue.showcase import Exhibit, Showcase
 from mmbase.catalogue.thumbnails import can_draw
 from mmbase.layout import counted
+from mmbase.outputs import put
 from mmbase.pages import Cell, Column, Table, environment, render
 from mmbench.analysis.gallery.alignment import DEALS, Fit
 from mmbench.analysis.gallery.media import (
@@ -208,13 +209,7 @@ def write_page(
         sound_fact=in_words(n_embedded, n_linked) if sounds else "",
         sounds=_safe(json.dumps(sounds).replace("<", "\\u003c")),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    try:
-        partial.write_text(page, encoding="utf-8", newline="\n")
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    put(out, page.encode())
     size = len(page.encode())
     return Left(size, len(sections), len(pictures), n_embedded, n_linked, left)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -43,21 +42,11 @@ class Page:
     def markdown(self) -> str:
         """As Markdown."""
         texts = [block.markdown() if isinstance(block, Table) else block for block in self.blocks]
-        return "\n\n".join([f"# {self.title}", *texts]) + "\n"
+        # Names are data: what would begin a tag, in whatever renders the page, is a text.
+        return _TAG.sub("&lt;", "\n\n".join([f"# {self.title}", *texts])) + "\n"
 
 
-def put(path: Path, text: str) -> None:
-    """Write a text file in one step."""
-    put_bytes(path, text.encode())
-
-
-def put_bytes(path: Path, content: bytes) -> None:
-    """Write a file in one step."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    partial.replace(path)
-
-
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _TEX = {character: f"\\{character}" for character in "_%&#${}"}
 _TEX |= {"\\": r"\textbackslash{}", "~": r"\~{}", "^": r"\^{}", "±": r"$\pm$", "–": "--"}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mmbase.errors import install_extra
 from mmbase.layout import counted
+from mmbase.outputs import put
 from mmbase.pages import has_extra, static_picture
 from mmbench.analysis.effects import Effect, key_of
 from mmbench.analysis.question import DESIGN, KIND, Asked, Cell, in_words, number_of
@@ -16,7 +17,7 @@ from mmbench.analysis.report import verdicts
 from mmbench.analysis.report.answer import Answer, Done, Row, rows_of, values_csv
 from mmbench.analysis.report.charts import factor_curves
 from mmbench.analysis.report.extraction import costs_table, extra_seconds
-from mmbench.analysis.report.pages import Block, Page, Table, put, put_bytes
+from mmbench.analysis.report.pages import Block, Page, Table
 from mmbench.analysis.report.results import data_fact, protocol_fact
 from mmbench.models import model_class
 
@@ -25,12 +26,11 @@ _MEANS = "Test, mean over seeds ± half the 95 % t-interval over seeds (none wit
 
 def write(answer: Answer, out: Path) -> list[Path]:
     """Write the page, its values as CSV, and a plot for each kind of data; return their paths."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     csv_path = out.with_suffix(".csv")
     text = values_csv(answer)
-    put(csv_path, text)
+    put(csv_path, text.encode())
     images = _draw(answer, out)
-    put(out, page(answer, csv_path.name, text, images).markdown())
+    put(out, page(answer, csv_path.name, text, images).markdown().encode())
     return [out, csv_path, *(out.with_name(name) for name in images.values())]
 
 
@@ -260,7 +260,8 @@ def _what_ran(answer: Answer, csv_name: str, values: str) -> str:
     digest = hashlib.blake2b(values.encode(), digest_size=8).hexdigest()
     records = [run.record for _, run in answer.done]
     made = dict.fromkeys(
-        f"mmbench {one['tool']['version']}, torch {one['libraries']['torch']}" for one in records
+        f"mmbench {one['tool']['version']}, torch {one.get('libraries', {}).get('torch', '?')}"
+        for one in records
     )
     return (
         f"[{csv_name}]({csv_name}) has every run with its levels, chosen settings, unrounded "
@@ -294,6 +295,6 @@ def _draw(answer: Answer, out: Path) -> dict[str, str]:
         name = f"{out.stem}{f'-{number_ + 1}' if number_ else ''}.svg"
         if panels:
             picture = static_picture(factor_curves(panels, (axis, metric)), "svg")
-            put_bytes(out.with_name(name), picture)
+            put(out.with_name(name), picture)
             images[kind] = name
     return images

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mmbase.errors import install_extra
+from mmbase.outputs import put
 from mmbase.pages import chart_figure, has_extra, static_pictures
 from mmbench.analysis.controls import HEADER
-from mmbench.analysis.report.pages import Block, Page, Table, put, put_bytes
+from mmbench.analysis.report.pages import Block, Page, Table
 from mmbench.analysis.report.results import COSTS, Line, Reproduction
 from mmbench.analysis.report.tables import number
 from mmbench.metrics import sign
@@ -52,27 +53,32 @@ def write(parts: Sequence[Reproduction], out: Path) -> Path:
     `report` also as HTML, and pictures as SVG and PNG.
     """
     out.mkdir(parents=True, exist_ok=True)
+    # All is made before anything is written: a report has the pages of one command.
+    files: dict[str, bytes] = {}
     if drawn := has_extra():
         parts = [part.complete() for part in parts]
     images: dict[str, list[str]] = {}
     for part in parts:
         name = part.page
-        put(out / f"{name}.csv", values_csv(part))
+        files[f"{name}.csv"] = values_csv(part).encode()
         tables = (
             f"% {part.title}, test @{k}\n{values_table(part, k).latex()}" for k in part.cutoffs
         )
-        put(out / f"{name}.tex", "\n".join(tables))
-        images[name] = _draw(part, out, several=len(parts) > 1) if drawn else []
-        put(out / f"{name}.md", page(part, images[name]).markdown())
-    put(out / "index.md", index(parts, images).markdown())
-    if not drawn:
-        return out / "index.md"
-    put(out / "index.html", _overview(parts, out))
-    return out / "index.html"
+        files[f"{name}.tex"] = "\n".join(tables).encode()
+        images[name] = _draw(part, files, several=len(parts) > 1) if drawn else []
+        files[f"{name}.md"] = page(part, images[name]).markdown().encode()
+    files["index.md"] = index(parts, images).markdown().encode()
+    first = "index.md"
+    if drawn:
+        first = "index.html"
+        files[first] = _overview(parts, files).encode()
+    for name, content in files.items():
+        put(out / name, content)
+    return out / first
 
 
-def _draw(part: Reproduction, out: Path, *, several: bool) -> list[str]:
-    """Write a part's HTML page and pictures; return the names of the SVG files."""
+def _draw(part: Reproduction, files: dict[str, bytes], *, several: bool) -> list[str]:
+    """Add a part's HTML page and pictures to the files; return the names of the SVG files."""
     from mmbench.analysis.report.board import ordered
     from mmbench.analysis.report.figures import figures_of, look_of, picture
     from mmbench.analysis.report.html import page_html
@@ -83,14 +89,15 @@ def _draw(part: Reproduction, out: Path, *, several: bool) -> list[str]:
     for section, suffix in SECTIONS.items():
         if section in figures:
             names.append(f"{part.page}{suffix}.svg")
-            _put_pictures(out / names[-1], picture(figures[section], look))
-    files = [f"{part.page}.{kind}" for kind in ("md", "csv", "tex")]
-    files += [name for svg in names for name in (svg, f"{svg.removesuffix('.svg')}.png")]
-    put(out / f"{part.page}.html", page_html(part, figures, files, several=several))
+            files |= _pictures(f"{part.page}{suffix}", picture(figures[section], look))
+    beside = [f"{part.page}.{kind}" for kind in ("md", "csv", "tex")]
+    beside += [name for svg in names for name in (svg, f"{svg.removesuffix('.svg')}.png")]
+    html = page_html(part, figures, beside, several=several)
+    files[f"{part.page}.html"] = html.encode()
     return names
 
 
-def _overview(parts: Sequence[Reproduction], out: Path) -> str:
+def _overview(parts: Sequence[Reproduction], files: dict[str, bytes]) -> str:
     from mmbench.analysis.report import charts, overall
     from mmbench.analysis.report.html import overview_html
 
@@ -102,14 +109,13 @@ def _overview(parts: Sequence[Reproduction], out: Path) -> str:
         for name, rank in found.ranks.items()
     ]
     chart = charts.critical_difference(rows, found.critical, len(found.datasets))
-    _put_pictures(out / "datasets.svg", chart)
+    files |= _pictures("datasets", chart)
     figure = chart_figure(chart, "Mean ranks over datasets", overall.in_words(found))
     return overview_html(parts, figure, found.table())
 
 
-def _put_pictures(svg: Path, chart: Any) -> None:
-    for kind, content in static_pictures(chart).items():
-        put_bytes(svg.with_suffix(f".{kind}"), content)
+def _pictures(name: str, chart: Any) -> dict[str, bytes]:
+    return {f"{name}.{kind}": content for kind, content in static_pictures(chart).items()}
 
 
 def index(parts: Sequence[Reproduction], images: Mapping[str, Sequence[str]]) -> Page:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ COSTS = (
     "ids", "others",
 )  # fmt: skip
 """Of a run's record: timings, memory, energy, and trained weights of ids and others."""
+
+_LONGEST = 150  # bytes of a file's name, to which endings come; file systems allow 255
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +167,7 @@ class Reproduction:
     @property
     def page(self) -> str:
         """The name of its files, without their extensions."""
-        return self.stem or self.dataset
+        return file_name(self.stem or self.dataset)
 
     @property
     def metrics(self) -> list[str]:
@@ -201,6 +204,17 @@ class Reproduction:
             for line in self.lines
             if metric in line.published and (ours := line.mean(metric)) is not None
         }
+
+
+def file_name(text: str) -> str:
+    """Return a text as the name of a file in the report's folder, without its extension.
+
+    Names of datasets are data: they may have slashes, be long, or be the name of the first page.
+    """
+    name = re.sub(r"[^\w.=-]+", "-", text).encode()[:_LONGEST].decode(errors="ignore")
+    if name in ("index", "datasets") or not name.strip(".-"):
+        return f"page-{name}"
+    return name
 
 
 def line_of(

@@ -225,7 +225,8 @@ def runs_table(part: Reproduction) -> Table:
         for run in system.runs:
             record = run.record
             made = (
-                f"mmbench {record['tool']['version']}, torch {record['libraries']['torch']}"
+                f"mmbench {record['tool']['version']}, torch "
+                f"{record.get('libraries', {}).get('torch', '?')}"
                 if "tool" in record
                 else "–"
             )

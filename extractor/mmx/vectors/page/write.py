@@ -14,7 +14,8 @@ from mmbase.catalogue.showcase import Exhibit, Showcase, columns_of
 from mmbase.catalogue.thumbnails import can_draw, data_uri, thumbnail
 from mmbase.errors import INSTALL_EXTRA, ContentError
 from mmbase.layout import counted
-from mmbase.pages import chart_figure, environment, render
+from mmbase.outputs import put
+from mmbase.pages import chart_figure, environment, render, require_page_name
 from mmx.vectors.overview import summary
 from mmx.vectors.page import charts
 from mmx.vectors.page.facts import Facts, facts, unit_rows
@@ -78,9 +79,10 @@ def write_page(features: FeatureSet, out: Path, command: str, progress: Progress
         progress: Told what is left out.
 
     Raises:
-        DataError: The set is ragged.
+        DataError: The set is ragged, or `out` is there already and is no page.
         StoreError: It is damaged or incomplete.
     """
+    require_page_name(out)
     found = facts(features)
     showcase = _showcase(features)
     ids = _names(features)
@@ -114,13 +116,7 @@ def write_page(features: FeatureSet, out: Path, command: str, progress: Progress
         context["map_text"] = text
     notes = _of_pictures(pictures, showcase)
     page = render(environment(_HERE), "set.html", **context, warnings=[*first, *notes])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    try:
-        partial.write_text(page, encoding="utf-8", newline="\n")
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+    put(out, page.encode())
     for one in [*first, *notes]:
         progress.warn(one)
     return {

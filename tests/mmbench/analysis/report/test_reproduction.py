@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html.parser
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mmbench.analysis.report.pages import Table
 from mmbench.commands.report import report
 from mmbench.commands.train import train
 from mmbench.errors import DataError, ToolError, UsageError
+from mmbench.interface.reporting import report as reported
 
 PLOTS = has_extra()
 
@@ -218,3 +220,65 @@ def test_nothing_is_markup_by_accident() -> None:
 
 def test_a_bar_in_a_cell_is_no_column() -> None:
     assert Table(["a|b"], [["runs/x|y"]]).markdown().splitlines()[2] == r"| runs/x\|y |"
+
+
+def renamed(runs: Path, place: Path, name: str) -> Path:
+    """Copies of the runs whose dataset has another name."""
+    for run in runs.iterdir():
+        shutil.copytree(run, place / run.name)
+        path = place / run.name / "run.json"
+        record = json.loads(path.read_text())
+        record["dataset"]["name"] = name
+        path.write_text(json.dumps(record))
+    return place
+
+
+@pytest.mark.parametrize(
+    "name", ["../../elsewhere", "/a/b", "..", "index", "datasets", "long" * 99]
+)
+def test_the_name_of_a_dataset_is_no_path(
+    runs: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmbench.analysis.report.reproduction.has_extra", lambda: False)
+    place = renamed(runs, tmp_path / "runs", name)
+    out = tmp_path / "in" / "report"
+    CliRunner().invoke(report, [str(place), "--out", str(out)], catch_exceptions=False)
+    (page,) = (path.stem for path in out.glob("*.csv"))
+    assert {path.name for path in out.iterdir()} == {
+        *("index.md", f"{page}.md", f"{page}.tex", f"{page}.csv")
+    }
+    assert f"]({page}.md)" in (out / "index.md").read_text()
+    assert {path.name for path in tmp_path.rglob("*.csv")} == {f"{page}.csv"}
+
+
+def test_two_datasets_of_one_file_name_have_a_page_each(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmbench.analysis.report.reproduction.has_extra", lambda: False)
+    places = [renamed(runs, tmp_path / str(n), name) for n, name in enumerate(("a b", "A/b"))]
+    out = tmp_path / "report"
+    CliRunner().invoke(report, [*map(str, places), "--out", str(out)], catch_exceptions=False)
+    assert {path.name for path in out.glob("*.csv")} == {"A-b.csv", "a-b-2.csv"}
+
+
+def test_names_are_no_markup_in_markdown(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmbench.analysis.report.reproduction.has_extra", lambda: False)
+    place = renamed(runs, tmp_path / "runs", "<script>alert(1)</script>")
+    out = tmp_path / "report"
+    CliRunner().invoke(report, [str(place), "--out", str(out)], catch_exceptions=False)
+    for path in out.glob("*.md"):
+        text = path.read_text()
+        assert "&lt;script>" in text
+        assert "<script" not in text
+
+
+def test_a_report_that_fails_writes_nothing(runs: Path, tmp_path: Path) -> None:
+    place = renamed(runs, tmp_path / "runs", "toy")
+    for path in place.glob("*/metrics.json"):
+        path.write_text(path.read_text().replace("Recall@", "Unheard@"))
+    out = tmp_path / "report"
+    with pytest.raises(UsageError, match="unknown metric 'Unheard'"):
+        reported(place, out)
+    assert not list(out.glob("*"))
