@@ -402,3 +402,8 @@ def test_an_empty_path_is_not_this_folder(
 ) -> None:
     assert shell.run(mmbench, line) == 2
     assert "the path is empty; say . for this folder" in capfd.readouterr().err
+
+
+def test_without_an_output_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert shell.run(mmbench, ["metrics", "Recall"]) == 0
