@@ -190,7 +190,8 @@ def run(cli: Shell, arguments: Sequence[str] | None = None, *more: Any, **option
         with _plain_warnings():
             options["standalone_mode"] = False
             code = click.Group.main(cli, arguments, *more, **options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed: `>&-`
+            sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe has gone (`| head`): no more output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

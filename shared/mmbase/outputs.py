@@ -58,15 +58,22 @@ def _new(path: Path, prepare: Callable[[Path], None]) -> Iterator[Path]:
         raise
 
 
-def put(path: Path, content: bytes) -> None:
+def put(path: Path, content: str | bytes) -> None:
     """Write a file in one step, in place of one of that name; folders are made as needed.
+
+    Args:
+        path: The file.
+        content: Bytes, or a text, written as UTF-8; what a name of a file has that is none becomes
+            an escape.
 
     Raises:
         DataError: It can't be written; nothing is left behind.
     """
     # Another process, or thread, may be writing the same file.
     own = f"{os.getpid()}-{threading.get_ident()}"
-    partial = path.with_name(f"{path.name[:100]}.{own}.partial")
+    partial = path.with_name(f"{path.name[:50]}.{own}.partial")
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content)

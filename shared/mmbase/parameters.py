@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 import typing
 from collections.abc import Sequence
@@ -10,7 +11,23 @@ from typing import Any, Literal
 
 import click
 
-PATH = click.Path(path_type=Path)
+
+class NamedPath(click.Path):
+    """A path; an empty text, as of a shell variable that is not set, is not this folder."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        """Refuse an empty text."""
+        if value == "":
+            self.fail("the path is empty; say . for this folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = NamedPath(path_type=Path)
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 

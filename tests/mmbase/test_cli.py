@@ -387,3 +387,23 @@ def test_a_table_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     shell.echo_table([names], [Column("dim", ["5", ""])], title="sets")
     lines = ["sets", "", " name    dim", " " + "─" * 11, " x         5", " longer"]
     assert capsys.readouterr().out == "\n".join(lines) + "\n\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["report", ".", "--out", ""],
+        ["train", "--model", "vbpr", "--data", ""],
+        ["data", "validate", ""],
+    ],
+)
+def test_an_empty_path_is_not_this_folder(
+    line: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert shell.run(mmbench, line) == 2
+    assert "the path is empty; say . for this folder" in capfd.readouterr().err
+
+
+def test_without_an_output_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert shell.run(mmbench, ["metrics", "Recall"]) == 0

@@ -46,3 +46,8 @@ def test_two_may_write_one_file(tmp_path: Path) -> None:
     assert not failed
     assert path.read_bytes() in (b"a" * 10_000, b"b" * 10_000)
     assert [one.name for one in tmp_path.iterdir()] == ["page"]
+
+
+def test_names_that_are_no_utf_8_become_escapes(tmp_path: Path) -> None:
+    put(tmp_path / "page", "é \udcff")
+    assert (tmp_path / "page").read_bytes() == b"\xc3\xa9 \\udcff"

@@ -35,10 +35,6 @@ class _Dataset(_Part):
     notes: list[str] = []
 
 
-class _Made(_Part):
-    tool: dict[str, Any] | None = None
-
-
 class _Mask(_Part):
     share: FiniteFloat
     pattern: str
@@ -52,7 +48,7 @@ class _Features(_Part):
     present: Count
     missing: Count
     missing_policy: str
-    provenance: _Made = _Made()
+    provenance: dict[str, Any] = {}  # of the set: whatever its maker wrote
     mask: _Mask | None = None
 
 

@@ -89,6 +89,8 @@ def render(env: jinja2.Environment, template: str, **context: Any) -> str:
         context: Its values. `base.html` needs `title`, and takes `description` and `footer`.
     """
     page = env.get_template(template).render(**context)
+    # Names of files may hold bytes that are no UTF-8; they stand there as escapes.
+    page = page.encode("utf-8", "backslashreplace").decode()
     # The charts' library is 0.9 MB: a page without charts is spared it.
     return page.replace(_LIBRARY, _chart_library() if _CHART in page else "", 1)
 

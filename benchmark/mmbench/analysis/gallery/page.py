@@ -209,7 +209,7 @@ def write_page(
         sound_fact=in_words(n_embedded, n_linked) if sounds else "",
         sounds=_safe(json.dumps(sounds).replace("<", "\\u003c")),
     )
-    put(out, page.encode())
+    put(out, page)
     size = len(page.encode())
     return Left(size, len(sections), len(pictures), n_embedded, n_linked, left)
 

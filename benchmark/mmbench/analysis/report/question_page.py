@@ -28,9 +28,9 @@ def write(answer: Answer, out: Path) -> list[Path]:
     """Write the page, its values as CSV, and a plot for each kind of data; return their paths."""
     csv_path = out.with_suffix(".csv")
     text = values_csv(answer)
-    put(csv_path, text.encode())
+    put(csv_path, text)
     images = _draw(answer, out)
-    put(out, page(answer, csv_path.name, text, images).markdown().encode())
+    put(out, page(answer, csv_path.name, text, images).markdown())
     return [out, csv_path, *(out.with_name(name) for name in images.values())]
 
 
@@ -257,7 +257,7 @@ def _facts(done: Done) -> str:
 
 
 def _what_ran(answer: Answer, csv_name: str, values: str) -> str:
-    digest = hashlib.blake2b(values.encode(), digest_size=8).hexdigest()
+    digest = hashlib.blake2b(values.encode("utf-8", "backslashreplace"), digest_size=8).hexdigest()
     records = [run.record for _, run in answer.done]
     made = dict.fromkeys(
         f"mmbench {one['tool']['version']}, torch {one.get('libraries', {}).get('torch', '?')}"

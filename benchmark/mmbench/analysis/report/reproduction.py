@@ -54,30 +54,30 @@ def write(parts: Sequence[Reproduction], out: Path) -> Path:
     """
     out.mkdir(parents=True, exist_ok=True)
     # All is made before anything is written: a report has the pages of one command.
-    files: dict[str, bytes] = {}
+    files: dict[str, str | bytes] = {}
     if drawn := has_extra():
         parts = [part.complete() for part in parts]
     images: dict[str, list[str]] = {}
     for part in parts:
         name = part.page
-        files[f"{name}.csv"] = values_csv(part).encode()
+        files[f"{name}.csv"] = values_csv(part)
         tables = (
             f"% {part.title}, test @{k}\n{values_table(part, k).latex()}" for k in part.cutoffs
         )
-        files[f"{name}.tex"] = "\n".join(tables).encode()
+        files[f"{name}.tex"] = "\n".join(tables)
         images[name] = _draw(part, files, several=len(parts) > 1) if drawn else []
-        files[f"{name}.md"] = page(part, images[name]).markdown().encode()
-    files["index.md"] = index(parts, images).markdown().encode()
+        files[f"{name}.md"] = page(part, images[name]).markdown()
+    files["index.md"] = index(parts, images).markdown()
     first = "index.md"
     if drawn:
         first = "index.html"
-        files[first] = _overview(parts, files).encode()
+        files[first] = _overview(parts, files)
     for name, content in files.items():
         put(out / name, content)
     return out / first
 
 
-def _draw(part: Reproduction, files: dict[str, bytes], *, several: bool) -> list[str]:
+def _draw(part: Reproduction, files: dict[str, str | bytes], *, several: bool) -> list[str]:
     """Add a part's HTML page and pictures to the files; return the names of the SVG files."""
     from mmbench.analysis.report.board import ordered
     from mmbench.analysis.report.figures import figures_of, look_of, picture
@@ -93,11 +93,11 @@ def _draw(part: Reproduction, files: dict[str, bytes], *, several: bool) -> list
     beside = [f"{part.page}.{kind}" for kind in ("md", "csv", "tex")]
     beside += [name for svg in names for name in (svg, f"{svg.removesuffix('.svg')}.png")]
     html = page_html(part, figures, beside, several=several)
-    files[f"{part.page}.html"] = html.encode()
+    files[f"{part.page}.html"] = html
     return names
 
 
-def _overview(parts: Sequence[Reproduction], files: dict[str, bytes]) -> str:
+def _overview(parts: Sequence[Reproduction], files: dict[str, str | bytes]) -> str:
     from mmbench.analysis.report import charts, overall
     from mmbench.analysis.report.html import overview_html
 

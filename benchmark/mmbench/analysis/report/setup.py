@@ -149,7 +149,8 @@ def _encoder(made: Mapping[str, Any]) -> Cell:
     facts = [str(made[k]) for k in ("layer", "pooling") if made.get(k) not in (None, "none")]
     weights = made.get("weights")
     told = [f"weights {weights}" if weights else "", ", ".join(facts)]
-    told.append(" ".join(str(value) for value in (made.get("tool") or {}).values()))
+    tool = made.get("tool") or ""
+    told.append(" ".join(map(str, tool.values())) if isinstance(tool, Mapping) else str(tool))
     return Cell(str(name), note="; ".join(filter(None, told)))
 
 

@@ -116,7 +116,7 @@ def write_page(features: FeatureSet, out: Path, command: str, progress: Progress
         context["map_text"] = text
     notes = _of_pictures(pictures, showcase)
     page = render(environment(_HERE), "set.html", **context, warnings=[*first, *notes])
-    put(out, page.encode())
+    put(out, page)
     for one in [*first, *notes]:
         progress.warn(one)
     return {

@@ -13,7 +13,7 @@ from tests.mmbench.conftest import write_dataset
 
 from mmbench.analysis import statistics
 from mmbench.analysis.compare import Comparison
-from mmbench.analysis.report import board, checks, figures, overall
+from mmbench.analysis.report import board, checks, figures, overall, setup
 from mmbench.analysis.report.results import Reproduction
 from mmbench.analysis.report.variants import Variants, share_of
 from mmbench.commands.train import train
@@ -171,3 +171,22 @@ def test_charts_are_valid_vega_lite(part: Reproduction) -> None:
 def test_a_report_of_a_missing_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="no finished run here"):
         reporting.report([tmp_path], tmp_path / "report")
+
+
+@pytest.mark.parametrize(
+    ("tool", "expected"),
+    [({"name": "mmx", "version": "1"}, "mmx 1"), ("mine", "mine"), ([1], "[1]"), (None, "")],
+)
+def test_the_maker_of_a_set_may_have_written_anything(
+    part: Reproduction, tool: object, expected: str
+) -> None:
+    run = next(run for run in setup.runs_of(part) if run.record["features"])
+    one = next(iter(run.record["features"].values()))
+    kept = one.get("provenance", {})
+    one["provenance"] = {"extractor": "e", "tool": tool}
+    try:
+        table = setup.features_table(part)
+    finally:
+        one["provenance"] = kept
+    assert table is not None
+    assert expected in {cell.note for row in table.cells for cell in row}

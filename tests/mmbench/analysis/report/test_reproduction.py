@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import html.parser
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +284,14 @@ def test_a_report_that_fails_writes_nothing(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown metric 'Unheard'"):
         reported(place, out)
     assert not list(out.glob("*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_folders_may_have_names_that_are_no_utf_8(runs: Path, tmp_path: Path) -> None:
+    place = tmp_path / os.fsdecode(b"runs\xff")
+    first = min(runs.iterdir())
+    shutil.copytree(first, place / first.name)
+    done = CliRunner().invoke(report, [str(place), "--out", str(tmp_path / "report")])
+    assert done.exit_code == 0, done.exception
+    for path in (tmp_path / "report").glob("toy.[hmc]*"):
+        assert r"runs\udcff" in path.read_text(encoding="utf-8")
