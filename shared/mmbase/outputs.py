@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmbase.errors import DataError
+from mmbase.process import is_running
 
 
 @contextmanager
@@ -76,6 +77,7 @@ def put(path: Path, content: str | bytes) -> None:
         content = content.encode("utf-8", "backslashreplace")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
         partial.write_bytes(content)
         partial.replace(path)
     except BaseException as error:
@@ -84,6 +86,18 @@ def put(path: Path, content: str | bytes) -> None:
             what = f"{path}: cannot be written ({error.strerror or error}); choose another name"
             raise DataError(what) from error
         raise
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes that were killed left of this file."""
+    start = f"{path.name[:100]}."
+    for there in path.parent.iterdir():
+        name = there.name
+        own = name.removeprefix(start).removesuffix(".partial")
+        process, _, thread = own.partition("-")
+        ours = name == f"{start}{own}.partial" and (process + thread).isdecimal()
+        if ours and not is_running(int(process)):
+            remove(there, ignore_errors=True)
 
 
 def already(partial: Path, path: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -51,3 +53,18 @@ def test_two_may_write_one_file(tmp_path: Path) -> None:
 def test_names_that_are_no_utf_8_become_escapes(tmp_path: Path) -> None:
     put(tmp_path / "page", "é \udcff")
     assert (tmp_path / "page").read_bytes() == b"\xc3\xa9 \\udcff"
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = tmp_path / f"page.html.{dead.pid}-7.partial"
+    kept = [
+        tmp_path / f"page.html.{os.getpid()}-7.partial",  # of a process that is at it
+        tmp_path / f"other.html.{dead.pid}-7.partial",
+        tmp_path / "page.html.notes.partial",
+    ]
+    for path in (left, *kept):
+        path.write_bytes(b"half")
+    put(tmp_path / "page.html", b"whole")
+    assert not left.exists() and all(path.exists() for path in kept)

@@ -8,8 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import sys
 import time
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -17,6 +21,7 @@ from tests.killing import check_killed
 from tests.mmbench.conftest import write_dataset
 
 from mmbase.cli import run
+from mmbase.pages import rendering
 from mmbench.cli import cli
 from mmbench.runs import fit, record
 from mmbench.runs import run as run_module
@@ -78,6 +83,20 @@ def _fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (fit, record):
         monkeypatch.setattr(module, "peak_memory_bytes", lambda: 1)
     monkeypatch.setattr(fit, "_energy", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_pictures() -> Iterator[None]:
+    """What draws has threads, and a process that has begun to draw can't be forked."""
+    drawing = ModuleType("vl_convert")
+    drawing.__spec__ = ModuleSpec("vl_convert", None)
+    drawing.javascript_bundle = lambda snippet: snippet  # type: ignore[attr-defined]
+    drawing.vegalite_to_svg = lambda spec: f"<svg>{len(str(spec))}</svg>"  # type: ignore[attr-defined]
+    drawing.svg_to_png = lambda svg, scale: svg.encode() * scale  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "vl_convert", drawing)
+        yield
+    rendering._chart_library.cache_clear()  # it has the stand-in's
 
 
 @pytest.fixture(scope="module")

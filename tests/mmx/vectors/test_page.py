@@ -127,7 +127,7 @@ def extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("altair", "jinja2", "vl_convert"):
         pytest.importorskip(name)
     # Putting the charts' library together takes seconds; the browser's tests look at whole pages.
-    monkeypatch.setattr(sys.modules["mmbase.pages.environment"], "_chart_library", str)
+    monkeypatch.setattr(sys.modules["mmbase.pages.rendering"], "_chart_library", str)
 
 
 @pytest.fixture
