@@ -134,7 +134,13 @@ def test_imports_are_cheap() -> None:
     assert float(spent) < 0.1
 
 
+def _require_extraction() -> None:
+    for name in ("PIL", "skimage", "sklearn"):  # of the extra `extract`
+        pytest.importorskip(name)
+
+
 def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _require_extraction()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
@@ -145,6 +151,7 @@ def test_the_page_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    _require_extraction()
     folder = tmp_path_factory.mktemp("python") / "<b>small"
     mmx.write_demo(folder, items=30, users=40)
     mmx.extract(folder, modality="visual", model="colour-hog")
