@@ -39,8 +39,8 @@ from mmbench.models.base import (
     squared_norm,
 )
 from mmbench.models.cells import Cell
+from mmbench.models.fixed_content import FixedContent
 from mmbench.ops.dense import linear
-from mmbench.ops.half_table import in_half
 from mmbench.ops.rows import distinct, grouped, pair_scores, take
 
 
@@ -54,7 +54,7 @@ class DeepStyleConfig(ModelConfig):
     content_reg_weight: float = Field(0.0, ge=0, description="weight of |W|²")
 
 
-class DeepStyle(Recommender):
+class DeepStyle(FixedContent):
     """Content minus category plus id, met by one vector of the user."""
 
     Config = DeepStyleConfig
@@ -107,17 +107,6 @@ class DeepStyle(Recommender):
         if self.config.content_reg_weight:
             l2 = l2 + squared_norm(self.projection.weight) * (self.config.content_reg_weight / 2)
         return {"bpr": bpr_loss(*scores), "l2": l2}
-
-    def keep_features(self, content: Content, *, half: bool) -> None:
-        """They are never trained; they may be kept as float16."""
-        if half:
-            self.features = in_half(self.features)
-
-    def _vectors(self, items: Tensor | None = None) -> Tensor:
-        """Content of some items or of all, tokens put in, in the precision of the weights."""
-        chosen = self.features if items is None else self.features[items]
-        wide = chosen.to(self.projection.weight.dtype)
-        return self.stand_ins.side_by_side(wide, self.widths, items)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """Return user_factors and q."""

@@ -47,15 +47,14 @@ from mmbench.models.base import (
     Content,
     Known,
     ModelConfig,
-    Recommender,
     Score,
     TrainSet,
     bpr_loss,
     squared_norm,
 )
 from mmbench.models.cells import Cell
+from mmbench.models.fixed_content import FixedContent
 from mmbench.ops.dense import linear, normalise_rows
-from mmbench.ops.half_table import in_half
 from mmbench.ops.id_table import batch_rows, id_table, whole
 from mmbench.ops.rows import distinct, grouped, take
 from mmbench.ops.tiles import InnerProducts
@@ -75,7 +74,7 @@ class VBPRConfig(ModelConfig):
     )
 
 
-class VBPR(Recommender):
+class VBPR(FixedContent):
     """Visual BPR over any modalities."""
 
     Config = VBPRConfig
@@ -154,17 +153,6 @@ class VBPR(Recommender):
         l2 = l2 + content_norms * self.config.content_reg_weight
         # `original` sums over the batch, hence the factor on the mean.
         return {"bpr": bpr_loss(scores[:size], scores[size:]) * size, "l2": l2 / 2}
-
-    def keep_features(self, content: Content, *, half: bool) -> None:
-        """They are never trained; they may be kept as float16."""
-        if half:
-            self.features = in_half(self.features)
-
-    def _vectors(self, items: Tensor | None = None) -> Tensor:
-        """Content of some items or of all, tokens put in, in the precision of the weights."""
-        chosen = self.features if items is None else self.features[items]
-        wide = chosen.to(self.projection.weight.dtype)
-        return self.stand_ins.side_by_side(wide, self.widths, items)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
         """[user_factors | user_content_factors | 1] and [item_factors | p | biases]."""
