@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -88,11 +89,11 @@ def _fixed_time(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def _plain_pictures() -> Iterator[None]:
     """What draws has threads, and a process that has begun to draw can't be forked."""
-    drawing = ModuleType("vl_convert")
+    drawing: Any = ModuleType("vl_convert")
     drawing.__spec__ = ModuleSpec("vl_convert", None)
-    drawing.javascript_bundle = lambda snippet: snippet  # type: ignore[attr-defined]
-    drawing.vegalite_to_svg = lambda spec: f"<svg>{len(str(spec))}</svg>"  # type: ignore[attr-defined]
-    drawing.svg_to_png = lambda svg, scale: svg.encode() * scale  # type: ignore[attr-defined]
+    drawing.javascript_bundle = lambda snippet: snippet
+    drawing.vegalite_to_svg = lambda spec: f"<svg>{len(str(spec))}</svg>"
+    drawing.svg_to_png = lambda svg, scale: svg.encode() * scale
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "vl_convert", drawing)
         yield

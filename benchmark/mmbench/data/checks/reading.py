@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,7 @@ def _paths(own: Interactions, split: str | None) -> list[tuple[Path, str, str]]:
         if split is not None and split in splits and name != split:
             continue
         for part, stems in PARTS.items():
-            path = attempted(lambda p=place, s=stems: find_table(p, s), f"splits/{name}", troubles)  # type: ignore[misc]
+            path = attempted(partial(find_table, place, stems), f"splits/{name}", troubles)
             if path is not None:
                 found.append((path, name, part))
     return found

@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -141,7 +142,7 @@ def _sinks(run: Tracked, progress: Progress) -> Iterator[Callable[..., None]]:
     def tell(values: Mapping[str, float | None], epoch: int, *, final: bool = False) -> None:
         known = {name: value for name, value in values.items() if value is not None}
         for name, sink in sinks.items():
-            attempt(name, lambda s=sink: (s.final if final else s.log)(known, epoch))  # type: ignore[misc]
+            attempt(name, partial(sink.final if final else sink.log, known, epoch))
 
     def begin(name: str, place: str) -> None:
         sinks[name] = _kind(name)(run, place)
